@@ -1,0 +1,60 @@
+"""A name -> class table. The registered name is the class's own name, exactly."""
+
+import difflib
+import inspect
+import logging
+import os
+from collections.abc import Iterator
+from typing import TypeVar
+
+from dust.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T", bound=type)
+
+
+class Registry:
+    """``@REGISTRY.register()`` on a class makes it known under its ``__name__``.
+
+    ``aliases`` maps names that foreign configurations use to ours.
+    """
+
+    def __init__(self, kind: str, aliases: dict[str, str] | None = None) -> None:
+        self.kind = kind
+        self.aliases = dict(aliases or {})
+        self._classes: dict[str, type] = {}
+
+    def register(self):
+        def add(cls: T) -> T:
+            known = self._classes.get(cls.__name__)
+            if known is not None and known is not cls:
+                raise ValueError(f"{self.kind} {cls.__name__} is registered twice: {_where(known)} and {_where(cls)}")
+            self._classes[cls.__name__] = cls
+            return cls
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._classes))
+
+    def __contains__(self, name: str) -> bool:
+        return self.aliases.get(name, name) in self._classes
+
+    def get(self, name: str) -> type:
+        """The class of this name (or of the name that it is an alias of). Raises ConfigError with near misses."""
+        resolved = self.aliases.get(name, name)
+        if resolved in self._classes:
+            cls = self._classes[resolved]
+            logger.info("%s <- %s", resolved, _where(cls))
+            return cls
+        near = difflib.get_close_matches(name, [*self._classes, *self.aliases], n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"no {self.kind} is called {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
+
+
+def _where(cls: type) -> str:
+    try:
+        path = os.path.relpath(inspect.getsourcefile(cls) or "?")
+        return f"{path}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError, ValueError):
+        return cls.__module__
