@@ -40,6 +40,6 @@ setup(
     package_data={"dust": ["py.typed", "datasets/DATASET.md"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "dev": [*TEST, "ruff==0.15.*", "mypy"], "wandb": ["wandb"]},
+    extras_require={"test": TEST, "dev": [*TEST, "ruff==0.17.*", "mypy"], "wandb": ["wandb"]},
     entry_points={"console_scripts": ["dust=dust.engine.run_net:main"]},
 )

@@ -1,1 +1,7 @@
+"""What is asked of a model: each task owns the loss, the training statistics and the evaluation."""
 
+from dust.tasks.build import TASK_REGISTRY, build_task
+from dust.tasks.classification import Classification
+from dust.tasks.task import Evaluation, Task
+
+__all__ = ["TASK_REGISTRY", "Classification", "Evaluation", "Task", "build_task"]

@@ -1,0 +1,150 @@
+"""Batches: which samples in which order, and how they are put together.
+
+The order of an epoch depends on (seed, epoch) alone. Global batch b is the b-th run of ``world * batch`` samples of
+that order, and rank r takes its r-th part, so the same samples meet in a global batch on any number of ranks.
+"""
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dust.datasets.build import build_dataset
+from dust.datasets.video import BadClip, Draw
+from dust.utils import distributed
+from dust.utils.errors import DataError
+from dust.utils.rng import torch_generator
+
+logger = logging.getLogger(__name__)
+
+
+class EpochBatchSampler(Sampler[list[Draw]]):
+    """Shuffled training batches that can begin at any batch of any epoch.
+
+    Args:
+        length: number of samples.
+        batch_size: samples per batch of one rank.
+        drop_last: leave a short last global batch out. Where the whole set is smaller than one batch it is kept.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, seed: int, drop_last: bool = True, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start = 0
+        self.global_batch = batch_size * world_size
+        full, rest = divmod(length, self.global_batch)
+        self.num_batches = full if full and (drop_last or not rest) else full + 1
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """The next iteration is over ``epoch``, from batch ``start`` on."""
+        self.epoch = epoch
+        self.start = start
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever the next iteration begins."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order = torch.randperm(self.length, generator=torch_generator(self.seed, "shuffle", self.epoch)).tolist()
+        for batch in range(self.start, self.num_batches):
+            chunk = order[batch * self.global_batch : (batch + 1) * self.global_batch]
+            # a short last batch is shared out evenly, so that no rank is without samples before another has two
+            per_rank = -(-len(chunk) // self.world_size)
+            part = chunk[self.rank * per_rank : (self.rank + 1) * per_rank]
+            yield [Draw(self.epoch, index) for index in part]
+
+
+class EvaluationSampler(Sampler[int]):
+    """Every sample exactly once: rank r of W takes one contiguous share, shares differ by at most one."""
+
+    def __init__(self, length: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(length * rank // world_size, length * (rank + 1) // world_size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def collate_training(items: Sequence[Any]) -> dict[str, Any]:
+    """Stack samples (lists of views are flattened) and set bad clips aside.
+
+    Returns ``{"inputs": {name: (B, ...)}, "label", "id", "path", "bad"}``; without ``inputs`` if all clips were bad.
+    """
+    bad = [item for item in items if isinstance(item, BadClip)]
+    samples = [sample for item in items if not isinstance(item, BadClip) for sample in item]
+    batch: dict[str, Any] = {"bad": bad, "id": [s["id"] for s in samples], "path": [s["path"] for s in samples]}
+    if samples:
+        batch["inputs"] = {
+            name: torch.stack([sample["inputs"][name] for sample in samples]) for name in samples[0]["inputs"]
+        }
+        batch["label"] = _stack_labels([sample["label"] for sample in samples])
+    return batch
+
+
+def _stack_labels(labels: list[Any]) -> Any:
+    """Numbers -> (B,) int64, tensors -> (B, K), dicts of either -> a dict."""
+    first = labels[0]
+    if isinstance(first, dict):
+        return {key: _stack_labels([label[key] for label in labels]) for key in first}
+    return torch.stack(labels) if isinstance(first, torch.Tensor) else torch.tensor(labels)
+
+
+def collate_evaluation(items: Sequence[Any]) -> Any:
+    """One video per item: nothing to stack."""
+    (item,) = items
+    return item
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process decides what to do and ends the workers itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _common(cfg, **kwargs: Any) -> dict[str, Any]:
+    workers = cfg.DATA_LOADER.NUM_WORKERS
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "pin_memory": cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
+        "worker_init_fn": _start_worker,
+        # the loader draws a base seed at every start; from a stream of its own, not from the global one
+        "generator": torch_generator(cfg.RNG_SEED, "loader"),
+    }
+    if workers:
+        options["prefetch_factor"] = cfg.DATA_LOADER.PREFETCH_FACTOR
+    return {**options, **kwargs}
+
+
+def construct_loader(cfg, split: str, class_names: Sequence[str] | None = None) -> DataLoader[Any]:
+    """The loader of ``train`` (batches of ``cfg.TRAIN.BATCH_SIZE``), ``val`` or ``test`` (one video per item).
+
+    A training loader's ``batch_sampler`` is an :class:`EpochBatchSampler`: set its position before iterating.
+    """
+    name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+    dataset: Dataset[Any] = build_dataset(name, cfg, split, class_names)
+    size = len(dataset)  # type: ignore[arg-type]
+    if size == 0:
+        raise DataError(f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR} is empty")
+    where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    if split != "train":
+        return DataLoader(
+            dataset, **_common(cfg, sampler=EvaluationSampler(size, **where), collate_fn=collate_evaluation)
+        )
+    sampler = EpochBatchSampler(
+        size, cfg.TRAIN.BATCH_SIZE, seed=cfg.RNG_SEED, drop_last=cfg.DATA_LOADER.DROP_LAST, **where
+    )
+    if size < sampler.global_batch:
+        logger.warning("the training split has %d clips, less than one batch of %d", size, sampler.global_batch)
+    options = _common(cfg, batch_sampler=sampler, collate_fn=collate_training)
+    return DataLoader(dataset, **options, persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0)

@@ -1,0 +1,240 @@
+"""Clips of video files (or frame folders), their labels and their views."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.decoder import FrameRequest, open_clip
+from dust.datasets.manifest import Clip, Manifest, read_manifest
+from dust.datasets.sampling import ClipSampler
+from dust.datasets.transform import EvalTransform, TrainTransform
+from dust.utils.errors import VideoError
+from dust.utils.rng import numpy_rng
+
+logger = logging.getLogger(__name__)
+
+
+class Draw(NamedTuple):
+    """What a sampler asks a training dataset for: sample ``index`` as it looks in ``epoch``."""
+
+    epoch: int
+    index: int
+
+
+class BadClip(NamedTuple):
+    """Stands in a sample's place when its clip cannot be read whole."""
+
+    id: str
+    path: str
+    reason: str
+
+
+@DATASET_REGISTRY.register()
+class VideoDataset(Dataset[Any]):
+    """A manifest's clips as uint8 tensors.
+
+    With a ``train_transform``, item ``Draw(epoch, index)`` is a list of ``num_sample`` augmented views of one decode,
+    each ``{"inputs": {"video": (C, T, H, W)}, "label", "id", "path"}``. Without, item ``index`` is one video with all
+    its views, ``inputs["video"]`` (V, C, T, H, W), temporal views outermost. A clip that cannot be read, or is
+    damaged, is a :class:`BadClip` instead.
+
+    Args:
+        manifest: the clips and the class names.
+        sampler: which frames make a view.
+        train_transform, eval_transform: one of them: augmentation, or fixed crops.
+        num_temporal_views: views in time of an evaluation item; 1 is the centre clip if ``centre`` is set.
+        num_sample: augmented views per decode in training (repeated augmentation).
+        resize: ``swscale`` (fast) | ``torch`` (the published protocols' bilinear).
+        index_cache: folder of cached frame indices, or empty.
+        seed: the run's seed, from which augmentation is drawn.
+        multi_label: labels become (K,) float zeros and ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        sampler: ClipSampler,
+        train_transform: TrainTransform | None = None,
+        eval_transform: EvalTransform | None = None,
+        num_temporal_views: int = 1,
+        centre: bool = False,
+        num_sample: int = 1,
+        resize: str = "swscale",
+        index_cache: str = "",
+        seed: int = 0,
+        multi_label: bool = False,
+    ) -> None:
+        if (train_transform is None) == (eval_transform is None):
+            raise ValueError("give either train_transform or eval_transform")
+        self.clips: list[Clip] = manifest.clips
+        self.class_names = list(manifest.class_names)
+        self.sampler = sampler
+        self.train_transform = train_transform
+        self.eval_transform = eval_transform
+        self.num_temporal_views = num_temporal_views
+        self.centre = centre
+        self.num_sample = num_sample
+        self.resize = resize
+        self.index_cache = index_cache or None
+        self.seed = seed
+        self.multi_label = multi_label
+
+    #: What a configuration that leaves DATA.SAMPLING and DATA.FORMAT open gets.
+    default_sampling = "dense"
+    default_format = "auto"
+
+    @classmethod
+    def from_config(cls, cfg, split: str, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+        data = cfg.DATA
+        manifest = read_manifest(
+            root=data.PATH_TO_DATA_DIR,
+            split=split,
+            format=data.FORMAT if data.FORMAT != "auto" else cls.default_format,
+            separator=data.PATH_LABEL_SEPARATOR,
+            path_prefix=data.PATH_PREFIX,
+            class_names=class_names,
+            multi_label=data.MULTI_LABEL,
+            num_classes=cfg.MODEL.NUM_CLASSES,
+            split_number=data.SPLIT_NUMBER,
+            check_files=data.CHECK_FILES,
+        )
+        sampler = ClipSampler(
+            mode=data.SAMPLING or cls.default_sampling,
+            num_frames=data.NUM_FRAMES,
+            sampling_rate=data.SAMPLING_RATE,
+            target_fps=data.TARGET_FPS,
+            use_offset_sampling=data.USE_OFFSET_SAMPLING,
+            jitter_fps=data.TRAIN_JITTER_FPS if split == "train" else 0.0,
+        )
+        train = split == "train"
+        return {
+            "manifest": manifest,
+            "sampler": sampler,
+            "train_transform": train_transform(cfg) if train else None,
+            "eval_transform": None if train else cls.eval_transform_for(cfg, split),
+            "num_temporal_views": cfg.TEST.NUM_ENSEMBLE_VIEWS if split == "test" else 1,
+            "centre": split == "val",
+            "num_sample": cfg.AUG.NUM_SAMPLE if train and cfg.AUG.ENABLE else 1,
+            "resize": data.RESIZE,
+            "index_cache": data.INDEX_CACHE,
+            "seed": cfg.RNG_SEED,
+            "multi_label": data.MULTI_LABEL,
+        }
+
+    @classmethod
+    def eval_transform_for(cls, cfg, split: str) -> EvalTransform:
+        """Validation: a centre crop as large as in training. Test: SlowFast's rule for the short side."""
+        if split != "test":
+            return EvalTransform(
+                crop_size=cfg.DATA.TRAIN_CROP_SIZE, short_side=cfg.DATA.TRAIN_JITTER_SCALES[0], num_crops=1
+            )
+        crops = cfg.TEST.NUM_SPATIAL_CROPS
+        short = cfg.DATA.TEST_CROP_SIZE if crops > 1 else cfg.DATA.TRAIN_JITTER_SCALES[0]
+        return EvalTransform(crop_size=cfg.DATA.TEST_CROP_SIZE, short_side=short, num_crops=crops)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def class_counts(self) -> list[int]:
+        """Clips of every class, in the order of ``class_names``."""
+        counts = [0] * len(self.class_names)
+        for clip in self.clips:
+            for label in clip.label if isinstance(clip.label, tuple) else (clip.label,):
+                if label is not None:
+                    counts[label] += 1
+        return counts
+
+    def __getitem__(self, key: Draw | int) -> Any:
+        index = key.index if isinstance(key, Draw) else key
+        clip = self.clips[index]
+        try:
+            if self.train_transform is not None:
+                assert isinstance(key, Draw), "a training sample is asked for with its epoch"
+                return self._training_views(clip, key)
+            return self._evaluation_views(clip)
+        except VideoError as error:
+            return BadClip(clip.id, clip.path, error.reason)
+
+    def _training_views(self, clip: Clip, draw: Draw) -> Any:
+        assert self.train_transform is not None
+        rngs = [numpy_rng(self.seed, "augment", draw.epoch, draw.index, view) for view in range(self.num_sample)]
+        with open_clip(clip.path, resize=self.resize, index_cache=self.index_cache) as reader:
+            requests, geometries = [], []
+            for rng in rngs:
+                indices = self.sampler.train(len(reader), reader.fps, rng)
+                geometry = self.train_transform.geometry(reader.height, reader.width, rng)
+                requests.append(FrameRequest(indices, geometry.box, geometry.size, geometry.crops))
+                geometries.append(geometry)
+            arrays = reader.read(requests)
+            if reader.report.damaged:
+                return BadClip(clip.id, clip.path, reader.report.reason)
+        samples = []
+        for array, geometry, rng in zip(arrays, geometries, rngs, strict=True):
+            frames = torch.from_numpy(array)
+            frames = frames[0] if frames.ndim == 5 else frames  # one crop
+            video = self.train_transform(frames.permute(0, 3, 1, 2), geometry, rng)  # (T, C, H, W)
+            samples.append(self._sample(clip, video.permute(1, 0, 2, 3).contiguous()))  # (C, T, H, W)
+        return samples
+
+    def _evaluation_views(self, clip: Clip) -> Any:
+        assert self.eval_transform is not None
+        with open_clip(clip.path, resize=self.resize, index_cache=self.index_cache) as reader:
+            if self.centre:
+                views = [self.sampler.val(len(reader), reader.fps)]
+            else:
+                views = self.sampler.test(len(reader), reader.fps, self.num_temporal_views)
+            geometry = self.eval_transform.geometry(reader.height, reader.width)
+            arrays = reader.read([FrameRequest(view, geometry.box, geometry.size, geometry.crops) for view in views])
+            if reader.report.damaged:
+                return BadClip(clip.id, clip.path, reader.report.reason)
+        # each (crops, T, H, W, C); SlowFast numbers a video's views temporal * crops + spatial
+        video = torch.cat([torch.from_numpy(array) for array in arrays])
+        return self._sample(clip, video.permute(0, 4, 1, 2, 3).contiguous())  # (V, C, T, H, W)
+
+    def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+        return {"inputs": {"video": video}, "label": self._label(clip), "id": clip.id, "path": clip.path}
+
+    def _label(self, clip: Clip) -> Any:
+        if clip.label is None or not self.multi_label:
+            return clip.label
+        target = torch.zeros(len(self.class_names))
+        target[list(clip.label) if isinstance(clip.label, tuple) else clip.label] = 1.0
+        return target
+
+
+@DATASET_REGISTRY.register()
+class SSv2(VideoDataset):
+    """Something-Something V2: its json files, one frame of each of T segments, and its test's short side."""
+
+    default_sampling = "segments"
+    default_format = "ssv2"
+
+    @classmethod
+    def eval_transform_for(cls, cfg, split: str) -> EvalTransform:
+        """As VideoDataset, but the short side of a test is TEST_CROP_SIZE whatever the number of crops."""
+        if split != "test":
+            return super().eval_transform_for(cfg, split)
+        size = cfg.DATA.TEST_CROP_SIZE
+        return EvalTransform(crop_size=size, short_side=size, num_crops=cfg.TEST.NUM_SPATIAL_CROPS)
+
+
+def train_transform(cfg) -> TrainTransform:
+    """The augmentation that cfg.DATA and cfg.AUG describe."""
+    data, aug = cfg.DATA, cfg.AUG
+    return TrainTransform(
+        crop_size=data.TRAIN_CROP_SIZE,
+        jitter_scales=tuple(data.TRAIN_JITTER_SCALES),
+        inv_uniform=data.INV_UNIFORM_SAMPLE,
+        scales_relative=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
+        aspect_relative=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
+        random_flip=data.RANDOM_FLIP,
+        auto_augment=aug.AA_TYPE if aug.ENABLE else "",
+        color_jitter=(aug.COLOR_JITTER or 0.0) if aug.ENABLE else 0.0,
+        interpolation=aug.INTERPOLATION,
+    )

@@ -1,0 +1,231 @@
+"""Classification of clips: one label each, or several (multi-label)."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dust.models.losses import ClassificationLoss, balanced_class_weights
+from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.utils.errors import ConfigError, DataError
+from dust.utils.metrics import (
+    classification_metrics,
+    ensemble_views,
+    multilabel_metrics,
+    per_class_report,
+    topk_correct,
+)
+
+
+@TASK_REGISTRY.register()
+class Classification(Task):
+    """Cross-entropy (or binary cross-entropy) over logits, with multi-view evaluation.
+
+    Args:
+        class_names: the K classes in the order of the logits.
+        loss: see :class:`dust.models.losses.ClassificationLoss`.
+        class_weights: K factors, or empty.
+        label_smoothing: 0..1.
+        multi_label: labels are (K,) zeros and ones.
+        ensemble_method: ``sum`` | ``max`` over a video's views.
+        ensemble_space: ``logits`` | ``probs``: what is summed or compared.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        loss: str = "cross_entropy",
+        class_weights: Sequence[float] = (),
+        label_smoothing: float = 0.0,
+        multi_label: bool = False,
+        ensemble_method: str = "sum",
+        ensemble_space: str = "logits",
+    ) -> None:
+        self.class_names = list(class_names)
+        self.multi_label = multi_label
+        self.loss = ClassificationLoss(loss, class_weights=class_weights, label_smoothing=label_smoothing)
+        self.ensemble_method = ensemble_method
+        self.ensemble_space = ensemble_space
+        self.best_metric = "map" if multi_label else "top1_acc"
+
+    @classmethod
+    def from_config(cls, cfg, facts: DataFacts) -> dict[str, Any]:
+        multi_label = cfg.DATA.MULTI_LABEL
+        loss = cfg.MODEL.LOSS_FUNC
+        if multi_label and loss == "cross_entropy":
+            loss = "bce_logit"
+        weights: Sequence[float]
+        if cfg.MODEL.CLASS_WEIGHTS == "balanced":
+            weights = balanced_class_weights(facts.class_counts) if facts.class_counts else ()
+        else:
+            weights = list(cfg.MODEL.CLASS_WEIGHTS)
+        if weights and len(weights) != cfg.MODEL.NUM_CLASSES:
+            raise ConfigError(
+                f"MODEL.CLASS_WEIGHTS has {len(weights)} values for MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}"
+            )
+        return {
+            "class_names": facts.class_names,
+            "loss": loss,
+            "class_weights": weights,
+            "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
+            "multi_label": multi_label,
+            "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
+            "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
+        }
+
+    def to(self, device) -> "Classification":
+        self.loss.to(device)
+        return self
+
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"loss": self.loss(outputs, batch["label"])}
+
+    @torch.no_grad()
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+        """``top1_err`` and, from five classes on, ``top5_err``, percent. Mixed targets count by their largest class."""
+        assert isinstance(outputs, Tensor)
+        label = batch["label"]
+        if self.multi_label:
+            return {}
+        if label.ndim == 2:
+            label = label.argmax(dim=1)
+        ks = (1, 5) if outputs.shape[1] >= 5 else (1,)
+        hits = topk_correct(outputs.detach().float(), label, ks)
+        return {f"top{k}_err": 100.0 * (1.0 - hit.float().mean().item()) for k, hit in zip(ks, hits, strict=True)}
+
+    def evaluation(self, split: str) -> "ClassificationEvaluation":
+        return ClassificationEvaluation(
+            class_names=self.class_names,
+            multi_label=self.multi_label,
+            method=self.ensemble_method,
+            space=self.ensemble_space,
+        )
+
+
+class ClassificationEvaluation(Evaluation):
+    """One score per video from all its views, then accuracy, per-class figures and a table of predictions."""
+
+    def __init__(self, *, class_names: Sequence[str], multi_label: bool, method: str, space: str) -> None:
+        self.class_names = list(class_names)
+        self.multi_label = multi_label
+        self.method = method
+        self.space = space
+        self._records: list[dict[str, Any]] = []
+
+    def update(self, record: dict[str, Any]) -> None:
+        scores, probabilities = self.ensemble(record["outputs"].float())
+        label = record["label"]
+        self._records.append(
+            {
+                "id": record["id"],
+                "path": record["path"],
+                "label": label.tolist() if isinstance(label, Tensor) else label,
+                "scores": scores.numpy(),
+                "probabilities": probabilities.numpy(),
+            }
+        )
+
+    def ensemble(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(V, K) logits of one video -> (K,) scores that rank the classes, and (K,) probabilities.
+
+        A sum is divided by V before the softmax: it ranks alike, and one view or thirty give comparable probabilities.
+        """
+        to_probabilities = torch.sigmoid if self.multi_label else (lambda x: x.softmax(dim=-1))
+        views = to_probabilities(logits) if self.space == "probs" else logits
+        scores = ensemble_views(views, self.method)
+        mean = scores / len(logits) if self.method == "sum" else scores
+        if self.space == "probs":
+            return scores, mean / mean.sum() if not self.multi_label else mean
+        return scores, to_probabilities(mean)
+
+    def records(self) -> list[dict[str, Any]]:
+        return self._records
+
+    def replace_records(self, records: list[dict[str, Any]]) -> None:
+        self._records = records
+
+    def metrics(self) -> dict[str, float]:
+        labelled = self._labelled()
+        if not labelled:
+            return {}
+        scores = np.stack([record["scores"] for record in labelled])
+        labels = np.array([record["label"] for record in labelled])
+        if self.multi_label:
+            return multilabel_metrics(scores, labels.astype(int))
+        return classification_metrics(scores, labels)
+
+    def figures(self) -> dict[str, Any]:
+        if self.multi_label or not self._labelled():
+            return {}
+        from dust.visualization.plots import confusion_matrix_figure
+
+        return {"confusion_matrix": confusion_matrix_figure(self.confusion_matrix(), self.class_names)}
+
+    def confusion_matrix(self) -> np.ndarray:
+        """(K, K) counts: rows are labels, columns predictions."""
+        from sklearn.metrics import confusion_matrix
+
+        labelled = self._labelled()
+        return confusion_matrix(
+            [record["label"] for record in labelled],
+            [int(record["scores"].argmax()) for record in labelled],
+            labels=np.arange(len(self.class_names)),
+        )
+
+    def write(self, folder: Path) -> list[Path]:
+        """``predictions.csv``; with labels also ``per_class.csv`` and, single-label, ``confusion_matrix.png``."""
+        if not self._records:
+            raise DataError("no sample was evaluated, so there is nothing to write")
+        written = [self._write_predictions(folder / "predictions.csv")]
+        if self._labelled():
+            written.append(self._write_per_class(folder / "per_class.csv"))
+        for name, figure in self.figures().items():
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=150)
+            written.append(path)
+        return written
+
+    def _labelled(self) -> list[dict[str, Any]]:
+        return [record for record in self._records if record["label"] is not None]
+
+    def _names(self, indices: Sequence[int]) -> str:
+        return ",".join(self.class_names[index] for index in indices)
+
+    def _write_predictions(self, path: Path) -> Path:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "path", "label", "prediction", *(f"prob_{name}" for name in self.class_names)])
+            for record in self._records:
+                label, probabilities = record["label"], record["probabilities"]
+                if self.multi_label:
+                    truth = "" if label is None else self._names(np.flatnonzero(label).tolist())
+                    prediction = self._names(np.flatnonzero(probabilities >= 0.5).tolist())
+                else:
+                    truth = "" if label is None else self._names([label])
+                    prediction = self._names([int(record["scores"].argmax())])
+                row = [f"{value:.6g}" for value in probabilities]
+                writer.writerow([record["id"], record["path"], truth, prediction, *row])
+        return path
+
+    def _write_per_class(self, path: Path) -> Path:
+        labelled = self._labelled()
+        labels = np.array([record["label"] for record in labelled])
+        if self.multi_label:
+            labels = labels.astype(int)
+            predicted = np.stack([record["probabilities"] >= 0.5 for record in labelled]).astype(int)
+        else:
+            predicted = np.array([int(record["scores"].argmax()) for record in labelled])
+        report = per_class_report(predicted, labels, len(self.class_names))
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["class", *report])
+            for index, name in enumerate(self.class_names):
+                values = [report[key][index] for key in report]
+                writer.writerow([name, *(f"{value:.4f}" for value in values[:-1]), int(values[-1])])
+        return path

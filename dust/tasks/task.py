@@ -1,0 +1,76 @@
+"""The two faces that the engine sees: a task in training, and an evaluation of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+Outputs = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a task may know of the training data: class names in order, and how many clips each class has."""
+
+    class_names: Sequence[str] = ()
+    class_counts: Sequence[int] = field(default_factory=tuple)
+
+
+class Task(ABC):
+    """Turns a batch into losses and statistics. It may hold tensors (class weights), which ``to`` moves."""
+
+    #: The metric that says which checkpoint is best, and which way is better.
+    best_metric: str = ""
+    higher_is_better: bool = True
+
+    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
+        """The model's outputs for inputs that stand on the device. Training and evaluation both come here."""
+        return model(**inputs)
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Named scalar losses; the engine minimises their sum."""
+
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+        """Named means over the batch for the log; no gradient."""
+        return {}
+
+    @abstractmethod
+    def evaluation(self, split: str) -> "Evaluation":
+        """An empty evaluation of a split (``val`` | ``test``)."""
+
+    def to(self, device) -> "Task":
+        return self
+
+
+class Evaluation(ABC):
+    """Collects one record per sample and turns them into metrics and files.
+
+    A record is ``{"id", "path", "label", "outputs"}`` with outputs of all V views of the sample, (V, ...) on the CPU.
+    """
+
+    @abstractmethod
+    def update(self, record: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    def records(self) -> list[dict[str, Any]]:
+        """What was collected, in a form that can travel between processes."""
+
+    @abstractmethod
+    def replace_records(self, records: list[dict[str, Any]]) -> None:
+        """Take these (all processes' records, gathered) instead."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Named figures; accuracies in percent."""
+
+    def figures(self) -> dict[str, Any]:
+        """Named matplotlib figures for TensorBoard; empty by default."""
+        return {}
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the task's own result files into a folder and return their paths."""
+        return []

@@ -1,0 +1,97 @@
+"""Learning-rate schedules: pure functions of the position in training.
+
+Sources: PySlowFast's policies (cosine, steps with relative rates, linear warm-up), VideoMAE's per-iteration cosine.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def cosine(epoch: float, *, base_lr: float, end_lr: float, max_epoch: float, offset: float = 0.0) -> float:
+    """Half a cosine from ``base_lr`` at epoch ``offset`` to ``end_lr`` at ``max_epoch`` (epochs, fractions allowed)."""
+    return end_lr + (base_lr - end_lr) * 0.5 * (1.0 + math.cos(math.pi * (epoch - offset) / (max_epoch - offset)))
+
+
+def steps_with_relative_lrs(epoch: float, *, base_lr: float, steps: Sequence[float], lrs: Sequence[float]) -> float:
+    """``lrs[k] * base_lr`` for ``steps[k] <= epoch < steps[k + 1]``; ``steps`` are epochs and begin at 0."""
+    return lrs[max(bisect_right(steps, epoch) - 1, 0)] * base_lr
+
+
+def videomae_cosine(
+    step: int, *, base_lr: float, end_lr: float, total_steps: int, warmup_steps: int, warmup_start_lr: float
+) -> float:
+    """VideoMAE's schedule, per iteration: ``warmup_steps`` values from start to base **inclusive**, then a cosine."""
+    if step < warmup_steps:
+        return warmup_start_lr + (base_lr - warmup_start_lr) * step / max(warmup_steps - 1, 1)
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return end_lr + 0.5 * (base_lr - end_lr) * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRSchedule:
+    """The learning rate of every iteration. Epochs may be fractions; rates are before any per-group scale.
+
+    Args:
+        policy: ``cosine`` | ``steps_with_relative_lrs`` | ``videomae_cosine``.
+        base_lr, end_lr: the highest rate, and where a cosine ends.
+        max_epoch, warmup_epochs: lengths in epochs.
+        warmup_start_lr: the rate of the very first iteration when there is a warm-up.
+        steps, lrs: for ``steps_with_relative_lrs``, epochs and factors.
+        cosine_after_warmup: the cosine begins where the warm-up ends instead of at epoch 0.
+    """
+
+    policy: str
+    base_lr: float
+    max_epoch: float
+    end_lr: float = 0.0
+    warmup_epochs: float = 0.0
+    warmup_start_lr: float = 0.0
+    steps: tuple[float, ...] = ()
+    lrs: tuple[float, ...] = ()
+    cosine_after_warmup: bool = False
+
+    @classmethod
+    def from_config(cls, cfg) -> "LRSchedule":
+        solver = cfg.SOLVER
+        scale = cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
+        return cls(
+            policy=solver.LR_POLICY,
+            base_lr=solver.BASE_LR * scale,
+            max_epoch=solver.MAX_EPOCH,
+            end_lr=solver.COSINE_END_LR * scale,
+            warmup_epochs=solver.WARMUP_EPOCHS,
+            warmup_start_lr=solver.WARMUP_START_LR * scale,
+            steps=tuple(solver.STEPS),
+            lrs=tuple(solver.LRS),
+            cosine_after_warmup=solver.COSINE_AFTER_WARMUP,
+        )
+
+    def at(self, epoch: float) -> float:
+        """The rate at a position in epochs, by SlowFast's rule: warm-up is a line to the policy's value at its end."""
+        if epoch < self.warmup_epochs:
+            slope = (self._policy(self.warmup_epochs) - self.warmup_start_lr) / self.warmup_epochs
+            return self.warmup_start_lr + epoch * slope
+        return self._policy(epoch)
+
+    def at_iteration(self, epoch: int, iteration: int, iters_per_epoch: int) -> float:
+        """The rate of iteration ``iteration`` (from 0) of ``epoch`` (from 0)."""
+        if self.policy == "videomae_cosine":
+            return videomae_cosine(
+                epoch * iters_per_epoch + iteration,
+                base_lr=self.base_lr,
+                end_lr=self.end_lr,
+                total_steps=int(self.max_epoch * iters_per_epoch),
+                warmup_steps=int(self.warmup_epochs * iters_per_epoch),
+                warmup_start_lr=self.warmup_start_lr,
+            )
+        return self.at(epoch + iteration / iters_per_epoch)
+
+    def _policy(self, epoch: float) -> float:
+        if self.policy == "steps_with_relative_lrs":
+            return steps_with_relative_lrs(epoch, base_lr=self.base_lr, steps=self.steps, lrs=self.lrs)
+        if self.policy == "cosine":
+            offset = self.warmup_epochs if self.cosine_after_warmup else 0.0
+            return cosine(epoch, base_lr=self.base_lr, end_lr=self.end_lr, max_epoch=self.max_epoch, offset=offset)
+        raise ValueError(f"LR policy {self.policy!r}: choose cosine, steps_with_relative_lrs or videomae_cosine")
