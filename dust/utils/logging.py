@@ -46,6 +46,15 @@ def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
     logger.info("json_stats: %s", simplejson.dumps(line, sort_keys=True, ignore_nan=True), stacklevel=2)
 
 
+def record_error(message: str) -> None:
+    """Write an error into the log file only; the command line tells it on the console."""
+    logger = logging.getLogger("dust")
+    record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, message, (), None)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 def progress(iterable, **kwargs):
     """A tqdm bar on a terminal; the bare iterable elsewhere, so that log files stay clean."""
     from tqdm import tqdm

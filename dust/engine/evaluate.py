@@ -1,0 +1,50 @@
+"""One split through the evaluation loop into a task's evaluation, on one process or many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dust.datasets.device_transform import DeviceTransform
+from dust.engine.inference import Inference
+from dust.engine.run_dir import BadClipLog
+from dust.engine.setup import autocast_of
+from dust.tasks.task import Evaluation, Task
+from dust.utils import distributed
+from dust.utils.logging import progress
+
+
+def evaluate(
+    cfg,
+    model: nn.Module,
+    task: Task,
+    loader: DataLoader[Any],
+    *,
+    split: str,
+    device: torch.device,
+    transform: DeviceTransform,
+    bad_clips: BadClipLog,
+    on_sample: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], None] = lambda: None,
+) -> tuple[Evaluation, dict[str, int]]:
+    """Returns the evaluation of every sample exactly once, and ``{"samples", "bad_clips"}`` over all processes."""
+    loop = Inference(
+        model,
+        task,
+        transform,
+        device,
+        micro_batch=cfg.TEST.BATCH_SIZE,
+        autocast=autocast_of(cfg, device),
+        on_bad=bad_clips,
+        should_stop=should_stop,
+    )
+    evaluation = task.evaluation(split)
+    total = len(loader)
+    for done, record in enumerate(loop(progress(loader, total=total, desc=split)), start=1):
+        evaluation.update(record)
+        on_sample(done, total)
+    gathered = distributed.all_gather_objects((evaluation.records(), bad_clips.count))
+    evaluation.replace_records([record for records, _ in gathered for record in records])
+    return evaluation, {"samples": len(evaluation.records()), "bad_clips": sum(count for _, count in gathered)}

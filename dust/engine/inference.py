@@ -1,0 +1,134 @@
+"""The only evaluation loop. Validation, test and extraction consume it."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dust.datasets.device_transform import DeviceTransform
+from dust.datasets.video import BadClip
+from dust.tasks.task import Outputs, Task
+
+
+@dataclass
+class _Sample:
+    """One sample on its way: its inputs (V, ...), and the outputs of its first views."""
+
+    record: dict[str, Any]
+    inputs: dict[str, Tensor]
+    num_views: int
+    taken: int = 0
+    outputs: list[Outputs] = field(default_factory=list)
+
+
+@dataclass
+class Inference:
+    """Runs a model over evaluation items, all views of a sample in micro-batches that may span samples.
+
+    Args:
+        model, task: ``task.forward(model, inputs)`` gives the outputs.
+        transform: turns uint8 clips into what the model takes, on ``device``.
+        micro_batch: views per forward pass.
+        autocast: a context for the forward pass.
+        on_bad: called with every :class:`BadClip`; it may raise.
+        should_stop: asked before every forward pass; it may raise.
+    """
+
+    model: nn.Module
+    task: Task
+    transform: DeviceTransform
+    device: torch.device
+    micro_batch: int
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    on_bad: Callable[[BadClip], None] = lambda bad: None
+    should_stop: Callable[[], None] = lambda: None
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """Yield ``{"id", "path", "label", "outputs"}`` per sample in order; outputs (V, ...) on the CPU, float32.
+
+        The model is in eval mode while this runs, and as it was before afterwards.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield from self._run(items)
+        finally:
+            self.model.train(was_training)
+
+    def _run(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        waiting: list[_Sample] = []  # in order; the first may be partly done
+        for item in items:
+            if isinstance(item, BadClip):
+                self.on_bad(item)
+                continue
+            sample = _as_sample(item)
+            if waiting and not _stackable(waiting[-1], sample):
+                yield from self._drain(waiting, everything=True)
+            waiting.append(sample)
+            yield from self._drain(waiting, everything=False)
+        yield from self._drain(waiting, everything=True)
+
+    def _drain(self, waiting: list[_Sample], *, everything: bool) -> Iterator[dict[str, Any]]:
+        """Run full micro-batches (with ``everything``, also a last short one) and hand out finished samples."""
+        while True:
+            left = sum(sample.num_views - sample.taken for sample in waiting)
+            if left == 0 or (left < self.micro_batch and not everything):
+                return
+            self._forward(waiting)
+            while waiting and waiting[0].taken == waiting[0].num_views:
+                sample = waiting.pop(0)
+                yield {**sample.record, "outputs": _join(sample.outputs)}
+
+    def _forward(self, waiting: list[_Sample]) -> None:
+        self.should_stop()
+        room, parts = self.micro_batch, []
+        for sample in waiting:
+            take = min(room, sample.num_views - sample.taken)
+            if take:
+                parts.append((sample, slice(sample.taken, sample.taken + take)))
+                sample.taken += take
+                room -= take
+        inputs = {
+            name: torch.cat([sample.inputs[name][views] for sample, views in parts]).to(self.device, non_blocking=True)
+            for name in parts[0][0].inputs
+        }
+        with torch.no_grad(), self.autocast():
+            outputs = self.task.forward(self.model, self.transform({"inputs": inputs}, training=False)["inputs"])
+        outputs = _to_cpu(outputs)
+        start = 0
+        for sample, views in parts:
+            stop = start + views.stop - views.start
+            sample.outputs.append(_cut(outputs, start, stop))
+            start = stop
+
+
+def _as_sample(item: dict[str, Any]) -> _Sample:
+    record = {key: value for key, value in item.items() if key != "inputs"}
+    num_views = len(next(iter(item["inputs"].values())))
+    return _Sample(record, item["inputs"], num_views)
+
+
+def _stackable(a: _Sample, b: _Sample) -> bool:
+    return all(a.inputs[name].shape[1:] == b.inputs[name].shape[1:] for name in a.inputs)
+
+
+def _to_cpu(outputs: Outputs) -> Outputs:
+    if isinstance(outputs, dict):
+        return {name: value.float().cpu() for name, value in outputs.items()}
+    return outputs.float().cpu()
+
+
+def _cut(outputs: Outputs, start: int, stop: int) -> Outputs:
+    if isinstance(outputs, dict):
+        return {name: value[start:stop] for name, value in outputs.items()}
+    return outputs[start:stop]
+
+
+def _join(parts: list[Outputs]) -> Outputs:
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in first}  # type: ignore[index]
+    return torch.cat(parts)  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Ctrl-C and TERM, taken at a safe point."""
+
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, its state is saved. ``exit_code`` is 128 + the signal (130 for Ctrl-C)."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class InterruptFlag:
+    """Remembers the first INT or TERM; a second one acts at once, as it does without dust."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["InterruptFlag"]:
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise :class:`Interrupted` if a signal has come."""
+        if self.signum:
+            raise Interrupted(self.signum)
+
+    def _note(self, signum: int, frame) -> None:
+        if self.signum:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        self.signum = signum
+        logger.warning(
+            "%s: stopping after this step, with a checkpoint; once more stops at once", signal.Signals(signum).name
+        )

@@ -1,0 +1,184 @@
+"""OUTPUT_DIR: who writes there, whose checkpoints it holds, and results that are never overwritten by another's."""
+
+import contextlib
+import csv
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dust.datasets.video import BadClip
+from dust.utils.errors import DataError, DustError
+
+logger = logging.getLogger(__name__)
+
+#: Keys that may differ between a run and the checkpoint that it resumes: they change how or how long it runs, or what
+#: is done with the result, but not what is learnt at a given step.
+FREE_KEYS = (
+    "OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "NUM_SHARDS", "SHARD_ID", "NUM_PROCS_PER_NODE",
+    "DIST_BACKEND", "TEST", "FEATURES", "TENSORBOARD", "WANDB", "DATA_LOADER.NUM_WORKERS", "DATA_LOADER.PIN_MEMORY",
+    "DATA_LOADER.PREFETCH_FACTOR", "DATA.INDEX_CACHE", "DATA.CHECK_FILES", "DATA.PATH_TO_DATA_DIR",
+    "DATA.PATH_PREFIX", "DATA.TEST_CROP_SIZE", "DATA.ENSEMBLE_METHOD", "SOLVER.MAX_EPOCH", "TRAIN.ENABLE",
+    "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINT_KEEP_LAST", "TRAIN.AUTO_RESUME",
+    "TRAIN.CHECKPOINT_FILE_PATH", "TRAIN.ON_BAD_CLIP", "DATA.MAX_BAD_FRACTION", "TRAIN.EARLY_STOPPING_PATIENCE",
+    "TRAIN.SAVE_BEST", "MODEL.PRETRAINED", "TIMESFORMER.PRETRAINED_MODEL",
+)  # fmt: skip
+
+
+class RunDir:
+    """The folder of one run: ``checkpoints/``, ``results/``, ``bad_clips.csv``, ``config.yaml``, ``stdout.log``."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.results = self.path / "results"
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DustError(
+                f"OUTPUT_DIR {self.path}: cannot be made ({error.strerror}). Choose a folder that you may write to."
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; a second live run is refused with the first one's host and pid.
+
+        The lock is the operating system's, so it ends with its process, however that ends.
+        """
+        path = self.path / ".lock"
+        try:
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it lives as long as the lock
+        except OSError as error:
+            raise DustError(
+                f"OUTPUT_DIR {self.path}: cannot be written to ({error.strerror}). Choose another OUTPUT_DIR."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise DustError(
+                    f"OUTPUT_DIR {self.path} is in use by {holder}. Stop that run, or choose another OUTPUT_DIR."
+                ) from error
+            file.truncate(0)
+            file.write(f"host {socket.gethostname()} pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+    def write_config(self, text: str) -> None:
+        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+
+    def set_checkpoints_aside(self) -> None:
+        """Keep an earlier run's checkpoints under another name when a new run begins from scratch here."""
+        if any(self.checkpoints.iterdir()):
+            aside = _free_name(self.path / "checkpoints.old")
+            self.checkpoints.rename(aside)
+            self.checkpoints.mkdir()
+            logger.warning("TRAIN.AUTO_RESUME is False: the checkpoints of an earlier run are kept in %s", aside)
+
+    def publish_results(self, temporary: Path, checkpoint_sha256: str) -> None:
+        """Make ``temporary`` the results folder. Results of another checkpoint are kept aside under its hash."""
+        if self.results.exists():
+            import json
+
+            try:
+                other = json.loads((self.results / "test.json").read_text())["checkpoint_sha256"]
+            except (OSError, ValueError, KeyError):
+                other = "unknown"
+            if other == checkpoint_sha256:
+                shutil.rmtree(self.results)
+            else:
+                aside = _free_name(self.path / f"results.{other[:8]}")
+                self.results.rename(aside)
+                logger.info("results of another checkpoint are kept in %s", aside)
+        temporary.rename(self.results)
+
+
+def _free_name(path: Path) -> Path:
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.name}.{number}")
+        number += 1
+    return candidate
+
+
+def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
+    """Lines ``KEY: saved value -> present value`` of two dumped configurations, FREE_KEYS left out."""
+    saved, present = _flatten(yaml.safe_load(saved_cfg)), _flatten(yaml.safe_load(cfg_text))
+    lines = []
+    for key in sorted(saved.keys() | present.keys()):
+        free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
+        # a key that only one of the two knows is a key that another version of dust added or dropped
+        if not free and key in saved and key in present and saved[key] != present[key]:
+            lines.append(f"{key}: {saved[key]} -> {present[key]}")
+    return lines
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: list(tree) if isinstance(tree, tuple) else tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}{key}."))
+    return flat
+
+
+class BadClipLog:
+    """Collects bad clips into ``bad_clips.csv`` (each once) and enforces the policy.
+
+    Args:
+        policy: ``skip`` | ``raise``.
+        limit: bad clips of one epoch above which training stops; None for no limit.
+    """
+
+    def __init__(self, path: Path, split: str, policy: str, *, limit: float | None = None) -> None:
+        self.path = path
+        self.split = split
+        self.policy = policy
+        self.limit = limit
+        self.count = 0
+        self._known: set[tuple[str, str]] = set()
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                self._known = {(row["split"], row["id"]) for row in csv.DictReader(file)}
+
+    def start_epoch(self, count: int = 0) -> None:
+        self.count = count
+
+    def __call__(self, bad: BadClip) -> None:
+        """Note one bad clip. Raises DataError by policy ``raise`` or when there are too many."""
+        self.count += 1
+        if (self.split, bad.id) not in self._known:
+            self._known.add((self.split, bad.id))
+            self._write(bad)
+            logger.warning("bad clip in %s: %s (%s)", self.split, bad.path, bad.reason)
+        if self.policy == "raise":
+            key = "TRAIN.ON_BAD_CLIP" if self.split == "train" else "TEST.ON_BAD_CLIP"
+            raise DataError(
+                f"{bad.path}: {bad.reason} ({self.split} split). Mend or remove the clip, or set {key} skip to leave "
+                f"such clips out; they are listed in {self.path}."
+            )
+        if self.limit is not None and self.count > self.limit:
+            raise DataError(
+                f"{self.count} clips of this epoch could not be read, more than DATA.MAX_BAD_FRACTION allows "
+                f"({self.limit:g}). They are listed in {self.path}; mend them, or raise the fraction."
+            )
+
+    def _write(self, bad: BadClip) -> None:
+        new = not self.path.exists()
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["split", "id", "path", "reason"])
+            writer.writerow([self.split, bad.id, bad.path, bad.reason])

@@ -1,0 +1,88 @@
+"""What training and testing both need: device, precision, transforms, weights."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dust import zoo
+from dust.datasets.device_transform import DeviceTransform, MixUp, RandomErasing
+from dust.models import build_model
+from dust.utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def device_of(cfg) -> torch.device:
+    """The device of this process. ``NUM_GPUS 0`` is the CPU."""
+    if cfg.NUM_GPUS == 0:
+        return torch.device("cpu")
+    present = torch.cuda.device_count()
+    if present < cfg.NUM_GPUS:
+        raise ConfigError(
+            f"NUM_GPUS {cfg.NUM_GPUS}: this machine has {present}. Set NUM_GPUS {present}"
+            + (" to run on the CPU." if present == 0 else ".")
+        )
+    if cfg.NUM_GPUS > 1 or cfg.NUM_SHARDS > 1 or cfg.NUM_PROCS_PER_NODE > 1:
+        raise ConfigError(
+            f"NUM_GPUS {cfg.NUM_GPUS}, NUM_SHARDS {cfg.NUM_SHARDS}, NUM_PROCS_PER_NODE {cfg.NUM_PROCS_PER_NODE}: "
+            "training on several processes is not in this release. Set NUM_GPUS 1 NUM_SHARDS 1."
+        )
+    return torch.device("cuda", 0)
+
+
+def autocast_of(cfg, device: torch.device) -> Autocast:
+    """The context of forward passes: autocast in TRAIN.AMP_DTYPE if TRAIN.MIXED_PRECISION."""
+    if not cfg.TRAIN.MIXED_PRECISION:
+        return contextlib.nullcontext
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.TRAIN.AMP_DTYPE]
+    return functools.partial(torch.autocast, device_type=device.type, dtype=dtype)
+
+
+def device_transform_of(cfg) -> DeviceTransform:
+    """Normalising, and in training erasing and mixing, as cfg.DATA, cfg.AUG and cfg.MIXUP say."""
+    erasing = mixup = None
+    if cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
+        erasing = RandomErasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
+    if cfg.MIXUP.ENABLE:
+        mixup = MixUp(
+            num_classes=cfg.MODEL.NUM_CLASSES,
+            alpha=cfg.MIXUP.ALPHA,
+            cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
+            prob=cfg.MIXUP.PROB,
+            switch_prob=cfg.MIXUP.SWITCH_PROB,
+            label_smoothing=cfg.MIXUP.LABEL_SMOOTH_VALUE,
+        )
+    return DeviceTransform(
+        mean=cfg.DATA.MEAN,
+        std=cfg.DATA.STD,
+        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
+        erasing=erasing,
+        mixup=mixup,
+    )
+
+
+def build_for(cfg, device: torch.device) -> nn.Module:
+    """The model of cfg on its device, initialised from RNG_SEED."""
+    torch.manual_seed(cfg.RNG_SEED)
+    model = build_model(cfg).to(device)
+    if cfg.TRAIN.CHANNELS_LAST:
+        for layout, ndim in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+            for parameter in model.parameters():
+                if parameter.ndim == ndim:
+                    parameter.data = parameter.data.contiguous(memory_format=layout)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
+    return model
+
+
+def local_weights(name: str) -> str:
+    """A path as it is; ``zoo://NAME`` downloaded, verified and as a path."""
+    return zoo.resolve(name)

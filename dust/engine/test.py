@@ -1,0 +1,130 @@
+"""Multi-view testing of a checkpoint, and the report that it leaves in OUTPUT_DIR/results."""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dust.datasets import construct_loader
+from dust.engine.evaluate import evaluate
+from dust.engine.run_dir import BadClipLog, RunDir
+from dust.engine.setup import build_for, device_of, device_transform_of, local_weights
+from dust.tasks import build_task
+from dust.tasks.task import DataFacts
+from dust.utils.checkpoint import file_sha256, find_latest, load_weights, read_checkpoint
+from dust.utils.errors import CheckpointError, DataError
+from dust.utils.meters import TestMeter
+from dust.visualization.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+#: SlowFast's sweep for TEST.NUM_ENSEMBLE_VIEWS -1.
+VIEW_SWEEP = (1, 3, 5, 7, 10)
+
+
+def checkpoint_to_test(cfg, run: RunDir) -> Path:
+    """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH, else an error."""
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        return Path(local_weights(cfg.TEST.CHECKPOINT_FILE_PATH))
+    best = run.checkpoints / "checkpoint_best.pyth"
+    if cfg.TEST.CHECKPOINT == "best" and best.exists():
+        return best
+    found = find_latest(run.checkpoints)
+    if found is not None:
+        return found[0]
+    if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        return Path(local_weights(cfg.TRAIN.CHECKPOINT_FILE_PATH))
+    raise CheckpointError(
+        f"there is nothing to test: TEST.CHECKPOINT_FILE_PATH is empty and {run.checkpoints} holds no checkpoint. "
+        "Train first, or name a file or zoo://NAME."
+    )
+
+
+def test(cfg, run: RunDir) -> dict[str, float]:
+    """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep)."""
+    path = checkpoint_to_test(cfg, run)
+    saved = read_checkpoint(path)
+    class_names = saved.get("class_names")
+    _check_classes(cfg, class_names, path)
+    device = device_of(cfg)
+    model = build_for(cfg, device)
+    weights: Any = path
+    if cfg.EMA.ENABLED and saved.get("ema_state"):
+        weights = saved["ema_state"]
+    report = load_weights(model, weights)
+    if report.missing or report.misshapen:
+        absent = [*report.missing, *(name for name, *_ in report.misshapen)]
+        raise CheckpointError(
+            f"{path} lacks {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''} of this model "
+            "(MODEL.NUM_CLASSES or the architecture differs?), so a test would measure random weights."
+        )
+    counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
+    if not counts:
+        return _test_views(cfg, run, model, device, class_names, path)
+    metrics: dict[str, float] = {}
+    for count in counts:
+        one = cfg.clone()
+        one.defrost()
+        one.TEST.NUM_ENSEMBLE_VIEWS = count
+        one.freeze()
+        logger.info("testing %d temporal views", count)
+        metrics = _test_views(one, run, model, device, class_names, path)
+        shutil.copytree(run.results, run.path / f"results_{count}_views", dirs_exist_ok=True)
+    return metrics
+
+
+def _check_classes(cfg, class_names: list[str] | None, path: Path) -> None:
+    if class_names is not None and len(class_names) != cfg.MODEL.NUM_CLASSES:
+        raise CheckpointError(
+            f"{path} was trained on {len(class_names)} classes, MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}. "
+            f"Set MODEL.NUM_CLASSES {len(class_names)}."
+        )
+
+
+def _test_views(cfg, run: RunDir, model, device, class_names: list[str] | None, path: Path) -> dict[str, float]:
+    loader = construct_loader(cfg, "test", class_names)
+    dataset: Any = loader.dataset
+    task = build_task(cfg, DataFacts(dataset.class_names)).to(device)
+    meter = TestMeter(cfg.LOG_PERIOD)
+    bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
+    evaluation, counts = evaluate(
+        cfg,
+        model,
+        task,
+        loader,
+        split="test",
+        device=device,
+        transform=device_transform_of(cfg),
+        bad_clips=bad_clips,
+        on_sample=meter.log_iter,
+    )
+    if not counts["samples"]:
+        raise DataError(f"none of the {counts['bad_clips']} test clips could be read; see {bad_clips.path}")
+    metrics = evaluation.metrics()
+    meter.log_final(metrics)
+    write_results(cfg, run, evaluation, metrics, counts, file_sha256(path))
+    with Writer.from_config(cfg, run.path) as writer:
+        writer.scalars("Test", metrics, 0)
+        writer.evaluation(evaluation, loader, 0, name="Test")
+    return metrics
+
+
+def write_results(cfg, run: RunDir, evaluation, metrics: dict[str, float], counts: dict[str, int], sha256: str) -> None:
+    """``test.json`` and the task's own files, in a folder that appears whole or not at all."""
+    temporary = run.path / "results.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    evaluation.write(temporary)
+    report = {
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "counts": counts,
+        "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
+        "checkpoint_sha256": sha256,
+    }
+    (temporary / "test.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    run.publish_results(temporary, sha256)
+    summary = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+    logger.info("%s over %d clips (%d bad)", summary or "no labels, no metrics", counts["samples"], counts["bad_clips"])
+    logger.info("report: %s", run.results)

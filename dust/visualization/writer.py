@@ -1,0 +1,152 @@
+"""One writer for TensorBoard and Weights & Biases; without either it does nothing."""
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dust.utils import distributed
+from dust.utils.errors import DustError
+
+logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Scalars, figures and clips by step.
+
+    Args:
+        tensorboard_dir: where event files go, or None.
+        wandb: an initialised wandb run, or None.
+        confusion_matrix: also draw an evaluation's figures.
+        input_clips: how many clips of an evaluated split are shown as animated GIFs.
+    """
+
+    def __init__(
+        self,
+        *,
+        tensorboard_dir: Path | None = None,
+        wandb: Any = None,
+        confusion_matrix: bool = False,
+        input_clips: int = 0,
+    ) -> None:
+        self.board: Any = None
+        if tensorboard_dir is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(log_dir=str(tensorboard_dir))
+        self.wandb = wandb
+        self.confusion_matrix = confusion_matrix
+        self.input_clips = input_clips
+
+    @classmethod
+    def from_config(cls, cfg, output_dir: Path) -> "Writer":
+        board = cfg.TENSORBOARD
+        if not distributed.is_main():
+            return cls()
+        folder = Path(board.LOG_DIR) if board.LOG_DIR else output_dir / f"runs-{cfg.TRAIN.DATASET}"
+        if board.LOG_DIR and not folder.is_absolute():
+            folder = output_dir / folder
+        return cls(
+            tensorboard_dir=folder if board.ENABLE else None,
+            wandb=start_wandb(cfg, output_dir) if cfg.WANDB.ENABLE else None,
+            confusion_matrix=board.CONFUSION_MATRIX.ENABLE,
+            input_clips=board.INPUT_CLIPS,
+        )
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+    def scalars(self, group: str, values: dict[str, float], step: int) -> None:
+        """``group/name`` scalars. SlowFast's names: Train/loss, Train/lr, Train/Top1_err, Val/Top1_err, Val/mAP."""
+        if self.board is None and self.wandb is None:
+            return
+        named = {f"{group}/{_display(name)}": value for name, value in values.items()}
+        named.update(
+            {f"{group}/{_display(name[:-4] + '_err')}": 100.0 - v for name, v in values.items() if _is_topk(name)}
+        )
+        if self.board is not None:
+            for name, value in named.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()
+        if self.wandb is not None:
+            self.wandb.log({**named, f"{group}/step": step})
+
+    def evaluation(self, evaluation: Any, loader: Any, step: int, name: str = "Val") -> None:
+        """The evaluation's figures and some of the split's clips, as far as they are asked for."""
+        if self.board is None:
+            return
+        if self.confusion_matrix:
+            for title, figure in evaluation.figures().items():
+                self.board.add_figure(f"{name}/{title}", figure, step)
+        for index in range(min(self.input_clips, len(loader.dataset))):
+            item = loader.dataset[index]
+            if isinstance(item, dict) and "video" in item["inputs"]:
+                self.clip(f"{name}/clip_{index}", item["inputs"]["video"][0], step)
+        self.board.flush()
+
+    def clip(self, name: str, video: torch.Tensor, step: int, frames_per_second: float = 8.0) -> None:
+        """A uint8 (C, T, H, W) clip as an animated GIF. (``add_video`` needs moviepy and else shows nothing.)"""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        frames = video.permute(1, 2, 3, 0).numpy()
+        height, width = frames.shape[1:3]
+        image = Summary.Image(
+            height=height,
+            width=width,
+            colorspace=3,
+            encoded_image_string=gif_bytes(frames, frames_per_second),
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self.board.file_writer.add_summary(summary, step)
+
+
+def gif_bytes(frames: np.ndarray, frames_per_second: float) -> bytes:
+    """uint8 (T, H, W, 3) as an endless GIF."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    buffer = io.BytesIO()
+    duration = round(1000 / frames_per_second)
+    images[0].save(buffer, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return buffer.getvalue()
+
+
+def start_wandb(cfg, output_dir: Path) -> Any:
+    """A Weights & Biases run that a resumed training continues (its id is kept in OUTPUT_DIR)."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise DustError("WANDB.ENABLE True needs wandb: pip install 'dust-video[wandb]'") from error
+    import yaml
+
+    id_file = output_dir / ".wandb_id"
+    run_id = id_file.read_text() if id_file.exists() else wandb.util.generate_id()
+    id_file.write_text(run_id)
+    return wandb.init(
+        project=cfg.WANDB.PROJECT,
+        name=cfg.WANDB.NAME or output_dir.name,
+        id=run_id,
+        resume="allow",
+        mode=cfg.WANDB.MODE,
+        dir=str(output_dir),
+        config=yaml.safe_load(cfg.dump()),
+    )
+
+
+def _is_topk(name: str) -> bool:
+    return name.startswith("top") and name.endswith("_acc")
+
+
+def _display(name: str) -> str:
+    if name == "map":
+        return "mAP"
+    return "T" + name[1:] if name.startswith("top") else name

@@ -1,0 +1,8 @@
+"""Train, test and extract: ``python tools/run_net.py --cfg configs/X.yaml [KEY VALUE ...]``."""
+
+import sys
+
+from dust.engine.run_net import main
+
+if __name__ == "__main__":
+    sys.exit(main())
