@@ -1,0 +1,23 @@
+"""Weights by name: where they are, whose they are, and whether what arrived is what was published.
+
+``resolve("zoo://timesformer_8x32_224_k400")`` is all that most callers need. Importing this package is light: no
+torch, and the network's libraries only when something is fetched.
+"""
+
+from dust.zoo.cache import cached, cached_names, cached_path, download, resolve, verify
+from dust.zoo.entries import ENTRIES, Entry, HubFile, get
+from dust.zoo.table import markdown
+
+__all__ = [
+    "ENTRIES",
+    "Entry",
+    "HubFile",
+    "cached",
+    "cached_names",
+    "cached_path",
+    "download",
+    "get",
+    "markdown",
+    "resolve",
+    "verify",
+]
