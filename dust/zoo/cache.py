@@ -4,6 +4,7 @@ The files lie in ``$DUST_HOME/zoo`` (default ~/.cache/dust/zoo). ``$DUST_ZOO_MIR
 files are taken instead, by the names that they have in that folder: any copy of it, served over HTTP, is a mirror.
 """
 
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from dust.zoo.transfer import Broken, Refused, discard, fetch
 logger = logging.getLogger(__name__)
 
 SCHEME = "zoo://"
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def resolve(path_or_name: str) -> str:
@@ -194,6 +196,8 @@ def _bring(entry: Entry, part: Path, progress: bool) -> str:
             return url
         except Refused as error:
             problems.append(f"{url}: {error}")
+            if part.exists() and part.stat().st_size == 0:
+                discard(part)
         except Broken as error:
             kept = "; what arrived is kept, and the same command goes on from there" if part.exists() else ""
             problems.append(f"{url}: {error}{kept}")
@@ -240,7 +244,7 @@ def _from_hub(file: HubFile, part: Path) -> None:
         os.replace(arrived, part)
         shutil.rmtree(folder)
     except (OSError, ValueError, http_error) as error:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise hashes.cannot_write(Path(error.filename), error) from error
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise hashes.cannot_write(folder, error) from error
         first_line = (str(error).strip() or repr(error)).splitlines()[0]
         raise Refused(f"the Hugging Face hub does not give it: {first_line} ({type(error).__name__})") from error

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             logger.info("another process is working on %s; waiting for it", path.name)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise DustError(
+                f"cannot lock {lock}: {error.strerror or error}. Set DUST_HOME to a folder on a disk that knows locks."
+            ) from error
         yield
 
 
@@ -66,7 +71,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` so that a reader sees the old file or the new one, and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "w") as handle:
             json.dump(value, handle, indent=1, sort_keys=True)
