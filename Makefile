@@ -12,7 +12,6 @@ RUN := runs/quickstart
 demo: $(VENV)/.demo
 	@test -f $(DATA)/test.csv || $(BIN)/python tools/gen_data.py video --out $(DATA) --classes 4 --clips 40 --seed 0
 	$(BIN)/dust --cfg configs/quickstart/video.yaml
-	@$(BIN)/python tools/show_result.py $(RUN)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --durations=15

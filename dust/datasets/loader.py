@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dust.datasets.build import build_dataset
-from dust.datasets.video import BadClip, Draw
+from dust.datasets.sample import BadClip, Draw
 from dust.utils import distributed
 from dust.utils.errors import DataError
 from dust.utils.rng import torch_generator

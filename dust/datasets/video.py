@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,27 +11,13 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.decoder import FrameRequest, open_clip
 from dust.datasets.manifest import Clip, Manifest, read_manifest
+from dust.datasets.sample import BadClip, Draw
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, TrainTransform
 from dust.utils.errors import VideoError
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)
-
-
-class Draw(NamedTuple):
-    """What a sampler asks a training dataset for: sample ``index`` as it looks in ``epoch``."""
-
-    epoch: int
-    index: int
-
-
-class BadClip(NamedTuple):
-    """Stands in a sample's place when its clip cannot be read whole."""
-
-    id: str
-    path: str
-    reason: str
 
 
 @DATASET_REGISTRY.register()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dust.datasets.device_transform import DeviceTransform
-from dust.datasets.video import BadClip
+from dust.datasets.sample import BadClip
 from dust.tasks.task import Outputs, Task
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from dust.datasets.video import BadClip
+from dust.datasets.sample import BadClip
 from dust.utils.errors import DataError, DustError
 
 logger = logging.getLogger(__name__)

@@ -24,6 +24,17 @@ class _AboveProgressBar(logging.StreamHandler):
         self.flush()
 
 
+class _LogFile(logging.FileHandler):
+    """A full disk costs log lines, not a stack trace per line."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._failed:
+            self._failed = True
+            print(f"warning: {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
+
+
 def setup_logging(output_dir: str | Path | None = None) -> None:
     """Send dust's log lines to the console and, in the main process, to ``output_dir/stdout.log`` (appended)."""
     root = logging.getLogger("dust")
@@ -34,7 +45,7 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
     root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
     handlers: list[logging.Handler] = [_AboveProgressBar()]
     if output_dir is not None and distributed.is_main():
-        handlers.append(logging.FileHandler(Path(output_dir) / LOG_NAME, encoding="utf-8"))
+        handlers.append(_LogFile(Path(output_dir) / LOG_NAME, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT, DATE))
         root.addHandler(handler)

@@ -1,0 +1,91 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dust.tasks.classification import Classification
+
+NAMES = ["left", "right", "up"]
+
+
+def evaluation(**kwargs):
+    return Classification(class_names=NAMES, **kwargs).evaluation("test")
+
+
+def record(index, label, outputs):
+    return {"id": f"clip{index}", "path": f"/x/clip {index}.mp4", "label": label, "outputs": outputs}
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_summed_logits_rank_as_the_sum_and_give_the_mean_views_probabilities():
+    views = torch.tensor([[1.0, 2.0, 0.0], [3.0, -1.0, 0.5]])
+    scores, probabilities = evaluation().ensemble(views)
+    torch.testing.assert_close(scores, views.sum(0))
+    torch.testing.assert_close(probabilities, views.mean(0).softmax(0))
+
+
+def test_probability_space_averages_softmaxes():
+    views = torch.tensor([[1.0, 2.0, 0.0], [3.0, -1.0, 0.5]])
+    scores, probabilities = evaluation(ensemble_space="probs").ensemble(views)
+    torch.testing.assert_close(scores, views.softmax(1).sum(0))
+    torch.testing.assert_close(probabilities, views.softmax(1).mean(0))
+
+
+def test_max_starts_below_every_logit():
+    views = torch.tensor([[-5.0, -2.0, -3.0], [-4.0, -6.0, -3.5]])
+    scores, _ = evaluation(ensemble_method="max").ensemble(views)
+    assert scores.tolist() == [-4.0, -2.0, -3.0]
+
+
+def test_files_of_a_single_label_test(tmp_path):
+    torch.manual_seed(0)
+    ours = evaluation()
+    logits = torch.randn(20, 2, 3)
+    for index in range(20):
+        ours.update(record(index, index % 3, logits[index]))
+    written = {path.name for path in ours.write(tmp_path)}
+    assert written == {"predictions.csv", "per_class.csv", "confusion_matrix.png"}
+    table = rows(tmp_path / "predictions.csv")
+    assert list(table[0]) == ["id", "path", "label", "prediction", "prob_left", "prob_right", "prob_up"]
+    expected = logits.mean(1).softmax(1)
+    for index, row in enumerate(table):
+        assert row["label"] == NAMES[index % 3]
+        assert row["prediction"] == NAMES[int(expected[index].argmax())]
+        assert float(row["prob_up"]) == pytest.approx(float(expected[index, 2]), rel=1e-4)
+    assert ours.confusion_matrix().sum() == 20
+    correct = np.trace(ours.confusion_matrix())
+    assert ours.metrics()["top1_acc"] == pytest.approx(100 * correct / 20)
+    json.dumps(ours.metrics())
+
+
+def test_multi_label(tmp_path):
+    ours = evaluation(multi_label=True, loss="bce_logit")
+    for index in range(6):
+        label = torch.zeros(3)
+        label[index % 3] = label[0] = 1
+        ours.update(record(index, label, (label[None] - 0.5) * 8))
+    assert ours.metrics() == {"map": 100.0}
+    ours.write(tmp_path)
+    assert rows(tmp_path / "predictions.csv")[1]["prediction"] == "left,right"
+    assert rows(tmp_path / "per_class.csv")[0]["f1"] == "1.0000"
+
+
+def test_without_labels_there_are_predictions_but_no_metrics(tmp_path):
+    ours = evaluation()
+    ours.update(record(0, None, torch.randn(1, 3)))
+    assert ours.metrics() == {}
+    assert [path.name for path in ours.write(tmp_path)] == ["predictions.csv"]
+
+
+def test_training_statistics_of_hard_and_mixed_targets():
+    task = Classification(class_names=NAMES)
+    logits = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [0, 0, 3.0], [3.0, 0, 0]])
+    assert task.stats(logits, {"label": torch.tensor([0, 1, 2, 1])}) == {"top1_err": 25.0}
+    soft = torch.tensor([[0.6, 0.4, 0], [0.1, 0.9, 0], [0.7, 0, 0.3], [0, 0.6, 0.4]])
+    assert task.stats(logits, {"label": soft}) == {"top1_err": 50.0}

@@ -1,0 +1,50 @@
+import pytest
+
+from dust.utils.lr_policy import LRSchedule
+from tests.helpers import golden_json
+
+
+@pytest.mark.parametrize("case", golden_json("pysf_lr_policy"), ids=lambda case: case["solver"]["LR_POLICY"])
+def test_slowfast_policies(case):
+    solver = case["solver"]
+    schedule = LRSchedule(
+        policy=solver["LR_POLICY"],
+        base_lr=solver["BASE_LR"],
+        end_lr=solver["COSINE_END_LR"],
+        max_epoch=solver["MAX_EPOCH"],
+        steps=tuple(solver["STEPS"]),
+        lrs=tuple(solver["LRS"]),
+        warmup_epochs=solver["WARMUP_EPOCHS"],
+        warmup_start_lr=solver["WARMUP_START_LR"],
+        cosine_after_warmup=solver["COSINE_AFTER_WARMUP"],
+    )
+    assert [schedule.at(epoch) for epoch in case["epoch"]] == pytest.approx(case["lr"], rel=1e-9)
+
+
+@pytest.mark.parametrize("case", golden_json("videomae_cosine_schedule")["cases"], ids=str)
+def test_videomae_cosine(case):
+    args = case["args"]
+    schedule = LRSchedule(
+        policy="videomae_cosine",
+        base_lr=args["base_value"],
+        end_lr=args["final_value"],
+        max_epoch=args["epochs"],
+        warmup_epochs=args["warmup_epochs"],
+        warmup_start_lr=args.get("start_warmup_value", 0.0),
+    )
+    iters = args["niter_per_ep"]
+    rates = [schedule.at_iteration(epoch, i, iters) for epoch in range(args["epochs"]) for i in range(iters)]
+    assert rates == pytest.approx(case["values"], rel=1e-9, abs=1e-15)
+
+
+def test_an_iteration_is_a_fraction_of_its_epoch():
+    schedule = LRSchedule(
+        policy="steps_with_relative_lrs", base_lr=1.0, max_epoch=4, steps=(0, 2, 3), lrs=(1, 0.1, 0.01)
+    )
+    rates = [schedule.at_iteration(epoch, i, 2) for epoch in range(4) for i in range(2)]
+    assert rates == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="steps_with_relative_lrs"):
+        LRSchedule(policy="poly", base_lr=1.0, max_epoch=1).at(0)

@@ -1,0 +1,31 @@
+import pytest
+
+from dust.utils.errors import ConfigError
+from dust.utils.registry import Registry
+
+
+@pytest.fixture
+def registry():
+    registry = Registry("model", aliases={"old_name": "TimeSformer"})
+
+    @registry.register()
+    class TimeSformer:
+        pass
+
+    return registry
+
+
+def test_names_and_aliases(registry, caplog):
+    with caplog.at_level("INFO", logger="dust"):
+        assert registry.get("TimeSformer") is registry.get("old_name")
+    assert "TimeSformer <- tests/utils/test_registry.py" in caplog.text
+
+
+def test_an_unknown_name_lists_near_misses(registry):
+    with pytest.raises(ConfigError, match="no model is called 'TimesFormer'. Did you mean TimeSformer"):
+        registry.get("TimesFormer")
+
+
+def test_two_classes_of_one_name_are_refused(registry):
+    with pytest.raises(ValueError, match="registered twice"):
+        registry.register()(type("TimeSformer", (), {}))
