@@ -1,0 +1,87 @@
+"""The list, the table made from it, and the command line."""
+
+import subprocess
+import sys
+
+from dust import zoo
+from tests.helpers import ROOT
+from tests.zoo.web import REAL, SHA, Page, start
+
+
+def test_import_is_light():
+    heavy = ("torch", "numpy", "huggingface_hub", "tqdm")
+    code = f"import sys; import dust.zoo; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_entries_are_well_formed():
+    filenames = [entry.filename for entry in zoo.ENTRIES.values()]
+    assert len(set(filenames)) == len(filenames), "two entries would share one cached file"
+    for name, entry in zoo.ENTRIES.items():
+        assert entry.name == name
+        assert entry.urls or entry.hub
+        assert all(url.startswith("https://") for url in entry.urls)
+        assert all("dl=1" in url for url in entry.urls if "dropbox" in url)
+        assert len(entry.sha256) in (0, 64) and len(entry.sha256_prefix) in (0, 8)
+        assert entry.sha256_prefix in entry.filename
+        assert entry.hub is None or len(entry.hub.revision) == 40, "a branch can move"
+
+
+def test_published_numbers():
+    accuracy = {name: (entry.top1, entry.top5) for name, entry in zoo.ENTRIES.items()}
+    expected = {
+        "8x32_224_k400": (77.9, 93.2),
+        "16x16_448_k400": (79.6, 94.0),
+        "96x4_224_k400": (80.6, 94.7),
+        "8x32_224_k600": (79.1, 94.4),
+        "16x16_448_k600": (81.8, 95.8),
+        "96x4_224_k600": (82.2, 95.6),
+        "8_224_ssv2": (59.1, 85.6),
+        "16_448_ssv2": (61.8, 86.9),
+        "64_224_ssv2": (62.0, 87.5),
+        "8x32_224_howto100m": (56.8, None),
+        "32x32_224_howto100m": (61.2, None),
+        "64x32_224_howto100m": (62.2, None),
+        "96x32_224_howto100m": (62.6, None),
+    }
+    assert {name: accuracy[f"timesformer_{name}"] for name in expected} == expected
+    hr = zoo.get("timesformer_16_448_ssv2")
+    assert (hr.frames, hr.rate, hr.crop, hr.classes, hr.filename) == (
+        16,
+        0,
+        448,
+        174,
+        "TimeSformer_divST_16_448_SSv2.pyth",
+    )
+    assert "REVERSE_INPUT_CHANNEL True" in hr.options
+
+
+def test_configs_exist():
+    missing = {entry.config for entry in zoo.ENTRIES.values() if entry.config and not (ROOT / entry.config).is_file()}
+    assert not missing
+
+
+def test_model_zoo_is_not_stale():
+    assert (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8") == zoo.markdown(), (
+        "run `python tools/zoo.py table --write`"
+    )
+
+
+def test_command_line(site, home):
+    def run(*arguments):
+        process = start(["tools/zoo.py", *arguments], home, DUST_ZOO_MIRROR=site.url)
+        out, err = process.communicate(timeout=30)
+        return process.returncode, out, err
+
+    site.pages[f"/{zoo.get(REAL).filename}"] = Page()
+    code, out, err = run("download", "nonsense", f"zoo://{REAL}")
+    assert code == 1 and "no weights named 'nonsense'" in err, "one failure does not stop the others"
+    assert out.strip() == str(zoo.cached_path(zoo.get(REAL)))
+    code, out, _ = run("list")
+    lines = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert code == 0 and lines[REAL][-1] == "yes" and lines["deit_base_patch16_224.fb_in1k"][-1] == "no"
+    code, out, _ = run("verify")
+    assert (code, out) == (0, f"{SHA}  {REAL}\n")
+    code, out, _ = run("table")
+    assert code == 0 and out == zoo.markdown()
