@@ -1,0 +1,319 @@
+"""Which frames of a video make a clip: pure functions from lengths to frame numbers.
+
+Every function returns ``num_frames`` ints in 0..video_len-1, in order of time, for any ``video_len`` of at least 1.
+``rng`` is anything with NumPy RandomState's ``randint(low, high)`` (high excluded) and ``uniform(low, high)``.
+
+The dense, segment and VideoMAE rules are those of SlowFast/TimeSformer and VideoMAE (their numbers are in
+``tests/data``); the whole-clip rule is ours.
+"""
+
+import difflib
+import math
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from dust.utils.errors import ConfigError, DataError
+
+
+class Rng(Protocol):
+    """The part of ``numpy.random.RandomState`` that sampling draws from."""
+
+    def randint(self, low: int, high: int) -> Any: ...
+
+    def uniform(self, low: float, high: float) -> Any: ...
+
+
+# --- dense: a window of fixed duration ----------------------------------------------------------------------------
+
+
+def dense_span(num_frames: int, sampling_rate: float, fps: float, target_fps: float) -> float:
+    """Length of a dense clip in frames of the video: ``sampling_rate * num_frames`` frames of ``target_fps``.
+
+    ``fps`` is the video's rate; 0 or NaN (frame folders have none) means that its frames count as ``target_fps``.
+    """
+    rate = fps if math.isfinite(fps) and fps > 0 else target_fps
+    return sampling_rate * num_frames / target_fps * rate
+
+
+def dense_window(video_len: int, start: float, span: float, num_frames: int) -> list[int]:
+    """``num_frames`` evenly spaced frames of [start, start + span - 1], rounded down.
+
+    Past the end of the video its last frame is repeated.
+    """
+    points = _single_linspace(start, start + max(span, 1.0) - 1.0, num_frames)
+    return np.clip(points, 0, video_len - 1).astype(int).tolist()
+
+
+def _single_linspace(start: float, end: float, count: int) -> np.ndarray:
+    """``torch.linspace(start, end, count)`` in float32, to the bit, on every machine.
+
+    The published frame numbers depend on its last bit: a point that should be 33 may come out as 32.999998. Each
+    half is counted from its own end, with one rounding per point as by a fused multiply-add (hence the float64).
+    """
+    first, last = np.float64(np.float32(start)), np.float64(np.float32(end))
+    step = np.float64(np.float32(np.float32(last - first) / np.float32(max(count - 1, 1))))
+    i = np.arange(count)
+    points = np.where(i < count // 2, first + step * i, last - step * (count - 1 - i))
+    return (points if count > 1 else np.array([first])).astype(np.float32)
+
+
+def dense_train(
+    video_len: int, fps: float, num_frames: int, sampling_rate: float, target_fps: float, rng: Rng
+) -> list[int]:
+    """A dense clip that starts anywhere (uniform over the reals) so that it ends within the video, if it can."""
+    span = dense_span(num_frames, sampling_rate, fps, target_fps)
+    start = float(rng.uniform(0.0, max(video_len - span, 0.0)))
+    return dense_window(video_len, start, span, num_frames)
+
+
+def dense_start(video_len: int, span: float, num_clips: int, clip_idx: int, use_offset: bool = False) -> float:
+    """First frame of test clip ``clip_idx`` of ``num_clips``.
+
+    By default ``slack * clip_idx / num_clips``, where slack = max(video_len - span, 0): one clip starts at frame 0
+    and the end of the video is never reached. With ``use_offset`` one clip lies in the centre, and several reach
+    from the beginning to the end in whole steps.
+    """
+    slack = max(video_len - span, 0.0)
+    if not use_offset:
+        return slack * clip_idx / num_clips
+    if num_clips == 1:
+        return float(math.floor(slack / 2))
+    return float(math.floor(slack / (num_clips - 1)) * clip_idx)
+
+
+def dense_test(
+    video_len: int,
+    fps: float,
+    num_frames: int,
+    sampling_rate: float,
+    target_fps: float,
+    *,
+    num_clips: int,
+    clip_idx: int,
+    use_offset: bool = False,
+) -> list[int]:
+    """Dense test clip ``clip_idx`` of ``num_clips``; see :func:`dense_start`."""
+    span = dense_span(num_frames, sampling_rate, fps, target_fps)
+    return dense_window(video_len, dense_start(video_len, span, num_clips, clip_idx, use_offset), span, num_frames)
+
+
+def dense_centre(video_len: int, fps: float, num_frames: int, sampling_rate: float, target_fps: float) -> list[int]:
+    """The dense clip in the middle of the video."""
+    return dense_test(video_len, fps, num_frames, sampling_rate, target_fps, num_clips=1, clip_idx=0, use_offset=True)
+
+
+# --- segments: one frame of each of T parts (SlowFast's Something-Something rule) ---------------------------------
+
+
+def _segment_bounds(video_len: int, num_frames: int) -> list[tuple[int, int]]:
+    """First and last frame of each part; neighbours share their boundary, which is rounded half to even."""
+    length = (video_len - 1) / num_frames
+    bounds = [int(np.round(length * i)) for i in range(num_frames + 1)]
+    return list(pairwise(bounds))
+
+
+def segments_train(video_len: int, num_frames: int, rng: Rng) -> list[int]:
+    """One random frame of each part, both ends included; neighbours may give the same frame twice."""
+    return [int(rng.randint(first, last + 1)) for first, last in _segment_bounds(video_len, num_frames)]
+
+
+def segments_test(video_len: int, num_frames: int, *, num_clips: int = 1, clip_idx: int = 0) -> list[int]:
+    """The middle of each part, rounded down.
+
+    The original knows one view only. Of n views, view c takes the frame at (2c + 1) / 2n of every part.
+    """
+    return [
+        first + (last - first) * (2 * clip_idx + 1) // (2 * num_clips)
+        for first, last in _segment_bounds(video_len, num_frames)
+    ]
+
+
+# --- whole clip ---------------------------------------------------------------------------------------------------
+
+
+def whole_clip_random(video_len: int, num_frames: int, rng: Rng) -> list[int]:
+    """One random frame of each of ``num_frames`` equal segments of the whole video, in order.
+
+    The segments do not overlap. Where the video is shorter than the clip, frames are repeated evenly.
+    """
+    bounds = [video_len * i // num_frames for i in range(num_frames + 1)]
+    return [int(rng.randint(low, max(high, low + 1))) for low, high in pairwise(bounds)]
+
+
+def whole_clip_uniform(video_len: int, num_frames: int, *, num_clips: int = 1, clip_idx: int = 0) -> list[int]:
+    """The midpoint of each of ``num_frames`` equal segments of the whole video.
+
+    Of n views, view c takes the frame at (2c + 1) / 2n of every segment, so all together are again evenly spaced.
+    """
+    return [
+        video_len * (2 * num_clips * i + 2 * clip_idx + 1) // (2 * num_clips * num_frames) for i in range(num_frames)
+    ]
+
+
+# --- VideoMAE -----------------------------------------------------------------------------------------------------
+
+
+def videomae_dense_train(video_len: int, num_frames: int, sampling_rate: int, rng: Rng) -> list[int]:
+    """``num_frames`` frames of a random window of ``num_frames * sampling_rate`` frames, whatever the video's rate.
+
+    A video no longer than the window is walked through at about ``sampling_rate``, then its last frame is repeated.
+    """
+    span = num_frames * sampling_rate
+    if video_len <= span:
+        indices = np.linspace(0, video_len, max(video_len // sampling_rate, 1))
+        indices = np.pad(indices, (0, num_frames - len(indices)), constant_values=video_len)
+        return np.clip(indices, 0, video_len - 1).astype(int).tolist()
+    end = int(rng.randint(span, video_len))
+    return np.clip(np.linspace(end - span, end, num_frames), end - span, end - 1).astype(int).tolist()
+
+
+def videomae_dense_test(
+    video_len: int, num_frames: int, sampling_rate: int, *, num_clips: int, clip_idx: int
+) -> list[int]:
+    """Test clip ``clip_idx`` of ``num_clips``: every ``sampling_rate``-th frame, from the beginning to the end.
+
+    One clip lies in the centre (the original divides by zero there). All clips of a short video are equal.
+    """
+    taken = list(range(0, video_len, sampling_rate))
+    taken += [taken[-1]] * (num_frames - len(taken))
+    slack = len(taken) - num_frames
+    start = slack // 2 if num_clips == 1 else int(clip_idx * slack / (num_clips - 1))
+    return taken[start : start + num_frames]
+
+
+def tsn_train(video_len: int, num_frames: int, rng: Rng) -> list[int]:
+    """VideoMAE's rule for Something-Something: one random frame of each of T parts of ``video_len // T`` frames.
+
+    As in the original, the remainder at the end is never seen, and a video shorter than the clip gives frame 0 only.
+    """
+    length = video_len // num_frames
+    if length == 0:
+        return [0] * num_frames
+    return [i * length + int(rng.randint(0, length)) for i in range(num_frames)]
+
+
+def tsn_test(video_len: int, num_frames: int, *, num_clips: int = 2, clip_idx: int = 0) -> list[int]:
+    """Test clip c of n: the frame at c/n of each of T equal parts; a single clip takes the midpoints.
+
+    With two clips this is the original's rule (the beginnings, then the midpoints), which knows no other number.
+    """
+    tick = video_len / num_frames
+    shift = tick / 2 if num_clips == 1 else tick * clip_idx / num_clips
+    return [int(shift + tick * i) for i in range(num_frames)]
+
+
+# --- what the dataset uses ----------------------------------------------------------------------------------------
+
+MODES = ("dense", "segments", "whole_clip", "videomae_dense", "videomae_tsn")
+
+
+class ClipSampler:
+    """The frames of training, validation and test clips under one rule.
+
+    Args:
+        mode: ``dense`` (SlowFast, TimeSformer on Kinetics) | ``segments`` (the same on Something-Something) |
+            ``whole_clip`` (LightTimeSformer) | ``videomae_dense`` (Kinetics, UCF101) | ``videomae_tsn``
+            (Something-Something; a video shorter than the clip is sampled by ``whole_clip`` in training, where the
+            original repeats frame 0).
+        num_frames: frames of a clip.
+        sampling_rate: distance of a clip's frames; of no meaning to segments, whole_clip and videomae_tsn.
+        target_fps: the frame rate that ``sampling_rate`` is counted in; dense only.
+        use_offset_sampling: test clips from centre or end to end instead of from the start; dense only.
+        jitter_fps: training adds up to this many frames per second to ``target_fps`` at random; dense only.
+
+    Raises:
+        ConfigError: an unknown mode or a value out of range; all of them are named.
+        DataError: by the methods, for a video without frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: str,
+        num_frames: int,
+        sampling_rate: int,
+        target_fps: float,
+        use_offset_sampling: bool = False,
+        jitter_fps: float = 0.0,
+    ) -> None:
+        problems = []
+        if mode not in MODES:
+            near = difflib.get_close_matches(mode, MODES, n=2, cutoff=0.4)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            problems.append(f"sampling {mode!r}: {hint}Choose one of {', '.join(MODES)}")
+        for name, value in (("number of frames", num_frames), ("sampling rate", sampling_rate)):
+            if value < 1:
+                problems.append(f"{name} {value}: must be at least 1")
+        if not target_fps > 0:
+            problems.append(f"target fps {target_fps}: must be above 0")
+        if jitter_fps < 0:
+            problems.append(f"fps jitter {jitter_fps}: must not be negative")
+        if problems:
+            raise ConfigError("; ".join(problems))
+        self.mode = mode
+        self.num_frames = num_frames
+        self.sampling_rate = sampling_rate
+        self.target_fps = float(target_fps)
+        self.use_offset_sampling = use_offset_sampling
+        self.jitter_fps = jitter_fps
+
+    def __repr__(self) -> str:
+        return f"ClipSampler({self.mode}, {self.num_frames}x{self.sampling_rate} at {self.target_fps:g} fps)"
+
+    def train(self, video_len: int, fps: float, rng: Rng) -> list[int]:
+        """One random clip of a video of ``video_len`` frames at ``fps`` frames per second."""
+        _check_length(video_len)
+        frames = self.num_frames
+        if self.mode == "dense":
+            jitter = float(rng.uniform(0.0, self.jitter_fps)) if self.jitter_fps else 0.0
+            return dense_train(video_len, fps, frames, self.sampling_rate, self.target_fps + jitter, rng)
+        if self.mode == "segments":
+            return segments_train(video_len, frames, rng)
+        if self.mode == "videomae_dense":
+            return videomae_dense_train(video_len, frames, self.sampling_rate, rng)
+        if self.mode == "videomae_tsn" and video_len >= frames:
+            return tsn_train(video_len, frames, rng)
+        return whole_clip_random(video_len, frames, rng)
+
+    def val(self, video_len: int, fps: float) -> list[int]:
+        """The one centre clip."""
+        _check_length(video_len)
+        if self.mode == "dense":
+            return dense_centre(video_len, fps, self.num_frames, self.sampling_rate, self.target_fps)
+        return self._view(video_len, fps, 1, 0)
+
+    def test(self, video_len: int, fps: float, num_clips: int) -> list[list[int]]:
+        """All ``num_clips`` temporal views.
+
+        Views of segments, whole_clip and videomae_tsn all span the video; they differ by where in each segment the
+        frame is taken.
+        """
+        _check_length(video_len)
+        if num_clips < 1:
+            raise ConfigError(f"{num_clips} temporal views: must be at least 1")
+        return [self._view(video_len, fps, num_clips, clip_idx) for clip_idx in range(num_clips)]
+
+    def _view(self, video_len: int, fps: float, num_clips: int, clip_idx: int) -> list[int]:
+        frames = self.num_frames
+        if self.mode == "dense":
+            return dense_test(
+                video_len,
+                fps,
+                frames,
+                self.sampling_rate,
+                self.target_fps,
+                num_clips=num_clips,
+                clip_idx=clip_idx,
+                use_offset=self.use_offset_sampling,
+            )
+        if self.mode == "videomae_dense":
+            return videomae_dense_test(video_len, frames, self.sampling_rate, num_clips=num_clips, clip_idx=clip_idx)
+        rule = {"segments": segments_test, "whole_clip": whole_clip_uniform, "videomae_tsn": tsn_test}[self.mode]
+        return rule(video_len, frames, num_clips=num_clips, clip_idx=clip_idx)
+
+
+def _check_length(video_len: int) -> None:
+    if video_len < 1:
+        raise DataError(f"a video of {video_len} frames has nothing to sample; leave it out of the manifest")
