@@ -1,0 +1,379 @@
+"""One reading of every on-disk layout: which clips a split has, and their labels as class indices.
+
+DATASET.md describes the layouts. A manifest is complete and right, or there is one error that lists everything wrong.
+"""
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dust.datasets import formats
+from dust.datasets.csv_file import Problems, RawSplit, Row, read_csv, read_text, write_text
+from dust.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51")
+SPLITS = ("train", "val", "test")
+CLASS_LIST = "classes.txt"  # beside the csv files: the classes in their order, where that is not the sorted one
+
+_INTEGER = re.compile(r"([+-]?\d+)(?:\.0+)?")  # 3.0 is what a spreadsheet or pandas makes of 3
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """``id``: unique in its split. ``path``: a file, or a folder of frames. ``label``: a class index, several (sorted,
+    each once) with ``multi_label``, None in a test split without labels."""
+
+    id: str
+    path: str
+    label: int | tuple[int, ...] | None
+
+
+@dataclass
+class Manifest:
+    """The clips of one split. ``class_names[label]`` names a class; ``source`` says what was read."""
+
+    clips: list[Clip]
+    class_names: list[str]
+    source: str
+    multi_label: bool
+
+
+def read_manifest(
+    *,
+    root: str,
+    split: str,
+    format: str = "auto",
+    separator: str = "",
+    path_prefix: str = "",
+    class_names: Sequence[str] | None = None,
+    multi_label: bool = False,
+    num_classes: int | None = None,
+    split_number: int = 1,
+    check_files: bool = True,
+) -> Manifest:
+    """Reads one split.
+
+    Args:
+        root: the data folder, or a csv file itself.
+        split: train | val | test.
+        format: one of FORMATS; auto looks at the files.
+        separator: of csv columns; "" finds it.
+        path_prefix: folder that relative paths are under; "" looks in the data folder, then in the working folder.
+        class_names: the classes in their order, from training or a checkpoint; the labels must be among them.
+            None: the labels' own, for val and test those of the train split.
+        num_classes: what the model has; another number of classes is an error.
+        split_number: 1..3, of UCF101's and HMDB51's official splits.
+        check_files: whether a missing file is an error.
+
+    Raises:
+        DataError: with all problems of the split, or what was looked for and found.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    if format not in FORMATS:
+        raise DataError(f"DATA.FORMAT {format!r} is none of {', '.join(FORMATS)}")
+    if not root:
+        raise DataError("no data folder given: set DATA.PATH_TO_DATA_DIR")
+    root, path_prefix = os.path.expanduser(root), os.path.expanduser(path_prefix)
+    if not os.path.exists(root):
+        raise DataError(f"the data folder {root} does not exist: set DATA.PATH_TO_DATA_DIR")
+    layout = detect_format(root) if format == "auto" else format
+    reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files)
+    raw = reader.read(split)
+    names = list(class_names) if class_names is not None else raw.class_names
+    if names is None and split != "train":
+        names = reader.train_classes(num_classes)
+    labels, names = index_labels(raw, names, num_classes, multi_label)
+    clips = _locate(raw, labels, multi_label, check_files)
+    raw.problems.raise_if_any(raw.source)
+    if not clips:
+        raise DataError(f"{raw.source}: the {split} split holds no clip")
+    logger.info("%s: %d clips of %d classes for %s", raw.source, len(clips), len(names), split)
+    return Manifest(clips, names, raw.source, multi_label)
+
+
+# --- which layout -----------------------------------------------------------------------------------------------
+
+
+def detect_format(root: str) -> str:
+    """The layout of a data folder. Lists (csv, json, split files) go before class folders, which they may describe.
+
+    Raises:
+        DataError: no layout, or more than one kind of list.
+    """
+    if os.path.isfile(root):
+        return "csv"
+    lists = {
+        "csv": [os.path.relpath(path, root) for split in SPLITS for path in _csv_files(root, split)],
+        "ssv2": formats.find_ssv2(root),
+        "ucf101": formats.find_ucf101(root),
+        "hmdb51": formats.find_hmdb51(root),
+    }
+    found = {name: files for name, files in lists.items() if files}
+    if len(found) > 1:
+        listed = "; ".join(f"{name}: {', '.join(files)}" for name, files in found.items())
+        raise DataError(
+            f"{root} holds lists of several formats ({listed}): set DATA.FORMAT to one of {', '.join(found)}"
+        )
+    if found:
+        return next(iter(found))
+    if formats.find_folders(root):
+        return "folder"
+    names = sorted(os.listdir(root))
+    shown = ", ".join(names[:10]) + (f", ... ({len(names)} entries)" if len(names) > 10 else "")
+    raise DataError(
+        f"{root} holds no clips in a known layout. Looked for: train.csv, val.csv, test.csv (there or in metadata/); "
+        "something-something-v2-*.json or train.json, validation.json (there, in labels/ or annotations/); "
+        "trainlist01.txt with classInd.txt; <class>_test_split1.txt; class folders with videos, with or without "
+        f"train/, val/, test/ above them. Found: {shown or 'an empty folder'}. "
+        "dust/datasets/DATASET.md shows each layout"
+    )
+
+
+def _csv_files(root: str, split: str) -> list[str]:
+    paths = (os.path.join(root, folder, f"{split}.csv") for folder in ("", "metadata"))
+    return [path for path in paths if os.path.isfile(path)]
+
+
+@dataclass
+class _Reader:
+    """Reads the splits of one data folder in one layout."""
+
+    root: str
+    format: str
+    separator: str
+    path_prefix: str
+    multi_label: bool
+    split_number: int
+    check_files: bool
+
+    def read(self, split: str) -> RawSplit:
+        if self.format != "csv" and not os.path.isdir(self.root):
+            raise DataError(f"{self.root} is a file: DATA.FORMAT {self.format} needs a folder")
+        if self.format == "folder":
+            return formats.read_folders(self.root, split)
+        if self.format == "ssv2":
+            return formats.read_ssv2(self.root, split, self.path_prefix, self.check_files)
+        if self.format == "ucf101":
+            return formats.read_ucf101(self.root, split, self.split_number, self.path_prefix)
+        if self.format == "hmdb51":
+            return formats.read_hmdb51(self.root, split, self.split_number, self.path_prefix)
+        return self._read_csv(split)
+
+    def _read_csv(self, split: str) -> RawSplit:
+        if os.path.isfile(self.root):
+            path = self.root
+        else:
+            paths = _csv_files(self.root, split)
+            if not paths:
+                others = [os.path.relpath(path, self.root) for name in SPLITS for path in _csv_files(self.root, name)]
+                raise DataError(
+                    f"{self.root}: no {split}.csv for the {split} split (looked there and in metadata/; "
+                    f"found {', '.join(others) or 'no other list'})"
+                )
+            path = paths[0]
+            if len(paths) > 1:
+                logger.warning("%s is read, %s is not", *paths)
+        folder = os.path.dirname(path)
+        raw = read_csv(path, split=split, separator=self.separator, multi_label=self.multi_label)
+        bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
+        raw.bases = list(dict.fromkeys(bases))
+        classes = os.path.join(folder, CLASS_LIST)
+        if os.path.isfile(classes):
+            raw.class_names = read_class_list(classes)
+            logger.info("the order of the classes is that of %s", classes)
+        return raw
+
+    def train_classes(self, num_classes: int | None) -> list[str] | None:
+        """The classes of the train split, or None where there is no such split."""
+        if self.format == "csv" and (os.path.isfile(self.root) or not _csv_files(self.root, "train")):
+            return None
+        if self.format == "ssv2" and "train" not in " ".join(formats.find_ssv2(self.root)):
+            return None
+        raw = self.read("train")
+        names = index_labels(raw, None, num_classes, self.multi_label)[1]
+        raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
+        return names
+
+
+# --- labels -----------------------------------------------------------------------------------------------------
+
+
+def index_labels(
+    raw: RawSplit, class_names: Sequence[str] | None, num_classes: int | None, multi_label: bool
+) -> tuple[list[tuple[int, ...] | None], list[str]]:
+    """(the class indices of each row, the class names). Problems go into ``raw.problems``; such rows get None.
+
+    Without ``class_names``: if every label is an integer, the classes are "0", "1", ... up to ``num_classes`` or the
+    largest label; else they are the labels' names, sorted. With them: a label is one of the names; integer labels under
+    a list of names that are not integers are positions in it.
+    """
+    words = [None if row.label is None else _words(row.label, multi_label) for row in raw.rows]
+    used = {word for row_words in words if row_words for word in row_words if word}
+    numbers = {word: int(match[1]) for word in used if (match := _INTEGER.fullmatch(word))}
+    integers = len(numbers) == len(used)
+    if class_names is not None:
+        names = list(class_names)
+    elif integers:
+        names = _integer_names(num_classes if num_classes is not None else max(numbers.values(), default=-1) + 1)
+    else:
+        names = sorted(used)
+        if numbers:
+            logger.warning("%s: labels are both names and integers (%s): all names", raw.source, min(numbers))
+    if num_classes is not None and len(names) != num_classes and used:
+        raw.problems.add(
+            f"{len(names)} classes, but MODEL.NUM_CLASSES is {num_classes}: set MODEL.NUM_CLASSES {len(names)}, or "
+            "correct the labels",
+            _sample(names),
+        )
+    positions = integers and (names == _integer_names(len(names)) or not any(map(_INTEGER.fullmatch, names)))
+    if positions:
+        table = {word: number for word, number in numbers.items() if 0 <= number < len(names)}
+    else:
+        table = {name: index for index, name in enumerate(names)}
+        table.update({word: table[str(n)] for word, n in numbers.items() if word not in table and str(n) in table})
+    if not used <= table.keys() or any(row_words and "" in row_words for row_words in words):
+        report = _report_numbers if positions else _report_names
+        report(raw, words, table, names)
+    return [None if row_words is None else _indices(row_words, table) for row_words in words], names
+
+
+def _integer_names(size: int) -> list[str]:
+    return [str(index) for index in range(size)]
+
+
+def _words(label: str, multi_label: bool) -> list[str]:
+    if not multi_label:
+        return [label]
+    return [word.strip() for word in label.split(",")] if label else []
+
+
+def _indices(words: list[str], table: dict[str, int]) -> tuple[int, ...] | None:
+    try:
+        return tuple(sorted({table[word] for word in words}))
+    except KeyError:
+        return None
+
+
+def _sample(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+Words = Sequence[Sequence[str] | None]
+
+
+def _unknown(raw: RawSplit, words: Words, table: dict[str, int]) -> Iterator[tuple[Row, str]]:
+    """Every label that is not in the table, with its row; empty ones are reported at once."""
+    for row, row_words in zip(raw.rows, words, strict=True):
+        for word in row_words or ():
+            if not word:
+                raw.problems.add("an empty label among several", f"{row.where}: {row.label}")
+            elif word not in table:
+                yield row, word
+
+
+def _report_numbers(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
+    numbers = [int(float(word)) for row_words in words for word in row_words or () if word]
+    way_out = f"set MODEL.NUM_CLASSES {max(numbers) + 1}, or correct the labels"
+    if min(numbers) == 1 and max(numbers) == len(names):
+        way_out = "they seem to count from 1: subtract 1 from every label"
+    for row, word in _unknown(raw, words, table):
+        if word.startswith("-"):
+            raw.problems.add("a negative label: classes count from 0", f"{row.where}: {word}")
+        else:
+            raw.problems.add(f"a label out of range 0..{len(names) - 1} ({way_out})", f"{row.where}: {word}")
+
+
+def _report_names(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
+    near: dict[str, str] = {}
+    for row, word in _unknown(raw, words, table):
+        if word not in near:
+            close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
+            near[word] = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        kind = f"a label that is none of the {len(names)} classes ({_sample(names)})"
+        raw.problems.add(kind, f"{row.where}: {word!r}{near[word]}")
+
+
+# --- files and ids ----------------------------------------------------------------------------------------------
+
+
+def _locate(
+    raw: RawSplit, labels: Sequence[tuple[int, ...] | None], multi_label: bool, check_files: bool
+) -> list[Clip]:
+    """The clips, with paths found and ids made unique; missing files and repeated ids go into ``raw.problems``."""
+    clips: list[Clip] = []
+    seen: dict[str, str] = {}
+    repeated = 0
+    for row, indices in zip(raw.rows, labels, strict=True):
+        path = row.path or _find(row.written, raw.bases, check_files)
+        if path is None:
+            hint = "" if clips or os.path.splitext(row.written)[1] else " (a header? name its columns path and label)"
+            shown = row.written if os.path.isabs(row.written) else os.path.join(raw.bases[0], row.written)
+            raw.problems.add(_missing(raw.bases), f"{row.where}: {shown}{hint}")
+            continue
+        clip_id = row.id or row.written
+        if clip_id in seen and row.id:
+            raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
+            continue
+        if clip_id in seen:
+            repeated += 1
+            number = 2
+            while f"{clip_id}#{number}" in seen:
+                number += 1
+            clip_id = f"{clip_id}#{number}"
+        seen[clip_id] = row.where
+        if row.label is not None and indices is None:
+            continue  # reported with the labels
+        clips.append(Clip(clip_id, path, indices if indices is None or multi_label else indices[0]))
+    if repeated:
+        logger.warning(
+            "%s: %d rows name a file that is named before: their ids end in #2, #3, ...", raw.source, repeated
+        )
+    return clips
+
+
+def _missing(bases: Sequence[str]) -> str:
+    folders = [folder or "the working folder" for folder in bases]
+    return f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
+
+
+def _find(written: str, bases: Sequence[str], check: bool) -> str | None:
+    """The first place where the path exists; the first place at all if nothing is checked."""
+    if os.path.isabs(written):
+        return written if not check or os.path.exists(written) else None
+    paths = [os.path.join(folder, written) for folder in bases]
+    found = next((path for path in paths if os.path.exists(path)), None)
+    return paths[0] if found is None and not check else found
+
+
+# --- class lists ------------------------------------------------------------------------------------------------
+
+
+def write_class_list(path: str | os.PathLike, names: Sequence[str]) -> None:
+    """Writes the class names in their order, one per line."""
+    bad = [name for name in names if not name.strip() or "\n" in name or "\r" in name]
+    if bad:
+        raise DataError(f"class names must be single lines of text; got {bad[0]!r}")
+    write_text(path, "".join(f"{name}\n" for name in names))
+
+
+def read_class_list(path: str | os.PathLike) -> list[str]:
+    """Reads what :func:`write_class_list` wrote. DataError for an empty list, an empty line or a name twice."""
+    names = read_text(path).split("\n")
+    if names[-1] == "":
+        names.pop()
+    problems = Problems()
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            problems.add("an empty line: remove it", f"line {number}")
+        elif name in names[: number - 1]:
+            problems.add("a class named twice", f"line {number}: {name}")
+    if not names:
+        problems.add("no class in it: write one name per line", str(path))
+    problems.raise_if_any(str(path))
+    return names
