@@ -1,0 +1,24 @@
+"""Configuration: every key with its default, YAML files, overrides, and one error for all that is wrong.
+
+Importing this needs neither torch nor any other part of dust than its errors.
+"""
+
+from yacs.config import CfgNode
+
+from dust.config.defaults import flatten, get_cfg
+from dust.config.infer import accumulation_steps, assert_and_infer_cfg
+from dust.config.parser import load_config, log_notes, notes, parse_args
+from dust.config.validate import processes_per_node
+
+__all__ = [
+    "CfgNode",
+    "accumulation_steps",
+    "assert_and_infer_cfg",
+    "flatten",
+    "get_cfg",
+    "load_config",
+    "log_notes",
+    "notes",
+    "parse_args",
+    "processes_per_node",
+]

@@ -1,0 +1,274 @@
+"""Keys of SlowFast and TimeSformer for features that dust lacks, and names that mean something of ours.
+
+The keys stay in the configuration with SlowFast's defaults, so that foreign YAMLs load and a SlowFast user's own model
+finds what it reads. What happens to a value other than the default stands in three tables:
+
+- ``REFUSED``: it asks for something that dust would silently not do; an error names the way out.
+- ``REFUSED_FOR_OURS``: likewise, but a model of the user's own may read the key itself.
+- everything else here has no effect; a note says so.
+"""
+
+from typing import Any
+
+from yacs.config import CfgNode
+
+INF = float("inf")
+PCA_EIGVAL = [0.225, 0.224, 0.229]
+PCA_EIGVEC = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+SHORT = 0.5**0.5
+
+#: Key -> default, by section. Section names may be dotted. (SlowFast's list of common AVA classes is left out.)
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "CONTRASTIVE": {
+        "T": 0.07, "DIM": 128, "LENGTH": 239975, "QUEUE_LEN": 65536, "MOMENTUM": 0.5, "MOMENTUM_ANNEALING": False,
+        "TYPE": "mem", "INTERP_MEMORY": False, "MEM_TYPE": "1d", "NUM_CLASSES_DOWNSTREAM": 400, "NUM_MLP_LAYERS": 1,
+        "MLP_DIM": 2048, "BN_MLP": False, "BN_SYNC_MLP": False, "LOCAL_SHUFFLE_BN": True,
+        "MOCO_MULTI_VIEW_QUEUE": False, "DELTA_CLIPS_MIN": -INF, "DELTA_CLIPS_MAX": INF, "PREDICTOR_DEPTHS": [],
+        "SEQUENTIAL": False, "SIMCLR_DIST_ON": True, "SWAV_QEUE_LEN": 0, "KNN_ON": True,
+    },
+    "BN": {
+        "USE_PRECISE_STATS": False, "NUM_BATCHES_PRECISE": 200, "NORM_TYPE": "batchnorm", "NUM_SPLITS": 1,
+        "NUM_SYNC_DEVICES": 1, "GLOBAL_SYNC": False,
+    },
+    "TRAIN": {
+        "KILL_LOSS_EXPLOSION_FACTOR": 0.0, "CHECKPOINT_TYPE": "pytorch", "CHECKPOINT_INFLATE": False,
+        "CHECKPOINT_IN_INIT": False,
+    },
+    "AUG": {
+        "RE_SPLIT": False, "GEN_MASK_LOADER": False, "MASK_TUBE": False, "MASK_FRAMES": False,
+        "MASK_WINDOW_SIZE": [8, 7, 7], "MASK_RATIO": 0.0, "MAX_MASK_PATCHES_PER_BLOCK": None,
+    },
+    "VIS_MASK": {"ENABLE": False},
+    "MIXUP": {"ENABLED": False, "CUTMIX_MINMAX": None, "MODE": "batch"},
+    "TEST": {"CHECKPOINT_TYPE": "pytorch", "SAVE_RESULTS_PATH": ""},
+    "RESNET": {
+        "TRANS_FUNC": "bottleneck_transform", "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "INPLACE_RELU": True,
+        "STRIDE_1X1": False, "ZERO_INIT_FINAL_BN": False, "ZERO_INIT_FINAL_CONV": False, "DEPTH": 50,
+        "NUM_BLOCK_TEMP_KERNEL": [[3], [4], [6], [3]], "SPATIAL_STRIDES": [[1], [2], [2], [2]],
+        "SPATIAL_DILATIONS": [[1], [1], [1], [1]],
+    },
+    "X3D": {
+        "WIDTH_FACTOR": 1.0, "DEPTH_FACTOR": 1.0, "BOTTLENECK_FACTOR": 1.0, "DIM_C5": 2048, "DIM_C1": 12,
+        "SCALE_RES2": False, "BN_LIN5": False, "CHANNELWISE_3x3x3": True,
+    },
+    "NONLOCAL": {
+        "LOCATION": [[[]], [[]], [[]], [[]]], "GROUP": [[1], [1], [1], [1]], "INSTANTIATION": "dot_product",
+        "POOL": [[[1, 2, 2], [1, 2, 2]] for _ in range(4)],
+    },
+    "MODEL": {
+        "ARCH": "vit", "SINGLE_PATHWAY_ARCH": ["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"],
+        "MULTI_PATHWAY_ARCH": ["slowfast"], "DROPOUT_RATE": 0.5, "DROPCONNECT_RATE": 0.0, "FC_INIT_STD": 0.01,
+        "HEAD_ACT": "softmax", "DETACH_FINAL_FC": False, "FROZEN_BN": False, "FP16_ALLREDUCE": False,
+    },
+    "MVIT": {
+        "MODE": "conv", "POOL_FIRST": False, "CLS_EMBED_ON": True, "PATCH_KERNEL": [3, 7, 7],
+        "PATCH_STRIDE": [2, 4, 4], "PATCH_PADDING": [2, 4, 4], "PATCH_2D": False, "EMBED_DIM": 96, "NUM_HEADS": 1,
+        "MLP_RATIO": 4.0, "QKV_BIAS": True, "DROPPATH_RATE": 0.1, "LAYER_SCALE_INIT_VALUE": 0.0, "DEPTH": 16,
+        "NORM": "layernorm", "DIM_MUL": [], "HEAD_MUL": [], "POOL_KV_STRIDE": [], "POOL_KV_STRIDE_ADAPTIVE": None,
+        "POOL_Q_STRIDE": [], "POOL_KVQ_KERNEL": None, "ZERO_DECAY_POS_CLS": True, "NORM_STEM": False,
+        "SEP_POS_EMBED": False, "DROPOUT_RATE": 0.0, "USE_ABS_POS": True, "REL_POS_SPATIAL": False,
+        "REL_POS_TEMPORAL": False, "REL_POS_ZERO_INIT": False, "RESIDUAL_POOLING": False, "DIM_MUL_IN_ATT": False,
+        "SEPARATE_QKV": False, "HEAD_INIT_SCALE": 1.0, "USE_MEAN_POOLING": False, "USE_FIXED_SINCOS_POS": False,
+    },
+    "MVIT.REV": {
+        "ENABLE": False, "RESPATH_FUSE": "concat", "BUFFER_LAYERS": [], "RES_PATH": "conv", "PRE_Q_FUSION": "avg",
+    },
+    "MASK": {
+        "ENABLE": False, "MAE_ON": False, "MAE_RND_MASK": False, "PER_FRAME_MASKING": False,
+        "TIME_STRIDE_LOSS": True, "NORM_PRED_PIXEL": True, "SCALE_INIT_BY_DEPTH": False, "DECODER_EMBED_DIM": 512,
+        "DECODER_SEP_POS_EMBED": False, "DEC_KV_KERNEL": [], "DEC_KV_STRIDE": [], "PRETRAIN_DEPTH": [15],
+        "HEAD_TYPE": "separate", "DECODER_DEPTH": 0, "PRED_HOG": False,
+    },
+    "SLOWFAST": {"BETA_INV": 8, "ALPHA": 8, "FUSION_CONV_CHANNEL_RATIO": 2, "FUSION_KERNEL_SZ": 5},
+    "DATA": {
+        "TRAIN_PCA_EIGVAL": PCA_EIGVAL, "TRAIN_PCA_EIGVEC": PCA_EIGVEC, "PATH_TO_PRELOAD_IMDB": "",
+        "INPUT_CHANNEL_NUM": [3], "TRAIN_JITTER_MOTION_SHIFT": False, "DECODING_BACKEND": "pyav",
+        "DECODING_SHORT_SIZE": 256, "TRAIN_CROP_NUM_TEMPORAL": 1, "TRAIN_CROP_NUM_SPATIAL": 1,
+        "COLOR_RND_GRAYSCALE": 0.0, "LOADER_CHUNK_SIZE": 0, "LOADER_CHUNK_OVERALL_SIZE": 0, "SKIP_ROWS": 0,
+        "TIME_DIFF_PROB": 0.0, "SSL_COLOR_JITTER": False, "SSL_COLOR_BRI_CON_SAT": [0.4, 0.4, 0.4],
+        "SSL_COLOR_HUE": 0.1, "SSL_MOCOV2_AUG": False, "SSL_BLUR_SIGMA_MIN": [0.0, 0.1],
+        "SSL_BLUR_SIGMA_MAX": [0.0, 2.0], "IN22K_TRAINVAL": False, "IN22k_VAL_IN1K": "", "IN_VAL_CROP_RATIO": 0.875,
+        "DUMMY_LOAD": False, "CROP_SIZE": 224, "TEMPORAL_EXTENT": 8, "DEIT_TRANSFORMS": False, "COLOR_JITTER": 0.0,
+        "AUTO_AUGMENT": "", "RE_PROB": 0.0,
+    },
+    "SOLVER": {"GAMMA": 0.1, "STEP_SIZE": 1, "WARMUP_FACTOR": 0.1, "LARS_ON": False},
+    "BENCHMARK": {"NUM_EPOCHS": 5, "LOG_PERIOD": 100, "SHUFFLE": True},
+    "DATA_LOADER": {"ENABLE_MULTI_THREAD_DECODE": False},
+    "DETECTION": {"ENABLE": False, "ALIGNED": True, "SPATIAL_SCALE_FACTOR": 16, "ROI_XFORM_RESOLUTION": 7},
+    "AVA": {
+        "FRAME_DIR": "", "FRAME_LIST_DIR": "", "ANNOTATION_DIR": "", "TRAIN_LISTS": ["train.csv"],
+        "TEST_LISTS": ["val.csv"], "TRAIN_GT_BOX_LISTS": ["ava_train_v2.2.csv"], "TRAIN_PREDICT_BOX_LISTS": [],
+        "TEST_PREDICT_BOX_LISTS": ["ava_val_predicted_boxes.csv"], "DETECTION_SCORE_THRESH": 0.9, "BGR": False,
+        "TRAIN_USE_COLOR_AUGMENTATION": False, "TRAIN_PCA_JITTER_ONLY": True, "TEST_FORCE_FLIP": False,
+        "FULL_TEST_ON_VAL": False, "LABEL_MAP_FILE": "ava_action_list_v2.2_for_activitynet_2019.pbtxt",
+        "EXCLUSION_FILE": "ava_val_excluded_timestamps_v2.2.csv", "GROUNDTRUTH_FILE": "ava_val_v2.2.csv",
+        "IMG_PROC_BACKEND": "cv2", "TRAIN_PCA_EIGVAL": PCA_EIGVAL, "TRAIN_PCA_EIGVEC": PCA_EIGVEC,
+    },
+    "MULTIGRID": {
+        "EPOCH_FACTOR": 1.5, "SHORT_CYCLE": False, "SHORT_CYCLE_FACTORS": [0.5, SHORT], "LONG_CYCLE": False,
+        "LONG_CYCLE_FACTORS": [(0.25, SHORT), (0.5, SHORT), (0.5, 1), (1, 1)], "BN_BASE_SIZE": 8, "EVAL_FREQ": 3,
+        "LONG_CYCLE_SAMPLING_RATE": 0, "DEFAULT_B": 0, "DEFAULT_T": 0, "DEFAULT_S": 0,
+    },
+    "TENSORBOARD": {"PREDICTIONS_PATH": "", "CLASS_NAMES_PATH": "", "CATEGORIES_PATH": ""},
+    "TENSORBOARD.CONFUSION_MATRIX": {"FIGSIZE": [8, 8], "SUBSET_PATH": ""},
+    "TENSORBOARD.HISTOGRAM": {"ENABLE": False, "SUBSET_PATH": "", "TOPK": 10, "FIGSIZE": [8, 8]},
+    "TENSORBOARD.MODEL_VIS": {
+        "ENABLE": False, "MODEL_WEIGHTS": False, "ACTIVATIONS": False, "INPUT_VIDEO": False, "LAYER_LIST": [],
+        "TOPK_PREDS": 1, "COLORMAP": "Pastel2",
+    },
+    "TENSORBOARD.MODEL_VIS.GRAD_CAM": {
+        "ENABLE": True, "LAYER_LIST": [], "USE_TRUE_LABEL": False, "COLORMAP": "viridis",
+    },
+    "TENSORBOARD.WRONG_PRED_VIS": {"ENABLE": False, "TAG": "Incorrectly classified videos.", "SUBSET_PATH": ""},
+    "DEMO": {
+        "ENABLE": False, "LABEL_FILE_PATH": "", "WEBCAM": -1, "INPUT_VIDEO": "", "DISPLAY_WIDTH": 0,
+        "DISPLAY_HEIGHT": 0, "DETECTRON2_CFG": "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
+        "DETECTRON2_WEIGHTS":
+            "detectron2://COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl",
+        "DETECTRON2_THRESH": 0.9, "BUFFER_SIZE": 0, "OUTPUT_FILE": "", "OUTPUT_FPS": -1, "INPUT_FORMAT": "BGR",
+        "CLIP_VIS_SIZE": 10, "NUM_VIS_INSTANCES": 2, "PREDS_BOXES": "", "THREAD_ENABLE": False, "NUM_CLIPS_SKIP": 0,
+        "GT_BOXES": "", "STARTING_SECOND": 900, "FPS": 30, "VIS_MODE": "thres", "COMMON_CLASS_THRES": 0.7,
+        "UNCOMMON_CLASS_THRES": 0.3, "COMMON_CLASS_NAMES": [], "SLOWMO": 1,
+    },
+}  # fmt: skip
+
+_MASKED = "masked pre-training is not in this release; remove the key"
+_VIS = "dust draws no such pictures; remove the key"
+_SSL = "this self-supervised augmentation is not in dust; remove the key"
+
+#: What asks for something that dust does not do -> what dust says about it.
+REFUSED: dict[str, str] = {
+    "AUG.GEN_MASK_LOADER": _MASKED,
+    "AUG.RE_SPLIT": "dust erases in the whole batch; remove the key",
+    "DATA.AUTO_AUGMENT": "no code stood behind this key; use AUG.ENABLE True and AUG.AA_TYPE",
+    "DATA.COLOR_JITTER": "no code stood behind this key; use AUG.ENABLE True and AUG.COLOR_JITTER",
+    "DATA.COLOR_RND_GRAYSCALE": _SSL,
+    "DATA.DEIT_TRANSFORMS": "no code stood behind this key; use AUG.ENABLE True",
+    "DATA.DUMMY_LOAD": "training on one cached batch is not in dust; use tools/benchmark.py for speed tests",
+    "DATA.IN22K_TRAINVAL": "training on images is not in dust; remove the key",
+    "DATA.IN22k_VAL_IN1K": "training on images is not in dust; remove the key",
+    "DATA.LOADER_CHUNK_OVERALL_SIZE": "dust reads a csv whole (10,000 rows take well under a second); remove the key",
+    "DATA.LOADER_CHUNK_SIZE": "dust reads a csv whole (10,000 rows take well under a second); remove the key",
+    "DATA.PATH_TO_PRELOAD_IMDB": "training on images is not in dust; remove the key",
+    "DATA.RE_PROB": "no code stood behind this key; use AUG.ENABLE True and AUG.RE_PROB",
+    "DATA.SKIP_ROWS": "dust reads every row of a csv and finds a header by itself; remove the key",
+    "DATA.SSL_COLOR_JITTER": _SSL,
+    "DATA.SSL_MOCOV2_AUG": _SSL,
+    "DATA.TIME_DIFF_PROB": _SSL,
+    "DATA.TRAIN_CROP_NUM_SPATIAL": "dust takes one crop per training clip; AUG.NUM_SAMPLE gives several clips",
+    "DATA.TRAIN_CROP_NUM_TEMPORAL": "dust takes one clip per training sample; AUG.NUM_SAMPLE gives several",
+    "DATA.TRAIN_JITTER_MOTION_SHIFT": "motion-shift jitter is not in dust; remove the key",
+    "DEMO.ENABLE": "the demo is not in dust; remove the key",
+    "DETECTION.ENABLE": "detection (AVA) is not in dust; remove the key",
+    "MASK.ENABLE": _MASKED,
+    "MIXUP.CUTMIX_MINMAX": "dust draws CutMix boxes from MIXUP.CUTMIX_ALPHA; remove the key",
+    "MIXUP.MODE": "dust mixes whole batches (MIXUP.MODE batch)",
+    "MODEL.FP16_ALLREDUCE": "compressed gradient exchange is not in dust; remove the key",
+    "MULTIGRID.LONG_CYCLE": "multigrid training is not in dust; remove the key",
+    "MULTIGRID.SHORT_CYCLE": "multigrid training is not in dust; remove the key",
+    "SOLVER.LARS_ON": "use SOLVER.OPTIMIZING_METHOD lars instead",
+    "TENSORBOARD.CATEGORIES_PATH": _VIS,
+    "TENSORBOARD.CONFUSION_MATRIX.SUBSET_PATH": "dust draws the matrix of all classes; remove the key",
+    "TENSORBOARD.HISTOGRAM.ENABLE": _VIS,
+    "TENSORBOARD.MODEL_VIS.ENABLE": _VIS,
+    "TENSORBOARD.PREDICTIONS_PATH": _VIS,
+    "TENSORBOARD.WRONG_PRED_VIS.ENABLE": _VIS,
+    "TEST.CHECKPOINT_TYPE": "Caffe2 files are not read; convert the file and write pytorch",
+    "TEST.SAVE_RESULTS_PATH": "predictions always go to OUTPUT_DIR/results/predictions.csv; remove the key",
+    "TRAIN.CHECKPOINT_INFLATE": "2-D weights are not inflated here; convert the file, or use MODEL.PRETRAINED, which "
+    "takes image ViTs as they are",
+    "TRAIN.CHECKPOINT_IN_INIT": "use MODEL.PRETRAINED, which takes image weights as they are",
+    "TRAIN.CHECKPOINT_TYPE": "Caffe2 files are not read; convert the file and write pytorch",
+    "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "dust stops at NaN and Inf, not at jumps of the loss; remove the key",
+    "VIS_MASK.ENABLE": _MASKED,
+}
+
+#: What the engine would have to do to batch norms; nothing where a model has none.
+REFUSED_WITH_BATCH_NORM: dict[str, str] = {
+    "BN.USE_PRECISE_STATS": "precise batch-norm statistics are not in dust; remove the key",
+    "MODEL.FROZEN_BN": "freezing batch norms is not in dust; remove the key",
+}
+
+#: Keys that only a model reads, and ours do not; yet who sets them expects an effect.
+REFUSED_FOR_OURS: dict[str, str] = {
+    "MODEL.ARCH": "asks for a model of SlowFast's that dust lacks; remove the key, and set MODEL.MODEL_NAME",
+    "MODEL.DETACH_FINAL_FC": "training the head alone is not in dust; remove the key",
+    "MODEL.DROPCONNECT_RATE": "use TIMESFORMER.DROP_PATH_RATE",
+}
+
+#: What to say of keys without effect, by key or section; the longest match wins.
+NO_EFFECT: dict[str, str] = {
+    "AVA": "detection is off",
+    "BENCHMARK": "tools/benchmark.py takes its own options",
+    "CONTRASTIVE": "contrastive training is off",
+    "DATA.DECODING_BACKEND": "dust always decodes with PyAV",
+    "DATA.DECODING_SHORT_SIZE": "dust decodes straight to the size that is wanted",
+    "DATA.CROP_SIZE": "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE act",
+    "DATA.TEMPORAL_EXTENT": "DATA.NUM_FRAMES acts",
+    "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes with one thread",
+    "DEMO": "the demo is off",
+    "DETECTION": "detection is off",
+    "MASK": "masked pre-training is off",
+    "MODEL.DROPOUT_RATE": "TIMESFORMER.DROP_RATE acts",
+    "MODEL.HEAD_ACT": "models return logits",
+    "MULTIGRID": "multigrid training is off",
+    "SOLVER.GAMMA": "no schedule uses it",
+    "SOLVER.STEP_SIZE": "no schedule uses it",
+    "SOLVER.WARMUP_FACTOR": "SOLVER.WARMUP_START_LR acts",
+    "TENSORBOARD.CLASS_NAMES_PATH": "class names come with the data or from DATA.CLASS_LIST",
+}
+
+#: Our models, and which of them have batch norms.
+OUR_MODELS = frozenset({"TimeSformer"})
+WITH_BATCH_NORM: frozenset[str] = frozenset()
+
+#: Names that foreign configurations use -> ours. Datasets are also known with a capital first letter.
+MODEL_ALIASES = {"vit_base_patch16_224": "TimeSformer"}
+DATASET_ALIASES = {"kinetics": "VideoDataset", "ssv2": "SSv2"}
+DATASETS_REFUSED = {
+    "ava": "detection (AVA)",
+    "charades": "Charades",
+    "imagenet": "training on images",
+    "ptvkinetics": "PyTorchVideo's loader (use VideoDataset)",
+    "ptvcharades": "PyTorchVideo's loader of Charades",
+    "ptvssv2": "PyTorchVideo's loader (use SSv2)",
+}
+TASKS_REFUSED = {"ssl": "contrastive training", "ssl_eval": "evaluation of contrastive training"}
+OPTIMIZER_ALIASES = {"mt_adamw": "adamw"}
+DECODING_BACKENDS = ("pyav", "torchvision", "decord")
+
+#: TimeSformer's default, which its YAMLs leave out.
+TIMESFORMER_GLOBAL_BATCH_SIZE = 64
+
+
+def add_foreign_keys(cfg: CfgNode) -> None:
+    """Add every key of ``DEFAULTS``, making the sections that are missing."""
+    for section, keys in DEFAULTS.items():
+        node = cfg
+        for part in section.split("."):
+            if part not in node:
+                node[part] = CfgNode()
+            node = node[part]
+        for key, default in keys.items():
+            assert key not in node, f"{section}.{key} is ours and foreign"
+            node[key] = default
+
+
+FOREIGN_KEYS = frozenset(f"{section}.{key}" for section, keys in DEFAULTS.items() for key in keys)
+
+
+def refusal(key: str, model: str) -> str | None:
+    """Why a value of this foreign key other than its default is refused when ``model`` runs; None if it is not."""
+    if key in REFUSED_WITH_BATCH_NORM:
+        return None if model in OUR_MODELS - WITH_BATCH_NORM else REFUSED_WITH_BATCH_NORM[key]
+    if key in REFUSED:
+        return REFUSED[key]
+    return REFUSED_FOR_OURS.get(key) if model in OUR_MODELS else None
+
+
+def no_effect(key: str, model: str) -> str | None:
+    """Why this foreign key has no effect when ``model`` runs; None if a model of the user's own may read it."""
+    matches = [name for name in NO_EFFECT if key == name or key.startswith(name + ".")]
+    if matches:
+        return NO_EFFECT[max(matches, key=len)]
+    return f"{model} does not read it" if model in OUR_MODELS else None

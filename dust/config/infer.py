@@ -1,0 +1,138 @@
+"""What foreign configurations mean here: aliases, keys of features that dust lacks, TimeSformer's own defaults."""
+
+from collections.abc import Iterator
+
+from yacs.config import CfgNode
+
+from dust.config import foreign
+from dust.config.defaults import flatten, get_cfg
+from dust.config.validate import Problem, find_problems, list_problems
+from dust.config.values import same
+from dust.utils.errors import ConfigError
+
+
+def assert_and_infer_cfg(cfg: CfgNode) -> CfgNode:
+    """Bring a configuration that was put together by hand into our names, check and freeze it, as load_config does.
+
+    Raises:
+        ConfigError: one message with all problems, numbered.
+    """
+    cfg.defrost()
+    refused, _ = infer(cfg)
+    problems = [*refused, *find_problems(cfg)]
+    if problems:
+        raise ConfigError(list_problems([problem.text for problem in problems]))
+    cfg.freeze()
+    return cfg
+
+
+def infer(cfg: CfgNode, written: set[str] | None = None) -> tuple[list[Problem], list[str]]:
+    """Replace foreign names by ours in place.
+
+    Args:
+        cfg: all keys, of the right types, not frozen.
+        written: the keys that a file or an override set; by default those that differ from their default.
+
+    Returns:
+        Foreign keys that are refused, and notes on what was changed or has no effect.
+    """
+    if written is None:
+        defaults = flatten(get_cfg())
+        written = {key for key, value in flatten(cfg).items() if key not in defaults or not same(value, defaults[key])}
+    notes = [*_global_batch_size(cfg, written), *_names(cfg), *_pretrained(cfg)]
+    problems = _mixup(cfg, written)
+    for key, reason, refused in _foreign_values(cfg):
+        if refused:
+            problems.append(Problem((key,), reason))
+        else:
+            notes.append(reason)
+    return problems, [*notes, *_accumulation(cfg)]
+
+
+def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
+    """TimeSformer's YAMLs rely on a default of 64. They are known by the name of their model."""
+    if cfg.MODEL.MODEL_NAME not in foreign.MODEL_ALIASES:
+        return
+    if "GLOBAL_BATCH_SIZE" not in written:
+        cfg.GLOBAL_BATCH_SIZE = foreign.TIMESFORMER_GLOBAL_BATCH_SIZE
+        yield f"GLOBAL_BATCH_SIZE {cfg.GLOBAL_BATCH_SIZE}: the default of TimeSformer's own configurations"
+    start = (cfg.MODEL.PRETRAINED, cfg.TIMESFORMER.PRETRAINED_MODEL, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+    if cfg.TRAIN.ENABLE and not any(start):
+        yield (
+            "training starts from random weights; TimeSformer itself would fetch an ImageNet ViT-B/16 here: "
+            "name such a file in MODEL.PRETRAINED"
+        )
+
+
+def _names(cfg: CfgNode) -> Iterator[str]:
+    model = foreign.MODEL_ALIASES.get(cfg.MODEL.MODEL_NAME)
+    if model:
+        yield f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} -> {model}"
+        cfg.MODEL.MODEL_NAME = model
+    for section in ("TRAIN", "TEST"):
+        name = cfg[section].DATASET
+        dataset = foreign.DATASET_ALIASES.get(name[:1].lower() + name[1:])
+        if dataset:
+            yield f"{section}.DATASET {name} -> {dataset}"
+            cfg[section].DATASET = dataset
+    cfg.TASK = cfg.TASK or "Classification"
+    if cfg.MODEL.LOSS_FUNC == "bce":
+        yield "MODEL.LOSS_FUNC bce -> bce_logit: models return logits"
+        cfg.MODEL.LOSS_FUNC = "bce_logit"
+    method = cfg.SOLVER.OPTIMIZING_METHOD.lower()
+    if method in foreign.OPTIMIZER_ALIASES:
+        yield f"SOLVER.OPTIMIZING_METHOD {method} -> {foreign.OPTIMIZER_ALIASES[method]}"
+    cfg.SOLVER.OPTIMIZING_METHOD = foreign.OPTIMIZER_ALIASES.get(method, method)
+
+
+def _pretrained(cfg: CfgNode) -> Iterator[str]:
+    theirs = cfg.TIMESFORMER.PRETRAINED_MODEL
+    if theirs and not cfg.MODEL.PRETRAINED:
+        cfg.MODEL.PRETRAINED = theirs
+    elif theirs and theirs != cfg.MODEL.PRETRAINED:
+        yield f"TIMESFORMER.PRETRAINED_MODEL {theirs}: not used, MODEL.PRETRAINED {cfg.MODEL.PRETRAINED} is"
+
+
+def _mixup(cfg: CfgNode, written: set[str]) -> list[Problem]:
+    """TimeSformer spells MIXUP.ENABLE as MIXUP.ENABLED; both then hold the same."""
+    ours, theirs = "MIXUP.ENABLE", "MIXUP.ENABLED"
+    if {ours, theirs} <= written and cfg.MIXUP.ENABLE != cfg.MIXUP.ENABLED:
+        text = f"{ours} {cfg.MIXUP.ENABLE} and {theirs} {cfg.MIXUP.ENABLED} (TimeSformer's spelling): they disagree"
+        return [Problem((ours, theirs), f"{text}; remove {theirs}")]
+    if theirs in written:
+        cfg.MIXUP.ENABLE = cfg.MIXUP.ENABLED
+    cfg.MIXUP.ENABLED = cfg.MIXUP.ENABLE
+    return []
+
+
+def _foreign_values(cfg: CfgNode) -> Iterator[tuple[str, str, bool]]:
+    """(key, what to say, whether it is refused) of each foreign key that does not hold its default."""
+    values, model = flatten(cfg), cfg.MODEL.MODEL_NAME
+    for section, keys in foreign.DEFAULTS.items():
+        for name, default in keys.items():
+            key = f"{section}.{name}"
+            if same(values[key], default) or key == "MIXUP.ENABLED":
+                continue
+            reason = foreign.refusal(key, model)
+            if reason is not None:
+                yield key, f"{key} {values[key]}: {reason} (default: {default!r})", True
+                continue
+            reason = foreign.no_effect(key, model)
+            if reason is not None:
+                yield key, f"{key} {values[key]} has no effect: {reason}", False
+
+
+def _accumulation(cfg: CfgNode) -> Iterator[str]:
+    """What GLOBAL_BATCH_SIZE comes to."""
+    batch = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+    if not (cfg.TRAIN.ENABLE and cfg.GLOBAL_BATCH_SIZE > 0 and batch > 0):
+        return
+    factor = accumulation_steps(cfg)
+    text = f"GLOBAL_BATCH_SIZE {cfg.GLOBAL_BATCH_SIZE}: each optimizer step sums {factor} batch"
+    text += f"{'es' if factor > 1 else ''} of {batch} clips"
+    yield text if factor * batch == cfg.GLOBAL_BATCH_SIZE else f"{text} = {factor * batch} clips"
+
+
+def accumulation_steps(cfg: CfgNode) -> int:
+    """Batches per optimizer step: GLOBAL_BATCH_SIZE over the clips of one batch on all nodes, rounded down, >= 1."""
+    return max(cfg.GLOBAL_BATCH_SIZE // (cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS), 1)

@@ -1,0 +1,164 @@
+"""Where settings come from: YAML files with ``_BASE_`` inheritance, and overrides. All give one flat list.
+
+Scalars stay the text that stands in the file, so that a key's type decides what ``007``, ``1e-4`` or ``on`` means.
+Nothing of a file is ever constructed: YAML's tags are refused by name.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BASE_KEY = "_BASE_"
+MAX_NODES, MAX_DEPTH = 20_000, 40
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key with the value that somebody wrote, and where. An empty section has the value ``{}``."""
+
+    key: str
+    value: Any
+    where: str
+
+
+class SourceError(Exception):
+    """A file, or a list of overrides, of which nothing can be taken."""
+
+
+def read_yaml(path: str | os.PathLike[str], chain: tuple[Path, ...] = ()) -> list[Setting]:
+    """All settings of a file, after those of the files that it names under ``_BASE_``; later ones win.
+
+    Raises:
+        SourceError: no such file, not YAML, no mapping, a tag, or bases in a circle.
+    """
+    shown, file = os.fspath(path), Path(path).expanduser()
+    identity = file.resolve()
+    if identity in chain:
+        circle = " -> ".join(str(one) for one in (*chain[chain.index(identity) :], identity))
+        raise SourceError(f"{BASE_KEY} goes in a circle: {circle}")
+    if file.suffix.lower() not in (".yaml", ".yml"):
+        raise SourceError(f"{shown}: a configuration ends in .yaml or .yml")
+    loader = _open(file, shown)
+    try:
+        root = loader.get_single_node()
+        if root is None or (isinstance(root, yaml.MappingNode) and not root.value):
+            raise SourceError(f"{shown}: the file holds no settings")
+        if not isinstance(root, yaml.MappingNode):
+            what = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+            raise SourceError(f"{shown}: the file holds {what}; a configuration is made of KEY: VALUE lines")
+        settings = list(_Walk(loader, shown).mapping(root, "", 0))
+    except yaml.YAMLError as error:
+        raise SourceError(f"{shown}: not valid YAML: {_one_line(error)}") from None
+    finally:
+        loader.dispose()
+    inherited: list[Setting] = []
+    for setting in settings:
+        if setting.key == BASE_KEY:
+            inherited += _read_bases(setting, file, (*chain, identity))
+    return inherited + [setting for setting in settings if setting.key != BASE_KEY]
+
+
+def _open(file: Path, shown: str) -> yaml.SafeLoader:
+    try:
+        loader = yaml.SafeLoader(file.read_text(encoding="utf-8-sig"))
+        loader.name = shown  # for the marks in its errors
+        return loader
+    except FileNotFoundError:
+        raise SourceError(f"{shown}: no such file") from None
+    except UnicodeDecodeError:
+        raise SourceError(f"{shown}: not a UTF-8 text file") from None
+    except OSError as error:
+        raise SourceError(f"{shown}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise SourceError(f"{shown}: not valid YAML: {_one_line(error)}") from None
+
+
+def _read_bases(setting: Setting, file: Path, chain: tuple[Path, ...]) -> list[Setting]:
+    names = setting.value if isinstance(setting.value, list) else [setting.value]
+    settings: list[Setting] = []
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise SourceError(f"{setting.where}: {BASE_KEY} names a file, relative to this one; found {name!r}")
+        base = file.parent / Path(name).expanduser()
+        try:
+            settings += read_yaml(base, chain)
+        except SourceError as error:
+            raise SourceError(f"{error} ({BASE_KEY} in {setting.where})") from None
+    return settings
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    text = " ".join(str(error).split())
+    return text + (" (YAML is indented with spaces, not tabs)" if "\\t" in text else "")
+
+
+class _Walk:
+    """Flattens the nodes of one file."""
+
+    def __init__(self, loader: yaml.SafeLoader, shown: str) -> None:
+        self.loader, self.shown, self.nodes = loader, shown, 0
+
+    def where(self, node: yaml.Node) -> str:
+        return f"{self.shown}:{node.start_mark.line + 1}"
+
+    def count(self, node: yaml.Node, depth: int) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise SourceError(f"{self.where(node)}: far too many values, or aliases in a circle")
+        tag = node.tag or ""
+        if not tag.startswith("tag:yaml.org,2002:") or tag.startswith("tag:yaml.org,2002:python"):
+            name = tag.replace("tag:yaml.org,2002:", "!!")
+            raise SourceError(f"{self.where(node)}: the tag {name} is refused: a configuration holds plain values only")
+
+    def mapping(self, node: yaml.MappingNode, prefix: str, depth: int) -> Iterator[Setting]:
+        self.count(node, depth)
+        self.loader.flatten_mapping(node)  # merge keys: <<
+        for key_node, value_node in node.value:
+            self.count(key_node, depth)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise SourceError(f"{self.where(key_node)}: a key is a word")
+            key = prefix + key_node.value
+            if isinstance(value_node, yaml.MappingNode) and value_node.value:
+                yield from self.mapping(value_node, key + ".", depth + 1)
+            else:
+                yield Setting(key, self.value(value_node, depth + 1), self.where(key_node))
+
+    def value(self, node: yaml.Node, depth: int) -> Any:
+        self.count(node, depth)
+        if isinstance(node, yaml.ScalarNode):
+            return None if node.tag == "tag:yaml.org,2002:null" else node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, depth + 1) for item in node.value]
+        if node.value:
+            raise SourceError(f"{self.where(node)}: a mapping stands inside a list")
+        return {}
+
+
+def read_overrides(overrides: Sequence[str] | Mapping[str, Any], known: set[str]) -> list[Setting]:
+    """``[KEY, VALUE, KEY, VALUE, ...]``, or a dictionary of keys (dotted, or nested) and values from Python.
+
+    Raises:
+        SourceError: a key without its value.
+    """
+    where = "override"
+    if isinstance(overrides, Mapping):
+        return list(_flatten(overrides, "", where))
+    words = [word if isinstance(word, str) else str(word) for word in overrides]
+    if len(words) % 2:
+        followed_by_key = (w for w, after in zip(words[::2], words[1::2], strict=False) if after in known)
+        lone = next(followed_by_key, words[-1])
+        text = f"overrides come in pairs KEY VALUE, and {lone} seems to stand alone in: {' '.join(words)}"
+        raise SourceError(f"{text} (quote a value that has spaces)")
+    return [Setting(key, value, where) for key, value in zip(words[::2], words[1::2], strict=True)]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str, where: str) -> Iterator[Setting]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.", where)
+        else:
+            yield Setting(f"{prefix}{key}", value, where)

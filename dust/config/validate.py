@@ -1,0 +1,333 @@
+"""Is a configuration possible? All checks, none of which needs torch, a GPU or the file system."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from yacs.config import CfgNode
+
+from dust.config.defaults import flatten
+from dust.config.foreign import DATASETS_REFUSED, DECODING_BACKENDS, TASKS_REFUSED
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and the keys that it is about."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "TRAIN.AMP_DTYPE": ("bfloat16", "float16"),
+    "TRAIN.ON_BAD_CLIP": ("skip", "raise"),
+    "TEST.ON_BAD_CLIP": ("raise", "skip"),
+    "TEST.ENSEMBLE_SPACE": ("logits", "probs"),
+    "TEST.CHECKPOINT": ("last", "best"),
+    "AUG.INTERPOLATION": ("nearest", "bilinear", "bicubic"),
+    "AUG.RE_MODE": ("pixel", "rand", "const"),
+    "MODEL.POS_EMBED_RESIZE": ("official", "bicubic"),
+    "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce_logit"),
+    "DATA.FORMAT": ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51"),
+    "DATA.SAMPLING": ("", "dense", "segments", "whole_clip", "videomae_dense", "videomae_tsn"),
+    "DATA.RESIZE": ("swscale", "torch"),
+    "DATA.ENSEMBLE_METHOD": ("sum", "max"),
+    "DATA.DECODING_BACKEND": DECODING_BACKENDS,
+    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs", "videomae_cosine"),
+    "SOLVER.WARMUP": ("linear",),
+    "DIST_BACKEND": ("nccl", "gloo"),
+    "WANDB.MODE": ("online", "offline", "disabled"),
+    "TIMESFORMER.ATTENTION_TYPE": ("divided_space_time", "joint_space_time", "space_only"),
+}
+
+#: Key -> (lowest, highest, lowest itself allowed, highest itself allowed).
+Range = tuple[float, float, bool, bool]
+INF = math.inf
+COUNT: Range = (1, INF, True, False)
+FROM_ZERO: Range = (0, INF, True, False)
+POSITIVE: Range = (0, INF, False, False)
+FRACTION: Range = (0, 1, True, True)
+BELOW_ONE: Range = (0, 1, True, False)
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(
+        [
+            "TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "AUG.NUM_SAMPLE", "AUG.RE_COUNT",
+            "TEST.BATCH_SIZE", "MODEL.NUM_CLASSES", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS",
+            "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "SOLVER.MAX_EPOCH", "NUM_SHARDS", "LOG_PERIOD",
+            "DATA_LOADER.PREFETCH_FACTOR", "TIMESFORMER.PATCH_SIZE", "TIMESFORMER.EMBED_DIM", "TIMESFORMER.DEPTH",
+            "TIMESFORMER.NUM_HEADS",
+        ],
+        COUNT,
+    ),
+    **dict.fromkeys(
+        [
+            "TRAIN.CHECKPOINT_KEEP_LAST", "TRAIN.EARLY_STOPPING_PATIENCE", "AUG.COLOR_JITTER", "MIXUP.ALPHA",
+            "MIXUP.CUTMIX_ALPHA", "BN.WEIGHT_DECAY", "DATA.TRAIN_JITTER_FPS", "SOLVER.BASE_LR",
+            "SOLVER.COSINE_END_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR",
+            "NUM_GPUS", "NUM_PROCS_PER_NODE", "SHARD_ID", "GLOBAL_BATCH_SIZE", "RNG_SEED",
+            "DATA_LOADER.NUM_WORKERS", "TENSORBOARD.INPUT_CLIPS",
+        ],
+        FROM_ZERO,
+    ),
+    **dict.fromkeys(["TIMESFORMER.MLP_RATIO", "SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"], POSITIVE),
+    **dict.fromkeys(
+        [
+            "AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB", "MIXUP.LABEL_SMOOTH_VALUE", "DATA.MAX_BAD_FRACTION",
+            "SOLVER.DAMPENING",
+        ],
+        FRACTION,
+    ),
+    **dict.fromkeys(
+        [
+            "MODEL.LABEL_SMOOTHING", "SOLVER.MOMENTUM", "EMA.DECAY", "TIMESFORMER.DROP_RATE",
+            "TIMESFORMER.ATTN_DROP_RATE", "TIMESFORMER.DROP_PATH_RATE",
+        ],
+        BELOW_ONE,
+    ),
+    "SOLVER.LAYER_DECAY": (0, 1, False, True),
+    "DATA.SPLIT_NUMBER": (1, 3, True, True),
+}  # fmt: skip
+
+FIXED_LENGTHS = {"DATA.MEAN": 3, "DATA.STD": 3, "DATA.TRAIN_JITTER_SCALES": 2, "SOLVER.BETAS": 2}
+RAND_AUGMENT = re.compile(r"rand(-(m|n|mstd|mmax|inc|w|p)[0-9.]+)*")
+
+
+def list_problems(texts: list[str], what: str = "the configuration") -> str:
+    """One message of all problems."""
+    count = f"{len(texts)} problem{'s' if len(texts) > 1 else ''} in {what}:"
+    return "\n".join([count, *(f"  {number}. {text}" for number, text in enumerate(texts, 1))])
+
+
+def find_problems(cfg: CfgNode) -> list[Problem]:
+    """Everything that is wrong with the values, alone and together; types are taken for granted."""
+    problems = _single_values(flatten(cfg))
+    wrong = {key for problem in problems for key in problem.keys}
+    checks = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing, _timesformer)
+    for check in checks:
+        problems += [one for one in check(cfg) if not wrong.intersection(one.keys)]
+    return problems
+
+
+def _single_values(flat: dict[str, Any]) -> list[Problem]:
+    problems = []
+    for key, choices in CHOICES.items():
+        if flat[key] not in choices:
+            listed = ", ".join(choice or "''" for choice in choices)
+            problems.append(Problem((key,), f"{key} {flat[key]!r}: choose {listed}"))
+    for key, (low, high, with_low, with_high) in RANGES.items():
+        value = flat[key]
+        if value is None:
+            continue
+        above = value >= low if with_low else value > low
+        below = value <= high if with_high else value < high
+        if not (above and below):
+            bounds = f"{'at least' if with_low else 'more than'} {low}"
+            if high != INF:
+                bounds += f" and {'at most' if with_high else 'less than'} {high}"
+            problems.append(Problem((key,), f"{key} {value}: must be {bounds}"))
+    for key, length in FIXED_LENGTHS.items():
+        if len(flat[key]) != length:
+            problems.append(Problem((key,), f"{key} {list(flat[key])}: must have {length} values"))
+    return problems
+
+
+def _names(cfg: CfgNode) -> list[Problem]:
+    problems = []
+    if cfg.TASK in TASKS_REFUSED:
+        problems.append(Problem(("TASK",), f"TASK {cfg.TASK}: {TASKS_REFUSED[cfg.TASK]} is not in dust"))
+    for section in ("TRAIN", "TEST"):
+        name = cfg[section].DATASET
+        if cfg[section].ENABLE and name.lower() in DATASETS_REFUSED:
+            key = f"{section}.DATASET"
+            problems.append(Problem((key,), f"{key} {name}: {DATASETS_REFUSED[name.lower()]} is not in dust"))
+    if cfg.FEATURES.ENABLE:
+        text = "FEATURES.ENABLE True: feature extraction is not in this release; it comes with the fusion models"
+        problems.append(Problem(("FEATURES.ENABLE",), text))
+    if not cfg.OUTPUT_DIR.strip():
+        problems.append(Problem(("OUTPUT_DIR",), "OUTPUT_DIR is empty: name a folder, or . for this one"))
+    return problems
+
+
+def processes_per_node(cfg: CfgNode) -> int:
+    """Training processes on each node: one per GPU, or as many as NUM_PROCS_PER_NODE says on the CPU."""
+    return cfg.NUM_PROCS_PER_NODE or max(cfg.NUM_GPUS, 1)
+
+
+def _run(cfg: CfgNode) -> list[Problem]:
+    problems = []
+    if cfg.SHARD_ID >= cfg.NUM_SHARDS:
+        text = f"SHARD_ID {cfg.SHARD_ID}: must be below NUM_SHARDS {cfg.NUM_SHARDS} (nodes count from 0)"
+        problems.append(Problem(("SHARD_ID", "NUM_SHARDS"), text))
+    if cfg.NUM_GPUS and cfg.NUM_PROCS_PER_NODE not in (0, cfg.NUM_GPUS):
+        text = f"NUM_PROCS_PER_NODE {cfg.NUM_PROCS_PER_NODE}: with GPUs there is one process for each of "
+        problems.append(Problem(("NUM_PROCS_PER_NODE", "NUM_GPUS"), f"{text}NUM_GPUS {cfg.NUM_GPUS}; write 0"))
+    if cfg.TRAIN.ENABLE and cfg.TRAIN.BATCH_SIZE % processes_per_node(cfg):
+        text = (
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be a multiple of the {processes_per_node(cfg)} processes "
+        )
+        keys = ("TRAIN.BATCH_SIZE", "NUM_GPUS", "NUM_PROCS_PER_NODE")
+        problems.append(Problem(keys, f"{text}of a node, which share it (NUM_GPUS, NUM_PROCS_PER_NODE)"))
+    return problems
+
+
+def _training(cfg: CfgNode) -> list[Problem]:
+    problems: list[Problem] = []
+    if not cfg.TRAIN.ENABLE:
+        return problems
+    if cfg.TRAIN.FINETUNE and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        keys = ("TRAIN.FINETUNE", "TRAIN.CHECKPOINT_FILE_PATH")
+        problems.append(Problem(keys, "TRAIN.FINETUNE True: name the weights in TRAIN.CHECKPOINT_FILE_PATH"))
+    if cfg.TEST.ENABLE and cfg.TEST.CHECKPOINT == "best" and not cfg.TRAIN.SAVE_BEST:
+        keys = ("TEST.CHECKPOINT", "TRAIN.SAVE_BEST")
+        problems.append(Problem(keys, "TEST.CHECKPOINT best: set TRAIN.SAVE_BEST True, or there will be none"))
+    return problems
+
+
+def _schedule(cfg: CfgNode) -> list[Problem]:
+    solver, problems = cfg.SOLVER, []
+    if not cfg.TRAIN.ENABLE:
+        return []
+    if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
+        text = f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS}: must be shorter than SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
+        problems.append(Problem(("SOLVER.WARMUP_EPOCHS", "SOLVER.MAX_EPOCH"), text))
+    if solver.LR_POLICY != "steps_with_relative_lrs":
+        return problems
+    keys: tuple[str, ...] = ("SOLVER.STEPS", "SOLVER.LRS")
+    if not solver.STEPS:
+        text = "SOLVER.LR_POLICY steps_with_relative_lrs: give SOLVER.STEPS, e.g. [0, 11, 14], and SOLVER.LRS"
+        return [*problems, Problem(keys, f"{text}, e.g. [1, 0.1, 0.01]")]
+    if len(solver.STEPS) != len(solver.LRS):
+        text = f"SOLVER.STEPS {solver.STEPS} and SOLVER.LRS {solver.LRS}: must be equally many, one rate for each step"
+        problems.append(Problem(keys, text))
+    if solver.STEPS[0] != 0 or any(b <= a for a, b in zip(solver.STEPS, solver.STEPS[1:], strict=False)):
+        problems.append(Problem(keys[:1], f"SOLVER.STEPS {solver.STEPS}: must begin at epoch 0 and rise"))
+    if any(rate < 0 for rate in solver.LRS):
+        problems.append(Problem(keys[1:], f"SOLVER.LRS {solver.LRS}: must not be negative"))
+    return problems
+
+
+def _optimizer(cfg: CfgNode) -> list[Problem]:
+    solver, problems = cfg.SOLVER, []
+    if any(not 0 <= beta < 1 for beta in solver.BETAS):
+        text = f"SOLVER.BETAS {tuple(solver.BETAS)}: both must be at least 0 and less than 1"
+        problems.append(Problem(("SOLVER.BETAS",), text))
+    if solver.CLIP_GRAD_VAL is not None and solver.CLIP_GRAD_L2NORM is not None:
+        text = "SOLVER.CLIP_GRAD_VAL and SOLVER.CLIP_GRAD_L2NORM: set one of them, None for the other"
+        problems.append(Problem(("SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"), text))
+    if solver.OPTIMIZING_METHOD == "sgd" and solver.NESTEROV and solver.DAMPENING and solver.MOMENTUM:
+        text = f"SOLVER.DAMPENING {solver.DAMPENING}: must be 0 with SOLVER.NESTEROV True"
+        problems.append(Problem(("SOLVER.DAMPENING", "SOLVER.NESTEROV"), text))
+    if not solver.OPTIMIZING_METHOD:
+        problems.append(Problem(("SOLVER.OPTIMIZING_METHOD",), "SOLVER.OPTIMIZING_METHOD is empty: write e.g. adamw"))
+    return problems
+
+
+def _loss(cfg: CfgNode) -> list[Problem]:
+    model, problems = cfg.MODEL, []
+    if cfg.DATA.MULTI_LABEL and model.LOSS_FUNC == "soft_cross_entropy":
+        text = "MODEL.LOSS_FUNC soft_cross_entropy: with DATA.MULTI_LABEL True the loss is bce_logit"
+        problems.append(Problem(("MODEL.LOSS_FUNC", "DATA.MULTI_LABEL"), text))
+    binary = cfg.DATA.MULTI_LABEL or model.LOSS_FUNC == "bce_logit"
+    if binary and model.LABEL_SMOOTHING:
+        text = f"MODEL.LABEL_SMOOTHING {model.LABEL_SMOOTHING}: does not apply to multi-label (bce_logit); write 0"
+        problems.append(Problem(("MODEL.LABEL_SMOOTHING", "MODEL.LOSS_FUNC", "DATA.MULTI_LABEL"), text))
+    weights = model.CLASS_WEIGHTS
+    if isinstance(weights, str) or not weights:
+        return problems
+    if len(weights) != model.NUM_CLASSES:
+        text = f"MODEL.CLASS_WEIGHTS: {len(weights)} weights for MODEL.NUM_CLASSES {model.NUM_CLASSES}"
+        problems.append(Problem(("MODEL.CLASS_WEIGHTS", "MODEL.NUM_CLASSES"), text))
+    if any(not 0 <= weight < INF for weight in weights) or not any(weights):
+        text = f"MODEL.CLASS_WEIGHTS {weights}: must not be negative, nor all 0"
+        problems.append(Problem(("MODEL.CLASS_WEIGHTS",), text))
+    return problems
+
+
+def _mixing(cfg: CfgNode) -> list[Problem]:
+    mixup, problems = cfg.MIXUP, []
+    aug_type = cfg.AUG.AA_TYPE
+    if cfg.AUG.ENABLE and aug_type and not RAND_AUGMENT.fullmatch(aug_type):
+        text = f"AUG.AA_TYPE {aug_type!r}: write '' or a RandAugment such as rand-m7-n4-mstd0.5-inc1"
+        problems.append(Problem(("AUG.AA_TYPE",), text))
+    if not (mixup.ENABLE and cfg.TRAIN.ENABLE):
+        return problems
+    if mixup.ALPHA == 0 and mixup.CUTMIX_ALPHA == 0:
+        text = "MIXUP.ENABLE True: MIXUP.ALPHA and MIXUP.CUTMIX_ALPHA are both 0, so there is nothing to mix"
+        problems.append(Problem(("MIXUP.ENABLE", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA"), text))
+    if cfg.DATA.MULTI_LABEL or cfg.MODEL.LOSS_FUNC == "bce_logit":
+        text = "MIXUP.ENABLE True: mixed targets are for single labels, not for DATA.MULTI_LABEL or bce_logit"
+        problems.append(Problem(("MIXUP.ENABLE", "DATA.MULTI_LABEL", "MODEL.LOSS_FUNC"), text))
+    clips = cfg.TRAIN.BATCH_SIZE // processes_per_node(cfg) * cfg.AUG.NUM_SAMPLE
+    if clips < 2:
+        text = f"MIXUP.ENABLE True: needs at least 2 clips per process; TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} gives "
+        problems.append(Problem(("MIXUP.ENABLE", "TRAIN.BATCH_SIZE", "NUM_GPUS", "AUG.NUM_SAMPLE"), f"{text}{clips}"))
+    return problems
+
+
+def _data(cfg: CfgNode) -> list[Problem]:
+    data, problems = cfg.DATA, []
+    if any(not 0 < value < INF for value in data.STD):
+        problems.append(Problem(("DATA.STD",), f"DATA.STD {data.STD}: must be more than 0"))
+    if any(channels != 3 for channels in data.INPUT_CHANNEL_NUM) or not data.INPUT_CHANNEL_NUM:
+        text = f"DATA.INPUT_CHANNEL_NUM {data.INPUT_CHANNEL_NUM}: clips have 3 channels; write [3]"
+        problems.append(Problem(("DATA.INPUT_CHANNEL_NUM",), text))
+    if not cfg.TRAIN.ENABLE:
+        return problems
+    low, high = data.TRAIN_JITTER_SCALES if len(data.TRAIN_JITTER_SCALES) == 2 else (1, 1)
+    relative = data.TRAIN_JITTER_SCALES_RELATIVE
+    if not 0 < low <= high:
+        text = f"DATA.TRAIN_JITTER_SCALES {data.TRAIN_JITTER_SCALES}: must be [smallest, largest] short side, in pixels"
+        problems.append(Problem(("DATA.TRAIN_JITTER_SCALES",), text))
+    elif low < data.TRAIN_CROP_SIZE and not relative:
+        text = f"DATA.TRAIN_JITTER_SCALES {data.TRAIN_JITTER_SCALES}: the short side must be at least "
+        keys = ("DATA.TRAIN_JITTER_SCALES", "DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES_RELATIVE")
+        problems.append(Problem(keys, f"{text}DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}"))
+    aspect = data.TRAIN_JITTER_ASPECT_RELATIVE
+    if relative and not (len(relative) == 2 and 0 < relative[0] <= relative[1] <= 1):
+        text = f"DATA.TRAIN_JITTER_SCALES_RELATIVE {relative}: must be [smallest, largest] area in 0..1, or []"
+        problems.append(Problem(("DATA.TRAIN_JITTER_SCALES_RELATIVE",), text))
+    if aspect and not (len(aspect) == 2 and 0 < aspect[0] <= aspect[1] < INF):
+        text = f"DATA.TRAIN_JITTER_ASPECT_RELATIVE {aspect}: must be [smallest, largest] width / height, or []"
+        problems.append(Problem(("DATA.TRAIN_JITTER_ASPECT_RELATIVE",), text))
+    if bool(relative) != bool(aspect):
+        text = "DATA.TRAIN_JITTER_SCALES_RELATIVE and DATA.TRAIN_JITTER_ASPECT_RELATIVE: give both, or neither"
+        problems.append(Problem(("DATA.TRAIN_JITTER_SCALES_RELATIVE", "DATA.TRAIN_JITTER_ASPECT_RELATIVE"), text))
+    return problems
+
+
+def _testing(cfg: CfgNode) -> list[Problem]:
+    test, problems = cfg.TEST, []
+    if not test.ENABLE:
+        return []
+    if test.NUM_ENSEMBLE_VIEWS < 1 and test.NUM_ENSEMBLE_VIEWS != -1:
+        text = f"TEST.NUM_ENSEMBLE_VIEWS {test.NUM_ENSEMBLE_VIEWS}: must be at least 1, or -1 for 1, 3, 5, 7 and 10"
+        problems.append(Problem(("TEST.NUM_ENSEMBLE_VIEWS",), text))
+    if test.NUM_SPATIAL_CROPS not in (1, 3):
+        text = f"TEST.NUM_SPATIAL_CROPS {test.NUM_SPATIAL_CROPS}: choose 1 (centre) or 3 (left, centre, right)"
+        problems.append(Problem(("TEST.NUM_SPATIAL_CROPS",), text))
+    if any(views < 1 for views in test.NUM_TEMPORAL_CLIPS):
+        text = f"TEST.NUM_TEMPORAL_CLIPS {test.NUM_TEMPORAL_CLIPS}: each must be at least 1"
+        problems.append(Problem(("TEST.NUM_TEMPORAL_CLIPS",), text))
+    side, crop = (cfg.DATA.TRAIN_JITTER_SCALES or [0])[0], cfg.DATA.TEST_CROP_SIZE
+    if test.NUM_SPATIAL_CROPS == 1 and crop > side and test.DATASET != "SSv2":
+        text = f"DATA.TEST_CROP_SIZE {crop}: with TEST.NUM_SPATIAL_CROPS 1 the short side is the first of "
+        keys = ("DATA.TEST_CROP_SIZE", "TEST.NUM_SPATIAL_CROPS", "DATA.TRAIN_JITTER_SCALES")
+        text += f"DATA.TRAIN_JITTER_SCALES {cfg.DATA.TRAIN_JITTER_SCALES}, which is smaller"
+        problems.append(Problem(keys, text))
+    return problems
+
+
+def _timesformer(cfg: CfgNode) -> list[Problem]:
+    node, problems = cfg.TIMESFORMER, []
+    if cfg.MODEL.MODEL_NAME != "TimeSformer":
+        return []
+    for section, key in (("TRAIN", "TRAIN_CROP_SIZE"), ("TEST", "TEST_CROP_SIZE")):
+        if (section == "TRAIN" or cfg[section].ENABLE) and cfg.DATA[key] % node.PATCH_SIZE:
+            text = f"DATA.{key} {cfg.DATA[key]}: must be a multiple of TIMESFORMER.PATCH_SIZE {node.PATCH_SIZE}"
+            problems.append(Problem((f"DATA.{key}", "TIMESFORMER.PATCH_SIZE"), text))
+    if node.EMBED_DIM % node.NUM_HEADS:
+        text = f"TIMESFORMER.EMBED_DIM {node.EMBED_DIM}: must be a multiple of TIMESFORMER.NUM_HEADS {node.NUM_HEADS}"
+        problems.append(Problem(("TIMESFORMER.EMBED_DIM", "TIMESFORMER.NUM_HEADS"), text))
+    return problems

@@ -1,0 +1,169 @@
+"""Values as people write them -> values of the type that a key has."""
+
+import ast
+import math
+import numbers
+import os
+from typing import Any
+
+import yaml
+
+TRUE, FALSE, NONE = ("true", "yes", "on"), ("false", "no", "off"), ("none", "null", "~", "")
+
+
+def read_value(value: Any, default: Any, *, element: type | None = None, words: tuple[str, ...] = ()) -> Any:
+    """``value`` as the type of ``default``.
+
+    Args:
+        value: text as it stands in a YAML file or on the command line, None for YAML's null, a list of such, or (from
+            Python) a value itself.
+        default: the key's default, whose type counts: bool, int, float, str, list, tuple or None.
+        element: type of a list's elements, or of a value whose default is None, where the default does not tell.
+        words: texts that a list key takes instead of a list.
+
+    Raises:
+        ValueError: what is wrong with it and what to write instead.
+    """
+    if isinstance(default, (list, tuple)):
+        if isinstance(value, str) and value in words:
+            return value
+        return type(default)(_read_list(value, default, element, words))
+    if value is None or (isinstance(value, str) and value.strip().lower() in NONE and not _is_text(value, default)):
+        if default is None:
+            return None
+        raise ValueError(f"has no value{_example(default)}")
+    if default is None:
+        return _READERS[element](value) if element else plain(value)
+    return _READERS[type(default)](value)
+
+
+def _is_text(value: str, default: Any) -> bool:
+    """An empty text is a value of a text key; the words for nothing are not."""
+    return isinstance(default, str) and not value.strip()
+
+
+def _example(default: Any) -> str:
+    return "; write '' for an empty text" if isinstance(default, str) else f"; its default is {default}"
+
+
+def read_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in (*TRUE, *FALSE):
+        return value.strip().lower() in TRUE
+    raise ValueError(f"{value!r} is neither True nor False")
+
+
+def read_int(value: Any) -> int:
+    number = _number(value, "a whole number")
+    if not math.isfinite(number) or number != int(number):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(number)
+
+
+def read_float(value: Any) -> float:
+    number = float(_number(value, "a number"))
+    if math.isnan(number):
+        raise ValueError(f"{value!r} is not a number")
+    return number
+
+
+def _number(value: Any, what: str) -> int | float:
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not {what}")
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, str):
+        text = value.strip().lower().replace(".inf", "inf") if value.strip().lower().endswith(".inf") else value
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    raise ValueError(f"{_shown(value)} is not {what}")
+
+
+def read_text(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (str, bool, int, float)):
+        return str(value)
+    raise ValueError(f"{_shown(value)} is not a text")
+
+
+_READERS = {bool: read_bool, int: read_int, float: read_float, str: read_text}
+
+
+def _shown(value: Any) -> str:
+    return f"the list {value}" if isinstance(value, (list, tuple)) else repr(value)
+
+
+def _read_list(value: Any, default: list | tuple, element: type | None, words: tuple[str, ...]) -> list:
+    items = _list_of_text(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError(f"{_shown(value)} is not a list; write {_list_example(value, default, element, words)}")
+    element = element or _element_of(default)
+    if element is None:
+        return [plain(item) for item in items]
+    try:
+        return [_READERS[element](item) for item in items]
+    except ValueError as error:
+        raise ValueError(f"in the list {list(items)}: {error}") from None
+
+
+def _list_of_text(text: str) -> Any:
+    """A list or tuple that was written as text, else the text."""
+    stripped = text.strip()
+    if not (stripped.startswith(("[", "(")) and stripped.endswith(("]", ")"))):
+        return text
+    try:
+        return ast.literal_eval(stripped)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    try:  # names without quotes, or numbers as YAML writes them
+        return yaml.safe_load(stripped)
+    except yaml.YAMLError:
+        return text
+
+
+def _list_example(value: Any, default: list | tuple, element: type | None, words: tuple[str, ...]) -> str:
+    try:
+        wanted = element or _element_of(default)
+        given = str(value).split(",")
+        example = str([_READERS[wanted](part) if wanted else plain(part) for part in given]).replace("'", "")
+    except ValueError:
+        example = str(list(default))
+    return example + "".join(f", or the word {word}" for word in words)
+
+
+def _element_of(default: list | tuple) -> type | None:
+    kinds = {type(item) for item in default}
+    if len(kinds) == 1 and next(iter(kinds)) in _READERS:
+        return kinds.pop()
+    return None
+
+
+def plain(value: Any) -> Any:
+    """A value whose key does not say its type: numbers, True/False and None are recognised in texts, also in lists."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() in NONE and value.strip():
+        return None
+    for reader in (read_int, read_float, read_bool):
+        try:
+            return reader(value)
+        except ValueError:
+            continue
+    listed = _list_of_text(value)
+    return plain(listed) if isinstance(listed, (list, tuple)) else value
+
+
+def same(first: Any, second: Any) -> bool:
+    """Equal, where a list equals a tuple and 1 equals 1.0, but True does not equal 1."""
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
+    return isinstance(first, bool) == isinstance(second, bool) and first == second
