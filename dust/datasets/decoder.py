@@ -1,0 +1,313 @@
+"""Frames of a clip by number, exact and fast.
+
+    with VideoReader("clip.mp4") as reader:
+        len(reader), reader.fps, reader.pts, reader.height, reader.width
+        frames = reader.frames([0, 8, 16])  # uint8 (3, H, W, 3) RGB
+
+Frame ``i`` is the i-th frame that decoding the file from its start yields, rotation applied. Reading seeks and skips
+only where the index (``video_index``) proves that this changes no pixel; the moment a read contradicts the index, the
+file is decoded from the start instead, and what was found stands in ``reader.report``.
+"""
+
+import contextlib
+import fnmatch
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import av
+import numpy as np
+
+from dust.datasets.frame_convert import RESIZES, FrameConverter, FrameRequest, rescaled
+from dust.datasets.index_cache import get_index, put_index
+from dust.datasets.video_index import READ_ERRORS, VideoIndex, VideoReport, agree, survey
+from dust.datasets.video_session import Contradiction, DecodeSession
+from dust.utils.errors import DustError, VideoError
+
+__all__ = ["FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Sink:
+    """Collects the pictures of one request: (T, H, W, 3), or (crops, T, h, w, 3)."""
+
+    def __init__(self, request: FrameRequest, converter: FrameConverter) -> None:
+        self.request, self.converter = request, converter
+        self.places: dict[int, list[int]] = {}
+        for place, number in enumerate(request.indices):
+            self.places.setdefault(int(number), []).append(place)
+        self.out: np.ndarray | None = None
+        self.odd: dict[int, np.ndarray] = {}
+
+    def take(self, number: int, frame: Any) -> None:
+        places = self.places.get(number)
+        if places is None:
+            return
+        pictures = self.converter(frame)
+        if self.out is None:
+            self.out = np.empty((len(pictures), len(self.request.indices), *pictures[0].shape), np.uint8)
+        if pictures[0].shape != self.out.shape[2:]:  # the file changes its picture size, and no size was asked for
+            self.odd |= {place: pictures[0].copy() for place in places}
+            return
+        for crop, picture in enumerate(pictures):
+            self.out[crop, places] = picture
+
+    def result(self) -> np.ndarray:
+        if self.out is None:  # no frame was asked for
+            return np.empty((0, self.converter.height, self.converter.width, 3), np.uint8)
+        out = self.out
+        if self.odd:
+            out = self._one_size()
+        return out if self.request.crops is not None else out[0]
+
+    def _one_size(self) -> np.ndarray:
+        assert self.out is not None
+        box = self.request.box
+        height, width = (round(box[2]), round(box[3])) if box else (self.converter.height, self.converter.width)
+        rows = [self.odd.get(place, self.out[0, place]) for place in range(self.out.shape[1])]
+        return np.stack([row if row.shape[:2] == (height, width) else rescaled(row, height, width) for row in rows])[
+            None
+        ]
+
+
+class _Clip:
+    """The face that files and frame folders share."""
+
+    path: str
+    height: int
+    width: int
+    fps: float
+    pts: np.ndarray
+    resize: str
+    report: VideoReport
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last."""
+        return float(self.pts[-1] - self.pts[0]) + 1.0 / self.fps
+
+    def frames(
+        self,
+        indices: Sequence[int],
+        box: tuple[float, float, float, float] | None = None,
+        size: tuple[int, int] | None = None,
+        crops: tuple[tuple[int, int, int, int], ...] | None = None,
+    ) -> np.ndarray:
+        """Frames by number, as asked (any order, repeats too): uint8 (T, H, W, 3) RGB; with ``crops``
+        (crops, T, h, w, 3). ``box``, ``size`` and ``crops`` as in FrameRequest.
+
+        Raises IndexError for a number outside 0..len-1, VideoError where damage hides a frame.
+        """
+        return self.read([FrameRequest(indices, box, size, crops)])[0]
+
+    def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
+        """The answers to several requests out of one decode, each as ``frames`` gives it."""
+        raise NotImplementedError
+
+    def _numbers(self, requests: Sequence[FrameRequest]) -> list[int]:
+        """Every wanted frame once, in order; IndexError for one that is not there."""
+        wanted = sorted({int(number) for request in requests for number in request.indices})
+        if wanted and (wanted[0] < 0 or wanted[-1] >= len(self)):
+            bad = wanted[0] if wanted[0] < 0 else wanted[-1]
+            raise IndexError(f"{self.path}: frame {bad} is asked for, but it has frames 0 to {len(self) - 1}")
+        return wanted
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class VideoReader(_Clip):
+    """Reads one video file. Open it in the process that uses it.
+
+    Args:
+        path: the file.
+        threads: decoder threads; 1 is right where workers run side by side.
+        resize: "swscale", or "torch" for the published protocols' plain bilinear (see ``frame_convert``).
+        index_cache: a folder that keeps indexes between runs; None = this process's memory only.
+
+    Attributes: ``height``, ``width`` as displayed; ``fps`` average rate; ``pts`` float64 seconds of every frame;
+    ``duration`` seconds; ``report`` what is known of damage so far. A read may learn of damage: ``report``, ``len`` and
+    ``pts`` then follow.
+
+    Raises VideoError for a file that cannot be opened, has no video stream or holds no frame.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, threads: int = 1, resize: str = "swscale", index_cache: str | None = None
+    ) -> None:
+        self.path, self.resize = os.fspath(path), _known_resize(resize)
+        self._threads, self._cache = threads, index_cache
+        self._session: DecodeSession | None = None
+        self._index = get_index(self.path, threads, index_cache)
+        self._follow()
+
+    def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
+        """See ``_Clip.read``. Where the quick way meets a contradiction, the file is decoded from the start."""
+        wanted = self._numbers(requests)
+        sinks = self._sinks(requests)
+        if not wanted:
+            return [sink.result() for sink in sinks]
+        try:
+            self._open().read(wanted, _deal(sinks))
+        except (Contradiction, *READ_ERRORS) as error:
+            self.close()
+            if self._index.mode == "count":  # known to be damaged, and now it does not even give what it gave before
+                raise VideoError(self.path, self.report.reason or str(error)) from error
+            logger.debug("%s: read from the start, because %s", self.path, error)
+            sinks = self._from_the_start(requests, wanted)
+        return [sink.result() for sink in sinks]
+
+    def check(self) -> VideoReport:
+        """Decode everything once, from the start, and report; what is learnt is kept."""
+        self.close()
+        self._learn(agree(self._index, survey(self.path, self._threads)))
+        return self.report
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
+    def _follow(self) -> None:
+        index = self._index
+        self.height, self.width, self.fps = index.height, index.width, index.fps
+        self.pts, self.report = index.frame_pts, index.report
+
+    def _learn(self, index: VideoIndex) -> None:
+        self._index = index
+        put_index(self.path, index, self._cache)
+        self._follow()
+
+    def _sinks(self, requests: Sequence[FrameRequest]) -> list[_Sink]:
+        facts = self.height, self.width, self._index.orientation, self.resize
+        return [_Sink(request, FrameConverter(request, *facts)) for request in requests]
+
+    def _open(self) -> DecodeSession:
+        if self._session is not None and self._session.owner != os.getpid():
+            self._session = None  # the parent process's file: its place would be shared
+        if self._session is None:
+            self._session = DecodeSession(self.path, self._index, self._threads)
+        return self._session
+
+    def _from_the_start(self, requests: Sequence[FrameRequest], wanted: list[int]) -> list[_Sink]:
+        """Decode the whole file, serve the requests on the way, and keep the index that this gives."""
+        self.close()
+        sinks = self._sinks(requests)
+        self._learn(survey(self.path, self._threads, _deal(sinks)))
+        fresh = self._sinks(requests)
+        if fresh[0].converter.orientation != sinks[0].converter.orientation:
+            sinks = fresh  # the headers told another orientation than the frames
+            survey(self.path, self._threads, _deal(sinks))
+        if wanted[-1] >= len(self):
+            reason = self.report.reason or "the file's times promise more frames than it holds"
+            raise VideoError(self.path, f"frame {wanted[-1]} cannot be read, only the first {len(self)} can: {reason}")
+        return sinks
+
+
+def _deal(sinks: Sequence[_Sink]) -> Callable[[int, Any], None]:
+    """Hands a frame to every request."""
+
+    def take(number: int, frame: Any) -> None:
+        for sink in sinks:
+            sink.take(number, frame)
+
+    return take
+
+
+class FrameFolderReader(_Clip):
+    """A folder of pictures as a clip: the same face as VideoReader.
+
+    Args:
+        path: the folder. Its pictures are ordered by name, numbers in names by value.
+        pattern: file patterns separated by ``|``; one without a star is an ending ("*.jpg|png").
+        fps: frames per second to assume.
+        resize: as for VideoReader.
+
+    Raises VideoError where no picture matches; a picture that cannot be read raises it when it is wanted, and stands
+    in ``report``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        pattern: str = "*.jpg|jpeg|png",
+        fps: float = 30.0,
+        *,
+        resize: str = "swscale",
+    ) -> None:
+        self.path, self.resize, self.fps = os.fspath(path), _known_resize(resize), float(fps)
+        patterns = [one if "*" in one else f"*.{one.lstrip('.')}" for one in pattern.lower().split("|")]
+        try:
+            names = sorted(os.listdir(self.path), key=_natural)
+        except OSError as error:
+            raise VideoError(self.path, f"cannot be opened: {error.strerror}") from error
+        self.names = [name for name in names if any(fnmatch.fnmatchcase(name.lower(), one) for one in patterns)]
+        if not self.names:
+            raise VideoError(self.path, f"holds no picture that matches {pattern!r}")
+        self.pts = np.arange(len(self.names)) / self.fps
+        self.report = VideoReport(declared=len(self.names), decoded=len(self.names))
+        self.height, self.width = self._picture(0).shape[:2]
+
+    def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
+        wanted = self._numbers(requests)
+        sinks = [_Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
+        deal = _deal(sinks)
+        for number in wanted:
+            deal(number, av.VideoFrame.from_ndarray(self._picture(number), format="rgb24"))
+        return [sink.result() for sink in sinks]
+
+    def check(self) -> VideoReport:
+        """Open every picture, and report those that cannot be read."""
+        for number in range(len(self)):
+            with contextlib.suppress(VideoError):
+                self._picture(number)
+        return self.report
+
+    def _picture(self, number: int) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        from PIL import Image
+
+        try:
+            with Image.open(os.path.join(self.path, self.names[number])) as image:
+                return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            text = f"{self.names[number]} cannot be read: {error}"
+            if text not in self.report.errors:
+                errors = [*self.report.errors, text]
+                self.report = replace(self.report, errors=errors, decoded=len(self) - len(errors))
+            raise VideoError(self.path, text) from error
+
+
+def open_clip(path: str | os.PathLike, **options: Any) -> VideoReader | FrameFolderReader:
+    """A reader for a video file or for a folder of pictures.
+
+    ``options`` are VideoReader's or FrameFolderReader's; those that only the other one has are left aside.
+    """
+    folder = os.path.isdir(path)
+    foreign = ("threads", "index_cache") if folder else ("pattern", "fps")
+    options = {name: value for name, value in options.items() if name not in foreign}
+    return FrameFolderReader(path, **options) if folder else VideoReader(path, **options)
+
+
+def _known_resize(resize: str) -> str:
+    if resize not in RESIZES:
+        raise DustError(f"resize is {resize!r}; it must be one of {', '.join(RESIZES)}")
+    return resize
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A sort key that puts img_2 before img_10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]

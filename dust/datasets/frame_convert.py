@@ -1,0 +1,273 @@
+"""From a decoded frame to uint8 RGB of the wanted region and size.
+
+Three ways, chosen by the request: no scaling (convert, then cut a view: exact); swscale (cut the region out of the
+YUV planes, then scale and convert in one pass; a region's border is rounded to the chroma grid, so geometry is right
+to about one source pixel); torch (convert whole, then plain bilinear as in the published protocols: align_corners
+False, no antialiasing, rounded to uint8).
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from dust.utils.errors import DustError
+
+RESIZES = ("swscale", "torch")
+Box = tuple[float, float, float, float]
+# bytes per sample and (vertical, horizontal) chroma shift of the planar formats that can be cut before conversion
+_PLANAR = {
+    "gray": (1, 0, 0),
+    "yuv420p": (1, 1, 1),
+    "yuvj420p": (1, 1, 1),
+    "yuv422p": (1, 0, 1),
+    "yuvj422p": (1, 0, 1),
+    "yuv444p": (1, 0, 0),
+    "yuvj444p": (1, 0, 0),
+    "yuv420p10le": (2, 1, 1),
+    "yuv422p10le": (2, 0, 1),
+    "yuv444p10le": (2, 0, 0),
+}
+
+
+class Orientation(NamedTuple):
+    """How stored pixels become the displayed picture: transpose, then turn rows and columns round."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """A view of (H, W, 3) as displayed."""
+        if self.transpose:
+            picture = picture.swapaxes(0, 1)
+        return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+    def stored_region(self, region: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, int, int]:
+        """Where a (y, x, h, w) region of the (height, width) display lies in the stored picture."""
+        y, x, h, w = region
+        if self.flip_rows:
+            y = height - y - h
+        if self.flip_columns:
+            x = width - x - w
+        return (x, y, w, h) if self.transpose else (y, x, h, w)
+
+
+UPRIGHT = Orientation()
+
+
+def orientation_of(frame: Any) -> Orientation:
+    """The orientation that a frame's display matrix asks for (right angles and mirrorings; anything else: upright)."""
+    if not frame.rotation and not any(one.type.name == "DISPLAYMATRIX" for one in frame.side_data):
+        return UPRIGHT
+    for one in frame.side_data:
+        if one.type.name == "DISPLAYMATRIX":
+            # stored (x, y) is shown at (a x + c y, b x + d y)
+            a, b, _, c, d = struct.unpack("=5i", bytes(one)[:20])
+            if a == 0 and d == 0 and b and c:
+                return Orientation(True, b < 0, c < 0)
+            if b == 0 and c == 0 and a and d:
+                return Orientation(False, d < 0, a < 0)
+    return UPRIGHT
+
+
+@dataclass(frozen=True)
+class FrameRequest:
+    """Frames of one clip and what to make of them; plain data that crosses processes.
+
+    Attributes:
+        indices: frame numbers in display order, in any order, repeats allowed.
+        box: (y, x, h, w) region in displayed pixels, as floats; None = the whole frame.
+        size: (H, W) that the region is scaled to; None = no scaling (the box is then rounded to whole pixels).
+        crops: (y, x, h, w) cuts in the scaled region, all of one size; None = no cut.
+    """
+
+    indices: Sequence[int]
+    box: Box | None = None
+    size: tuple[int, int] | None = None
+    crops: tuple[tuple[int, int, int, int], ...] | None = None
+
+
+class _Plan(NamedTuple):
+    """For frames of one size and format: the display size, the region to scale (whole pixels), its size after
+    scaling, and the place of each crop in that."""
+
+    height: int
+    width: int
+    region: tuple[int, int, int, int]
+    size: tuple[int, int]
+    cuts: list[tuple[int, int, int, int]] | None
+
+
+class FrameConverter:
+    """Makes the pictures of one request; ``height`` and ``width`` are the reader's, to which boxes refer."""
+
+    def __init__(
+        self,
+        request: FrameRequest,
+        height: int,
+        width: int,
+        orientation: Orientation = UPRIGHT,
+        resize: str = "swscale",
+    ) -> None:
+        _check(request, height, width)
+        self.request, self.height, self.width = request, height, width
+        self.orientation, self.resize = orientation, resize
+        self._rgb, self._scale = VideoReformatter(), VideoReformatter()
+        self._plans: dict[tuple[int, int, str], _Plan] = {}
+        self._cut: Any = None
+
+    def __call__(self, frame: Any) -> list[np.ndarray]:
+        """One uint8 (h, w, 3) picture per crop (one in all without crops); views that live as long as the frame."""
+        key = (frame.width, frame.height, frame.format.name)
+        if key not in self._plans:
+            self._plans[key] = self._plan(frame)
+        plan = self._plans[key]
+        y, x, h, w = plan.region
+        if (h, w) == plan.size:
+            picture = self.orientation.apply(pixels(reformat(self._rgb, frame)))[y : y + h, x : x + w]
+        elif self.resize == "torch":
+            whole = self.orientation.apply(pixels(reformat(self._rgb, frame)))
+            picture = torch_bilinear(whole[y : y + h, x : x + w], plan.size)
+        else:
+            picture = self._scaled(frame, plan)
+        if plan.cuts is None:
+            return [picture]
+        return [picture[y : y + h, x : x + w] for y, x, h, w in plan.cuts]
+
+    def _plan(self, frame: Any) -> _Plan:
+        height, width = frame.height, frame.width
+        if self.orientation.transpose:
+            height, width = width, height
+        # A file may change its picture size on the way; boxes keep their place in the picture.
+        tall, wide = height / self.height, width / self.width
+        y, x, h, w = self.request.box or (0.0, 0.0, self.height, self.width)
+        y, x, h, w = y * tall, x * wide, h * tall, w * wide
+        crops = self.request.crops
+        size = self.request.size or (max(round(h), 1), max(round(w), 1))
+        exact = _whole((y, x, h, w), height, width)
+        if self.resize == "torch" or exact[2:] == size or crops is None:
+            region = exact if self.resize == "torch" or exact[2:] == size else self._aligned((y, x, h, w), frame)
+            return _Plan(height, width, region, size, list(crops) if crops is not None else None)
+        # Scale only what the crops need.
+        top, left = min(c[0] for c in crops), min(c[1] for c in crops)
+        bottom, right = max(c[0] + c[2] for c in crops), max(c[1] + c[3] for c in crops)
+        unit_y, unit_x = h / size[0], w / size[1]
+        part = (y + top * unit_y, x + left * unit_x, (bottom - top) * unit_y, (right - left) * unit_x)
+        cuts = [(c[0] - top, c[1] - left, c[2], c[3]) for c in crops]
+        return _Plan(height, width, self._aligned(part, frame), (bottom - top, right - left), cuts)
+
+    def _aligned(self, region: Box, frame: Any) -> tuple[int, int, int, int]:
+        """The region in whole pixels, its corner on the chroma grid where that lets the planes be cut."""
+        height, width = frame.height, frame.width
+        if self.orientation.transpose:
+            height, width = width, height
+        y, x, h, w = _whole(region, height, width)
+        if (h, w) == (height, width) or frame.format.name not in _PLANAR:
+            return y, x, h, w
+        _, down, across = _PLANAR[frame.format.name]
+        sy, sx, sh, sw = self.orientation.stored_region((y, x, h, w), height, width)
+        sy, sx = sy >> down << down, sx >> across << across
+        # Back to displayed pixels: the mapping undoes itself when its three steps run in the opposite order.
+        if self.orientation.transpose:
+            sy, sx, sh, sw = sx, sy, sw, sh
+        if self.orientation.flip_rows:
+            sy = height - sy - sh
+        if self.orientation.flip_columns:
+            sx = width - sx - sw
+        return sy, sx, sh, sw
+
+    def _scaled(self, frame: Any, plan: _Plan) -> np.ndarray:
+        """Region out of the planes, scaled and converted in one pass, as displayed."""
+        y, x, h, w = self.orientation.stored_region(plan.region, plan.height, plan.width)
+        if (h, w) != (frame.height, frame.width):
+            if frame.format.name in _PLANAR:
+                frame = self._cut_planes(frame, y, x, h, w)
+            else:
+                rgb = pixels(reformat(self._rgb, frame))[y : y + h, x : x + w]
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        height, width = plan.size[::-1] if self.orientation.transpose else plan.size
+        return self.orientation.apply(pixels(reformat(self._scale, frame, width, height)))
+
+    def _cut_planes(self, frame: Any, y: int, x: int, h: int, w: int) -> Any:
+        """A frame with a copy of one region of each plane (kept and filled again for the next frame)."""
+        name = frame.format.name
+        cut = self._cut
+        if cut is None or (cut.width, cut.height, cut.format.name) != (w, h, name):
+            cut = self._cut = av.VideoFrame(w, h, name)
+        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
+        sample, down, across = _PLANAR[name]
+        for number, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
+            v, u = (down, across) if number else (0, 0)
+            rows, columns = -(-h >> v), -(-w >> u) * sample
+            top, left = y >> v, (x >> u) * sample
+            into = np.frombuffer(target, np.uint8)[: rows * target.line_size].reshape(rows, -1)[:, :columns]
+            lines = np.frombuffer(source, np.uint8)
+            lines = lines[: lines.size // source.line_size * source.line_size].reshape(-1, source.line_size)
+            into[:] = lines[top : top + rows, left : left + columns]
+        return cut
+
+
+def reformat(reformatter: VideoReformatter, frame: Any, width: int | None = None, height: int | None = None) -> Any:
+    """To rgb24 by one kept swscale context on one thread, with the colours of ``frame.to_ndarray("rgb24")``."""
+    options: Any = {"width": width, "height": height, "format": "rgb24", "interpolation": "BILINEAR"}
+    try:
+        return reformatter.reformat(frame, threads=1, **options)
+    except TypeError:  # PyAV before 16 has no such argument, and one thread anyway
+        return reformatter.reformat(frame, **options)
+
+
+def pixels(frame: Any) -> np.ndarray:
+    """The (H, W, 3) uint8 view of an rgb24 frame; no copy."""
+    plane = frame.planes[0]
+    lines = np.frombuffer(plane, np.uint8)[: plane.line_size * frame.height].reshape(frame.height, plane.line_size)
+    return lines[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+
+
+def torch_bilinear(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) uint8 scaled to ``size`` as ``interpolate(bilinear, align_corners=False)`` does, rounded."""
+    import torch
+
+    data = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
+    data = torch.nn.functional.interpolate(data, size=size, mode="bilinear", align_corners=False, antialias=False)
+    return data[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8).numpy()
+
+
+def rescaled(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w, 3) uint8 scaled by swscale."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    return pixels(reformat(VideoReformatter(), frame, width, height)).copy()
+
+
+def _whole(region: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """A region in whole pixels, at least one, inside the picture."""
+    y, x, h, w = (round(value) for value in region)
+    h, w = min(max(h, 1), height), min(max(w, 1), width)
+    return min(max(y, 0), height - h), min(max(x, 0), width - w), h, w
+
+
+def _check(request: FrameRequest, height: int, width: int) -> None:
+    """DustError for a region, size or crop that does not fit."""
+    problems = []
+    tall, wide = height, width
+    if request.box is not None:
+        y, x, h, w = request.box
+        if h <= 0 or w <= 0 or y < -0.5 or x < -0.5 or y + h > height + 0.5 or x + w > width + 0.5:
+            problems.append(f"box {request.box} (y, x, h, w) does not lie in the {height}x{width} picture")
+        tall, wide = round(h), round(w)
+    if request.size is not None:
+        tall, wide = request.size
+        if tall < 1 or wide < 1:
+            problems.append(f"size {request.size} must be positive")
+    if request.crops is not None:
+        if not request.crops or len({crop[2:] for crop in request.crops}) != 1:
+            problems.append(f"crops {request.crops} must be at least one, all of one size")
+        for crop in request.crops:
+            if min(crop[:2]) < 0 or min(crop[2:]) < 1 or crop[0] + crop[2] > tall or crop[1] + crop[3] > wide:
+                problems.append(f"crop {crop} (y, x, h, w) does not lie in the {tall}x{wide} scaled picture")
+    if problems:
+        raise DustError("a request for frames cannot be met: " + "; ".join(problems))

@@ -1,0 +1,119 @@
+"""Keeps video indexes: a bounded memory per process, and, where a folder is given, one small file per clip.
+
+An entry is good for one (path, size, modification time) and one PyAV version; anything else, a torn file too, counts
+as absent. The files hold numbers and plain words only: reading one runs no code.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import zlib
+from collections import OrderedDict
+from dataclasses import asdict
+from typing import Any
+
+import av
+import numpy as np
+
+from dust.datasets.frame_convert import Orientation
+from dust.datasets.video_index import VideoIndex, VideoReport, build_index
+from dust.utils.errors import VideoError
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_MEMORY = 32 << 20  # bytes of indexes that one process keeps
+_ARRAYS = ("packet_pts", "order", "frame_pts", "entries", "entry_dts")
+_TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4", "entry_dts": "<i8"}
+_memory: "OrderedDict[tuple, VideoIndex]" = OrderedDict()
+_memory_bytes = 0
+
+
+def get_index(path: str, threads: int = 1, folder: str | None = None) -> VideoIndex:
+    """The index of a file, from memory, from ``folder``, or built now and kept in both. Raises VideoError."""
+    key = _key(path)
+    index = _memory.get(key)
+    if index is not None:
+        _memory.move_to_end(key)
+        return index
+    index = _load(key, folder) if folder else None
+    if index is None:
+        index = build_index(path, threads)
+        _store(key, index, folder)
+    _remember(key, index)
+    return index
+
+
+def put_index(path: str, index: VideoIndex, folder: str | None = None) -> None:
+    """Replace what is kept for a file, after a decode has told more."""
+    key = _key(path)
+    _remember(key, index)
+    _store(key, index, folder)
+
+
+def _key(path: str) -> tuple[str, int, int]:
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise VideoError(path, f"cannot be opened: {error.strerror}") from error
+    if not facts.st_size:
+        raise VideoError(path, "the file is empty")
+    return os.path.abspath(path), facts.st_size, facts.st_mtime_ns
+
+
+def _remember(key: tuple, index: VideoIndex) -> None:
+    global _memory_bytes
+    old = _memory.pop(key, None)
+    _memory_bytes += index.nbytes - (old.nbytes if old is not None else 0)
+    _memory[key] = index
+    while _memory_bytes > _MEMORY and len(_memory) > 1:
+        _memory_bytes -= _memory.popitem(last=False)[1].nbytes
+
+
+def _file(key: tuple, folder: str) -> str:
+    name = hashlib.blake2b(key[0].encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return os.path.join(folder, name[:2], name[2:] + ".idx")
+
+
+def _identity(key: tuple) -> list[Any]:
+    return [_FORMAT, av.__version__, os.fsencode(key[0]).hex(), key[1], key[2]]
+
+
+def _load(key: tuple, folder: str) -> VideoIndex | None:
+    try:
+        with open(_file(key, folder), "rb") as file:
+            head, body = file.readline(), file.read()
+        facts = json.loads(head)
+        if facts.pop("identity") != _identity(key) or facts.pop("crc32") != zlib.crc32(body):
+            return None
+        at = 0
+        for name in _ARRAYS:
+            kind = np.dtype(_TYPES[name])
+            facts[name] = np.frombuffer(body, kind, facts[name], at)
+            at += facts[name].nbytes
+        facts["report"] = VideoReport(**facts["report"])
+        facts["orientation"] = Orientation(*facts["orientation"])
+        return VideoIndex(**facts)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(key: tuple, index: VideoIndex, folder: str | None) -> None:
+    """Write by a temporary name and a rename. Not fsynced: the checksum finds a torn file, which is then rebuilt."""
+    if not folder:
+        return
+    arrays = {name: np.ascontiguousarray(getattr(index, name), _TYPES[name]) for name in _ARRAYS}
+    body = b"".join(array.tobytes() for array in arrays.values())
+    facts = {name: value for name, value in vars(index).items() if name not in _ARRAYS}
+    facts |= {name: len(array) for name, array in arrays.items()}
+    facts |= {"report": asdict(index.report), "identity": _identity(key), "crc32": zlib.crc32(body)}
+    target = _file(key, folder)
+    temporary = f"{target}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(json.dumps(facts).encode() + b"\n" + body)
+        os.replace(temporary, target)
+    except OSError as error:  # a cache that cannot be written costs time, nothing else
+        logger.warning("the index of %s is not kept in %s: %s", key[0], folder, error)

@@ -1,0 +1,434 @@
+"""What stands in a video file and how its frames are reached, found by demuxing alone wherever that proves it.
+
+Frame ``i`` is always the i-th frame that decoding the file from its start yields. There are three ways to get at it:
+
+- ``seek``: packets and frames are one to one and in the order of their timestamps, and key frames are proven entry
+  points. Holds for sane mp4/mov and Matroska/WebM files; nothing was decoded to know it.
+- ``start``: the file was decoded once to learn which packet gives which frame; reading begins at the first packet.
+- ``count``: damage, or a decoder that does not say which packet a frame came from: decode from the start and count.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import av
+import numpy as np
+
+from dust.datasets import bitstream
+from dust.datasets.frame_convert import UPRIGHT, Orientation, orientation_of
+from dust.utils.errors import VideoError
+
+logger = logging.getLogger(__name__)
+
+NO_PTS = int(np.iinfo(np.int64).min)
+READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
+NONREF_CODECS = {"h264", "hevc", "mpeg2video"}
+# One visible frame per packet, timestamps kept by the decoder; anything else is decoded once to be sure.
+_PROVABLE = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mpeg4", "mjpeg", "prores", "png"}
+_LOOKED_INTO = {"h264", "hevc", "vp8", "vp9"}
+_REORDERING = {"h264", "hevc", "mpeg4"}
+_TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
+_SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
+
+
+@dataclass(frozen=True)
+class VideoReport:
+    """What is known of a file's health.
+
+    Attributes:
+        errors: demux and decode errors and contradictions with the header, as sentences.
+        corrupt_frames: frames that the decoder marked corrupt.
+        declared: frames the header declares, less those that an edit list discards; 0 = it declares none.
+        decoded: frames that can be had, which is ``len(reader)``.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    corrupt_frames: int = 0
+    declared: int = 0
+    decoded: int = 0
+
+    @property
+    def damaged(self) -> bool:
+        return bool(self.errors or self.corrupt_frames)
+
+    @property
+    def reason(self) -> str:
+        """One line for a list of bad clips; empty for a healthy file."""
+        words = list(self.errors)
+        if self.corrupt_frames:
+            words.append(f"{self.corrupt_frames} of {self.decoded} frames are marked corrupt")
+        return "; ".join(words)
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """One file's index. Arrays: ``packet_pts`` (packets,) in file order, NO_PTS where missing; ``order`` (frames,) the
+    packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time, with
+    ``entry_dts`` beside them. ``height`` and ``width`` are as displayed."""
+
+    mode: str
+    codec: str
+    height: int
+    width: int
+    fps: float
+    orientation: Orientation
+    skip_nonref: bool
+    prime: bool
+    seek_by_dts: bool
+    packet_pts: np.ndarray
+    order: np.ndarray
+    frame_pts: np.ndarray
+    entries: np.ndarray
+    entry_dts: np.ndarray
+    report: VideoReport
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.packet_pts, self.order, self.frame_pts, self.entries, self.entry_dts)
+        return 1024 + sum(array.nbytes for array in arrays)
+
+
+def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
+    """(container, best video stream), with every other stream discarded; VideoError where there is none."""
+    try:
+        container = av.open(path, metadata_errors="ignore")
+    except (*READ_ERRORS, ValueError) as error:
+        raise VideoError(path, f"cannot be opened: {_words(error)}") from error
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        container.close()
+        raise VideoError(path, "has no video stream" if stream is None else "has a video stream of an unknown codec")
+    if stream.disposition & av.stream.Disposition.attached_pic:
+        container.close()
+        raise VideoError(path, "has no video stream, only a cover picture")
+    stream.codec_context.thread_count = threads
+    if threads != 1:
+        stream.codec_context.thread_type = "FRAME"
+    return container, stream
+
+
+def discard_others(container: Any, stream: Any) -> None:
+    """Spare the demuxer the reading of sound and subtitles (PyAV that knows how)."""
+    nothing = getattr(av.stream, "Discard", None)
+    for other in container.streams:
+        if nothing is not None and other.index != stream.index:
+            other.discard = nothing.all
+
+
+def packets(container: Any, stream: Any) -> Iterator[Any]:
+    """The stream's packets that hold data, in file order from the present place."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def build_index(path: str, threads: int = 1) -> VideoIndex:
+    """The index of one file: by demuxing, or where that proves too little, by one decode from the start.
+
+    Raises VideoError for a file that cannot be opened, has no video stream or gives no frame.
+    """
+    container, stream = open_stream(path, threads)
+    try:
+        scan = _Scan(path, container, stream)
+        index = scan.index() if scan.proven() else None
+    finally:
+        container.close()
+    if index is None:
+        logger.debug("%s: decoded once, because %s", path, scan.doubt)
+        index = survey(path, threads)
+    return index
+
+
+class _Scan:
+    """One pass over the packets, and what follows from it."""
+
+    def __init__(self, path: str, container: Any, stream: Any) -> None:
+        self.path, self.container, self.stream = path, container, stream
+        self.format, self.context = container.format.name, stream.codec_context
+        self.codec = self.context.name
+        self.doubt = ""
+        self.facts = _Facts(path, container, stream)
+        self.pts: list[int] = []
+        self.dts: list[int] = []
+        self.shown: list[bool] = []
+        self.entries: list[int] = []
+        self.layered = False
+        self.first: Any = None
+
+    def proven(self) -> bool:
+        """Whether timestamps and key frames tell everything; ``doubt`` says why not."""
+        if not ("mov" in self.format or "matroska" in self.format) or self.codec not in _PROVABLE:
+            self.doubt = f"{self.codec} in {self.format} keeps no exact frame times"
+            return False
+        self._walk()
+        if not self.doubt:
+            self.doubt = self._contradiction()
+        return not self.doubt
+
+    def _walk(self) -> None:
+        extradata = self.context.extradata or b""
+        unit = bitstream.nal_length_size(self.codec, extradata) if self.codec in ("h264", "hevc") else 0
+        if self.codec == "h264" and not bitstream.h264_frames_only(extradata, unit):
+            self.doubt = "its pictures may be fields"
+            return
+        try:
+            for packet in self.facts.watch():
+                if not self.pts:
+                    self.first = packet
+                self.pts.append(NO_PTS if packet.pts is None else packet.pts)
+                self.dts.append(NO_PTS if packet.dts is None else packet.dts)
+                self.shown.append(not packet.is_discard)
+                self._look(packet, unit)
+        except READ_ERRORS as error:
+            self.doubt = f"demuxing fails: {_words(error)}"
+        if self.facts.errors():
+            self.doubt = "; ".join(self.facts.errors())
+
+    def _look(self, packet: Any, unit: int) -> None:
+        """Codec by codec, what one packet says of itself."""
+        entry = packet.is_keyframe
+        data = bytes(packet) if self.codec in _LOOKED_INTO else b""
+        if unit and not bitstream.is_tiled(data, unit):
+            self.doubt = f"packet {len(self.pts) - 1} is not made of whole units"
+        if self.codec == "h264":
+            entry = entry and bitstream.h264_entry_point(data, unit)
+        elif self.codec == "hevc":
+            point, layered, drops = bitstream.hevc_facts(data, unit)
+            entry, self.layered = entry and point, self.layered or layered
+            if drops and len(self.pts) > 1:
+                self.doubt = "a key frame discards frames that were not shown yet"
+        elif self.codec in ("vp8", "vp9"):
+            self.shown[-1] &= bitstream.vp8_shown(data) if self.codec == "vp8" else bitstream.vp9_shown(data)
+        elif self.codec == "mpeg4" and packet.size < _TINY_MPEG4:
+            self.doubt = "it has pictures that are not coded"
+        if entry:
+            self.entries.append(len(self.pts) - 1)
+
+    def _contradiction(self) -> str:
+        pts, shown = np.array(self.pts, np.int64), np.array(self.shown, bool)
+        if not shown.any():
+            return "no packet is shown"
+        if (pts == NO_PTS).any() or len(np.unique(pts)) != len(pts):
+            return "frame times are missing or repeated"
+        if not self.entries or self.entries[0] != 0 or (pts[shown] < pts[0]).any():
+            return "it does not begin with a key frame"
+        reordered = bool((np.diff(pts) < 0).any())
+        if reordered != bool(self.codec in _REORDERING and self.context.has_b_frames):
+            return "frame times and the codec disagree about the order"
+        return ""
+
+    def index(self) -> VideoIndex:
+        pts = np.array(self.pts, np.int64)
+        order = np.flatnonzero(np.array(self.shown, bool))
+        order = order[np.argsort(pts[order], kind="stable")].astype(np.int32)
+        entries = np.array(self.entries, np.int32)
+        entries = entries[np.argsort(pts[entries], kind="stable")]
+        orientation = self._orientation()
+        height, width = self.context.height, self.context.width
+        seconds = pts[order] * float(self.stream.time_base)
+        pixels = self.context.pix_fmt or ""
+        return VideoIndex(
+            mode="seek",
+            codec=self.codec,
+            height=width if orientation.transpose else height,
+            width=height if orientation.transpose else width,
+            fps=_rate(self.stream, seconds),
+            orientation=orientation,
+            skip_nonref=self.codec in NONREF_CODECS and not self.layered,
+            # Old x264 and Xvid say only in their first packet which of their habits a decoder must follow.
+            prime=self.codec == "mpeg4" or (self.codec == "h264" and "444" in pixels),
+            seek_by_dts="mov" in self.format,
+            packet_pts=pts,
+            order=order,
+            frame_pts=seconds,
+            entries=entries,
+            entry_dts=np.array(self.dts, np.int64)[entries],
+            report=VideoReport(declared=self.facts.declared(), decoded=len(order)),
+        )
+
+    def _orientation(self) -> Orientation:
+        if "mov" in self.format and bitstream.mp4_is_upright(self.path):
+            return UPRIGHT
+        try:
+            for packet in (self.first, None):
+                for frame in self.context.decode(packet):
+                    return orientation_of(frame)
+        except READ_ERRORS:
+            pass  # the read that wants this frame meets the same error and reports it
+        return UPRIGHT
+
+
+class _Facts:
+    """What the header promises and the packets keep: counts, cut packets, time covered."""
+
+    def __init__(self, path: str, container: Any, stream: Any) -> None:
+        self.path, self.container, self.stream = path, container, stream
+        self.format = container.format.name
+        self.base = float(stream.time_base)
+        # Only these formats state a duration; elsewhere FFmpeg estimates it.
+        states = any(word in self.format for word in ("mov", "matroska", "avi", "flv", "asf"))
+        self.duration = float(stream.duration * stream.time_base) if states and stream.duration else 0.0
+        self.whole_file = states and not self.duration and bool(container.duration)
+        if self.whole_file:
+            self.duration = container.duration / 1e6
+        self.seen = self.empty = self.discarded = self.tiny = 0
+        self.cut: int | None = None
+        self.begin, self.end = float("inf"), float("-inf")
+
+    def watch(self) -> Iterator[Any]:
+        """The video packets; others are looked at only where the header knows no more than the file's duration."""
+        if not self.whole_file:
+            discard_others(self.container, self.stream)
+        for packet in self.container.demux() if self.whole_file else self.container.demux(self.stream):
+            if packet.dts is None and not packet.size:
+                continue  # the sign that a stream has ended
+            self._time(packet)
+            if packet.stream_index != self.stream.index:
+                continue
+            if not packet.size:
+                self.empty += 1
+                continue
+            self.discarded += packet.is_discard
+            self.tiny += packet.size < _TINY_MPEG4
+            # A transport stream marks packets at any splice; what is really lost there shows in the decoder.
+            if packet.is_corrupt and self.cut is None and "mpegts" not in self.format:
+                self.cut = self.seen
+            self.seen += 1
+            yield packet
+
+    def _time(self, packet: Any) -> None:
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None or packet.is_discard:
+            return
+        base = float(packet.time_base)
+        self.begin = min(self.begin, time * base)
+        self.end = max(self.end, (time + (packet.duration or 0)) * base)
+
+    def declared(self) -> int:
+        """Frames that the header promises to show; 0 = it does not say."""
+        stated = self.stream.frames
+        if "mov" in self.format and getattr(self.stream, "index_entries", None) is not None:
+            stated = len(self.stream.index_entries)  # nb_frames also counts what an edit list leaves out
+        return max(stated - self.discarded, 0)
+
+    def errors(self) -> list[str]:
+        """What already demuxing shows to be wrong, once every packet was seen."""
+        found = []
+        have, declared = self.seen + self.empty - self.discarded, self.declared()
+        if self.cut is not None:
+            found.append(f"packet {self.cut} is cut short")
+        if "matroska" in self.format and bitstream.matroska_is_cut(self.path):
+            found.append("the file ends before its segment does")
+        span = max(self.end - self.begin, 0.0)
+        short = self.duration and self.duration - span > max(_SHORT[0], _SHORT[1] * self.duration)
+        # Without index_entries an edit list's cut tail looks like missing frames, so the time must be missing too.
+        sure = "mov" not in self.format or hasattr(self.stream, "index_entries") or short
+        if have < declared and sure:
+            found.append(f"only {have} of {declared} declared frames are in the file")
+        elif short:
+            found.append(f"frames cover {span:.2f} s of the declared {self.duration:.2f} s")
+        return found
+
+
+def survey(path: str, threads: int = 1, sink: Callable[[int, Any], None] | None = None) -> VideoIndex:
+    """Decode a file from its start to its end (or to the first error) and index what came.
+
+    ``sink(number, frame)`` sees every frame. Raises VideoError if there is none.
+    """
+    container, stream = open_stream(path, threads)
+    facts, context = _Facts(path, container, stream), stream.codec_context
+    layered, fields, corrupt = False, False, 0
+    pts: list[int] = []
+    order: list[int] = []
+    errors: list[str] = []
+    first: tuple[int, int, Orientation] | None = None
+    try:
+        unit = bitstream.nal_length_size("hevc", context.extradata or b"") if context.name == "hevc" else 0
+        for packet in _then_none(facts.watch()):
+            if packet is not None:
+                pts.append(NO_PTS if packet.pts is None else packet.pts)
+                packet.pts = len(pts) - 1  # the decoder hands it on: each frame then names its packet
+                if context.name == "hevc":
+                    layered |= bitstream.hevc_facts(bytes(memoryview(packet)[:4096]), unit)[1]
+            for frame in context.decode(packet):
+                if first is None:
+                    first = frame.height, frame.width, orientation_of(frame)
+                if sink is not None:
+                    sink(len(order), frame)
+                order.append(-1 if frame.pts is None else frame.pts)
+                corrupt += frame.is_corrupt
+                fields |= frame.interlaced_frame
+    except READ_ERRORS as error:
+        errors.append(f"decoding fails after {len(order)} frames: {_words(error)}")
+    finally:
+        rate, codec, base = _rate_or_zero(stream), context.name, float(stream.time_base)
+        errors = errors or facts.errors()
+        declared, discarded_tiny = facts.declared(), facts.empty + (facts.tiny if codec == "mpeg4" else 0)
+        container.close()
+    if first is None:
+        raise VideoError(path, "no frame can be decoded" + (f": {errors[0]}" if errors else ""))
+    missing = declared - discarded_tiny - len(order) * (2 if fields else 1)
+    if missing > 0 and not errors:
+        errors.append(f"only {len(order)} of {declared} declared frames can be decoded")
+    numbers = np.array(order, np.int32)
+    named = bool((numbers >= 0).all() and len(np.unique(numbers)) == len(numbers) and numbers.max() < len(pts))
+    report = VideoReport(errors=errors, corrupt_frames=int(corrupt), declared=declared, decoded=len(order))
+    seconds = _frame_times(np.array(pts, np.int64), numbers if named else None, len(order), base, rate)
+    height, width, orientation = first
+    return VideoIndex(
+        mode="start" if named and not report.damaged else "count",
+        codec=codec,
+        height=width if orientation.transpose else height,
+        width=height if orientation.transpose else width,
+        fps=rate or _rate_of(seconds),
+        orientation=orientation,
+        skip_nonref=codec in NONREF_CODECS and not layered and not fields,
+        prime=False,
+        seek_by_dts=False,
+        packet_pts=np.array(pts, np.int64),
+        order=numbers,
+        frame_pts=seconds,
+        entries=np.zeros(0, np.int32),
+        entry_dts=np.zeros(0, np.int64),
+        report=report,
+    )
+
+
+def agree(quick: VideoIndex, full: VideoIndex) -> VideoIndex:
+    """The index to keep after a full decode: the quick one if the decode confirmed it."""
+    same = len(quick.order) == len(full.order) and bool((quick.order == full.order).all())
+    if same and full.mode == "start" and quick.orientation == full.orientation:
+        return replace(quick, report=full.report)
+    return full
+
+
+def _then_none(items: Iterator[Any]) -> Iterator[Any]:
+    yield from items
+    yield None
+
+
+def _frame_times(pts: np.ndarray, order: np.ndarray | None, count: int, base: float, rate: float) -> np.ndarray:
+    """Seconds of each frame, rising; by the frame rate where the file has no usable times."""
+    known = pts[order] if order is not None else pts
+    if len(known) < count or (known == NO_PTS).any():
+        start = float(known[known != NO_PTS].min() * base) if (known != NO_PTS).any() else 0.0
+        return start + np.arange(count) / (rate or 25.0)
+    return np.sort(known)[:count] * base
+
+
+def _rate_or_zero(stream: Any) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def _rate_of(seconds: np.ndarray) -> float:
+    span = float(seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
+    return (len(seconds) - 1) / span if span > 0 else 25.0
+
+
+def _rate(stream: Any, seconds: np.ndarray) -> float:
+    return _rate_or_zero(stream) or _rate_of(seconds)
+
+
+def _words(error: BaseException) -> str:
+    """An FFmpeg error's own sentence, without number and path."""
+    return str(getattr(error, "strerror", None) or error)

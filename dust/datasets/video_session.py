@@ -1,0 +1,172 @@
+"""An open video file and the reading of chosen frames out of it, as its index allows."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dust.datasets.frame_convert import orientation_of
+from dust.datasets.video_index import NO_PTS, VideoIndex, discard_others, open_stream, packets
+
+Take = Callable[[int, Any], None]
+
+
+class Contradiction(Exception):
+    """A read met something that its index rules out: the index is not to be trusted, or the file is damaged."""
+
+
+class DecodeSession:
+    """One open file. ``read`` hands each wanted frame to ``take(number, frame)``, in display order.
+
+    Raises Contradiction, or PyAV's own error, where the file does not behave as its index says.
+    """
+
+    def __init__(self, path: str, index: VideoIndex, threads: int = 1) -> None:
+        self.path, self.index, self.owner = path, index, os.getpid()
+        self._threads = threads
+        self._container: Any = None
+        self._open()
+
+    def close(self) -> None:
+        """Close the file, unless it belongs to the process that this one was forked from."""
+        if self._container is not None and self.owner == os.getpid():
+            self._container.close()
+        self._container = None
+
+    def read(self, wanted: list[int], take: Take) -> None:
+        """``wanted``: frame numbers, rising, each once."""
+        if self.index.mode != "seek" and self._next:
+            self.close()
+            self._open()
+        if self.index.mode == "count":
+            self._count(wanted, take)
+            return
+        for start, numbers in self._groups(wanted):
+            self._seek(start)
+            self._decode(numbers, take, floor=int(self.index.packet_pts[start]))
+
+    def _open(self) -> None:
+        self._container, self._stream = open_stream(self.path, self._threads)
+        discard_others(self._container, self._stream)
+        self._packets: Iterator[Any] = packets(self._container, self._stream)
+        self._next = 0  # ordinal of the packet that comes next
+        self._primed = False
+
+    def _groups(self, wanted: list[int]) -> Iterator[tuple[int, list[int]]]:
+        """(packet to begin at, frame numbers) for each run of frames that one entry point serves: the last one that
+        is neither shown nor stored after the frame."""
+        index = self.index
+        if index.mode == "start":
+            yield 0, wanted
+            return
+        ordinals = index.order[wanted]
+        times = index.packet_pts[index.entries]
+        places = np.searchsorted(times, index.packet_pts[ordinals], side="right") - 1
+        group: list[int] = []
+        begin = -1
+        for number, ordinal, place in zip(wanted, ordinals, places, strict=True):
+            while place > 0 and index.entries[place] > ordinal:
+                place -= 1
+            entry = int(index.entries[place])
+            if entry != begin and group:
+                yield begin, group
+                group = []
+            begin = entry
+            group.append(number)
+        yield begin, group
+
+    def _take_packet(self) -> Any:
+        """The next packet, checked against the index and named by its ordinal."""
+        packet = next(self._packets, None)
+        if packet is None:
+            raise Contradiction(f"packet {self._next} is not there any more")
+        pts = NO_PTS if packet.pts is None else packet.pts
+        if pts != self.index.packet_pts[self._next]:
+            raise Contradiction(f"packet {self._next} has another time than before")
+        packet.pts = self._next  # the decoder hands it on: each frame then names its packet
+        self._next += 1
+        return packet
+
+    def _seek(self, start: int) -> None:
+        """Make packet ``start`` the next one."""
+        if start == self._next:
+            return
+        index = self.index
+        if start and index.prime and not self._primed:
+            self._prime()
+        place = int(np.flatnonzero(index.entries == start)[0])
+        stamp = pts = int(index.packet_pts[start])
+        if index.seek_by_dts and index.entry_dts[place] != NO_PTS:
+            stamp = int(index.entry_dts[place])
+        self._container.seek(stamp, stream=self._stream, backward=True)
+        self._packets = packets(self._container, self._stream)
+        for packet in itertools.islice(self._packets, start + 1):  # it may have landed on an earlier key frame
+            if packet.pts == pts:
+                self._packets, self._next = itertools.chain([packet], self._packets), start
+                return
+        raise Contradiction(f"seeking does not find packet {start}")
+
+    def _prime(self) -> None:
+        """Show the decoder the first packet, for what only that one says."""
+        context = self._stream.codec_context
+        if self._next == 0:
+            context.skip_frame = "DEFAULT"
+            context.decode(self._take_packet())
+            context.flush_buffers()
+        self._primed = True
+
+    def _decode(self, numbers: list[int], take: Take, floor: int) -> None:
+        """From the next packet to the last one that a wanted frame needs, then empty the decoder.
+
+        Frames shown before ``floor`` (the entry point's time) lean on what came before it: they are passed by.
+        """
+        index, context = self.index, self._stream.codec_context
+        by_packet = {int(index.order[number]): number for number in numbers}
+        last, missing, latest, whole = max(by_packet), len(numbers), NO_PTS, index.mode == "start"
+        skipping = None
+        self._primed = self._primed or self._next == 0
+        while True:
+            skip = index.skip_nonref and self._next not in by_packet
+            if skip != skipping:
+                context.skip_frame, skipping = ("NONREF" if skip else "DEFAULT"), skip
+            # Past the last one the decoder is emptied, so that every frame it was given is seen and judged.
+            packet = self._take_packet() if self._next <= last else None
+            for frame in context.decode(packet):
+                ordinal = frame.pts
+                if ordinal is None or not 0 <= ordinal < len(index.packet_pts):
+                    raise Contradiction("a frame does not name its packet")
+                time = int(index.packet_pts[ordinal])
+                if time < floor and not whole:
+                    continue
+                if frame.is_corrupt:
+                    raise Contradiction("a frame is marked corrupt")
+                if time <= latest and not whole:
+                    raise Contradiction("frames come in another order than their times")
+                latest = time
+                number = by_packet.get(ordinal)
+                if number is not None:
+                    if missing == len(numbers) and orientation_of(frame) != index.orientation:
+                        raise Contradiction("the picture is turned in another way")
+                    missing -= 1
+                    take(number, frame)
+            if packet is None:
+                break
+        context.flush_buffers()
+        if missing:
+            raise Contradiction(f"{missing} wanted frames did not come")
+
+    def _count(self, wanted: list[int], take: Take) -> None:
+        """Decode everything from the first packet to the last wanted frame, by counting."""
+        context, number, left = self._stream.codec_context, 0, set(wanted)
+        self._next = 1  # whatever happens, the next read begins anew
+        for packet in itertools.chain(self._packets, [None]):
+            for frame in context.decode(packet):
+                if number in left:
+                    left.discard(number)
+                    take(number, frame)
+                number += 1
+            if not left:
+                return
+        raise Contradiction(f"{len(left)} wanted frames did not come")
