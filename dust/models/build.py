@@ -1,0 +1,27 @@
+"""The model registry, and the one place where a configuration becomes a model."""
+
+from typing import Any
+
+import torch.nn as nn
+
+from dust.utils.errors import ConfigError
+from dust.utils.registry import Registry
+
+MODEL_REGISTRY = Registry("model", aliases={"vit_base_patch16_224": "TimeSformer"})
+
+
+def build_model(cfg: Any, **overrides: Any) -> nn.Module:
+    """The model that ``cfg.MODEL.MODEL_NAME`` names, on the CPU, freshly initialised.
+
+    A class with ``from_config`` gets plain keyword arguments, of which ``overrides`` replace some. A class without it
+    (a SlowFast user's own) is called with ``cfg`` itself and takes no overrides.
+    """
+    cls: Any = MODEL_REGISTRY.get(cfg.MODEL.MODEL_NAME)
+    if hasattr(cls, "from_config"):
+        return cls(**{**cls.from_config(cfg), **overrides})
+    if overrides:
+        raise ConfigError(
+            f"{cls.__name__} has no from_config, so it is built from cfg alone and cannot take "
+            f"{', '.join(sorted(overrides))}: set them in cfg, or give the class a from_config"
+        )
+    return cls(cfg)

@@ -1,0 +1,121 @@
+"""Building blocks of vision transformers that several architectures share. Parameter names are those of the public
+checkpoints (``qkv``, ``proj``, ``fc1``, ``fc2``, ``norm1``...), so that weights load without renaming."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (https://arxiv.org/abs/1603.09382): in training, each item of dim 0 is zeroed with probability
+    ``rate`` (0 <= rate < 1) and the kept ones are divided by ``1 - rate``. Identity in eval."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = float(rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+        return x * mask
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.4f}"
+
+
+class Mlp(nn.Module):
+    """(..., in_features) -> (..., out_features): fc1, exact (erf) GELU, fc2, with dropout after both."""
+
+    def __init__(
+        self, in_features: int, hidden_features: int, out_features: int | None = None, *, drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_features, out_features or in_features)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (M, L, D) -> (M, L, D), scale head_dim ** -0.5.
+
+    The output of ``qkv`` is read as (3, heads, head_dim). ``attn_drop`` falls on the attention weights and
+    ``proj_drop`` on the result, both in training only.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, *, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"embed_dim {dim} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.attn_drop = float(attn_drop)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        M, L, D = x.shape
+        # three strided views (M, heads, L, head_dim) of one tensor: the kernels read them in place
+        q, k, v = self.qkv(x).view(M, L, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(M, L, D)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (M, L, D) -> (M, L, D): x += dp(attn(norm1 x)); x += dp(mlp(norm2 x))."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=drop)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Images (M, C, H, W) -> tokens (M, gh * gw, D), row by row, where gh = H / patch and gw = W / patch."""
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def resize_sequence(tokens: torch.Tensor, length: int) -> torch.Tensor:
+    """(1, L, D) -> (1, length, D): nearest along the sequence."""
+    return F.interpolate(tokens.transpose(1, 2), size=length, mode="nearest").transpose(1, 2)
+
+
+def resize_grid(
+    tokens: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "nearest"
+) -> torch.Tensor:
+    """(1, oh * ow, D) -> (1, nh * nw, D): the tokens as a picture, resized by ``mode`` (nearest or bicubic)."""
+    grid = tokens.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, oh, ow)
+    grid = F.interpolate(grid, size=new, mode=mode, align_corners=False if mode == "bicubic" else None)
+    return grid.flatten(2).transpose(1, 2)

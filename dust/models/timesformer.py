@@ -1,0 +1,453 @@
+"""TimeSformer: "Is Space-Time Attention All You Need for Video Understanding?", Bertasius, Wang, Torresani, ICML 2021.
+
+https://arxiv.org/abs/2102.05095. Written from the paper and from the published parameter names and numbers, not from
+the authors' code (https://github.com/facebookresearch/TimeSformer), whose licence, like that of its weights, is
+CC-BY-NC 4.0. Tests compare with numbers that the authors' code gave.
+"""
+
+import math
+import re
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch.utils.checkpoint import checkpoint
+
+from dust.models.build import MODEL_REGISTRY
+from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, resize_grid, resize_sequence
+from dust.utils.checkpoint import load_weights
+from dust.utils.errors import CheckpointError, ConfigError, DustError
+
+ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
+POS_EMBED_RESIZE = ("official", "bicubic")
+NORM_EPS = 1e-6
+State = dict[str, torch.Tensor]
+
+
+class DividedBlock(nn.Module):
+    """Attention over time at each place, then over space in each frame, then an MLP.
+
+    Class token and patches are two tensors, joined only behind a LayerNorm. A copy there costs no memory in training:
+    for the backward pass the norm keeps its own input, and the next Linear keeps the copy.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop: float,
+        attn_drop: float,
+        drop_path: float,
+        norm_eps: float = NORM_EPS,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=drop)
+        self.temporal_norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.temporal_attn = Attention(dim, num_heads, qkv_bias=qkv_bias, attn_drop=attn_drop, proj_drop=drop)
+        self.temporal_fc = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, cls: torch.Tensor, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cls (B, 1, D), patches (B, N, T, D) -> the same shapes."""
+        B, N, T, D = patches.shape
+        # time: one sequence of T for each place; the class token takes no part
+        r = self.temporal_attn(self.temporal_norm1(patches).flatten(0, 1))  # (B*N, T, D)
+        # drop-path stands before temporal_fc, whose bias is therefore never dropped
+        patches = patches + self.temporal_fc(self.drop_path(r)).view(B, N, T, D)
+
+        # space: one sequence [class token, N patches] for each frame; the frames' class tokens are averaged after it
+        one = self.norm1(cls).unsqueeze(1).expand(B, T, 1, D)
+        frames = torch.cat([one, self.norm1(patches).transpose(1, 2)], dim=2)  # (B, T, 1+N, D)
+        r = self.drop_path(self.attn(frames.flatten(0, 1))).view(B, T, 1 + N, D)
+        r_cls, r_patches = r.split([1, N], dim=2)
+        cls = cls + r_cls.mean(dim=1)
+        patches = patches + r_patches.transpose(1, 2)
+
+        r = torch.cat([self.norm2(cls), self.norm2(patches).flatten(1, 2)], dim=1)  # (B, 1 + N*T, D)
+        r_cls, r_patches = self.drop_path(self.mlp(r)).split([1, N * T], dim=1)
+        return cls + r_cls, patches + r_patches.unflatten(1, (N, T))
+
+
+@MODEL_REGISTRY.register()
+class TimeSformer(nn.Module):
+    """Video (B, C, T, H, W) -> logits (B, num_classes), raw in training and in evaluation.
+
+    Args:
+        img_size: pixels, an int or (H, W); what ``pos_embed`` is made for. Other sizes work in ``forward`` too.
+        patch_size: pixels; H and W must be multiples of it.
+        in_chans: channels of the video.
+        num_classes: 0 makes the head an identity, so that ``forward`` returns features (B, embed_dim).
+        embed_dim, depth, num_heads, mlp_ratio, qkv_bias: sizes of the transformer; ViT-B by default.
+        drop_rate, attn_drop_rate: dropout of the tokens and of the attention weights, in [0, 1).
+        drop_path_rate: stochastic depth of the last block, in [0, 1); it rises linearly from 0 in the first one.
+        num_frames: frames that ``time_embed`` is made for. Other counts work in ``forward`` too.
+        attention_type: divided_space_time, joint_space_time or space_only.
+        pretrained_model: a weight file for :func:`dust.utils.checkpoint.load_weights`; nothing is ever downloaded.
+        act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
+        pos_embed_resize: how a file's position embeddings of another image size are resized on loading. "official" is
+            the published code's rule (nearest, along the sequence of tokens), "bicubic" treats them as a picture.
+
+    Raises ConfigError that names every argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 400,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        num_frames: int = 8,
+        attention_type: str = "divided_space_time",
+        pretrained_model: str = "",
+        act_checkpoint: bool = False,
+        pos_embed_resize: str = "official",
+    ) -> None:
+        super().__init__()
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
+        self.patch_size = patch_size
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.embed_dim = self.num_features = embed_dim
+        self.num_frames = num_frames
+        self.attention_type = attention_type
+        self.set_grad_checkpointing(act_checkpoint)
+        self.pos_embed_resize = pos_embed_resize
+        sizes = {"depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
+        rates = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "drop_path_rate": drop_path_rate}
+        self._check_arguments(sizes, rates)
+
+        self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
+        self.divided = attention_type == "divided_space_time"
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], embed_dim))
+        if attention_type != "space_only":
+            self.time_embed = nn.Parameter(torch.zeros(1, num_frames, embed_dim))
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.pos_drop = nn.Dropout(drop_rate)
+        block = DividedBlock if self.divided else Block
+        self.blocks = nn.ModuleList(
+            block(
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop=drop_rate,
+                attn_drop=attn_drop_rate,
+                drop_path=rate,
+                norm_eps=NORM_EPS,
+            )
+            for rate in torch.linspace(0, drop_path_rate, depth).tolist()
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+        self._init_weights()
+        if pretrained_model:
+            load_weights(self, pretrained_model)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        node = cfg.TIMESFORMER
+        return {
+            "img_size": cfg.DATA.TRAIN_CROP_SIZE,
+            "patch_size": node.PATCH_SIZE,
+            "in_chans": cfg.DATA.INPUT_CHANNEL_NUM[0],
+            "num_classes": cfg.MODEL.NUM_CLASSES,
+            "embed_dim": node.EMBED_DIM,
+            "depth": node.DEPTH,
+            "num_heads": node.NUM_HEADS,
+            "mlp_ratio": node.MLP_RATIO,
+            "qkv_bias": node.QKV_BIAS,
+            "drop_rate": node.DROP_RATE,
+            "attn_drop_rate": node.ATTN_DROP_RATE,
+            "drop_path_rate": node.DROP_PATH_RATE,
+            "num_frames": cfg.DATA.NUM_FRAMES,
+            "attention_type": node.ATTENTION_TYPE,
+            "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
+            "pos_embed_resize": cfg.MODEL.POS_EMBED_RESIZE,
+        }
+
+    def _check_arguments(self, sizes: dict[str, float], rates: dict[str, float]) -> None:
+        problems = []
+        counts = {"patch_size": self.patch_size, "in_chans": self.in_chans, "embed_dim": self.embed_dim}
+        counts |= {"num_frames": self.num_frames, "image height": self.img_size[0], "image width": self.img_size[1]}
+        for name, size in {**counts, **sizes}.items():
+            if size <= 0:
+                problems.append(f"{name} is {size}, it must be above 0")
+        if self.num_classes < 0:
+            problems.append(f"num_classes is {self.num_classes}, it must be 0 (no head) or more")
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
+                problems.append(f"{name} is {rate}, it must be in [0, 1)")
+        if self.attention_type not in ATTENTION_TYPES:
+            problems.append(
+                f"attention_type is {self.attention_type!r}, it must be one of {', '.join(ATTENTION_TYPES)}"
+            )
+        if self.pos_embed_resize not in POS_EMBED_RESIZE:
+            problems.append(f"pos_embed_resize is {self.pos_embed_resize!r}, it must be official or bicubic")
+        if sizes["num_heads"] > 0 and self.embed_dim % sizes["num_heads"]:
+            problems.append(f"embed_dim {self.embed_dim} is not a multiple of num_heads {sizes['num_heads']}")
+        if self.patch_size > 0 and any(side % self.patch_size for side in self.img_size):
+            problems.append(
+                f"img_size {self.img_size[0]}x{self.img_size[1]} is not a multiple of patch_size {self.patch_size}"
+            )
+        if problems:
+            raise ConfigError("TimeSformer: " + "; ".join(problems))
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                _init_linear(module)
+        for embedding in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(embedding, std=0.02)
+        for block in self.blocks:
+            if isinstance(block, DividedBlock):  # at the first step a divided model is an image model on each frame
+                nn.init.zeros_(block.temporal_fc.weight)
+
+    # ------------------------------------------------------------------------------------------------ forward
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(video))
+
+    def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Tokens (B, L, D) -> logits (B, num_classes), or with ``pre_logits`` the class token (B, D)."""
+        features = tokens[:, 0]
+        return features if pre_logits else self.head(features)
+
+    def forward_features(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, C, T, H, W) float -> tokens behind the last norm, the class token first.
+
+        (B, 1 + N*T, D) with time as the fastest index; (B, 1 + N, D), averaged over time, in space_only.
+        """
+        self._check_video(video)
+        B, _, T, H, W = video.shape
+        grid = (H // self.patch_size, W // self.patch_size)
+        pos = self._positions(grid)
+        tokens = self.patch_embed(video.transpose(1, 2).flatten(0, 1))  # (B*T, N, D)
+        cls = self.pos_drop(self.cls_token + pos[:, :1])
+        if self.attention_type == "space_only":
+            tokens = self.pos_drop(tokens + pos[:, 1:])
+            x = torch.cat([cls.expand(B * T, -1, -1), tokens], dim=1)  # (B*T, 1+N, D)
+            for block in self.blocks:
+                x = self._run(block, x)
+            return self.norm(x.unflatten(0, (B, T)).mean(dim=1))
+
+        tokens = self.pos_drop(tokens + pos[:, 1:]).unflatten(0, (B, T)).transpose(1, 2)  # (B, N, T, D)
+        time: torch.Tensor = self.time_embed
+        if time.shape[1] != T:
+            time = resize_sequence(time, T)
+        patches = self.pos_drop(tokens + time.unsqueeze(1)).contiguous()  # (B, N, T, D)
+        cls = cls.expand(B, -1, -1)  # (B, 1, D); the time embedding is not for the class token
+        if self.divided:
+            for block in self.blocks:
+                cls, patches = self._run(block, cls, patches)
+            return self.norm(torch.cat([cls, patches.flatten(1, 2)], dim=1))
+        x = torch.cat([cls, patches.flatten(1, 2)], dim=1)  # (B, 1 + N*T, D)
+        for block in self.blocks:
+            x = self._run(block, x)
+        return self.norm(x)
+
+    def _run(self, block: nn.Module, *tensors: torch.Tensor) -> Any:
+        if self.act_checkpoint and torch.is_grad_enabled():
+            return checkpoint(block, *tensors, use_reentrant=False)
+        return block(*tensors)
+
+    def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
+        """Position embeddings (1, 1 + N, D) for a grid of patches. As in the published code they are resized (nearest,
+        as a picture) only where the number of patches differs from the model's own."""
+        if grid[0] * grid[1] == self.grid[0] * self.grid[1]:
+            return self.pos_embed
+        return torch.cat([self.pos_embed[:, :1], resize_grid(self.pos_embed[:, 1:], self.grid, grid)], dim=1)
+
+    def _check_video(self, video: torch.Tensor) -> None:
+        what = f"TimeSformer got video of {video.dtype} and shape {tuple(video.shape)}; "
+        if video.ndim != 5:
+            raise DustError(what + "it takes five dimensions (B, C, T, H, W)")
+        if not video.is_floating_point():
+            raise DustError(what + "it takes floating-point numbers: scale and normalise the video first")
+        if video.shape[1] != self.in_chans:
+            raise DustError(what + f"it was built for in_chans={self.in_chans} in (B, C, T, H, W)")
+        if video.shape[3] % self.patch_size or video.shape[4] % self.patch_size or 0 in video.shape[1:]:
+            raise DustError(
+                what + f"height and width must be multiples of patch_size={self.patch_size}: crop or resize"
+            )
+
+    # ---------------------------------------------------------------------------------- what a classifier offers
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for another number of classes; 0 takes it away."""
+        self.num_classes = num_classes
+        if num_classes == 0:
+            self.head = nn.Identity()
+            return
+        head = nn.Linear(self.embed_dim, num_classes, device=self.cls_token.device, dtype=self.cls_token.dtype)
+        _init_linear(head)
+        self.head = head
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.act_checkpoint = enable
+        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
+            import torch._dynamo  # noqa: F401
+
+    def no_weight_decay(self) -> set[str]:
+        return {"pos_embed", "cls_token", "time_embed"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
+        return {"stem": r"^(cls_token|pos_embed|time_embed|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None)]}
+
+    # ------------------------------------------------------------------------------------- other files' weights
+
+    def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
+        """A foreign file's tensors under this model's names and shapes; ``notes`` gets a line for all that was changed.
+
+        Knows the published TimeSformer files, Hugging Face's layout and the image ViTs of timm and DeiT. What cannot
+        be brought into shape stays as it is, for :func:`load_weights` to report.
+        """
+        state = _from_hugging_face(state, notes)
+        state = _without_distillation(state, notes)
+        self._adapt_patch_embed(state, notes)
+        self._adapt_pos_embed(state, notes, pos_embed_resize or self.pos_embed_resize)
+        self._adapt_time(state, notes)
+        if isinstance(self.head, nn.Identity) and any(key.startswith("head.") for key in state):
+            state = {key: tensor for key, tensor in state.items() if not key.startswith("head.")}
+            notes.append("head dropped: the model has none")
+        return state
+
+    def _adapt_patch_embed(self, state: State, notes: list[str]) -> None:
+        key, side = "patch_embed.proj.weight", self.patch_size
+        weight = state.get(key)
+        if weight is None:
+            return
+        if weight.ndim == 2 and weight.shape[1] % (side * side) == 0:
+            weight = weight.unflatten(1, (-1, side, side))
+            notes.append(f"{key}: flat {tuple(state[key].shape)} read as {tuple(weight.shape)}")
+        if weight.ndim == 4 and weight.shape[1] != self.in_chans:
+            stored = weight.shape[1]
+            if self.in_chans == 1:
+                weight = weight.float().sum(dim=1, keepdim=True)
+                notes.append(f"{key}: {stored} input channels summed into 1")
+            elif stored == 3:
+                repeats = math.ceil(self.in_chans / 3)
+                weight = weight.float().repeat(1, repeats, 1, 1)[:, : self.in_chans] * (3 / self.in_chans)
+                notes.append(f"{key}: 3 input channels repeated to {self.in_chans} and scaled by 3/{self.in_chans}")
+        state[key] = weight
+
+    def _adapt_pos_embed(self, state: State, notes: list[str], rule: str) -> None:
+        if rule not in POS_EMBED_RESIZE:
+            raise ConfigError(f"pos_embed_resize is {rule!r}, it must be official or bicubic")
+        pos = state.get("pos_embed")
+        if pos is None or pos.ndim != 3:
+            return
+        stored, wanted = pos.shape[1] - 1, self.grid[0] * self.grid[1]
+        if stored == wanted:
+            notes.append(f"pos_embed: {stored} patch positions as they are (rule {rule}: nothing to resize)")
+            return
+        cls, patches = pos[:, :1].float(), pos[:, 1:].float()
+        if rule == "official":
+            patches = resize_sequence(patches, wanted)
+            how = "nearest along the sequence of tokens, as the published code does; bicubic keeps the picture"
+        else:
+            side = math.isqrt(stored)
+            if side * side != stored:
+                raise CheckpointError(
+                    f"pos_embed has {stored} patch positions, which are not a square, so that they cannot be resized "
+                    f"as a picture: use pos_embed_resize official (MODEL.POS_EMBED_RESIZE)"
+                )
+            patches = resize_grid(patches, (side, side), self.grid, "bicubic")
+            how = f"bicubic, as a picture {side}x{side} -> {self.grid[0]}x{self.grid[1]}"
+        state["pos_embed"] = torch.cat([cls, patches], dim=1)
+        notes.append(f"pos_embed: {stored} -> {wanted} patch positions by rule {rule} ({how})")
+
+    def _adapt_time(self, state: State, notes: list[str]) -> None:
+        time = state.get("time_embed")
+        resizable = self.attention_type != "space_only" and time is not None and time.ndim == 3
+        if time is not None and resizable and time.shape[1] != self.num_frames:
+            state["time_embed"] = resize_sequence(time.float(), self.num_frames)
+            notes.append(f"time_embed: {time.shape[1]} -> {self.num_frames} frames, nearest")
+        if not self.divided:
+            return
+        copied = 0
+        for key in list(state):
+            twin = re.sub(r"^(blocks\.\d+\.)(attn|norm1)\.", r"\1temporal_\2.", key)
+            if twin not in state:
+                state[twin] = state[key]
+                copied += 1
+        if copied:
+            notes.append(
+                f"{copied} tensors of temporal attention are copies of the spatial attention's, as the file has none; "
+                f"temporal_fc and time_embed keep the model's values (zero in a new model)"
+            )
+
+
+def _init_linear(linear: nn.Linear) -> None:
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+_HUGGING_FACE = [
+    (r"^timesformer\.", ""),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.time_embeddings$", "time_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.", "head."),
+    (r"\.temporal_layernorm\.", ".temporal_norm1."),
+    (r"\.temporal_attention\.attention\.qkv\.", ".temporal_attn.qkv."),
+    (r"\.temporal_attention\.output\.dense\.", ".temporal_attn.proj."),
+    (r"\.temporal_dense\.", ".temporal_fc."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.attention\.attention\.qkv\.", ".attn.qkv."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+]
+
+
+def _from_hugging_face(state: State, notes: list[str]) -> State:
+    """Hugging Face's names to ours, with or without its ``timesformer.`` prefix; a new dict in any case."""
+    if not any(re.match(r"(timesformer\.)?(embeddings|encoder)\.", key) for key in state):
+        return dict(state)
+    renamed = {}
+    for key, tensor in state.items():
+        for pattern, ours in _HUGGING_FACE:
+            key = re.sub(pattern, ours, key)
+        renamed[key] = tensor
+    notes.append("names translated from Hugging Face's layout")
+    return renamed
+
+
+def _without_distillation(state: State, notes: list[str]) -> State:
+    """A distilled DeiT without its distillation token, that token's position (the second) and its head."""
+    if "dist_token" not in state:
+        return state
+    pos = state.get("pos_embed")
+    if pos is not None:
+        state["pos_embed"] = torch.cat([pos[:, :1], pos[:, 2:]], dim=1)
+    dropped = [key for key in state if key == "dist_token" or key.startswith("head_dist.")]
+    for key in dropped:
+        del state[key]
+    notes.append(f"distilled DeiT: {', '.join(dropped)} and the second position of pos_embed dropped")
+    return state

@@ -1,0 +1,286 @@
+"""Checkpoints that survive a power cut: written beside, synced, hashed, renamed; verified before they are read.
+
+``checkpoint_epoch_00001.pyth`` (SlowFast's naming: 1-based in the name, 0-based ``epoch`` inside) has a file
+``checkpoint_epoch_00001.pyth.sha256`` beside it, in the format of the ``sha256sum`` tool. No such file means a foreign
+checkpoint; one that does not match means damage. While a file is being replaced, its sidecar names the new and the old
+hash, so that at every instant what stands under the name can be verified.
+"""
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from dust.utils.errors import CheckpointError
+from dust.utils.weights import LoadReport, load_weights, read_checkpoint
+
+__all__ = [
+    "LoadReport",
+    "checkpoint_name",
+    "find_latest",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_weights",
+    "read_checkpoint",
+    "remove_leftovers",
+    "save_checkpoint",
+    "verify_checkpoint",
+]
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.pyth")
+_HASH_LINE = re.compile(r"([0-9a-f]{64})(?:  .*)?")
+
+
+# ------------------------------------------------------------------------------------------------------- naming
+
+
+def checkpoint_name(epoch: int, iteration: int | None = None) -> str:
+    """File name for the 0-based ``epoch``; with ``iteration`` (steps done in that epoch) for one saved within it."""
+    middle = "" if iteration is None else f"_iter_{iteration:07d}"
+    return f"checkpoint_epoch_{epoch + 1:05d}{middle}.pyth"
+
+
+def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints in a folder, oldest first by (epoch, iteration); a complete epoch follows those within it."""
+    folder = Path(folder)
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match:
+            epoch, iteration = match.groups()
+            found.append((int(epoch), float("inf") if iteration is None else int(iteration), path))
+    return [path for _, _, path in sorted(found)]
+
+
+# ------------------------------------------------------------------------------------------------------ writing
+
+
+class _HashingFile:
+    """A file that knows the SHA-256 of all that was written to it, and the error that a write ran into (torch's zip
+    writer reports every failure as a RuntimeError without a cause)."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is not None:  # the zip writer tries to finish after a failure
+            raise self.error
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.sha256.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
+    """Write ``state`` to ``path`` and its SHA-256 to ``path``.sha256, both atomically; returns the hash (hex).
+
+    ``state`` may hold tensors, strings, numbers, booleans, None, and dicts, lists and tuples of these: what
+    ``weights_only=True`` can read back. NumPy scalars are turned into Python's. After a crash at any instant ``path``
+    is either the old file or the new one, and verifies.
+
+    Raises CheckpointError for values of other kinds (naming where they are) and when the disk is full or cannot be
+    written; what stood under ``path`` before is then untouched and no temporary file is left.
+    """
+    path = Path(path)
+    plain = _plain(state, "state")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = _write_synced(temporary, plain)
+        replaces = path.exists()
+        old = [] if not replaces else _sidecar_hashes(path) or [_sha256_of(path)]
+        _write_sidecar(path, list(dict.fromkeys([digest, *old])))
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+        if replaces:
+            _write_sidecar(path, [digest])
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written: {error.strerror or error} (errno {error.errno}). "
+            f"{'The file of that name and earlier' if path.exists() else 'Earlier'} checkpoints are intact. "
+            f"Free space, or point OUTPUT_DIR at a disk that can be written, and start again: the run resumes"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return digest
+
+
+def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
+    """Delete the temporary files that killed processes left in ``folder``; call it only while no one writes there."""
+    folder = Path(folder)
+    found = sorted(folder.glob(".checkpoint_epoch_*.tmp")) if folder.is_dir() else []
+    for path in found:
+        path.unlink(missing_ok=True)
+        logger.info("removed %s, which an interrupted save left", path)
+    return found
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy of the containers of ``value`` that holds only what ``weights_only`` reads."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, nn.Parameter) or type(value) is torch.Tensor:
+        return value.detach()
+    if isinstance(value, np.generic):
+        return _plain(value.item(), where)
+    if isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections"):
+        return {_plain_key(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple, torch.Size):
+        items = [_plain(item, f"{where}[{number}]") for number, item in enumerate(value)]
+        return items if type(value) is list else tuple(items)
+    raise CheckpointError(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which could not be read back safely: "
+        f"a checkpoint holds tensors, strings, numbers, and dicts and lists of these"
+    )
+
+
+def _plain_key(key: Any, where: str) -> str | int | float | bool | None:
+    if isinstance(key, np.generic):
+        key = key.item()
+    if key is None or type(key) in (bool, int, float, str):
+        return key
+    raise CheckpointError(f"{where} has the key {key!r} of type {type(key).__qualname__}: use strings or numbers")
+
+
+def _write_synced(path: Path, state: dict[str, Any]) -> str:
+    with open(path, "wb") as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save(state, cast(IO[bytes], hashing))
+        except RuntimeError as error:
+            raise hashing.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.sha256.hexdigest()
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _write_sidecar(path: Path, hashes: list[str]) -> None:
+    sidecar = _sidecar(path)
+    temporary = sidecar.with_name(f".{sidecar.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write("".join(f"{digest}  {path.name}\n" for digest in hashes))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, sidecar)
+        _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` last. Some network file systems cannot, and then do it themselves."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+def _sidecar_hashes(path: Path) -> list[str]:
+    """The hashes that the sidecar names; [] if there is no sidecar or it is not one."""
+    try:
+        lines = _sidecar(path).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
+    matches = [_HASH_LINE.fullmatch(line) for line in lines]
+    return [match.group(1) for match in matches if match] if all(matches) else []
+
+
+def _sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: IO[bytes]) -> str:
+    sha256 = hashlib.sha256()
+    while block := file.read(1 << 20):
+        sha256.update(block)
+    return sha256.hexdigest()
+
+
+def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:
+    """ "ok": the file is what its sidecar says; "foreign": it has no sidecar; "damaged": it is something else.
+
+    Raises CheckpointError if there is no such file or it cannot be read.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such checkpoint file")
+        if not _sidecar(path).exists():
+            return "foreign"
+        return "ok" if _sha256_of(path) in _sidecar_hashes(path) else "damaged"
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error} (errno {error.errno})") from error
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """The dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
+
+    Raises CheckpointError if it is damaged, missing, or holds anything but plain values.
+    """
+    if verify_checkpoint(path) == "damaged":
+        raise CheckpointError(
+            f"{path}: is damaged: its SHA-256 is not the one in {_sidecar(Path(path)).name}. "
+            f"Use an earlier checkpoint, or copy it again together with that file"
+        )
+    # not memory-mapped: the run that gets these tensors goes on to delete and replace checkpoints
+    return read_checkpoint(path, mmap=False)
+
+
+def find_latest(folder: str | os.PathLike) -> tuple[Path, dict[str, Any]] | None:
+    """(path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint.
+
+    A damaged one is logged with its name and the one before it is taken. If all are damaged: CheckpointError, so that
+    a run never silently starts anew.
+    """
+    problems = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            logger.error("%s. Trying the checkpoint before it.", error)
+            problems.append(str(error))
+            continue
+        if problems:
+            logger.warning("resuming from %s, as %d newer ones cannot be used", path, len(problems))
+        return path, state
+    if problems:
+        raise CheckpointError(
+            f"{folder}: none of its {len(problems)} checkpoints can be used, and starting anew must be asked for: "
+            f"choose another OUTPUT_DIR, set TRAIN.AUTO_RESUME False or remove them. " + "; ".join(problems)
+        )
+    return None
