@@ -1,0 +1,145 @@
+"""The one place where clips become float: normalise, erase and mix a batch on the device it is on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dust.datasets.mixing import MixUp, RandomErasing, Word
+from dust.utils.errors import ConfigError, DataError
+from dust.utils.rng import numpy_rng
+
+
+class DeviceTransform:
+    """uint8 clips -> normalised float32, and in training random erasing, then MixUp or CutMix.
+
+    Args:
+        mean, std: per channel (or one for all), in 0..1 units, in the order R, G, B.
+        reverse_channels: hand the channels on in reverse order, BGR; each keeps its own mean and std.
+        erasing, mixup: training only; None is off.
+
+    Raises:
+        ConfigError: mean and std of different or no length, or a std that is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        reverse_channels: bool = False,
+        erasing: RandomErasing | None = None,
+        mixup: MixUp | None = None,
+    ) -> None:
+        if not mean or len(mean) != len(std) or any(value <= 0 for value in std):
+            raise ConfigError(f"mean {list(mean)} and std {list(std)}: as many of one as of the other, std above 0")
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.reverse_channels = reverse_channels
+        self.erasing = erasing
+        self.mixup = mixup
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        """DATA.MEAN, STD, REVERSE_INPUT_CHANNEL, and what AUG.RE_* and MIXUP.* switch on."""
+        erasing = mixup = None
+        if cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
+            if cfg.AUG.RE_SPLIT:
+                raise ConfigError("AUG.RE_SPLIT True is not built; set it to False")
+            erasing = RandomErasing(probability=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
+        if cfg.MIXUP.ENABLE:
+            mixup = MixUp(
+                num_classes=cfg.MODEL.NUM_CLASSES,
+                alpha=cfg.MIXUP.ALPHA,
+                cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
+                probability=cfg.MIXUP.PROB,
+                switch_prob=cfg.MIXUP.SWITCH_PROB,
+                label_smoothing=cfg.MIXUP.LABEL_SMOOTH_VALUE,
+            )
+        return {
+            "mean": cfg.DATA.MEAN,
+            "std": cfg.DATA.STD,
+            "reverse_channels": cfg.DATA.REVERSE_INPUT_CHANNEL,
+            "erasing": erasing,
+            "mixup": mixup,
+        }
+
+    def __call__(
+        self, batch: Mapping[str, Any], *, training: bool, seed_words: tuple[Word, ...] = ()
+    ) -> dict[str, Any]:
+        """A new batch whose uint8 (B, C, T, H, W) inputs are float32; the given one is not changed.
+
+        Other inputs pass as they are. A batch without ``inputs`` (all its clips were bad) passes whole.
+
+        Args:
+            training: erase and mix; with mixing on, ``label`` becomes soft (see :class:`MixUp`).
+            seed_words: what all draws are derived from, e.g. (seed, "mix", step, rank); needed for either.
+
+        Raises:
+            ConfigError: clips whose channels do not fit mean and std.
+            DataError: a batch that cannot be mixed: several videos of different size, or other data beside them.
+        """
+        batch = dict(batch)
+        if "inputs" not in batch:
+            return batch
+        inputs = dict(batch["inputs"])
+        names = [name for name, value in inputs.items() if _is_video(value)]
+        for name in names:
+            inputs[name] = self.normalize(inputs[name])
+        batch["inputs"] = inputs
+        if not training or not names or (self.erasing is None and self.mixup is None):
+            return batch
+        if not seed_words:
+            raise ValueError("erasing and mixing need seed_words, or every batch would draw the same")
+        if self.erasing is not None:
+            for name in names:
+                self.erasing.erase_(inputs[name], (*seed_words, name))
+        if self.mixup is not None:
+            batch["label"] = self._mix(self.mixup, inputs, names, batch["label"], seed_words)
+        return batch
+
+    def normalize(self, video: Tensor) -> Tensor:
+        """(B, C, T, H, W) uint8 -> float32 (x / 255 - mean) / std, channels reversed if so set."""
+        channels = video.shape[1]
+        if len(self.mean) not in (1, channels):
+            raise ConfigError(
+                f"clips of {channels} channels, but {len(self.mean)} values in the mean {list(self.mean)} and the std; "
+                f"set DATA.MEAN and DATA.STD to one value or to {channels}"
+            )
+        if self.reverse_channels:
+            video = video.flip(1)
+        scale, shift = self._scale_and_shift(video.device)
+        return video.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)
+
+    def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """x * scale + shift = (x / 255 - mean) / std, each (C, 1, 1, 1) in the order that the channels come out in."""
+        if device not in self._constants:
+            mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
+            if self.reverse_channels:
+                mean, std = mean.flip(0), std.flip(0)
+            pair = (1.0 / (255.0 * std), -mean / std)
+            self._constants[device] = tuple(  # type: ignore[assignment]
+                value.float().view(-1, 1, 1, 1).to(device) for value in pair
+            )
+        return self._constants[device]
+
+    def _mix(
+        self, mixup: MixUp, inputs: dict[str, Any], names: list[str], label: Any, seed_words: tuple[Word, ...]
+    ) -> Any:
+        others = [name for name, value in inputs.items() if name not in names and isinstance(value, Tensor)]
+        sizes = {tuple(inputs[name].shape[-2:]) for name in names}
+        if others:
+            raise DataError(f"mixup mixes uint8 video only, and the batch also has {', '.join(others)}; switch it off")
+        if len(sizes) > 1:
+            raise DataError(f"mixup needs videos of one size, and the batch has {sorted(sizes)}; switch it off")
+        height, width = sizes.pop()
+        mix = mixup.draw(height, width, numpy_rng(*seed_words, "mixup"))
+        for name in names:
+            mixup.mix_(inputs[name], mix)
+        return mixup.mix_labels(label, mix)
+
+
+def _is_video(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == 5
