@@ -46,8 +46,6 @@ class DeviceTransform:
         """DATA.MEAN, STD, REVERSE_INPUT_CHANNEL, and what AUG.RE_* and MIXUP.* switch on."""
         erasing = mixup = None
         if cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
-            if cfg.AUG.RE_SPLIT:
-                raise ConfigError("AUG.RE_SPLIT True is not built; set it to False")
             erasing = RandomErasing(probability=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
         if cfg.MIXUP.ENABLE:
             mixup = MixUp(

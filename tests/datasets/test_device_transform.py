@@ -1,12 +1,12 @@
 """Normalisation, erasing and mixing of clips against slow versions and laws."""
 
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from dust.config import get_cfg
 from dust.datasets.device_transform import DeviceTransform
 from dust.datasets.mixing import Mix, MixUp, RandomErasing
 from dust.utils.errors import ConfigError, DataError
@@ -348,22 +348,20 @@ def test_values_out_of_range_are_named(make, parts):
     assert all(part in str(error.value) for part in parts)
 
 
-def config(**aug):
-    aug = {"ENABLE": True, "RE_PROB": 0.25, "RE_MODE": "pixel", "RE_COUNT": 1, "RE_SPLIT": False, **aug}
-    mixup = {"ENABLE": True, "ALPHA": 0.8, "CUTMIX_ALPHA": 1.0, "PROB": 1.0, "SWITCH_PROB": 0.5}
-    return SimpleNamespace(
-        AUG=SimpleNamespace(**aug),
-        MIXUP=SimpleNamespace(**mixup, LABEL_SMOOTH_VALUE=0.1),
-        DATA=SimpleNamespace(MEAN=[0.45] * 3, STD=[0.225] * 3, REVERSE_INPUT_CHANNEL=True),
-        MODEL=SimpleNamespace(NUM_CLASSES=12),
-    )
-
-
 def test_the_configuration_is_read():
-    transform = DeviceTransform(**DeviceTransform.from_config(config()))
-    assert transform.erasing == RandomErasing(0.25, "pixel", 1)
-    assert transform.mixup == MixUp(num_classes=12)
-    assert transform.reverse_channels
-    assert DeviceTransform(**DeviceTransform.from_config(config(ENABLE=False))).erasing is None
-    with pytest.raises(ConfigError, match="RE_SPLIT"):
-        DeviceTransform.from_config(config(RE_SPLIT=True))
+    cfg = get_cfg()
+    plain = DeviceTransform(**DeviceTransform.from_config(cfg))
+    assert (plain.mean, plain.std) == ((0.45,) * 3, (0.225,) * 3)
+    assert (plain.erasing, plain.mixup, plain.reverse_channels) == (None, None, False)
+    cfg.AUG.ENABLE = cfg.MIXUP.ENABLE = cfg.DATA.REVERSE_INPUT_CHANNEL = True
+    cfg.AUG.RE_COUNT = 2
+    cfg.MODEL.NUM_CLASSES = 12
+    cfg.MIXUP.LABEL_SMOOTH_VALUE = 0.2
+    full = DeviceTransform(**DeviceTransform.from_config(cfg))
+    assert full.erasing == RandomErasing(probability=0.25, mode="pixel", count=2)
+    assert full.mixup == MixUp(
+        num_classes=12, alpha=0.8, cutmix_alpha=1.0, probability=1.0, switch_prob=0.5, label_smoothing=0.2
+    )
+    assert full.reverse_channels
+    cfg.AUG.RE_PROB = 0.0
+    assert DeviceTransform.from_config(cfg)["erasing"] is None
