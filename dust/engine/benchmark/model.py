@@ -1,0 +1,247 @@
+"""Time and memory of a model's step, alone in a process, for one configuration or several side by side."""
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dust.config import load_config
+from dust.engine.benchmark.cost import MIB, peak_rss_mib, rss_mib
+from dust.engine.benchmark.device import one_device, peak_flops, synchronize
+from dust.engine.benchmark.report import Report
+from dust.engine.setup import autocast_of, build_for
+from dust.models.optimizer import construct_optimizer
+from dust.tasks import build_task
+from dust.tasks.task import DataFacts, Task
+from dust.utils.errors import DustError
+
+METHOD = (
+    "A step is forward, loss and backward (with --optimizer its step too), in eval the forward alone, on random clips "
+    "that stand on the device. Every variant and round is a process of its own; in each round the variants run one "
+    "after the other. Per process the median of the steps after the warm-up, then the median over the rounds; a ratio "
+    "is the median of the rounds' ratios to the first row. peak_mib is the largest resident memory of the process; "
+    "above_mib is how far that lies above what stood before the first forward (weights, clips and libraries). GFLOP "
+    "are counted by torch.utils.flop_counter for one clip's forward (2 per multiply-add)."
+)
+#: What a training step costs beside its forward, in forwards, as MFU counts it (recomputation does not count).
+BACKWARD_IN_FORWARDS = 2
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """What one process measures: a configuration file with overrides, and how often.
+
+    Attributes:
+        cfg_file: path of a YAML.
+        overrides: [KEY, VALUE, ...].
+        batch: clips per step.
+        steps, warmup: steps that count, and steps before them.
+        train: forward and backward; else forward in eval mode.
+        optimizer: also the optimizer's step.
+        device: see :func:`dust.engine.benchmark.device.one_device`.
+        threads: torch's CPU threads; 0 leaves them as they are.
+    """
+
+    cfg_file: str
+    overrides: tuple[str, ...] = ()
+    batch: int = 1
+    steps: int = 5
+    warmup: int = 1
+    train: bool = True
+    optimizer: bool = False
+    device: str = "auto"
+    threads: int = 0
+
+
+def benchmark_model(run: ModelRun, *, variants: Sequence[str] = (), rounds: int = 1) -> Report:
+    """Measure ``run`` and each variant of it (further overrides, ``KEY VALUE ...`` in one string), round by round."""
+    counts = {"--batch": run.batch, "--steps": run.steps, "--rounds": rounds}
+    problems = [f"{name} {value}: at least 1" for name, value in counts.items() if value < 1]
+    problems += [f"{name} {value}: at least 0" for name, value in {"--warmup": run.warmup}.items() if value < 0]
+    if problems:
+        raise DustError("; ".join(problems))
+    named = {"as configured": run}
+    for words in variants:
+        named[words] = replace(run, overrides=(*run.overrides, *shlex.split(words)))
+    for one in named.values():  # all of them can be built, before the first is measured
+        load_config(one.cfg_file, list(one.overrides))
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in named}
+    for _ in range(rounds):
+        for name, one in named.items():
+            taken[name].append(in_own_process(measure_model, one))
+    base = taken["as configured"]
+    rows = [_row(name, results, base) for name, results in taken.items()]
+    notes = list(dict.fromkeys(note for results in taken.values() for result in results for note in result["notes"]))
+    first = base[0]
+    settings = {
+        "model": first["model"],
+        "clip": "x".join(map(str, first["clip"])),
+        "batch": run.batch,
+        "mode": "train" if run.train else "eval",
+        "optimizer": run.optimizer,
+        "steps": run.steps,
+        "warmup": run.warmup,
+        "rounds": rounds,
+        "device": first["device"],
+        "threads": first["threads"],
+    }
+    return Report("model", METHOD, rows, notes, settings)
+
+
+#: Figures of a process that a row shows as the median over the rounds.
+_MEDIANS = ("step_s", "forward_s", "backward_s", "cpu_s", "peak_mib", "above_mib", "cuda_peak_mib", "mfu_percent")
+
+
+def _row(name: str, results: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"variant": name}
+    for key in _MEDIANS:
+        if key in results[0]:
+            row[key] = median(result[key] for result in results)
+    row["clips_per_s"] = median(result["clips_per_s"] for result in results)
+    for key, column in (("step_s", "step_ratio"), ("cpu_s", "cpu_ratio"), ("above_mib", "above_ratio")):
+        ratios = [one[key] / other[key] for one, other in zip(results, base, strict=True) if other[key] > 0]
+        if ratios:
+            row[column] = median(ratios)
+    return row | {key: results[0][key] for key in ("params_m", "gflop_per_clip")}
+
+
+def in_own_process(function: Callable[[Any], Any], argument: Any) -> Any:
+    """``function(argument)`` in a fresh process, whose memory is nobody else's. Its errors come through."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, argument).result()
+        except BrokenProcessPool as error:
+            raise DustError(
+                f"the process that measured {argument} was killed: too little memory? Lower --batch."
+            ) from error
+
+
+def measure_model(run: ModelRun) -> dict[str, Any]:
+    """The figures of one process: seconds, MiB, parameters in millions, GFLOP per clip, MFU on a known CUDA device."""
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    cfg, device = one_device(load_config(run.cfg_file, list(run.overrides)), run.device)
+    model = build_for(cfg, device).train(run.train)
+    task = build_task(cfg, DataFacts([str(index) for index in range(cfg.MODEL.NUM_CLASSES)])).to(device)
+    batch = random_batch(cfg, run.batch, device)
+    _touch_libraries(cfg, device)
+    compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
+    step = Step(cfg, compiled, task, batch, device, run)
+    before = rss_mib()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    for index in range(run.warmup + run.steps):
+        step(index)
+    figures: dict[str, Any] = {name: median(values[run.warmup :]) for name, values in step.seconds.items() if values}
+    peak = peak_rss_mib()
+    figures |= {"peak_mib": peak, "above_mib": peak - before, "clips_per_s": run.batch / figures["step_s"]}
+    if device.type == "cuda":
+        figures["cuda_peak_mib"] = torch.cuda.max_memory_allocated(device) / MIB
+    figures["params_m"] = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    flops = count_flops(model, task, batch["inputs"]) / run.batch
+    mfu, notes = _mfu(cfg, device, flops * (1 + BACKWARD_IN_FORWARDS * run.train) * figures["clips_per_s"])
+    if mfu is not None:
+        figures["mfu_percent"] = mfu
+    return figures | {
+        "gflop_per_clip": flops / 1e9,
+        "notes": notes,
+        "model": type(model).__name__,
+        "clip": tuple(batch["inputs"]["video"].shape[1:]),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def random_batch(cfg, size: int, device: torch.device) -> dict[str, Any]:
+    """A batch as the loader and the device transform make it: normalised clips (B, C, T, H, W) and labels."""
+    generator = torch.Generator().manual_seed(cfg.RNG_SEED)
+    crop, classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
+    shape = (size, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, crop, crop)
+    video = torch.randn(shape, generator=generator)
+    label = torch.randint(classes, (size,), generator=generator)
+    if cfg.DATA.MULTI_LABEL:
+        label = nn.functional.one_hot(label, classes).float()
+    return {"inputs": {"video": video.to(device)}, "label": label.to(device), "id": list(range(size))}
+
+
+class Step:
+    """One step of training or evaluation; notes what each takes."""
+
+    def __init__(
+        self, cfg, model: nn.Module, task: Task, batch: dict[str, Any], device: torch.device, run: ModelRun
+    ) -> None:
+        self.model, self.task, self.batch, self.device, self.run = model, task, batch, device, run
+        self.autocast = autocast_of(cfg, device)
+        scaled = cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.optimizer = construct_optimizer(model, cfg) if run.train and run.optimizer else None
+        self.seconds: dict[str, list[float]] = {"step_s": [], "forward_s": [], "backward_s": [], "cpu_s": []}
+
+    def __call__(self, index: int) -> None:
+        torch.manual_seed(index)  # dropout and drop-path
+        synchronize(self.device)
+        cpu, start = time.process_time(), time.perf_counter()
+        loss = self._forward()
+        synchronize(self.device)
+        middle = time.perf_counter()
+        if self.run.train:
+            self.scaler.scale(loss).backward()
+            if self.optimizer is not None:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            synchronize(self.device)
+            self.seconds["backward_s"].append(time.perf_counter() - middle)
+        self.seconds["step_s"].append(time.perf_counter() - start)
+        self.seconds["forward_s"].append(middle - start)
+        self.seconds["cpu_s"].append(time.process_time() - cpu)
+        self.model.zero_grad(set_to_none=True)
+
+    def _forward(self) -> Tensor:
+        with torch.set_grad_enabled(self.run.train), self.autocast():
+            outputs = self.task.forward(self.model, self.batch["inputs"])
+            if not self.run.train:
+                return torch.zeros(())
+            return torch.stack([value.float() for value in self.task.losses(outputs, self.batch).values()]).sum()
+
+
+def _touch_libraries(cfg, device: torch.device) -> None:
+    """Run a tiny layer forward and backward, so that the libraries' own memory stands before the model's."""
+    layers = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(), nn.Linear(32, 8), nn.LayerNorm(8)).to(device)
+    with autocast_of(cfg, device)():
+        out = layers(torch.randn(2, 3, 8, 8, device=device))
+        q = out.view(1, 1, 2, 8)
+        loss = nn.functional.scaled_dot_product_attention(q, q, q).float().sum()
+    loss.backward()
+
+
+def count_flops(model: nn.Module, task: Task, inputs: dict[str, Tensor]) -> int:
+    """FLOP of one forward in eval mode, 2 per multiply-add. Moves the model to the meta device: nothing is computed."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model.to("meta").eval()
+    abstract = {name: value.to("meta") for name, value in inputs.items()}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        task.forward(model, abstract)
+    return counter.get_total_flops()
+
+
+def _mfu(cfg, device: torch.device, flops_per_s: float) -> tuple[float | None, list[str]]:
+    """(percent of the device's 16-bit peak, a line that says why there is none)."""
+    if device.type != "cuda":
+        return None, ["no CUDA device: MFU is left out"]
+    name = torch.cuda.get_device_name(device)
+    if not cfg.TRAIN.MIXED_PRECISION:
+        return None, ["MFU is left out: it is told of 16-bit peaks. Set TRAIN.MIXED_PRECISION True"]
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.TRAIN.AMP_DTYPE]
+    peak = peak_flops(name, dtype)
+    if peak is None:
+        return None, [f"MFU is left out: the {cfg.TRAIN.AMP_DTYPE} peak of {name!r} is not known here"]
+    return 100.0 * flops_per_s / peak, []

@@ -1,0 +1,140 @@
+"""What dust costs on this machine: ``python tools/benchmark.py {loader,decode,model,test}``. See docs/BENCHMARKS.md."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dust.utils.errors import DustError
+
+EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode takes none)."
+VARIANT = 'another row, with these overrides: "KEY VALUE ..."; repeatable'
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="benchmark.py", description=__doc__, epilog=EPILOG, allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, epilog=EPILOG, allow_abbrev=False)
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+        if name != "decode":
+            command.add_argument("--cfg", required=True, metavar="FILE.yaml")
+        return command
+
+    loader = add("loader", "clips per second and CPU time of the training loader")
+    loader.add_argument("--batches", type=int, default=20, help="batches that count")
+    loader.add_argument("--warmup", type=int, default=2, help="batches before them")
+
+    decode = add("decode", "CPU time per training clip and per multi-view test of a video")
+    decode.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="folders, csv lists, video files")
+    decode.add_argument("--frames", type=int, default=8)
+    decode.add_argument("--rate", type=int, default=8, help="distance of frames, at 30 frames per second")
+    decode.add_argument("--crop", type=int, default=224, help="pixels")
+    decode.add_argument("--short", type=int, nargs=2, default=(256, 320), metavar=("LOW", "HIGH"), help="short side")
+    decode.add_argument("--rounds", type=int, default=5)
+    decode.add_argument("--views", default="10x3", metavar="CLIPSxCROPS", help="of a test; 0 leaves the test out")
+    decode.add_argument("--peers", action="store_true", help="also SlowFast's PyAV path, decord and torchcodec")
+
+    model = add("model", "time and memory of a step, in a process of its own")
+    model.add_argument("--batch", type=int, default=1, help="clips per step")
+    model.add_argument("--steps", type=int, default=5)
+    model.add_argument("--warmup", type=int, default=1)
+    model.add_argument("--rounds", type=int, default=1)
+    mode = model.add_mutually_exclusive_group()
+    mode.add_argument("--train", dest="train", action="store_true", default=True, help="forward and backward (default)")
+    mode.add_argument("--eval", dest="train", action="store_false", help="forward only")
+    model.add_argument("--optimizer", action="store_true", help="also the optimizer's step")
+    model.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    model.add_argument("--variant", action="append", default=[], metavar="OVERRIDES", help=VARIANT)
+
+    test = add("test", "seconds per video of multi-view testing, reading and model apart")
+    test.add_argument("--checkpoint", required=True, metavar="FILE")
+    test.add_argument("--limit", type=int, default=0, help="so many videos; 0: all")
+    for command in (model, test):
+        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    return top
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(options, overrides)."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    overrides = [word for word in rest if word != "--opts"]
+    unknown = [word for word in overrides if word.startswith("--")] or (overrides if args.command == "decode" else [])
+    if unknown:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args, overrides
+
+
+def measure(args: argparse.Namespace, overrides: list[str]):
+    """The report of one sub-command. torch is imported only here, so that --help answers at once."""
+    if args.command == "decode":
+        return decode(args)
+    if args.command == "model":
+        from dust.engine.benchmark.model import ModelRun, benchmark_model
+
+        names = ("batch", "steps", "warmup", "train", "optimizer", "device", "threads")
+        run = ModelRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names})
+        return benchmark_model(run, variants=args.variant, rounds=args.rounds)
+
+    from dust.config import load_config
+
+    cfg = load_config(args.cfg, overrides)
+    if args.command == "loader":
+        from dust.engine.benchmark.loader import benchmark_loader
+
+        return benchmark_loader(cfg, batches=args.batches, warmup=args.warmup)
+    from dust.engine.benchmark.multiview import benchmark_test
+
+    return benchmark_test(cfg, checkpoint=args.checkpoint, device=args.device, limit=args.limit)
+
+
+def decode(args: argparse.Namespace):
+    from dust.engine.benchmark.clips import Protocol, find_videos, library_peers
+    from dust.engine.benchmark.decode import benchmark_decode
+
+    clips, crops = views(args.views)
+    protocol = Protocol(args.frames, args.rate, args.crop, tuple(args.short), max(clips, 1), max(crops, 1))
+    peers, notes = [], []
+    if args.peers:
+        import _peers  # beside this file
+
+        others, notes = library_peers()
+        peers = [_peers.slowfast(), *others]
+    videos = find_videos(args.videos)
+    return benchmark_decode(videos, protocol, rounds=args.rounds, peers=peers, views=clips > 0, notes=notes)
+
+
+def views(text: str) -> tuple[int, int]:
+    """``10x3`` -> (10, 3); ``0`` -> (0, 0)."""
+    clips, times, crops = text.partition("x")
+    if text == "0":
+        return 0, 0
+    if not (times and clips.isdigit() and crops.isdigit() and int(clips) and int(crops)):
+        raise DustError(f"--views {text}: write CLIPSxCROPS, such as 10x3, or 0 for none")
+    return int(clips), int(crops)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, overrides = parse(words)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        report = measure(args, overrides)
+        print(report.text())
+        if args.json is not None:
+            from dust.engine.benchmark.report import save_json
+
+            save_json(args.json, report.as_dict(["tools/benchmark.py", *words]))
+    except DustError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
