@@ -20,8 +20,8 @@ _C.TRAIN = CN()
 _C.TRAIN.ENABLE = True  # train
 _C.TRAIN.DATASET = "VideoDataset"  # a registered dataset class, for training and validation
 _C.TRAIN.BATCH_SIZE = 64  # clips per step on one node, over all its GPUs (or processes)
-_C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs, and after the last
-_C.TRAIN.CHECKPOINT_PERIOD = 10  # save every so many epochs, and after the last
+_C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs, and after the last; 0 = never
+_C.TRAIN.CHECKPOINT_PERIOD = 10  # save every so many epochs, and after the last; 0 = only then
 _C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint in OUTPUT_DIR
 _C.TRAIN.CHECKPOINT_FILE_PATH = ""  # start from this checkpoint: weights, optimizer and epoch (see FINETUNE)
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # take only the weights of CHECKPOINT_FILE_PATH, begin at epoch 0
@@ -106,6 +106,7 @@ _C.DATA.TARGET_FPS = 30  # frames per second that SAMPLING_RATE counts in
 _C.DATA.SAMPLING = ""  # dense | segments | whole_clip | videomae_dense | videomae_tsn; '' = the dataset's own
 _C.DATA.USE_OFFSET_SAMPLING = False  # test clips spread to the very end; one clip = the centre, not the start
 _C.DATA.TRAIN_JITTER_FPS = 0.0  # the clip's span varies by up to this many frames per second, >= 0
+_C.DATA.INPUT_CHANNEL_NUM = [3]  # channels of a clip (SlowFast's [3, 3] means the same here)
 _C.DATA.MEAN = [0.45, 0.45, 0.45]  # of R, G, B in 0..1
 _C.DATA.STD = [0.225, 0.225, 0.225]
 _C.DATA.TRAIN_JITTER_SCALES = [256, 320]  # range of the short side before the random crop, pixels

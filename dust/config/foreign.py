@@ -8,6 +8,7 @@ finds what it reads. What happens to a value other than the default stands in th
 - everything else here has no effect; a note says so.
 """
 
+import copy
 from typing import Any
 
 from yacs.config import CfgNode
@@ -82,7 +83,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "SLOWFAST": {"BETA_INV": 8, "ALPHA": 8, "FUSION_CONV_CHANNEL_RATIO": 2, "FUSION_KERNEL_SZ": 5},
     "DATA": {
         "TRAIN_PCA_EIGVAL": PCA_EIGVAL, "TRAIN_PCA_EIGVEC": PCA_EIGVEC, "PATH_TO_PRELOAD_IMDB": "",
-        "INPUT_CHANNEL_NUM": [3], "TRAIN_JITTER_MOTION_SHIFT": False, "DECODING_BACKEND": "pyav",
+        "TRAIN_JITTER_MOTION_SHIFT": False, "DECODING_BACKEND": "pyav",
         "DECODING_SHORT_SIZE": 256, "TRAIN_CROP_NUM_TEMPORAL": 1, "TRAIN_CROP_NUM_SPATIAL": 1,
         "COLOR_RND_GRAYSCALE": 0.0, "LOADER_CHUNK_SIZE": 0, "LOADER_CHUNK_OVERALL_SIZE": 0, "SKIP_ROWS": 0,
         "TIME_DIFF_PROB": 0.0, "SSL_COLOR_JITTER": False, "SSL_COLOR_BRI_CON_SAT": [0.4, 0.4, 0.4],
@@ -106,7 +107,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "MULTIGRID": {
         "EPOCH_FACTOR": 1.5, "SHORT_CYCLE": False, "SHORT_CYCLE_FACTORS": [0.5, SHORT], "LONG_CYCLE": False,
-        "LONG_CYCLE_FACTORS": [(0.25, SHORT), (0.5, SHORT), (0.5, 1), (1, 1)], "BN_BASE_SIZE": 8, "EVAL_FREQ": 3,
+        "LONG_CYCLE_FACTORS": [[0.25, SHORT], [0.5, SHORT], [0.5, 1], [1, 1]], "BN_BASE_SIZE": 8, "EVAL_FREQ": 3,
         "LONG_CYCLE_SAMPLING_RATE": 0, "DEFAULT_B": 0, "DEFAULT_T": 0, "DEFAULT_S": 0,
     },
     "TENSORBOARD": {"PREDICTIONS_PATH": "", "CLASS_NAMES_PATH": "", "CATEGORIES_PATH": ""},
@@ -251,7 +252,7 @@ def add_foreign_keys(cfg: CfgNode) -> None:
             node = node[part]
         for key, default in keys.items():
             assert key not in node, f"{section}.{key} is ours and foreign"
-            node[key] = default
+            node[key] = copy.deepcopy(default)  # a list that stood twice would be dumped as an alias
 
 
 FOREIGN_KEYS = frozenset(f"{section}.{key}" for section, keys in DEFAULTS.items() for key in keys)

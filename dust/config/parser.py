@@ -231,9 +231,9 @@ def near_misses(key: str, known: Sequence[str]) -> list[str]:
         return [by_upper[upper]]
     leaf = upper.rsplit(".", 1)[-1]
     same_leaf = [name for name in by_upper if name.rsplit(".", 1)[-1] == leaf]
-    close = difflib.get_close_matches(upper, list(by_upper), n=3, cutoff=0.8)
+    close = difflib.get_close_matches(upper, list(by_upper), n=3, cutoff=0.75)
     leaves = {name.rsplit(".", 1)[-1] for name in by_upper}
-    close_leaves = difflib.get_close_matches(leaf, sorted(leaves), n=2, cutoff=0.8)
+    close_leaves = difflib.get_close_matches(leaf, sorted(leaves), n=2, cutoff=0.85)
     same_section = [name for name in by_upper if name.rsplit(".", 1)[-1] in close_leaves]
     found = list(dict.fromkeys(by_upper[name] for name in (*close, *same_leaf, *same_section)))
     section = upper.rsplit(".", 1)[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config.defaults import flatten
+from dust.config.defaults import flatten, get_cfg
 from dust.config.foreign import DATASETS_REFUSED, DECODING_BACKENDS, TASKS_REFUSED
 
 
@@ -53,8 +53,8 @@ BELOW_ONE: Range = (0, 1, True, False)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(
         [
-            "TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "AUG.NUM_SAMPLE", "AUG.RE_COUNT",
-            "TEST.BATCH_SIZE", "MODEL.NUM_CLASSES", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS",
+            "TRAIN.BATCH_SIZE", "AUG.NUM_SAMPLE", "AUG.RE_COUNT", "TEST.BATCH_SIZE",
+            "MODEL.NUM_CLASSES", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS",
             "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "SOLVER.MAX_EPOCH", "NUM_SHARDS", "LOG_PERIOD",
             "DATA_LOADER.PREFETCH_FACTOR", "TIMESFORMER.PATCH_SIZE", "TIMESFORMER.EMBED_DIM", "TIMESFORMER.DEPTH",
             "TIMESFORMER.NUM_HEADS",
@@ -63,8 +63,9 @@ RANGES: dict[str, Range] = {
     ),
     **dict.fromkeys(
         [
-            "TRAIN.CHECKPOINT_KEEP_LAST", "TRAIN.EARLY_STOPPING_PATIENCE", "AUG.COLOR_JITTER", "MIXUP.ALPHA",
-            "MIXUP.CUTMIX_ALPHA", "BN.WEIGHT_DECAY", "DATA.TRAIN_JITTER_FPS", "SOLVER.BASE_LR",
+            "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINT_KEEP_LAST",
+            "TRAIN.EARLY_STOPPING_PATIENCE", "AUG.COLOR_JITTER", "MIXUP.ALPHA", "MIXUP.CUTMIX_ALPHA",
+            "BN.WEIGHT_DECAY", "DATA.TRAIN_JITTER_FPS", "SOLVER.BASE_LR",
             "SOLVER.COSINE_END_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR",
             "NUM_GPUS", "NUM_PROCS_PER_NODE", "SHARD_ID", "GLOBAL_BATCH_SIZE", "RNG_SEED",
             "DATA_LOADER.NUM_WORKERS", "TENSORBOARD.INPUT_CLIPS",
@@ -104,10 +105,26 @@ def find_problems(cfg: CfgNode) -> list[Problem]:
     """Everything that is wrong with the values, alone and together; types are taken for granted."""
     problems = _single_values(flatten(cfg))
     wrong = {key for problem in problems for key in problem.keys}
+    sane = _with_defaults(cfg, wrong)  # so that the checks below may divide and index
     checks = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing, _timesformer)
     for check in checks:
-        problems += [one for one in check(cfg) if not wrong.intersection(one.keys)]
+        problems += [one for one in check(sane) if not wrong.intersection(one.keys)]
     return problems
+
+
+def _with_defaults(cfg: CfgNode, keys: set[str]) -> CfgNode:
+    """A copy of cfg in which these keys hold their defaults."""
+    if not keys:
+        return cfg
+    sane, defaults = cfg.clone(), flatten(get_cfg())
+    sane.defrost()
+    for key in keys:
+        *sections, leaf = key.split(".")
+        node = sane
+        for section in sections:
+            node = node[section]
+        node[leaf] = defaults[key]
+    return sane
 
 
 def _single_values(flat: dict[str, Any]) -> list[Problem]:
@@ -179,9 +196,13 @@ def _training(cfg: CfgNode) -> list[Problem]:
     if cfg.TRAIN.FINETUNE and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
         keys = ("TRAIN.FINETUNE", "TRAIN.CHECKPOINT_FILE_PATH")
         problems.append(Problem(keys, "TRAIN.FINETUNE True: name the weights in TRAIN.CHECKPOINT_FILE_PATH"))
-    if cfg.TEST.ENABLE and cfg.TEST.CHECKPOINT == "best" and not cfg.TRAIN.SAVE_BEST:
-        keys = ("TEST.CHECKPOINT", "TRAIN.SAVE_BEST")
-        problems.append(Problem(keys, "TEST.CHECKPOINT best: set TRAIN.SAVE_BEST True, or there will be none"))
+    if cfg.TEST.ENABLE and cfg.TEST.CHECKPOINT == "best" and not (cfg.TRAIN.SAVE_BEST and cfg.TRAIN.EVAL_PERIOD):
+        text = "TEST.CHECKPOINT best: set TRAIN.SAVE_BEST True and TRAIN.EVAL_PERIOD, or there will be none"
+        problems.append(Problem(("TEST.CHECKPOINT", "TRAIN.SAVE_BEST", "TRAIN.EVAL_PERIOD"), text))
+    if cfg.TRAIN.EARLY_STOPPING_PATIENCE and not cfg.TRAIN.EVAL_PERIOD:
+        text = f"TRAIN.EARLY_STOPPING_PATIENCE {cfg.TRAIN.EARLY_STOPPING_PATIENCE}: counts validations, and "
+        keys = ("TRAIN.EARLY_STOPPING_PATIENCE", "TRAIN.EVAL_PERIOD")
+        problems.append(Problem(keys, f"{text}TRAIN.EVAL_PERIOD 0 means none"))
     return problems
 
 
@@ -275,14 +296,14 @@ def _data(cfg: CfgNode) -> list[Problem]:
         problems.append(Problem(("DATA.INPUT_CHANNEL_NUM",), text))
     if not cfg.TRAIN.ENABLE:
         return problems
-    low, high = data.TRAIN_JITTER_SCALES if len(data.TRAIN_JITTER_SCALES) == 2 else (1, 1)
+    low, high = data.TRAIN_JITTER_SCALES
     relative = data.TRAIN_JITTER_SCALES_RELATIVE
     if not 0 < low <= high:
         text = f"DATA.TRAIN_JITTER_SCALES {data.TRAIN_JITTER_SCALES}: must be [smallest, largest] short side, in pixels"
         problems.append(Problem(("DATA.TRAIN_JITTER_SCALES",), text))
-    elif low < data.TRAIN_CROP_SIZE and not relative:
+    elif low < data.TRAIN_CROP_SIZE:
         text = f"DATA.TRAIN_JITTER_SCALES {data.TRAIN_JITTER_SCALES}: the short side must be at least "
-        keys = ("DATA.TRAIN_JITTER_SCALES", "DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES_RELATIVE")
+        keys = ("DATA.TRAIN_JITTER_SCALES", "DATA.TRAIN_CROP_SIZE")
         problems.append(Problem(keys, f"{text}DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}"))
     aspect = data.TRAIN_JITTER_ASPECT_RELATIVE
     if relative and not (len(relative) == 2 and 0 < relative[0] <= relative[1] <= 1):
@@ -310,7 +331,7 @@ def _testing(cfg: CfgNode) -> list[Problem]:
     if any(views < 1 for views in test.NUM_TEMPORAL_CLIPS):
         text = f"TEST.NUM_TEMPORAL_CLIPS {test.NUM_TEMPORAL_CLIPS}: each must be at least 1"
         problems.append(Problem(("TEST.NUM_TEMPORAL_CLIPS",), text))
-    side, crop = (cfg.DATA.TRAIN_JITTER_SCALES or [0])[0], cfg.DATA.TEST_CROP_SIZE
+    side, crop = cfg.DATA.TRAIN_JITTER_SCALES[0], cfg.DATA.TEST_CROP_SIZE
     if test.NUM_SPATIAL_CROPS == 1 and crop > side and test.DATASET != "SSv2":
         text = f"DATA.TEST_CROP_SIZE {crop}: with TEST.NUM_SPATIAL_CROPS 1 the short side is the first of "
         keys = ("DATA.TEST_CROP_SIZE", "TEST.NUM_SPATIAL_CROPS", "DATA.TRAIN_JITTER_SCALES")

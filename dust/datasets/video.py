@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.decoder import FrameRequest, open_clip
-from dust.datasets.manifest import Clip, Manifest, read_manifest
+from dust.datasets.manifest import Clip, Manifest, read_class_list, read_manifest
 from dust.datasets.sample import BadClip, Draw
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, TrainTransform
@@ -78,6 +78,8 @@ class VideoDataset(Dataset[Any]):
     @classmethod
     def from_config(cls, cfg, split: str, class_names: Sequence[str] | None = None) -> dict[str, Any]:
         data = cfg.DATA
+        if class_names is None and data.CLASS_LIST:
+            class_names = read_class_list(data.CLASS_LIST)
         manifest = read_manifest(
             root=data.PATH_TO_DATA_DIR,
             split=split,
@@ -221,6 +223,6 @@ def train_transform(cfg) -> TrainTransform:
         aspect_relative=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
         random_flip=data.RANDOM_FLIP,
         auto_augment=aug.AA_TYPE if aug.ENABLE else "",
-        color_jitter=(aug.COLOR_JITTER or 0.0) if aug.ENABLE else 0.0,
+        color_jitter=aug.COLOR_JITTER if aug.ENABLE else 0.0,
         interpolation=aug.INTERPOLATION,
     )

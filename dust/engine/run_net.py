@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dust.config import load_config, parse_args
+from dust.config.parser import log_notes
 from dust.utils.errors import DustError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def run(cfg) -> None:
         setup_logging(run_dir.path)
         try:
             run_dir.write_config(cfg.dump())
+            log_notes(cfg)
             logger.info("configuration: %s", run_dir.path / "config.yaml")
             if cfg.TRAIN.ENABLE:
                 train(cfg, run_dir)
@@ -40,9 +42,9 @@ def run(cfg) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for bad input, 130 or 143 after a signal."""
-    args = parse_args(list(sys.argv[1:] if argv is None else argv))
     try:
-        configs = [load_config(path, _overrides(args)) for path in args.cfg_files or [None]]
+        args = parse_args(sys.argv[1:] if argv is None else argv)
+        configs = [load_config(path, args.opts) for path in args.cfg_files or [None]]
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -66,10 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _overrides(args) -> list[str]:
-    return [*args.opts, "NUM_SHARDS", str(args.num_shards), "SHARD_ID", str(args.shard_id)]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dust import zoo
-from dust.datasets.device_transform import DeviceTransform, MixUp, RandomErasing
+from dust.datasets.device_transform import DeviceTransform
 from dust.models import build_model
 from dust.utils.errors import ConfigError
 
@@ -47,29 +47,14 @@ def autocast_of(cfg, device: torch.device) -> Autocast:
 
 def device_transform_of(cfg) -> DeviceTransform:
     """Normalising, and in training erasing and mixing, as cfg.DATA, cfg.AUG and cfg.MIXUP say."""
-    erasing = mixup = None
-    if cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
-        erasing = RandomErasing(prob=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
-    if cfg.MIXUP.ENABLE:
-        mixup = MixUp(
-            num_classes=cfg.MODEL.NUM_CLASSES,
-            alpha=cfg.MIXUP.ALPHA,
-            cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
-            prob=cfg.MIXUP.PROB,
-            switch_prob=cfg.MIXUP.SWITCH_PROB,
-            label_smoothing=cfg.MIXUP.LABEL_SMOOTH_VALUE,
-        )
-    return DeviceTransform(
-        mean=cfg.DATA.MEAN,
-        std=cfg.DATA.STD,
-        reverse_channels=cfg.DATA.REVERSE_INPUT_CHANNEL,
-        erasing=erasing,
-        mixup=mixup,
-    )
+    return DeviceTransform(**DeviceTransform.from_config(cfg))
 
 
 def build_for(cfg, device: torch.device) -> nn.Module:
     """The model of cfg on its device, initialised from RNG_SEED."""
+    if cfg.TRAIN.DETERMINISTIC:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
     torch.manual_seed(cfg.RNG_SEED)
     model = build_model(cfg).to(device)
     if cfg.TRAIN.CHANNELS_LAST:

@@ -1,6 +1,7 @@
 """What a training run is at one moment, and how it is written, found and taken up again."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from dust.utils.checkpoint import (
     find_latest,
     load_checkpoint,
     load_weights,
-    read_checkpoint,
     save_checkpoint,
 )
 from dust.utils.errors import CheckpointError
@@ -170,8 +170,11 @@ def _resume(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
 
 def _start_from_file(cfg, state: TrainState, path: str) -> None:
     """SlowFast's rule for TRAIN.CHECKPOINT_FILE_PATH."""
-    saved = read_checkpoint(path)
-    report = load_weights(state.model, path)
+    saved = load_checkpoint(path)
+    weights: Any = path
+    if cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN:
+        weights = _without(saved.get("model_state", saved), cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN)
+    report = load_weights(state.model, weights)
     if cfg.TRAIN.FINETUNE or cfg.TRAIN.CHECKPOINT_EPOCH_RESET or "optimizer_state" not in saved:
         return
     way_out = "set TRAIN.FINETUNE True to take its weights only"
@@ -190,9 +193,11 @@ def _start_from_file(cfg, state: TrainState, path: str) -> None:
     logger.info("continuing %s at epoch %d", path, state.epoch + 1)
 
 
-def weights_of(saved: dict[str, Any], ema: bool) -> dict[str, Any]:
-    """The weights to evaluate: the averaged ones where the run kept them."""
-    return saved["ema_state"] if ema and saved.get("ema_state") else saved
-
-
-__all__ = ["TrainState", "initialise", "load_checkpoint", "weights_of"]
+def _without(weights: dict[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
+    """The weights with these substrings cut out of their names."""
+    renamed = {}
+    for name, value in weights.items():
+        for pattern in patterns:
+            name = name.replace(pattern, "")
+        renamed[name] = value
+    return renamed

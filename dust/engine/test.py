@@ -13,7 +13,7 @@ from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_for, device_of, device_transform_of, local_weights
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
-from dust.utils.checkpoint import file_sha256, find_latest, load_weights, read_checkpoint
+from dust.utils.checkpoint import file_sha256, find_latest, load_checkpoint, load_weights
 from dust.utils.errors import CheckpointError, DataError
 from dust.utils.meters import TestMeter
 from dust.visualization.writer import Writer
@@ -45,15 +45,14 @@ def checkpoint_to_test(cfg, run: RunDir) -> Path:
 def test(cfg, run: RunDir) -> dict[str, float]:
     """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep)."""
     path = checkpoint_to_test(cfg, run)
-    saved = read_checkpoint(path)
+    saved = load_checkpoint(path)
     class_names = saved.get("class_names")
     _check_classes(cfg, class_names, path)
     device = device_of(cfg)
     model = build_for(cfg, device)
-    weights: Any = path
-    if cfg.EMA.ENABLED and saved.get("ema_state"):
-        weights = saved["ema_state"]
-    report = load_weights(model, weights)
+    # the averaged weights where the run kept them
+    averaged = saved.get("ema_state") if cfg.EMA.ENABLED else None
+    report = load_weights(model, averaged or path)
     if report.missing or report.misshapen:
         absent = [*report.missing, *(name for name, *_ in report.misshapen)]
         raise CheckpointError(

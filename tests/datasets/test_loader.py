@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from dust.datasets.loader import EpochBatchSampler, EvaluationSampler, collate_training
+from dust.datasets.sample import BadClip
+
+
+def order(sampler, epoch, start=0):
+    sampler.set_position(epoch, start)
+    return [[draw.index for draw in batch] for batch in sampler]
+
+
+def test_every_sample_once_in_an_order_of_its_own_per_epoch():
+    sampler = EpochBatchSampler(10, 3, seed=0, drop_last=False)
+    first, second = order(sampler, 0), order(sampler, 1)
+    assert [len(batch) for batch in first] == [3, 3, 3, 1]
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(10))
+    assert first != second
+    assert order(EpochBatchSampler(10, 3, seed=0, drop_last=False), 0) == first
+    assert order(EpochBatchSampler(10, 3, seed=1, drop_last=False), 0) != first
+
+
+def test_an_epoch_can_begin_at_any_batch():
+    sampler = EpochBatchSampler(10, 3, seed=0, drop_last=False)
+    whole = order(sampler, 4)
+    for start in range(5):
+        assert order(sampler, 4, start) == whole[start:]
+        assert len(sampler) == 4
+
+
+def test_drop_last_but_never_everything():
+    assert [len(batch) for batch in order(EpochBatchSampler(10, 3, seed=0), 0)] == [3, 3, 3]
+    assert [len(batch) for batch in order(EpochBatchSampler(9, 3, seed=0), 0)] == [3, 3, 3]
+    assert [len(batch) for batch in order(EpochBatchSampler(2, 3, seed=0), 0)] == [2]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_ranks_share_the_global_batches_of_one_process(drop_last):
+    one = order(EpochBatchSampler(22, 8, seed=5, drop_last=drop_last), 2)
+    for world in (2, 4):
+        ranks = [
+            order(EpochBatchSampler(22, 8 // world, seed=5, drop_last=drop_last, rank=r, world_size=world), 2)
+            for r in range(world)
+        ]
+        assert [sum(parts, []) for parts in zip(*ranks, strict=True)] == one
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 12])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_evaluation_takes_every_sample_once(length, world):
+    shares = [list(EvaluationSampler(length, rank=rank, world_size=world)) for rank in range(world)]
+    assert sum(shares, []) == list(range(length))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [len(EvaluationSampler(length, rank=rank, world_size=world)) for rank in range(world)] == list(
+        map(len, shares)
+    )
+
+
+def sample(name, label):
+    return {"inputs": {"video": torch.zeros(3, 2, 4, 4, dtype=torch.uint8)}, "label": label, "id": name, "path": name}
+
+
+def test_collate_flattens_views_and_sets_bad_clips_aside():
+    bad = BadClip("x", "x.mp4", "broken")
+    batch = collate_training([[sample("a", 1), sample("a", 1)], bad, [sample("b", 0)]])
+    assert batch["inputs"]["video"].shape == (3, 3, 2, 4, 4) and batch["inputs"]["video"].dtype == torch.uint8
+    assert batch["label"].tolist() == [1, 1, 0] and batch["id"] == ["a", "a", "b"] and batch["bad"] == [bad]
+    assert "inputs" not in collate_training([bad])
+
+
+def test_labels_may_be_vectors_or_dicts():
+    vectors = collate_training([[sample("a", torch.tensor([1.0, 0.0]))], [sample("b", torch.tensor([1.0, 1.0]))]])
+    assert vectors["label"].tolist() == [[1, 0], [1, 1]]
+    dicts = collate_training([[sample("a", {"verb": 1, "noun": 5})], [sample("b", {"verb": 0, "noun": 7})]])
+    assert dicts["label"]["noun"].tolist() == [5, 7]
+
+
+def test_eight_clips_cross_the_worker_boundary_as_9_mib():
+    clip = {**sample("a", 0), "inputs": {"video": torch.zeros(3, 8, 224, 224, dtype=torch.uint8)}}
+    video = collate_training([[clip]] * 8)["inputs"]["video"]
+    assert video.numel() * video.element_size() / 2**20 == pytest.approx(9.1875)

@@ -1,0 +1,190 @@
+"""What a training run does besides resuming."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from dust.engine.run_dir import RunDir
+from dust.engine.train import Diverged, Trainer, accumulation
+from dust.utils.checkpoint import load_checkpoint, save_checkpoint
+from dust.utils.errors import CheckpointError, ConfigError, DataError
+from dust.utils.logging import setup_logging
+from tests.engine.conftest import write_clip
+
+
+def fit(cfg):
+    trainer = Trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    trainer.fit()
+    return trainer
+
+
+def test_logs_in_slowfasts_form(tiny):
+    cfg = tiny(SOLVER__MAX_EPOCH=2, TRAIN__BATCH_SIZE=2, SOLVER__CLIP_GRAD_L2NORM=1.0)
+    run = RunDir(cfg.OUTPUT_DIR)
+    setup_logging(run.path)
+    Trainer(cfg, run).fit()
+    text = (run.path / "stdout.log").read_text()
+    setup_logging()
+    lines = [json.loads(line) for line in re.findall(r"json_stats: (.*)", text)]
+    kinds = [line["_type"] for line in lines]
+    assert kinds.count("train_iter") == 4 and kinds.count("train_epoch") == kinds.count("val_epoch") == 2
+    first = lines[kinds.index("train_iter")]
+    assert first["epoch"] == "1/2" and first["iter"] == "2/5"
+    assert {"dt", "dt_data", "dt_net", "eta", "loss", "lr", "gpu_mem", "top1_err", "grad_norm"} <= set(first)
+    assert list(first) == sorted(first)
+    validation = lines[kinds.index("val_epoch")]
+    assert validation["min_top1_err"] <= validation["top1_err"]
+    assert re.search(r"^\[\d\d/\d\d \d\d:\d\d:\d\d\]\[INFO\] \w+\.py: +\d+: ", text, re.M)
+
+
+def test_accumulation_gives_the_gradient_of_the_big_batch(tiny, monkeypatch):
+    """Two batches of 5 accumulated step like one of 10: same clips, same augmentation, drop-outs off."""
+    common = {"SOLVER__MAX_EPOCH": 1, "TIMESFORMER__DROP_RATE": 0.0, "TIMESFORMER__DROP_PATH_RATE": 0.0}
+    common |= {"SOLVER__OPTIMIZING_METHOD": "sgd", "TRAIN__EVAL_PERIOD": 0}
+    big = fit(tiny("big", TRAIN__BATCH_SIZE=10, **common)).state
+    small = fit(tiny("small", TRAIN__BATCH_SIZE=5, GLOBAL_BATCH_SIZE=10, **common)).state
+    assert small.updates == big.updates == 1
+    # the two read the learning rate at another iteration of the epoch, so compare the momentum: the gradient itself
+    for a, b in zip(big.optimizer.state.values(), small.optimizer.state.values(), strict=True):
+        torch.testing.assert_close(a["momentum_buffer"], b["momentum_buffer"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_short_last_group_is_stepped(tiny):
+    cfg = tiny(TRAIN__BATCH_SIZE=2, GLOBAL_BATCH_SIZE=4, SOLVER__MAX_EPOCH=1)  # 5 batches: groups of 2, 2, 1
+    assert accumulation(cfg) == 2
+    assert fit(cfg).state.updates == 3
+
+
+def test_a_loss_that_is_not_finite_stops_with_names(tiny):
+    cfg = tiny(SOLVER__MAX_EPOCH=2)
+    trainer = Trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    trainer._train_epoch(), trainer._close_epoch()
+    with torch.no_grad():
+        next(trainer.state.model.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"epoch 2, iteration 1: \{'loss': nan\}; clips: clip_\d"):
+        trainer._train_epoch()
+    saved = load_checkpoint(trainer.run.checkpoints / "checkpoint_epoch_00001.pyth")
+    assert all(torch.isfinite(value).all() for value in saved["model_state"].values())
+
+
+def test_early_stopping_and_best(tiny):
+    cfg = tiny(SOLVER__MAX_EPOCH=30, TRAIN__EARLY_STOPPING_PATIENCE=2)
+    state = fit(cfg).state
+    best = load_checkpoint(RunDir(cfg.OUTPUT_DIR).checkpoints / "checkpoint_best.pyth")
+    assert state.epoch < 30 and state.best["stale"] == 2
+    assert state.best["epoch"] == best["epoch"] + 1 == state.epoch - 2
+    assert fit(cfg).state.epoch == state.epoch  # started again, it stays stopped
+
+
+def test_finetuning_takes_weights_only_and_resumes(tiny):
+    source = tiny("source", SOLVER__MAX_EPOCH=1)
+    fit(source)
+    file = str(RunDir(source.OUTPUT_DIR).checkpoints / "checkpoint_epoch_00001.pyth")
+    cfg = tiny("fine", TRAIN__CHECKPOINT_FILE_PATH=file, TRAIN__FINETUNE=True, SOLVER__MAX_EPOCH=1)
+    trainer = Trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    assert trainer.state.epoch == 0
+    loaded = load_checkpoint(file)["model_state"]
+    assert all(torch.equal(value, loaded[name]) for name, value in trainer.state.model.state_dict().items())
+    trainer.fit()
+    assert fit(cfg).state.updates == trainer.state.updates  # found its own checkpoint, not the source
+
+
+def test_a_finished_checkpoint_is_no_silent_success(tiny):
+    source = tiny("source", SOLVER__MAX_EPOCH=1)
+    fit(source)
+    file = str(RunDir(source.OUTPUT_DIR).checkpoints / "checkpoint_epoch_00001.pyth")
+    with pytest.raises(CheckpointError, match="TRAIN.FINETUNE True"):
+        fit(tiny("next", TRAIN__CHECKPOINT_FILE_PATH=file, SOLVER__MAX_EPOCH=1))
+    assert fit(tiny("more", TRAIN__CHECKPOINT_FILE_PATH=file, SOLVER__MAX_EPOCH=2)).state.epoch == 2
+
+
+def test_data_that_changed_is_not_resumed(tiny, clips, tmp_path):
+    fit(tiny(SOLVER__MAX_EPOCH=1))
+    other = tmp_path / "other"
+    other.mkdir()
+    for split in ("train", "val", "test"):
+        rows = (clips / f"{split}.csv").read_text().splitlines()
+        (other / f"{split}.csv").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(CheckpointError, match="other data"):
+        fit(tiny(SOLVER__MAX_EPOCH=2, DATA__PATH_TO_DATA_DIR=str(other), DATA__PATH_PREFIX=str(clips)))
+
+
+class TestBadClips:
+    @pytest.fixture
+    def damaged(self, tmp_path):
+        """30 clips of which one is random bytes."""
+        root = tmp_path / "damaged"
+        root.mkdir()
+        for index in range(30):
+            write_clip(root / f"{index}.mp4", 60 if index % 2 else 190, frames=4, seed=index)
+        (root / "7.mp4").write_bytes(bytes(range(256)) * 20)
+        rows = [f"{index}.mp4,{index % 2}" for index in range(30)]
+        (root / "train.csv").write_text("\n".join(rows) + "\n")
+        (root / "val.csv").write_text("\n".join(rows[:4]) + "\n")
+        return str(root)
+
+    def test_skipped_listed_and_counted(self, tiny, damaged):
+        cfg = tiny(DATA__PATH_TO_DATA_DIR=damaged, SOLVER__MAX_EPOCH=1, TRAIN__BATCH_SIZE=5)
+        trainer = fit(cfg)
+        assert trainer.state.epoch == 1
+        listed = (trainer.run.path / "bad_clips.csv").read_text()
+        assert "7.mp4" in listed and listed.startswith("split,id,path,reason")
+
+    def test_a_batch_of_bad_clips_alone_is_no_step(self, tiny, damaged):
+        cfg = tiny(DATA__PATH_TO_DATA_DIR=damaged, SOLVER__MAX_EPOCH=1, TRAIN__BATCH_SIZE=1)
+        assert fit(cfg).state.updates == 29
+
+    def test_raise(self, tiny, damaged):
+        with pytest.raises(DataError, match=r"7\.mp4.*TRAIN\.ON_BAD_CLIP skip"):
+            fit(tiny(DATA__PATH_TO_DATA_DIR=damaged, SOLVER__MAX_EPOCH=1, TRAIN__ON_BAD_CLIP="raise"))
+
+    def test_too_many(self, tiny, damaged):
+        with pytest.raises(DataError, match=r"MAX_BAD_FRACTION"):
+            fit(tiny(DATA__PATH_TO_DATA_DIR=damaged, SOLVER__MAX_EPOCH=1, DATA__MAX_BAD_FRACTION=0.01))
+
+
+def test_compile_and_mixed_precision_are_switches(tiny, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    cfg = tiny(SOLVER__MAX_EPOCH=1, TRAIN__COMPILE=True, TRAIN__MIXED_PRECISION=True, TRAIN__EVAL_PERIOD=0)
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: seen.append(getattr(o, "dtype", None)))
+    try:
+        fit(cfg)
+    finally:
+        handle.remove()
+    assert len(compiled) == 1 and torch.bfloat16 in seen
+
+
+def test_gpus_that_are_not_there(tiny):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match=r"NUM_GPUS 1: this machine has 0. Set NUM_GPUS 0"):
+        fit(tiny(NUM_GPUS=1))
+
+
+def test_tensorboard_gets_scalars_figures_and_moving_clips(tiny):
+    cfg = tiny(
+        SOLVER__MAX_EPOCH=1,
+        TENSORBOARD__ENABLE=True,
+        TENSORBOARD__CONFUSION_MATRIX__ENABLE=True,
+        TENSORBOARD__INPUT_CLIPS=1,
+    )
+    trainer = fit(cfg)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (folder,) = trainer.run.path.glob("runs-*")
+    events = EventAccumulator(str(folder)).Reload()
+    assert {"Train/loss", "Train/lr", "Train/Top1_err", "Val/Top1_err"} <= set(events.Tags()["scalars"])
+    assert {"Val/confusion_matrix", "Val/clip_0"} <= set(events.Tags()["images"])
+    assert events.Images("Val/clip_0")[0].encoded_image_string.startswith(b"GIF8")
+
+
+def test_a_checkpoint_of_another_program_is_not_resumed(tiny):
+    cfg = tiny()
+    save_checkpoint(RunDir(cfg.OUTPUT_DIR).checkpoints / "checkpoint_epoch_00001.pyth", {"epoch": 0, "model_state": {}})
+    with pytest.raises(CheckpointError, match="not written by dust"):
+        fit(cfg)

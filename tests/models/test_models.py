@@ -1,0 +1,180 @@
+"""What every registered model must do. A model is tested by being registered: a name without a case here fails."""
+
+import copy
+
+import pytest
+import torch
+from timm.models import group_parameters
+
+from dust.config import get_cfg
+from dust.models import MODEL_REGISTRY, build_model
+from dust.utils.checkpoint import load_weights
+from dust.utils.errors import ConfigError
+
+_VIDEO = {"video": (2, 3, 4, 32, 32)}
+_TIMESFORMER = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4}
+
+# name: (arguments for a small one, shapes of its inputs), as many as a model has variants
+SMALL = [
+    ("TimeSformer", {**_TIMESFORMER, "attention_type": "divided_space_time"}, _VIDEO),
+    ("TimeSformer", {**_TIMESFORMER, "attention_type": "joint_space_time"}, _VIDEO),
+    ("TimeSformer", {**_TIMESFORMER, "attention_type": "space_only"}, _VIDEO),
+]
+every_model = pytest.mark.parametrize(
+    ("name", "arguments", "shapes"), SMALL, ids=[f"{name}-{number}" for number, (name, _, _) in enumerate(SMALL)]
+)
+
+
+def make(name, arguments, **more):
+    torch.manual_seed(0)
+    model = MODEL_REGISTRY.get(name)(**{**arguments, "num_classes": 5, **more})
+    with torch.no_grad():  # parameters that start at zero count too
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def inputs_of(shapes):
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def test_every_registered_model_has_a_case():
+    assert {name for name, _, _ in SMALL} == set(MODEL_REGISTRY)
+
+
+@every_model
+def test_forward_backward(name, arguments, shapes):
+    model, inputs = make(name, arguments).train(), inputs_of(shapes)
+    logits = model(**inputs)
+    assert logits.shape == (2, 5) and logits.isfinite().all()
+    logits.square().sum().backward()
+    without = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert not without
+
+
+@every_model
+def test_clips_do_not_see_each_other(name, arguments, shapes):
+    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
+    alone = torch.cat([model(**{key: value[i : i + 1] for key, value in inputs.items()}) for i in range(2)])
+    torch.testing.assert_close(model(**inputs), alone, atol=1e-5, rtol=0)
+
+
+@every_model
+def test_features_and_head(name, arguments, shapes):
+    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
+    tokens = model.forward_features(**inputs)
+    assert model.forward_head(tokens, pre_logits=True).shape == (2, model.num_features)
+    assert torch.equal(model.forward_head(tokens), model(**inputs))
+
+
+@every_model
+def test_reset_classifier(name, arguments, shapes):
+    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
+    model.reset_classifier(9)
+    assert model(**inputs).shape == (2, 9) and model.num_classes == 9
+    model.reset_classifier(0)
+    assert model(**inputs).shape == (2, model.num_features)
+    assert make(name, arguments, num_classes=0)(**inputs).shape == (2, model.num_features)
+
+
+@every_model
+def test_no_weight_decay_names_parameters(name, arguments, shapes):
+    model = make(name, arguments)
+    known = set(dict(model.named_parameters()))
+    wanted = model.no_weight_decay()
+    assert wanted and "cls_token" in wanted
+    assert all(key in known or key == "time_embed" for key in wanted)
+
+
+@every_model
+def test_layers_for_layer_decay(name, arguments, shapes):
+    model = make(name, arguments)
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    assert layers.keys() == dict(model.named_parameters()).keys()
+    depth = len(model.blocks)
+    for key, layer in layers.items():
+        if key.startswith("blocks."):
+            assert layer == int(key.split(".")[1]) + 1, key
+        elif key.startswith(("patch_embed", "cls_token", "pos_embed", "time_embed")):
+            assert layer == 0, key
+        else:
+            assert layer == depth + 1, key
+
+
+@every_model
+def test_state_dict_round_trip(name, arguments, shapes, tmp_path):
+    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
+    torch.save({"model_state": model.state_dict()}, tmp_path / "weights.pyth")
+    other = MODEL_REGISTRY.get(name)(**arguments, num_classes=5).eval()
+    report = load_weights(other, tmp_path / "weights.pyth", strict=True)
+    assert report.complete and len(report.loaded) == len(model.state_dict())
+    assert torch.equal(other(**inputs), model(**inputs))
+
+
+@every_model
+def test_activation_checkpointing_changes_nothing(name, arguments, shapes):
+    inputs = inputs_of(shapes)
+    results = []
+    for act_checkpoint in (False, True):
+        model = make(name, arguments, act_checkpoint=act_checkpoint, drop_path_rate=0.4, drop_rate=0.2).train()
+        torch.manual_seed(7)
+        logits = model(**inputs)
+        logits.square().sum().backward()
+        results.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
+
+
+@every_model
+def test_compiles_without_graph_breaks(name, arguments, shapes):
+    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**inputs), model(**inputs))
+
+
+@every_model
+def test_pickles_and_deep_copies(name, arguments, shapes):
+    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
+    assert torch.equal(copy.deepcopy(model)(**inputs), model(**inputs))
+
+
+# ------------------------------------------------------------------------------------------------------- builder
+
+
+def small_cfg():
+    cfg = get_cfg()
+    cfg.MODEL.NUM_CLASSES = 6
+    cfg.DATA.TRAIN_CROP_SIZE = 32
+    cfg.DATA.NUM_FRAMES = 4
+    node = cfg.TIMESFORMER
+    node.PATCH_SIZE, node.EMBED_DIM, node.DEPTH, node.NUM_HEADS = 8, 48, 2, 4
+    return cfg
+
+
+@pytest.mark.parametrize("name", ["TimeSformer", "vit_base_patch16_224"])
+def test_build_model(name):
+    cfg = small_cfg()
+    cfg.MODEL.MODEL_NAME = name
+    model = build_model(cfg)
+    assert type(model).__name__ == "TimeSformer" and model.num_classes == 6 and len(model.blocks) == 2
+    assert build_model(cfg, num_classes=3, depth=1).num_classes == 3
+
+
+def test_build_model_takes_a_class_that_knows_only_cfg(monkeypatch):
+    class TheirModel(torch.nn.Linear):
+        def __init__(self, cfg):
+            super().__init__(2, cfg.MODEL.NUM_CLASSES)
+
+    monkeypatch.setitem(MODEL_REGISTRY._classes, "TheirModel", TheirModel)
+    cfg = small_cfg()
+    cfg.MODEL.MODEL_NAME = "TheirModel"
+    assert build_model(cfg).out_features == 6
+    with pytest.raises(ConfigError, match="TheirModel has no from_config.*num_classes"):
+        build_model(cfg, num_classes=3)
+
+
+def test_an_unknown_model_is_named_with_near_misses():
+    cfg = small_cfg()
+    cfg.MODEL.MODEL_NAME = "TimeSfomer"
+    with pytest.raises(ConfigError, match=r"'TimeSfomer'.*TimeSformer"):
+        build_model(cfg)

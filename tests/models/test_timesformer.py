@@ -1,0 +1,470 @@
+"""TimeSformer against numbers that the authors' code gave (tests/data/timesformer_*), against timm's ViT, and by laws."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from dust.models.layers import Attention, DropPath
+from dust.models.timesformer import DividedBlock, TimeSformer
+from dust.utils.checkpoint import load_weights
+from dust.utils.errors import CheckpointError, ConfigError, DustError
+from tests.helpers import DATA, golden_tensors
+
+CASES = sorted(path.stem for path in DATA.glob("timesformer_*.json"))
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4, "num_classes": 7}
+
+
+def test_no_golden_case_is_lost():
+    assert len(CASES) == 19
+
+
+def part(tensors, name):
+    return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
+
+
+def model_of(facts):
+    arguments = {key: value for key, value in facts["args"].items() if key not in ("norm_layer", "norm_eps")}
+    return TimeSformer(**arguments)
+
+
+def tiny(**arguments):
+    torch.manual_seed(0)
+    return TimeSformer(**{**TINY, **arguments}).eval()
+
+
+def randomised(model):
+    """All parameters random, so that what starts at zero (temporal_fc, time_embed) counts too."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------- golden numbers
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    facts, tensors = golden_tensors(case)
+    model = model_of(facts)
+    weights = part(tensors, "weight")
+    if "load" in case or "vitimage" in case:
+        load_weights(model, weights)
+        state = model.state_dict()
+        loaded = part(tensors, "loaded")
+        assert loaded
+        for key, value in loaded.items():
+            assert torch.equal(state[key], value), key
+    else:
+        model.load_state_dict(weights, strict=True)
+
+    blocks = {}
+    for number, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda module, inputs, out, number=number: blocks.__setitem__(number, out))
+    if "grad" in case:
+        logits = model.train()(tensors["input"])
+        loss = F.cross_entropy(logits, tensors["labels"])
+        loss.backward()
+        torch.testing.assert_close(loss, tensors["loss"][0], atol=1e-5, rtol=0)
+        gradients = part(tensors, "grad")
+        assert gradients.keys() == dict(model.named_parameters()).keys()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-4, rtol=0, msg=name)
+    else:
+        logits = model.eval()(tensors["input"])
+    torch.testing.assert_close(logits, tensors["logits"], atol=1e-4, rtol=0)
+    for key, expected in part(tensors, "block_out").items():
+        out = blocks[int(key)]
+        if isinstance(out, tuple):
+            out = torch.cat([out[0], out[1].flatten(1, 2)], dim=1)
+        torch.testing.assert_close(out, expected, atol=1e-4, rtol=0)
+    features = model.forward_head(model.forward_features(tensors["input"]), pre_logits=True)
+    torch.testing.assert_close(features, tensors["features"], atol=1e-4, rtol=0)
+
+    model.double().eval()
+    torch.testing.assert_close(model(tensors["input"].double()), tensors["logits_f64"], atol=1e-9, rtol=0)
+
+
+def test_sizes_of_the_published_models():
+    with torch.device("meta"):
+        counts = {
+            kind: (sum(p.numel() for p in model.parameters()), len(model.state_dict()))
+            for kind in ("divided_space_time", "joint_space_time", "space_only")
+            for model in [TimeSformer(attention_type=kind)]
+        }
+        twelve = sum(p.numel() for p in TimeSformer(num_classes=12).parameters())
+    assert counts == {
+        "divided_space_time": (121_566_352, 249),
+        "joint_space_time": (86_112_400, 153),
+        "space_only": (86_106_256, 152),
+    }
+    assert twelve == 121_267_980
+
+
+# ------------------------------------------------------------------------------------------------ timm's image ViT
+
+
+def image_vit():
+    torch.manual_seed(3)
+    vit = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4, num_classes=7
+    )
+    return randomised(vit).eval()
+
+
+@pytest.mark.parametrize("kind", ["divided_space_time", "joint_space_time", "space_only"])
+def test_equals_timms_image_vit_on_one_frame(kind):
+    vit, model = image_vit(), tiny(attention_type=kind, num_frames=1)
+    report = load_weights(model, vit.state_dict())
+    image = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(image.unsqueeze(2)), vit(image), atol=1e-5, rtol=0)
+    assert not report.unexpected and not report.fresh_head
+
+
+def test_a_new_divided_model_is_the_image_model_on_each_frame():
+    vit, model = image_vit(), tiny()
+    load_weights(model, vit.state_dict())
+    image = torch.randn(2, 3, 32, 32)
+    still = image.unsqueeze(2).expand(-1, -1, 4, -1, -1)
+    torch.testing.assert_close(model(still), vit(image), atol=1e-5, rtol=0)
+
+
+# ----------------------------------------------------------------------------------------------- initialisation
+
+
+def test_initialisation():
+    model = tiny(embed_dim=192)
+    for block in model.blocks:
+        assert not block.temporal_fc.weight.any() and not block.temporal_fc.bias.any()
+    assert not model.time_embed.any()
+    assert (model.norm.weight == 1).all() and not model.norm.bias.any() and not model.head.bias.any()
+    for weights in (model.pos_embed, model.blocks[0].attn.qkv.weight, model.blocks[1].mlp.fc2.weight):
+        assert weights.std().item() == pytest.approx(0.02, rel=0.1)
+    limit = (3 * 8 * 8) ** -0.5  # torch's own rule for convolutions
+    assert model.patch_embed.proj.weight.abs().max() <= limit
+    assert model.patch_embed.proj.weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.1)
+
+
+def test_drop_path_rates_rise_linearly_and_belong_to_a_block():
+    model = tiny(depth=12, drop_path_rate=0.1)
+    rates = [block.drop_path.rate for block in model.blocks]
+    assert rates == pytest.approx([0.1 * i / 11 for i in range(12)])
+    assert tiny(depth=1).blocks[0].drop_path.rate == 0
+
+
+def test_drop_path_drops_whole_items_and_keeps_the_mean():
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    out = drop.train()(torch.ones(4000, 3, 2)).flatten(1)
+    assert (out == out[:, :1]).all()
+    assert out.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert out.mean().item() == pytest.approx(1, abs=0.04)
+    assert torch.equal(drop.eval()(torch.ones(5, 3)), torch.ones(5, 3))
+
+
+def test_drop_path_never_drops_the_bias_of_temporal_fc():
+    block = DividedBlock(8, 2, mlp_ratio=2, qkv_bias=True, drop=0.0, attn_drop=0.0, drop_path=1 - 1e-9).train()
+    torch.nn.init.normal_(block.temporal_fc.bias)
+    cls, patches = torch.randn(2, 1, 8), torch.randn(2, 4, 3, 8)
+    cls_out, patches_out = block(cls, patches)  # everything is dropped but that bias
+    torch.testing.assert_close(cls_out, cls)
+    torch.testing.assert_close(patches_out, patches + block.temporal_fc.bias)
+
+
+def test_attention_equals_the_formula():
+    torch.manual_seed(0)
+    attention = Attention(12, 3, qkv_bias=True).double()
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    q, k, v = attention.qkv(x).view(2, 5, 3, 3, 4).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-1, -2) / 2.0).softmax(-1)
+    expected = attention.proj((weights @ v).transpose(1, 2).reshape(2, 5, 12))
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_dropout_works_in_training_only():
+    model = randomised(tiny(drop_rate=0.3, attn_drop_rate=0.3, drop_path_rate=0.3))
+    video = torch.randn(2, 3, 4, 32, 32)
+    assert torch.equal(model(video), model(video))
+    model.train()
+    assert not torch.equal(model(video), model(video))
+
+
+# ------------------------------------------------------------------------------------------- other shapes, switches
+
+
+@pytest.mark.parametrize("kind", ["divided_space_time", "joint_space_time", "space_only"])
+@pytest.mark.parametrize("shape", [(1, 3, 1, 32, 32), (2, 3, 9, 32, 32), (1, 3, 4, 8, 64), (1, 3, 2, 40, 8)])
+def test_any_frame_count_and_image_size_in_forward(kind, shape):
+    logits = tiny(attention_type=kind)(torch.randn(shape))
+    assert logits.shape == (shape[0], 7) and logits.isfinite().all()
+
+
+def test_an_oblong_model():
+    model = tiny(img_size=(32, 48))
+    assert model.pos_embed.shape == (1, 1 + 4 * 6, 48)
+    assert model(torch.randn(1, 3, 4, 32, 48)).shape == (1, 7)
+    assert model(torch.randn(1, 3, 4, 64, 48)).shape == (1, 7)
+
+
+def test_an_empty_batch():
+    model = tiny().train()
+    logits = model(torch.empty(0, 3, 4, 32, 32))
+    assert logits.shape == (0, 7)
+    logits.sum().backward()
+    assert all(not parameter.grad.any() for parameter in model.parameters())
+
+
+def test_token_order_is_class_then_place_then_time():
+    model = tiny()
+    model.norm = torch.nn.Identity()
+    model.blocks = torch.nn.ModuleList()
+    torch.nn.init.normal_(model.time_embed)
+    video = torch.randn(1, 3, 4, 32, 32)
+    tokens = model.forward_features(video)
+    n, t = 6, 2  # row 1, column 2 of the 4x4 grid; third frame
+    patch = video[:, :, t, 8:16, 16:24]
+    expected = model.patch_embed.proj(patch).flatten() + model.pos_embed[0, 1 + n] + model.time_embed[0, t]
+    torch.testing.assert_close(tokens[0, 1 + n * 4 + t], expected)
+    torch.testing.assert_close(tokens[0, 0], model.cls_token[0, 0] + model.pos_embed[0, 0])
+
+
+def test_bf16_autocast_is_close():
+    model = randomised(tiny())
+    video = torch.randn(2, 3, 4, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(video)
+    torch.testing.assert_close(logits.float(), model(video), atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"attention_type": "divided"}, "'divided'"),
+        ({"embed_dim": 50}, "50 is not a multiple of num_heads 4"),
+        ({"img_size": 30}, "30x30"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0"),
+        ({"num_frames": 0, "depth": -1, "num_heads": 0}, "num_frames is 0.*depth is -1.*num_heads is 0"),
+        ({"num_classes": -2}, "num_classes is -2"),
+        ({"pos_embed_resize": "cubic"}, "'cubic'"),
+        ({"img_size": (32, 36), "pos_embed_resize": "x"}, "'x'.*32x36"),
+    ],
+)
+def test_impossible_arguments_are_named_all_at_once(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        TimeSformer(**{**TINY, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("video", "words"),
+    [
+        (torch.zeros(3, 4, 32, 32), r"\(3, 4, 32, 32\).*five dimensions"),
+        (torch.zeros(1, 4, 3, 32, 32), "in_chans=3"),
+        (torch.zeros(1, 3, 4, 32, 33), "multiples of patch_size=8"),
+        (torch.zeros(1, 3, 0, 32, 32), "multiples"),
+        (torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "uint8.*normalise"),
+    ],
+)
+def test_impossible_video_is_named(video, words):
+    with pytest.raises(DustError, match=words):
+        tiny()(video)
+
+
+def test_from_config_takes_everything_from_where_people_write_it():
+    node = SimpleNamespace(
+        ATTENTION_TYPE="joint_space_time", PATCH_SIZE=8, EMBED_DIM=48, DEPTH=2, NUM_HEADS=4, MLP_RATIO=2.0, QKV_BIAS=False,
+        DROP_RATE=0.1, ATTN_DROP_RATE=0.2, DROP_PATH_RATE=0.3,
+    )  # fmt: skip
+    cfg = SimpleNamespace(
+        TIMESFORMER=node,
+        DATA=SimpleNamespace(TRAIN_CROP_SIZE=40, NUM_FRAMES=6, INPUT_CHANNEL_NUM=[3]),
+        MODEL=SimpleNamespace(NUM_CLASSES=5, ACT_CHECKPOINT=True, POS_EMBED_RESIZE="bicubic"),
+    )
+    model = TimeSformer(**TimeSformer.from_config(cfg))
+    assert (model.grid, model.num_frames, model.num_classes) == ((5, 5), 6, 5)
+    assert model.act_checkpoint and model.pos_embed_resize == "bicubic"
+    assert model.blocks[1].drop_path.rate == 0.3 and model.blocks[0].attn.attn_drop == 0.2
+    assert model.blocks[0].attn.qkv.bias is None and model.blocks[0].mlp.fc1.out_features == 96
+
+
+# --------------------------------------------------------------------------------------------- foreign weights
+
+
+HUGGING_FACE = {
+    "cls_token": "timesformer.embeddings.cls_token",
+    "pos_embed": "timesformer.embeddings.position_embeddings",
+    "time_embed": "timesformer.embeddings.time_embeddings",
+    "patch_embed.proj.weight": "timesformer.embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "timesformer.embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "timesformer.layernorm.weight",
+    "norm.bias": "timesformer.layernorm.bias",
+    "head.weight": "classifier.weight",
+    "head.bias": "classifier.bias",
+}
+HUGGING_FACE_BLOCK = {
+    "temporal_norm1": "temporal_layernorm",
+    "temporal_attn.qkv": "temporal_attention.attention.qkv",
+    "temporal_attn.proj": "temporal_attention.output.dense",
+    "temporal_fc": "temporal_dense",
+    "norm1": "layernorm_before",
+    "attn.qkv": "attention.attention.qkv",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+
+def as_hugging_face(weights):
+    renamed = {}
+    for key, value in weights.items():
+        if key.startswith("blocks."):
+            _, number, rest = key.split(".", 2)
+            module, kind = rest.rsplit(".", 1)
+            renamed[f"timesformer.encoder.layer.{number}.{HUGGING_FACE_BLOCK[module]}.{kind}"] = value
+        else:
+            renamed[HUGGING_FACE[key]] = value
+    return renamed
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("prefix", ["timesformer.", ""])
+def test_hugging_faces_layout(tmp_path, name, prefix):
+    facts, tensors = golden_tensors("timesformer_divst_base")
+    weights = as_hugging_face(part(tensors, "weight"))
+    weights = {key.replace("timesformer.", prefix): value for key, value in weights.items()}
+    save_file(weights, tmp_path / name) if name.endswith("safetensors") else torch.save(weights, tmp_path / name)
+    model = model_of(facts).eval()
+    report = load_weights(model, tmp_path / name, strict=True)
+    assert report.complete and any("Hugging Face" in note for note in report.notes)
+    torch.testing.assert_close(model(tensors["input"]), tensors["logits"], atol=1e-4, rtol=0)
+
+
+def test_pretrained_model_argument_loads_an_official_file(tmp_path):
+    facts, tensors = golden_tensors("timesformer_divst_base")
+    state = {"model." + key: value for key, value in part(tensors, "weight").items()}
+    torch.save({"epoch": 14, "model_state": state, "cfg": "A: 1", "optimizer_state": {}}, tmp_path / "official.pyth")
+    arguments = {key: value for key, value in facts["args"].items() if key not in ("norm_layer", "norm_eps")}
+    model = TimeSformer(**arguments, pretrained_model=str(tmp_path / "official.pyth")).eval()
+    torch.testing.assert_close(model(tensors["input"]), tensors["logits"], atol=1e-4, rtol=0)
+
+
+def test_distilled_deit_loses_its_token_position_and_head():
+    vit, model = image_vit(), tiny(attention_type="space_only")
+    weights = dict(vit.state_dict())
+    extra = {
+        "dist_token": torch.randn(1, 1, 48),
+        "head_dist.weight": torch.randn(7, 48),
+        "head_dist.bias": torch.randn(7),
+    }
+    pos = weights["pos_embed"]
+    weights["pos_embed"] = torch.cat([pos[:, :1], torch.full((1, 1, 48), 9.0), pos[:, 1:]], dim=1)
+    report = load_weights(model, {"model": {**weights, **extra}}, strict=True)
+    assert torch.equal(model.pos_embed, pos)
+    assert any("dist_token" in note and "head_dist.weight" in note for note in report.notes)
+
+
+def test_patch_weights_flat_grey_and_more_channels():
+    weights = dict(image_vit().state_dict())
+    kernel = weights["patch_embed.proj.weight"]
+    flat = {**weights, "patch_embed.proj.weight": kernel.flatten(1)}
+    model = tiny(attention_type="space_only")
+    load_weights(model, flat, strict=True)
+    assert torch.equal(model.patch_embed.proj.weight, kernel)
+
+    grey = tiny(attention_type="space_only", in_chans=1)
+    load_weights(grey, flat, strict=True)
+    torch.testing.assert_close(grey.patch_embed.proj.weight, kernel[:, :1] + kernel[:, 1:2] + kernel[:, 2:])
+
+    five = tiny(attention_type="space_only", in_chans=5)
+    report = load_weights(five, weights, strict=True)
+    torch.testing.assert_close(five.patch_embed.proj.weight, kernel[:, [0, 1, 2, 0, 1]] * 0.6)
+    assert any("3/5" in note for note in report.notes)
+
+
+def test_the_official_rule_is_nearest_along_the_sequence():
+    stored = tiny(img_size=32)
+    model = tiny(img_size=48)
+    report = load_weights(model, stored.state_dict())
+    expected = [stored.pos_embed[0, 1 + i * 16 // 36] for i in range(36)]
+    assert torch.equal(model.pos_embed[0, 1:], torch.stack(expected))
+    assert torch.equal(model.pos_embed[0, 0], stored.pos_embed[0, 0])
+    assert any("16 -> 36 patch positions by rule official" in note for note in report.notes)
+
+
+def cubic_matrix(old, new):
+    """(new, old) weights of cubic convolution with a = -0.75, pixel centres at half-integers, borders repeated."""
+    weights = torch.zeros(new, old, dtype=torch.float64)
+    for i in range(new):
+        centre = (i + 0.5) * old / new - 0.5
+        for j in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            d = abs(centre - j)
+            near, far = 1.25 * d**3 - 2.25 * d**2 + 1, -0.75 * (d**3 - 5 * d**2 + 8 * d - 4)
+            weights[i, min(max(j, 0), old - 1)] += near if d <= 1 else far
+    return weights
+
+
+def test_the_bicubic_rule_treats_positions_as_a_picture():
+    stored, model = tiny(img_size=64), tiny(img_size=(128, 48))
+    report = load_weights(model, stored.state_dict(), pos_embed_resize="bicubic")
+    picture = stored.pos_embed[0, 1:].double().view(8, 8, 48)
+    expected = torch.einsum("ij,jkc,lk->ilc", cubic_matrix(8, 16), picture, cubic_matrix(8, 6))
+    torch.testing.assert_close(model.pos_embed[0, 1:].double(), expected.flatten(0, 1), atol=1e-6, rtol=0)
+    assert any("rule bicubic" in note and "8x8 -> 16x6" in note for note in report.notes)
+
+    by_argument = tiny(img_size=(128, 48), pos_embed_resize="bicubic")
+    load_weights(by_argument, stored.state_dict())
+    assert torch.equal(by_argument.pos_embed, model.pos_embed)
+    official = tiny(img_size=(128, 48))
+    load_weights(official, stored.state_dict())
+    assert not torch.allclose(official.pos_embed, model.pos_embed, atol=1e-3)
+
+
+def test_the_position_rule_is_named_even_where_nothing_is_resized():
+    report = load_weights(tiny(), tiny().state_dict())
+    assert any("pos_embed" in note and "official" in note for note in report.notes)
+
+
+def test_impossible_position_rules():
+    with pytest.raises(ConfigError, match="'nearest'"):
+        load_weights(tiny(), tiny().state_dict(), pos_embed_resize="nearest")
+    with pytest.raises(CheckpointError, match="24 patch positions.*not a square"):
+        load_weights(tiny(), tiny(img_size=(32, 48)).state_dict(), pos_embed_resize="bicubic")
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 16, 96])
+def test_time_embeddings_for_any_frame_count(frames):
+    stored = randomised(tiny())
+    model = tiny(num_frames=frames)
+    load_weights(model, stored.state_dict(), strict=True)
+    expected = torch.stack([stored.time_embed[0, i * 4 // frames] for i in range(frames)])
+    assert torch.equal(model.time_embed[0], expected)
+
+
+def test_another_class_count_keeps_a_fresh_head_and_says_so():
+    stored, model = randomised(tiny()), tiny(num_classes=12)
+    before = model.head.weight.clone()
+    report = load_weights(model, stored.state_dict())
+    assert ("head.weight", (7, 48), (12, 48)) in report.misshapen
+    assert report.fresh_head and not report.complete and "head" in str(report)
+    assert torch.equal(model.head.weight, before)
+    assert torch.equal(model.norm.weight, stored.norm.weight)
+
+
+def test_joint_weights_into_a_divided_model_give_temporal_twins():
+    stored, model = randomised(tiny(attention_type="joint_space_time")), tiny()
+    report = load_weights(model, stored.state_dict())
+    assert torch.equal(model.blocks[1].temporal_attn.qkv.weight, stored.blocks[1].attn.qkv.weight)
+    assert set(report.missing) == {f"blocks.{i}.temporal_fc.{kind}" for i in range(2) for kind in ("weight", "bias")}
+
+
+def test_loading_leaves_the_callers_dictionary_alone():
+    weights = dict(image_vit().state_dict())
+    keys, pos = list(weights), weights["pos_embed"]
+    load_weights(tiny(img_size=48), weights)
+    assert list(weights) == keys and weights["pos_embed"] is pos

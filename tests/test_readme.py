@@ -1,0 +1,67 @@
+"""What the README tells people to run is what there is."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from dust.config import load_config, parse_args
+from tests.helpers import ROOT
+
+PAGES = ["README.md", "MODEL_ZOO.md", "docs/CONFIG.md", "docs/BENCHMARKS.md", "dust/datasets/DATASET.md"]
+COMMAND = re.compile(r"^(?:\$ )?((?:make|dust|python) .*)$", re.M)
+
+
+def blocks(page, language):
+    return re.findall(rf"^\s*```{language}\n(.*?)^\s*```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            text = re.sub(r"\\\n\s*", " ", block)
+            for line in text.splitlines():
+                line = line.split("  #")[0].strip()
+                if line.startswith(("make ", "dust ", "python ")):
+                    yield pytest.param(line, id=f"{page}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_a_page_exists(line):
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+    elif words[0] == "dust" or words[1] == "tools/run_net.py":
+        args = parse_args(words[1:] if words[0] == "dust" else words[2:])
+        for file in args.cfg_files:
+            load_config(str(ROOT / file), args.opts)
+    else:
+        sub = words[2:3] if len(words) > 2 and re.fullmatch(r"[a-z0-9]+", words[2]) else []
+        result = subprocess.run(
+            [sys.executable, str(ROOT / words[1]), *sub, "--help"], capture_output=True, text=True, cwd=ROOT
+        )
+        assert result.returncode == 0, result.stderr
+        for flag in (word for word in words[3:] if word.startswith("--") and word != "--"):
+            assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
+
+
+def test_the_readmes_python_is_python():
+    names = set()
+    for block in blocks("README.md", "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                names |= {(node.module, alias.name) for alias in node.names}
+    assert names
+    for module, name in names:
+        assert hasattr(__import__(module, fromlist=[name]), name)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/CONFIG.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
