@@ -150,7 +150,7 @@ class TimeSformer(nn.Module):
                 drop_path=rate,
                 norm_eps=NORM_EPS,
             )
-            for rate in torch.linspace(0, drop_path_rate, depth).tolist()
+            for rate in (drop_path_rate * i / max(1, depth - 1) for i in range(depth))
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
@@ -312,24 +312,21 @@ class TimeSformer(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
-        return {"stem": r"^(cls_token|pos_embed|time_embed|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None)]}
+        return {"stem": r"^(?:cls_token|pos_embed|time_embed|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None)]}
 
     # ------------------------------------------------------------------------------------- other files' weights
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """A foreign file's tensors under this model's names and shapes; ``notes`` gets a line for all that was changed.
 
-        Knows the published TimeSformer files, Hugging Face's layout and the image ViTs of timm and DeiT. What cannot
-        be brought into shape stays as it is, for :func:`load_weights` to report.
+        Knows Hugging Face's layout and the image ViTs of timm and DeiT. What cannot be brought into shape stays as it
+        is, for :func:`load_weights` to report.
         """
         state = _from_hugging_face(state, notes)
         state = _without_distillation(state, notes)
         self._adapt_patch_embed(state, notes)
         self._adapt_pos_embed(state, notes, pos_embed_resize or self.pos_embed_resize)
         self._adapt_time(state, notes)
-        if isinstance(self.head, nn.Identity) and any(key.startswith("head.") for key in state):
-            state = {key: tensor for key, tensor in state.items() if not key.startswith("head.")}
-            notes.append("head dropped: the model has none")
         return state
 
     def _adapt_patch_embed(self, state: State, notes: list[str]) -> None:
