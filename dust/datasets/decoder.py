@@ -54,7 +54,8 @@ class _Sink:
             self.odd |= {place: pictures[0].copy() for place in places}
             return
         for crop, picture in enumerate(pictures):
-            self.out[crop, places] = picture
+            for place in places:
+                self.out[crop, place] = picture
 
     def result(self) -> np.ndarray:
         if self.out is None:  # no frame was asked for

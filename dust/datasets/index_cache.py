@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _MEMORY = 32 << 20  # bytes of indexes that one process keeps
-_ARRAYS = ("packet_pts", "order", "frame_pts", "entries", "entry_dts")
-_TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4", "entry_dts": "<i8"}
+_ARRAYS = ("packet_pts", "order", "frame_pts", "entries")
+_TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4"}
 _memory: "OrderedDict[tuple, VideoIndex]" = OrderedDict()
 _memory_bytes = 0
 

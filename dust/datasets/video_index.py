@@ -65,8 +65,8 @@ class VideoReport:
 @dataclass(frozen=True)
 class VideoIndex:
     """One file's index. Arrays: ``packet_pts`` (packets,) in file order, NO_PTS where missing; ``order`` (frames,) the
-    packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time, with
-    ``entry_dts`` beside them. ``height`` and ``width`` are as displayed."""
+    packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time.
+    ``height`` and ``width`` are as displayed."""
 
     mode: str
     codec: str
@@ -76,17 +76,15 @@ class VideoIndex:
     orientation: Orientation
     skip_nonref: bool
     prime: bool
-    seek_by_dts: bool
     packet_pts: np.ndarray
     order: np.ndarray
     frame_pts: np.ndarray
     entries: np.ndarray
-    entry_dts: np.ndarray
     report: VideoReport
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.packet_pts, self.order, self.frame_pts, self.entries, self.entry_dts)
+        arrays = (self.packet_pts, self.order, self.frame_pts, self.entries)
         return 1024 + sum(array.nbytes for array in arrays)
 
 
@@ -149,7 +147,6 @@ class _Scan:
         self.doubt = ""
         self.facts = _Facts(path, container, stream)
         self.pts: list[int] = []
-        self.dts: list[int] = []
         self.shown: list[bool] = []
         self.entries: list[int] = []
         self.layered = False
@@ -176,7 +173,6 @@ class _Scan:
                 if not self.pts:
                     self.first = packet
                 self.pts.append(NO_PTS if packet.pts is None else packet.pts)
-                self.dts.append(NO_PTS if packet.dts is None else packet.dts)
                 self.shown.append(not packet.is_discard)
                 self._look(packet, unit)
         except READ_ERRORS as error:
@@ -237,12 +233,10 @@ class _Scan:
             skip_nonref=self.codec in NONREF_CODECS and not self.layered,
             # Old x264 and Xvid say only in their first packet which of their habits a decoder must follow.
             prime=self.codec == "mpeg4" or (self.codec == "h264" and "444" in pixels),
-            seek_by_dts="mov" in self.format,
             packet_pts=pts,
             order=order,
             frame_pts=seconds,
             entries=entries,
-            entry_dts=np.array(self.dts, np.int64)[entries],
             report=VideoReport(declared=self.facts.declared(), decoded=len(order)),
         )
 
@@ -384,12 +378,10 @@ def survey(path: str, threads: int = 1, sink: Callable[[int, Any], None] | None 
         orientation=orientation,
         skip_nonref=codec in NONREF_CODECS and not layered and not fields,
         prime=False,
-        seek_by_dts=False,
         packet_pts=np.array(pts, np.int64),
         order=numbers,
         frame_pts=seconds,
         entries=np.zeros(0, np.int32),
-        entry_dts=np.zeros(0, np.int64),
         report=report,
     )
 

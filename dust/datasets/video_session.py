@@ -96,17 +96,20 @@ class DecodeSession:
         index = self.index
         if start and index.prime and not self._primed:
             self._prime()
-        place = int(np.flatnonzero(index.entries == start)[0])
-        stamp = pts = int(index.packet_pts[start])
-        if index.seek_by_dts and index.entry_dts[place] != NO_PTS:
-            stamp = int(index.entry_dts[place])
-        self._container.seek(stamp, stream=self._stream, backward=True)
+        # By pts, for mp4 too: FFmpeg lands on this very packet, where a dts makes it land on the key frame before.
+        pts = int(index.packet_pts[start])
+        self._container.seek(pts, stream=self._stream, backward=True)
         self._packets = packets(self._container, self._stream)
-        for packet in itertools.islice(self._packets, start + 1):  # it may have landed on an earlier key frame
+        for packet in itertools.islice(self._packets, start + 1):
             if packet.pts == pts:
                 self._packets, self._next = itertools.chain([packet], self._packets), start
                 return
-        raise Contradiction(f"seeking does not find packet {start}")
+        self.close()  # it landed too late: walk there from the first packet
+        self._open()
+        if index.prime:
+            self._prime()
+        while self._next < start:
+            self._take_packet()
 
     def _prime(self) -> None:
         """Show the decoder the first packet, for what only that one says."""
