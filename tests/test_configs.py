@@ -1,0 +1,131 @@
+"""Every YAML in configs/ loads, names registered classes, and builds its model; those of the issue's table exist."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dust.config import accumulation_steps, load_config, notes
+from dust.datasets import DATASET_REGISTRY
+from dust.models import MODEL_REGISTRY, build_model
+from dust.tasks import TASK_REGISTRY
+from dust.zoo.entries import ENTRIES
+from tests.helpers import ROOT
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+NAMES = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS]
+
+#: file -> (frames, rate, jitter, crop, attention, classes, batch), from TimeSformer's published recipes.
+K, HR = [256, 320], [448, 512]
+DIVIDED, JOINT, SPACE = "divided_space_time", "joint_space_time", "space_only"
+RECIPES = {
+    "Kinetics/TimeSformer_divST_8x32_224": (8, 32, K, 224, DIVIDED, 400, 8),
+    "Kinetics/TimeSformer_divST_8x32_224_4gpus": (8, 32, K, 224, DIVIDED, 400, 4),
+    "Kinetics/TimeSformer_divST_8x32_224_TEST": (8, 32, K, 224, DIVIDED, 400, 8),
+    "Kinetics/TimeSformer_divST_16x16_448": (16, 16, HR, 448, DIVIDED, 400, 8),
+    "Kinetics/TimeSformer_divST_96x4_224": (96, 4, K, 224, DIVIDED, 400, 8),
+    "Kinetics/TimeSformer_jointST_8x32_224": (8, 32, K, 224, JOINT, 400, 8),
+    "Kinetics/TimeSformer_spaceOnly_8x32_224": (8, 32, K, 224, SPACE, 400, 8),
+    "Kinetics/vn": (8, 32, K, 224, DIVIDED, 12, 4),
+    "MuWiGes/TimeSformer": (8, 32, K, 224, DIVIDED, 12, 4),
+    "SSv2/TimeSformer_divST_8_224": (8, None, K, 224, DIVIDED, 174, 8),
+    "SSv2/TimeSformer_divST_16_448": (16, None, HR, 448, DIVIDED, 174, 8),
+    "SSv2/TimeSformer_divST_64_224": (64, None, K, 224, DIVIDED, 174, 8),
+    "HowTo100M/TimeSformer_divST_8x32_224": (8, 32, K, 224, DIVIDED, 1059, 8),
+    "HowTo100M/TimeSformer_divST_32x32_224": (32, 32, K, 224, DIVIDED, 1059, 8),
+    "HowTo100M/TimeSformer_divST_64x32_224": (64, 32, K, 224, DIVIDED, 1059, 8),
+    "HowTo100M/TimeSformer_divST_96x32_224": (96, 32, K, 224, DIVIDED, 1059, 8),
+}
+
+
+def load(name: str):
+    return load_config(ROOT / "configs" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_loads_and_names_registered_classes(path: Path):
+    cfg = load_config(path)
+    assert cfg.MODEL.MODEL_NAME in MODEL_REGISTRY
+    assert cfg.TASK in TASK_REGISTRY
+    for section in ("TRAIN", "TEST"):
+        assert cfg[section].DATASET in DATASET_REGISTRY
+    assert not [note for note in notes(cfg) if "->" in note or "no effect" in note], "ours use our own names and keys"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_builds_its_model(path: Path):
+    cfg = load_config(path)
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert type(model).__name__ == cfg.MODEL.MODEL_NAME
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert (cfg.MODEL.NUM_CLASSES, cfg.TIMESFORMER.EMBED_DIM) in shapes.values()
+    patches = (cfg.DATA.TRAIN_CROP_SIZE // cfg.TIMESFORMER.PATCH_SIZE) ** 2
+    assert shapes["pos_embed"] == (1, patches + 1, cfg.TIMESFORMER.EMBED_DIM)
+    if cfg.TIMESFORMER.ATTENTION_TYPE != SPACE:
+        assert shapes["time_embed"] == (1, cfg.DATA.NUM_FRAMES, cfg.TIMESFORMER.EMBED_DIM)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(name):
+    frames, rate, jitter, crop, attention, classes, batch = RECIPES[name]
+    cfg = load(name)
+    assert frames == cfg.DATA.NUM_FRAMES
+    assert rate is None or rate == cfg.DATA.SAMPLING_RATE
+    assert jitter == cfg.DATA.TRAIN_JITTER_SCALES
+    assert crop == cfg.DATA.TRAIN_CROP_SIZE == cfg.DATA.TEST_CROP_SIZE
+    assert attention == cfg.TIMESFORMER.ATTENTION_TYPE
+    assert classes == cfg.MODEL.NUM_CLASSES
+    assert batch == cfg.TRAIN.BATCH_SIZE
+    assert accumulation_steps(cfg) == 64 // batch
+    assert cfg.TEST.NUM_SPATIAL_CROPS == 3
+    solver = cfg.SOLVER
+    assert (solver.OPTIMIZING_METHOD, solver.BASE_LR, solver.MOMENTUM, solver.WEIGHT_DECAY) == ("sgd", 0.005, 0.9, 1e-4)
+    assert (solver.LR_POLICY, solver.STEPS, solver.LRS) == ("steps_with_relative_lrs", [0, 11, 14], [1, 0.1, 0.01])
+    assert solver.MAX_EPOCH == 15
+    assert cfg.TRAIN.MIXED_PRECISION
+    assert (not name.endswith("TEST")) == cfg.TRAIN.ENABLE
+
+
+@pytest.mark.parametrize("name", ["TimeSformer_divST_8_224", "TimeSformer_divST_16_448", "TimeSformer_divST_64_224"])
+def test_ssv2(name):
+    cfg = load(f"SSv2/{name}")
+    assert (cfg.TRAIN.DATASET, cfg.TEST.DATASET, cfg.TEST.NUM_ENSEMBLE_VIEWS) == ("SSv2", "SSv2", 1)
+    assert (cfg.DATA.INV_UNIFORM_SAMPLE, cfg.DATA.RANDOM_FLIP, cfg.DATA.REVERSE_INPUT_CHANNEL) == (True, False, True)
+
+
+def test_muwiges():
+    for name in ("MuWiGes/TimeSformer", "MuWiGes/LightTimeSformer"):
+        assert load(name).DATA.RANDOM_FLIP is False
+    light = load("MuWiGes/LightTimeSformer")
+    assert (light.DATA.SAMPLING, light.MODEL.NUM_CLASSES, light.TEST.NUM_ENSEMBLE_VIEWS) == ("whole_clip", 12, 1)
+    assert "OURS" in (ROOT / "configs" / "MuWiGes" / "LightTimeSformer.yaml").read_text()
+    vn = load("Kinetics/vn")
+    assert (vn.DATA.PATH_LABEL_SEPARATOR, vn.NUM_GPUS, vn.TENSORBOARD.ENABLE) == (",", 1, True)
+
+
+def test_quickstart_runs_on_a_cpu_and_serves_any_folder():
+    path = ROOT / "configs" / "quickstart" / "video.yaml"
+    cfg = load_config(path, ["DATA.PATH_TO_DATA_DIR", "my clips", "MODEL.NUM_CLASSES", "7"])
+    assert (cfg.NUM_GPUS, cfg.DATA.RANDOM_FLIP, cfg.DATA.PATH_TO_DATA_DIR) == (0, False, "my clips")
+    model = build_model(cfg)
+    clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)
+    assert model(clip).shape == (1, 7)
+
+
+def test_runs_do_not_share_a_folder():
+    folders = [load_config(path).OUTPUT_DIR for path in CONFIGS if "base" not in path.name]
+    assert len(set(folders)) == len(folders)
+
+
+def test_weights_that_are_named_exist_in_the_zoo():
+    named = {word.strip("(),.") for path in CONFIGS for word in path.read_text().split() if word.startswith("zoo://")}
+    assert named
+    assert {name.removeprefix("zoo://") for name in named} <= set(ENTRIES)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+def test_is_plain_yaml_with_at_most_one_base(path: Path):
+    content = yaml.safe_load(path.read_text())
+    assert isinstance(content.get("_BASE_", ""), str)
