@@ -1,6 +1,7 @@
 """What dust costs on this machine: ``python tools/benchmark.py {loader,decode,model,test}``. See docs/BENCHMARKS.md."""
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -92,19 +93,51 @@ def measure(args: argparse.Namespace, overrides: list[str]):
 
 
 def decode(args: argparse.Namespace):
-    from dust.engine.benchmark.clips import Protocol, find_videos, library_peers
+    from dust.engine.benchmark.clips import Protocol, find_videos
     from dust.engine.benchmark.decode import benchmark_decode
 
     clips, crops = views(args.views)
     protocol = Protocol(args.frames, args.rate, args.crop, tuple(args.short), max(clips, 1), max(crops, 1))
-    peers, notes = [], []
-    if args.peers:
-        import _peers  # beside this file
-
-        others, notes = library_peers()
-        peers = [_peers.slowfast(), *others]
+    others, notes = peers(protocol) if args.peers else ([], [])
     videos = find_videos(args.videos)
-    return benchmark_decode(videos, protocol, rounds=args.rounds, peers=peers, views=clips > 0, notes=notes)
+    return benchmark_decode(videos, protocol, rounds=args.rounds, peers=others, views=clips > 0, notes=notes)
+
+
+def peers(protocol):
+    """(the readers that dust is compared with, a line for each that is not installed)."""
+    import _peers  # beside this file
+
+    from dust.engine.benchmark.clips import Peer, peer_by_frames
+
+    def one_view(path, view, box):
+        (height, width), (y, x, *_) = view.geometry.size, box
+        place = (y / max(height - protocol.crop, 1), x / max(width - protocol.crop, 1))
+        options = {"frames": protocol.frames, "rate": protocol.rate, "crop_size": protocol.crop}
+        short = min(height, width)
+        return _peers.slowfast_view(path, view.indices[0], short_side=short, crop=place, **options)
+
+    def one_clip(path, view):
+        return one_view(path, view, view.geometry.crops[0])
+
+    def every_view(path, wanted):
+        return [one_view(path, view, box) for view in wanted for box in view.geometry.crops]
+
+    def torchcodec(mode):
+        return lambda *ask: _peers.torchcodec_frames(*ask, mode=mode).permute(0, 2, 3, 1).numpy()
+
+    found, absent = [Peer("SlowFast, PyAV", one_clip, every_view, gives="float32")], []
+    libraries = [
+        ("decord", "decord", _peers.decord_frames),
+        ("torchcodec", "torchcodec exact", torchcodec("exact")),
+        ("torchcodec", "torchcodec approximate", torchcodec("approximate")),
+    ]
+    for module, name, read in libraries:
+        try:
+            importlib.import_module(module)
+            found.append(peer_by_frames(name, read))
+        except (ImportError, OSError, RuntimeError) as error:  # torchcodec: no FFmpeg that it can use
+            absent.append(f"{name} is left out: {str(error).strip().splitlines()[0]}")
+    return found, absent
 
 
 def views(text: str) -> tuple[int, int]:

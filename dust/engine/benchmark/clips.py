@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from dust.datasets.decoder import VideoReader
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, Geometry, TrainTransform
 from dust.utils.errors import DataError, DustError
+
+ReadFrames = Callable[[str, list[int], tuple[int, int]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Protocol:
         return ClipSampler(mode="dense", num_frames=self.frames, sampling_rate=self.rate, target_fps=30.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Peer:
     """Another way to read clips, by name. Each call opens the file, reads and closes it; None = it does not do that.
 
@@ -65,7 +67,6 @@ class Peer:
     train: Callable[[str, View], Any] | None = None
     test: Callable[[str, Sequence[View]], Any] | None = None
     gives: str = "uint8"
-    failures: list[str] = field(default_factory=list)
 
 
 def find_videos(sources: Sequence[str]) -> list[str]:
@@ -108,65 +109,23 @@ def require_healthy(path: str) -> VideoReader:
     return reader
 
 
-def library_peers() -> tuple[list[Peer], list[str]]:
-    """(decord and torchcodec as far as they can be imported, a line for each that cannot)."""
-    peers, absent = [], []
-    for name, make in (("decord", _decord), ("torchcodec", _torchcodec)):
-        try:
-            peers += make()
-        except (ImportError, OSError, RuntimeError) as error:  # torchcodec: no FFmpeg libraries for it
-            absent.append(f"{name} is left out: {str(error).strip().splitlines()[0]}")
-    return peers, absent
+def peer_by_frames(name: str, read: ReadFrames) -> Peer:
+    """A library that gives chosen frames, scaled: frames are cut as dust cuts them, a test reads each frame once.
 
-
-def _decord() -> list[Peer]:
-    from decord import VideoReader as Reader
+    Args:
+        read: (path, frame numbers, (H, W)) -> uint8 (T, H, W, 3); it opens the file and lets it go.
+    """
 
     def train(path: str, view: View) -> np.ndarray:
-        height, width = view.geometry.size
-        frames = Reader(path, width=width, height=height, num_threads=1).get_batch(view.indices).asnumpy()
-        return cut(frames, view)[0]
+        return cut(read(path, view.indices, view.geometry.size), view)[0]
 
     def test(path: str, views: Sequence[View]) -> np.ndarray:
-        height, width = views[0].geometry.size
-        reader = Reader(path, width=width, height=height, num_threads=1)
-        return _all_views(lambda numbers: reader.get_batch(numbers).asnumpy(), views)
+        numbers = sorted({number for view in views for number in view.indices})
+        frames = read(path, numbers, views[0].geometry.size)
+        place = {number: index for index, number in enumerate(numbers)}
+        return np.concatenate([cut(frames[[place[n] for n in view.indices]], view) for view in views])
 
-    return [Peer("decord", train, test)]
-
-
-def _torchcodec() -> list[Peer]:
-    from torchcodec.decoders import VideoDecoder
-    from torchcodec.transforms import Resize
-
-    def reader(path: str, view: View, mode: str) -> Callable[[list[int]], np.ndarray]:
-        decoder = VideoDecoder(
-            path,
-            dimension_order="NHWC",
-            num_ffmpeg_threads=1,
-            seek_mode=mode,  # type: ignore[arg-type]
-            transforms=[Resize(view.geometry.size)],
-        )
-        return lambda numbers: decoder.get_frames_at(numbers).data.numpy()
-
-    def make(mode: str) -> Peer:
-        def train(path: str, view: View) -> np.ndarray:
-            return cut(reader(path, view, mode)(view.indices), view)[0]
-
-        def test(path: str, views: Sequence[View]) -> np.ndarray:
-            return _all_views(reader(path, views[0], mode), views)
-
-        return Peer(f"torchcodec {mode}", train, test)
-
-    return [make("exact"), make("approximate")]
-
-
-def _all_views(read: Callable[[list[int]], np.ndarray], views: Sequence[View]) -> np.ndarray:
-    """All views out of one decode: each frame is read once, (V, T, h, w, 3)."""
-    numbers = sorted({number for view in views for number in view.indices})
-    frames = read(numbers)
-    place = {number: index for index, number in enumerate(numbers)}
-    return np.concatenate([cut(frames[[place[n] for n in view.indices]], view) for view in views])
+    return Peer(name, train, test)
 
 
 def cut(frames: np.ndarray, view: View) -> np.ndarray:

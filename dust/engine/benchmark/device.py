@@ -28,6 +28,7 @@ PEAK_16BIT = {
     "L40": 181e12,
     "L4": 121e12,
     "T4": 65e12,
+    "RTX 4090 D": 147e12,
     "RTX 4090": 165.2e12,
     "RTX 3090": 71e12,
 }
@@ -37,6 +38,8 @@ NO_BFLOAT16 = ("V100", "T4")
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
     """Peak FLOP/s of a CUDA device for bfloat16 or float16; None where it is not known or there is no such unit."""
     words = device_name.replace("GeForce ", "")
+    if "Laptop" in words:  # another chip under the same name
+        return None
     for name, peak in PEAK_16BIT.items():
         if _contains(words, name):
             if dtype is torch.bfloat16 and name.startswith(NO_BFLOAT16):

@@ -4,12 +4,15 @@ No frame is converted or looked at. What must be decoded follows from the file's
 wanted frame up to its packet, without the pictures in between that nothing else refers to.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from dust.datasets.index_cache import get_index
 from dust.datasets.video_index import VideoIndex, discard_others, open_stream, packets
+from dust.utils.errors import DustError
 
 
 def decode_only(path: str, numbers: Sequence[int]) -> int:
@@ -18,7 +21,7 @@ def decode_only(path: str, numbers: Sequence[int]) -> int:
     container, stream = open_stream(path)
     try:
         discard_others(container, stream)
-        return sum(_decode(container, stream, index, *group) for group in _groups(index, numbers))
+        return _decode(container, stream, index, _groups(index, numbers))
     finally:
         container.close()
 
@@ -37,29 +40,30 @@ def _groups(index: VideoIndex, numbers: Sequence[int]) -> list[tuple[int, set[in
     return [(entry, wanted, max(wanted)) for entry, wanted in by_entry.items()]
 
 
-def _decode(container, stream, index: VideoIndex, entry: int, wanted: set[int], last: int) -> int:
+def _decode(container: Any, stream: Any, index: VideoIndex, groups: Sequence[tuple[int, set[int], int]]) -> int:
     context = stream.codec_context
-    count = 0
     source = packets(container, stream)
-    if entry:
-        if index.prime:
-            context.decode(next(source))
-            context.flush_buffers()
-        place = int(np.flatnonzero(index.entries == entry)[0])
-        stamp = index.entry_dts[place] if index.seek_by_dts else index.packet_pts[entry]
-        container.seek(int(stamp), stream=stream, backward=True)
-        source = packets(container, stream)
-    begun, ordinal = not entry, entry
-    for packet in source:
-        if not begun and packet.pts != index.packet_pts[entry]:
-            continue
-        begun = True
-        if index.skip_nonref:
-            context.skip_frame = "DEFAULT" if ordinal in wanted else "NONREF"
-        count += len(context.decode(packet))
-        if ordinal == last:
-            break
-        ordinal += 1
-    count += len(context.decode(None))
-    context.flush_buffers()
+    count, after = 0, 0  # frames that came; the packet after the last one that was decoded
+    for entry, wanted, last in groups:
+        if entry != after:
+            if index.prime and not after:
+                context.decode(next(source))
+                context.flush_buffers()
+            pts = int(index.packet_pts[entry])
+            container.seek(pts, stream=stream, backward=True)
+            source = _from(pts, packets(container, stream))
+        for ordinal, packet in zip(range(entry, last + 1), source, strict=False):
+            if index.skip_nonref:
+                context.skip_frame = "DEFAULT" if ordinal in wanted else "NONREF"
+            count += len(context.decode(packet))
+        count += len(context.decode(None))
+        context.flush_buffers()
+        after = last + 1
+    if count < sum(len(wanted) for _, wanted, _ in groups):
+        raise DustError(f"{container.name}: decoding alone does not give the wanted frames; leave it out")
     return count
+
+
+def _from(pts: int, source: Iterator[Any]) -> Iterator[Any]:
+    """The packets from the one of this time on; a seek may have landed before it."""
+    return itertools.dropwhile(lambda packet: packet.pts != pts, source)

@@ -31,14 +31,14 @@ def benchmark_loader(cfg, *, batches: int, warmup: int) -> Report:
     started = time.perf_counter()
     seen = reader.read(batches)
     wall = time.perf_counter() - started
-    main, workers = cpu_seconds()
+    main, workers = (now - then for now, then in zip(cpu_seconds(), (main_before, workers_before), strict=True))
     if not seen.clips:
         raise DataError(f"none of the {seen.bad} clips of {batches} batches could be read: nothing to measure")
     row = {
         "workers": loader.num_workers,
         "clips_per_s": seen.clips / wall,
-        "cpu_ms_per_clip": 1e3 * (main + workers - main_before - workers_before) / seen.clips,
-        "main_cpu_ms_per_clip": 1e3 * (main - main_before) / seen.clips,
+        "cpu_ms_per_clip": 1e3 * (main + workers) / seen.clips,
+        "main_cpu_ms_per_clip": 1e3 * main / seen.clips,
         "batch_mib": median(seen.sizes) / MIB,
         "as_float32_mib": median(seen.float_sizes) / MIB,
         "batch_ms": 1e3 * wall / seen.batches,
