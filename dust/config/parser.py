@@ -230,6 +230,9 @@ def near_misses(key: str, known: Sequence[str]) -> list[str]:
     if upper in by_upper:
         return [by_upper[upper]]
     leaf = upper.rsplit(".", 1)[-1]
+    typos = difflib.get_close_matches(upper, list(by_upper), n=2, cutoff=0.9)
+    if typos:
+        return [by_upper[name] for name in typos]
     same_leaf = [name for name in by_upper if name.rsplit(".", 1)[-1] == leaf]
     close = difflib.get_close_matches(upper, list(by_upper), n=3, cutoff=0.75)
     leaves = {name.rsplit(".", 1)[-1] for name in by_upper}

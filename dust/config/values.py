@@ -93,6 +93,7 @@ def read_text(value: Any) -> str:
     raise ValueError(f"{_shown(value)} is not a text")
 
 
+EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5]}
 _READERS = {bool: read_bool, int: read_int, float: read_float, str: read_text}
 
 
@@ -103,7 +104,10 @@ def _shown(value: Any) -> str:
 def _read_list(value: Any, default: list | tuple, element: type | None, words: tuple[str, ...]) -> list:
     items = _list_of_text(value) if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
-        raise ValueError(f"{_shown(value)} is not a list; write {_list_example(value, default, element, words)}")
+        hint = f"write {_list_example(value, default, element, words)}"
+        if isinstance(value, str) and value.strip().startswith(("[", "(")):
+            hint = f"it does not end; quote a list that has spaces, or {hint}"
+        raise ValueError(f"{_shown(value)} is not a list; {hint}")
     element = element or _element_of(default)
     if element is None:
         return [plain(item) for item in items]
@@ -129,12 +133,12 @@ def _list_of_text(text: str) -> Any:
 
 
 def _list_example(value: Any, default: list | tuple, element: type | None, words: tuple[str, ...]) -> str:
+    wanted = element or _element_of(default)
     try:
-        wanted = element or _element_of(default)
         given = str(value).split(",")
         example = str([_READERS[wanted](part) if wanted else plain(part) for part in given]).replace("'", "")
     except ValueError:
-        example = str(list(default))
+        example = str(list(default) or EXAMPLES.get(wanted, []))
     return example + "".join(f", or the word {word}" for word in words)
 
 

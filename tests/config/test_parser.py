@@ -151,7 +151,7 @@ def test_all_problems_come_at_once(yaml_file):
     )
     found = problems_of(path, ["train.enable", "True", "SHARD_ID", "3", "WANDB.MODE", "None"])
     assert found[:9] == [
-        f"TRAIN.BATCHSIZE ({path}:2): unknown key; did you mean TRAIN.BATCH_SIZE or TEST.BATCH_SIZE?",
+        f"TRAIN.BATCHSIZE ({path}:2): unknown key; did you mean TRAIN.BATCH_SIZE?",
         f"TRAIN.EVAL_PERIOD ({path}:3): 'often' is not a whole number",
         f"SLOVER.BASE_LR ({path}:5): unknown key; did you mean SOLVER.BASE_LR?",
         f"MODEL ({path}:6): is a section, not a key; write its keys as MODEL.NAME",
@@ -192,6 +192,7 @@ def test_an_unreadable_file_hides_no_wrong_override(yaml_file):
     [
         ("TRAIN.BATCHSIZE", "TRAIN.BATCH_SIZE"),
         ("TEST.BATCH_SIZ", "TEST.BATCH_SIZE"),
+        ("TRIAN.ENABLE", "TRAIN.ENABLE"),
         ("TRAIN.NUM_FRAMES", "DATA.NUM_FRAMES"),
         ("NUM_FRAMES", "DATA.NUM_FRAMES"),
         ("SOLVER.LR", "SOLVER.LRS"),

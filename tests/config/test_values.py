@@ -81,6 +81,7 @@ def test_reads(written, default, value):
         (256, [1, 2], r"256 is not a list; write \[256\]"),
         ("[256, b]", [1, 2], r"in the list \[256, 'b'\]: 'b' is not a whole number"),
         (None, [1, 2], "not a list"),
+        ("[256,", [1, 2], "it does not end; quote a list that has spaces"),
     ],
 )
 def test_refuses(written, default, says):
@@ -93,6 +94,8 @@ def test_element_type_of_a_list_whose_default_is_empty():
     assert read_value("[7, x]", (), element=str) == ("7", "x")
     with pytest.raises(ValueError, match=r"'0' is not a list; write \[0.0\], or the word balanced"):
         read_value("0", [], element=float, words=("balanced",))
+    with pytest.raises(ValueError, match=r"'x' is not a list; write \[1.0, 0.1\]"):
+        read_value("x", [], element=float)
     assert read_value("balanced", [], element=float, words=("balanced",)) == "balanced"
 
 
