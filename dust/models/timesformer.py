@@ -218,8 +218,6 @@ class TimeSformer(nn.Module):
             if isinstance(block, DividedBlock):  # at the first step a divided model is an image model on each frame
                 nn.init.zeros_(block.temporal_fc.weight)
 
-    # ------------------------------------------------------------------------------------------------ forward
-
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """(B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))

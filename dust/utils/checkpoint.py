@@ -26,6 +26,7 @@ from dust.utils.weights import LoadReport, load_weights, read_checkpoint
 __all__ = [
     "LoadReport",
     "checkpoint_name",
+    "file_sha256",
     "find_latest",
     "list_checkpoints",
     "load_checkpoint",
@@ -106,7 +107,7 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = _write_synced(temporary, plain)
         replaces = path.exists()
-        old = [] if not replaces else _sidecar_hashes(path) or [_sha256_of(path)]
+        old = _hashes_to_keep(path) if replaces else []
         _write_sidecar(path, list(dict.fromkeys([digest, *old])))
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -219,7 +220,13 @@ def _sidecar_hashes(path: Path) -> list[str]:
     return [match.group(1) for match in matches if match] if all(matches) else []
 
 
-def _sha256_of(path: Path) -> str:
+def _hashes_to_keep(path: Path) -> list[str]:
+    """What the file that is about to be replaced may verify by until then; a foreign one gets its own hash."""
+    return _sidecar_hashes(path) if _sidecar(path).exists() else [file_sha256(path)]
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 (hex) of a file's bytes. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
@@ -242,7 +249,7 @@ def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "dama
             raise CheckpointError(f"{path}: there is no such checkpoint file")
         if not _sidecar(path).exists():
             return "foreign"
-        return "ok" if _sha256_of(path) in _sidecar_hashes(path) else "damaged"
+        return "ok" if file_sha256(path) in _sidecar_hashes(path) else "damaged"
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error} (errno {error.errno})") from error
 

@@ -34,8 +34,8 @@ HEADS = ("head", "classifier", "fc")  # the classifier, which another set of cla
 MIN_FIT = 0.5  # share of the model's parameters (head aside, counted in numbers) below which a file does not fit
 # what a damaged file can make torch's and safetensors' readers raise
 _READ_ERRORS = (
-    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError,
-    AttributeError, AssertionError, OverflowError, MemoryError, ImportError, struct.error, safetensors.SafetensorError,
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, ArithmeticError,
+    AttributeError, AssertionError, MemoryError, ImportError, struct.error, safetensors.SafetensorError,
 )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.missing) + len(self.misshapen)
-        lines = [f"{self.path}: {len(self.loaded)} of the model's {total} tensors loaded"]
+        lines = [f"{self.path}: {len(self.loaded)} of the model's {total} tensors fit"]
         lines += [f"  {note}" for note in self.notes]
         for key, theirs, ours in self.misshapen:
             lines.append(f"  misshapen, not loaded: {key} is {theirs} in the file and {ours} in the model")
@@ -266,7 +266,7 @@ def load_weights(
     if bad:
         raise CheckpointError(f"{source}: NaN or infinity in {_shorten(bad, 8)}: the run that wrote it had diverged")
     if strict and (not report.complete or report.unexpected):
-        raise CheckpointError(f"does not fit exactly, which strict asks for. {report}")
+        raise CheckpointError(f"strict loading needs an exact fit, so nothing was loaded. {report}")
     model.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
     level = logging.INFO if report.complete and not report.unexpected else logging.WARNING
     logger.log(level, "%s", report)
