@@ -306,7 +306,7 @@ class TimeSformer(nn.Module):
             import torch._dynamo  # noqa: F401
 
     def no_weight_decay(self) -> set[str]:
-        return {"pos_embed", "cls_token", "time_embed"}
+        return {name for name in ("pos_embed", "cls_token", "time_embed") if hasattr(self, name)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
