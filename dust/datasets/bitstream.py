@@ -2,7 +2,8 @@
 
 Facts are from the public specifications: ITU-T H.264 (7.3.2.1, 7.4.1, D.1.8), ITU-T H.265 (7.3.1.2, 7.3.6.1),
 ISO/IEC 14496-12 and -15 (boxes, avcC, hvcC), RFC 6386 (VP8 frame header), the VP9 bitstream specification (6.2,
-annex B) and RFC 8794 (EBML). Every function answers the careful way ("not proven") for bytes that it does not follow.
+annex B), ITU-T H.222.0 (transport packets) and RFC 8794 (EBML). Every function answers the careful way ("not proven")
+for bytes that it does not follow.
 """
 
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _H264_IDR, _H264_SEI, _H264_SLICE = 5, 6, 1
+_HOLE = bytes(16)
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 
 
@@ -57,14 +59,19 @@ def nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
             yield piece
 
 
-def is_tiled(data: bytes, length_size: int) -> bool:
-    """True if length-prefixed NAL units fill the packet to its last byte, none of them empty."""
+def is_sound(data: bytes, length_size: int) -> bool:
+    """True if length-prefixed NAL units fill the packet to its last byte, none of them empty and none with a run of
+    zeros inside, which emulation prevention forbids (a hole in the file looks so)."""
     at, end = 0, len(data)
     while at + length_size < end:
         size = int.from_bytes(data[at : at + length_size], "big")
         if not size:
             return False
-        at += length_size + size
+        at += length_size
+        hole = data.find(_HOLE, at, at + size)
+        if hole >= 0 and data[hole : at + size].strip(b"\0"):  # zeros at the very end are padding
+            return False
+        at += size
     return at == end
 
 
@@ -161,16 +168,24 @@ def _recovery_point(nal: bytes) -> bool | None:
     return None
 
 
-def hevc_facts(data: bytes, length_size: int) -> tuple[bool, bool, bool]:
-    """(entry point, in a higher temporal layer, discards pictures not yet shown) of one HEVC packet."""
+def h264_disposable(data: bytes, length_size: int) -> bool:
+    """True if no other picture refers to this packet's: nal_ref_idc is 0 in its first slice."""
+    for nal in nal_units(data, length_size):
+        if nal and nal[0] & 31 in (_H264_SLICE, 2, _H264_IDR):
+            return not nal[0] & 0x60
+    return False
+
+
+def hevc_facts(data: bytes, length_size: int) -> tuple[bool, bool, bool, bool]:
+    """(entry point, in a higher temporal layer, discards pictures not yet shown, disposable) of one HEVC packet."""
     for nal in nal_units(data, length_size):
         if len(nal) < 3:
             continue
         kind = (nal[0] >> 1) & 63
         if kind < 32:
             entry = 16 <= kind <= 21
-            return entry, (nal[1] & 7) > 1, entry and bool(nal[2] & 0x40)
-    return False, True, False
+            return entry, (nal[1] & 7) > 1, entry and bool(nal[2] & 0x40), kind <= 14 and kind % 2 == 0
+    return False, True, False, False
 
 
 def vp8_shown(data: bytes) -> bool:
@@ -251,6 +266,16 @@ def matroska_is_cut(path: str) -> bool:
             return False
         size, width = _ebml_size(head, at + 4)
         return size >= 0 and at + 4 + width + size > total
+    except (OSError, IndexError):
+        return False
+
+
+def transport_is_cut(path: str) -> bool:
+    """True if an MPEG transport stream (188-byte packets) ends inside a packet."""
+    try:
+        with open(path, "rb") as file:
+            head, total = file.read(2 * 188 + 1), os.fstat(file.fileno()).st_size
+        return head[0] == head[188] == head[376] == 0x47 and total % 188 != 0
     except (OSError, IndexError):
         return False
 

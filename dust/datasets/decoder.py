@@ -23,7 +23,8 @@ import numpy as np
 
 from dust.datasets.frame_convert import RESIZES, FrameConverter, FrameRequest, rescaled
 from dust.datasets.index_cache import get_index, put_index
-from dust.datasets.video_index import READ_ERRORS, VideoIndex, VideoReport, agree, survey
+from dust.datasets.video_file import READ_ERRORS
+from dust.datasets.video_index import VideoIndex, VideoReport, agree, survey
 from dust.datasets.video_session import Contradiction, DecodeSession
 from dust.utils.errors import DustError, VideoError
 
@@ -103,6 +104,9 @@ class _Clip:
     ) -> np.ndarray:
         """Frames by number, as asked (any order, repeats too): uint8 (T, H, W, 3) RGB; with ``crops``
         (crops, T, h, w, 3). ``box``, ``size`` and ``crops`` as in FrameRequest.
+
+        A file may change its picture size on the way: a request without size gets frames as they are, but where its
+        frames differ among themselves, all at ``height`` x ``width``.
 
         Raises IndexError for a number outside 0..len-1, VideoError where damage hides a frame.
         """

@@ -22,10 +22,10 @@ from dust.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _MEMORY = 32 << 20  # bytes of indexes that one process keeps
-_ARRAYS = ("packet_pts", "order", "frame_pts", "entries")
-_TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4"}
+_ARRAYS = ("packet_pts", "order", "frame_pts", "entries", "disposable")
+_TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4", "disposable": "|b1"}
 _memory: "OrderedDict[tuple, VideoIndex]" = OrderedDict()
 _memory_bytes = 0
 

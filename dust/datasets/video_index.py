@@ -13,24 +13,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import av
 import numpy as np
 
 from dust.datasets import bitstream
 from dust.datasets.frame_convert import UPRIGHT, Orientation, orientation_of
+from dust.datasets.video_file import NO_PTS, READ_ERRORS, TINY_MPEG4, Facts, open_stream, words
 from dust.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)
 
-NO_PTS = int(np.iinfo(np.int64).min)
-READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
 NONREF_CODECS = {"h264", "hevc", "mpeg2video"}
 # One visible frame per packet, timestamps kept by the decoder; anything else is decoded once to be sure.
 _PROVABLE = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mpeg4", "mjpeg", "prores", "png"}
 _LOOKED_INTO = {"h264", "hevc", "vp8", "vp9"}
 _REORDERING = {"h264", "hevc", "mpeg4"}
-_TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
-_SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,8 @@ class VideoReport:
 @dataclass(frozen=True)
 class VideoIndex:
     """One file's index. Arrays: ``packet_pts`` (packets,) in file order, NO_PTS where missing; ``order`` (frames,) the
-    packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time.
+    packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time;
+    ``disposable`` (packets,) those that no other refers to, as far as that was looked up.
     ``height`` and ``width`` are as displayed."""
 
     mode: str
@@ -80,44 +77,13 @@ class VideoIndex:
     order: np.ndarray
     frame_pts: np.ndarray
     entries: np.ndarray
+    disposable: np.ndarray
     report: VideoReport
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.packet_pts, self.order, self.frame_pts, self.entries)
+        arrays = (self.packet_pts, self.order, self.frame_pts, self.entries, self.disposable)
         return 1024 + sum(array.nbytes for array in arrays)
-
-
-def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
-    """(container, best video stream), with every other stream discarded; VideoError where there is none."""
-    try:
-        container = av.open(path, metadata_errors="ignore")
-    except (*READ_ERRORS, ValueError) as error:
-        raise VideoError(path, f"cannot be opened: {_words(error)}") from error
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
-        container.close()
-        raise VideoError(path, "has no video stream" if stream is None else "has a video stream of an unknown codec")
-    if stream.disposition & av.stream.Disposition.attached_pic:
-        container.close()
-        raise VideoError(path, "has no video stream, only a cover picture")
-    stream.codec_context.thread_count = threads
-    if threads != 1:
-        stream.codec_context.thread_type = "FRAME"
-    return container, stream
-
-
-def discard_others(container: Any, stream: Any) -> None:
-    """Spare the demuxer the reading of sound and subtitles (PyAV that knows how)."""
-    nothing = getattr(av.stream, "Discard", None)
-    for other in container.streams:
-        if nothing is not None and other.index != stream.index:
-            other.discard = nothing.all
-
-
-def packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's packets that hold data, in file order from the present place."""
-    return (packet for packet in container.demux(stream) if packet.size)
 
 
 def build_index(path: str, threads: int = 1) -> VideoIndex:
@@ -145,9 +111,10 @@ class _Scan:
         self.format, self.context = container.format.name, stream.codec_context
         self.codec = self.context.name
         self.doubt = ""
-        self.facts = _Facts(path, container, stream)
+        self.facts = Facts(path, container, stream)
         self.pts: list[int] = []
         self.shown: list[bool] = []
+        self.disposable: list[bool] = []
         self.entries: list[int] = []
         self.layered = False
         self.first: Any = None
@@ -174,9 +141,10 @@ class _Scan:
                     self.first = packet
                 self.pts.append(NO_PTS if packet.pts is None else packet.pts)
                 self.shown.append(not packet.is_discard)
+                self.disposable.append(False)
                 self._look(packet, unit)
         except READ_ERRORS as error:
-            self.doubt = f"demuxing fails: {_words(error)}"
+            self.doubt = f"demuxing fails: {words(error)}"
         if self.facts.errors():
             self.doubt = "; ".join(self.facts.errors())
 
@@ -184,18 +152,17 @@ class _Scan:
         """Codec by codec, what one packet says of itself."""
         entry = packet.is_keyframe
         data = bytes(packet) if self.codec in _LOOKED_INTO else b""
-        if unit and not bitstream.is_tiled(data, unit):
-            self.doubt = f"packet {len(self.pts) - 1} is not made of whole units"
         if self.codec == "h264":
             entry = entry and bitstream.h264_entry_point(data, unit)
+            self.disposable[-1] = bitstream.h264_disposable(data, unit)
         elif self.codec == "hevc":
-            point, layered, drops = bitstream.hevc_facts(data, unit)
+            point, layered, drops, self.disposable[-1] = bitstream.hevc_facts(data, unit)
             entry, self.layered = entry and point, self.layered or layered
             if drops and len(self.pts) > 1:
                 self.doubt = "a key frame discards frames that were not shown yet"
         elif self.codec in ("vp8", "vp9"):
             self.shown[-1] &= bitstream.vp8_shown(data) if self.codec == "vp8" else bitstream.vp9_shown(data)
-        elif self.codec == "mpeg4" and packet.size < _TINY_MPEG4:
+        elif self.codec == "mpeg4" and packet.size < TINY_MPEG4:
             self.doubt = "it has pictures that are not coded"
         if entry:
             self.entries.append(len(self.pts) - 1)
@@ -237,6 +204,7 @@ class _Scan:
             order=order,
             frame_pts=seconds,
             entries=entries,
+            disposable=np.array(self.disposable, bool),
             report=VideoReport(declared=self.facts.declared(), decoded=len(order)),
         )
 
@@ -252,85 +220,13 @@ class _Scan:
         return UPRIGHT
 
 
-class _Facts:
-    """What the header promises and the packets keep: counts, cut packets, time covered."""
-
-    def __init__(self, path: str, container: Any, stream: Any) -> None:
-        self.path, self.container, self.stream = path, container, stream
-        self.format = container.format.name
-        self.base = float(stream.time_base)
-        # Only these formats state a duration; elsewhere FFmpeg estimates it.
-        states = any(word in self.format for word in ("mov", "matroska", "avi", "flv", "asf"))
-        self.duration = float(stream.duration * stream.time_base) if states and stream.duration else 0.0
-        self.whole_file = states and not self.duration and bool(container.duration)
-        if self.whole_file:
-            self.duration = container.duration / 1e6
-        self.seen = self.empty = self.discarded = self.tiny = 0
-        self.cut: int | None = None
-        self.begin, self.end = float("inf"), float("-inf")
-
-    def watch(self) -> Iterator[Any]:
-        """The video packets; others are looked at only where the header knows no more than the file's duration."""
-        if not self.whole_file:
-            discard_others(self.container, self.stream)
-        for packet in self.container.demux() if self.whole_file else self.container.demux(self.stream):
-            if packet.dts is None and not packet.size:
-                continue  # the sign that a stream has ended
-            self._time(packet)
-            if packet.stream_index != self.stream.index:
-                continue
-            if not packet.size:
-                self.empty += 1
-                continue
-            self.discarded += packet.is_discard
-            self.tiny += packet.size < _TINY_MPEG4
-            # A transport stream marks packets at any splice; what is really lost there shows in the decoder.
-            if packet.is_corrupt and self.cut is None and "mpegts" not in self.format:
-                self.cut = self.seen
-            self.seen += 1
-            yield packet
-
-    def _time(self, packet: Any) -> None:
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is None or packet.is_discard:
-            return
-        base = float(packet.time_base)
-        self.begin = min(self.begin, time * base)
-        self.end = max(self.end, (time + (packet.duration or 0)) * base)
-
-    def declared(self) -> int:
-        """Frames that the header promises to show; 0 = it does not say."""
-        stated = self.stream.frames
-        if "mov" in self.format and getattr(self.stream, "index_entries", None) is not None:
-            stated = len(self.stream.index_entries)  # nb_frames also counts what an edit list leaves out
-        return max(stated - self.discarded, 0)
-
-    def errors(self) -> list[str]:
-        """What already demuxing shows to be wrong, once every packet was seen."""
-        found = []
-        have, declared = self.seen + self.empty - self.discarded, self.declared()
-        if self.cut is not None:
-            found.append(f"packet {self.cut} is cut short")
-        if "matroska" in self.format and bitstream.matroska_is_cut(self.path):
-            found.append("the file ends before its segment does")
-        span = max(self.end - self.begin, 0.0)
-        short = self.duration and self.duration - span > max(_SHORT[0], _SHORT[1] * self.duration)
-        # Without index_entries an edit list's cut tail looks like missing frames, so the time must be missing too.
-        sure = "mov" not in self.format or hasattr(self.stream, "index_entries") or short
-        if have < declared and sure:
-            found.append(f"only {have} of {declared} declared frames are in the file")
-        elif short:
-            found.append(f"frames cover {span:.2f} s of the declared {self.duration:.2f} s")
-        return found
-
-
 def survey(path: str, threads: int = 1, sink: Callable[[int, Any], None] | None = None) -> VideoIndex:
     """Decode a file from its start to its end (or to the first error) and index what came.
 
     ``sink(number, frame)`` sees every frame. Raises VideoError if there is none.
     """
     container, stream = open_stream(path, threads)
-    facts, context = _Facts(path, container, stream), stream.codec_context
+    facts, context = Facts(path, container, stream), stream.codec_context
     layered, fields, corrupt = False, False, 0
     pts: list[int] = []
     order: list[int] = []
@@ -353,7 +249,7 @@ def survey(path: str, threads: int = 1, sink: Callable[[int, Any], None] | None 
                 corrupt += frame.is_corrupt
                 fields |= frame.interlaced_frame
     except READ_ERRORS as error:
-        errors.append(f"decoding fails after {len(order)} frames: {_words(error)}")
+        errors.append(f"decoding fails after {len(order)} frames: {words(error)}")
     finally:
         rate, codec, base = _rate_or_zero(stream), context.name, float(stream.time_base)
         errors = errors or facts.errors()
@@ -382,6 +278,7 @@ def survey(path: str, threads: int = 1, sink: Callable[[int, Any], None] | None 
         order=numbers,
         frame_pts=seconds,
         entries=np.zeros(0, np.int32),
+        disposable=np.zeros(len(pts), bool),
         report=report,
     )
 
@@ -419,8 +316,3 @@ def _rate_of(seconds: np.ndarray) -> float:
 
 def _rate(stream: Any, seconds: np.ndarray) -> float:
     return _rate_or_zero(stream) or _rate_of(seconds)
-
-
-def _words(error: BaseException) -> str:
-    """An FFmpeg error's own sentence, without number and path."""
-    return str(getattr(error, "strerror", None) or error)

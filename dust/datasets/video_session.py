@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.frame_convert import orientation_of
-from dust.datasets.video_index import NO_PTS, VideoIndex, discard_others, open_stream, packets
+from dust.datasets.video_file import NO_PTS, discard_others, open_stream, packets
+from dust.datasets.video_index import VideoIndex
 
 Take = Callable[[int, Any], None]
 
@@ -27,6 +28,9 @@ class DecodeSession:
         self.path, self.index, self.owner = path, index, os.getpid()
         self._threads = threads
         self._container: Any = None
+        self._shown = np.zeros(len(index.packet_pts), bool)
+        if index.mode == "seek":
+            self._shown[index.order] = True
         self._open()
 
     def close(self) -> None:
@@ -128,7 +132,7 @@ class DecodeSession:
         index, context = self.index, self._stream.codec_context
         by_packet = {int(index.order[number]): number for number in numbers}
         last, missing, latest, whole = max(by_packet), len(numbers), NO_PTS, index.mode == "start"
-        skipping = None
+        skipping, start, came = None, self._next, 0
         self._primed = self._primed or self._next == 0
         while True:
             skip = index.skip_nonref and self._next not in by_packet
@@ -148,6 +152,7 @@ class DecodeSession:
                 if time <= latest and not whole:
                     raise Contradiction("frames come in another order than their times")
                 latest = time
+                came += 1
                 number = by_packet.get(ordinal)
                 if number is not None:
                     if missing == len(numbers) and orientation_of(frame) != index.orientation:
@@ -157,8 +162,20 @@ class DecodeSession:
             if packet is None:
                 break
         context.flush_buffers()
-        if missing:
-            raise Contradiction(f"{missing} wanted frames did not come")
+        if missing or (not whole and came != self._expected(start, last, floor, by_packet)):
+            raise Contradiction("frames did not come")
+
+    def _expected(self, start: int, last: int, floor: int, wanted: dict[int, int]) -> int:
+        """How many frames packets ``start`` to ``last`` must give: one each, but for those not shown and those that
+        the decoder was told to skip. A frame that was lost without a word shifts the numbers of all that follow."""
+        index = self.index
+        pts, run = index.packet_pts[start : last + 1], slice(start, last + 1)
+        gives = self._shown[run] & (pts >= floor)
+        if index.skip_nonref:
+            skipped = index.disposable[run].copy()
+            skipped[[ordinal - start for ordinal in wanted]] = False
+            gives &= ~skipped
+        return int(gives.sum())
 
     def _count(self, wanted: list[int], take: Take) -> None:
         """Decode everything from the first packet to the last wanted frame, by counting."""

@@ -1,0 +1,144 @@
+"""A video file opened for demuxing, and what its header promises against what its packets keep."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+
+from dust.datasets import bitstream
+from dust.utils.errors import VideoError
+
+NO_PTS = int(np.iinfo(np.int64).min)
+READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
+TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
+_SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
+
+
+def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
+    """(container, best video stream), with every other stream discarded; VideoError where there is none."""
+    try:
+        container = av.open(path, metadata_errors="ignore")
+    except (*READ_ERRORS, ValueError) as error:
+        raise VideoError(path, f"cannot be opened: {words(error)}") from error
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        container.close()
+        raise VideoError(path, "has no video stream" if stream is None else "has a video stream of an unknown codec")
+    if stream.disposition & av.stream.Disposition.attached_pic:
+        container.close()
+        raise VideoError(path, "has no video stream, only a cover picture")
+    stream.codec_context.thread_count = threads
+    if threads != 1:
+        stream.codec_context.thread_type = "FRAME"
+    return container, stream
+
+
+def discard_others(container: Any, stream: Any) -> None:
+    """Spare the demuxer the reading of sound and subtitles (PyAV that knows how)."""
+    nothing = getattr(av.stream, "Discard", None)
+    for other in container.streams:
+        if nothing is not None and other.index != stream.index:
+            other.discard = nothing.all
+
+
+def packets(container: Any, stream: Any) -> Iterator[Any]:
+    """The stream's packets that hold data, in file order from the present place."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+class Facts:
+    """What the header promises and the packets keep: counts, cut packets, time covered."""
+
+    def __init__(self, path: str, container: Any, stream: Any) -> None:
+        self.path, self.container, self.stream = path, container, stream
+        self.format = container.format.name
+        # Only these formats state a duration; elsewhere FFmpeg estimates it.
+        states = any(word in self.format for word in ("mov", "matroska", "avi", "flv", "asf"))
+        self.duration = float(stream.duration * stream.time_base) if states and stream.duration else 0.0
+        self.whole_file = states and not self.duration and bool(container.duration)
+        if self.whole_file:
+            self.duration = container.duration / 1e6
+        self.seen = self.empty = self.discarded = self.tiny = 0
+        self.wrong = ""
+        self.clock: int | None = None
+        self.marked: list[int] = []
+        codec, extradata = stream.codec_context.name, stream.codec_context.extradata or b""
+        self.unit = bitstream.nal_length_size(codec, extradata) if codec in ("h264", "hevc") else 0
+        self.begin, self.end = float("inf"), float("-inf")
+
+    def watch(self) -> Iterator[Any]:
+        """The video packets; others are looked at only where the header knows no more than the file's duration."""
+        if not self.whole_file:
+            discard_others(self.container, self.stream)
+        for packet in self.container.demux() if self.whole_file else self.container.demux(self.stream):
+            if packet.dts is None and not packet.size:
+                continue  # the sign that a stream has ended
+            self._time(packet)
+            if packet.stream_index != self.stream.index:
+                continue
+            if not packet.size:
+                self.empty += 1
+                continue
+            self.discarded += packet.is_discard
+            self.tiny += packet.size < TINY_MPEG4
+            if "mpegts" in self.format:
+                self._marks(packet)
+            elif packet.is_corrupt:
+                self.wrong = self.wrong or f"packet {self.seen} is cut short"
+            elif self.unit and not bitstream.is_sound(bytes(packet), self.unit):
+                self.wrong = self.wrong or f"packet {self.seen} is not made of whole units"
+            self.seen += 1
+            yield packet
+
+    def _marks(self, packet: Any) -> None:
+        """Packets that a transport stream marks as broken, but for those just before a splice, where its clock falls
+        back: there the mark only says that two streams were joined."""
+        if packet.dts is not None:
+            if self.clock is not None and packet.dts < self.clock:
+                self.marked = [one for one in self.marked if one < self.seen - 3]
+            self.clock = packet.dts
+        if packet.is_corrupt:
+            self.marked.append(self.seen)
+
+    def _time(self, packet: Any) -> None:
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None or packet.is_discard:
+            return
+        base = float(packet.time_base)
+        self.begin = min(self.begin, time * base)
+        self.end = max(self.end, (time + (packet.duration or 0)) * base)
+
+    def declared(self) -> int:
+        """Frames that the header promises to show; 0 = it does not say."""
+        stated = self.stream.frames
+        if "mov" in self.format and getattr(self.stream, "index_entries", None) is not None:
+            stated = len(self.stream.index_entries)  # nb_frames also counts what an edit list leaves out
+        return max(stated - self.discarded, 0)
+
+    def errors(self) -> list[str]:
+        """What already demuxing shows to be wrong, once every packet was seen."""
+        found = []
+        have, declared = self.seen + self.empty - self.discarded, self.declared()
+        if self.wrong:
+            found.append(self.wrong)
+        if self.marked:
+            found.append(f"packet {self.marked[0]} is marked as damaged in transport")
+        if "matroska" in self.format and bitstream.matroska_is_cut(self.path):
+            found.append("the file ends before its segment does")
+        if "mpegts" in self.format and bitstream.transport_is_cut(self.path):
+            found.append("the file ends inside a packet")
+        span = max(self.end - self.begin, 0.0)
+        short = self.duration and self.duration - span > max(_SHORT[0], _SHORT[1] * self.duration)
+        # Without index_entries an edit list's cut tail looks like missing frames, so the time must be missing too.
+        sure = "mov" not in self.format or hasattr(self.stream, "index_entries") or short
+        if have < declared and sure:
+            found.append(f"only {have} of {declared} declared frames are in the file")
+        elif short:
+            found.append(f"frames cover {span:.2f} s of the declared {self.duration:.2f} s")
+        return found
+
+
+def words(error: BaseException) -> str:
+    """An FFmpeg error's own sentence, without number and path."""
+    return str(getattr(error, "strerror", None) or error)
