@@ -256,9 +256,7 @@ def _run(jobs: list[tuple[Path, Path]], encoding: Encoding, workers: int, progre
         name = error.filename or jobs[0][1].parent
         raise DataError(f"{name}: cannot be written: {error.strerror}; free space and start again") from error
     except BrokenExecutor as error:
-        raise DataError(
-            "a worker process died (out of memory?): the same command goes on; try fewer workers"
-        ) from error
+        raise DataError("a worker process died (out of memory?): start again with fewer workers") from error
     done.bytes_before = sum(source.stat().st_size for source, _ in jobs)
     done.bytes_after = sum(target.stat().st_size for _, target in jobs)
     return done

@@ -58,8 +58,6 @@ def test_swscale_agrees_with_pillow(format, size):
         assert error.mean() < (2.0 if format in FULL_COLOUR else 3.0) + (0.0 if box is None else 3.0)
         shift = np.abs(found.mean((0, 1)) - np.asarray(expected).mean((0, 1))).max()
         assert shift < (1.0 if format in UNBIASED and box is None else 3.0)
-            1.0 if format in UNBIASED and box is None else 3.0
-        )
 
 
 def test_crops_are_cut_from_the_scaled_picture():
