@@ -223,6 +223,6 @@ def train_transform(cfg) -> TrainTransform:
         aspect_relative=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
         random_flip=data.RANDOM_FLIP,
         auto_augment=aug.AA_TYPE if aug.ENABLE else "",
-        color_jitter=aug.COLOR_JITTER if aug.ENABLE else 0.0,
+        color_jitter=aug.COLOR_JITTER if aug.ENABLE and not aug.AA_TYPE else 0.0,
         interpolation=aug.INTERPOLATION,
     )

@@ -16,6 +16,7 @@ from dust.utils.checkpoint import (
     find_latest,
     load_checkpoint,
     load_weights,
+    remove_leftovers,
     save_checkpoint,
 )
 from dust.utils.errors import CheckpointError
@@ -133,6 +134,7 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
     Order: AUTO_RESUME and a checkpoint in OUTPUT_DIR (also of a FINETUNE run); TRAIN.CHECKPOINT_FILE_PATH, with its
     optimizer and epoch unless FINETUNE or CHECKPOINT_EPOCH_RESET; MODEL.PRETRAINED; from scratch.
     """
+    remove_leftovers(run.checkpoints)
     if cfg.TRAIN.AUTO_RESUME:
         found = find_latest(run.checkpoints)
         if found is not None:

@@ -128,7 +128,7 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
 def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
     """Delete the temporary files that killed processes left in ``folder``; call it only while no one writes there."""
     folder = Path(folder)
-    found = sorted(folder.glob(".checkpoint_epoch_*.tmp")) if folder.is_dir() else []
+    found = sorted(folder.glob(".checkpoint_*.tmp")) if folder.is_dir() else []
     for path in found:
         path.unlink(missing_ok=True)
         logger.info("removed %s, which an interrupted save left", path)

@@ -1,0 +1,116 @@
+"""The command line as a person meets it: exit codes, one clear line per error, nothing lost."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dust.engine import run_net
+from tests.engine.conftest import TINY
+from tests.helpers import ROOT
+
+
+def words(clips, out, **overrides):
+    values = {**TINY, "DATA.PATH_TO_DATA_DIR": clips, "OUTPUT_DIR": out, "SOLVER.MAX_EPOCH": 1}
+    values.update({key.replace("__", "."): value for key, value in overrides.items()})
+    return [str(word) for item in values.items() for word in item]
+
+
+def start(argv, **kwargs):
+    command = [sys.executable, str(ROOT / "tools" / "run_net.py"), *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **kwargs)
+
+
+def test_train_and_test_in_one_command(clips, tmp_path, capsys):
+    assert run_net.main(words(clips, tmp_path / "my run")) == 0
+    report = json.loads((tmp_path / "my run" / "results" / "test.json").read_text())
+    assert report["counts"]["samples"] == 4
+    log = (tmp_path / "my run" / "stdout.log").read_text()
+    assert '"split": "test_final"' in log and "TimeSformer <- dust/models/timesformer.py:" in log
+    assert (tmp_path / "my run" / "classes.txt").read_text().split() == ["bright", "dark"]
+
+
+def test_several_files_run_in_order(clips, tmp_path):
+    """Stage 1 trains, stage 2 tests what stage 1 wrote; overrides hold for both."""
+    (tmp_path / "1.yaml").write_text("TEST:\n  ENABLE: False\n")
+    (tmp_path / "2.yaml").write_text("TRAIN:\n  ENABLE: False\n")
+    files = ["--cfg", str(tmp_path / "1.yaml"), str(tmp_path / "2.yaml")]
+    assert run_net.main([*files, *words(clips, tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "results" / "test.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LR"),
+        (["FEATURES.ENABLE", "True"], "FEATURES"),
+        (["MODEL.MODEL_NAME", "TimesFormer"], "TimeSformer"),
+        (["MODEL.NUM_CLASSES", "7"], "NUM_CLASSES 2"),
+        (["DATA.PATH_TO_DATA_DIR", "/nowhere"], "/nowhere"),
+        (["TRAIN.CHECKPOINT_FILE_PATH", "/nowhere.pyth"], "/nowhere.pyth"),
+        (["NUM_GPUS", "64"], "NUM_GPUS"),
+    ],
+)
+def test_bad_input_is_one_clear_error(clips, tmp_path, capsys, extra, said):
+    assert run_net.main([*words(clips, tmp_path / "run"), *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and "Traceback" not in error
+
+
+def test_a_poisoned_checkpoint_runs_nothing(clips, tmp_path, capsys):
+    import pickle
+
+    class Poison:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'canary'}",)
+
+    (tmp_path / "poison.pyth").write_bytes(pickle.dumps({"model_state": Poison()}))
+    for key in ("TRAIN.CHECKPOINT_FILE_PATH", "MODEL.PRETRAINED"):
+        assert run_net.main([*words(clips, tmp_path / "run"), key, str(tmp_path / "poison.pyth")]) == 2
+        assert "system" in capsys.readouterr().err
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_saving_keeps_the_checkpoint_before(clips, tmp_path):
+    """A limit on file size stands for the full disk; the first checkpoint is there, the bigger second does not fit."""
+    assert run_net.main([*words(clips, tmp_path / "run", TEST__ENABLE=False)]) == 0
+    first = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    before = first.read_bytes()
+    limit = len(before) // 2
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = start(words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=2), preexec_fn=small_files)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 2, error
+    assert "error: " in error and "Traceback" not in error
+    assert first.read_bytes() == before
+    assert not [path for path in first.parent.iterdir() if "tmp" in path.name]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_next_start_goes_on(clips, tmp_path):
+    argv = words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=400, TRAIN__EVAL_PERIOD=0, TRAIN__CHECKPOINT_PERIOD=0)
+    process = start([*argv, "DATA_LOADER.NUM_WORKERS", "2"], start_new_session=True)
+    log = tmp_path / "run" / "stdout.log"
+    deadline = time.monotonic() + 240
+    while not (log.exists() and "train_epoch" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    (saved,) = (tmp_path / "run" / "checkpoints").glob("*.pyth")
+    number = int(saved.name.split("_")[2].split(".")[0])
+    final = words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=number + 1, TRAIN__EVAL_PERIOD=0)
+    assert run_net.main(final) == 0
+    assert f"resumed from {saved}" in log.read_text()

@@ -1,0 +1,172 @@
+"""The multi-view test and its report, against an obvious slow version."""
+
+import csv
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dust.datasets.decoder import VideoReader
+from dust.engine.run_dir import RunDir
+from dust.engine.test import test as run_test
+from dust.engine.train import train
+from dust.models import build_model
+from dust.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from dust.utils.errors import CheckpointError, DataError
+from tests.engine.conftest import write_clip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, clips):
+    """The OUTPUT_DIR of a finished tiny run; tests copy nothing, they test into folders of their own."""
+    from dust.config import load_config
+    from tests.engine.conftest import TINY
+
+    out = tmp_path_factory.mktemp("trained")
+    values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(out), "SOLVER.MAX_EPOCH": 4}
+    train(load_config(None, {**values, "EMA.ENABLED": True, "EMA.DECAY": 0.5}), RunDir(out))
+    return out / "checkpoints" / "checkpoint_epoch_00004.pyth"
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def slow_probabilities(cfg, model, path):
+    """All views of one video, one after the other, by SlowFast's formulas."""
+    size, views, logits = cfg.DATA.TEST_CROP_SIZE, cfg.TEST.NUM_ENSEMBLE_VIEWS, []
+    with VideoReader(path) as reader:
+        span = cfg.DATA.SAMPLING_RATE * cfg.DATA.NUM_FRAMES / cfg.DATA.TARGET_FPS * reader.fps
+        for view in range(views):
+            start = max(len(reader) - span, 0) * view / views
+            picks = np.linspace(start, start + span - 1, cfg.DATA.NUM_FRAMES).clip(0, len(reader) - 1).astype(int)
+            frames = reader.frames(picks, size=(size, size))  # the clips are square
+            for offset in (0, 0, 0):  # so the three crops coincide
+                crop = torch.from_numpy(frames[:, :, offset : offset + size]).permute(3, 0, 1, 2).float()
+                logits.append(model(((crop / 255 - 0.45) / 0.225)[None])[0])
+    return torch.stack(logits).mean(0).softmax(0)
+
+
+def test_the_report_equals_a_slow_computation(tiny, trained, clips):
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained))
+    metrics = run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    results = RunDir(cfg.OUTPUT_DIR).results
+    report = json.loads((results / "test.json").read_text())
+    assert report["metrics"] == metrics
+    assert set(report) == {"metrics", "counts", "config_sha256", "checkpoint_sha256"}
+    assert set(metrics) == {"top1_acc", "mean_class_acc", "macro_f1"}
+    assert report["counts"] == {"samples": 4, "bad_clips": 0}
+    assert report["checkpoint_sha256"] == hashlib.sha256(trained.read_bytes()).hexdigest()
+    model = build_model(cfg).eval()
+    load_weights(model, trained)
+    table = rows(results / "predictions.csv")
+    for row in table:
+        with torch.no_grad():
+            expected = slow_probabilities(cfg, model, row["path"])
+        ours = [float(row["prob_bright"]), float(row["prob_dark"])]
+        assert ours == pytest.approx(expected.tolist(), abs=1e-5)
+    correct = sum(row["label"] == row["prediction"] for row in table)
+    assert metrics["top1_acc"] == pytest.approx(100 * correct / 4)
+
+
+def test_micro_batches_and_workers_change_nothing(tiny, trained):
+    tables = []
+    for batch, workers in ((1, 0), (4, 0), (100, 2)):
+        cfg = tiny(f"b{batch}", TEST__CHECKPOINT_FILE_PATH=str(trained), TEST__BATCH_SIZE=batch)
+        cfg = tiny(
+            f"b{batch}",
+            TEST__CHECKPOINT_FILE_PATH=str(trained),
+            TEST__BATCH_SIZE=batch,
+            DATA_LOADER__NUM_WORKERS=workers,
+        )
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+        tables.append(rows(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv"))
+    for table in tables[1:]:
+        for row, first in zip(table, tables[0], strict=True):
+            assert row["id"] == first["id"]
+            assert float(row["prob_dark"]) == pytest.approx(float(first["prob_dark"]), abs=1e-5)
+
+
+def test_averaged_weights_are_tested_where_asked_for(tiny, trained):
+    saved = load_checkpoint(trained)
+    weights = {}
+    for name, ema in (("plain", False), ("averaged", True)):
+        cfg = tiny(name, TEST__CHECKPOINT_FILE_PATH=str(trained), EMA__ENABLED=ema)
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+        weights[name] = rows(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"]
+    assert weights["plain"] != weights["averaged"]
+    only_average = tiny("only", TEST__CHECKPOINT_FILE_PATH=str(trained.with_name("average.pyth")))
+    save_checkpoint(trained.with_name("average.pyth"), {"model_state": saved["ema_state"]})
+    run_test(only_average, RunDir(only_average.OUTPUT_DIR))
+    assert rows(RunDir(only_average.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"] == weights["averaged"]
+
+
+def test_no_checkpoint_is_an_error(tiny):
+    cfg = tiny()
+    with pytest.raises(CheckpointError, match="nothing to test: TEST.CHECKPOINT_FILE_PATH is empty"):
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+
+
+def test_another_class_count_is_an_error(tiny, trained, tmp_path):
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), MODEL__NUM_CLASSES=5)
+    with pytest.raises(CheckpointError, match="MODEL.NUM_CLASSES 2"):
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    foreign = tmp_path / "foreign.pyth"
+    save_checkpoint(foreign, {"model_state": load_checkpoint(trained)["model_state"]})
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(foreign), MODEL__NUM_CLASSES=5)
+    with pytest.raises(CheckpointError, match=r"lacks head\.weight, head\.bias.*random weights"):
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+
+
+def test_the_checkpoints_class_list_rules(tiny, trained, tmp_path, clips):
+    """A test split whose own names would sort otherwise is read in the order of training."""
+    root = tmp_path / "one"
+    root.mkdir()
+    (root / "test.csv").write_text(f"path,label\n{clips}/clip_15.mp4,dark\n")
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=str(root))
+    run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    (row,) = rows(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")
+    assert row["label"] == "dark" and list(row)[-2:] == ["prob_bright", "prob_dark"]
+    (root / "test.csv").write_text(f"path,label\n{clips}/clip_15.mp4,darkk\n")
+    with pytest.raises(DataError, match="darkk"):
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+
+
+def test_a_sweep_over_view_counts_leaves_a_report_each(tiny, trained):
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), TEST__NUM_TEMPORAL_CLIPS=[1, 2])
+    run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    root = RunDir(cfg.OUTPUT_DIR).path
+    reports = [json.loads((root / f"results_{n}_views" / "test.json").read_text()) for n in (1, 2)]
+    assert reports[1] == json.loads((root / "results" / "test.json").read_text())
+    assert reports[0]["config_sha256"] != reports[1]["config_sha256"]
+
+
+class TestBadClips:
+    @pytest.fixture
+    def damaged(self, tmp_path):
+        root = tmp_path / "damaged"
+        root.mkdir()
+        for index in range(4):
+            write_clip(root / f"{index}.mp4", 60 if index % 2 else 190, seed=index)
+        whole = (root / "2.mp4").read_bytes()
+        (root / "2.mp4").write_bytes(whole[: len(whole) // 2])
+        labels = "".join(f"{i}.mp4,{'dark' if i % 2 else 'bright'}\n" for i in range(4))
+        (root / "test.csv").write_text("path,label\n" + labels)
+        return str(root)
+
+    def test_raise_by_default(self, tiny, trained, damaged):
+        cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=damaged)
+        with pytest.raises(DataError, match=r"2\.mp4.*TEST\.ON_BAD_CLIP skip"):
+            run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+        assert not RunDir(cfg.OUTPUT_DIR).results.exists()
+
+    def test_skipped_and_counted(self, tiny, trained, damaged):
+        cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=damaged, TEST__ON_BAD_CLIP="skip")
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+        report = json.loads((RunDir(cfg.OUTPUT_DIR).results / "test.json").read_text())
+        assert report["counts"] == {"samples": 3, "bad_clips": 1}
+        (bad,) = rows(RunDir(cfg.OUTPUT_DIR).path / "bad_clips.csv")
+        assert bad["id"] == "2.mp4" and bad["split"] == "test" and bad["reason"]
