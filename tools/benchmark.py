@@ -156,11 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         report = measure(args, overrides)
-        print(report.text())
         if args.json is not None:
             from dust.engine.benchmark.report import save_json
 
             save_json(args.json, report.as_dict(["tools/benchmark.py", *words]))
+        print(report.text())
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
