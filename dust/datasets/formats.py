@@ -79,6 +79,11 @@ def _split_and_class_folders(root: str) -> tuple[dict[str, str], list[str]]:
     return splits, classes
 
 
+def has_folder(root: str, split: str) -> bool:
+    splits, classes = _split_and_class_folders(root)
+    return split in splits or (not splits and bool(classes))
+
+
 def read_folders(root: str, split: str) -> RawSplit:
     """``root/<split>/<class>/**/clip``, or ``root/<class>/**/clip`` split 80/10/10 within each class by the clips'
     hashed ids."""
@@ -137,7 +142,8 @@ def _share(clips: list[str], split: str, name: str, problems: Problems) -> list[
 _SSV2_NAMES = {"train": ("train",), "val": ("validation", "val"), "test": ("test",), "labels": ("labels",)}
 
 
-def _ssv2_file(root: str, what: str) -> str | None:
+def ssv2_file(root: str, what: str) -> str | None:
+    """The list of a split, or the class list ("labels"), wherever it lies."""
     for name in _SSV2_NAMES[what]:
         for folder in ("", "labels", "annotations"):
             for pattern in (f"something-something-v2-{name}.json", f"{name}.json"):
@@ -148,7 +154,7 @@ def _ssv2_file(root: str, what: str) -> str | None:
 
 
 def find_ssv2(root: str) -> list[str]:
-    found = (_ssv2_file(root, what) for what in ("train", "val", "test"))
+    found = (ssv2_file(root, what) for what in ("train", "val", "test"))
     return [os.path.relpath(path, root) for path in found if path]
 
 
@@ -180,7 +186,7 @@ def _ssv2_classes(path: str) -> list[str]:
 
 def read_ssv2(root: str, split: str, path_prefix: str, check_files: bool) -> RawSplit:
     """``[{"id": "78687", "template": "Holding [something]"}, ...]`` over videos or frame folders named by id."""
-    path = _ssv2_file(root, split)
+    path = ssv2_file(root, split)
     if path is None:
         names = [f"{name}.json" for name in _SSV2_NAMES[split]]
         raise DataError(
@@ -190,7 +196,7 @@ def read_ssv2(root: str, split: str, path_prefix: str, check_files: bool) -> Raw
     entries = _load_json(path)
     if not isinstance(entries, list):
         raise DataError(f'{path}: must be a list of {{"id": ..., "template": ...}}')
-    labels = _ssv2_file(root, "labels")
+    labels = ssv2_file(root, "labels")
     raw = RawSplit(source=path, rows=[], class_names=_ssv2_classes(labels) if labels else None)
     folders = (
         [path_prefix]
@@ -246,21 +252,25 @@ _UCF_FOLDERS = (
 )
 
 
-def _ucf_file(root: str, name: str) -> str | None:
+def ucf_file(root: str, name: str) -> str | None:
     paths = (os.path.join(root, folder, name) for folder in _UCF_FOLDERS)
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
+def ucf_list(split: str, split_number: int) -> str:
+    return f"{'train' if split == 'train' else 'test'}list0{split_number}.txt"
+
+
 def find_ucf101(root: str) -> list[str]:
     names = [f"{kind}list0{number}.txt" for number in (1, 2, 3) for kind in ("train", "test")]
-    return [name for name in names if _ucf_file(root, name)]
+    return [name for name in names if ucf_file(root, name)]
 
 
 def read_ucf101(root: str, split: str, split_number: int, path_prefix: str) -> RawSplit:
     """``ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`` in trainlist0N.txt (classes count from 1, classInd.txt names
     them); testlist0N.txt has no labels: the folder is the class. val and test are both the test list."""
-    name = f"{'train' if split == 'train' else 'test'}list0{split_number}.txt"
-    path, index = _ucf_file(root, name), _ucf_file(root, "classInd.txt")
+    name = ucf_list(split, split_number)
+    path, index = ucf_file(root, name), ucf_file(root, "classInd.txt")
     if path is None or index is None:
         missing = " and ".join(name for name, found in ((name, path), ("classInd.txt", index)) if found is None)
         raise DataError(
@@ -335,7 +345,7 @@ _HMDB_FOLDERS = (
 _HMDB_NAME = re.compile(r"(.+)_test_split(\d+)\.txt")
 
 
-def _hmdb_files(root: str, split_number: int) -> dict[str, str]:
+def hmdb_files(root: str, split_number: int) -> dict[str, str]:
     """{class: its split file} in the first folder that has any."""
     for folder in _HMDB_FOLDERS:
         matches = [(entry.path, _HMDB_NAME.fullmatch(entry.name)) for entry in _visible(os.path.join(root, folder))]
@@ -346,12 +356,12 @@ def _hmdb_files(root: str, split_number: int) -> dict[str, str]:
 
 
 def find_hmdb51(root: str) -> list[str]:
-    return [os.path.basename(path) for number in (1, 2, 3) for path in list(_hmdb_files(root, number).values())[:1]]
+    return [os.path.basename(path) for number in (1, 2, 3) for path in list(hmdb_files(root, number).values())[:1]]
 
 
 def read_hmdb51(root: str, split: str, split_number: int, path_prefix: str) -> RawSplit:
     """``<class>_test_splitN.txt`` with lines ``name.avi 1``: 1 is train, 2 is test (and val), 0 is not used."""
-    files = _hmdb_files(root, split_number)
+    files = hmdb_files(root, split_number)
     if not files:
         raise DataError(
             f"{root}: no <class>_test_split{split_number}.txt (looked there and in {', '.join(_HMDB_FOLDERS[1:])}; "

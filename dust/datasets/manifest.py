@@ -97,6 +97,16 @@ def read_manifest(
     return Manifest(clips, names, raw.source, multi_label)
 
 
+def available_splits(root: str, format: str = "auto", split_number: int = 1) -> list[str]:
+    """Those of train, val, test that a data folder has. DataError if it has no known layout."""
+    root = os.path.expanduser(root)
+    if not os.path.exists(root):
+        raise DataError(f"the data folder {root} does not exist")
+    layout = detect_format(root) if format == "auto" else format
+    reader = _Reader(root, layout, "", "", False, split_number, False)
+    return [split for split in SPLITS if reader.has(split)]
+
+
 # --- which layout -----------------------------------------------------------------------------------------------
 
 
@@ -189,11 +199,21 @@ class _Reader:
             logger.info("the order of the classes is that of %s", classes)
         return raw
 
+    def has(self, split: str) -> bool:
+        """Whether there is a list or a folder of that split."""
+        if self.format == "folder":
+            return formats.has_folder(self.root, split)
+        if self.format == "ssv2":
+            return formats.ssv2_file(self.root, split) is not None
+        if self.format == "ucf101":
+            return formats.ucf_file(self.root, formats.ucf_list(split, self.split_number)) is not None
+        if self.format == "hmdb51":
+            return bool(formats.hmdb_files(self.root, self.split_number))
+        return os.path.isfile(self.root) or bool(_csv_files(self.root, split))
+
     def train_classes(self, num_classes: int | None) -> list[str] | None:
         """The classes of the train split, or None where there is no such split."""
-        if self.format == "csv" and (os.path.isfile(self.root) or not _csv_files(self.root, "train")):
-            return None
-        if self.format == "ssv2" and "train" not in " ".join(formats.find_ssv2(self.root)):
+        if os.path.isfile(self.root) or not self.has("train"):
             return None
         raw = self.read("train")
         names = index_labels(raw, None, num_classes, self.multi_label)[1]

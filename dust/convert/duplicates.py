@@ -1,0 +1,77 @@
+"""Clips with the same content under several names."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from tqdm import tqdm
+
+from dust.utils.errors import DataError
+
+
+def _files(path: str) -> list[str]:
+    """The file, or the files of a folder of frames, by name."""
+    if not os.path.isdir(path):
+        return [path]
+    return sorted(os.path.join(path, name) for name in os.listdir(path))
+
+
+def content_sha256(path: str) -> str:
+    """The hash of a file's bytes, or of all files of a folder in the order of their names."""
+    digest = hashlib.sha256()
+    for name in _files(path):
+        with open(name, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def same_content(paths: Iterable[str]) -> list[list[str]]:
+    """Groups of two or more paths whose contents are equal, in the order of the first of each.
+
+    Only clips of equal size are read: others cannot be equal.
+    """
+    by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
+    try:
+        for path in dict.fromkeys(paths):
+            files = _files(path)
+            by_size[len(files), sum(os.path.getsize(name) for name in files)].append(path)
+        candidates = [path for group in by_size.values() if len(group) > 1 for path in group]
+        by_hash: dict[str, list[str]] = defaultdict(list)
+        for path in tqdm(candidates, unit="clip", desc="hashing", disable=None):
+            by_hash[content_sha256(path)].append(path)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
+    return [group for group in by_hash.values() if len(group) > 1]
+
+
+def shared_between(
+    splits: Mapping[str, Sequence[str]],
+) -> tuple[list[dict[str, list[str]]], dict[str, list[list[str]]]]:
+    """Contents that several splits share, and contents that one split has more than once.
+
+    Args:
+        splits: {split: paths of its clips}.
+
+    Returns:
+        ([{split: paths}] for each content that is in two or more splits, {split: [groups of paths]}).
+    """
+    places: dict[str, set[str]] = defaultdict(set)
+    for split, paths in splits.items():
+        for path in paths:
+            places[path].add(split)
+    groups = same_content(places)
+    grouped = {path for group in groups for path in group}
+    groups += [[path] for path in places if path not in grouped]
+    shared: list[dict[str, list[str]]] = []
+    repeated: dict[str, list[list[str]]] = {split: [] for split in splits}
+    for group in groups:
+        owners = {split: [path for path in group if split in places[path]] for split in splits}
+        owners = {split: paths for split, paths in owners.items() if paths}
+        if len(owners) > 1:
+            shared.append(owners)
+        for split, paths in owners.items():
+            if len(paths) > 1:
+                repeated[split].append(paths)
+    return shared, repeated
