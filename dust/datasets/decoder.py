@@ -176,7 +176,7 @@ class VideoReader(_Clip):
         return [sink.result() for sink in sinks]
 
     def check(self) -> VideoReport:
-        """Decode everything once, from the start, and report; what is learnt is kept."""
+        """Decode everything once, from the start, and report; what is learnt is kept. VideoError if nothing comes."""
         self.close()
         self._learn(agree(self._index, survey(self.path, self._threads)))
         return self.report

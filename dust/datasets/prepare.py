@@ -145,6 +145,7 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
     whole = FrameRequest([], size=(height, width))
     converter = FrameConverter(whole, index.height, index.width, index.orientation)
     ticks = np.round((index.frame_pts - index.frame_pts[0]) * _TICKS).astype(np.int64)
+    written = [0]
     with av.open(str(target), "w") as out:
         stream: Any = out.add_stream("libx264", rate=Fraction(index.fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
@@ -158,12 +159,12 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
         }
 
         def write(number: int, frame: Any) -> None:
+            if number >= len(ticks) or number < written[0]:
+                return  # the index was wrong, or a damaged file is decoded again: seen below, and the file is copied
+            written[0] += 1
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(converter(frame)[0]), format="rgb24")
-            # More frames than the index knows mean that it was wrong: seen below, and the file is copied.
-            picture.pts = int(ticks[number]) if number < len(ticks) else None
-            picture.time_base = Fraction(1, _TICKS)
-            if picture.pts is not None:
-                out.mux(stream.encode(picture))
+            picture.pts, picture.time_base = int(ticks[number]), Fraction(1, _TICKS)
+            out.mux(stream.encode(picture))
 
         found = survey(str(source), 1, write)
         out.mux(stream.encode(None))

@@ -15,8 +15,11 @@ TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
 
 
-def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
-    """(container, best video stream), with every other stream discarded; VideoError where there is none."""
+def open_stream(path: str, threads: int = 1, strict: bool = False) -> tuple[Any, Any]:
+    """(container, best video stream); VideoError where there is none.
+
+    A ``strict`` decoder raises an error where an ordinary one hides damage; sound data decode alike.
+    """
     try:
         container = av.open(path, metadata_errors="ignore")
     except (*READ_ERRORS, ValueError) as error:
@@ -29,6 +32,8 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
         container.close()
         raise VideoError(path, "has no video stream, only a cover picture")
     stream.codec_context.thread_count = threads
+    if strict:
+        stream.codec_context.options = {"err_detect": "explode"}
     if threads != 1:
         stream.codec_context.thread_type = "FRAME"
     return container, stream
@@ -112,9 +117,20 @@ class Facts:
     def declared(self) -> int:
         """Frames that the header promises to show; 0 = it does not say."""
         stated = self.stream.frames
-        if "mov" in self.format and getattr(self.stream, "index_entries", None) is not None:
-            stated = len(self.stream.index_entries)  # nb_frames also counts what an edit list leaves out
+        if "mov" in self.format:
+            # nb_frames also counts what an edit list leaves out; the entries do not. Where PyAV is too old to show
+            # them, frames that are missing are believed to be left out unless time is missing too.
+            entries = getattr(self.stream, "index_entries", None)
+            stated = len(entries) if entries is not None else stated
+            if entries is None and not self._is_short():
+                stated = min(stated, self.seen + self.empty)
         return max(stated - self.discarded, 0)
+
+    def _span(self) -> float:
+        return max(self.end - self.begin, 0.0)
+
+    def _is_short(self) -> bool:
+        return bool(self.duration) and self.duration - self._span() > max(_SHORT[0], _SHORT[1] * self.duration)
 
     def errors(self) -> list[str]:
         """What already demuxing shows to be wrong, once every packet was seen."""
@@ -128,14 +144,10 @@ class Facts:
             found.append("the file ends before its segment does")
         if "mpegts" in self.format and bitstream.transport_is_cut(self.path):
             found.append("the file ends inside a packet")
-        span = max(self.end - self.begin, 0.0)
-        short = self.duration and self.duration - span > max(_SHORT[0], _SHORT[1] * self.duration)
-        # Without index_entries an edit list's cut tail looks like missing frames, so the time must be missing too.
-        sure = "mov" not in self.format or hasattr(self.stream, "index_entries") or short
-        if have < declared and sure:
+        if have < declared:
             found.append(f"only {have} of {declared} declared frames are in the file")
-        elif short:
-            found.append(f"frames cover {span:.2f} s of the declared {self.duration:.2f} s")
+        elif self._is_short():
+            found.append(f"frames cover {self._span():.2f} s of the declared {self.duration:.2f} s")
         return found
 
 

@@ -63,7 +63,7 @@ class VideoIndex:
     """One file's index. Arrays: ``packet_pts`` (packets,) in file order, NO_PTS where missing; ``order`` (frames,) the
     packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time;
     ``disposable`` (packets,) those that no other refers to, as far as that was looked up.
-    ``height`` and ``width`` are as displayed."""
+    ``height`` and ``width`` are as displayed; ``closed``: nothing shown before an entry point is stored after it."""
 
     mode: str
     codec: str
@@ -73,6 +73,7 @@ class VideoIndex:
     orientation: Orientation
     skip_nonref: bool
     prime: bool
+    closed: bool
     packet_pts: np.ndarray
     order: np.ndarray
     frame_pts: np.ndarray
@@ -200,6 +201,8 @@ class _Scan:
             skip_nonref=self.codec in NONREF_CODECS and not self.layered,
             # Old x264 and Xvid say only in their first packet which of their habits a decoder must follow.
             prime=self.codec == "mpeg4" or (self.codec == "h264" and "444" in pixels),
+            # Does no packet that follows an entry point belong before it in time?
+            closed=bool((np.minimum.accumulate(pts[::-1])[::-1][entries] >= pts[entries]).all()),
             packet_pts=pts,
             order=order,
             frame_pts=seconds,
@@ -223,64 +226,90 @@ class _Scan:
 def survey(path: str, threads: int = 1, sink: Callable[[int, Any], None] | None = None) -> VideoIndex:
     """Decode a file from its start to its end (or to the first error) and index what came.
 
-    ``sink(number, frame)`` sees every frame. Raises VideoError if there is none.
+    ``sink(number, frame)`` sees every frame. A file at which the strict decoder stumbles is decoded again by the
+    ordinary one, which hides damage where it can: the sink then sees the frames anew, and the report says so.
+    Raises VideoError if there is no frame.
     """
-    container, stream = open_stream(path, threads)
-    facts, context = Facts(path, container, stream), stream.codec_context
-    layered, fields, corrupt = False, False, 0
-    pts: list[int] = []
-    order: list[int] = []
-    errors: list[str] = []
-    first: tuple[int, int, Orientation] | None = None
-    try:
-        unit = bitstream.nal_length_size("hevc", context.extradata or b"") if context.name == "hevc" else 0
-        for packet in _then_none(facts.watch()):
-            if packet is not None:
-                pts.append(NO_PTS if packet.pts is None else packet.pts)
-                packet.pts = len(pts) - 1  # the decoder hands it on: each frame then names its packet
-                if context.name == "hevc":
-                    layered |= bitstream.hevc_facts(bytes(memoryview(packet)[:4096]), unit)[1]
-            for frame in context.decode(packet):
-                if first is None:
-                    first = frame.height, frame.width, orientation_of(frame)
+    walk = _Walk(path, threads, sink, strict=True)
+    if walk.error:
+        stumble = f"frames after number {len(walk.order)} are partly guessed: {walk.error}"
+        walk = _Walk(path, threads, sink, strict=False)
+        if not walk.error and not walk.corrupt:
+            walk.errors.append(stumble)
+    return walk.index()
+
+
+class _Walk:
+    """One decode from the start, and what follows from it."""
+
+    def __init__(self, path: str, threads: int, sink: Callable[[int, Any], None] | None, strict: bool) -> None:
+        self.path = path
+        container, stream = open_stream(path, threads, strict=strict)
+        self.facts, self.context = Facts(path, container, stream), stream.codec_context
+        self.codec, self.base, self.rate = self.context.name, float(stream.time_base), _rate_or_zero(stream)
+        self.layered = self.fields = False
+        self.corrupt = 0
+        self.pts: list[int] = []
+        self.order: list[int] = []
+        self.first: tuple[int, int, Orientation] | None = None
+        self.error = ""
+        try:
+            for frame in self._frames():
+                if self.first is None:
+                    self.first = frame.height, frame.width, orientation_of(frame)
                 if sink is not None:
-                    sink(len(order), frame)
-                order.append(-1 if frame.pts is None else frame.pts)
-                corrupt += frame.is_corrupt
-                fields |= frame.interlaced_frame
-    except READ_ERRORS as error:
-        errors.append(f"decoding fails after {len(order)} frames: {words(error)}")
-    finally:
-        rate, codec, base = _rate_or_zero(stream), context.name, float(stream.time_base)
-        errors = errors or facts.errors()
-        declared, discarded_tiny = facts.declared(), facts.empty + (facts.tiny if codec == "mpeg4" else 0)
-        container.close()
-    if first is None:
-        raise VideoError(path, "no frame can be decoded" + (f": {errors[0]}" if errors else ""))
-    missing = declared - discarded_tiny - len(order) * (2 if fields else 1)
-    if missing > 0 and not errors:
-        errors.append(f"only {len(order)} of {declared} declared frames can be decoded")
-    numbers = np.array(order, np.int32)
-    named = bool((numbers >= 0).all() and len(np.unique(numbers)) == len(numbers) and numbers.max() < len(pts))
-    report = VideoReport(errors=errors, corrupt_frames=int(corrupt), declared=declared, decoded=len(order))
-    seconds = _frame_times(np.array(pts, np.int64), numbers if named else None, len(order), base, rate)
-    height, width, orientation = first
-    return VideoIndex(
-        mode="start" if named and not report.damaged else "count",
-        codec=codec,
-        height=width if orientation.transpose else height,
-        width=height if orientation.transpose else width,
-        fps=rate or _rate_of(seconds),
-        orientation=orientation,
-        skip_nonref=codec in NONREF_CODECS and not layered and not fields,
-        prime=False,
-        packet_pts=np.array(pts, np.int64),
-        order=numbers,
-        frame_pts=seconds,
-        entries=np.zeros(0, np.int32),
-        disposable=np.zeros(len(pts), bool),
-        report=report,
-    )
+                    sink(len(self.order), frame)
+                self.order.append(-1 if frame.pts is None else frame.pts)
+                self.corrupt += frame.is_corrupt
+                self.fields |= frame.interlaced_frame
+            self.errors = [f"decoding fails after {len(self.order)} frames: {self.error}"] if self.error else []
+            self.errors = self.errors or self.facts.errors()
+            self.declared = self.facts.declared()
+        finally:
+            container.close()
+
+    def _frames(self) -> Iterator[Any]:
+        """Every frame up to the first error, which is kept in ``error``; a frame's pts is its packet's number."""
+        unit = bitstream.nal_length_size("hevc", self.context.extradata or b"") if self.codec == "hevc" else 0
+        try:
+            for packet in _then_none(self.facts.watch()):
+                if packet is not None:
+                    self.pts.append(NO_PTS if packet.pts is None else packet.pts)
+                    packet.pts = len(self.pts) - 1
+                    if self.codec == "hevc":
+                        self.layered |= bitstream.hevc_facts(bytes(memoryview(packet)[:4096]), unit)[1]
+                yield from self.context.decode(packet)
+        except READ_ERRORS as error:
+            self.error = words(error)
+
+    def index(self) -> VideoIndex:
+        if self.first is None:
+            raise VideoError(self.path, "no frame can be decoded" + (f": {self.errors[0]}" if self.errors else ""))
+        count, silent = len(self.order), self.facts.empty + (self.facts.tiny if self.codec == "mpeg4" else 0)
+        if self.declared - silent > count * (2 if self.fields else 1) and not self.errors:
+            self.errors.append(f"only {count} of {self.declared} declared frames can be decoded")
+        order, pts = np.array(self.order, np.int32), np.array(self.pts, np.int64)
+        named = bool((order >= 0).all() and len(np.unique(order)) == count and order.max() < len(pts))
+        report = VideoReport(self.errors, int(self.corrupt), self.declared, count)
+        seconds = _frame_times(pts, order if named else None, count, self.base, self.rate)
+        height, width, orientation = self.first
+        return VideoIndex(
+            mode="start" if named and not report.damaged else "count",
+            codec=self.codec,
+            height=width if orientation.transpose else height,
+            width=height if orientation.transpose else width,
+            fps=self.rate or _rate_of(seconds),
+            orientation=orientation,
+            skip_nonref=self.codec in NONREF_CODECS and not self.layered and not self.fields,
+            prime=False,
+            closed=True,
+            packet_pts=pts,
+            order=order,
+            frame_pts=seconds,
+            entries=np.zeros(0, np.int32),
+            disposable=np.zeros(len(pts), bool),
+            report=report,
+        )
 
 
 def agree(quick: VideoIndex, full: VideoIndex) -> VideoIndex:
