@@ -12,7 +12,7 @@ import torch
 from dust.config import load_config
 from dust.datasets.decoder import VideoReader
 from dust.datasets.synthetic import generate_motion
-from dust.datasets.video_index import discard_others, open_stream, packets
+from dust.datasets.video_file import discard_others, open_stream, packets
 from dust.engine.benchmark import model
 from dust.engine.benchmark.clips import Peer, Protocol, find_videos, peer_by_frames
 from dust.engine.benchmark.cost import cpu_seconds, peak_rss_mib, rss_mib
