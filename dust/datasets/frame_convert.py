@@ -22,6 +22,7 @@ from dust.utils.errors import DustError
 
 RESIZES = ("swscale", "torch")
 Box = tuple[float, float, float, float]
+Crops = tuple[tuple[int, int, int, int], ...]
 # bytes per sample and (vertical, horizontal) chroma shift of the planar formats that can be cut before conversion
 _PLANAR = {
     "gray": (1, 0, 0),
@@ -59,6 +60,17 @@ class Orientation(NamedTuple):
             x = width - x - w
         return (x, y, w, h) if self.transpose else (y, x, h, w)
 
+    def shown_region(self, region: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, int, int]:
+        """Where a (y, x, h, w) region of the stored picture lies in the (height, width) display."""
+        y, x, h, w = region
+        if self.transpose:
+            y, x, h, w = x, y, w, h
+        if self.flip_rows:
+            y = height - y - h
+        if self.flip_columns:
+            x = width - x - w
+        return y, x, h, w
+
 
 UPRIGHT = Orientation()
 
@@ -92,7 +104,7 @@ class FrameRequest:
     indices: Sequence[int]
     box: Box | None = None
     size: tuple[int, int] | None = None
-    crops: tuple[tuple[int, int, int, int], ...] | None = None
+    crops: Crops | None = None
 
 
 class _Plan(NamedTuple):
@@ -120,7 +132,7 @@ class FrameConverter:
         self.orientation, self.resize = orientation, resize
         self._rgb, self._scale = VideoReformatter(), VideoReformatter()
         self._plans: dict[tuple[int, int, str], _Plan] = {}
-        self._cut: Any = None
+        self._source, self._part = _PlaneCutter(), _PlaneCutter()
 
     def __call__(self, frame: Any) -> list[np.ndarray]:
         """One uint8 (h, w, 3) picture per crop (one in all without crops); views that live as long as the frame."""
@@ -135,9 +147,8 @@ class FrameConverter:
             whole = self.orientation.apply(pixels(reformat(self._rgb, frame)))
             picture = torch_bilinear(whole[y : y + h, x : x + w], plan.size)
         else:
-            picture = self._scaled(frame, plan)
-        crops = self.request.crops
-        return [picture] if crops is None else [picture[y : y + h, x : x + w] for y, x, h, w in crops]
+            return self._scaled(frame, plan)
+        return cut(picture, self.request.crops)
 
     def _plan(self, frame: Any) -> _Plan:
         height, width = frame.height, frame.width
@@ -165,41 +176,48 @@ class FrameConverter:
             return y, x, h, w
         _, down, across = _PLANAR[frame.format.name]
         sy, sx, sh, sw = self.orientation.stored_region((y, x, h, w), height, width)
-        sy, sx = sy >> down << down, sx >> across << across
-        # Back to displayed pixels: the mapping undoes itself when its three steps run in the opposite order.
-        if self.orientation.transpose:
-            sy, sx, sh, sw = sx, sy, sw, sh
-        if self.orientation.flip_rows:
-            sy = height - sy - sh
-        if self.orientation.flip_columns:
-            sx = width - sx - sw
-        return sy, sx, sh, sw
+        return self.orientation.shown_region((sy >> down << down, sx >> across << across, sh, sw), height, width)
 
-    def _scaled(self, frame: Any, plan: _Plan) -> np.ndarray:
-        """Region cut out, scaled and converted, as displayed."""
-        y, x, h, w = self.orientation.stored_region(plan.region, plan.height, plan.width)
-        height, width = plan.size[::-1] if self.orientation.transpose else plan.size
-        planar = frame.format.name in _PLANAR
-        if (h, w) != (frame.height, frame.width):
-            if planar:
-                frame = self._cut_planes(frame, y, x, h, w)
-            else:
+    def _scaled(self, frame: Any, plan: _Plan) -> list[np.ndarray]:
+        """Region cut out, scaled and converted, as displayed; then the crops."""
+        turn, crops = self.orientation, self.request.crops
+        y, x, h, w = turn.stored_region(plan.region, plan.height, plan.width)
+        height, width = plan.size[::-1] if turn.transpose else plan.size
+        name, top, left = frame.format.name, 0, 0
+        if name not in _PLANAR:
+            if (h, w) != (frame.height, frame.width):
                 rgb = pixels(reformat(self._rgb, frame))[y : y + h, x : x + w]
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        if planar:
-            frame = reformat(self._scale, frame, frame.format.name, width, height)
-            return self.orientation.apply(pixels(reformat(self._rgb, frame)))
-        return self.orientation.apply(pixels(reformat(self._scale, frame, "rgb24", width, height)))
+            picture = turn.apply(pixels(reformat(self._scale, frame, "rgb24", width, height)))
+        else:
+            if (h, w) != (frame.height, frame.width):
+                frame = self._source(frame, y, x, h, w)
+            frame = reformat(self._scale, frame, name, width, height)
+            if crops is not None:  # convert only what the crops need
+                part = turn.stored_region(_hull(crops), *plan.size)
+                _, down, across = _PLANAR[name]
+                y, x = part[0] >> down << down, part[1] >> across << across
+                h, w = part[0] + part[2] - y, part[1] + part[3] - x
+                frame = self._part(frame, y, x, h, w)
+                top, left, _, _ = turn.shown_region((y, x, h, w), *plan.size)
+            picture = turn.apply(pixels(reformat(self._rgb, frame)))
+        return cut(picture, crops, top, left)
 
-    def _cut_planes(self, frame: Any, y: int, x: int, h: int, w: int) -> Any:
-        """A frame with a copy of one region of each plane (kept and filled again for the next frame)."""
-        name = frame.format.name
-        cut = self._cut
-        if cut is None or (cut.width, cut.height, cut.format.name) != (w, h, name):
-            cut = self._cut = av.VideoFrame(w, h, name)
-        cut.colorspace, cut.color_range = frame.colorspace, frame.color_range
+
+class _PlaneCutter:
+    """Copies one region out of a planar frame's planes into a frame that it keeps and fills again."""
+
+    def __init__(self) -> None:
+        self._kept: Any = None
+
+    def __call__(self, frame: Any, y: int, x: int, h: int, w: int) -> Any:
+        """``y`` and ``x`` lie on the chroma grid."""
+        name, kept = frame.format.name, self._kept
+        if kept is None or (kept.width, kept.height, kept.format.name) != (w, h, name):
+            kept = self._kept = av.VideoFrame(w, h, name)
+        kept.colorspace, kept.color_range = frame.colorspace, frame.color_range
         sample, down, across = _PLANAR[name]
-        for number, (source, target) in enumerate(zip(frame.planes, cut.planes, strict=True)):
+        for number, (source, target) in enumerate(zip(frame.planes, kept.planes, strict=True)):
             v, u = (down, across) if number else (0, 0)
             rows, columns = -(-h >> v), -(-w >> u) * sample
             top, left = y >> v, (x >> u) * sample
@@ -207,7 +225,21 @@ class FrameConverter:
             lines = np.frombuffer(source, np.uint8)
             lines = lines[: lines.size // source.line_size * source.line_size].reshape(-1, source.line_size)
             into[:] = lines[top : top + rows, left : left + columns]
-        return cut
+        return kept
+
+
+def cut(picture: np.ndarray, crops: Crops | None, top: int = 0, left: int = 0) -> list[np.ndarray]:
+    """Views of the crops (of the whole without any) in a picture that begins at (top, left)."""
+    if crops is None:
+        return [picture]
+    return [picture[y - top : y - top + h, x - left : x - left + w] for y, x, h, w in crops]
+
+
+def _hull(crops: Crops) -> tuple[int, int, int, int]:
+    """The smallest (y, x, h, w) that holds all crops."""
+    top, left = min(crop[0] for crop in crops), min(crop[1] for crop in crops)
+    bottom, right = max(crop[0] + crop[2] for crop in crops), max(crop[1] + crop[3] for crop in crops)
+    return top, left, bottom - top, right - left
 
 
 def reformat(

@@ -69,6 +69,8 @@ class Facts:
         self.clock: int | None = None
         self.marked: list[int] = []
         codec, extradata = stream.codec_context.name, stream.codec_context.extradata or b""
+        self.looked_into = codec in ("h264", "hevc", "vp8", "vp9")
+        self.data = b""  # of the packet at hand
         self.unit = bitstream.nal_length_size(codec, extradata) if codec in ("h264", "hevc") else 0
         self.begin, self.end = float("inf"), float("-inf")
 
@@ -76,12 +78,14 @@ class Facts:
         """The video packets; others are looked at only where the header knows no more than the file's duration."""
         if not self.whole_file:
             discard_others(self.container, self.stream)
+        base = float(self.stream.time_base)
         for packet in self.container.demux() if self.whole_file else self.container.demux(self.stream):
             if packet.dts is None and not packet.size:
                 continue  # the sign that a stream has ended
-            self._time(packet)
             if packet.stream_index != self.stream.index:
+                self._time(packet, float(packet.time_base))
                 continue
+            self._time(packet, base)
             if not packet.size:
                 self.empty += 1
                 continue
@@ -91,7 +95,9 @@ class Facts:
                 self._marks(packet)
             elif packet.is_corrupt:
                 self.wrong = self.wrong or f"packet {self.seen} is cut short"
-            elif self.unit and not bitstream.is_sound(bytes(packet), self.unit):
+            if self.looked_into:
+                self.data = bytes(packet)
+            if self.unit and not bitstream.is_sound(self.data, self.unit):
                 self.wrong = self.wrong or f"packet {self.seen} is not made of whole units"
             self.seen += 1
             yield packet
@@ -106,11 +112,10 @@ class Facts:
         if packet.is_corrupt:
             self.marked.append(self.seen)
 
-    def _time(self, packet: Any) -> None:
+    def _time(self, packet: Any, base: float) -> None:
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None or packet.is_discard:
             return
-        base = float(packet.time_base)
         self.begin = min(self.begin, time * base)
         self.end = max(self.end, (time + (packet.duration or 0)) * base)
 

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 NONREF_CODECS = {"h264", "hevc", "mpeg2video"}
 # One visible frame per packet, timestamps kept by the decoder; anything else is decoded once to be sure.
 _PROVABLE = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mpeg4", "mjpeg", "prores", "png"}
-_LOOKED_INTO = {"h264", "hevc", "vp8", "vp9"}
 _REORDERING = {"h264", "hevc", "mpeg4"}
 
 
@@ -152,7 +151,7 @@ class _Scan:
     def _look(self, packet: Any, unit: int) -> None:
         """Codec by codec, what one packet says of itself."""
         entry = packet.is_keyframe
-        data = bytes(packet) if self.codec in _LOOKED_INTO else b""
+        data = self.facts.data
         if self.codec == "h264":
             entry = entry and bitstream.h264_entry_point(data, unit)
             self.disposable[-1] = bitstream.h264_disposable(data, unit)
@@ -277,7 +276,7 @@ class _Walk:
                     self.pts.append(NO_PTS if packet.pts is None else packet.pts)
                     packet.pts = len(self.pts) - 1
                     if self.codec == "hevc":
-                        self.layered |= bitstream.hevc_facts(bytes(memoryview(packet)[:4096]), unit)[1]
+                        self.layered |= bitstream.hevc_facts(self.facts.data, unit)[1]
                 yield from self.context.decode(packet)
         except READ_ERRORS as error:
             self.error = words(error)
