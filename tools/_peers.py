@@ -1,7 +1,7 @@
 """The reading paths that the benchmark compares with, rebuilt from their published behaviour.
 
-``slowfast_view`` does what SlowFast's PyAV backend does for one view (facts: specs of facebookresearch/SlowFast at
-287ec00, Apache-2.0; no line of it is here): seek to the key frame before the view's start less 1024 ticks, decode to
+``slowfast_view`` does what SlowFast's PyAV backend does for one view (its behaviour at facebookresearch/SlowFast 287ec00,
+Apache-2.0; no line of it is here): seek to the key frame before the view's start less 1024 ticks, decode to
 the end of the span, turn EVERY frame of the span into RGB, keep some, and then normalise in float32 at full resolution
 before resizing and cropping. Its span is rate x (frames - 1), clamped, as there. The others give uint8 like dust.
 """
@@ -61,19 +61,6 @@ def slowfast_view(
     return clip[:, :, y : y + crop_size, x : x + crop_size].contiguous()
 
 
-def slowfast_test(path: str, length: int, *, clips: int = 10, crops: int = 3, **options: int) -> torch.Tensor:
-    """All test views (clips x crops, 3, frames, S, S), each of them opened and decoded by itself."""
-    frames, rate = options.get("frames", 8), options.get("rate", 8)
-    room = max(length - frames * rate, 0)
-    views = []
-    for clip in range(clips):
-        for crop in range(crops):
-            start = int(room * clip / max(clips - 1, 1))
-            place = crop / max(crops - 1, 1)
-            views.append(slowfast_view(path, start, crop=(place, place), **options))
-    return torch.stack(views)
-
-
 def decord_frames(path: str, indices: list[int], size: tuple[int, int]) -> np.ndarray:
     """uint8 (T, H, W, 3) by decord, scaled while decoding. ImportError where decord is not installed."""
     import decord
@@ -95,41 +82,3 @@ def _torchcodec_resize(size: tuple[int, int]):
     from torchcodec.transforms import Resize
 
     return Resize(size=size)
-
-
-def pure_decode(path: str, packets: list[tuple[int, list[int], list[bool]]]) -> int:
-    """Only decode given packets: the floor below which no exact reader can go.
-
-    ``packets``: (packet to begin at, packets to decode, whether each may be skipped if nothing refers to it) per run,
-    as ``decode_plan`` makes them. Returns the frames that came.
-    """
-    from dust.datasets.index_cache import get_index
-    from dust.datasets.video_session import DecodeSession
-
-    session, count = DecodeSession(path, get_index(path)), 0
-    context = session._stream.codec_context
-    for start, ordinals, skips in packets:
-        session._seek(start)
-        for _, skip in zip(ordinals, skips, strict=True):
-            context.skip_frame = "NONREF" if skip else "DEFAULT"
-            count += len(context.decode(session._take_packet()))
-        count += len(context.decode(None))
-        context.flush_buffers()
-    session.close()
-    return count
-
-
-def decode_plan(path: str, indices: list[int]) -> list[tuple[int, list[int], list[bool]]]:
-    """Which packets an exact reader must decode for some frames."""
-    from dust.datasets.index_cache import get_index
-    from dust.datasets.video_session import DecodeSession
-
-    index = get_index(path)
-    session = DecodeSession(path, index)
-    plan = []
-    for start, numbers in session._groups(sorted(set(indices))):
-        wanted = {int(index.order[number]) for number in numbers}
-        ordinals = list(range(start, max(wanted) + 1))
-        plan.append((start, ordinals, [index.skip_nonref and one not in wanted for one in ordinals]))
-    session.close()
-    return plan

@@ -156,8 +156,11 @@ class VideoReader(_Clip):
         self.path, self.resize = os.fspath(path), _known_resize(resize)
         self._threads, self._cache = threads, index_cache
         self._session: DecodeSession | None = None
-        self._index = get_index(self.path, threads, index_cache)
+        opened: list[Any] = []
+        self._index = get_index(self.path, threads, index_cache, opened)
         self._follow()
+        if opened:
+            self._session = DecodeSession(self.path, self._index, threads, opened[0])
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
         """See ``_Clip.read``. Where the quick way meets a contradiction, the file is decoded from the start."""
@@ -173,6 +176,9 @@ class VideoReader(_Clip):
                 raise VideoError(self.path, self.report.reason or str(error)) from error
             logger.debug("%s: read from the start, because %s", self.path, error)
             sinks = self._from_the_start(requests, wanted)
+        except BaseException:
+            self.close()  # stopped in the middle: what the decoder still holds is of no use
+            raise
         return [sink.result() for sink in sinks]
 
     def check(self) -> VideoReport:

@@ -30,8 +30,11 @@ _memory: "OrderedDict[tuple, VideoIndex]" = OrderedDict()
 _memory_bytes = 0
 
 
-def get_index(path: str, threads: int = 1, folder: str | None = None) -> VideoIndex:
-    """The index of a file, from memory, from ``folder``, or built now and kept in both. Raises VideoError."""
+def get_index(path: str, threads: int = 1, folder: str | None = None, spare: list[Any] | None = None) -> VideoIndex:
+    """The index of a file, from memory, from ``folder``, or built now and kept in both. Raises VideoError.
+
+    ``spare`` may receive the open file, see ``build_index``.
+    """
     key = _key(path)
     index = _memory.get(key)
     if index is not None:
@@ -39,7 +42,7 @@ def get_index(path: str, threads: int = 1, folder: str | None = None) -> VideoIn
         return index
     index = _load(key, folder) if folder else None
     if index is None:
-        index = build_index(path, threads)
+        index = build_index(path, threads, spare)
         _store(key, index, folder)
     _remember(key, index)
     return index

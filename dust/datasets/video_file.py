@@ -15,11 +15,8 @@ TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
 
 
-def open_stream(path: str, threads: int = 1, strict: bool = False) -> tuple[Any, Any]:
-    """(container, best video stream); VideoError where there is none.
-
-    A ``strict`` decoder raises an error where an ordinary one hides damage; sound data decode alike.
-    """
+def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
+    """(container, best video stream); VideoError where there is none."""
     try:
         container = av.open(path, metadata_errors="ignore")
     except (*READ_ERRORS, ValueError) as error:
@@ -32,11 +29,14 @@ def open_stream(path: str, threads: int = 1, strict: bool = False) -> tuple[Any,
         container.close()
         raise VideoError(path, "has no video stream, only a cover picture")
     stream.codec_context.thread_count = threads
-    if strict:
-        stream.codec_context.options = {"err_detect": "explode"}
     if threads != 1:
         stream.codec_context.thread_type = "FRAME"
     return container, stream
+
+
+def be_strict(stream: Any) -> None:
+    """Make a decoder that has not begun raise an error where it would hide damage; sound data decode alike."""
+    stream.codec_context.options = {"err_detect": "explode"}
 
 
 def discard_others(container: Any, stream: Any) -> None:

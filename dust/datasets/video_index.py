@@ -17,7 +17,7 @@ import numpy as np
 
 from dust.datasets import bitstream
 from dust.datasets.frame_convert import UPRIGHT, Orientation, orientation_of
-from dust.datasets.video_file import NO_PTS, READ_ERRORS, TINY_MPEG4, Facts, open_stream, words
+from dust.datasets.video_file import NO_PTS, READ_ERRORS, TINY_MPEG4, Facts, be_strict, open_stream, words
 from dust.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)
@@ -86,17 +86,23 @@ class VideoIndex:
         return 1024 + sum(array.nbytes for array in arrays)
 
 
-def build_index(path: str, threads: int = 1) -> VideoIndex:
+def build_index(path: str, threads: int = 1, spare: list[Any] | None = None) -> VideoIndex:
     """The index of one file: by demuxing, or where that proves too little, by one decode from the start.
 
+    ``spare``, if given, receives the file still open, as (container, stream), where no decoder was needed.
     Raises VideoError for a file that cannot be opened, has no video stream or gives no frame.
     """
     container, stream = open_stream(path, threads)
+    index = None
     try:
         scan = _Scan(path, container, stream)
         index = scan.index() if scan.proven() else None
+        if index is not None and spare is not None and not index.prime and not stream.codec_context.is_open:
+            spare.append((container, stream))
+            return index
     finally:
-        container.close()
+        if not spare:
+            container.close()
     if index is None:
         logger.debug("%s: decoded once, because %s", path, scan.doubt)
         index = survey(path, threads)
@@ -243,7 +249,9 @@ class _Walk:
 
     def __init__(self, path: str, threads: int, sink: Callable[[int, Any], None] | None, strict: bool) -> None:
         self.path = path
-        container, stream = open_stream(path, threads, strict=strict)
+        container, stream = open_stream(path, threads)
+        if strict:
+            be_strict(stream)
         self.facts, self.context = Facts(path, container, stream), stream.codec_context
         self.codec, self.base, self.rate = self.context.name, float(stream.time_base), _rate_or_zero(stream)
         self.layered = self.fields = False

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.frame_convert import orientation_of
-from dust.datasets.video_file import NO_PTS, discard_others, open_stream, packets
+from dust.datasets.video_file import NO_PTS, be_strict, discard_others, open_stream, packets
 from dust.datasets.video_index import VideoIndex
 
 Take = Callable[[int, Any], None]
@@ -21,17 +21,19 @@ class Contradiction(Exception):
 class DecodeSession:
     """One open file. ``read`` hands each wanted frame to ``take(number, frame)``, in display order.
 
+    ``opened``: the (container, stream) that ``build_index`` left, which saves opening the file twice.
+
     Raises Contradiction, or PyAV's own error, where the file does not behave as its index says.
     """
 
-    def __init__(self, path: str, index: VideoIndex, threads: int = 1) -> None:
+    def __init__(self, path: str, index: VideoIndex, threads: int = 1, opened: tuple[Any, Any] | None = None) -> None:
         self.path, self.index, self.owner = path, index, os.getpid()
         self._threads = threads
         self._container: Any = None
         self._shown = np.zeros(len(index.packet_pts), bool)
         if index.mode == "seek":
             self._shown[index.order] = True
-        self._open()
+        self._open(opened)
 
     def close(self) -> None:
         """Close the file, unless it belongs to the process that this one was forked from."""
@@ -51,14 +53,16 @@ class DecodeSession:
             self._seek(start)
             self._decode(numbers, take, floor=int(self.index.packet_pts[start]))
 
-    def _open(self) -> None:
+    def _open(self, opened: tuple[Any, Any] | None = None) -> None:
         # Behind an open entry point stand frames that lack what they refer to, which is no damage (HEVC's decoder
         # knows them and drops them); and a file that is known to be damaged is read as far as it goes.
         strict = self.index.mode != "count" and (self.index.closed or self.index.codec == "hevc")
-        self._container, self._stream = open_stream(self.path, self._threads, strict)
+        self._container, self._stream = opened or open_stream(self.path, self._threads)
+        if strict:
+            be_strict(self._stream)
         discard_others(self._container, self._stream)
         self._packets: Iterator[Any] = packets(self._container, self._stream)
-        self._next = 0  # ordinal of the packet that comes next
+        self._next = 0 if opened is None else len(self.index.packet_pts)  # ordinal of the packet that comes next
         self._primed = False
 
     def _groups(self, wanted: list[int]) -> Iterator[tuple[int, list[int]]]:
