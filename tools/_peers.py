@@ -1,7 +1,7 @@
 """The reading paths that the benchmark compares with, rebuilt from their published behaviour.
 
-``slowfast_view`` does what SlowFast's PyAV backend does for one view (its behaviour at facebookresearch/SlowFast 287ec00,
-Apache-2.0; no line of it is here): seek to the key frame before the view's start less 1024 ticks, decode to
+``slowfast_view`` does what SlowFast's PyAV backend does for one view (its behaviour at facebookresearch/SlowFast
+287ec00, Apache-2.0; no line of it is here): seek to the key frame before the view's start less 1024 ticks, decode to
 the end of the span, turn EVERY frame of the span into RGB, keep some, and then normalise in float32 at full resolution
 before resizing and cropping. Its span is rate x (frames - 1), clamped, as there. The others give uint8 like dust.
 """
