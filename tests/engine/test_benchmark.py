@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 
@@ -293,6 +294,10 @@ def test_peak_memory_is_the_process_s_own():
 def test_errors_of_the_own_process_come_through():
     with pytest.raises(DustError, match=r"no-such\.yaml"):
         in_own_process(load_config, "no-such.yaml")
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        in_own_process(int, "not a number")
+    with pytest.raises(DustError, match="SIGKILL"):
+        in_own_process(signal.raise_signal, signal.SIGKILL)
 
 
 def test_a_device_that_is_not_there_is_refused():

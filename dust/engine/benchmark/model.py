@@ -1,10 +1,9 @@
 """Time and memory of a model's step, alone in a process, for one configuration or several side by side."""
 
 import shlex
+import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from statistics import median
@@ -114,14 +113,39 @@ def _row(name: str, results: list[dict[str, Any]], base: list[dict[str, Any]]) -
 
 
 def in_own_process(function: Callable[[Any], Any], argument: Any) -> Any:
-    """``function(argument)`` in a fresh process, whose memory is nobody else's. Its errors come through."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, argument).result()
-        except BrokenProcessPool as error:
-            raise DustError(
-                f"the process that measured {argument} was killed: too little memory? Lower --batch."
-            ) from error
+    """``function(argument)`` in a fresh process, whose memory is nobody else's.
+
+    Raises the DustError that it raised; DustError too if it was killed, RuntimeError if it failed in another way.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, argument), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        answer = None
+    process.join()
+    if answer is None:
+        code = process.exitcode or 0
+        if code < 0:
+            name = signal.Signals(-code).name
+            raise DustError(f"the measuring process was ended by {name}; if memory ran out, lower --batch")
+        raise RuntimeError(f"the measuring process failed with exit code {code}; its own words stand above")
+    result, error = answer
+    if error is not None:
+        raise error
+    return result
+
+
+def _answer(sender: Any, function: Callable[[Any], Any], argument: Any) -> None:
+    answer: tuple[Any, DustError | None]
+    try:
+        answer = function(argument), None
+    except DustError as error:
+        answer = None, error
+    sender.send(answer)
 
 
 def measure_model(run: ModelRun) -> dict[str, Any]:
