@@ -17,3 +17,5 @@ def add_timesformer(cfg: CfgNode) -> None:
     node.DROP_RATE = 0.0  # dropout of embeddings, projections and MLPs, 0..1
     node.ATTN_DROP_RATE = 0.0  # dropout of attention weights, 0..1
     node.DROP_PATH_RATE = 0.1  # stochastic depth of the last block, 0..1; earlier blocks less, in a line
+    node.INIT_STD = 0.02  # spread of the first weights; the published one. A small model from scratch: 0.2
+    node.TIME_EMBED_STD = 0.0  # spread of the first time embedding; the published one. A small model from scratch: 1.0

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 
 class Draw(NamedTuple):
-    """What a sampler asks a training dataset for: sample ``index`` as it looks in ``epoch``."""
+    """What a sampler asks a training dataset for: sample number ``sample`` as it looks in ``epoch``."""
 
     epoch: int
-    index: int
+    sample: int
 
 
 class BadClip(NamedTuple):

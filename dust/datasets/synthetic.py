@@ -1,8 +1,9 @@
 """Generated data with a known answer, for the quickstart and the tests.
 
-Moving textures: the class of a clip is the direction in which a random texture moves. The texture is random noise,
-smoothed and periodic, so it wraps round and is alike everywhere; every clip has its own. One frame therefore has the
-same distribution in every class, and only a model that sees several frames in order can tell the classes apart.
+Moving textures: the class of a clip is the direction in which a random texture moves. The texture is random waves of
+about one length in all directions, periodic, so it wraps round and is alike everywhere; every clip has its own. One
+frame therefore has the same distribution in every class, and only a model that sees several frames in order can tell
+the classes apart.
 """
 
 import json
@@ -24,8 +25,8 @@ from dust.utils.rng import numpy_rng
 logger = logging.getLogger(__name__)
 
 RECORD = ".generated.json"  # names every file that a generator writes into a folder, before the first one is written
-SPEED = 3  # pixels per frame, about: a shift is a whole number of pixels
-SMOOTHNESS = 5.0  # standard deviation, in pixels, of the Gaussian that smooths the noise
+SPEED = 2  # pixels per frame, about: a shift is a whole number of pixels
+WAVELENGTHS = (12.0, 22.0)  # pixels: two frames' motion is about a quarter of a wave, where its direction shows best
 CONTRAST = 50.0  # standard deviation of the pixel values around 128
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 
@@ -60,15 +61,15 @@ def directions(classes: int) -> list[Direction]:
 
 
 def texture(rng: np.random.RandomState, size: int) -> np.ndarray:
-    """A periodic random texture, uint8 (size, size, 3), stationary: every shift of it is as likely."""
-    frequency = np.fft.fftfreq(size)
-    squared = frequency[:, None] ** 2 + frequency[None, :] ** 2
-    envelope = np.exp(-2.0 * (math.pi * SMOOTHNESS) ** 2 * squared)  # the Gaussian's Fourier transform
-    envelope[0, 0] = 0.0
-    noise = rng.standard_normal((3, size, size))
-    smooth = np.fft.ifft2(np.fft.fft2(noise) * envelope).real
-    smooth /= math.sqrt((envelope**2).mean())
-    return np.clip(np.rint(128.0 + CONTRAST * smooth), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    """A grey periodic random texture, uint8 (size, size, 3), stationary: every shift of it is as likely."""
+    frequency = np.fft.fftfreq(size)  # waves per pixel
+    radius = np.hypot(frequency[:, None], frequency[None, :])
+    short, long = WAVELENGTHS
+    band = (radius >= 1 / long) & (radius <= 1 / short)
+    waves = np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) * band).real
+    waves /= waves.std()
+    grey = np.clip(np.rint(128.0 + CONTRAST * waves), 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def moving_texture(rng: np.random.RandomState, shift: tuple[int, int], frames: int, size: int) -> np.ndarray:
@@ -102,7 +103,7 @@ def generate_motion(
     classes: int = 4,
     clips: int = 40,
     seed: int = 0,
-    size: int = 96,
+    size: int = 64,
     frames: int = 32,
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class VideoDataset(Dataset[Any]):
     """A manifest's clips as uint8 tensors.
 
-    With a ``train_transform``, item ``Draw(epoch, index)`` is a list of ``num_sample`` augmented views of one decode,
+    With a ``train_transform``, item ``Draw(epoch, sample)`` is a list of ``num_sample`` augmented views of one decode,
     each ``{"inputs": {"video": (C, T, H, W)}, "label", "id", "path"}``. Without, item ``index`` is one video with all
     its views, ``inputs["video"]`` (V, C, T, H, W), temporal views outermost. A clip that cannot be read, or is
     damaged, is a :class:`BadClip` instead.
@@ -139,7 +139,7 @@ class VideoDataset(Dataset[Any]):
         return counts
 
     def __getitem__(self, key: Draw | int) -> Any:
-        index = key.index if isinstance(key, Draw) else key
+        index = key.sample if isinstance(key, Draw) else key
         clip = self.clips[index]
         try:
             if self.train_transform is not None:
@@ -151,7 +151,7 @@ class VideoDataset(Dataset[Any]):
 
     def _training_views(self, clip: Clip, draw: Draw) -> Any:
         assert self.train_transform is not None
-        rngs = [numpy_rng(self.seed, "augment", draw.epoch, draw.index, view) for view in range(self.num_sample)]
+        rngs = [numpy_rng(self.seed, "augment", draw.epoch, draw.sample, view) for view in range(self.num_sample)]
         with open_clip(clip.path, resize=self.resize, index_cache=self.index_cache) as reader:
             requests, geometries = [], []
             for rng in rngs:

@@ -58,7 +58,7 @@ class Trainer:
             "cfg": cfg.dump(),
         }
         initialise(cfg, run, self.state)
-        self.model = torch.compile(model) if cfg.TRAIN.COMPILE else model
+        self.model: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
 
         self.transform = device_transform_of(cfg)
         self.autocast = autocast_of(cfg, self.device)
@@ -147,7 +147,7 @@ class Trainer:
         state.scaler.unscale_(state.optimizer)
         parameters = [p for p in state.model.parameters() if p.grad is not None]
         if self.accumulate > 1:
-            torch._foreach_div_([p.grad for p in parameters], state.pending_weight)
+            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], state.pending_weight)
         stats = {}
         if solver.CLIP_GRAD_VAL:
             torch.nn.utils.clip_grad_value_(parameters, solver.CLIP_GRAD_VAL)

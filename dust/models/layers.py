@@ -119,3 +119,10 @@ def resize_grid(
     grid = tokens.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, oh, ow)
     grid = F.interpolate(grid, size=new, mode=mode, align_corners=False if mode == "bicubic" else None)
     return grid.flatten(2).transpose(1, 2)
+
+
+def init_linear(linear: nn.Linear, std: float = 0.02) -> None:
+    """ViT's first weights: a normal cut off at +-2, and a bias of zero."""
+    nn.init.trunc_normal_(linear.weight, std=std)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)

@@ -28,7 +28,8 @@ def parameter_groups(
     - ``layer_decay`` < 1: a parameter of layer i of L (by ``model.group_matcher()``, as in timm) learns at
       ``layer_decay ** (L - i)`` of the rate, the last layer (head) at the full rate.
     """
-    exempt = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    no_weight_decay: Any = getattr(model, "no_weight_decay", set)
+    exempt = set(no_weight_decay())
     batch_norm = {
         id(parameter)
         for module in model.modules()
@@ -55,14 +56,15 @@ def parameter_groups(
 def _layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
     if layer_decay == 1.0:
         return {}
-    if not hasattr(model, "group_matcher"):
+    group_matcher: Any = getattr(model, "group_matcher", None)
+    if group_matcher is None:
         raise ConfigError(
             f"SOLVER.LAYER_DECAY {layer_decay}: {type(model).__name__} has no group_matcher(), so its layers have no "
             "order. Set SOLVER.LAYER_DECAY 1.0."
         )
     from timm.models import group_parameters
 
-    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    layers = group_parameters(model, group_matcher(coarse=False), reverse=True)
     last = max(layers.values())
     return {name: layer_decay ** (last - layer) for name, layer in layers.items()}
 
@@ -91,12 +93,15 @@ def build_optimizer(
     )
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameters: nothing to optimize")
-    logger.info(
-        "%s over %d tensors in %d groups", name, sum(len(group["params"]) for group in groups), len(groups)
-    )
+    logger.info("%s over %d tensors in %d groups", name, sum(len(group["params"]) for group in groups), len(groups))
     if name == "sgd":
         return torch.optim.SGD(
-            groups, lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov and momentum > 0, weight_decay=weight_decay
+            groups,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            nesterov=nesterov and momentum > 0,
+            weight_decay=weight_decay,
         )
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay)
@@ -107,7 +112,8 @@ def build_optimizer(
     if name not in list_optimizers():
         import difflib
 
-        near = ", ".join(difflib.get_close_matches(name, list_optimizers(), n=3)) or "see timm.optim.list_optimizers()"
+        known = [str(other) for other in list_optimizers()]
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "see timm.optim.list_optimizers()"
         raise ConfigError(f"SOLVER.OPTIMIZING_METHOD {name!r} is no optimizer of torch or timm; near: {near}")
     return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum)
 

@@ -14,7 +14,7 @@ import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, resize_grid, resize_sequence
+from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, init_linear, resize_grid, resize_sequence
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 
@@ -92,6 +92,8 @@ class TimeSformer(nn.Module):
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
         pos_embed_resize: how a file's position embeddings of another image size are resized on loading. "official" is
             the published code's rule (nearest, along the sequence of tokens), "bicubic" treats them as a picture.
+        init_std, time_embed_std: spread of the first weights. The defaults are the published ones, meant to start from
+            image weights; a small model from scratch learns the order of frames sooner with more (0.2 and 1).
 
     Raises ConfigError that names every argument that cannot be.
     """
@@ -115,6 +117,8 @@ class TimeSformer(nn.Module):
         pretrained_model: str = "",
         act_checkpoint: bool = False,
         pos_embed_resize: str = "official",
+        init_std: float = 0.02,
+        time_embed_std: float = 0.0,
     ) -> None:
         super().__init__()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
@@ -126,10 +130,10 @@ class TimeSformer(nn.Module):
         self.attention_type = attention_type
         self.set_grad_checkpointing(act_checkpoint)
         self.pos_embed_resize = pos_embed_resize
+        self.init_std = init_std
         sizes = {"depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
         rates = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "drop_path_rate": drop_path_rate}
         self._check_arguments(sizes, rates)
-
         self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
         self.divided = attention_type == "divided_space_time"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -154,7 +158,7 @@ class TimeSformer(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
-        self._init_weights()
+        self._init_weights(time_embed_std)
         if pretrained_model:
             load_weights(self, pretrained_model)
 
@@ -179,6 +183,8 @@ class TimeSformer(nn.Module):
             "attention_type": node.ATTENTION_TYPE,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
             "pos_embed_resize": cfg.MODEL.POS_EMBED_RESIZE,
+            "init_std": node.INIT_STD,
+            "time_embed_std": node.TIME_EMBED_STD,
         }
 
     def _check_arguments(self, sizes: dict[str, float], rates: dict[str, float]) -> None:
@@ -208,12 +214,14 @@ class TimeSformer(nn.Module):
         if problems:
             raise ConfigError("TimeSformer: " + "; ".join(problems))
 
-    def _init_weights(self) -> None:
+    def _init_weights(self, time_embed_std: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                _init_linear(module)
+                init_linear(module, self.init_std)
         for embedding in (self.cls_token, self.pos_embed):
-            nn.init.trunc_normal_(embedding, std=0.02)
+            nn.init.trunc_normal_(embedding, std=self.init_std)
+        if time_embed_std and hasattr(self, "time_embed"):
+            nn.init.normal_(self.time_embed, std=time_embed_std)
         for block in self.blocks:
             if isinstance(block, DividedBlock):  # at the first step a divided model is an image model on each frame
                 nn.init.zeros_(block.temporal_fc.weight)
@@ -297,7 +305,7 @@ class TimeSformer(nn.Module):
             self.head = nn.Identity()
             return
         head = nn.Linear(self.embed_dim, num_classes, device=self.cls_token.device, dtype=self.cls_token.dtype)
-        _init_linear(head)
+        init_linear(head, self.init_std)
         self.head = head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -391,12 +399,6 @@ class TimeSformer(nn.Module):
                 f"{copied} tensors of temporal attention are copies of the spatial attention's, as the file has none; "
                 f"temporal_fc and time_embed keep the model's values (zero in a new model)"
             )
-
-
-def _init_linear(linear: nn.Linear) -> None:
-    nn.init.trunc_normal_(linear.weight, std=0.02)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
 
 
 _HUGGING_FACE = [

@@ -7,7 +7,7 @@ from dust.datasets.sample import BadClip
 
 def order(sampler, epoch, start=0):
     sampler.set_position(epoch, start)
-    return [[draw.index for draw in batch] for batch in sampler]
+    return [[draw.sample for draw in batch] for batch in sampler]
 
 
 def test_every_sample_once_in_an_order_of_its_own_per_epoch():

@@ -277,6 +277,7 @@ def test_from_config_takes_everything_from_where_people_write_it():
     node = SimpleNamespace(
         ATTENTION_TYPE="joint_space_time", PATCH_SIZE=8, EMBED_DIM=48, DEPTH=2, NUM_HEADS=4, MLP_RATIO=2.0,
         QKV_BIAS=False, DROP_RATE=0.1, ATTN_DROP_RATE=0.2, DROP_PATH_RATE=0.3,
+        INIT_STD=0.2, TIME_EMBED_STD=1.0,
     )  # fmt: skip
     cfg = SimpleNamespace(
         TIMESFORMER=node,
@@ -286,5 +287,6 @@ def test_from_config_takes_everything_from_where_people_write_it():
     model = TimeSformer(**TimeSformer.from_config(cfg))
     assert (model.grid, model.num_frames, model.num_classes) == ((5, 5), 6, 5)
     assert model.act_checkpoint and model.pos_embed_resize == "bicubic"
+    assert 0.8 < model.time_embed.std() < 1.2 and 0.15 < model.blocks[0].attn.qkv.weight.std() < 0.25
     assert model.blocks[1].drop_path.rate == 0.3 and model.blocks[0].attn.attn_drop == 0.2
     assert model.blocks[0].attn.qkv.bias is None and model.blocks[0].mlp.fc1.out_features == 96
