@@ -15,7 +15,7 @@ def add_video(commands) -> None:
     parser.add_argument("--classes", type=int, default=4, help="directions, 2 to 8 (default 4)")
     parser.add_argument("--clips", type=int, default=40, help="clips per class (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same clips (default 0)")
-    parser.add_argument("--size", type=int, default=96, help="height and width in pixels (default 96)")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
     parser.add_argument("--frames", type=int, default=32, help="frames per clip, 30 per second (default 32)")
     parser.add_argument("--force", action="store_true", help="replace what was generated there before")
     parser.set_defaults(run=video)
