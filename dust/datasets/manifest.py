@@ -66,7 +66,7 @@ def read_manifest(
         path_prefix: folder that relative paths are under; "" looks in the data folder, then in the working folder.
         class_names: the classes in their order, from training or a checkpoint; the labels must be among them.
             None: the labels' own, for val and test those of the train split.
-        num_classes: what the model has; another number of classes is an error.
+        num_classes: what the model has; another number of classes is an error, as are training labels that end below.
         split_number: 1..3, of UCF101's and HMDB51's official splits.
         check_files: whether a missing file is an error.
 
@@ -88,7 +88,10 @@ def read_manifest(
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
         names = reader.train_classes(num_classes)
+    own_names = names is None
     labels, names = index_labels(raw, names, num_classes, multi_label)
+    if own_names and split == "train" and not multi_label:
+        _report_unused(raw, labels, names)
     clips = _locate(raw, labels, multi_label, check_files)
     raw.problems.raise_if_any(raw.source)
     if not clips:
@@ -261,6 +264,17 @@ def index_labels(
         report = _report_numbers if positions else _report_names
         report(raw, words, table, names)
     return [None if row_words is None else _indices(row_words, table) for row_words in words], names
+
+
+def _report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:
+    """Numbered classes that end below NUM_CLASSES: mostly a NUM_CLASSES that was left as it was."""
+    largest = max((index for row in labels if row for index in row), default=len(names) - 1)
+    if largest + 1 < len(names):
+        raw.problems.add(
+            f"labels end below MODEL.NUM_CLASSES {len(names)}: set MODEL.NUM_CLASSES {largest + 1}, or, if the classes "
+            f"above have no training clip, list all {len(names)} in {CLASS_LIST} beside the file or in DATA.CLASS_LIST",
+            f"the largest label is {largest}",
+        )
 
 
 def _integer_names(size: int) -> list[str]:

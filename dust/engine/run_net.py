@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,9 @@ def run(cfg) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for bad input, 130 or 143 after a signal."""
+    # read when torch is imported: threads that wait by spinning make a small model 50 times slower as soon as
+    # another process wants a core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
         configs = [load_config(path, args.opts) for path in args.cfg_files or [None]]

@@ -157,7 +157,10 @@ def test_names_are_sorted_and_integers_stay(tmp_path):
     assert (manifest.class_names, [c.label for c in manifest.clips]) == (["push", "wave"], [1, 0, 1])
     manifest = csv(tmp_path, "a.mp4 10\nb.mp4 2\nc.mp4 2\n")
     assert (manifest.class_names, [c.label for c in manifest.clips]) == ([str(i) for i in range(11)], [10, 2, 2])
-    assert len(csv(tmp_path, "a.mp4 1\n", num_classes=12).class_names) == 12
+    assert "set MODEL.NUM_CLASSES 2, or" in problem(tmp_path, "a.mp4 1\n", num_classes=12)
+    assert len(csv(tmp_path, "a.mp4 11\n", num_classes=12).class_names) == 12
+    every = [str(number) for number in range(12)]
+    assert csv(tmp_path, "a.mp4 1\n", num_classes=12, class_names=every).class_names == every
 
 
 def test_names_mixed_with_integers_are_names(tmp_path, caplog):
