@@ -184,9 +184,10 @@ class _Reader:
         else:
             paths = _csv_files(self.root, split)
             if not paths:
+                hint = ", which TRAIN.EVAL_PERIOD 0 trains without" if split == "val" else ""
                 others = [os.path.relpath(path, self.root) for name in SPLITS for path in _csv_files(self.root, name)]
                 raise DataError(
-                    f"{self.root}: no {split}.csv for the {split} split (looked there and in metadata/; "
+                    f"{self.root}: no {split}.csv for the {split} split{hint} (looked there and in metadata/; "
                     f"found {', '.join(others) or 'no other list'})"
                 )
             path = paths[0]

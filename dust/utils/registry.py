@@ -4,6 +4,7 @@ import difflib
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -53,8 +54,12 @@ class Registry:
 
 
 def _where(cls: type) -> str:
+    """``dust/models/timesformer.py:120``: the file from its top package on, and the line."""
     try:
-        path = os.path.relpath(inspect.getsourcefile(cls) or "?")
+        path = inspect.getsourcefile(cls) or cls.__module__
+        top = sys.modules[cls.__module__.partition(".")[0]]
+        if getattr(top, "__path__", None):
+            path = os.path.relpath(path, os.path.dirname(list(top.__path__)[0]))
         return f"{path}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError, ValueError):
         return cls.__module__

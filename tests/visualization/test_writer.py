@@ -1,0 +1,63 @@
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dust.config import load_config
+from dust.utils.errors import DustError
+from dust.visualization.writer import Writer, gif_bytes
+
+
+def test_a_gif_holds_every_frame_in_order():
+    frames = np.stack([np.full((8, 10, 3), 40 * t, np.uint8) for t in range(5)])
+    image = Image.open(io.BytesIO(gif_bytes(frames, 10.0)))
+    assert image.n_frames == 5 and image.size == (10, 8)
+    for t in range(5):
+        image.seek(t)
+        assert abs(int(np.asarray(image.convert("RGB")).mean()) - 40 * t) < 3
+        assert image.info["duration"] == 100
+
+
+def test_without_a_board_nothing_is_written(tmp_path):
+    with Writer.from_config(load_config(None), tmp_path) as writer:
+        writer.scalars("Train", {"loss": 1.0}, 0)
+    assert not list(tmp_path.iterdir())
+
+
+class FakeWandb:
+    """Stands for the package: notes what it is told."""
+
+    def __init__(self):
+        self.logged, self.inits, self.util = [], [], SimpleNamespace(generate_id=lambda: f"id{len(self.inits)}")
+
+    def init(self, **kwargs):
+        self.inits.append(kwargs)
+        return self
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.logged.append("finished")
+
+
+def test_a_resumed_run_goes_on_under_its_wandb_id(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    cfg = load_config(None, {"WANDB.ENABLE": True, "WANDB.MODE": "offline"})
+    for _ in range(2):
+        with Writer.from_config(cfg, tmp_path) as writer:
+            writer.scalars("Val", {"top1_acc": 80.0}, 3)
+    assert [init["id"] for init in fake.inits] == ["id0", "id0"]
+    assert fake.inits[0]["config"]["MODEL"]["MODEL_NAME"] == "TimeSformer" and fake.inits[0]["mode"] == "offline"
+    assert fake.logged[0] == {"Val/Top1_acc": 80.0, "Val/Top1_err": 20.0, "Val/step": 3}
+    assert fake.logged.count("finished") == 2
+
+
+def test_wandb_that_is_not_installed_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(DustError, match="pip install"):
+        Writer.from_config(load_config(None, {"WANDB.ENABLE": True}), tmp_path)
