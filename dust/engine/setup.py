@@ -21,8 +21,6 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 def device_of(cfg) -> torch.device:
     """The device of this process. ``NUM_GPUS 0`` is the CPU."""
-    if cfg.NUM_GPUS == 0:
-        return torch.device("cpu")
     present = torch.cuda.device_count()
     if present < cfg.NUM_GPUS:
         raise ConfigError(
@@ -32,9 +30,10 @@ def device_of(cfg) -> torch.device:
     if cfg.NUM_GPUS > 1 or cfg.NUM_SHARDS > 1 or cfg.NUM_PROCS_PER_NODE > 1:
         raise ConfigError(
             f"NUM_GPUS {cfg.NUM_GPUS}, NUM_SHARDS {cfg.NUM_SHARDS}, NUM_PROCS_PER_NODE {cfg.NUM_PROCS_PER_NODE}: "
-            "training on several processes is not in this release. Set NUM_GPUS 1 NUM_SHARDS 1."
+            "training on several processes is not in this release. Set "
+            f"NUM_GPUS {min(cfg.NUM_GPUS, 1)} NUM_SHARDS 1 NUM_PROCS_PER_NODE 0."
         )
-    return torch.device("cuda", 0)
+    return torch.device("cuda", 0) if cfg.NUM_GPUS else torch.device("cpu")
 
 
 def autocast_of(cfg, device: torch.device) -> Autocast:

@@ -59,7 +59,7 @@ def _where(cls: type) -> str:
         path = inspect.getsourcefile(cls) or cls.__module__
         top = sys.modules[cls.__module__.partition(".")[0]]
         if getattr(top, "__path__", None):
-            path = os.path.relpath(path, os.path.dirname(list(top.__path__)[0]))
+            path = os.path.relpath(path, os.path.dirname(next(iter(top.__path__))))
         return f"{path}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError, ValueError):
         return cls.__module__
