@@ -44,6 +44,9 @@ def test_a_command_of_a_page_exists(line):
             [sys.executable, str(ROOT / words[1]), *sub, "--help"], capture_output=True, text=True, cwd=ROOT
         )
         assert result.returncode == 0, result.stderr
+        usage = re.sub(r"\[[^\]]*\]", "", result.stdout.split("\n\n")[0])  # what stands outside brackets is required
+        for flag in re.findall(r"--[\w-]+", usage):
+            assert flag in words, f"{' '.join(words[1:3])} needs {flag}"
         for flag in (word for word in words[3:] if word.startswith("--") and word != "--"):
             assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
 
