@@ -169,7 +169,7 @@ def test_gpus_that_are_not_there(tiny):
 @pytest.mark.parametrize("key", ["NUM_SHARDS", "NUM_PROCS_PER_NODE"])
 def test_several_processes_are_refused_not_run_apart(tiny, key):
     with pytest.raises(ConfigError, match=rf"{key} 2.*not in this release"):
-        fit(tiny(**{key: 2}))
+        fit(tiny(TRAIN__BATCH_SIZE=2, **{key: 2}))
 
 
 def test_tensorboard_gets_scalars_figures_and_moving_clips(tiny):
