@@ -50,7 +50,8 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process; a second live run is refused with the first one's host and pid.
 
-        The lock is the operating system's, so it ends with its process, however that ends.
+        The lock is the operating system's, so it ends with its process, however that ends. (A record lock, not flock:
+        that one would live on in loader workers for the seconds in which they outlive a killed run.)
         """
         path = self.path / ".lock"
         try:
@@ -61,7 +62,7 @@ class RunDir:
             ) from error
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
                 holder = file.read().strip() or "another process"

@@ -114,3 +114,20 @@ def test_ctrl_c_saves_and_the_next_start_goes_on(clips, tmp_path):
     final = words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=number + 1, TRAIN__EVAL_PERIOD=0)
     assert run_net.main(final) == 0
     assert f"resumed from {saved}" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_taken_up_at_once(clips, tmp_path):
+    """kill -9, then the same command: the workers that outlive the run for a moment do not hold its folder."""
+    argv = words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=400, TRAIN__EVAL_PERIOD=0, TRAIN__CHECKPOINT_PERIOD=1)
+    process = start([*argv, "DATA_LOADER.NUM_WORKERS", "2"])
+    checkpoints = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 240
+    while len(list(checkpoints.glob("checkpoint_epoch_*.pyth"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = len(list(checkpoints.glob("checkpoint_epoch_*.pyth")))
+    assert run_net.main(words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=done + 1, TRAIN__EVAL_PERIOD=0)) == 0
+    assert "resumed from" in (tmp_path / "run" / "stdout.log").read_text()
