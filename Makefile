@@ -23,7 +23,7 @@ lint: $(VENV)/.dev
 
 # The environment is made anew when PYTHON is another version than the one that it was made with.
 venv:
-	@want=$$($(PYTHON) -c 'import sys; print(sys.version_info[:2])') && \
+	@want=$$($(PYTHON) -c 'import sys; print(sys.version_info[:2])') || exit 1; \
 	have=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])' 2>/dev/null || true); \
 	if [ "$$want" != "$$have" ]; then \
 	  echo "making $(VENV) with $$($(PYTHON) --version)"; \
