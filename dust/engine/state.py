@@ -24,6 +24,11 @@ from dust.utils.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 
+def no_statistics() -> dict[str, Any]:
+    """The state of a training meter that has seen nothing."""
+    return {"sums": {}, "samples": {}}
+
+
 @dataclass
 class TrainState:
     """Position, weights, optimizer and records. ``iteration`` counts the batches done of ``epoch`` (both from 0)."""
@@ -39,7 +44,7 @@ class TrainState:
     bad_clips: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     least_errors: dict[str, float] = field(default_factory=dict)
-    meter: dict[str, Any] = field(default_factory=lambda: {"sums": {}, "samples": 0})
+    meter: dict[str, Any] = field(default_factory=no_statistics)
     written: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -55,7 +60,7 @@ class TrainState:
 
     def next_epoch(self) -> None:
         self.epoch, self.iteration, self.bad_clips = self.epoch + 1, 0, 0
-        self.meter = {"sums": {}, "samples": 0}
+        self.meter = no_statistics()
 
     def note_metric(self, name: str, value: float, higher_is_better: bool) -> bool:
         """Record an evaluation (of the epoch that is closing); True if it is the best so far."""

@@ -66,7 +66,7 @@ class TrainMeter:
     def reset(self) -> None:
         self.window: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=self.log_period))
         self.sums: dict[str, float] = defaultdict(float)
-        self.samples = 0
+        self.samples: dict[str, int] = defaultdict(int)  # by name: a gradient norm comes once per accumulated step
         self.lr = 0.0
         self.watch = Stopwatch()
 
@@ -77,11 +77,11 @@ class TrainMeter:
             self.window[key].append(value)
         for key, value in stats.items():
             self.sums[key] += value * samples
-        self.samples += samples
+            self.samples[key] += samples
 
     def means(self) -> dict[str, float]:
         """Sample-weighted means of the epoch so far."""
-        return {key: total / max(self.samples, 1) for key, total in self.sums.items()}
+        return {key: total / self.samples[key] for key, total in self.sums.items()}
 
     def log_iter(self, epoch: int, iteration: int) -> None:
         """Write a ``train_iter`` line if this iteration (from 0) closes a log period."""
@@ -125,11 +125,11 @@ class TrainMeter:
 
     def state_dict(self) -> dict[str, Any]:
         """What an epoch that is cut in two needs to report the same means."""
-        return {"sums": {key: float(value) for key, value in self.sums.items()}, "samples": int(self.samples)}
+        return {"sums": dict(self.sums), "samples": dict(self.samples)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sums.update(state["sums"])
-        self.samples = state["samples"]
+        self.samples.update(state["samples"])
 
     def _times(self) -> dict[str, float]:
         return {"dt": self.watch.dt, "dt_data": self.watch.dt_data, "dt_net": self.watch.dt_net}
