@@ -4,43 +4,43 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/quickstart
-RUN := runs/quickstart
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ifeq ($(VERSION),)
+$(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
+endif
 
-.PHONY: demo test lint clean venv
+.PHONY: demo test lint clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.demo
+demo: $(VENV)/.demo-$(VERSION)
 	@test -f $(DATA)/test.csv || $(BIN)/python tools/gen_data.py video --out $(DATA) --classes 4 --clips 40 --seed 0
 	$(BIN)/dust --cfg configs/quickstart/video.yaml
 
-test: $(VENV)/.test
+test: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest --durations=15
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev-$(VERSION)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy dust
 
-# The environment is made anew when PYTHON is another version than the one that it was made with.
-venv:
-	@want=$$($(PYTHON) -c 'import sys; print(sys.version_info[:2])') || exit 1; \
-	have=$$($(BIN)/python -c 'import sys; print(sys.version_info[:2])' 2>/dev/null || true); \
-	if [ "$$want" != "$$have" ]; then \
-	  echo "making $(VENV) with $$($(PYTHON) --version)"; \
-	  $(PYTHON) -m venv --clear $(VENV) && $(BIN)/python -m pip install -q --upgrade pip; \
-	fi
+# Stamps carry the interpreter's version, so that another PYTHON makes the environment anew.
+$(VENV)/.python-$(VERSION):
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	@touch $@
 
-$(VENV)/.demo: setup.py | venv
+$(VENV)/.demo-$(VERSION): setup.py $(VENV)/.python-$(VERSION)
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
-$(VENV)/.test: setup.py | venv
+$(VENV)/.test-$(VERSION): setup.py $(VENV)/.python-$(VERSION)
 	$(BIN)/python -m pip install -q -e ".[test]"
 	@touch $@
 
-$(VENV)/.dev: setup.py | venv
+$(VENV)/.dev-$(VERSION): setup.py $(VENV)/.python-$(VERSION)
 	$(BIN)/python -m pip install -q -e ".[dev]"
-	@touch $@ $(VENV)/.test
+	@touch $@ $(VENV)/.test-$(VERSION)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
