@@ -24,7 +24,7 @@ from tests.datasets.clip_files import (
 from tests.helpers import VIDEOS, needs_videos
 
 MUXED_FIRST = {"movflags": "+faststart"}
-X264 = {"preset": "fast", "g": "12", "bf": "3"}
+X264 = {"preset": "fast", "g": "12", "bf": "3", "x264-params": "mbtree=0"}
 IRREGULAR = np.cumsum(np.random.RandomState(1).randint(1, 4, 60)).tolist()
 KINDS = {
     "bframes.mp4": {"options": X264},
