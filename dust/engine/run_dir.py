@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -88,22 +89,21 @@ class RunDir:
             self.checkpoints.mkdir()
             logger.warning("TRAIN.AUTO_RESUME is False: the checkpoints of an earlier run are kept in %s", aside)
 
-    def publish_results(self, temporary: Path, checkpoint_sha256: str) -> None:
+    def publish_results(self, temporary: Path, checkpoint_sha256: str, name: str = "results") -> None:
         """Make ``temporary`` the results folder. Results of another checkpoint are kept aside under its hash."""
-        if self.results.exists():
-            import json
-
+        results = self.path / name
+        if results.exists():
             try:
-                other = json.loads((self.results / "test.json").read_text())["checkpoint_sha256"]
+                other = json.loads((results / "test.json").read_text())["checkpoint_sha256"]
             except (OSError, ValueError, KeyError):
                 other = "unknown"
             if other == checkpoint_sha256:
-                shutil.rmtree(self.results)
+                shutil.rmtree(results)
             else:
-                aside = _free_name(self.path / f"results.{other[:8]}")
-                self.results.rename(aside)
+                aside = _free_name(self.path / f"{name}.{other[:8]}")
+                results.rename(aside)
                 logger.info("results of another checkpoint are kept in %s", aside)
-        temporary.rename(self.results)
+        temporary.rename(results)
 
 
 def _free_name(path: Path) -> Path:

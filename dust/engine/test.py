@@ -70,7 +70,9 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         one.freeze()
         logger.info("testing %d temporal views", count)
         metrics = _test_views(one, run, model, device, class_names, path)
-        shutil.copytree(run.results, run.path / f"results_{count}_views", dirs_exist_ok=True)
+        copy = run.path / "results.partial"
+        shutil.copytree(run.results, copy)
+        run.publish_results(copy, file_sha256(path), f"results_{count}_views")
     return metrics
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dust.config import accumulation_steps
 from dust.datasets import construct_loader
 from dust.datasets.manifest import write_class_list
 from dust.engine.evaluate import evaluate
@@ -63,7 +64,7 @@ class Trainer:
         self.transform = device_transform_of(cfg)
         self.autocast = autocast_of(cfg, self.device)
         self.schedule = LRSchedule.from_config(cfg)
-        self.accumulate = accumulation(cfg)
+        self.accumulate = accumulation_steps(cfg)
         self.iters = len(self.loader)
         self.meter = TrainMeter(self.iters, cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD)
         self.meter.load_state_dict(self.state.meter)
@@ -134,7 +135,7 @@ class Trainer:
         samples = len(batch["id"])
         # with accumulation every sample counts alike, also those of a batch that bad clips made shorter
         weight = samples / cfg.TRAIN.BATCH_SIZE if self.accumulate > 1 else 1.0
-        state.scaler.scale(total * weight if self.accumulate > 1 else total).backward()
+        state.scaler.scale(total * weight).backward()
         state.pending_weight += weight
         stats = {name: value.item() for name, value in losses.items()}
         return {**stats, **self.task.stats(outputs, batch)}
@@ -221,15 +222,6 @@ class Trainer:
             f"clips: {ids}. Checkpoints in {self.run.checkpoints} are as they were. Lower SOLVER.BASE_LR, lengthen the "
             "warm-up, set SOLVER.CLIP_GRAD_L2NORM, or use TRAIN.AMP_DTYPE bfloat16."
         )
-
-
-def accumulation(cfg) -> int:
-    """Micro-batches per optimizer step, so that about GLOBAL_BATCH_SIZE samples meet in one (0: no accumulation)."""
-    loaded = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
-    count = max(cfg.GLOBAL_BATCH_SIZE // loaded, 1)
-    if count > 1:
-        logger.info("GLOBAL_BATCH_SIZE %d: %d batches of %d per step", cfg.GLOBAL_BATCH_SIZE, count, loaded)
-    return count
 
 
 def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -75,7 +75,6 @@ def test_the_report_equals_a_slow_computation(tiny, trained, clips):
 def test_micro_batches_and_workers_change_nothing(tiny, trained):
     tables = []
     for batch, workers in ((1, 0), (4, 0), (100, 2)):
-        cfg = tiny(f"b{batch}", TEST__CHECKPOINT_FILE_PATH=str(trained), TEST__BATCH_SIZE=batch)
         cfg = tiny(
             f"b{batch}",
             TEST__CHECKPOINT_FILE_PATH=str(trained),
@@ -142,6 +141,11 @@ def test_a_sweep_over_view_counts_leaves_a_report_each(tiny, trained):
     reports = [json.loads((root / f"results_{n}_views" / "test.json").read_text()) for n in (1, 2)]
     assert reports[1] == json.loads((root / "results" / "test.json").read_text())
     assert reports[0]["config_sha256"] != reports[1]["config_sha256"]
+    other = trained.with_name("checkpoint_epoch_00001.pyth")
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(other), TEST__NUM_TEMPORAL_CLIPS=[1, 2])
+    run_test(cfg, RunDir(cfg.OUTPUT_DIR))  # what the sweep of another checkpoint measured is kept
+    kept = root / f"results_1_views.{reports[0]['checkpoint_sha256'][:8]}" / "test.json"
+    assert json.loads(kept.read_text()) == reports[0]
 
 
 class TestBadClips:

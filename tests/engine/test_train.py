@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from dust.config import accumulation_steps
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Diverged, Trainer, accumulation
+from dust.engine.train import Diverged, Trainer
 from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.logging import setup_logging
@@ -54,7 +55,7 @@ def test_accumulation_gives_the_gradient_of_the_big_batch(tiny, monkeypatch):
 
 def test_a_short_last_group_is_stepped(tiny):
     cfg = tiny(TRAIN__BATCH_SIZE=2, GLOBAL_BATCH_SIZE=4, SOLVER__MAX_EPOCH=1)  # 5 batches: groups of 2, 2, 1
-    assert accumulation(cfg) == 2
+    assert accumulation_steps(cfg) == 2
     assert fit(cfg).state.updates == 3
 
 
