@@ -7,6 +7,7 @@ lists the differences. Units stand in the comments: frames, epochs, seconds, fra
 from yacs.config import CfgNode
 
 from dust.config.foreign import add_foreign_keys
+from dust.config.fusion import add_fusion
 from dust.config.timesformer import add_timesformer
 
 CN = CfgNode
@@ -93,6 +94,7 @@ _C.EMA.WARMUP = False  # begin with a smaller decay, so that a short run's avera
 _C.DATA = CN()
 _C.DATA.PATH_TO_DATA_DIR = ""  # folder with train.csv, val.csv, test.csv (or what FORMAT says)
 _C.DATA.FORMAT = "auto"  # auto | csv | folder | ssv2 | ucf101 | hmdb51, see dust/datasets/DATASET.md
+_C.DATA.MODALITIES = ["video"]  # video | series | video_features: what FusedDataset gives the model
 _C.DATA.PATH_LABEL_SEPARATOR = ""  # between path and label in a csv; '' = found out (tab, comma, last space)
 _C.DATA.PATH_PREFIX = ""  # put before relative paths of the lists
 _C.DATA.CLASS_LIST = ""  # file with one class name per line, in the order of the logits; '' = from the data
@@ -124,7 +126,7 @@ _C.DATA.ENSEMBLE_METHOD = "sum"  # sum | max over a video's views
 # ------------------------------------------------------------------------------------------------ optimization
 _C.SOLVER = CN()
 _C.SOLVER.BASE_LR = 0.1  # the learning rate
-_C.SOLVER.LR_POLICY = "cosine"  # cosine | steps_with_relative_lrs | videomae_cosine
+_C.SOLVER.LR_POLICY = "cosine"  # cosine | steps_with_relative_lrs | videomae_cosine | dust_linear_cosine
 _C.SOLVER.COSINE_END_LR = 0.0  # where the cosine ends
 _C.SOLVER.COSINE_AFTER_WARMUP = False  # the cosine begins where the warm-up ends
 _C.SOLVER.STEPS = []  # epochs at which LRS change, the first 0
@@ -163,9 +165,6 @@ _C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches, for CUDA
 _C.DATA_LOADER.DROP_LAST = True  # leave out a training epoch's last batch where it is not full
 _C.DATA_LOADER.PREFETCH_FACTOR = 2  # batches that each worker keeps ready
 
-_C.FEATURES = CN()
-_C.FEATURES.ENABLE = False  # write features instead of training; comes with the fusion models
-
 _C.TENSORBOARD = CN()
 _C.TENSORBOARD.ENABLE = False
 _C.TENSORBOARD.LOG_DIR = ""  # under OUTPUT_DIR; '' = runs-<dataset>
@@ -181,6 +180,7 @@ _C.WANDB.MODE = "online"  # online | offline | disabled
 
 # ------------------------------------------------------------------------------------------------ the systems
 add_timesformer(_C)
+add_fusion(_C)
 
 #: Keys whose default does not show what they hold: the type of a list's elements, or of a value that may be None.
 VALUE_TYPES: dict[str, type] = {

@@ -1,22 +1,17 @@
 """Is a configuration possible? All checks, none of which needs torch, a GPU or the file system."""
 
-import math
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from yacs.config import CfgNode
 
+from dust.config import fusion, timesformer
 from dust.config.defaults import flatten, get_cfg
 from dust.config.foreign import DATASETS_REFUSED, DECODING_BACKENDS, TASKS_REFUSED
+from dust.config.problem import BELOW_ONE, COUNT, FRACTION, FROM_ZERO, INF, POSITIVE, Problem, Range
 
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong, and the keys that it is about."""
-
-    keys: tuple[str, ...]
-    text: str
+#: The systems, each with its keys' CHOICES and RANGES and a ``check`` of how they go together.
+SYSTEMS: tuple[Any, ...] = (timesformer, fusion)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -34,30 +29,21 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "DATA.RESIZE": ("swscale", "torch"),
     "DATA.ENSEMBLE_METHOD": ("sum", "max"),
     "DATA.DECODING_BACKEND": DECODING_BACKENDS,
-    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs", "videomae_cosine"),
+    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs", "videomae_cosine", "dust_linear_cosine"),
     "SOLVER.WARMUP": ("linear",),
     "DIST_BACKEND": ("nccl", "gloo"),
     "WANDB.MODE": ("online", "offline", "disabled"),
-    "TIMESFORMER.ATTENTION_TYPE": ("divided_space_time", "joint_space_time", "space_only"),
+    **{key: choices for system in SYSTEMS for key, choices in system.CHOICES.items()},
 }
 
-#: Key -> (lowest, highest, lowest itself allowed, highest itself allowed).
-Range = tuple[float, float, bool, bool]
-INF = math.inf
-COUNT: Range = (1, INF, True, False)
-FROM_ZERO: Range = (0, INF, True, False)
-POSITIVE: Range = (0, INF, False, False)
-FRACTION: Range = (0, 1, True, True)
-BELOW_ONE: Range = (0, 1, True, False)
-
+#: Key -> its range.
 RANGES: dict[str, Range] = {
     **dict.fromkeys(
         [
             "TRAIN.BATCH_SIZE", "AUG.NUM_SAMPLE", "AUG.RE_COUNT", "TEST.BATCH_SIZE",
             "MODEL.NUM_CLASSES", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS",
             "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "SOLVER.MAX_EPOCH", "NUM_SHARDS", "LOG_PERIOD",
-            "DATA_LOADER.PREFETCH_FACTOR", "TIMESFORMER.PATCH_SIZE", "TIMESFORMER.EMBED_DIM", "TIMESFORMER.DEPTH",
-            "TIMESFORMER.NUM_HEADS",
+            "DATA_LOADER.PREFETCH_FACTOR",
         ],
         COUNT,
     ),
@@ -68,13 +54,11 @@ RANGES: dict[str, Range] = {
             "BN.WEIGHT_DECAY", "DATA.TRAIN_JITTER_FPS", "SOLVER.BASE_LR",
             "SOLVER.COSINE_END_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR",
             "NUM_GPUS", "NUM_PROCS_PER_NODE", "SHARD_ID", "GLOBAL_BATCH_SIZE", "RNG_SEED",
-            "DATA_LOADER.NUM_WORKERS", "TENSORBOARD.INPUT_CLIPS", "TIMESFORMER.TIME_EMBED_STD",
+            "DATA_LOADER.NUM_WORKERS", "TENSORBOARD.INPUT_CLIPS",
         ],
         FROM_ZERO,
     ),
-    **dict.fromkeys(
-        ["TIMESFORMER.MLP_RATIO", "TIMESFORMER.INIT_STD", "SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"], POSITIVE
-    ),
+    **dict.fromkeys(["SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"], POSITIVE),
     **dict.fromkeys(
         [
             "AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB", "MIXUP.LABEL_SMOOTH_VALUE", "DATA.MAX_BAD_FRACTION",
@@ -82,15 +66,10 @@ RANGES: dict[str, Range] = {
         ],
         FRACTION,
     ),
-    **dict.fromkeys(
-        [
-            "MODEL.LABEL_SMOOTHING", "SOLVER.MOMENTUM", "EMA.DECAY", "TIMESFORMER.DROP_RATE",
-            "TIMESFORMER.ATTN_DROP_RATE", "TIMESFORMER.DROP_PATH_RATE",
-        ],
-        BELOW_ONE,
-    ),
+    **dict.fromkeys(["MODEL.LABEL_SMOOTHING", "SOLVER.MOMENTUM", "EMA.DECAY"], BELOW_ONE),
     "SOLVER.LAYER_DECAY": (0, 1, False, True),
     "DATA.SPLIT_NUMBER": (1, 3, True, True),
+    **{key: span for system in SYSTEMS for key, span in system.RANGES.items()},
 }  # fmt: skip
 
 FIXED_LENGTHS = {"DATA.MEAN": 3, "DATA.STD": 3, "DATA.TRAIN_JITTER_SCALES": 2, "SOLVER.BETAS": 2}
@@ -108,7 +87,8 @@ def find_problems(cfg: CfgNode) -> list[Problem]:
     problems = _single_values(flatten(cfg))
     wrong = {key for problem in problems for key in problem.keys}
     sane = _with_defaults(cfg, wrong)  # so that the checks below may divide and index
-    checks = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing, _timesformer)
+    core = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing)
+    checks = (*core, *(system.check for system in SYSTEMS))
     for check in checks:
         problems += [one for one in check(sane) if not wrong.intersection(one.keys)]
     return problems
@@ -161,9 +141,6 @@ def _names(cfg: CfgNode) -> list[Problem]:
         if cfg[section].ENABLE and name.lower() in DATASETS_REFUSED:
             key = f"{section}.DATASET"
             problems.append(Problem((key,), f"{key} {name}: {DATASETS_REFUSED[name.lower()]} is not in dust"))
-    if cfg.FEATURES.ENABLE:
-        text = "FEATURES.ENABLE True: feature extraction is not in this release; it comes with the fusion models"
-        problems.append(Problem(("FEATURES.ENABLE",), text))
     if not cfg.OUTPUT_DIR.strip():
         problems.append(Problem(("OUTPUT_DIR",), "OUTPUT_DIR is empty: name a folder, or . for this one"))
     return problems
@@ -339,18 +316,4 @@ def _testing(cfg: CfgNode) -> list[Problem]:
         keys = ("DATA.TEST_CROP_SIZE", "TEST.NUM_SPATIAL_CROPS", "DATA.TRAIN_JITTER_SCALES")
         text += f"DATA.TRAIN_JITTER_SCALES {cfg.DATA.TRAIN_JITTER_SCALES}, which is smaller"
         problems.append(Problem(keys, text))
-    return problems
-
-
-def _timesformer(cfg: CfgNode) -> list[Problem]:
-    node, problems = cfg.TIMESFORMER, []
-    if cfg.MODEL.MODEL_NAME != "TimeSformer":
-        return []
-    for section, key in (("TRAIN", "TRAIN_CROP_SIZE"), ("TEST", "TEST_CROP_SIZE")):
-        if (section == "TRAIN" or cfg[section].ENABLE) and cfg.DATA[key] % node.PATCH_SIZE:
-            text = f"DATA.{key} {cfg.DATA[key]}: must be a multiple of TIMESFORMER.PATCH_SIZE {node.PATCH_SIZE}"
-            problems.append(Problem((f"DATA.{key}", "TIMESFORMER.PATCH_SIZE"), text))
-    if node.EMBED_DIM % node.NUM_HEADS:
-        text = f"TIMESFORMER.EMBED_DIM {node.EMBED_DIM}: must be a multiple of TIMESFORMER.NUM_HEADS {node.NUM_HEADS}"
-        problems.append(Problem(("TIMESFORMER.EMBED_DIM", "TIMESFORMER.NUM_HEADS"), text))
     return problems

@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the position in training.
 
-Sources: PySlowFast's policies (cosine, steps with relative rates, linear warm-up), VideoMAE's per-iteration cosine.
+Sources: PySlowFast's policies (cosine, steps with relative rates, linear warm-up), VideoMAE's per-iteration cosine,
+DUST's per-epoch line and cosine.
 """
 
 import math
@@ -29,12 +30,22 @@ def videomae_cosine(
     return end_lr + 0.5 * (base_lr - end_lr) * (1.0 + math.cos(math.pi * progress))
 
 
+def dust_linear_cosine(epoch: int, *, base_lr: float, end_lr: float, max_epoch: float, linear_epochs: float) -> float:
+    """DUST's schedule, one rate per epoch: a line down towards zero over ``linear_epochs``, then a cosine that begins
+    again at ``base_lr``. (The published name is linear decay; a warm-up was probably meant. See ``cosine`` with
+    ``cosine_after_warmup`` for that.)"""
+    if epoch < linear_epochs:
+        return base_lr * (1.0 - epoch / linear_epochs)
+    return cosine(epoch, base_lr=base_lr, end_lr=end_lr, max_epoch=max_epoch, offset=linear_epochs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LRSchedule:
     """The learning rate of every iteration. Epochs may be fractions; rates are before any per-group scale.
 
     Args:
-        policy: ``cosine`` | ``steps_with_relative_lrs`` | ``videomae_cosine``.
+        policy: ``cosine`` | ``steps_with_relative_lrs`` | ``videomae_cosine`` | ``dust_linear_cosine`` (its
+            line is as long as the warm-up).
         base_lr, end_lr: the highest rate, and where a cosine ends.
         max_epoch, warmup_epochs: lengths in epochs.
         warmup_start_lr: the rate of the very first iteration when there is a warm-up.
@@ -85,6 +96,14 @@ class LRSchedule:
                 total_steps=int(self.max_epoch * iters_per_epoch),
                 warmup_steps=int(self.warmup_epochs * iters_per_epoch),
                 warmup_start_lr=self.warmup_start_lr,
+            )
+        if self.policy == "dust_linear_cosine":
+            return dust_linear_cosine(
+                epoch,
+                base_lr=self.base_lr,
+                end_lr=self.end_lr,
+                max_epoch=self.max_epoch,
+                linear_epochs=self.warmup_epochs,
             )
         return self.at(epoch + iteration / iters_per_epoch)
 

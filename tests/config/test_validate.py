@@ -1,9 +1,19 @@
 """Every check: what is refused, and the words with which it is."""
 
+import re
+
 import pytest
 
 from dust.config import flatten, get_cfg, load_config
-from dust.config.validate import CHOICES, FIXED_LENGTHS, RANGES, find_problems, list_problems, processes_per_node
+from dust.config.validate import (
+    CHOICES,
+    FIXED_LENGTHS,
+    RANGES,
+    SYSTEMS,
+    find_problems,
+    list_problems,
+    processes_per_node,
+)
 from dust.utils.errors import ConfigError
 
 
@@ -27,15 +37,15 @@ def test_tables_name_existing_keys():
 def test_every_own_choice_is_documented_where_the_key_is_defined():
     from inspect import getsource
 
-    from dust.config import defaults, timesformer
+    from dust.config import defaults
 
-    source = getsource(defaults) + getsource(timesformer)
+    source = "".join(getsource(module) for module in (defaults, *SYSTEMS))
     for key, choices in CHOICES.items():
         if key == "DATA.DECODING_BACKEND":
             continue
-        names = (f"_C.{key} = ", f"node.{key.split('.')[-1]} = ")
-        line = next(line for line in source.splitlines() if line.strip().startswith(names))
-        assert all(choice in line for choice in choices), line
+        own, leaf = f"_C.{key} = ", rf"[a-z]+\.{key.split('.')[-1]} = "
+        lines = [line.strip() for line in source.splitlines() if line.startswith(own) or re.match(leaf, line.strip())]
+        assert any(all(choice in line for choice in choices) for line in lines), key
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))
@@ -69,7 +79,6 @@ def test_infinity_is_no_rate():
     ("settings", "says"),
     [
         ({"TASK": "ssl"}, "TASK ssl: contrastive training is not in dust"),
-        ({"FEATURES__ENABLE": True}, "feature extraction is not in this release; it comes with the fusion models"),
         ({"OUTPUT_DIR": " "}, "OUTPUT_DIR is empty"),
         ({"SHARD_ID": 2, "NUM_SHARDS": 2}, "SHARD_ID 2: must be below NUM_SHARDS 2"),
         ({"NUM_GPUS": 2, "NUM_PROCS_PER_NODE": 4}, "NUM_PROCS_PER_NODE 4: with GPUs there is one process for each"),

@@ -37,6 +37,20 @@ def test_videomae_cosine(case):
     assert rates == pytest.approx(case["values"], rel=1e-9, abs=1e-15)
 
 
+def test_dust_linear_cosine():
+    golden = golden_json("dust_lr_schedule")
+    args = golden["args"]
+    schedule = LRSchedule(
+        policy="dust_linear_cosine",
+        base_lr=args["lr"],
+        end_lr=args["eta_min"],
+        max_epoch=args["num_epochs"],
+        warmup_epochs=args["end_of_linear"],
+    )
+    rates = [schedule.at_iteration(epoch, 1, 2) for epoch in range(args["num_epochs"])]
+    assert rates == pytest.approx(golden["lr_per_epoch"], rel=1e-9)
+
+
 def test_an_iteration_is_a_fraction_of_its_epoch():
     schedule = LRSchedule(
         policy="steps_with_relative_lrs", base_lr=1.0, max_epoch=4, steps=(0, 2, 3), lrs=(1, 0.1, 0.01)
