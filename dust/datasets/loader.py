@@ -6,7 +6,7 @@ that order, and rank r takes its r-th part, so the same samples meet in a global
 
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,10 +64,12 @@ class EpochBatchSampler(Sampler[list[Draw]]):
 
 
 class EvaluationSampler(Sampler[int]):
-    """Every sample exactly once: rank r of W takes one contiguous share, shares differ by at most one."""
+    """Every sample from ``start`` on exactly once: rank r of W takes one contiguous share, shares differ by at most
+    one."""
 
-    def __init__(self, length: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(length * rank // world_size, length * (rank + 1) // world_size)
+    def __init__(self, length: int, *, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        count = length - start
+        self.indices = range(start + count * rank // world_size, start + count * (rank + 1) // world_size)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -126,21 +128,33 @@ def _common(cfg, **kwargs: Any) -> dict[str, Any]:
     return {**options, **kwargs}
 
 
-def construct_loader(cfg, split: str, class_names: Sequence[str] | None = None) -> DataLoader[Any]:
-    """The loader of ``train`` (batches of ``cfg.TRAIN.BATCH_SIZE``), ``val`` or ``test`` (one video per item).
+def construct_loader(
+    cfg,
+    split: str,
+    class_names: Sequence[str] | None = None,
+    *,
+    views: str | None = None,
+    fitted: Mapping[str, Any] | None = None,
+    start: int = 0,
+) -> DataLoader[Any]:
+    """The loader of ``train`` (batches of ``cfg.TRAIN.BATCH_SIZE``), ``val`` or ``test`` (one sample per item).
 
     A training loader's ``batch_sampler`` is an :class:`EpochBatchSampler`: set its position before iterating.
+
+    Args:
+        split, class_names, views, fitted: see :func:`dust.datasets.build.build_dataset`.
+        start: evaluation begins at this sample.
     """
+    views = views or split
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-    dataset: Dataset[Any] = build_dataset(name, cfg, split, class_names)
+    dataset: Dataset[Any] = build_dataset(name, cfg, split, class_names, views=views, fitted=fitted)
     size = len(dataset)  # type: ignore[arg-type]
     if size == 0:
         raise DataError(f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR} is empty")
     where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-    if split != "train":
-        return DataLoader(
-            dataset, **_common(cfg, sampler=EvaluationSampler(size, **where), collate_fn=collate_evaluation)
-        )
+    if views != "train":
+        order = EvaluationSampler(size, start=start, **where)
+        return DataLoader(dataset, **_common(cfg, sampler=order, collate_fn=collate_evaluation))
     sampler = EpochBatchSampler(
         size, cfg.TRAIN.BATCH_SIZE, seed=cfg.RNG_SEED, drop_last=cfg.DATA_LOADER.DROP_LAST, **where
     )

@@ -76,8 +76,10 @@ class VideoDataset(Dataset[Any]):
     default_format = "auto"
 
     @classmethod
-    def from_config(cls, cfg, split: str, class_names: Sequence[str] | None = None) -> dict[str, Any]:
-        data = cfg.DATA
+    def from_config(
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        data, views = cfg.DATA, views or split
         if class_names is None and data.CLASS_LIST:
             class_names = read_class_list(data.CLASS_LIST)
         manifest = read_manifest(
@@ -88,7 +90,7 @@ class VideoDataset(Dataset[Any]):
             path_prefix=data.PATH_PREFIX,
             class_names=class_names,
             multi_label=data.MULTI_LABEL,
-            num_classes=cfg.MODEL.NUM_CLASSES,
+            num_classes=cfg.MODEL.NUM_CLASSES or None,
             split_number=data.SPLIT_NUMBER,
             check_files=data.CHECK_FILES,
         )
@@ -98,16 +100,16 @@ class VideoDataset(Dataset[Any]):
             sampling_rate=data.SAMPLING_RATE,
             target_fps=data.TARGET_FPS,
             use_offset_sampling=data.USE_OFFSET_SAMPLING,
-            jitter_fps=data.TRAIN_JITTER_FPS if split == "train" else 0.0,
+            jitter_fps=data.TRAIN_JITTER_FPS if views == "train" else 0.0,
         )
-        train = split == "train"
+        train = views == "train"
         return {
             "manifest": manifest,
             "sampler": sampler,
             "train_transform": train_transform(cfg) if train else None,
-            "eval_transform": None if train else cls.eval_transform_for(cfg, split),
-            "num_temporal_views": cfg.TEST.NUM_ENSEMBLE_VIEWS if split == "test" else 1,
-            "centre": split == "val",
+            "eval_transform": None if train else cls.eval_transform_for(cfg, views),
+            "num_temporal_views": cfg.TEST.NUM_ENSEMBLE_VIEWS if views == "test" else 1,
+            "centre": views == "val",
             "num_sample": cfg.AUG.NUM_SAMPLE if train and cfg.AUG.ENABLE else 1,
             "resize": data.RESIZE,
             "index_cache": data.INDEX_CACHE,
@@ -116,9 +118,9 @@ class VideoDataset(Dataset[Any]):
         }
 
     @classmethod
-    def eval_transform_for(cls, cfg, split: str) -> EvalTransform:
+    def eval_transform_for(cls, cfg, views: str) -> EvalTransform:
         """Validation: a centre crop as large as in training. Test: SlowFast's rule for the short side."""
-        if split != "test":
+        if views != "test":
             return EvalTransform(
                 crop_size=cfg.DATA.TRAIN_CROP_SIZE, short_side=cfg.DATA.TRAIN_JITTER_SCALES[0], num_crops=1
             )
@@ -204,10 +206,10 @@ class SSv2(VideoDataset):
     default_format = "ssv2"
 
     @classmethod
-    def eval_transform_for(cls, cfg, split: str) -> EvalTransform:
+    def eval_transform_for(cls, cfg, views: str) -> EvalTransform:
         """As VideoDataset, but the short side of a test is TEST_CROP_SIZE whatever the number of crops."""
-        if split != "test":
-            return super().eval_transform_for(cfg, split)
+        if views != "test":
+            return super().eval_transform_for(cfg, views)
         size = cfg.DATA.TEST_CROP_SIZE
         return EvalTransform(crop_size=size, short_side=size, num_crops=cfg.TEST.NUM_SPATIAL_CROPS)
 

@@ -32,7 +32,7 @@ def evaluate(
     """Returns the evaluation of every sample exactly once, and ``{"samples", "bad_clips"}`` over all processes."""
     loop = Inference(
         model,
-        task,
+        task.forward,
         transform,
         device,
         micro_batch=cfg.TEST.BATCH_SIZE,

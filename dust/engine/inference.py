@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dust.datasets.device_transform import DeviceTransform
 from dust.datasets.sample import BadClip
-from dust.tasks.task import Outputs, Task
+from dust.tasks.task import Outputs
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Inference:
     """Runs a model over evaluation items, all views of a sample in micro-batches that may span samples.
 
     Args:
-        model, task: ``task.forward(model, inputs)`` gives the outputs.
+        model, forward: ``forward(model, inputs)`` gives the outputs, a tensor or a dict of tensors, (B, ...) each.
         transform: turns uint8 clips into what the model takes, on ``device``.
         micro_batch: views per forward pass.
         autocast: a context for the forward pass.
@@ -38,7 +38,7 @@ class Inference:
     """
 
     model: nn.Module
-    task: Task
+    forward: Callable[[nn.Module, dict[str, Any]], Outputs]
     transform: DeviceTransform
     device: torch.device
     micro_batch: int
@@ -96,7 +96,7 @@ class Inference:
             for name in parts[0][0].inputs
         }
         with torch.no_grad(), self.autocast():
-            outputs = self.task.forward(self.model, self.transform({"inputs": inputs}, training=False)["inputs"])
+            outputs = self.forward(self.model, self.transform({"inputs": inputs}, training=False)["inputs"])
         outputs = _to_cpu(outputs)
         start = 0
         for sample, views in parts:

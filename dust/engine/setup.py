@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dust import zoo
 from dust.datasets.device_transform import DeviceTransform
 from dust.models import build_model
 from dust.utils.errors import ConfigError
+from dust.utils.stages import stage_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,9 @@ def build_for(cfg, device: torch.device) -> nn.Module:
     return model
 
 
-def local_weights(name: str) -> str:
-    """A path as it is; ``zoo://NAME`` downloaded, verified and as a path."""
-    return zoo.resolve(name)
+def weights_file(cfg, name: str, key: str = "") -> str:
+    """The file of weights that ``name`` means: a path, ``zoo://NAME`` (downloaded and verified), or another stage,
+    by the name of its folder beside OUTPUT_DIR. ``key`` is the configuration's, for an error."""
+    if "://" in name or Path(name).is_file():
+        return zoo.resolve(name)
+    return str(stage_checkpoint(name, cfg.OUTPUT_DIR, key))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dust.engine.run_dir import RunDir, differing_keys
-from dust.engine.setup import local_weights
+from dust.engine.setup import weights_file
 from dust.utils.checkpoint import (
     checkpoint_name,
     find_latest,
@@ -137,7 +137,8 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
     """Give a fresh state its weights: those of this OUTPUT_DIR (resume), of a file, or the random ones it has.
 
     Order: AUTO_RESUME and a checkpoint in OUTPUT_DIR (also of a FINETUNE run); TRAIN.CHECKPOINT_FILE_PATH, with its
-    optimizer and epoch unless FINETUNE or CHECKPOINT_EPOCH_RESET; MODEL.PRETRAINED; from scratch.
+    optimizer and epoch unless FINETUNE or CHECKPOINT_EPOCH_RESET; MODEL.PRETRAINED; the other stages that the model's
+    ``parts_from`` names; from scratch.
     """
     remove_leftovers(run.checkpoints)
     if cfg.TRAIN.AUTO_RESUME:
@@ -148,13 +149,27 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
     else:
         run.set_checkpoints_aside()
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        _start_from_file(cfg, state, local_weights(cfg.TRAIN.CHECKPOINT_FILE_PATH))
+        _start_from_file(cfg, state, weights_file(cfg, cfg.TRAIN.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH"))
     elif cfg.MODEL.PRETRAINED:
-        load_weights(state.model, local_weights(cfg.MODEL.PRETRAINED))
+        load_weights(state.model, weights_file(cfg, cfg.MODEL.PRETRAINED, "MODEL.PRETRAINED"))
+    elif _start_parts(cfg, state.model):
+        pass
     else:
         logger.info("training from scratch: no checkpoint in %s and no weights given", run.checkpoints)
     if state.ema is not None:
         state.ema.set(state.model)
+
+
+def _start_parts(cfg, model: nn.Module) -> bool:
+    """Fill the model's parts from the stages that it names, ``parts_from = {"series": ("FUSION.SERIES_FROM",
+    "stage2_series")}``: whole, heads aside. False if it names none."""
+    parts: dict[str, tuple[str, str]] = getattr(model, "parts_from", {})
+    for part, (key, name) in parts.items():
+        path = weights_file(cfg, name, key)
+        report = load_weights(model.get_submodule(part), path)
+        if not report.complete:
+            raise CheckpointError(f"{key} {name}: it does not fit the model's {part!r} whole. {report}")
+    return bool(parts)
 
 
 def _resume(state: TrainState, path: Path, saved: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from dust.datasets import construct_loader
 from dust.engine.evaluate import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import build_for, device_of, device_transform_of, local_weights
+from dust.engine.setup import build_for, device_of, device_transform_of, weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils.checkpoint import file_sha256, find_latest, load_checkpoint, load_weights
@@ -27,7 +27,7 @@ VIEW_SWEEP = (1, 3, 5, 7, 10)
 def checkpoint_to_test(cfg, run: RunDir) -> Path:
     """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH, else an error."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
-        return Path(local_weights(cfg.TEST.CHECKPOINT_FILE_PATH))
+        return Path(weights_file(cfg, cfg.TEST.CHECKPOINT_FILE_PATH, "TEST.CHECKPOINT_FILE_PATH"))
     best = run.checkpoints / "checkpoint_best.pyth"
     if cfg.TEST.CHECKPOINT == "best" and best.exists():
         return best
@@ -35,7 +35,7 @@ def checkpoint_to_test(cfg, run: RunDir) -> Path:
     if found is not None:
         return found[0]
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        return Path(local_weights(cfg.TRAIN.CHECKPOINT_FILE_PATH))
+        return Path(weights_file(cfg, cfg.TRAIN.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH"))
     raise CheckpointError(
         f"there is nothing to test: TEST.CHECKPOINT_FILE_PATH is empty and {run.checkpoints} holds no checkpoint. "
         "Train first, or name a file or zoo://NAME."
@@ -59,9 +59,10 @@ def test(cfg, run: RunDir) -> dict[str, float]:
             f"{path} lacks {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''} of this model "
             "(MODEL.NUM_CLASSES or the architecture differs?), so a test would measure random weights."
         )
+    facts = {"class_names": class_names, "fitted": saved.get("fitted")}
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
     if not counts:
-        return _test_views(cfg, run, model, device, class_names, path)
+        return _test_views(cfg, run, model, device, facts, path)
     metrics: dict[str, float] = {}
     for count in counts:
         one = cfg.clone()
@@ -69,7 +70,7 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         one.TEST.NUM_ENSEMBLE_VIEWS = count
         one.freeze()
         logger.info("testing %d temporal views", count)
-        metrics = _test_views(one, run, model, device, class_names, path)
+        metrics = _test_views(one, run, model, device, facts, path)
         copy = run.path / "results.partial"
         shutil.copytree(run.results, copy)
         run.publish_results(copy, file_sha256(path), f"results_{count}_views")
@@ -84,8 +85,8 @@ def _check_classes(cfg, class_names: list[str] | None, path: Path) -> None:
         )
 
 
-def _test_views(cfg, run: RunDir, model, device, class_names: list[str] | None, path: Path) -> dict[str, float]:
-    loader = construct_loader(cfg, "test", class_names)
+def _test_views(cfg, run: RunDir, model, device, facts: dict[str, Any], path: Path) -> dict[str, float]:
+    loader = construct_loader(cfg, "test", **facts)
     dataset: Any = loader.dataset
     task = build_task(cfg, DataFacts(dataset.class_names)).to(device)
     meter = TestMeter(cfg.LOG_PERIOD)

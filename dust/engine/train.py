@@ -1,6 +1,7 @@
 """Training: one loop over (epoch, iteration), which can begin at any of its points."""
 
 import hashlib
+import json
 import logging
 from typing import Any
 
@@ -44,7 +45,10 @@ class Trainer:
 
         self.loader = construct_loader(cfg, "train")
         dataset: Any = self.loader.dataset
-        self.val_loader = construct_loader(cfg, "val", dataset.class_names) if cfg.TRAIN.EVAL_PERIOD else None
+        fitted = dict(getattr(dataset, "fitted", {}))
+        self.val_loader = None
+        if cfg.TRAIN.EVAL_PERIOD:
+            self.val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
         write_class_list(run.path / "classes.txt", dataset.class_names)
         facts = DataFacts(dataset.class_names, dataset.class_counts())
         self.task = build_task(cfg, facts).to(self.device)
@@ -54,7 +58,8 @@ class Trainer:
         self.state = TrainState.fresh(cfg, model, construct_optimizer(model, cfg), self.device)
         self.state.facts = {
             "class_names": list(dataset.class_names),
-            "data_sha256": _fingerprint(dataset),
+            "data_sha256": _fingerprint(dataset, fitted),
+            "fitted": fitted,
             "iters_per_epoch": len(self.loader),
             "cfg": cfg.dump(),
         }
@@ -235,11 +240,13 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {key: move(value) for key, value in batch.items()}
 
 
-def _fingerprint(dataset: Any) -> str:
-    """Identity of the training samples and labels, wherever they lie on disk."""
+def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
+    """Identity of the training samples and labels, wherever they lie on disk, and of what was learnt of them."""
     digest = hashlib.sha256()
     for clip in dataset.clips:
         digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode())
+    for extra in (fitted, getattr(dataset, "identity", None)):  # of stored features: the checkpoint that made them
+        digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")
     return digest.hexdigest()
 
 

@@ -22,9 +22,16 @@ from dust.utils.metrics import (
 )
 
 
+#: The entry of a model's outputs that is its answer.
+MAIN = "logits"
+
+
 @TASK_REGISTRY.register()
 class Classification(Task):
     """Cross-entropy (or binary cross-entropy) over logits, with multi-view evaluation.
+
+    A model returns its logits (B, K), or a dict of several: ``logits`` are the answer, and each other entry (a
+    modality by itself, say ``series``) has a loss and an accuracy of its own, under its name.
 
     Args:
         class_names: the K classes in the order of the logits.
@@ -84,20 +91,23 @@ class Classification(Task):
         return self
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return {"loss": self.loss(outputs, batch["label"])}
+        named = _by_name(outputs)
+        return {_prefixed(name, "loss"): self.loss(logits, batch["label"]) for name, logits in named.items()}
 
     @torch.no_grad()
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
         """``top1_err`` and, from five classes on, ``top5_err``, percent. Mixed targets count by their largest class."""
-        assert isinstance(outputs, Tensor)
         label = batch["label"]
         if self.multi_label:
             return {}
         if label.ndim == 2:
             label = label.argmax(dim=1)
-        ks = (1, 5) if outputs.shape[1] >= 5 else (1,)
-        hits = topk_correct(outputs.detach().float(), label, ks)
-        return {f"top{k}_err": 100.0 * (1.0 - hit.float().mean().item()) for k, hit in zip(ks, hits, strict=True)}
+        stats = {}
+        for name, logits in _by_name(outputs).items():
+            ks = (1, 5) if logits.shape[1] >= 5 and name == MAIN else (1,)
+            for k, hit in zip(ks, topk_correct(logits.detach().float(), label, ks), strict=True):
+                stats[_prefixed(name, f"top{k}_err")] = 100.0 * (1.0 - hit.float().mean().item())
+        return stats
 
     def evaluation(self, split: str) -> "ClassificationEvaluation":
         return ClassificationEvaluation(
@@ -106,6 +116,15 @@ class Classification(Task):
             method=self.ensemble_method,
             space=self.ensemble_space,
         )
+
+
+def _by_name(outputs: Outputs) -> dict[str, Tensor]:
+    return dict(outputs) if isinstance(outputs, dict) else {MAIN: outputs}
+
+
+def _prefixed(output: str, name: str) -> str:
+    """``loss`` of the answer, ``series_loss`` of the output "series"."""
+    return name if output == MAIN else f"{output}_{name}"
 
 
 class ClassificationEvaluation(Evaluation):
@@ -119,7 +138,8 @@ class ClassificationEvaluation(Evaluation):
         self._records: list[dict[str, Any]] = []
 
     def update(self, record: dict[str, Any]) -> None:
-        scores, probabilities = self.ensemble(record["outputs"].float())
+        named = _by_name(record["outputs"])
+        scores, probabilities = self.ensemble(named.pop(MAIN).float())
         label = record["label"]
         self._records.append(
             {
@@ -128,6 +148,7 @@ class ClassificationEvaluation(Evaluation):
                 "label": label.tolist() if isinstance(label, Tensor) else label,
                 "scores": scores.numpy(),
                 "probabilities": probabilities.numpy(),
+                "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
             }
         )
 
@@ -156,9 +177,14 @@ class ClassificationEvaluation(Evaluation):
             return {}
         scores = np.stack([record["scores"] for record in labelled])
         labels = np.array([record["label"] for record in labelled])
-        if self.multi_label:
-            return multilabel_metrics(scores, labels.astype(int))
-        return classification_metrics(scores, labels)
+        measure = multilabel_metrics if self.multi_label else classification_metrics
+        labels = labels.astype(int) if self.multi_label else labels
+        metrics = measure(scores, labels)
+        for name in labelled[0]["others"]:
+            alone = measure(np.stack([record["others"][name] for record in labelled]), labels)
+            first = next(iter(alone))
+            metrics[_prefixed(name, first)] = alone[first]
+        return metrics
 
     def figures(self) -> dict[str, Any]:
         if self.multi_label or not self._labelled():

@@ -35,7 +35,7 @@ def items(views_of_each, size=4):
 
 def run(model, data, micro_batch, **kwargs):
     task = Classification(class_names=["a", "b"])
-    loop = Inference(model, task, AsIs(), torch.device("cpu"), micro_batch, **kwargs)
+    loop = Inference(model, task.forward, AsIs(), torch.device("cpu"), micro_batch, **kwargs)
     return list(loop(data))
 
 

@@ -89,3 +89,21 @@ def test_training_statistics_of_hard_and_mixed_targets():
     assert task.stats(logits, {"label": torch.tensor([0, 1, 2, 1])}) == {"top1_err": 25.0}
     soft = torch.tensor([[0.6, 0.4, 0], [0.1, 0.9, 0], [0.7, 0, 0.3], [0, 0.6, 0.4]])
     assert task.stats(logits, {"label": soft}) == {"top1_err": 50.0}
+
+
+def test_each_further_output_is_measured_beside_the_answer():
+    task = Classification(class_names=NAMES)
+    right, wrong = torch.tensor([[5.0, 0.0, 0.0]]), torch.tensor([[0.0, 5.0, 0.0]])
+    outputs = {"logits": right, "series": wrong}
+    batch = {"label": torch.tensor([0])}
+    losses = task.losses(outputs, batch)
+    assert losses["loss"] < 0.1 < 4 < losses["series_loss"]
+    assert task.stats(outputs, batch) == {"top1_err": 0.0, "series_top1_err": 100.0}
+    measured = task.evaluation("test")
+    measured.update(record(0, 0, outputs))
+    measured.update(record(1, 1, {"logits": wrong, "series": wrong}))
+    metrics = measured.metrics()
+    assert metrics["top1_acc"] == 100.0 and metrics["series_top1_acc"] == 50.0
+    plain = task.evaluation("test")
+    plain.update(record(0, 0, right))
+    assert "series_top1_acc" not in plain.metrics()

@@ -12,7 +12,7 @@ from dust.engine.benchmark.cost import cpu_seconds
 from dust.engine.benchmark.device import one_device, synchronize
 from dust.engine.benchmark.report import Report
 from dust.engine.inference import Inference
-from dust.engine.setup import autocast_of, build_for, device_transform_of, local_weights
+from dust.engine.setup import autocast_of, build_for, device_transform_of, weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils.checkpoint import load_weights, read_checkpoint
@@ -53,7 +53,7 @@ class _Timed:
 def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0) -> Report:
     """Test the first ``limit`` videos (0: all) of cfg's test split with the weights of ``checkpoint``."""
     cfg, where = one_device(cfg, device)
-    path = local_weights(checkpoint)
+    path = weights_file(cfg, checkpoint)
     model = build_for(cfg, where)
     load_weights(model, path)
     loader: Any = construct_loader(cfg, "test", read_checkpoint(path).get("class_names"))
@@ -63,7 +63,7 @@ def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0
     compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
     loop = Inference(
         compiled,
-        task,
+        task.forward,
         device_transform_of(cfg),
         where,
         micro_batch=cfg.TEST.BATCH_SIZE,
