@@ -10,6 +10,7 @@ uses them. The published programs depart from the written definitions, so that t
 A step is ``(frame, step id)``; lists of steps are in the order of their frames.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int)
         if set(head) == set(done):
             for i, step in enumerate(done[: len(head)]):
                 steps[i] = (steps[i][0], step)
-    gt_pairs = {(a[1], b[1]) for a, b in zip(gt, gt[1:], strict=False)}
+    gt_pairs = {(a[1], b[1]) for a, b in itertools.pairwise(gt)}
     for i in range(1, len(steps)):
         before, after = steps[i - 1], steps[i]
         if (after[1], before[1]) in gt_pairs and abs(after[0] - before[0]) < window:
