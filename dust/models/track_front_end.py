@@ -1,0 +1,271 @@
+"""The front end of the point track models: attention over cameras, and each camera's points as one vector per frame.
+
+Shapes: B clips, V cameras, T frames, P points, F features of one camera in one frame, K classes.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from dust.models.layers import init_linear
+from dust.utils.errors import ConfigError, DustError
+
+FRAMES_AT_ONCE = 32
+COMPAT_ECA_CHANNELS = 8  # the published code sizes ECA's kernel for eight cameras, however many there are
+#: Short names of the constructors' arguments, as the published numbers' files write them.
+SHORT_NAMES = {"P": "num_points", "V": "num_views", "F": "view_dim", "nc": "num_classes", "hid": "hidden_dim"}
+
+
+def eca_kernel(channels: int) -> int:
+    """ECA's kernel for a number of channels (equation 12 of the paper, gamma 2, b 1): odd, 1 below eight channels."""
+    t = int(abs((math.log2(channels) + 1) / 2))
+    return t if t % 2 else t + 1
+
+
+class ECA(nn.Module):
+    """Efficient channel attention: each channel times a weight in (0, 1) from its own mean and its neighbours'.
+
+    Args:
+        channels: C; cameras, in the models below.
+        k_size: odd width of the convolution over channels; None takes :func:`eca_kernel`.
+    """
+
+    def __init__(self, channels: int, k_size: int | None = None) -> None:
+        super().__init__()
+        k_size = eca_kernel(channels) if k_size is None else k_size
+        if k_size < 1 or k_size % 2 == 0:
+            raise ConfigError(f"ECA: k_size is {k_size}, it must be odd and above 0")
+        self.conv = nn.Conv1d(1, 1, k_size, padding=k_size // 2, bias=False)
+
+    def weights(self, means: Tensor) -> Tensor:
+        """Means (..., C) -> weights (..., C)."""
+        return self.conv(means.reshape(-1, 1, means.shape[-1])).sigmoid().view_as(means)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return x * self.weights(x.mean(dim=(2, 3)))[:, :, None, None]
+
+
+# ----------------------------------------------------------- reducers: (N, P, 3) points of N frames -> (N, F) features
+#
+# A point is (x, y, 1), and (0, 0, 0) where it is not visible. With compat only (x, y), visible or not.
+
+
+class SetReducer(nn.Module):
+    """A shared MLP on every point, then mean and maximum over the visible ones: the order of the points is lost.
+
+    The MLP has no biases (the constant 1 of a visible point serves as one), so an invisible point gives zeros, which
+    change neither the sum nor, behind a ReLU, the maximum. No mask has to be applied to the many values between.
+    """
+
+    def __init__(self, columns: int, out_features: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(columns, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, hidden, bias=False)
+        self.proj = nn.Linear(2 * hidden, out_features)
+
+    def forward(self, points: Tensor) -> Tensor:
+        # a few frames at a time stay in the processor's cache; all at once take about twice as long
+        return self.proj(torch.cat([self._pool(frames) for frames in points.split(FRAMES_AT_ONCE)]))
+
+    def _pool(self, points: Tensor) -> Tensor:
+        """(N, P, 3) -> (N, 2 * hidden)."""
+        count = points[..., 2].sum(dim=1, keepdim=True).clamp(min=1)  # (N, 1)
+        x = self.fc2(self.fc1(points).relu_()).relu_()  # (N, P, hidden)
+        return torch.cat([x.sum(dim=1) / count, x.amax(dim=1)], dim=1)
+
+
+class CnnReducer(nn.Module):
+    """The published reducer: two convolutions over the list of points, then a global mean.
+
+    It compares neighbours in the list, so it depends on the order of the points and on how many the list is padded to.
+    """
+
+    def __init__(self, columns: int, out_features: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, (3, columns), padding=1)
+        self.conv2 = nn.Conv2d(16, 32, (3, 1), padding=1)
+        self.pool = nn.MaxPool2d((2, 1), stride=2)
+        self.drop = nn.Dropout(drop)
+        self.fc1 = nn.Linear(32, out_features)
+
+    def forward(self, points: Tensor) -> Tensor:
+        x = points.unsqueeze(1)  # (N, 1, P, columns): a picture of one channel
+        x = self.drop(self.pool(self.conv1(x).relu_()))
+        x = self.drop(self.pool(self.conv2(x).relu_()))
+        return self.fc1(x.mean(dim=(2, 3)))
+
+
+class FlatReducer(nn.Module):
+    """No reduction: F = P * columns."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return points.flatten(1)
+
+
+# ------------------------------------------------------------------------------------------ what both models share
+
+
+class PointTrackModel(nn.Module):
+    """The front end of both models, and what a classifier offers. The front end sees one frame at a time, so that
+    windows that overlap can share its work (:class:`dust.models.track_stream.TrackStream`)."""
+
+    num_features: int
+    head: nn.Module
+
+    def __init__(
+        self,
+        *,
+        num_points: int,
+        num_views: int,
+        view_dim: int,
+        num_classes: int,
+        reducer: str,
+        use_eca: bool,
+        drop_rate: float,
+        compat: bool,
+    ) -> None:
+        super().__init__()
+        self.num_points = num_points
+        self.num_views = num_views
+        self.num_classes = num_classes
+        self.compat = compat
+        columns = 2 if compat else 3
+        self.eca = ECA(num_views, eca_kernel(COMPAT_ECA_CHANNELS) if compat else None) if use_eca else None
+        self.reducer: nn.Module
+        if reducer == "set":
+            self.reducer = SetReducer(columns, view_dim)
+        elif reducer == "cnn":
+            self.reducer = CnnReducer(columns, view_dim, drop_rate)
+        else:
+            self.reducer = FlatReducer()
+        self.flat = reducer == "flat"
+        self.view_dim = num_points * columns if self.flat else view_dim
+        self.head_drop = nn.Dropout(drop_rate)
+
+    def frame_features(self, tracks: Tensor, visible: Tensor | None = None, view_mask: Tensor | None = None) -> Tensor:
+        """The features of every camera in every frame, each frame by itself.
+
+        Args:
+            tracks: (B, V, T, P, 2) x and y in [-1, 1] (with compat in pixels).
+            visible: (B, V, T, P) bool; None: every point.
+            view_mask: (B, V) bool, the cameras that are there; None: all.
+
+        Returns:
+            (B, T, V, F); zeros for a camera that is not there.
+        """
+        self._check(tracks, visible, view_mask)
+        points, weights = self._points(tracks, visible, view_mask)
+        B, V, T = points.shape[:3]
+        if weights is not None:
+            points[..., :2] *= weights[..., None, None]
+        frames = self.reducer(points.flatten(0, 2)).view(B, V, T, self.view_dim)
+        if view_mask is not None and not self.compat:
+            frames = frames * view_mask[:, :, None, None]
+        return frames.transpose(1, 2)
+
+    def _points(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The reducer's input (B, V, T, P, columns), a new tensor, and ECA's weights (B, V, T)."""
+        B, V, T, P, _ = tracks.shape
+        if self.compat:
+            points, means = tracks.clone(), tracks.mean(dim=(3, 4))
+        else:
+            seen = tracks.new_ones((B, V, T, P), dtype=torch.bool) if visible is None else visible
+            if view_mask is not None:
+                seen = seen & view_mask[:, :, None, None]
+            seen = seen.unsqueeze(-1)
+            # where(), not a product: the coordinates of an invisible point may be anything, NaN too
+            points = torch.cat([torch.where(seen, tracks, 0.0), seen.to(tracks.dtype)], dim=-1)
+            means = points[..., :2].sum(dim=(3, 4)) / (2 * seen.sum(dim=(3, 4))).clamp(min=1)
+        if self.eca is None:
+            return points, None
+        return points, self.eca.weights(means.transpose(1, 2)).transpose(1, 2)
+
+    def _check(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> None:
+        name, problems = type(self).__name__, []
+        if tracks.ndim != 5 or tracks.shape[-1] != 2 or 0 in tracks.shape:
+            raise DustError(f"{name} got tracks of shape {tuple(tracks.shape)}; it takes (B, V, T, P, 2), x and y last")
+        if tracks.shape[1] != self.num_views:
+            problems.append(f"tracks of {tracks.shape[1]} cameras, it was built for num_views={self.num_views}")
+        if self.flat and tracks.shape[3] != self.num_points:
+            problems.append(f"{tracks.shape[3]} points, reducer flat was built for num_points={self.num_points}")
+        if visible is not None and (visible.shape != tracks.shape[:-1] or visible.dtype != torch.bool):
+            problems.append(f"visible {visible.dtype} {tuple(visible.shape)}, not bool {tuple(tracks.shape[:-1])}")
+        if view_mask is not None and (view_mask.shape != tracks.shape[:2] or view_mask.dtype != torch.bool):
+            problems.append(f"view_mask {view_mask.dtype} {tuple(view_mask.shape)}, not bool {tuple(tracks.shape[:2])}")
+        if problems:
+            raise DustError(f"{name} got " + "; ".join(problems))
+
+    # ------------------------------------------------------------------------------ what a classifier offers
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pooled features (..., num_features) -> logits (..., K); with ``pre_logits`` as they are."""
+        return x if pre_logits else self.head(self.head_drop(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh head for another number of classes; 0 takes it away."""
+        self.num_classes = num_classes
+        if num_classes == 0:
+            self.head = nn.Identity()
+            return
+        like = next(self.parameters())
+        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        init_linear(head)
+        self.head = head
+
+    def adapt_state_dict(
+        self, state: dict[str, Tensor], notes: list[str], pos_embed_resize: str | None = None
+    ) -> dict[str, Tensor]:
+        """The published code's parameter names to ours. There are no position embeddings to resize."""
+        renamed = {}
+        for key, value in state.items():
+            for theirs, ours in _PUBLISHED_NAMES.items():
+                if key.startswith(theirs):
+                    key = ours + key.removeprefix(theirs)
+                    break
+            renamed[key] = value
+        if renamed.keys() != state.keys():
+            notes.append("names translated from those of the published light weight model")
+        return renamed
+
+
+_PUBLISHED_NAMES = {
+    "channel_attention.": "eca.",
+    "spatial_conv.dimensionality_reduction_cnn.": "reducer.",
+    "transformer_encoder.layers.": "blocks.",
+    "fc_out.": "head.",
+}
+
+
+def long_names(model: str, arguments: dict[str, Any], short: dict[str, Any]) -> dict[str, Any]:
+    """``arguments`` with the values that ``short`` gives under the names of SHORT_NAMES."""
+    unknown = [key for key in short if SHORT_NAMES.get(key) not in arguments]
+    if unknown:
+        raise TypeError(f"{model} got arguments that it does not know: {', '.join(unknown)}")
+    return arguments | {SHORT_NAMES[key]: value for key, value in short.items()}
+
+
+def check_arguments(model: str, sizes: dict[str, int], drop_rate: float, choices: dict[str, tuple[str, Any]]) -> None:
+    """One ConfigError that names every argument that cannot be."""
+    problems = [f"{name} is {size}, it must be above 0" for name, size in sizes.items() if size <= 0]
+    if not 0 <= drop_rate < 1:
+        problems.append(f"drop_rate is {drop_rate}, it must be in [0, 1)")
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            problems.append(f"{name} is {value!r}, it must be one of {', '.join(allowed)}")
+    if problems:
+        raise ConfigError(f"{model}: " + "; ".join(problems))
+
+
+def sincos(length: int, dim: int, like: Tensor) -> Tensor:
+    """The transformer's sine and cosine table (length, dim): even columns are sines. An odd ``dim`` ends in a sine."""
+    position = torch.arange(length, device=like.device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, dim, 2, device=like.device, dtype=torch.float32) * (-math.log(10000.0) / dim))
+    table = torch.stack([(position * rate).sin(), (position * rate).cos()], dim=-1)  # (length, ceil(dim / 2), 2)
+    return table.flatten(1)[:, :dim].to(like.dtype)
