@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.checks import check_arguments, check_video, clip_multiples
 from dust.models.layers import DropPath, Mlp, init_linear
-from dust.utils.errors import ConfigError, DustError
 
 logger = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
@@ -48,56 +48,6 @@ def drop_path_rates(last: float, depth: int) -> list[float]:
     return [last * i / max(1, depth - 1) for i in range(depth)]
 
 
-Multiple = tuple[str, int, str, int]  # name, value, name of the divisor, divisor
-
-
-def clip_multiples(height: int, width: int, patch_size: int, frames: int, tubelet_size: int) -> list[Multiple]:
-    """What a clip must be a multiple of, for :func:`check_arguments`."""
-    return [
-        ("image height", height, "patch_size", patch_size),
-        ("image width", width, "patch_size", patch_size),
-        ("number of frames", frames, "tubelet_size", tubelet_size),
-    ]
-
-
-def check_arguments(
-    model: str,
-    *,
-    above_zero: dict[str, float],
-    from_zero: dict[str, float],
-    rates: dict[str, float],
-    multiples: list[Multiple],
-) -> None:
-    """Raise one ConfigError that names every argument that cannot be: ``rates`` must be in [0, 1), and both numbers of
-    ``multiples`` above 0."""
-    above_zero = {**above_zero, **{name: value for m in multiples for name, value in (m[:2], m[2:])}}
-    problems = [f"{name} is {value}, it must be above 0" for name, value in above_zero.items() if value <= 0]
-    problems += [f"{name} is {value}, it must be 0 or more" for name, value in from_zero.items() if value < 0]
-    problems += [f"{name} is {value}, it must be in [0, 1)" for name, value in rates.items() if not 0 <= value < 1]
-    problems += [
-        f"{name} {value} is not a multiple of {of} {divisor}"
-        for name, value, of, divisor in multiples
-        if divisor > 0 and value % divisor
-    ]
-    if problems:
-        raise ConfigError(f"{model}: " + "; ".join(problems))
-
-
-def check_video(model: str, video: torch.Tensor, *, in_chans: int, patch_size: int, tubelet_size: int = 1) -> None:
-    """Raise DustError unless ``video`` is a float (B, C, T, H, W) that divides into tubelets and patches."""
-    what = f"{model} got video of {video.dtype} and shape {tuple(video.shape)}; "
-    if video.ndim != 5:
-        raise DustError(what + "it takes five dimensions (B, C, T, H, W)")
-    if not video.is_floating_point():
-        raise DustError(what + "it takes floating-point numbers: scale and normalise the video first")
-    if video.shape[1] != in_chans:
-        raise DustError(what + f"it was built for in_chans={in_chans} in (B, C, T, H, W)")
-    if video.shape[3] % patch_size or video.shape[4] % patch_size or 0 in video.shape[1:]:
-        raise DustError(what + f"height and width must be multiples of patch_size={patch_size}: crop or resize")
-    if video.shape[2] % tubelet_size:
-        raise DustError(what + f"the number of frames must be a multiple of tubelet_size={tubelet_size}")
-
-
 def sinusoid_table(length: int, dim: int) -> torch.Tensor:
     """Fixed positions (1, length, dim), float32: "Attention Is All You Need", section 3.5, over the token's number.
 
@@ -107,6 +57,22 @@ def sinusoid_table(length: int, dim: int) -> torch.Tensor:
     channel = torch.arange(dim)
     angle = position / 10000 ** (2 * (channel // 2) / dim).double()
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float().unsqueeze(0)
+
+
+class SinusoidPositions(nn.Module):
+    """``sinusoid_table`` for any number of tokens; the one that it is made for is kept on the model's device."""
+
+    table: torch.Tensor
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("table", sinusoid_table(length, dim), persistent=False)
+
+    def forward(self, length: int) -> torch.Tensor:
+        """-> (1, length, D)."""
+        if length == self.table.shape[1]:
+            return self.table
+        return sinusoid_table(length, self.table.shape[2]).to(self.table)
 
 
 class TubeletEmbed(nn.Module):
@@ -204,8 +170,6 @@ class VideoMAE(nn.Module):
     Raises ConfigError that names every argument that cannot be.
     """
 
-    pos_table: torch.Tensor
-
     def __init__(
         self,
         *,
@@ -253,7 +217,7 @@ class VideoMAE(nn.Module):
         self.set_grad_checkpointing(act_checkpoint)
         self.patch_embed = TubeletEmbed(patch_size, tubelet_size, in_chans, embed_dim)
         tokens = (all_frames // tubelet_size) * (height // patch_size) * (width // patch_size)
-        self.register_buffer("pos_table", sinusoid_table(tokens, embed_dim), persistent=False)
+        self.positions = SinusoidPositions(tokens, embed_dim)
         self.pos_drop = nn.Dropout(drop_rate)
         sizes: dict[str, Any] = {
             "mlp_ratio": mlp_ratio,
@@ -310,10 +274,7 @@ class VideoMAE(nn.Module):
             "VideoMAE", video, in_chans=self.in_chans, patch_size=self.patch_size, tubelet_size=self.tubelet_size
         )
         x = self.patch_embed(video)  # (B, N, D)
-        table = self.pos_table
-        if table.shape[1] != x.shape[1]:
-            table = sinusoid_table(x.shape[1], self.embed_dim).to(table)
-        x = self.pos_drop(x + table)
+        x = self.pos_drop(x + self.positions(x.shape[1]))
         for block in self.blocks:
             x = run_block(block, self.act_checkpoint, x)
         return self.norm(x)
