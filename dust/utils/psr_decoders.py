@@ -21,7 +21,7 @@ Detections = Sequence[tuple[int, float]]
 Window = tuple[int, Sequence[int], Sequence[float]]
 
 
-def _changes(state: Sequence[int], target: Sequence[int]) -> list[int]:
+def _changes(state: Iterable[int], target: Iterable[int]) -> list[int]:
     """Ids of the steps that lead from one state to the other, ascending."""
     steps = zip(state, target, strict=True)
     return [3 * k + (INSTALL if new else REMOVE) for k, (old, new) in enumerate(steps) if old != new]
