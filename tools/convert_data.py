@@ -2,6 +2,7 @@
 
 python tools/convert_data.py ucf101  --root UCF101 --out data/ucf101 --split-number 1
 python tools/convert_data.py muwiges --root MuWiGes --out data/muwiges --test-count 15
+python tools/convert_data.py dust-pickles --root DUST --out data/dust
 python tools/convert_data.py check   --root data/ucf101
 """
 
@@ -11,6 +12,7 @@ import os
 import sys
 
 from dust.convert.check import check_data
+from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.splits import read_public, write_splits
 from dust.datasets.manifest import FORMATS
@@ -22,6 +24,7 @@ WHAT = {
     "ssv2": "something-something-v2-*.json over videos or frame folders",
     "folder": "<split>/<class>/ or <class>/ folders",
     "muwiges": "12 gestures by 50 people, split by person",
+    "dust-pickles": "DUST's data/*.pkl as memory-mapped arrays; nothing in a pickle is run",
     "check": "decode every clip of a data folder and list the bad ones; exit status 1 if there are any",
 }
 
@@ -36,8 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text in WHAT.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--root", required=True, help="the data as it was downloaded")
-        command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
         command.add_argument("--force", action="store_true", help="replace files that are there already")
+        if name == "dust-pickles":
+            add_dust_options(command)
+            continue
+        command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
         if name in ("ucf101", "hmdb51", "check"):
             command.add_argument(
                 "--split-number", type=int, default=1, choices=(1, 2, 3), help="official split (default 1)"
@@ -67,6 +73,39 @@ def build_parser() -> argparse.ArgumentParser:
             )
             command.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     return parser
+
+
+def add_dust_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", required=True, help="folder for the csv files and the arrays")
+    command.add_argument("--dtype", default="float32", choices=DTYPES, help="of the videos (default float32)")
+    command.add_argument("--weights", default="", help="DUST's saved_models, if not beside data/")
+    command.add_argument(
+        "--assume-order", action="store_true", help="take row i of video_features/*.pkl for sample i (it often is not)"
+    )
+    command.add_argument("--allow-missing", action="store_true", help="keep NaN in a series, as a missing value")
+
+
+def convert_pickles(args: argparse.Namespace) -> int:
+    result = convert_dust(
+        args.root,
+        args.out,
+        dtype=args.dtype,
+        weights=args.weights,
+        assume_order=args.assume_order,
+        allow_missing=args.allow_missing,
+        force=args.force,
+    )
+    for note in result.notes:
+        print(f"note: {note}")
+    listed = ", ".join(f"{split}.csv ({count} samples)" for split, count in result.counts.items())
+    shapes = "; ".join(f"{kind} {shape}" for kind, shape in result.shapes.items())
+    print(f"wrote {args.out}: {listed}" + (f"; one sample: {shapes}" if shapes else ""))
+    series = ""
+    if "series" in result.shapes:
+        channels, length = result.shapes["series"]
+        series = f" SERIES.NUM_CHANNELS {channels} SERIES.LENGTH {length}"
+    print(f"next: set DATA.PATH_TO_DATA_DIR {args.out} MODEL.NUM_CLASSES {result.classes}{series}")
+    return 0
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -128,7 +167,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return check(args) if args.command == "check" else convert(args)
+        run = {"check": check, "dust-pickles": convert_pickles}.get(args.command, convert)
+        return run(args)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,8 @@
-"""Generates data with a known answer: ``python tools/gen_data.py video --out data/quickstart``."""
+"""Generates data with a known answer.
+
+python tools/gen_data.py video --out data/quickstart
+python tools/gen_data.py dust  --out data/dust
+"""
 
 import argparse
 import sys
@@ -6,6 +10,7 @@ import sys
 from tqdm import tqdm
 
 from dust.datasets.synthetic import generate_motion
+from dust.datasets.synthetic_dust import SAMPLES, generate_dust
 from dust.utils.errors import DustError
 
 
@@ -40,10 +45,44 @@ def video(args: argparse.Namespace) -> None:
     )
 
 
+def add_dust(commands) -> None:
+    parser = commands.add_parser("dust", help="mp4 clips with a series each; the class is one bit of both together")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"of train, a multiple of 4 (default {SAMPLES})")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same data (default 0)")
+    parser.add_argument("--size", type=int, default=32, help="height and width in pixels (default 32)")
+    parser.add_argument("--frames", type=int, default=16, help="frames per clip, 30 per second (default 16)")
+    parser.add_argument("--length", type=int, default=51, help="time points of a series (default 51)")
+    parser.add_argument("--force", action="store_true", help="replace what was generated there before")
+    parser.set_defaults(run=dust)
+
+
+def dust(args: argparse.Namespace) -> None:
+    counts = generate_dust(
+        args.out,
+        samples=args.samples,
+        seed=args.seed,
+        size=args.size,
+        frames=args.frames,
+        length=args.length,
+        force=args.force,
+        progress=lambda work: tqdm(work, unit="file", disable=None),
+    )
+    listed = ", ".join(f"{split}.csv ({count} samples)" for split, count in counts.items())
+    print(f"wrote {args.out}: {listed}")
+    stages = ("stage1_video", "stage2_series", "stage3_features", "stage4_fusion")
+    print(
+        "next: python tools/run_net.py --cfg "
+        + " ".join(f"configs/quickstart/dust_{stage}.yaml" for stage in stages)
+        + f" DATA.PATH_TO_DATA_DIR {args.out} OUTPUT_DIR runs/dust"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="video")
+    commands = parser.add_subparsers(required=True, metavar="video|dust")
     add_video(commands)
+    add_dust(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
