@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,11 +58,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_count(path: Path) -> int:
-    """The number of samples done, as the writer counted."""
+def read_count(path: Path) -> tuple[int, list[str]]:
+    """How many samples are done, as the writer counted, and the ids among them that have no feature."""
     try:
-        return int(path.read_bytes())
-    except (OSError, ValueError) as error:
+        done, missing = json.loads(path.read_bytes())
+        return int(done), [str(one) for one in missing]
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: damaged, holds no count ({error}): remove the .partial files and {_AGAIN}") from error
 
 
@@ -75,7 +77,8 @@ def checked_identity(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError(f"{path}: damaged, {len(record['ids'])} ids but a count of {record['count']}: {_AGAIN}")
     if record["format"] not in ("memmap", "per_video") or record["dtype"] not in ("float16", "float32"):
         raise DataError(f"{path}: format {record['format']!r} and dtype {record['dtype']!r} are unknown here: {_AGAIN}")
-    return {key: record[key] for key in ("ids", "meta", "format", "shape", "dtype")}
+    identity = {key: record[key] for key in ("ids", "meta", "format", "shape", "dtype")}
+    return {**identity, "missing": record.get("missing", [])}
 
 
 # --- npy ----------------------------------------------------------------------------------------------------------
@@ -108,8 +111,9 @@ def npy_names(folder: Path) -> list[str]:
 # --- npz ----------------------------------------------------------------------------------------------------------
 
 
-def pack_npz(path: Path, rows: Path, ids: Sequence[str], meta: Mapping[str, Any]) -> None:
-    """An uncompressed .npz of the rows of a .npy file, the ids and the meta data, copied in pieces."""
+def pack_npz(path: Path, rows: Path, ids: Sequence[str], missing: Sequence[str], meta: Mapping[str, Any]) -> None:
+    """An uncompressed .npz of the rows of a .npy file, the ids (and the missing ones) and the meta data, copied in
+    pieces."""
     temporary = path.with_name(path.name + ".partial")
     with open(temporary, "wb") as out:
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
@@ -120,6 +124,7 @@ def pack_npz(path: Path, rows: Path, ids: Sequence[str], meta: Mapping[str, Any]
                 while chunk := source.read(_CHUNK):
                     member.write(chunk)
             texts = {"ids": np.array(ids, dtype=np.str_), "meta": np.array(json.dumps(meta))}
+            texts["missing"] = np.array(missing, dtype=np.str_)
             for name, array in texts.items():
                 buffer = io.BytesIO()
                 np.lib.format.write_array(buffer, array, allow_pickle=False)
@@ -136,7 +141,8 @@ def npz_identity(path: Path) -> dict[str, Any]:
             if lacking:
                 raise DataError(f"{path}: no {', '.join(sorted(lacking))} in it: not a file of features; {_AGAIN}")
             ids, meta = archive["ids"].tolist(), json.loads(str(archive["meta"]))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            missing = archive["missing"].tolist() if "missing" in archive.files else []
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not readable as features ({error}): {_AGAIN}") from error
     features = map_npz(path)
     return {
@@ -145,6 +151,7 @@ def npz_identity(path: Path) -> dict[str, Any]:
         "format": "npz",
         "shape": list(features.shape[1:]),
         "dtype": features.dtype.name,
+        "missing": missing,
     }
 
 
@@ -165,5 +172,5 @@ def map_npz(path: Path) -> np.ndarray:
             if fortran:
                 raise ValueError("its features are in Fortran order")
             return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
-    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not readable as features ({error}): {_AGAIN}") from error

@@ -6,7 +6,8 @@ Layouts, under one folder (``count`` samples, each of ``shape``):
 * ``npz``: ``<split>.npz`` with ``features``, ``ids`` and ``meta`` (json), uncompressed, so that it can be mapped too;
 * ``per_video``: ``<split>/<id>.npy`` (windows, *shape), as OpenTAD and ActionFormer read it, and ``<split>.json``.
 
-The json holds ids, meta, format, shape, dtype, count and complete. Until an extraction is finished all its files end in
+The json holds ids, meta, format, shape, dtype, count, complete and missing (ids whose clips could not be read; their
+rows are NaN, and asking for one is an error). Until an extraction is finished all its files end in
 ``.partial``: what has its final name is whole.
 """
 
@@ -89,6 +90,7 @@ class FeatureWriter:
             json.dumps({"ids": self.ids, "meta": meta, "format": format, "shape": self.shape, "dtype": dtype})
         )
         self.done = 0  #: samples whose features are safely written
+        self.missing: list[str] = []  #: those among them that have none
         self.complete = False  #: whether the split has been finished, now or before
         with files.disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +131,8 @@ class FeatureWriter:
             return False
         found = None
         try:
-            found = FeatureStore.open(self.folder, self.split).identity
+            store = FeatureStore.open(self.folder, self.split)
+            found, self.missing = store.identity, store.missing
         except DataError as error:
             if not overwrite:
                 raise
@@ -143,6 +146,7 @@ class FeatureWriter:
         for path in (*final, self._path(".npy")):
             path.unlink(missing_ok=True)
         shutil.rmtree(self._path(""), ignore_errors=True)
+        self.missing = []
         return False
 
     def _find_partial(self, overwrite: bool) -> bool:
@@ -155,7 +159,8 @@ class FeatureWriter:
             if not overwrite:
                 raise self._refuse(found, "unfinished")
             return False
-        count, total = files.read_count(self._path(".count" + PARTIAL)), len(self.ids)
+        count, self.missing = files.read_count(self._path(".count" + PARTIAL))
+        total = len(self.ids)
         there = self._rows.exists()
         if there and self.format != "per_video":
             there = self._rows.stat().st_size >= self._offset(count)
@@ -175,7 +180,7 @@ class FeatureWriter:
             self._rows.mkdir()
         else:
             files.write_atomically(self._rows, self._header)
-        files.write_atomically(self._path(".count" + PARTIAL), b"0")
+        self._count(0, [])
         # last: an extraction exists from here on
         files.write_atomically(self._path(".json" + PARTIAL), json.dumps(self.identity).encode())
 
@@ -205,6 +210,7 @@ class FeatureWriter:
         Args:
             start: must be ``done``: features come in order.
             features: (B, *sample_shape) array; with ``per_video`` a sequence of B arrays (windows, *sample_shape).
+                None for a sample that has no feature (its clip cannot be read).
 
         Raises:
             DataError: values that are not finite (in the file's dtype), another shape, a full disk.
@@ -213,7 +219,8 @@ class FeatureWriter:
             raise ValueError(f"features from sample {start} on, where sample {self.done} of {len(self.ids)} comes next")
         if start + len(features) > len(self.ids):
             raise ValueError(f"{len(features)} features from sample {start} on, where there are {len(self.ids)}")
-        blocks = [self._checked(start + n, one) for n, one in enumerate(features)]
+        blocks = [self._absent() if one is None else self._checked(start + n, one) for n, one in enumerate(features)]
+        missing = self.missing + [self.ids[start + n] for n, one in enumerate(features) if one is None]
         if not blocks:
             return
         with files.disk_errors(self.folder):
@@ -226,8 +233,15 @@ class FeatureWriter:
                     file.seek(self._offset(start))  # rows that were written and not counted are written again
                     file.write(b"".join(block.tobytes() for block in blocks))
                     files.sync(file)
-            files.write_atomically(self._path(".count" + PARTIAL), str(start + len(blocks)).encode())
-        self.done = start + len(blocks)
+            self._count(start + len(blocks), missing)
+        self.done, self.missing = start + len(blocks), missing
+
+    def _count(self, done: int, missing: list[str]) -> None:
+        files.write_atomically(self._path(".count" + PARTIAL), json.dumps([done, missing]).encode())
+
+    def _absent(self) -> np.ndarray:
+        """What stands in the file for a sample without a feature: NaN, or no window."""
+        return np.full((0, *self.shape) if self.format == "per_video" else self.shape, np.nan, self.dtype)
 
     def _checked(self, index: int, feature: Any) -> np.ndarray:
         """One sample's feature in the file's dtype; refused where that shape or dtype does not hold it."""
@@ -254,11 +268,11 @@ class FeatureWriter:
             raise ValueError(f"{self.done} of {len(self.ids)} features are written")
         with files.disk_errors(self.folder):
             if self.format == "npz":
-                files.pack_npz(self._path(".npz"), self._rows, self.ids, self.identity["meta"])
+                files.pack_npz(self._path(".npz"), self._rows, self.ids, self.missing, self.identity["meta"])
             else:
                 if self._rows.exists():  # else they were renamed before an interruption
                     os.replace(self._rows, self._path("" if self.format == "per_video" else ".npy"))
-                record = {**self.identity, "count": len(self.ids), "complete": True}
+                record = {**self.identity, "count": len(self.ids), "complete": True, "missing": self.missing}
                 files.write_atomically(self._path(".json"), json.dumps(record).encode())
             self._remove_partial()
         self.complete = True
@@ -267,10 +281,13 @@ class FeatureWriter:
 class FeatureStore:
     """The finished features of one split. Mapped, not loaded: it is cheap to open, and to send to a worker.
 
-    ``ids``, ``meta``, ``format``, ``shape`` (of one sample; of one window with per_video), ``dtype``.
+    ``ids``, ``missing`` (ids without a feature), ``meta``, ``format``, ``shape`` (of one sample; of one window with
+    per_video), ``dtype``.
     """
 
     def __init__(self, folder: Path, split: str, identity: dict[str, Any]) -> None:
+        identity = dict(identity)
+        self.missing: list[str] = identity.pop("missing", [])
         self.folder, self.split, self.identity = folder, split, identity
         self.ids: list[str] = identity["ids"]
         self.meta: dict[str, Any] = identity["meta"]
@@ -338,7 +355,8 @@ class FeatureStore:
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """(len(ids),) int64: which row each id has. DataError with the ids that have none."""
         if self._table is None:
-            self._table = {sample_id: row for row, sample_id in enumerate(self.ids)}
+            absent = set(self.missing)
+            self._table = {sample_id: row for row, sample_id in enumerate(self.ids) if sample_id not in absent}
         missing = [sample_id for sample_id in ids if sample_id not in self._table]
         if missing:
             raise DataError(
@@ -368,6 +386,15 @@ class FeatureStore:
             )
 
 
+def recorded_shape(folder: str | os.PathLike, split: str) -> tuple[int, ...] | None:
+    """The shape of one feature of an extraction that is finished, or was begun, in ``folder``; None if none was."""
+    for path in (Path(folder) / f"{split}.json", Path(folder) / f"{split}.json{PARTIAL}"):
+        if path.exists():
+            return tuple(files.read_json(path)["shape"])
+    archive = Path(folder) / f"{split}.npz"
+    return tuple(files.npz_identity(archive)["shape"]) if archive.exists() else None
+
+
 def _not_there(folder: Path, split: str) -> str:
     way_out = (
         f"run the stage that extracts them first (FEATURES.ENABLE True, {split} among FEATURES.SPLITS; "
@@ -375,7 +402,7 @@ def _not_there(folder: Path, split: str) -> str:
     )
     record = folder / f"{split}.json{PARTIAL}"
     if record.exists():
-        done = files.read_count(folder / f"{split}.count{PARTIAL}")
+        done, _ = files.read_count(folder / f"{split}.count{PARTIAL}")
         total = len(files.read_json(record).get("ids", ()))
         return f"{folder}: the {split} split's features are not finished, {done} of {total} are done: {way_out} to end"
     if not folder.is_dir():

@@ -327,3 +327,20 @@ def test_an_archive_is_stored_and_dated_alike(tmp_path):
     with zipfile.ZipFile(tmp_path / "train.npz") as archive:
         assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
         assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("stop", [0, 2, 5])
+def test_a_clip_without_a_feature_is_named_and_never_handed_out(tmp_path, format, stop):
+    rows = [None if index in (1, 4) else row for index, row in enumerate(rows_for(format))]
+    one = writer(tmp_path, format)
+    one.write(0, rows[:stop])
+    again = writer(tmp_path, format)
+    again.write(stop, rows[stop:])
+    again.finish()
+    assert again.missing == [IDS[1], IDS[4]] == writer(tmp_path, format).missing
+    store = FeatureStore.open(tmp_path, "train")
+    assert store.missing == [IDS[1], IDS[4]] and store.ids == IDS
+    np.testing.assert_array_equal(store.get(IDS[2]), rows[2])
+    with pytest.raises(DataError, match="no features for 1 of 1 samples"):
+        store.get(IDS[4])
