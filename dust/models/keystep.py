@@ -149,7 +149,7 @@ class TemporalEncoder(nn.Module):
             "mlp_dim": node.TEMPORAL.MLP_DIM,
             "dropout": node.TEMPORAL.DROPOUT,
             "pool": node.TEMPORAL.POOL,
-            "num_classes": node.NUM_COMPONENTS,
+            "num_classes": cfg.MODEL.NUM_CLASSES,
             "encoder": node.TEMPORAL.TYPE,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
         }

@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 from timm.models import group_parameters
+from yacs.config import CfgNode
 
+from dust.config.keystep import add_keystep
+from dust.models.build import build_model
 from dust.models.keystep import TemporalEncoder
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError, DataError
@@ -139,6 +142,23 @@ def test_mlp_is_the_baseline():
     model, x = small("mlp").eval(), window()
     torch.testing.assert_close(model(x), model.head(model.norm(model.blocks[0].fc(x.flatten(1)))))
     assert model.num_features == 24
+
+
+def test_from_config_is_the_published_model_with_other_sizes():
+    cfg = CfgNode({"MODEL": {"MODEL_NAME": "TemporalEncoder", "NUM_CLASSES": 11, "ACT_CHECKPOINT": False}})
+    add_keystep(cfg)
+    with torch.device("meta"):
+        model = build_model(cfg)
+        reference = TemporalEncoder()
+    assert str(model) == str(reference) and model.pos_embed.shape == reference.pos_embed.shape
+    node = cfg.KEYSTEP
+    node.FRAMES, node.EMBED_DIM, cfg.MODEL.NUM_CLASSES = 6, 16, 5
+    temporal = {"DEPTH": 2, "HEADS": 4, "DIM_HEAD": 8, "MLP_DIM": 24, "DROPOUT": 0.3, "POOL": "mean"}
+    node.TEMPORAL.merge_from_list([item for pair in temporal.items() for item in pair])
+    model = build_model(cfg)
+    assert str(model) == str(small(dropout=0.3)) and model.pool == "mean" and model.seq_len == 6
+    node.TEMPORAL.TYPE = "gru"
+    assert str(build_model(cfg)) == str(small("gru", dropout=0.3))
 
 
 def test_every_wrong_argument_is_named():
