@@ -128,6 +128,13 @@ def _common(cfg, **kwargs: Any) -> dict[str, Any]:
     return {**options, **kwargs}
 
 
+def evaluation_loader(cfg, dataset: Dataset[Any], *, start: int = 0) -> DataLoader[Any]:
+    """Each item of ``dataset`` from ``start`` on, once, in order, not stacked; shared out over the ranks."""
+    where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    order = EvaluationSampler(len(dataset), start=start, **where)  # type: ignore[arg-type]
+    return DataLoader(dataset, **_common(cfg, sampler=order, collate_fn=collate_evaluation))
+
+
 def construct_loader(
     cfg,
     split: str,
@@ -135,7 +142,6 @@ def construct_loader(
     *,
     views: str | None = None,
     fitted: Mapping[str, Any] | None = None,
-    start: int = 0,
 ) -> DataLoader[Any]:
     """The loader of ``train`` (batches of ``cfg.TRAIN.BATCH_SIZE``), ``val`` or ``test`` (one sample per item).
 
@@ -143,7 +149,6 @@ def construct_loader(
 
     Args:
         split, class_names, views, fitted: see :func:`dust.datasets.build.build_dataset`.
-        start: evaluation begins at this sample.
     """
     views = views or split
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
@@ -151,10 +156,9 @@ def construct_loader(
     size = len(dataset)  # type: ignore[arg-type]
     if size == 0:
         raise DataError(f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR} is empty")
-    where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     if views != "train":
-        order = EvaluationSampler(size, start=start, **where)
-        return DataLoader(dataset, **_common(cfg, sampler=order, collate_fn=collate_evaluation))
+        return evaluation_loader(cfg, dataset)
+    where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     sampler = EpochBatchSampler(
         size, cfg.TRAIN.BATCH_SIZE, seed=cfg.RNG_SEED, drop_last=cfg.DATA_LOADER.DROP_LAST, **where
     )

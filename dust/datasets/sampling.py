@@ -295,6 +295,20 @@ class ClipSampler:
             raise ConfigError(f"{num_clips} temporal views: must be at least 1")
         return [self._view(video_len, fps, num_clips, clip_idx) for clip_idx in range(num_clips)]
 
+    def windows(self, video_len: int, fps: float, stride: int) -> list[list[int]]:
+        """All dense clips that begin at frames 0, ``stride``, 2 ``stride`` ... and end within the video; one at least.
+
+        Args:
+            stride: in frames of the video; 0 is the length of a clip, so that windows do not overlap.
+        """
+        _check_length(video_len)
+        if self.mode != "dense":
+            raise ConfigError(f"DATA.SAMPLING {self.mode}: windows of a fixed length slide only with dense")
+        span = dense_span(self.num_frames, self.sampling_rate, fps, self.target_fps)
+        step = stride or max(round(span), 1)
+        count = max(int((video_len - span) // step) + 1, 1)
+        return [dense_window(video_len, index * step, span, self.num_frames) for index in range(count)]
+
     def _view(self, video_len: int, fps: float, num_clips: int, clip_idx: int) -> list[int]:
         frames = self.num_frames
         if self.mode == "dense":

@@ -1,7 +1,7 @@
 """Clips of video files (or frame folders), their labels and their views."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from dust.datasets.manifest import Clip, Manifest, read_class_list, read_manifes
 from dust.datasets.sample import BadClip, Draw
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, TrainTransform
+from dust.datasets.windows import SlidingWindows
 from dust.utils.errors import VideoError
 from dust.utils.rng import numpy_rng
 
@@ -173,12 +174,26 @@ class VideoDataset(Dataset[Any]):
         return samples
 
     def _evaluation_views(self, clip: Clip) -> Any:
+        def choose(video_len: int, fps: float) -> list[list[int]]:
+            if self.centre:
+                return [self.sampler.val(video_len, fps)]
+            return self.sampler.test(video_len, fps, self.num_temporal_views)
+
+        return self.read_views(clip, choose)
+
+    def windows(self, *, stride: int, chunk: int) -> SlidingWindows:
+        """The same clips as windows that slide over each whole video, ``chunk`` of them per item."""
+        return SlidingWindows(self, stride=stride, chunk=chunk)
+
+    def read_views(self, clip: Clip, choose: Callable[[int, float], list[list[int]]]) -> Any:
+        """One evaluation sample of the views whose frames ``choose(video_len, fps)`` names.
+
+        Raises:
+            VideoError: the clip cannot be read.
+        """
         assert self.eval_transform is not None
         with open_clip(clip.path, resize=self.resize, index_cache=self.index_cache) as reader:
-            if self.centre:
-                views = [self.sampler.val(len(reader), reader.fps)]
-            else:
-                views = self.sampler.test(len(reader), reader.fps, self.num_temporal_views)
+            views = choose(len(reader), reader.fps)
             geometry = self.eval_transform.geometry(reader.height, reader.width)
             arrays = reader.read([FrameRequest(view, geometry.box, geometry.size, geometry.crops) for view in views])
             if reader.report.damaged:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -34,6 +35,15 @@ FREE_KEYS = (
 )  # fmt: skip
 
 
+def config_sha256(cfg) -> str:
+    """The hash under which results and features name the configuration that made them."""
+    return text_sha256(cfg.dump())
+
+
+def text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class RunDir:
     """The folder of one run: ``checkpoints/``, ``results/``, ``bad_clips.csv``, ``config.yaml``, ``stdout.log``."""
 
@@ -41,6 +51,7 @@ class RunDir:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.results = self.path / "results"
+        self.features = self.path / "features"
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -141,13 +152,15 @@ class BadClipLog:
 
     Args:
         policy: ``skip`` | ``raise``.
+        key: the configuration key that holds the policy; by default that of the split.
         limit: bad clips of one epoch above which training stops; None for no limit.
     """
 
-    def __init__(self, path: Path, split: str, policy: str, *, limit: float | None = None) -> None:
+    def __init__(self, path: Path, split: str, policy: str, *, key: str = "", limit: float | None = None) -> None:
         self.path = path
         self.split = split
         self.policy = policy
+        self.key = key or ("TRAIN.ON_BAD_CLIP" if split == "train" else "TEST.ON_BAD_CLIP")
         self.limit = limit
         self.count = 0
         self._known: set[tuple[str, str]] = set()
@@ -166,10 +179,9 @@ class BadClipLog:
             self._write(bad)
             logger.warning("bad clip in %s: %s (%s)", self.split, bad.path, bad.reason)
         if self.policy == "raise":
-            key = "TRAIN.ON_BAD_CLIP" if self.split == "train" else "TEST.ON_BAD_CLIP"
             raise DataError(
-                f"{bad.path}: {bad.reason} ({self.split} split). Mend or remove the clip, or set {key} skip to leave "
-                f"such clips out; they are listed in {self.path}."
+                f"{bad.path}: {bad.reason} ({self.split} split). Mend or remove the clip, or set {self.key} skip to "
+                f"leave such clips out; they are listed in {self.path}."
             )
         if self.limit is not None and self.count > self.limit:
             raise DataError(

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dust.config import load_config, parse_args
 from dust.config.parser import log_notes
-from dust.utils.errors import DustError
+from dust.utils.errors import ConfigError, DustError
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +19,11 @@ FILE_PROBLEMS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 
 def run(cfg) -> None:
-    """Run what one configuration enables: TRAIN, then TEST, in its OUTPUT_DIR."""
+    """Run what one configuration enables, TRAIN, then TEST, then FEATURES, in its OUTPUT_DIR."""
     # torch and all that stands on it are imported only now, so that --help and a wrong key answer at once
+    from dust.engine.extract import extract
     from dust.engine.run_dir import RunDir
+    from dust.engine.stages import inherit
     from dust.engine.test import test
     from dust.engine.train import train
     from dust.utils.logging import record_error, setup_logging
@@ -29,16 +32,49 @@ def run(cfg) -> None:
     with run_dir.lock():
         setup_logging(run_dir.path)
         try:
-            run_dir.write_config(cfg.dump())
             log_notes(cfg)
+            cfg = inherit(cfg)
+            run_dir.write_config(cfg.dump())
             logger.info("configuration: %s", run_dir.path / "config.yaml")
             if cfg.TRAIN.ENABLE:
                 train(cfg, run_dir)
             if cfg.TEST.ENABLE:
                 test(cfg, run_dir)
+            if cfg.FEATURES.ENABLE:
+                extract(cfg, run_dir)
         except DustError as error:
             record_error(str(error))
             raise
+
+
+def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
+    """The configurations of a command line. An OUTPUT_DIR given for several files is the root under which each keeps
+    a folder of its own, named as the file is."""
+    keys = list(overrides[::2])
+    if len(files) < 2 or "OUTPUT_DIR" not in keys:
+        return [load_config(path, overrides) for path in files or [None]]
+    stems = [Path(path).stem for path in files]
+    repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if repeated:
+        raise ConfigError(
+            f"two configurations are called {', '.join(repeated)}, so they would share a folder: run them "
+            "one after the other, each with its OUTPUT_DIR"
+        )
+    root = overrides[2 * (len(keys) - 1 - keys[::-1].index("OUTPUT_DIR")) + 1 :][:1]
+    return [
+        load_config(path, [*overrides, "OUTPUT_DIR", str(Path(*root) / stem)] if len(overrides) % 2 == 0 else overrides)
+        for path, stem in zip(files, stems, strict=True)
+    ]
+
+
+def _finished(cfg, path: Path) -> bool:
+    from dust.engine.stages import finished
+
+    print(f"== {path.stem} -> {cfg.OUTPUT_DIR}")
+    if not finished(cfg):
+        return False
+    print("   finished already (TRAIN.AUTO_RESUME False begins anew)")
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
-        configs = [load_config(path, args.opts) for path in args.cfg_files or [None]]
+        configs = load_stages(args.cfg_files, args.opts)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         for path, cfg in zip(args.cfg_files or [""], configs, strict=True):
-            if len(configs) > 1:
-                print(f"== {Path(path).name}")
+            if len(configs) > 1 and _finished(cfg, Path(path)):
+                continue
             run(cfg)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)

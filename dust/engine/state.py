@@ -167,7 +167,7 @@ def _start_parts(cfg, model: nn.Module) -> bool:
     for part, (key, name) in parts.items():
         path = weights_file(cfg, name, key)
         report = load_weights(model.get_submodule(part), path)
-        if not report.complete:
+        if report.absent_from_body:
             raise CheckpointError(f"{key} {name}: it does not fit the model's {part!r} whole. {report}")
     return bool(parts)
 
@@ -186,6 +186,9 @@ def _resume(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
                 f"{path} was trained on other data: the training split's clips, labels or their number have changed "
                 f"since ({fact}). {advice}"
             )
+    for key, digest in saved.get("sources", {}).items():
+        if state.facts["sources"].get(key, digest) != digest:
+            raise CheckpointError(f"{path} began from another checkpoint of {key} than is there now. {advice}")
     state.restore(saved)
     logger.info("resumed from %s: epoch %d, iteration %d", path, state.epoch + 1, state.iteration)
 

@@ -1,6 +1,5 @@
 """Multi-view testing of a checkpoint, and the report that it leaves in OUTPUT_DIR/results."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -9,7 +8,7 @@ from typing import Any
 
 from dust.datasets import construct_loader
 from dust.engine.evaluate import evaluate
-from dust.engine.run_dir import BadClipLog, RunDir
+from dust.engine.run_dir import BadClipLog, RunDir, config_sha256
 from dust.engine.setup import build_for, device_of, device_transform_of, weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
@@ -24,16 +23,22 @@ logger = logging.getLogger(__name__)
 VIEW_SWEEP = (1, 3, 5, 7, 10)
 
 
-def checkpoint_to_test(cfg, run: RunDir) -> Path:
-    """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH, else an error."""
-    if cfg.TEST.CHECKPOINT_FILE_PATH:
-        return Path(weights_file(cfg, cfg.TEST.CHECKPOINT_FILE_PATH, "TEST.CHECKPOINT_FILE_PATH"))
+def newest_checkpoint(cfg, run: RunDir) -> Path | None:
+    """OUTPUT_DIR's last checkpoint, or with TEST.CHECKPOINT best its best; None if there is none."""
     best = run.checkpoints / "checkpoint_best.pyth"
     if cfg.TEST.CHECKPOINT == "best" and best.exists():
         return best
     found = find_latest(run.checkpoints)
+    return None if found is None else found[0]
+
+
+def checkpoint_to_test(cfg, run: RunDir) -> Path:
+    """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH, else an error."""
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        return Path(weights_file(cfg, cfg.TEST.CHECKPOINT_FILE_PATH, "TEST.CHECKPOINT_FILE_PATH"))
+    found = newest_checkpoint(cfg, run)
     if found is not None:
-        return found[0]
+        return found
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
         return Path(weights_file(cfg, cfg.TRAIN.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH"))
     raise CheckpointError(
@@ -122,7 +127,7 @@ def write_results(cfg, run: RunDir, evaluation, metrics: dict[str, float], count
     report = {
         "metrics": {name: float(value) for name, value in metrics.items()},
         "counts": counts,
-        "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
+        "config_sha256": config_sha256(cfg),
         "checkpoint_sha256": sha256,
     }
     (temporary / "test.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from dust.engine.evaluate import evaluate
 from dust.engine.interrupt import Interrupted, InterruptFlag
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of
+from dust.engine.stages import sources
 from dust.engine.state import TrainState, initialise
 from dust.models.optimizer import construct_optimizer, set_lr
 from dust.tasks import build_task
@@ -60,6 +61,7 @@ class Trainer:
             "class_names": list(dataset.class_names),
             "data_sha256": _fingerprint(dataset, fitted),
             "fitted": fitted,
+            "sources": sources(cfg),
             "iters_per_epoch": len(self.loader),
             "cfg": cfg.dump(),
         }

@@ -14,14 +14,14 @@ DATE = "%m/%d %H:%M:%S"
 LOG_NAME = "stdout.log"
 
 
-class _AboveProgressBar(logging.StreamHandler):
-    """Writes a line above a tqdm bar, where there is one, instead of through it."""
+class _AboveProgressBar(logging.Handler):
+    """Writes a line to the console of the moment, above a tqdm bar where there is one instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         tqdm.write(self.format(record), file=sys.stdout)
-        self.flush()
+        sys.stdout.flush()
 
 
 class _LogFile(logging.FileHandler):

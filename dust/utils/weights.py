@@ -203,6 +203,11 @@ class LoadReport:
         return not self.missing and not self.misshapen
 
     @property
+    def absent_from_body(self) -> list[str]:
+        """The model's tensors that the file did not give, the classifier's aside."""
+        return [key for key in [*self.missing, *(key for key, _, _ in self.misshapen)] if not _is_head(key)]
+
+    @property
     def fresh_head(self) -> bool:
         """True if (part of) the classifier did not come from the file."""
         return any(_is_head(key) for key in [*self.missing, *(key for key, _, _ in self.misshapen)])

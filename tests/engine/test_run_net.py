@@ -36,19 +36,48 @@ def test_train_and_test_in_one_command(clips, tmp_path, capsys):
 
 
 def test_several_files_run_in_order(clips, tmp_path):
-    """Stage 1 trains, stage 2 tests what stage 1 wrote; overrides hold for both."""
-    (tmp_path / "1.yaml").write_text("TEST:\n  ENABLE: False\n")
-    (tmp_path / "2.yaml").write_text("TRAIN:\n  ENABLE: False\n")
-    files = ["--cfg", str(tmp_path / "1.yaml"), str(tmp_path / "2.yaml")]
+    """The first trains, the second tests what the first wrote, each in its folder; overrides hold for both."""
+    (tmp_path / "learn.yaml").write_text("TEST:\n  ENABLE: False\n")
+    (tmp_path / "look.yaml").write_text("TRAIN:\n  ENABLE: False\nTEST:\n  CHECKPOINT_FILE_PATH: learn\n")
+    files = ["--cfg", str(tmp_path / "learn.yaml"), str(tmp_path / "look.yaml")]
     assert run_net.main([*files, *words(clips, tmp_path / "run")]) == 0
-    assert (tmp_path / "run" / "results" / "test.json").exists()
+    assert (tmp_path / "run" / "learn" / "checkpoints" / "checkpoint_epoch_00001.pyth").exists()
+    assert (tmp_path / "run" / "look" / "results" / "test.json").exists()
+
+
+def test_finished_stages_are_not_run_again(clips, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("LOG_PERIOD: 1\n")
+    (tmp_path / "b.yaml").write_text("LOG_PERIOD: 1\nRNG_SEED: 9\n")
+    argv = ["--cfg", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), *words(clips, tmp_path / "run")]
+    argv = argv[: argv.index("RNG_SEED")] + argv[argv.index("RNG_SEED") + 2 :]
+    assert run_net.main(argv) == 0
+    assert "finished already" not in capsys.readouterr().out
+    first, second = (tmp_path / "run" / stem / "results" / "test.json" for stem in "ab")
+    before = first.stat().st_mtime_ns
+    second.unlink()
+    assert run_net.main(argv) == 0
+    assert capsys.readouterr().out.count("finished already") == 1
+    assert first.stat().st_mtime_ns == before and second.exists()
+    assert run_net.main([*argv, "SOLVER.MAX_EPOCH", "2"]) == 0
+    assert "finished already" not in capsys.readouterr().out
+
+
+def test_two_stages_of_one_name_are_refused(clips, tmp_path, capsys):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.yaml").write_text("LOG_PERIOD: 1\n")
+    files = ["--cfg", str(tmp_path / "x" / "same.yaml"), str(tmp_path / "y" / "same.yaml")]
+    assert run_net.main([*files, *words(clips, tmp_path / "run")]) == 2
+    assert "two configurations are called same" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
         (["SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LR"),
-        (["FEATURES.ENABLE", "True"], "FEATURES"),
+        (["FEATURES.ENABLE", "True", "FEATURES.LAYER", "blocks.7"], "blocks.1"),
+        (["FEATURES.ENABLE", "True", "FEATURES.CHECKPOINT_FILE_PATH", "stage1"], "stage1"),
+        (["TRAIN.ENABLE", "False", "TEST.ENABLE", "False", "FEATURES.ENABLE", "True"], "nothing to extract"),
         (["MODEL.MODEL_NAME", "TimesFormer"], "TimeSformer"),
         (["MODEL.NUM_CLASSES", "7"], "NUM_CLASSES 2"),
         (["DATA.PATH_TO_DATA_DIR", "/nowhere"], "/nowhere"),

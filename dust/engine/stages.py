@@ -1,0 +1,118 @@
+"""Several configurations as stages: where each writes, what it takes over from earlier ones, whether it is finished."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dust.config import flatten
+from dust.config.fusion import INHERITED
+from dust.config.values import same
+from dust.engine.extract import checkpoint_to_extract, features_config
+from dust.engine.run_dir import RunDir, config_sha256, differing_keys, text_sha256
+from dust.engine.test import checkpoint_to_test
+from dust.utils.checkpoint import file_sha256, list_checkpoints
+from dust.utils.errors import CheckpointError, ConfigError, DustError
+from dust.utils.features import FeatureStore
+from dust.utils.stages import stage_checkpoint
+from dust.utils.weights import read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def inherit(cfg):
+    """``cfg`` with the sections that it takes over from other stages' checkpoints (``dust.config.fusion.INHERITED``).
+
+    Where the other stage is gone, this run's own checkpoint says what they were.
+
+    Raises:
+        ConfigError, CheckpointError: the stage has not run, and neither has this one.
+    """
+    settled = cfg.clone()
+    settled.defrost()
+    for key, section in INHERITED.items():
+        name = flatten(cfg)[key]
+        if not name:
+            continue
+        saved = _saved_config(_source(cfg, key, str(name)))
+        if saved is None:
+            logger.info("%s %s holds weights alone: %s.* stay as configured", key, name, section)
+            continue
+        node = settled[section]
+        for leaf, value in saved.get(section, {}).items():
+            if leaf in node and not same(node[leaf], value):
+                logger.info("%s.%s %s as in %s (here: %s)", section, leaf, value, name, node[leaf])
+                node[leaf] = value
+    settled.freeze()
+    return settled
+
+
+def sources(cfg) -> dict[str, str]:
+    """``{key: SHA-256}`` of the checkpoints of other stages that this one starts from, those that are still there."""
+    found = {}
+    for key in INHERITED:
+        name = str(flatten(cfg)[key])
+        try:
+            if name:
+                found[key] = file_sha256(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
+        except (ConfigError, CheckpointError):
+            continue
+    return found
+
+
+def finished(cfg) -> bool:
+    """Whether all that ``cfg`` enables is there: the last checkpoint, results and features, made by this very
+    configuration from the checkpoints that the earlier stages hold now."""
+    if not Path(cfg.OUTPUT_DIR).is_dir() or not cfg.TRAIN.AUTO_RESUME:
+        return False
+    run = RunDir(cfg.OUTPUT_DIR)
+    try:
+        cfg = inherit(cfg)
+        return (
+            (not cfg.TRAIN.ENABLE or _trained(cfg, run))
+            and (not cfg.TEST.ENABLE or _tested(cfg, run))
+            and (not cfg.FEATURES.ENABLE or _extracted(cfg, run))
+        )
+    except (DustError, OSError, ValueError, KeyError):
+        return False  # whatever is wrong there, the run itself will say it
+
+
+def _trained(cfg, run: RunDir) -> bool:
+    checkpoints = list_checkpoints(run.checkpoints)
+    if not checkpoints:
+        return False
+    saved = read_checkpoint(checkpoints[-1])
+    stale = cfg.TRAIN.EARLY_STOPPING_PATIENCE and saved["best"].get("stale", 0) >= cfg.TRAIN.EARLY_STOPPING_PATIENCE
+    last = saved["complete"] and (saved["epoch"] + 1 >= cfg.SOLVER.MAX_EPOCH or stale)
+    return bool(last) and not differing_keys(saved["cfg"], cfg.dump()) and saved["sources"] == sources(cfg)
+
+
+def _tested(cfg, run: RunDir) -> bool:
+    report = json.loads((run.results / "test.json").read_text(encoding="utf-8"))
+    return report["config_sha256"] == config_sha256(cfg) and report["checkpoint_sha256"] == file_sha256(
+        checkpoint_to_test(cfg, run)
+    )
+
+
+def _extracted(cfg, run: RunDir) -> bool:
+    wanted = (text_sha256(features_config(cfg)), file_sha256(checkpoint_to_extract(cfg, run)))
+    stores = [FeatureStore.open(run.features, split) for split in cfg.FEATURES.SPLITS]
+    return all((store.meta["config_sha256"], store.meta["checkpoint_sha256"]) == wanted for store in stores)
+
+
+def _source(cfg, key: str, name: str) -> Path:
+    try:
+        return stage_checkpoint(name, cfg.OUTPUT_DIR, key)
+    except (ConfigError, CheckpointError):
+        own = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
+        if not own:
+            raise
+        logger.warning("%s %s is gone; its settings are taken from %s", key, name, own[-1])
+        return own[-1]
+
+
+def _saved_config(path: Path) -> dict[str, Any] | None:
+    text = read_checkpoint(path).get("cfg")
+    return yaml.safe_load(text) if isinstance(text, str) else None

@@ -1,0 +1,154 @@
+"""The FEATURES stage: each sample once, in order, by id; interrupted and resumed = uninterrupted."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dust.datasets import construct_loader
+from dust.engine import extract as module
+from dust.engine.extract import extract, layer_output
+from dust.engine.interrupt import Interrupted
+from dust.engine.run_dir import RunDir
+from dust.engine.setup import build_for, device_transform_of
+from dust.engine.train import train
+from dust.utils.checkpoint import file_sha256, load_weights
+from dust.utils.errors import ConfigError, DataError
+from dust.utils.features import FeatureStore
+
+FEATURES = {"FEATURES__ENABLE": True, "TRAIN__ENABLE": False, "TEST__ENABLE": False, "FEATURES__BATCH_SIZE": 3}
+
+
+@pytest.fixture(scope="module")
+def trained(clips, tmp_path_factory):
+    """A checkpoint of one epoch."""
+    from dust.config import load_config
+    from tests.engine.conftest import TINY
+
+    out = tmp_path_factory.mktemp("trained")
+    values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(out), "SOLVER.MAX_EPOCH": 1}
+    train(load_config(None, values), RunDir(out))
+    return out
+
+
+@pytest.fixture
+def settings(tiny, trained):
+    return lambda output="features", **more: tiny(
+        output, **{**FEATURES, "FEATURES__CHECKPOINT_FILE_PATH": str(trained), **more}
+    )
+
+
+def plain(cfg, split, trained, layer="pooled"):
+    """The obvious slow version: one centre view at a time."""
+    model = build_for(cfg, torch.device("cpu")).eval()
+    load_weights(model, trained / "checkpoints" / "checkpoint_epoch_00001.pyth")
+    transform, rows = device_transform_of(cfg), {}
+    for item in construct_loader(cfg, split, views="val"):
+        inputs = transform({"inputs": item["inputs"]}, training=False)["inputs"]
+        with torch.no_grad():
+            tokens = model.forward_features(**inputs)
+            rows[item["id"]] = (model.forward_head(tokens, pre_logits=True) if layer == "pooled" else tokens)[0].numpy()
+    return rows
+
+
+@pytest.mark.parametrize("layer", ["pooled", "map"])
+@pytest.mark.parametrize("fmt", ["memmap", "npz"])
+def test_features_are_those_of_each_clip_alone(settings, trained, fmt, layer):
+    cfg = settings(FEATURES__FORMAT=fmt, FEATURES__LAYER=layer)
+    extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    for split, count in (("train", 10), ("val", 4), ("test", 4)):
+        store = FeatureStore.open(RunDir(cfg.OUTPUT_DIR).features, split)
+        wanted = plain(cfg, split, trained, layer)
+        assert store.ids == list(wanted) and len(store) == count
+        for sample_id, row in wanted.items():
+            np.testing.assert_allclose(store.get(sample_id), row, atol=1e-5)
+        assert store.meta["checkpoint_sha256"] == file_sha256(trained / "checkpoints" / "checkpoint_epoch_00001.pyth")
+        assert "MODEL.MODEL_NAME: TimeSformer" in store.meta["config"]
+
+
+def test_views_and_crops_are_averaged(settings):
+    one, many = settings("one"), settings("many", FEATURES__NUM_VIEWS=2, FEATURES__NUM_CROPS=3)
+    for cfg in (one, many):
+        extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    first, second = (FeatureStore.open(RunDir(cfg.OUTPUT_DIR).features, "val") for cfg in (one, many))
+    assert first.ids == second.ids and second.meta["views"] == 6
+    assert not np.allclose(first.features, second.features)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_interrupted_and_resumed_is_uninterrupted(settings, monkeypatch, stop):
+    whole, broken = settings("whole"), settings("broken")
+    extract(whole, RunDir(whole.OUTPUT_DIR))
+    calls = []
+    with monkeypatch.context() as patch:
+
+        def check(self):
+            calls.append(1)
+            if len(calls) > stop:
+                raise Interrupted(15)
+
+        patch.setattr(module.InterruptFlag, "check", check)
+        with pytest.raises(Interrupted):
+            extract(broken, RunDir(broken.OUTPUT_DIR))
+    with pytest.raises(DataError, match="not finished|no features"):
+        FeatureStore.open(RunDir(broken.OUTPUT_DIR).features, "train" if stop < 4 else "val")
+    again = settings("broken", FEATURES__BATCH_SIZE=2, LOG_PERIOD=7)  # how it is computed may change meanwhile
+    extract(again, RunDir(again.OUTPUT_DIR))
+    for split in ("train", "val", "test"):
+        files = [RunDir(cfg.OUTPUT_DIR).features / f"{split}.npy" for cfg in (whole, again)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_second_run_computes_nothing(settings, monkeypatch):
+    cfg = settings()
+    extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    monkeypatch.setattr(module, "evaluation_loader", None)
+    extract(cfg, RunDir(cfg.OUTPUT_DIR))
+
+
+def test_another_checkpoint_is_not_mixed_in(settings, trained, tiny):
+    cfg = settings()
+    extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    other = tiny("other", SOLVER__MAX_EPOCH=1, RNG_SEED=8)
+    train(other, RunDir(other.OUTPUT_DIR))
+    with pytest.raises(DataError, match="meta.checkpoint_sha256"):
+        extract(settings(FEATURES__CHECKPOINT_FILE_PATH="other"), RunDir(cfg.OUTPUT_DIR))
+
+
+def test_windows_of_every_video(settings, trained):
+    """12 frames at 12 fps, clips of 2 frames 2 apart at 30 fps: 1.6 frames long, so a stride of 3 gives 4 windows."""
+    cfg = settings(FEATURES__FORMAT="per_video", FEATURES__STRIDE=3)
+    extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    store = FeatureStore.open(RunDir(cfg.OUTPUT_DIR).features, "val")
+    assert [store.get(sample_id).shape for sample_id in store.ids] == [(4, 16)] * 4
+    assert len(np.load(store.path / f"{store.ids[0]}.npy")) == 4
+
+
+def test_a_bad_clip_stops_or_is_recorded(settings, clips, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    lines = (clips / "val.csv").read_text().splitlines()
+    (broken / "bad.mp4").write_bytes(b"no video")
+    rows = [lines[0], f"{clips}/{lines[1]}", "bad.mp4,dark", f"{clips}/{lines[2]}", "bad.mp4x,dark"]
+    (broken / "val.csv").write_text("\n".join(rows[:4]) + "\n")
+    (broken / "train.csv").write_text("\n".join([lines[0], *(f"{clips}/{line}" for line in lines[1:])]) + "\n")
+    common = {"DATA__PATH_TO_DATA_DIR": str(broken), "FEATURES__SPLITS": ["val"]}
+    with pytest.raises(DataError, match="TEST.ON_BAD_CLIP skip"):
+        extract(settings(**common), RunDir(settings(**common).OUTPUT_DIR))
+    cfg = settings("skip", **common, TEST__ON_BAD_CLIP="skip")
+    extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    store = FeatureStore.open(RunDir(cfg.OUTPUT_DIR).features, "val")
+    assert store.missing == [store.ids[1]] and np.isfinite(store.get(store.ids[2])).all()
+    assert json.loads((RunDir(cfg.OUTPUT_DIR).features / "val.json").read_text())["missing"]
+
+
+def test_layers(tiny):
+    model = build_for(tiny(), torch.device("cpu")).eval()
+    inputs = {"video": torch.randn(2, 3, 2, 16, 16)}
+    hooked = layer_output(model, "norm")(model, inputs)
+    torch.testing.assert_close(hooked, layer_output(model, "map")(model, inputs))
+    with pytest.raises(ConfigError, match="choose pooled, map, or blocks.1"):
+        layer_output(model, "blocks.9")
+    with pytest.raises(ConfigError, match="not one feature per sample"):
+        layer_output(model, "patch_embed")(model, inputs)
