@@ -72,10 +72,8 @@ def test_arrays_and_lists(dust, tmp_path):
     result = convert_dust(dust, out)
     assert result.counts == {"train": 12, "val": 5, "test": 5}
     assert (result.classes, result.shapes) == (4, {"video": (3, 7, 8, 6), "series": (3, 51)})
-    assert files(out) == ["series_train.npy", "series_val.npy", "test.csv", "train.csv", "val.csv"] + [
-        "video_train.npy",
-        "video_val.npy",
-    ]
+    arrays = [f"{kind}_{split}.npy" for kind in ("series", "video") for split in COUNTS]
+    assert files(out) == sorted([*arrays, "train.csv", "val.csv", "test.csv"])
     for split in COUNTS:
         for name, kind in (("video", "video"), ("kine", "series")):
             array = np.load(out / f"{kind}_{split}.npy", mmap_mode="r")
@@ -110,10 +108,8 @@ def test_part_of_the_modalities(dust, tmp_path):
         (dust / "data" / f"video_{split}.pkl").unlink()
     result = convert_dust(dust, tmp_path / "out")
     assert result.shapes == {"series": (3, 51)}
-    assert rows(tmp_path / "out" / "val.csv")[:2] == [
-        ["id", "label", "series"],
-        ["val_000000", "0", "series_val.npy#0"],
-    ]
+    header, first = rows(tmp_path / "out" / "val.csv")[:2]
+    assert (header, first) == (["id", "label", "series"], ["val_000000", "0", "series_val.npy#0"])
     for split in COUNTS:
         (dust / "data" / f"kine_{split}.pkl").unlink()
     with pytest.raises(DataError, match="nothing to learn from"):
@@ -253,15 +249,10 @@ class Poison:
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_poison_runs_nothing(dust, tmp_path, protocol):
-    for name in ("label_train", "video_val", "kine_train"):
+    names = ("label_train", "video_val", "kine_train")
+    for name in names:
         save(dust / "data" / f"{name}.pkl", Poison(tmp_path / "trap"), protocol)
-    refused(
-        dust,
-        "label_train.pkl: names",
-        "video_val.pkl: names",
-        "kine_train.pkl: names",
-        f"{os.system.__module__}.system",
-    )
+    refused(dust, *(f"{name}.pkl: names {os.system.__module__}.system" for name in names))
     assert not (tmp_path / "trap").exists()
 
 
