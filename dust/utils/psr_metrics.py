@@ -12,7 +12,7 @@ A step is ``(frame, step id)``; lists of steps are in the order of their frames.
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,7 +264,7 @@ def _summarize_group(scores: Sequence[StepScore]) -> dict[str, Any]:
     }
 
 
-def has_errors(gt_ids: Sequence[int], expected_ids: Sequence[int], states: Sequence[Sequence[int]]) -> bool:
+def has_errors(gt_ids: Iterable[int], expected_ids: Iterable[int], states: Iterable[Sequence[int]]) -> bool:
     """Whether a recording counts as one with errors: an expected step is missing, or a component was installed wrongly
     (-1 in a state) at any time."""
     return bool(set(expected_ids) - set(gt_ids)) or any(-1 in state for state in states)

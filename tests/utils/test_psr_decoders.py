@@ -134,6 +134,31 @@ def test_decay_spares_what_gained_since_the_last_empty_window():
     assert decoder.cum[0, 0] == pytest.approx(0.6) and decoder.cum[0, 3] == pytest.approx(0.5)
 
 
+def one_digit(decoder, frame, k):
+    """A window that is sure of one change, and that alone crosses the threshold of 0.5."""
+    return decoder.update(frame, [int(i == k) for i in range(3)], [0.6] * 3)
+
+
+def test_an_emission_is_in_view_for_less_than_a_window():
+    decoder = TemporalDecoder(Procedure(frozenset({0, 2}), (0, 0, 0)), window=10, cum_threshold=0.5)
+    steps = [step for frame in range(11) for step in one_digit(decoder, frame, 0)]
+    assert steps == [(0, 0), (10, 2)]
+
+
+@pytest.mark.parametrize(("second", "seen"), [(10, []), (11, [(12, 2)])])
+def test_an_earlier_emission_stays_in_view_if_it_is_at_most_a_window_older(second, seen):
+    decoder = TemporalDecoder(Procedure(frozenset({0, 2, 3}), (0, 0, 0)), window=10, cum_threshold=0.5)
+    assert one_digit(decoder, 0, 0) == [(0, 0)] and one_digit(decoder, second, 1) == [(second, 3)]
+    assert one_digit(decoder, 12, 0) == seen
+
+
+def test_an_emission_hides_the_unexpected_steps_that_crossed_with_it():
+    decoder = TemporalDecoder(Procedure(frozenset({0}), (0, 0, 0)), window=10, cum_threshold=0.5)
+    assert decoder.update(0, [1, 1, 0], [0.6, 0.6, 0]) == [(0, 0)]
+    decoder.update(1, [0, 1, 1], [0, 0.3, 0.3])
+    assert decoder.cum[0, 3] == 0 and decoder.cum[0, 6] == 0.3
+
+
 def test_phases_emit_each_step_once_and_sooner_than_their_number_of_frames():
     changes = {50: 0, 90: 1, 100: 2}
     windows = list(windows_of(changes, 220, 40))

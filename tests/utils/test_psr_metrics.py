@@ -118,6 +118,14 @@ def test_storm_puts_the_first_predictions_in_the_order_of_the_truth():
     assert reorder_within_window(gt, [(20, 3), (20, 6), (60, 9)], 1) == [3, 6, 9]  # other steps: left alone
 
 
+def test_storm_swaps_neighbours_closer_than_the_window():
+    gt, pred = [(0, 3), (0, 6)], [(100, 6), (400, 3)]
+    assert reorder_within_window(gt, pred, 300) == [6, 3] and reorder_within_window(gt, pred, 301) == [3, 6]
+    # a swapped prediction takes its frame along: 6 of frame 10 is then 180 frames from 9, not 90
+    gt, pred = [(0, 3), (1, 6), (2, 9), (3, 6)], [(10, 6), (100, 3), (190, 9)]
+    assert reorder_within_window(gt, pred, 150) == [3, 6, 9] and reorder_within_window(gt, pred, 181) == [3, 9, 6]
+
+
 def test_bad_steps_and_modes():
     with pytest.raises(DataError, match=r"predicted steps .*order.*\[9, 4\]"):
         match_steps([(1, 3)], [(9, 3), (4, 6)])
