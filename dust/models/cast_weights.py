@@ -1,0 +1,117 @@
+"""CAST's two kinds of weights: the experts, which are frozen and come from files of their own, and what is trained."""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from dust.models.cast import CAST, is_trained
+from dust.models.clip_vit import CLIPVisual
+from dust.models.videomae_vit import State, VideoMAE
+from dust.utils.checkpoint import LoadReport, load_weights
+from dust.utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+Weights = str | os.PathLike | Mapping[str, Any]
+
+
+def load_experts(model: CAST, *, spatial: Weights, temporal: Weights) -> tuple[LoadReport, LoadReport]:
+    """Fill the experts of ``model`` with weights of CLIP and of VideoMAE, in any layout that these models load.
+
+    ``spatial`` and ``temporal`` are paths or state dicts. As published, the spatial expert's last norm comes along and
+    the temporal one's does not; a temporal expert that was trained for as many classes also gives its head. Raises
+    CheckpointError, with the model untouched, that lists for both files what is missing or of another shape.
+    """
+    in_chans, frames, height, width = model.clip_shape
+    clip = CLIPVisual(
+        input_resolution=(height, width),
+        patch_size=model.patch_size,
+        width=model.embed_dim,
+        layers=len(model.blocks),
+        heads=model.num_heads,
+        output_dim=0,
+        in_chans=in_chans,
+    )
+    video = VideoMAE(
+        img_size=(height, width),
+        patch_size=model.patch_size,
+        in_chans=in_chans,
+        num_classes=0 if isinstance(model.num_classes, tuple) else model.num_classes,
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=model.num_heads,
+        mlp_ratio=model.mlp_ratio,
+        qkv_bias=model.qkv_bias,
+        all_frames=frames,
+        tubelet_size=model.tubelet_size,
+    )
+    reports, problems = [], []
+    for what, expert, weights in (("spatial", clip, spatial), ("temporal", video, temporal)):
+        try:
+            report = load_weights(expert, weights)
+        except CheckpointError as error:
+            problems.append(f"{what} expert: {error}")
+            continue
+        reports.append(report)
+        not_loaded = [*report.missing, *(f"{key} ({file}, not {ours})" for key, file, ours in report.misshapen)]
+        lacking = [key for key in not_loaded if not re.match(r"(head|fc_norm)\.", key)]
+        if lacking:
+            problems.append(f"{what} expert: {report.path} has no fitting {', '.join(lacking)}")
+    if problems:
+        raise CheckpointError("CAST's experts were not loaded. " + "\n".join(problems))
+    state = {f"clip_{key}": tensor for key, tensor in clip.state_dict().items()}
+    state = {re.sub(r"^clip_transformer\.resblocks\.(\d+)\.", r"blocks.\1.clip_", k): v for k, v in state.items()}
+    for key, tensor in video.state_dict().items():
+        if not key.startswith(("fc_norm.", "head.")) or (key.startswith("head.") and key in reports[1].loaded):
+            state[key] = tensor
+    model.load_state_dict(state, strict=False)
+    if "head.weight" in reports[1].loaded:
+        logger.info("the head starts from the temporal expert's, which has as many classes")
+    return reports[0], reports[1]
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """The names of the parameters that training changes, whatever their ``requires_grad`` is now."""
+    return [name for name, _ in model.named_parameters() if is_trained(name)]
+
+
+def trained_state_dict(model: nn.Module) -> State:
+    """What training changes, for a file without the experts: 45 M of ViT-B's 217 M numbers. Not copied."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach() for name in trained_names(model)}
+
+
+def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor], source: str = "state dict") -> None:
+    """Put what :func:`trained_state_dict` gave back into a model with the same experts (see :func:`frozen_sha256`).
+
+    Raises CheckpointError, with the model untouched, that lists every missing, unexpected and misshapen tensor.
+    """
+    own = trained_state_dict(model)
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not a part that is trained" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, in the model {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source}: does not fit the trained part of {type(model).__name__}: {'; '.join(problems)}"
+        )
+    model.load_state_dict(dict(state), strict=False)
+
+
+def frozen_sha256(model: nn.Module) -> str:
+    """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if not is_trained(name):
+            tensor = parameter.detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

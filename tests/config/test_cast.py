@@ -1,0 +1,56 @@
+"""Keys of VideoMAE, CLIP and CAST: models are built from the defaults, and what does not go together is named."""
+
+import pytest
+
+from dust.config import get_cfg
+from dust.config.cast import CHOICES, RANGES, add_cast, check
+
+
+def cfg_of(model, **values):
+    cfg = get_cfg()
+    cfg.defrost()
+    add_cast(cfg)
+    cfg.MODEL.MODEL_NAME = model
+    cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE = 16, 224, 224
+    for key, value in values.items():
+        section, name = key.split("__")
+        cfg[section][name] = value
+    return cfg
+
+
+MODELS = {"VideoMAE": "VIDEOMAE", "VideoMAEPretrain": "VIDEOMAE", "CLIPVisual": "CLIP", "CAST": "CAST"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_defaults_go_together(model):
+    assert check(cfg_of(model)) == []
+
+
+def test_ranges_name_keys():
+    cfg = cfg_of("CAST")
+    for key in [*RANGES, *CHOICES]:
+        section, name = key.split(".")
+        assert name in cfg[section], key
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "words"),
+    [
+        ("VideoMAE", {"DATA__NUM_FRAMES": 15}, "DATA.NUM_FRAMES 15: must be a multiple of VIDEOMAE.TUBELET_SIZE 2"),
+        ("VideoMAE", {"VIDEOMAE__NUM_HEADS": 5}, "VIDEOMAE.EMBED_DIM 768: must be a multiple of VIDEOMAE.NUM_HEADS 5"),
+        ("VideoMAE", {"DATA__TEST_CROP_SIZE": 225}, "DATA.TEST_CROP_SIZE 225: must be a multiple of VIDEOMAE.PATCH"),
+        ("VideoMAEPretrain", {"VIDEOMAE__DECODER_NUM_HEADS": 5}, "VIDEOMAE.DECODER_EMBED_DIM 384"),
+        ("CLIPVisual", {"CLIP__PATCH_SIZE": 15}, "DATA.TRAIN_CROP_SIZE 224: must be a multiple of CLIP.PATCH_SIZE 15"),
+        ("CAST", {"CAST__DOWN_RATIO": 5}, "CAST.EMBED_DIM 768: must be a multiple of CAST.DOWN_RATIO 5 x CAST.NUM_H"),
+        ("CAST", {"DATA__TEST_CROP_SIZE": 256}, "DATA.TEST_CROP_SIZE 256: must be DATA.TRAIN_CROP_SIZE 224"),
+    ],
+)
+def test_what_does_not_go_together_is_named(model, values, words):
+    (problem, *_) = check(cfg_of(model, **values))
+    assert problem.text.startswith(words), problem.text
+    assert all(key in problem.text for key in problem.keys)
+    assert check(cfg_of("TimeSformer", **values)) == []
+
+
+def test_the_test_crop_does_not_matter_without_a_test():
+    assert check(cfg_of("CAST", DATA__TEST_CROP_SIZE=255, TEST__ENABLE=False)) == []
