@@ -66,6 +66,10 @@ class SetReducer(nn.Module):
         self.fc1 = nn.Linear(columns, hidden, bias=False)
         self.fc2 = nn.Linear(hidden, hidden, bias=False)
         self.proj = nn.Linear(2 * hidden, out_features)
+        # weights that keep the size of the signal: torch's own ones let the motion drown in the biases of later layers
+        nn.init.normal_(self.fc1.weight)
+        nn.init.kaiming_normal_(self.fc2.weight, nonlinearity="relu")
+        keep_scale(self.proj)
 
     def forward(self, points: Tensor) -> Tensor:
         # a few frames at a time stay in the processor's cache; all at once take about twice as long
@@ -76,6 +80,13 @@ class SetReducer(nn.Module):
         count = points[..., 2].sum(dim=1, keepdim=True).clamp(min=1)  # (N, 1)
         x = self.fc2(self.fc1(points).relu_()).relu_()  # (N, P, hidden)
         return torch.cat([x.sum(dim=1) / count, x.amax(dim=1)], dim=1)
+
+
+def keep_scale(layer: nn.Linear | nn.Conv1d) -> None:
+    """First weights whose outputs are as large as the inputs; no bias."""
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
 
 
 class CnnReducer(nn.Module):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.track_front_end import ECA, PointTrackModel, check_arguments, long_names, sincos
+from dust.models.track_front_end import ECA, PointTrackModel, check_arguments, keep_scale, long_names, sincos
 from dust.utils.errors import ConfigError, DustError
 
 __all__ = ["ECA", "PointTrackLSTM", "PointTrackTransformer"]
@@ -27,6 +27,12 @@ __all__ = ["ECA", "PointTrackLSTM", "PointTrackTransformer"]
 FUSIONS = ("concat", "tokens", "mean")
 POOLS = ("mean", "last")
 State = tuple[Tensor, Tensor]
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """(B, L, D) and (B, L) bool -> (B, D), zeros where the mask is empty."""
+    total = torch.where(mask.unsqueeze(-1), x, 0.0).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 @MODEL_REGISTRY.register()
@@ -91,8 +97,10 @@ class PointTrackTransformer(PointTrackModel):
         if not compat:
             self.view_embed = nn.Parameter(torch.zeros(self.num_views, self.view_dim))
             nn.init.trunc_normal_(self.view_embed, std=0.02)
+            self.time_scale = nn.Parameter(torch.full((), 0.1))
             width = self.num_views * self.view_dim if fusion == "concat" else self.view_dim
-            self.fuse = nn.Linear(width, embed_dim)
+            self.fuse = nn.Conv1d(width, embed_dim, 3, padding=1)
+            keep_scale(self.fuse)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 embed_dim,
@@ -164,16 +172,18 @@ class PointTrackTransformer(PointTrackModel):
         if times.shape != (B, T):
             raise DustError(f"PointTrackTransformer got time_mask {tuple(times.shape)} for {B} clips of {T} frames")
         # behind GELU, so that a mean over cameras still tells which camera saw what
-        x = torch.where(views[:, None, :, None], F.gelu(frames + self.view_embed), 0.0)
+        there = (times[:, :, None] & views[:, None]).unsqueeze(-1)  # (B, T, V, 1)
+        x = torch.where(there, F.gelu(frames + self.view_embed), 0.0)
         mask, steps = times, torch.arange(T, device=frames.device)
-        clock = sincos(T, self.embed_dim, frames)
+        clock = self.time_scale * sincos(T, self.embed_dim, frames)
         if self.fusion == "concat":
-            x = self.fuse(x.flatten(2)) + clock  # (B, T, D)
+            x = self._fuse(x.flatten(2)) + clock  # (B, T, D)
         elif self.fusion == "mean":
-            x = self.fuse(x.sum(dim=2) / views.sum(dim=1).clamp(min=1)[:, None, None]) + clock
+            x = self._fuse(x.sum(dim=2) / views.sum(dim=1).clamp(min=1)[:, None, None]) + clock
         else:
-            x = (self.fuse(x) + clock[:, None]).flatten(1, 2)  # (B, T * V, D)
-            mask, steps = (times[:, :, None] & views[:, None]).flatten(1), steps.repeat_interleave(V)
+            x = self._fuse(x.transpose(1, 2).flatten(0, 1)).view(B, V, T, -1) + clock
+            x = x.flatten(1, 2)  # (B, V * T, D)
+            mask, steps = there[..., 0].transpose(1, 2).flatten(1), steps.repeat(V)
         if time_mask is not None or self.fusion == "tokens":
             # a clip without any frame attends to all of its empty tokens, instead of giving NaN
             hidden = ~(mask | ~mask.any(dim=1, keepdim=True))
@@ -183,13 +193,11 @@ class PointTrackTransformer(PointTrackModel):
             x = block(x, src_key_padding_mask=hidden)
         if self.pool == "last":
             mask = mask & (steps == torch.where(mask, steps, 0).amax(dim=1, keepdim=True))
-        return self._mean(self.norm(x), mask)
+        return masked_mean(self.norm(x), mask)
 
-    @staticmethod
-    def _mean(x: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, D) and (B, L) bool -> (B, D), zeros where the mask is empty."""
-        x = torch.where(mask.unsqueeze(-1), x, 0.0)
-        return x.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    def _fuse(self, x: Tensor) -> Tensor:
+        """(M, T, width) -> (M, T, D), each frame with its two neighbours: what moves is seen without attention."""
+        return self.fuse(x.transpose(1, 2)).transpose(1, 2)
 
     def no_weight_decay(self) -> set[str]:
         return set() if self.compat else {"view_embed"}
@@ -214,9 +222,10 @@ class PointTrackLSTM(PointTrackModel):
         hidden_dim, layers: sizes of the LSTM.
         num_classes: 0 makes the head an identity.
         reducer: set | cnn | flat (published: all points' coordinates side by side).
+        pool: what the logits are made from: mean of the LSTM's outputs over the frames that are there | last frame.
         use_eca: weigh the cameras.
         drop_rate: dropout between the LSTM's layers and before the head, in [0, 1).
-        per_frame: logits of every frame, (B, T, K), as the published model gives, instead of the last frame's.
+        per_frame: logits of every frame, (B, T, K), as the published model gives, instead of one for the window.
         compat: exactly the published flat model: coordinates in pixels, ECA's kernel for 8 cameras, no masks.
         short: P, V, F, nc, hid for num_points, num_views, view_dim, num_classes, hidden_dim.
 
@@ -233,6 +242,7 @@ class PointTrackLSTM(PointTrackModel):
         layers: int = 2,
         num_classes: int = 6,
         reducer: str = "set",
+        pool: str = "mean",
         use_eca: bool = True,
         drop_rate: float = 0.1,
         per_frame: bool = False,
@@ -243,13 +253,15 @@ class PointTrackLSTM(PointTrackModel):
         sizes = long_names("PointTrackLSTM", {**named, "hidden_dim": hidden_dim}, short)
         hidden_dim = sizes.pop("hidden_dim")
         if compat:
-            reducer, use_eca = "flat", True
+            reducer, pool, use_eca = "flat", "last", True
         checked = {key: value for key, value in sizes.items() if key != "num_classes"}
         checked |= {"hidden_dim": hidden_dim, "layers": layers}
-        check_arguments("PointTrackLSTM", checked, drop_rate, {"reducer": (reducer, ("set", "cnn", "flat"))})
+        choices = {"reducer": (reducer, ("set", "cnn", "flat")), "pool": (pool, POOLS)}
+        check_arguments("PointTrackLSTM", checked, drop_rate, choices)
         super().__init__(reducer=reducer, use_eca=use_eca, drop_rate=drop_rate, compat=compat, **sizes)
         self.hidden_dim = self.num_features = hidden_dim
         self.layers = layers
+        self.pool = pool
         self.per_frame = per_frame
         width = self.num_views * self.view_dim
         self.lstm = nn.LSTM(width, hidden_dim, layers, batch_first=True, dropout=drop_rate if layers > 1 else 0.0)
@@ -267,6 +279,7 @@ class PointTrackLSTM(PointTrackModel):
             "layers": node.DEPTH,
             "num_classes": cfg.MODEL.NUM_CLASSES,
             "reducer": node.REDUCER,
+            "pool": node.POOL,
             "use_eca": node.ECA,
             "drop_rate": node.DROP_RATE,
             "compat": node.COMPAT,
@@ -292,7 +305,7 @@ class PointTrackLSTM(PointTrackModel):
         """
         frames = self.frame_features(tracks, visible, view_mask)
         out, after = self.read_frames(frames, state)
-        logits = self.forward_head(out if self.per_frame else self._last(out, time_mask))
+        logits = self.forward_head(out if self.per_frame else self._pool(out, time_mask))
         if state is None:
             return logits
         return {"logits": logits, "state": after}
@@ -304,27 +317,28 @@ class PointTrackLSTM(PointTrackModel):
         view_mask: Tensor | None = None,
         time_mask: Tensor | None = None,
     ) -> Tensor:
-        """-> the LSTM's output (B, hidden_dim) at the last frame that is there; (B, T, hidden_dim) with per_frame."""
+        """-> the LSTM's pooled output (B, hidden_dim); that of every frame (B, T, hidden_dim) with per_frame."""
         out, _ = self.read_frames(self.frame_features(tracks, visible, view_mask))
-        return out if self.per_frame else self._last(out, time_mask)
+        return out if self.per_frame else self._pool(out, time_mask)
 
     def forward_frames(
         self, frames: Tensor, view_mask: Tensor | None = None, time_mask: Tensor | None = None
     ) -> Tensor:
-        """What :meth:`frame_features` gave, (B, T, V, F) -> features (B, hidden_dim) at the last frame."""
-        return self._last(self.read_frames(frames)[0], time_mask)
+        """What :meth:`frame_features` gave, (B, T, V, F) -> features (B, hidden_dim)."""
+        return self._pool(self.read_frames(frames)[0], time_mask)
 
     def read_frames(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """(B, T, V, F) -> the LSTM's output (B, T, hidden_dim), and its state after the last frame, detached."""
         out, (h, c) = self.lstm(frames.flatten(2), state)
         return out, (h.detach(), c.detach())
 
-    @staticmethod
-    def _last(out: Tensor, time_mask: Tensor | None) -> Tensor:
+    def _pool(self, out: Tensor, time_mask: Tensor | None) -> Tensor:
         if time_mask is None:
-            return out[:, -1]
+            return out[:, -1] if self.pool == "last" else out.mean(dim=1)
         if time_mask.shape != out.shape[:2]:
             raise DustError(f"PointTrackLSTM got time_mask {tuple(time_mask.shape)} for {tuple(out.shape[:2])} frames")
+        if self.pool == "mean":
+            return masked_mean(out, time_mask)
         steps = torch.arange(out.shape[1], device=out.device)
         last = torch.where(time_mask, steps, 0).amax(dim=1)
         return out[torch.arange(len(out), device=out.device), last]

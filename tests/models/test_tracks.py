@@ -19,7 +19,7 @@ TRANSFORMERS = [
     {"fusion": "tokens", "pool": "last"},
     {"fusion": "concat", "reducer": "cnn"},
 ]
-LSTMS = [{"reducer": "set"}, {"reducer": "cnn"}, {"reducer": "flat"}]
+LSTMS = [{"reducer": "set"}, {"reducer": "cnn", "pool": "last"}, {"reducer": "flat"}]
 MODELS = [
     *((PointTrackTransformer, {"embed_dim": 16, "heads": 2, **arguments}) for arguments in TRANSFORMERS),
     *((PointTrackLSTM, {"hidden_dim": 16, **arguments}) for arguments in LSTMS),
