@@ -89,7 +89,7 @@ def add_fusion(root: CfgNode) -> None:
     fusion.FEATURE_DIM = 0  # channels of the video features; 0 = as FEATURES_FROM (or VIDEO_SWIN) says
     fusion.FEATURES_FROM = ""  # stage (folder beside OUTPUT_DIR) or folder whose features are joined by sample id
     fusion.SERIES_FROM = ""  # stage or checkpoint that the series backbone starts from; gives SERIES_SWIN.*
-    fusion.VIDEO_FROM = ""  # stage or checkpoint of the video backbone; gives VIDEO_SWIN.* (END_TO_END)
+    fusion.VIDEO_FROM = ""  # stage or checkpoint that made the features; END_TO_END: that the backbone starts from
     fusion.END_TO_END = False  # train both backbones on raw video and series instead of stored features
     fusion.UNIMODAL_HEADS = True  # also report each modality alone (heads whose gradients stop before the backbones)
     fusion.EMBED_DIM = 256  # channels that gated and cross_attention fuse in
@@ -164,9 +164,6 @@ def _fusion(cfg: CfgNode) -> list[Problem]:
     if fusion.END_TO_END and fusion.FEATURES_FROM:
         text = f"FUSION.FEATURES_FROM {fusion.FEATURES_FROM}: stored features are not used with FUSION.END_TO_END True"
         problems.append(Problem(("FUSION.FEATURES_FROM", "FUSION.END_TO_END"), f"{text}; remove one of them"))
-    if not fusion.END_TO_END and fusion.VIDEO_FROM:
-        text = f"FUSION.VIDEO_FROM {fusion.VIDEO_FROM}: the video backbone is part of the model only with "
-        problems.append(Problem(("FUSION.VIDEO_FROM", "FUSION.END_TO_END"), f"{text}FUSION.END_TO_END True"))
     if not fusion.END_TO_END and not fusion.FEATURES_FROM:
         text = "FUSION.FEATURES_FROM is empty: name the stage that extracted the video features, such as "
         problems.append(Problem(("FUSION.FEATURES_FROM", "FUSION.END_TO_END"), f"{text}stage3_features"))

@@ -80,7 +80,7 @@ class VideoDataset(Dataset[Any]):
     def from_config(
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
-        data, views = cfg.DATA, views or split
+        data = cfg.DATA
         if class_names is None and data.CLASS_LIST:
             class_names = read_class_list(data.CLASS_LIST)
         manifest = read_manifest(
@@ -95,17 +95,21 @@ class VideoDataset(Dataset[Any]):
             split_number=data.SPLIT_NUMBER,
             check_files=data.CHECK_FILES,
         )
+        return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
+
+    @classmethod
+    def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
+        """How clips are read, whatever manifest they are of: all arguments but ``manifest``."""
+        data, train = cfg.DATA, views == "train"
         sampler = ClipSampler(
             mode=data.SAMPLING or cls.default_sampling,
             num_frames=data.NUM_FRAMES,
             sampling_rate=data.SAMPLING_RATE,
             target_fps=data.TARGET_FPS,
             use_offset_sampling=data.USE_OFFSET_SAMPLING,
-            jitter_fps=data.TRAIN_JITTER_FPS if views == "train" else 0.0,
+            jitter_fps=data.TRAIN_JITTER_FPS if train else 0.0,
         )
-        train = views == "train"
         return {
-            "manifest": manifest,
             "sampler": sampler,
             "train_transform": train_transform(cfg) if train else None,
             "eval_transform": None if train else cls.eval_transform_for(cfg, views),
