@@ -10,8 +10,9 @@ from dust.config import accumulation_steps, load_config, notes
 from dust.datasets import DATASET_REGISTRY
 from dust.models import MODEL_REGISTRY, build_model
 from dust.tasks import TASK_REGISTRY
+from dust.utils.lr_policy import LRSchedule
 from dust.zoo.entries import ENTRIES
-from tests.helpers import ROOT
+from tests.helpers import ROOT, golden_json
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 NAMES = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS]
@@ -55,10 +56,16 @@ def test_loads_and_names_registered_classes(path: Path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
 def test_builds_its_model(path: Path):
-    cfg = load_config(path)
+    # features that no stage has stored yet cannot say their width
+    cfg = load_config(
+        path, {"FUSION.FEATURE_DIM": 1024} if path.name.endswith(("stage4_fusion.yaml", "stage4.yaml")) else {}
+    )
     with torch.device("meta"):
         model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.MODEL_NAME
+    assert model.num_classes == cfg.MODEL.NUM_CLASSES
+    if cfg.MODEL.MODEL_NAME != "TimeSformer":
+        return
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert (cfg.MODEL.NUM_CLASSES, cfg.TIMESFORMER.EMBED_DIM) in shapes.values()
     patches = (cfg.DATA.TRAIN_CROP_SIZE // cfg.TIMESFORMER.PATCH_SIZE) ** 2
@@ -112,6 +119,30 @@ def test_quickstart_runs_on_a_cpu_and_serves_any_folder():
     model = build_model(cfg)
     clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)
     assert model(clip).shape == (1, 7)
+
+
+@pytest.mark.parametrize("folder", ["DUST", "DUST_paper"])
+def test_dust_stages_are_the_published_recipe(folder):
+    video, series, features, fusion = (
+        load(f"{folder}/{name}") for name in ("stage1_video", "stage2_series", "stage3_features", "stage4_fusion")
+    )
+    assert [cfg.TRAIN.BATCH_SIZE for cfg in (video, series, fusion)] == [9, 2000, 2000]
+    assert features.FEATURES.BATCH_SIZE == 80 and features.FEATURES.ENABLE and not features.TRAIN.ENABLE
+    assert [cfg.SOLVER.MAX_EPOCH for cfg in (video, series, fusion)] == [100, 200, 200]
+    assert [cfg.SOLVER.BASE_LR for cfg in (video, series, fusion)] == [0.001, 0.0003, 0.0003]
+    assert [cfg.SOLVER.OPTIMIZING_METHOD for cfg in (video, series, fusion)] == ["adamw", "adam", "adam"]
+    assert [cfg.TRAIN.EVAL_PERIOD for cfg in (video, series, fusion)] == [3, 1, 1]
+    for cfg in (video, series, features, fusion):
+        assert (cfg.RNG_SEED, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) == (93728645, 77, 224)
+        assert (cfg.SERIES.LENGTH, cfg.SERIES.NUM_CHANNELS, cfg.SOLVER.WEIGHT_DECAY) == (51, 3, 0.02)
+    rates = [LRSchedule.from_config(video).at_iteration(epoch, 0, 4) for epoch in range(100)]
+    assert rates == pytest.approx(golden_json("dust_lr_schedule")["lr_per_epoch"])
+    later = [LRSchedule.from_config(series).at_iteration(epoch, 0, 1) for epoch in (99, 100)]
+    assert later == pytest.approx([3e-4, 3e-5])
+    with torch.device("meta"):
+        millions = [sum(p.numel() for p in build_model(cfg).parameters()) / 1e6 for cfg in (video, series)]
+    assert millions == pytest.approx([87.64, 189.71 if folder == "DUST_paper" else 11.89], abs=0.005)
+    assert ("legacy" if folder == "DUST_paper" else "exact") == series.SERIES_SWIN.MASK
 
 
 def test_runs_do_not_share_a_folder():

@@ -70,12 +70,8 @@ def dust(args: argparse.Namespace) -> None:
     )
     listed = ", ".join(f"{split}.csv ({count} samples)" for split, count in counts.items())
     print(f"wrote {args.out}: {listed}")
-    stages = ("stage1_video", "stage2_series", "stage3_features", "stage4_fusion")
-    print(
-        "next: python tools/run_net.py --cfg "
-        + " ".join(f"configs/quickstart/dust_{stage}.yaml" for stage in stages)
-        + f" DATA.PATH_TO_DATA_DIR {args.out} OUTPUT_DIR runs/dust"
-    )
+    stages = " ".join(f"configs/quickstart/dust_stage{number}.yaml" for number in (1, 2, 3, 4))
+    print(f"next: python tools/run_net.py --cfg {stages} DATA.PATH_TO_DATA_DIR {args.out} OUTPUT_DIR runs/dust")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -139,6 +139,7 @@ _C.SOLVER.BETAS = (0.9, 0.999)  # of Adam and AdamW
 _C.SOLVER.WEIGHT_DECAY = 1e-4
 _C.SOLVER.ZERO_WD_1D_PARAM = False  # no decay of biases and other 1-D parameters
 _C.SOLVER.LAYER_DECAY = 1.0  # each layer below the head learns at this share of the next one's rate, 0..1
+_C.SOLVER.BACKBONE_LR_SCALE = 1.0  # everything but the classifier learns at this share of the rate, 0..1
 _C.SOLVER.WARMUP = "linear"  # linear: the form of the warm-up
 _C.SOLVER.WARMUP_EPOCHS = 0.0  # length of the warm-up; 0 = none
 _C.SOLVER.WARMUP_START_LR = 0.01  # rate of its first iteration

@@ -68,6 +68,7 @@ RANGES: dict[str, Range] = {
     ),
     **dict.fromkeys(["MODEL.LABEL_SMOOTHING", "SOLVER.MOMENTUM", "EMA.DECAY"], BELOW_ONE),
     "SOLVER.LAYER_DECAY": (0, 1, False, True),
+    "SOLVER.BACKBONE_LR_SCALE": FRACTION,
     "DATA.SPLIT_NUMBER": (1, 3, True, True),
     **{key: span for system in SYSTEMS for key, span in system.RANGES.items()},
 }  # fmt: skip

@@ -38,8 +38,8 @@ FEATURES = "{}_3d_features.pkl"  # in video_features/
 WEIGHTS = {
     "step_3d/final_3d.pth": "FEATURES.CHECKPOINT_FILE_PATH {0} extracts features with these weights, MODEL.PRETRAINED "
     "{0} trains on from them (the model of configs/DUST/stage1_video.yaml)",
-    "step_1d/final_1d.pth": "FUSION.SERIES_FROM {0} starts the fusion from these weights (the 190 M model, the _paper "
-    "configuration in configs/DUST)",
+    "step_1d/final_1d.pth": "FUSION.SERIES_FROM {0} starts the fusion from these weights (the 190 M model of "
+    "configs/DUST_paper)",
 }
 DTYPES = ("float32", "float16", "uint8")
 SHUFFLED = (

@@ -20,6 +20,7 @@ def parameter_groups(
     bn_weight_decay: float = 0.0,
     zero_wd_1d: bool = False,
     layer_decay: float = 1.0,
+    backbone_lr_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group, with its ``weight_decay`` and its ``lr_scale``.
 
@@ -27,6 +28,8 @@ def parameter_groups(
     - Names in ``model.no_weight_decay()`` never decay; neither do biases and 1-D tensors if ``zero_wd_1d``.
     - ``layer_decay`` < 1: a parameter of layer i of L (by ``model.group_matcher()``, as in timm) learns at
       ``layer_decay ** (L - i)`` of the rate, the last layer (head) at the full rate.
+    - What does not belong to the classifier (``model.get_classifier()``, else ``head``) learns at
+      ``backbone_lr_scale`` of the rate besides.
     """
     no_weight_decay: Any = getattr(model, "no_weight_decay", set)
     exempt = set(no_weight_decay())
@@ -37,6 +40,11 @@ def parameter_groups(
         for parameter in module.parameters(recurse=False)
     }
     scales = _layer_scales(model, layer_decay)
+    if backbone_lr_scale != 1.0:
+        classifier = {id(parameter) for parameter in _classifier(model).parameters()}
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in classifier:
+                scales[name] = scales.get(name, 1.0) * backbone_lr_scale
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -51,6 +59,14 @@ def parameter_groups(
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def _classifier(model: nn.Module) -> nn.Module:
+    get_classifier: Any = getattr(model, "get_classifier", None)
+    head = get_classifier() if get_classifier is not None else getattr(model, "head", None)
+    if not isinstance(head, nn.Module):
+        raise ConfigError(f"SOLVER.BACKBONE_LR_SCALE: {type(model).__name__} has no head; write 1.0")
+    return head
 
 
 def _layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
@@ -82,6 +98,7 @@ def build_optimizer(
     bn_weight_decay: float = 0.0,
     zero_wd_1d: bool = False,
     layer_decay: float = 1.0,
+    backbone_lr_scale: float = 1.0,
 ) -> torch.optim.Optimizer:
     """``sgd`` | ``adam`` | ``adamw`` with SlowFast's meanings, or any optimizer that timm knows by name."""
     groups = parameter_groups(
@@ -90,6 +107,7 @@ def build_optimizer(
         bn_weight_decay=bn_weight_decay,
         zero_wd_1d=zero_wd_1d,
         layer_decay=layer_decay,
+        backbone_lr_scale=backbone_lr_scale,
     )
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameters: nothing to optimize")
@@ -133,6 +151,7 @@ def construct_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
         bn_weight_decay=cfg.BN.WEIGHT_DECAY,
         zero_wd_1d=solver.ZERO_WD_1D_PARAM,
         layer_decay=solver.LAYER_DECAY,
+        backbone_lr_scale=solver.BACKBONE_LR_SCALE,
     )
 
 

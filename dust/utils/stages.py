@@ -45,3 +45,13 @@ def stage_checkpoint(name: str, output_dir: str | os.PathLike, key: str = "") ->
             f"{key + ' ' if key else ''}{name}: {path / 'checkpoints'} holds no finished epoch. Run that stage first."
         )
     return found[-1]
+
+
+def stage_features(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
+    """The folder of features that ``name`` means: a stage's ``features``, or that folder itself.
+
+    Raises:
+        ConfigError: there is no such stage or folder.
+    """
+    path = stage_path(name, output_dir, key)
+    return path / "features" if (path / "features").is_dir() or (path / "checkpoints").is_dir() else path

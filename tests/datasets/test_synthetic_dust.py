@@ -140,7 +140,7 @@ def test_command_line(tmp_path, capsys):
     assert tool.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "train.csv (4 samples), val.csv (4 samples), test.csv (4 samples)" in printed
-    assert "configs/quickstart/dust_stage4_fusion.yaml DATA.PATH_TO_DATA_DIR " + str(out) in printed
+    assert "configs/quickstart/dust_stage4.yaml DATA.PATH_TO_DATA_DIR " + str(out) in printed
     assert tool.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert tool.main([*arguments, "--force"]) == 0

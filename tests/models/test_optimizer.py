@@ -70,3 +70,14 @@ def test_every_kind_takes_a_step_on_every_parameter(name):
 def test_an_unknown_optimizer_names_near_misses():
     with pytest.raises(ConfigError, match="adamw"):
         build_optimizer(Net(), name="adamww", lr=0.1, weight_decay=0.0)
+
+
+def test_the_backbone_learns_at_a_share_of_the_rate():
+    model = nn.Sequential()
+    model.body, model.head = nn.Linear(2, 2), nn.Linear(2, 3)
+    optimizer = build_optimizer(model, name="sgd", lr=1.0, weight_decay=0.0, backbone_lr_scale=0.1)
+    set_lr(optimizer, 0.5)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates == {id(p): 0.05 for p in model.body.parameters()} | {id(p): 0.5 for p in model.head.parameters()}
+    with pytest.raises(ConfigError, match="BACKBONE_LR_SCALE: Linear has no head"):
+        build_optimizer(nn.Linear(2, 2), name="sgd", lr=1.0, weight_decay=0.0, backbone_lr_scale=0.1)
