@@ -1,0 +1,348 @@
+"""The csv of several modalities, ``id,label[,video][,series][,split]``: one file per split, or one for all.
+
+DATASET.md describes it. Labels follow the rules of :mod:`dust.datasets.manifest`. As there, a manifest is complete and
+right, or there is one error that lists everything wrong.
+"""
+
+import difflib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_reference
+from dust.datasets.csv_file import Problems, RawSplit, Row, find_separator, read_text, split_line
+from dust.datasets.manifest import (
+    CLASS_LIST,
+    SPLITS,
+    _find,
+    _missing,
+    _report_unused,
+    index_labels,
+    read_class_list,
+)
+from dust.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("id", "label", "video", "series", "split")
+FILES = ("video", "series")  # columns that name files
+ONE_FILE = "manifest.csv"
+_OTHER_NAMES = {"path": "video", "file": "video", "clip": "video", "class": "label", "labels": "label"}
+_OTHER_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
+_OTHER_NAMES |= {"name": "id", "sample": "id", "kinematics": "series", "sensor": "series", "signal": "series"}
+
+
+@dataclass(frozen=True, slots=True)
+class FusedClip:
+    """``video``, ``series``: where they are, ``file`` or ``file.npy#row``; "" where not asked for. ``path``: one of
+    them, for messages. ``label``: as in :class:`dust.datasets.manifest.Clip`."""
+
+    id: str
+    path: str
+    label: int | tuple[int, ...] | None
+    video: str = ""
+    series: str = ""
+
+
+@dataclass
+class FusedManifest:
+    """The samples of one split. ``class_names[label]`` names a class; ``source`` says what was read."""
+
+    clips: list[FusedClip]
+    class_names: list[str]
+    source: str
+    multi_label: bool
+
+
+@dataclass(slots=True)
+class _Row(Row):
+    """A line of the csv. ``cells``: by column."""
+
+    cells: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Table:
+    """One csv file, with the rows of all its splits."""
+
+    path: str
+    columns: list[str]
+    rows: list[_Row]
+    problems: Problems
+
+    def of(self, split: str, multi_label: bool) -> list[_Row]:
+        """The rows of one split, their labels None where a test split has none."""
+        rows = self.rows if "split" not in self.columns else self._chosen(split)
+        unlabelled = split == "test" and not any(row.label for row in rows) and not multi_label
+        for row in rows:
+            if unlabelled:
+                row.label = None
+            elif row.label == "" and not multi_label:
+                self.problems.add("an empty label", f"{row.where}: {row.id}")
+                row.label = None
+        return rows
+
+    def _chosen(self, split: str) -> list[_Row]:
+        rows, name = [], os.path.basename(self.path)
+        for row in self.rows:
+            written = row.cells["split"].strip()
+            if written not in SPLITS:
+                near = _OTHER_SPLITS.get(written.lower())
+                hint = f"; did you mean {near}?" if near else ""
+                self.problems.add(f"a split that is none of {', '.join(SPLITS)}", f"{row.where}: {written!r}{hint}")
+            elif written == split:
+                rows.append(row)
+            elif name == f"{split}.csv":
+                self.problems.add(f"a row of another split in {name}", f"{row.where}: {written}")
+        return rows
+
+
+def read_fused_manifest(
+    *,
+    root: str,
+    split: str,
+    modalities: Sequence[str],
+    separator: str = "",
+    path_prefix: str = "",
+    class_names: Sequence[str] | None = None,
+    multi_label: bool = False,
+    num_classes: int | None = None,
+    check_files: bool = True,
+) -> FusedManifest:
+    """Reads one split.
+
+    Args:
+        root: the folder of ``<split>.csv`` or ``manifest.csv``, or a csv file itself.
+        modalities: those of video and series whose files are needed.
+        path_prefix: folder that relative paths are under; "" is the csv's own.
+        separator, class_names, multi_label, num_classes: as in :func:`dust.datasets.manifest.read_manifest`.
+        check_files: a missing file, or a row that an array does not have, is an error.
+
+    Raises:
+        DataError: with all problems of the split, or what was looked for and found.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    root, path_prefix = os.path.expanduser(root), os.path.expanduser(path_prefix)
+    path = _csv_of(root, split)
+    folder = os.path.dirname(path)
+    wanted = [name for name in FILES if name in modalities]
+    table = _read_table(path, split, wanted, separator)
+    rows = table.of(split, multi_label)
+    raw = RawSplit(path, [*rows], bases=[path_prefix or folder], problems=table.problems)
+    names = list(class_names) if class_names is not None else _class_list(folder)
+    own_names = names is None
+    if names is None and split != "train":
+        names = _train_classes(root, table, separator, num_classes, multi_label)
+    labels, names = index_labels(raw, names, num_classes, multi_label)
+    if own_names and split == "train" and not multi_label:
+        _report_unused(raw, labels, names)
+    places = _locate(raw, rows, wanted, check_files)
+    raw.problems.raise_if_any(path)
+    if not rows:
+        raise DataError(f"{path}: no sample of the {split} split in it")
+    clips = []
+    for row, indices, video, series in zip(rows, labels, places["video"], places["series"], strict=True):
+        label = indices if indices is None or multi_label else indices[0]
+        clips.append(FusedClip(row.id or "", video or series, label, video, series))
+    logger.info("%s: %d samples of %d classes for %s", path, len(clips), len(names), split)
+    return FusedManifest(clips, names, path, multi_label)
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def _csv_of(root: str, split: str) -> str:
+    if not root:
+        raise DataError("no data folder given: set DATA.PATH_TO_DATA_DIR")
+    if os.path.isfile(root):
+        return root
+    names = [f"{split}.csv", ONE_FILE]
+    found = [os.path.join(root, name) for name in names if os.path.isfile(os.path.join(root, name))]
+    others = [f"{name}.csv" for name in SPLITS if os.path.isfile(os.path.join(root, f"{name}.csv"))]
+    if others and os.path.isfile(os.path.join(root, ONE_FILE)):
+        raise DataError(
+            f"{root} holds {ONE_FILE} and {', '.join(others)}: remove one kind, or give a csv as DATA.PATH_TO_DATA_DIR"
+        )
+    if not found:
+        there = sorted(os.listdir(root))[:10] if os.path.isdir(root) else []
+        hint = ", which TRAIN.EVAL_PERIOD 0 trains without" if split == "val" else ""
+        raise DataError(
+            f"{root}: neither {split}.csv nor {ONE_FILE} for the {split} split{hint} (header: "
+            f"id,label[,video][,series][,split]). Found: {', '.join(there) or 'nothing'}"
+        )
+    return found[0]
+
+
+def _read_table(path: str, split: str, wanted: Sequence[str], separator: str) -> _Table:
+    """Header and cells. Problems of the header are raised here; those of rows are collected."""
+    lines = read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise DataError(f"{path}: an empty file: its first line must be a header, id,label[,video][,series][,split]")
+    separator = {"\\t": "\t"}.get(separator, separator) or find_separator(lines[:1])
+    problems = Problems()
+    try:
+        columns = [name.strip().lower() for name in split_line(lines[0], separator, len(COLUMNS))]
+    except ValueError as error:
+        raise DataError(f"{path}: line 1: broken quoting ({error})") from error
+    _check_columns(problems, columns, split, wanted)
+    problems.raise_if_any(path)
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            problems.add("an empty line: remove it", f"line {number}")
+            continue
+        try:
+            cells = split_line(line, separator, len(COLUMNS))
+        except ValueError as error:
+            problems.add('broken quoting: write "a, b.mp4" and double a quote inside', f"line {number}: {error}")
+            continue
+        if len(cells) != len(columns):
+            kind = f"not {len(columns)} columns as in the header: quote a field that holds the separator"
+            problems.add(kind, f"line {number}: {len(cells)} columns: {line}")
+            continue
+        named = dict(zip(columns, cells, strict=True))
+        label = named["label"].strip() if "label" in named else None
+        rows.append(_Row(f"line {number}", line, label, named["id"].strip(), cells=named))
+    _check_ids(problems, rows)
+    return _Table(path, columns, rows, problems)
+
+
+def _check_columns(problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str]) -> None:
+    for name in columns:
+        if name not in COLUMNS:
+            near = _OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, COLUMNS, 1)), "")
+            hint = f"; did you mean {near}?" if near and near not in columns else ""
+            problems.add(f"an unknown column: the header's names are {', '.join(COLUMNS)}", f"{name!r}{hint}")
+        elif columns.count(name) > 1:
+            problems.add("a column twice", name)
+    if "id" not in columns:
+        kind = "no column id: every sample needs a name of its own, by which features are joined to it"
+        problems.add(kind, f"line 1: {', '.join(columns)}")
+    if "label" not in columns and not (split == "test" and "split" not in columns):
+        problems.add(f"no column label, which a {split} split needs", f"line 1: {', '.join(columns)}")
+    for name in wanted:
+        if name not in columns:
+            problems.add(f"no column {name}, which DATA.MODALITIES asks for", f"line 1: {', '.join(columns)}")
+
+
+def _check_ids(problems: Problems, rows: Sequence[_Row]) -> None:
+    """Ids differ within a file, whatever the split: a sample in two splits would be tested on what it was taught."""
+    seen: dict[str, _Row] = {}
+    for row in rows:
+        if not row.id:
+            problems.add("an empty id", row.where)
+            continue
+        before = seen.setdefault(row.id, row)
+        if before is row:
+            continue
+        splits = [one.cells.get("split", "").strip() for one in (row, before)]
+        if splits[0] == splits[1]:
+            problems.add("an id used twice: ids must differ", f"{row.where}: {row.id} (before: {before.where})")
+        else:
+            case = f"{row.where}: {row.id} in {splits[0]} (before: {before.where}, in {splits[1]})"
+            problems.add("an id in two splits: a sample belongs to one", case)
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def _class_list(folder: str) -> list[str] | None:
+    path = os.path.join(folder, CLASS_LIST)
+    return read_class_list(path) if os.path.isfile(path) else None
+
+
+def _train_classes(
+    root: str, table: _Table, separator: str, num_classes: int | None, multi_label: bool
+) -> list[str] | None:
+    """The classes of the train split, or None where there is none."""
+    train = os.path.join(root, "train.csv")
+    if os.path.isfile(train):
+        table = _read_table(train, "train", (), separator)
+    elif "split" not in table.columns:
+        return None
+    raw = RawSplit(table.path, [*_Table(table.path, table.columns, table.rows, Problems()).of("train", multi_label)])
+    if not raw.rows:
+        return None
+    names = index_labels(raw, None, num_classes, multi_label)[1]
+    raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
+    return names
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+class _Finder:
+    """Where the files of a manifest are. Each distinct file is looked for once: thousands of rows share a stack."""
+
+    def __init__(self, raw: RawSplit, check: bool) -> None:
+        self.raw = raw
+        self.check = check
+        self.files = ArrayFiles()
+        self.found: dict[str, str | None] = {}
+        self.counts: dict[str, int | str] = {}  # rows of each stacked file, or why it cannot be read
+
+    def find(self, written: str, row: Row, column: str) -> str:
+        """The located reference; "" for one that cannot be used, which is then among the problems."""
+        path, key = split_reference(written)
+        problems, where = self.raw.problems, f"{row.where}: {row.id}: {column} {written}"
+        stacked = is_row(written)
+        if stacked and not key.isdecimal():
+            problems.add("a row that is no number: write file.npy#0 for the first row of file.npy", where)
+            return ""
+        if path not in self.found:
+            self.found[path] = _find(path, self.raw.bases, self.check)
+        found = self.found[path]
+        if found is None:
+            problems.add(_missing(self.raw.bases), where)
+            return ""
+        if stacked and self.check:
+            if found not in self.counts:
+                self.counts[found] = self._count(found)
+            count = self.counts[found]
+            if isinstance(count, str):
+                problems.add("a stacked array that cannot be read", f"{where}: {count}")
+                return ""
+            if int(key) >= count:
+                problems.add("a row beyond the end of its array: rows count from 0", f"{where}, of {count} rows")
+                return ""
+        return f"{found}#{key}" if key else found
+
+    def _count(self, path: str) -> int | str:
+        try:
+            shape = self.files.open(path).shape
+        except SampleError as error:
+            return error.reason
+        return shape[0] if shape else "a single number"
+
+
+def _locate(raw: RawSplit, rows: Sequence[_Row], wanted: Sequence[str], check: bool) -> dict[str, list[str]]:
+    """For each of FILES, each row's located reference ("" where not wanted); problems go into ``raw.problems``."""
+    finder = _Finder(raw, check)
+    places: dict[str, list[str]] = {}
+    for column in FILES:
+        if column not in wanted:
+            places[column] = [""] * len(rows)
+            continue
+        places[column] = []
+        for row in rows:
+            written = row.cells[column].strip()
+            if not written:
+                raw.problems.add(f"no {column}, which DATA.MODALITIES asks for", f"{row.where}: {row.id}")
+            places[column].append(finder.find(written, row, column) if written else "")
+    _check_videos(raw.problems, rows, places["video"])
+    return places
+
+
+def _check_videos(problems: Problems, rows: Sequence[Row], videos: Sequence[str]) -> None:
+    """Videos are all files or all rows of arrays: the two are sampled differently."""
+    stacked = [(row, video) for row, video in zip(rows, videos, strict=True) if is_row(video)]
+    for row, video in zip(rows, videos, strict=True):
+        if video.lower().endswith((".npy", ".npz")):
+            problems.add("an array where a row is needed: write file.npy#0 for its first", f"{row.where}: {video}")
+    if stacked and len(stacked) < sum(map(bool, videos)):
+        kind = "videos that are files and videos that are rows of arrays in one split: make them of one kind"
+        problems.add(kind, f"{stacked[0][0].where}: {stacked[0][1]}")

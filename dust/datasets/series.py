@@ -1,0 +1,315 @@
+"""One sensor series: reading it from a file, and bringing it to the length that the model takes.
+
+Rules (DATASET.md says them with examples):
+
+* a .npy or .npz array is (channels, length), unless only its last axis is SERIES.NUM_CHANNELS: then (length, channels);
+* a .csv has a row per time point and a column per channel; a header is optional; a column called time, t, timestamp or
+  seconds holds the times, in seconds; an .npz may hold such an array;
+* times must increase; a step of more than five times the median step is a gap;
+* a missing value is NaN, in a csv also an empty cell, NA, N/A, null or None. Resampling is linear between the two
+  neighbours, without a low-pass filter, and never across a missing value or a gap: such a point is missing, too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dust.datasets.arrays import DAMAGE, ArrayFiles, SampleError, array_error, load, split_reference
+from dust.datasets.csv_file import read_text, split_line
+from dust.utils.errors import DataError
+
+TIME_NAMES = ("time", "t", "timestamp", "seconds")
+MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none"})
+GAP = 5.0  # a step of more than so many median steps is a gap
+SUFFIXES = (".npy", ".npz", ".csv")
+_ON_POINT = 1e-6  # of a step: nearer than that to a time point, its value alone is taken
+
+
+@dataclass(slots=True)
+class Series:
+    """``values``: (C, L) float32, NaN where missing. ``times``: (L,) float64 seconds, increasing; None without any."""
+
+    values: np.ndarray
+    times: np.ndarray | None = None
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_series(reference: str, num_channels: int, files: ArrayFiles | None = None) -> Series:
+    """One series of ``file.npy``, ``file.npy#row`` (a row of a stacked array), ``file.npz``, ``file.npz#name``,
+    ``file.csv``.
+
+    Raises:
+        SampleError: a file that is missing, damaged or no series of ``num_channels`` channels; infinite values or
+            values beyond float32; times that are missing, repeat or go backwards.
+    """
+    path, key = split_reference(reference)
+    suffix = path[-4:].lower()
+    times = None
+    if suffix == ".csv":
+        values, times = _read_csv(path, num_channels)
+    elif suffix == ".npz":
+        values, times = _read_npz(path, key)
+    elif suffix == ".npy":
+        values = (files or ArrayFiles()).row(path, int(key)) if key else load(path)
+    else:
+        raise SampleError(path, f"not a series: {', '.join(SUFFIXES)} are read")
+    axis = -2 if suffix == ".csv" else channel_axis(values.shape, num_channels, path)
+    series = to_float(channels_first(values, axis), path)
+    if times is not None:
+        times = _checked_times(times, series.shape[1], path)
+    return Series(series, times)
+
+
+def channel_axis(shape: tuple[int, ...], num_channels: int, path: str) -> int | None:
+    """Which axis of one series' array is the channels': -2 or -1, or None for (L,) of one channel.
+
+    Raises:
+        SampleError: neither has ``num_channels``, or the array holds several series.
+    """
+    if len(shape) > 2:
+        raise SampleError(path, "several series in one array: name one of them, as file.npy#row", f"shape {shape}")
+    if len(shape) == 1 and num_channels == 1:
+        return None
+    if len(shape) < 2 or num_channels not in shape:
+        reason = f"another number of channels than SERIES.NUM_CHANNELS {num_channels}: correct the file or the key"
+        raise SampleError(path, reason, f"shape {shape}")
+    return -2 if shape[0] == num_channels else -1
+
+
+def channels_first(array: np.ndarray, axis: int | None) -> np.ndarray:
+    """(..., C, L) of an array whose channels are on ``axis``."""
+    if axis is None:
+        return array[..., None, :]
+    return array if axis == -2 else array.swapaxes(-1, -2)
+
+
+def to_float(values: np.ndarray, path: str) -> np.ndarray:
+    """float32 copy of real numbers of any kind; what float32 cannot hold becomes infinite. SampleError for the rest."""
+    if values.dtype.kind not in "fiub":
+        raise SampleError(path, "not an array of real numbers", f"dtype {values.dtype}")
+    if not values.shape[-1]:
+        raise SampleError(path, "a series without values: remove the sample", f"shape {values.shape}")
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32)
+
+
+def _read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The array called ``key``, or the only one; and the times, if an array has one of their names."""
+    try:
+        with load(path) as archive:
+            times = [name for name in archive.files if name.lower() in TIME_NAMES]
+            others = [name for name in archive.files if name not in times]
+            name = key or (others[0] if len(others) == 1 else "")
+            if name not in archive.files:
+                reason = "no array of that name" if key else "not one array but several: name one, as file.npz#name"
+                raise SampleError(path, reason, f"{key + ' of ' if key else ''}{', '.join(archive.files) or 'none'}")
+            return archive[name], archive[times[0]] if len(times) == 1 else None
+    except DAMAGE as error:
+        raise array_error(path, error) from error
+
+
+def _read_csv(path: str, num_channels: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(C, L) values and the times of a csv file."""
+    try:
+        lines = read_text(path).split("\n")
+    except DataError as error:
+        raise SampleError(path, str(error).removeprefix(f"{path}: ")) from error
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise SampleError(path, "an empty file: remove the sample")
+    separator = next((mark for mark in ("\t", ";", ",") if mark in lines[0]), " ")
+    try:
+        cells = [line.split() if separator == " " else split_line(line, separator) for line in lines]
+    except ValueError as error:
+        raise SampleError(path, "broken quoting", str(error)) from error
+    header = _header(cells[0], path)
+    rows = cells[1:] if header else cells
+    ragged = next((n for n, row in enumerate(cells, 1) if len(row) != len(cells[0])), 0)
+    if ragged:
+        reason = "rows of different length: every row needs a cell per column; an empty cell is a missing value"
+        raise SampleError(path, reason, f"line {ragged}: {len(cells[ragged - 1])} cells, line 1: {len(cells[0])}")
+    table = _numbers(rows, path, 2 if header else 1)
+    timed = [column for column, name in enumerate(header) if name in TIME_NAMES]
+    if len(timed) > 1:
+        raise SampleError(path, "more than one time column", ", ".join(header))
+    values = np.delete(table, timed, axis=1).T
+    if len(values) != num_channels:  # said here, because a csv's axes are known
+        reason = f"another number of columns than SERIES.NUM_CHANNELS {num_channels}, besides one called time"
+        raise SampleError(path, reason, f"{len(values)} columns: {', '.join(cells[0])}")
+    return values, table[:, timed[0]] if timed else None
+
+
+def _header(cells: list[str], path: str) -> list[str]:
+    """The columns' names, lower case; [] if the first line holds values. A line that is half of each is refused."""
+    names = [cell.strip().lower() for cell in cells]
+    words = [name for name in names if name not in MISSING_WORDS and not _is_number(name)]
+    if not words:
+        return []
+    if "" in names:
+        raise SampleError(path, "a column without a name (an index? save the file without it)", ", ".join(cells))
+    if len(words) < len(names) and not set(words) <= set(TIME_NAMES):
+        raise SampleError(path, "line 1 is neither a header nor values: not numbers", ", ".join(words))
+    return names
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(rows: list[list[str]], path: str, first_line: int) -> np.ndarray:
+    """(L, columns) float64; NaN for missing values. SampleError for cells that are neither."""
+    if not rows:
+        raise SampleError(path, "a header without values: remove the sample")
+    try:
+        return np.array(rows, dtype=np.float64)
+    except ValueError:
+        pass
+    table = np.full((len(rows), len(rows[0])), np.nan)
+    for number, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            word = cell.strip()
+            if word.lower() in MISSING_WORDS:
+                continue
+            try:
+                table[number, column] = float(word)
+            except ValueError:
+                reason = "a cell that is no number (a missing value is an empty cell or NaN; decimals take a point)"
+                raise SampleError(path, reason, f"line {number + first_line}: {word!r}") from None
+    return table
+
+
+def _checked_times(times: np.ndarray, length: int, path: str) -> np.ndarray:
+    if times.shape != (length,) or times.dtype.kind not in "fiu":
+        raise SampleError(path, "not one time for each value", f"times {times.shape} {times.dtype}, {length} values")
+    times = times.astype(np.float64)
+    if not np.isfinite(times).all():
+        raise SampleError(path, "times that are missing or infinite", f"row {np.flatnonzero(~np.isfinite(times))[0]}")
+    steps = np.diff(times)
+    if (steps <= 0).any():
+        at = int(np.flatnonzero(steps <= 0)[0]) + 1
+        word = "repeat" if steps[at - 1] == 0 else "go backwards"
+        reason = f"times that {word}: sort the rows and remove double ones"
+        raise SampleError(path, reason, f"row {at}: {times[at]:g} s after {times[at - 1]:g} s")
+    return times
+
+
+# --- to the model's length ----------------------------------------------------------------------------------------
+
+
+def resample(values: np.ndarray, times: np.ndarray, at: np.ndarray, longest_step: float = np.inf) -> np.ndarray:
+    """(C, len(at)) float32: linear between the values (C, L) at ``times``; NaN where a neighbour is NaN or where the
+    neighbours are more than ``longest_step`` apart. ``at`` lies within ``times``; L >= 2."""
+    low = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
+    step = times[low + 1] - times[low]
+    share = (at - times[low]) / step
+    share = np.where(share < _ON_POINT, 0.0, np.where(share > 1 - _ON_POINT, 1.0, share))
+    left, right = values[:, low].astype(np.float64), values[:, low + 1].astype(np.float64)
+    between = np.where((share > 0) & (share < 1) & (step > longest_step), np.nan, left + share * (right - left))
+    return np.where(share == 0, left, np.where(share == 1, right, between)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRules:
+    """What SERIES.* says of a series.
+
+    Args:
+        num_channels: C.
+        length: time points; 0 = as they are, and all alike.
+        fit: error | resample (evenly over the series' duration) | crop (random in training, else the centre).
+        rate: Hz; above 0, a series is first laid on an even time axis from its first time on.
+        missing: error | mask | mask_channels.
+    """
+
+    num_channels: int
+    length: int = 0
+    fit: str = "error"
+    rate: float = 0.0
+    missing: str = "error"
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        node = cfg.SERIES
+        return {
+            "num_channels": node.NUM_CHANNELS,
+            "length": node.LENGTH,
+            "fit": node.FIT,
+            "rate": node.RATE,
+            "missing": node.MISSING,
+        }
+
+    def check_values(self, values: np.ndarray, path: str) -> None:
+        """SampleError for infinite values in (C, L), and for missing ones where SERIES.MISSING is error."""
+        infinite = np.isinf(values)
+        if infinite.any():
+            raise SampleError(path, "infinite values: correct them, or make them NaN (missing)", _places(infinite))
+        missing = np.isnan(values)
+        if self.missing == "error" and missing.any():
+            raise SampleError(path, "missing values: set SERIES.MISSING mask or mask_channels", _places(missing))
+
+    def prepare(self, series: Series, path: str, rng: np.random.RandomState | None = None) -> np.ndarray:
+        """(C, length) float32, NaN where missing.
+
+        Args:
+            rng: draws the place of a crop; None takes the centre.
+
+        Raises:
+            SampleError: another length that may not be changed, a gap, a rate without times.
+        """
+        values, times = series.values, series.times
+        longest_step = np.inf if times is None else self._longest_step(times, path)
+        if self.rate:
+            if times is None:
+                raise SampleError(path, "no time column: add one called time, in seconds, or set SERIES.RATE 0")
+            if len(times) > 1:
+                steps = int(np.floor((times[-1] - times[0]) * self.rate + _ON_POINT))
+                at = np.minimum(times[0] + np.arange(steps + 1) / self.rate, times[-1])
+                values = resample(values, times, at, longest_step)
+            times, longest_step = None, np.inf  # from here on evenly in time
+        own = values.shape[1]
+        if not self.length or (own == self.length and (times is None or self.fit != "resample")):
+            return values
+        if self.fit == "resample" and own > 1:
+            times = np.arange(own, dtype=np.float64) if times is None else times
+            return resample(values, times, np.linspace(times[0], times[-1], self.length), longest_step)
+        if self.fit == "crop" and own > self.length:
+            start = (own - self.length) // 2 if rng is None else rng.randint(0, own - self.length + 1)
+            return values[:, start : start + self.length]
+        raise SampleError(path, self._other_length(), f"{own} points")
+
+    def _other_length(self) -> str:
+        wanted = f"not the {self.length} time points of SERIES.LENGTH (or, where that is 0, of the first series)"
+        if self.fit == "crop":
+            return f"shorter, {wanted}: set a smaller SERIES.LENGTH, or SERIES.FIT resample"
+        if self.fit == "resample":
+            return f"a single point, {wanted}: remove the sample"
+        return f"{wanted}: set SERIES.FIT resample or crop, or correct SERIES.LENGTH"
+
+    def _longest_step(self, times: np.ndarray, path: str) -> float:
+        """The step above which neighbours are not interpolated. SampleError for gaps that cannot be masked."""
+        if len(times) < 3:
+            return np.inf
+        steps = np.diff(times)
+        longest = GAP * float(np.median(steps))
+        resampled = self.rate > 0 or (self.fit == "resample" and self.length > 0)
+        if steps.max() > longest and not (resampled and self.missing != "error"):
+            reason = (
+                f"a gap of more than {GAP:g} median steps: fill or cut the series, or set SERIES.MISSING mask (or "
+                "mask_channels) with SERIES.RATE or SERIES.FIT resample, which leaves the gap's points out"
+            )
+            at = int(steps.argmax())
+            raise SampleError(path, reason, f"{steps[at]:g} s behind {times[at]:g} s, median {longest / GAP:g} s")
+        return longest
+
+
+def _places(wrong: np.ndarray) -> str:
+    """How many of (C, L) are meant, and where the first one is."""
+    channel, point = np.argwhere(wrong)[0]
+    return f"{wrong.sum()} of {wrong.size} values, the first in channel {channel} at point {point}"

@@ -1,0 +1,502 @@
+"""Series: every way to write one, resampling against NumPy, statistics against NumPy, and what is refused."""
+
+import io
+import logging
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, split_reference
+from dust.datasets.series import Series, SeriesRules, read_series, resample
+from dust.datasets.series_split import Moments, SplitSeries
+from dust.utils.errors import ConfigError, DataError
+
+VALUES = np.array([[0.5, 1.0, 2.0, -3.0], [10.0, 20.0, 30.0, 40.0]], np.float32)  # (2 channels, 4 points)
+
+
+def text(path, content: str | bytes) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def saved(path, array) -> str:
+    np.save(path, array)
+    return str(path)
+
+
+# --- one series, many ways to write it ------------------------------------------------------------------------------
+
+CSV = "0.5,10\n1,20\n2,30\n-3,40\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CSV,
+        CSV.removesuffix("\n"),
+        CSV.replace(",", "\t"),
+        CSV.replace(",", ";"),
+        CSV.replace(",", "   "),
+        CSV.replace("\n", "\r\n"),
+        "\ufeffx,y\n" + CSV,
+        "x, y\n" + CSV,
+        '"x","y"\n"0.5","10"\n1,20\n2e0,30\n-3.0,40\n',
+    ],
+)
+def test_ways_to_write_the_same_csv(tmp_path, content):
+    series = read_series(text(tmp_path / "a.csv", content), 2)
+    np.testing.assert_array_equal(series.values, VALUES)
+    assert series.values.dtype == np.float32 and series.times is None
+
+
+@pytest.mark.parametrize("name", ["time", "t", "timestamp", "seconds", "Time"])
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_a_time_column_anywhere(tmp_path, name, column):
+    rows = [[0.5, 10], [1, 20], [2, 30], [-3, 40]]
+    lines = [["x", "y"], *rows]
+    for line, time in zip(lines, [name, 0, 0.5, 0.7, 2.0], strict=True):
+        line.insert(column, time)
+    series = read_series(text(tmp_path / "a.csv", "\n".join(",".join(map(str, line)) for line in lines)), 2)
+    np.testing.assert_array_equal(series.values, VALUES)
+    np.testing.assert_array_equal(series.times, [0, 0.5, 0.7, 2.0])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ">f4", np.int16])
+def test_arrays_channels_first_and_last(tmp_path, dtype):
+    values = VALUES.astype(dtype)
+    expected = values.astype(np.float32)
+    np.testing.assert_array_equal(read_series(saved(tmp_path / "a.npy", values), 2).values, expected)
+    np.testing.assert_array_equal(read_series(saved(tmp_path / "b.npy", values.T), 2).values, expected)
+    np.testing.assert_array_equal(read_series(saved(tmp_path / "c.npy", np.asfortranarray(values)), 2).values, expected)
+
+
+def test_a_square_array_is_channels_first(tmp_path):
+    square = np.arange(4.0).reshape(2, 2)
+    np.testing.assert_array_equal(read_series(saved(tmp_path / "a.npy", square), 2).values, square)
+
+
+def test_a_csv_is_never_turned(tmp_path):
+    """3 rows of 2 columns with NUM_CHANNELS 3: the columns are what is wrong, not the order."""
+    path = text(tmp_path / "a.csv", "1,2\n3,4\n5,6\n")
+    with pytest.raises(SampleError, match="NUM_CHANNELS 3.*2 columns"):
+        read_series(path, 3)
+
+
+def test_one_channel_may_come_without_its_axis(tmp_path):
+    for array in (VALUES[0], VALUES[:1], VALUES[:1].T):
+        np.testing.assert_array_equal(read_series(saved(tmp_path / "a.npy", array), 1).values, VALUES[:1])
+    np.testing.assert_array_equal(read_series(text(tmp_path / "a.csv", "0.5\n1\n2\n-3\n"), 1).values, VALUES[:1])
+
+
+def test_rows_of_a_stack(tmp_path):
+    stack = np.stack([VALUES, VALUES + 1, VALUES + 2])
+    path, turned = saved(tmp_path / "a.npy", stack), saved(tmp_path / "b.npy", stack.swapaxes(1, 2))
+    for row in range(3):
+        np.testing.assert_array_equal(read_series(f"{path}#{row}", 2).values, VALUES + row)
+        np.testing.assert_array_equal(read_series(f"{turned}#{row}", 2).values, VALUES + row)
+    with pytest.raises(SampleError, match=r"rows count from 0 \(row 3 of \(3, 2, 4\)"):
+        read_series(f"{path}#3", 2)
+
+
+def test_archives(tmp_path):
+    np.savez(tmp_path / "a.npz", left=VALUES, right=VALUES.T + 1)
+    np.savez_compressed(tmp_path / "b.npz", data=VALUES, time=np.array([0.0, 1, 2, 4]))
+    np.testing.assert_array_equal(read_series(f"{tmp_path}/a.npz#right", 2).values, VALUES + 1)
+    series = read_series(f"{tmp_path}/b.npz", 2)
+    np.testing.assert_array_equal(series.values, VALUES)
+    np.testing.assert_array_equal(series.times, [0, 1, 2, 4])
+    with pytest.raises(SampleError, match=r"several: name one, as file.npz#name \(left, right\)"):
+        read_series(f"{tmp_path}/a.npz", 2)
+    with pytest.raises(SampleError, match="no array of that name"):
+        read_series(f"{tmp_path}/a.npz#middle", 2)
+
+
+@pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "NA", "n/a", "null", "None"])
+def test_missing_cells(tmp_path, cell):
+    series = read_series(text(tmp_path / "a.csv", f"x,y\n1,{cell}\n{cell},4\n"), 2)
+    np.testing.assert_array_equal(series.values, [[1, np.nan], [np.nan, 4]])
+
+
+def test_a_number_sign_counts_behind_arrays_only():
+    assert split_reference("a/b.npy#12") == ("a/b.npy", "12")
+    assert split_reference("b.npz#x") == ("b.npz", "x")
+    assert split_reference("take #2.mp4") == ("take #2.mp4", "")
+    assert split_reference("#3/b.npy") == ("#3/b.npy", "")
+
+
+def poisoned() -> bytes:
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Evil()], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.npy", b"1.0 2.0\n", "a.npy: not a .npy file"),
+        ("a.npy", pickle.dumps([1]), "not a .npy file"),
+        ("a.npy", b"", "not a .npy file"),
+        ("a.npy", poisoned(), "Python objects, which are never unpickled"),
+        ("a.npz", b"text", "not a .npz file"),
+        ("a.npz", b"PK\x03\x04 cut", "damaged: write it again"),
+        ("a.txt", CSV, "a.txt: not a series: .npy, .npz, .csv are read"),
+        ("a.csv", "", "an empty file"),
+        ("a.csv", "x,y\n", "a header without values"),
+        ("a.csv", b"\xff\xfe1,2\n", "not UTF-8"),
+        ("a.csv", b"\x00\x01\x02", "NUL byte"),
+        ("a.csv", "some words of text\nthat are no series\n", "a cell that is no number.*line 2: .that"),
+        ("a.csv", "x,y\n1,2\n3,abc\n", r"a cell that is no number.*line 3: 'abc'"),
+        ("a.csv", "1;2\n3,5;4\n", r"decimals take a point.*line 2: '3,5'"),
+        ("a.csv", "1,2\n3\n", "rows of different length.*line 2"),
+        ("a.csv", "1,2\n\n3,4\n", "rows of different length.*line 2"),
+        ("a.csv", "1,2,3\n4,5,6\n", r"another number of columns than SERIES.NUM_CHANNELS 2.*3 columns: 1, 2, 3"),
+        ("a.csv", ",x,y\n0,1,2\n", "a column without a name"),
+        ("a.csv", "1,x\n1,2\n", "neither a header nor values: not numbers .x"),
+        ("a.csv", "time,t,x,y\n0,0,1,2\n", "more than one time column"),
+        ("a.csv", "time,x,y\n0,1,2\n,3,4\n", r"times that are missing.*row 1"),
+        ("a.csv", "time,x,y\n0,1,2\n2,3,4\n1,5,6\n", r"times that go backwards.*row 2: 1 s after 2 s"),
+        ("a.csv", "time,x,y\n0,1,2\n2,3,4\n2,5,6\n", "times that repeat"),
+    ],
+)
+def test_files_that_are_no_series(tmp_path, capsys, name, content, message):
+    with pytest.raises(SampleError, match=message):
+        read_series(text(tmp_path / name, content), 2)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((5, 7)), r"another number of channels than SERIES.NUM_CHANNELS 2.*shape \(5, 7\)"),
+        (np.zeros(7), "another number of channels"),
+        (np.zeros((4, 2, 7)), "several series in one array: name one"),
+        (np.zeros((2, 0)), "without values"),
+        (np.zeros((2, 7), complex), "not an array of real numbers"),
+        (np.array([["a", "b"], ["c", "d"]]), "not an array of real numbers"),
+        (np.zeros((2, 7), [("x", "f4")]), "not an array of real numbers"),
+    ],
+)
+def test_arrays_that_are_no_series(tmp_path, array, message):
+    with pytest.raises(SampleError, match=message):
+        read_series(saved(tmp_path / "a.npy", array), 2)
+
+
+def test_an_array_that_announces_more_than_it_holds_allocates_nothing(tmp_path):
+    path = saved(tmp_path / "a.npy", np.zeros((2, 9)))
+    data = bytearray((tmp_path / "a.npy").read_bytes())
+    text(tmp_path / "a.npy", bytes(data).replace(b"(2, 9), }          ", b"(2, 999999999999), "[:19].ljust(19)))
+    assert (tmp_path / "a.npy").stat().st_size == len(data)
+    with pytest.raises(SampleError, match="damaged"):
+        read_series(path, 2)
+
+
+def test_a_missing_file(tmp_path):
+    for name in ("a.npy", "a.npy#3", "a.npz", "a.csv"):
+        with pytest.raises(SampleError, match="a.(np.|csv): cannot be read: No such file"):
+            read_series(str(tmp_path / name), 2)
+
+
+# --- to the model's length ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [2, 5, 51, 120])
+def test_resampling_is_numpy_interp(length):
+    rng = np.random.RandomState(0)
+    times = np.cumsum(rng.uniform(0.01, 0.04, 51))
+    values = rng.standard_normal((3, 51)).astype(np.float32)
+    at = np.linspace(times[0], times[-1], length)
+    slow = np.stack([np.interp(at, times, channel) for channel in values])
+    np.testing.assert_allclose(resample(values, times, at), slow, atol=1e-6)
+
+
+def test_resampling_at_the_points_gives_the_points():
+    times = np.array([0.1, 0.2, 0.30000000000000004, 0.4])
+    np.testing.assert_array_equal(resample(VALUES, times, np.array([0.1, 0.2, 0.3, 0.4])), VALUES)
+
+
+def test_a_missing_value_is_not_interpolated_across():
+    values = np.array([[0, 1, np.nan, 3, 4]], np.float32)
+    at = np.array([0, 0.5, 1, 1.01, 1.5, 2, 2.5, 3, 3.5, 4])
+    got = resample(values, np.arange(5.0), at)
+    np.testing.assert_array_equal(got, [[0, 0.5, 1, np.nan, np.nan, np.nan, np.nan, 3, 3.5, 4]])
+
+
+def test_rate_lays_a_series_on_an_even_axis():
+    times = np.array([1.0, 1.1, 1.3, 1.4, 2.05])
+    values = np.stack([times, 2 * times]).astype(np.float32)
+    rules = SeriesRules(2, rate=10.0, missing="mask")
+    got = rules.prepare(Series(values, times), "a")
+    np.testing.assert_allclose(got[0], 1.0 + np.arange(11) / 10, rtol=1e-6)
+    fitted = SeriesRules(2, length=6, fit="resample", rate=10.0).prepare(Series(values, times), "a")
+    np.testing.assert_allclose(fitted[1], 2 * np.linspace(1.0, 2.0, 6), rtol=1e-6)
+
+
+def test_resample_without_times_is_over_the_points():
+    got = SeriesRules(2, length=7, fit="resample").prepare(Series(VALUES), "a")
+    np.testing.assert_allclose(got, [np.interp(np.linspace(0, 3, 7), range(4), row) for row in VALUES], rtol=1e-6)
+
+
+def test_crops():
+    values = np.arange(10, dtype=np.float32)[None]
+    rules = SeriesRules(1, length=4, fit="crop")
+    np.testing.assert_array_equal(rules.prepare(Series(values), "a"), [[3, 4, 5, 6]])
+    starts = {rules.prepare(Series(values), "a", np.random.RandomState(n))[0, 0] for n in range(60)}
+    assert starts == {0, 1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize(
+    ("rules", "points", "message"),
+    [
+        (SeriesRules(1, length=4), 5, r"not the 4 time points of SERIES.LENGTH.*SERIES.FIT resample or crop.*5 points"),
+        (SeriesRules(1, length=4), 3, "3 points"),
+        (SeriesRules(1, length=4, fit="crop"), 3, "shorter.*SERIES.FIT resample"),
+        (SeriesRules(1, length=4, fit="resample"), 1, "a single point"),
+        (SeriesRules(1, length=4, rate=10.0), 4, "no time column"),
+    ],
+)
+def test_lengths_that_do_not_fit(rules, points, message):
+    with pytest.raises(SampleError, match=message):
+        rules.prepare(Series(np.zeros((1, points), np.float32)), "a.npy")
+
+
+def test_gaps():
+    """Ten steps of 0.1 s, then one of 1 s: refused, or with a mask on an even axis the points within it are missing."""
+    times = np.append(np.arange(11) / 10, 2.0)
+    series = Series(times[None].astype(np.float32), times)
+    for rules in (
+        SeriesRules(1, length=12),
+        SeriesRules(1, length=12, missing="mask"),
+        SeriesRules(1, length=12, fit="resample"),
+        SeriesRules(1, rate=10.0),
+    ):
+        with pytest.raises(SampleError, match=r"a gap of more than 5.*SERIES.MISSING.*1 s behind 1 s, median 0.1 s"):
+            rules.prepare(series, "a")
+    got = SeriesRules(1, length=21, fit="resample", rate=10.0, missing="mask").prepare(series, "a")
+    expected = np.arange(21) / 10
+    expected[11:20] = np.nan
+    np.testing.assert_allclose(got[0], expected, rtol=1e-6)
+
+
+# --- statistics and the split ---------------------------------------------------------------------------------------
+
+
+def test_moments_are_numpys_whatever_the_blocks():
+    rng = np.random.RandomState(0)
+    values = (rng.standard_normal((50, 3, 9)) * [[1], [1e-3], [100]] + [[0], [1e4], [5]]).astype(np.float32)
+    values[rng.uniform(size=values.shape) < 0.2] = np.nan
+    for size in (1, 7, 50):
+        moments = Moments(3)
+        for start in range(0, 50, size):
+            moments.update(values[start : start + size])
+        found, slow = moments.statistics(), values.astype(np.float64)
+        np.testing.assert_allclose(found["mean"], np.nanmean(slow, axis=(0, 2)), rtol=1e-12)
+        np.testing.assert_allclose(found["std"], np.nanstd(slow, axis=(0, 2)), rtol=1e-9)
+
+
+def test_a_constant_channel_and_one_never_seen(caplog):
+    moments = Moments(2)
+    moments.update(np.full((4, 2, 5), 0.1, np.float32))
+    with caplog.at_level(logging.WARNING):
+        assert moments.statistics()["std"] == [1.0, 1.0]
+    assert "never change" in caplog.text
+    values = np.ones((4, 2, 5), np.float32)
+    values[:, 1] = np.nan
+    moments = Moments(2)
+    moments.update(values)
+    with pytest.raises(DataError, match=r"series channels \[1\]"):
+        moments.statistics()
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """(references, values) of 20 series of 3 x 6 in two stacked files, one of them channels last."""
+    values = np.random.RandomState(0).standard_normal((20, 3, 6)).astype(np.float32) * 3 + 5
+    first, second = saved(tmp_path / "a.npy", values[:12]), saved(tmp_path / "b.npy", values[12:])
+    return [f"{first}#{n}" for n in range(12)] + [f"{second}#{n}" for n in range(8)], values
+
+
+def split_of(references, rules=None, split="train", **options) -> SplitSeries:
+    ids = [f"s{n}" for n in range(len(references))]
+    return SplitSeries(ids=ids, references=references, rules=rules or SeriesRules(3, 6), split=split, **options)
+
+
+def get(series: SplitSeries, *indices, epoch=None) -> np.ndarray:
+    return series.batch(indices, [epoch] * len(indices)).numpy()
+
+
+def separate(tmp_path, values) -> list[str]:
+    return [saved(tmp_path / f"one{n}.npy", one) for n, one in enumerate(values)]
+
+
+def test_normalised_by_the_training_split(tmp_path, stack):
+    references, values = stack
+    mean, std = values.mean(axis=(0, 2), keepdims=True), values.astype(np.float64).std(axis=(0, 2), keepdims=True)
+    expected = (values - mean) / std
+    series = split_of(references)
+    np.testing.assert_allclose(get(series, *range(20)), expected, atol=1e-5)
+    np.testing.assert_allclose(get(series, 13, 2, 2), expected[[13, 2, 2]], atol=1e-5)
+    alone = split_of(separate(tmp_path, values))
+    np.testing.assert_allclose(get(alone, *range(20)), get(series, *range(20)), atol=1e-6)
+    np.testing.assert_allclose(alone.statistics["mean"], series.statistics["mean"], rtol=1e-9)
+    # another split takes what training fitted, also after a trip through a checkpoint
+    val = split_of(references[:3], split="val", statistics=series.statistics)
+    np.testing.assert_allclose(get(val, 0, 1, 2), expected[:3], atol=1e-5)
+    assert all(type(value) in (list, int) for value in series.statistics.values())
+    np.testing.assert_array_equal(get(split_of(references, normalize=False), *range(20)), values)
+
+
+def test_a_split_without_statistics(stack):
+    with pytest.raises(DataError, match="the val split's series need the mean.*SERIES.NORMALIZE False"):
+        split_of(stack[0], split="val")
+    split_of(stack[0], split="val", normalize=False)
+    with pytest.raises(ConfigError, match="NUM_CHANNELS 3: .*of 2 channels"):
+        split_of(stack[0], split="val", statistics={"mean": [0.0, 0.0], "std": [1.0, 1.0], "length": 6})
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_missing_values_are_masked_and_counted(tmp_path, caplog, stacked, normalize):
+    values = np.random.RandomState(0).standard_normal((4, 2, 5)).astype(np.float32) + 7
+    values[1, 0, 2:4] = values[3, 1] = np.nan  # two points; a whole channel
+    path = saved(tmp_path / "a.npy", values)
+    references = [f"{path}#{n}" for n in range(4)] if stacked else separate(tmp_path, values)
+    with caplog.at_level(logging.WARNING):
+        series = split_of(references, SeriesRules(2, 5, missing="mask"), normalize=normalize)
+    assert "7 of 40 values are missing, in 2 of 4 samples" in caplog.text
+    assert (series.missing_values, series.missing_samples) == (7, 2)
+    mean, std = np.nanmean(values, axis=(0, 2))[:, None], np.nanstd(values, axis=(0, 2))[:, None]
+    filled = np.where(np.isnan(values), mean, values)
+    expected = (filled - mean) / std if normalize else filled
+    np.testing.assert_allclose(get(series, *range(4)), expected, atol=1e-5)
+    marked = split_of(references, SeriesRules(2, 5, missing="mask_channels"), normalize=normalize)
+    both = get(marked, *range(4))
+    np.testing.assert_allclose(both[:, :2], expected, atol=1e-5)
+    np.testing.assert_array_equal(both[:, 2:], ~np.isnan(values))
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_all_problems_of_a_split_in_one_error(tmp_path, stacked):
+    values = np.zeros((4, 2, 5), np.float32)
+    values[1, 1, 3], values[2, 0, 0], values[3] = np.nan, np.inf, np.nan
+    path = saved(tmp_path / "a.npy", values)
+    references = [f"{path}#{n}" for n in range(4)] if stacked else separate(tmp_path, values)
+    with pytest.raises(DataError) as caught:
+        split_of(references, SeriesRules(2, 5))
+    message = str(caught.value)
+    assert "missing values: set SERIES.MISSING mask or mask_channels (2 cases)" in message
+    assert "s1: " in message and "1 of 10 values, the first in channel 1 at point 3" in message
+    assert "s3: " in message and "10 of 10 values" in message
+    assert "infinite values" in message and "s2: " in message
+    with pytest.raises(DataError, match="s2: .*1 of 10 values") as caught:
+        split_of(references, SeriesRules(2, 5, missing="mask"))
+    assert "missing values" not in str(caught.value)
+
+
+def test_wrong_stacks_are_named(tmp_path):
+    good = saved(tmp_path / "good.npy", np.zeros((3, 2, 5)))
+    for array, message in (
+        (np.zeros((3, 4, 5)), r"NUM_CHANNELS 2.*\n.*s1 and others: .*bad.npy \(shape \(4, 5\)\)"),
+        (np.zeros((3, 2, 6)), "not the 5 time points.*bad.npy .6 points"),
+        (np.zeros((1, 2, 5)), "a row that the array does not have"),
+        (np.zeros((3, 2, 5), "U3"), "not an array of real numbers"),
+    ):
+        bad = saved(tmp_path / "bad.npy", array)
+        with pytest.raises(DataError, match=f"(?s){message}"):
+            split_of([f"{good}#0", f"{bad}#2"], SeriesRules(2, 5))
+
+
+def test_length_0_is_that_of_the_first(tmp_path, stack):
+    series = split_of(stack[0], SeriesRules(3))
+    assert series.statistics["length"] == 6 and get(series, 0).shape == (1, 3, 6)
+    longer = saved(tmp_path / "longer.npy", np.zeros((3, 7)))
+    with pytest.raises(DataError, match="not the 6 time points of SERIES.LENGTH.*where that is 0"):
+        split_of([*separate(tmp_path, stack[1]), longer], SeriesRules(3))
+    with pytest.raises(DataError, match="not the 6 time points"):
+        split_of([longer], SeriesRules(3), split="val", statistics=series.statistics)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_noise_and_crops_are_drawn_from_epoch_and_sample(tmp_path, stack, stacked):
+    references = stack[0] if stacked else separate(tmp_path, stack[1])
+    rules = SeriesRules(3, 4, fit="crop")
+    train = split_of(references, rules, training=True, noise=0.5, seed=3)
+    still = split_of(references, rules, training=True, seed=3)
+    batch = get(train, *range(20), epoch=1)
+    np.testing.assert_array_equal(batch[[4, 2]], get(train, 4, 2, epoch=1))
+    assert not np.array_equal(batch, get(train, *range(20), epoch=2))
+    assert not np.array_equal(batch, get(split_of(references, rules, training=True, noise=0.5), *range(20), epoch=1))
+    crops = get(still, *range(20), epoch=1)
+    # each crop is three in a row of the whole, and the noise is 0.5 deviations on top of it
+    whole = get(split_of(references), *range(20))
+    for one, of in zip(crops, whole, strict=True):
+        assert any(np.allclose(one, of[:, start : start + 4], atol=1e-6) for start in range(3))
+    assert 0.4 < (batch - crops).std() < 0.6
+    fixed = get(split_of(references, rules, noise=0.5), *range(20), epoch=1)
+    np.testing.assert_allclose(fixed, whole[..., 1:5], atol=1e-6)
+
+
+def test_noise_leaves_missing_values_alone(tmp_path):
+    values = np.ones((3, 1, 4), np.float32) * np.arange(4)
+    values[0, 0, 1] = np.nan
+    path = saved(tmp_path / "a.npy", values)
+    references = [f"{path}#{n}" for n in range(3)]
+    series = split_of(references, SeriesRules(1, 4, missing="mask_channels"), training=True, noise=1.0)
+    got = get(series, 0, epoch=0)[0]
+    np.testing.assert_array_equal(got[1], [1, 0, 1, 1])
+    assert got[0, 1] == 0
+
+
+def test_a_bad_sample_is_found_when_it_is_read_unchecked(tmp_path):
+    values = np.zeros((3, 2, 5), np.float32)
+    values[1, 0, 0] = np.nan
+    path = saved(tmp_path / "a.npy", values)
+    series = split_of([f"{path}#{n}" for n in range(3)], SeriesRules(2, 5), normalize=False, check=False)
+    get(series, 0, 2)
+    with pytest.raises(SampleError, match="missing values"):
+        get(series, 0, 1, 2)
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_rows_over_several_files(tmp_path):
+    values = np.arange(60.0).reshape(10, 2, 3)
+    paths = [saved(tmp_path / f"{n}.npy", values[n : n + 2]) for n in range(0, 10, 2)]
+    rows = StackedRows([f"{paths[n // 2]}#{n % 2}" for n in range(10)], ArrayFiles())
+    order = np.array([9, 0, 3, 3, 8, 1])
+    np.testing.assert_array_equal(rows.block(order), values[order])
+    np.testing.assert_array_equal(rows.one(7), values[7])
+
+
+def test_what_a_worker_gets_holds_no_array(tmp_path):
+    values = np.zeros((1000, 3, 60), np.float32)
+    path = saved(tmp_path / "a.npy", values)
+    series = split_of([f"{path}#{n}" for n in range(1000)], SeriesRules(3, 60), normalize=False)
+    get(series, 3)
+    data = pickle.dumps(series)
+    assert len(data) < values.nbytes / 5
+    torch.testing.assert_close(pickle.loads(data).batch([3], [None]), series.batch([3], [None]))
+
+
+def test_open_maps_are_bounded(tmp_path):
+    files = ArrayFiles()
+    for n in range(100):
+        files.open(saved(tmp_path / f"{n}.npy", np.zeros(2)))
+    assert len(files._maps) == 64
+
+
+def test_a_cut_archive(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", data=np.random.RandomState(0).standard_normal((2, 900)))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[500:900] = bytes(400)
+    (tmp_path / "a.npz").write_bytes(data)
+    assert zipfile.is_zipfile(tmp_path / "a.npz")
+    with pytest.raises(SampleError, match="damaged"):
+        read_series(str(tmp_path / "a.npz"), 2)
