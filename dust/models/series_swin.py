@@ -111,6 +111,7 @@ class SeriesSwin(Swin):
         )
         self.seq_len = seq_len
         self.ape = ape
+        self.mask = mask
         if ape and tokens is not None:
             self.absolute_pos_embed = nn.Parameter(torch.empty(1, tokens, embed_dim))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=INIT_STD)

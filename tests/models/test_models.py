@@ -1,6 +1,7 @@
 """What every registered model must do. A model is tested by being registered: a name without a case here fails."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -13,12 +14,23 @@ from dust.utils.errors import ConfigError
 
 _VIDEO = {"video": (2, 3, 4, 32, 32)}
 _TIMESFORMER = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4}
-
+_VIDEO_SWIN = {"embed_dim": 16, "depths": [2, 1, 2], "num_heads": [2, 4, 4], "window_size": [2, 3, 3]}
+_SERIES_SWIN = {"embed_dim": 16, "depths": [2, 3], "num_heads": [2, 4], "window_size": 4}
+_FUSED_VIDEO = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": [2, 2, 2]}
+_FUSION = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4, "video_feature_dim": 6, "fusion_dim": 8}
 # name: (arguments for a small one, shapes of its inputs), as many as a model has variants
 SMALL = [
     ("TimeSformer", {**_TIMESFORMER, "attention_type": "divided_space_time"}, _VIDEO),
     ("TimeSformer", {**_TIMESFORMER, "attention_type": "joint_space_time"}, _VIDEO),
     ("TimeSformer", {**_TIMESFORMER, "attention_type": "space_only"}, _VIDEO),
+    ("VideoSwin", _VIDEO_SWIN, _VIDEO),
+    ("SeriesSwin", _SERIES_SWIN, {"series": (2, 3, 20)}),
+    ("SeriesSwin", {**_SERIES_SWIN, "attention": "cosine", "seq_len": 20, "ape": True}, {"series": (2, 3, 20)}),
+    ("SeriesSwin", {**_SERIES_SWIN, "norm": "pre", "mask": "legacy", "patch_size": 3}, {"series": (2, 3, 50)}),
+    ("DualSwinFusion", {**_FUSION, "mode": "concat"}, {"series": (2, 3, 20), "video_features": (2, 6)}),
+    ("DualSwinFusion", {**_FUSION, "mode": "gated"}, {"series": (2, 3, 20), "video_features": (2, 6)}),
+    ("DualSwinFusion", {**_FUSION, "mode": "cross_attention"}, {"series": (2, 3, 20), "video_features": (2, 5, 6)}),
+    ("DualSwinFusion", {**_FUSION, "video": _FUSED_VIDEO}, {"series": (2, 3, 20), "video": (2, 3, 4, 32, 32)}),
 ]
 every_model = pytest.mark.parametrize(
     ("name", "arguments", "shapes"), SMALL, ids=[f"{name}-{number}" for number, (name, _, _) in enumerate(SMALL)]
@@ -90,14 +102,25 @@ def test_layers_for_layer_decay(name, arguments, shapes):
     model = make(name, arguments)
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     assert layers.keys() == dict(model.named_parameters()).keys()
-    depth = len(model.blocks)
+    places = {key: place_of(key, model) for key in layers}
+    blocks = sorted({place for place in places.values() if place})
+    assert len(blocks) >= 2
     for key, layer in layers.items():
-        if key.startswith("blocks."):
-            assert layer == int(key.split(".")[1]) + 1, key
-        elif key.startswith(("patch_embed", "cls_token", "pos_embed", "time_embed")):
+        if places[key]:
+            assert layer == blocks.index(places[key]) + 1, key
+        elif re.match(r"(\w+_backbone\.)?(patch_embed|cls_token|pos_embed|time_embed|absolute_pos_embed)", key):
             assert layer == 0, key
         else:
-            assert layer == depth + 1, key
+            assert layer == len(blocks) + 1, key
+
+
+def place_of(key, model):
+    """(stage, block) or (block,) of a parameter; what merges patches stands with the last block of its stage."""
+    numbers = re.match(r"(?:\w+_backbone\.)?(?:layers\.(\d+)\.)?blocks\.(\d+)\.", key)
+    if numbers:
+        return tuple(int(number) for number in numbers.groups() if number)
+    merging = re.match(r"(.*layers\.(\d+))\.downsample\.", key)
+    return (int(merging[2]), len(model.get_submodule(merging[1]).blocks) - 1) if merging else None
 
 
 @every_model
