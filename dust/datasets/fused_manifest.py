@@ -28,9 +28,10 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("id", "label", "video", "series", "split")
 FILES = ("video", "series")  # columns that name files
 ONE_FILE = "manifest.csv"
+# what people write where one of COLUMNS or SPLITS is meant: for the hint in the error
 _OTHER_NAMES = {"path": "video", "file": "video", "clip": "video", "class": "label", "labels": "label"}
-_OTHER_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
 _OTHER_NAMES |= {"name": "id", "sample": "id", "kinematics": "series", "sensor": "series", "signal": "series"}
+_OTHER_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
 
 
 @dataclass(frozen=True, slots=True)
