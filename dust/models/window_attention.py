@@ -131,6 +131,11 @@ def log_offsets(window: Size, device: torch.device) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------- modules
 
 
+def has_fused_kernel(q: torch.Tensor) -> bool:
+    """Whether scaled_dot_product_attention has a kernel for a bias that learns. On a CPU its slow path would run."""
+    return q.is_cuda
+
+
 class WindowAttention(nn.Module):
     """Self-attention (B, *grid, C) -> (B, *grid, C) in which a token sees its window only.
 
@@ -222,7 +227,7 @@ class WindowAttention(nn.Module):
         """(B, *padded, C) -> (B * windows, heads, N, head_dim): windows and heads in a single copy."""
         behind = 2 * len(grid) + 1
         sides = [side for pair in zip(grid, window, strict=True) for side in pair]
-        x = x.reshape(len(x), *sides, self.num_heads, -1)
+        x = x.reshape(len(x), *sides, self.num_heads, x.shape[-1] // self.num_heads)
         x = x.permute(0, *range(1, behind, 2), behind, *range(2, behind, 2), behind + 1)
         return x.reshape(len(x) * math.prod(grid), self.num_heads, math.prod(window), x.shape[-1])
 
@@ -258,7 +263,7 @@ class WindowAttention(nn.Module):
             q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100)).exp()
             k, scale = F.normalize(k, dim=-1), 1.0
         mask = None if masks is None else masks[0].index_select(0, masks[1]).unsqueeze(1)  # (windows, 1, N, N)
-        if q.is_cuda:  # there, and only there, a fused kernel takes a bias that learns
+        if has_fused_kernel(q):
             bias = bias.expand(len(q), -1, -1, -1) if mask is None else bias + mask
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=drop, scale=scale)
         logits = (q * scale) @ k.transpose(-2, -1)

@@ -1,0 +1,506 @@
+"""VideoSwin and SeriesSwin against their authors' numbers (tests/data), an obvious slow attention, and by laws."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models import group_parameters
+
+from dust.models import window_attention
+from dust.models.swin import SeriesSwin, VideoSwin
+from dust.models.window_attention import SwinBlock, WindowAttention, log_offsets, relative_index, window_masks
+from dust.utils.checkpoint import load_weights
+from dust.utils.errors import ConfigError, DustError
+from tests.helpers import DATA, golden_tensors
+
+FAMILIES = ("swin3d", "tv_swin3d", "dust_video", "swin1d", "dust_series")
+CASES = sorted(path.stem for family in FAMILIES for path in DATA.glob(f"{family}_*.json"))
+SERIES_CASES = [case for case in CASES if "swin1d" in case or "series" in case]
+CPU = torch.device("cpu")
+TINY_VIDEO = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": (2, 3, 3), "num_classes": 5}
+TINY_SERIES = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 5}
+
+
+def part(tensors, *names):
+    return {key.split(".", 1)[1]: value for key, value in tensors.items() if key.split(".", 1)[0] in names}
+
+
+def model_of(case, facts):
+    if case in SERIES_CASES:
+        kind = {"norm": "pre"} if "v1" in case else {"attention": "cosine"} if "v2" in case else {}
+        return SeriesSwin(**facts["args"], **kind, mask="legacy")
+    return VideoSwin(**facts["args"])
+
+
+def randomised(model):
+    """All parameters random, so that what starts at zero (biases, norms of respost) counts too."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def video_swin(**arguments):
+    torch.manual_seed(0)
+    return randomised(VideoSwin(**{**TINY_VIDEO, **arguments}))
+
+
+def series_swin(**arguments):
+    torch.manual_seed(0)
+    return randomised(SeriesSwin(**{**TINY_SERIES, **arguments}))
+
+
+# ---------------------------------------------------------------------------------------------- golden numbers
+
+
+def test_no_golden_case_is_lost():
+    assert len(CASES) == 11 and len(SERIES_CASES) == 5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case):
+    facts, tensors = golden_tensors(case)
+    model = model_of(case, facts).eval()
+    assert load_weights(model, part(tensors, "weight", "buffer"), strict=True).complete
+    stages = {}
+    for key in part(tensors, "stage"):
+        model.get_submodule(key).register_forward_hook(lambda _, inputs, out, key=key: stages.__setitem__(key, out))
+    features = model.forward_features(tensors["input"])
+    logits = model.forward_head(features)
+    torch.testing.assert_close(logits, tensors["logits"], atol=1e-4, rtol=0)
+    if "features" in tensors:
+        pooled = tensors["features"].ndim == 2
+        features = model.forward_head(features, pre_logits=True) if pooled else features
+        torch.testing.assert_close(features, tensors["features"], atol=1e-4, rtol=0)
+    for key, expected in part(tensors, "stage").items():
+        out = stages[key] if stages[key].shape == expected.shape else stages[key].movedim(-1, 1)
+        torch.testing.assert_close(out, expected, atol=1e-5 * max(1, expected.abs().max().item()), rtol=0, msg=key)
+
+    loss = F.cross_entropy(logits, torch.tensor(facts["labels_for_loss"]))
+    assert loss.item() == pytest.approx(facts["cross_entropy"], abs=1e-4)
+    loss.backward()
+    # the file's norms under our names: each as a tensor that holds nothing else
+    norms = {key: torch.full_like(tensors[f"weight.{key}"], norm) for key, norm in facts["grad_l2"].items()}
+    norms = model.adapt_state_dict(norms, [])
+    assert norms.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.norm().item() == pytest.approx(norms[name].flatten()[0].item(), rel=1e-3), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_tables_that_are_computed(case):
+    """Indices, Swin V2's coordinates and the legacy mask, one for one."""
+    facts, tensors = golden_tensors(case)
+    model = model_of(case, facts)
+    if case.startswith("tv_"):
+        pytest.skip("torchvision's are the same under other names")
+    compared = 0
+    for key, table in part(tensors, "buffer").items():
+        name, kind = key.removeprefix("backbone.").rsplit(".", 1)
+        module = model.get_submodule(name)
+        if kind == "relative_position_index":
+            ours = relative_index(module.window, len(table), CPU).view(len(table), -1)
+        elif kind == "relative_coords_table":
+            ours = log_offsets(module.window, CPU).unsqueeze(0)
+        else:  # attn_mask, which a block has
+            stage = int(name.split(".")[1])
+            tokens = math.ceil(math.ceil(facts["args"]["seq_len"] / facts["args"]["patch_size"]) / 2**stage)
+            window, shift = module.attn.fit((tokens,))
+            masks, numbers = window_masks((tokens,), window, shift, "legacy", CPU)
+            ours = masks[numbers]
+        torch.testing.assert_close(ours, table)
+        compared += 1
+    assert compared
+
+
+def test_sizes_of_the_published_models():
+    def millions(model):
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    base = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
+    dust = {"seq_len": 51, "num_classes": 4, "depths": (2, 2, 6, 2), "num_heads": (16,) * 4}
+    with torch.device("meta"):
+        assert millions(VideoSwin()) == 28_158_070
+        assert millions(VideoSwin(depths=(2, 2, 18, 2))) == 49_816_678
+        assert millions(VideoSwin(**base)) == 88_048_984
+        assert VideoSwin(**base).num_features == 1024
+        assert round(millions(SeriesSwin(**dust, embed_dim=256)) / 1e6, 2) == 189.71
+        assert SeriesSwin(**dust, embed_dim=256).num_features == 2048
+
+
+# ------------------------------------------------------------------------------------------ an obvious slow version
+
+
+def slow_attention(attention, x, rule):
+    """Every token with every token of the padded grid, one pair of places at a time."""
+    size = x.shape[1:-1]
+    window = [min(length, side) for length, side in zip(size, attention.window, strict=True)]
+    shift = [
+        side // 2 if attention.shifted and length > side else 0
+        for length, side in zip(size, attention.window, strict=True)
+    ]
+    padded = [math.ceil(length / side) * side for length, side in zip(size, window, strict=True)]
+    places = list(itertools.product(*map(range, padded)))
+    rolled = [
+        tuple((p - s) % n for p, s, n in zip(place, shift, padded, strict=True)) for place in places
+    ]  # where the roll brings each
+    tokens = torch.zeros(x.shape[0], len(places), x.shape[-1], dtype=x.dtype)
+    real = [all(p < n for p, n in zip(place, size, strict=True)) for place in places]
+    tokens[:, [i for i, inside in enumerate(real) if inside]] = x.flatten(1, -2)
+
+    def sees(i, j):
+        if any(a // side != b // side for a, b, side in zip(rolled[i], rolled[j], window, strict=True)):
+            return False
+        came_round = [[r > p for r, p in zip(rolled[place], places[place], strict=True)] for place in (i, j)]
+        if came_round[0] != came_round[1]:
+            return False
+        return rule == "cyclic" or real[i] == real[j]
+
+    q, k, v = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    logits = attention.scale * q @ k.transpose(-2, -1)
+    rows = [2 * side - 1 for side in attention.window]
+    for i, j in itertools.product(range(len(places)), repeat=2):
+        if sees(i, j):
+            row = 0
+            for a, b, side, count in zip(rolled[i], rolled[j], attention.window, rows, strict=True):
+                row = row * count + (a - b + side - 1)
+            logits[:, :, i, j] += attention.relative_position_bias_table[row]
+        else:
+            logits[:, :, i, j] = -math.inf
+    out = attention.proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    return out[:, [i for i, inside in enumerate(real) if inside]].view(x.shape)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(
+    ("window", "size", "rule"),
+    [
+        *(((5,), (length,), "exact") for length in (1, 3, 5, 6, 8, 10, 11, 14, 23)),
+        ((4,), (13,), "exact"),
+        ((1,), (3,), "exact"),
+        ((5,), (12,), "cyclic"),
+        ((2, 3, 3), (4, 6, 6), "cyclic"),
+        ((2, 3, 3), (3, 4, 5), "cyclic"),
+        ((4, 3, 2), (3, 5, 4), "cyclic"),  # the first axis is clamped
+        ((2, 2, 2), (3, 3, 2), "exact"),
+    ],
+)
+def test_attention_equals_a_slow_one(window, size, rule, shifted):
+    torch.manual_seed(0)
+    attention = randomised(WindowAttention(8, 2, window, shifted=shifted, mask=rule)).double()
+    x = torch.randn(2, *size, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(x), slow_attention(attention, x, rule), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["dot", "cosine"])
+@pytest.mark.parametrize("case", [((7,), (19,), "exact"), ((7,), (4,), "exact"), ((2, 3, 3), (3, 5, 6), "cyclic")])
+def test_the_fused_kernels_path_is_the_same(monkeypatch, case, attention):
+    window, size, rule = case
+    torch.manual_seed(0)
+    module = randomised(WindowAttention(8, 2, window, shifted=True, mask=rule, attention=attention))
+    x = torch.randn(3, *size, 8)
+    results = []
+    for fused in (False, True):
+        monkeypatch.setattr(window_attention, "has_fused_kernel", lambda q, fused=fused: fused)
+        module.zero_grad()
+        out = module(x)
+        out.square().sum().backward()
+        results.append([out.detach(), *(parameter.grad for parameter in module.parameters())])
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("make", [video_swin, series_swin])
+def test_cuda_is_the_same(make):
+    model = make()
+    x = torch.randn(2, 3, 6, 40, 36) if make is video_swin else torch.randn(2, 3, 51)
+    logits = model(x)
+    torch.testing.assert_close(model.cuda()(x.cuda()).cpu(), logits, atol=1e-4, rtol=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------------- masks
+
+
+def shifted_partition(rule, length, window=8):
+    """Which places of each window see each other, after the roll."""
+    found = window_masks((length,), (window,), (window // 2,), rule, CPU)
+    count = math.ceil(length / window)
+    return torch.ones(count, window, window, dtype=torch.bool) if found is None else found[0][found[1]] == 0
+
+
+@pytest.mark.parametrize(
+    ("length", "same"), [(13, True), (60, True), (9, True)] + [(n, False) for n in (51, 26, 29, 7)]
+)
+def test_the_legacy_mask_is_exact_for_few_lengths(length, same):
+    assert torch.equal(shifted_partition("legacy", length), shifted_partition("exact", length)) == same
+
+
+@pytest.mark.parametrize(("mask", "matters"), [("exact", False), ("legacy", True)])
+@pytest.mark.parametrize("norm", ["pre", "respost"])
+def test_what_pads_a_window_changes_nothing_under_the_exact_mask(monkeypatch, mask, norm, matters):
+    model = series_swin(mask=mask, norm=norm)
+    series = torch.randn(2, 3, 44)  # 44 tokens in windows of 8, then 22: both are padded, no merging is
+    with torch.no_grad():
+        logits = model(series)
+        pad_end = window_attention.pad_end
+
+        def rubbish(x, multiples, first=1):
+            padded = pad_end(x, multiples, first)
+            if padded is x or multiples == [2]:
+                return padded
+            return torch.where(torch.arange(padded.shape[1]).view(-1, 1) < x.shape[1], padded, 9.0)
+
+        monkeypatch.setattr(window_attention, "pad_end", rubbish)
+        assert torch.equal(model(series), logits) != matters
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8])
+@pytest.mark.parametrize("attention", ["dot", "cosine"])
+def test_a_clamped_window_is_a_padded_one_under_the_exact_mask(length, attention):
+    torch.manual_seed(0)
+    module = randomised(WindowAttention(8, 2, (8,), mask="exact", attention=attention))
+    x = torch.randn(2, length, 8)
+    clamped = module(x)
+    module.clamp = False
+    torch.testing.assert_close(module(x), clamped)
+
+
+def test_masks_are_made_once_and_few_serve_a_big_video():
+    size, window, shift = (40, 56, 56), (8, 7, 7), (4, 3, 3)
+    masks, numbers = window_masks(size, window, shift, "cyclic", CPU)
+    assert masks.shape == (8, 392, 392) and numbers.shape == (5 * 8 * 8,)
+    assert window_masks(size, window, shift, "cyclic", CPU)[0] is masks
+    for function in (window_masks, relative_index, log_offsets):
+        assert function.cache_info().maxsize is not None
+    assert window_masks((40, 56, 56), window, (0, 0, 0), "cyclic", CPU) is None
+    assert window_masks((16,), (8,), (0,), "exact", CPU) is None
+    assert all("mask" not in key and "index" not in key for key in video_swin().state_dict())
+
+
+def test_what_was_kept_in_inference_mode_serves_in_training():
+    for function in (window_masks, relative_index, log_offsets):
+        function.cache_clear()
+    for model in (video_swin(), series_swin(attention="cosine")):
+        x = torch.randn(1, 3, 4, 32, 32) if isinstance(model, VideoSwin) else torch.randn(1, 3, 21)
+        with torch.inference_mode():
+            model(x)
+        model(x).sum().backward()
+
+
+# ------------------------------------------------------------------------------------------------- any size, lengths
+
+
+@pytest.mark.parametrize("mask", ["exact", "legacy"])
+@pytest.mark.parametrize("arguments", [{}, {"seq_len": 20}, {"patch_size": 3}, {"norm": "pre", "attention": "cosine"}])
+def test_a_series_of_any_length(mask, arguments):
+    model = series_swin(mask=mask, **arguments)
+    for length in (1, 2, 3, 7, 8, 9, 15, 16, 20, 33, 100):
+        tokens = model.forward_features(torch.randn(2, 3, length))
+        assert tokens.shape == (2, 32, math.ceil(math.ceil(length / arguments.get("patch_size", 1)) / 2))
+        assert tokens.isfinite().all()
+
+
+def test_zeros_fill_the_last_patch():
+    model = series_swin(patch_size=4)
+    series = torch.randn(2, 3, 50)
+    assert torch.equal(model(series), model(F.pad(series, (0, 2))))
+    clip_model, clip = video_swin(), torch.randn(1, 3, 5, 30, 33)
+    assert torch.equal(clip_model(clip), clip_model(F.pad(clip, (0, 3, 0, 2, 0, 1))))
+
+
+def test_seq_len_makes_the_tables_and_without_it_they_are_full():
+    sizes = {"depths": (1,) * 4, "num_heads": (2,) * 4}
+    rows = [
+        [len(stage.blocks[0].attn.relative_position_bias_table) for stage in series_swin(**sizes, **more).layers]
+        for more in ({"seq_len": 51}, {}, {"seq_len": 51, "patch_size": 4})
+    ]
+    assert rows == [[15, 15, 15, 13], [15] * 4, [15, 13, 7, 3]]  # 51, 26, 13, 7 tokens; 13, 7, 4, 2
+
+
+def test_a_model_for_one_length_is_the_general_one_where_no_window_is_cut():
+    one, general = series_swin(seq_len=40), series_swin()
+    series = torch.randn(2, 3, 40)
+    assert torch.equal(one(series), general(series))
+
+
+def test_positions_are_for_one_length():
+    model = series_swin(ape=True, seq_len=21, patch_size=2)
+    assert model.absolute_pos_embed.shape == (1, 11, 16)
+    assert model(torch.randn(2, 3, 21)).shape == (2, 5)
+    with pytest.raises(DustError, match="30 time points.*seq_len 21"):
+        model(torch.randn(2, 3, 30))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1, 1), (1, 3, 9, 40, 24), (2, 3, 3, 17, 50)])
+def test_a_video_of_any_size(shape):
+    features = video_swin().forward_features(torch.randn(shape))
+    grid = [math.ceil(side / patch) for side, patch in zip(shape[2:], (2, 4, 4), strict=True)]
+    assert features.shape == (shape[0], 32, grid[0], math.ceil(grid[1] / 2), math.ceil(grid[2] / 2))
+    assert features.isfinite().all()
+
+
+def test_an_empty_batch():
+    for model, shape in ((video_swin(), (0, 3, 4, 32, 32)), (series_swin(), (0, 3, 21))):
+        logits = model.train()(torch.empty(shape))
+        assert logits.shape == (0, 5)
+        logits.sum().backward()
+
+
+@pytest.mark.parametrize("make", [video_swin, series_swin])
+def test_bf16_autocast_is_close(make):
+    model = make()
+    x = torch.randn(2, 3, 4, 32, 32) if make is video_swin else torch.randn(2, 3, 51)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    torch.testing.assert_close(logits.float(), model(x), atol=0.3, rtol=0.1)
+
+
+# --------------------------------------------------------------------------------------------- parts and switches
+
+
+def test_first_weights():
+    model = VideoSwin(**{**TINY_VIDEO, "embed_dim": 96})
+    attention = model.layers[0].blocks[0].attn
+    for weights in (attention.qkv.weight, attention.relative_position_bias_table, model.head.weight):
+        assert weights.std().item() == pytest.approx(0.02, rel=0.2)
+    assert not attention.qkv.bias.any() and (model.norm.weight == 1).all()
+
+
+@pytest.mark.parametrize("attention", ["dot", "cosine"])
+def test_a_new_block_with_norms_behind_is_the_identity(attention):
+    model = SeriesSwin(**TINY_SERIES, attention=attention)
+    x = torch.randn(2, 19, 16)
+    for block in model.layers[0].blocks:
+        assert torch.equal(block(x), x)
+    assert model.layers[0].blocks[0].attn.relative_position_bias_table.any() if attention == "dot" else True
+    pre = SeriesSwin(**TINY_SERIES, norm="pre").layers[0].blocks[0]
+    assert not torch.equal(pre(x), x)
+
+
+def test_drop_path_rises_over_all_blocks():
+    model = VideoSwin(**{**TINY_VIDEO, "depths": (1, 4), "drop_path_rate": 0.2})
+    rates = [block.drop_path.rate for block in model.modules() if isinstance(block, SwinBlock)]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+@pytest.mark.parametrize("rate", ["drop_rate", "attn_drop_rate", "drop_path_rate", "head_drop_rate"])
+def test_dropout_works_in_training_only(rate):
+    model = video_swin(**{"drop_path_rate": 0.0, rate: 0.5})
+    video = torch.randn(4, 3, 4, 32, 32)
+    assert torch.equal(model(video), model(video))
+    model.train()
+    assert not torch.equal(model(video), model(video))
+
+
+def test_frozen_stages():
+    model = VideoSwin(**TINY_VIDEO, frozen_stages=1, drop_rate=0.5).train()
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(("patch_embed.", "layers.0."))}
+    for module in (model.patch_embed, model.pos_drop, model.layers[0], model.layers[0].blocks[1].mlp.drop):
+        assert not module.training
+    assert model.layers[1].training and model.head_drop.training
+    only_patches = VideoSwin(**TINY_VIDEO, frozen_stages=0).train()
+    assert not only_patches.patch_embed.proj.weight.requires_grad
+    assert all(parameter.requires_grad for parameter in only_patches.layers.parameters())
+    assert only_patches.pos_drop.training and only_patches.layers[0].training
+    assert all(parameter.requires_grad for parameter in VideoSwin(**TINY_VIDEO).parameters())
+
+
+def test_no_weight_decay():
+    exempt = series_swin(attention="cosine", ape=True, seq_len=20).no_weight_decay()
+    assert {"absolute_pos_embed", "norm.weight", "layers.0.blocks.1.attn.logit_scale"} <= exempt
+    assert {"layers.0.downsample.norm.bias", "layers.1.blocks.0.attn.cpb_mlp.0.weight"} <= exempt
+    assert "layers.0.blocks.0.attn.relative_position_bias_table" in video_swin().no_weight_decay()
+    assert not {"head.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.0.downsample.reduction.weight"} & exempt
+
+
+def test_coarse_layers_are_the_stages():
+    model = video_swin()
+    layers = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    assert layers["patch_embed.norm.weight"] == 0 and layers["head.weight"] == layers["norm.weight"] == 3
+    assert {layer for key, layer in layers.items() if key.startswith("layers.0.")} == {1}
+    assert {layer for key, layer in layers.items() if key.startswith("layers.1.")} == {2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        (VideoSwin, {"window_size": (8, 7)}, r"window_size is \[8, 7\].*three numbers"),
+        (VideoSwin, {"patch_size": 4, "frozen_stages": 5}, r"patch_size is \[4\].*frozen_stages is 5"),
+        (VideoSwin, {"num_heads": (2, 4, 8)}, r"depths \[2, 2\] and num_heads \[2, 4, 8\]"),
+        (VideoSwin, {"depths": (), "num_heads": ()}, "one number for each stage"),
+        (VideoSwin, {"num_heads": (2, 5)}, "stage 1 has 32 channels, not a multiple of its 5 heads"),
+        (VideoSwin, {"drop_path_rate": 1.0, "embed_dim": 0}, "embed_dim is 0.*drop_path_rate is 1.0"),
+        (VideoSwin, {"depths": (2, 0), "num_classes": -1}, r"depths\[1\] is 0.*num_classes is -1"),
+        (SeriesSwin, {"norm": "post", "mask": "none", "attention": "cos"}, "'post'.*'cos'.*'none'"),
+        (SeriesSwin, {"ape": True}, "ape.*needs seq_len"),
+        (SeriesSwin, {"seq_len": 0, "window_size": 0}, "window_size is 0.*seq_len is 0"),
+    ],
+)
+def test_impossible_arguments_are_named_all_at_once(kind, arguments, words):
+    tiny = TINY_VIDEO if kind is VideoSwin else TINY_SERIES
+    with pytest.raises(ConfigError, match=words):
+        kind(**{**tiny, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "words"),
+    [
+        (video_swin, torch.zeros(3, 4, 32, 32), r"\(3, 4, 32, 32\).*\(B, C, T, H, W\)"),
+        (video_swin, torch.zeros(1, 4, 3, 32, 32), "in_chans=3"),
+        (video_swin, torch.zeros(1, 3, 0, 32, 32), "may be 0"),
+        (video_swin, torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8), "uint8.*normalise"),
+        (series_swin, torch.zeros(2, 51), r"SeriesSwin got series.*\(2, 51\).*\(B, C, L\)"),
+        (series_swin, torch.zeros(2, 51, 3), "in_chans=3"),
+        (series_swin, torch.zeros(2, 3, 51, dtype=torch.int16), "int16"),
+    ],
+)
+def test_impossible_input_is_named(make, x, words):
+    with pytest.raises(DustError, match=words):
+        make()(x)
+
+
+def test_from_config_of_video():
+    node = SimpleNamespace(
+        PATCH_SIZE=[1, 2, 2], EMBED_DIM=16, DEPTHS=[1, 2], NUM_HEADS=[2, 4], WINDOW_SIZE=[2, 2, 3], MLP_RATIO=2.0,
+        QKV_BIAS=False, PATCH_NORM=False, DROP_RATE=0.1, ATTN_DROP_RATE=0.2, DROP_PATH_RATE=0.3, HEAD_DROP_RATE=0.4,
+    )  # fmt: skip
+    cfg = SimpleNamespace(
+        VIDEO_SWIN=node,
+        DATA=SimpleNamespace(INPUT_CHANNEL_NUM=[4]),
+        MODEL=SimpleNamespace(NUM_CLASSES=5, ACT_CHECKPOINT=True),
+    )
+    model = VideoSwin(**VideoSwin.from_config(cfg))
+    block = model.layers[1].blocks[1]
+    assert model.patch_embed.proj.weight.shape == (16, 4, 1, 2, 2) and model.num_classes == 5 and model.act_checkpoint
+    assert block.attn.window == (2, 2, 3) and block.attn.qkv.bias is None and block.mlp.fc1.out_features == 64
+    assert (block.drop_path.rate, block.attn.attn_drop, model.pos_drop.p, model.head_drop.p) == (0.3, 0.2, 0.1, 0.4)
+    assert isinstance(model.patch_embed.norm, torch.nn.Identity)
+
+
+@pytest.mark.parametrize(("missing", "channels"), [("error", 3), ("mask", 3), ("mask_channels", 6)])
+def test_from_config_of_series(missing, channels):
+    node = SimpleNamespace(
+        PATCH_SIZE=2, EMBED_DIM=16, DEPTHS=[1, 2], NUM_HEADS=[2, 4], WINDOW_SIZE=5, MLP_RATIO=2.0, QKV_BIAS=False,
+        PATCH_NORM=False, ABSOLUTE_POS_EMBED=True, NORM="pre", ATTENTION="cosine", MASK="legacy",
+        DROP_RATE=0.1, ATTN_DROP_RATE=0.2, DROP_PATH_RATE=0.3,
+    )  # fmt: skip
+    cfg = SimpleNamespace(
+        SERIES_SWIN=node,
+        SERIES=SimpleNamespace(NUM_CHANNELS=3, LENGTH=51, MISSING=missing),
+        MODEL=SimpleNamespace(NUM_CLASSES=5, ACT_CHECKPOINT=False),
+    )
+    model = SeriesSwin(**SeriesSwin.from_config(cfg))
+    block = model.layers[1].blocks[1]
+    assert model.patch_embed.proj.weight.shape == (16, channels, 2) and model.absolute_pos_embed.shape == (1, 26, 16)
+    assert block.attn.cosine and block.attn.mask == "legacy" and block.norm_first and block.attn.window == (5,)
+    assert block.attn.q_bias is None and (block.drop_path.rate, block.attn.attn_drop) == (0.3, 0.2)
+    cfg.SERIES.LENGTH, node.ABSOLUTE_POS_EMBED = 0, False
+    assert SeriesSwin(**SeriesSwin.from_config(cfg)).seq_len is None
