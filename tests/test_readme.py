@@ -11,7 +11,14 @@ import pytest
 from dust.config import load_config, parse_args
 from tests.helpers import ROOT
 
-PAGES = ["README.md", "MODEL_ZOO.md", "docs/CONFIG.md", "docs/BENCHMARKS.md", "dust/datasets/DATASET.md"]
+PAGES = [
+    "README.md",
+    "MODEL_ZOO.md",
+    "docs/CONFIG.md",
+    "docs/DUST.md",
+    "docs/BENCHMARKS.md",
+    "dust/datasets/DATASET.md",
+]
 COMMAND = re.compile(r"^(?:\$ )?((?:make|dust|python) .*)$", re.M)
 
 
@@ -29,9 +36,19 @@ def commands():
                     yield pytest.param(line, id=f"{page}: {line[:60]}")
 
 
+def expanded(line):
+    """The words as a shell would hand them on: {1,2} and * expanded."""
+    if not any(mark in line for mark in "{*"):
+        return shlex.split(line)
+    result = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return result.stdout.split("\0")[:-1]
+
+
 @pytest.mark.parametrize("line", commands())
 def test_a_command_of_a_page_exists(line):
-    words = shlex.split(line)
+    words = expanded(line)
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
     elif words[0] == "dust" or words[1] == "tools/run_net.py":
@@ -39,7 +56,7 @@ def test_a_command_of_a_page_exists(line):
         for file in args.cfg_files:
             load_config(str(ROOT / file), args.opts)
     else:
-        sub = words[2:3] if len(words) > 2 and re.fullmatch(r"[a-z0-9]+", words[2]) else []
+        sub = words[2:3] if len(words) > 2 and re.fullmatch(r"[a-z0-9-]+", words[2]) else []
         result = subprocess.run(
             [sys.executable, str(ROOT / words[1]), *sub, "--help"], capture_output=True, text=True, cwd=ROOT
         )
@@ -51,9 +68,10 @@ def test_a_command_of_a_page_exists(line):
             assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
 
 
-def test_the_readmes_python_is_python():
+@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md"])
+def test_the_pages_python_is_python(page):
     names = set()
-    for block in blocks("README.md", "python"):
+    for block in blocks(page, "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 names |= {(node.module, alias.name) for alias in node.names}
@@ -62,7 +80,7 @@ def test_the_readmes_python_is_python():
         assert hasattr(__import__(module, fromlist=[name]), name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/CONFIG.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/CONFIG.md", "docs/DUST.md"])
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
