@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from dust.models.build import MODEL_REGISTRY
 from dust.models.checks import check_arguments, check_video, clip_multiples
 from dust.models.clip_vit import LN_EPS, CLIPAttention, CLIPMlp, image_tokens
+from dust.models.frozen import frozen_hidden
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.videomae_vit import (
     SinusoidPositions,
@@ -149,9 +150,11 @@ class CASTBlock(nn.Module):
         t = t + self.drop_path(self.cross_t_up(F.gelu(from_space)))
 
         normed = self.clip_ln_2(s)
-        s = s + self.clip_mlp(normed) + self.drop_path(0.5 * self.S_MLP_Adapter(normed))
+        hidden = frozen_hidden(self.clip_mlp.c_fc, "quick_gelu", normed)
+        s = torch.add(s + self.clip_mlp.c_proj(hidden), self.drop_path(self.S_MLP_Adapter(normed)), alpha=0.5)
         normed = self.norm2(t)
-        t = t + self.mlp(normed) + self.drop_path(0.5 * self.T_MLP_Adapter(normed))
+        hidden = frozen_hidden(self.mlp.fc1, "gelu", normed)
+        t = torch.add(t + self.mlp.fc2(hidden), self.drop_path(self.T_MLP_Adapter(normed)), alpha=0.5)
         return s, t
 
 

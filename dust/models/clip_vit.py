@@ -16,15 +16,11 @@ import torch.nn.functional as F
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.checks import check_arguments, check_video, clip_multiples
+from dust.models.frozen import quick_gelu
 from dust.models.layers import DropPath, resize_grid
 from dust.models.videomae_vit import State, attend, drop_path_rates, run_block, scaled_head
 
 LN_EPS = 1e-5
-
-
-def quick_gelu(x: torch.Tensor) -> torch.Tensor:
-    """x * sigmoid(1.702 x), which is not GELU. In this form the backward pass needs one tensor, not two."""
-    return F.silu(1.702 * x) / 1.702
 
 
 class CLIPAttention(nn.Module):

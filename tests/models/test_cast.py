@@ -170,7 +170,7 @@ def test_frozen_parts_get_no_gradient_and_keep_nothing_they_need_not():
         return sum(sizes.values())
 
     frozen, everything = tiny().train(), tiny().train().requires_grad_(True)
-    assert kept(frozen) < 0.8 * kept(everything)
+    assert kept(frozen) < 0.7 * kept(everything)
     for (name, parameter), (_, other) in zip(frozen.named_parameters(), everything.named_parameters(), strict=True):
         if name in trained_names(frozen):
             # the last block's patches of the spatial stream reach nothing: only its class tokens are classified

@@ -1,0 +1,53 @@
+"""The hidden layer of a frozen MLP, without keeping it for the backward pass."""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+ACTIVATIONS = ("gelu", "quick_gelu")
+
+
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    """x * sigmoid(1.702 x), CLIP's, which is not GELU. In this form the backward pass needs one tensor, not two."""
+    return F.silu(1.702 * x) / 1.702
+
+
+def frozen_hidden(linear: nn.Linear, activation: str, x: torch.Tensor) -> torch.Tensor:
+    """``activation(linear(x))``, (..., D) -> (..., hidden), where ``activation`` is gelu (exact) or quick_gelu.
+
+    Of a frozen layer only ``x`` is kept for the backward pass, which computes ``linear(x)`` a second time. The hidden
+    layer is the widest of all, and an adapter beside the MLP keeps ``x`` anyhow. A layer that learns is computed as
+    usual.
+    """
+    if torch.is_grad_enabled() and x.requires_grad and not any(p.requires_grad for p in linear.parameters()):
+        return _FrozenHidden.apply(x, linear.weight, linear.bias, activation)
+    return _activate(F.linear(x, linear.weight, linear.bias), activation)
+
+
+def _activate(hidden: torch.Tensor, activation: str) -> torch.Tensor:
+    return F.gelu(hidden) if activation == "gelu" else quick_gelu(hidden)
+
+
+class _FrozenHidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> torch.Tensor:
+        hidden = F.linear(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.activation, ctx.dtype = activation, hidden.dtype  # under autocast not x's
+        if activation == "gelu":
+            return torch.ops.aten.gelu_(hidden)
+        return F.silu(hidden.mul_(1.702), inplace=True).div_(1.702)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        weight = weight.to(ctx.dtype)
+        hidden = F.linear(x.to(ctx.dtype), weight, bias.to(ctx.dtype))
+        grad = grads[0].to(ctx.dtype)
+        if ctx.activation == "gelu":
+            grad = torch.ops.aten.gelu_backward(grad, hidden)
+        else:
+            grad = torch.ops.aten.silu_backward(grad, hidden.mul_(1.702))
+        return (grad @ weight).to(x.dtype), None, None, None
