@@ -1,0 +1,216 @@
+"""Files of point tracks: ours, CoTracker's, and those of the published light weight model."""
+
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dust.utils.errors import DataError
+
+TRACK_NAMES = ("tracks", "pred_tracks", "arr_0")
+VISIBILITY_NAMES = ("visibility", "visible", "vis", "pred_visibility", "visibles")
+CONFIDENCE_NAMES = ("confidence", "conf", "pred_confidence")
+SIZE_NAMES = ("size", "frame_size")
+SUFFIXES = (".npz", ".npy", ".pt", ".pth")
+EDGE = 0.05  # points may stand this share of the frame outside of it and count as inside when axes are checked
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """``xy``: (T, P, 2) float32 pixels. ``visible``: (T, P) bool. ``size``: height and width in pixels, None if the
+    file does not say. ``fps``: frames per second, 0 if the file does not say."""
+
+    xy: np.ndarray
+    visible: np.ndarray
+    size: tuple[int, int] | None
+    fps: float
+
+
+def read_tracks(path: str | os.PathLike, *, threshold: float = 0.9, size: tuple[int, int] | None = None) -> Tracks:
+    """Reads and checks the tracks of one camera.
+
+    Args:
+        path: .npz, .npy, .pt or .pth, or a folder of them that are one sequence in the order of their numbers.
+        threshold: a visibility that is a share, times the confidence if there is one, must be above it.
+        size: height and width for a file that does not say them.
+
+    Raises:
+        DataError: names the file and everything that is wrong with it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        tracks = _read_folder(path, threshold)
+    else:
+        tracks = _read_file(path, threshold)
+    tracks = Tracks(tracks.xy, tracks.visible, tracks.size or size, tracks.fps)
+    problems = find_problems(tracks)
+    if problems:
+        raise DataError(f"{path}: " + "; ".join(problems))
+    return tracks
+
+
+def find_problems(tracks: Tracks) -> list[str]:
+    """What is wrong with the numbers of a file, each with the way out."""
+    problems = []
+    bad = ~np.isfinite(tracks.xy).all(axis=-1)
+    if bad.any():
+        frame, point = np.argwhere(bad)[0]
+        problems.append(
+            f"{bad.sum()} points are NaN or infinite, the first in frame {frame}, point {point}: write any number and "
+            "visibility False where a point is not seen"
+        )
+    if tracks.size is None:
+        problems.append("no frame size in it: store size = (height, width), or set TRACKS.FRAME_SIZE")
+    elif min(tracks.size) < 1:
+        problems.append(f"frame size {tracks.size}: height and width must be above 0")
+    elif not bad.any() and tracks.visible.any():
+        problems += _find_wrong_axes(tracks.xy[tracks.visible], tracks.size)
+    if not np.isfinite(tracks.fps) or tracks.fps < 0:
+        problems.append(f"fps is {tracks.fps}, it must be 0 (not known) or more")
+    return problems
+
+
+def _find_wrong_axes(points: np.ndarray, size: tuple[int, int]) -> list[str]:
+    height, width = size
+    outside = _share_outside(points, height, width)
+    swapped = _share_outside(points, width, height)
+    seen = (
+        f"visible x up to {points[:, 0].max():.0f} and y up to {points[:, 1].max():.0f} in a frame of {width}x{height}"
+    )
+    if outside > 0.02 and swapped < 0.2 * outside:
+        return [f"x and y seem swapped, or height and width: {seen}. Tracks are (x, y), size is (height, width)"]
+    if outside > 0.5:
+        return [f"{100 * outside:.0f} % of the visible points are outside of the frame: {seen}. Are these pixels?"]
+    if min(size) > 16 and np.abs(points).max() <= 1.5 and len(points) > 1:
+        return [f"all coordinates lie in {points.min():.2f} to {points.max():.2f}: pixels are needed, not shares"]
+    return []
+
+
+def _share_outside(points: np.ndarray, height: int, width: int) -> float:
+    limit = np.array([width, height])
+    return float(((points < -EDGE * limit) | (points > (1 + EDGE) * limit)).any(axis=1).mean())
+
+
+# --- one file ---------------------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path, threshold: float) -> Tracks:
+    arrays = _arrays(path)
+    name, xy = _pick(arrays, TRACK_NAMES)
+    if xy is None:
+        raise DataError(
+            f"{path}: no tracks in it: looked for {', '.join(TRACK_NAMES)}, found {', '.join(arrays) or 'nothing'}"
+        )
+    xy = _tracks(path, xy)
+    _, visible = _pick(arrays, VISIBILITY_NAMES)
+    if visible is not None:
+        shown = _visibility(path, visible, _pick(arrays, CONFIDENCE_NAMES)[1], xy.shape[:2], threshold)
+    elif name == "arr_0":
+        shown = _without_copies(xy)
+    else:
+        raise DataError(f"{path}: no visibility beside {name}: looked for {', '.join(VISIBILITY_NAMES)}")
+    _, size = _pick(arrays, SIZE_NAMES)
+    if size is not None and (size.size != 2 or not np.isfinite(size.astype(float)).all()):
+        raise DataError(f"{path}: size is {size.tolist()}, it must be height and width")
+    fps = float(np.asarray(arrays.get("fps", 0.0)).reshape(-1)[0])
+    return Tracks(xy, shown, None if size is None else (int(size.flat[0]), int(size.flat[1])), fps)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        if path.suffix in (".pt", ".pth"):
+            return _torch_arrays(path)
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"arr_0": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        reason = "holds pickled objects, which are not opened" if "pickle" in str(error).lower() else str(error)
+        raise DataError(f"{path}: cannot be read: {reason}") from error
+
+
+def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
+    import pickle
+
+    import torch
+
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    if isinstance(loaded, (tuple, list)) and len(loaded) >= 2:  # what CoTracker's predictor returns
+        loaded = dict(zip(("tracks", "visibility", "confidence"), loaded, strict=False))
+    if not isinstance(loaded, dict):
+        raise DataError(f"{path}: holds a {type(loaded).__name__}, not a dictionary with tracks and visibility")
+    return {name: np.asarray(value) for name, value in loaded.items() if not isinstance(value, (str, dict))}
+
+
+def _pick(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> tuple[str, np.ndarray | None]:
+    return next(((name, arrays[name]) for name in names if name in arrays), ("", None))
+
+
+def _tracks(path: Path, xy: np.ndarray) -> np.ndarray:
+    """(T, P, 2), also with a batch of one before it."""
+    if xy.ndim == 4 and xy.shape[0] == 1:
+        xy = xy[0]
+    if xy.ndim != 3 or xy.shape[-1] != 2 or 0 in xy.shape or xy.dtype.kind not in "fiu":
+        raise DataError(f"{path}: tracks are {xy.dtype} {xy.shape}: numbers (frames, points, 2) are needed")
+    return xy.astype(np.float32)
+
+
+def _visibility(
+    path: Path, visible: np.ndarray, confidence: np.ndarray | None, shape: tuple[int, ...], threshold: float
+) -> np.ndarray:
+    """(T, P) bool from booleans or shares, also with a batch of one before it or a last axis of one."""
+    if confidence is not None and confidence.shape == visible.shape:
+        visible = visible * confidence
+    if visible.ndim == 4 and visible.shape[-1] == 1:
+        visible = visible[..., 0]
+    if visible.ndim == 3:
+        visible = visible[0] if visible.shape[0] == 1 else visible[..., 0] if visible.shape[-1] == 1 else visible
+    if visible.shape != shape:
+        swapped = "; frames and points are swapped in one of them" if visible.shape == shape[::-1] else ""
+        raise DataError(
+            f"{path}: visibility is {visible.shape}, tracks have {shape[0]} frames of {shape[1]} points{swapped}"
+        )
+    if visible.dtype == bool:
+        return visible
+    if visible.dtype.kind not in "fiu" or not ((visible >= 0) & (visible <= 1)).all():
+        raise DataError(f"{path}: visibility must be True and False, or shares from 0 to 1")
+    return visible > threshold
+
+
+def _without_copies(xy: np.ndarray) -> np.ndarray:
+    """Every point is visible, save a list's last ones that only repeat its first: the published code's padding."""
+    copies = (xy == xy[:, :1]).all(axis=(0, 2))
+    last = int(np.flatnonzero(~copies)[-1]) if not copies.all() else 0
+    visible = np.ones(xy.shape[:2], dtype=bool)
+    visible[:, last + 1 :] = False
+    return visible
+
+
+# --- a folder of parts ------------------------------------------------------------------------------------------
+
+
+def _natural(path: Path) -> list[Any]:
+    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
+
+
+def _read_folder(folder: Path, threshold: float) -> Tracks:
+    """Files of one frame or several, joined. Parts with fewer points than others get invisible ones."""
+    files = sorted((path for path in folder.iterdir() if path.suffix in SUFFIXES), key=_natural)
+    if not files:
+        raise DataError(f"{folder}: no tracks in this folder: {', '.join(SUFFIXES)} are looked for")
+    parts = [_read_file(path, threshold) for path in files]
+    sizes = {part.size for part in parts}
+    if len(sizes) > 1:
+        raise DataError(f"{folder}: its files have different frame sizes: {', '.join(map(str, sizes))}")
+    most = max(part.xy.shape[1] for part in parts)
+    xy = [np.pad(part.xy, ((0, 0), (0, most - part.xy.shape[1]), (0, 0))) for part in parts]
+    visible = [np.pad(part.visible, ((0, 0), (0, most - part.visible.shape[1]))) for part in parts]
+    return Tracks(np.concatenate(xy), np.concatenate(visible), sizes.pop(), parts[0].fps)

@@ -1,0 +1,347 @@
+"""Which clips of point tracks a split has: a csv with a row per clip and camera, or the published action_labels.csv.
+
+A manifest is complete and right, or there is one error that lists everything wrong. No sequence is in two splits.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dust.datasets.csv_file import Problems, RawSplit, Row, read_text, split_line
+from dust.datasets.manifest import CLASS_LIST, SPLITS, index_labels, read_class_list
+from dust.datasets.track_files import SUFFIXES
+from dust.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+TABLE = "tracks.csv"
+PUBLISHED_TABLE = "action_labels.csv"
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+COLUMNS = {  # the names that a column may have
+    "sample": ("sample", "sample_id"),
+    "view": ("view", "camera"),
+    "label": ("label", "class"),
+    "file": ("file", "path"),
+    "sequence": ("sequence", "seq"),
+    "split": ("split",),
+    "start": ("start",),
+    "end": ("end",),
+}
+NEEDED = ("sample", "view", "file", "sequence")
+PUBLISHED_COLUMNS = ("sequence_number", "view", "action_label", "start frame", "end frame")
+
+
+@dataclass(slots=True)
+class TrackClip:
+    """``files``: camera number -> file. ``where``: camera number -> the row that names it. ``start``, ``end``: which
+    frames of the files are the clip, end exclusive and None for all; ``clock``: the camera that they are counted in."""
+
+    id: str
+    label: int | None
+    sequence: str
+    files: dict[int, str]
+    where: dict[int, str]
+    split: str = ""
+    word: str | None = None
+    start: int = 0
+    end: int | None = None
+    clock: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The file of the first camera."""
+        return self.files[min(self.files)]
+
+
+@dataclass
+class TrackManifest:
+    """The clips of one split, and the classes in their order."""
+
+    clips: list[TrackClip]
+    class_names: list[str]
+    source: str
+    problems: Problems = field(default_factory=Problems)
+
+
+def read_track_manifest(
+    *,
+    root: str,
+    split: str,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    views: Sequence[int] = (),
+) -> TrackManifest:
+    """Reads one split.
+
+    Args:
+        root: a folder with tracks.csv, with train.csv, val.csv and test.csv, or with action_labels.csv; or a csv file.
+        split: train | val | test.
+        class_names: the classes in their order, from training or a checkpoint. None: those of ``classes.txt`` beside
+            the file, else of the original's ``classes.json``, else the training labels, sorted.
+        num_classes: what the model has; another number of classes is an error.
+        views: the cameras that are asked for; () keeps all. A clip may lack some of them, but not all.
+
+    Raises:
+        DataError: with all problems of all splits.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    table = _find_table(root)
+    problems = Problems()
+    clips = [clip for path in table for clip in _read_table(path, problems)]
+    _assign_splits(clips, str(table[0].parent), problems)
+    _check_sequences(clips, problems)
+    source = str(table[0] if len(table) == 1 else table[0].parent)
+    names = list(class_names) if class_names is not None else _listed_classes(table[0].parent, clips)
+    names = _index(clips, "train", names, num_classes, source, problems)
+    if split != "train":
+        _index(clips, split, names, num_classes, source, problems)
+    wanted = [clip for clip in clips if clip.split == split]
+    present = sorted({view for clip in clips for view in clip.files})
+    absent = [view for view in views if view not in present]
+    if absent and clips:
+        problems.add(f"cameras of TRACKS.VIEWS that no clip has (there are {present})", f"{absent}")
+    if views:
+        _keep_views(wanted, views, problems)
+    problems.raise_if_any(source)
+    if not wanted:
+        raise DataError(f"{source}: the {split} split holds no clip")
+    logger.info("%s: %d clips of %d classes for %s", source, len(wanted), len(names), split)
+    return TrackManifest(wanted, names, source)
+
+
+def _find_table(root: str) -> list[Path]:
+    path = Path(root).expanduser()
+    if not root or not path.exists():
+        raise DataError(f"the data folder {root!r} does not exist: set DATA.PATH_TO_DATA_DIR")
+    if path.is_file():
+        return [path]
+    splits = [path / f"{split}.csv" for split in SPLITS if (path / f"{split}.csv").is_file()]
+    single = [path / name for name in (TABLE, PUBLISHED_TABLE) if (path / name).is_file()]
+    found = [file.name for file in (*splits, *single)]
+    if len(single) + bool(splits) > 1:
+        raise DataError(f"{path} holds several lists ({', '.join(found)}): give the csv file as DATA.PATH_TO_DATA_DIR")
+    if not found:
+        raise DataError(f"{path} holds no list of tracks: {TABLE}, train.csv or {PUBLISHED_TABLE} are looked for")
+    return single or splits
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def _read_table(path: Path, problems: Problems) -> list[TrackClip]:
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    if not lines:
+        raise DataError(f"{path} is empty")
+    header = [cell.strip().lower() for cell in split_line(lines[0][1], ",")]
+    rows = []
+    for number, line in lines[1:]:
+        where = f"{path.name} line {number}"
+        try:
+            cells = [cell.strip() for cell in split_line(line, ",")]
+        except ValueError as error:
+            problems.add('broken quoting: write "a, b.npz" and double a quote inside', f"{where}: {line} ({error})")
+            continue
+        if len(cells) != len(header):
+            problems.add(f"not {len(header)} columns, as the header has", f"{where}: {len(cells)}: {line}")
+            continue
+        rows.append((where, dict(zip(header, cells, strict=True))))
+    if set(PUBLISHED_COLUMNS) <= set(header):
+        return _published_clips(path.parent, rows, problems)
+    return _clips(path, header, rows, problems)
+
+
+Rows = Iterable[tuple[str, dict[str, str]]]
+
+
+def _clips(path: Path, header: list[str], rows: Rows, problems: Problems) -> list[TrackClip]:
+    """One row per clip and camera."""
+    named = {name: next((alias for alias in aliases if alias in header), "") for name, aliases in COLUMNS.items()}
+    missing = [name for name in NEEDED if not named[name]]
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(missing)} in the header {','.join(header)}")
+    own_split = path.stem if path.stem in SPLITS and not named["split"] else ""
+    clips: dict[str, TrackClip] = {}
+    for where, cells in rows:
+        row = {name: cells[column] if column else "" for name, column in named.items()}
+        row["split"] = own_split or row["split"]
+        view = _number(row["view"], "a view that is not a camera's number (0, 1, ...)", where, problems)
+        start = _number(row["start"] or "0", "a start that is not a frame's number", where, problems)
+        end = _number(row["end"], "an end that is not a frame's number", where, problems) if row["end"] else None
+        empty = [name for name in NEEDED if not row[name]]
+        if empty:
+            problems.add("an empty field", f"{where}: {', '.join(empty)}")
+        if empty or view is None or start is None or (row["end"] and end is None):
+            continue
+        file = _locate(path.parent, row["file"])
+        if file is None:
+            problems.add("a file that is missing", f"{where}: {path.parent / row['file']}")
+            file = row["file"]
+        facts: dict[str, Any] = {
+            "word": row["label"] or None,
+            "sequence": row["sequence"],
+            "split": row["split"],
+            "start": start,
+        }
+        facts["end"] = end
+        clip = clips.setdefault(row["sample"], TrackClip(row["sample"], None, files={}, where={}, **facts))
+        for name, value in facts.items():
+            if getattr(clip, name) != value:
+                first = next(iter(clip.where.values()), "before")
+                shown = f"{value!r} but {getattr(clip, name)!r} in {first}"
+                problems.add(
+                    "a sample whose rows disagree",
+                    f"{where}: sample {clip.id}: {name.replace('word', 'label')} {shown}",
+                )
+        if view in clip.files:
+            problems.add(
+                "a view that a sample has twice", f"{where}: sample {clip.id}, view {view} ({clip.where[view]})"
+            )
+            continue
+        clip.files[view], clip.where[view] = file, where
+    return [clip for clip in clips.values() if clip.files]
+
+
+def _number(text: str, problem: str, where: str, problems: Problems) -> int | None:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    problems.add(problem, f"{where}: {text!r}")
+    return None
+
+
+def _locate(folder: Path, written: str) -> str | None:
+    return next((str(path) for path in (folder / written, Path(written)) if path.exists()), None)
+
+
+def _published_clips(folder: Path, rows: Rows, problems: Problems) -> list[TrackClip]:
+    """One row per segment; its cameras are what ``seq_4/seq_4_view_1`` (a folder, or a file) and so on hold. Cameras
+    count from 1 there and from 0 here."""
+    clips = []
+    for where, cells in rows:
+        sequence = cells["sequence_number"]
+        frames = [
+            _number(cells[name], f"a {name} that is not a number", where, problems) for name in PUBLISHED_COLUMNS[3:]
+        ]
+        clock = _number(cells["view"], "a view that is not a camera's number (1, 2, ...)", where, problems)
+        if None in frames or not clock:
+            continue
+        files = {}
+        for number in range(1, 100):
+            stem = folder / sequence / f"{sequence}_view_{number}"
+            found = next((path for suffix in ("", *SUFFIXES) if (path := Path(f"{stem}{suffix}")).exists()), None)
+            if found is not None:
+                files[number - 1] = str(found)
+        if not files:
+            problems.add("a sequence without tracks", f"{where}: {folder / sequence / f'{sequence}_view_1'} and so on")
+            continue
+        start, end = frames
+        clips.append(
+            TrackClip(
+                f"{sequence}_{start}_{end}",
+                None,
+                sequence,
+                files,
+                dict.fromkeys(files, where),
+                word=cells["action_label"],
+                start=start or 0,
+                end=end,
+                clock=clock - 1 if clock - 1 in files else None,
+            )
+        )
+    return clips
+
+
+# --- splits and labels ------------------------------------------------------------------------------------------
+
+
+def _assign_splits(clips: list[TrackClip], root: str, problems: Problems) -> None:
+    """Without a split column: 80, 10 and 10 % of the sequences, in the order of their names' hashes."""
+    given = [clip for clip in clips if clip.split]
+    for clip in given:
+        if clip.split not in SPLITS:
+            problems.add(f"a split that is none of {', '.join(SPLITS)}", f"{_first(clip)}: {clip.split!r}")
+    if given:
+        for clip in clips:
+            if not clip.split:
+                problems.add("a sample without a split, where others have one", _first(clip))
+        return
+    sequences = sorted({clip.sequence for clip in clips}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(sequences) < len(SHARES):
+        problems.add("too few sequences for three splits: add a column split", f"{len(sequences)} sequences")
+    held_out = max(1, round(SHARES["val"] * len(sequences)))
+    order = {name: place for place, name in enumerate(sequences)}
+    for clip in clips:
+        left = len(sequences) - order[clip.sequence]
+        clip.split = "test" if left <= held_out else "val" if left <= 2 * held_out else "train"
+    logger.info("%s has no splits: 80/10/10 of %d sequences by the hash of their names", root, len(sequences))
+
+
+def _check_sequences(clips: list[TrackClip], problems: Problems) -> None:
+    first: dict[str, TrackClip] = {}
+    ids: dict[str, TrackClip] = {}
+    for clip in clips:
+        other = first.setdefault(clip.sequence, clip)
+        if other.split != clip.split:
+            problems.add(
+                "a sequence in two splits, which would test on what was trained on: keep a sequence together",
+                f"{_first(clip)}: {clip.sequence} in {clip.split}, and in {other.split} ({_first(other)})",
+            )
+        if ids.setdefault(clip.id, clip) is not clip:
+            problems.add("a sample named twice", f"{_first(clip)}: {clip.id} ({_first(ids[clip.id])})")
+
+
+def _first(clip: TrackClip) -> str:
+    return clip.where[min(clip.where)]
+
+
+def _listed_classes(folder: Path, clips: list[TrackClip]) -> list[str] | None:
+    if (folder / CLASS_LIST).is_file():
+        return read_class_list(folder / CLASS_LIST)
+    published = folder / "classes.json"
+    if not published.is_file():
+        return None
+    try:
+        numbers = {str(name): int(number) for name, number in json.loads(read_text(published))["classes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f'{published} is not {{"classes": {{name: number}}}}') from None
+    used = {clip.word for clip in clips}  # the list also has "no action", which no segment is labelled with
+    return [name for name in sorted(numbers, key=numbers.__getitem__) if name in used]
+
+
+def _index(
+    clips: list[TrackClip],
+    split: str,
+    names: list[str] | None,
+    num_classes: int | None,
+    source: str,
+    problems: Problems,
+) -> list[str]:
+    """Sets the labels of one split's clips and returns the classes."""
+    chosen = [clip for clip in clips if clip.split == split]
+    if split != "test":
+        for clip in chosen:
+            if clip.word is None:
+                problems.add("no label", f"{_first(clip)}: sample {clip.id}")
+    raw = RawSplit(source, [Row(_first(clip), clip.id, clip.word) for clip in chosen], problems=problems)
+    labels, found = index_labels(raw, names, num_classes, multi_label=False)
+    for clip, label in zip(chosen, labels, strict=True):
+        clip.label = None if label is None else label[0]
+    return found
+
+
+def _keep_views(clips: list[TrackClip], views: Sequence[int], problems: Problems) -> None:
+    """Drops the files of other cameras; a clip without any of these is an error."""
+    lacking = 0
+    for clip in clips:
+        kept = {view: file for view, file in clip.files.items() if view in views}
+        if not kept:
+            problems.add(f"a clip without any of the cameras {list(views)}", f"{_first(clip)}: sample {clip.id}")
+            continue
+        lacking += len(kept) < len(views)
+        clip.files = kept
+    if lacking:
+        logger.info("%d of %d clips lack a camera", lacking, len(clips))
