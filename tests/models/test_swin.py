@@ -1,6 +1,5 @@
-"""VideoSwin and SeriesSwin against their authors' numbers (tests/data), an obvious slow attention, and by laws."""
+"""VideoSwin and SeriesSwin against their authors' numbers (tests/data), and by laws."""
 
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ from timm.models import group_parameters
 
 from dust.models import window_attention
 from dust.models.swin import SeriesSwin, VideoSwin
-from dust.models.window_attention import SwinBlock, WindowAttention, log_offsets, relative_index, window_masks
+from dust.models.window_attention import SwinBlock, log_offsets, relative_index, window_masks
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import DATA, golden_tensors
@@ -132,87 +131,7 @@ def test_sizes_of_the_published_models():
         assert SeriesSwin(**dust, embed_dim=256).num_features == 2048
 
 
-# ------------------------------------------------------------------------------------------ an obvious slow version
-
-
-def slow_attention(attention, x, rule):
-    """Every token with every token of the padded grid, one pair of places at a time."""
-    size = x.shape[1:-1]
-    window = [min(length, side) for length, side in zip(size, attention.window, strict=True)]
-    shift = [
-        side // 2 if attention.shifted and length > side else 0
-        for length, side in zip(size, attention.window, strict=True)
-    ]
-    padded = [math.ceil(length / side) * side for length, side in zip(size, window, strict=True)]
-    places = list(itertools.product(*map(range, padded)))
-    rolled = [
-        tuple((p - s) % n for p, s, n in zip(place, shift, padded, strict=True)) for place in places
-    ]  # where the roll brings each
-    tokens = torch.zeros(x.shape[0], len(places), x.shape[-1], dtype=x.dtype)
-    real = [all(p < n for p, n in zip(place, size, strict=True)) for place in places]
-    tokens[:, [i for i, inside in enumerate(real) if inside]] = x.flatten(1, -2)
-
-    def sees(i, j):
-        if any(a // side != b // side for a, b, side in zip(rolled[i], rolled[j], window, strict=True)):
-            return False
-        came_round = [[r > p for r, p in zip(rolled[place], places[place], strict=True)] for place in (i, j)]
-        if came_round[0] != came_round[1]:
-            return False
-        return rule == "cyclic" or real[i] == real[j]
-
-    q, k, v = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    logits = attention.scale * q @ k.transpose(-2, -1)
-    rows = [2 * side - 1 for side in attention.window]
-    for i, j in itertools.product(range(len(places)), repeat=2):
-        if sees(i, j):
-            row = 0
-            for a, b, side, count in zip(rolled[i], rolled[j], attention.window, rows, strict=True):
-                row = row * count + (a - b + side - 1)
-            logits[:, :, i, j] += attention.relative_position_bias_table[row]
-        else:
-            logits[:, :, i, j] = -math.inf
-    out = attention.proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
-    return out[:, [i for i, inside in enumerate(real) if inside]].view(x.shape)
-
-
-@pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize(
-    ("window", "size", "rule"),
-    [
-        *(((5,), (length,), "exact") for length in (1, 3, 5, 6, 8, 10, 11, 14, 23)),
-        ((4,), (13,), "exact"),
-        ((1,), (3,), "exact"),
-        ((5,), (12,), "cyclic"),
-        ((2, 3, 3), (4, 6, 6), "cyclic"),
-        ((2, 3, 3), (3, 4, 5), "cyclic"),
-        ((4, 3, 2), (3, 5, 4), "cyclic"),  # the first axis is clamped
-        ((2, 2, 2), (3, 3, 2), "exact"),
-    ],
-)
-def test_attention_equals_a_slow_one(window, size, rule, shifted):
-    torch.manual_seed(0)
-    attention = randomised(WindowAttention(8, 2, window, shifted=shifted, mask=rule)).double()
-    x = torch.randn(2, *size, 8, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(attention(x), slow_attention(attention, x, rule), atol=1e-7, rtol=0)
-
-
-@pytest.mark.parametrize("attention", ["dot", "cosine"])
-@pytest.mark.parametrize("case", [((7,), (19,), "exact"), ((7,), (4,), "exact"), ((2, 3, 3), (3, 5, 6), "cyclic")])
-def test_the_fused_kernels_path_is_the_same(monkeypatch, case, attention):
-    window, size, rule = case
-    torch.manual_seed(0)
-    module = randomised(WindowAttention(8, 2, window, shifted=True, mask=rule, attention=attention))
-    x = torch.randn(3, *size, 8)
-    results = []
-    for fused in (False, True):
-        monkeypatch.setattr(window_attention, "has_fused_kernel", lambda q, fused=fused: fused)
-        module.zero_grad()
-        out = module(x)
-        out.square().sum().backward()
-        results.append([out.detach(), *(parameter.grad for parameter in module.parameters())])
-    for plain, fused in zip(*results, strict=True):
-        torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-4)
+# ----------------------------------------------------------------------------------------- what the blocks do
 
 
 @pytest.mark.gpu
@@ -223,23 +142,6 @@ def test_cuda_is_the_same(make):
     x = torch.randn(2, 3, 6, 40, 36) if make is video_swin else torch.randn(2, 3, 51)
     logits = model(x)
     torch.testing.assert_close(model.cuda()(x.cuda()).cpu(), logits, atol=1e-4, rtol=1e-4)
-
-
-# -------------------------------------------------------------------------------------------------------- masks
-
-
-def shifted_partition(rule, length, window=8):
-    """Which places of each window see each other, after the roll."""
-    found = window_masks((length,), (window,), (window // 2,), rule, CPU)
-    count = math.ceil(length / window)
-    return torch.ones(count, window, window, dtype=torch.bool) if found is None else found[0][found[1]] == 0
-
-
-@pytest.mark.parametrize(
-    ("length", "same"), [(13, True), (60, True), (9, True)] + [(n, False) for n in (51, 26, 29, 7)]
-)
-def test_the_legacy_mask_is_exact_for_few_lengths(length, same):
-    assert torch.equal(shifted_partition("legacy", length), shifted_partition("exact", length)) == same
 
 
 @pytest.mark.parametrize(("mask", "matters"), [("exact", False), ("legacy", True)])
@@ -261,29 +163,6 @@ def test_what_pads_a_window_changes_nothing_under_the_exact_mask(monkeypatch, ma
         assert torch.equal(model(series), logits) != matters
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 8])
-@pytest.mark.parametrize("attention", ["dot", "cosine"])
-def test_a_clamped_window_is_a_padded_one_under_the_exact_mask(length, attention):
-    torch.manual_seed(0)
-    module = randomised(WindowAttention(8, 2, (8,), mask="exact", attention=attention))
-    x = torch.randn(2, length, 8)
-    clamped = module(x)
-    module.clamp = False
-    torch.testing.assert_close(module(x), clamped)
-
-
-def test_masks_are_made_once_and_few_serve_a_big_video():
-    size, window, shift = (40, 56, 56), (8, 7, 7), (4, 3, 3)
-    masks, numbers = window_masks(size, window, shift, "cyclic", CPU)
-    assert masks.shape == (8, 392, 392) and numbers.shape == (5 * 8 * 8,)
-    assert window_masks(size, window, shift, "cyclic", CPU)[0] is masks
-    for function in (window_masks, relative_index, log_offsets):
-        assert function.cache_info().maxsize is not None
-    assert window_masks((40, 56, 56), window, (0, 0, 0), "cyclic", CPU) is None
-    assert window_masks((16,), (8,), (0,), "exact", CPU) is None
-    assert all("mask" not in key and "index" not in key for key in video_swin().state_dict())
-
-
 def test_what_was_kept_in_inference_mode_serves_in_training():
     for function in (window_masks, relative_index, log_offsets):
         function.cache_clear()
@@ -292,6 +171,11 @@ def test_what_was_kept_in_inference_mode_serves_in_training():
         with torch.inference_mode():
             model(x)
         model(x).sum().backward()
+
+
+def test_masks_and_indices_are_in_no_checkpoint():
+    for model in (video_swin(), series_swin(attention="cosine", mask="legacy")):
+        assert model.state_dict().keys() == dict(model.named_parameters()).keys()
 
 
 # ------------------------------------------------------------------------------------------------- any size, lengths
