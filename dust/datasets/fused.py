@@ -14,7 +14,7 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.csv_file import Problems
 from dust.datasets.fused_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.manifest import Clip, Manifest, read_class_list
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, Draw, class_counts, target_of
 from dust.datasets.series import SeriesRules
 from dust.datasets.series_split import SplitSeries
 from dust.datasets.video import VideoDataset
@@ -239,12 +239,7 @@ class FusedDataset(Dataset[Any]):
 
     def class_counts(self) -> list[int]:
         """Samples of every class, in the order of ``class_names``."""
-        counts = [0] * len(self.class_names)
-        for clip in self.clips:
-            for label in clip.label if isinstance(clip.label, tuple) else (clip.label,):
-                if label is not None:
-                    counts[label] += 1
-        return counts
+        return class_counts(self.clips, len(self.class_names))
 
     def windows(self, *, stride: int, chunk: int) -> Dataset[Any]:
         """See :meth:`VideoDataset.windows`. DataError unless all there is are video files."""
@@ -307,14 +302,12 @@ class FusedDataset(Dataset[Any]):
 
     def _sample(self, index: int, inputs: dict[str, Tensor]) -> dict[str, Any]:
         clip = self.clips[index]
-        return {"inputs": inputs, "label": self._label(clip), "id": clip.id, "path": clip.path}
-
-    def _label(self, clip: FusedClip) -> Any:
-        if clip.label is None or not self.multi_label:
-            return clip.label
-        target = torch.zeros(len(self.class_names))
-        target[list(clip.label) if isinstance(clip.label, tuple) else clip.label] = 1.0
-        return target
+        return {
+            "inputs": inputs,
+            "label": target_of(clip.label, len(self.class_names), self.multi_label),
+            "id": clip.id,
+            "path": clip.path,
+        }
 
 
 def _stored_features(cfg, split: str) -> FeatureStore:

@@ -15,11 +15,11 @@ from dust.datasets.csv_file import Problems, RawSplit, Row, find_separator, read
 from dust.datasets.manifest import (
     CLASS_LIST,
     SPLITS,
-    _find,
-    _missing,
-    _report_unused,
+    find_file,
     index_labels,
+    missing_file,
     read_class_list,
+    report_unused,
 )
 from dust.utils.errors import DataError
 
@@ -138,7 +138,7 @@ def read_fused_manifest(
         names = _train_classes(root, table, separator, num_classes, multi_label)
     labels, names = index_labels(raw, names, num_classes, multi_label)
     if own_names and split == "train" and not multi_label:
-        _report_unused(raw, labels, names)
+        report_unused(raw, labels, names)
     places = _locate(raw, rows, wanted, check_files)
     raw.problems.raise_if_any(path)
     if not rows:
@@ -295,10 +295,10 @@ class _Finder:
             problems.add("a row that is no number: write file.npy#0 for the first row of file.npy", where)
             return ""
         if path not in self.found:
-            self.found[path] = _find(path, self.raw.bases, self.check)
+            self.found[path] = find_file(path, self.raw.bases, self.check)
         found = self.found[path]
         if found is None:
-            problems.add(_missing(self.raw.bases), where)
+            problems.add(missing_file(self.raw.bases), where)
             return ""
         if stacked and self.check:
             if found not in self.counts:

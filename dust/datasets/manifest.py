@@ -91,7 +91,7 @@ def read_manifest(
     own_names = names is None
     labels, names = index_labels(raw, names, num_classes, multi_label)
     if own_names and split == "train" and not multi_label:
-        _report_unused(raw, labels, names)
+        report_unused(raw, labels, names)
     clips = _locate(raw, labels, multi_label, check_files)
     raw.problems.raise_if_any(raw.source)
     if not clips:
@@ -267,7 +267,7 @@ def index_labels(
     return [None if row_words is None else _indices(row_words, table) for row_words in words], names
 
 
-def _report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:
+def report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:
     """Numbered classes that end below NUM_CLASSES: mostly a NUM_CLASSES that was left as it was."""
     largest = max((index for row in labels if row for index in row), default=len(names) - 1)
     if largest + 1 < len(names):
@@ -345,11 +345,11 @@ def _locate(
     seen: dict[str, str] = {}
     repeated = 0
     for row, indices in zip(raw.rows, labels, strict=True):
-        path = row.path or _find(row.written, raw.bases, check_files)
+        path = row.path or find_file(row.written, raw.bases, check_files)
         if path is None:
             hint = "" if clips or os.path.splitext(row.written)[1] else " (a header? name its columns path and label)"
             shown = row.written if os.path.isabs(row.written) else os.path.join(raw.bases[0], row.written)
-            raw.problems.add(_missing(raw.bases), f"{row.where}: {shown}{hint}")
+            raw.problems.add(missing_file(raw.bases), f"{row.where}: {shown}{hint}")
             continue
         clip_id = row.id or row.written
         if clip_id in seen and row.id:
@@ -372,12 +372,12 @@ def _locate(
     return clips
 
 
-def _missing(bases: Sequence[str]) -> str:
+def missing_file(bases: Sequence[str]) -> str:
     folders = [folder or "the working folder" for folder in bases]
     return f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
 
 
-def _find(written: str, bases: Sequence[str], check: bool) -> str | None:
+def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:
     """The first place where the path exists; the first place at all if nothing is checked."""
     if os.path.isabs(written):
         return written if not check or os.path.exists(written) else None

@@ -1,6 +1,9 @@
 """What travels between a sampler, a dataset and the engine besides samples."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
 
 
 class Draw(NamedTuple):
@@ -16,3 +19,22 @@ class BadClip(NamedTuple):
     id: str
     path: str
     reason: str
+
+
+def class_counts(clips: Iterable[Any], num_classes: int) -> list[int]:
+    """How many of the clips have each label."""
+    counts = [0] * num_classes
+    for clip in clips:
+        for label in clip.label if isinstance(clip.label, tuple) else (clip.label,):
+            if label is not None:
+                counts[label] += 1
+    return counts
+
+
+def target_of(label: Any, num_classes: int, multi_label: bool) -> Any:
+    """A clip's label as a sample has it: as it is, or with ``multi_label`` (num_classes,) zeros and ones."""
+    if label is None or not multi_label:
+        return label
+    target = torch.zeros(num_classes)
+    target[list(label) if isinstance(label, tuple) else label] = 1.0
+    return target

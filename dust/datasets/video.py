@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.decoder import FrameRequest, open_clip
 from dust.datasets.manifest import Clip, Manifest, read_class_list, read_manifest
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, Draw, class_counts, target_of
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, TrainTransform
 from dust.datasets.windows import SlidingWindows
@@ -138,12 +138,7 @@ class VideoDataset(Dataset[Any]):
 
     def class_counts(self) -> list[int]:
         """Clips of every class, in the order of ``class_names``."""
-        counts = [0] * len(self.class_names)
-        for clip in self.clips:
-            for label in clip.label if isinstance(clip.label, tuple) else (clip.label,):
-                if label is not None:
-                    counts[label] += 1
-        return counts
+        return class_counts(self.clips, len(self.class_names))
 
     def __getitem__(self, key: Draw | int) -> Any:
         index = key.sample if isinstance(key, Draw) else key
@@ -207,14 +202,12 @@ class VideoDataset(Dataset[Any]):
         return self._sample(clip, video.permute(0, 4, 1, 2, 3).contiguous())  # (V, C, T, H, W)
 
     def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
-        return {"inputs": {"video": video}, "label": self._label(clip), "id": clip.id, "path": clip.path}
-
-    def _label(self, clip: Clip) -> Any:
-        if clip.label is None or not self.multi_label:
-            return clip.label
-        target = torch.zeros(len(self.class_names))
-        target[list(clip.label) if isinstance(clip.label, tuple) else clip.label] = 1.0
-        return target
+        return {
+            "inputs": {"video": video},
+            "label": target_of(clip.label, len(self.class_names), self.multi_label),
+            "id": clip.id,
+            "path": clip.path,
+        }
 
 
 @DATASET_REGISTRY.register()

@@ -52,7 +52,7 @@ def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
     a folder of its own, named as the file is."""
     keys = list(overrides[::2])
     if len(files) < 2 or "OUTPUT_DIR" not in keys:
-        return [load_config(path, overrides) for path in files or [None]]
+        return [load_config(path, overrides) for path in files] or [load_config(None, overrides)]
     stems = [Path(path).stem for path in files]
     repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
     if repeated:

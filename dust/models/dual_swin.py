@@ -129,8 +129,8 @@ class DualSwinFusion(nn.Module):
         tokens = _tokens(video_features)  # (B, N, D)
         if tokens.shape[-1] != self.video_dim:
             raise ConfigError(
-                f"video features of {tokens.shape[-1]} channels, shape {tuple(video_features.shape)}; the model was made "
-                f"for {self.video_dim} (FUSION.FEATURE_DIM)"
+                f"video features of {tokens.shape[-1]} channels, shape {tuple(video_features.shape)}; the model is "
+                f"made for {self.video_dim} (FUSION.FEATURE_DIM)"
             )
         if self.mode == "cross_attention" and tokens.shape[1] == 1 and self.video_backbone is None:
             raise ConfigError(

@@ -21,7 +21,6 @@ from dust.utils.metrics import (
     topk_correct,
 )
 
-
 #: The entry of a model's outputs that is its answer.
 MAIN = "logits"
 

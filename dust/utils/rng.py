@@ -18,8 +18,8 @@ def derive_seed(*words: int | str) -> int:
 
 def numpy_rng(*words: int | str) -> np.random.RandomState:
     """A private NumPy stream. RandomState, whose numbers NumPy has promised to keep, and whose ``randint(low, high)``
-    the sampling functions take."""
-    return np.random.RandomState(derive_seed(*words) & 0xFFFFFFFF)
+    the sampling functions take; over Philox, which begins at a key without RandomState's own slow seeding."""
+    return np.random.RandomState(np.random.Philox(key=derive_seed(*words)))
 
 
 def torch_generator(*words: int | str) -> torch.Generator:

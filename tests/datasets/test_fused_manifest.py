@@ -183,9 +183,9 @@ def test_a_stack_of_100000_rows_is_opened_once(root, monkeypatch):
     from dust.datasets import arrays, fused_manifest
 
     opened, sought = [], []
-    load, find = arrays.load, fused_manifest._find
+    load, find = arrays.load, fused_manifest.find_file
     monkeypatch.setattr(arrays, "load", lambda path: opened.append(path) or load(path))
-    monkeypatch.setattr(fused_manifest, "_find", lambda *args: sought.append(args) or find(*args))
+    monkeypatch.setattr(fused_manifest, "find_file", lambda *args: sought.append(args) or find(*args))
     rows = "".join(f"s{n},{n % 4},series.npy#{n % 5}\n" for n in range(5000))
     assert len(read(root, "id,label,series\n" + rows, modalities=["series"]).clips) == 5000
     assert len(opened) == len(sought) == 1

@@ -21,16 +21,7 @@ def data(tmp_path_factory):
 
 
 def argv(data, out, *more):
-    smaller = [
-        "SOLVER.MAX_EPOCH",
-        "12",
-        "DATA.NUM_FRAMES",
-        "4",
-        "DATA_LOADER.NUM_WORKERS",
-        "0",
-        "TRAIN.BATCH_SIZE",
-        "16",
-    ]
+    smaller = ["TRAIN.BATCH_SIZE", "16", "DATA_LOADER.NUM_WORKERS", "0"]
     return ["--cfg", *STAGES, "DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(out), *smaller, *more]
 
 

@@ -114,5 +114,5 @@ def test_features_that_are_not_there(tmp_path):
     with pytest.raises(ConfigError, match="FUSION.FEATURES_FROM stage3.*Run that stage first"):
         build_model(fusion_config(tmp_path))
     (tmp_path / "stage3").mkdir()
-    with pytest.raises(DataError, match="no such folder of features"):
+    with pytest.raises(DataError, match="no features of the val split"):
         build_model(fusion_config(tmp_path))

@@ -6,7 +6,7 @@ import torch
 from dust.utils.rng import derive_seed, numpy_rng, torch_generator
 
 SEED = 4770629671863177614
-DRAWS = [68, 243, 566, 370]
+DRAWS = [934, 71, 148, 313]
 
 
 def test_a_seed_depends_on_every_word_and_their_order():
