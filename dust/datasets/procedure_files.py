@@ -1,0 +1,405 @@
+"""Recordings of a procedure on disk: frames, completed steps and component states, in our own format.
+
+A data folder holds ``recordings.csv``, ``states.csv``, ``steps.csv`` and ``procedure.json``; DATASET.md describes them.
+:mod:`dust.datasets.procedure_layouts` reads the public data sets into the same things. Reading is complete and right,
+or there is one DataError with every problem, its file and line.
+
+Frames count from 0 whatever their files are called. A step is (frame, step id), in the frame in which it is completed;
+step id = 3 * component + 0 (install), 1 (install wrongly) or 2 (remove).
+"""
+
+import csv
+import io
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dust.datasets.csv_file import Problems, read_text, write_csv, write_text
+from dust.datasets.decoder import open_clip
+from dust.datasets.manifest import SPLITS
+from dust.utils.errors import DataError, VideoError
+from dust.utils.procedure import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
+
+RECORDINGS, STATES, STEPS, PROCEDURE = "recordings.csv", "states.csv", "steps.csv", "procedure.json"
+PICTURES = (".jpg", ".jpeg", ".png")
+Step = tuple[int, int]
+Row = tuple[str, list[str]]  # where it stands ("file: line 3"), and its cells
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording.
+
+    Attributes:
+        path: a video file or a folder of pictures.
+        fps: frames per second, 0 where only the file knows.
+        procedure: the name of what is being done, ``assy`` | ``main`` | ...
+        states: (frame, K states), the initial ones first, then one row per change; -1 wrong, 0 not done, 1 done.
+        steps: the correct installations and removals, in order.
+        num_frames: 0 where they were not counted, or cannot be.
+        object_states: csv of what an object detector saw, or "".
+    """
+
+    id: str
+    path: str
+    fps: float = 0.0
+    procedure: str = "assy"
+    states: tuple[tuple[int, State], ...] = ()
+    steps: tuple[Step, ...] = ()
+    num_frames: int = 0
+    object_states: str = ""
+    label: None = None  # what every dataset's clips have
+
+
+@dataclass(frozen=True)
+class ProcedureData:
+    """The recordings of one split and what they are recordings of.
+
+    Attributes:
+        components: K names.
+        table: the 3 K steps, as in IndustReal's ``procedure_info.json``.
+        start_states: procedure name -> K digits.
+        state_names: classes of the object detector and of the frame encoder, in order; empty: what train shows.
+        notes: what a person should know.
+    """
+
+    recordings: list[Recording]
+    components: list[str]
+    table: list[dict[str, Any]]
+    start_states: dict[str, str]
+    source: str
+    state_names: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def procedure(self, name: str) -> Procedure:
+        """The steps expected of one procedure and its start. DataError for a table that cannot be used."""
+        if name not in self.start_states:
+            raise DataError(f"{self.source}: no procedure {name!r}; there are {', '.join(self.start_states)}")
+        return Procedure.from_table(self.table, self.start_states[name], name)
+
+
+# ------------------------------------------------------------------------------------------------------- one folder
+
+
+def read_own(root: str | os.PathLike, split: str, *, labels: bool = True, frames: bool = True) -> ProcedureData:
+    """One split of a folder in our own format.
+
+    Args:
+        labels: read states and steps; else recordings have none.
+        frames: look for the frames and count them, so that labels beyond the last one are found.
+
+    Raises:
+        DataError: with all problems.
+    """
+    folder, problems = Path(root), Problems()
+    facts = read_procedure(folder / PROCEDURE)
+    found = [one for one, where in _read_recordings(folder, facts, problems) if where == split]
+    if not found and not problems.kinds:
+        problems.add(
+            f"no recording of the {split} split: the column split says which one a recording is of", RECORDINGS
+        )
+    if frames:
+        found = [count_frames(one, problems) for one in found]
+    if labels:
+        states, steps = _read_labels(folder, facts, [one.id for one in found], problems)
+        found = [
+            with_labels(one, states.get(one.id, []), None if steps is None else steps.get(one.id, []), facts, problems)
+            for one in found
+        ]
+    problems.raise_if_any(str(folder))
+    return replace(facts, recordings=found, source=str(folder))
+
+
+def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> None:
+    """Write our four files for these splits. Paths inside ``out`` become relative to it; frames are not copied."""
+    folder, facts = Path(out), next(iter(splits.values()))
+    document = {
+        "components": facts.components,
+        "start_states": facts.start_states,
+        "states": facts.state_names,
+        "steps": facts.table,
+    }
+    write_text(folder / PROCEDURE, json.dumps(document, indent=1) + "\n")
+    pairs = [(split, one) for split, data in splits.items() for one in data.recordings]
+    rows = [
+        (one.id, split, _relative(one.path, folder), f"{one.fps:g}" if one.fps else "", one.procedure,
+         _relative(one.object_states, folder))
+        for split, one in pairs
+    ]  # fmt: skip
+    states = [(one.id, frame, *state) for _, one in pairs for frame, state in one.states]
+    names = [step["description"] for step in facts.table]
+    steps = [(one.id, frame, step, names[step]) for _, one in pairs for frame, step in one.steps]
+    write_csv(folder / STATES, ("recording", "frame", *facts.components), states)
+    write_csv(folder / STEPS, ("recording", "frame", "step", "description"), steps)
+    write_csv(folder / RECORDINGS, ("id", "split", "path", "fps", "procedure", "object_states"), rows)
+
+
+def read_procedure(path: Path) -> ProcedureData:
+    """``procedure.json``: components, start states, table and names of states, without recordings."""
+    try:
+        facts = json.loads(read_text(path))
+        data = ProcedureData(
+            recordings=[],
+            components=[str(name) for name in facts["components"]],
+            table=[dict(row) for row in facts["steps"]],
+            start_states={str(name): str(state) for name, state in facts["start_states"].items()},
+            source=str(path),
+            state_names=[str(name) for name in facts.get("states", ())],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a procedure ({type(error).__name__}: {error}): it holds components (K names), start_states "
+            "(name: K digits), steps (3 K rows) and, if known, states (names of classes)"
+        ) from None
+    check_procedure(data)
+    return data
+
+
+def check_procedure(data: ProcedureData) -> None:
+    """DataError unless the table, the start states and the names of states have the components."""
+    problems, count = Problems(), len(data.components)
+    if not count or len(set(data.components)) < count:
+        problems.add("components must have names, each its own", str(data.components))
+    if not data.start_states:
+        problems.add("no start state: each procedure has one", data.source)
+    for name, start in data.start_states.items():
+        try:
+            Procedure.from_table(data.table, start, name)
+        except DataError as error:
+            problems.add("a procedure table that cannot be used", f"{name}: {error}")
+        if len(start) != count:
+            problems.add(f"a start state of another length than the {count} components", f"{name}: {start!r}")
+    if data.state_names:
+        try:
+            wrong = {len(state) for state in state_vectors(data.state_names).values()} - {count}
+        except DataError as error:
+            problems.add("names of states that cannot be used", str(error))
+        else:
+            if wrong:
+                problems.add(f"names of states must have {count} digits, one for each component", f"found {wrong}")
+        if len(set(data.state_names)) < len(data.state_names):
+            problems.add("a name of a state twice", ", ".join(data.state_names))
+    problems.raise_if_any(data.source)
+
+
+def _relative(path: str, folder: Path) -> str:
+    if not path:
+        return ""
+    absolute = os.path.abspath(path)
+    inside = os.path.relpath(absolute, folder.absolute())
+    return absolute if inside.startswith("..") else inside.replace(os.sep, "/")
+
+
+# ------------------------------------------------------------------------------------------------------ csv of ours
+
+
+def read_rows(path: Path, problems: Problems) -> list[Row]:
+    """The lines of a csv file that are not empty; what cannot be read is a problem."""
+    rows: list[Row] = []
+    try:
+        reader = csv.reader(io.StringIO(read_text(path)), strict=True, skipinitialspace=True)
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((f"{path}: line {reader.line_num}", [cell.strip() for cell in cells]))
+    except DataError as error:
+        problems.add("a file that cannot be read", str(error))
+    except csv.Error as error:
+        problems.add("broken quoting", f"{path}: line {len(rows) + 1}: {error}")
+    return rows
+
+
+def _named_rows(path: Path, required: Sequence[str], problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows below a header that has all of ``required``."""
+    rows = read_rows(path, problems)
+    if not rows and problems.kinds:
+        return
+    header = [name.lower() for name in rows[0][1]] if rows else []
+    absent = [name for name in required if name not in header]
+    if absent or len(set(header)) < len(header):
+        problems.add(f"the first line must be a header with {', '.join(required)}, each once", f"{path}: {header}")
+        return
+    for where, cells in rows[1:]:
+        if len(cells) != len(header):
+            problems.add(f"not {len(header)} columns as in the header", f"{where}: {len(cells)}")
+            continue
+        yield where, dict(zip(header, cells, strict=True))
+
+
+def _read_recordings(folder: Path, facts: ProcedureData, problems: Problems) -> Iterator[tuple[Recording, str]]:
+    seen: set[str] = set()
+    paths: set[str] = set()
+    for where, cells in _named_rows(folder / RECORDINGS, ("id", "split", "path"), problems):
+        name, split, fps = cells["id"], cells["split"], cells.get("fps", "")
+        procedure = cells.get("procedure") or next(iter(facts.start_states))
+        if not name or name in seen:
+            problems.add("a recording without an id, or with one that stands there already", f"{where}: {name!r}")
+        if split not in SPLITS:
+            problems.add(f"a split that is none of {', '.join(SPLITS)}", f"{where}: {split!r}")
+        if procedure not in facts.start_states:
+            known = ", ".join(facts.start_states)
+            problems.add(f"a procedure without a start state in {PROCEDURE} ({known})", f"{where}: {procedure!r}")
+        if fps and not _positive(fps):
+            problems.add("fps must be a number above 0, or empty", f"{where}: {fps!r}")
+            fps = ""
+        if not cells["path"] or cells["path"] in paths:
+            problems.add("a recording without a path, or with that of another one", f"{where}: {cells['path']!r}")
+            continue
+        seen.add(name)
+        paths.add(cells["path"])
+        objects = cells.get("object_states", "")
+        path, objects = str(folder / cells["path"]), str(folder / objects) if objects else ""
+        yield Recording(name, path, float(fps or 0), procedure, object_states=objects), split
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def _read_labels(
+    folder: Path, facts: ProcedureData, ids: Sequence[str], problems: Problems
+) -> tuple[dict[str, list[Row]], dict[str, list[Row]] | None]:
+    """The rows [frame, states...] and [frame, step] of each recording; steps are None where there is no such file."""
+    columns = ("recording", "frame", *(name.lower() for name in facts.components))
+    known = {cells["id"] for _, cells in _named_rows(folder / RECORDINGS, ("id",), Problems())}
+    states: dict[str, list[Row]] = {name: [] for name in ids}
+    steps: dict[str, list[Row]] = {name: [] for name in ids}
+    files = [(folder / STATES, columns, columns[1:], states)]
+    if (folder / STEPS).exists():
+        files.append((folder / STEPS, ("recording", "frame", "step"), ("frame", "step"), steps))
+    for path, required, wanted, into in files:
+        for where, cells in _named_rows(path, required, problems):
+            if cells["recording"] not in known:
+                problems.add(f"labels of a recording that {RECORDINGS} lacks", f"{where}: {cells['recording']!r}")
+            elif cells["recording"] in into:
+                into[cells["recording"]].append((where, [cells[name] for name in wanted]))
+    return states, steps if len(files) == 2 else None
+
+
+# ------------------------------------------------------------------------------------------- labels of any layout
+
+
+def with_labels(
+    recording: Recording, states: Sequence[Row], steps: Sequence[Row] | None, facts: ProcedureData, problems: Problems
+) -> Recording:
+    """The recording with its labels: rows [frame, K states] and [frame, step id]. Without ``steps`` they follow from
+    the states."""
+    read = _read_states(recording, states, len(facts.components), problems)
+    found = steps_of_states(read) if steps is None else _read_steps(recording, steps, len(facts.table), problems)
+    return replace(recording, states=read, steps=tuple(step for step in found if step[1] % 3 != INSTALL_WRONGLY))
+
+
+def steps_of_states(states: Sequence[tuple[int, State]]) -> tuple[Step, ...]:
+    """What was done between the states: to 1 is an installation, to -1 a wrong one, from 1 to 0 a removal. To take a
+    wrongly installed component off again completes no step."""
+    steps = []
+    for (_, before), (frame, after) in itertools.pairwise(states):
+        for k, (old, new) in enumerate(zip(before, after, strict=True)):
+            if old != new and (old, new) != (-1, 0):
+                steps.append((frame, 3 * k + {1: INSTALL, -1: INSTALL_WRONGLY, 0: REMOVE}[new]))
+    return tuple(steps)
+
+
+def _read_states(
+    recording: Recording, rows: Sequence[Row], count: int, problems: Problems
+) -> tuple[tuple[int, State], ...]:
+    states: list[tuple[int, State]] = []
+    if not rows:
+        problems.add("a recording without component states: its first row is the initial state", recording.id)
+    for where, cells in rows:
+        frame = _frame(recording, where, cells[0], problems)
+        if len(cells) != 1 + count:
+            kind = f"not the {count} states that the procedure table has components"
+            problems.add(kind, f"{where}: {len(cells) - 1}")
+        elif set(cells[1:]) - {"-1", "0", "1"}:
+            wrong = ", ".join(repr(cell) for cell in cells[1:] if cell not in ("-1", "0", "1"))
+            problems.add("a state is -1 (wrong), 0 (not done) or 1 (done)", f"{where}: {wrong}")
+        elif frame is not None:
+            if states and frame <= states[-1][0]:
+                kind = "frames of states must rise: a frame twice, or out of order"
+                problems.add(kind, f"{where}: {frame} after {states[-1][0]}")
+            states.append((frame, tuple(map(int, cells[1:]))))
+    return tuple(states)
+
+
+def _read_steps(recording: Recording, rows: Sequence[Row], count: int, problems: Problems) -> list[Step]:
+    steps: list[Step] = []
+    for where, cells in rows:
+        frame = _frame(recording, where, cells[0], problems)
+        if len(cells) < 2 or not re.fullmatch(r"\d+", cells[1]) or int(cells[1]) >= count:
+            kind = f"a step that the procedure table lacks: its ids are 0 to {count - 1}"
+            problems.add(kind, f"{where}: {cells[1] if len(cells) > 1 else ''!r}")
+        elif frame is not None:
+            step = (frame, int(cells[1]))
+            if step in steps:
+                problems.add("the same step twice in one frame", f"{where}: frame {frame}, step {step[1]}")
+            elif steps and frame < steps[-1][0]:
+                problems.add("steps must stand in the order of their frames", f"{where}: {frame} after {steps[-1][0]}")
+            steps.append(step)
+    return steps
+
+
+def _frame(recording: Recording, where: str, text: str, problems: Problems) -> int | None:
+    if not re.fullmatch(r"\d+", text):
+        problems.add("a frame is a whole number, from 0 on", f"{where}: {text!r}")
+        return None
+    if recording.num_frames and int(text) >= recording.num_frames:
+        kind = "a label beyond the last frame"
+        problems.add(kind, f"{where}: frame {text}, but {recording.path} ends with frame {recording.num_frames - 1}")
+        return None
+    return int(text)
+
+
+# ------------------------------------------------------------------------------------------------------------ frames
+
+
+def count_frames(recording: Recording, problems: Problems, *, first: int | None = None) -> Recording:
+    """The recording with its number of frames, 0 for a video file that cannot be read.
+
+    A folder's pictures are numbered without gaps, from ``first`` (None: 0 or 1) on; anything else is a problem.
+    """
+    path = Path(recording.path)
+    if path.is_dir():
+        return replace(recording, num_frames=_count_pictures(path, first, problems))
+    if not path.exists():
+        problems.add("frames that are not there", f"{recording.id}: {path}")
+        return recording
+    try:
+        with open_clip(path) as reader:
+            return replace(recording, num_frames=len(reader), fps=recording.fps or reader.fps)
+    except VideoError:
+        return recording
+
+
+def _count_pictures(folder: Path, first: int | None, problems: Problems) -> int:
+    numbers: dict[int, str] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in PICTURES:
+            continue
+        digits = re.search(r"(\d+)$", stem)
+        if digits is None:
+            problems.add("a picture without a number at the end of its name", f"{folder / name}")
+        elif int(digits[1]) in numbers:
+            problems.add("two pictures of one number", f"{folder}: {numbers[int(digits[1])]} and {name}")
+        else:
+            numbers[int(digits[1])] = name
+    if not numbers:
+        problems.add("a folder without pictures", str(folder))
+        return 0
+    start = min(numbers)
+    if start not in ((0, 1) if first is None else (first,)):
+        expected = "0 or 1" if first is None else str(first)
+        problems.add(f"pictures must be numbered from {expected} on", f"{folder}: begins with {numbers[start]}")
+    gaps = [number for number in range(start, max(numbers)) if number not in numbers]
+    if gaps:
+        text = f"{len(gaps)} of {max(numbers) - start + 1} are missing, the first is number {gaps[0]}"
+        problems.add("a gap in the pictures: every frame must be there", f"{folder}: {text}")
+    return max(numbers) - start + 1
