@@ -61,11 +61,11 @@ class SetReducer(nn.Module):
     change neither the sum nor, behind a ReLU, the maximum. No mask has to be applied to the many values between.
     """
 
-    def __init__(self, columns: int, out_features: int, hidden: int = 32) -> None:
+    def __init__(self, columns: int, out_features: int, hidden: tuple[int, int] = (32, 40)) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(columns, hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, hidden, bias=False)
-        self.proj = nn.Linear(2 * hidden, out_features)
+        self.fc1 = nn.Linear(columns, hidden[0], bias=False)
+        self.fc2 = nn.Linear(hidden[0], hidden[1], bias=False)
+        self.proj = nn.Linear(2 * hidden[1], out_features)
         # weights that keep the size of the signal: torch's own ones let the motion drown in the biases of later layers
         nn.init.normal_(self.fc1.weight)
         nn.init.kaiming_normal_(self.fc2.weight, nonlinearity="relu")
@@ -76,9 +76,9 @@ class SetReducer(nn.Module):
         return self.proj(torch.cat([self._pool(frames) for frames in points.split(FRAMES_AT_ONCE)]))
 
     def _pool(self, points: Tensor) -> Tensor:
-        """(N, P, 3) -> (N, 2 * hidden)."""
+        """(N, P, 3) -> (N, 2 * hidden[1])."""
         count = points[..., 2].sum(dim=1, keepdim=True).clamp(min=1)  # (N, 1)
-        x = self.fc2(self.fc1(points).relu_()).relu_()  # (N, P, hidden)
+        x = self.fc2(self.fc1(points).relu_()).relu_()  # (N, P, hidden[1])
         return torch.cat([x.sum(dim=1) / count, x.amax(dim=1)], dim=1)
 
 
@@ -126,6 +126,7 @@ class PointTrackModel(nn.Module):
 
     num_features: int
     head: nn.Module
+    pool: str
 
     def __init__(
         self,
@@ -177,6 +178,12 @@ class PointTrackModel(nn.Module):
         if view_mask is not None and not self.compat:
             frames = frames * view_mask[:, :, None, None]
         return frames.transpose(1, 2)
+
+    def forward_frames(
+        self, frames: Tensor, view_mask: Tensor | None = None, time_mask: Tensor | None = None
+    ) -> Tensor:
+        """What :meth:`frame_features` gave, (B, T, V, F), and masks (B, V), (B, T) -> features (B, num_features)."""
+        raise NotImplementedError
 
     def _points(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The reducer's input (B, V, T, P, columns), a new tensor, and ECA's weights (B, V, T)."""

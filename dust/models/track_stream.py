@@ -43,6 +43,7 @@ class TrackStream:
         view_mask: (V,) bool, the cameras that are there in this sequence; None: all.
         stateful: PointTrackLSTM only: go on from the state of the window before; the stride must be the window.
 
+    Every window's logits are kept for :meth:`timeline` until :meth:`reset`.
     ``front_end_frames`` counts the frames (of all cameras) that went through the front end.
     """
 

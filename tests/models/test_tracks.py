@@ -212,7 +212,7 @@ def test_every_parameter_learns_in_training(cls, arguments):
 
 def test_set_reducer_equals_a_loop_over_visible_points():
     torch.manual_seed(0)
-    reducer, inputs = SetReducer(3, 7, hidden=5), clip(B=1, V=1, T=4)
+    reducer, inputs = SetReducer(3, 7, hidden=(4, 5)), clip(B=1, V=1, T=4)
     visible = inputs["visible"][0, 0]
     visible[2] = False
     xy = inputs["tracks"][0, 0]
