@@ -128,3 +128,20 @@ def test_masks_are_made_once_and_few_serve_a_big_video():
         assert function.cache_info().maxsize is not None
     assert window_masks((40, 56, 56), window, (0, 0, 0), "cyclic", CPU) is None
     assert window_masks((16,), (8,), (0,), "exact", CPU) is None
+
+
+def test_cosine_attention_equals_the_formula_and_its_scale_ends_at_100():
+    torch.manual_seed(0)
+    attention = randomised(WindowAttention(8, 2, (5,), attention="cosine", mask="exact")).double()
+    attention.logit_scale.data = torch.tensor([math.log(7), math.log(1000)], dtype=torch.float64).view(2, 1, 1)
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    bias = torch.cat([attention.q_bias, torch.zeros(8), attention.v_bias])
+    q, k, v = (x[0] @ attention.qkv.weight.T + bias).unflatten(-1, (3, 2, 4)).permute(1, 2, 0, 3)
+    cosine = (q @ k.transpose(-2, -1)) / (q.norm(dim=-1, keepdim=True) * k.norm(dim=-1).unsqueeze(1))
+    logits = cosine * torch.tensor([7.0, 100.0]).view(2, 1, 1)
+    for i, j in itertools.product(range(5), repeat=2):
+        offset = (i - j) / 4 * 8
+        place = torch.tensor([math.copysign(math.log2(abs(offset) + 1) / math.log2(8), offset)], dtype=torch.float64)
+        logits[:, i, j] += 16 * attention.cpb_mlp(place).sigmoid()
+    expected = attention.proj((logits.softmax(-1) @ v).transpose(0, 1).flatten(1))
+    torch.testing.assert_close(attention(x)[0], expected, atol=1e-6, rtol=0)
