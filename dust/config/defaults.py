@@ -6,9 +6,12 @@ lists the differences. Units stand in the comments: frames, epochs, seconds, fra
 
 from yacs.config import CfgNode
 
+from dust.config.cast import add_cast
 from dust.config.foreign import add_foreign_keys
 from dust.config.fusion import add_fusion
+from dust.config.keystep import add_keystep
 from dust.config.timesformer import add_timesformer
+from dust.config.tracks import add_tracks
 
 CN = CfgNode
 _C = CN()
@@ -182,6 +185,9 @@ _C.WANDB.MODE = "online"  # online | offline | disabled
 # ------------------------------------------------------------------------------------------------ the systems
 add_timesformer(_C)
 add_fusion(_C)
+add_cast(_C)
+add_keystep(_C)
+add_tracks(_C)
 
 #: Keys whose default does not show what they hold: the type of a list's elements, or of a value that may be None.
 VALUE_TYPES: dict[str, type] = {
@@ -194,6 +200,8 @@ VALUE_TYPES: dict[str, type] = {
     "SOLVER.LRS": float,
     "SOLVER.CLIP_GRAD_VAL": float,
     "SOLVER.CLIP_GRAD_L2NORM": float,
+    "TRACKS.FRAME_SIZE": int,
+    "TRACKS.TEST_VIEWS": int,
 }
 
 #: Words that a list key also takes.

@@ -220,7 +220,10 @@ NO_EFFECT: dict[str, str] = {
 }
 
 #: Our models, and which of them have batch norms.
-OUR_MODELS = frozenset({"TimeSformer", "VideoSwin", "SeriesSwin", "DualSwinFusion"})
+OUR_MODELS = frozenset(
+    {"TimeSformer", "VideoSwin", "SeriesSwin", "DualSwinFusion", "VideoMAE", "VideoMAEPretrain", "CLIPVisual", "CAST"}
+    | {"TemporalEncoder", "PointTrackTransformer", "PointTrackLSTM"}
+)
 WITH_BATCH_NORM: frozenset[str] = frozenset()
 
 #: Names that foreign configurations use -> ours. Datasets are also known with a capital first letter.

@@ -78,7 +78,7 @@ def add_keystep(root: CfgNode) -> None:
     temporal.POOL = "cls"  # cls | mean
 
     sampler = node.SAMPLER = CfgNode()  # training windows of stages 2 and 3
-    sampler.STRATEGY = "bimodal"  # bimodal | gaussian | poisson | uniform
+    sampler.STRATEGY = "bimodal"  # bimodal | gaussian | poisson (or poission, as published) | uniform
     sampler.SIGMA = 15.0  # frames; mean of poisson
     sampler.SEP = 80.0  # frames from a step to the two humps of bimodal; less than a window's span
     sampler.EPS = 1e-8  # weight of a frame far from any step

@@ -1,6 +1,17 @@
 """Models. Importing a file registers its classes; one line for each."""
 
-from dust.models import dual_swin, swin, timesformer
+from dust.models import cast, clip_vit, dual_swin, keystep, swin, timesformer, videomae_pretrain, videomae_vit
 from dust.models.build import MODEL_REGISTRY, build_model
 
-__all__ = ["MODEL_REGISTRY", "build_model", "dual_swin", "swin", "timesformer"]
+__all__ = [
+    "MODEL_REGISTRY",
+    "build_model",
+    "cast",
+    "clip_vit",
+    "dual_swin",
+    "keystep",
+    "swin",
+    "timesformer",
+    "videomae_pretrain",
+    "videomae_vit",
+]
