@@ -20,9 +20,10 @@ from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
 from dust.engine.interrupt import InterruptFlag
 from dust.engine.run_dir import BadClipLog, RunDir, text_sha256
-from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of, weights_file
+from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of
 from dust.engine.test import newest_checkpoint
-from dust.utils.checkpoint import file_sha256, load_checkpoint, load_weights
+from dust.engine.weights import load_trained, weights_file
+from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.features import FeatureWriter, recorded_shape
 from dust.utils.logging import progress
@@ -71,14 +72,7 @@ def extract(cfg, run: RunDir) -> None:
     saved = load_checkpoint(path)
     device = device_of(cfg)
     model = build_for(cfg, device)
-    averaged = saved.get("ema_state") if cfg.EMA.ENABLED else None
-    report = load_weights(model, averaged or path)
-    absent = report.absent_from_body
-    if absent:
-        raise CheckpointError(
-            f"{path} lacks {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''} of this model, so its features "
-            "would be those of random weights. Configure the model as the checkpoint's run did."
-        )
+    load_trained(cfg, model, path, saved, head=False)
     logger.info("features of %s by %s", cfg.FEATURES.LAYER, path)
     extraction = _Extraction(cfg, run, model, device, file_sha256(path), saved.get("fitted"))
     with extraction.interrupt.installed():

@@ -1,20 +1,17 @@
-"""What training and testing both need: device, precision, transforms, weights."""
+"""What training and testing both need: device, precision, transforms, the model."""
 
 import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dust import zoo
 from dust.datasets.device_transform import DeviceTransform
 from dust.models import build_model
 from dust.utils.errors import ConfigError
-from dust.utils.stages import stage_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +64,3 @@ def build_for(cfg, device: torch.device) -> nn.Module:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
     return model
-
-
-def weights_file(cfg, name: str, key: str = "") -> str:
-    """The file of weights that ``name`` means: a path, ``zoo://NAME`` (downloaded and verified), or another stage,
-    by the name of its folder beside OUTPUT_DIR. ``key`` is the configuration's, for an error."""
-    if "://" in name or Path(name).is_file():
-        return zoo.resolve(name)
-    return str(stage_checkpoint(name, cfg.OUTPUT_DIR, key))

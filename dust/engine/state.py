@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dust.engine.run_dir import RunDir, differing_keys
-from dust.engine.setup import weights_file
+from dust.engine.weights import load_parts, restore, weights_file, weights_to_save
 from dust.utils.checkpoint import (
     checkpoint_name,
     find_latest,
@@ -90,10 +90,10 @@ class TrainState:
                 "epoch": epoch,
                 "iteration": self.facts["iters_per_epoch"] if complete else self.iteration,
                 "complete": complete,
-                "model_state": self.model.state_dict(),
+                **weights_to_save(self.model),
                 "optimizer_state": self.optimizer.state_dict(),
                 "scaler_state": self.scaler.state_dict(),
-                "ema_state": self.ema.module.state_dict() if self.ema is not None else {},
+                "ema_state": weights_to_save(self.ema.module)["model_state"] if self.ema is not None else {},
                 "updates": self.updates,
                 "bad_clips": self.bad_clips,
                 "best": self.best,
@@ -118,13 +118,14 @@ class TrainState:
             (run.checkpoints / f"{name}.sha256").unlink(missing_ok=True)
         self.written = [name for name in self.written if name in keep]
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, cfg, saved: dict[str, Any], source: str) -> None:
         """Become the run that wrote ``saved`` (one of our checkpoints)."""
-        self.model.load_state_dict(saved["model_state"])
+        restore(cfg, self.model, saved["model_state"], source)
         self.optimizer.load_state_dict(saved["optimizer_state"])
         self.scaler.load_state_dict(saved["scaler_state"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(saved["ema_state"] or saved["model_state"])
+            self.ema.set(self.model)
+            restore(cfg, self.ema.module, saved["ema_state"] or saved["model_state"], source, parts=False)
         self.epoch, self.iteration = saved["epoch"], saved["iteration"]
         self.updates, self.bad_clips = saved["updates"], saved["bad_clips"]
         self.best, self.least_errors = saved["best"], saved["least_errors"]
@@ -144,7 +145,7 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
     if cfg.TRAIN.AUTO_RESUME:
         found = find_latest(run.checkpoints)
         if found is not None:
-            _resume(state, *found)
+            _resume(cfg, state, *found)
             return
     else:
         run.set_checkpoints_aside()
@@ -152,27 +153,13 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
         _start_from_file(cfg, state, weights_file(cfg, cfg.TRAIN.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH"))
     elif cfg.MODEL.PRETRAINED:
         load_weights(state.model, weights_file(cfg, cfg.MODEL.PRETRAINED, "MODEL.PRETRAINED"))
-    elif _start_parts(cfg, state.model):
-        pass
-    else:
+    elif not load_parts(cfg, state.model):
         logger.info("training from scratch: no checkpoint in %s and no weights given", run.checkpoints)
     if state.ema is not None:
         state.ema.set(state.model)
 
 
-def _start_parts(cfg, model: nn.Module) -> bool:
-    """Fill the model's parts from the stages that it names, ``parts_from = {"series": ("FUSION.SERIES_FROM",
-    "stage2_series")}``: whole, heads aside. False if it names none."""
-    parts: dict[str, tuple[str, str]] = getattr(model, "parts_from", {})
-    for part, (key, name) in parts.items():
-        path = weights_file(cfg, name, key)
-        report = load_weights(model.get_submodule(part), path)
-        if report.absent_from_body:
-            raise CheckpointError(f"{key} {name}: it does not fit the model's {part!r} whole. {report}")
-    return bool(parts)
-
-
-def _resume(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
+def _resume(cfg, state: TrainState, path: Path, saved: dict[str, Any]) -> None:
     advice = "Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (the old ones are kept aside)."
     if "written" not in saved:
         raise CheckpointError(f"{path} was not written by dust, so it cannot be resumed. {advice}")
@@ -189,7 +176,7 @@ def _resume(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
     for key, digest in saved.get("sources", {}).items():
         if state.facts["sources"].get(key, digest) != digest:
             raise CheckpointError(f"{path} began from another checkpoint of {key} than is there now. {advice}")
-    state.restore(saved)
+    state.restore(cfg, saved, str(path))
     logger.info("resumed from %s: epoch %d, iteration %d", path, state.epoch + 1, state.iteration)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from dust.datasets import construct_loader
 from dust.engine.evaluate import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir, config_sha256
-from dust.engine.setup import build_for, device_of, device_transform_of, weights_file
+from dust.engine.setup import build_for, device_of, device_transform_of
+from dust.engine.weights import load_trained, weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
-from dust.utils.checkpoint import file_sha256, find_latest, load_checkpoint, load_weights
+from dust.utils.checkpoint import file_sha256, find_latest, load_checkpoint
 from dust.utils.errors import CheckpointError, DataError
 from dust.utils.meters import TestMeter
 from dust.visualization.writer import Writer
@@ -55,15 +56,7 @@ def test(cfg, run: RunDir) -> dict[str, float]:
     _check_classes(cfg, class_names, path)
     device = device_of(cfg)
     model = build_for(cfg, device)
-    # the averaged weights where the run kept them
-    averaged = saved.get("ema_state") if cfg.EMA.ENABLED else None
-    report = load_weights(model, averaged or path)
-    if report.missing or report.misshapen:
-        absent = [*report.missing, *(name for name, *_ in report.misshapen)]
-        raise CheckpointError(
-            f"{path} lacks {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''} of this model "
-            "(MODEL.NUM_CLASSES or the architecture differs?), so a test would measure random weights."
-        )
+    load_trained(cfg, model, path, saved)
     facts = {"class_names": class_names, "fitted": saved.get("fitted")}
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
     if not counts:

@@ -203,9 +203,14 @@ class LoadReport:
         return not self.missing and not self.misshapen
 
     @property
+    def absent(self) -> list[str]:
+        """The model's tensors that the file did not give."""
+        return [*self.missing, *(key for key, _, _ in self.misshapen)]
+
+    @property
     def absent_from_body(self) -> list[str]:
-        """The model's tensors that the file did not give, the classifier's aside."""
-        return [key for key in [*self.missing, *(key for key, _, _ in self.misshapen)] if not _is_head(key)]
+        """Those of them that are not the classifier's."""
+        return [key for key in self.absent if not _is_head(key)]
 
     @property
     def fresh_head(self) -> bool:

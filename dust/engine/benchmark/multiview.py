@@ -12,7 +12,8 @@ from dust.engine.benchmark.cost import cpu_seconds
 from dust.engine.benchmark.device import one_device, synchronize
 from dust.engine.benchmark.report import Report
 from dust.engine.inference import Inference
-from dust.engine.setup import autocast_of, build_for, device_transform_of, weights_file
+from dust.engine.setup import autocast_of, build_for, device_transform_of
+from dust.engine.weights import weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils.checkpoint import load_weights, read_checkpoint

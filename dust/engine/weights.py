@@ -1,0 +1,88 @@
+"""Whose weights a model gets: files, the zoo, other stages; whole, or the part that was trained."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dust import zoo
+from dust.utils.checkpoint import load_weights
+from dust.utils.errors import CheckpointError
+from dust.utils.stages import stage_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def weights_file(cfg, name: str, key: str = "") -> str:
+    """The file of weights that ``name`` means: a path, ``zoo://NAME`` (downloaded and verified), or another stage,
+    by the name of its folder beside OUTPUT_DIR. ``key`` is the configuration's, for an error."""
+    if "://" in name or Path(name).is_file():
+        return zoo.resolve(name)
+    return str(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
+
+
+def load_parts(cfg, model: nn.Module) -> bool:
+    """Fill the model's parts from the files that it names; False if it names none.
+
+    ``model.parts_from`` is ``{part: (configuration key, file | stage | zoo://NAME)}``. A model with ``load_parts``
+    takes ``{part: path}`` itself; else each file goes into the submodule of that name, whole, heads aside.
+    """
+    named: dict[str, tuple[str, str]] = getattr(model, "parts_from", {})
+    paths = {part: Path(weights_file(cfg, name, key)) for part, (key, name) in named.items()}
+    own: Any = getattr(model, "load_parts", None)
+    if paths and own is not None:
+        own(paths)
+        return True
+    for part, path in paths.items():
+        report = load_weights(model.get_submodule(part), path)
+        if report.absent_from_body:
+            key, name = named[part]
+            raise CheckpointError(f"{key} {name}: it does not fit the model's {part!r} whole. {report}")
+    return bool(paths)
+
+
+def weights_to_save(model: nn.Module) -> dict[str, Any]:
+    """``model_state`` of a checkpoint, and what identifies the frozen rest where only the trained part is saved.
+
+    A model that is mostly frozen has ``partial_state_dict``, ``load_partial(state, source)`` and ``frozen_sha256``.
+    """
+    partial: Any = getattr(model, "partial_state_dict", None)
+    if partial is None:
+        return {"model_state": model.state_dict()}
+    return {"model_state": partial(), "frozen_sha256": model.frozen_sha256()}  # type: ignore[operator]
+
+
+def restore(cfg, model: nn.Module, state: dict[str, Any], source: str, *, parts: bool = True) -> None:
+    """Put one of our own checkpoints' ``model_state`` back: exactly, whole or the trained part on top of its parts."""
+    partial: Any = getattr(model, "load_partial", None)
+    if partial is None:
+        model.load_state_dict(state)
+        return
+    if parts:
+        load_parts(cfg, model)
+    partial(state, source)
+
+
+def load_trained(cfg, model: nn.Module, path: Path, saved: dict[str, Any], *, head: bool = True) -> None:
+    """The weights of a checkpoint for a test or an extraction; with EMA.ENABLED the averaged ones, where it has them.
+
+    Args:
+        saved: what the file holds.
+        head: whether the classifier must come from the file too.
+
+    Raises:
+        CheckpointError: the file lacks some of the model, so that random weights would be measured.
+    """
+    averaged = saved.get("ema_state") if cfg.EMA.ENABLED else None
+    if saved.get("frozen_sha256") and hasattr(model, "load_partial"):
+        restore(cfg, model, averaged or saved["model_state"], str(path))
+        return
+    report = load_weights(model, averaged or path)
+    absent = report.absent if head else report.absent_from_body
+    if absent:
+        raise CheckpointError(
+            f"{path} lacks {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''} of this model "
+            "(MODEL.NUM_CLASSES or the architecture differs?), so random weights would be measured. Configure the "
+            "model as the checkpoint's run did."
+        )
