@@ -6,6 +6,7 @@ from dust.config.problem import BELOW_ONE, COUNT, FRACTION, FROM_ZERO, POSITIVE,
 
 STRATEGIES = ("bimodal", "gaussian", "poisson", "poission", "uniform")  # the fourth as the published code spells it
 CHOICES: dict[str, tuple[str, ...]] = {
+    "KEYSTEP.LAYOUT": ("auto", "own", "industreal", "meccano"),
     "KEYSTEP.DTYPE": ("embedding", "video"),
     "KEYSTEP.EXE_MODE": ("no_error", "errors"),
     "KEYSTEP.METRIC_MODE": ("paper", "industreal", "storm"),
@@ -22,7 +23,7 @@ RANGES: dict[str, Range] = {
         [
             "KEYSTEP.FRAMES", "KEYSTEP.EMBED_DIM", "KEYSTEP.CONTRAST.KEY_FRAMES", "KEYSTEP.CONTRAST.N_ITERS",
             "KEYSTEP.TEMPORAL.DEPTH", "KEYSTEP.TEMPORAL.HEADS", "KEYSTEP.TEMPORAL.DIM_HEAD",
-            "KEYSTEP.TEMPORAL.MLP_DIM", "KEYSTEP.SAMPLER.N_ITER", "KEYSTEP.INFER.BATCH",
+            "KEYSTEP.TEMPORAL.MLP_DIM", "KEYSTEP.SAMPLER.N_ITER", "KEYSTEP.INFER.BATCH", "KEYSTEP.VAL_EVERY",
         ],
         COUNT,
     ),
@@ -43,6 +44,10 @@ RANGES: dict[str, Range] = {
 def add_keystep(root: CfgNode) -> None:
     """Add the node KEYSTEP. The number of components is MODEL.NUM_CLASSES."""
     node = root.KEYSTEP = CfgNode()
+    node.LAYOUT = "auto"  # of DATA.PATH_TO_DATA_DIR: auto | own | industreal | meccano, see dust/datasets/DATASET.md
+    node.PROCEDURE = ""  # industreal, meccano: procedure_info.json, where it is not in that folder
+    node.FEATURES_FROM = ""  # dataset EmbeddingWindows: the stage, or the folder, that holds the embeddings
+    node.VAL_EVERY = 1  # each so many-th window of a recording is validated
     node.DTYPE = "embedding"  # embedding (stage 2: stored features) | video (stage 3: end to end)
     node.FRAMES = 65  # N, frames of a window that the temporal encoder sees
     node.SKIP_FACTOR = 3  # frames skipped between two of them; 65 frames then span 257
@@ -67,6 +72,9 @@ def add_keystep(root: CfgNode) -> None:
     contrast.N_ITERS = 500  # batches in an epoch
     contrast.KEY_FRAMES = 20  # frames after a change of state that carry the new state's label
     contrast.BG_OFFSET = [7, 6]  # background comes from so many times KEY_FRAMES before a change: from, to
+    contrast.SYNTH_DIR = ""  # N_SYNTH: folder with a folder of pictures for each state, such as 10010000000
+    contrast.JITTER = [0.1, 0.1, 0.7]  # brightness, contrast, saturation times a factor in 1 -+ these; [] = none
+    contrast.BLUR = [0.01, 2.0]  # sigma of a 5 x 5 Gaussian, pixels: from, to; [] = none
 
     temporal = node.TEMPORAL = CfgNode()  # model TemporalEncoder
     temporal.TYPE = "transformer"  # transformer | gru | mlp (baseline)
@@ -106,6 +114,7 @@ def check(cfg: CfgNode) -> list[Problem]:
     if len(node.CONTRAST.BG_OFFSET) != 2 or not start > end >= 0:
         text = f"KEYSTEP.CONTRAST.BG_OFFSET {node.CONTRAST.BG_OFFSET}: must be [from, to] with from > to >= 0"
         problems.append(Problem(("KEYSTEP.CONTRAST.BG_OFFSET",), text))
+    problems += _pictures(node.CONTRAST)
     if node.CONTRAST.LOSS == "simclr" and node.CONTRAST.EXCLUDE_BG:
         text = "KEYSTEP.CONTRAST.EXCLUDE_BG True: LOSS simclr knows no classes, so it has no background to exclude"
         problems.append(Problem(("KEYSTEP.CONTRAST.EXCLUDE_BG", "KEYSTEP.CONTRAST.LOSS"), text))
@@ -117,4 +126,22 @@ def check(cfg: CfgNode) -> list[Problem]:
             f"span {span} frames and would not hold the step; it must be less than {span}"
         )
         problems.append(Problem(("KEYSTEP.SAMPLER.SEP", "KEYSTEP.FRAMES", "KEYSTEP.SKIP_FACTOR"), text))
+    return problems
+
+
+def _pictures(contrast: CfgNode) -> list[Problem]:
+    """Where pictures come from, and how they are augmented."""
+    problems = []
+    if contrast.JITTER and not (len(contrast.JITTER) == 3 and min(contrast.JITTER) >= 0):
+        text = f"KEYSTEP.CONTRAST.JITTER {contrast.JITTER}: must be three numbers from 0 on, or []"
+        problems.append(Problem(("KEYSTEP.CONTRAST.JITTER",), text))
+    if contrast.BLUR and not (len(contrast.BLUR) == 2 and 0 < contrast.BLUR[0] <= contrast.BLUR[1]):
+        text = f"KEYSTEP.CONTRAST.BLUR {contrast.BLUR}: must be [low, high] with 0 < low <= high, or []"
+        problems.append(Problem(("KEYSTEP.CONTRAST.BLUR",), text))
+    if contrast.N_SYNTH and not contrast.SYNTH_DIR:
+        text = f"KEYSTEP.CONTRAST.N_SYNTH {contrast.N_SYNTH}: SYNTH_DIR is empty; name the folder, or set N_SYNTH 0"
+        problems.append(Problem(("KEYSTEP.CONTRAST.N_SYNTH", "KEYSTEP.CONTRAST.SYNTH_DIR"), text))
+    if contrast.N_REAL + contrast.N_SYNTH < 1:
+        text = "KEYSTEP.CONTRAST.N_REAL 0 and N_SYNTH 0: a batch would hold no state"
+        problems.append(Problem(("KEYSTEP.CONTRAST.N_REAL", "KEYSTEP.CONTRAST.N_SYNTH"), text))
     return problems

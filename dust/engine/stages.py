@@ -42,7 +42,8 @@ def inherit(cfg):
             continue
         node = settled[section]
         for leaf, value in saved.get(section, {}).items():
-            if leaf in node and not same(node[leaf], value):
+            dropout = leaf.endswith("_RATE")  # no weight depends on it
+            if leaf in node and not dropout and not same(node[leaf], value):
                 logger.info("%s.%s %s as in %s (here: %s)", section, leaf, value, name, node[leaf])
                 node[leaf] = value
     settled.freeze()

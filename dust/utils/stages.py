@@ -18,13 +18,13 @@ def stage_path(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
     Raises:
         ConfigError: neither exists; says how a stage is run first.
     """
-    beside = Path(output_dir).absolute().parent / name
-    for path in (beside, Path(name)):
+    places = list(dict.fromkeys([Path(output_dir).absolute().parent / name, Path(name).absolute()]))
+    for path in places:
         if path.exists():
             return path
     raise ConfigError(
-        f"{key + ' ' if key else ''}{name}: there is neither {beside} nor {Path(name).absolute()}. Run that stage "
-        "first (all stages in one command: --cfg stage1.yaml stage2.yaml ... OUTPUT_DIR folder), or name another "
+        f"{key + ' ' if key else ''}{name}: there is no {' and no '.join(map(str, places))}. Run that stage first (all "
+        "stages in one command: --cfg stage1.yaml stage2.yaml ... OUTPUT_DIR folder), or name another "
         "folder or file."
     )
 
