@@ -83,7 +83,7 @@ def read_track_manifest(
         class_names: the classes in their order, from training or a checkpoint. None: those of ``classes.txt`` beside
             the file, else of the original's ``classes.json``, else the training labels, sorted.
         num_classes: what the model has; another number of classes is an error.
-        views: the cameras that are asked for; () keeps all. A clip may lack some of them, but not all.
+        views: the cameras that will be used. A clip may lack some of them, which is logged; all clips may not.
 
     Raises:
         DataError: with all problems of all splits.
@@ -105,12 +105,17 @@ def read_track_manifest(
     absent = [view for view in views if view not in present]
     if absent and clips:
         problems.add(f"cameras of TRACKS.VIEWS that no clip has (there are {present})", f"{absent}")
-    if views:
-        _keep_views(wanted, views, problems)
     problems.raise_if_any(source)
     if not wanted:
         raise DataError(f"{source}: the {split} split holds no clip")
     logger.info("%s: %d clips of %d classes for %s", source, len(wanted), len(names), split)
+    lacking = [len(set(views) - clip.files.keys()) for clip in wanted]
+    if any(lacking):
+        logger.warning(
+            "%d of the clips lack a camera of TRACKS.VIEWS, %d lack all of them",
+            sum(map(bool, lacking)),
+            lacking.count(len(views)),
+        )
     return TrackManifest(wanted, names, source)
 
 
@@ -331,17 +336,3 @@ def _index(
     for clip, label in zip(chosen, labels, strict=True):
         clip.label = None if label is None else label[0]
     return found
-
-
-def _keep_views(clips: list[TrackClip], views: Sequence[int], problems: Problems) -> None:
-    """Drops the files of other cameras; a clip without any of these is an error."""
-    lacking = 0
-    for clip in clips:
-        kept = {view: file for view, file in clip.files.items() if view in views}
-        if not kept:
-            problems.add(f"a clip without any of the cameras {list(views)}", f"{_first(clip)}: sample {clip.id}")
-            continue
-        lacking += len(kept) < len(views)
-        clip.files = kept
-    if lacking:
-        logger.info("%d of %d clips lack a camera", lacking, len(clips))

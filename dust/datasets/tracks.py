@@ -258,10 +258,10 @@ class PointTracks(Dataset[Any]):
         if self.training:
             assert isinstance(key, Draw), "a training sample is asked for with its epoch"
             rng = numpy_rng(self.seed, "augment", key.epoch, key.sample)
-            inputs = self._cut(self._stack(cameras, rng), self._training_frames(_length(cameras), rng))
+            inputs = self._cut(self._stack(cameras, rng), self._training_frames(self._length(cameras), rng))
             return [self._sample(clip, self._augment(inputs, rng))]
         whole = self._stack(cameras, numpy_rng(self.seed, "points", clip.id))
-        windows = [self._cut(whole, frames) for frames in self._evaluation_frames(_length(cameras))]
+        windows = [self._cut(whole, frames) for frames in self._evaluation_frames(self._length(cameras))]
         return self._sample(clip, {name: np.stack([window[name] for window in windows]) for name in windows[0]})
 
     def _sample(self, clip: TrackClip, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -276,13 +276,14 @@ class PointTracks(Dataset[Any]):
             return self._cache[index]
         clip = self.clips[index]
         found, problems = {}, []
-        for view, file in clip.files.items():
+        for view in sorted(clip.files.keys() & set(self.views)):
+            file = clip.files[view]
             size = (self.frame_size[0], self.frame_size[1]) if self.frame_size else None
             try:
                 found[view] = read_tracks(file, threshold=self.visibility_threshold, size=size)
             except DataError as error:
                 problems.append(f"{clip.where[view]}: {error}")
-        if not problems:
+        if found and not problems:
             problems = self._align(clip, found)
         if problems:
             raise DataError("\n".join(problems))
@@ -331,9 +332,13 @@ class PointTracks(Dataset[Any]):
             found[view] = _at(tracks, np.arange(min(lengths.values())))
         return []
 
+    def _length(self, cameras: list[Tracks | None]) -> int:
+        """Frames of a clip; a window of a clip that no camera sees."""
+        return next((len(camera.xy) for camera in cameras if camera is not None), self.window)
+
     def _stack(self, cameras: list[Tracks | None], rng: np.random.RandomState) -> dict[str, np.ndarray]:
         """The chosen points of all cameras: tracks (V, T, P, 2), visible (V, T, P) and view_mask (V,)."""
-        shape = (len(cameras), _length(cameras), self.num_points)
+        shape = (len(cameras), self._length(cameras), self.num_points)
         xy, visible = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
         there = np.zeros(len(cameras), bool)
         for number, tracks in enumerate(cameras):
@@ -391,10 +396,6 @@ class PointTracks(Dataset[Any]):
         kept = there & ~dropped
         visible = inputs["visible"] & kept[:, None, None]
         return {**inputs, "tracks": xy * kept[:, None, None, None], "visible": visible, "view_mask": kept}
-
-
-def _length(cameras: list[Tracks | None]) -> int:
-    return next(len(camera.xy) for camera in cameras if camera is not None)
 
 
 def _at(tracks: Tracks, frames: np.ndarray) -> Tracks:
