@@ -1,0 +1,135 @@
+"""Whole recordings of procedures, frame by frame, to extract embeddings of: and how frames of them are read.
+
+A frame is an input ``video`` of one picture, uint8 (C, 1, H, W). Whole pictures are scaled to a square, without a crop,
+as KeyStep (STORM-PSR, https://arxiv.org/abs/2510.12385) was published.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.decoder import FrameRequest, open_clip
+from dust.datasets.procedure_files import ProcedureData
+from dust.datasets.procedure_layouts import read_procedures
+from dust.datasets.sample import BadClip
+from dust.utils.errors import ConfigError, VideoError
+
+PIECE = 256  # frames that a recording is read by, at least: a video is then decoded about once
+
+
+def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
+    """The split that cfg.DATA and cfg.KEYSTEP name; options as of :func:`read_procedures`."""
+    node = cfg.KEYSTEP
+    return read_procedures(cfg.DATA.PATH_TO_DATA_DIR, split, layout=node.LAYOUT, table=node.PROCEDURE, **options)
+
+
+class FrameReader:
+    """Frames by number as uint8 (T, 3, size, size). The last recording stays open, so that reading on costs no seek.
+
+    Args:
+        size: side of the square, pixels.
+        resize, index_cache: see :class:`dust.datasets.decoder.VideoReader`.
+    """
+
+    def __init__(self, size: int, *, resize: str = "swscale", index_cache: str = "") -> None:
+        self.size = size
+        self.options = {"resize": resize, "index_cache": index_cache or None}
+        self._open: Any = None
+
+    @classmethod
+    def of(cls, cfg) -> "FrameReader":
+        return cls(cfg.DATA.TRAIN_CROP_SIZE, resize=cfg.DATA.RESIZE, index_cache=cfg.DATA.INDEX_CACHE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}  # each process opens its own
+
+    def read(self, path: str, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """VideoError where the frames cannot be read, or the file is damaged."""
+        if self._open is None or self._open.path != os.fspath(path):
+            self.close()
+            self._open = open_clip(path, **self.options)
+        try:
+            # a request names a frame once, which the decoder likes
+            wanted, back = np.unique(np.asarray(indices), return_inverse=True)
+            pictures = self._open.read([FrameRequest(wanted.tolist(), size=(self.size, self.size))])[0]
+        except IndexError as error:
+            raise VideoError(path, str(error)) from error
+        if self._open.report.damaged:
+            raise VideoError(path, self._open.report.reason)
+        return torch.from_numpy(pictures[back]).permute(0, 3, 1, 2)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+
+
+@DATASET_REGISTRY.register()
+class RecordingFrames(Dataset[Any]):
+    """Every frame of every recording, for embeddings: FEATURES.FORMAT per_video stores (frames, D) for each.
+
+    Item ``index`` is a whole recording, inputs ``video`` (frames, C, 1, H, W); ``windows`` gives the same in pieces.
+    Labels are not read.
+    """
+
+    def __init__(self, *, data: ProcedureData, reader: FrameReader) -> None:
+        self.clips, self.class_names, self.reader = data.recordings, data.components, reader
+
+    @classmethod
+    def from_config(
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        return {"data": procedures_of(cfg, split, labels=False), "reader": FrameReader.of(cfg)}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def class_counts(self) -> list[int]:
+        return [0] * len(self.class_names)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.piece(index, range(self.clips[index].num_frames))
+
+    def piece(self, index: int, frames: Sequence[int]) -> Any:
+        """Some frames of recording number ``index`` as an evaluation sample, or a BadClip."""
+        one = self.clips[index]
+        try:
+            pictures = self.reader.read(one.path, frames)
+        except VideoError as error:
+            return BadClip(one.id, one.path, error.reason)
+        return {"inputs": {"video": pictures[:, :, None]}, "label": None, "id": one.id, "path": one.path}
+
+    def windows(self, *, stride: int, chunk: int) -> "FramePieces":
+        """The recordings in pieces of ``chunk`` frames, or more. ConfigError unless every frame is wanted."""
+        if stride > 1:
+            raise ConfigError(f"FEATURES.STRIDE {stride}: KeyStep needs the embedding of every frame; set it to 1")
+        return FramePieces(self, max(chunk, PIECE))
+
+
+class FramePieces(Dataset[Any]):
+    """Item after item, ``chunk`` frames of one recording. One that cannot be read is one item, a BadClip."""
+
+    def __init__(self, frames: RecordingFrames, chunk: int) -> None:
+        self.frames, self.clips, self.chunk = frames, frames.clips, chunk
+        counts = [max(1, -(-one.num_frames // chunk)) for one in self.clips]
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+
+    def first_item(self, sample: int) -> int:
+        """The number of the item that begins recording number ``sample``."""
+        return int(self._first[sample])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        sample = int(np.searchsorted(self._first, index, side="right")) - 1
+        begin = (index - self.first_item(sample)) * self.chunk
+        # an unreadable recording was counted as 0 frames: asking for frame 0 says what is wrong with it
+        end = max(1, min(begin + self.chunk, self.clips[sample].num_frames))
+        return self.frames.piece(sample, range(begin, end))

@@ -1,0 +1,347 @@
+"""Windows of recorded procedures, labelled by the components that change in them: of embeddings, or of frames.
+
+Windows, labels and key-clip aware sampling are those of :mod:`dust.datasets.keystep_sampling`.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.csv_file import Problems
+from dust.datasets.keystep_frames import FrameReader, procedures_of
+from dust.datasets.keystep_sampling import (
+    clip_indices,
+    kcas_density,
+    sample_last_frame,
+    state_changes,
+    window_ends,
+    window_labels,
+)
+from dust.datasets.procedure_files import ProcedureData, Recording
+from dust.datasets.sample import BadClip, Draw
+from dust.utils.errors import ConfigError, DataError, VideoError
+from dust.utils.features import FeatureStore
+from dust.utils.rng import numpy_rng
+from dust.utils.stages import stage_features
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WindowRules:
+    """Which windows there are.
+
+    Attributes:
+        frames, skip: N, and how many frames lie between two of them.
+        exe_mode: see :func:`state_changes`.
+        strategy, sigma, sep, eps: of training windows, see :func:`kcas_density`.
+        n_iter: training windows in an epoch.
+        every: of the windows in order of time, each so many-th is evaluated.
+    """
+
+    frames: int = 65
+    skip: int = 3
+    exe_mode: str = "no_error"
+    strategy: str = "bimodal"
+    sigma: float = 15.0
+    sep: float = 80.0
+    eps: float = 1e-8
+    n_iter: int = 160000
+    every: int = 1
+
+    @classmethod
+    def of(cls, cfg) -> "WindowRules":
+        node, sampler = cfg.KEYSTEP, cfg.KEYSTEP.SAMPLER
+        return cls(
+            frames=node.FRAMES,
+            skip=node.SKIP_FACTOR,
+            exe_mode=node.EXE_MODE,
+            strategy=sampler.STRATEGY,
+            sigma=sampler.SIGMA,
+            sep=sampler.SEP,
+            eps=sampler.EPS,
+            n_iter=sampler.N_ITER,
+            every=node.VAL_EVERY,
+        )
+
+
+class StepWindows(Dataset[Any]):
+    """Windows of recordings; a subclass says what a frame is.
+
+    In training, item ``Draw(epoch, i)`` is a list of one window: its recording is drawn uniformly, its last frame from
+    the recording's density, both from (seed, epoch, i). Otherwise the items are, recording after recording, ``chunk``
+    windows in order of time, the same ones in every run. A window's ``label`` is (K,) zeros and ones, float32.
+
+    An evaluation item also has ``last`` (V,), the frame that each window ends with, and ``padding`` (V,), how many
+    frames it repeats because the recording is shorter than a window.
+
+    Attributes:
+        clips: the recordings that can be read.
+        class_names: the components.
+    """
+
+    input_name = ""
+
+    def __init__(
+        self,
+        *,
+        data: ProcedureData,
+        rules: WindowRules,
+        class_names: Sequence[str] | None = None,
+        training: bool = False,
+        chunk: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if class_names is not None and list(class_names) != data.components:
+            raise DataError(
+                f"{data.source}: components {data.components}, where training had {list(class_names)}: use the same "
+                "procedure"
+            )
+        self.class_names = data.components
+        self.rules, self.training, self.seed = rules, training, seed
+        self.clips = [one for one in data.recordings if one.num_frames]
+        if not self.clips:
+            raise DataError(f"{data.source}: none of the {len(data.recordings)} recordings can be read")
+        self.changes = [state_changes(one.states, rules.exe_mode) for one in self.clips]
+        if training:
+            how: dict[str, Any] = {"strategy": rules.strategy, "sigma": rules.sigma, "sep": rules.sep, "eps": rules.eps}
+            both = zip(self.clips, self.changes, strict=True)
+            self._density = [kcas_density(changes, one.num_frames, **how) for one, changes in both]
+        else:
+            self._items = [(r, part) for r in range(len(self.clips)) for part in self._parts(r, chunk)]
+
+    def _parts(self, recording: int, chunk: int) -> list[np.ndarray]:
+        ends = window_ends(self.clips[recording].num_frames, self.rules.frames, self.rules.skip)[:: self.rules.every]
+        return [ends[i : i + chunk] for i in range(0, len(ends), chunk)] if chunk else [ends]
+
+    def read(self, recording: int, indices: np.ndarray) -> Tensor:
+        """Windows (W, N) of frame numbers of one recording -> the input, (W, ...). VideoError if it cannot be read."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.rules.n_iter if self.training else len(self._items)
+
+    def class_counts(self) -> list[int]:
+        """How often each component changes."""
+        counts = sum((change.astype(int) for found in self.changes for change in found.values()), start=np.int64(0))
+        return np.broadcast_to(counts, len(self.class_names)).tolist()
+
+    def draw(self, epoch: int, index: int) -> tuple[int, int]:
+        """(recording, last frame) of one training window."""
+        rng = numpy_rng(self.seed, "window", epoch, index)
+        recording = int(rng.randint(0, len(self.clips)))
+        return recording, sample_last_frame(self._density[recording], rng)
+
+    def __getitem__(self, key: Draw | int) -> Any:
+        assert isinstance(key, Draw) == self.training, "a training window is asked for with its epoch, others without"
+        if not isinstance(key, Draw):
+            return self._windows(*self._items[key])
+        recording, last = self.draw(key.epoch, key.sample)
+        found = self._windows(recording, np.array([last]))
+        if isinstance(found, BadClip):
+            return found
+        inputs = {name: value[0] for name, value in found["inputs"].items()}
+        return [{"inputs": inputs, "label": found["label"][0], "id": found["id"], "path": found["path"]}]
+
+    def _windows(self, recording: int, ends: np.ndarray) -> Any:
+        one, rules = self.clips[recording], self.rules
+        found = [clip_indices(int(end), rules.frames, rules.skip, one.num_frames) for end in ends]
+        indices = np.stack([frames for frames, _ in found])
+        labels = window_labels(self.changes[recording], indices[:, 0], indices[:, -1], len(self.class_names))
+        try:
+            read = self.read(recording, indices)
+        except VideoError as error:
+            return BadClip(one.id, one.path, error.reason)
+        return {
+            "inputs": {self.input_name: read},
+            "label": torch.from_numpy(labels).float(),
+            "last": torch.from_numpy(indices[:, -1]),
+            "padding": torch.tensor([padding for _, padding in found]),
+            "id": one.id,
+            "path": one.path,
+        }
+
+
+def _check_classes(cfg, data: ProcedureData) -> None:
+    if cfg.MODEL.NUM_CLASSES not in (0, len(data.components)):
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, each is "
+            "an output; set it to that"
+        )
+
+
+@DATASET_REGISTRY.register()
+class VideoWindows(StepWindows):
+    """Windows of frames, input ``video`` uint8 (C, N, H, W) each, to train frame and temporal encoder together."""
+
+    input_name = "video"
+
+    def __init__(self, *, reader: FrameReader, **windows: Any) -> None:
+        super().__init__(**windows)
+        self.reader = reader
+
+    @classmethod
+    def from_config(
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        data = procedures_of(cfg, split)
+        _check_classes(cfg, data)
+        return {
+            "data": data,
+            "rules": WindowRules.of(cfg),
+            "class_names": class_names,
+            "training": (views or split) == "train",
+            "chunk": cfg.TEST.BATCH_SIZE,
+            "seed": cfg.RNG_SEED,
+            "reader": FrameReader.of(cfg),
+        }
+
+    def read(self, recording: int, indices: np.ndarray) -> Tensor:
+        frames = self.reader.read(self.clips[recording].path, indices.ravel())
+        return frames.view(*indices.shape, *frames.shape[1:]).transpose(1, 2)  # (W, N, C, H, W) -> (W, C, N, H, W)
+
+
+@DATASET_REGISTRY.register()
+class EmbeddingWindows(StepWindows):
+    """Windows of stored embeddings, input ``embeddings`` float32 (N, D) each, to train the temporal encoder alone.
+
+    Attributes:
+        fitted: ``{"embeddings": {"checkpoint_sha256", "layer", "shape"}}``: what the embeddings were made by. Those of
+            other splits must be made by the same.
+
+    Args:
+        data: recordings; their numbers of frames are those of the embeddings.
+        features: (frames, D) for each recording's id; one whose video could not be read is left out, with a warning.
+        dim: D that the model takes.
+        fitted: the training dataset's.
+
+    Raises:
+        DataError: recordings without embeddings, of another width or encoder, or shorter than their labels.
+    """
+
+    input_name = "embeddings"
+
+    def __init__(
+        self,
+        *,
+        data: ProcedureData,
+        features: "FeatureStore | CsvEmbeddings",
+        dim: int,
+        fitted: Mapping[str, Any] | None = None,
+        **windows: Any,
+    ) -> None:
+        self.features = features
+        self._rows: dict[str, np.ndarray] = {}
+        self.fitted = {"embeddings": self._check(dim, (fitted or {}).get("embeddings"))}
+        super().__init__(data=replace(data, recordings=self._with_lengths(data)), **windows)
+
+    @classmethod
+    def from_config(
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        node = cfg.KEYSTEP
+        data = procedures_of(cfg, split, frames=False)
+        _check_classes(cfg, data)
+        if not node.FEATURES_FROM:
+            raise ConfigError("KEYSTEP.FEATURES_FROM is empty: name the stage (or folder) that holds the embeddings")
+        folder = stage_features(node.FEATURES_FROM, cfg.OUTPUT_DIR, "KEYSTEP.FEATURES_FROM")
+        return {
+            "data": data,
+            "rules": WindowRules.of(cfg),
+            "class_names": class_names,
+            "training": (views or split) == "train",
+            "seed": cfg.RNG_SEED,
+            "features": open_embeddings(folder, split),
+            "dim": node.EMBED_DIM,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": {}}  # maps pickle as copies
+
+    def _check(self, dim: int, trained: Mapping[str, Any] | None) -> dict[str, Any]:
+        store = self.features
+        again = "extract them again (FEATURES.*), or name others as KEYSTEP.FEATURES_FROM"
+        if store.format != "per_video" or store.shape != (dim,):
+            raise DataError(
+                f"{store.path}: {store.format} features of shape {store.shape} each; per_video embeddings of "
+                f"KEYSTEP.EMBED_DIM {dim} are needed: set the key, or {again}"
+            )
+        own = {
+            "checkpoint_sha256": store.meta.get("checkpoint_sha256", ""),
+            "layer": store.meta.get("layer", ""),
+            "shape": list(store.shape),
+        }
+        differ = [f"{key} {own[key]}, not {trained[key]}" for key in own if trained and own[key] != trained.get(key)]
+        if differ:
+            raise DataError(f"{store.path}: embeddings of another encoder ({'; '.join(differ)}): {again}")
+        return own
+
+    def _with_lengths(self, data: ProcedureData) -> list[Recording]:
+        problems, found = Problems(), []
+        absent = set(self.features.missing)
+        there = set(self.features.ids)
+        for one in data.recordings:
+            if one.id not in there:
+                problems.add("a recording without embeddings: extract those of this data", one.id)
+            elif one.id in absent:
+                logger.warning("%s has no embeddings, as it could not be read: it is left out", one.id)
+            else:
+                count = len(self._of(one.id))
+                latest = max((frame for frame, *_ in (*one.states, *one.steps)), default=0)
+                if latest >= count:
+                    text = f"{one.id}: a label of frame {latest}, but {count} embeddings"
+                    problems.add("labels beyond the last embedding: of another recording, or not of every frame", text)
+                found.append(replace(one, num_frames=count))
+        problems.raise_if_any(str(self.features.path))
+        return found
+
+    def _of(self, name: str) -> np.ndarray:
+        """(frames, D)."""
+        if name not in self._rows:
+            self._rows[name] = self.features.get(name)
+        return self._rows[name]
+
+    def read(self, recording: int, indices: np.ndarray) -> Tensor:
+        return torch.from_numpy(self._of(self.clips[recording].id)[indices].astype(np.float32, copy=False))
+
+
+class CsvEmbeddings:
+    """STORM-PSR's files, ``<folder>/<split>/<recording>/embeddings.csv``: no header, one row per frame. The face of a
+    :class:`FeatureStore` of format per_video; what made them is not known."""
+
+    format = "per_video"
+    meta: Mapping[str, Any] = {}
+    missing: Sequence[str] = ()
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.path = folder / split
+        self.ids = sorted(path.parent.name for path in self.path.glob("*/embeddings.csv"))
+        self.shape = self.get(self.ids[0]).shape[1:]
+
+    def get(self, sample_id: str) -> np.ndarray:
+        """(frames, D) float32. DataError for a file that holds something else."""
+        path = self.path / sample_id / "embeddings.csv"
+        try:
+            found = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a csv of numbers, one row per frame: {error}") from error
+        if not np.isfinite(found).all() or not found.size:
+            raise DataError(f"{path}: no rows, or values that are not finite")
+        if found.shape[1:] != getattr(self, "shape", found.shape[1:]):
+            raise DataError(f"{path}: {found.shape[1]} columns, where the others have {self.shape[0]}")
+        return found
+
+
+def open_embeddings(folder: Path, split: str) -> FeatureStore | CsvEmbeddings:
+    """What the FEATURES stage, or STORM-PSR, wrote. DataError if there is neither."""
+    if any((folder / split).glob("*/embeddings.csv")):
+        return CsvEmbeddings(folder, split)
+    return FeatureStore.open(folder, split)

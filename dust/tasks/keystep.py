@@ -1,0 +1,122 @@
+"""Which components changed within a window: several yes-or-no questions at once."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.utils.errors import DataError
+from dust.utils.metrics import multilabel_metrics, per_class_report
+
+
+@TASK_REGISTRY.register()
+class KeyStep(Task):
+    """Binary cross-entropy over the K logits of a window, labels (B, K) zeros and ones; evaluated window by window.
+
+    Steps and their delays are measured on whole recordings, not here.
+
+    Args:
+        class_names: the components.
+    """
+
+    best_metric = "macro_f1"
+
+    def __init__(self, *, class_names: Sequence[str]) -> None:
+        self.class_names = list(class_names)
+
+    @classmethod
+    def from_config(cls, cfg, facts: DataFacts) -> dict[str, Any]:
+        return {"class_names": facts.class_names}
+
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return {"loss": F.binary_cross_entropy_with_logits(_logits(outputs).float(), batch["label"])}
+
+    @torch.no_grad()
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+        """``digit_err``: percent of wrong digits."""
+        wrong = (_logits(outputs) > 0) != (batch["label"] > 0.5)
+        return {"digit_err": 100.0 * wrong.float().mean().item()}
+
+    def evaluation(self, split: str) -> "KeyStepEvaluation":
+        return KeyStepEvaluation(self.class_names)
+
+
+def _logits(outputs: Outputs) -> Tensor:
+    return outputs["logits"] if isinstance(outputs, dict) else outputs
+
+
+class KeyStepEvaluation(Evaluation):
+    """Figures over all windows; records are runs of windows of a recording, with labels and outputs (V, K)."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = list(class_names)
+        self._records: list[dict[str, Any]] = []
+
+    def update(self, record: dict[str, Any]) -> None:
+        self._records.append(
+            {
+                "id": record["id"],
+                "last": np.asarray(record["last"]),
+                "label": np.asarray(record["label"]).astype(int),
+                "probabilities": torch.sigmoid(_logits(record["outputs"]).float()).numpy(),
+            }
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        return self._records
+
+    def replace_records(self, records: list[dict[str, Any]]) -> None:
+        self._records = records
+
+    def metrics(self) -> dict[str, float]:
+        """``macro_f1``, ``macro_precision``, ``macro_recall`` at 0.5, over the components that change in some window or
+        are said to; ``map``; ``window_acc``, windows with all digits right. Percent. NaN without any such component."""
+        if not self._records:
+            return {}
+        probabilities, labels = self._stacked()
+        predicted = (probabilities > 0.5).astype(int)
+        occurs = labels.any(axis=0) | predicted.any(axis=0)
+        report = per_class_report(predicted, labels, labels.shape[1])
+        metrics = {
+            f"macro_{name}": 100.0 * float(report[name][occurs].mean()) if occurs.any() else float("nan")
+            for name in ("f1", "precision", "recall")
+        }
+        metrics |= multilabel_metrics(probabilities, labels)
+        metrics["window_acc"] = 100.0 * float((predicted == labels).all(axis=1).mean())
+        return metrics
+
+    def write(self, folder: Path) -> list[Path]:
+        """``windows.csv``: truth, prediction and probabilities of every window; ``components.csv``."""
+        if not self._records:
+            raise DataError("no window was evaluated, so there is nothing to write")
+        windows, components = folder / "windows.csv", folder / "components.csv"
+        with open(windows, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "last_frame", "label", "prediction", *(f"prob_{name}" for name in self.class_names)])
+            for record in self._records:
+                for last, label, row in zip(record["last"], record["label"], record["probabilities"], strict=True):
+                    digits = ["".join(map(str, one)) for one in (label, (row > 0.5).astype(int))]
+                    writer.writerow([record["id"], int(last), *digits, *(f"{value:.5f}" for value in row)])
+        probabilities, labels = self._stacked()
+        report = per_class_report((probabilities > 0.5).astype(int), labels, labels.shape[1])
+        with open(components, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["component", *report])
+            for index, name in enumerate(self.class_names):
+                values = [report[key][index] for key in report]
+                writer.writerow([name, *(f"{value:.4f}" for value in values[:-1]), int(values[-1])])
+        return [windows, components]
+
+    def _stacked(self) -> tuple[np.ndarray, np.ndarray]:
+        """(W, K) probabilities and labels."""
+        return (
+            np.concatenate([record["probabilities"] for record in self._records]),
+            np.concatenate([record["label"] for record in self._records]),
+        )

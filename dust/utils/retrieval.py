@@ -1,0 +1,59 @@
+"""How well nearest neighbours agree: precision at 1 and mean average precision at R.
+
+Both are defined in https://arxiv.org/abs/2003.08505, section 3.2. A query looks among all other rows for those of its
+label; similarity is the cosine. Queries that have no such row are left out. Figures are percent.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 1024  # queries at a time: memory is CHUNK times the number of rows
+
+
+def retrieval_metrics(
+    embeddings: np.ndarray, labels: np.ndarray, *, ignore: int | None = None, groups: np.ndarray | None = None
+) -> dict[str, float]:
+    """``precision_at_1``: the nearest row has the query's label. ``map_at_r``: with R rows of the query's label, the
+    mean over the R nearest of the precision so far where the row is one of them, and 0 where it is not. NaN without any
+    query. ``queries``: how many there are.
+
+    Args:
+        embeddings: (N, D), of any length above 0.
+        labels: (N,) integers.
+        ignore: a label whose rows are no queries, but are found, such as the background.
+        groups: (N,) integers; rows of the query's own group are not looked among, so that neighbours in time do not
+            count. None: only the query itself is not.
+    """
+    rows = torch.nn.functional.normalize(torch.from_numpy(np.asarray(embeddings, np.float32)), dim=1)
+    labels_of = torch.from_numpy(np.asarray(labels))
+    groups_of = torch.arange(len(rows)) if groups is None else torch.from_numpy(np.asarray(groups))
+    queries = torch.arange(len(rows)) if ignore is None else torch.nonzero(labels_of != ignore).flatten()
+    first, average = [], []
+    for chunk in queries.split(CHUNK):
+        others = groups_of[chunk][:, None] != groups_of  # (Q, N)
+        relevant = (labels_of[chunk][:, None] == labels_of) & others
+        similarity = (rows[chunk] @ rows.T).masked_fill(~others, -torch.inf)
+        hit, precision = _at_r(similarity, relevant)
+        first.append(hit)
+        average.append(precision)
+    hits, averages = torch.cat([*first, torch.empty(0)]), torch.cat([*average, torch.empty(0)])
+    return {
+        "precision_at_1": 100.0 * float(hits.mean()),
+        "map_at_r": 100.0 * float(averages.mean()),
+        "queries": float(len(hits)),
+    }
+
+
+def _at_r(similarity: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
+    """(Q, N) both -> for the queries with R > 0, whether the nearest is relevant, and the average precision at R."""
+    count = relevant.sum(dim=1)
+    asked = count > 0
+    similarity, relevant, count = similarity[asked], relevant[asked], count[asked]
+    if not len(count):
+        return torch.empty(0), torch.empty(0)
+    nearest = similarity.topk(int(count.max()), dim=1).indices
+    hits = relevant.gather(1, nearest).float()  # (Q, R of the largest class)
+    rank = torch.arange(1, hits.shape[1] + 1)
+    precision = hits.cumsum(dim=1) / rank
+    return hits[:, 0], (precision * hits * (rank <= count[:, None])).sum(dim=1) / count
