@@ -1,0 +1,76 @@
+"""Masked pre-training: the model says what it should have predicted; no labels count."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.utils.errors import DataError
+
+
+@TASK_REGISTRY.register()
+class Masked(Task):
+    """For models that return ``{"prediction", "target", "loss"}``, as VideoMAEPretrain does.
+
+    In training the model's own loss is minimised. In evaluation each clip has a loss, the mean squared error over its
+    masked tokens, and the split's loss is their mean; the model masks every clip alike then, so that the figures of
+    two epochs compare.
+    """
+
+    best_metric = "loss"
+    higher_is_better = False
+
+    @classmethod
+    def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
+        return {}
+
+    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
+        """{"loss"}: a scalar in training, (B,) in evaluation."""
+        outputs = model(**inputs)
+        if model.training:
+            return {"loss": outputs["loss"]}
+        difference = outputs["prediction"].float() - outputs["target"].float()
+        return {"loss": difference.square().flatten(1).mean(dim=1)}
+
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        assert isinstance(outputs, dict)
+        return {"loss": outputs["loss"].mean()}
+
+    def evaluation(self, split: str) -> "MaskedEvaluation":
+        return MaskedEvaluation()
+
+
+class MaskedEvaluation(Evaluation):
+    """The mean loss of every clip over its views, and of all clips."""
+
+    def __init__(self) -> None:
+        self._records: list[dict[str, Any]] = []
+
+    def update(self, record: dict[str, Any]) -> None:
+        loss = record["outputs"]["loss"].mean().item()
+        self._records.append({"id": record["id"], "path": record["path"], "loss": loss})
+
+    def records(self) -> list[dict[str, Any]]:
+        return self._records
+
+    def replace_records(self, records: list[dict[str, Any]]) -> None:
+        self._records = records
+
+    def metrics(self) -> dict[str, float]:
+        if not self._records:
+            return {}
+        return {"loss": sum(record["loss"] for record in self._records) / len(self._records)}
+
+    def write(self, folder: Path) -> list[Path]:
+        """``losses.csv``: id, path, loss."""
+        if not self._records:
+            raise DataError("no clip was evaluated, so there is nothing to write")
+        path = folder / "losses.csv"
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "path", "loss"])
+            writer.writerows([record["id"], record["path"], f"{record['loss']:.6g}"] for record in self._records)
+        return [path]
