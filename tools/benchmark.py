@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     model.add_argument("--variant", action="append", default=[], metavar="OVERRIDES", help=VARIANT)
 
+    model.add_argument("--peer", action="append", default=[], metavar="NAME", help="a row of torchvision.models.video")
+
     test = add("test", "seconds per video of multi-view testing, reading and model apart")
     test.add_argument("--checkpoint", required=True, metavar="FILE")
     test.add_argument("--limit", type=int, default=0, help="so many videos; 0: all")
@@ -78,7 +80,7 @@ def measure(args: argparse.Namespace, overrides: list[str]):
 
         names = ("batch", "steps", "warmup", "train", "optimizer", "device", "threads")
         run = ModelRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names})
-        return benchmark_model(run, variants=args.variant, rounds=args.rounds)
+        return benchmark_model(run, variants=args.variant, peers=args.peer, rounds=args.rounds)
 
     from dust.config import load_config
 

@@ -4,6 +4,7 @@ from dust.datasets.build import DATASET_REGISTRY, build_dataset
 from dust.datasets.fused import FusedDataset
 from dust.datasets.loader import construct_loader
 from dust.datasets.sample import BadClip, Draw
+from dust.datasets.tracks import PointTracks
 from dust.datasets.video import SSv2, VideoDataset
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "BadClip",
     "Draw",
     "FusedDataset",
+    "PointTracks",
     "SSv2",
     "VideoDataset",
     "build_dataset",

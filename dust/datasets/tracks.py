@@ -159,9 +159,9 @@ class PointTracks(Dataset[Any]):
 
     @classmethod
     def from_config(
-        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, training: bool | None = None
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
-        """The arguments that a configuration asks for; ``training`` None means the train split."""
+        """The arguments that a configuration asks for; ``views`` as in :func:`dust.datasets.build.build_dataset`."""
         node = cfg.TRACKS
         if class_names is None and cfg.DATA.CLASS_LIST:
             class_names = read_class_list(cfg.DATA.CLASS_LIST)
@@ -172,7 +172,7 @@ class PointTracks(Dataset[Any]):
             num_classes=cfg.MODEL.NUM_CLASSES,
             views=node.VIEWS,
         )
-        training = split == "train" if training is None else training
+        training = (views or split) == "train"
         return {
             "manifest": manifest,
             "views": node.VIEWS,

@@ -1,6 +1,6 @@
 """Models. Importing a file registers its classes; one line for each."""
 
-from dust.models import cast, clip_vit, dual_swin, keystep, swin, timesformer, videomae_pretrain, videomae_vit
+from dust.models import cast, clip_vit, dual_swin, keystep, swin, timesformer, tracks, videomae_pretrain, videomae_vit
 from dust.models.build import MODEL_REGISTRY, build_model
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "keystep",
     "swin",
     "timesformer",
+    "tracks",
     "videomae_pretrain",
     "videomae_vit",
 ]

@@ -430,7 +430,7 @@ def test_from_config_on_generated_tracks(tmp_path):
     assert train.class_counts() == [2, 2, 2]
     (sample,) = train[Draw(0, 5)]
     assert sample["inputs"]["tracks"].shape == (4, 12, 10, 2) and sample["inputs"]["time_mask"].shape == (12,)
-    test = PointTracks(**PointTracks.from_config(cfg, "test", train.class_names, training=False))
+    test = PointTracks(**PointTracks.from_config(cfg, "test", train.class_names, views="val"))
     inputs = test[0]["inputs"]
     assert inputs["tracks"].shape == (3, 4, 12, 10, 2) and not inputs["view_mask"][:, [1, 3]].any()
     assert 0.3 < inputs["visible"][inputs["view_mask"]].float().mean() < 1

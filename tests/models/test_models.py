@@ -21,6 +21,7 @@ _FUSION = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size":
 _FUSION |= {"video_feature_dim": 6, "fusion_dim": 8}
 
 _TEMPORAL = {"seq_len": 6, "dim": 16, "depth": 2, "heads": 4, "dim_head": 8, "mlp_dim": 24}
+_TRACKS = {"num_views": 2, "num_points": 12, "view_dim": 8}
 _VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "all_frames": 4}
 _CLIP = {"input_resolution": 32, "patch_size": 8, "width": 48, "layers": 2, "heads": 4}
 # name: (arguments for a small one, shapes of its inputs), as many as a model has variants
@@ -43,15 +44,26 @@ SMALL = [
     ("DualSwinFusion", {**_FUSION, "video": _FUSED_VIDEO}, {"series": (2, 3, 20), "video": (2, 3, 4, 32, 32)}),
     ("TemporalEncoder", {**_TEMPORAL, "pool": "cls"}, {"embeddings": (2, 6, 16)}),
     ("TemporalEncoder", {**_TEMPORAL, "pool": "mean"}, {"embeddings": (2, 6, 16)}),
+    ("PointTrackTransformer", {**_TRACKS, "embed_dim": 16, "heads": 2}, {"tracks": (2, 2, 4, 12, 2)}),
+    ("PointTrackLSTM", {**_TRACKS, "hidden_dim": 16}, {"tracks": (2, 2, 4, 12, 2)}),
 ]
 NO_CLASSIFIERS = {"VideoMAEPretrain"}  # tested where they are
 # what makes a model draw in training, where it is not drop_rate and drop_path_rate
 RATES = {"TemporalEncoder": {"dropout": 0.2}}
+NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM"}  # they are small
+NO_COMPILING = {"PointTrackLSTM"}  # Dynamo refuses LSTMs
 # of CAST's last block only the class tokens of the spatial stream are classified, so what its patches ask is not
 WITHOUT_EFFECT = {"CAST": r"blocks\.1\.t2s_cross\."}
-every_model = pytest.mark.parametrize(
-    ("name", "arguments", "shapes"), SMALL, ids=[f"{name}-{number}" for number, (name, _, _) in enumerate(SMALL)]
-)
+
+
+def models_but(*without):
+    cases = [
+        pytest.param(*case, id=f"{case[0]}-{number}") for number, case in enumerate(SMALL) if case[0] not in without
+    ]
+    return pytest.mark.parametrize(("name", "arguments", "shapes"), cases)
+
+
+every_model = models_but()
 
 
 def make(name, arguments, **more):
@@ -136,13 +148,15 @@ def test_layers_for_layer_decay(name, arguments, shapes):
 
 STEM = re.compile(
     r"(\w+_backbone\.|clip_)?"
-    r"(patch_embed|cls_token|pos_embed|time_embed|absolute_pos_embed|class_embedding|positional_embedding|conv1|ln_pre)"
+    r"(patch_embed|cls_token|pos_embed|time_embed|absolute_pos_embed|class_embedding|positional_embedding|conv1|ln_pre"
+    r"|eca|reducer|view_embed|fuse)"
 )
 
 
 def place_of(key, model):
     """(stage, block) or (block,) of a parameter; what merges patches stands with the last block of its stage."""
     numbers = re.match(r"(?:\w+_backbone\.)?(?:layers\.(\d+)\.|transformer\.res)?blocks\.(\d+)\.", key)
+    numbers = numbers or re.match(r"lstm\.\w+_l(\d+)$", key)
     if numbers:
         return tuple(int(number) for number in numbers.groups() if number)
     merging = re.match(r"(.*layers\.(\d+))\.downsample\.", key)
@@ -159,7 +173,7 @@ def test_state_dict_round_trip(name, arguments, shapes, tmp_path):
     assert torch.equal(other(**inputs), model(**inputs))
 
 
-@every_model
+@models_but(*NO_CHECKPOINTING)
 def test_activation_checkpointing_changes_nothing(name, arguments, shapes):
     inputs, rates = inputs_of(shapes), RATES.get(name, {"drop_path_rate": 0.4, "drop_rate": 0.2})
     results = []
@@ -172,7 +186,7 @@ def test_activation_checkpointing_changes_nothing(name, arguments, shapes):
     assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
 
 
-@every_model
+@models_but(*NO_COMPILING)
 def test_compiles_without_graph_breaks(name, arguments, shapes):
     model, inputs = make(name, arguments).eval(), inputs_of(shapes)
     compiled = torch.compile(model, fullgraph=True, backend="eager")

@@ -47,6 +47,7 @@ class ModelRun:
         optimizer: also the optimizer's step.
         device: see :func:`dust.engine.benchmark.device.one_device`.
         threads: torch's CPU threads; 0 leaves them as they are.
+        peer: a model of torchvision.models.video instead of the configured one, on the same clips.
     """
 
     cfg_file: str
@@ -58,10 +59,14 @@ class ModelRun:
     optimizer: bool = False
     device: str = "auto"
     threads: int = 0
+    peer: str = ""
 
 
-def benchmark_model(run: ModelRun, *, variants: Sequence[str] = (), rounds: int = 1) -> Report:
-    """Measure ``run`` and each variant of it (further overrides, ``KEY VALUE ...`` in one string), round by round."""
+def benchmark_model(
+    run: ModelRun, *, variants: Sequence[str] = (), peers: Sequence[str] = (), rounds: int = 1
+) -> Report:
+    """Measure ``run``, each variant of it (further overrides, ``KEY VALUE ...`` in one string) and each model of
+    torchvision that is named, round by round."""
     counts = {"--batch": run.batch, "--steps": run.steps, "--rounds": rounds}
     problems = [f"{name} {value}: at least 1" for name, value in counts.items() if value < 1]
     problems += [f"{name} {value}: at least 0" for name, value in {"--warmup": run.warmup}.items() if value < 0]
@@ -70,6 +75,8 @@ def benchmark_model(run: ModelRun, *, variants: Sequence[str] = (), rounds: int 
     named = {"as configured": run}
     for words in variants:
         named[words] = replace(run, overrides=(*run.overrides, *shlex.split(words)))
+    for peer in peers:
+        named[f"torchvision {peer}"] = replace(run, peer=peer)
     for one in named.values():  # all of them can be built, before the first is measured
         load_config(one.cfg_file, list(one.overrides))
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in named}
@@ -153,7 +160,7 @@ def measure_model(run: ModelRun) -> dict[str, Any]:
     if run.threads:
         torch.set_num_threads(run.threads)
     cfg, device = one_device(load_config(run.cfg_file, list(run.overrides)), run.device)
-    model = build_for(cfg, device).train(run.train)
+    model = (_Torchvision(run.peer, cfg).to(device) if run.peer else build_for(cfg, device)).train(run.train)
     task = build_task(cfg, DataFacts([str(index) for index in range(cfg.MODEL.NUM_CLASSES)])).to(device)
     batch = random_batch(cfg, run.batch, device)
     _touch_libraries(cfg, device)
@@ -182,6 +189,23 @@ def measure_model(run: ModelRun) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+class _Torchvision(nn.Module):
+    """A video classifier of torchvision's, with our name for its input."""
+
+    def __init__(self, name: str, cfg) -> None:
+        super().__init__()
+        import torchvision
+
+        if name not in torchvision.models.list_models(torchvision.models.video):
+            known = ", ".join(torchvision.models.list_models(torchvision.models.video))
+            raise DustError(f"--peer {name}: torchvision.models.video has {known}")
+        torch.manual_seed(cfg.RNG_SEED)
+        self.model = torchvision.models.get_model(name, num_classes=cfg.MODEL.NUM_CLASSES)
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.model(video)
 
 
 def random_batch(cfg, size: int, device: torch.device) -> dict[str, Any]:
