@@ -202,10 +202,11 @@ VALUE_TYPES: dict[str, type] = {
     "SOLVER.CLIP_GRAD_L2NORM": float,
     "TRACKS.FRAME_SIZE": int,
     "TRACKS.TEST_VIEWS": int,
+    "TSTL.GROUPS": int,
 }
 
 #: Words that a list key also takes.
-LIST_WORDS: dict[str, tuple[str, ...]] = {"MODEL.CLASS_WEIGHTS": ("balanced",)}
+LIST_WORDS: dict[str, tuple[str, ...]] = {"MODEL.CLASS_WEIGHTS": ("balanced",), "TSTL.GROUPS": ("all",)}
 
 
 def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, object]:

@@ -56,6 +56,7 @@ def add_fusion(root: CfgNode) -> None:
     video.DROP_RATE = 0.0
     video.ATTN_DROP_RATE = 0.0
     video.DROP_PATH_RATE = 0.1  # of the last block, rising from 0
+    video.FROZEN_STAGES = -1  # -1 trains all; k >= 0: patches and the first k stages stay as they are
     video.HEAD_DROP_RATE = 0.0  # before the classifier; the published K400 recipes use 0.5
 
     series = root.SERIES_SWIN = CfgNode()  # model SeriesSwin
@@ -130,6 +131,9 @@ def _swin(cfg: CfgNode) -> list[Problem]:
             text = f"{heads} {node.NUM_HEADS}: must divide the stages' widths, {section}.EMBED_DIM {node.EMBED_DIM} "
             problems.append(Problem((heads, f"{section}.EMBED_DIM"), f"{text}doubled at each stage"))
     video = cfg.VIDEO_SWIN
+    if not -1 <= video.FROZEN_STAGES <= len(video.DEPTHS):
+        text = f"VIDEO_SWIN.FROZEN_STAGES {video.FROZEN_STAGES}: must be -1 (none) to {len(video.DEPTHS)} (all stages)"
+        problems.append(Problem(("VIDEO_SWIN.FROZEN_STAGES", "VIDEO_SWIN.DEPTHS"), text))
     for name in ("PATCH_SIZE", "WINDOW_SIZE"):
         if len(video[name]) != 3 or any(size < 1 for size in video[name]):
             key = f"VIDEO_SWIN.{name}"

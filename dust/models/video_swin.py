@@ -122,6 +122,7 @@ class VideoSwin(Swin):
             "drop_path_rate": node.DROP_PATH_RATE,
             "patch_norm": node.PATCH_NORM,
             "head_drop_rate": node.HEAD_DROP_RATE,
+            "frozen_stages": node.FROZEN_STAGES,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
         }
 

@@ -355,6 +355,7 @@ def test_from_config_of_video():
     node = SimpleNamespace(
         PATCH_SIZE=[1, 2, 2], EMBED_DIM=16, DEPTHS=[1, 2], NUM_HEADS=[2, 4], WINDOW_SIZE=[2, 2, 3], MLP_RATIO=2.0,
         QKV_BIAS=False, PATCH_NORM=False, DROP_RATE=0.1, ATTN_DROP_RATE=0.2, DROP_PATH_RATE=0.3, HEAD_DROP_RATE=0.4,
+        FROZEN_STAGES=1,
     )  # fmt: skip
     cfg = SimpleNamespace(
         VIDEO_SWIN=node,
@@ -367,6 +368,8 @@ def test_from_config_of_video():
     assert block.attn.window == (2, 2, 3) and block.attn.qkv.bias is None and block.mlp.fc1.out_features == 64
     assert (block.drop_path.rate, block.attn.attn_drop, model.pos_drop.p, model.head_drop.p) == (0.3, 0.2, 0.1, 0.4)
     assert isinstance(model.patch_embed.norm, torch.nn.Identity)
+    assert not any(p.requires_grad for p in [*model.patch_embed.parameters(), *model.layers[0].parameters()])
+    assert all(p.requires_grad for p in model.layers[1].parameters())
 
 
 @pytest.mark.parametrize(("missing", "channels"), [("error", 3), ("mask", 3), ("mask_channels", 6)])

@@ -1,0 +1,88 @@
+"""What a stage takes over from another, and what makes it finished."""
+
+import pytest
+import torch
+
+from dust.config import load_config
+from dust.engine.run_dir import RunDir
+from dust.engine.stages import finished, inherit, sources
+from dust.engine.test import test as run_test
+from dust.engine.train import train
+from dust.models import build_model
+from dust.utils.checkpoint import file_sha256, save_checkpoint
+from dust.utils.errors import CheckpointError, ConfigError
+from dust.utils.stages import stage_checkpoint, stage_features, stage_path
+
+SERIES = {"SERIES_SWIN.EMBED_DIM": 12, "SERIES_SWIN.DEPTHS": [1, 1], "SERIES_SWIN.NUM_HEADS": [2, 2]}
+
+
+def config(tmp_path, output="stage4", **more):
+    values = {"OUTPUT_DIR": str(tmp_path / output), "NUM_GPUS": 0}
+    return load_config(None, {**values, **{key.replace("__", "."): value for key, value in more.items()}})
+
+
+@pytest.fixture
+def stage2(tmp_path):
+    """A finished epoch of another stage, with its configuration."""
+    cfg = load_config(None, {**SERIES, "MODEL.MODEL_NAME": "SeriesSwin", "SERIES_SWIN.DROP_PATH_RATE": 0.4})
+    path = tmp_path / "stage2" / "checkpoints" / "checkpoint_epoch_00003.pyth"
+    path.parent.mkdir(parents=True)
+    save_checkpoint(path, {"model_state": build_model(cfg).state_dict(), "cfg": cfg.dump(), "epoch": 2})
+    return path
+
+
+def test_the_widths_of_the_other_stage_are_taken_over_but_not_its_dropout(tmp_path, stage2):
+    cfg = config(tmp_path, FUSION__SERIES_FROM="stage2", SERIES_SWIN__DROP_PATH_RATE=0.2)
+    settled = inherit(cfg)
+    assert (settled.SERIES_SWIN.EMBED_DIM, settled.SERIES_SWIN.DEPTHS) == (12, [1, 1])
+    assert settled.SERIES_SWIN.DROP_PATH_RATE == 0.2 and settled.is_frozen()
+    assert cfg.SERIES_SWIN.EMBED_DIM == 64, "what was given stays as it is"
+    assert inherit(settled) == settled
+    assert sources(cfg) == {"FUSION.SERIES_FROM": file_sha256(stage2)}
+
+
+def test_a_file_of_weights_alone_changes_nothing(tmp_path):
+    torch.save({"head.weight": torch.zeros(2, 2)}, tmp_path / "final_1d.pth")
+    cfg = config(tmp_path, FUSION__SERIES_FROM=str(tmp_path / "final_1d.pth"))
+    assert inherit(cfg) == cfg
+
+
+def test_a_stage_that_is_gone(tmp_path, stage2):
+    cfg = config(tmp_path, FUSION__SERIES_FROM="stage2")
+    own = tmp_path / "stage4" / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    settled = inherit(cfg)
+    stage2.parent.parent.rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match=r"FUSION\.SERIES_FROM stage2: there is no .*stage2 and no "):
+        inherit(cfg)
+    own.parent.mkdir(parents=True)
+    save_checkpoint(own, {"model_state": {"w": torch.zeros(1)}, "cfg": settled.dump(), "epoch": 0})
+    assert inherit(cfg).SERIES_SWIN.EMBED_DIM == 12, "this run's own checkpoint remembers"
+    assert sources(cfg) == {}
+
+
+def test_names_of_stages(tmp_path, stage2):
+    out = tmp_path / "stage4"
+    assert stage_path("stage2", out) == tmp_path / "stage2" == stage_path(str(tmp_path / "stage2"), "/elsewhere/x")
+    assert stage_checkpoint("stage2", out) == stage2 == stage_checkpoint(str(stage2), out)
+    assert stage_features("stage2", out) == tmp_path / "stage2" / "features"
+    (stage2.parent / "checkpoint_epoch_00004_iter_0000002.pyth").write_bytes(b"an unfinished epoch")
+    assert stage_checkpoint("stage2", out) == stage2
+    stage2.unlink()
+    with pytest.raises(CheckpointError, match="KEY stage2: .* holds no finished epoch. Run that stage first"):
+        stage_checkpoint("stage2", out, "KEY")
+
+
+def test_finished_is_all_that_is_enabled_with_this_very_configuration(tiny):
+    cfg = tiny(SOLVER__MAX_EPOCH=1, TEST__ENABLE=True)
+    run = RunDir(cfg.OUTPUT_DIR)
+    assert not finished(cfg)
+    train(cfg, run)
+    assert not finished(cfg)
+    run_test(cfg, run)
+    assert finished(cfg)
+    for change in ({"SOLVER__MAX_EPOCH": 2}, {"SOLVER__BASE_LR": 0.5}, {"TEST__NUM_ENSEMBLE_VIEWS": 1}):
+        assert not finished(tiny(**{"SOLVER__MAX_EPOCH": 1, **change})), change
+    assert not finished(tiny(SOLVER__MAX_EPOCH=1, TRAIN__AUTO_RESUME=False))
+    assert not finished(tiny(SOLVER__MAX_EPOCH=1, FEATURES__ENABLE=True))
+    (run.checkpoints / "checkpoint_epoch_00001.pyth").write_bytes(b"damaged")
+    assert not finished(cfg)
