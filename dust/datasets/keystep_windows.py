@@ -86,6 +86,7 @@ class StepWindows(Dataset[Any]):
     Attributes:
         clips: the recordings that can be read.
         class_names: the components.
+        identity: what a resumed training must find again besides the clips.
     """
 
     input_name = ""
@@ -110,6 +111,7 @@ class StepWindows(Dataset[Any]):
         self.clips = [one for one in data.recordings if one.num_frames]
         if not self.clips:
             raise DataError(f"{data.source}: none of the {len(data.recordings)} recordings can be read")
+        self.identity = [[one.id, one.num_frames, one.states] for one in self.clips]
         self.changes = [state_changes(one.states, rules.exe_mode) for one in self.clips]
         if training:
             how: dict[str, Any] = {"strategy": rules.strategy, "sigma": rules.sigma, "sep": rules.sep, "eps": rules.eps}

@@ -200,7 +200,7 @@ def detections(scene: Plan, busy: np.ndarray, names: Sequence[str], rng: np.rand
     for t in range(scene.num_frames):
         state = known.get(t, state)
         seen, confidence, luck = list(state), rng.uniform(0.6, 0.95), rng.uniform()
-        nothing, wrong = (0.5, 0.8) if busy[t] else (0.07, 0.13)
+        nothing, wrong = (0.5, 0.8) if busy[t] else (0.04, 0.08)
         flipped = int(rng.randint(1, len(state)))
         if luck < nothing:
             continue

@@ -441,3 +441,15 @@ def test_video_windows_are_the_frames_named(cfg, data):
     assert item["last"].tolist() == [24, 26, 28, 30, 32]
     for window, last in zip(item["inputs"]["video"], item["last"].tolist(), strict=True):
         assert torch.equal(window, frames[last - 14 : last + 1 : 2, :, 0].transpose(0, 1))
+
+
+def test_keys_that_cannot_be(cfg):
+    wrong = {
+        "KEYSTEP__CONTRAST__JITTER": [0.1],
+        "KEYSTEP__CONTRAST__BLUR": [2.0, 1.0],
+        "KEYSTEP__CONTRAST__N_SYNTH": 2,
+        "KEYSTEP__LAYOUT": "coco",
+    }
+    with pytest.raises(ConfigError) as caught:
+        cfg(**wrong)
+    assert all(key.rsplit("__", 1)[1] in str(caught.value) for key in wrong), caught.value
