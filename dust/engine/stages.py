@@ -51,15 +51,16 @@ def inherit(cfg):
 
 
 def sources(cfg) -> dict[str, str]:
-    """``{key: SHA-256}`` of the checkpoints of other stages that this one starts from, those that are still there."""
+    """``{key: SHA-256}`` of the checkpoints that this stage starts from: those of every key ``*_FROM`` that names one
+    which is still there."""
     found = {}
-    for key in INHERITED:
-        name = str(flatten(cfg)[key])
-        try:
-            if name:
-                found[key] = file_sha256(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
-        except (ConfigError, CheckpointError):
+    for key, name in flatten(cfg).items():
+        if not (key.endswith("_FROM") and name and isinstance(name, str)):
             continue
+        try:
+            found[key] = file_sha256(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
+        except (ConfigError, CheckpointError):
+            continue  # gone, a zoo's name, or a folder of features, which have an identity of their own
     return found
 
 
