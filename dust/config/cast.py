@@ -1,10 +1,13 @@
-"""Keys of CAST and of its two experts, VideoMAE (with its pre-training) and CLIP's visual transformer."""
+"""Keys of CAST, of its two experts, VideoMAE (with its pre-training) and CLIP's visual transformer, and of TSTL."""
 
 from yacs.config import CfgNode
 
-from dust.config.problem import BELOW_ONE, COUNT, FROM_ZERO, POSITIVE, Problem, Range
+from dust.config.problem import BELOW_ONE, COUNT, FROM_ZERO, INF, POSITIVE, Problem, Range
 
-CHOICES: dict[str, tuple[str, ...]] = {}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "TSTL.EXPERT_CLASSES": ("group", "all"),
+    "TSTL.VOTE": ("maxlogit", "selector_weighted", "majority"),
+}
 RANGES: dict[str, Range] = {
     **dict.fromkeys(
         [
@@ -12,12 +15,15 @@ RANGES: dict[str, Range] = {
             "VIDEOMAE.NUM_HEADS", "VIDEOMAE.DECODER_EMBED_DIM", "VIDEOMAE.DECODER_DEPTH",
             "VIDEOMAE.DECODER_NUM_HEADS", "CLIP.PATCH_SIZE", "CLIP.WIDTH", "CLIP.LAYERS", "CLIP.HEADS",
             "CAST.PATCH_SIZE", "CAST.TUBELET_SIZE", "CAST.EMBED_DIM", "CAST.DEPTH", "CAST.NUM_HEADS",
-            "CAST.DOWN_RATIO", "CAST.NUM_VERBS", "CAST.NUM_NOUNS",
+            "CAST.DOWN_RATIO", "CAST.NUM_VERBS", "CAST.NUM_NOUNS", "TSTL.TOP_K",
         ],
         COUNT,
     ),
     **dict.fromkeys(
-        ["VIDEOMAE.INIT_VALUES", "VIDEOMAE.INIT_SCALE", "CLIP.OUTPUT_DIM", "CLIP.INIT_SCALE", "CAST.INIT_SCALE"],
+        [
+            "VIDEOMAE.INIT_VALUES", "VIDEOMAE.INIT_SCALE", "CLIP.OUTPUT_DIM", "CLIP.INIT_SCALE", "CAST.INIT_SCALE",
+            "TSTL.GROUPS_PER_BATCH", "TSTL.TRIPLET_WEIGHT", "TSTL.TRIPLET_MARGIN",
+        ],
         FROM_ZERO,
     ),
     **dict.fromkeys(["VIDEOMAE.MLP_RATIO", "VIDEOMAE.INIT_STD", "CAST.MLP_RATIO"], POSITIVE),
@@ -29,11 +35,12 @@ RANGES: dict[str, Range] = {
         BELOW_ONE,
     ),
     "VIDEOMAE.MASK_RATIO": (0, 1, False, False),
+    "TSTL.GROUP": (-1, INF, True, False),
 }  # fmt: skip
 
 
 def add_cast(root: CfgNode) -> None:
-    """Add the nodes VIDEOMAE, CLIP and CAST. Image size, frames and classes come from DATA and MODEL."""
+    """Add the nodes VIDEOMAE, CLIP, CAST and TSTL. Image size, frames and classes come from DATA and MODEL."""
     video = root.VIDEOMAE = CfgNode()  # models VideoMAE and VideoMAEPretrain; the defaults are ViT-B
     video.PATCH_SIZE = 16  # side of a token, pixels; divides the crop sizes
     video.TUBELET_SIZE = 2  # length of a token, frames; divides DATA.NUM_FRAMES
@@ -69,6 +76,8 @@ def add_cast(root: CfgNode) -> None:
     cast = root.CAST = CfgNode()  # model CAST; the defaults are B-CAST, and both experts have these sizes
     cast.SPATIAL_FROM = ""  # stage, weight file or zoo://NAME of the spatial expert (CLIPVisual)
     cast.TEMPORAL_FROM = ""  # stage, weight file or zoo://NAME of the temporal expert (VideoMAE)
+    cast.TRUNK_FROM = ""  # instead of these two: stage or checkpoint of a CAST whose experts are taken
+    cast.FREEZE = True  # do not train the experts; False only for small ones that start from nothing
     cast.PATCH_SIZE = 16
     cast.TUBELET_SIZE = 2  # the spatial expert sees the last frame of each tubelet
     cast.EMBED_DIM = 768
@@ -84,6 +93,22 @@ def add_cast(root: CfgNode) -> None:
     cast.DROP_PATH_RATE = 0.2  # of the last block's trained branches, rising from 0; SSv2 0.3
     cast.INIT_SCALE = 1.0  # factor of the classifier's first weights
 
+    tstl = root.TSTL = CfgNode()  # CAST in two stages: a selector of groups of classes, and an expert for each group
+    tstl.GROUPING = ""  # class_grouping.json; tools/group_classes.py makes one
+    tstl.GROUPS = []  # experts to train, one after the other in OUTPUT_DIR/experts/group_{i}: all, or e.g. [0, 3]
+    tstl.GROUP = -1  # the expert of one such run, which GROUPS sets
+    tstl.EXPERT_CLASSES = "group"  # classes of an expert's head: group (its own) | all (as published)
+    tstl.GROUPS_PER_BATCH = 0  # selector: groups that each training batch holds, alike many clips of each; 0 = any
+    tstl.TRIPLET_WEIGHT = 0.0  # selector: factor of the batch-all triplet loss on the fused features; 0 = none
+    tstl.TRIPLET_MARGIN = 1.0  # in the features' units
+    tstl.SELECTOR_FROM = ""  # model TSTL: stage or checkpoint of the selector
+    tstl.EXPERTS_FROM = (
+        ""  # model TSTL: stage whose experts/group_{i} are taken, or files such as run/expert-{group}.pth
+    )
+    tstl.TOP_K = 1  # experts that see a clip, those of the selector's first groups
+    tstl.VOTE = "maxlogit"  # maxlogit | selector_weighted | majority: how several experts agree
+    tstl.MASK_OUTSIDE = False  # an expert says nothing of classes outside its group; needed only for EXPERT_CLASSES all
+
 
 def check(cfg: CfgNode) -> list[Problem]:
     """Crops and frames divide into tokens, and widths into heads."""
@@ -95,7 +120,67 @@ def check(cfg: CfgNode) -> list[Problem]:
         return problems
     if name == "CLIPVisual":
         return _multiples(cfg, [*_clips("CLIP")[:2], ("CLIP.WIDTH", "CLIP.HEADS")])
-    return _cast(cfg) if name == "CAST" else []
+    if name == "CAST":
+        return [*_cast(cfg), *_weights(cfg), *_stages(cfg)]
+    return [*_cast(cfg), *_weights(cfg), *_test(cfg)] if name == "TSTL" else []
+
+
+def _weights(cfg: CfgNode) -> list[Problem]:
+    """Experts that are frozen come from somewhere, and from one place."""
+    node, problems = cfg.CAST, []
+    both, trunk = ("CAST.SPATIAL_FROM", "CAST.TEMPORAL_FROM"), "CAST.TRUNK_FROM"
+    if bool(node.SPATIAL_FROM) != bool(node.TEMPORAL_FROM):
+        problems.append(
+            Problem(both, f"{both[0]} {node.SPATIAL_FROM!r} and {both[1]} {node.TEMPORAL_FROM!r}: give both")
+        )
+    if node.TRUNK_FROM and (node.SPATIAL_FROM or node.TEMPORAL_FROM):
+        text = f"{trunk} {node.TRUNK_FROM}: gives both experts, so remove {both[0]} and {both[1]}"
+        problems.append(Problem((trunk, *both), text))
+    start = (
+        node.SPATIAL_FROM,
+        node.TEMPORAL_FROM,
+        node.TRUNK_FROM,
+        cfg.MODEL.PRETRAINED,
+        cfg.TRAIN.CHECKPOINT_FILE_PATH,
+    )
+    if cfg.TRAIN.ENABLE and cfg.MODEL.MODEL_NAME == "CAST" and node.FREEZE and not any(start):
+        text = f"CAST.FREEZE True: the frozen experts need weights; name them in {both[0]} and {both[1]}"
+        problems.append(Problem(("CAST.FREEZE", *both), f"{text} (or train them too: CAST.FREEZE False)"))
+    return problems
+
+
+def _stages(cfg: CfgNode) -> list[Problem]:
+    """CAST as TSTL's selector or expert, and its verbs and nouns."""
+    tstl, problems = cfg.TSTL, []
+    used = [
+        f"TSTL.{name}" for name, off in (("GROUPS", []), ("GROUP", -1), ("GROUPS_PER_BATCH", 0)) if tstl[name] != off
+    ]
+    if used and not tstl.GROUPING:
+        text = f"TSTL.GROUPING is empty, and {', '.join(used)} need one: name a class_grouping.json"
+        problems.append(Problem(("TSTL.GROUPING", *used), text))
+    if cfg.TRAIN.ENABLE and tstl.GROUPS_PER_BATCH and cfg.TRAIN.BATCH_SIZE % tstl.GROUPS_PER_BATCH:
+        text = f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be a multiple of TSTL.GROUPS_PER_BATCH "
+        problems.append(Problem(("TRAIN.BATCH_SIZE", "TSTL.GROUPS_PER_BATCH"), f"{text}{tstl.GROUPS_PER_BATCH}"))
+    node, classes = cfg.CAST, cfg.MODEL.NUM_CLASSES
+    if node.COMPOSITION and classes != node.NUM_VERBS + node.NUM_NOUNS:
+        text = f"MODEL.NUM_CLASSES {classes}: with CAST.COMPOSITION it is CAST.NUM_VERBS + CAST.NUM_NOUNS, "
+        keys = ("MODEL.NUM_CLASSES", "CAST.COMPOSITION", "CAST.NUM_VERBS", "CAST.NUM_NOUNS")
+        problems.append(Problem(keys, f"{text}{node.NUM_VERBS + node.NUM_NOUNS}"))
+    return problems
+
+
+def _test(cfg: CfgNode) -> list[Problem]:
+    """Model TSTL is put together from the two stages, and not trained."""
+    problems = []
+    if cfg.TRAIN.ENABLE:
+        text = "TRAIN.ENABLE True: model TSTL is only tested; train its parts with MODEL.MODEL_NAME CAST"
+        problems.append(Problem(("TRAIN.ENABLE", "MODEL.MODEL_NAME"), text))
+    for key, what in (("GROUPING", "class_grouping.json"), ("SELECTOR_FROM", "selector"), ("EXPERTS_FROM", "experts")):
+        if not cfg.TSTL[key]:
+            problems.append(Problem((f"TSTL.{key}",), f"TSTL.{key} is empty: name the {what}"))
+    if cfg.CAST.COMPOSITION:
+        problems.append(Problem(("CAST.COMPOSITION",), "CAST.COMPOSITION True: TSTL routes one set of classes"))
+    return problems
 
 
 def _clips(section: str) -> list[tuple[str, str]]:

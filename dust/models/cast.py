@@ -7,6 +7,8 @@ Written from the paper and from the published parameter names and numbers, not f
 that the authors' code gave.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,7 +165,8 @@ class CAST(nn.Module):
     """Video (B, C, T, H, W) -> logits (B, num_classes), or with ``composition`` {"verb": (B, V), "noun": (B, N)}.
 
     The spatial expert sees the last frame of each tubelet of the temporal one. Both are frozen when the model is made
-    (``requires_grad`` False); :func:`dust.models.cast_weights.load_experts` fills them.
+    (``requires_grad`` False); :func:`dust.models.cast_weights.load_experts` fills them. In training, a model with
+    ``return_features`` returns {"logits": (B, num_classes), "features": (B, embed_dim)}, the latter what the head sees.
 
     Args:
         img_size: pixels, an int or (H, W), and ``all_frames``: the clips that it takes; no others.
@@ -180,6 +183,10 @@ class CAST(nn.Module):
             from 0 in the first one.
         init_scale: factor of the heads' first weights.
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
+        freeze: do not train the experts.
+        return_features: see above; not with ``composition``.
+        parts_from: ``{"spatial" and "temporal", or "trunk": (configuration key, stage)}``, where the experts come from.
+            Checkpoints then hold only what is trained, and the experts' hash.
 
     Raises ConfigError that names every argument that cannot be.
     """
@@ -208,6 +215,9 @@ class CAST(nn.Module):
         ln_eps: float = 1e-6,
         clip_ln_eps: float = LN_EPS,
         act_checkpoint: bool = False,
+        freeze: bool = True,
+        return_features: bool = False,
+        parts_from: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -228,6 +238,8 @@ class CAST(nn.Module):
         self.patch_size, self.tubelet_size = patch_size, tubelet_size
         self.embed_dim = self.num_features = embed_dim
         self.composition, self.init_scale = composition, init_scale
+        self.return_features, self.parts_from = return_features and not composition, dict(parts_from or {})
+        self.freeze = freeze
         self.set_grad_checkpointing(act_checkpoint)
         self.grid = (height // patch_size, width // patch_size)
         frames, places = all_frames // tubelet_size, self.grid[0] * self.grid[1]
@@ -252,12 +264,13 @@ class CAST(nn.Module):
         self._init_weights()
         self.reset_classifier((num_verbs, num_nouns) if composition else num_classes)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(is_trained(name))
+            parameter.requires_grad_(is_trained(name) or not freeze)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """The arguments that a configuration asks for. The experts' weights are loaded by the engine, not here."""
         node = cfg.CAST
+        parts = {"spatial": "SPATIAL_FROM", "temporal": "TEMPORAL_FROM", "trunk": "TRUNK_FROM"}
         return {
             "img_size": cfg.DATA.TRAIN_CROP_SIZE,
             "patch_size": node.PATCH_SIZE,
@@ -278,6 +291,11 @@ class CAST(nn.Module):
             "drop_path_rate": node.DROP_PATH_RATE,
             "init_scale": node.INIT_SCALE,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
+            "freeze": node.FREEZE,
+            "return_features": cfg.TSTL.TRIPLET_WEIGHT > 0,
+            "parts_from": {
+                part: (f"CAST.{key}", getattr(node, key)) for part, key in parts.items() if getattr(node, key)
+            },
         }
 
     def _init_weights(self) -> None:
@@ -290,7 +308,12 @@ class CAST(nn.Module):
 
     def forward(self, video: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         """(B, C, T, H, W) float -> logits (B, num_classes), or {"verb": (B, num_verbs), "noun": (B, num_nouns)}."""
-        return self.forward_head(self.forward_features(video))
+        features = self.forward_features(video)
+        if self.return_features and self.training:
+            fused = self.forward_head(features, pre_logits=True)
+            assert isinstance(fused, torch.Tensor)
+            return {"logits": self.head(self.head_dropout(fused)), "features": fused}
+        return self.forward_head(features)
 
     def forward_features(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, C, T, H, W) float -> both experts' features, {"spatial": (B, D), "temporal": (B, D)}."""
@@ -325,6 +348,36 @@ class CAST(nn.Module):
             return {"verb": self.head_verb(self.head_dropout(t)), "noun": self.head_noun(self.head_dropout(s))}
         fused = self.noun_last_Adapter(s) + self.verb_last_Adapter(t)
         return fused if pre_logits else self.head(self.head_dropout(fused))
+
+    # ---------------------------------------------------- what the engine asks of a model that is frozen in part
+
+    def load_parts(self, paths: Mapping[str, Path]) -> None:
+        """Fill the experts from the files that ``parts_from`` stands for."""
+        from dust.models.cast_weights import load_experts, load_trunk
+
+        if "trunk" in paths:
+            load_trunk(self, paths["trunk"])
+        if "spatial" in paths:
+            load_experts(self, spatial=paths["spatial"], temporal=paths["temporal"])
+
+    def partial_state_dict(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint has to hold: what is trained and the experts' hash; all, if they have no file or learn."""
+        from dust.models.cast_weights import trained_part
+
+        return trained_part(self) if self.parts_from and self.freeze else self.state_dict()
+
+    def load_partial(self, state: Mapping[str, torch.Tensor], source: str) -> None:
+        """Take back what ``partial_state_dict`` gave. CheckpointError if the experts are not the same, or if it does
+        not fit."""
+        from dust.models.cast_weights import load_checkpointed
+
+        load_checkpointed(self, state, source)
+
+    def frozen_sha256(self) -> str:
+        """Which experts these are: SHA-256, hex."""
+        from dust.models.cast_weights import frozen_sha256
+
+        return frozen_sha256(self)
 
     # ---------------------------------------------------------------------------------- what a classifier offers
 

@@ -13,11 +13,12 @@ import torch.nn as nn
 from dust.models.cast import CAST, is_trained
 from dust.models.clip_vit import CLIPVisual
 from dust.models.videomae_vit import State, VideoMAE
-from dust.utils.checkpoint import LoadReport, load_weights
+from dust.utils.checkpoint import LoadReport, load_weights, read_checkpoint
 from dust.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 Weights = str | os.PathLike | Mapping[str, Any]
+HASH = "frozen_sha256"  # the entry of a partial state dict that names its experts, 32 bytes
 
 
 def load_experts(model: CAST, *, spatial: Weights, temporal: Weights) -> tuple[LoadReport, LoadReport]:
@@ -75,6 +76,39 @@ def load_experts(model: CAST, *, spatial: Weights, temporal: Weights) -> tuple[L
     return reports[0], reports[1]
 
 
+def load_trunk(model: nn.Module, path: str | os.PathLike) -> None:
+    """Fill the experts of ``model`` with those of another CAST, from a checkpoint that holds them.
+
+    Raises CheckpointError, with the model untouched, that lists what is missing or of another shape.
+    """
+    state = read_state(path)
+    own = {name: parameter for name, parameter in model.named_parameters() if not is_trained(name)}
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, in the model {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        hint = "; it holds only what was trained, so name its experts' own files" if HASH in state else ""
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise CheckpointError(f"{path} does not give CAST's experts: {'; '.join(problems[:8])}{more}{hint}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+    logger.info("experts of CAST: those in %s, sha256 %s", path, frozen_sha256(model)[:16])
+
+
+def read_state(path: str | os.PathLike) -> State:
+    """The tensors of a checkpoint of CAST's, ours or the authors' (``module``, and names that begin so)."""
+    saved = read_checkpoint(path)
+    for container in ("model_state", "model", "module"):
+        if isinstance(saved.get(container), Mapping):
+            saved = saved[container]
+            break
+    return {name.removeprefix("module."): value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+
+
 def trained_names(model: nn.Module) -> list[str]:
     """The names of the parameters that training changes, whatever their ``requires_grad`` is now."""
     return [name for name, _ in model.named_parameters() if is_trained(name)]
@@ -106,12 +140,55 @@ def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor], source: st
     model.load_state_dict(dict(state), strict=False)
 
 
+def trained_part(model: nn.Module) -> State:
+    """:func:`trained_state_dict` and, under ``HASH``, which experts it belongs to."""
+    digest = bytearray.fromhex(frozen_sha256(model))
+    return {**trained_state_dict(model), HASH: torch.frombuffer(digest, dtype=torch.uint8)}
+
+
+def load_checkpointed(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Put back a whole state dict, or what :func:`trained_part` gave into a model that has its experts already.
+
+    Raises CheckpointError if the experts are others, or if anything is missing, unexpected or of another shape.
+    """
+    if HASH not in state:
+        try:
+            model.load_state_dict(dict(state))
+        except RuntimeError as error:
+            raise CheckpointError(f"{source}: does not fit {type(model).__name__}: {error}") from error
+        return
+    check_experts(model, state, source)
+    load_trained(model, {name: value for name, value in state.items() if name != HASH}, source)
+
+
+def check_experts(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise CheckpointError unless ``state`` was trained on the experts that ``model`` has."""
+    wanted, there = expert_hash_of(model, state), frozen_sha256(model)
+    if wanted != there:
+        raise CheckpointError(
+            f"{source} was trained on other experts: sha256 {wanted[:16]}..., in the model {there[:16]}... Name the "
+            "files that it was trained with in CAST.SPATIAL_FROM and CAST.TEMPORAL_FROM (or CAST.TRUNK_FROM)."
+        )
+
+
+def expert_hash_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
+    """The hash of the experts that a checkpoint's tensors name, or hold."""
+    if HASH in state:
+        return bytes(state[HASH].tolist()).hex()
+    return _sha256(
+        {name: state[name] for name, _ in model.named_parameters() if not is_trained(name) and name in state}
+    )
+
+
 def frozen_sha256(model: nn.Module) -> str:
     """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names."""
+    return _sha256({name: parameter for name, parameter in model.named_parameters() if not is_trained(name)})
+
+
+def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if not is_trained(name):
-            tensor = parameter.detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    for name, value in sorted(tensors.items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

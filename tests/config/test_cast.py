@@ -11,6 +11,10 @@ def cfg_of(model, **values):
     cfg.defrost()
     add_cast(cfg)
     cfg.MODEL.MODEL_NAME = model
+    cfg.CAST.SPATIAL_FROM, cfg.CAST.TEMPORAL_FROM = "clip.safetensors", "videomae"
+    if model == "TSTL":
+        cfg.TRAIN.ENABLE = False
+        cfg.TSTL.GROUPING, cfg.TSTL.SELECTOR_FROM, cfg.TSTL.EXPERTS_FROM = "g.json", "tstl_selector", "tstl_experts"
     cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE = 16, 224, 224
     for key, value in values.items():
         section, name = key.split("__")
@@ -19,6 +23,7 @@ def cfg_of(model, **values):
 
 
 MODELS = {"VideoMAE": "VIDEOMAE", "VideoMAEPretrain": "VIDEOMAE", "CLIPVisual": "CLIP", "CAST": "CAST"}
+MODELS["TSTL"] = "TSTL"
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -43,6 +48,20 @@ def test_ranges_name_keys():
         ("CLIPVisual", {"CLIP__PATCH_SIZE": 15}, "DATA.TRAIN_CROP_SIZE 224: must be a multiple of CLIP.PATCH_SIZE 15"),
         ("CAST", {"CAST__DOWN_RATIO": 5}, "CAST.EMBED_DIM 768: must be a multiple of CAST.DOWN_RATIO 5 x CAST.NUM_H"),
         ("CAST", {"DATA__TEST_CROP_SIZE": 256}, "DATA.TEST_CROP_SIZE 256: must be DATA.TRAIN_CROP_SIZE 224"),
+        ("TSTL", {"CAST__DOWN_RATIO": 5}, "CAST.EMBED_DIM 768: must be a multiple of CAST.DOWN_RATIO 5"),
+        ("CAST", {"CAST__SPATIAL_FROM": ""}, "CAST.SPATIAL_FROM '' and CAST.TEMPORAL_FROM 'videomae': give both"),
+        ("TSTL", {"CAST__TRUNK_FROM": "x"}, "CAST.TRUNK_FROM x: gives both experts"),
+        ("CAST", {"CAST__SPATIAL_FROM": "", "CAST__TEMPORAL_FROM": ""}, "CAST.FREEZE True: the frozen experts need"),
+        ("CAST", {"TSTL__GROUPS": ["all"]}, "TSTL.GROUPING is empty, and TSTL.GROUPS need"),
+        (
+            "CAST",
+            {"TSTL__GROUPING": "g", "TSTL__GROUPS_PER_BATCH": 3},
+            "TRAIN.BATCH_SIZE 64: must be a multiple of TSTL",
+        ),
+        ("CAST", {"CAST__COMPOSITION": True}, "MODEL.NUM_CLASSES 400: with CAST.COMPOSITION it is"),
+        ("TSTL", {"TRAIN__ENABLE": True}, "TRAIN.ENABLE True: model TSTL is only tested"),
+        ("TSTL", {"TSTL__EXPERTS_FROM": ""}, "TSTL.EXPERTS_FROM is empty: name the experts"),
+        ("TSTL", {"CAST__COMPOSITION": True}, "CAST.COMPOSITION True"),
     ],
 )
 def test_what_does_not_go_together_is_named(model, values, words):

@@ -46,7 +46,7 @@ def test_round_trip_in_tstls_layout(tmp_path):
         ),
         (
             {"head_to_classes": {"0": [0], "1": [1]}, "class_to_head": {"0": 0, "1": 0}},
-            "class_to_head contrad.*class 1",
+            "class_to_head.*at class 1",
         ),
         ({"head_to_classes": {"0": [1, 0], "1": [2]}, "head_to_local": {"0": {"0": 0, "1": 1}}}, "head_to_local.*0, 1"),
         ({"head_to_classes": {"0": [0], "1": [1]}, "num_heads": 3}, "num_heads is 3"),

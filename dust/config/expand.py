@@ -1,0 +1,62 @@
+"""One configuration that stands for several runs: TSTL's experts."""
+
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dust.utils.errors import ConfigError
+from dust.utils.grouping import read_grouping
+
+#: Keys that may name a stage beside OUTPUT_DIR.
+STAGES = (
+    "CAST.SPATIAL_FROM",
+    "CAST.TEMPORAL_FROM",
+    "CAST.TRUNK_FROM",
+    "MODEL.PRETRAINED",
+    "TRAIN.CHECKPOINT_FILE_PATH",
+)
+
+
+def expand(cfg: CfgNode) -> list[CfgNode]:
+    """The runs of a configuration: itself, or one for each expert that TSTL.GROUPS names.
+
+    Expert i trains in OUTPUT_DIR/experts/group_{i} with TSTL.GROUP i; MODEL.NUM_CLASSES becomes the number of its
+    group's classes (or of all, with TSTL.EXPERT_CLASSES all).
+
+    Raises:
+        ConfigError: groups that the grouping does not have. DataError: a grouping that cannot be used.
+    """
+    groups = cfg.TSTL.GROUPS
+    if not groups:
+        return [cfg]
+    grouping = read_grouping(cfg.TSTL.GROUPING)
+    numbers = list(range(grouping.num_groups)) if groups in ("all", ["all"]) else list(groups)
+    wrong = [number for number in numbers if not isinstance(number, int) or not 0 <= number < grouping.num_groups]
+    if wrong or len(set(numbers)) < len(numbers):
+        raise ConfigError(
+            f"TSTL.GROUPS {groups}: write all, or numbers from 0 to {grouping.num_groups - 1}, each once; "
+            f"{cfg.TSTL.GROUPING} has {grouping.num_groups} groups"
+        )
+    return [_expert(cfg, number, grouping.groups[number], grouping.num_classes) for number in numbers]
+
+
+def _expert(cfg: CfgNode, number: int, classes: tuple[int, ...], num_classes: int) -> CfgNode:
+    one = cfg.clone()
+    one.defrost()
+    one.TSTL.GROUPS, one.TSTL.GROUP = [], number
+    one.MODEL.NUM_CLASSES = len(classes) if cfg.TSTL.EXPERT_CLASSES == "group" else num_classes
+    one.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "experts" / f"group_{number}")
+    for key in STAGES:
+        section, leaf = key.split(".")
+        one[section][leaf] = _from_below(cfg[section][leaf], Path(cfg.OUTPUT_DIR))
+    if cfg.is_frozen():
+        one.freeze()
+    return one
+
+
+def _from_below(name: str, output_dir: Path) -> str:
+    """The name of a stage beside ``output_dir`` as a path, which it is from everywhere; files and URLs as they are."""
+    beside = output_dir.parent / name
+    if not name or "://" in name or (Path(name).exists() and not beside.exists()):
+        return name
+    return str(beside)
