@@ -8,6 +8,9 @@ from dust.utils.errors import ConfigError, DataError
 from dust.utils.grouping import Grouping, write_grouping
 
 
+SIZE = ["DATA.TEST_CROP_SIZE", "224"]
+
+
 def cfg_of(tmp_path, **tstl):
     write_grouping(tmp_path / "g.json", Grouping(((0, 1, 2), (3, 4))))
     cfg = get_cfg()
@@ -68,5 +71,5 @@ def test_what_loading_said_stays_with_each_run(tmp_path):
     cfg = cfg_of(tmp_path)
     text = f"TSTL: {{GROUPING: {tmp_path / 'g.json'}, GROUPS: [0, 1]}}\nGLOBAL_BATCH_SIZE: 128\n"
     (tmp_path / "c.yaml").write_text(text)
-    cfg = load_config(tmp_path / "c.yaml", ["MODEL.MODEL_NAME", "CAST", "CAST.TRUNK_FROM", "x"])
+    cfg = load_config(tmp_path / "c.yaml", ["MODEL.MODEL_NAME", "CAST", "CAST.TRUNK_FROM", "x", *SIZE])
     assert notes(cfg) and [notes(run) for run in expand(cfg)] == [notes(cfg)] * 2
