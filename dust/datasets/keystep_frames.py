@@ -25,8 +25,9 @@ PIECE = 256  # frames that a recording is read by, at least: a video is then dec
 
 def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
     """The split that cfg.DATA and cfg.KEYSTEP name; options as of :func:`read_procedures`."""
-    node = cfg.KEYSTEP
-    return read_procedures(cfg.DATA.PATH_TO_DATA_DIR, split, layout=node.LAYOUT, table=node.PROCEDURE, **options)
+    data, node = cfg.DATA, cfg.KEYSTEP
+    options = {"layout": node.LAYOUT, "table": node.PROCEDURE, "index_cache": data.INDEX_CACHE, **options}
+    return read_procedures(data.PATH_TO_DATA_DIR, split, **options)
 
 
 class FrameReader:
@@ -103,6 +104,8 @@ class RecordingFrames(Dataset[Any]):
             pictures = self.reader.read(one.path, frames)
         except VideoError as error:
             return BadClip(one.id, one.path, error.reason)
+        if not len(pictures):
+            return BadClip(one.id, one.path, "could not be read when its frames were counted")
         return {"inputs": {"video": pictures[:, :, None]}, "label": None, "id": one.id, "path": one.path}
 
     def windows(self, *, stride: int, chunk: int) -> "FramePieces":
@@ -130,6 +133,4 @@ class FramePieces(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         sample = int(np.searchsorted(self._first, index, side="right")) - 1
         begin = (index - self.first_item(sample)) * self.chunk
-        # an unreadable recording was counted as 0 frames: asking for frame 0 says what is wrong with it
-        end = max(1, min(begin + self.chunk, self.clips[sample].num_frames))
-        return self.frames.piece(sample, range(begin, end))
+        return self.frames.piece(sample, range(begin, min(begin + self.chunk, self.clips[sample].num_frames)))

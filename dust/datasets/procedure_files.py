@@ -86,12 +86,15 @@ class ProcedureData:
 # ------------------------------------------------------------------------------------------------------- one folder
 
 
-def read_own(root: str | os.PathLike, split: str, *, labels: bool = True, frames: bool = True) -> ProcedureData:
+def read_own(
+    root: str | os.PathLike, split: str, *, labels: bool = True, frames: bool = True, index_cache: str = ""
+) -> ProcedureData:
     """One split of a folder in our own format.
 
     Args:
         labels: read states and steps; else recordings have none.
         frames: look for the frames and count them, so that labels beyond the last one are found.
+        index_cache: folder that keeps the numbers of frames of video files between runs, or "".
 
     Raises:
         DataError: with all problems.
@@ -104,7 +107,7 @@ def read_own(root: str | os.PathLike, split: str, *, labels: bool = True, frames
             f"no recording of the {split} split: the column split says which one a recording is of", RECORDINGS
         )
     if frames:
-        found = [count_frames(one, problems) for one in found]
+        found = [count_frames(one, problems, index_cache=index_cache) for one in found]
     if labels:
         states, steps = _read_labels(folder, facts, [one.id for one in found], problems)
         found = [
@@ -360,7 +363,9 @@ def _frame(recording: Recording, where: str, text: str, problems: Problems) -> i
 # ------------------------------------------------------------------------------------------------------------ frames
 
 
-def count_frames(recording: Recording, problems: Problems, *, first: int | None = None) -> Recording:
+def count_frames(
+    recording: Recording, problems: Problems, *, first: int | None = None, index_cache: str = ""
+) -> Recording:
     """The recording with its number of frames, 0 for a video file that cannot be read.
 
     A folder's pictures are numbered without gaps, from ``first`` (None: 0 or 1) on; anything else is a problem.
@@ -372,7 +377,7 @@ def count_frames(recording: Recording, problems: Problems, *, first: int | None 
         problems.add("frames that are not there", f"{recording.id}: {path}")
         return recording
     try:
-        with open_clip(path) as reader:
+        with open_clip(path, index_cache=index_cache or None) as reader:
             return replace(recording, num_frames=len(reader), fps=recording.fps or reader.fps)
     except VideoError:
         return recording

@@ -68,13 +68,14 @@ def read_procedures(
     table: str = "",
     labels: bool = True,
     frames: bool = True,
+    index_cache: str = "",
 ) -> ProcedureData:
     """One split of a data folder.
 
     Args:
         layout: auto (looks at the files) | own | industreal | meccano.
         table: the public data sets' ``procedure_info.json``, where it is not in the folder.
-        labels, frames: see :func:`dust.datasets.procedure_files.read_own`.
+        labels, frames, index_cache: see :func:`dust.datasets.procedure_files.read_own`.
 
     Raises:
         DataError: with every problem of the split, its file and line.
@@ -86,8 +87,8 @@ def read_procedures(
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     layout = detect_layout(folder) if layout == "auto" else layout
     if layout == "own":
-        return read_own(folder, split, labels=labels, frames=frames)
-    return _read_public(folder, split, layout, table, labels, frames)
+        return read_own(folder, split, labels=labels, frames=frames, index_cache=index_cache)
+    return _read_public(folder, split, layout, table, labels, frames, index_cache)
 
 
 def detect_layout(folder: Path) -> str:
@@ -104,7 +105,9 @@ def detect_layout(folder: Path) -> str:
     )
 
 
-def _read_public(folder: Path, split: str, name: str, table: str, labels: bool, frames: bool) -> ProcedureData:
+def _read_public(
+    folder: Path, split: str, name: str, table: str, labels: bool, frames: bool, index_cache: str
+) -> ProcedureData:
     layout, problems = LAYOUTS[name], Problems()
     base = folder / "recordings" if (folder / "recordings").is_dir() else folder
     facts = _read_table(Path(table) if table else folder / TABLE, layout)
@@ -118,7 +121,7 @@ def _read_public(folder: Path, split: str, name: str, table: str, labels: bool, 
             object_states=_predictions_of(home, folder),
         )
         if frames and recording.path:
-            recording = count_frames(recording, problems, first=layout.first)
+            recording = count_frames(recording, problems, first=layout.first, index_cache=index_cache)
         if labels:
             states = _label_rows(home / STATE_LABELS, layout.first, problems)
             steps = _label_rows(home / STEP_LABELS, layout.first, problems)

@@ -211,10 +211,11 @@ def test_pieces_are_the_recording_once_in_order(data, monkeypatch):
 
 def test_a_recording_that_cannot_be_read_is_one_bad_item(data, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    bad = Recording("bad", str(tmp_path / "bad.mp4"))
-    frames = RecordingFrames(data=replace(data, recordings=[bad, data.recordings[0]]), reader=FrameReader(16))
+    bad, late = Recording("bad", str(tmp_path / "bad.mp4")), replace(data.recordings[1], num_frames=0)
+    frames = RecordingFrames(data=replace(data, recordings=[bad, late, data.recordings[0]]), reader=FrameReader(16))
     pieces = frames.windows(stride=0, chunk=8)
-    assert isinstance(pieces[0], BadClip) and pieces[1]["id"] == data.recordings[0].id
+    assert isinstance(pieces[0], BadClip) and pieces[2]["id"] == data.recordings[0].id
+    assert "when its frames were counted" in pieces[1].reason
 
 
 def test_reading_on_opens_a_file_once(data, monkeypatch):

@@ -83,6 +83,8 @@ def test_our_format_is_written(folder):
     for one in (one for split in data.values() for one in split.recordings):
         assert one.fps == 10 and one.num_frames == one.states[-1][0] + made.TAIL
         assert one.steps[0][1] == 0, "the first part comes first"
+    done = {split: {tuple(step for _, step in one.steps) for one in found.recordings} for split, found in data.items()}
+    assert not done["test"] & (done["train"] | done["val"])
     wrong = [one for one in data["train"].recordings if any(-1 in state for _, state in one.states)]
     assert wrong and not any(step % 3 == 1 for one in wrong for _, step in one.steps)
 
