@@ -1,7 +1,10 @@
-"""Data: manifests, decoding, sampling, transforms, and the loader that batches them."""
+"""Data: manifests, decoding, sampling, transforms, and the loader that batches them. One import line per dataset."""
 
 from dust.datasets.build import DATASET_REGISTRY, build_dataset
 from dust.datasets.fused import FusedDataset
+from dust.datasets.keystep import KeyFrames
+from dust.datasets.keystep_frames import RecordingFrames
+from dust.datasets.keystep_windows import EmbeddingWindows, VideoWindows
 from dust.datasets.loader import construct_loader
 from dust.datasets.sample import BadClip, Draw
 from dust.datasets.tracks import PointTracks
@@ -11,10 +14,14 @@ __all__ = [
     "DATASET_REGISTRY",
     "BadClip",
     "Draw",
+    "EmbeddingWindows",
     "FusedDataset",
+    "KeyFrames",
     "PointTracks",
+    "RecordingFrames",
     "SSv2",
     "VideoDataset",
+    "VideoWindows",
     "build_dataset",
     "construct_loader",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.config import load_config, parse_args
+from dust.config.expand import expand
 from dust.config.parser import log_notes
 from dust.utils.errors import ConfigError, DustError
 
@@ -47,9 +48,16 @@ def run(cfg) -> None:
             raise
 
 
-def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
-    """The configurations of a command line. An OUTPUT_DIR given for several files is the root under which each keeps
-    a folder of its own, named as the file is."""
+def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """(name, configuration) of every run of a command line, in order. One file may stand for several runs."""
+    names = [Path(path).stem for path in files] or ["run"]
+    runs = zip(names, _load_files(files, overrides), strict=True)
+    return [(name, one) for name, cfg in runs for one in expand(cfg)]
+
+
+def _load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
+    """A configuration per file. An OUTPUT_DIR given for several files is the root under which each keeps a folder of
+    its own, named as the file is."""
     keys = list(overrides[::2])
     if len(files) < 2 or "OUTPUT_DIR" not in keys:
         return [load_config(path, overrides) for path in files] or [load_config(None, overrides)]
@@ -67,10 +75,10 @@ def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
     ]
 
 
-def _finished(cfg, path: Path) -> bool:
+def _finished(cfg, name: str) -> bool:
     from dust.engine.stages import finished
 
-    print(f"== {path.stem} -> {cfg.OUTPUT_DIR}")
+    print(f"== {name} -> {cfg.OUTPUT_DIR}")
     if not finished(cfg):
         return False
     print("   finished already (TRAIN.AUTO_RESUME False begins anew)")
@@ -84,15 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = parse_args(sys.argv[1:] if argv is None else argv)
-        configs = load_stages(args.cfg_files, args.opts)
+        runs = load_stages(args.cfg_files, args.opts)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from dust.engine.interrupt import Interrupted
 
     try:
-        for path, cfg in zip(args.cfg_files or [""], configs, strict=True):
-            if len(configs) > 1 and _finished(cfg, Path(path)):
+        for name, cfg in runs:
+            if len(runs) > 1 and _finished(cfg, name):
                 continue
             run(cfg)
     except DustError as error:

@@ -7,7 +7,9 @@ from dust.utils.registry import Registry
 if TYPE_CHECKING:
     from dust.tasks.task import DataFacts, Task
 
-TASK_REGISTRY = Registry("task", aliases={"": "Classification"})
+TASK_REGISTRY = Registry(
+    "task", aliases={"": "Classification", "contrastive": "Contrastive", "keystep": "KeyStep", "masked": "Masked"}
+)
 
 
 def build_task(cfg, facts: "DataFacts") -> "Task":
