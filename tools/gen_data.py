@@ -2,6 +2,7 @@
 
 python tools/gen_data.py video --out data/quickstart
 python tools/gen_data.py dust  --out data/dust
+python tools/gen_data.py tracks --out data/tracks
 """
 
 import argparse
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from dust.datasets.synthetic import generate_motion
 from dust.datasets.synthetic_dust import SAMPLES, generate_dust
+from dust.datasets.synthetic_tracks import MOTIONS, generate_tracks
 from dust.utils.errors import DustError
 
 
@@ -74,11 +76,49 @@ def dust(args: argparse.Namespace) -> None:
     print(f"next: python tools/run_net.py --cfg {stages} DATA.PATH_TO_DATA_DIR {args.out} OUTPUT_DIR runs/dust")
 
 
+def add_tracks(commands) -> None:
+    parser = commands.add_parser("tracks", help="point tracks of a moving object that several cameras see")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    most = len(MOTIONS)
+    parser.add_argument("--classes", type=int, default=most, help=f"motions, 2 to {most} (default {most})")
+    parser.add_argument("--sequences", type=int, default=60, help="recordings, a clip per class each (default 60)")
+    parser.add_argument("--views", type=int, default=4, help="cameras, 2 to 8 (default 4)")
+    parser.add_argument("--points", type=int, default=64, help="points per camera (default 64)")
+    parser.add_argument("--frames", type=int, default=50, help="frames per clip, 24 per second (default 50)")
+    parser.add_argument("--missing", type=float, default=0.02, help="chance that a camera has no file (default 0.02)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same tracks (default 0)")
+    parser.add_argument("--force", action="store_true", help="replace what was generated there before")
+    parser.set_defaults(run=tracks)
+
+
+def tracks(args: argparse.Namespace) -> None:
+    counts = generate_tracks(
+        args.out,
+        classes=args.classes,
+        sequences=args.sequences,
+        views=args.views,
+        points=args.points,
+        frames=args.frames,
+        missing=args.missing,
+        seed=args.seed,
+        force=args.force,
+        progress=lambda work: tqdm(work, unit="clip", disable=None),
+    )
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"wrote {args.out}/tracks.csv: clips of {args.views} cameras: {listed}")
+    print(
+        "next: python tools/run_net.py --cfg configs/quickstart/tracks_transformer.yaml "
+        f"DATA.PATH_TO_DATA_DIR {args.out} MODEL.NUM_CLASSES {args.classes} "
+        f'TRACKS.VIEWS "{list(range(args.views))}"'
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="video|dust")
+    commands = parser.add_subparsers(required=True, metavar="video|dust|tracks")
     add_video(commands)
     add_dust(commands)
+    add_tracks(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)

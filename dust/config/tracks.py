@@ -2,6 +2,38 @@
 
 from yacs.config import CfgNode
 
+from dust.config.problem import BELOW_ONE, COUNT, FROM_ZERO, Problem, Range
+
+MODELS = ("PointTrackTransformer", "PointTrackLSTM")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "TRACKS.POINTS": ("motion", "rightmost", "random", "grid"),
+    "TRACKS.POINT_COUNTS": ("same", "any"),
+    "TRACKS.ALIGN": ("error", "resample"),
+    "TRACKS.COORDINATES": ("normalised", "pixels"),
+    "TRACKS.REDUCER": ("set", "cnn", "flat"),
+    "TRACKS.FUSION": ("concat", "mean", "tokens"),
+    "TRACKS.POOL": ("mean", "last"),
+}
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(
+        [
+            "TRACKS.NUM_POINTS", "TRACKS.WINDOW", "TRACKS.STRIDE", "TRACKS.VIEW_DIM", "TRACKS.EMBED_DIM",
+            "TRACKS.DEPTH", "TRACKS.NUM_HEADS", "TRACKS.HIDDEN_DIM",
+        ],
+        COUNT,
+    ),
+    **dict.fromkeys(
+        ["TRACKS.FPS", "TRACKS.CACHE_MB", "TRACKS.POINT_NOISE", "TRACKS.ROTATION", "TRACKS.MLP_DIM"], FROM_ZERO
+    ),
+    **dict.fromkeys(
+        [
+            "TRACKS.VISIBILITY_THRESHOLD", "TRACKS.VIEW_DROPOUT", "TRACKS.TIME_JITTER", "TRACKS.SCALE",
+            "TRACKS.DROP_RATE",
+        ],
+        BELOW_ONE,
+    ),
+}  # fmt: skip
+
 
 def add_tracks(root: CfgNode) -> None:
     """Add the node TRACKS."""
@@ -39,3 +71,52 @@ def add_tracks(root: CfgNode) -> None:
     node.HIDDEN_DIM = 256  # of PointTrackLSTM
     node.DROP_RATE = 0.1  # dropout, 0..1
     node.COMPAT = False  # exactly the published models; wants COORDINATES pixels
+
+
+def check(cfg: CfgNode) -> list[Problem]:
+    """Cameras, sizes and what the published models ask for."""
+    uses_model = cfg.MODEL.MODEL_NAME in MODELS
+    uses_data = any(cfg[part].ENABLE and cfg[part].DATASET == "PointTracks" for part in ("TRAIN", "TEST"))
+    return [*_cameras(cfg), *(_model(cfg) if uses_model else []), *(_data(cfg) if uses_data else [])]
+
+
+def _cameras(cfg: CfgNode) -> list[Problem]:
+    node, problems = cfg.TRACKS, []
+    if not node.VIEWS or len(set(node.VIEWS)) < len(node.VIEWS) or min(node.VIEWS) < 0:
+        text = f"TRACKS.VIEWS {node.VIEWS}: camera numbers from 0, each once"
+        problems.append(Problem(("TRACKS.VIEWS",), text))
+    elif not set(node.TEST_VIEWS) <= set(node.VIEWS):
+        text = f"TRACKS.TEST_VIEWS {node.TEST_VIEWS}: must be among TRACKS.VIEWS {node.VIEWS}; [] is all of them"
+        problems.append(Problem(("TRACKS.TEST_VIEWS", "TRACKS.VIEWS"), text))
+    if len(node.FRAME_SIZE) not in (0, 2) or any(side < 1 for side in node.FRAME_SIZE):
+        text = f"TRACKS.FRAME_SIZE {node.FRAME_SIZE}: must be [height, width] in pixels, or []"
+        problems.append(Problem(("TRACKS.FRAME_SIZE",), text))
+    return problems
+
+
+def _model(cfg: CfgNode) -> list[Problem]:
+    node, problems = cfg.TRACKS, []
+    transformer = cfg.MODEL.MODEL_NAME == "PointTrackTransformer"
+    if transformer and node.REDUCER == "flat" and not node.COMPAT:
+        text = "TRACKS.REDUCER flat: is PointTrackLSTM's; choose set or cnn"
+        problems.append(Problem(("TRACKS.REDUCER", "MODEL.MODEL_NAME"), text))
+    width = len(node.VIEWS) * node.VIEW_DIM if node.COMPAT else node.EMBED_DIM
+    if transformer and width % node.NUM_HEADS:
+        shown = f"len(TRACKS.VIEWS) * TRACKS.VIEW_DIM = {width}" if node.COMPAT else f"TRACKS.EMBED_DIM {width}"
+        text = f"{shown}: must be a multiple of TRACKS.NUM_HEADS {node.NUM_HEADS}"
+        keys = ("TRACKS.EMBED_DIM", "TRACKS.NUM_HEADS", "TRACKS.VIEW_DIM", "TRACKS.VIEWS")
+        problems.append(Problem(keys, text))
+    if node.COMPAT != (node.COORDINATES == "pixels"):
+        wanted = "pixels" if node.COMPAT else "normalised"
+        text = f"TRACKS.COORDINATES {node.COORDINATES}: with TRACKS.COMPAT {node.COMPAT} the models take {wanted}"
+        problems.append(Problem(("TRACKS.COORDINATES", "TRACKS.COMPAT"), text))
+    return problems
+
+
+def _data(cfg: CfgNode) -> list[Problem]:
+    node = cfg.TRACKS
+    moved = [f"TRACKS.{key}" for key in ("POINT_NOISE", "ROTATION", "SCALE") if node[key]]
+    if node.COORDINATES == "pixels" and moved:
+        text = f"{', '.join(moved)}: need TRACKS.COORDINATES normalised; write 0"
+        return [Problem((*moved, "TRACKS.COORDINATES"), text)]
+    return []

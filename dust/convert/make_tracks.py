@@ -1,0 +1,279 @@
+"""Point tracks from videos: what ``TRAIN.DATASET PointTracks`` reads, for people who have only clips.
+
+Corners are followed by pyramidal Lucas-Kanade (OpenCV), forwards and back again: a point that does not return to where
+it came from is lost. CoTracker can be used instead where its licence allows it.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
+from dust.datasets.csv_file import Problems, read_text, split_line, write_csv, write_text
+from dust.datasets.decoder import VideoReader
+from dust.datasets.manifest import SPLITS, available_splits, read_manifest
+from dust.utils.errors import DataError, VideoError
+
+logger = logging.getLogger(__name__)
+
+RECORD = "make_tracks.json"  # what a folder was made with; another run must agree
+COLUMNS = ("video", "sample", "view", "label", "sequence", "split", "mask", "start", "end")
+AT_ONCE = 64  # frames that are decoded together
+
+
+@dataclass(slots=True)
+class Job:
+    """One camera of one clip. ``start``, ``end``: frames of the video that are the clip, end exclusive."""
+
+    where: str
+    video: Path
+    sample: str
+    view: int = 0
+    label: str = ""
+    sequence: str = ""
+    split: str = ""
+    mask: Path | None = None
+    start: int = 0
+    end: int | None = None
+
+    @property
+    def file(self) -> str:
+        """Where its tracks go, below the output folder."""
+        return f"tracks/{re.sub(r'[^A-Za-z0-9_.-]+', '_', self.sample)}_view_{self.view}.npz"
+
+
+@dataclass
+class Made:
+    """What a run did: files written now and found ready, and videos left out with the reason."""
+
+    written: int = 0
+    ready: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def make_tracks(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    settings: Settings,
+    *,
+    progress: Callable[[Sequence[Job]], Iterable[Job]] = iter,
+) -> Made:
+    """Writes ``out/tracks.csv`` and ``out/tracks/*.npz``. What an earlier run with the same settings wrote is kept.
+
+    Args:
+        source: a csv with the columns of :data:`COLUMNS` (only ``video`` is needed), a row per clip and camera; or a
+            folder of clips as in DATASET.md, one camera.
+        progress: wraps the list of jobs to show how far it is.
+
+    Raises:
+        DataError: everything wrong with the list, before anything is tracked; a folder made with other settings; none
+            of the videos could be read.
+    """
+    settings.check()
+    need_opencv()
+    source, out = Path(source), Path(out)
+    jobs = read_jobs(source)
+    _agree_on_settings(out, settings)
+    made, rows = Made(), []
+    try:
+        (out / "tracks").mkdir(exist_ok=True)
+        for job in progress(jobs):
+            target = out / job.file
+            try:
+                if _is_ready(job, target):
+                    made.ready += 1
+                else:
+                    _track(job, target, settings)
+                    made.written += 1
+            except VideoError as error:
+                made.left_out[str(job.video)] = error.reason
+                continue
+            rows.append((job.sample, job.view, job.label, job.file, job.sequence, job.split))
+    except OSError as error:
+        raise DataError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from error
+    if not rows:
+        listed = "".join(f"\n      {video}: {reason}" for video, reason in made.left_out.items())
+        raise DataError(f"{source}: none of the videos could be read:{listed}")
+    header = ("sample", "view", "label", "file", "sequence", "split")
+    keep = len(header) if any(row[-1] for row in rows) else len(header) - 1
+    write_csv(out / "tracks.csv", header[:keep], [row[:keep] for row in rows])
+    return made
+
+
+def _agree_on_settings(out: Path, settings: Settings) -> None:
+    record, wanted = out / RECORD, asdict(settings)
+    if record.is_file():
+        try:
+            before = json.loads(read_text(record))
+        except ValueError:
+            before = None
+        if before != wanted:
+            raise DataError(f"{out} was made with {before}, not with {wanted}: choose another --out")
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {error.strerror}") from error
+    if any(out.iterdir()):
+        raise DataError(f"{out} is not empty and was not made by this tool: choose another --out")
+    write_text(record, json.dumps(wanted, indent=1) + "\n")
+
+
+def _is_ready(job: Job, target: Path) -> bool:
+    """Whether the tracks are there, of this part of this video, and newer than it."""
+    if not target.is_file() or target.stat().st_mtime < job.video.stat().st_mtime:
+        return False
+    with np.load(target, allow_pickle=False) as arrays:
+        return str(arrays["source"]) == _source(job)
+
+
+def _source(job: Job) -> str:
+    return f"{job.video.resolve()} {job.start} {job.end} {job.mask}"
+
+
+def _track(job: Job, target: Path, settings: Settings) -> None:
+    with VideoReader(job.video) as reader:
+        numbers = _frame_numbers(job, reader, settings.fps)
+        size = _scaled(reader.height, reader.width, settings.short_side)
+        fps = settings.fps if settings.fps and settings.fps < reader.fps else reader.fps
+        chunks = (reader.frames(numbers[at : at + AT_ONCE], size=size) for at in range(0, len(numbers), AT_ONCE))
+        masks = read_mask(job.mask, numbers, size) if job.mask else None
+        xy, visible = TRACKERS[settings.tracker]((frame for chunk in chunks for frame in chunk), masks, settings)
+    if not visible.any():
+        logger.warning("%s: no point could be followed in %s", job.where, job.video)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.npz")
+    try:
+        np.savez(
+            temporary,
+            tracks=xy.astype(np.float32),
+            visibility=visible,
+            size=np.array(size),
+            fps=np.array(fps),
+            source=np.array(_source(job)),
+        )
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _frame_numbers(job: Job, reader: VideoReader, fps: float) -> list[int]:
+    """The frames of the clip; with ``fps`` those nearest to its times, if it is below the video's rate."""
+    end = len(reader) if job.end is None else job.end
+    if not job.start < end <= len(reader):
+        raise VideoError(str(job.video), f"frames {job.start} to {end} of a video of {len(reader)} ({job.where})")
+    if not fps or fps >= reader.fps:
+        return list(range(job.start, end))
+    times = reader.pts[job.start : end] - reader.pts[job.start]
+    wanted = np.arange(0.0, times[-1] + 0.5 / reader.fps, 1.0 / fps)
+    return [job.start + int(np.abs(times - time).argmin()) for time in wanted]
+
+
+def _scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width with the short side brought down to ``short_side``; 0 leaves it."""
+    scale = min(1.0, short_side / min(height, width)) if short_side else 1.0
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+# ------------------------------------------------------------------------------------------------- what to track
+
+
+def read_jobs(source: Path) -> list[Job]:
+    """The cameras of all clips that a csv or a folder of clips lists. DataError with everything that is wrong."""
+    if source.is_dir():
+        jobs = []
+        for split in available_splits(str(source)):
+            manifest = read_manifest(root=str(source), split=split)
+            for clip in manifest.clips:
+                label = manifest.class_names[clip.label] if isinstance(clip.label, int) else ""
+                name = f"{split}_{clip.id}"
+                jobs.append(Job(clip.path, Path(clip.path), name, label=label, sequence=name, split=split))
+        problems = Problems()
+    else:
+        problems = Problems()
+        jobs = _read_csv(source, problems)
+    _check(jobs, problems)
+    problems.raise_if_any(str(source))
+    if not jobs:
+        raise DataError(f"{source} lists no video")
+    return jobs
+
+
+def _read_csv(path: Path, problems: Problems) -> list[Job]:
+    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    header = [name.strip().lower() for name in split_line(lines[0][1], ",")] if lines else []
+    unknown = [name for name in header if name not in COLUMNS]
+    if "video" not in header or unknown:
+        raise DataError(
+            f"{path}: the header is {','.join(header) or 'missing'}: a column video is needed, and there may be "
+            f"{', '.join(COLUMNS[1:])}" + (f"; not {', '.join(unknown)}" if unknown else "")
+        )
+    jobs = []
+    for number, line in lines[1:]:
+        where = f"{path.name} line {number}"
+        try:
+            words = [word.strip() for word in split_line(line, ",")]
+        except ValueError as error:
+            problems.add('broken quoting: write "a, b.mp4" and double a quote inside', f"{where}: {line} ({error})")
+            continue
+        if len(words) != len(header):
+            problems.add(f"not {len(header)} columns, as the header has", f"{where}: {len(words)}: {line}")
+            continue
+        cells = dict.fromkeys(COLUMNS, "") | dict(zip(header, words, strict=True))
+        wrong = [name for name in ("view", "start", "end") if cells[name] and not cells[name].isdecimal()]
+        for name in wrong:
+            problems.add(f"a {name} that is not a number from 0", f"{where}: {cells[name]!r}")
+        if wrong or not cells["video"]:
+            if not cells["video"]:
+                problems.add("no video", where)
+            continue
+        sample = cells["sample"] or Path(cells["video"]).stem
+        jobs.append(
+            Job(
+                where,
+                _locate(path.parent, cells["video"]),
+                sample,
+                view=int(cells["view"] or 0),
+                label=cells["label"],
+                sequence=cells["sequence"] or sample,
+                split=cells["split"],
+                mask=_locate(path.parent, cells["mask"]) if cells["mask"] else None,
+                start=int(cells["start"] or 0),
+                end=int(cells["end"]) if cells["end"] else None,
+            )
+        )
+    return jobs
+
+
+def _locate(folder: Path, written: str) -> Path:
+    """Beside the csv, else in the working folder; where it is in neither, beside the csv."""
+    return next((path for path in (folder / written, Path(written)) if path.exists()), folder / written)
+
+
+def _check(jobs: list[Job], problems: Problems) -> None:
+    samples: dict[str, Job] = {}
+    files: dict[str, Job] = {}
+    sequences: dict[str, Job] = {}
+    for job in jobs:
+        for kind, path in (("video", job.video), ("mask", job.mask)):
+            if path is not None and not path.exists():
+                problems.add(f"a {kind} that is missing", f"{job.where}: {path}")
+        if job.split and job.split not in SPLITS:
+            problems.add(f"a split that is none of {', '.join(SPLITS)}", f"{job.where}: {job.split!r}")
+        other = files.setdefault(job.file, job)
+        if other is not job:
+            problems.add("a sample and view twice", f"{job.where}: {job.sample}, view {job.view} ({other.where})")
+        other = samples.setdefault(job.sample, job)
+        for name in ("label", "sequence", "split"):
+            if getattr(job, name) != getattr(other, name):
+                shown = f"{name} {getattr(job, name)!r}, but {getattr(other, name)!r} in {other.where}"
+                problems.add("a sample whose rows disagree", f"{job.where}: {job.sample}: {shown}")
+        other = sequences.setdefault(job.sequence, job)
+        if job.split != other.split:
+            shown = f"{job.sequence} in {job.split or 'none'}, and in {other.split or 'none'} ({other.where})"
+            problems.add("a sequence in two splits: keep a recording together", f"{job.where}: {shown}")
