@@ -23,7 +23,7 @@ RANGES: dict[str, Range] = {
         COUNT,
     ),
     **dict.fromkeys(
-        ["TRACKS.FPS", "TRACKS.CACHE_MB", "TRACKS.POINT_NOISE", "TRACKS.ROTATION", "TRACKS.MLP_DIM"], FROM_ZERO
+        ["TRACKS.FPS", "TRACKS.CACHE_MB", "TRACKS.POINT_NOISE", "TRACKS.ROTATION", "TRACKS.MLP_DIM", "TRACKS.DETACH_EVERY"], FROM_ZERO
     ),
     **dict.fromkeys(
         [
@@ -69,6 +69,7 @@ def add_tracks(root: CfgNode) -> None:
     node.NUM_HEADS = 4
     node.MLP_DIM = 0  # hidden width of the blocks' MLPs; 0 = twice EMBED_DIM (2048 with COMPAT)
     node.HIDDEN_DIM = 256  # of PointTrackLSTM
+    node.DETACH_EVERY = 0  # PointTrackLSTM: frames between two cuts of the gradient through time; 0 = none
     node.DROP_RATE = 0.1  # dropout, 0..1
     node.COMPAT = False  # exactly the published models; wants COORDINATES pixels
 

@@ -226,6 +226,8 @@ class PointTrackLSTM(PointTrackModel):
         use_eca: weigh the cameras.
         drop_rate: dropout between the LSTM's layers and before the head, in [0, 1).
         per_frame: logits of every frame, (B, T, K), as the published model gives, instead of one for the window.
+        detach_every: in training, frames after which the state is carried on without its gradient; 0: never. A clip
+            then learns as its consecutive windows of so many frames would, one after the other, and begins from zeros.
         compat: exactly the published flat model: coordinates in pixels, ECA's kernel for 8 cameras, no masks.
         short: P, V, F, nc, hid for num_points, num_views, view_dim, num_classes, hidden_dim.
 
@@ -246,6 +248,7 @@ class PointTrackLSTM(PointTrackModel):
         use_eca: bool = True,
         drop_rate: float = 0.1,
         per_frame: bool = False,
+        detach_every: int = 0,
         compat: bool = False,
         **short: int,
     ) -> None:
@@ -258,11 +261,14 @@ class PointTrackLSTM(PointTrackModel):
         checked |= {"hidden_dim": hidden_dim, "layers": layers}
         choices = {"reducer": (reducer, ("set", "cnn", "flat")), "pool": (pool, POOLS)}
         check_arguments("PointTrackLSTM", checked, drop_rate, choices)
+        if detach_every < 0:
+            raise ConfigError(f"PointTrackLSTM: detach_every is {detach_every}, it must be 0 or more")
         super().__init__(reducer=reducer, use_eca=use_eca, drop_rate=drop_rate, compat=compat, **sizes)
         self.hidden_dim = self.num_features = hidden_dim
         self.layers = layers
         self.pool = pool
         self.per_frame = per_frame
+        self.detach_every = detach_every
         width = self.num_views * self.view_dim
         self.lstm = nn.LSTM(width, hidden_dim, layers, batch_first=True, dropout=drop_rate if layers > 1 else 0.0)
         self.reset_classifier(self.num_classes)
@@ -282,6 +288,7 @@ class PointTrackLSTM(PointTrackModel):
             "pool": node.POOL,
             "use_eca": node.ECA,
             "drop_rate": node.DROP_RATE,
+            "detach_every": node.DETACH_EVERY,
             "compat": node.COMPAT,
         }
 
@@ -329,8 +336,14 @@ class PointTrackLSTM(PointTrackModel):
 
     def read_frames(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """(B, T, V, F) -> the LSTM's output (B, T, hidden_dim), and its state after the last frame, detached."""
-        out, (h, c) = self.lstm(frames.flatten(2), state)
-        return out, (h.detach(), c.detach())
+        x = frames.flatten(2)
+        outputs = []
+        for part in x.split(self.detach_every, dim=1) if self.training and self.detach_every else (x,):
+            out, (h, c) = self.lstm(part, state)
+            outputs.append(out)
+            state = h.detach(), c.detach()
+        assert state is not None
+        return torch.cat(outputs, dim=1), state
 
     def _pool(self, out: Tensor, time_mask: Tensor | None) -> Tensor:
         if time_mask is None:

@@ -35,9 +35,9 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
 
     Returns:
         ``top1_acc``; ``top5_acc`` where K >= 5; ``mean_class_acc``, the mean recall over the classes that occur in
-        ``labels``; ``macro_f1``, scikit-learn's, over the classes that occur in labels or predictions.
+        ``labels``; ``macro_f1`` and ``weighted_f1``, see :func:`f1_scores`.
     """
-    from sklearn.metrics import f1_score, recall_score
+    from sklearn.metrics import recall_score
 
     num_classes = scores.shape[1]
     ks = (1, 5) if num_classes >= 5 else (1,)
@@ -46,8 +46,18 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
     metrics = {f"top{k}_acc": 100.0 * float(hit.float().mean()) for k, hit in zip(ks, hits, strict=True)}
     recalls = recall_score(labels, predicted, labels=np.unique(labels), average=None, zero_division=0)
     metrics["mean_class_acc"] = 100.0 * float(recalls.mean())
-    metrics["macro_f1"] = 100.0 * float(f1_score(labels, predicted, average="macro", zero_division=0))
-    return metrics
+    return metrics | f1_scores(predicted, labels)
+
+
+def f1_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """scikit-learn's F1 over the classes that occur in labels or predictions, percent: their mean, ``macro_f1``, and
+    that weighted by how often a class is the label, ``weighted_f1``. Both arrays are (N,) class numbers."""
+    from sklearn.metrics import f1_score
+
+    return {
+        f"{average}_f1": 100.0 * float(f1_score(labels, predicted, average=average, zero_division=0))
+        for average in ("macro", "weighted")
+    }
 
 
 def multilabel_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

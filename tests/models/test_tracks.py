@@ -246,6 +246,31 @@ def test_lstm_reads_two_windows_as_one(arguments):
 # -------------------------------------------------------------------------------------------- sizes and errors
 
 
+def test_detached_training_equals_consecutive_windows():
+    """The same outputs as without, and the gradients of windows that hand their state on, one after the other."""
+    arguments = {"num_views": 2, "num_points": 5, "view_dim": 4, "hidden_dim": 6, "num_classes": 3, "drop_rate": 0.0}
+    torch.manual_seed(0)
+    model = PointTrackLSTM(**arguments, detach_every=4).train()
+    frames = torch.randn(2, 10, 2, 4)
+    out, state = model.read_frames(frames)
+    whole = PointTrackLSTM(**arguments)
+    whole.load_state_dict(model.state_dict())
+    torch.testing.assert_close(out, whole.read_frames(frames)[0])
+    out.square().sum().backward()
+    carried = None
+    for window in frames.split(4, dim=1):
+        part, carried = whole.read_frames(window, carried)
+        part.square().sum().backward()
+    for one, other in zip(model.lstm.parameters(), whole.lstm.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(state, carried)
+    whole.zero_grad()
+    whole.read_frames(frames)[0].square().sum().backward()
+    assert not torch.allclose(model.lstm.weight_hh_l0.grad, whole.lstm.weight_hh_l0.grad, atol=1e-4)
+    with pytest.raises(ConfigError, match="detach_every is -1"):
+        PointTrackLSTM(**arguments, detach_every=-1)
+
+
 def test_default_sizes():
     sizes = {cls: sum(p.numel() for p in cls().parameters()) for cls in (PointTrackTransformer, PointTrackLSTM)}
     original = PointTrackTransformer(V=4, F=500, P=500, heads=8, layers=2, compat=True)

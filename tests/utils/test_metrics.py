@@ -42,12 +42,14 @@ def test_classification_metrics_against_a_slow_count():
     assert metrics["top1_acc"] == pytest.approx(100 * np.mean(predicted == labels))
     assert metrics["top5_acc"] == pytest.approx(100 * top5)
     assert metrics["mean_class_acc"] == pytest.approx(100 * np.mean(recalls))
-    assert metrics["macro_f1"] == pytest.approx(100 * f1_score(labels, predicted, average="macro", zero_division=0))
+    for average in ("macro", "weighted"):
+        expected = 100 * f1_score(labels, predicted, average=average, zero_division=0)
+        assert metrics[f"{average}_f1"] == pytest.approx(expected)
 
 
 def test_top5_is_left_out_below_five_classes():
     metrics = classification_metrics(np.eye(4, dtype=np.float32), np.arange(4))
-    assert set(metrics) == {"top1_acc", "mean_class_acc", "macro_f1"}
+    assert set(metrics) == {"top1_acc", "mean_class_acc", "macro_f1", "weighted_f1"}
     assert metrics["top1_acc"] == 100.0
 
 
