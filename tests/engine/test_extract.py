@@ -93,7 +93,7 @@ def test_interrupted_and_resumed_is_uninterrupted(settings, monkeypatch, stop):
             extract(broken, RunDir(broken.OUTPUT_DIR))
     with pytest.raises(DataError, match="not finished|no features"):
         FeatureStore.open(RunDir(broken.OUTPUT_DIR).features, "train" if stop < 4 else "val")
-    again = settings("broken", FEATURES__BATCH_SIZE=2, LOG_PERIOD=7)  # how it is computed may change meanwhile
+    again = settings("broken", LOG_PERIOD=7, RNG_SEED=11)  # what has no effect on features may change meanwhile
     extract(again, RunDir(again.OUTPUT_DIR))
     for split in ("train", "val", "test"):
         files = [RunDir(cfg.OUTPUT_DIR).features / f"{split}.npy" for cfg in (whole, again)]
