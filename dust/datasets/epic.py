@@ -1,0 +1,161 @@
+"""EPIC-KITCHENS: trimmed clips with a verb and a noun each."""
+
+import csv
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.csv_file import Problems, read_text
+from dust.datasets.manifest import Clip, Manifest
+from dust.datasets.video import VideoDataset
+from dust.utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".MP4", ".mp4")
+HEADER = ["clip_id", "verb", "noun"]
+NAMES = {"verb": "EPIC_100_verb_classes.csv", "noun": "EPIC_100_noun_classes.csv"}  # id,key,..., as published
+_NUMBER = re.compile(r"\d+")
+
+
+@DATASET_REGISTRY.register()
+class EpicKitchens(VideoDataset):
+    """``{train,val,test}.csv`` of ``clip_id,verb,noun`` (numbers from 0; a header may be there), beside the clips
+    ``clip_id.MP4`` or ``.mp4``, which may lie in ``videos/``.
+
+    A sample's label is {"verb": int, "noun": int}. ``class_names`` are those of all verbs, then of all nouns, and a
+    clip's label in ``clips`` is the pair of its places there. In training, ``fitted["actions"]`` are the [verb, noun]
+    that occur; in evaluation it is what training saw.
+
+    Args:
+        num_verbs, num_nouns: how many of each; larger labels are an error.
+        fitted: ``{"actions": [[verb, noun], ...]}`` of the training split; None to take the clips' own.
+        reading: the other arguments of VideoDataset.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        num_verbs: int,
+        num_nouns: int,
+        fitted: Mapping[str, Any] | None = None,
+        **reading: Any,
+    ) -> None:
+        super().__init__(manifest=manifest, **reading)
+        self.num_verbs, self.num_nouns = num_verbs, num_nouns
+        pairs = {self._pair(clip.label) for clip in self.clips if clip.label is not None}
+        self.fitted = dict(fitted) if fitted else {"actions": [list(pair) for pair in sorted(pairs)]}
+
+    @classmethod
+    def from_config(
+        cls, cfg: Any, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        data, cast = cfg.DATA, cfg.CAST
+        manifest = read_epic(
+            data.PATH_TO_DATA_DIR,
+            split,
+            num_verbs=cast.NUM_VERBS,
+            num_nouns=cast.NUM_NOUNS,
+            path_prefix=data.PATH_PREFIX,
+            class_names=class_names,
+            check_files=data.CHECK_FILES,
+        )
+        return {
+            "manifest": manifest,
+            "num_verbs": cast.NUM_VERBS,
+            "num_nouns": cast.NUM_NOUNS,
+            **cls.reading_from_config(cfg, views or split),
+        }
+
+    def _pair(self, label: Any) -> tuple[int, int]:
+        verb, noun = label
+        return verb, noun - self.num_verbs
+
+    def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+        label = None if clip.label is None else dict(zip(("verb", "noun"), self._pair(clip.label), strict=True))
+        return {"inputs": {"video": video}, "label": label, "id": clip.id, "path": clip.path}
+
+
+def read_epic(
+    root: str,
+    split: str,
+    *,
+    num_verbs: int,
+    num_nouns: int,
+    path_prefix: str = "",
+    class_names: Sequence[str] | None = None,
+    check_files: bool = True,
+) -> Manifest:
+    """The clips of a split, labels (verb, num_verbs + noun). In "test" a row of a clip_id alone has no label.
+
+    Raises:
+        DataError: all problems of the file, with line numbers.
+    """
+    folder = Path(os.path.expanduser(root))
+    path = folder / f"{split}.csv"
+    names = _class_names(folder, num_verbs, num_nouns)
+    problems, clips = Problems(), []
+    if class_names is not None and list(class_names) != names:
+        problems.add("other verbs or nouns than in training", f"{len(names)} names here, {len(class_names)} there")
+    seen: dict[str, str] = {}
+    bases = [path_prefix] if path_prefix else [str(folder), str(folder / "videos")]
+    for number, cells in enumerate(csv.reader(read_text(path).splitlines()), 1):
+        cells, where = [cell.strip() for cell in cells], f"line {number}"
+        if number == 1 and cells[:3] == HEADER:
+            continue
+        if not (len(cells) == 3 or (split == "test" and len(cells) == 1)) or not cells[0]:
+            problems.add("not clip_id,verb,noun", f"{where}: {','.join(cells)}")
+            continue
+        label = None if len(cells) == 1 else _label(cells[1:], (num_verbs, num_nouns), problems, where)
+        if cells[0] in seen:
+            problems.add("a clip named twice", f"{where}: {cells[0]} (before: {seen[cells[0]]})")
+        seen[cells[0]] = where
+        file = _find(cells[0], bases, check_files)
+        if file is None:
+            problems.add(f"a file that is missing (looked for in {', then '.join(bases)})", f"{where}: {cells[0]}.MP4")
+        else:
+            clips.append(Clip(cells[0], file, label))
+    problems.raise_if_any(str(path))
+    if not clips:
+        raise DataError(f"{path}: holds no clip")
+    logger.info("%s: %d clips of %d verbs and %d nouns for %s", path, len(clips), num_verbs, num_nouns, split)
+    return Manifest(clips, names, str(path), True)
+
+
+def _label(cells: Sequence[str], sizes: tuple[int, int], problems: Problems, where: str) -> tuple[int, ...] | None:
+    for kind, cell, size in zip(("verb", "noun"), cells, sizes, strict=True):
+        if not _NUMBER.fullmatch(cell) or int(cell) >= size:
+            problems.add(
+                f"a {kind} that is no number from 0 to {size - 1} (CAST.NUM_{kind.upper()}S)", f"{where}: {cell}"
+            )
+            return None
+    return int(cells[0]), sizes[0] + int(cells[1])
+
+
+def _find(clip_id: str, bases: Sequence[str], check: bool) -> str | None:
+    paths = [os.path.join(base, clip_id + suffix) for base in bases for suffix in SUFFIXES]
+    found = next((path for path in paths if os.path.exists(path)), None)
+    return paths[0] if found is None and not check else found
+
+
+def _class_names(folder: Path, num_verbs: int, num_nouns: int) -> list[str]:
+    """``verb:cut``, ..., ``noun:knife``, ..., by the published lists where they lie in the folder, else by number."""
+    names = []
+    for kind, count in (("verb", num_verbs), ("noun", num_nouns)):
+        own = [str(number) for number in range(count)]
+        path = folder / NAMES[kind]
+        if path.is_file():
+            rows = list(csv.DictReader(read_text(path).splitlines()))
+            listed = {row.get("id", ""): row.get("key", "") for row in rows}
+            if sorted(listed) != sorted(own) or not all(listed.values()):
+                raise DataError(f"{path}: must give each id from 0 to {count - 1} a key; it has {len(rows)} rows")
+            own = [listed[number] for number in own]
+        names += [f"{kind}:{name}" for name in own]
+    return names

@@ -1,0 +1,165 @@
+"""Verbs and nouns of actions (EPIC-KITCHENS): two classifications, and how well both together are right."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dust.models.losses import ClassificationLoss
+from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.classification import ClassificationEvaluation
+from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.utils.errors import ConfigError, DataError
+from dust.utils.metrics import topk_correct
+
+KINDS = ("verb", "noun")
+
+
+@TASK_REGISTRY.register()
+class VerbNoun(Task):
+    """Cross-entropy of verbs plus that of nouns, for models that return {"verb": (B, V), "noun": (B, N)}.
+
+    Args:
+        class_names: of the V verbs, then of the N nouns.
+        num_verbs: V.
+        label_smoothing: 0..1.
+        ensemble_method: ``sum`` | ``max`` over a video's views.
+        ensemble_space: ``logits`` | ``probs``: what is summed or compared.
+        actions: the (verb, noun) that occur in training; with them the accuracy among these alone is measured too.
+    """
+
+    best_metric = "action_top1_acc"
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        num_verbs: int,
+        label_smoothing: float = 0.0,
+        ensemble_method: str = "sum",
+        ensemble_space: str = "logits",
+        actions: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.names = {"verb": list(class_names[:num_verbs]), "noun": list(class_names[num_verbs:])}
+        self.loss = ClassificationLoss("cross_entropy", label_smoothing=label_smoothing)
+        self.ensemble_method, self.ensemble_space = ensemble_method, ensemble_space
+        self.actions = actions
+
+    @classmethod
+    def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
+        verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(facts.class_names)
+        if given != verbs + nouns:
+            raise ConfigError(
+                f"TASK VerbNoun: the data name {given} classes, CAST.NUM_VERBS {verbs} and CAST.NUM_NOUNS {nouns} make "
+                f"{verbs + nouns}"
+            )
+        return {
+            "class_names": facts.class_names,
+            "num_verbs": verbs,
+            "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
+            "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
+            "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
+            "actions": getattr(facts, "fitted", {}).get("actions", ()),
+        }
+
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        assert isinstance(outputs, dict)
+        return {f"{kind}_loss": self.loss(outputs[kind], batch["label"][kind]) for kind in KINDS}
+
+    @torch.no_grad()
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+        """``verb_top1_err`` and ``noun_top1_err``, percent. Mixed targets count by their largest class."""
+        assert isinstance(outputs, dict)
+        stats = {}
+        for kind in KINDS:
+            label = batch["label"][kind]
+            label = label.argmax(dim=1) if label.ndim == 2 else label
+            (hit,) = topk_correct(outputs[kind].detach().float(), label, (1,))
+            stats[f"{kind}_top1_err"] = 100.0 * (1.0 - hit.float().mean().item())
+        return stats
+
+    def evaluation(self, split: str) -> "VerbNounEvaluation":
+        return VerbNounEvaluation(self.names, self.ensemble_method, self.ensemble_space, self.actions)
+
+
+class VerbNounEvaluation(Evaluation):
+    """Accuracies of verbs, nouns and actions, top 1 and top 5, by three rules for an action's rank.
+
+    ``action``: among all pairs by p(verb) p(noun). ``action_seen``: likewise among the pairs seen in training.
+    ``action_both``: the reference's, right if the verb is among the first k verbs and the noun among the first k nouns;
+    for k = 1 that is ``action``, for k = 5 it counts 25 pairs.
+    """
+
+    def __init__(
+        self, names: dict[str, list[str]], method: str, space: str, actions: Sequence[Sequence[int]] = ()
+    ) -> None:
+        self.names, self.actions = names, torch.tensor([list(pair) for pair in actions]).reshape(-1, 2)
+        self._ensembles = {
+            kind: ClassificationEvaluation(class_names=names[kind], multi_label=False, method=method, space=space)
+            for kind in KINDS
+        }
+        self._records: list[dict[str, Any]] = []
+
+    def update(self, record: dict[str, Any]) -> None:
+        found = {
+            kind: self._ensembles[kind].ensemble(record["outputs"][kind].float())[1].double().numpy() for kind in KINDS
+        }
+        self._records.append({"id": record["id"], "path": record["path"], "label": record["label"], **found})
+
+    def records(self) -> list[dict[str, Any]]:
+        return self._records
+
+    def replace_records(self, records: list[dict[str, Any]]) -> None:
+        self._records = records
+
+    def metrics(self) -> dict[str, float]:
+        labelled = [record for record in self._records if record["label"] is not None]
+        if not labelled:
+            return {}
+        p = {kind: torch.from_numpy(np.stack([record[kind] for record in labelled])) for kind in KINDS}
+        label = {kind: torch.tensor([int(record["label"][kind]) for record in labelled]) for kind in KINDS}
+        hits = {kind: topk_correct(p[kind], label[kind], (1, 5)) for kind in KINDS}
+        hits["action"] = _product_hits(p["verb"], p["noun"], label["verb"], label["noun"])
+        if len(self.actions):
+            verbs, nouns = self.actions.T
+            place = (verbs == label["verb"][:, None]) & (nouns == label["noun"][:, None])  # (clips, actions)
+            number = place.int().argmax(dim=1).where(place.any(dim=1), torch.tensor(-1))  # -1, never seen, is wrong
+            hits["action_seen"] = topk_correct(p["verb"][:, verbs] * p["noun"][:, nouns], number, (1, 5))
+        hits["action_both"] = [verb & noun for verb, noun in zip(hits["verb"], hits["noun"], strict=True)]
+        return {
+            f"{kind}_top{k}_acc": 100.0 * float(hit.double().mean())
+            for kind, both in hits.items()
+            for k, hit in zip((1, 5), both, strict=True)
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """``predictions.csv``: id, path, and of verb and noun the label, the prediction and its probability."""
+        if not self._records:
+            raise DataError("no clip was evaluated, so there is nothing to write")
+        path = folder / "predictions.csv"
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
+            writer.writerow(["id", "path", *columns])
+            for record in self._records:
+                row = [record["id"], record["path"]]
+                for kind in KINDS:
+                    best = int(record[kind].argmax())
+                    truth = "" if record["label"] is None else self.names[kind][int(record["label"][kind])]
+                    row += [truth, self.names[kind][best], f"{record[kind][best]:.6g}"]
+                writer.writerow(row)
+        return [path]
+
+
+def _product_hits(verbs: Tensor, nouns: Tensor, verb: Tensor, noun: Tensor) -> list[Tensor]:
+    """Whether (verb, noun) is first, or among the first five, of all pairs by the product of (n, V) and (n, N)."""
+    # a pair of the first five has its verb among the first five verbs, and its noun among the first five nouns
+    v, n = (x.topk(min(5, x.shape[1]), dim=1) for x in (verbs, nouns))
+    best = (v.values[:, :, None] * n.values[:, None, :]).flatten(1).sort(dim=1, descending=True, stable=True).indices
+    width = n.indices.shape[1]
+    right = (v.indices.gather(1, best // width) == verb[:, None]) & (n.indices.gather(1, best % width) == noun[:, None])
+    return [right[:, :1].any(dim=1), right[:, :5].any(dim=1)]
