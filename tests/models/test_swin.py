@@ -90,13 +90,11 @@ def test_golden(case):
         assert parameter.grad.norm().item() == pytest.approx(norms[name].flatten()[0].item(), rel=1e-3), name
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("tv_")])
 def test_golden_tables_that_are_computed(case):
-    """Indices, Swin V2's coordinates and the legacy mask, one for one."""
+    """Indices, Swin V2's coordinates and the legacy mask, one for one. (torchvision's are those of swin3d.)"""
     facts, tensors = golden_tensors(case)
     model = model_of(case, facts)
-    if case.startswith("tv_"):
-        pytest.skip("torchvision's are the same under other names")
     compared = 0
     for key, table in part(tensors, "buffer").items():
         name, kind = key.removeprefix("backbone.").rsplit(".", 1)
