@@ -178,6 +178,9 @@ def _test(cfg: CfgNode) -> list[Problem]:
     for key, what in (("GROUPING", "class_grouping.json"), ("SELECTOR_FROM", "selector"), ("EXPERTS_FROM", "experts")):
         if not cfg.TSTL[key]:
             problems.append(Problem((f"TSTL.{key}",), f"TSTL.{key} is empty: name the {what}"))
+    if cfg.TEST.ENSEMBLE_SPACE != "probs":
+        text = "TEST.ENSEMBLE_SPACE logits: views that different experts saw cannot be summed as logits; set probs"
+        problems.append(Problem(("TEST.ENSEMBLE_SPACE",), text))
     if cfg.CAST.COMPOSITION:
         problems.append(Problem(("CAST.COMPOSITION",), "CAST.COMPOSITION True: TSTL routes one set of classes"))
     return problems

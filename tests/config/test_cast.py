@@ -13,7 +13,7 @@ def cfg_of(model, **values):
     cfg.MODEL.MODEL_NAME = model
     cfg.CAST.SPATIAL_FROM, cfg.CAST.TEMPORAL_FROM = "clip.safetensors", "videomae"
     if model == "TSTL":
-        cfg.TRAIN.ENABLE = False
+        cfg.TRAIN.ENABLE, cfg.TEST.ENSEMBLE_SPACE = False, "probs"
         cfg.TSTL.GROUPING, cfg.TSTL.SELECTOR_FROM, cfg.TSTL.EXPERTS_FROM = "g.json", "tstl_selector", "tstl_experts"
     cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE = 16, 224, 224
     for key, value in values.items():
@@ -60,6 +60,7 @@ def test_ranges_name_keys():
         ),
         ("CAST", {"CAST__COMPOSITION": True}, "MODEL.NUM_CLASSES 400: with CAST.COMPOSITION it is"),
         ("TSTL", {"TRAIN__ENABLE": True}, "TRAIN.ENABLE True: model TSTL is only tested"),
+        ("TSTL", {"TEST__ENSEMBLE_SPACE": "logits"}, "TEST.ENSEMBLE_SPACE logits: views that different experts"),
         ("TSTL", {"TSTL__EXPERTS_FROM": ""}, "TSTL.EXPERTS_FROM is empty: name the experts"),
         ("TSTL", {"CAST__COMPOSITION": True}, "CAST.COMPOSITION True"),
     ],

@@ -1,0 +1,197 @@
+"""TSTL, two-stage learning on CAST: a selector says which group of classes a clip is of, experts say which class.
+
+Written from the published description and numbers, not from the authors' code (https://github.com/saddy-paddy/TSTL,
+CC-BY-NC 4.0). Selector and experts are CAST models (dust/models/cast.py) whose two frozen experts, the trunk, are the
+same tensors: G experts cost one trunk and G + 1 times what is trained.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from dust.models.build import MODEL_REGISTRY
+from dust.models.cast import CAST, is_trained
+from dust.models.tstl_votes import VOTES, vote
+from dust.utils.errors import ConfigError, DustError
+from dust.utils.grouping import find_grouping_problems, read_grouping
+
+logger = logging.getLogger(__name__)
+
+
+@MODEL_REGISTRY.register()
+class TSTL(nn.Module):
+    """Video (B, C, T, H, W) -> {"logits": (B, num_classes), "selector": (B, G), ...}; see ``forward``.
+
+    Args:
+        groups: the classes of each of the G groups, in the order of its expert's logits; every class once.
+        expert_classes: ``group``: an expert's head has its group's classes; ``all``: every class, as published.
+        top_k: how many experts see a clip, those of the groups with the selector's highest scores.
+        vote: how they agree: ``maxlogit`` | ``selector_weighted`` | ``majority``, see
+            :func:`dust.models.tstl_votes.vote`.
+        mask_outside: an expert says nothing of classes outside its group; with ``expert_classes`` "group" it cannot.
+        parts_from: ``{part: (configuration key, stage or file)}`` of "selector", "experts.0", ... and of the trunk, as
+            CAST's.
+        cast: the arguments of CAST, ``num_classes`` being that of all classes together.
+
+    Raises ConfigError that names every argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        groups: Sequence[Sequence[int]],
+        expert_classes: str = "group",
+        top_k: int = 1,
+        vote: str = "maxlogit",
+        mask_outside: bool = False,
+        parts_from: Mapping[str, tuple[str, str]] | None = None,
+        **cast: Any,
+    ) -> None:
+        super().__init__()
+        self.num_classes = cast.pop("num_classes", None) or sum(map(len, groups))
+        problems = find_grouping_problems(groups, num_classes=self.num_classes)
+        if not 1 <= top_k <= len(groups):
+            problems.append(f"top_k is {top_k}, it must be from 1 to {len(groups)}, the number of groups")
+        if vote not in VOTES:
+            problems.append(f"vote is {vote!r}, it must be one of {', '.join(VOTES)}")
+        if expert_classes not in ("group", "all"):
+            problems.append(f"expert_classes is {expert_classes!r}, it must be group or all")
+        if cast.get("composition"):
+            problems.append("composition is True, and TSTL routes one set of classes")
+        if problems:
+            raise ConfigError("TSTL: " + "; ".join(problems))
+        self.expert_classes, self.top_k, self.vote, self.mask_outside = expert_classes, top_k, vote, mask_outside
+        self.parts_from = dict(parts_from or {})
+        self.selector = CAST(num_classes=len(groups), **cast)
+        self.num_features = self.selector.num_features
+        # copies of the selector in which what is frozen, and fixed tables, stay the selector's own tensors
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in _shared(self.selector)}
+        self.experts = nn.ModuleList(copy.deepcopy(self.selector, dict(shared)) for _ in groups)
+        for expert, classes in zip(self._experts(), groups, strict=True):
+            expert.reset_classifier(len(classes) if expert_classes == "group" else self.num_classes)
+        member = torch.zeros(len(groups), self.num_classes, dtype=torch.bool)
+        for index, classes in enumerate(groups):
+            self.register_buffer(f"classes_{index}", torch.tensor(classes), persistent=False)
+            member[index, list(classes)] = True
+        self.register_buffer("member", member, persistent=False)
+
+    member: torch.Tensor
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """The arguments that a configuration asks for; the engine fills the parts."""
+        tstl = cfg.TSTL
+        grouping = read_grouping(tstl.GROUPING)
+        cast = CAST.from_config(cfg)
+        parts = {**cast.pop("parts_from"), "selector": ("TSTL.SELECTOR_FROM", tstl.SELECTOR_FROM)}
+        by_file = "{group}" in tstl.EXPERTS_FROM
+        for index in range(grouping.num_groups):
+            stage = str(Path(tstl.EXPERTS_FROM, "experts", f"group_{index}"))
+            name = tstl.EXPERTS_FROM.replace("{group}", str(index)) if by_file else stage
+            parts[f"experts.{index}"] = ("TSTL.EXPERTS_FROM", name)
+        return {
+            **cast,
+            "groups": grouping.groups,
+            "expert_classes": tstl.EXPERT_CLASSES,
+            "top_k": tstl.TOP_K,
+            "vote": tstl.VOTE,
+            "mask_outside": tstl.MASK_OUTSIDE,
+            "parts_from": parts,
+        }
+
+    def forward(self, video: torch.Tensor, group: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """(B, C, T, H, W) float, and where it is known the group (B,) that each clip belongs to, -1 elsewhere.
+
+        Returns ``logits`` (B, num_classes), the vote of the experts that the selector chose; ``selector`` (B, G), its
+        logits; ``routes`` (B, top_k), the groups chosen, the likeliest first; ``forwards`` (B,), how many CAST models
+        saw each clip on the way to ``logits``. With ``group`` also ``oracle`` (B, num_classes), what the expert of the
+        clip's own group says (NaN where it is -1); it has no part in the vote.
+
+        Clips of one expert run through it together, in one batch.
+        """
+        if group is not None and (
+            group.shape != video.shape[:1] or (len(group) and int(group.max()) >= len(self.experts))
+        ):
+            raise DustError(
+                f"TSTL got groups of shape {tuple(group.shape)}, the largest {int(group.max())}; they must be "
+                f"({len(video)},), numbers below {len(self.experts)}"
+            )
+        scores = self.selector(video)  # (B, G)
+        scores = scores["logits"] if isinstance(scores, dict) else scores
+        routes = scores.topk(self.top_k, dim=1).indices
+        said = scores.new_full((len(video), self.top_k, self.num_classes), float("-inf"))
+        oracle = None if group is None else scores.new_full((len(video), self.num_classes), float("nan"))
+        for index in range(len(self.experts)):
+            sent = routes == index  # (B, top_k)
+            wanted = sent.any(dim=1) if group is None else sent.any(dim=1) | (group == index)
+            clips = wanted.nonzero().squeeze(1)
+            if not len(clips):
+                continue
+            answers = self.expert_logits(index, video if len(clips) == len(video) else video[clips]).to(said)
+            row, place = sent[clips].nonzero(as_tuple=True)
+            said = said.index_put((clips[row], place), answers[row])
+            if oracle is not None and group is not None:
+                own = group[clips] == index
+                oracle = oracle.index_put((clips[own],), answers[own])
+        outputs = {
+            "logits": vote(said, scores.gather(1, routes), scores.logsumexp(dim=1), self.vote),
+            "selector": scores,
+            "routes": routes,
+            "forwards": torch.full((len(video),), 1.0 + self.top_k, device=video.device),
+        }
+        return outputs if oracle is None else {**outputs, "oracle": oracle}
+
+    def expert_logits(self, index: int, video: torch.Tensor) -> torch.Tensor:
+        """What expert ``index`` says of clips (b, C, T, H, W): (b, num_classes), -inf where it says nothing."""
+        logits = self.experts[index](video)
+        logits = logits["logits"] if isinstance(logits, dict) else logits
+        if self.expert_classes == "group":
+            outside = logits.new_full((len(video), self.num_classes), float("-inf"))
+            return outside.index_copy(1, self.get_buffer(f"classes_{index}"), logits)
+        return logits.masked_fill(~self.member[index], float("-inf")) if self.mask_outside else logits
+
+    def _experts(self) -> Iterator[CAST]:
+        for expert in self.experts:
+            assert isinstance(expert, CAST)
+            yield expert
+
+    # ---------------------------------------------------------------------------------- what the engine asks of it
+
+    def load_parts(self, paths: Mapping[str, Path]) -> None:
+        """Fill trunk, selector and experts from the files that ``parts_from`` stands for.
+
+        Raises CheckpointError that names every part that does not fit, or was trained on another trunk.
+        """
+        from dust.models.tstl_weights import load_parts
+
+        load_parts(self, paths)
+
+    def gflops(self) -> float:
+        """10^9 multiplications and additions of one CAST on one clip; ``forwards`` times that is what a clip costs."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        tensors = [*self.selector.parameters(), *self.selector.buffers()]
+        meta = {id(tensor): torch.empty_like(tensor, device="meta", requires_grad=False) for tensor in tensors}
+        meta |= {id(p): nn.Parameter(meta[id(p)], requires_grad=False) for p in self.selector.parameters()}
+        model = copy.deepcopy(self.selector, meta)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, *self.selector.clip_shape, device="meta"))
+        return counter.get_total_flops() / 1e9
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for model in (self.selector, *self._experts()):
+            model.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if name.endswith(("_time_pos", "_space_pos"))}
+
+
+def _shared(model: CAST) -> Iterator[torch.Tensor]:
+    """Parameters of the trunk, and buffers, which are fixed tables."""
+    yield from (parameter for name, parameter in model.named_parameters() if not is_trained(name))
+    yield from model.buffers()

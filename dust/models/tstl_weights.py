@@ -1,0 +1,60 @@
+"""How TSTL is put together from the checkpoints of its two stages."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dust.models.cast import CAST
+from dust.models.cast_weights import HASH, expert_hash_of, frozen_sha256, load_trained, read_state, trained_names
+from dust.utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+def load_parts(model: Any, paths: Mapping[str, Path]) -> None:
+    """Fill a TSTL: its trunk from ``spatial`` and ``temporal`` or ``trunk``, else from the selector's own checkpoint,
+    then what was trained of ``selector`` and of every ``experts.{g}``.
+
+    A checkpoint holds only what was trained and the hash of its trunk, or everything. Raises CheckpointError that names
+    every file that is missing, was trained on another trunk, or does not fit.
+    """
+    named: dict[str, CAST] = {"selector": model.selector}
+    named |= {f"experts.{index}": expert for index, expert in enumerate(model.experts)}
+    problems = [f"{name}: no file is named for it" for name in named if name not in paths]
+    states = {}
+    for name in (name for name in named if name in paths):
+        try:
+            states[name] = read_state(paths[name])
+        except CheckpointError as error:
+            problems.append(f"{name}: {error}")
+    trunk = {part: path for part, path in paths.items() if part in ("spatial", "temporal", "trunk")}
+    if not trunk and "selector" in states:
+        trunk = {"trunk": paths["selector"]}
+    if trunk:
+        model.selector.load_parts(trunk)  # the experts' trunk is the same tensors
+    wanted = frozen_sha256(model.selector)
+    for name, state in states.items():
+        there = expert_hash_of(model.selector, state)
+        if there != wanted:
+            problems.append(
+                f"{name}: {paths[name]} was trained on another trunk: sha256 {there[:16]}..., here {wanted[:16]}..."
+            )
+            continue
+        try:
+            _load_trained(named[name], state, str(paths[name]))
+        except CheckpointError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise CheckpointError("TSTL cannot be put together:\n  " + "\n  ".join(problems))
+    logger.info("TSTL: selector and %d experts on the trunk %s", len(named) - 1, wanted[:16])
+
+
+def _load_trained(part: CAST, state: Mapping[str, torch.Tensor], source: str) -> None:
+    ours = {name: value for name, value in state.items() if name != HASH}
+    if HASH not in state:  # a whole checkpoint; its trunk has been compared
+        frozen = {name for name, _ in part.named_parameters()} - set(trained_names(part))
+        ours = {name: value for name, value in ours.items() if name not in frozen}
+    load_trained(part, ours, source)

@@ -1,0 +1,149 @@
+"""The two tasks of TSTL: selecting a group of classes, and finding the class by way of the group."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dust.models.tstl_losses import batch_all_triplet_loss
+from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
+from dust.tasks.task import DataFacts, Outputs
+from dust.utils.grouping import read_grouping
+
+
+@TASK_REGISTRY.register()
+class GroupSelection(Classification):
+    """Classification of groups; a model that returns ``features`` beside its logits also gets a triplet loss on them.
+
+    Args:
+        triplet_weight: factor of the triplet loss; 0 = none.
+        triplet_margin: see :func:`dust.models.tstl_losses.batch_all_triplet_loss`. Mixed targets count by their largest
+            group there.
+        classification: the other arguments of Classification.
+    """
+
+    def __init__(self, *, triplet_weight: float = 0.0, triplet_margin: float = 1.0, **classification: Any) -> None:
+        super().__init__(**classification)
+        self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
+
+    @classmethod
+    def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
+        tstl = cfg.TSTL
+        given = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
+        return {**super().from_config(cfg, facts), **given}
+
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        logits, features = _split(outputs)
+        losses = super().losses(logits, batch)
+        if features is not None and self.triplet_weight:
+            label = batch["label"]
+            label = label.argmax(dim=1) if label.ndim == 2 else label
+            triplet = batch_all_triplet_loss(features, label, margin=self.triplet_margin)
+            losses["triplet_loss"] = self.triplet_weight * triplet
+        return losses
+
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+        return super().stats(_split(outputs)[0], batch)
+
+
+def _split(outputs: Outputs) -> tuple[Tensor, Tensor | None]:
+    return (outputs[MAIN], outputs.get("features")) if isinstance(outputs, dict) else (outputs, None)
+
+
+@TASK_REGISTRY.register()
+class Routing(Classification):
+    """Classification by a model that returns, as TSTL does, ``logits``, ``selector``, ``routes``, ``forwards`` and
+    ``oracle``; for tests only.
+
+    Args:
+        groups: the classes of each group.
+        classification: the other arguments of Classification.
+    """
+
+    def __init__(self, *, groups: Sequence[Sequence[int]], **classification: Any) -> None:
+        super().__init__(**classification)
+        self.groups = groups
+        self.gflops: float | None = None
+
+    @classmethod
+    def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
+        return {**super().from_config(cfg, facts), "groups": read_grouping(cfg.TSTL.GROUPING).groups}
+
+    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
+        if self.gflops is None and hasattr(model, "gflops"):
+            self.gflops = model.gflops()  # type: ignore[operator]
+        return super().forward(model, inputs)
+
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return super().losses(_split(outputs)[0], batch)
+
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+        return super().stats(_split(outputs)[0], batch)
+
+    def evaluation(self, split: str) -> "RoutingEvaluation":
+        return RoutingEvaluation(self)
+
+
+class RoutingEvaluation(ClassificationEvaluation):
+    """Accuracies end to end (``top1_acc``, ...) and of each part, percent, and what a clip costs.
+
+    ``selector_acc``: the group. ``expert_acc.{g}``: the class, by expert g, of the clips that belong to its group.
+    ``oracle_acc``: the class, if every clip went to the expert of its group. ``forwards_per_clip``: CAST models that a
+    clip's views ran through; ``gflops_per_clip``: 10^9 multiplications and additions of these.
+    """
+
+    def __init__(self, task: Routing) -> None:
+        super().__init__(
+            class_names=task.class_names, multi_label=False, method=task.ensemble_method, space=task.ensemble_space
+        )
+        self.task = task
+        self.group_of = {number: index for index, group in enumerate(task.groups) for number in group}
+
+    def update(self, record: dict[str, Any]) -> None:
+        outputs = record["outputs"]
+        super().update({**record, "outputs": outputs[MAIN]})
+        own = self._records[-1]
+        own["selected"] = int(self.ensemble(outputs["selector"].float())[0].argmax())
+        own["routes"] = outputs["routes"].long().tolist()
+        own["forwards"] = float(outputs["forwards"].sum())
+        if own["label"] is not None and "oracle" in outputs:
+            own["oracle"] = int(self.ensemble(outputs["oracle"].float())[0].argmax())
+
+    def metrics(self) -> dict[str, float]:
+        metrics = super().metrics()
+        labelled = self._labelled()
+        if labelled:
+            groups = np.array([self.group_of[record["label"]] for record in labelled])
+            metrics["selector_acc"] = _percent([record["selected"] for record in labelled] == groups)
+        if labelled and all("oracle" in record for record in labelled):
+            right = np.array([record["oracle"] == record["label"] for record in labelled])
+            metrics["oracle_acc"] = _percent(right)
+            metrics |= {f"expert_acc.{index}": _percent(right[groups == index]) for index in np.unique(groups).tolist()}
+        if self._records:
+            metrics["forwards_per_clip"] = float(np.mean([record["forwards"] for record in self._records]))
+            if self.task.gflops is not None:
+                metrics["gflops_per_clip"] = self.task.gflops * metrics["forwards_per_clip"]
+        return metrics
+
+    def write(self, folder: Path) -> list[Path]:
+        """Classification's files and ``routing.csv``: each clip's group, the selected one, and the routes of its views
+        (several experts of a view with +)."""
+        written = super().write(folder)
+        path = folder / "routing.csv"
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "path", "group", "selected", "routes"])
+            for record in self._records:
+                group = "" if record["label"] is None else self.group_of[record["label"]]
+                routes = " ".join("+".join(map(str, view)) for view in record["routes"])
+                writer.writerow([record["id"], record["path"], group, record["selected"], routes])
+        return [*written, path]
+
+
+def _percent(hits: Any) -> float:
+    return 100.0 * float(torch.as_tensor(np.asarray(hits)).double().mean())
