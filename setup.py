@@ -27,7 +27,8 @@ REQUIRES = [
     "matplotlib",
     "tqdm",
 ]
-TEST = ["pytest>=8", "pytest-timeout"]
+TRACKS = ["opencv-python-headless"]
+TEST = ["pytest>=8", "pytest-timeout", *TRACKS]
 
 setup(
     name="dust-video",
@@ -40,6 +41,6 @@ setup(
     package_data={"dust": ["py.typed", "datasets/DATASET.md"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "dev": [*TEST, "ruff==0.17.*", "mypy"], "wandb": ["wandb"]},
+    extras_require={"test": TEST, "dev": [*TEST, "ruff==0.17.*", "mypy"], "wandb": ["wandb"], "tracks": TRACKS},
     entry_points={"console_scripts": ["dust=dust.engine.run_net:main"]},
 )

@@ -23,7 +23,11 @@ RANGES: dict[str, Range] = {
         COUNT,
     ),
     **dict.fromkeys(
-        ["TRACKS.FPS", "TRACKS.CACHE_MB", "TRACKS.POINT_NOISE", "TRACKS.ROTATION", "TRACKS.MLP_DIM", "TRACKS.DETACH_EVERY"], FROM_ZERO
+        [
+            "TRACKS.FPS", "TRACKS.CACHE_MB", "TRACKS.POINT_NOISE", "TRACKS.ROTATION", "TRACKS.MLP_DIM",
+            "TRACKS.DETACH_EVERY",
+        ],
+        FROM_ZERO,
     ),
     **dict.fromkeys(
         [
@@ -107,7 +111,7 @@ def _model(cfg: CfgNode) -> list[Problem]:
         text = f"{shown}: must be a multiple of TRACKS.NUM_HEADS {node.NUM_HEADS}"
         keys = ("TRACKS.EMBED_DIM", "TRACKS.NUM_HEADS", "TRACKS.VIEW_DIM", "TRACKS.VIEWS")
         problems.append(Problem(keys, text))
-    if node.COMPAT != (node.COORDINATES == "pixels"):
+    if (node.COORDINATES == "pixels") != node.COMPAT:
         wanted = "pixels" if node.COMPAT else "normalised"
         text = f"TRACKS.COORDINATES {node.COORDINATES}: with TRACKS.COMPAT {node.COMPAT} the models take {wanted}"
         problems.append(Problem(("TRACKS.COORDINATES", "TRACKS.COMPAT"), text))

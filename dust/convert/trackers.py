@@ -19,6 +19,7 @@ from dust.utils.errors import DataError
 logger = logging.getLogger(__name__)
 
 REFILL = 10  # frames from one search for new points to the next
+MAX_DIFFERENCE = 15.0  # grey levels, mean over a point's surroundings in two frames; beyond, it is another thing
 COTRACKER = "facebookresearch/co-tracker"
 COTRACKER_LICENCE = "CC-BY-NC 4.0 (most of its code, and its weights): not for commercial use"
 
@@ -139,13 +140,14 @@ def lucas_kanade(
 def _step(cv2: Any, before: np.ndarray, now: np.ndarray, at: np.ndarray, max_error: float) -> tuple[Any, np.ndarray]:
     """(N, 2) places in ``before`` -> places in ``now``, and which of them can be trusted."""
     options = {"winSize": (15, 15), "maxLevel": 3}
-    there, ahead, _ = cv2.calcOpticalFlowPyrLK(before, now, at[:, None], None, **options)
+    there, ahead, difference = cv2.calcOpticalFlowPyrLK(before, now, at[:, None], None, **options)
     back, behind, _ = cv2.calcOpticalFlowPyrLK(now, before, there, None, **options)
     there, back = there[:, 0], back[:, 0]
     height, width = now.shape
     inside = ((there >= 0) & (there <= (width - 1, height - 1))).all(axis=1)
     returned = np.linalg.norm(back - at, axis=1) <= max_error
-    return there, (ahead[:, 0] == 1) & (behind[:, 0] == 1) & inside & returned
+    alike = difference[:, 0] <= MAX_DIFFERENCE  # behind a cut some points go forth and back by chance
+    return there, (ahead[:, 0] == 1) & (behind[:, 0] == 1) & inside & returned & alike
 
 
 def _corners(cv2: Any, grey: np.ndarray, at: np.ndarray, alive: int, allowed: np.ndarray | None) -> np.ndarray:

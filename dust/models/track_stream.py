@@ -132,6 +132,10 @@ class TrackStream:
         self._features.extend(features)
         self._new.clear()
 
+    def windows(self) -> list[StreamWindow]:
+        """All windows since :meth:`reset`, in their order."""
+        return list(self._windows)
+
     def timeline(self, how: str = "vote") -> list[FrameDecision]:
         """One decision per frame that a window covers.
 

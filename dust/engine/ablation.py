@@ -1,0 +1,106 @@
+"""Which cameras a trained model needs: one test for each subset of them."""
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from dust.datasets import construct_loader
+from dust.engine.evaluate import evaluate
+from dust.engine.run_dir import BadClipLog, RunDir
+from dust.engine.setup import build_for, device_of, device_transform_of
+from dust.engine.test import checkpoint_to_test
+from dust.engine.weights import load_trained
+from dust.tasks import build_task
+from dust.tasks.task import DataFacts
+from dust.utils.checkpoint import file_sha256, load_checkpoint
+from dust.utils.errors import ConfigError, DataError
+from dust.visualization.bars import bar_figure
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "view_ablation"
+
+
+def view_subsets(views: Sequence[int], sizes: Sequence[int] = ()) -> list[tuple[int, ...]]:
+    """Every subset of ``views`` but the empty one, small ones first; with ``sizes`` those of so many cameras."""
+    wrong = [size for size in sizes if not 1 <= size <= len(views)]
+    if wrong:
+        raise ConfigError(f"sizes {list(wrong)}: the model has {len(views)} cameras (TRACKS.VIEWS {list(views)})")
+    chosen = sorted(set(sizes)) or range(1, len(views) + 1)
+    return [subset for size in chosen for subset in combinations(views, size)]
+
+
+def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """Test one checkpoint with every subset of its cameras, the others missing.
+
+    Writes ``views.csv``, ``views.json`` and ``views.png`` into ``OUTPUT_DIR/view_ablation``.
+
+    Args:
+        sizes: numbers of cameras to try; () is all.
+
+    Returns:
+        A row for each subset: ``views`` (tuple), ``num_views``, and the metrics, percent.
+
+    Raises:
+        ConfigError: the test's dataset has no cameras, or sizes that it does not have.
+        CheckpointError, DataError: as in a test.
+    """
+    path = checkpoint_to_test(cfg, run)
+    saved = load_checkpoint(path)
+    device = device_of(cfg)
+    model = build_for(cfg, device)
+    load_trained(cfg, model, path, saved)
+    loader = construct_loader(cfg, "test", saved.get("class_names"), fitted=saved.get("fitted"))
+    dataset: Any = loader.dataset
+    if not hasattr(dataset, "seen_views"):
+        raise ConfigError(f"TEST.DATASET {cfg.TEST.DATASET}: has no cameras; it must be PointTracks")
+    task = build_task(cfg, DataFacts(dataset.class_names)).to(device)
+    transform = device_transform_of(cfg)
+    table = []
+    for subset in view_subsets(dataset.views, sizes):
+        dataset.seen_views = set(subset)  # read anew by the workers of every pass
+        bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
+        options: dict[str, Any] = {"split": "test", "device": device, "transform": transform, "bad_clips": bad_clips}
+        evaluation, counts = evaluate(cfg, model, task, loader, **options)
+        metrics = evaluation.metrics()
+        if not metrics:
+            raise DataError(
+                f"{cfg.DATA.PATH_TO_DATA_DIR}: the test split has no labels, so there is nothing to compare"
+            )
+        table.append({"views": subset, "num_views": len(subset), **metrics})
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        logger.info("views %s: %s over %d clips", _named(subset), figures, counts["samples"])
+    _write(run.path / FOLDER, table, task.best_metric, file_sha256(path))
+    return table
+
+
+def best_of_size(table: Sequence[dict[str, Any]], size: int, metric: str = "top1_acc") -> dict[str, Any] | None:
+    """The best row of so many cameras, the first of equals; None if there is none."""
+    return max((row for row in table if row["num_views"] == size), key=lambda row: row[metric], default=None)
+
+
+def _named(views: Sequence[int]) -> str:
+    return " ".join(map(str, views))
+
+
+def _write(folder: Path, table: list[dict[str, Any]], metric: str, checkpoint: str) -> None:
+    folder.mkdir(exist_ok=True)
+    with open(folder / "views.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(table[0])
+        for row in table:
+            writer.writerow([_named(row["views"]), row["num_views"], *(f"{v:.4f}" for v in list(row.values())[2:])])
+    report = {"checkpoint_sha256": checkpoint, "subsets": table}
+    (folder / "views.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    figure = bar_figure(
+        [_named(row["views"]) for row in table],
+        [row[metric] for row in table],
+        [row["num_views"] for row in table],
+        f"{metric}, % (cameras that the model sees)",
+    )
+    figure.savefig(folder / "views.png", dpi=120)
+    logger.info("table and chart: %s", folder)
