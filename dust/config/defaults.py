@@ -26,6 +26,7 @@ _C.TRAIN.DATASET = "VideoDataset"  # a registered dataset class, for training an
 _C.TRAIN.BATCH_SIZE = 64  # clips per step on one node, over all its GPUs (or processes)
 _C.TRAIN.EVAL_PERIOD = 10  # validate every so many epochs, and after the last; 0 = never
 _C.TRAIN.CHECKPOINT_PERIOD = 10  # save every so many epochs, and after the last; 0 = only then
+_C.TRAIN.CHECKPOINT_PERIOD_ITERS = 0  # save within an epoch every so many iterations; 0 = only when stopped
 _C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint in OUTPUT_DIR
 _C.TRAIN.CHECKPOINT_FILE_PATH = ""  # start from this checkpoint: weights, optimizer and epoch (see FINETUNE)
 _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # take only the weights of CHECKPOINT_FILE_PATH, begin at epoch 0

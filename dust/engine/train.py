@@ -101,6 +101,7 @@ class Trainer:
         sampler: Any = self.loader.batch_sampler
         sampler.set_position(state.epoch, state.iteration)
         self.bad_clips.start_epoch(state.bad_clips)
+        self.saved_at = state.iteration
         self.model.train()
         batches = progress(self.loader, total=self.iters, initial=state.iteration, desc=f"epoch {state.epoch + 1}")
         for batch in batches:
@@ -123,6 +124,14 @@ class Trainer:
                 self.writer.scalars("Train", {**stats, "lr": lr}, state.epoch * self.iters + state.iteration)
             if at_boundary:
                 self.interrupt.check()
+                self._save_within_epoch()
+
+    def _save_within_epoch(self) -> None:
+        """Save if TRAIN.CHECKPOINT_PERIOD_ITERS iterations have gone by; gradients of earlier batches are all used."""
+        period, state = self.cfg.TRAIN.CHECKPOINT_PERIOD_ITERS, self.state
+        if period and state.iteration - self.saved_at >= period and state.iteration < self.iters:
+            state.save(self.run, self.meter.state_dict())
+            self.saved_at = state.iteration
 
     def _micro_step(self, batch: dict[str, Any]) -> dict[str, float]:
         """Forward and backward of one loaded batch. A batch whose clips were all bad adds nothing."""

@@ -87,6 +87,35 @@ def test_a_run_cut_at_any_step_ends_with_the_same_bits(tiny, uninterrupted, monk
     assert_same_run(train(cfg), uninterrupted)
 
 
+class PowerCut(BaseException):
+    """Nothing catches it, as nothing catches a power cut."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("period", "batches"), [(1, 3), (2, 6), (2, 9), (3, 2)])
+def test_a_power_cut_loses_no_more_than_the_period(tiny, uninterrupted, monkeypatch, period, batches):
+    cfg = tiny("cut", TRAIN__CHECKPOINT_PERIOD_ITERS=period, **RICH)
+    original, seen, cut = Trainer._micro_step, [], []
+
+    def step(trainer, batch):
+        seen.append(trainer.state.epoch * trainer.iters + trainer.state.iteration)
+        if len(seen) == batches and not cut:
+            cut.append(True)
+            raise PowerCut
+        return original(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "_micro_step", step)
+    with pytest.raises(PowerCut):
+        train(cfg)
+    done = seen[-1]
+    seen.clear()
+    assert_same_run(train(cfg), uninterrupted)
+    # an optimizer step sums two batches here, so the period counts from one such boundary to the next
+    assert done - seen[0] <= 2 * -(-period // 2)
+    left = {path.name for path in RunDir(cfg.OUTPUT_DIR).checkpoints.glob("*.pyth")}
+    assert not [name for name in left if "_iter_" in name]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(tiny, uninterrupted, workers):
