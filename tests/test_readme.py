@@ -16,6 +16,7 @@ PAGES = [
     "MODEL_ZOO.md",
     "docs/CONFIG.md",
     "docs/DUST.md",
+    "docs/TRACKS.md",
     "docs/BENCHMARKS.md",
     "dust/datasets/DATASET.md",
 ]
@@ -56,7 +57,7 @@ def test_a_command_of_a_page_exists(line):
         for file in args.cfg_files:
             load_config(str(ROOT / file), args.opts)
     else:
-        sub = words[2:3] if len(words) > 2 and re.fullmatch(r"[a-z0-9-]+", words[2]) else []
+        sub = words[2:3] if len(words) > 2 and re.fullmatch(r"[a-z0-9][a-z0-9-]*", words[2]) else []
         result = subprocess.run(
             [sys.executable, str(ROOT / words[1]), *sub, "--help"], capture_output=True, text=True, cwd=ROOT
         )
@@ -68,7 +69,7 @@ def test_a_command_of_a_page_exists(line):
             assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md", "docs/TRACKS.md"])
 def test_the_pages_python_is_python(page):
     names = set()
     for block in blocks(page, "python"):
@@ -80,7 +81,7 @@ def test_the_pages_python_is_python(page):
         assert hasattr(__import__(module, fromlist=[name]), name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/CONFIG.md", "docs/DUST.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/CONFIG.md", "docs/DUST.md", "docs/TRACKS.md"])
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):

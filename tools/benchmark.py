@@ -1,4 +1,4 @@
-"""What dust costs on this machine: ``python tools/benchmark.py {loader,decode,model,test}``. See docs/BENCHMARKS.md."""
+"""What dust costs on this machine: ``tools/benchmark.py {loader,decode,model,test,tracks}``. See docs/BENCHMARKS.md."""
 
 import argparse
 import importlib
@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     test = add("test", "seconds per video of multi-view testing, reading and model apart")
     test.add_argument("--checkpoint", required=True, metavar="FILE")
     test.add_argument("--limit", type=int, default=0, help="so many videos; 0: all")
+
+    tracks = add("tracks", "a window of point tracks against the published model, and what a stream saves")
+    tracks.add_argument("--rounds", type=int, default=10)
+    tracks.add_argument("--windows", type=int, default=20, help="windows of a stream")
+    tracks.add_argument("--stride", type=int, default=5, help="frames from one of them to the next")
     for command in (model, test):
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return top
@@ -89,6 +94,10 @@ def measure(args: argparse.Namespace, overrides: list[str]):
         from dust.engine.benchmark.loader import benchmark_loader
 
         return benchmark_loader(cfg, batches=args.batches, warmup=args.warmup)
+    if args.command == "tracks":
+        from dust.engine.benchmark.tracks import benchmark_tracks
+
+        return benchmark_tracks(cfg, rounds=args.rounds, windows=args.windows, stride=args.stride)
     from dust.engine.benchmark.multiview import benchmark_test
 
     return benchmark_test(cfg, checkpoint=args.checkpoint, device=args.device, limit=args.limit)

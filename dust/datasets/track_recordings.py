@@ -49,7 +49,7 @@ class TrackRecordings:
         self.names = list(found)
         self._parts: list[list[int]] = []  # of each recording, indices into the dataset
         self._clips: list[list[TrackClip]] = []  # of each index, the clips that lie in it
-        whole = []
+        whole: list[TrackClip] = []
         for parts in found.values():
             self._parts.append([len(whole) + place for place in range(len(parts))])
             for clips in parts.values():

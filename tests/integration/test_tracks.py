@@ -1,0 +1,79 @@
+"""Point tracks from YAML to figures: generated cameras of which one alone is not enough, and tracks of real clips."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dust.config import load_config
+from dust.datasets.synthetic_tracks import generate_tracks
+from dust.engine import run_net
+from dust.engine.ablation import ablate_views, best_of_size
+from dust.engine.run_dir import RunDir
+from dust.engine.stream_tracks import stream_tracks
+from tests.helpers import ROOT, VIDEOS, needs_videos
+
+QUICKSTART = {name: ROOT / "configs" / "quickstart" / f"tracks_{name}.yaml" for name in ("transformer", "lstm")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tracks") / "data"
+    generate_tracks(folder, seed=1)
+    return folder
+
+
+def words(data, out, *more):
+    return ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(out), *map(str, more)]
+
+
+def metrics(out):
+    return json.loads((out / "results" / "test.json").read_text())["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICKSTART)
+def test_four_cameras_are_enough_and_one_is_not(data, tmp_path, name):
+    overrides = words(data, tmp_path)
+    assert run_net.main(["--cfg", str(QUICKSTART[name]), *overrides]) == 0
+    found = metrics(tmp_path)
+    assert found["top1_acc"] > 95 and found["weighted_f1"] > 95
+    cfg, run = load_config(QUICKSTART[name], overrides), RunDir(tmp_path)
+    table = ablate_views(cfg, run, [1, 4])
+    assert best_of_size(table, 4)["top1_acc"] == found["top1_acc"]
+    assert best_of_size(table, 1)["top1_acc"] < found["top1_acc"] - 15
+    report = stream_tracks(cfg, run)
+    assert report["metrics"]["frame_acc"] > 50, "windows over two clips are wrong about one of them"
+
+
+@pytest.mark.slow
+def test_a_model_of_one_camera_is_worse(data, tmp_path):
+    """Chance is 14 %. The best of single cameras, each trained by itself, lies at 40 to 55 %."""
+    overrides = words(data, tmp_path, "TRACKS.VIEWS", "[0]")
+    assert run_net.main(["--cfg", str(QUICKSTART["transformer"]), *overrides]) == 0
+    assert metrics(tmp_path)["top1_acc"] < 80
+
+
+@pytest.mark.slow
+@needs_videos
+def test_tracks_of_real_clips_train(tmp_path):
+    clips = {"train": ["mma_demo", "iio_cockatoo"], "val": ["skv_bikes"], "test": ["mpy_chaplin"]}
+    rows = ["video,sample,view,label,sequence,split,start,end"]
+    for split, names in clips.items():
+        for number, name in enumerate(names):
+            for view, keys in enumerate(("g12", "g250")):
+                video = VIDEOS / "k400like" / f"{name}_{keys}.mp4"
+                if video.exists():
+                    rows.append(f"{video},{name},{view},{'ab'[number]},{name},{split},0,60")
+    (tmp_path / "videos.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "tracks"
+    command = [sys.executable, str(ROOT / "tools" / "make_tracks.py"), str(tmp_path / "videos.csv"), "--out", str(out)]
+    done = subprocess.run([*command, "--points", "128"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {len(rows) - 1} files" in done.stdout
+    more = ["MODEL.NUM_CLASSES", 2, "TRACKS.VIEWS", "[0,1]", "TRACKS.NUM_POINTS", 128, "SOLVER.MAX_EPOCH", 1]
+    more += ["SOLVER.WARMUP_EPOCHS", 0]
+    for name, config in QUICKSTART.items():
+        assert run_net.main(["--cfg", str(config), *words(out, tmp_path / name, *more)]) == 0
+        assert metrics(tmp_path / name)["top1_acc"] in (0.0, 100.0), "one clip"
