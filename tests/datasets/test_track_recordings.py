@@ -59,6 +59,26 @@ def test_labels_at_another_rate(tmp_path):
     assert part.labels.tolist() == [-1] * 2 + [0] * 2 + [1] * 4
 
 
+def test_published_files_are_played_whole(tmp_path):
+    """Segments are counted in the labelled camera's frames, to which the other one is stretched."""
+    lines = ["sequence_number,view,action_label,start frame,end frame"]
+    for number in range(3):
+        for view, length in ((1, 20), (2, 14)):
+            folder = tmp_path / f"seq_{number}" / f"seq_{number}_view_{view}"
+            folder.mkdir(parents=True)
+            for frame, points in enumerate(points_of(length, seed=view)):
+                np.savez(folder / f"left{frame:04d}.npz", points[None, None])
+        lines += [f"seq_{number},1,left,2,8", f"seq_{number},1,right,10,20"]
+    (tmp_path / "action_labels.csv").write_text("\n".join(lines) + "\n")
+    manifest = read_track_manifest(root=str(tmp_path), split="test", views=[0, 1])
+    arguments = {"manifest": manifest, "views": [0, 1], "num_points": 6, "align": "resample", "frame_size": SIZE}
+    (part,) = TrackRecordings(arguments).parts(0)
+    assert part.labels.tolist() == [-1] * 2 + [0] * 6 + [-1] * 2 + [1] * 10
+    assert part.tracks.shape == (20, 2, 6, 2) and part.view_mask.all()
+    other = points_of(14, seed=2)[np.linspace(0, 13, 20).round().astype(int)]
+    np.testing.assert_allclose((part.tracks[:, 1].numpy() + 1) / 2 * SIZE[::-1], other, atol=1e-3)
+
+
 def test_what_cannot_be_read(tmp_path):
     write(tmp_path / "other.npz")
     (tmp_path / "broken.npz").write_text("")
