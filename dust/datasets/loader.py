@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dust.config import processes_per_node
 from dust.datasets.build import build_dataset
 from dust.datasets.sample import BadClip, Draw
 from dust.utils import distributed
@@ -160,7 +161,11 @@ def construct_loader(
         return evaluation_loader(cfg, dataset)
     where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     sampler = EpochBatchSampler(
-        size, cfg.TRAIN.BATCH_SIZE, seed=cfg.RNG_SEED, drop_last=cfg.DATA_LOADER.DROP_LAST, **where
+        size,
+        cfg.TRAIN.BATCH_SIZE // processes_per_node(cfg),
+        seed=cfg.RNG_SEED,
+        drop_last=cfg.DATA_LOADER.DROP_LAST,
+        **where,
     )
     if size < sampler.global_batch:
         logger.warning("the training split has %d clips, less than one batch of %d", size, sampler.global_batch)

@@ -23,6 +23,7 @@ from dust.engine.run_dir import BadClipLog, RunDir, text_sha256
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of
 from dust.engine.test import newest_checkpoint
 from dust.engine.weights import load_trained, weights_file
+from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.features import FeatureWriter, recorded_shape
@@ -68,6 +69,10 @@ def checkpoint_to_extract(cfg, run: RunDir) -> Path:
 
 def extract(cfg, run: RunDir) -> None:
     """Write the features of every split of FEATURES.SPLITS into OUTPUT_DIR/features; what is there already is kept."""
+    if distributed.world_size() > 1:
+        raise ConfigError(
+            "FEATURES.ENABLE True: features are extracted by one process; set NUM_GPUS 1 (or 0), NUM_SHARDS 1"
+        )
     path = checkpoint_to_extract(cfg, run)
     saved = load_checkpoint(path)
     device = device_of(cfg)

@@ -5,6 +5,8 @@ import logging
 import signal
 from collections.abc import Iterator
 
+from dust.utils import distributed
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,9 +34,15 @@ class InterruptFlag:
                 signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise :class:`Interrupted` if a signal has come."""
-        if self.signum:
-            raise Interrupted(self.signum)
+        """Raise :class:`Interrupted` if a signal has come, to whichever process: all stop at the same step."""
+        signum = distributed.highest(self.signum)
+        if signum:
+            raise Interrupted(signum)
+
+    def check_alone(self) -> None:
+        """The same in a stretch that processes go through each at its own pace: only a single process stops there."""
+        if distributed.world_size() == 1:
+            self.check()
 
     def _note(self, signum: int, frame) -> None:
         if self.signum:

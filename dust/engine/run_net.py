@@ -1,5 +1,6 @@
 """The command line: run each configuration's stages, one file after the other."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -27,15 +28,17 @@ def run(cfg) -> None:
     from dust.engine.stages import inherit
     from dust.engine.test import test
     from dust.engine.train import train
+    from dust.utils import distributed
     from dust.utils.logging import record_error, setup_logging
 
     run_dir = RunDir(cfg.OUTPUT_DIR)
-    with run_dir.lock():
+    with run_dir.lock() if distributed.is_main() else contextlib.nullcontext():
         setup_logging(run_dir.path)
         try:
             log_notes(cfg)
             cfg = inherit(cfg)
-            run_dir.write_config(cfg.dump())
+            if distributed.is_main():
+                run_dir.write_config(cfg.dump())
             logger.info("configuration: %s", run_dir.path / "config.yaml")
             if cfg.TRAIN.ENABLE:
                 train(cfg, run_dir)
@@ -97,12 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from dust.engine.interrupt import Interrupted
+    from dust.engine.launch import launch
 
     try:
         for name, cfg in runs:
             if len(runs) > 1 and _finished(cfg, name):
                 continue
-            run(cfg)
+            code = launch(cfg, run, args.init_method)
+            if code:
+                return code
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

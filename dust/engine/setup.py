@@ -11,6 +11,7 @@ from torch import nn
 
 from dust.datasets.device_transform import DeviceTransform
 from dust.models import build_model
+from dust.utils import distributed
 from dust.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -26,13 +27,7 @@ def device_of(cfg) -> torch.device:
             f"NUM_GPUS {cfg.NUM_GPUS}: this machine has {present}. Set NUM_GPUS {present}"
             + (" to run on the CPU." if present == 0 else ".")
         )
-    if cfg.NUM_GPUS > 1 or cfg.NUM_SHARDS > 1 or cfg.NUM_PROCS_PER_NODE > 1:
-        raise ConfigError(
-            f"NUM_GPUS {cfg.NUM_GPUS}, NUM_SHARDS {cfg.NUM_SHARDS}, NUM_PROCS_PER_NODE {cfg.NUM_PROCS_PER_NODE}: "
-            "training on several processes is not in this release. Set "
-            f"NUM_GPUS {min(cfg.NUM_GPUS, 1)} NUM_SHARDS 1 NUM_PROCS_PER_NODE 0."
-        )
-    return torch.device("cuda", 0) if cfg.NUM_GPUS else torch.device("cpu")
+    return torch.device("cuda", distributed.local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
 
 
 def autocast_of(cfg, device: torch.device) -> Autocast:
@@ -64,3 +59,23 @@ def build_for(cfg, device: torch.device) -> nn.Module:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info("%s: %.2f M parameters, %.2f M trainable", type(model).__name__, total / 1e6, trainable / 1e6)
     return model
+
+
+def parallel(model: nn.Module, device: torch.device, *, static_graph: bool) -> nn.Module:
+    """The model as all processes train it together (DDP); as it is in a single one.
+
+    Batch norms see the whole batch on CUDA. On a CPU, where torch cannot, each process uses its own share.
+    """
+    if distributed.world_size() == 1:
+        return model
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        if device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        else:
+            logger.warning("batch norms use the statistics of each process's share of a batch: torch has none for CPUs")
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        static_graph=static_graph,
+    )

@@ -11,6 +11,7 @@ from torch import nn
 
 from dust.engine.run_dir import RunDir, differing_keys
 from dust.engine.weights import load_parts, restore, weights_file, weights_to_save
+from dust.utils import distributed
 from dust.utils.checkpoint import (
     checkpoint_name,
     find_latest,
@@ -84,6 +85,9 @@ class TrainState:
         path = run.checkpoints / name
         numbered = name != "checkpoint_best.pyth"
         written = [*(old for old in self.written if old != name), *([name] if numbered else [])]
+        bad_clips = int(distributed.total(self.bad_clips))
+        if not distributed.is_main():
+            return path
         save_checkpoint(
             path,
             {
@@ -95,11 +99,12 @@ class TrainState:
                 "scaler_state": self.scaler.state_dict(),
                 "ema_state": weights_to_save(self.ema.module)["model_state"] if self.ema is not None else {},
                 "updates": self.updates,
-                "bad_clips": self.bad_clips,
+                "bad_clips": bad_clips,
                 "best": self.best,
                 "least_errors": self.least_errors,
                 "meter": meter or self.meter,
                 "written": written,
+                "world_size": distributed.world_size(),
                 **self.facts,
             },
         )
@@ -127,7 +132,8 @@ class TrainState:
             self.ema.set(self.model)
             restore(cfg, self.ema.module, saved["ema_state"] or saved["model_state"], source, parts=False)
         self.epoch, self.iteration = saved["epoch"], saved["iteration"]
-        self.updates, self.bad_clips = saved["updates"], saved["bad_clips"]
+        self.updates = saved["updates"]
+        self.bad_clips = saved["bad_clips"] if distributed.is_main() else 0
         self.best, self.least_errors = saved["best"], saved["least_errors"]
         self.meter, self.written = saved["meter"], saved["written"]
         if saved["complete"]:
@@ -141,14 +147,16 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
     optimizer and epoch unless FINETUNE or CHECKPOINT_EPOCH_RESET; MODEL.PRETRAINED; the other stages that the model's
     ``parts_from`` names; from scratch.
     """
-    remove_leftovers(run.checkpoints)
+    if distributed.is_main():
+        remove_leftovers(run.checkpoints)
+        if not cfg.TRAIN.AUTO_RESUME:
+            run.set_checkpoints_aside()
+    distributed.barrier()
     if cfg.TRAIN.AUTO_RESUME:
         found = find_latest(run.checkpoints)
         if found is not None:
             _resume(cfg, state, *found)
             return
-    else:
-        run.set_checkpoints_aside()
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
         _start_from_file(cfg, state, weights_file(cfg, cfg.TRAIN.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH"))
     elif cfg.MODEL.PRETRAINED:
@@ -176,6 +184,13 @@ def _resume(cfg, state: TrainState, path: Path, saved: dict[str, Any]) -> None:
     for key, digest in saved.get("sources", {}).items():
         if state.facts["sources"].get(key, digest) != digest:
             raise CheckpointError(f"{path} began from another checkpoint of {key} than is there now. {advice}")
+    world = saved.get("world_size", 1)
+    if world != distributed.world_size():
+        logger.warning(
+            "the checkpoint was written by %d processes, now there are %d: the same samples meet in every global "
+            "batch, but dropout and rounding differ, so the run is not identical to one that went on with %d",
+            world, distributed.world_size(), world,
+        )  # fmt: skip
     state.restore(cfg, saved, str(path))
     logger.info("resumed from %s: epoch %d, iteration %d", path, state.epoch + 1, state.iteration)
 

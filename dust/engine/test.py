@@ -13,6 +13,7 @@ from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.weights import load_trained, weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
+from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, find_latest, load_checkpoint
 from dust.utils.errors import CheckpointError, DataError
 from dust.utils.meters import TestMeter
@@ -69,6 +70,8 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         one.freeze()
         logger.info("testing %d temporal views", count)
         metrics = _test_views(one, run, model, device, facts, path)
+        if not distributed.is_main():
+            continue
         copy = run.path / "results.partial"
         shutil.copytree(run.results, copy)
         run.publish_results(copy, file_sha256(path), f"results_{count}_views")
@@ -104,7 +107,8 @@ def _test_views(cfg, run: RunDir, model, device, facts: dict[str, Any], path: Pa
         raise DataError(f"none of the {counts['bad_clips']} test clips could be read; see {bad_clips.path}")
     metrics = evaluation.metrics()
     meter.log_final(metrics)
-    write_results(cfg, run, evaluation, metrics, counts, file_sha256(path))
+    if distributed.is_main():
+        write_results(cfg, run, evaluation, metrics, counts, file_sha256(path))
     with Writer.from_config(cfg, run.path) as writer:
         writer.scalars("Test", metrics, 0)
         writer.evaluation(evaluation, loader, 0, name="Test")

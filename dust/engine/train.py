@@ -1,5 +1,6 @@
 """Training: one loop over (epoch, iteration), which can begin at any of its points."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,14 +15,14 @@ from dust.datasets.manifest import write_class_list
 from dust.engine.evaluate import evaluate
 from dust.engine.interrupt import Interrupted, InterruptFlag
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of
+from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of, parallel
 from dust.engine.stages import sources
-from dust.engine.state import TrainState, initialise
+from dust.engine.state import TrainState, initialise, no_statistics
 from dust.models.optimizer import construct_optimizer, set_lr
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils import distributed
-from dust.utils.errors import DustError
+from dust.utils.errors import DataError, DustError
 from dust.utils.logging import progress
 from dust.utils.lr_policy import LRSchedule
 from dust.utils.meters import TrainMeter, ValMeter
@@ -50,7 +51,8 @@ class Trainer:
         self.val_loader = None
         if cfg.TRAIN.EVAL_PERIOD:
             self.val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
-        write_class_list(run.path / "classes.txt", dataset.class_names)
+        if distributed.is_main():
+            write_class_list(run.path / "classes.txt", dataset.class_names)
         facts = DataFacts(dataset.class_names, dataset.class_counts())
         self.task = build_task(cfg, facts).to(self.device)
         self.metric = cfg.TRAIN.BEST_METRIC or self.task.best_metric
@@ -66,15 +68,19 @@ class Trainer:
             "cfg": cfg.dump(),
         }
         initialise(cfg, run, self.state)
-        self.model: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
+        self.accumulate = accumulation_steps(cfg)
+        compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
+        self.model: Any = parallel(compiled, self.device, static_graph=self.accumulate == 1)
+        self.weighted = self.accumulate > 1 or distributed.world_size() > 1
+        self.spare: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
 
         self.transform = device_transform_of(cfg)
         self.autocast = autocast_of(cfg, self.device)
         self.schedule = LRSchedule.from_config(cfg)
-        self.accumulate = accumulation_steps(cfg)
         self.iters = len(self.loader)
         self.meter = TrainMeter(self.iters, cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD)
-        self.meter.load_state_dict(self.state.meter)
+        if distributed.is_main():  # it then speaks for all
+            self.meter.load_state_dict(self.state.meter)
         self.val_meter = ValMeter(cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD)
         self.val_meter.best = dict(self.state.least_errors)
         limit = cfg.DATA.MAX_BAD_FRACTION * len(dataset)
@@ -92,7 +98,7 @@ class Trainer:
                     self._train_epoch()
                     self._close_epoch()
             except Interrupted:
-                path = state.save(self.run, self.meter.state_dict())
+                path = state.save(self.run, self._meter_of_all())
                 logger.warning("stopped at epoch %d, iteration %d; saved %s", state.epoch + 1, state.iteration, path)
                 raise
 
@@ -130,41 +136,72 @@ class Trainer:
         """Save if TRAIN.CHECKPOINT_PERIOD_ITERS iterations have gone by; gradients of earlier batches are all used."""
         period, state = self.cfg.TRAIN.CHECKPOINT_PERIOD_ITERS, self.state
         if period and state.iteration - self.saved_at >= period and state.iteration < self.iters:
-            state.save(self.run, self.meter.state_dict())
+            state.save(self.run, self._meter_of_all())
             self.saved_at = state.iteration
+
+    def _meter_of_all(self) -> dict[str, Any]:
+        """The statistics of the epoch so far, over all processes."""
+        merged = no_statistics()
+        for state in distributed.all_gather_objects(self.meter.state_dict()):
+            for part, values in state.items():
+                for name, value in values.items():
+                    merged[part][name] = merged[part].get(name, 0) + value
+        return merged
 
     def _micro_step(self, batch: dict[str, Any]) -> dict[str, float]:
         """Forward and backward of one loaded batch. A batch whose clips were all bad adds nothing."""
         state, cfg = self.state, self.cfg
-        if not batch["id"]:
-            return {}
         step = state.epoch * self.iters + state.iteration
         words = (cfg.RNG_SEED, "step", step, distributed.rank())
         torch.manual_seed(derive_seed(*words))  # dropout and drop-path of this step
-        batch = self.transform(_to_device(batch, self.device), training=True, seed_words=words)
-        with self.autocast():
+        samples = len(batch["id"])
+        if samples:
+            batch = self.transform(_to_device(batch, self.device), training=True, seed_words=words)
+            self.spare = batch if distributed.world_size() > 1 else None
+        elif distributed.world_size() == 1:
+            return {}
+        else:
+            batch = self._stand_in()
+        with self._without_exchange(), self.autocast():
             outputs = self.task.forward(self.model, batch["inputs"])
             losses = self.task.losses(outputs, batch)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         if not torch.isfinite(total):
             self._stop_diverged(losses, batch)
-        samples = len(batch["id"])
-        # with accumulation every sample counts alike, also those of a batch that bad clips made shorter
-        weight = samples / cfg.TRAIN.BATCH_SIZE if self.accumulate > 1 else 1.0
-        state.scaler.scale(total * weight).backward()
+        # every sample counts alike, also those of a batch that bad clips made shorter, or of a process with fewer
+        weight = samples / cfg.TRAIN.BATCH_SIZE if self.weighted else 1.0
+        with self._without_exchange():
+            state.scaler.scale(total * weight).backward()
         state.pending_weight += weight
+        if not samples:
+            return {}
         stats = {name: value.item() for name, value in losses.items()}
         return {**stats, **self.task.stats(outputs, batch)}
+
+    def _stand_in(self) -> dict[str, Any]:
+        """What a process without a readable clip computes, for nothing, so that the others need not wait for it."""
+        if self.spare is None:
+            raise DataError(
+                f"none of the first clips of process {distributed.rank()} could be read; see {self.bad_clips.path}"
+            )
+        return self.spare
+
+    def _without_exchange(self) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are exchanged in the last batch of an optimizer step only."""
+        last = (self.state.iteration + 1) % self.accumulate == 0 or self.state.iteration + 1 == self.iters
+        return contextlib.nullcontext() if last or distributed.world_size() == 1 else self.model.no_sync()
 
     def _optimizer_step(self) -> dict[str, float]:
         """Step with the mean gradient of what was accumulated. Nothing was: no step."""
         state, solver = self.state, self.cfg.SOLVER
-        if not state.pending_weight:
+        # gradients are means over the processes, so this is too
+        pending = distributed.total(state.pending_weight) / distributed.world_size()
+        if not pending:
             return {}
         state.scaler.unscale_(state.optimizer)
         parameters = [p for p in state.model.parameters() if p.grad is not None]
-        if self.accumulate > 1:
-            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], state.pending_weight)
+        if self.weighted:
+            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], pending)
         stats = {}
         if solver.CLIP_GRAD_VAL:
             torch.nn.utils.clip_grad_value_(parameters, solver.CLIP_GRAD_VAL)
@@ -185,6 +222,9 @@ class Trainer:
         state, cfg = self.state, self.cfg
         done = state.epoch + 1
         last = done == cfg.SOLVER.MAX_EPOCH
+        if distributed.world_size() > 1:
+            merged = self._meter_of_all()
+            self.meter.sums, self.meter.samples = merged["sums"], merged["samples"]
         means = self.meter.log_epoch(state.epoch, {"bad_clips": state.bad_clips} if state.bad_clips else None)
         self.writer.scalars("Train_epoch", means, done)
         improved = False
@@ -215,8 +255,9 @@ class Trainer:
             transform=self.transform,
             bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", cfg.TEST.ON_BAD_CLIP),
             on_sample=lambda n, total: self.val_meter.log_iter(state.epoch, n, total),
-            should_stop=self.interrupt.check,
+            should_stop=self.interrupt.check_alone,
         )
+        self.interrupt.check()
         metrics = evaluation.metrics()
         self.val_meter.log_epoch(state.epoch, metrics)
         state.least_errors = dict(self.val_meter.best)

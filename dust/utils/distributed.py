@@ -1,7 +1,9 @@
 """The few questions that the rest of dust asks about processes; all have an answer on one process."""
 
+import os
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 
@@ -17,6 +19,11 @@ def world_size() -> int:
     return dist.get_world_size() if is_initialised() else 1
 
 
+def local_rank() -> int:
+    """Which process of this machine this is; the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if is_initialised() else 0
+
+
 def is_main() -> bool:
     return rank() == 0
 
@@ -28,3 +35,27 @@ def all_gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def highest(value: int) -> int:
+    """The largest of all ranks' values, on every rank."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def total(value: float) -> float:
+    """The sum of all ranks' values, on every rank."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(tensor)
+    return float(tensor)
+
+
+def barrier() -> None:
+    """Return once all ranks are here."""
+    if world_size() > 1:
+        total(0.0)

@@ -167,12 +167,6 @@ def test_gpus_that_are_not_there(tiny):
         fit(tiny(NUM_GPUS=1))
 
 
-@pytest.mark.parametrize("key", ["NUM_SHARDS", "NUM_PROCS_PER_NODE"])
-def test_several_processes_are_refused_not_run_apart(tiny, key):
-    with pytest.raises(ConfigError, match=rf"{key} 2.*not in this release"):
-        fit(tiny(TRAIN__BATCH_SIZE=2, **{key: 2}))
-
-
 def test_tensorboard_gets_scalars_figures_and_moving_clips(tiny):
     cfg = tiny(
         SOLVER__MAX_EPOCH=1,
