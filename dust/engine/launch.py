@@ -204,10 +204,10 @@ def _say_why(receiver: Any, failed: Any, place: Place) -> int:
         except EOFError:
             break
         if rank == place.rank:
-            print(message, file=sys.stderr)
+            sys.stderr.write(f"{message}\n")
             return code
     how = signal.Signals(-failed.exitcode).name if failed.exitcode < 0 else f"exit code {failed.exitcode}"
-    print(f"error: process {place.rank} of {place.world_size} was ended by {how}; the others stop.", file=sys.stderr)
+    sys.stderr.write(f"error: process {place.rank} of {place.world_size} was ended by {how}; the others stop.\n")
     return 1
 
 
