@@ -5,13 +5,13 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config import cast, fusion, keystep, timesformer
+from dust.config import cast, fusion, keystep, timesformer, tracks
 from dust.config.defaults import flatten, get_cfg
 from dust.config.foreign import DATASETS_REFUSED, DECODING_BACKENDS, TASKS_REFUSED
 from dust.config.problem import BELOW_ONE, COUNT, FRACTION, FROM_ZERO, INF, POSITIVE, Problem, Range
 
 #: The systems, each with its keys' CHOICES and RANGES and a ``check`` of how they go together.
-SYSTEMS: tuple[Any, ...] = (timesformer, fusion, cast, keystep)
+SYSTEMS: tuple[Any, ...] = (timesformer, fusion, cast, keystep, tracks)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
