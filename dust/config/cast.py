@@ -26,7 +26,7 @@ RANGES: dict[str, Range] = {
         ],
         FROM_ZERO,
     ),
-    **dict.fromkeys(["VIDEOMAE.MLP_RATIO", "VIDEOMAE.INIT_STD", "CAST.MLP_RATIO"], POSITIVE),
+    **dict.fromkeys(["VIDEOMAE.MLP_RATIO", "VIDEOMAE.INIT_STD", "CAST.MLP_RATIO", "CAST.INIT_STD"], POSITIVE),
     **dict.fromkeys(
         [
             "VIDEOMAE.DROP_RATE", "VIDEOMAE.ATTN_DROP_RATE", "VIDEOMAE.DROP_PATH_RATE", "VIDEOMAE.HEAD_DROP_RATE",
@@ -92,6 +92,7 @@ def add_cast(root: CfgNode) -> None:
     cast.HEAD_DROP_RATE = 0.0  # before the classifier
     cast.DROP_PATH_RATE = 0.2  # of the last block's trained branches, rising from 0; SSv2 0.3
     cast.INIT_SCALE = 1.0  # factor of the classifier's first weights
+    cast.INIT_STD = 0.02  # spread of the first weights; a small model whose experts learn too (FREEZE False): 0.2
 
     tstl = root.TSTL = CfgNode()  # CAST in two stages: a selector of groups of classes, and an expert for each group
     tstl.GROUPING = ""  # class_grouping.json; tools/group_classes.py makes one

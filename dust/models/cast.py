@@ -181,7 +181,7 @@ class CAST(nn.Module):
         drop_rate: dropout before the heads, in [0, 1).
         drop_path_rate: stochastic depth, per clip, of the last block's trained branches, in [0, 1); it rises linearly
             from 0 in the first one.
-        init_scale: factor of the heads' first weights.
+        init_scale: factor of the heads' first weights; ``init_std``: spread of all linear layers' first weights.
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
         freeze: do not train the experts.
         return_features: see above; not with ``composition``.
@@ -212,6 +212,7 @@ class CAST(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         init_scale: float = 1.0,
+        init_std: float = 0.02,
         ln_eps: float = 1e-6,
         clip_ln_eps: float = LN_EPS,
         act_checkpoint: bool = False,
@@ -226,6 +227,7 @@ class CAST(nn.Module):
             above_zero={"in_chans": in_chans, "depth": depth, "mlp_ratio": mlp_ratio, "embed_dim // 4": embed_dim // 4},
             from_zero={
                 "num_classes": num_classes, "num_verbs": num_verbs, "num_nouns": num_nouns, "init_scale": init_scale,
+                "init_std": init_std,
             },
             rates={"drop_rate": drop_rate, "drop_path_rate": drop_path_rate},
             multiples=[
@@ -237,7 +239,7 @@ class CAST(nn.Module):
         self.clip_shape = (in_chans, all_frames, height, width)
         self.patch_size, self.tubelet_size = patch_size, tubelet_size
         self.embed_dim = self.num_features = embed_dim
-        self.composition, self.init_scale = composition, init_scale
+        self.composition, self.init_scale, self.init_std = composition, init_scale, init_std
         self.return_features, self.parts_from = return_features and not composition, dict(parts_from or {})
         self.freeze = freeze
         self.set_grad_checkpointing(act_checkpoint)
@@ -290,6 +292,7 @@ class CAST(nn.Module):
             "drop_rate": node.HEAD_DROP_RATE,
             "drop_path_rate": node.DROP_PATH_RATE,
             "init_scale": node.INIT_SCALE,
+            "init_std": node.INIT_STD,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
             "freeze": node.FREEZE,
             "return_features": cfg.TSTL.TRIPLET_WEIGHT > 0,
@@ -302,7 +305,7 @@ class CAST(nn.Module):
         """Nothing that is trained changes the experts at first: every way back into a stream starts at zero."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                init_linear(module)
+                init_linear(module, self.init_std)
                 if name.endswith(("Adapter.D_fc2", "cross_s_up", "cross_t_up")):
                     nn.init.zeros_(module.weight)
 
@@ -394,7 +397,7 @@ class CAST(nn.Module):
         def head(count: int) -> nn.Module:
             if not count:
                 return nn.Identity()
-            return scaled_head(self.embed_dim, count, 0.02, self.init_scale).to(self.clip_ln_post.weight)
+            return scaled_head(self.embed_dim, count, self.init_std, self.init_scale).to(self.clip_ln_post.weight)
 
         if isinstance(num_classes, int):
             self.head = head(num_classes)

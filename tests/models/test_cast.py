@@ -373,7 +373,7 @@ def test_from_config_takes_everything_from_where_people_write_it():
     node = SimpleNamespace(
         PATCH_SIZE=8, TUBELET_SIZE=2, EMBED_DIM=48, DEPTH=2, NUM_HEADS=3, MLP_RATIO=2.0, QKV_BIAS=False, DOWN_RATIO=4,
         COMPOSITION=True, NUM_VERBS=3, NUM_NOUNS=5, HEAD_DROP_RATE=0.1, DROP_PATH_RATE=0.2, INIT_SCALE=0.0,
-        SPATIAL_FROM="a", TEMPORAL_FROM="b.pth", TRUNK_FROM="", FREEZE=False,
+        SPATIAL_FROM="a", TEMPORAL_FROM="b.pth", TRUNK_FROM="", FREEZE=False, INIT_STD=0.1,
     )  # fmt: skip
     cfg = SimpleNamespace(
         CAST=node,
@@ -384,6 +384,7 @@ def test_from_config_takes_everything_from_where_people_write_it():
     model = CAST(**CAST.from_config(cfg))
     assert model.parts_from == {"spatial": ("CAST.SPATIAL_FROM", "a"), "temporal": ("CAST.TEMPORAL_FROM", "b.pth")}
     assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.1, rel=0.1)
     assert model.clip_shape == (3, 12, 40, 40) and model.act_checkpoint
     block = model.blocks[1]
     assert block.t2s_cross.clip_time_pos.shape == (6, 12) and block.s2t_cross.clip_space_pos.shape == (25, 12)
