@@ -173,10 +173,8 @@ class PointTrackModel(nn.Module):
             (B, T, V, F); zeros for a camera that is not there.
         """
         self._check(tracks, visible, view_mask)
-        points, weights = self._points(tracks, visible, view_mask)
-        B, V, T = points.shape[:3]
-        if weights is not None:
-            points[..., :2] *= weights[..., None, None]
+        B, V, T = tracks.shape[:3]
+        points = self._points(tracks, visible, view_mask)
         frames = self.reducer(points.flatten(0, 2)).view(B, V, T, self.view_dim)
         if view_mask is not None and not self.compat:
             frames = frames * view_mask[:, :, None, None]
@@ -188,22 +186,19 @@ class PointTrackModel(nn.Module):
         """What :meth:`frame_features` gave, (B, T, V, F), and masks (B, V), (B, T) -> features (B, num_features)."""
         raise NotImplementedError
 
-    def _points(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The reducer's input (B, V, T, P, columns), a new tensor, and ECA's weights (B, V, T)."""
-        B, V, T, P, _ = tracks.shape
+    def _points(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> Tensor:
+        """The reducer's input (B, V, T, P, columns), the cameras weighed."""
         if self.compat:
-            points, means = tracks.clone(), tracks.mean(dim=(3, 4))
-        else:
-            seen = tracks.new_ones((B, V, T, P), dtype=torch.bool) if visible is None else visible
-            if view_mask is not None:
-                seen = seen & view_mask[:, :, None, None]
-            seen = seen.unsqueeze(-1)
-            # where(), not a product: the coordinates of an invisible point may be anything, NaN too
-            points = torch.cat([torch.where(seen, tracks, 0.0), seen.to(tracks.dtype)], dim=-1)
-            means = points[..., :2].sum(dim=(3, 4)) / (2 * seen.sum(dim=(3, 4))).clamp(min=1)
-        if self.eca is None:
-            return points, None
-        return points, self.eca.weights(means.transpose(1, 2)).transpose(1, 2)
+            assert self.eca is not None
+            return tracks * self.eca.weights(tracks.mean(dim=(3, 4)).transpose(1, 2)).transpose(1, 2)[..., None, None]
+        seen = tracks.new_ones(tracks.shape[:-1], dtype=torch.bool) if visible is None else visible
+        if view_mask is not None:
+            seen = seen & view_mask[:, :, None, None]
+        xy = hide(tracks, seen)
+        if self.eca is not None:
+            means = xy.flatten(3).sum(dim=3) / (2 * seen.sum(dim=3)).clamp(min=1)  # (B, V, T)
+            xy = xy * self.eca.weights(means.transpose(1, 2)).transpose(1, 2)[..., None, None]
+        return torch.cat([xy, seen.unsqueeze(-1).to(xy.dtype)], dim=-1)
 
     def _check(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> None:
         name, problems = type(self).__name__, []
@@ -262,6 +257,14 @@ _PUBLISHED_NAMES = {
     "transformer_encoder.layers.": "blocks.",
     "fc_out.": "head.",
 }
+
+
+def hide(tracks: Tensor, seen: Tensor) -> Tensor:
+    """(..., 2) points, zeros where ``seen`` (...) is False. The coordinates there may be anything, NaN too."""
+    if tracks.dtype not in (torch.float32, torch.float64):
+        return torch.where(seen.unsqueeze(-1), tracks, 0.0)
+    # the same, an x and y at a time, which takes an eighth of the time
+    return torch.view_as_real(torch.where(seen, torch.view_as_complex(tracks.contiguous()), 0.0))
 
 
 def long_names(model: str, arguments: dict[str, Any], short: dict[str, Any]) -> dict[str, Any]:
