@@ -3,6 +3,7 @@
 python tools/gen_data.py video --out data/quickstart
 python tools/gen_data.py dust  --out data/dust
 python tools/gen_data.py tracks --out data/tracks
+python tools/gen_data.py keystep --out data/assembly
 """
 
 import argparse
@@ -12,8 +13,11 @@ from tqdm import tqdm
 
 from dust.datasets.synthetic import generate_motion
 from dust.datasets.synthetic_dust import SAMPLES, generate_dust
+from dust.datasets.synthetic_procedure import PALETTE, generate_procedure
 from dust.datasets.synthetic_tracks import MOTIONS, generate_tracks
 from dust.utils.errors import DustError
+
+KEYSTEP_STAGES = ("spatial", "features", "temporal", "finetune", "test")
 
 
 def add_video(commands) -> None:
@@ -113,12 +117,47 @@ def tracks(args: argparse.Namespace) -> None:
     )
 
 
+def add_keystep(commands) -> None:
+    parser = commands.add_parser("keystep", help="recordings (mp4) of a small assembly, with a detector's csv for each")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--recordings", type=int, default=30, help="in all, at least 3 (default 30)")
+    parser.add_argument("--parts", type=int, default=5, help=f"on the board, 3 to {len(PALETTE)} (default 5)")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
+    parser.add_argument("--pace", type=int, default=45, help="mean frames between two steps, at 10 per s (default 45)")
+    parser.add_argument("--mishaps", type=float, default=0.25, help="share of recordings with one (default 0.25)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same recordings (default 0)")
+    parser.add_argument("--force", action="store_true", help="replace what was generated there before")
+    parser.set_defaults(run=keystep)
+
+
+def keystep(args: argparse.Namespace) -> None:
+    counts = generate_procedure(
+        args.out,
+        recordings=args.recordings,
+        parts=args.parts,
+        seed=args.seed,
+        size=args.size,
+        pace=args.pace,
+        mishaps=args.mishaps,
+        force=args.force,
+        progress=lambda work: tqdm(work, unit="recording", disable=None),
+    )
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"wrote {args.out}/recordings.csv: {listed}")
+    stages = " ".join(f"configs/quickstart/keystep_{name}.yaml" for name in KEYSTEP_STAGES)
+    print(
+        f"next: python tools/run_net.py --cfg {stages} DATA.PATH_TO_DATA_DIR {args.out} "
+        f"MODEL.NUM_CLASSES {args.parts} OUTPUT_DIR runs/keystep"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="video|dust|tracks")
+    commands = parser.add_subparsers(required=True, metavar="video|dust|tracks|keystep")
     add_video(commands)
     add_dust(commands)
     add_tracks(commands)
+    add_keystep(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)

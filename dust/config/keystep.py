@@ -16,7 +16,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "KEYSTEP.SAMPLER.STRATEGY": STRATEGIES,
     "KEYSTEP.INFER.PHASES": ("first", "all"),
     "KEYSTEP.DECODE.MODE": ("temporal", "temporal_naive", "b1", "b2", "b3", "dual", "dual_published"),
-    "KEYSTEP.DECODE.BOX": ("cxcywh", "xyxy"),
 }
 RANGES: dict[str, Range] = {
     **dict.fromkeys(
@@ -46,9 +45,11 @@ def add_keystep(root: CfgNode) -> None:
     node = root.KEYSTEP = CfgNode()
     node.LAYOUT = "auto"  # of DATA.PATH_TO_DATA_DIR: auto | own | industreal | meccano, see dust/datasets/DATASET.md
     node.PROCEDURE = ""  # industreal, meccano: procedure_info.json, where it is not in that folder
-    node.FEATURES_FROM = ""  # dataset EmbeddingWindows: the stage, or the folder, that holds the embeddings
+    node.FEATURES_FROM = ""  # the stage, or the folder, that holds the embeddings
+    node.SPATIAL_FROM = ""  # model KeyStepVideo: the stage (or file, or zoo://NAME) that its frame encoder begins from
+    node.TEMPORAL_FROM = ""  # and its temporal encoder
     node.VAL_EVERY = 1  # each so many-th window of a recording is validated
-    node.DTYPE = "embedding"  # embedding (stage 2: stored features) | video (stage 3: end to end)
+    node.DTYPE = "embedding"  # what ProcedureRecordings reads: embedding (stored ones, stage 2) | video (stage 3)
     node.FRAMES = 65  # N, frames of a window that the temporal encoder sees
     node.SKIP_FACTOR = 3  # frames skipped between two of them; 65 frames then span 257
     node.EMBED_DIM = 128  # channels of a frame's embedding
@@ -57,6 +58,7 @@ def add_keystep(root: CfgNode) -> None:
 
     spatial = node.SPATIAL = CfgNode()  # frame encoder
     spatial.ARCH = "vit_small_patch16_224"  # timm's name
+    spatial.PRETRAINED = ""  # stage 1: file of timm's weights for ARCH, or zoo://NAME; '' = from scratch
     spatial.FROZEN = False  # stage 3: do not train it
     spatial.LR_MULT = 0.01  # stage 3: its learning rate over that of the temporal encoder
 
@@ -94,8 +96,7 @@ def add_keystep(root: CfgNode) -> None:
 
     infer = node.INFER = CfgNode()
     infer.PHASES = "first"  # first (every SKIP_FACTOR + 1 frames, the published protocol) | all (every frame)
-    infer.CACHE = True  # encode each frame once
-    infer.BATCH = 64  # frames, and windows, that run through an encoder at once
+    infer.BATCH = 64  # windows that run through the temporal encoder at once; frames: TEST.BATCH_SIZE
 
     decode = node.DECODE = CfgNode()
     decode.MODE = "temporal"  # temporal | temporal_naive | b1 | b2 | b3 | dual | dual_published
@@ -104,7 +105,6 @@ def add_keystep(root: CfgNode) -> None:
     decode.CONF = 0.5  # confidence of a digit, and of a detection in b1
     decode.WINDOW = 0  # frames that a change stays in view; 0 = the published FRAMES, or (FRAMES - 1) * (skip + 1)
     decode.WEIGHT = 0.5  # of the temporal stream in dual
-    decode.BOX = "cxcywh"  # cxcywh | xyxy: boxes in the csv of object states
 
 
 def check(cfg: CfgNode) -> list[Problem]:
@@ -120,7 +120,12 @@ def check(cfg: CfgNode) -> list[Problem]:
         problems.append(Problem(("KEYSTEP.CONTRAST.EXCLUDE_BG", "KEYSTEP.CONTRAST.LOSS"), text))
     span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1) + 1
     sampler = node.SAMPLER
-    if cfg.MODEL.MODEL_NAME == "TemporalEncoder" and sampler.STRATEGY == "bimodal" and span <= sampler.SEP:
+    if (
+        cfg.MODEL.MODEL_NAME in ("TemporalEncoder", "KeyStepVideo")
+        and cfg.TRAIN.ENABLE
+        and sampler.STRATEGY == "bimodal"
+        and span <= sampler.SEP
+    ):
         text = (
             f"KEYSTEP.SAMPLER.SEP {sampler.SEP:g}: windows of FRAMES {node.FRAMES} with SKIP_FACTOR {node.SKIP_FACTOR} "
             f"span {span} frames and would not hold the step; it must be less than {span}"

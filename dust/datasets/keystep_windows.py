@@ -172,7 +172,8 @@ class StepWindows(Dataset[Any]):
         }
 
 
-def _check_classes(cfg, data: ProcedureData) -> None:
+def check_components(cfg, data: ProcedureData) -> None:
+    """ConfigError unless the model has an output for each component."""
     if cfg.MODEL.NUM_CLASSES not in (0, len(data.components)):
         raise ConfigError(
             f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, each is "
@@ -195,7 +196,7 @@ class VideoWindows(StepWindows):
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
         data = procedures_of(cfg, split)
-        _check_classes(cfg, data)
+        check_components(cfg, data)
         return {
             "data": data,
             "rules": WindowRules.of(cfg),
@@ -251,7 +252,7 @@ class EmbeddingWindows(StepWindows):
     ) -> dict[str, Any]:
         node = cfg.KEYSTEP
         data = procedures_of(cfg, split, frames=False)
-        _check_classes(cfg, data)
+        check_components(cfg, data)
         if not node.FEATURES_FROM:
             raise ConfigError("KEYSTEP.FEATURES_FROM is empty: name the stage (or folder) that holds the embeddings")
         folder = stage_features(node.FEATURES_FROM, cfg.OUTPUT_DIR, "KEYSTEP.FEATURES_FROM")

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dust.datasets.device_transform import DeviceTransform
+from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog
 from dust.engine.setup import autocast_of
@@ -30,6 +31,13 @@ def evaluate(
     should_stop: Callable[[], None] = lambda: None,
 ) -> tuple[Evaluation, dict[str, int]]:
     """Returns the evaluation of every sample exactly once, and ``{"samples", "bad_clips"}`` over all processes."""
+    bad_ids: set[str] = set()
+
+    def note(bad: BadClip) -> None:  # a sample that comes in pieces is bad once
+        if bad.id not in bad_ids:
+            bad_ids.add(bad.id)
+            bad_clips(bad)
+
     loop = Inference(
         model,
         task.forward,
@@ -37,7 +45,7 @@ def evaluate(
         device,
         micro_batch=cfg.TEST.BATCH_SIZE,
         autocast=autocast_of(cfg, device),
-        on_bad=bad_clips,
+        on_bad=note,
         should_stop=should_stop,
     )
     evaluation = task.evaluation(split)
@@ -47,4 +55,5 @@ def evaluate(
         on_sample(done, total)
     gathered = distributed.all_gather_objects((evaluation.records(), bad_clips.count))
     evaluation.replace_records([record for records, _ in gathered for record in records])
+    evaluation.finish(model)
     return evaluation, {"samples": len(evaluation.records()), "bad_clips": sum(count for _, count in gathered)}

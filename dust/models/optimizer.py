@@ -30,6 +30,7 @@ def parameter_groups(
       ``layer_decay ** (L - i)`` of the rate, the last layer (head) at the full rate.
     - What does not belong to the classifier (``model.get_classifier()``, else ``head``) learns at
       ``backbone_lr_scale`` of the rate besides.
+    - A model with ``lr_scales()`` says itself, ``{parameter name: factor}``, what learns at another rate.
     """
     no_weight_decay: Any = getattr(model, "no_weight_decay", set)
     exempt = set(no_weight_decay())
@@ -45,6 +46,9 @@ def parameter_groups(
         for name, parameter in model.named_parameters():
             if id(parameter) not in classifier:
                 scales[name] = scales.get(name, 1.0) * backbone_lr_scale
+    own_scales: Any = getattr(model, "lr_scales", dict)
+    for name, scale in own_scales().items():
+        scales[name] = scales.get(name, 1.0) * scale
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

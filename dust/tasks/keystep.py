@@ -1,39 +1,51 @@
-"""Which components changed within a window: several yes-or-no questions at once."""
+"""Which components changed within a window: several yes-or-no questions at once; and the steps of whole recordings."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
 from dust.utils.errors import DataError
 from dust.utils.metrics import multilabel_metrics, per_class_report
+from dust.utils.step_decoder import StepDecoder
 
 
 @TASK_REGISTRY.register()
 class KeyStep(Task):
-    """Binary cross-entropy over the K logits of a window, labels (B, K) zeros and ones; evaluated window by window.
-
-    Steps and their delays are measured on whole recordings, not here.
+    """Binary cross-entropy over the K logits of a window, labels (B, K) zeros and ones; evaluated window by window, or
+    in the test split on the steps of whole recordings.
 
     Args:
         class_names: the components.
+        recordings: arguments of the :class:`RecordingsEvaluation` that tests; None tests windows too.
     """
 
     best_metric = "macro_f1"
 
-    def __init__(self, *, class_names: Sequence[str]) -> None:
-        self.class_names = list(class_names)
+    def __init__(self, *, class_names: Sequence[str], recordings: Mapping[str, Any] | None = None) -> None:
+        self.class_names, self.recordings = list(class_names), recordings
 
     @classmethod
     def from_config(cls, cfg, facts: DataFacts) -> dict[str, Any]:
-        return {"class_names": facts.class_names}
+        whole = cfg.TEST.DATASET == "ProcedureRecordings"
+        return {"class_names": facts.class_names, "recordings": _recordings(cfg) if whole else None}
+
+    def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
+        """Logits of windows; of a recording's frames the embeddings, which are what is kept of them."""
+        if "frame_embeddings" in inputs:
+            return inputs["frame_embeddings"]
+        if "frames" in inputs:
+            encoder: Any = model
+            return encoder.embed(inputs["frames"])
+        return model(**inputs)
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"loss": F.binary_cross_entropy_with_logits(_logits(outputs).float(), batch["label"])}
@@ -44,8 +56,37 @@ class KeyStep(Task):
         wrong = (_logits(outputs) > 0) != (batch["label"] > 0.5)
         return {"digit_err": 100.0 * wrong.float().mean().item()}
 
-    def evaluation(self, split: str) -> "KeyStepEvaluation":
+    def evaluation(self, split: str) -> Evaluation:
+        if split == "test" and self.recordings is not None:
+            return RecordingsEvaluation(self.class_names, **self.recordings)
         return KeyStepEvaluation(self.class_names)
+
+
+def step_decoder(cfg) -> StepDecoder:
+    """The decoder that cfg.KEYSTEP describes."""
+    node, decode = cfg.KEYSTEP, cfg.KEYSTEP.DECODE
+    span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1)
+    return StepDecoder(
+        mode=decode.MODE,
+        window=decode.WINDOW or (span if node.SKIP_FACTOR else node.FRAMES),
+        cum_conf=decode.CUM_CONF,
+        decay=decode.DECAY,
+        conf=decode.CONF,
+        weight=decode.WEIGHT,
+        phases=node.SKIP_FACTOR + 1 if node.INFER.PHASES == "all" else 1,
+    )
+
+
+def _recordings(cfg) -> dict[str, Any]:
+    node = cfg.KEYSTEP
+    return {
+        "decoder": step_decoder(cfg),
+        "frames": node.FRAMES,
+        "skip": node.SKIP_FACTOR,
+        "phases": node.INFER.PHASES,
+        "batch": node.INFER.BATCH,
+        "metric_mode": node.METRIC_MODE,
+    }
 
 
 def _logits(outputs: Outputs) -> Tensor:

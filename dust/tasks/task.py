@@ -63,12 +63,20 @@ class Evaluation(ABC):
     def replace_records(self, records: list[dict[str, Any]]) -> None:
         """Take these (all processes' records, gathered) instead."""
 
+    def finish(self, model: nn.Module) -> None:  # noqa: B027 - nothing is what most have to do
+        """All records are in. An evaluation of samples that come in pieces, or that asks the model about the outputs of
+        a whole sample, does it here."""
+
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Named figures; accuracies in percent."""
 
     def figures(self) -> dict[str, Any]:
         """Named matplotlib figures for TensorBoard; empty by default."""
+        return {}
+
+    def report(self) -> dict[str, Any]:
+        """What the results' json file holds beside the metrics, as json can."""
         return {}
 
     def write(self, folder: Path) -> list[Path]:

@@ -9,7 +9,12 @@ from dust.config.keystep import CHOICES, RANGES, add_keystep, check
 
 @pytest.fixture
 def cfg():
-    root = CfgNode({"MODEL": {"MODEL_NAME": "TemporalEncoder", "NUM_CLASSES": 11, "ACT_CHECKPOINT": False}})
+    root = CfgNode(
+        {
+            "TRAIN": {"ENABLE": True},
+            "MODEL": {"MODEL_NAME": "TemporalEncoder", "NUM_CLASSES": 11, "ACT_CHECKPOINT": False},
+        }
+    )
     add_keystep(root)
     return root
 

@@ -1,0 +1,137 @@
+"""Whole recordings of procedures to be tested: their frames or stored embeddings, and the steps that were completed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.keystep_frames import PIECE, FrameReader, procedures_of
+from dust.datasets.keystep_windows import EmbeddingWindows, check_components
+from dust.datasets.procedure_files import ProcedureData, Recording
+from dust.datasets.procedure_layouts import read_object_states
+from dust.datasets.sample import BadClip
+from dust.utils.errors import DataError, VideoError
+from dust.utils.procedure import REMOVE, Procedure, state_vectors
+from dust.utils.psr_metrics import has_errors
+from dust.utils.step_decoder import OBJECTS
+
+
+@DATASET_REGISTRY.register()
+class ProcedureRecordings(Dataset[Any]):
+    """Recordings in pieces of consecutive frames, in order; the evaluation puts them together.
+
+    KEYSTEP.DTYPE ``video``: input ``frames`` uint8 (T, C, 1, H, W); ``embedding``: input ``frame_embeddings`` (T, D),
+    the whole recording at once. An item also has ``first``, the number of its first frame, and ``facts`` of the
+    recording: num_frames, fps, steps, procedure (:class:`Procedure`), errors (whether something went wrong in it),
+    detections (of each frame) and states (class of the object detector -> components' states). The last two are empty
+    unless they are asked for.
+
+    A recording that cannot be read, or lacks the object states that are asked for, is a BadClip.
+
+    Args:
+        data: recordings with labels.
+        class_names: the components that the model was trained on.
+        reader: of frames; None for embeddings.
+        embeddings: arguments of :class:`EmbeddingWindows`, which holds those of each recording; None for frames.
+        objects: read object states.
+        fitted: what the training split's dataset learnt: the encoder that embeddings must be of.
+
+    Attributes:
+        clips: the recordings.
+        class_names: the components.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: ProcedureData,
+        class_names: Sequence[str] | None = None,
+        reader: FrameReader | None = None,
+        embeddings: Mapping[str, Any] | None = None,
+        objects: bool = False,
+        fitted: Mapping[str, Any] | None = None,
+    ) -> None:
+        if class_names is not None and list(class_names) != data.components:
+            raise DataError(
+                f"{data.source}: components {data.components}, where training had {list(class_names)}: use the same "
+                "procedure"
+            )
+        if objects and not data.state_names:
+            raise DataError(f"{data.source} does not name the object detector's states: procedure.json has none")
+        self.data, self.reader, self.objects = data, reader, objects
+        self.embeddings = None if embeddings is None else EmbeddingWindows(**embeddings, fitted=fitted)
+        self.class_names = data.components
+        self.clips: list[Recording] = data.recordings if self.embeddings is None else self.embeddings.clips
+        unknown = [one.id for one in self.clips if one.num_frames and not one.fps]
+        if unknown:
+            raise DataError(
+                f"{data.source}: no frames per second for {', '.join(unknown[:5])}: write them into the column fps of "
+                "recordings.csv, delays are measured in seconds"
+            )
+        chunk = PIECE if self.embeddings is None else 2**62
+        self._items = [(r, t) for r, one in enumerate(self.clips) for t in range(0, max(1, one.num_frames), chunk)]
+        self._chunk = chunk
+
+    @classmethod
+    def from_config(
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        objects = cfg.KEYSTEP.DECODE.MODE in OBJECTS
+        if cfg.KEYSTEP.DTYPE == "video":
+            data = procedures_of(cfg, split)
+            check_components(cfg, data)
+            return {"data": data, "class_names": class_names, "reader": FrameReader.of(cfg), "objects": objects}
+        stored = EmbeddingWindows.from_config(cfg, split, class_names, views="test")
+        return {"data": stored["data"], "class_names": class_names, "embeddings": stored, "objects": objects}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def class_counts(self) -> list[int]:
+        """How often each component is installed or removed."""
+        steps = [step // 3 for one in self.clips for _, step in one.steps]
+        return np.bincount(steps, minlength=len(self.class_names)).tolist()
+
+    def __getitem__(self, index: int) -> Any:
+        recording, first = self._items[index]
+        one = self.clips[recording]
+        if not one.num_frames:
+            return BadClip(one.id, one.path, "could not be read when its frames were counted")
+        frames = np.arange(first, min(first + self._chunk, one.num_frames))
+        try:
+            if self.embeddings is not None:
+                inputs = {"frame_embeddings": self.embeddings.read(recording, frames)}
+            else:
+                assert self.reader is not None
+                inputs = {"frames": self.reader.read(one.path, frames)[:, :, None]}
+            facts = self._facts(one)
+        except VideoError as error:
+            return BadClip(one.id, one.path, error.reason)
+        except DataError as error:
+            return BadClip(one.id, one.object_states or one.path, str(error))
+        return {"inputs": inputs, "label": None, "first": first, "facts": facts, "id": one.id, "path": one.path}
+
+    def _facts(self, one: Recording) -> dict[str, Any]:
+        procedure = self.data.procedure(one.procedure)
+        detections: list[Any] = [()] * one.num_frames
+        if self.objects:
+            if not one.object_states:
+                raise DataError(f"{one.id} has no object states (<recording>_results_pred.csv)")
+            detections = read_object_states(one.object_states, one.num_frames, len(self.data.state_names))
+        return {
+            "num_frames": one.num_frames,
+            "fps": one.fps,
+            "steps": list(one.steps),
+            "procedure": procedure,
+            "errors": has_errors([step for _, step in one.steps], _required(procedure), [s for _, s in one.states]),
+            "detections": detections,
+            "states": state_vectors(self.data.state_names) if self.objects else {},
+        }
+
+
+def _required(procedure: Procedure) -> set[int]:
+    """The expected steps without which a recording is one with errors. To remove what is not there at the start is
+    never required: tables expect it so that a removal is recognised where it happens."""
+    return {s for s in procedure.expected if s % 3 != REMOVE or procedure.start_state[s // 3]}

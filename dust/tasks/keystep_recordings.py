@@ -1,0 +1,236 @@
+"""Whole recordings of procedures: windows over their frames' embeddings, the steps decoded of them, and the figures."""
+
+import csv
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dust.models.keystep_stream import padding_of, window_probabilities
+from dust.tasks.task import Evaluation
+from dust.utils.errors import DataError
+from dust.utils.psr_metrics import Step, StepScore, delay_curve, match_steps, score_recording, summarize
+from dust.utils.step_decoder import WINDOWS, StepDecoder
+
+CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
+SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
+
+
+class RecordingsEvaluation(Evaluation):
+    """POS, F1 and delay of the steps of whole recordings.
+
+    A record is a piece of a recording, as :class:`ProcedureRecordings` gives it, with ``outputs`` the embeddings (T, D)
+    of its frames. :meth:`finish` puts the pieces together, runs the windows and decodes their steps.
+
+    Args:
+        components: K names.
+        decoder: how steps are made.
+        frames, skip, phases, batch: see :func:`dust.models.keystep_stream.window_probabilities`.
+        metric_mode: see :func:`dust.utils.psr_metrics.score_recording`.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[str],
+        decoder: StepDecoder,
+        *,
+        frames: int = 65,
+        skip: int = 3,
+        phases: str = "first",
+        batch: int = 64,
+        metric_mode: str = "paper",
+    ) -> None:
+        self.components, self.decoder = list(components), decoder
+        self.frames, self.skip, self.phases, self.batch = frames, skip, phases, batch
+        self.metric_mode = metric_mode
+        self._records: list[dict[str, Any]] = []
+
+    def update(self, record: dict[str, Any]) -> None:
+        self._records.append({**record, "outputs": record["outputs"].numpy()})
+
+    def records(self) -> list[dict[str, Any]]:
+        return self._records
+
+    def replace_records(self, records: list[dict[str, Any]]) -> None:
+        self._records = records
+
+    def finish(self, model: nn.Module) -> None:
+        """Pieces become recordings; one of which a piece is missing could not be read, and is left out."""
+        was_training = model.training
+        model.eval()
+        try:
+            whole = []
+            for _, pieces in itertools.groupby(self._records, key=lambda record: record["id"]):
+                joined = self._join(list(pieces))
+                if joined is not None:
+                    whole.append(self._recognise(model, *joined))
+        finally:
+            model.train(was_training)
+        self._records = whole
+
+    def _join(self, pieces: list[dict[str, Any]]) -> tuple[dict[str, Any], np.ndarray] | None:
+        first = pieces[0]
+        embeddings = np.concatenate([piece["outputs"] for piece in pieces])
+        if len(embeddings) < first["facts"]["num_frames"]:
+            return None
+        return {"id": first["id"], "path": first["path"], **first["facts"]}, embeddings
+
+    def _recognise(self, model: nn.Module, facts: dict[str, Any], embeddings: np.ndarray) -> dict[str, Any]:
+        how = {"frames": self.frames, "skip": self.skip, "phases": self.phases, "batch": self.batch}
+        last, probabilities = np.empty(0, int), np.empty((0, len(self.components)), np.float32)
+        if self.decoder.mode in WINDOWS:
+            found = window_probabilities(model, torch.from_numpy(embeddings), **how)  # type: ignore[arg-type]
+            last, probabilities = found[0].numpy(), found[1].numpy()
+        padding = padding_of(facts["num_frames"], self.frames, self.skip) if len(last) else 0
+        one = {**facts, "last": last, "probabilities": probabilities, "padding": padding}
+        return {**one, "predicted": self._decode(one, self.decoder)}
+
+    def _decode(self, one: dict[str, Any], decoder: StepDecoder) -> list[Step]:
+        return decoder.decode(one["procedure"], one["states"], one["detections"], one["last"], one["probabilities"])
+
+    # ------------------------------------------------------------------------------------------------------- figures
+
+    def _score(self, one: dict[str, Any], predicted: Sequence[Step]) -> StepScore:
+        window = self.decoder.window
+        return score_recording(one["steps"], predicted, fps=one["fps"], mode=self.metric_mode, window=window)
+
+    def _summary(self, decoder: StepDecoder | None = None) -> dict[str, Any]:
+        """Of the steps as decoded, or of those of another decoder."""
+        steps = {
+            one["id"]: one["predicted"] if decoder is None else self._decode(one, decoder) for one in self._records
+        }
+        scores = {one["id"]: self._score(one, steps[one["id"]]) for one in self._records}
+        return summarize(scores, {one["id"]: one["errors"] for one in self._records})
+
+    def metrics(self) -> dict[str, float]:
+        """``pos`` and ``f1`` (0..1), means over recordings; ``tau_s``, seconds, if any step was recognised; sums
+        ``tp``, ``fp``, ``fn``."""
+        if not self._records:
+            return {}
+        found = self._summary()
+        return {name: found[name] for name in ("pos", "f1", "tau_s", "tp", "fp", "fn") if found[name] is not None}
+
+    def report(self) -> dict[str, Any]:
+        """The summary, also of recordings with and without errors; every recording; the share of steps that were
+        recognised within so many seconds; and what other thresholds would have given."""
+        scores = {one["id"]: self._score(one, one["predicted"]) for one in self._records}
+        each = {}
+        for one in self._records:
+            score = scores[one["id"]]
+            each[one["id"]] = {
+                **{name: getattr(score, name) for name in ("pos", "f1", "tau_s", "tp", "fp", "fn")},
+                "errors": one["errors"],
+                "frames": one["num_frames"],
+                "padded_frames": one["padding"],
+            }
+        curve = dict(zip(map(str, CURVE), delay_curve(list(scores.values()), CURVE), strict=True))
+        return {
+            **self._summary(),
+            "metric_mode": self.metric_mode,
+            "decoder": self.decoder.mode,
+            "recordings": each,
+            "delay_curve": curve,
+            "threshold_sweep": self._sweep(),
+        }
+
+    def _sweep(self) -> list[dict[str, Any]]:
+        """POS, F1 and delay for thresholds around the one in use; of the evidence, or of a single confidence."""
+        key, value = ("conf", self.decoder.conf) if self._single else ("cum_conf", self.decoder.threshold)
+        rows = []
+        for factor in SWEEP:
+            changes: dict[str, Any] = {key: value * factor}
+            if self._single and changes["conf"] >= 1:
+                continue
+            found = self._summary(replace(self.decoder, **changes))
+            rows.append({**changes, **{name: found[name] for name in ("pos", "f1", "tau_s")}})
+        return rows
+
+    @property
+    def _single(self) -> bool:
+        """Whether one confidence decides, rather than evidence that is gathered."""
+        return self.decoder.mode in ("b1", "temporal_naive")
+
+    # --------------------------------------------------------------------------------------------------------- files
+
+    def write(self, folder: Path) -> list[Path]:
+        """``steps/<recording>.csv``: every recognised and every missed step; ``windows/<recording>.csv``: the
+        probabilities; ``timelines/<recording>.png``; ``recordings.csv``."""
+        if not self._records:
+            raise DataError("no recording was evaluated, so there is nothing to write")
+        for name in ("steps", "windows", "timelines"):
+            (folder / name).mkdir()
+        paths = [folder / "recordings.csv"]
+        columns = ("pos", "f1", "tau_s", "tp", "fp", "fn")
+        with open(paths[0], "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["recording", *columns, "errors", "frames", "padded_frames"])
+            for one in self._records:
+                score = self._score(one, one["predicted"])
+                facts = (one["errors"], one["num_frames"], one["padding"])
+                writer.writerow([one["id"], *(_short(getattr(score, name)) for name in columns), *facts])
+        for one in self._records:
+            stem = re.sub(r"[^\w.-]", "_", one["id"])
+            paths += [folder / "steps" / f"{stem}.csv", folder / "timelines" / f"{stem}.png"]
+            right = self._write_steps(paths[-2], one)
+            self.figure(one, right).savefig(paths[-1], dpi=100)
+            if len(one["last"]):
+                paths.append(folder / "windows" / f"{stem}.csv")
+                self._write_windows(paths[-1], one)
+        return paths
+
+    def _write_steps(self, path: Path, one: dict[str, Any]) -> list[bool]:
+        """Returns for each recognised step whether it is right."""
+        gt, predicted, fps = one["steps"], one["predicted"], one["fps"]
+        done_of = {
+            (gt[i][0] + delay, gt[i][1]): gt[i][0] for i, delay in match_steps(gt, predicted, "paper").delays.items()
+        }
+        rows, right, taken = [], [], set()
+        for frame, step in predicted:
+            done = done_of.pop((frame, step), None)
+            right.append(done is not None)
+            if done is None:
+                rows.append((frame, step, "wrong", "", ""))
+            else:
+                taken.add((done, step))
+                rows.append((frame, step, "right", done, f"{(frame - done) / fps:.2f}"))
+        rows += [(done, step, "missed", done, "") for done, step in gt if (done, step) not in taken]
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["frame", "time_s", "step", "description", "verdict", "completed_frame", "delay_s"])
+            for frame, step, verdict, done, delay in sorted(rows, key=lambda row: row[0]):
+                name = f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
+                writer.writerow([frame, f"{frame / fps:.2f}", step, name, verdict, done, delay])
+        return right
+
+    def _write_windows(self, path: Path, one: dict[str, Any]) -> None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["last_frame", *(f"prob_{name}" for name in self.components)])
+            for last, row in zip(one["last"], one["probabilities"], strict=True):
+                writer.writerow([int(last), *(f"{value:.5f}" for value in row)])
+
+    def figure(self, one: dict[str, Any], right: Sequence[bool]) -> Any:
+        """The timeline of one of :meth:`records`; ``right`` says of each recognised step whether it is."""
+        from dust.visualization.steps import steps_figure
+
+        return steps_figure(
+            one["steps"],
+            one["predicted"],
+            right,
+            self.components,
+            num_frames=one["num_frames"],
+            fps=one["fps"],
+            last=one["last"],
+            probabilities=one["probabilities"],
+            title=one["id"],
+        )
+
+
+def _short(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
