@@ -4,7 +4,6 @@ Windows overlap (of 50 frames every 5), but the front end sees one frame at a ti
 window costs the front end of its new frames only. The logits are those of the whole windows.
 """
 
-from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +71,7 @@ class TrackStream:
         self.view_mask = None if view_mask is None else view_mask.to(self.device)[None]
         self.front_end_frames = 0
         self._new: list[tuple[Tensor, Tensor]] = []  # frames that have not been through the front end
-        self._features: deque[Tensor] = deque(maxlen=self.window)  # (V, F) of the newest frames
+        self._features: Tensor | None = None  # (T, V, F) of the newest frames, a window at most
         self._windows: list[StreamWindow] = []
         self._state: State | None = None
         self._count = 0
@@ -108,7 +107,8 @@ class TrackStream:
     def _decide(self, start: int, length: int | None) -> StreamWindow:
         """The window from ``start`` to the newest frame; of ``length`` frames, the rest padded, if that is given."""
         self._run_front_end()
-        frames = torch.stack(list(self._features))[None][:, -(self._count - start) :]  # (1, T, V, F)
+        assert self._features is not None
+        frames = self._features[None, -(self._count - start) :]  # (1, T, V, F)
         if self.stateful:
             assert isinstance(self.model, PointTrackLSTM)
             outputs, self._state = self.model.read_frames(frames, self._state)
@@ -129,7 +129,8 @@ class TrackStream:
         points, visible = (torch.stack(parts, dim=1)[None].to(self.device) for parts in zip(*self._new, strict=True))
         features = self.model.frame_features(points, visible, self.view_mask)[0]  # (T, V, F)
         self.front_end_frames += len(features)
-        self._features.extend(features)
+        kept = features if self._features is None else torch.cat([self._features, features])
+        self._features = kept[-self.window :]
         self._new.clear()
 
     def windows(self) -> list[StreamWindow]:
