@@ -95,7 +95,7 @@ def add_cast(root: CfgNode) -> None:
     cast.INIT_STD = 0.02  # spread of the first weights; a small model whose experts learn too (FREEZE False): 0.2
 
     tstl = root.TSTL = CfgNode()  # CAST in two stages: a selector of groups of classes, and an expert for each group
-    tstl.GROUPING = ""  # class_grouping.json; tools/group_classes.py makes one
+    tstl.GROUPING = ""  # class_grouping.json in the data folder, or a path; tools/group_classes.py makes one
     tstl.GROUPS = []  # experts to train, one after the other in OUTPUT_DIR/experts/group_{i}: all, or e.g. [0, 3]
     tstl.GROUP = -1  # the expert of one such run, which GROUPS sets
     tstl.EXPERT_CLASSES = "group"  # classes of an expert's head: group (its own) | all (as published)

@@ -5,7 +5,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dust.utils.errors import ConfigError
-from dust.utils.grouping import read_grouping
+from dust.utils.grouping import Grouping, find_grouping, read_grouping
 
 #: Keys that may name a stage beside OUTPUT_DIR.
 STAGES = (
@@ -15,6 +15,11 @@ STAGES = (
     "MODEL.PRETRAINED",
     "TRAIN.CHECKPOINT_FILE_PATH",
 )
+
+
+def grouping_of(cfg: CfgNode) -> Grouping:
+    """The groups of classes that TSTL.GROUPING names. DataError if they cannot be used."""
+    return read_grouping(find_grouping(cfg.TSTL.GROUPING, cfg.DATA.PATH_TO_DATA_DIR))
 
 
 def expand(cfg: CfgNode) -> list[CfgNode]:
@@ -29,7 +34,7 @@ def expand(cfg: CfgNode) -> list[CfgNode]:
     groups = cfg.TSTL.GROUPS
     if not groups:
         return [cfg]
-    grouping = read_grouping(cfg.TSTL.GROUPING)
+    grouping = grouping_of(cfg)
     numbers = list(range(grouping.num_groups)) if groups in ("all", ["all"]) else list(groups)
     wrong = [number for number in numbers if not isinstance(number, int) or not 0 <= number < grouping.num_groups]
     if wrong or len(set(numbers)) < len(numbers):

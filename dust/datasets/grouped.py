@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dust.config.expand import grouping_of
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.csv_file import Problems
 from dust.datasets.group_sampler import GroupBalancedSampler
 from dust.datasets.manifest import Clip, Manifest, read_class_list
 from dust.datasets.video import VideoDataset
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.grouping import Grouping, read_grouping
+from dust.utils.grouping import Grouping
 
 ROLES = ("selector", "expert", "route")
 
@@ -56,7 +57,7 @@ class GroupedVideo(VideoDataset):
         tstl = cfg.TSTL
         if cfg.DATA.MULTI_LABEL:
             raise ConfigError("DATA.MULTI_LABEL True: groups are for clips of one class each")
-        grouping = read_grouping(tstl.GROUPING) if tstl.GROUPING else _no_grouping()
+        grouping = grouping_of(cfg) if tstl.GROUPING else _no_grouping()
         role = "expert" if tstl.GROUP >= 0 else "route" if cfg.MODEL.MODEL_NAME == "TSTL" else "selector"
         whole = cfg.clone()
         whole.defrost()

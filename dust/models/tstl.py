@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from dust.config.expand import grouping_of
 from dust.models.build import MODEL_REGISTRY
 from dust.models.cast import CAST, is_trained
 from dust.models.tstl_votes import VOTES, vote
 from dust.utils.errors import ConfigError, DustError
-from dust.utils.grouping import find_grouping_problems, read_grouping
+from dust.utils.grouping import find_grouping_problems
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class TSTL(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """The arguments that a configuration asks for; the engine fills the parts."""
         tstl = cfg.TSTL
-        grouping = read_grouping(tstl.GROUPING)
+        grouping = grouping_of(cfg)
         cast = CAST.from_config(cfg)
         parts = {**cast.pop("parts_from"), "selector": ("TSTL.SELECTOR_FROM", tstl.SELECTOR_FROM)}
         by_file = "{group}" in tstl.EXPERTS_FROM

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dust.config.expand import grouping_of
 from dust.models.tstl_losses import batch_all_triplet_loss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
 from dust.tasks.task import DataFacts, Outputs
-from dust.utils.grouping import read_grouping
 
 
 @TASK_REGISTRY.register()
@@ -72,7 +72,7 @@ class Routing(Classification):
 
     @classmethod
     def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
-        return {**super().from_config(cfg, facts), "groups": read_grouping(cfg.TSTL.GROUPING).groups}
+        return {**super().from_config(cfg, facts), "groups": grouping_of(cfg).groups}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
         if self.gflops is None and hasattr(model, "gflops"):

@@ -53,6 +53,12 @@ class Grouping:
 # --- the file ---------------------------------------------------------------------------------------------------
 
 
+def find_grouping(name: str, data_folder: str) -> Path:
+    """The file that TSTL.GROUPING means: ``name`` in the data folder, where there is such a file, else as a path."""
+    beside = Path(os.path.expanduser(data_folder)) / name
+    return beside if data_folder and beside.is_file() else Path(name)
+
+
 def read_grouping(path: str | os.PathLike) -> Grouping:
     """Reads TSTL's ``class_grouping.json``.
 

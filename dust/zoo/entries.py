@@ -6,6 +6,7 @@ Nothing is bundled: dust links to the publishers' files and verifies what arrive
 import difflib
 
 from dust.utils.errors import DustError
+from dust.zoo.cast import CAST
 from dust.zoo.entry import Entry, HubFile
 from dust.zoo.swin import SWIN
 
@@ -225,7 +226,7 @@ _TABLE = (
     ),
 )
 
-ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*_TABLE, *SWIN)}
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*_TABLE, *SWIN, *CAST)}
 
 
 def get(name: str) -> Entry:

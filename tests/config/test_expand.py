@@ -7,7 +7,6 @@ from dust.config.expand import expand
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.grouping import Grouping, write_grouping
 
-
 SIZE = ["DATA.TEST_CROP_SIZE", "224"]
 
 
@@ -36,6 +35,14 @@ def test_one_run_for_each_group(tmp_path, groups):
     assert [run.OUTPUT_DIR for run in runs] == [f"{cfg.OUTPUT_DIR}/experts/group_{i}" for i in range(2)]
     assert all(run.is_frozen() for run in runs) and groups == cfg.TSTL.GROUPS
     assert expand(runs[1]) == [runs[1]]
+
+
+def test_the_grouping_may_lie_in_the_data_folder(tmp_path):
+    cfg = cfg_of(tmp_path, GROUPS="all", GROUPING="g.json")
+    with pytest.raises(DataError, match="g.json: cannot be read"):
+        expand(cfg)
+    cfg.DATA.PATH_TO_DATA_DIR = str(tmp_path)
+    assert len(expand(cfg)) == 2
 
 
 def test_some_groups_and_heads_of_all_classes(tmp_path):
