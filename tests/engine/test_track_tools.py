@@ -169,7 +169,7 @@ def test_stream_equals_whole_windows(trained):
 
 def test_a_stream_begins_anew_where_other_cameras_are_there(trained):
     cfg, run = trained
-    report = stream_tracks(cfg, run, split="train", stride=5)
+    report = stream_tracks(cfg, run, split="train", stride=4)
     recordings = TrackRecordings(PointTracks.from_config(cfg, "train", views="test"))
     masks = [[tuple(part.view_mask.tolist()) for part in recordings.parts(number)] for number in range(len(recordings))]
     assert any(len(set(parts)) > 1 for parts in masks), "the data has cameras that come and go"
@@ -182,7 +182,7 @@ def test_a_stream_begins_anew_where_other_cameras_are_there(trained):
             else:
                 runs.append(1)
         for length in (16 * count for count in runs):
-            starts = list(range(0, length - 9, 5))
+            starts = list(range(0, length - 9, 4))
             windows += len(starts) + (starts[-1] + 10 != length)
     assert report["counts"]["windows"] == windows
     assert report["counts"]["frames"] == 16 * sum(map(len, masks))
