@@ -222,7 +222,7 @@ NO_EFFECT: dict[str, str] = {
 #: Our models, and which of them have batch norms.
 OUR_MODELS = frozenset(
     {"TimeSformer", "VideoSwin", "SeriesSwin", "DualSwinFusion", "VideoMAE", "VideoMAEPretrain", "CLIPVisual", "CAST"}
-    | {"TemporalEncoder", "PointTrackTransformer", "PointTrackLSTM"}
+    | {"TSTL", "TemporalEncoder", "KeyStepFrameEncoder", "KeyStepVideo", "PointTrackTransformer", "PointTrackLSTM"}
 )
 WITH_BATCH_NORM: frozenset[str] = frozenset()
 

@@ -1,9 +1,12 @@
 """Data: manifests, decoding, sampling, transforms, and the loader that batches them. One import line per dataset."""
 
 from dust.datasets.build import DATASET_REGISTRY, build_dataset
+from dust.datasets.epic import EpicKitchens
 from dust.datasets.fused import FusedDataset
+from dust.datasets.grouped import GroupedVideo
 from dust.datasets.keystep import KeyFrames
 from dust.datasets.keystep_frames import RecordingFrames
+from dust.datasets.keystep_recordings import ProcedureRecordings
 from dust.datasets.keystep_windows import EmbeddingWindows, VideoWindows
 from dust.datasets.loader import construct_loader
 from dust.datasets.sample import BadClip, Draw
@@ -15,9 +18,12 @@ __all__ = [
     "BadClip",
     "Draw",
     "EmbeddingWindows",
+    "EpicKitchens",
     "FusedDataset",
+    "GroupedVideo",
     "KeyFrames",
     "PointTracks",
+    "ProcedureRecordings",
     "RecordingFrames",
     "SSv2",
     "VideoDataset",

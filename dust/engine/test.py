@@ -122,6 +122,7 @@ def write_results(cfg, run: RunDir, evaluation, metrics: dict[str, float], count
     temporary.mkdir()
     evaluation.write(temporary)
     report = {
+        **evaluation.report(),
         "metrics": {name: float(value) for name, value in metrics.items()},
         "counts": counts,
         "config_sha256": config_sha256(cfg),

@@ -1,6 +1,19 @@
 """Models. Importing a file registers its classes; one line for each."""
 
-from dust.models import cast, clip_vit, dual_swin, keystep, swin, timesformer, tracks, videomae_pretrain, videomae_vit
+from dust.models import (
+    cast,
+    clip_vit,
+    dual_swin,
+    keystep,
+    keystep_frames,
+    keystep_video,
+    swin,
+    timesformer,
+    tracks,
+    tstl,
+    videomae_pretrain,
+    videomae_vit,
+)
 from dust.models.build import MODEL_REGISTRY, build_model
 
 __all__ = [
@@ -10,9 +23,12 @@ __all__ = [
     "clip_vit",
     "dual_swin",
     "keystep",
+    "keystep_frames",
+    "keystep_video",
     "swin",
     "timesformer",
     "tracks",
+    "tstl",
     "videomae_pretrain",
     "videomae_vit",
 ]

@@ -6,14 +6,19 @@ from dust.tasks.contrastive import Contrastive
 from dust.tasks.keystep import KeyStep
 from dust.tasks.masked import Masked
 from dust.tasks.task import Evaluation, Task
+from dust.tasks.tstl import GroupSelection, Routing
+from dust.tasks.verb_noun import VerbNoun
 
 __all__ = [
     "TASK_REGISTRY",
     "Classification",
     "Contrastive",
     "Evaluation",
+    "GroupSelection",
     "KeyStep",
     "Masked",
+    "Routing",
     "Task",
+    "VerbNoun",
     "build_task",
 ]

@@ -47,7 +47,7 @@ SMALL = [
     ("PointTrackTransformer", {**_TRACKS, "embed_dim": 16, "heads": 2}, {"tracks": (2, 2, 4, 12, 2)}),
     ("PointTrackLSTM", {**_TRACKS, "hidden_dim": 16}, {"tracks": (2, 2, 4, 12, 2)}),
 ]
-NO_CLASSIFIERS = {"VideoMAEPretrain"}  # tested where they are
+NO_CLASSIFIERS = {"VideoMAEPretrain", "KeyStepFrameEncoder", "KeyStepVideo", "TSTL"}  # tested where they are
 # what makes a model draw in training, where it is not drop_rate and drop_path_rate
 RATES = {"TemporalEncoder": {"dropout": 0.2}}
 NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM"}  # they are small
