@@ -3,6 +3,7 @@
 python tools/convert_data.py ucf101  --root UCF101 --out data/ucf101 --split-number 1
 python tools/convert_data.py muwiges --root MuWiGes --out data/muwiges --test-count 15
 python tools/convert_data.py dust-pickles --root DUST --out data/dust
+python tools/convert_data.py industreal --root IndustReal --out data/industreal
 python tools/convert_data.py check   --root data/ucf101
 """
 
@@ -14,6 +15,7 @@ import sys
 from dust.convert.check import check_data
 from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
+from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
 from dust.datasets.manifest import FORMATS
 from dust.utils.errors import DustError
@@ -25,6 +27,8 @@ WHAT = {
     "folder": "<split>/<class>/ or <class>/ folders",
     "muwiges": "12 gestures by 50 people, split by person",
     "dust-pickles": "DUST's data/*.pkl as memory-mapped arrays; nothing in a pickle is run",
+    "industreal": "recordings of a procedure, checked and listed in our own format; frames stay where they are",
+    "meccano": "the same of MECCANO-PSR",
     "check": "decode every clip of a data folder and list the bad ones; exit status 1 if there are any",
 }
 
@@ -42,6 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--force", action="store_true", help="replace files that are there already")
         if name == "dust-pickles":
             add_dust_options(command)
+            continue
+        if name in ("industreal", "meccano"):
+            command.add_argument("--out", required=True, help="folder for recordings.csv, states.csv, steps.csv ...")
+            command.add_argument("--procedure", default="", help="procedure_info.json, if it is not in --root")
             continue
         command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
         if name in ("ucf101", "hmdb51", "check"):
@@ -108,6 +116,16 @@ def convert_pickles(args: argparse.Namespace) -> int:
     return 0
 
 
+def convert_recordings(args: argparse.Namespace) -> int:
+    result = convert_procedures(args.root, args.out, layout=args.command, table=args.procedure, force=args.force)
+    for note in result.notes:
+        print(f"note: {note}")
+    listed = ", ".join(f"{count} {split}" for split, count in result.counts.items())
+    print(f"wrote {args.out}/recordings.csv: {listed}; {result.frames} frames, {result.components} components")
+    print(f"next: set DATA.PATH_TO_DATA_DIR {args.out} MODEL.NUM_CLASSES {result.components}")
+    return 0
+
+
 def convert(args: argparse.Namespace) -> int:
     if args.command == "muwiges":
         manifests = read_muwiges(
@@ -167,7 +185,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        run = {"check": check, "dust-pickles": convert_pickles}.get(args.command, convert)
+        own = {"check": check, "dust-pickles": convert_pickles}
+        own |= {"industreal": convert_recordings, "meccano": convert_recordings}
+        run = own.get(args.command, convert)
         return run(args)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)

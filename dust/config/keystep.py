@@ -49,6 +49,7 @@ def add_keystep(root: CfgNode) -> None:
     node.SPATIAL_FROM = ""  # model KeyStepVideo: the stage (or file, or zoo://NAME) that its frame encoder begins from
     node.TEMPORAL_FROM = ""  # and its temporal encoder
     node.VAL_EVERY = 1  # each so many-th window of a recording is validated
+    node.SANITY_CHECK = False  # train on two windows only, validate on the same, and say whether they could be learnt
     node.DTYPE = "embedding"  # what ProcedureRecordings reads: embedding (stored ones, stage 2) | video (stage 3)
     node.FRAMES = 65  # N, frames of a window that the temporal encoder sees
     node.SKIP_FACTOR = 3  # frames skipped between two of them; 65 frames then span 257
@@ -118,6 +119,12 @@ def check(cfg: CfgNode) -> list[Problem]:
     if node.CONTRAST.LOSS == "simclr" and node.CONTRAST.EXCLUDE_BG:
         text = "KEYSTEP.CONTRAST.EXCLUDE_BG True: LOSS simclr knows no classes, so it has no background to exclude"
         problems.append(Problem(("KEYSTEP.CONTRAST.EXCLUDE_BG", "KEYSTEP.CONTRAST.LOSS"), text))
+    if node.SANITY_CHECK and (cfg.TEST.ENABLE or not cfg.TRAIN.EVAL_PERIOD):
+        text = (
+            "KEYSTEP.SANITY_CHECK True: two windows make no model to test, and validation says whether they were learnt"
+        )
+        keys = ("KEYSTEP.SANITY_CHECK", "TEST.ENABLE", "TRAIN.EVAL_PERIOD")
+        problems.append(Problem(keys, f"{text}; set TEST.ENABLE False and TRAIN.EVAL_PERIOD 1"))
     span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1) + 1
     sampler = node.SAMPLER
     if (

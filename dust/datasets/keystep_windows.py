@@ -45,6 +45,7 @@ class WindowRules:
         strategy, sigma, sep, eps: of training windows, see :func:`kcas_density`.
         n_iter: training windows in an epoch.
         every: of the windows in order of time, each so many-th is evaluated.
+        sanity: there are two windows only, of different labels: training draws them in turn, and evaluation has them.
     """
 
     frames: int = 65
@@ -56,6 +57,7 @@ class WindowRules:
     eps: float = 1e-8
     n_iter: int = 160000
     every: int = 1
+    sanity: bool = False
 
     @classmethod
     def of(cls, cfg) -> "WindowRules":
@@ -70,6 +72,7 @@ class WindowRules:
             eps=sampler.EPS,
             n_iter=sampler.N_ITER,
             every=node.VAL_EVERY,
+            sanity=node.SANITY_CHECK,
         )
 
 
@@ -113,11 +116,15 @@ class StepWindows(Dataset[Any]):
             raise DataError(f"{data.source}: none of the {len(data.recordings)} recordings can be read")
         self.identity = [[one.id, one.num_frames, one.states] for one in self.clips]
         self.changes = [state_changes(one.states, rules.exe_mode) for one in self.clips]
-        if training:
+        if training or rules.sanity:
             how: dict[str, Any] = {"strategy": rules.strategy, "sigma": rules.sigma, "sep": rules.sep, "eps": rules.eps}
             both = zip(self.clips, self.changes, strict=True)
             self._density = [kcas_density(changes, one.num_frames, **how) for one, changes in both]
-        else:
+        if rules.sanity:
+            self._two = self._find_two()
+        if not training and rules.sanity:
+            self._items = [(recording, np.array([last])) for recording, last in self._two]
+        elif not training:
             self._items = [(r, part) for r in range(len(self.clips)) for part in self._parts(r, chunk)]
 
     def _parts(self, recording: int, chunk: int) -> list[np.ndarray]:
@@ -138,9 +145,27 @@ class StepWindows(Dataset[Any]):
 
     def draw(self, epoch: int, index: int) -> tuple[int, int]:
         """(recording, last frame) of one training window."""
+        return self._two[index % 2] if self.rules.sanity else self._draw(epoch, index)
+
+    def _draw(self, epoch: int, index: int) -> tuple[int, int]:
         rng = numpy_rng(self.seed, "window", epoch, index)
         recording = int(rng.randint(0, len(self.clips)))
         return recording, sample_last_frame(self._density[recording], rng)
+
+    def _find_two(self) -> list[tuple[int, int]]:
+        """The first window that would be drawn, and the next one of another label."""
+        first = self._draw(0, 0)
+        for index in range(1, 1000):
+            other = self._draw(0, index)
+            if not np.array_equal(self._labels(*other), self._labels(*first)):
+                return [first, other]
+        raise DataError(
+            "KEYSTEP.SANITY_CHECK: 1000 windows have one and the same label: there is nothing to tell apart"
+        )
+
+    def _labels(self, recording: int, end: int) -> np.ndarray:
+        frames, _ = clip_indices(end, self.rules.frames, self.rules.skip, self.clips[recording].num_frames)
+        return window_labels(self.changes[recording], frames[:1], frames[-1:], len(self.class_names))[0]
 
     def __getitem__(self, key: Draw | int) -> Any:
         assert isinstance(key, Draw) == self.training, "a training window is asked for with its epoch, others without"
@@ -181,6 +206,11 @@ def check_components(cfg, data: ProcedureData) -> None:
         )
 
 
+def split_to_read(cfg, split: str) -> str:
+    """A check whether two training windows can be learnt validates on them."""
+    return "train" if cfg.KEYSTEP.SANITY_CHECK else split
+
+
 @DATASET_REGISTRY.register()
 class VideoWindows(StepWindows):
     """Windows of frames, input ``video`` uint8 (C, N, H, W) each, to train frame and temporal encoder together."""
@@ -195,13 +225,14 @@ class VideoWindows(StepWindows):
     def from_config(
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
+        split, views = split_to_read(cfg, split), views or split
         data = procedures_of(cfg, split)
         check_components(cfg, data)
         return {
             "data": data,
             "rules": WindowRules.of(cfg),
             "class_names": class_names,
-            "training": (views or split) == "train",
+            "training": views == "train",
             "chunk": cfg.TEST.BATCH_SIZE,
             "seed": cfg.RNG_SEED,
             "reader": FrameReader.of(cfg),
@@ -251,6 +282,7 @@ class EmbeddingWindows(StepWindows):
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
         node = cfg.KEYSTEP
+        split, views = split_to_read(cfg, split), views or split
         data = procedures_of(cfg, split, frames=False)
         check_components(cfg, data)
         if not node.FEATURES_FROM:
@@ -260,7 +292,7 @@ class EmbeddingWindows(StepWindows):
             "data": data,
             "rules": WindowRules.of(cfg),
             "class_names": class_names,
-            "training": (views or split) == "train",
+            "training": views == "train",
             "seed": cfg.RNG_SEED,
             "features": open_embeddings(folder, split),
             "dim": node.EMBED_DIM,

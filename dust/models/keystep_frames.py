@@ -127,7 +127,9 @@ class KeyStepFrameEncoder(nn.Module):
         return {f"body.{name}" for name in wanted()} & set(dict(self.named_parameters()))
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """STORM-PSR's names (``encoder.*``, ``first_head.*``, ``second_head.*``) or timm's own to ours; a new dict."""
+        """STORM-PSR's names (``encoder.*``, ``first_head.*``, ``second_head.*``, in stage 3 under ``spatial_enc.``; of
+        ResNets its layers have no names) or timm's own to ours; a new dict."""
+        state = {key.removeprefix("spatial_enc."): tensor for key, tensor in state.items()}
         if any(key.startswith("first_head.") for key in state):
             theirs = {"encoder.": "body.", "first_head.": "neck.", "second_head.": "projection."}
             notes.append("names translated from STORM-PSR's layout")
@@ -136,7 +138,7 @@ class KeyStepFrameEncoder(nn.Module):
         if not any(key.startswith("body.") for key in state) and own & set(state):
             notes.append("an encoder of timm's: the layers behind it keep the model's own values")
             return {f"body.{key}" if key in own else key: tensor for key, tensor in state.items()}
-        return dict(state)
+        return state
 
 
 def _timm_encoder(arch: str, img_size: int) -> nn.Module:

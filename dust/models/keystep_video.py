@@ -17,6 +17,8 @@ from dust.models.keystep_frames import KeyStepFrameEncoder
 from dust.models.optimizer import BATCH_NORMS
 from dust.utils.errors import ConfigError, DataError
 
+State = dict[str, Tensor]
+
 
 @MODEL_REGISTRY.register()
 class KeyStepVideo(nn.Module):
@@ -116,3 +118,15 @@ class KeyStepVideo(nn.Module):
         """The whole frame encoder, as published, and the temporal encoder's positions and class token."""
         temporal = {f"temporal_encoder.{name}" for name in self.temporal_encoder.no_weight_decay()}
         return temporal | {f"frame_encoder.{name}" for name, _ in self.frame_encoder.named_parameters()}
+
+    def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
+        """STORM-PSR's fine-tuned model (``spatial_enc.*``, ``temporal_enc.*``, ``mlp_head.*``) to ours; a new dict."""
+        if not any(key.startswith("spatial_enc.") for key in state):
+            return dict(state)
+        spatial = {key: tensor for key, tensor in state.items() if key.startswith("spatial_enc.")}
+        rest = {key: tensor for key, tensor in state.items() if key not in spatial}
+        adapted = {
+            "frame_encoder": self.frame_encoder.adapt_state_dict(spatial, notes),
+            "temporal_encoder": self.temporal_encoder.adapt_state_dict(rest, notes),
+        }
+        return {f"{part}.{key}": tensor for part, one in adapted.items() for key, tensor in one.items()}

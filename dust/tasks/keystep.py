@@ -1,6 +1,7 @@
 """Which components changed within a window: several yes-or-no questions at once; and the steps of whole recordings."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from dust.utils.errors import DataError
 from dust.utils.metrics import multilabel_metrics, per_class_report
 from dust.utils.step_decoder import StepDecoder
 
+logger = logging.getLogger(__name__)
+
 
 @TASK_REGISTRY.register()
 class KeyStep(Task):
@@ -26,17 +29,21 @@ class KeyStep(Task):
     Args:
         class_names: the components.
         recordings: arguments of the :class:`RecordingsEvaluation` that tests; None tests windows too.
+        sanity: the windows of validation are those of training; say whether they were learnt.
     """
 
     best_metric = "macro_f1"
 
-    def __init__(self, *, class_names: Sequence[str], recordings: Mapping[str, Any] | None = None) -> None:
-        self.class_names, self.recordings = list(class_names), recordings
+    def __init__(
+        self, *, class_names: Sequence[str], recordings: Mapping[str, Any] | None = None, sanity: bool = False
+    ) -> None:
+        self.class_names, self.recordings, self.sanity = list(class_names), recordings, sanity
 
     @classmethod
     def from_config(cls, cfg, facts: DataFacts) -> dict[str, Any]:
         whole = cfg.TEST.DATASET == "ProcedureRecordings"
-        return {"class_names": facts.class_names, "recordings": _recordings(cfg) if whole else None}
+        recordings = _recordings(cfg) if whole else None
+        return {"class_names": facts.class_names, "recordings": recordings, "sanity": cfg.KEYSTEP.SANITY_CHECK}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
         """Logits of windows; of a recording's frames the embeddings, which are what is kept of them."""
@@ -59,7 +66,7 @@ class KeyStep(Task):
     def evaluation(self, split: str) -> Evaluation:
         if split == "test" and self.recordings is not None:
             return RecordingsEvaluation(self.class_names, **self.recordings)
-        return KeyStepEvaluation(self.class_names)
+        return KeyStepEvaluation(self.class_names, sanity=self.sanity)
 
 
 def step_decoder(cfg) -> StepDecoder:
@@ -96,8 +103,8 @@ def _logits(outputs: Outputs) -> Tensor:
 class KeyStepEvaluation(Evaluation):
     """Figures over all windows; records are runs of windows of a recording, with labels and outputs (V, K)."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.class_names = list(class_names)
+    def __init__(self, class_names: Sequence[str], *, sanity: bool = False) -> None:
+        self.class_names, self.sanity = list(class_names), sanity
         self._records: list[dict[str, Any]] = []
 
     def update(self, record: dict[str, Any]) -> None:
@@ -131,6 +138,9 @@ class KeyStepEvaluation(Evaluation):
         }
         metrics |= multilabel_metrics(probabilities, labels)
         metrics["window_acc"] = 100.0 * float((predicted == labels).all(axis=1).mean())
+        if self.sanity:
+            level, could = (logging.INFO, "can") if metrics["window_acc"] == 100 else (logging.WARNING, "cannot (yet)")
+            logger.log(level, "KEYSTEP.SANITY_CHECK: the model %s learn its %d windows by heart", could, len(labels))
         return metrics
 
     def write(self, folder: Path) -> list[Path]:

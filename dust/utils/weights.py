@@ -291,6 +291,12 @@ def _find_tensors(source: str, data: Mapping[Any, Any], notes: list[str]) -> dic
             data = inner
             break
     tensors = {str(key): value.detach() for key, value in data.items() if isinstance(value, torch.Tensor)}
+    if not tensors:  # a model that was saved in parts, each under its own name
+        parts = {str(name): part for name, part in data.items() if isinstance(part, Mapping) and part}
+        parts = {n: p for n, p in parts.items() if all(isinstance(value, torch.Tensor) for value in p.values())}
+        tensors = {f"{name}.{key}": value.detach() for name, part in parts.items() for key, value in part.items()}
+        if parts:
+            notes.append(f"read from the parts {', '.join(parts)}")
     if not tensors:
         raise CheckpointError(
             f"{source}: holds no tensors, neither itself nor under {', '.join(CONTAINERS)}; its keys: "

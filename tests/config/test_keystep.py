@@ -11,7 +11,8 @@ from dust.config.keystep import CHOICES, RANGES, add_keystep, check
 def cfg():
     root = CfgNode(
         {
-            "TRAIN": {"ENABLE": True},
+            "TRAIN": {"ENABLE": True, "EVAL_PERIOD": 1},
+            "TEST": {"ENABLE": True},
             "MODEL": {"MODEL_NAME": "TemporalEncoder", "NUM_CLASSES": 11, "ACT_CHECKPOINT": False},
         }
     )

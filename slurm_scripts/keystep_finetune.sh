@@ -1,0 +1,27 @@
+#!/bin/bash
+# KeyStep end to end: both encoders fine-tuned from what keystep_temporal.sh left in RUNS, and the test. What is
+# finished is passed over, what was interrupted goes on. With Slurm or without it:
+#   sbatch slurm_scripts/keystep_finetune.sh industreal DATA RUNS [KEY VALUE ...]
+#   bash slurm_scripts/keystep_finetune.sh quickstart data/quickstart_keystep runs/keystep
+#SBATCH --job-name=keystep_finetune
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=12
+#SBATCH --time=48:00:00
+#SBATCH --requeue
+set -euo pipefail
+if [ $# -lt 3 ]; then
+  echo "usage: $0 industreal|meccano|quickstart DATA RUNS [KEY VALUE ...]" >&2
+  exit 2
+fi
+what=$1 data=$2 runs=$3
+shift 3
+# Slurm runs a copy of this file, so the configurations are where the job was submitted
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+case $what in
+  quickstart) prefix=configs/quickstart/keystep ;;
+  *) prefix=configs/KeyStep/$what ;;
+esac
+exec dust --cfg "${prefix}_finetune.yaml" "${prefix}_test.yaml" \
+  --opts DATA.PATH_TO_DATA_DIR "$data" OUTPUT_DIR "$runs" "$@"
