@@ -1,0 +1,178 @@
+"""The steps of whole recordings: pieces put together, figures by hand, and the files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dust.models.keystep import TemporalEncoder
+from dust.models.keystep_stream import window_probabilities
+from dust.tasks.keystep import KeyStep
+from dust.tasks.keystep_recordings import RecordingsEvaluation
+from dust.utils.procedure import Procedure
+from dust.utils.psr_metrics import score_recording
+from dust.utils.step_decoder import StepDecoder
+
+PARTS = ["base", "lid"]
+PROCEDURE = Procedure(frozenset({0, 3}), (0, 0))
+STATES = {0: (0, 0), 1: (1, 0), 2: (1, 1)}
+
+
+class FirstAndLast(torch.nn.Module):
+    """An encoder that knows: component k changed where channel k of the first and the last frame differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, windows):
+        assert not self.training
+        return self.scale * ((windows[:, 0] - windows[:, -1]).abs() - 0.5)
+
+
+def facts(steps, num_frames, errors=False, fps=10.0):
+    detections = [[(sum(frame >= done for done, _ in steps), 0.9)] for frame in range(num_frames)]
+    return {"num_frames": num_frames, "fps": fps, "steps": steps, "procedure": PROCEDURE, "errors": errors} | {
+        "detections": detections,
+        "states": STATES,
+    }
+
+
+def states_of(steps, num_frames):
+    """(F, K): 1 from the frame on in which a component is done."""
+    frames = torch.arange(num_frames)
+    return torch.stack([(frames >= done).float() for done, _ in steps], dim=1)
+
+
+def pieces(name, steps, num_frames, size=20, **more):
+    outputs = states_of(steps, num_frames)
+    return [
+        {"id": name, "path": "", "label": None, "first": t, "facts": facts(steps, num_frames, **more)}
+        | {"outputs": outputs[t : t + size]}
+        for t in range(0, num_frames, size)
+    ]
+
+
+def evaluation(decoder=None, **more):
+    options = {"frames": 5, "skip": 1, "batch": 7, **more}
+    return RecordingsEvaluation(PARTS, decoder or StepDecoder(window=8, cum_conf=1.5), **options)
+
+
+def run(records, decoder=None, **more):
+    one, model = evaluation(decoder, **more), FirstAndLast().train()
+    for record in records:
+        one.update(record)
+    one.finish(model)
+    assert model.training, "as it was before"
+    return one
+
+
+A, B = [(15, 0), (40, 3)], [(10, 0), (33, 3)]
+
+
+def test_steps_and_figures_by_hand():
+    found = run([*pieces("a", A, 60), *pieces("b", B, 50, errors=True)])
+    # windows span 9 frames and end in 8, 10, 12, ...: step 15 is first in the one that ends in 16; two are needed
+    assert found.records()[0]["predicted"] == [(18, 0), (42, 3)]
+    assert found.records()[1]["predicted"] == [(12, 0), (36, 3)]
+    metrics = found.metrics()
+    assert metrics["f1"] == pytest.approx(1, abs=1e-5) and metrics["pos"] == 1
+    assert metrics["tau_s"] == pytest.approx((0.25 + 0.25) / 2)
+    assert (metrics["tp"], metrics["fp"], metrics["fn"]) == (4, 0, 0)
+    report = json.loads(json.dumps(found.report()))
+    assert report["errors"]["recordings"] == report["no_errors"]["recordings"] == 1
+    assert report["errors"]["tau_s"] == pytest.approx(0.25) and report["metric_mode"] == "paper"
+    assert report["delay_curve"]["0.5"] == 1.0
+    assert report["recordings"]["a"]["tau_s"] == pytest.approx(0.25) and report["recordings"]["b"]["errors"] is True
+
+
+def test_a_recording_of_which_a_piece_is_missing_is_left_out():
+    whole, broken = pieces("a", A, 60), pieces("b", B, 50)
+    found = run([*whole, *broken[:1], *broken[2:]])
+    assert [one["id"] for one in found.records()] == ["a"]
+    assert run(broken[:-1]).records() == [] and run([]).metrics() == {}
+
+
+def test_windows_are_those_of_the_model():
+    torch.manual_seed(0)
+    model = TemporalEncoder(seq_len=5, dim=2, depth=1, heads=1, dim_head=4, mlp_dim=8, num_classes=2).eval()
+    one = evaluation(phases="all")
+    for record in pieces("a", A, 60):
+        one.update(record)
+    one.finish(model)
+    last, probabilities = window_probabilities(model, states_of(A, 60), frames=5, skip=1, phases="all")
+    assert one.records()[0]["last"].tolist() == last.tolist()
+    np.testing.assert_array_equal(one.records()[0]["probabilities"], probabilities.numpy())
+
+
+def test_a_recording_shorter_than_a_window_is_flagged():
+    found = run([*pieces("short", [(3, 0), (9, 3)], 6), *pieces("a", A, 60)])
+    report = found.report()["recordings"]
+    assert (report["short"]["padded_frames"], report["a"]["padded_frames"]) == (2, 0)
+    assert report["short"]["fn"] == 2 and found.records()[0]["last"].tolist() == [5]
+
+
+def test_other_decoders_and_modes():
+    records = [*pieces("a", A, 60), *pieces("b", B, 50)]
+    objects = run(records, StepDecoder(mode="b3", cum_conf=1.5))
+    assert objects.records()[0]["predicted"] == [(16, 0), (41, 3)] and not len(objects.records()[0]["last"])
+    naive = run(records, StepDecoder(mode="temporal_naive", window=8))
+    assert naive.records()[0]["predicted"] == [(16, 0), (40, 3)]
+    sweep = naive.report()["threshold_sweep"]
+    assert [row["conf"] for row in sweep] == [0.125, 0.25, 0.375, 0.5, 0.75]
+    for mode in ("paper", "industreal", "storm"):
+        found = run(records, metric_mode=mode)
+        one = found.records()[0]
+        expected = score_recording(one["steps"], one["predicted"], fps=10, mode=mode, window=8)
+        assert found.report()["recordings"]["a"]["f1"] == expected.f1
+
+
+def test_the_sweep_decodes_again():
+    found = run([*pieces("a", A, 60), *pieces("b", B, 50)])
+    sweep = {row["cum_conf"]: row for row in found.report()["threshold_sweep"]}
+    assert sweep[1.5]["tau_s"] == found.metrics()["tau_s"]
+    assert sweep[0.375]["tau_s"] == pytest.approx(0.05) and sweep[6.0] == {
+        "cum_conf": 6.0,
+        "pos": 0.0,
+        "f1": 0.0,
+        "tau_s": None,
+    }
+    none = run(pieces("a", A, 60), StepDecoder(window=8, cum_conf=100.0)).metrics()
+    assert "tau_s" not in none and none["fn"] == 2
+
+
+def test_files(tmp_path):
+    records = pieces("a/1", A, 60)
+    for record in records:  # a step that was never seen, and one that was not done
+        record["facts"]["steps"] = [(15, 0), (55, 2)]
+    paths = run(records).write(tmp_path)
+    assert all(path.exists() for path in paths) and (tmp_path / "timelines" / "a_1.png").stat().st_size > 1000
+    rows = list(csv.DictReader((tmp_path / "steps" / "a_1.csv").open()))
+    assert [(row["frame"], row["description"], row["verdict"], row["delay_s"]) for row in rows] == [
+        ("18", "Install base", "right", "0.30"),
+        ("42", "Install lid", "wrong", ""),
+        ("55", "Remove base", "missed", ""),
+    ]
+    windows = list(csv.DictReader((tmp_path / "windows" / "a_1.csv").open()))
+    assert windows[0]["last_frame"] == "8" and set(windows[0]) == {"last_frame", "prob_base", "prob_lid"}
+    (row,) = csv.DictReader((tmp_path / "recordings.csv").open())
+    assert (row["recording"], row["tp"], row["fp"], row["fn"]) == ("a/1", "1", "1", "1")
+
+
+def test_the_task_takes_frames_embeddings_and_windows():
+    class Model(torch.nn.Module):
+        def embed(self, frames):
+            return frames.flatten(1)[:, :2]
+
+        def forward(self, video):
+            return video.mean(dim=(2, 3, 4))
+
+    task = KeyStep(class_names=PARTS, recordings={"decoder": StepDecoder()})
+    frames = torch.rand(4, 3, 1, 2, 2)
+    assert task.forward(Model(), {"frames": frames}).shape == (4, 2)
+    assert task.forward(Model(), {"frame_embeddings": frames[:, :, 0, 0, 0]}).shape == (4, 3)
+    assert task.forward(Model(), {"video": frames}).shape == (4, 3)
+    assert isinstance(task.evaluation("test"), RecordingsEvaluation)
+    assert not isinstance(task.evaluation("val"), RecordingsEvaluation)
