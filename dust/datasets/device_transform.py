@@ -49,7 +49,7 @@ class DeviceTransform:
             erasing = RandomErasing(probability=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
         if cfg.MIXUP.ENABLE:
             mixup = MixUp(
-                num_classes=cfg.MODEL.NUM_CLASSES,
+                num_classes=_classes(cfg),
                 alpha=cfg.MIXUP.ALPHA,
                 cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
                 probability=cfg.MIXUP.PROB,
@@ -137,6 +137,13 @@ class DeviceTransform:
         for name in names:
             mixup.mix_(inputs[name], mix)
         return mixup.mix_labels(label, mix)
+
+
+def _classes(cfg) -> int | dict[str, int]:
+    """How many classes the labels have; by name where there are several kinds of them."""
+    if cfg.CAST.COMPOSITION:
+        return {"verb": cfg.CAST.NUM_VERBS, "noun": cfg.CAST.NUM_NOUNS}
+    return cfg.MODEL.NUM_CLASSES
 
 
 def _is_video(value: Any) -> bool:

@@ -160,13 +160,11 @@ def construct_loader(
     if views != "train":
         return evaluation_loader(cfg, dataset)
     where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-    sampler = EpochBatchSampler(
-        size,
-        cfg.TRAIN.BATCH_SIZE // processes_per_node(cfg),
-        seed=cfg.RNG_SEED,
-        drop_last=cfg.DATA_LOADER.DROP_LAST,
-        **where,
-    )
+    batch_size = cfg.TRAIN.BATCH_SIZE // processes_per_node(cfg)
+    own: Any = getattr(dataset, "training_sampler", None)  # a dataset may have an order of its own
+    sampler = own(batch_size, seed=cfg.RNG_SEED, **where) if own is not None else None
+    if sampler is None:
+        sampler = EpochBatchSampler(size, batch_size, seed=cfg.RNG_SEED, drop_last=cfg.DATA_LOADER.DROP_LAST, **where)
     if size < sampler.global_batch:
         logger.warning("the training split has %d clips, less than one batch of %d", size, sampler.global_batch)
     options = _common(cfg, batch_sampler=sampler, collate_fn=collate_training)

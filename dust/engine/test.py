@@ -8,9 +8,9 @@ from typing import Any
 
 from dust.datasets import construct_loader
 from dust.engine.evaluate import evaluate
-from dust.engine.run_dir import BadClipLog, RunDir, config_sha256
+from dust.engine.run_dir import BadClipLog, RunDir, config_sha256, text_sha256
 from dust.engine.setup import build_for, device_of, device_transform_of
-from dust.engine.weights import load_trained, weights_file
+from dust.engine.weights import load_parts, load_trained, weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils import distributed
@@ -34,34 +34,52 @@ def newest_checkpoint(cfg, run: RunDir) -> Path | None:
     return None if found is None else found[0]
 
 
-def checkpoint_to_test(cfg, run: RunDir) -> Path:
-    """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH, else an error."""
+def named_checkpoint(cfg, run: RunDir) -> Path | None:
+    """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH, else None."""
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         return Path(weights_file(cfg, cfg.TEST.CHECKPOINT_FILE_PATH, "TEST.CHECKPOINT_FILE_PATH"))
     found = newest_checkpoint(cfg, run)
-    if found is not None:
-        return found
-    if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+    if found is None and cfg.TRAIN.CHECKPOINT_FILE_PATH:
         return Path(weights_file(cfg, cfg.TRAIN.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH"))
-    raise CheckpointError(
-        f"there is nothing to test: TEST.CHECKPOINT_FILE_PATH is empty and {run.checkpoints} holds no checkpoint. "
-        "Train first, or name a file or zoo://NAME."
-    )
+    return found
+
+
+def checkpoint_to_test(cfg, run: RunDir) -> Path:
+    """:func:`named_checkpoint`, or an error if there is none."""
+    path = named_checkpoint(cfg, run)
+    if path is None:
+        raise CheckpointError(
+            f"there is nothing to test: TEST.CHECKPOINT_FILE_PATH is empty and {run.checkpoints} holds no checkpoint. "
+            "Train first, or name a file or zoo://NAME."
+        )
+    return path
 
 
 def test(cfg, run: RunDir) -> dict[str, float]:
-    """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep)."""
-    path = checkpoint_to_test(cfg, run)
-    saved = load_checkpoint(path)
-    class_names = saved.get("class_names")
-    _check_classes(cfg, class_names, path)
+    """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep).
+
+    A model that is put together from other stages' weights (``parts_from``) is tested as such where it has no
+    checkpoint of its own.
+    """
     device = device_of(cfg)
-    model = build_for(cfg, device)
-    load_trained(cfg, model, path, saved)
-    facts = {"class_names": class_names, "fitted": saved.get("fitted")}
+    path = named_checkpoint(cfg, run)
+    facts: dict[str, Any] = {}
+    if path is not None:
+        saved = load_checkpoint(path)
+        facts = {"class_names": saved.get("class_names"), "fitted": saved.get("fitted")}
+        _check_classes(cfg, facts["class_names"], path)
+        model = build_for(cfg, device)
+        load_trained(cfg, model, path, saved)
+        sha256 = file_sha256(path)
+    else:
+        model = build_for(cfg, device)
+        parts = load_parts(cfg, model)
+        if not parts:
+            checkpoint_to_test(cfg, run)
+        sha256 = text_sha256(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
     if not counts:
-        return _test_views(cfg, run, model, device, facts, path)
+        return _test_views(cfg, run, model, device, facts, sha256)
     metrics: dict[str, float] = {}
     for count in counts:
         one = cfg.clone()
@@ -69,12 +87,12 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         one.TEST.NUM_ENSEMBLE_VIEWS = count
         one.freeze()
         logger.info("testing %d temporal views", count)
-        metrics = _test_views(one, run, model, device, facts, path)
+        metrics = _test_views(one, run, model, device, facts, sha256)
         if not distributed.is_main():
             continue
         copy = run.path / "results.partial"
         shutil.copytree(run.results, copy)
-        run.publish_results(copy, file_sha256(path), f"results_{count}_views")
+        run.publish_results(copy, sha256, f"results_{count}_views")
     return metrics
 
 
@@ -86,10 +104,10 @@ def _check_classes(cfg, class_names: list[str] | None, path: Path) -> None:
         )
 
 
-def _test_views(cfg, run: RunDir, model, device, facts: dict[str, Any], path: Path) -> dict[str, float]:
+def _test_views(cfg, run: RunDir, model, device, facts: dict[str, Any], sha256: str) -> dict[str, float]:
     loader = construct_loader(cfg, "test", **facts)
     dataset: Any = loader.dataset
-    task = build_task(cfg, DataFacts(dataset.class_names)).to(device)
+    task = build_task(cfg, DataFacts(dataset.class_names, fitted=facts.get("fitted") or {})).to(device)
     meter = TestMeter(cfg.LOG_PERIOD)
     bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
     evaluation, counts = evaluate(
@@ -108,7 +126,7 @@ def _test_views(cfg, run: RunDir, model, device, facts: dict[str, Any], path: Pa
     metrics = evaluation.metrics()
     meter.log_final(metrics)
     if distributed.is_main():
-        write_results(cfg, run, evaluation, metrics, counts, file_sha256(path))
+        write_results(cfg, run, evaluation, metrics, counts, sha256)
     with Writer.from_config(cfg, run.path) as writer:
         writer.scalars("Test", metrics, 0)
         writer.evaluation(evaluation, loader, 0, name="Test")

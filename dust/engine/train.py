@@ -53,7 +53,7 @@ class Trainer:
             self.val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
         if distributed.is_main():
             write_class_list(run.path / "classes.txt", dataset.class_names)
-        facts = DataFacts(dataset.class_names, dataset.class_counts())
+        facts = DataFacts(dataset.class_names, dataset.class_counts(), fitted)
         self.task = build_task(cfg, facts).to(self.device)
         self.metric = cfg.TRAIN.BEST_METRIC or self.task.best_metric
 

@@ -22,8 +22,8 @@ def weights_file(cfg, name: str, key: str = "") -> str:
     return str(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
 
 
-def load_parts(cfg, model: nn.Module) -> bool:
-    """Fill the model's parts from the files that it names; False if it names none.
+def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
+    """Fill the model's parts from the files that it names; returns them, none if it names none.
 
     ``model.parts_from`` is ``{part: (configuration key, file | stage | zoo://NAME)}``. A model with ``load_parts``
     takes ``{part: path}`` itself; else each file goes into the submodule of that name, whole, heads aside.
@@ -33,13 +33,13 @@ def load_parts(cfg, model: nn.Module) -> bool:
     own: Any = getattr(model, "load_parts", None)
     if paths and own is not None:
         own(paths)
-        return True
+        return paths
     for part, path in paths.items():
         report = load_weights(model.get_submodule(part), path)
         if report.absent_from_body:
             key, name = named[part]
             raise CheckpointError(f"{key} {name}: it does not fit the model's {part!r} whole. {report}")
-    return bool(paths)
+    return paths
 
 
 def weights_to_save(model: nn.Module) -> dict[str, Any]:

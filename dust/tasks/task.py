@@ -1,7 +1,7 @@
 """The two faces that the engine sees: a task in training, and an evaluation of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ Outputs = Tensor | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a task may know of the training data: class names in order, and how many clips each class has."""
+    """What a task may know of the training data: class names in order, how many clips each class has, and what the
+    dataset fitted."""
 
     class_names: Sequence[str] = ()
     class_counts: Sequence[int] = field(default_factory=tuple)
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(ABC):

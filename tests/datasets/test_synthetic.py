@@ -186,7 +186,7 @@ def test_command_line(tmp_path, capsys):
         "2",
     ]
     assert tool.main(arguments) == 0
-    assert "train.csv (2 clips), val.csv (2 clips), test.csv (2 clips)" in capsys.readouterr().out
+    assert ": 2 train, 2 val, 2 test" in capsys.readouterr().out
     assert tool.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert tool.main([*arguments, "--force"]) == 0

@@ -139,7 +139,7 @@ def test_command_line(tmp_path, capsys):
     arguments = ["dust", "--out", str(out), "--samples", "4", "--size", "16", "--frames", "2", "--length", "8"]
     assert tool.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "train.csv (4 samples), val.csv (4 samples), test.csv (4 samples)" in printed
+    assert ": 4 train, 4 val, 4 test" in printed
     assert "configs/quickstart/dust_stage4.yaml DATA.PATH_TO_DATA_DIR " + str(out) in printed
     assert tool.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
