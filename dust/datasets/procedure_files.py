@@ -12,6 +12,7 @@ import csv
 import io
 import itertools
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from dust.datasets.decoder import open_clip
 from dust.datasets.manifest import SPLITS
 from dust.utils.errors import DataError, VideoError
 from dust.utils.procedure import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
+
+logger = logging.getLogger(__name__)
 
 RECORDINGS, STATES, STEPS, PROCEDURE = "recordings.csv", "states.csv", "steps.csv", "procedure.json"
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -366,7 +369,7 @@ def _frame(recording: Recording, where: str, text: str, problems: Problems) -> i
 def count_frames(
     recording: Recording, problems: Problems, *, first: int | None = None, index_cache: str = ""
 ) -> Recording:
-    """The recording with its number of frames, 0 for a video file that cannot be read.
+    """The recording with its number of frames, 0 for a video file that cannot be read, or is damaged.
 
     A folder's pictures are numbered without gaps, from ``first`` (None: 0 or 1) on; anything else is a problem.
     """
@@ -378,6 +381,9 @@ def count_frames(
         return recording
     try:
         with open_clip(path, index_cache=index_cache or None) as reader:
+            if reader.report.damaged:  # its later frames are lost: labels of them are not at fault
+                logger.warning("%s: %s", path, reader.report.reason)
+                return recording
             return replace(recording, num_frames=len(reader), fps=recording.fps or reader.fps)
     except VideoError:
         return recording

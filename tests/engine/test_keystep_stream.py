@@ -1,0 +1,115 @@
+"""TEST on whole recordings from the command line, and the same as a stream."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import dust.datasets.keystep_recordings
+import dust.models.keystep_video  # noqa: F401 - registers
+from dust.config import load_config
+from dust.datasets.keystep_frames import FrameReader
+from dust.datasets.procedure_layouts import read_procedures
+from dust.datasets.synthetic_procedure import generate_procedure
+from dust.engine import run_net
+from dust.engine.keystep_stream import open_stream
+from dust.models import build_model
+from dust.utils.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Recordings, and a model with weights of its own that was never trained."""
+    root = tmp_path_factory.mktemp("keystep")
+    generate_procedure(root / "data", recordings=8, parts=3, size=32)
+    torch.manual_seed(0)
+    model = build_model(config(root / "data", root))
+    with torch.no_grad():
+        model.temporal_encoder.head.weight.mul_(50)
+    torch.save({"model_state": model.state_dict()}, root / "weights.pyth")
+    return root
+
+
+def keys(data, out, *more):
+    values = {
+        "TASK": "KeyStep", "TRAIN.ENABLE": "False", "TEST.DATASET": "ProcedureRecordings",
+        "TEST.CHECKPOINT_FILE_PATH": data.parent / "weights.pyth", "TEST.ON_BAD_CLIP": "skip", "TEST.BATCH_SIZE": "50",
+        "DATA.PATH_TO_DATA_DIR": data, "DATA.TRAIN_CROP_SIZE": "32", "MODEL.MODEL_NAME": "KeyStepVideo",
+        "MODEL.NUM_CLASSES": "3", "KEYSTEP.DTYPE": "video", "KEYSTEP.FRAMES": "9", "KEYSTEP.SKIP_FACTOR": "1",
+        "KEYSTEP.EMBED_DIM": "16", "KEYSTEP.SPATIAL.ARCH": "test_vit", "KEYSTEP.TEMPORAL.DEPTH": "1",
+        "KEYSTEP.TEMPORAL.HEADS": "2", "KEYSTEP.TEMPORAL.DIM_HEAD": "8", "KEYSTEP.TEMPORAL.MLP_DIM": "16",
+        "KEYSTEP.DECODE.CUM_CONF": "1.5", "KEYSTEP.INFER.PHASES": "all", "NUM_GPUS": "0",
+        "DATA_LOADER.NUM_WORKERS": "0", "OUTPUT_DIR": out,
+    }  # fmt: skip
+    return [str(word) for pair in values.items() for word in pair] + list(more)
+
+
+def config(data, out, *more):
+    return load_config(None, keys(data, out, *more))
+
+
+def test_a_stream_gives_what_the_test_wrote(made, tmp_path):
+    assert run_net.main(keys(made / "data", tmp_path)) == 0
+    report = json.loads((tmp_path / "results" / "test.json").read_text())
+    recordings = read_procedures(made / "data", "test").recordings
+    assert list(report["recordings"]) == [one.id for one in recordings]
+    for group in (report, report["errors"], report["no_errors"], report["metrics"]):
+        assert {"pos", "f1", "tp", "fp", "fn"} <= set(group)
+    assert report["counts"] == {"samples": len(recordings), "bad_clips": 0}
+    stream, reader = open_stream(config(made / "data", tmp_path)), FrameReader(32)
+    emitted = 0
+    for one in recordings:
+        stream.reset()
+        updates = [stream.push(frame) for frame in reader.read(one.path, range(one.num_frames))]
+        rows = list(csv.DictReader((tmp_path / "results" / "windows" / f"{one.id}.csv").open()))
+        seen = [update for update in updates if update.probabilities is not None]
+        assert [int(row["last_frame"]) for row in rows] == [update.frame for update in seen]
+        written = np.array([[float(value) for name, value in row.items() if name != "last_frame"] for row in rows])
+        np.testing.assert_allclose(torch.stack([u.probabilities for u in seen]), written, atol=2e-5)
+        steps = list(csv.DictReader((tmp_path / "results" / "steps" / f"{one.id}.csv").open()))
+        expected = [(int(row["frame"]), int(row["step"])) for row in steps if row["verdict"] != "missed"]
+        assert [step for update in updates for step in update.steps] == expected
+        emitted += len(expected)
+    assert emitted, "the comparison of steps needs some"
+
+
+def test_a_recording_that_fails_is_counted_once_and_the_others_are_finished(made, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(made / "data", data)
+    shutil.copy(made / "weights.pyth", tmp_path)
+    video = data / "videos" / "test_000.mp4"
+    content = bytearray(video.read_bytes())
+    start = content.index(b"mdat") + 2000  # some pictures; the index stays
+    content[start : start + 2000] = bytes(2000)
+    video.write_bytes(content)
+    out = tmp_path / "out"
+    assert run_net.main(keys(data, out)) == 0
+    report = json.loads((out / "results" / "test.json").read_text())
+    assert "test_000" not in report["recordings"] and report["recordings"]
+    assert report["counts"] == {"samples": len(report["recordings"]), "bad_clips": 1}
+    assert "test_000" in (out / "bad_clips.csv").read_text()
+
+
+def test_pictures_of_another_size_are_scaled_and_others_refused(made, tmp_path):
+    stream = open_stream(config(made / "data", tmp_path))
+    for _ in range(17):
+        last = stream.push(torch.randint(0, 255, (3, 48, 64), dtype=torch.uint8))
+    assert last.probabilities is not None and last.probabilities.shape == (3,)
+    with pytest.raises(DataError, match=r"float32 and shape \(3, 32, 32\).*uint8"):
+        stream.push(torch.zeros(3, 32, 32))
+    with pytest.raises(DataError, match="no procedure 'main'; there are assy"):
+        open_stream(config(made / "data", tmp_path), "main")
+
+
+def test_two_windows_are_learnt_by_heart(made, tmp_path, caplog):
+    """KEYSTEP.SANITY_CHECK, on video, from the weights of another run."""
+    more = ["TRAIN.ENABLE", "True", "TEST.ENABLE", "False", "TRAIN.DATASET", "VideoWindows", "TRAIN.BATCH_SIZE", "2"]
+    more += ["TRAIN.EVAL_PERIOD", "10", "KEYSTEP.SANITY_CHECK", "True", "KEYSTEP.SAMPLER.N_ITER", "24"]
+    more += ["KEYSTEP.SAMPLER.SEP", "5", "SOLVER.MAX_EPOCH", "10", "SOLVER.OPTIMIZING_METHOD", "adamw"]
+    more += ["SOLVER.BASE_LR", "0.01", "DATA.TRAIN_JITTER_SCALES", "[32, 32]", "KEYSTEP.TEMPORAL.DROPOUT", "0.0"]
+    more += ["KEYSTEP.SPATIAL.LR_MULT", "1.0"]
+    assert run_net.main(keys(made / "data", tmp_path, *more)) == 0
+    assert "SANITY_CHECK: the model can learn its 2 windows by heart" in (tmp_path / "stdout.log").read_text()
