@@ -1,4 +1,4 @@
-"""Weights by name: ``python tools/zoo.py {list,download,verify,table}``. See MODEL_ZOO.md."""
+"""Weights by name: ``python tools/zoo.py {list,download,verify,convert,table}``. See MODEL_ZOO.md."""
 
 import argparse
 import logging
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dust import zoo
 from dust.utils.errors import DustError
+from dust.zoo.convert import convert
 
 MODEL_ZOO = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
 
@@ -42,6 +43,12 @@ def verify(names: list[str]) -> int:
     return for_each(names, lambda name: f"{zoo.verify(name)}  {name}")
 
 
+def convert_file(args: argparse.Namespace) -> int:
+    count = convert(zoo.resolve(args.file), args.out, sha256=args.sha256, everything=args.all)
+    print(f"{args.out}: {count} tensors")
+    return 0
+
+
 def table(write: bool) -> int:
     if write:
         MODEL_ZOO.write_text(zoo.markdown(), encoding="utf-8")
@@ -60,6 +67,13 @@ def main(argv: list[str] | None = None) -> int:
     fetch.add_argument("--force", action="store_true", help="fetch again what is cached")
     check = commands.add_parser("verify", help="hash cached files again")
     check.add_argument("names", nargs="*", metavar="NAME", help="default: all that are cached")
+    change = commands.add_parser("convert", help="OpenAI's CLIP, a TorchScript program, to safetensors")
+    change.add_argument("file", metavar="FILE", help="the program (ViT-B-16.pt), or zoo://NAME")
+    change.add_argument("--out", required=True, metavar="FILE.safetensors")
+    change.add_argument(
+        "--sha256", default="", metavar="HEX", help="of FILE; default: the zoo's, or the one in FILE's path"
+    )
+    change.add_argument("--all", action="store_true", help="keep all tensors, not only visual.*")
     show = commands.add_parser("table", help="the Markdown of MODEL_ZOO.md")
     show.add_argument("--write", action="store_true", help="write it to MODEL_ZOO.md")
     args = parser.parse_args(argv)
@@ -73,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
             return for_each(names, lambda name: str(zoo.download(name, force=args.force)))
         if args.command == "verify":
             return verify(names)
+        if args.command == "convert":
+            return convert_file(args)
         return table(args.write)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
