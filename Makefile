@@ -1,4 +1,5 @@
 # make demo : set up, generate data, train and test a small TimeSformer    make test : set up, run the test suite
+# make test-quickstarts : the quickstarts that train for minutes
 # make lint : style, format and types                                      PYTHON=python3.12 make test : another interpreter
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-quickstarts lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
@@ -18,6 +19,9 @@ demo: $(VENV)/.demo-$(VERSION)
 
 test: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest --durations=15
+
+test-quickstarts: $(VENV)/.test-$(VERSION)
+	$(BIN)/python -m pytest -m quickstart --durations=15
 
 lint: $(VENV)/.dev-$(VERSION)
 	$(BIN)/ruff check .

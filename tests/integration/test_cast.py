@@ -51,6 +51,7 @@ def test_cast_keeps_what_it_trains_and_knows_its_experts(few_clips, tmp_path, ca
 
 
 @pytest.mark.slow
+@pytest.mark.quickstart
 def test_both_experts_together_are_far_better_than_either(tmp_path):
     generate_motion_appearance(tmp_path / "data")
     assert run(ALL_STAGES, tmp_path / "data", tmp_path / "runs") == 0
@@ -60,6 +61,7 @@ def test_both_experts_together_are_far_better_than_either(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.quickstart
 def test_pre_training_lowers_its_loss_and_hands_on_its_encoder(tmp_path):
     generate_motion_appearance(tmp_path / "data")
     out = tmp_path / "runs"
@@ -69,3 +71,13 @@ def test_pre_training_lowers_its_loss_and_hands_on_its_encoder(tmp_path):
     assert losses[-1] < 0.3 * losses[0]
     assert metrics(out / "videomae_pretrain")["loss"] < 0.3 * losses[0]
     assert metrics(out / "videomae_finetune")["top1_acc"] > 80.0
+
+
+@pytest.mark.slow
+@pytest.mark.quickstart
+def test_tstl_trains_both_stages_and_tests(tmp_path):
+    generate_motion_appearance(tmp_path / "data")
+    assert run(("tstl_selector", "tstl_experts", "tstl_test"), tmp_path / "data", tmp_path / "runs") == 0
+    measured = metrics(tmp_path / "runs" / "tstl_test")
+    assert measured["top1_acc"] > 80 and measured["selector_acc"] > 80 and measured["oracle_acc"] > 80
+    assert {f"expert_acc.{group}" for group in range(4)} <= set(measured) and measured["forwards_per_clip"] == 2

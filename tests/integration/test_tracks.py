@@ -33,7 +33,9 @@ def metrics(out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", QUICKSTART)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.quickstart] if name == "lstm" else []) for name in QUICKSTART]
+)
 def test_four_cameras_are_enough_and_one_is_not(data, tmp_path, name):
     overrides = words(data, tmp_path)
     assert run_net.main(["--cfg", str(QUICKSTART[name]), *overrides]) == 0
@@ -48,6 +50,7 @@ def test_four_cameras_are_enough_and_one_is_not(data, tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.quickstart
 def test_a_model_of_one_camera_is_worse(data, tmp_path):
     """Chance is 14 %. The best of single cameras, each trained by itself, lies at 40 to 55 %."""
     overrides = words(data, tmp_path, "TRACKS.VIEWS", "[0]")
