@@ -15,6 +15,7 @@ PAGES = [
     "README.md",
     "MODEL_ZOO.md",
     "docs/CONFIG.md",
+    "docs/CAST.md",
     "docs/DUST.md",
     "docs/TRACKS.md",
     "docs/BENCHMARKS.md",
@@ -63,7 +64,9 @@ def test_a_command_of_a_page_exists(line):
         )
         assert result.returncode == 0, result.stderr
         usage = re.sub(r"\[[^\]]*\]", "", result.stdout.split("\n\n")[0])  # what stands outside brackets is required
-        for flag in re.findall(r"--[\w-]+", usage):
+        for choice in re.findall(r"\(([^)]*)\)", usage):
+            assert set(re.findall(r"--[\w-]+", choice)) & set(words), f"{' '.join(words[1:3])} needs one of {choice}"
+        for flag in re.findall(r"--[\w-]+", re.sub(r"\([^)]*\)", "", usage)):
             assert flag in words, f"{' '.join(words[1:3])} needs {flag}"
         for flag in (word for word in words[3:] if word.startswith("--") and word != "--"):
             assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
@@ -81,7 +84,10 @@ def test_the_pages_python_is_python(page):
         assert hasattr(__import__(module, fromlist=[name]), name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/CONFIG.md", "docs/DUST.md", "docs/TRACKS.md"])
+LINKING = ["README.md", "CONTRIBUTING.md", "docs/CAST.md", "docs/CONFIG.md", "docs/DUST.md", "docs/TRACKS.md"]
+
+
+@pytest.mark.parametrize("page", LINKING)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
