@@ -128,7 +128,11 @@ def build_optimizer(
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay)
+        on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
+        # one kernel for all tensors; a CPU keeps the plain loop
+        return torch.optim.AdamW(
+            groups, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True if on_cuda else None
+        )
     from timm.optim import create_optimizer_v2, list_optimizers
 
     if name not in list_optimizers():
