@@ -17,6 +17,7 @@ from dust.engine import run_net
 from dust.utils.features import FeatureStore
 from dust.utils.psr_decoders import decode_b1
 from dust.utils.psr_metrics import score_recording, summarize
+from tests.datasets.test_procedure_files import industreal
 from tests.helpers import ROOT
 
 STAGES = ("spatial", "features", "temporal", "finetune", "test")
@@ -111,3 +112,15 @@ def test_the_tools_know_the_data(tmp_path):
     assert "1 train, 1 val, 1 test" in said and "configs/quickstart/keystep_test.yaml" in said
     again = subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 2 and "error:" in again.stderr
+
+
+def test_industreal_is_listed_from_the_command_line(tmp_path):
+    industreal(tmp_path / "raw")
+    command = [sys.executable, str(ROOT / "tools" / "convert_data.py"), "industreal", "--root", str(tmp_path / "raw")]
+    said = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, cwd=ROOT)
+    assert said.returncode == 0, said.stderr
+    assert "1 train; 30 frames, 11 components" in said.stdout and "MODEL.NUM_CLASSES 11" in said.stdout
+    assert read_procedures(tmp_path / "out", "train").recordings[0].steps == ((12, 9),)
+    (tmp_path / "raw" / "recordings" / "train" / "01_assy_0_1" / "rgb" / "000007.jpg").unlink()
+    refused = subprocess.run([*command, "--out", str(tmp_path / "2")], capture_output=True, text=True, cwd=ROOT)
+    assert refused.returncode == 2 and "a gap in the pictures" in refused.stderr
