@@ -18,6 +18,7 @@ PAGES = [
     "docs/CAST.md",
     "docs/DUST.md",
     "docs/TRACKS.md",
+    "docs/KEYSTEP.md",
     "docs/BENCHMARKS.md",
     "dust/datasets/DATASET.md",
 ]
@@ -72,7 +73,7 @@ def test_a_command_of_a_page_exists(line):
             assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md", "docs/TRACKS.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md", "docs/TRACKS.md", "docs/KEYSTEP.md"])
 def test_the_pages_python_is_python(page):
     names = set()
     for block in blocks(page, "python"):
