@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from dust.tasks.keystep import KeyStep
+from dust.tasks.keystep import KeyStep, KeyStepEvaluation
 
 NAMES = ["base", "lid", "wheel"]
 
@@ -64,3 +64,14 @@ def test_files(tmp_path):
         "lid": ("1.0000", "2"),
         "wheel": ("0.0000", "1"),
     }
+
+
+@pytest.mark.parametrize(("sure", "verdict"), [(3.0, "can"), (-3.0, "cannot (yet)")])
+def test_the_verdict_of_a_sanity_check(caplog, sure, verdict):
+    """All windows with all digits right, or not."""
+    labels = [[1, 0, 1], [0, 1, 0]]
+    evaluation = KeyStepEvaluation(NAMES, sanity=True)
+    evaluation.update(record("a", labels, sure * (2 * torch.tensor(labels).float() - 1)))
+    with caplog.at_level("INFO", logger="dust"):
+        evaluation.metrics()
+    assert f"SANITY_CHECK: the model {verdict} learn its 2 windows by heart" in caplog.text
