@@ -4,7 +4,6 @@ Corners are followed by pyramidal Lucas-Kanade (OpenCV), forwards and back again
 it came from is lost. CoTracker can be used instead where its licence allows it.
 """
 
-import json
 import logging
 import os
 import re
@@ -15,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
-from dust.datasets.csv_file import Problems, read_text, split_line, write_csv, write_text
+from dust.datasets.csv_file import Problems, read_text, split_line, write_csv
 from dust.datasets.decoder import VideoReader
 from dust.datasets.manifest import SPLITS, available_splits, read_manifest
+from dust.datasets.prepare import agree_on_settings
 from dust.utils.errors import DataError, VideoError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def make_tracks(
     need_opencv()
     source, out = Path(source), Path(out)
     jobs = read_jobs(source)
-    _agree_on_settings(out, settings)
+    agree_on_settings(out, RECORD, asdict(settings), "made")
     made, rows = Made(), []
     try:
         (out / "tracks").mkdir(exist_ok=True)
@@ -104,25 +104,6 @@ def make_tracks(
     keep = len(header) if any(row[-1] for row in rows) else len(header) - 1
     write_csv(out / "tracks.csv", header[:keep], [row[:keep] for row in rows])
     return made
-
-
-def _agree_on_settings(out: Path, settings: Settings) -> None:
-    record, wanted = out / RECORD, asdict(settings)
-    if record.is_file():
-        try:
-            before = json.loads(read_text(record))
-        except ValueError:
-            before = None
-        if before != wanted:
-            raise DataError(f"{out} was made with {before}, not with {wanted}: choose another --out")
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror}") from error
-    if any(out.iterdir()):
-        raise DataError(f"{out} is not empty and was not made by this tool: choose another --out")
-    write_text(record, json.dumps(wanted, indent=1) + "\n")
 
 
 def _is_ready(job: Job, target: Path) -> bool:

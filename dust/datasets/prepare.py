@@ -95,7 +95,7 @@ def prepare(
     if not jobs:
         raise DataError(f"{source} names no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
     _refuse_collisions(jobs)
-    _agree_on_settings(target, encoding)
+    agree_on_settings(target, SETTINGS, asdict(encoding))
     done = _run(jobs, encoding, workers, progress)
     if root.is_dir():
         _copy_lists(root, target)
@@ -220,23 +220,27 @@ def _refuse_collisions(jobs: list[tuple[Path, Path]]) -> None:
             raise DataError(f"{source} and {by_target[target]} would both become {target}: rename one of them")
 
 
-def _agree_on_settings(target: Path, encoding: Encoding) -> None:
-    record = target / SETTINGS
-    wanted = asdict(encoding)
+def agree_on_settings(target: Path, record_name: str, wanted: dict[str, Any], verb: str = "prepared") -> None:
+    """Make the folder of a resumable tool, or see that it was made with the same settings.
+
+    Raises:
+        DataError: other settings, a folder that is not the tool's, or one that cannot be written.
+    """
+    record = target / record_name
     if record.is_file():
         try:
             before = json.loads(read_text(record))
         except ValueError:
             before = None
         if before != wanted:
-            raise DataError(f"{target} was prepared with {before}, not with {wanted}: choose another --out")
+            raise DataError(f"{target} was {verb} with {before}, not with {wanted}: choose another --out")
         return
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{target}: cannot be written: {error.strerror}") from error
     if any(target.iterdir()):
-        raise DataError(f"{target} is not empty and was not prepared by this tool: choose another --out")
+        raise DataError(f"{target} is not empty and was not {verb} by this tool: choose another --out")
     write_text(record, json.dumps(wanted, indent=1) + "\n")
 
 

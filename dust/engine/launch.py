@@ -88,6 +88,10 @@ def launch(cfg, function: Callable[[Any], None], init_method: str | None = None)
         ConfigError: nodes that cannot meet, or more processes than the launcher started.
     """
     place = place_from_environment(os.environ)
+    if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:  # features are extracted by one process
+        if cfg.SHARD_ID == 0 and (place is None or place.rank == 0):
+            function(_alone(cfg))
+        return 0
     if place is not None:
         with joined(place):
             function(_as_started(cfg, place))
@@ -120,6 +124,15 @@ def _check_devices(cfg) -> None:
     present = torch.cuda.device_count()
     if present < cfg.NUM_GPUS:
         raise ConfigError(f"NUM_GPUS {cfg.NUM_GPUS}: this machine has {present}. Set NUM_GPUS {present}.")
+
+
+def _alone(cfg):
+    """The configuration for one process, on one GPU if it is on any."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE, cfg.NUM_SHARDS, cfg.SHARD_ID = min(cfg.NUM_GPUS, 1), 0, 1, 0
+    cfg.freeze()
+    return cfg
 
 
 def _as_started(cfg, place: Place):

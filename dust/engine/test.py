@@ -58,8 +58,8 @@ def checkpoint_to_test(cfg, run: RunDir) -> Path:
 def test(cfg, run: RunDir) -> dict[str, float]:
     """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep).
 
-    A model that is put together from other stages' weights (``parts_from``) is tested as such where it has no
-    checkpoint of its own.
+    A model that other stages' weights make up whole (``made_of_parts``) is tested as such where it has no checkpoint
+    of its own. One that only begins from parts is not: the rest of it would be random.
     """
     device = device_of(cfg)
     path = named_checkpoint(cfg, run)
@@ -73,9 +73,9 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         sha256 = file_sha256(path)
     else:
         model = build_for(cfg, device)
-        parts = load_parts(cfg, model)
+        parts = load_parts(cfg, model) if getattr(model, "made_of_parts", False) else {}
         if not parts:
-            checkpoint_to_test(cfg, run)
+            checkpoint_to_test(cfg, run)  # says what to do
         sha256 = text_sha256(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
     if not counts:

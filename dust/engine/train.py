@@ -297,7 +297,7 @@ def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for clip in dataset.clips:
         digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode())
-    for extra in (fitted, getattr(dataset, "identity", None)):  # of stored features: the checkpoint that made them
+    for extra in (fitted, getattr(dataset, "identity", None)):  # what else a dataset says of its samples
         digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")
     return digest.hexdigest()
 

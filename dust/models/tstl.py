@@ -42,6 +42,9 @@ class TSTL(nn.Module):
     Raises ConfigError that names every argument that cannot be.
     """
 
+    #: Selector, experts and trunk are all there is: nothing is left to train, so it is tested without a checkpoint.
+    made_of_parts = True
+
     def __init__(
         self,
         *,
