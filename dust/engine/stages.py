@@ -14,9 +14,9 @@ from dust.engine.extract import checkpoint_to_extract, features_config
 from dust.engine.run_dir import RunDir, config_sha256, differing_keys, text_sha256
 from dust.engine.test import checkpoint_to_test
 from dust.utils.checkpoint import file_sha256, list_checkpoints
-from dust.utils.errors import CheckpointError, ConfigError, DustError
+from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
-from dust.utils.stages import stage_checkpoint
+from dust.utils.stages import stage_checkpoint, stage_features
 from dust.utils.weights import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -52,15 +52,19 @@ def inherit(cfg):
 
 def sources(cfg) -> dict[str, str]:
     """``{key: SHA-256}`` of the checkpoints that this stage starts from: those of every key ``*_FROM`` that names one
-    which is still there."""
+    which is still there; for stored features, of the checkpoint that made those of training."""
     found = {}
     for key, name in flatten(cfg).items():
         if not (key.endswith("_FROM") and name and isinstance(name, str)):
             continue
         try:
-            found[key] = file_sha256(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
-        except (ConfigError, CheckpointError):
-            continue  # gone, a zoo's name, or a folder of features, which have an identity of their own
+            if key.endswith(".FEATURES_FROM"):
+                store = FeatureStore.open(stage_features(name, cfg.OUTPUT_DIR, key), "train")
+                found[key] = str(store.meta["checkpoint_sha256"])
+            else:
+                found[key] = file_sha256(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
+        except (ConfigError, CheckpointError, DataError, KeyError):
+            continue  # gone, a zoo's name, or features that do not say who made them
     return found
 
 

@@ -11,6 +11,7 @@ from dust.engine.train import train
 from dust.models import build_model
 from dust.utils.checkpoint import file_sha256, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError
+from dust.utils.features import FeatureWriter
 from dust.utils.stages import stage_checkpoint, stage_features, stage_path
 
 SERIES = {"SERIES_SWIN.EMBED_DIM": 12, "SERIES_SWIN.DEPTHS": [1, 1], "SERIES_SWIN.NUM_HEADS": [2, 2]}
@@ -39,6 +40,16 @@ def test_the_widths_of_the_other_stage_are_taken_over_but_not_its_dropout(tmp_pa
     assert cfg.SERIES_SWIN.EMBED_DIM == 64, "what was given stays as it is"
     assert inherit(settled) == settled
     assert sources(cfg) == {"FUSION.SERIES_FROM": file_sha256(stage2)}
+
+
+def test_stored_features_count_by_the_checkpoint_that_made_them(tmp_path):
+    writer = FeatureWriter(
+        tmp_path / "stage3" / "features", "train", ["a"], (2,), "float32", {"checkpoint_sha256": "ab"}
+    )
+    writer.write(0, torch.zeros(1, 2).numpy())
+    writer.finish()
+    assert sources(config(tmp_path, FUSION__FEATURES_FROM="stage3")) == {"FUSION.FEATURES_FROM": "ab"}
+    assert sources(config(tmp_path, FUSION__FEATURES_FROM="elsewhere")) == {}
 
 
 def test_a_file_of_weights_alone_changes_nothing(tmp_path):
