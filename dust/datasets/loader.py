@@ -5,7 +5,7 @@ that order, and rank r takes its r-th part, so the same samples meet in a global
 """
 
 import logging
-import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +18,7 @@ from dust.datasets.sample import BadClip, Draw
 from dust.utils import distributed
 from dust.utils.errors import DataError
 from dust.utils.rng import torch_generator
+from dust.utils.signals import mind_only_the_parent
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +111,8 @@ def collate_evaluation(items: Sequence[Any]) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides what to do and ends the workers itself
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and Slurm's signals reach all processes; the main process decides what to do and ends the workers itself
+    mind_only_the_parent()
     torch.set_num_threads(1)
 
 
@@ -125,6 +126,8 @@ def _common(cfg, **kwargs: Any) -> dict[str, Any]:
         "generator": torch_generator(cfg.RNG_SEED, "loader"),
     }
     if workers:
+        if sys.platform == "linux":  # also in a process that was itself spawned: such a one would spawn its workers
+            options["multiprocessing_context"] = "fork"
         options["prefetch_factor"] = cfg.DATA_LOADER.PREFETCH_FACTOR
     return {**options, **kwargs}
 

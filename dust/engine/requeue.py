@@ -1,0 +1,80 @@
+"""How a command that was asked to stop leaves its cluster: USR1 and USR2 queue its Slurm job again, TERM and INT do not.
+
+Everything is saved by then. The job starts with the same command, finds its checkpoint and goes on.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from dust.engine.interrupt import COME_BACK, most_urgent
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that the other processes stay for the first one, which may still be saving, if they can see it.
+SAVING = 600.0
+#: The same where they cannot see it: it has nothing to save.
+LINGER = 10.0
+
+
+class Departure:
+    """Ends this process's part of a command, after a signal.
+
+    ``first`` is the process that speaks for all; ``meeting`` (see :class:`dust.engine.place.Meeting`) is where it can be
+    seen by the others, if they have met.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.environ = environ
+        self.first = all(environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "RANK"))
+        self.meeting: Any = None
+
+    def __call__(self, signum: int) -> int:
+        """Ask for the job again if ``signum``, or one that came since, means that. Returns the exit code.
+
+        The first process asks. The others stay until it has: with srun's ``--kill-on-bad-exit`` one that ends earlier
+        would end it in the midst of saving.
+        """
+        signum = most_urgent(signum)
+        if self.first:
+            if signum in COME_BACK:
+                requeue(signum, self.environ)
+            if self.meeting is not None:
+                with contextlib.suppress(RuntimeError):
+                    self.meeting.first_leaves()
+        elif self.meeting is not None:
+            self.meeting.stay(SAVING)
+        elif len({"SLURM_STEP_ID", "RANK"} & self.environ.keys()):
+            time.sleep(LINGER)
+        return 128 + signum
+
+
+def job_of(environ: Mapping[str, str]) -> str:
+    """The Slurm job that this process belongs to: ``123``, in an array ``120_3``; empty outside Slurm."""
+    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ.get("SLURM_JOB_ID", "")
+
+
+def requeue(signum: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Ask Slurm to run this job again; whether it will. Says in one line what comes next."""
+    name, job = signal.Signals(signum).name, job_of(environ)
+    if not job:
+        logger.warning("%s: start the same command again to go on from here", name)
+        return False
+    try:
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        code, why = asked.returncode, asked.stderr.strip() or asked.stdout.strip() or f"exit code {asked.returncode}"
+    except (OSError, subprocess.SubprocessError) as error:
+        code, why = 1, str(error)
+    # a job that is queued again is ended at once, and scontrol is a part of it
+    if code in (0, -signal.SIGTERM, -signal.SIGKILL):
+        logger.warning("%s: job %s is queued again and will go on from here", name, job)
+        return True
+    logger.error("%s: job %s could not be queued again (%s); submit it anew to go on from here", name, job, why)
+    return False

@@ -1,0 +1,28 @@
+"""Which signals a helper process minds."""
+
+import os
+import signal
+import threading
+
+#: What schedulers send to every process of a job, not only to the one that can act on it.
+FOR_THE_PARENT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def mind_only_the_parent() -> None:
+    """To be called in a loader's worker: from now on only its parent ends it.
+
+    Ctrl-C and Slurm's TERM, USR1 and USR2 reach all processes of a job. A worker that died of one would take the
+    training process down with it before that has saved. The parent's own TERM (``Process.terminate``) still ends it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, where nothing tells who sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
+    threading.Thread(target=_wait, args=(os.getppid(),), name="signals", daemon=True).start()
+
+
+def _wait(parent: int) -> None:
+    while True:
+        sent = signal.sigwaitinfo(FOR_THE_PARENT)
+        if sent.si_signo == signal.SIGTERM and sent.si_pid == parent:
+            os._exit(0)
