@@ -7,6 +7,7 @@ same tensors: G experts cost one trunk and G + 1 times what is trained.
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,13 @@ class TSTL(nn.Module):
         self.parts_from = dict(parts_from or {})
         self.selector = CAST(num_classes=len(groups), **cast)
         self.num_features = self.selector.num_features
-        # copies of the selector in which what is frozen, and fixed tables, stay the selector's own tensors
-        shared: dict[int, Any] = {id(tensor): tensor for tensor in _shared(self.selector)}
-        self.experts = nn.ModuleList(copy.deepcopy(self.selector, dict(shared)) for _ in groups)
-        for expert, classes in zip(self._experts(), groups, strict=True):
+        # copies of the selector in which what is frozen, and fixed tables, stay the selector's own
+        shared: dict[int, Any] = {id(one): one for one in _shared(self.selector)}
+        self.experts = nn.ModuleList()
+        for classes in groups:
+            expert = copy.deepcopy(self.selector, dict(shared))
             expert.reset_classifier(len(classes) if expert_classes == "group" else self.num_classes)
+            self.experts.append(_in_one_piece(expert))
         member = torch.zeros(len(groups), self.num_classes, dtype=torch.bool)
         for index, classes in enumerate(groups):
             self.register_buffer(f"classes_{index}", torch.tensor(classes), persistent=False)
@@ -195,7 +198,22 @@ class TSTL(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith(("_time_pos", "_space_pos"))}
 
 
-def _shared(model: CAST) -> Iterator[torch.Tensor]:
-    """Parameters of the trunk, and buffers, which are fixed tables."""
-    yield from (parameter for name, parameter in model.named_parameters() if not is_trained(name))
+def _shared(model: CAST) -> Iterator[nn.Module | torch.Tensor]:
+    """Modules in which nothing is trained, the other frozen parameters, and buffers, which are fixed tables."""
+    trained = {id(parameter) for name, parameter in model.named_parameters() if is_trained(name)}
+    for module in model.modules():
+        if not any(id(parameter) in trained for parameter in module.parameters()):
+            yield module
+    yield from (parameter for parameter in model.parameters() if id(parameter) not in trained)
     yield from model.buffers()
+
+
+def _in_one_piece(model: CAST) -> CAST:
+    """What is trained of ``model`` in one piece of memory: of 500 separate tensors each fills its last page in part,
+    1 MB per expert."""
+    trained = [parameter for name, parameter in model.named_parameters() if is_trained(name)]
+    sizes = [math.ceil(parameter.numel() / 16) * 16 for parameter in trained]  # 64 bytes, as torch aligns tensors
+    whole = trained[0].new_empty(sum(sizes))
+    for parameter, piece in zip(trained, whole.split(sizes), strict=True):
+        parameter.data = piece[: parameter.numel()].view_as(parameter).copy_(parameter.data)
+    return model

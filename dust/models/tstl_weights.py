@@ -24,31 +24,33 @@ def load_parts(model: Any, paths: Mapping[str, Path]) -> None:
     named: dict[str, CAST] = {"selector": model.selector}
     named |= {f"experts.{index}": expert for index, expert in enumerate(model.experts)}
     problems = [f"{name}: no file is named for it" for name in named if name not in paths]
-    states = {}
+    trunk = {part: path for part, path in paths.items() if part in ("spatial", "temporal", "trunk")}
+    if not trunk and "selector" in paths:
+        trunk = {"trunk": paths["selector"]}
+    wanted = ""
+    try:
+        if trunk:
+            model.selector.load_parts(trunk)  # the experts' trunk is the same tensors
+            wanted = frozen_sha256(model.selector)
+    except CheckpointError as error:
+        problems.append(f"trunk: {error}")
     for name in (name for name in named if name in paths):
         try:
-            states[name] = read_state(paths[name])
-        except CheckpointError as error:
-            problems.append(f"{name}: {error}")
-    trunk = {part: path for part, path in paths.items() if part in ("spatial", "temporal", "trunk")}
-    if not trunk and "selector" in states:
-        trunk = {"trunk": paths["selector"]}
-    if trunk:
-        model.selector.load_parts(trunk)  # the experts' trunk is the same tensors
-    wanted = frozen_sha256(model.selector)
-    for name, state in states.items():
-        there = expert_hash_of(model.selector, state)
-        if there != wanted:
-            problems.append(
-                f"{name}: {paths[name]} was trained on another trunk: sha256 {there[:16]}..., here {wanted[:16]}..."
-            )
-            continue
-        try:
+            state = read_state(paths[name])  # one file at a time: all of them would take the memory twice
+            there = expert_hash_of(model.selector, state)
+            if wanted and there != wanted:
+                raise CheckpointError(
+                    f"{paths[name]} was trained on another trunk: sha256 {there[:16]}..., here {wanted[:16]}..."
+                )
             _load_trained(named[name], state, str(paths[name]))
         except CheckpointError as error:
             problems.append(f"{name}: {error}")
     if problems:
-        raise CheckpointError("TSTL cannot be put together:\n  " + "\n  ".join(problems))
+        raise CheckpointError(
+            "TSTL cannot be put together:\n  " + "\n  ".join(problems) + "\nSelector and experts are trained on one "
+            "trunk: CAST.SPATIAL_FROM and CAST.TEMPORAL_FROM, or CAST.TRUNK_FROM, of all stages are the same. "
+            'TSTL.GROUPS "[3]" trains the expert of group 3 alone.'
+        )
     logger.info("TSTL: selector and %d experts on the trunk %s", len(named) - 1, wanted[:16])
 
 

@@ -55,8 +55,10 @@ def sinusoid_table(length: int, dim: int) -> torch.Tensor:
     """
     position = torch.arange(length, dtype=torch.float64).unsqueeze(1)
     channel = torch.arange(dim)
-    angle = position / 10000 ** (2 * (channel // 2) / dim).double()
-    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float().unsqueeze(0)
+    table = position / 10000 ** (2 * (channel // 2) / dim).double()
+    table[:, 0::2].sin_()  # in place: of ViT-B's 9 MiB in float64 no copies
+    table[:, 1::2].cos_()
+    return table.float().unsqueeze(0)
 
 
 class SinusoidPositions(nn.Module):

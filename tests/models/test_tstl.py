@@ -165,6 +165,28 @@ def test_one_trunk_in_memory():
     assert sum(p.numel() for p in model.parameters()) == trunk + 4 * body + heads
 
 
+def held(model):
+    """Bytes of memory behind a model's parameters and buffers, each piece counted once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@pytest.mark.parametrize("expert_classes", ["group", "all"])
+def test_memory_is_that_of_one_trunk_and_of_what_is_trained(expert_classes):
+    sizes = {**SIZES, "embed_dim": 64, "depth": 3}
+    groups = [range(g, 80, 5) for g in range(5)]
+    one = CAST(**sizes, num_classes=80)
+    trained = sum(one.get_parameter(name).nbytes for name in trained_names(one))
+    model = TSTL(groups=groups, expert_classes=expert_classes, **sizes).eval()
+    with torch.no_grad():
+        model(video_of(6))
+    assert held(model) <= held(one) - trained + 6 * trained
+    # no more than that: each part in one piece, and all of them different
+    parts = [model.selector, *model.experts]
+    own = {part.blocks[2].S_Adapter.D_fc1.weight.untyped_storage().data_ptr() for part in parts}
+    assert len(own) == 6 and held(model.experts[1]) <= held(one)
+
+
 def test_size_of_the_published_model():
     with torch.device("meta"):
         model = TSTL(groups=[range(g, 174, 15) for g in range(15)], expert_classes="all")
@@ -221,8 +243,11 @@ def same(model, wholes, clips):
 def test_from_files_of_what_was_trained(stages):
     paths, wholes = stages
     model = TSTL(groups=GROUPS, **SIZES).eval()
+    before = held(model)
     model.load_parts(paths)
     same(model, wholes, video_of(4))
+    assert held(model) == before
+    assert model.selector.patch_embed is model.experts[0].patch_embed  # a part that is all trunk is there once
 
 
 def test_from_whole_checkpoints_without_files_of_the_trunk(stages, tmp_path):
@@ -252,6 +277,10 @@ def test_everything_that_does_not_belong_together_is_named(stages, tmp_path):
     assert "experts.2" in said and "none.pyth" in said
     with pytest.raises(CheckpointError, match="experts.1: no file is named for it"):
         TSTL(groups=GROUPS, **SIZES).load_parts({key: path for key, path in paths.items() if key != "experts.1"})
+    without = {key: path for key, path in paths.items() if key not in ("spatial", "temporal")}
+    with pytest.raises(CheckpointError) as error:  # a selector that is not there is one problem, not one per expert
+        TSTL(groups=GROUPS, **SIZES).load_parts({**without, "selector": tmp_path / "none.pyth"})
+    assert "none.pyth" in str(error.value) and "another trunk" not in str(error.value)
 
 
 def test_the_trunk_is_needed(stages):
