@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -16,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from dust.datasets.csv_file import write_text
 from dust.datasets.sample import BadClip
 from dust.utils.errors import DataError, DustError
 
@@ -80,21 +83,29 @@ class RunDir:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise DustError(
-                    f"OUTPUT_DIR {self.path} is in use by {holder}. Stop that run, or choose another OUTPUT_DIR."
-                ) from error
-            file.truncate(0)
-            file.write(f"host {socket.gethostname()} pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            file.flush()
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise DustError(
+                        f"OUTPUT_DIR {self.path} is in use by {holder}. Stop that run, or choose another OUTPUT_DIR."
+                    ) from error
+                logger.warning(
+                    "OUTPUT_DIR %s: its file system has no locks (%s): see to it that only one run uses it",
+                    self.path, error.strerror,
+                )  # fmt: skip
+            holder = f"host {socket.gethostname()} pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            with contextlib.suppress(OSError):  # a full disk; what counts is the lock
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), holder.encode())
             try:
                 yield
             finally:
-                file.truncate(0)
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), 0)
 
     def write_config(self, text: str) -> None:
-        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        """Raises DataError, naming the file, if the disk is full or read-only; an older one is then left as it was."""
+        write_text(self.path / "config.yaml", text)
 
     def set_checkpoints_aside(self) -> None:
         """Keep an earlier run's checkpoints under another name when a new run begins from scratch here."""
@@ -106,19 +117,30 @@ class RunDir:
 
     def publish_results(self, temporary: Path, checkpoint_sha256: str, name: str = "results") -> None:
         """Make ``temporary`` the results folder. Results of another checkpoint are kept aside under its hash."""
-        results = self.path / name
+        results, replaced = self.path / name, self.path / f"{name}.replaced"
+        _sync_files(temporary)
+        shutil.rmtree(replaced, ignore_errors=True)  # which a killed run left
         if results.exists():
             try:
                 other = json.loads((results / "test.json").read_text())["checkpoint_sha256"]
             except (OSError, ValueError, KeyError):
                 other = "unknown"
             if other == checkpoint_sha256:
-                shutil.rmtree(results)
+                results.rename(replaced)
             else:
                 aside = _free_name(self.path / f"{name}.{other[:8]}")
                 results.rename(aside)
                 logger.info("results of another checkpoint are kept in %s", aside)
         temporary.rename(results)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync_files(folder: Path) -> None:
+    """What is in ``folder`` outlives a power cut, before it gets a name that says that it is whole."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _free_name(path: Path) -> Path:
@@ -150,6 +172,10 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+#: Of ``bad_clips.csv``.
+_COLUMNS = ("split", "id", "path", "reason")
+
+
 class BadClipLog:
     """Collects bad clips into ``bad_clips.csv`` (each once) and enforces the policy.
 
@@ -166,10 +192,7 @@ class BadClipLog:
         self.key = key or ("TRAIN.ON_BAD_CLIP" if split == "train" else "TEST.ON_BAD_CLIP")
         self.limit = limit
         self.count = 0
-        self._known: set[tuple[str, str]] = set()
-        if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                self._known = {(row["split"], row["id"]) for row in csv.DictReader(file)}
+        self._known = {(row[0], row[1]) for row in _rows(path) if len(row) == len(_COLUMNS)}
 
     def start_epoch(self, count: int = 0) -> None:
         self.count = count
@@ -179,8 +202,11 @@ class BadClipLog:
         self.count += 1
         if (self.split, bad.id) not in self._known:
             self._known.add((self.split, bad.id))
-            self._write(bad)
             logger.warning("bad clip in %s: %s (%s)", self.split, bad.path, bad.reason)
+            try:
+                self._write(bad)
+            except OSError as error:
+                logger.error("%s cannot be written (%s): this clip is missing there", self.path, error.strerror)
         if self.policy == "raise":
             raise DataError(
                 f"{bad.path}: {bad.reason} ({self.split} split). Mend or remove the clip, or set {self.key} skip to "
@@ -193,9 +219,23 @@ class BadClipLog:
             )
 
     def _write(self, bad: BadClip) -> None:
-        new = not self.path.exists()
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["split", "id", "path", "reason"])
+        """Add a line in one write: several processes add to the same file, and any of them may be killed."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        with open(self.path, "a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if not size:
+                writer.writerow(_COLUMNS)
+            elif os.pread(file.fileno(), 1, size - 1) != b"\n":
+                text.write("\r\n")  # after a line that was cut off
             writer.writerow([self.split, bad.id, bad.path, bad.reason])
+            file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The lines of a ``bad_clips.csv``, without its head. One that was cut off is among them as it is."""
+    try:
+        text = path.read_bytes().decode("utf-8", "replace").replace("\0", "")
+    except FileNotFoundError:
+        return []
+    return list(csv.reader(io.StringIO(text, newline="")))[1:]

@@ -1,6 +1,8 @@
 """Logging: a console, OUTPUT_DIR/stdout.log and SlowFast's ``json_stats`` lines."""
 
+import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import simplejson
 
 from dust.utils import distributed
+from dust.utils.errors import DustError
 
 FORMAT = "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s"
 DATE = "%m/%d %H:%M:%S"
@@ -15,28 +18,63 @@ LOG_NAME = "stdout.log"
 
 
 class _AboveProgressBar(logging.Handler):
-    """Writes a line to the console of the moment, above a tqdm bar where there is one instead of through it."""
+    """Writes a line to the console of the moment, above a tqdm bar where there is one instead of through it.
+
+    A console that is gone (a closed pipe, a file on a full disk) does not end the run: it goes on without one.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self._do_without(error)
+
+    def _do_without(self, error: Exception) -> None:
+        root = logging.getLogger("dust")
+        root.removeHandler(self)
+        with contextlib.suppress(OSError, ValueError):  # what it still holds would fail again when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.stdout.flush()
+        _warn(f"the console cannot be written to: {error}; the run goes on without it")
+        root.warning("the console cannot be written to: %s; from here on there is only this file", error)
 
 
 class _LogFile(logging.FileHandler):
-    """A full disk costs log lines, not a stack trace per line."""
+    """A full disk costs log lines, not the run, nor a stack trace per line. Once there is room, the log says so."""
 
-    _failed = False
+    lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lost = self.lost
+        super().emit(record)
+        if lost and lost == self.lost:
+            self.lost = 0
+            gap = f"{self.baseFilename} could not be written for a while: {lost} lines before this may be missing"
+            super().emit(logging.LogRecord(record.name, logging.WARNING, __file__, 0, gap, (), None))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self._failed:
-            self._failed = True
-            print(f"warning: {self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
+        self.lost += 1
+        if self.lost == 1:
+            _warn(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}; the run goes on without these lines")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # stderr may be on the same disk
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def setup_logging(output_dir: str | Path | None = None) -> None:
-    """Send dust's log lines to the console and, in the main process, to ``output_dir/stdout.log`` (appended)."""
+    """Send dust's log lines to the console and, in the main process, to ``output_dir/stdout.log`` (appended).
+
+    Raises DustError if that file cannot be opened.
+    """
     root = logging.getLogger("dust")
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -45,7 +83,11 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
     root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
     handlers: list[logging.Handler] = [_AboveProgressBar()]
     if output_dir is not None and distributed.is_main():
-        handlers.append(_LogFile(Path(output_dir) / LOG_NAME, encoding="utf-8"))
+        path = Path(output_dir) / LOG_NAME
+        try:  # names of files may hold bytes that are no UTF-8
+            handlers.append(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise DustError(f"{path}: cannot be written to ({error.strerror}). Choose another OUTPUT_DIR.") from error
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT, DATE))
         root.addHandler(handler)

@@ -1,7 +1,9 @@
 """One writer for TensorBoard and Weights & Biases; without either it does nothing."""
 
+import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Writer:
-    """Scalars, figures and clips by step.
+    """Scalars, figures and clips by step. A disk that is full costs the curves, not the run.
 
     Args:
         tensorboard_dir: where event files go, or None.
@@ -33,10 +35,12 @@ class Writer:
         input_clips: int = 0,
     ) -> None:
         self.board: Any = None
+        self.folder = tensorboard_dir
         if tensorboard_dir is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(log_dir=str(tensorboard_dir))
+            with self._bearing_full_disks():
+                self.board = SummaryWriter(log_dir=str(tensorboard_dir))
         self.wandb = wandb
         self.confusion_matrix = confusion_matrix
         self.input_clips = input_clips
@@ -61,9 +65,18 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         if self.board is not None:
-            self.board.close()
+            with self._bearing_full_disks():
+                self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+    @contextlib.contextmanager
+    def _bearing_full_disks(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.board = None
+            logger.error("TensorBoard's %s cannot be written: %s. The run goes on without it", self.folder, error)
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """``group/name`` scalars. SlowFast's names: Train/loss, Train/lr, Train/Top1_err, Val/Top1_err, Val/mAP."""
@@ -74,9 +87,10 @@ class Writer:
             {f"{group}/{_display(name[:-4] + '_err')}": 100.0 - v for name, v in values.items() if _is_topk(name)}
         )
         if self.board is not None:
-            for name, value in named.items():
-                self.board.add_scalar(name, value, step)
-            self.board.flush()
+            with self._bearing_full_disks():
+                for name, value in named.items():
+                    self.board.add_scalar(name, value, step)
+                self.board.flush()
         if self.wandb is not None:
             self.wandb.log({**named, f"{group}/step": step})
 
@@ -84,14 +98,15 @@ class Writer:
         """The evaluation's figures and some of the split's clips, as far as they are asked for."""
         if self.board is None:
             return
-        if self.confusion_matrix:
-            for title, figure in evaluation.figures().items():
+        figures = evaluation.figures() if self.confusion_matrix else {}
+        items = [loader.dataset[index] for index in range(min(self.input_clips, len(loader.dataset)))]
+        with self._bearing_full_disks():
+            for title, figure in figures.items():
                 self.board.add_figure(f"{name}/{title}", figure, step)
-        for index in range(min(self.input_clips, len(loader.dataset))):
-            item = loader.dataset[index]
-            if isinstance(item, dict) and "video" in item["inputs"]:
-                self.clip(f"{name}/clip_{index}", item["inputs"]["video"][0], step)
-        self.board.flush()
+            for index, item in enumerate(items):
+                if isinstance(item, dict) and "video" in item["inputs"]:
+                    self.clip(f"{name}/clip_{index}", item["inputs"]["video"][0], step)
+            self.board.flush()
 
     def clip(self, name: str, video: torch.Tensor, step: int, frames_per_second: float = 8.0) -> None:
         """A uint8 (C, T, H, W) clip as an animated GIF. (``add_video`` needs moviepy and else shows nothing.)"""
@@ -129,8 +144,10 @@ def start_wandb(cfg, output_dir: Path) -> Any:
     import yaml
 
     id_file = output_dir / ".wandb_id"
-    run_id = id_file.read_text() if id_file.exists() else wandb.util.generate_id()
-    id_file.write_text(run_id)
+    run_id = id_file.read_text().strip() if id_file.exists() else ""  # empty: a start that was cut off
+    if not run_id:
+        run_id = wandb.util.generate_id()
+        id_file.write_text(run_id)
     return wandb.init(
         project=cfg.WANDB.PROJECT,
         name=cfg.WANDB.NAME or output_dir.name,
