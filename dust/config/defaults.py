@@ -33,6 +33,9 @@ _C.TRAIN.CHECKPOINT_EPOCH_RESET = False  # take only the weights of CHECKPOINT_F
 _C.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN = ()  # substrings that are cut out of the checkpoint's parameter names
 _C.TRAIN.CHECKPOINT_KEEP_LAST = 0  # keep the newest so many checkpoints of this run; 0 = all
 _C.TRAIN.FINETUNE = False  # weights of CHECKPOINT_FILE_PATH, epoch 0; a requeued run resumes all the same
+_C.TRAIN.CHECKPOINT_FORMAT = "full"  # full: one file | sharded: a folder to which every process writes its part
+_C.TRAIN.CHECKPOINT_ASYNC = False  # write checkpoints behind the training, from a copy in the CPU's memory
+_C.TRAIN.PARALLEL = "ddp"  # ddp: every process holds the model | fsdp: parameters are shared out over all (FSDP2)
 _C.TRAIN.MIXED_PRECISION = False  # autocast on forward and loss
 _C.TRAIN.AMP_DTYPE = "bfloat16"  # bfloat16 | float16 (float16 with loss scaling)
 _C.TRAIN.COMPILE = False  # torch.compile the model

@@ -15,6 +15,8 @@ SYSTEMS: tuple[Any, ...] = (timesformer, fusion, cast, keystep, tracks)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "TRAIN.PARALLEL": ("ddp", "fsdp"),
+    "TRAIN.CHECKPOINT_FORMAT": ("full", "sharded"),
     "TRAIN.AMP_DTYPE": ("bfloat16", "float16"),
     "TRAIN.ON_BAD_CLIP": ("skip", "raise"),
     "TEST.ON_BAD_CLIP": ("raise", "skip"),
@@ -160,12 +162,10 @@ def _run(cfg: CfgNode) -> list[Problem]:
     if cfg.NUM_GPUS and cfg.NUM_PROCS_PER_NODE not in (0, cfg.NUM_GPUS):
         text = f"NUM_PROCS_PER_NODE {cfg.NUM_PROCS_PER_NODE}: with GPUs there is one process for each of "
         problems.append(Problem(("NUM_PROCS_PER_NODE", "NUM_GPUS"), f"{text}NUM_GPUS {cfg.NUM_GPUS}; write 0"))
-    if cfg.TRAIN.ENABLE and cfg.TRAIN.BATCH_SIZE % processes_per_node(cfg):
-        text = (
-            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be a multiple of the {processes_per_node(cfg)} processes "
-        )
+    if cfg.TRAIN.ENABLE and processes_per_node(cfg) > cfg.TRAIN.BATCH_SIZE:
+        text = f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: is shared by the {processes_per_node(cfg)} processes of a "
         keys = ("TRAIN.BATCH_SIZE", "NUM_GPUS", "NUM_PROCS_PER_NODE")
-        problems.append(Problem(keys, f"{text}of a node, which share it (NUM_GPUS, NUM_PROCS_PER_NODE)"))
+        problems.append(Problem(keys, f"{text}node (NUM_GPUS, NUM_PROCS_PER_NODE), so it must be at least as many"))
     return problems
 
 
@@ -176,6 +176,9 @@ def _training(cfg: CfgNode) -> list[Problem]:
     if cfg.TRAIN.FINETUNE and not cfg.TRAIN.CHECKPOINT_FILE_PATH:
         keys = ("TRAIN.FINETUNE", "TRAIN.CHECKPOINT_FILE_PATH")
         problems.append(Problem(keys, "TRAIN.FINETUNE True: name the weights in TRAIN.CHECKPOINT_FILE_PATH"))
+    if cfg.TRAIN.PARALLEL == "fsdp" and cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16":
+        text = "TRAIN.AMP_DTYPE float16: its loss scaling is not for TRAIN.PARALLEL fsdp; write bfloat16"
+        problems.append(Problem(("TRAIN.AMP_DTYPE", "TRAIN.PARALLEL"), text))
     if cfg.TEST.ENABLE and cfg.TEST.CHECKPOINT == "best" and not (cfg.TRAIN.SAVE_BEST and cfg.TRAIN.EVAL_PERIOD):
         text = "TEST.CHECKPOINT best: set TRAIN.SAVE_BEST True and TRAIN.EVAL_PERIOD, or there will be none"
         problems.append(Problem(("TEST.CHECKPOINT", "TRAIN.SAVE_BEST", "TRAIN.EVAL_PERIOD"), text))

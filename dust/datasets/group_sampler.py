@@ -1,6 +1,7 @@
 """Training batches in which a few groups of classes have alike many clips each, as TSTL's selector is trained."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,36 +44,25 @@ def _deal(left: list[int], deck: Sequence[int], count: int, rng: np.random.Rando
 
 
 class GroupBalancedSampler(EpochBatchSampler):
-    """An :class:`EpochBatchSampler` whose every batch of a rank has ``groups_per_batch`` groups, equally many samples
-    of each.
+    """An :class:`EpochBatchSampler` whose every optimizer step has ``groups_per_batch`` groups, and every batch of
+    every rank equally many samples of each.
 
-    An epoch has as many batches as an ordinary one that drops its last; samples of small groups come more than once in
+    An epoch has as many steps as an ordinary one that drops its last; samples of small groups come more than once in
     it, others not at all.
 
     Args:
         labels: each sample's group.
-        batch_size: samples per batch of one rank, a multiple of ``groups_per_batch``.
+        batch_size: samples of one batch over all ranks.
+        where: ``seed``, ``global_batch``, ``rank``, ``world_size``.
 
     Raises:
-        ConfigError: it is not. DataError: fewer groups than that have samples.
+        ConfigError: a rank's part of a batch is no multiple of ``groups_per_batch``. DataError: fewer groups than that
+            have samples.
     """
 
-    def __init__(
-        self,
-        labels: Sequence[int],
-        batch_size: int,
-        *,
-        groups_per_batch: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(len(labels), batch_size, seed=seed, rank=rank, world_size=world_size)
-        if groups_per_batch < 1 or batch_size % groups_per_batch:
-            raise ConfigError(
-                f"TSTL.GROUPS_PER_BATCH {groups_per_batch}: must be above 0 and divide the {batch_size} clips that a "
-                "process has in a batch (TRAIN.BATCH_SIZE)"
-            )
+    def __init__(self, labels: Sequence[int], batch_size: int, *, groups_per_batch: int, **where: Any) -> None:
+        self.groups_per_batch = groups_per_batch
+        super().__init__(len(labels), batch_size, **where)
         present = len(set(labels))
         if present < groups_per_batch:
             raise DataError(
@@ -80,19 +70,30 @@ class GroupBalancedSampler(EpochBatchSampler):
                 f"{present}"
             )
         self.labels = list(labels)
-        self.groups_per_batch = groups_per_batch
+
+    def set_global_batch(self, global_batch: int) -> None:
+        super().set_global_batch(global_batch)
+        part, rest = divmod(global_batch, self.accumulate * self.world_size)
+        if self.groups_per_batch < 1 or rest or part % self.groups_per_batch:
+            raise ConfigError(
+                f"TSTL.GROUPS_PER_BATCH {self.groups_per_batch}: must be above 0 and divide the clips that a process "
+                f"has in a batch, {global_batch} / ({self.accumulate} batches x {self.world_size} processes) "
+                "(TRAIN.BATCH_SIZE, GLOBAL_BATCH_SIZE)"
+            )
+        self.num_steps = max(self.length // global_batch, 1)
+        self.num_batches = self.num_steps * self.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        per_group = self.global_batch // self.groups_per_batch
         order = group_balanced_order(
             self.labels,
             groups_per_batch=self.groups_per_batch,
-            per_group=per_group,
-            num_batches=self.num_batches,
+            per_group=self.global_batch // self.groups_per_batch,
+            num_batches=self.num_steps,
             seed=self.seed,
             epoch=self.epoch,
         )
-        # a rank takes its share of each group, so that the same samples meet on any number of ranks
-        shared = np.reshape(order, (self.num_batches, self.groups_per_batch, self.world_size, -1))[:, :, self.rank]
-        for batch in range(self.start, self.num_batches):
-            yield [Draw(self.epoch, index) for index in shared[batch].flatten().tolist()]
+        # each batch of each rank takes its share of each group, so that the same samples meet in a step on any number
+        parts = np.reshape(order, (self.num_steps, self.groups_per_batch, self.accumulate, self.world_size, -1))
+        own = parts[:, :, :, self.rank].swapaxes(1, 2).reshape(self.num_batches, -1)
+        for batch in own[self.start :]:
+            yield [Draw(self.epoch, index) for index in batch.tolist()]

@@ -80,7 +80,8 @@ class GroupedVideo(VideoDataset):
         return {**arguments, "groups_per_batch": tstl.GROUPS_PER_BATCH if role == "selector" else 0}
 
     def training_sampler(self, batch_size: int, **where: int) -> GroupBalancedSampler | None:
-        """The batches of training, where they are not the ordinary ones. ``where``: seed, rank, world_size."""
+        """The batches of training, where they are not the ordinary ones: of ``batch_size`` clips over all ranks.
+        ``where``: seed, global_batch, rank, world_size."""
         if not self.groups_per_batch:
             return None
         labels = [clip.label for clip in self.clips if isinstance(clip.label, int)]

@@ -1,18 +1,19 @@
 """Batches: which samples in which order, and how they are put together.
 
-The order of an epoch depends on (seed, epoch) alone. Global batch b is the b-th run of ``world * batch`` samples of
-that order, and rank r takes its r-th part, so the same samples meet in a global batch on any number of ranks.
+The order of an epoch depends on (seed, epoch) alone. Optimizer step s takes the s-th run of ``global_batch`` samples of
+that order, however many ranks share it and in however many batches, so a run may go on with other numbers of both.
 """
 
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dust.config import processes_per_node
+from dust.config import accumulation_steps
 from dust.datasets.build import build_dataset
 from dust.datasets.sample import BadClip, Draw
 from dust.utils import distributed
@@ -21,6 +22,7 @@ from dust.utils.rng import torch_generator
 from dust.utils.signals import mind_only_the_parent
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class EpochBatchSampler(Sampler[list[Draw]]):
@@ -28,23 +30,42 @@ class EpochBatchSampler(Sampler[list[Draw]]):
 
     Args:
         length: number of samples.
-        batch_size: samples per batch of one rank.
-        drop_last: leave a short last global batch out. Where the whole set is smaller than one batch it is kept.
+        batch_size: samples of one batch over all ranks, which share it as evenly as can be.
+        global_batch: samples per optimizer step, in several batches where it is larger; None: one batch.
+        drop_last: leave out a last step that is not full. Where the whole set is smaller than one step it is kept.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, drop_last: bool = True, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        global_batch: int | None = None,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.length = length
-        self.batch_size = batch_size
+        self.limit = batch_size
         self.seed = seed
+        self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
         self.start = 0
-        self.global_batch = batch_size * world_size
-        full, rest = divmod(length, self.global_batch)
-        self.num_batches = full if full and (drop_last or not rest) else full + 1
+        self.set_global_batch(global_batch or batch_size)
+
+    def set_global_batch(self, global_batch: int) -> None:
+        """Take so many samples per optimizer step, in as many batches of at most ``batch_size`` as that needs."""
+        self.global_batch = global_batch
+        self.batch_size = min(self.limit, global_batch)
+        self.accumulate = -(-global_batch // self.batch_size)
+        full, rest = divmod(self.length, global_batch)
+        if full and self.drop_last:
+            rest = 0
+        self.num_steps = full + (rest > 0)
+        self.num_batches = full * self.accumulate + -(-rest // self.batch_size)
 
     def set_position(self, epoch: int, start: int = 0) -> None:
         """The next iteration is over ``epoch``, from batch ``start`` on."""
@@ -56,13 +77,22 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        for batch in islice(self._batches(), self.start, self.num_batches):
+            yield [Draw(self.epoch, index) for index in share(batch, self.rank, self.world_size)]
+
+    def _batches(self) -> Iterator[list[int]]:
+        """The samples of each batch of the epoch, over all ranks."""
         order = torch.randperm(self.length, generator=torch_generator(self.seed, "shuffle", self.epoch)).tolist()
-        for batch in range(self.start, self.num_batches):
-            chunk = order[batch * self.global_batch : (batch + 1) * self.global_batch]
-            # a short last batch is shared out evenly, so that no rank is without samples before another has two
-            per_rank = -(-len(chunk) // self.world_size)
-            part = chunk[self.rank * per_rank : (self.rank + 1) * per_rank]
-            yield [Draw(self.epoch, index) for index in part]
+        for step in range(self.num_steps):
+            samples = order[step * self.global_batch : (step + 1) * self.global_batch]
+            for start in range(0, len(samples), self.batch_size):
+                yield samples[start : start + self.batch_size]
+
+
+def share(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
+    """The rank's contiguous part of ``items``; parts differ by at most one item, the first ranks have it more."""
+    first, last = (-(-len(items) * index // world_size) for index in (rank, rank + 1))
+    return items[first:last]
 
 
 class EvaluationSampler(Sampler[int]):
@@ -149,7 +179,8 @@ def construct_loader(
 ) -> DataLoader[Any]:
     """The loader of ``train`` (batches of ``cfg.TRAIN.BATCH_SIZE``), ``val`` or ``test`` (one sample per item).
 
-    A training loader's ``batch_sampler`` is an :class:`EpochBatchSampler`: set its position before iterating.
+    A training loader's ``batch_sampler`` is an :class:`EpochBatchSampler`: set its position before iterating. Its
+    batches are those of TRAIN.BATCH_SIZE x NUM_SHARDS clips, its steps those of GLOBAL_BATCH_SIZE.
 
     Args:
         split, class_names, views, fitted: see :func:`dust.datasets.build.build_dataset`.
@@ -162,12 +193,17 @@ def construct_loader(
         raise DataError(f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR} is empty")
     if views != "train":
         return evaluation_loader(cfg, dataset)
-    where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-    batch_size = cfg.TRAIN.BATCH_SIZE // processes_per_node(cfg)
+    batch_size = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+    where: dict[str, Any] = {
+        "seed": cfg.RNG_SEED,
+        "global_batch": batch_size * accumulation_steps(cfg),
+        "rank": distributed.rank(),
+        "world_size": distributed.world_size(),
+    }
     own: Any = getattr(dataset, "training_sampler", None)  # a dataset may have an order of its own
-    sampler = own(batch_size, seed=cfg.RNG_SEED, **where) if own is not None else None
+    sampler = own(batch_size, **where) if own is not None else None
     if sampler is None:
-        sampler = EpochBatchSampler(size, batch_size, seed=cfg.RNG_SEED, drop_last=cfg.DATA_LOADER.DROP_LAST, **where)
+        sampler = EpochBatchSampler(size, batch_size, drop_last=cfg.DATA_LOADER.DROP_LAST, **where)
     if size < sampler.global_batch:
         logger.warning("the training split has %d clips, less than one batch of %d", size, sampler.global_batch)
     options = _common(cfg, batch_sampler=sampler, collate_fn=collate_training)

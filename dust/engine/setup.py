@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from dust.datasets.device_transform import DeviceTransform
+from dust.engine.sharding import shard
 from dust.models import build_model
 from dust.utils import distributed
 from dust.utils.errors import ConfigError
@@ -61,21 +63,43 @@ def build_for(cfg, device: torch.device) -> nn.Module:
     return model
 
 
-def parallel(model: nn.Module, device: torch.device, *, static_graph: bool) -> nn.Module:
-    """The model as all processes train it together (DDP); as it is in a single one.
+def prepare_for_several(cfg, model: nn.Module, device: torch.device) -> None:
+    """Make a model one of several processes' before its optimizer is built, in place; nothing in a single one.
 
-    Batch norms see the whole batch on CUDA. On a CPU, where torch cannot, each process uses its own share.
+    Batch norms see the whole batch on CUDA. On a CPU, where torch cannot, each process uses its own share. With
+    TRAIN.PARALLEL fsdp the parameters are shared out.
     """
     if distributed.world_size() == 1:
-        return model
+        return
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         if device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
         else:
             logger.warning("batch norms use the statistics of each process's share of a batch: torch has none for CPUs")
-    return nn.parallel.DistributedDataParallel(
+    if cfg.TRAIN.PARALLEL == "fsdp":
+        shard(model, device, torch.bfloat16 if cfg.TRAIN.MIXED_PRECISION else None)
+
+
+#: ``exchange(last)``: the context of one batch's forward and backward; gradients are exchanged if it is the ``last`` of
+#: an optimizer step.
+Exchange = Callable[[bool], contextlib.AbstractContextManager[Any]]
+
+
+def parallel(model: Any, device: torch.device, *, static_graph: bool) -> tuple[Any, Exchange]:
+    """The model as all processes train it together, and when they exchange gradients. A sharded one does by itself."""
+    if distributed.world_size() == 1:
+        return model, lambda last: contextlib.nullcontext()
+    if isinstance(model, FSDPModule):
+
+        def exchange(last: bool) -> contextlib.AbstractContextManager[Any]:
+            model.set_requires_gradient_sync(last)
+            return contextlib.nullcontext()
+
+        return model, exchange
+    replica = nn.parallel.DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         static_graph=static_graph,
     )
+    return replica, lambda last: contextlib.nullcontext() if last else replica.no_sync()

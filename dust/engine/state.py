@@ -9,16 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from dust.config import accumulation_steps
+from dust.datasets.loader import EpochBatchSampler
 from dust.engine.run_dir import RunDir, differing_keys
+from dust.engine.saver import Saver
+from dust.engine.setup import prepare_for_several
+from dust.engine.sharding import layout_of, load_optimizer
 from dust.engine.weights import load_parts, restore, weights_file, weights_to_save
+from dust.models.optimizer import construct_optimizer
 from dust.utils import distributed
 from dust.utils.checkpoint import (
     checkpoint_name,
     find_latest,
     load_checkpoint,
     load_weights,
+    remove_checkpoint,
     remove_leftovers,
-    save_checkpoint,
 )
 from dust.utils.errors import CheckpointError
 
@@ -32,12 +38,21 @@ def no_statistics() -> dict[str, Any]:
 
 @dataclass
 class TrainState:
-    """Position, weights, optimizer and records. ``iteration`` counts the batches done of ``epoch`` (both from 0)."""
+    """Position, weights, optimizer and records. ``iteration`` counts the batches done of ``epoch`` (both from 0).
+
+    ``global_batch``, the clips of an optimizer step, and ``shards``, the nodes that SOLVER.BASE_LR_SCALE_NUM_SHARDS
+    counts, are those with which the run began, on however many processes it goes on; ``accumulate`` is the
+    number of batches that a step takes now.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    global_batch: int
+    shards: int
+    saver: Saver = field(default_factory=Saver)
     ema: Any = None
+    accumulate: int = 1
     epoch: int = 0
     iteration: int = 0
     updates: int = 0
@@ -50,14 +65,31 @@ class TrainState:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, cfg, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> "TrainState":
-        scaled = cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16"
-        state = cls(model, optimizer, torch.amp.GradScaler(device.type, enabled=scaled))
+    def fresh(cls, cfg, model: nn.Module, device: torch.device) -> "TrainState":
+        """Random weights, an optimizer that has done nothing, and the average of the weights where one is kept; shared
+        out over the processes as TRAIN.PARALLEL says."""
+        ema = None
         if cfg.EMA.ENABLED:
             from timm.utils import ModelEmaV3
 
-            state.ema = ModelEmaV3(model, decay=cfg.EMA.DECAY, use_warmup=cfg.EMA.WARMUP)
-        return state
+            ema = ModelEmaV3(model, decay=cfg.EMA.DECAY, use_warmup=cfg.EMA.WARMUP)
+            prepare_for_several(cfg, ema.module, device)
+        prepare_for_several(cfg, model, device)
+        scaled = cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16"
+        return cls(
+            model,
+            construct_optimizer(model, cfg),
+            torch.amp.GradScaler(device.type, enabled=scaled),
+            global_batch=cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS * accumulation_steps(cfg),
+            shards=cfg.NUM_SHARDS,
+            saver=Saver(sharded=cfg.TRAIN.CHECKPOINT_FORMAT == "sharded", background=cfg.TRAIN.CHECKPOINT_ASYNC),
+            ema=ema,
+        )
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done of this epoch; whole wherever a checkpoint is written."""
+        return -(-self.iteration // self.accumulate)
 
     def next_epoch(self) -> None:
         self.epoch, self.iteration, self.bad_clips = self.epoch + 1, 0, 0
@@ -81,52 +113,50 @@ class TrainState:
         """
         complete = self.iteration == 0 and self.epoch > 0
         epoch = self.epoch - 1 if complete else self.epoch
-        name = name or (checkpoint_name(epoch) if complete else checkpoint_name(epoch, self.iteration))
-        path = run.checkpoints / name
-        numbered = name != "checkpoint_best.pyth"
-        written = [*(old for old in self.written if old != name), *([name] if numbered else [])]
-        bad_clips = int(distributed.total(self.bad_clips))
-        if not distributed.is_main():
-            return path
-        save_checkpoint(
-            path,
-            {
-                "epoch": epoch,
-                "iteration": self.facts["iters_per_epoch"] if complete else self.iteration,
-                "complete": complete,
-                **weights_to_save(self.model),
-                "optimizer_state": self.optimizer.state_dict(),
-                "scaler_state": self.scaler.state_dict(),
-                "ema_state": weights_to_save(self.ema.module)["model_state"] if self.ema is not None else {},
-                "updates": self.updates,
-                "bad_clips": bad_clips,
-                "best": self.best,
-                "least_errors": self.least_errors,
-                "meter": meter or self.meter,
-                "written": written,
-                "world_size": distributed.world_size(),
-                **self.facts,
-            },
-        )
-        self.written = written
+        numbered = not name
         if numbered:
-            self._prune(run, keep_last)
-        return path
+            name = checkpoint_name(epoch, None if complete else self.step, self.saver.suffix)
+            self.written = [*(old for old in self.written if old != name), name]
+        contents = self._contents(epoch, complete, meter or self.meter)
+        gone: list[str] = []
+        if numbered:
+            keep = _kept(self.written, keep_last)
+            gone = [old for old in self.written if old not in keep]
+            self.written = [old for old in self.written if old in keep]
 
-    def _prune(self, run: RunDir, keep_last: int) -> None:
-        newest = self.written[-1]
-        keep = {newest} if "_iter_" in newest else set()
-        complete = [name for name in self.written if "_iter_" not in name]
-        keep |= set(complete[-keep_last:] if keep_last else complete)
-        for name in [name for name in self.written if name not in keep]:
-            (run.checkpoints / name).unlink(missing_ok=True)
-            (run.checkpoints / f"{name}.sha256").unlink(missing_ok=True)
-        self.written = [name for name in self.written if name in keep]
+        def prune() -> None:
+            for old in gone:
+                remove_checkpoint(run.checkpoints / old)
+
+        self.saver.write(run.checkpoints / name, contents, prune)
+        return run.checkpoints / name
+
+    def _contents(self, epoch: int, complete: bool, meter: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "iteration": self.facts["iters_per_epoch"] if complete else self.iteration,
+            "step": self.facts["steps_per_epoch"] if complete else self.step,
+            "complete": complete,
+            **weights_to_save(self.model),
+            "optimizer_state": self.optimizer.state_dict(),
+            "scaler_state": self.scaler.state_dict(),
+            "ema_state": weights_to_save(self.ema.module)["model_state"] if self.ema is not None else {},
+            "updates": self.updates,
+            "bad_clips": int(distributed.total(self.bad_clips)),
+            "best": self.best,
+            "least_errors": self.least_errors,
+            "meter": meter,
+            "written": self.written,
+            "world_size": distributed.world_size(),
+            "global_batch": self.global_batch,
+            "shards": self.shards,
+            **self.facts,
+        }
 
     def restore(self, cfg, saved: dict[str, Any], source: str) -> None:
         """Become the run that wrote ``saved`` (one of our checkpoints)."""
         restore(cfg, self.model, saved["model_state"], source)
-        self.optimizer.load_state_dict(saved["optimizer_state"])
+        load_optimizer(self.optimizer, saved["optimizer_state"])
         self.scaler.load_state_dict(saved["scaler_state"])
         if self.ema is not None:
             self.ema.set(self.model)
@@ -136,16 +166,23 @@ class TrainState:
         self.bad_clips = saved["bad_clips"] if distributed.is_main() else 0
         self.best, self.least_errors = saved["best"], saved["least_errors"]
         self.meter, self.written = saved["meter"], saved["written"]
+        self.global_batch, self.shards = saved.get("global_batch", self.global_batch), saved.get("shards", self.shards)
         if saved["complete"]:
             self.next_epoch()
 
 
-def initialise(cfg, run: RunDir, state: TrainState) -> None:
+def _kept(written: Sequence[str], keep_last: int) -> set[str]:
+    """Which of a run's checkpoints stay: the newest, and of the complete ones all or the last so many."""
+    complete = [name for name in written if "_iter_" not in name]
+    return {written[-1], *(complete[-keep_last:] if keep_last else complete)}
+
+
+def initialise(cfg, run: RunDir, state: TrainState, sampler: EpochBatchSampler) -> None:
     """Give a fresh state its weights: those of this OUTPUT_DIR (resume), of a file, or the random ones it has.
 
     Order: AUTO_RESUME and a checkpoint in OUTPUT_DIR (also of a FINETUNE run); TRAIN.CHECKPOINT_FILE_PATH, with its
     optimizer and epoch unless FINETUNE or CHECKPOINT_EPOCH_RESET; MODEL.PRETRAINED; the other stages that the model's
-    ``parts_from`` names; from scratch.
+    ``parts_from`` names; from scratch. A resumed run keeps its global batch; ``sampler`` is told.
     """
     if distributed.is_main():
         remove_leftovers(run.checkpoints)
@@ -153,9 +190,9 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
             run.set_checkpoints_aside()
     distributed.barrier()
     if cfg.TRAIN.AUTO_RESUME:
-        found = find_latest(run.checkpoints)
+        found = find_latest(run.checkpoints, layout_of(state.model, state.optimizer))
         if found is not None:
-            _resume(cfg, state, *found)
+            _resume(cfg, state, sampler, *found)
             return
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
         _start_from_file(cfg, state, weights_file(cfg, cfg.TRAIN.CHECKPOINT_FILE_PATH, "TRAIN.CHECKPOINT_FILE_PATH"))
@@ -167,15 +204,18 @@ def initialise(cfg, run: RunDir, state: TrainState) -> None:
         state.ema.set(state.model)
 
 
-def _resume(cfg, state: TrainState, path: Path, saved: dict[str, Any]) -> None:
+def _resume(cfg, state: TrainState, sampler: EpochBatchSampler, path: Path, saved: dict[str, Any]) -> None:
     advice = "Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (the old ones are kept aside)."
     if "written" not in saved:
         raise CheckpointError(f"{path} was not written by dust, so it cannot be resumed. {advice}")
     differing = differing_keys(saved["cfg"], state.facts["cfg"])
+    asked = state.global_batch
+    if saved.get("global_batch") == asked:  # whatever makes it up
+        differing = [line for line in differing if not line.startswith(("TRAIN.BATCH_SIZE:", "GLOBAL_BATCH_SIZE:"))]
     if differing:
         listed = "\n  ".join(differing)
         raise CheckpointError(f"{path} belongs to another configuration:\n  {listed}\n{advice}")
-    for fact in ("data_sha256", "class_names", "iters_per_epoch"):
+    for fact in ("data_sha256", "class_names"):
         if saved[fact] != state.facts[fact]:
             raise CheckpointError(
                 f"{path} was trained on other data: the training split's clips, labels or their number have changed "
@@ -184,14 +224,25 @@ def _resume(cfg, state: TrainState, path: Path, saved: dict[str, Any]) -> None:
     for key, digest in saved.get("sources", {}).items():
         if state.facts["sources"].get(key, digest) != digest:
             raise CheckpointError(f"{path} began from another checkpoint of {key} than is there now. {advice}")
-    world = saved.get("world_size", 1)
-    if world != distributed.world_size():
-        logger.warning(
-            "the checkpoint was written by %d processes, now there are %d: the same samples meet in every global "
-            "batch, but dropout and rounding differ, so the run is not identical to one that went on with %d",
-            world, distributed.world_size(), world,
-        )  # fmt: skip
     state.restore(cfg, saved, str(path))
+    sampler.set_global_batch(state.global_batch)
+    state.accumulate = sampler.accumulate
+    before = (saved.get("world_size", 1), -(-saved["iteration"] // max(saved.get("step", saved["iteration"]), 1)))
+    now = (distributed.world_size(), state.accumulate)
+    if "step" in saved and not saved["complete"]:
+        state.iteration = min(saved["step"] * state.accumulate, len(sampler))
+    if before[0] != now[0] or (saved["iteration"] and before[1] != now[1]):
+        logger.warning(
+            "the checkpoint was written by %d processes (%d batches per step), now there are %d (%d): every optimizer "
+            "step takes the same %d clips, but dropout, mixing and rounding differ, so the run is not identical to "
+            "one that went on as before",
+            *before, *now, state.global_batch,
+        )  # fmt: skip
+    if state.global_batch != asked:
+        logger.warning(
+            "TRAIN.BATCH_SIZE %d x NUM_SHARDS %d: the run began with %d clips per optimizer step and keeps them, and "
+            "its learning rates", cfg.TRAIN.BATCH_SIZE, cfg.NUM_SHARDS, state.global_batch,
+        )  # fmt: skip
     logger.info("resumed from %s: epoch %d, iteration %d", path, state.epoch + 1, state.iteration)
 
 
@@ -213,7 +264,7 @@ def _start_from_file(cfg, state: TrainState, path: str) -> None:
             f"left to train. Raise SOLVER.MAX_EPOCH, or {way_out}."
         )
     try:
-        state.optimizer.load_state_dict(saved["optimizer_state"])
+        load_optimizer(state.optimizer, saved["optimizer_state"])
     except ValueError as error:
         raise CheckpointError(f"{path}: its optimizer does not fit ({error}); {way_out}.") from error
     state.epoch = saved.get("epoch", -1) + 1

@@ -1,6 +1,5 @@
 """Training: one loop over (epoch, iteration), which can begin at any of its points."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -9,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dust.config import accumulation_steps
 from dust.datasets import construct_loader
+from dust.datasets.loader import EpochBatchSampler
 from dust.datasets.manifest import write_class_list
 from dust.engine.evaluate import evaluate
 from dust.engine.interrupt import Interrupted, InterruptFlag
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of, parallel
+from dust.engine.sharding import gathered, whole_tensors
 from dust.engine.stages import sources
 from dust.engine.state import TrainState, initialise, no_statistics
-from dust.models.optimizer import construct_optimizer, set_lr
+from dust.models.optimizer import set_lr
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils import distributed
@@ -58,26 +58,28 @@ class Trainer:
         self.metric = cfg.TRAIN.BEST_METRIC or self.task.best_metric
 
         model = build_for(cfg, self.device)
-        self.state = TrainState.fresh(cfg, model, construct_optimizer(model, cfg), self.device)
+        self.state = TrainState.fresh(cfg, model, self.device)
+        sampler: Any = self.loader.batch_sampler
+        self.sampler: EpochBatchSampler = sampler
+        self.state.accumulate = sampler.accumulate
         self.state.facts = {
             "class_names": list(dataset.class_names),
             "data_sha256": _fingerprint(dataset, fitted),
             "fitted": fitted,
             "sources": sources(cfg),
-            "iters_per_epoch": len(self.loader),
             "cfg": cfg.dump(),
         }
-        initialise(cfg, run, self.state)
-        self.accumulate = accumulation_steps(cfg)
+        initialise(cfg, run, self.state, sampler)
+        self.iters, self.accumulate = len(sampler), sampler.accumulate
+        self.state.facts.update(iters_per_epoch=self.iters, steps_per_epoch=sampler.num_steps)
         compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
-        self.model: Any = parallel(compiled, self.device, static_graph=self.accumulate == 1)
+        self.model, self.exchange = parallel(compiled, self.device, static_graph=self.accumulate == 1)
         self.weighted = self.accumulate > 1 or distributed.world_size() > 1
         self.spare: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
 
         self.transform = device_transform_of(cfg)
         self.autocast = autocast_of(cfg, self.device)
-        self.schedule = LRSchedule.from_config(cfg)
-        self.iters = len(self.loader)
+        self.schedule = LRSchedule.from_config(cfg, self.state.shards)
         self.meter = TrainMeter(self.iters, cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD)
         if distributed.is_main():  # it then speaks for all
             self.meter.load_state_dict(self.state.meter)
@@ -97,15 +99,16 @@ class Trainer:
                 while state.epoch < last and not self._stale():
                     self._train_epoch()
                     self._close_epoch()
+                state.saver.wait()
             except Interrupted:
                 path = state.save(self.run, self._meter_of_all())
+                state.saver.wait()
                 logger.warning("stopped at epoch %d, iteration %d; saved %s", state.epoch + 1, state.iteration, path)
                 raise
 
     def _train_epoch(self) -> None:
         state, cfg = self.state, self.cfg
-        sampler: Any = self.loader.batch_sampler
-        sampler.set_position(state.epoch, state.iteration)
+        self.sampler.set_position(state.epoch, state.iteration)
         self.bad_clips.start_epoch(state.bad_clips)
         self.saved_at = state.iteration
         self.model.train()
@@ -115,7 +118,7 @@ class Trainer:
             for bad in batch["bad"]:
                 self.bad_clips(bad)
             state.bad_clips = self.bad_clips.count
-            lr = self.schedule.at_iteration(state.epoch, state.iteration, self.iters)
+            lr = self.schedule.at_iteration(state.epoch, state.iteration // self.accumulate, self.sampler.num_steps)
             set_lr(state.optimizer, lr)
             stats = self._micro_step(batch)
             state.iteration += 1
@@ -162,7 +165,8 @@ class Trainer:
             return {}
         else:
             batch = self._stand_in()
-        with self._without_exchange(), self.autocast():
+        last = (state.iteration + 1) % self.accumulate == 0 or state.iteration + 1 == self.iters
+        with self.exchange(last), self.autocast():
             outputs = self.task.forward(self.model, batch["inputs"])
             losses = self.task.losses(outputs, batch)
         total = torch.stack([value.float() for value in losses.values()]).sum()
@@ -170,7 +174,7 @@ class Trainer:
             self._stop_diverged(losses, batch)
         # every sample counts alike, also those of a batch that bad clips made shorter, or of a process with fewer
         weight = samples / cfg.TRAIN.BATCH_SIZE if self.weighted else 1.0
-        with self._without_exchange():
+        with self.exchange(last):
             state.scaler.scale(total * weight).backward()
         state.pending_weight += weight
         if not samples:
@@ -185,11 +189,6 @@ class Trainer:
                 f"none of the first clips of process {distributed.rank()} could be read; see {self.bad_clips.path}"
             )
         return self.spare
-
-    def _without_exchange(self) -> contextlib.AbstractContextManager[Any]:
-        """Gradients are exchanged in the last batch of an optimizer step only."""
-        last = (self.state.iteration + 1) % self.accumulate == 0 or self.state.iteration + 1 == self.iters
-        return contextlib.nullcontext() if last or distributed.world_size() == 1 else self.model.no_sync()
 
     def _optimizer_step(self) -> dict[str, float]:
         """Step with the mean gradient of what was accumulated. Nothing was: no step."""
@@ -207,7 +206,7 @@ class Trainer:
             torch.nn.utils.clip_grad_value_(parameters, solver.CLIP_GRAD_VAL)
         if solver.CLIP_GRAD_L2NORM:
             norm = torch.nn.utils.clip_grad_norm_(parameters, solver.CLIP_GRAD_L2NORM)
-            stats["grad_norm"] = norm.item()
+            stats["grad_norm"] = whole_tensors(norm).item()
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -245,18 +244,20 @@ class Trainer:
         state, cfg = self.state, self.cfg
         assert self.val_loader is not None
         self.val_meter.start()
-        evaluation, _ = evaluate(
-            cfg,
-            state.ema.module if state.ema is not None else state.model,
-            self.task,
-            self.val_loader,
-            split="val",
-            device=self.device,
-            transform=self.transform,
-            bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", cfg.TEST.ON_BAD_CLIP),
-            on_sample=lambda n, total: self.val_meter.log_iter(state.epoch, n, total),
-            should_stop=self.interrupt.check_alone,
-        )
+        model = state.ema.module if state.ema is not None else state.model
+        with gathered(model):  # processes evaluate each at its own pace
+            evaluation, _ = evaluate(
+                cfg,
+                model,
+                self.task,
+                self.val_loader,
+                split="val",
+                device=self.device,
+                transform=self.transform,
+                bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", cfg.TEST.ON_BAD_CLIP),
+                on_sample=lambda n, total: self.val_meter.log_iter(state.epoch, n, total),
+                should_stop=self.interrupt.check_alone,
+            )
         self.interrupt.check()
         metrics = evaluation.metrics()
         self.val_meter.log_epoch(state.epoch, metrics)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dust import zoo
-from dust.utils.checkpoint import load_weights
+from dust.utils.checkpoint import is_sharded, load_weights
 from dust.utils.errors import CheckpointError
 from dust.utils.stages import stage_checkpoint
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def weights_file(cfg, name: str, key: str = "") -> str:
     """The file of weights that ``name`` means: a path, ``zoo://NAME`` (downloaded and verified), or another stage,
     by the name of its folder beside OUTPUT_DIR. ``key`` is the configuration's, for an error."""
-    if "://" in name or Path(name).is_file():
+    if "://" in name or Path(name).is_file() or is_sharded(name):
         return zoo.resolve(name)
     return str(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
 

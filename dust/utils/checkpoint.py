@@ -12,7 +12,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -32,23 +33,31 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "read_checkpoint",
+    "remove_checkpoint",
     "remove_leftovers",
     "save_checkpoint",
     "verify_checkpoint",
 ]
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.pyth")
+_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.(?:pyth|dcp)")
+Layout = Callable[[tuple[Any, ...], torch.Size], torch.Tensor | None]
 _HASH_LINE = re.compile(r"([0-9a-f]{64})(?:  .*)?")
 
 
 # ------------------------------------------------------------------------------------------------------- naming
 
 
-def checkpoint_name(epoch: int, iteration: int | None = None) -> str:
-    """File name for the 0-based ``epoch``; with ``iteration`` (steps done in that epoch) for one saved within it."""
-    middle = "" if iteration is None else f"_iter_{iteration:07d}"
-    return f"checkpoint_epoch_{epoch + 1:05d}{middle}.pyth"
+def checkpoint_name(epoch: int, step: int | None = None, suffix: str = ".pyth") -> str:
+    """File name for the 0-based ``epoch``; with ``step`` (optimizer steps done in that epoch) for one saved within it.
+    A sharded one has the ``suffix`` .dcp."""
+    middle = "" if step is None else f"_iter_{step:07d}"
+    return f"checkpoint_epoch_{epoch + 1:05d}{middle}{suffix}"
+
+
+def is_sharded(path: str | os.PathLike) -> bool:
+    """Whether it is a folder of parts (dust/utils/sharded_checkpoint.py) instead of one file."""
+    return Path(path).suffix == ".dcp"
 
 
 def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
@@ -110,7 +119,7 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
         old = _hashes_to_keep(path) if replaces else []
         _write_sidecar(path, list(dict.fromkeys([digest, *old])))
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         if replaces:
             _write_sidecar(path, [digest])
     except OSError as error:
@@ -130,9 +139,23 @@ def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     found = sorted(folder.glob(".checkpoint_*.tmp")) if folder.is_dir() else []
     for path in found:
-        path.unlink(missing_ok=True)
+        replaced = path.with_name(path.name.removeprefix(".").removesuffix(".old.tmp"))
+        if path.name.endswith(".old.tmp") and not replaced.exists():
+            path.rename(replaced)  # the new one had not got its name yet
+            continue
+        remove_checkpoint(path)
         logger.info("removed %s, which an interrupted save left", path)
     return found
+
+
+def remove_checkpoint(path: str | os.PathLike) -> None:
+    """Delete a checkpoint, file or folder, and its sidecar; it may be gone already."""
+    path = Path(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+        _sidecar(path).unlink(missing_ok=True)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -187,13 +210,13 @@ def _write_sidecar(path: Path, hashes: list[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, sidecar)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` last. Some network file systems cannot, and then do it themselves."""
     if os.name == "nt":
         return
@@ -226,7 +249,11 @@ def _hashes_to_keep(path: Path) -> list[str]:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 (hex) of a file's bytes. Raises OSError."""
+    """The SHA-256 (hex) of a file's bytes; of a sharded checkpoint that of the file which holds the others' hashes.
+
+    Raises OSError."""
+    if is_sharded(path):
+        path = Path(path) / "state.pyth"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
@@ -244,6 +271,10 @@ def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "dama
     Raises CheckpointError if there is no such file or it cannot be read.
     """
     path = Path(path)
+    if is_sharded(path) and path.is_dir():
+        from dust.utils.sharded_checkpoint import verify_sharded
+
+        return "damaged" if verify_sharded(path) else "ok"
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no such checkpoint file")
@@ -254,11 +285,16 @@ def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "dama
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error} (errno {error.errno})") from error
 
 
-def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
     """The dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
 
-    Raises CheckpointError if it is damaged, missing, or holds anything but plain values.
+    ``layout`` says of which tensors of a sharded checkpoint this process only wants its part. Raises CheckpointError
+    if it is damaged, missing, or holds anything but plain values.
     """
+    if is_sharded(path) and Path(path).is_dir():
+        from dust.utils.sharded_checkpoint import read_sharded
+
+        return read_sharded(path, layout)
     if verify_checkpoint(path) == "damaged":
         raise CheckpointError(
             f"{path}: is damaged: its SHA-256 is not the one in {_sidecar(Path(path)).name}. "
@@ -268,8 +304,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return read_checkpoint(path, mmap=False)
 
 
-def find_latest(folder: str | os.PathLike) -> tuple[Path, dict[str, Any]] | None:
-    """(path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint.
+def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """(path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint. See
+    :func:`load_checkpoint` for ``layout``.
 
     A damaged one is logged with its name and the one before it is taken. If all are damaged: CheckpointError, so that
     a run never silently starts anew.
@@ -277,7 +314,7 @@ def find_latest(folder: str | os.PathLike) -> tuple[Path, dict[str, Any]] | None
     problems = []
     for path in reversed(list_checkpoints(folder)):
         try:
-            state = load_checkpoint(path)
+            state = load_checkpoint(path, layout)
         except CheckpointError as error:
             logger.error("%s. Trying the checkpoint before it.", error)
             problems.append(str(error))

@@ -64,9 +64,10 @@ class LRSchedule:
     cosine_after_warmup: bool = False
 
     @classmethod
-    def from_config(cls, cfg) -> "LRSchedule":
+    def from_config(cls, cfg, shards: int = 0) -> "LRSchedule":
+        """``shards``: the nodes that SOLVER.BASE_LR_SCALE_NUM_SHARDS counts; 0 = NUM_SHARDS."""
         solver = cfg.SOLVER
-        scale = cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
+        scale = shards or cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
         return cls(
             policy=solver.LR_POLICY,
             base_lr=solver.BASE_LR * scale,
@@ -87,7 +88,7 @@ class LRSchedule:
         return self._policy(epoch)
 
     def at_iteration(self, epoch: int, iteration: int, iters_per_epoch: int) -> float:
-        """The rate of iteration ``iteration`` (from 0) of ``epoch`` (from 0)."""
+        """The rate of optimizer step ``iteration`` (from 0) of ``epoch`` (from 0)."""
         if self.policy == "videomae_cosine":
             return videomae_cosine(
                 epoch * iters_per_epoch + iteration,

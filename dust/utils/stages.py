@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dust.utils.checkpoint import list_checkpoints
+from dust.utils.checkpoint import is_sharded, list_checkpoints
 from dust.utils.errors import CheckpointError, ConfigError
 
 
@@ -37,7 +37,7 @@ def stage_checkpoint(name: str, output_dir: str | os.PathLike, key: str = "") ->
         CheckpointError: the stage has no checkpoint yet.
     """
     path = stage_path(name, output_dir, key)
-    if path.is_file():
+    if path.is_file() or is_sharded(path):
         return path
     found = [one for one in list_checkpoints(path / "checkpoints") if "_iter_" not in one.name]
     if not found:

@@ -67,6 +67,10 @@ def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, 
     something, with what it wants to call.
     """
     path = Path(path)
+    if path.suffix == ".dcp" and path.is_dir():
+        from dust.utils.sharded_checkpoint import read_sharded
+
+        return read_sharded(path)
     try:
         kind = _kind(path)
         if kind == "safetensors":

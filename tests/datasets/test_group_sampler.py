@@ -44,11 +44,20 @@ def test_an_order_of_its_own_per_epoch_that_can_begin_anywhere():
 
 @pytest.mark.parametrize("world", [2])
 def test_ranks_share_the_global_batches_of_one_process(world):
-    ranks = [batches(batch_size=8 // world, rank=rank, world_size=world) for rank in range(world)]
+    ranks = [batches(rank=rank, world_size=world) for rank in range(world)]
     for whole, *parts in zip(batches(), *ranks, strict=True):
         assert sorted(whole) == sorted(sum(parts, []))
         for part in parts:
             assert sorted(Counter(LABELS[index] for index in part).values()) == [1, 1, 1, 1]
+
+
+def test_a_step_of_several_batches_takes_what_one_takes():
+    whole = batches(batch_size=16)
+    parts = batches(batch_size=8, global_batch=16)
+    assert len(parts) == 2 * len(whole)
+    for step, first, second in zip(whole, parts[::2], parts[1::2], strict=True):
+        assert sorted(step) == sorted(first + second)
+        assert sorted(Counter(LABELS[index] for index in first).values()) == [2, 2, 2, 2]
 
 
 def test_groups_smaller_than_their_share_repeat():
@@ -60,7 +69,7 @@ def test_groups_smaller_than_their_share_repeat():
 @pytest.mark.parametrize(
     ("labels", "size", "groups", "error", "words"),
     [
-        (LABELS, 9, 4, ConfigError, "GROUPS_PER_BATCH 4: .*divide the 9 clips"),
+        (LABELS, 9, 4, ConfigError, "GROUPS_PER_BATCH 4: .*divide the clips that a process has in a batch, 9 "),
         (LABELS, 8, 0, ConfigError, "must be above 0"),
         ([0, 1, 0, 1], 8, 4, DataError, "only 2 groups have training clips"),
     ],

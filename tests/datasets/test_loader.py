@@ -37,12 +37,32 @@ def test_drop_last_but_never_everything():
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_ranks_share_the_global_batches_of_one_process(drop_last):
     one = order(EpochBatchSampler(22, 8, seed=5, drop_last=drop_last), 2)
-    for world in (2, 4):
+    for world in (2, 3, 4):
         ranks = [
-            order(EpochBatchSampler(22, 8 // world, seed=5, drop_last=drop_last, rank=r, world_size=world), 2)
+            order(EpochBatchSampler(22, 8, seed=5, drop_last=drop_last, rank=r, world_size=world), 2)
             for r in range(world)
         ]
         assert [sum(parts, []) for parts in zip(*ranks, strict=True)] == one
+        sizes = [[len(part) for part in parts] for parts in zip(*ranks, strict=True)]
+        assert all(max(one) - min(one) <= 1 for one in sizes)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("batch", [1, 3, 4, 8, 12, 20])
+def test_a_step_takes_the_same_samples_in_batches_of_any_size(batch, drop_last):
+    """A run that goes on with other numbers of processes and batches keeps its steps."""
+    steps = order(EpochBatchSampler(45, 12, seed=5, drop_last=drop_last), 1)
+    sampler = EpochBatchSampler(45, batch, global_batch=12, seed=5, drop_last=drop_last)
+    assert sampler.num_steps == len(steps) == 3 + (not drop_last) and len(sampler) == sampler.num_batches
+    sampler.set_position(1)
+    batches = [[draw.sample for draw in drawn] for drawn in sampler]
+    assert len(batches) == len(sampler) and max(map(len, batches)) == min(batch, 12)
+    size = sampler.accumulate
+    assert [sum(batches[i : i + size], []) for i in range(0, len(batches), size)] == steps
+    later = EpochBatchSampler(45, batch, seed=5, drop_last=drop_last)
+    later.set_global_batch(12)
+    later.set_position(1, size)
+    assert [[draw.sample for draw in drawn] for drawn in later] == batches[size:]
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 12])

@@ -44,7 +44,7 @@ def sidecar(path):
 
 def test_names_are_slowfasts():
     assert checkpoint_name(0) == "checkpoint_epoch_00001.pyth"
-    assert checkpoint_name(1, iteration=123) == "checkpoint_epoch_00002_iter_0000123.pyth"
+    assert checkpoint_name(1, step=123) == "checkpoint_epoch_00002_iter_0000123.pyth"
 
 
 def test_order_is_by_number_and_a_complete_epoch_follows_its_parts(tmp_path):

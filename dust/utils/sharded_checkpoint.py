@@ -1,0 +1,168 @@
+"""Checkpoints of which every process writes its own part: ``checkpoint_epoch_00001.dcp/``.
+
+The folder holds ``state.pyth``, the dictionary of a whole checkpoint with a :class:`str` in the place of each tensor,
+and the tensors in the format of torch.distributed.checkpoint, which reads them back on any number of processes.
+``state.pyth`` names the SHA-256 of every other file, and ``state.pyth.sha256`` its own. The folder gets its name once
+all of it is on the disk.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from dust.utils import checkpoint
+from dust.utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_STATE = "state.pyth"
+_MARK = "\x00tensor "  # begins what stands in the place of a tensor; no other string of ours begins so
+
+
+def save_sharded(path: str | os.PathLike, state: Mapping[str, Any], group: Any = None) -> None:
+    """Write ``state`` as the folder ``path``; all processes of ``group`` together, or the only one there is.
+
+    Tensors may be DTensors, of which each process writes what it has. What stood under ``path`` is replaced.
+
+    Raises:
+        CheckpointError: on every process, if it could not be written on any; what stood there before is untouched.
+    """
+    path = Path(path)
+    several = dist.is_available() and dist.is_initialized()
+    rank = dist.get_rank(group) if several else 0
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = _take_out(dict(state), (), tensors)
+    temporary = path.with_name(f".{path.name}.tmp")
+    problem, sums = "", {}
+    try:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+    except OSError as error:
+        problem = f"{error.strerror} (errno {error.errno})"
+    _agree(path, problem, group)
+    try:
+        dcp.save(tensors, checkpoint_id=temporary, process_group=group, no_dist=not several)
+        names = [file for file in temporary.iterdir() if file.name.startswith(f"__{rank}_")]
+        names += [temporary / ".metadata"] if rank == 0 else []
+        sums = {file.name: checkpoint.file_sha256(file) for file in names}
+    except Exception as error:  # of whatever kind the storage raises: the others must hear of it
+        problem = str(error) or type(error).__name__
+    parts = _agree(path, problem, group, sums)
+    problem = ""
+    if rank == 0:
+        try:
+            files = {name: digest for part in parts for name, digest in part.items()}
+            checkpoint.save_checkpoint(temporary / _STATE, {**skeleton, "files": files})
+            _replace(path, temporary)
+        except (OSError, CheckpointError) as error:
+            problem = str(error)
+    _agree(path, problem, group)
+
+
+def _agree(path: Path, problem: str, group: Any, value: Any = None) -> list[Any]:
+    """``value`` of every process; CheckpointError on all if one has a problem."""
+    answers = [(problem, value)]
+    if dist.is_available() and dist.is_initialized():
+        answers = [("", None)] * dist.get_world_size(group)
+        dist.all_gather_object(answers, (problem, value), group=group)
+    problems = [text for text, _ in answers if text]
+    if problems:
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be written: {problems[0]}. Earlier checkpoints are intact. Free space, "
+            "or point OUTPUT_DIR at a disk that can be written, and start again: the run resumes"
+        )
+    return [value for _, value in answers]
+
+
+def _replace(path: Path, temporary: Path) -> None:
+    old = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    temporary.rename(path)
+    checkpoint.sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_out(value: Any, path: tuple[Any, ...], tensors: dict[str, torch.Tensor]) -> Any:
+    """``value`` with a mark for each tensor, which goes into ``tensors`` under the name in the mark."""
+    if isinstance(value, torch.Tensor):
+        name = ".".join(map(str, path))
+        tensors[name] = value.detach()
+        return _MARK + name
+    if isinstance(value, Mapping):
+        return {key: _take_out(item, (*path, key), tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_take_out(item, (*path, index), tensors) for index, item in enumerate(value))
+    return value
+
+
+def _put_back(value: Any, path: tuple[Any, ...], tensor: Callable[[tuple[Any, ...], str], torch.Tensor]) -> Any:
+    if isinstance(value, str) and value.startswith(_MARK):
+        return tensor(path, value.removeprefix(_MARK))
+    if isinstance(value, dict):
+        return {key: _put_back(item, (*path, key), tensor) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_put_back(item, (*path, index), tensor) for index, item in enumerate(value))
+    return value
+
+
+def verify_sharded(path: str | os.PathLike) -> list[str]:
+    """What is wrong with the folder, file by file; [] if it is as it was written."""
+    path = Path(path)
+    if not (path / _STATE).is_file():
+        return [f"{_STATE} is missing"]
+    if checkpoint.verify_checkpoint(path / _STATE) != "ok":
+        return [f"{_STATE} is damaged"]
+    problems = []
+    for name, digest in checkpoint.load_checkpoint(path / _STATE)["files"].items():
+        if not (path / name).is_file():
+            problems.append(f"{name} is missing")
+        elif checkpoint.file_sha256(path / name) != digest:
+            problems.append(f"{name} is damaged")
+    return problems
+
+
+def read_sharded(path: str | os.PathLike, layout: checkpoint.Layout | None = None) -> dict[str, Any]:
+    """The dictionary that :func:`save_sharded` was given, verified, on any number of processes.
+
+    Args:
+        layout: ``layout(path in the dictionary, shape)`` gives a DTensor like which this process reads its own part, or
+            None for the whole tensor, on the CPU.
+
+    Raises:
+        CheckpointError: something in the folder is missing or damaged.
+    """
+    path = Path(path)
+    problems = verify_sharded(path)
+    if problems:
+        raise CheckpointError(
+            f"{path}: is damaged: {'; '.join(problems)}. Use an earlier checkpoint, or copy the whole folder again "
+            "(.metadata is part of it)"
+        )
+    saved = checkpoint.load_checkpoint(path / _STATE)
+    del saved["files"]
+    reader = dcp.FileSystemReader(path)
+    stored = reader.read_metadata().state_dict_metadata
+    tensors: dict[str, torch.Tensor] = {}
+
+    def place(where: tuple[Any, ...], name: str) -> torch.Tensor:
+        about = stored[name]
+        assert isinstance(about, TensorStorageMetadata)
+        like = layout(where, about.size) if layout is not None else None
+        empty = torch.empty(about.size, dtype=about.properties.dtype) if like is None else torch.empty_like(like)
+        tensors[name] = empty
+        return empty
+
+    state = _put_back(saved, (), place)
+    dcp.load(tensors, storage_reader=reader, no_dist=layout is None or not dist.is_initialized())
+    return state
