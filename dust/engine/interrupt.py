@@ -1,54 +1,227 @@
-"""Ctrl-C and TERM, taken at a safe point."""
+"""Signals, taken at a safe point: INT and TERM stop a run, USR1 and USR2 also ask for it again (Slurm sends them).
+
+While a loop listens (:meth:`InterruptFlag.installed`) a signal is only noted: the loop asks at each step, and saves
+first. Where nothing is to be saved, a signal raises :class:`Interrupted` at once, as Ctrl-C raises KeyboardInterrupt.
+Where not even that helps, because the process waits for others in a call that Python cannot break off, it is ended.
+
+This module does without torch, so that it can be in place before the seconds of that import.
+"""
 
 import contextlib
-import logging
+import os
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from dust.utils import distributed
+#: The later one of two that came wins: a run that is asked to stop and to make room comes back.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+#: Those after which a job wants to be queued again.
+COME_BACK = (signal.SIGUSR1, signal.SIGUSR2)
+#: Seconds in which a second INT is the same Ctrl-C, which came on two ways.
+SAME_PRESS = 1.0
+#: Seconds that the main thread gets to hear of a signal, where nobody listens, before the process is ended.
+DEAF = 3.0
 
-logger = logging.getLogger(__name__)
 
+class Interrupted(BaseException):
+    """The run was asked to stop; what there was to save is saved. ``exit_code`` is 128 + the signal (130 for Ctrl-C).
 
-class Interrupted(Exception):
-    """Training was asked to stop, its state is saved. ``exit_code`` is 128 + the signal (130 for Ctrl-C)."""
+    Not an ``Exception``, so that nothing takes it for an error of its own.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
+        self.signum = signum
         self.exit_code = 128 + signum
 
 
-class InterruptFlag:
-    """Remembers the first INT or TERM; a second one acts at once, as it does without dust."""
+class _Inbox:
+    """The signals of this process, of which there is one set of handlers only."""
 
     def __init__(self) -> None:
-        self.signum = 0
+        self.depth = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self.signum = 0  # the most urgent that came
+        self.listeners = 0
+        self.stopping = False  # Interrupted was raised: later signals change nothing but the reason
+        self.pressed = 0.0
+        self.forward: Callable[[int], None] | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Take the signals while this lasts. They can only be taken in the main thread; elsewhere this does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        if not self.depth:
+            self.reset()
+        before = {number: signal.signal(number, self.note) for number in SIGNALS}
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def note(self, signum: int, frame: Any) -> None:
+        """The handler. It writes to no log: it may have come in the midst of a line."""
+        if not self.depth:
+            return  # a loader worker that has just been forked; its own handlers come with its first line
+        first, self.signum = not self.signum, max(self.signum, signum, key=urgency)
+        if self.forward is not None:
+            self.forward(signum)
+            return
+        if signum == signal.SIGINT:
+            now = time.monotonic()
+            if self.pressed and now - self.pressed > SAME_PRESS:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            self.pressed = self.pressed or now
+        if self.stopping:
+            return
+        if self.listeners:
+            if first and _is_main():
+                again = "; once more stops at once" if signum == signal.SIGINT else ""
+                _say(f"{signal.Signals(signum).name}: stopping after this step, with what is done saved{again}\n")
+            return
+        self.stop(signum)
+
+    def stop(self, signum: int) -> None:
+        self.signum = max(self.signum, signum, key=urgency)
+        self.stopping = True
+        raise Interrupted(self.signum)
+
+    def answered(self) -> bool:
+        return bool(self.signum or self.listeners or self.stopping)
+
+    def forget(self) -> None:
+        """In a forked child: it is another process, and nobody's signals are taken there yet."""
+        self.depth = 0
+        self.reset()
+
+
+_inbox = _Inbox()
+os.register_at_fork(after_in_child=_inbox.forget)
+
+
+def urgency(signum: int) -> int:
+    """0 for none, then by the order of SIGNALS."""
+    return SIGNALS.index(signal.Signals(signum)) + 1 if signum in SIGNALS else 0
+
+
+def most_urgent(signum: int = 0) -> int:
+    """The most urgent of ``signum`` and those that have come to this process; 0 if there are none."""
+    return max(signum, _inbox.signum, key=urgency)
+
+
+def stop(signum: int) -> None:
+    """Raise :class:`Interrupted` for ``signum``, which came by another way, or for a more urgent one that came here."""
+    _inbox.stop(signum)
+
+
+@contextlib.contextmanager
+def forwarded(send: Callable[[int], None]) -> Iterator[None]:
+    """Hand signals on by ``send(signum)`` while this lasts, to processes that are to act on them."""
+    with _inbox.open():
+        _inbox.listeners += 1
+        _inbox.forward = send
+        try:
+            yield
+        finally:
+            _inbox.forward = None
+            _inbox.listeners -= 1
+
+
+@contextlib.contextmanager
+def guarded(leave: Callable[[int], object]) -> Iterator[None]:
+    """Take the signals of a whole process, from its first line to its last.
+
+    Args:
+        leave: called with the signal, in another thread, where the main thread does not hear of it within DEAF seconds
+            though nobody listens: it hangs in a rendezvous, say. The process is ended afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    threading.Thread(target=_watch, args=(reader, leave), name="signals", daemon=True).start()
+    with _inbox.open():
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this process may have held them back
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(writer)
+
+
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # the child's signals are not its parent's
+
+
+def _watch(reader: int, leave: Callable[[int], object]) -> None:
+    """Reads the signals' numbers, which the operating system's handler writes even while Python is stuck."""
+    with os.fdopen(reader, "rb", buffering=0) as numbers:
+        while came := numbers.read(64):
+            for signum in (number for number in came if number in SIGNALS):
+                deadline = time.monotonic() + DEAF
+                while not _inbox.answered() and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                if not _inbox.answered():
+                    try:
+                        leave(signum)
+                    finally:
+                        os._exit(128 + signum)
+
+
+class InterruptFlag:
+    """What a loop asks whether it shall stop.
+
+    A second Ctrl-C acts at once. TERM may come again without harm: Slurm, srun and launchers all send it.
+    """
+
+    @property
+    def signum(self) -> int:
+        return _inbox.signum
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["InterruptFlag"]:
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        """Only note signals while this lasts. Ends with :meth:`check`, so that none is forgotten."""
+        with _inbox.open():
+            _inbox.listeners += 1
+            try:
+                yield self
+                self.check()
+            finally:
+                _inbox.listeners -= 1
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal has come, to whichever process: all stop at the same step."""
-        signum = distributed.highest(self.signum)
-        if signum:
-            raise Interrupted(signum)
+        from dust.utils import distributed
+
+        agreed = distributed.highest(urgency(self.signum))
+        if agreed:
+            _inbox.stop(SIGNALS[agreed - 1])
 
     def check_alone(self) -> None:
         """The same in a stretch that processes go through each at its own pace: only a single process stops there."""
+        from dust.utils import distributed
+
         if distributed.world_size() == 1:
             self.check()
 
-    def _note(self, signum: int, frame) -> None:
-        if self.signum:
-            signal.signal(signum, signal.SIG_DFL)
-            signal.raise_signal(signum)
-        self.signum = signum
-        logger.warning(
-            "%s: stopping after this step, with a checkpoint; once more stops at once", signal.Signals(signum).name
-        )
+
+def _is_main() -> bool:
+    distributed: Any = sys.modules.get("dust.utils.distributed")
+    return distributed is None or distributed.is_main()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

@@ -1,7 +1,8 @@
 """One process or many: started here, by torchrun or by Slurm, without the user editing code.
 
 - ``torchrun ... tools/run_net.py``: its environment says who this process is.
-- ``srun tools/run_net.py`` with several tasks: Slurm's environment does.
+- ``srun tools/run_net.py`` with several tasks: Slurm's environment does. A single task on each node starts that node's
+  processes itself.
 - otherwise NUM_GPUS (or NUM_PROCS_PER_NODE on a CPU) processes are started here, and NUM_SHARDS such nodes meet at
   ``--init_method tcp://host:port``.
 
@@ -11,113 +12,135 @@ CPU tensors travel by gloo, CUDA tensors by nccl.
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing import connection, get_context
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
-import torch.distributed as dist
 
 from dust.config import processes_per_node
-from dust.engine.interrupt import Interrupted
+from dust.engine.interrupt import SIGNALS, Interrupted, forwarded, guarded, most_urgent, stop
+from dust.engine.place import MEET, MEET_AFTER_ALONE, Meeting, Place, joined, place_from_environment
+from dust.engine.requeue import SAVING, Departure
 from dust.utils.errors import ConfigError, DustError
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that the other processes get to end by themselves once one has failed.
 GRACE = 3.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which of all processes this one is, and where they meet."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_size: int
-    init_method: str
-
-
-def place_from_environment(environ: Mapping[str, str]) -> Place | None:
-    """The place that torchrun or Slurm gives this process; None if neither started it among others.
-
-    Raises:
-        ConfigError: Slurm's host list cannot be read.
-    """
-    if "TORCHELASTIC_RUN_ID" in environ or {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= environ.keys():
-        size = int(environ["WORLD_SIZE"])
-        local = int(environ.get("LOCAL_WORLD_SIZE", size))
-        return Place(int(environ["RANK"]), size, int(environ["LOCAL_RANK"]), local, "env://")
-    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", 1)))
-    if "SLURM_PROCID" not in environ or "SLURM_STEP_ID" not in environ or tasks < 2:
-        return None
-    nodes = int(environ.get("SLURM_STEP_NUM_NODES", environ.get("SLURM_NNODES", 1)))
-    host = first_host(environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", "")))
-    port = environ.get("MASTER_PORT") or str(20000 + int(environ.get("SLURM_JOB_ID", 0)) % 40000)
-    return Place(
-        int(environ["SLURM_PROCID"]), tasks, int(environ["SLURM_LOCALID"]), tasks // nodes, f"tcp://{host}:{port}"
-    )
-
-
-def first_host(nodelist: str) -> str:
-    """The first name of Slurm's compressed list of hosts (``node[3-5,9]``), expanded by scontrol."""
-    try:
-        result = subprocess.run(
-            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True, timeout=60
-        )
-        return result.stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError) as error:
-        raise ConfigError(f"SLURM_STEP_NODELIST {nodelist!r}: scontrol cannot expand it ({error})") from error
+#: Seconds that a process waits before it says that another one has gone, so that this one's own words come first.
+AFTER_YOU = 1.5
 
 
 def launch(cfg, function: Callable[[Any], None], init_method: str | None = None) -> int:
-    """Run ``function(cfg)`` in this process or in as many as the configuration says.
+    """Run ``function(cfg)`` in this process or in as many as the configuration says; see :meth:`Launcher.run`."""
+    return Launcher(init_method).run(cfg, function)
 
-    Returns:
-        The exit code. In a single process errors and interrupts are raised instead, as if it was called directly.
 
-    Raises:
-        ConfigError: nodes that cannot meet, or more processes than the launcher started.
+class Launcher:
+    """Runs the stages of one command, one after the other.
+
+    Args:
+        init_method: where the nodes meet (``tcp://host:port``), if neither torchrun nor Slurm says it.
+        departure: how this process leaves after a signal; it is told who is first, and where they have met.
     """
-    place = place_from_environment(os.environ)
-    if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:  # features are extracted by one process
-        if cfg.SHARD_ID == 0 and (place is None or place.rank == 0):
-            function(_alone(cfg))
+
+    def __init__(self, init_method: str | None = None, departure: Departure | None = None) -> None:
+        self.place = place_from_environment(os.environ)
+        self.init_method = init_method
+        self.departure = departure or Departure()
+        self.patience = MEET
+        if self.place is not None:
+            self.departure.first = self.place.rank == 0
+
+    def agree(self, question: Callable[[], bool]) -> bool:
+        """An answer that all processes of the command share. It is the first one's, and theirs once it has come."""
+        return question() if self.place is None else self._meet(self.place).agree(question)
+
+    def run(self, cfg, function: Callable[[Any], None]) -> int:
+        """Run ``function(cfg)`` in this process or in as many as the configuration says.
+
+        Returns:
+            The exit code. In a single process errors are raised instead, as if it was called directly.
+
+        Raises:
+            ConfigError: nodes that cannot meet, or more processes than the launcher started.
+            Interrupted: after a signal.
+        """
+        place = self.place
+        if place is None:
+            self.departure.first = cfg.SHARD_ID == 0
+        if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:  # features are extracted by one process
+            self.patience = MEET_AFTER_ALONE
+            if self.departure.first:
+                function(_alone(cfg))
+            return 0
+        if place is None:
+            return self._start(cfg, function)
+        if place.local_size == 1 and processes_per_node(cfg) > 1 and place.init_method != "env://":
+            return self._start(_as_shard(cfg, place.rank, place.world_size), function, _next_port(place.init_method))
+        return self._join(cfg, function, place)
+
+    def _meet(self, place: Place) -> Meeting:
+        if self.departure.meeting is None:
+            self.departure.meeting = Meeting(place, self.patience)
+        return self.departure.meeting
+
+    def _join(self, cfg, function: Callable[[Any], None], place: Place) -> int:
+        cfg = _as_started(cfg, place)
+        meeting = self._meet(place)
+        try:
+            with joined(place, meeting):
+                function(cfg)
+        except DustError as error:
+            if meeting.said_before(str(error)):
+                return 2
+            raise
+        except RuntimeError as error:
+            if not lost_another(error):
+                raise
+            time.sleep(AFTER_YOU)
+            sys.stderr.write(f"error: {_lost(place, error)}\n")
+            return 1
         return 0
-    if place is not None:
-        with joined(place):
-            function(_as_started(cfg, place))
-        return 0
-    count = processes_per_node(cfg)
-    if count * cfg.NUM_SHARDS == 1:
-        function(cfg)
-        return 0
-    if cfg.NUM_SHARDS > 1 and not init_method:
-        raise ConfigError(
-            f"NUM_SHARDS {cfg.NUM_SHARDS}: the nodes need a place to meet. Give all of them --init_method "
-            f"tcp://{socket.gethostname()}:29500 (the first node's name) and each its --shard_id, or start them by "
-            "torchrun or srun."
-        )
-    _check_devices(cfg)
-    meeting = init_method or f"tcp://127.0.0.1:{free_port()}"
-    places = [
-        Place(cfg.SHARD_ID * count + local, count * cfg.NUM_SHARDS, local, count, meeting) for local in range(count)
-    ]
-    return _run_all(cfg, function, places)
+
+    def _start(self, cfg, function: Callable[[Any], None], meeting: str | None = None) -> int:
+        """Start this node's processes here, unless it is one in all."""
+        meeting = meeting or self.init_method
+        count = processes_per_node(cfg)
+        if count * cfg.NUM_SHARDS == 1:
+            function(cfg)
+            return 0
+        if cfg.NUM_SHARDS > 1 and not meeting:
+            raise ConfigError(
+                f"NUM_SHARDS {cfg.NUM_SHARDS}: the nodes need a place to meet. Give all of them --init_method "
+                f"tcp://{socket.gethostname()}:29500 (the first node's name) and each its --shard_id, or start them by "
+                "torchrun or srun."
+            )
+        _check_devices(cfg)
+        meeting = meeting or f"tcp://127.0.0.1:{free_port()}"
+        first, world = cfg.SHARD_ID * count, count * cfg.NUM_SHARDS
+        places = [Place(first + local, world, local, count, meeting) for local in range(count)]
+        return _run_all(cfg, function, places, self.patience)
 
 
 def free_port() -> int:
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _next_port(url: str) -> str:
+    """Where a node's own processes meet: its launchers keep the port itself."""
+    parsed = urlparse(url)
+    return f"tcp://{parsed.hostname}:{(parsed.port or 0) + 1}"
 
 
 def _check_devices(cfg) -> None:
@@ -135,65 +158,79 @@ def _alone(cfg):
     return cfg
 
 
+def _as_shard(cfg, shard: int, shards: int):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.NUM_SHARDS, cfg.SHARD_ID = shards, shard
+    cfg.freeze()
+    return cfg
+
+
 def _as_started(cfg, place: Place):
     """The configuration with the number of processes that a launcher really started."""
     shards = place.world_size // place.local_size
     if (processes_per_node(cfg), cfg.NUM_SHARDS) == (place.local_size, shards):
         return cfg
-    cfg = cfg.clone()
+    cfg = _as_shard(cfg, place.rank // place.local_size, shards)
     cfg.defrost()
-    cfg.NUM_SHARDS, cfg.SHARD_ID = shards, place.rank // place.local_size
     cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE = (place.local_size, 0) if cfg.NUM_GPUS else (0, place.local_size)
-    if cfg.TRAIN.ENABLE and cfg.TRAIN.BATCH_SIZE % place.local_size:
+    if cfg.TRAIN.ENABLE and place.local_size > cfg.TRAIN.BATCH_SIZE:
         raise ConfigError(
-            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be a multiple of the {place.local_size} processes that "
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be at least the {place.local_size} processes that "
             "were started on this node"
         )
     cfg.freeze()
     return cfg
 
 
-@contextlib.contextmanager
-def joined(place: Place) -> Iterator[None]:
-    """Be one of the processes while this lasts."""
-    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        init_method=place.init_method,
-        rank=place.rank,
-        world_size=place.world_size,
-    )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+def lost_another(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process has ended."""
+    return bool(re.search(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", str(error), re.I))
+
+
+def _lost(place: Place, error: RuntimeError) -> str:
+    why = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().splitlines()[0])
+    return f"process {place.rank} of {place.world_size} stops: another one has ended, look for its own words ({why})"
 
 
 # ------------------------------------------------------------------------------------------ processes of this machine
 
 
-def _run_all(cfg, function: Callable[[Any], None], places: list[Place]) -> int:
-    """Start the processes and wait. The first that fails says why; the others are ended within GRACE seconds."""
+def _run_all(cfg, function: Callable[[Any], None], places: list[Place], patience: float = MEET) -> int:
+    """Start the processes and wait. The first that fails says why; the others are ended within GRACE seconds.
+
+    After a signal they end by themselves, each when it has saved; then this raises Interrupted.
+    """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    processes = [context.Process(target=_one, args=(cfg, function, place, sender)) for place in places]
-    for process in processes:
-        process.start()
-    sender.close()
-    forwarded = {number: signal.signal(number, _forward(processes)) for number in (signal.SIGINT, signal.SIGTERM)}
+    processes = [context.Process(target=_one, args=(cfg, function, place, sender, patience)) for place in places]
+    grace = GRACE
+    with forwarded(lambda signum: _send(signum, processes)):
+        try:
+            _start_deaf(processes)
+            sender.close()
+            failed = _wait(processes)
+            if failed is None:
+                return 0
+            signum = _stopped_by(failed.exitcode)
+            if not signum:
+                return _say_why(receiver, failed, places[processes.index(failed)])
+            grace = SAVING
+            _send(signum, processes)  # where only one of them got it
+        finally:
+            _end(processes, grace)
+        stop(signum)
+    return 1
+
+
+def _start_deaf(processes: list[Any]) -> None:
+    """Start processes that take signals after their imports: until then these wait for them instead of killing them."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        failed = _wait(processes)
-        code = 0 if failed is None else failed.exitcode or 1
-        if failed is not None and code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            code = _say_why(receiver, failed, places[processes.index(failed)])
+        for process in processes:
+            process.start()
     finally:
-        for number, handler in forwarded.items():
-            signal.signal(number, handler)
-        _end(processes)
-    return code
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _wait(processes: list[Any]) -> Any:
@@ -207,6 +244,13 @@ def _wait(processes: list[Any]) -> Any:
             if process.exitcode:
                 return process
     return None
+
+
+def _stopped_by(code: int) -> int:
+    """The signal by which a process has left with this exit code; 0 if it failed, or was killed by one of its own."""
+    if code - 128 in SIGNALS:
+        return code - 128
+    return -code if -code in SIGNALS and most_urgent() else 0
 
 
 def _say_why(receiver: Any, failed: Any, place: Place) -> int:
@@ -224,37 +268,41 @@ def _say_why(receiver: Any, failed: Any, place: Place) -> int:
     return 1
 
 
-def _end(processes: list[Any]) -> None:
-    deadline = time.monotonic() + GRACE
-    for process in processes:
+def _end(processes: list[Any], grace: float) -> None:
+    started = [process for process in processes if process.pid is not None]
+    deadline = time.monotonic() + grace
+    for process in started:
         process.join(max(0.0, deadline - time.monotonic()))
-    for process in processes:
+    for process in started:
         if process.is_alive():
             process.kill()  # it waits for one that is gone
         process.join()
 
 
-def _forward(processes: list[Any]) -> Callable[[int, Any], None]:
-    def handler(signum: int, frame: Any) -> None:
-        for process in processes:
-            if process.is_alive() and signum == signal.SIGTERM:  # Ctrl-C reaches the whole group by itself
+def _send(signum: int, processes: list[Any]) -> None:
+    for process in processes:
+        if process.pid is not None and process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signum)
 
-    return handler
 
-
-def _one(cfg, function: Callable[[Any], None], place: Place, sender: Any) -> None:
+def _one(cfg, function: Callable[[Any], None], place: Place, sender: Any, patience: float) -> None:
     """The life of one process."""
     code, message = 0, ""
     try:
-        with joined(place):
-            function(cfg)
+        with guarded(lambda signum: None):
+            try:
+                with joined(place, Meeting(place, patience)):
+                    function(cfg)
+            except RuntimeError as error:
+                if not lost_another(error):
+                    raise
+                code, message = 1, f"error: {_lost(place, error)}"
+                time.sleep(AFTER_YOU)
     except DustError as error:
         code, message = 2, f"error: {error}"
     except Interrupted as stop:
-        code = stop.exit_code
-    except KeyboardInterrupt:
-        code = 130
+        code, message = stop.exit_code, ""
     except BaseException:
         code, message = 1, f"process {place.rank} of {place.world_size}:\n{traceback.format_exc()}"
     if message:

@@ -1,4 +1,4 @@
-"""How a command that was asked to stop leaves its cluster: USR1 and USR2 queue its Slurm job again, TERM and INT do not.
+"""How a command that was asked to stop leaves: after USR1 or USR2 its Slurm job is queued again, after TERM or INT not.
 
 Everything is saved by then. The job starts with the same command, finds its checkpoint and goes on.
 """
@@ -25,8 +25,8 @@ LINGER = 10.0
 class Departure:
     """Ends this process's part of a command, after a signal.
 
-    ``first`` is the process that speaks for all; ``meeting`` (see :class:`dust.engine.place.Meeting`) is where it can be
-    seen by the others, if they have met.
+    ``first`` is the process that speaks for all; ``meeting`` (a :class:`dust.engine.place.Meeting`) is where the others
+    can see it, if they have met.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:

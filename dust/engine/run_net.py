@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 from dust.config import load_config, parse_args
 from dust.config.expand import expand
 from dust.config.parser import log_notes
+from dust.engine.interrupt import Interrupted, guarded
+from dust.engine.requeue import Departure
 from dust.utils.errors import ConfigError, DustError
 
 logger = logging.getLogger(__name__)
@@ -89,24 +92,36 @@ def _finished(cfg, name: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 2 for bad input, 130 or 143 after a signal."""
+    """Returns the exit code: 0, 1 where a process has died, 2 for bad input, 128 + a signal (130, 143, 138, 140)."""
     # read when torch is imported: threads that wait by spinning make a small model 50 times slower as soon as
     # another process wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    departure = Departure()
     try:
-        args = parse_args(sys.argv[1:] if argv is None else argv)
+        with guarded(departure):
+            try:
+                return _main(sys.argv[1:] if argv is None else argv, departure)
+            except Interrupted as stop:
+                return departure(stop.signum)
+    except Interrupted as stop:  # it came after all was done
+        return stop.exit_code
+
+
+def _main(argv: Sequence[str], departure: Departure) -> int:
+    try:
+        args = parse_args(argv)
         runs = load_stages(args.cfg_files, args.opts)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from dust.engine.interrupt import Interrupted
-    from dust.engine.launch import launch
+    from dust.engine.launch import Launcher
 
     try:
+        launcher = Launcher(args.init_method, departure)
         for name, cfg in runs:
-            if len(runs) > 1 and _finished(cfg, name):
+            if len(runs) > 1 and launcher.agree(functools.partial(_finished, cfg, name)):
                 continue
-            code = launch(cfg, run, args.init_method)
+            code = launcher.run(cfg, run)
             if code:
                 return code
     except DustError as error:
@@ -117,10 +132,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.filename or cfg.OUTPUT_DIR}: {error.strerror}. What was saved stays.", file=sys.stderr)
         return 2
-    except Interrupted as stop:
-        return stop.exit_code
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from dust.engine.launch import Place, place_from_environment
+from dust.engine.place import Place, place_from_environment
 from dust.utils.checkpoint import load_checkpoint
 from tests.engine.test_run_net import start, words
 from tests.helpers import ROOT
@@ -126,7 +126,7 @@ def test_a_dead_process_ends_the_run_and_it_resumes(clips, tmp_path):
     done = len(list((tmp_path / "run" / "checkpoints").glob("checkpoint_epoch_*.pyth")))
     run(clips, tmp_path / "run", 1, SOLVER__MAX_EPOCH=done + 1, TRAIN__EVAL_PERIOD=0)
     log = (tmp_path / "run" / "stdout.log").read_text()
-    assert "resumed from" in log and "written by 2 processes, now there are 1" in log
+    assert "resumed from" in log and "written by 2 processes (1 batches per step), now there are 1 (1)" in log
 
 
 @pytest.mark.slow
@@ -163,8 +163,8 @@ SLURM = {
 def test_places(monkeypatch):
     assert place_from_environment({}) is None
     assert place_from_environment(TORCHRUN) == Place(5, 8, 1, 4, "env://")
-    monkeypatch.setattr("dust.engine.launch.first_host", lambda nodes: {"node[7-8]": "node7"}[nodes])
-    assert place_from_environment(SLURM) == Place(3, 4, 1, 2, "tcp://node7:20123")
+    monkeypatch.setattr("dust.engine.place.first_host", lambda nodes: {"node[7-8]": "node7"}[nodes])
+    assert place_from_environment(SLURM) == Place(3, 4, 1, 2, "tcp://node7:28246")
     assert place_from_environment({**SLURM, "MASTER_PORT": "9"}) == Place(3, 4, 1, 2, "tcp://node7:9")
     one_task = {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
     assert place_from_environment(one_task) is None, "an sbatch script, or srun with one task"

@@ -1,0 +1,172 @@
+"""Which of all processes this one is, as torchrun or Slurm say it, and where they meet."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import torch.distributed as dist
+
+from dust.utils.errors import ConfigError, DustError
+
+#: Seconds in which all processes must have come, when they were started together.
+MEET = 600.0
+#: The same where the first one may still be busy with a stage that it runs alone.
+MEET_AFTER_ALONE = 7 * 24 * 3600.0
+#: Where ports of Slurm's jobs lie: below those that Linux gives to outgoing connections.
+PORTS = range(20000, 32000)
+
+
+@dataclass(frozen=True)
+class Place:
+    """``rank`` of ``world_size`` processes, of which ``local_size`` are on this node."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    init_method: str
+
+
+def place_from_environment(environ: Mapping[str, str]) -> Place | None:
+    """The place that torchrun or Slurm gives this process; None if neither started it among others.
+
+    Raises:
+        ConfigError: Slurm's host list cannot be read, or its nodes have different numbers of tasks.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ or {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= environ.keys():
+        size = int(environ["WORLD_SIZE"])
+        local = int(environ.get("LOCAL_WORLD_SIZE", size))
+        return Place(int(environ["RANK"]), size, int(environ["LOCAL_RANK"]), local, "env://")
+    tasks = int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", 1)))
+    if "SLURM_PROCID" not in environ or "SLURM_STEP_ID" not in environ or tasks < 2:
+        return None
+    nodes = int(environ.get("SLURM_STEP_NUM_NODES", environ.get("SLURM_NNODES", 1)))
+    if tasks % nodes:
+        raise ConfigError(
+            f"SLURM_STEP_NUM_TASKS {tasks}: not the same number on each of {nodes} nodes; give srun --ntasks-per-node"
+        )
+    host = environ.get("MASTER_ADDR") or first_host(
+        environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", ""))
+    )
+    port = environ.get("MASTER_PORT") or _port(int(environ.get("SLURM_JOB_ID", 0)), environ["SLURM_STEP_ID"])
+    return Place(
+        int(environ["SLURM_PROCID"]), tasks, int(environ["SLURM_LOCALID"]), tasks // nodes, f"tcp://{host}:{port}"
+    )
+
+
+def _port(job: int, step: str) -> int:
+    """A port for each step of each job: those that share a node have different ones, and the one behind is free too."""
+    number = int(step) if step.isdecimal() else 0
+    return PORTS[(2 * job + 254 * number) % len(PORTS)]
+
+
+def first_host(nodelist: str) -> str:
+    """The first name of Slurm's compressed list of hosts (``node[3-5,9]``), expanded by scontrol."""
+    try:
+        result = subprocess.run(
+            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True, timeout=60
+        )
+        return result.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise ConfigError(f"SLURM_STEP_NODELIST {nodelist!r}: scontrol cannot expand it ({error})") from error
+
+
+class Meeting:
+    """The store that all processes of a command share for as long as it runs; the first one (or torchrun) serves it.
+
+    Raises:
+        ConfigError: the port is in use. DustError: not all have come in ``timeout`` seconds.
+    """
+
+    def __init__(self, place: Place, timeout: float = MEET) -> None:
+        self.place = place
+        self.count = 0
+        try:
+            meet: Any = dist.rendezvous(
+                place.init_method, place.rank, place.world_size, timeout=timedelta(seconds=timeout)
+            )
+            self.store, _, _ = next(meet)
+        except RuntimeError as error:
+            raise _cannot_meet(place, error, timeout) from error
+
+    def stage(self) -> dist.Store:
+        """A part of the store for one process group: names of an earlier one are not met again."""
+        self.count += 1
+        return dist.PrefixStore(f"stage{self.count}", self.store)
+
+    def agree(self, question: Callable[[], bool]) -> bool:
+        """The first process's answer to ``question``, on all. They wait for it, for days if it is busy alone.
+
+        Raises:
+            DustError: the first process has gone.
+        """
+        self.count += 1
+        key = f"answer{self.count}"
+        if self.place.rank == 0:
+            answer = question()
+            self.store.set(key, str(int(answer)))
+            return answer
+        try:
+            while not self.store.check([key]):
+                time.sleep(0.2)
+            return self.store.get(key) == b"1"
+        except RuntimeError as error:
+            raise DustError(
+                f"process {self.place.rank} of {self.place.world_size}: the first process has gone; what ended it "
+                "stands in its own output"
+            ) from error
+
+    def said_before(self, message: str) -> bool:
+        """Whether another process has told the user the same already."""
+        try:
+            return self.store.add(f"said {message}", 1) > 1
+        except RuntimeError:
+            return False
+
+    def first_leaves(self) -> None:
+        """Said by the first process: all is saved and asked for."""
+        self.store.set("left", "1")
+
+    def stay(self, seconds: float) -> None:
+        """Wait until the first process leaves, or is gone."""
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(RuntimeError):
+            while time.monotonic() < deadline and not self.store.check(["left"]):
+                time.sleep(0.2)
+
+
+def _cannot_meet(place: Place, error: RuntimeError, timeout: float) -> DustError:
+    if "EADDRINUSE" in str(error) or "already in use" in str(error):
+        port = urlparse(place.init_method).port or os.environ.get("MASTER_PORT")
+        return ConfigError(
+            f"port {port}, where the {place.world_size} processes meet, is in use on this node. Name a free one, the "
+            "same for all: MASTER_PORT in the environment, or --init_method tcp://host:port."
+        )
+    first = str(error).strip().splitlines()[0]
+    return DustError(
+        f"process {place.rank} of {place.world_size}: not all have come to {place.init_method} in {timeout:.0f} s "
+        f"({first}). Look in the output of the others; can this node reach the first one?"
+    )
+
+
+@contextlib.contextmanager
+def joined(place: Place, meeting: Meeting) -> Iterator[None]:
+    """Be one of the processes while this lasts."""
+    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", store=meeting.stage(), rank=place.rank, world_size=place.world_size
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
