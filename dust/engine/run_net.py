@@ -57,11 +57,11 @@ def run(cfg) -> None:
 def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """(name, configuration) of every run of a command line, in order. One file may stand for several runs."""
     names = [Path(path).stem for path in files] or ["run"]
-    runs = zip(names, _load_files(files, overrides), strict=True)
+    runs = zip(names, load_files(files, overrides), strict=True)
     return [(name, one) for name, cfg in runs for one in expand(cfg)]
 
 
-def _load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
+def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
     """A configuration per file. An OUTPUT_DIR given for several files is the root under which each keeps a folder of
     its own, named as the file is."""
     keys = list(overrides[::2])

@@ -1,0 +1,328 @@
+"""A command line as a Slurm job, by submitit: what is asked of the cluster, and what is refused before it is asked.
+
+The job runs the same command as ``dust`` does, in one task for each process. It ends by itself before the time limit or
+when it is preempted, saves, asks to be queued again and goes on (:mod:`dust.engine.requeue`).
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dust.config import flatten, parse_args, processes_per_node
+from dust.config.expand import expand
+from dust.engine.interrupt import COME_BACK
+from dust.engine.run_net import load_files, main
+from dust.utils.errors import ConfigError, DustError
+
+USAGE = """\
+submit.py --cfg FILE.yaml [FILE.yaml ...] [options] [--opts] [KEY VALUE ...]
+
+Several configurations run one after the other in one job, or with --array at the same time in one job each."""
+
+#: Of the exit codes of a job on this machine, the one that submitit starts again.
+LOCAL_REQUEUE = 144
+#: Seconds before the time limit, at most, at which Slurm warns the job.
+WARNING = 120
+#: Options that say something about a cluster.
+OF_SLURM = ("partition", "constraint", "use_volta32", "comment", "account", "qos", "array", "mem_gb", "cpus_per_task")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser("submit.py", usage=USAGE, allow_abbrev=False)
+    add = made.add_argument
+    add("--cfg", metavar="FILE.yaml", help="configurations; the first other word begins the overrides")
+    add("--job_dir", default="runs/submit", help="logs and scripts, a folder for each job (default %(default)s)")
+    add("--num_shards", type=int, help="nodes (by default NUM_SHARDS of the configuration)")
+    add("--num_gpus", type=int, help="GPUs on each node (by default NUM_GPUS); 0: CPUs, see NUM_PROCS_PER_NODE")
+    add("--partition", default="", help="Slurm's partition, or several with commas (by default the cluster's)")
+    add(
+        "--timeout",
+        type=int,
+        default=4320,
+        help="time limit in minutes (default %(default)s); the job goes on after it",
+    )
+    add("--name", default="", help="the job's name (by default that of the first configuration)")
+    add("--use_volta32", action="store_true", help="GPUs with the feature volta32gb only")
+    add("--comment", default="", help="a comment for Slurm, e.g. the reason for a high priority")
+    add("--constraint", default="", help="features that the nodes must have")
+    add("--account", default="", help="whom Slurm charges")
+    add("--qos", default="", help="Slurm's quality of service")
+    add("--cpus_per_task", type=int, help="cores of each process (by default its loader workers and one)")
+    add("--mem_gb", type=float, help="memory of each node (by default what the cluster gives)")
+    add(
+        "--array", action="store_true", help="one job for each configuration, or group of TSTL.GROUPS, at the same time"
+    )
+    add("--local", action="store_true", help="on this machine, in the background, without Slurm")
+    add("--debug", action="store_true", help="here and now, with a debugger at an error")
+    return made
+
+
+def read(argv: Sequence[str]) -> argparse.Namespace:
+    """The options, with ``cfg_files`` and ``opts`` as :func:`dust.config.parse_args` gives them.
+
+    Raises:
+        ConfigError: words that cannot be read, or options that do not go together.
+        SystemExit: after ``--help``, and with the usage where an option lacks its value.
+    """
+    made = parser()
+    flags = {name: action for action in made._actions for name in action.option_strings if name != "--cfg"}
+    words, own, rest = list(argv), [], []
+    while words:
+        word = words.pop(0)
+        action = flags.get(word.partition("=")[0])
+        if action is None:
+            rest.append(word)
+            continue
+        own.append(word)
+        if action.nargs != 0 and "=" not in word and words:
+            own.append(words.pop(0))
+    args = made.parse_args(own)
+    command = parse_args(rest) if rest else argparse.Namespace(cfg_files=[], opts=[], shard_id=None, init_method=None)
+    args.cfg_files, args.opts = command.cfg_files, list(command.opts)
+    if command.shard_id is not None or command.init_method is not None:
+        raise ConfigError("--shard_id and --init_method are not for submit.py: Slurm tells each process its place")
+    for key, value in (("NUM_SHARDS", args.num_shards), ("NUM_GPUS", args.num_gpus)):
+        if value is not None:
+            args.opts += [key, str(value)]
+    _refuse(args)
+    return args
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    """Options that contradict each other or mean nothing."""
+    if not args.cfg_files:
+        raise ConfigError("submit.py needs --cfg FILE.yaml: what shall run?")
+    if args.timeout <= 0:
+        raise ConfigError(f"--timeout {args.timeout}: minutes, at least 1")
+    for name in ("cpus_per_task", "mem_gb"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name} {value}: must be above 0")
+    if args.local and args.debug:
+        raise ConfigError("--local and --debug: choose one; --debug also runs on this machine, but at once")
+    if args.local or args.debug:
+        where = "--local" if args.local else "--debug"
+        for name in OF_SLURM:
+            if getattr(args, name):
+                raise ConfigError(
+                    f"{where} --{name}: {where} runs on this machine without Slurm; leave one of them out"
+                )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one job, or one task of an array, runs: the words behind ``dust``, and its configurations."""
+
+    name: str
+    argv: tuple[str, ...]
+    cfgs: tuple[Any, ...]
+
+
+def plan(args: argparse.Namespace) -> list[Work]:
+    """The jobs of a command line. All configurations are read, so that what is wrong there is said now.
+
+    Raises:
+        DustError: a configuration that cannot be used, or runs that cannot go at the same time.
+    """
+    files = load_files(args.cfg_files, args.opts)
+    runs = []
+    for path, cfg in zip(args.cfg_files, files, strict=True):
+        for one in expand(cfg):
+            words = ["--cfg", path, "--opts", *args.opts, "OUTPUT_DIR", cfg.OUTPUT_DIR]
+            name = Path(path).stem
+            if cfg.TSTL.GROUPS:
+                words += ["TSTL.GROUPS", f"[{one.TSTL.GROUP}]"]
+                name += f"_group_{one.TSTL.GROUP}"
+            runs.append(Work(name, tuple(words), (one,)))
+    if args.array:
+        if len(runs) == 1:
+            raise ConfigError(
+                "--array: there is only one run, not one of several configurations or groups; leave it out"
+            )
+        _independent(runs)
+        return runs
+    name = Path(args.cfg_files[0]).stem
+    whole = ("--cfg", *args.cfg_files, "--opts", *args.opts)
+    return [Work(name, whole, tuple(work.cfgs[0] for work in runs))]
+
+
+def _independent(runs: list[Work]) -> None:
+    """Runs at the same time neither write to the same folder nor wait for each other's results."""
+    homes: dict[Path, Work] = {}
+    for work in runs:
+        home = Path(work.cfgs[0].OUTPUT_DIR).absolute()
+        if home in homes:
+            raise ConfigError(f"--array: {homes[home].name} and {work.name} both write to OUTPUT_DIR {home}")
+        homes[home] = work
+    for work in runs:
+        own = Path(work.cfgs[0].OUTPUT_DIR).absolute()
+        for key, value in flatten(work.cfgs[0]).items():
+            if not (value and isinstance(value, str)) or not key.endswith(("_FROM", "_PATH", ".PRETRAINED")):
+                continue
+            for place in (Path(value).absolute(), own.parent / value):
+                for home, other in homes.items():
+                    if other is not work and (place == home or home in place.parents):
+                        raise ConfigError(
+                            f"--array: {work.name} starts from what {other.name} makes ({key} {value}), so they cannot "
+                            "run at the same time. Leave --array out, or submit them one after the other."
+                        )
+
+
+def shape(works: Sequence[Work]) -> tuple[int, int, int]:
+    """(nodes, processes on each, GPUs on each) that all runs of the job share.
+
+    Raises:
+        ConfigError: the configurations differ.
+    """
+    # features alone are extracted by one process, whatever the others use
+    cfgs = [cfg for work in works for cfg in work.cfgs]
+    shared = [cfg for cfg in cfgs if cfg.TRAIN.ENABLE or cfg.TEST.ENABLE]
+    if not shared:
+        return 1, 1, max(min(cfg.NUM_GPUS, 1) for cfg in cfgs)
+    shapes = sorted({(cfg.NUM_SHARDS, processes_per_node(cfg), cfg.NUM_GPUS) for cfg in shared})
+    if len(shapes) > 1:
+        listed = "; ".join(f"NUM_SHARDS {n}, {p} processes, NUM_GPUS {g}" for n, p, g in shapes)
+        raise ConfigError(
+            f"the configurations of a job must agree on its size ({listed}): give --num_shards, --num_gpus"
+        )
+    return shapes[0]
+
+
+def parameters(args: argparse.Namespace, works: Sequence[Work]) -> dict[str, Any]:
+    """What submitit is asked for."""
+    nodes, processes, gpus = shape(works)
+    if args.local or args.debug:
+        if nodes > 1:
+            raise ConfigError(f"NUM_SHARDS {nodes}: --local and --debug run on one machine; set --num_shards 1")
+        # its processes are started by the launcher
+        return {"timeout_min": args.timeout, "nodes": 1, "tasks_per_node": 1, "gpus_per_node": gpus}
+    workers = max(cfg.DATA_LOADER.NUM_WORKERS for work in works for cfg in work.cfgs)
+    cpus = args.cpus_per_task or workers + 1
+    constraint = "&".join(filter(None, (args.constraint, "volta32gb" if args.use_volta32 else "")))
+    asked = {
+        "name": args.name or works[0].name,
+        "timeout_min": args.timeout,
+        "nodes": nodes,
+        "tasks_per_node": processes,
+        "cpus_per_task": cpus,
+        "gpus_per_node": gpus,
+        "mem_gb": args.mem_gb,
+        "stderr_to_stdout": True,
+        "slurm_partition": args.partition,
+        "slurm_comment": args.comment,
+        "slurm_constraint": constraint,
+        "slurm_account": args.account,
+        "slurm_qos": args.qos,
+        "slurm_signal_delay_s": min(WARNING, args.timeout * 60 * 3 // 4),
+        # a dead process ends the job; srun no longer takes the cores from sbatch by itself
+        "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append"],
+        "slurm_additional_parameters": {"requeue": True},
+    }
+    return {key: value for key, value in asked.items() if value}
+
+
+def check_cluster(partition: str) -> None:
+    """Whether there is a Slurm here, and whether it has the partitions. DustError if not."""
+    missing = [name for name in ("sbatch", "srun", "sinfo") if shutil.which(name) is None]
+    if missing:
+        raise DustError(
+            f"{missing[0]} is not on the PATH: submit from a machine of a Slurm cluster, or use --local or --debug"
+        )
+    asked = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
+    if asked.returncode:
+        raise DustError(f"Slurm does not answer: {asked.stderr.strip()}")
+    known = sorted(set(asked.stdout.split()))
+    for name in filter(None, partition.split(",")):
+        if name not in known:
+            raise DustError(f"--partition {name}: this cluster has {', '.join(known)}")
+
+
+class Job:
+    """Runs ``dust`` with ``argv`` in a job; pickled by name, so that it is small and needs only the package there."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.argv = list(argv)
+
+    def __call__(self) -> None:
+        code = main(self.argv)
+        if os.environ.get("SUBMITIT_EXECUTOR") == "local" and code - 128 in COME_BACK:
+            code = LOCAL_REQUEUE
+        if code:
+            raise SystemExit(code)  # the job's state tells it
+
+    def checkpoint(self) -> Any:
+        """For submitit, where a signal comes before :func:`main` takes it: the same once more."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def submit(args: argparse.Namespace) -> list[str]:
+    """Submit what :func:`read` has read; returns lines that say what was submitted and what can be done with it.
+
+    Raises:
+        DustError: anything that cannot be done, before or by Slurm.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise DustError("submit.py needs submitit: pip install submitit") from error
+    works = plan(args)
+    asked = parameters(args, works)
+    cluster = "debug" if args.debug else "local" if args.local else "slurm"
+    if cluster == "slurm":
+        check_cluster(args.partition)
+    folder = Path(args.job_dir).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DustError(f"--job_dir {folder}: cannot be made ({error.strerror})") from error
+    # its own count of time-outs must never be what ends a job: what it runs asks for itself
+    unlimited = {"slurm_max_num_timeout": 10**6} if cluster == "slurm" else {}
+    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, **unlimited)
+    executor.update_parameters(**asked)
+    try:
+        with _as_outside_of_jobs(), executor.batch():
+            jobs = [executor.submit(Job(work.argv)) for work in works]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise DustError(f"Slurm refuses the job: {str(error).strip().splitlines()[-1]}") from error
+    if args.debug:
+        for job in jobs:
+            job.result()
+        return []
+    return describe(jobs, works, cluster, folder)
+
+
+@contextlib.contextmanager
+def _as_outside_of_jobs() -> Iterator[None]:
+    """From within a job, without what that job's environment says of it."""
+    import submitit
+
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    config = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with submitit.helpers.clean_env():
+        os.environ.update(config)
+        yield
+
+
+def describe(jobs: Sequence[Any], works: Sequence[Work], cluster: str, folder: Path) -> list[str]:
+    """What was submitted, where its words go, and how to follow and to end it."""
+    lines = []
+    for job, work in zip(jobs, works, strict=True):
+        lines.append(f"job {job.job_id}: {work.name} -> {', '.join(cfg.OUTPUT_DIR for cfg in work.cfgs)}")
+        lines.append(f"  log     {job.paths.stdout}")
+    whole = jobs[0].job_id.split("_")[0]
+    if cluster == "slurm":
+        lines += [f"state     squeue --job {whole}", f"follow    tail -F {jobs[0].paths.stdout}"]
+        lines += [f"cancel    scancel {whole}   (saves first; the same command goes on from there)"]
+    else:
+        lines += [f"follow    tail -F {jobs[0].paths.stdout}", f"cancel    kill {whole}   (saves first)"]
+    return lines
