@@ -16,10 +16,11 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from typing import Any
 from urllib.parse import urlparse
 
@@ -286,8 +287,17 @@ def _send(signum: int, processes: list[Any]) -> None:
                 os.kill(process.pid, signum)
 
 
+def _end_with_launcher() -> None:
+    """A launcher that was killed ends nobody, and what it left would hold OUTPUT_DIR against the next run."""
+    launcher = parent_process()
+    if launcher is not None:
+        connection.wait([launcher.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _one(cfg, function: Callable[[Any], None], place: Place, sender: Any, patience: float) -> None:
     """The life of one process."""
+    threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     code, message = 0, ""
     try:
         with guarded(lambda signum: None):

@@ -19,8 +19,11 @@ from dust.utils.errors import ConfigError, DustError
 
 logger = logging.getLogger(__name__)
 
-#: A full or read-only disk, a missing right: the user's to mend, wherever it is met.
-FILE_PROBLEMS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+#: A full, failing or read-only disk, a missing right: the user's to mend, wherever it is met.
+FILE_PROBLEMS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENOTCONN, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def run(cfg) -> None:
@@ -52,6 +55,18 @@ def run(cfg) -> None:
         except DustError as error:
             record_error(str(error))
             raise
+        except OSError as error:
+            if error.errno not in FILE_PROBLEMS:
+                raise
+            message = _file_problem(error, run_dir.path)
+            record_error(message)
+            raise DustError(message) from error
+
+
+def _file_problem(error: OSError, folder: object) -> str:
+    return (
+        f"{error.filename or f'a file in {folder}'}: {error.strerror}. What was saved stays; the same command goes on"
+    )
 
 
 def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -130,7 +145,7 @@ def _main(argv: Sequence[str], departure: Departure) -> int:
     except OSError as error:
         if error.errno not in FILE_PROBLEMS:
             raise
-        print(f"error: {error.filename or cfg.OUTPUT_DIR}: {error.strerror}. What was saved stays.", file=sys.stderr)
+        print(f"error: {_file_problem(error, cfg.OUTPUT_DIR)}", file=sys.stderr)
         return 2
     return 0
 
