@@ -6,9 +6,9 @@ and the tensors in the format of torch.distributed.checkpoint, which reads them 
 all of it is on the disk.
 """
 
-import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dust.utils import checkpoint
 from dust.utils.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
 
 _STATE = "state.pyth"
 _MARK = "\x00tensor "  # begins what stands in the place of a tensor; no other string of ours begins so
@@ -38,9 +36,17 @@ def save_sharded(path: str | os.PathLike, state: Mapping[str, Any], group: Any =
     path = Path(path)
     several = dist.is_available() and dist.is_initialized()
     rank = dist.get_rank(group) if several else 0
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        _write(path, temporary, state, rank, several, group)
+    finally:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, several: bool, group: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _take_out(dict(state), (), tensors)
-    temporary = path.with_name(f".{path.name}.tmp")
     problem, sums = "", {}
     try:
         if rank == 0:
@@ -50,7 +56,9 @@ def save_sharded(path: str | os.PathLike, state: Mapping[str, Any], group: Any =
         problem = f"{error.strerror} (errno {error.errno})"
     _agree(path, problem, group)
     try:
-        dcp.save(tensors, checkpoint_id=temporary, process_group=group, no_dist=not several)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
+            dcp.save(tensors, checkpoint_id=temporary, process_group=group, no_dist=not several)
         names = [file for file in temporary.iterdir() if file.name.startswith(f"__{rank}_")]
         names += [temporary / ".metadata"] if rank == 0 else []
         sums = {file.name: checkpoint.file_sha256(file) for file in names}
@@ -164,5 +172,7 @@ def read_sharded(path: str | os.PathLike, layout: checkpoint.Layout | None = Non
         return empty
 
     state = _put_back(saved, (), place)
-    dcp.load(tensors, storage_reader=reader, no_dist=layout is None or not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load(tensors, storage_reader=reader, no_dist=layout is None or not dist.is_initialized())
     return state
