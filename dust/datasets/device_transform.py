@@ -42,14 +42,17 @@ class DeviceTransform:
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @classmethod
-    def from_config(cls, cfg) -> dict[str, Any]:
-        """DATA.MEAN, STD, REVERSE_INPUT_CHANNEL, and what AUG.RE_* and MIXUP.* switch on."""
+    def from_config(cls, cfg, num_classes: int | Mapping[str, int] | None = None) -> dict[str, Any]:
+        """DATA.MEAN, STD, REVERSE_INPUT_CHANNEL, and what AUG.RE_* and MIXUP.* switch on.
+
+        ``num_classes`` is how many classes the labels have, by name where a label is a dict; None: MODEL.NUM_CLASSES.
+        """
         erasing = mixup = None
         if cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
             erasing = RandomErasing(probability=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
         if cfg.MIXUP.ENABLE:
             mixup = MixUp(
-                num_classes=_classes(cfg),
+                num_classes=cfg.MODEL.NUM_CLASSES if num_classes is None else num_classes,
                 alpha=cfg.MIXUP.ALPHA,
                 cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
                 probability=cfg.MIXUP.PROB,
@@ -137,13 +140,6 @@ class DeviceTransform:
         for name in names:
             mixup.mix_(inputs[name], mix)
         return mixup.mix_labels(label, mix)
-
-
-def _classes(cfg) -> int | dict[str, int]:
-    """How many classes the labels have; by name where there are several kinds of them."""
-    if cfg.CAST.COMPOSITION:
-        return {"verb": cfg.CAST.NUM_VERBS, "noun": cfg.CAST.NUM_NOUNS}
-    return cfg.MODEL.NUM_CLASSES
 
 
 def _is_video(value: Any) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,9 +40,12 @@ def autocast_of(cfg, device: torch.device) -> Autocast:
     return functools.partial(torch.autocast, device_type=device.type, dtype=dtype)
 
 
-def device_transform_of(cfg) -> DeviceTransform:
-    """Normalising, and in training erasing and mixing, as cfg.DATA, cfg.AUG and cfg.MIXUP say."""
-    return DeviceTransform(**DeviceTransform.from_config(cfg))
+def device_transform_of(cfg, num_classes: int | Mapping[str, int] | None = None) -> DeviceTransform:
+    """Normalising, and in training erasing and mixing, as cfg.DATA, cfg.AUG and cfg.MIXUP say.
+
+    ``num_classes`` is a task's ``label_classes``; only mixing asks for it.
+    """
+    return DeviceTransform(**DeviceTransform.from_config(cfg, num_classes))
 
 
 def build_for(cfg, device: torch.device) -> nn.Module:

@@ -77,7 +77,7 @@ class Trainer:
         self.weighted = self.accumulate > 1 or distributed.world_size() > 1
         self.spare: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
 
-        self.transform = device_transform_of(cfg)
+        self.transform = device_transform_of(cfg, self.task.label_classes)
         self.autocast = autocast_of(cfg, self.device)
         self.schedule = LRSchedule.from_config(cfg, self.state.shards)
         self.meter = TrainMeter(self.iters, cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD)

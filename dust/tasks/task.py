@@ -27,6 +27,8 @@ class Task(ABC):
     #: The metric that says which checkpoint is best, and which way is better.
     best_metric: str = ""
     higher_is_better: bool = True
+    #: How many classes the labels have, by name where a label is a dict; None: MODEL.NUM_CLASSES.
+    label_classes: int | Mapping[str, int] | None = None
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
         """The model's outputs for inputs that stand on the device. Training and evaluation both come here."""

@@ -45,6 +45,7 @@ class VerbNoun(Task):
         actions: Sequence[Sequence[int]] = (),
     ) -> None:
         self.names = {"verb": list(class_names[:num_verbs]), "noun": list(class_names[num_verbs:])}
+        self.label_classes = {kind: len(names) for kind, names in self.names.items()}
         self.loss = ClassificationLoss("cross_entropy", label_smoothing=label_smoothing)
         self.ensemble_method, self.ensemble_space = ensemble_method, ensemble_space
         self.actions = actions

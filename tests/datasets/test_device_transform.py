@@ -365,3 +365,5 @@ def test_the_configuration_is_read():
     assert full.reverse_channels
     cfg.AUG.RE_PROB = 0.0
     assert DeviceTransform.from_config(cfg)["erasing"] is None
+    kinds = {"verb": 7, "noun": 9}  # a task whose labels are of several kinds says so
+    assert DeviceTransform.from_config(cfg, kinds)["mixup"].num_classes == kinds

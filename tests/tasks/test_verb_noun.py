@@ -113,5 +113,6 @@ def test_what_the_configuration_and_the_data_say():
     )  # fmt: skip
     task = VerbNoun(**VerbNoun.from_config(cfg, DataFacts(NAMES)))
     assert (len(task.names["verb"]), len(task.names["noun"])) == (V, N)
+    assert task.label_classes == {"verb": V, "noun": N}
     with pytest.raises(ConfigError, match="the data name 3 classes, CAST.NUM_VERBS 7 and CAST.NUM_NOUNS 9 make 16"):
         VerbNoun.from_config(cfg, DataFacts(["a", "b", "c"]))
