@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dust.utils import distributed
+from dust.utils.errors import ConfigError
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -38,7 +39,16 @@ def shard(model: nn.Module, device: torch.device, param_dtype: torch.dtype | Non
     Args:
         param_dtype: what blocks compute in (bfloat16 under mixed precision); gradients are summed in float32. None: as
             the parameters are.
+
+    Raises:
+        ConfigError: a parameter has no dimension along which it could be cut.
     """
+    for name, parameter in model.named_parameters():
+        if not parameter.ndim:
+            raise ConfigError(
+                f"TRAIN.PARALLEL fsdp: {type(model).__name__}.{name} is a scalar, which cannot be shared out. Give it one "
+                "dimension, nn.Parameter(torch.tensor([1.0])), or write TRAIN.PARALLEL ddp."
+            )
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     policy = MixedPrecisionPolicy(
         param_dtype=param_dtype,

@@ -97,7 +97,7 @@ class PointTrackTransformer(PointTrackModel):
         if not compat:
             self.view_embed = nn.Parameter(torch.zeros(self.num_views, self.view_dim))
             nn.init.trunc_normal_(self.view_embed, std=0.02)
-            self.time_scale = nn.Parameter(torch.full((), 0.1))
+            self.time_scale = nn.Parameter(torch.full((1,), 0.1))
             width = self.num_views * self.view_dim if fusion == "concat" else self.view_dim
             self.fuse = nn.Conv1d(width, embed_dim, 3, padding=1)
             keep_scale(self.fuse)

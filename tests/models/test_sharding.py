@@ -1,0 +1,76 @@
+"""Every registered model learns the same when two processes share its parameters and the batch."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.tensor import DTensor
+
+from dust.engine.sharding import blocks_of, gathered, shard, whole_tensors
+from dust.utils.errors import ConfigError
+from tests.models.test_models import SMALL, inputs_of, make
+
+
+def total(outputs):
+    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    return sum((value.float() ** 2).mean() for value in outputs.values() if value.is_floating_point())
+
+
+def learnt(model, inputs):
+    """One step of SGD, so that gradients show."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    torch.manual_seed(0)
+    total(model(**inputs)).backward()
+    optimizer.step()
+
+
+def compare(rank, port, problems):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for number, (name, arguments, shapes) in enumerate(SMALL):
+        try:
+            torch.manual_seed(0)
+            one = make(name, arguments).eval()
+            torch.manual_seed(0)
+            two = make(name, arguments).eval()
+            inputs = inputs_of(shapes)
+            shard(two, torch.device("cpu"), None)
+            assert all(isinstance(parameter, DTensor) for parameter in two.parameters())
+            two.load_state_dict(one.state_dict())
+            learnt(one, inputs)
+            learnt(two, {key: value[rank : rank + 1] for key, value in inputs.items()})
+            for key, value in whole_tensors(two.state_dict()).items():
+                torch.testing.assert_close(value, one.state_dict()[key], atol=1e-6, rtol=1e-5, msg=key)
+            with gathered(two), torch.no_grad():
+                if rank == 0:  # alone, which a sharded model cannot
+                    torch.testing.assert_close(total(two(**inputs)), total(one(**inputs)))
+            with torch.no_grad():
+                two(**inputs)  # and together again
+        except Exception as error:
+            problems.append(f"{name}-{number} on process {rank}: {type(error).__name__}: {str(error)[:300]}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_sharded_models_learn_the_same():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    problems = mp.Manager().list()
+    mp.spawn(compare, (port, problems), nprocs=2)
+    assert not list(problems), "\n".join(problems)
+
+
+def test_scalars_cannot_be_shared():
+    model = torch.nn.Module()
+    model.scale = torch.nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ConfigError, match=r"Module.scale is a scalar.*nn.Parameter\(torch.tensor\(\[1.0\]\)\).*ddp"):
+        shard(model, torch.device("cpu"), None)
+
+
+def test_transformers_have_units():
+    for name, arguments, _ in SMALL:
+        blocks = blocks_of(make(name, arguments))
+        assert len(blocks) > 1 or name in ("PointTrackTransformer", "PointTrackLSTM"), name
