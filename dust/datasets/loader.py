@@ -19,7 +19,7 @@ from dust.datasets.sample import BadClip, Draw
 from dust.utils import distributed
 from dust.utils.errors import DataError
 from dust.utils.rng import torch_generator
-from dust.utils.signals import mind_only_the_parent
+from dust.utils.signals import held_back, mind_only_the_parent
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -140,6 +140,14 @@ def collate_evaluation(items: Sequence[Any]) -> Any:
     return item
 
 
+class Loader(DataLoader[Any]):
+    """A DataLoader whose workers no signal reaches before they have said which ones they mind."""
+
+    def __iter__(self) -> Any:
+        with held_back():
+            return super().__iter__()
+
+
 def _start_worker(_: int) -> None:
     # Ctrl-C and Slurm's signals reach all processes; the main process decides what to do and ends the workers itself
     mind_only_the_parent()
@@ -166,7 +174,7 @@ def evaluation_loader(cfg, dataset: Dataset[Any], *, start: int = 0) -> DataLoad
     """Each item of ``dataset`` from ``start`` on, once, in order, not stacked; shared out over the ranks."""
     where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     order = EvaluationSampler(len(dataset), start=start, **where)  # type: ignore[arg-type]
-    return DataLoader(dataset, **_common(cfg, sampler=order, collate_fn=collate_evaluation))
+    return Loader(dataset, **_common(cfg, sampler=order, collate_fn=collate_evaluation))
 
 
 def construct_loader(
@@ -207,4 +215,4 @@ def construct_loader(
     if size < sampler.global_batch:
         logger.warning("the training split has %d clips, less than one batch of %d", size, sampler.global_batch)
     options = _common(cfg, batch_sampler=sampler, collate_fn=collate_training)
-    return DataLoader(dataset, **options, persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0)
+    return Loader(dataset, **options, persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0)

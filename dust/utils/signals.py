@@ -1,11 +1,23 @@
 """Which signals a helper process minds."""
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 #: What schedulers send to every process of a job, not only to the one that can act on it.
 FOR_THE_PARENT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Signals wait while this lasts, and in processes that are started meanwhile until these say what they mind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *FOR_THE_PARENT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def mind_only_the_parent() -> None:
@@ -15,7 +27,9 @@ def mind_only_the_parent() -> None:
     training process down with it before that has saved. The parent's own TERM (``Process.terminate``) still ends it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
     if not hasattr(signal, "sigwaitinfo"):  # macOS, where nothing tells who sent a signal
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
     threading.Thread(target=_wait, args=(os.getppid(),), name="signals", daemon=True).start()
