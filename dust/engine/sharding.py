@@ -46,8 +46,8 @@ def shard(model: nn.Module, device: torch.device, param_dtype: torch.dtype | Non
     for name, parameter in model.named_parameters():
         if not parameter.ndim:
             raise ConfigError(
-                f"TRAIN.PARALLEL fsdp: {type(model).__name__}.{name} is a scalar, which cannot be shared out. Give it one "
-                "dimension, nn.Parameter(torch.tensor([1.0])), or write TRAIN.PARALLEL ddp."
+                f"TRAIN.PARALLEL fsdp: {type(model).__name__}.{name} is a scalar, which cannot be shared out. Give it "
+                "one dimension, nn.Parameter(torch.tensor([1.0])), or write TRAIN.PARALLEL ddp."
             )
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     policy = MixedPrecisionPolicy(

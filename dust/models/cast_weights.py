@@ -93,9 +93,7 @@ def load_trunk(model: nn.Module, path: str | os.PathLike) -> None:
         hint = "; it holds only what was trained, so name its experts' own files" if HASH in state else ""
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise CheckpointError(f"{path} does not give CAST's experts: {'; '.join(problems[:8])}{more}{hint}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(state[name])
+    model.load_state_dict({name: state[name] for name in own}, strict=False)
     logger.info("experts of CAST: those in %s, sha256 %s", path, frozen_sha256(model)[:16])
 
 
@@ -181,14 +179,16 @@ def expert_hash_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
 
 
 def frozen_sha256(model: nn.Module) -> str:
-    """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names."""
+    """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names. All
+    processes ask together where they share the parameters."""
     return _sha256({name: parameter for name, parameter in model.named_parameters() if not is_trained(name)})
 
 
 def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        tensor = value.detach().cpu().contiguous()
+        shared: Any = value.detach()
+        tensor = (shared.full_tensor() if hasattr(shared, "full_tensor") else shared).cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

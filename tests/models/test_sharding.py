@@ -50,7 +50,32 @@ def compare(rank, port, problems):
                 two(**inputs)  # and together again
         except Exception as error:
             problems.append(f"{name}-{number} on process {rank}: {type(error).__name__}: {str(error)[:300]}")
+    try:
+        check_frozen_experts()
+    except Exception as error:
+        problems.append(f"frozen experts on process {rank}: {type(error).__name__}: {str(error)[:300]}")
     dist.destroy_process_group()
+
+
+def check_frozen_experts():
+    """What a CAST that trains on frozen experts saves, and takes back, is the same where it is shared out."""
+    arguments = next(arguments for name, arguments, _ in SMALL if name == "CAST")
+    one, two = make("CAST", arguments), make("CAST", arguments)
+    for model in (one, two):
+        model.parts_from = {"trunk": ("CAST.TRUNK_FROM", "x")}
+    saved = one.partial_state_dict()
+    shard(two, torch.device("cpu"), None)
+    shared = whole_tensors(two.partial_state_dict())
+    assert shared.keys() == saved.keys() < one.state_dict().keys() | saved.keys()
+    assert two.frozen_sha256() == one.frozen_sha256()
+    with torch.no_grad():
+        for parameter in two.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    assert not whole_tensors(two.head.bias).any() and one.head.bias.any()
+    two.load_partial(saved, "one")
+    for key, value in whole_tensors(two.state_dict()).items():
+        assert torch.equal(value, one.state_dict()[key]), key
 
 
 @pytest.mark.slow
