@@ -1,8 +1,10 @@
 """The configurations of VideoMAE, CAST and TSTL say the published recipes."""
 
+import re
+
 import pytest
 
-from dust.config import load_config
+from dust.config import get_cfg, load_config
 from dust.config.expand import expand
 from dust.utils.grouping import read_grouping
 from tests.helpers import ROOT
@@ -90,3 +92,15 @@ def test_fifteen_experts_of_ssv2():
     assert grouping.num_groups == selector.MODEL.NUM_CLASSES
     per_gpu = selector.TRAIN.BATCH_SIZE // selector.NUM_GPUS
     assert per_gpu % selector.TSTL.GROUPS_PER_BATCH == 0
+
+
+def test_every_key_that_the_page_names_exists():
+    page = (ROOT / "docs" / "CAST.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"\b[A-Z][A-Z_]+(?:\.[A-Z0-9_]+)+\b", page))
+    known = get_cfg()
+    lacking = []
+    for name in names:
+        section, _, key = name.partition(".")
+        if section not in known or key not in known[section]:
+            lacking.append(name)
+    assert len(names) > 70 and not lacking
