@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
+from tqdm import tqdm
 
 from dust.config import processes_per_node
 from dust.engine.interrupt import SIGNALS, Interrupted, forwarded, guarded, most_urgent, stop
@@ -299,6 +300,7 @@ def _one(cfg, function: Callable[[Any], None], place: Place, sender: Any, patien
     """The life of one process."""
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     code, message = 0, ""
+    tqdm.set_lock(threading.RLock())  # its own is for all processes, and this one leaves without handing it back
     try:
         with guarded(lambda signum: None):
             try:
