@@ -80,7 +80,9 @@ def prepare_for_several(cfg, model: nn.Module, device: torch.device) -> None:
         else:
             logger.warning("batch norms use the statistics of each process's share of a batch: torch has none for CPUs")
     if cfg.TRAIN.PARALLEL == "fsdp":
-        shard(model, device, torch.bfloat16 if cfg.TRAIN.MIXED_PRECISION else None)
+        # autocast's layer_norm takes bfloat16 weights with float32 inputs on CUDA only
+        reduced = cfg.TRAIN.MIXED_PRECISION and device.type == "cuda"
+        shard(model, device, torch.bfloat16 if reduced else None)
 
 
 #: ``exchange(last)``: the context of one batch's forward and backward; gradients are exchanged if it is the ``last`` of
@@ -88,19 +90,20 @@ def prepare_for_several(cfg, model: nn.Module, device: torch.device) -> None:
 Exchange = Callable[[bool], contextlib.AbstractContextManager[Any]]
 
 
-def parallel(model: Any, device: torch.device, *, static_graph: bool) -> tuple[Any, Exchange]:
+def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, Exchange]:
     """The model as all processes train it together, and when they exchange gradients. A sharded one does by itself."""
+    run: Any = torch.compile(model) if compiled else model
     if distributed.world_size() == 1:
-        return model, lambda last: contextlib.nullcontext()
+        return run, lambda last: contextlib.nullcontext()
     if isinstance(model, FSDPModule):
 
         def exchange(last: bool) -> contextlib.AbstractContextManager[Any]:
             model.set_requires_gradient_sync(last)
             return contextlib.nullcontext()
 
-        return model, exchange
+        return run, exchange
     replica = nn.parallel.DistributedDataParallel(
-        model,
+        run,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         static_graph=static_graph,

@@ -72,8 +72,9 @@ class Trainer:
         initialise(cfg, run, self.state, sampler)
         self.iters, self.accumulate = len(sampler), sampler.accumulate
         self.state.facts.update(iters_per_epoch=self.iters, steps_per_epoch=sampler.num_steps)
-        compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
-        self.model, self.exchange = parallel(compiled, self.device, static_graph=self.accumulate == 1)
+        self.model, self.exchange = parallel(
+            model, self.device, compiled=cfg.TRAIN.COMPILE, static_graph=self.accumulate == 1
+        )
         self.weighted = self.accumulate > 1 or distributed.world_size() > 1
         self.spare: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
 

@@ -50,11 +50,44 @@ def compare(rank, port, problems):
                 two(**inputs)  # and together again
         except Exception as error:
             problems.append(f"{name}-{number} on process {rank}: {type(error).__name__}: {str(error)[:300]}")
-    try:
-        check_frozen_experts()
-    except Exception as error:
-        problems.append(f"frozen experts on process {rank}: {type(error).__name__}: {str(error)[:300]}")
+    for check in (check_frozen_experts, lambda: check_mixed_precision(rank)):
+        try:
+            check()
+        except Exception as error:
+            problems.append(f"process {rank}: {type(error).__name__}: {str(error)[:300]}")
     dist.destroy_process_group()
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.GELU())
+
+    def forward(self, x):
+        assert self.body[0].weight.dtype == torch.bfloat16 and x.dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            return x + self.body(x)
+
+
+def check_mixed_precision(rank):
+    """Blocks compute in bfloat16; parameters, gradients and what comes out stay float32."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Block(), Block())
+    inputs = torch.randn(2, 4, 16)
+    expected = torch.nn.Sequential(*[torch.nn.Linear(16, 16), torch.nn.Linear(16, 16)])
+    expected.load_state_dict({k.replace(".body.0", ""): v for k, v in model.state_dict().items()})
+    shard(model, torch.device("cpu"), torch.bfloat16)
+    output = model(inputs[rank])
+    output.square().mean().backward()
+    x = inputs
+    for layer in expected:
+        x = x + torch.nn.functional.gelu(layer(x))
+    x.square().mean().backward()
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, x[rank], atol=0.03, rtol=0.03)
+    for own, whole in zip(model.parameters(), expected.parameters(), strict=True):
+        assert own.dtype == own.grad.dtype == torch.float32
+        torch.testing.assert_close(whole_tensors(own.grad), whole.grad, atol=0.01, rtol=0.05)
 
 
 def check_frozen_experts():
