@@ -212,9 +212,13 @@ class BadClipLog:
                 f"{bad.path}: {bad.reason} ({self.split} split). Mend or remove the clip, or set {self.key} skip to "
                 f"leave such clips out; they are listed in {self.path}."
             )
-        if self.limit is not None and self.count > self.limit:
+        self.check(self.count)
+
+    def check(self, count: int) -> None:
+        """Raise DataError if ``count``, of this process or of all, is more than an epoch may have."""
+        if self.limit is not None and count > self.limit:
             raise DataError(
-                f"{self.count} clips of this epoch could not be read, more than DATA.MAX_BAD_FRACTION allows "
+                f"{count} clips of this epoch could not be read, more than DATA.MAX_BAD_FRACTION allows "
                 f"({self.limit:g}). They are listed in {self.path}; mend them, or raise the fraction."
             )
 
@@ -223,6 +227,8 @@ class BadClipLog:
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         with open(self.path, "a+b", buffering=0) as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             size = file.seek(0, os.SEEK_END)
             if not size:
                 writer.writerow(_COLUMNS)

@@ -134,6 +134,8 @@ class Trainer:
                 self.writer.scalars("Train", {**stats, "lr": lr}, state.epoch * self.iters + state.iteration)
             if at_boundary:
                 self.interrupt.check()
+                if state.step % cfg.LOG_PERIOD == 0 or state.iteration == self.iters:
+                    self.bad_clips.check(int(distributed.total(self.bad_clips.count)))
                 self._save_within_epoch()
 
     def _save_within_epoch(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from dust.datasets.loader import EpochBatchSampler
 from dust.engine import saver
 from dust.engine.interrupt import Interrupted
 from dust.engine.sharding import blocks_of
@@ -13,6 +14,7 @@ from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
 from tests.engine.test_launch import PLAIN, epochs, run, weights
 from tests.engine.test_resume import RICH, StopAfter, assert_same_run, train
+from tests.engine.test_run_net import start, words
 
 FSDP = {"TRAIN__PARALLEL": "fsdp", "SOLVER__CLIP_GRAD_L2NORM": 1.0, "TEST__ENABLE": False}
 SHARDED = {**FSDP, "TRAIN__CHECKPOINT_FORMAT": "sharded", "SOLVER__OPTIMIZING_METHOD": "adamw", "SOLVER__BASE_LR": 1e-3}
@@ -138,6 +140,20 @@ def test_other_steps_are_another_run(tiny):
     train(steps(tiny, "accumulated", "run", SOLVER__MAX_EPOCH=1))
     with pytest.raises(CheckpointError, match=r"another configuration:\n  GLOBAL_BATCH_SIZE: 4 -> 8"):
         train(steps(tiny, "accumulated", "run", GLOBAL_BATCH_SIZE=8))
+
+
+@pytest.mark.slow
+def test_bad_clips_are_counted_over_all_processes(clips, tmp_path):
+    """One in ten may be bad. Each process meets one, none too many by itself."""
+    shutil.copytree(clips, tmp_path / "clips")
+    ranks = [EpochBatchSampler(10, 4, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    for rank in ranks:
+        (tmp_path / "clips" / f"clip_{next(iter(rank))[0].sample}.mp4").write_bytes(b"no video")
+    settings = {**PLAIN, "NUM_PROCS_PER_NODE": 2, "DATA__MAX_BAD_FRACTION": 0.1, "LOG_PERIOD": 1}
+    process = start(words(tmp_path / "clips", tmp_path / "run", **settings))
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2 and error.count("error: 2 clips of this epoch could not be read") == 1, error
+    assert len((tmp_path / "run" / "bad_clips.csv").read_text().splitlines()) == 3
 
 
 class Block(nn.Module):
