@@ -1,5 +1,6 @@
 # make demo : set up, generate data, train and test a small TimeSformer    make test : set up, run the test suite
 # make test-quickstarts : the quickstarts that train for minutes
+# make test-cluster : a Slurm on this machine, as root or with sudo; installed by apt-get where missing
 # make lint : style, format and types                                      PYTHON=python3.12 make test : another interpreter
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
 endif
 
-.PHONY: demo test test-quickstarts lint clean
+.PHONY: demo test test-cluster test-quickstarts lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
@@ -19,6 +20,10 @@ demo: $(VENV)/.demo-$(VERSION)
 
 test: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest --durations=15
+
+# Its own words, so that a machine that cannot do it says so.
+test-cluster: $(VENV)/.test-$(VERSION)
+	$(BIN)/python -m pytest -m cluster tests/slurm -rs --durations=8
 
 test-quickstarts: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest -m quickstart --durations=15

@@ -32,6 +32,7 @@ from dust.engine.interrupt import SIGNALS, Interrupted, forwarded, guarded, most
 from dust.engine.place import MEET, MEET_AFTER_ALONE, Meeting, Place, joined, place_from_environment
 from dust.engine.requeue import SAVING, Departure
 from dust.utils.errors import ConfigError, DustError
+from dust.utils.signals import held_back
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,9 @@ def _run_all(cfg, function: Callable[[Any], None], places: list[Place], patience
     grace = GRACE
     with forwarded(lambda signum: _send(signum, processes)):
         try:
-            _start_deaf(processes)
+            with held_back():  # they take signals after their imports; until then these wait instead of killing
+                for process in processes:
+                    process.start()
             sender.close()
             failed = _wait(processes)
             if failed is None:
@@ -223,16 +226,6 @@ def _run_all(cfg, function: Callable[[Any], None], places: list[Place], patience
             _end(processes, grace)
         stop(signum)
     return 1
-
-
-def _start_deaf(processes: list[Any]) -> None:
-    """Start processes that take signals after their imports: until then these wait for them instead of killing them."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        for process in processes:
-            process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _wait(processes: list[Any]) -> Any:

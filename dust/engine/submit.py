@@ -27,7 +27,7 @@ Several configurations run one after the other in one job, or with --array at th
 
 #: Of the exit codes of a job on this machine, the one that submitit starts again.
 LOCAL_REQUEUE = 144
-#: Seconds before the time limit, at most, at which Slurm warns the job.
+#: Seconds before the time limit, at most, at which Slurm warns the job; it looks every half minute and may be that early.
 WARNING = 120
 #: Options that say something about a cluster.
 OF_SLURM = ("partition", "constraint", "use_volta32", "comment", "account", "qos", "array", "mem_gb", "cpus_per_task")
@@ -219,7 +219,7 @@ def parameters(args: argparse.Namespace, works: Sequence[Work]) -> dict[str, Any
         "slurm_constraint": constraint,
         "slurm_account": args.account,
         "slurm_qos": args.qos,
-        "slurm_signal_delay_s": min(WARNING, args.timeout * 60 * 3 // 4),
+        "slurm_signal_delay_s": min(WARNING, 10 * args.timeout),
         # a dead process ends the job; srun no longer takes the cores from sbatch by itself
         "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append"],
         "slurm_additional_parameters": {"requeue": True},

@@ -1,0 +1,163 @@
+"""A Slurm of two nodes on this machine, and jobs on it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dust.utils.checkpoint import load_checkpoint
+from tests.engine.conftest import TINY, clips  # noqa: F401 - a fixture
+from tests.helpers import ROOT
+
+HERE = Path(__file__).parent
+#: A run of 300 steps that lasts a minute, most of it asleep.
+LONG = {
+    "TRAIN.BATCH_SIZE": 2,
+    "TRAIN.EVAL_PERIOD": 0,
+    "TRAIN.CHECKPOINT_PERIOD": 0,
+    "TEST.ENABLE": False,
+    "SOLVER.MAX_EPOCH": 150,
+    "MIXUP.ENABLE": True,
+    "EMA.ENABLED": True,
+    "LOG_PERIOD": 1000,
+}
+
+
+def free_ports(count):
+    """The first of ``count`` ports in a row that nobody uses now."""
+    for first in range(17800, 19800, count):
+        probes = [socket.socket() for _ in range(count)]
+        try:
+            for number, probe in enumerate(probes):
+                probe.bind(("127.0.0.1", first + number))
+            return first
+        except OSError:
+            continue
+        finally:
+            for probe in probes:
+                probe.close()
+    raise RuntimeError("no free ports")
+
+
+def as_root():
+    """The words before a command that needs root; None where that is not possible."""
+    if os.getuid() == 0:
+        return []
+    sudo = shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0
+    return ["sudo", "-n"] if sudo else None
+
+
+class Cluster:
+    """Slurm's commands, with the environment that they and the jobs need."""
+
+    def __init__(self, environ):
+        self.environ = environ
+
+    def run(self, *words, **more):
+        environ = {**self.environ, **more}
+        return subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=ROOT, env=environ)
+
+    def out(self, *words, **more):
+        result = self.run(*words, **more)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def submit(self, config, *words, **more):
+        """tools/submit.py for two nodes of one process; returns the number of the job."""
+        command = [sys.executable, "tools/submit.py", "--cfg", config, "--num_shards", 2, "--num_gpus", 0]
+        said = self.out(*command, "--job_dir", config.parent / "jobs", *words, **more)
+        return said.split()[1].rstrip(":")
+
+    def field(self, job, name):
+        said = self.out("scontrol", "-o", "show", "job", job)
+        return dict(word.partition("=")[::2] for word in said.split() if "=" in word)[name]
+
+    def ended(self, job, state="COMPLETED", seconds=480):
+        """Wait for the end of a job, which must be this one."""
+        end = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
+        wait(lambda: self.field(job, "JobState") in end, seconds, lambda: self.out("squeue"))
+        assert self.field(job, "JobState") == state
+
+
+def wait(done, seconds, why=lambda: ""):
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    before = as_root()
+    if before is None:
+        pytest.skip("a Slurm for tests needs root, or sudo without a password")
+    folder = tempfile.mkdtemp(prefix="dust-slurm-", dir="/tmp")  # short: munge's socket is in it
+    prefix = f"dust{os.getpid()}n"
+    variables = {"DIR": folder, "PORT": str(free_ports(3)), "PREFIX": prefix}
+    words = [*before, "env", *(f"{name}={value}" for name, value in variables.items())]
+    stop = [*words, str(HERE / "stop_slurm.sh")]
+    try:
+        started = subprocess.run([*words, str(HERE / "start_slurm.sh")], stderr=subprocess.PIPE, text=True)
+        if started.returncode == 3:
+            pytest.skip(f"no Slurm here: {started.stderr.strip().splitlines()[-1]}")
+        assert started.returncode == 0, started.stderr
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+        environ |= {"SLURM_CONF": f"{folder}/etc/slurm.conf", "OMP_NUM_THREADS": "1"}
+        environ["DUST"] = f"{sys.executable} {ROOT / 'tools' / 'run_net.py'}"
+        yield Cluster(environ)
+    finally:
+        subprocess.run(stop, check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def config(clips, tmp_path_factory):  # noqa: F811
+    """``config(name, KEY=value)`` -> a file whose run writes beside it; dots of keys are double underscores."""
+    root = tmp_path_factory.mktemp("slurm")
+
+    def write(name, **overrides):
+        overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+        values = {**TINY, **LONG, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(root / name), **overrides}
+        tree = {}
+        for key, value in values.items():
+            *sections, leaf = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[leaf] = value
+        path = root / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+def log(config):
+    path = config.with_suffix("") / "stdout.log"
+    return path.read_text() if path.exists() else ""
+
+
+def output(config):
+    """Everything that the processes of all jobs with this configuration have said."""
+    return "".join(
+        path.read_text() for path in sorted((config.parent / "jobs").glob("*/*.out")) if config.stem in path.read_text()
+    )
+
+
+def in_training(config):
+    wait(lambda: '"train_epoch"' in log(config), 120, lambda: log(config) + output(config))
+
+
+def checkpoints(config):
+    return sorted((config.with_suffix("") / "checkpoints").glob("*.pyth"))
+
+
+def last(config):
+    return load_checkpoint(checkpoints(config)[-1])

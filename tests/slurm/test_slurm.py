@@ -1,0 +1,180 @@
+"""On a real Slurm: what is preempted, meets its time limit or is queued again ends as if nothing had happened."""
+
+import re
+import sys
+
+import pytest
+import torch
+
+from dust.utils.checkpoint import load_checkpoint
+from tests.helpers import ROOT
+from tests.slurm.conftest import HERE, checkpoints, in_training, last, log, output, wait
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(560)]
+
+SLOW = {"PYTHONPATH": str(HERE / "slow_steps"), "SECONDS_PER_STEP": "0.2"}
+EPOCHS = 150
+
+
+def assert_same(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{index}]")
+    else:
+        assert a == b, where
+
+
+def stops(config):
+    """(epoch, iteration) of each moment at which the run has stopped and saved."""
+    return [
+        tuple(map(int, found)) for found in re.findall(r"stopped at epoch (\d+), iteration (\d+); saved", log(config))
+    ]
+
+
+def wrap(cluster, config, *options, overrides=""):
+    """A user's own sbatch line: two tasks by srun, no signal before the end."""
+    command = f"srun {cluster.environ['DUST']} --cfg {config} {overrides}"
+    where = config.parent / "jobs" / f"own_{config.stem}"
+    where.mkdir(parents=True)
+    words = ["sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--requeue", "--time=9", "--open-mode=append"]
+    return cluster.out(*words, *options, f"--output={where}/log.out", "--wrap", command, **SLOW).strip()
+
+
+@pytest.fixture(scope="module")
+def runs(cluster, config):
+    """Jobs that go on at the same time; each test looks at one. {name: (configuration, job)}"""
+    made = {name: config(name) for name in ("whole", "preempted", "limited", "requeued", "low", "cancelled")}
+    jobs = {"preempted": cluster.submit(made["preempted"], "--timeout", 9, **SLOW)}
+    jobs["low"] = wrap(cluster, made["low"], "--partition=low")
+    for name in jobs:
+        in_training(made[name])
+    # whole nodes for a moment, in a partition that goes before
+    cluster.out("srun", "-Q", "--partition=high", "--nodes=2", "--exclusive", "--time=1", "true")
+    for name in ("limited", "whole", "requeued"):
+        jobs[name] = cluster.submit(made[name], "--timeout", 1 if name == "limited" else 9, **SLOW)
+    in_training(made["requeued"])
+    cluster.out("scontrol", "requeue", jobs["requeued"])
+    return {name: (made[name], job) for name, job in jobs.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(cluster, runs):
+    config, job = runs["whole"]
+    cluster.ended(job)
+    assert not stops(config) and cluster.field(job, "Restarts") == "0"
+    saved = last(config)
+    assert saved["epoch"] + 1 == EPOCHS and saved["world_size"] == 2
+    return saved
+
+
+def assert_went_on(cluster, config, job, whole):
+    """Stopped in the midst, started again by Slurm, finished with the same bits."""
+    cluster.ended(job)
+    assert int(cluster.field(job, "Restarts")) >= 1
+    assert stops(config) and all((1, 0) < stop < (EPOCHS, 2) for stop in stops(config))
+    assert "resumed from" in log(config)
+    saved = last(config)
+    for part in ("model_state", "ema_state", "optimizer_state", "updates", "epoch", "world_size"):
+        assert_same(saved[part], whole[part], part)
+
+
+def test_preempted_and_finished(cluster, runs, whole):
+    config, job = runs["preempted"]
+    assert_went_on(cluster, config, job, whole)
+    assert f"SIGUSR2: job {job} is queued again" in output(config)
+
+
+def test_at_a_time_limit_it_goes_on(cluster, runs, whole):
+    config, job = runs["limited"]
+    assert_went_on(cluster, config, job, whole)
+    assert f"SIGUSR2: job {job} is queued again" in output(config)
+
+
+def test_queued_again_by_hand(cluster, runs, whole):
+    config, job = runs["requeued"]
+    assert_went_on(cluster, config, job, whole)
+    assert "queued again" not in log(config), "TERM never does that by itself"
+
+
+def test_preempted_at_once_by_term_alone(cluster, runs, whole):
+    assert_went_on(cluster, *runs["low"], whole)
+
+
+def test_a_kill_loses_no_more_than_the_period(cluster, config, whole):
+    """A node that is gone, or a cluster that does not wait for the save: what was saved on the way is there."""
+    killed = config("killed", TRAIN__CHECKPOINT_PERIOD_ITERS=1)
+    job = wrap(cluster, killed)
+    in_training(killed)
+    wait(lambda: len(checkpoints(killed)) > 0, 60)
+    cluster.out("scancel", "--signal=KILL", job)
+    cluster.ended(job, "FAILED")
+    before = last(killed)
+    cluster.out("scontrol", "requeue", job)
+    wait(lambda: "resumed from" in log(killed), 120, lambda: log(killed))
+    cluster.ended(job)
+    assert f"epoch {before['epoch'] + 1}, iteration {before['iteration']}" in log(killed).split("resumed from")[1]
+    assert_same(last(killed)["model_state"], whole["model_state"])
+
+
+def test_cancelled_leaves_a_checkpoint_and_stays_away(cluster, config):
+    cancelled = config("cancelled")
+    job = cluster.submit(cancelled, "--timeout", 9, **SLOW)
+    in_training(cancelled)
+    cluster.out("scancel", job)
+    cluster.ended(job, "CANCELLED")
+    assert cluster.field(job, "Restarts") == "0"
+    ((epoch, iteration),) = stops(cancelled)
+    saved = last(cancelled)
+    assert (saved["epoch"] + 1, saved["iteration"]) in {(epoch, iteration), (epoch - 1, 2)}
+    assert "queued again" not in output(cancelled)
+
+
+def test_a_failure_is_the_jobs_state(cluster, config):
+    wrong = config("wrong", MODEL__NUM_CLASSES=7)
+    job = cluster.submit(wrong, "--timeout", 9)
+    cluster.ended(job, "FAILED")
+    assert cluster.field(job, "ExitCode") == "2:0"
+    assert output(wrong).count("error: ") >= 1 and "NUM_CLASSES 2" in output(wrong)
+
+
+def test_an_array_has_a_job_for_each(cluster, config):
+    short = {"SOLVER__MAX_EPOCH": 1}
+    one, two = config("one", **short), config("two", **short, RNG_SEED=8)
+    words = ["--num_gpus", 0, "--job_dir", one.parent / "jobs", "--timeout", 9, "--array"]
+    said = cluster.out(sys.executable, "tools/submit.py", "--cfg", one, two, *words)
+    first, second = re.findall(r"^job (\d+_\d+): (one|two)", said, re.M)
+    assert (first[1], second[1]) == ("one", "two") and f"scancel {first[0].split('_')[0]}" in said
+    for (job, _), made in zip((first, second), (one, two), strict=True):
+        cluster.ended(job)
+        assert last(made)["epoch"] == 0
+
+
+@pytest.mark.parametrize(("script", "world"), [("run_single_node_job.sh", 2), ("run_multi_node_job.sh", 4)])
+def test_the_scripts_run_as_they_are(cluster, config, script, world, tmp_path):
+    made = config(script.removesuffix(".sh"), SOLVER__MAX_EPOCH=2, TEST__ENABLE=True)
+    said = cluster.run(
+        "sbatch", "--wait", f"--output={tmp_path}/out", ROOT / "slurm_scripts" / script, "RNG_SEED", 11,
+        CFG=str(made), NUM_GPUS="0", NUM_PROCS_PER_NODE="2",
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr + (tmp_path / "out").read_text()
+    saved = load_checkpoint(checkpoints(made)[-1])
+    assert saved["world_size"] == world and saved["epoch"] == 1 and "RNG_SEED: 11" in saved["cfg"]
+    assert (made.with_suffix("") / "results" / "test.json").exists()
+
+
+def test_unknown_partitions_are_told(cluster, config):
+    said = cluster.run(sys.executable, "tools/submit.py", "--cfg", config("nowhere"), "--partition", "gpus")
+    assert said.returncode == 2 and said.stderr == "error: --partition gpus: this cluster has debug, high, low\n"
+
+
+def test_more_than_there_is_is_said_by_slurm(cluster, config):
+    words = ["--cfg", config("many"), "--job_dir", config("many").parent / "jobs", "--num_gpus", 0, "--num_shards", 9]
+    said = cluster.run(sys.executable, "tools/submit.py", *words)
+    assert said.returncode == 2 and said.stderr.startswith("error: Slurm refuses the job: "), said.stderr
