@@ -148,6 +148,7 @@ class TrainState:
             "meter": meter,
             "written": self.written,
             "world_size": distributed.world_size(),
+            "accumulate": self.accumulate,
             "global_batch": self.global_batch,
             "shards": self.shards,
             **self.facts,
@@ -227,11 +228,11 @@ def _resume(cfg, state: TrainState, sampler: EpochBatchSampler, path: Path, save
     state.restore(cfg, saved, str(path))
     sampler.set_global_batch(state.global_batch)
     state.accumulate = sampler.accumulate
-    before = (saved.get("world_size", 1), -(-saved["iteration"] // max(saved.get("step", saved["iteration"]), 1)))
     now = (distributed.world_size(), state.accumulate)
+    before = (saved.get("world_size", 1), saved.get("accumulate", state.accumulate))
     if "step" in saved and not saved["complete"]:
         state.iteration = min(saved["step"] * state.accumulate, len(sampler))
-    if before[0] != now[0] or (saved["iteration"] and before[1] != now[1]):
+    if before != now:
         logger.warning(
             "the checkpoint was written by %d processes (%d batches per step), now there are %d (%d): every optimizer "
             "step takes the same %d clips, but dropout, mixing and rounding differ, so the run is not identical to "
