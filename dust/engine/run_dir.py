@@ -105,6 +105,8 @@ class RunDir:
 
     def write_config(self, text: str) -> None:
         """Raises DataError, naming the file, if the disk is full or read-only; an older one is then left as it was."""
+        for left in self.path.glob(".*.tmp"):  # by a process that was killed; this one holds the lock
+            left.unlink(missing_ok=True)
         write_text(self.path / "config.yaml", text)
 
     def set_checkpoints_aside(self) -> None:
@@ -232,8 +234,8 @@ class BadClipLog:
             size = file.seek(0, os.SEEK_END)
             if not size:
                 writer.writerow(_COLUMNS)
-            elif os.pread(file.fileno(), 1, size - 1) != b"\n":
-                text.write("\r\n")  # after a line that was cut off
+            elif os.pread(file.fileno(), 1, size - 1) != b"\n":  # a line that was cut off, maybe within quotes
+                text.write('"\r\n' if self.path.read_bytes().count(b'"') % 2 else "\r\n")
             writer.writerow([self.split, bad.id, bad.path, bad.reason])
             file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 

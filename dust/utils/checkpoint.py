@@ -13,6 +13,9 @@ import logging
 import os
 import re
 import shutil
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -304,6 +307,20 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
     return read_checkpoint(path, mmap=False)
 
 
+def _check_unsigned(path: Path) -> None:
+    """A file whose sidecar got lost still has the checksums that torch's archives carry. CheckpointError if one of
+    them is wrong."""
+    if path.is_dir() or _sidecar(path).exists() or not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        wrong = str(error)
+    if wrong:
+        raise CheckpointError(f"{path}: is damaged: {wrong} in it has not its checksum")
+
+
 def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tuple[Path, dict[str, Any]] | None:
     """(path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint. See
     :func:`load_checkpoint` for ``layout``.
@@ -315,6 +332,7 @@ def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tupl
     for path in reversed(list_checkpoints(folder)):
         try:
             state = load_checkpoint(path, layout)
+            _check_unsigned(path)
         except CheckpointError as error:
             logger.error("%s. Trying the checkpoint before it.", error)
             problems.append(str(error))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dust.utils import checkpoint
@@ -62,8 +63,8 @@ def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, sev
         names = [file for file in temporary.iterdir() if file.name.startswith(f"__{rank}_")]
         names += [temporary / ".metadata"] if rank == 0 else []
         sums = {file.name: checkpoint.file_sha256(file) for file in names}
-    except Exception as error:  # of whatever kind the storage raises: the others must hear of it
-        problem = str(error) or type(error).__name__
+    except (Exception, CheckpointException) as error:  # of whatever kind: the others must hear of it
+        problem = _cause(error)
     parts = _agree(path, problem, group, sums)
     problem = ""
     if rank == 0:
@@ -74,6 +75,15 @@ def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, sev
         except (OSError, CheckpointError) as error:
             problem = str(error)
     _agree(path, problem, group)
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong first, without the stack of every process that torch's own exception (no ``Exception``) tells."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    if isinstance(error, OSError) and error.errno:
+        return f"{error.strerror} (errno {error.errno})"
+    return str(error) or type(error).__name__
 
 
 def _agree(path: Path, problem: str, group: Any, value: Any = None) -> list[Any]:
@@ -174,5 +184,8 @@ def read_sharded(path: str | os.PathLike, layout: checkpoint.Layout | None = Non
     state = _put_back(saved, (), place)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(tensors, storage_reader=reader, no_dist=layout is None or not dist.is_initialized())
+        try:
+            dcp.load(tensors, storage_reader=reader, no_dist=layout is None or not dist.is_initialized())
+        except CheckpointException as error:
+            raise CheckpointError(f"{path}: cannot be read: {_cause(error)}") from error
     return state
