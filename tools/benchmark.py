@@ -1,4 +1,4 @@
-"""What dust costs on this machine: ``tools/benchmark.py {loader,decode,model,test,tracks}``. See docs/BENCHMARKS.md."""
+"""What dust costs on this machine: ``tools/benchmark.py COMMAND``. See docs/BENCHMARKS.md."""
 
 import argparse
 import importlib
@@ -10,6 +10,12 @@ from pathlib import Path
 from dust.utils.errors import DustError
 
 EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode takes none)."
+#: Commands whose processes read the configuration themselves: module, function and options.
+RUNS = {
+    "scaling": ("scaling", "benchmark_scaling", ("processes", "threads", "steps", "warmup", "rounds")),
+    "checkpoint": ("saving", "benchmark_saving", ("period", "saves", "processes", "threads", "rounds")),
+    "resume": ("resume", "benchmark_resume", ("rounds",)),
+}
 VARIANT = 'another row, with these overrides: "KEY VALUE ..."; repeatable'
 
 
@@ -60,6 +66,40 @@ def parser() -> argparse.ArgumentParser:
     tracks.add_argument("--rounds", type=int, default=10)
     tracks.add_argument("--windows", type=int, default=20, help="windows of a stream")
     tracks.add_argument("--stride", type=int, default=5, help="frames from one of them to the next")
+
+    experts = add("experts", "what frozen experts save: a step of CAST, TSTL against CAST, VideoMAE's attention")
+    experts.add_argument("--rounds", type=int, default=3)
+    experts.add_argument("--clips", type=int, default=8, help="TSTL: in a batch")
+    experts.add_argument("--experts", type=int, default=4, help="TSTL: that they are sent to")
+    experts.add_argument("--steps", type=int, default=2, help="CAST: of training, in each process")
+    experts.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+
+    scaling = add("scaling", "throughput of several processes on this machine's CPU against one, data in memory")
+    checkpoint = add("checkpoint", "what saving within an epoch costs, synchronous and asynchronous")
+    scaling.add_argument("--processes", type=int, default=2)
+    scaling.add_argument("--steps", type=int, default=60, help="steps that count, in each round")
+    scaling.add_argument("--warmup", type=int, default=5)
+    checkpoint.add_argument("--processes", type=int, default=1)
+    checkpoint.add_argument("--period", type=int, default=50, help="steps from one save to the next")
+    checkpoint.add_argument("--saves", type=int, default=4, help="in each round")
+    for command in (scaling, checkpoint):
+        command.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+        command.add_argument("--rounds", type=int, default=3)
+    resume = add("resume", "seconds to the first step of a resumed run, beyond its imports")
+    resume.add_argument("--rounds", type=int, default=5)
+
+    cluster = add("cluster", "a simulation: what the configured training costs on 8 to 512 GPUs")
+    cluster.add_argument("--gpu", default="H100", help="A100, H100 or H200")
+    cluster.add_argument("--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512], help="GPUs, a row each")
+    cluster.add_argument("--batch", type=int, default=0, help="clips per GPU at a time; 0: as configured")
+    cluster.add_argument("--clips", type=int, default=240000, help="of the training set; default: Kinetics-400's")
+    cluster.add_argument("--step-ms", type=float, default=0.0, help="measured time of a batch on one GPU")
+    cluster.add_argument("--achieved", type=float, default=0.4, help="else this share of the GPU's peak is reached")
+    cluster.add_argument("--link", type=float, default=0.8, help="share of the links' bandwidth that is reached")
+    cluster.add_argument("--overlap", type=float, default=0.7, help="share of the backward that exchange hides behind")
+    cluster.add_argument("--per-node", type=int, default=8, help="GPUs of a node")
+    cluster.add_argument("--nics", type=int, default=8, help="network cards of a node")
+    cluster.add_argument("--decode-ms", type=float, default=36.0, help="CPU time of reading a clip")
     for command in (model, test):
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return top
@@ -87,9 +127,24 @@ def measure(args: argparse.Namespace, overrides: list[str]):
         run = ModelRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names})
         return benchmark_model(run, variants=args.variant, peers=args.peer, rounds=args.rounds)
 
+    if args.command == "experts":
+        from dust.engine.benchmark.experts import ExpertsRun, benchmark_experts
+
+        names = ("rounds", "clips", "experts", "steps", "threads")
+        return benchmark_experts(
+            ExpertsRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names})
+        )
+
+    if args.command in RUNS:
+        module, name, options = RUNS[args.command]
+        run_of = getattr(importlib.import_module(f"dust.engine.benchmark.{module}"), name)
+        return run_of(args.cfg, overrides, **{option: getattr(args, option) for option in options})
+
     from dust.config import load_config
 
     cfg = load_config(args.cfg, overrides)
+    if args.command == "cluster":
+        return cluster(cfg, args)
     if args.command == "loader":
         from dust.engine.benchmark.loader import benchmark_loader
 
@@ -101,6 +156,15 @@ def measure(args: argparse.Namespace, overrides: list[str]):
     from dust.engine.benchmark.multiview import benchmark_test
 
     return benchmark_test(cfg, checkpoint=args.checkpoint, device=args.device, limit=args.limit)
+
+
+def cluster(cfg, args: argparse.Namespace):
+    from dust.engine.benchmark.cluster import Assumptions, benchmark_cluster, node_of
+
+    node = node_of(args.gpu, per_node=args.per_node, nics=args.nics)
+    assumed = Assumptions(args.achieved, args.link, args.overlap, args.step_ms / 1e3)
+    sizes = {"gpus": args.gpus, "batch": args.batch, "clips": args.clips, "decode_s": args.decode_ms / 1e3}
+    return benchmark_cluster(cfg, node=node, assumed=assumed, **sizes)
 
 
 def decode(args: argparse.Namespace):
