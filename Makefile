@@ -21,7 +21,7 @@ demo: $(VENV)/.demo-$(VERSION)
 test: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest --durations=15
 
-# Its own words, so that a machine that cannot do it says so.
+# -rs: a machine that cannot do it says why.
 test-cluster: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest -m cluster tests/slurm -rs --durations=8
 

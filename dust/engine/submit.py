@@ -27,7 +27,7 @@ Several configurations run one after the other in one job, or with --array at th
 
 #: Of the exit codes of a job on this machine, the one that submitit starts again.
 LOCAL_REQUEUE = 144
-#: Seconds before the time limit, at most, at which Slurm warns the job; it looks every half minute and may be that early.
+#: Seconds before the time limit, at most, at which Slurm warns the job; up to a minute more, as it looks now and then.
 WARNING = 120
 #: Options that say something about a cluster.
 OF_SLURM = ("partition", "constraint", "use_volta32", "comment", "account", "qos", "array", "mem_gb", "cpus_per_task")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ import psutil
 import pytest
 import torch
 
-from dust.engine.place import Place, place_from_environment
+from dust.engine.place import Meeting, Place, place_from_environment
 from dust.utils.checkpoint import load_checkpoint
+from dust.utils.errors import ConfigError, DustError
 from tests.engine.test_run_net import start, words
 from tests.helpers import ROOT
 
@@ -168,3 +170,166 @@ def test_places(monkeypatch):
     assert place_from_environment({**SLURM, "MASTER_PORT": "9"}) == Place(3, 4, 1, 2, "tcp://node7:9")
     one_task = {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
     assert place_from_environment(one_task) is None, "an sbatch script, or srun with one task"
+
+
+def free_port():
+    from dust.engine.launch import free_port
+
+    return str(free_port())
+
+
+def tasks(argv, count, scontrol=None):
+    """``count`` processes as srun starts them, on one node."""
+    environ = {
+        **os.environ, "OMP_NUM_THREADS": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(count),
+        "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "9", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(),
+    }  # fmt: skip
+    if scontrol is not None:
+        environ["PATH"] = f"{scontrol}:{environ['PATH']}"
+    places = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(count)]
+    return [start(argv, env={**environ, **place}) for place in places]
+
+
+@pytest.fixture
+def scontrol(tmp_path):
+    """A stand-in for scontrol that notes what it is asked, late."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "scontrol").write_text(f'#!/bin/sh\nsleep 1\necho "$@" >> {tmp_path}/asked\n')
+    (folder / "scontrol").chmod(0o755)
+    return folder
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_usr2_saves_and_asks_for_the_job_before_any_task_has_gone(clips, tmp_path, scontrol):
+    """srun may end the others as soon as one task is gone, so the second stays until the first has asked."""
+    settings = {**PLAIN, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0}
+    first, second = tasks(words(clips, tmp_path / "run", **settings), 2, scontrol)
+    wait_for(tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth", first)
+    for process in (second, first):
+        process.send_signal(signal.SIGUSR2)
+    second.wait(timeout=60)
+    assert (tmp_path / "asked").read_text() == "requeue 9\n", "before, and once"
+    errors = [process.communicate(timeout=60)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (140, 140), errors
+    assert "Traceback" not in "".join(errors)
+    assert "stopped at epoch" in (tmp_path / "run" / "stdout.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum):
+    """The second task never comes; the first hangs in a call that Python's own handlers cannot break off."""
+    process, absent = tasks(words(clips, tmp_path / "run", **PLAIN), 2, scontrol)
+    absent.kill()
+    absent.communicate()
+    # its store listens: from here on it waits
+    deadline = time.monotonic() + 120
+    while not [one for one in psutil.Process(process.pid).net_connections() if one.status == psutil.CONN_LISTEN]:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signum)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum and "Traceback" not in error, error
+    assert (tmp_path / "asked").exists() == (signum == signal.SIGUSR2)
+
+
+@pytest.mark.slow
+def test_a_dead_task_is_told_behind_its_own_words(clips, tmp_path):
+    settings = {**PLAIN, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0}
+    first, second = tasks(words(clips, tmp_path / "run", **settings), 2)
+    wait_for(tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth", first)
+    second.kill()
+    _, error = first.communicate(timeout=60)
+    assert first.returncode == 1 and "error: process 0 of 2 stops: another one has ended" in error, error
+    assert "Traceback" not in error
+    second.communicate()
+
+
+@pytest.mark.slow
+def test_an_error_of_all_tasks_is_said_once(clips, tmp_path):
+    processes = tasks(words(clips, tmp_path / "run", **{**PLAIN, "MODEL__NUM_CLASSES": 7}), 2)
+    said = "".join(process.communicate(timeout=120)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2] and said.count("error: ") == 1, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starter", ["srun", "torchrun"])
+def test_a_stage_of_one_process_between_two_of_all(clips, tmp_path, starter):
+    """Features are extracted by the first process; the others wait for the next stage, and it is theirs again."""
+    (tmp_path / "learn.yaml").write_text("TEST:\n  ENABLE: False\n")
+    (tmp_path / "look.yaml").write_text(
+        "TRAIN:\n  ENABLE: False\nTEST:\n  ENABLE: False\nFEATURES:\n  ENABLE: True\n  CHECKPOINT_FILE_PATH: learn\n"
+    )
+    (tmp_path / "test.yaml").write_text("TRAIN:\n  ENABLE: False\nTEST:\n  CHECKPOINT_FILE_PATH: learn\n")
+    files = [str(tmp_path / f"{name}.yaml") for name in ("learn", "look", "test")]
+    argv = ["--cfg", *files, *words(clips, tmp_path / "run", **PLAIN)]
+    if starter == "srun":
+        processes = tasks(argv, 2)
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [*command, str(ROOT / "tools" / "run_net.py"), *argv],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environ,
+            )
+        ]  # fmt: skip
+    for process in processes:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    assert (tmp_path / "run" / "look" / "features" / "val.npy").exists()
+    assert json.loads((tmp_path / "run" / "test" / "results" / "test.json").read_text())["counts"]["samples"] == 4
+
+
+@pytest.mark.slow
+def test_nodes_started_by_hand_are_one_job(clips, tmp_path, alone):
+    meet = ["--num_shards", "2", "--init_method", f"tcp://127.0.0.1:{free_port()}"]
+    nodes = [
+        start(
+            [*meet, "--shard_id", str(shard), *words(clips, tmp_path / "run", **{**PLAIN, "TRAIN__BATCH_SIZE": 2})],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for shard in range(2)
+    ]
+    for node in nodes:
+        _, error = node.communicate(timeout=300)
+        assert node.returncode == 0, error
+    one, two = weights(alone), weights(tmp_path / "run")
+    for name, value in one["model_state"].items():
+        torch.testing.assert_close(two["model_state"][name], value, atol=2e-6, rtol=1e-5)
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}, where the 2 processes meet, is in use") as error:
+            Meeting(Place(0, 2, 0, 2, f"tcp://127.0.0.1:{port}"))
+    assert "MASTER_PORT" in str(error.value)
+
+
+def test_others_that_never_come_are_an_error():
+    with pytest.raises(DustError, match="not all have come to tcp://127.0.0.1:"):
+        Meeting(Place(0, 2, 0, 2, f"tcp://127.0.0.1:{free_port()}"), timeout=1)
+
+
+def test_steps_and_jobs_meet_at_different_ports():
+    ports = {
+        place_from_environment(
+            {**SLURM, "MASTER_ADDR": "a", "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}
+        ).init_method
+        for job in range(4000, 4040)
+        for step in range(3)
+    }
+    assert len(ports) == 120
+    with pytest.raises(ConfigError, match="SLURM_STEP_NUM_TASKS 3"):
+        place_from_environment({**SLURM, "SLURM_STEP_NUM_TASKS": "3"})
