@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
     cluster = add("cluster", "a simulation: what the configured training costs on 8 to 512 GPUs")
     cluster.add_argument("--gpu", default="H100", help="A100, H100 or H200")
-    cluster.add_argument("--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512], help="GPUs, a row each")
+    cluster.add_argument("--gpus", default="8,16,32,64,128,256,512", metavar="N,N,...", help="GPUs, a row each")
     cluster.add_argument("--batch", type=int, default=0, help="clips per GPU at a time; 0: as configured")
     cluster.add_argument("--clips", type=int, default=240000, help="of the training set; default: Kinetics-400's")
     cluster.add_argument("--step-ms", type=float, default=0.0, help="measured time of a batch on one GPU")
@@ -163,7 +163,10 @@ def cluster(cfg, args: argparse.Namespace):
 
     node = node_of(args.gpu, per_node=args.per_node, nics=args.nics)
     assumed = Assumptions(args.achieved, args.link, args.overlap, args.step_ms / 1e3)
-    sizes = {"gpus": args.gpus, "batch": args.batch, "clips": args.clips, "decode_s": args.decode_ms / 1e3}
+    if not all(word.isdigit() for word in args.gpus.split(",")):
+        raise DustError(f"--gpus {args.gpus}: write numbers with commas, such as 8,64,512")
+    gpus = [int(word) for word in args.gpus.split(",")]
+    sizes = {"gpus": gpus, "batch": args.batch, "clips": args.clips, "decode_s": args.decode_ms / 1e3}
     return benchmark_cluster(cfg, node=node, assumed=assumed, **sizes)
 
 

@@ -22,6 +22,7 @@ from dust.engine.benchmark.cluster import (
 )
 from dust.engine.benchmark.step_cost import StepCost, _Held, count_step
 from dust.utils.errors import ConfigError, DustError
+from tests.engine.test_benchmark import run_tool, tool  # noqa: F401 - a fixture
 from tests.helpers import ROOT
 
 NODE = Node("X", peak=100e12, memory=80e9, nvlink=100e9, nic=10e9, gpus=8, nics=4)
@@ -192,3 +193,14 @@ def test_report_and_bad_input():
     small = Node(**{**NODE.__dict__, "memory": GIB})
     with pytest.raises(DustError, match="--batch 64: needs"):
         benchmark_cluster(cfg, node=small, assumed=Assumptions(), batch=64, clips=10**6)
+
+
+def test_cluster_command(tool, tmp_path, capsys):  # noqa: F811
+    words = ["cluster", "--cfg", QUICK, "--gpus", "1,8", "--batch", "2", "--clips", "1000", "--step-ms", "100"]
+    result, text = run_tool(tool, tmp_path, capsys, *words, "TRAIN.BATCH_SIZE", "4")
+    one, eight = result["figures"]
+    assert (one["gpus"], one["global_batch"], one["exchange_ms"]) == (1, 4, 0)  # two batches of 2 make a step of 4
+    assert one["compute_ms"] == pytest.approx(200) and eight["compute_ms"] == pytest.approx(100)
+    assert eight["global_batch"] == 16 and "measured 100.0 ms" in text
+    assert tool.main([*words[:4], "8,x"]) == 2
+    assert "--gpus 8,x" in capsys.readouterr().err
