@@ -8,7 +8,7 @@ from torch import nn
 
 from dust import zoo
 from dust.utils.checkpoint import is_sharded, load_weights
-from dust.utils.errors import CheckpointError
+from dust.utils.errors import CheckpointError, DustError
 from dust.utils.stages import stage_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
     takes ``{part: path}`` itself; else each file goes into the submodule of that name, whole, heads aside.
     """
     named: dict[str, tuple[str, str]] = getattr(model, "parts_from", {})
-    paths = {part: Path(weights_file(cfg, name, key)) for part, (key, name) in named.items()}
+    paths = _files_of_parts(cfg, named)
     own: Any = getattr(model, "load_parts", None)
     if paths and own is not None:
         own(paths)
@@ -39,6 +39,21 @@ def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
         if report.absent_from_body:
             key, name = named[part]
             raise CheckpointError(f"{key} {name}: it does not fit the model's {part!r} whole. {report}")
+    return paths
+
+
+def _files_of_parts(cfg, named: dict[str, tuple[str, str]]) -> dict[str, Path]:
+    """The file of each part. What is wrong with the first that has none is the error, which names the others too."""
+    paths, errors = {}, {}
+    for part, (key, name) in named.items():
+        try:
+            paths[part] = Path(weights_file(cfg, name, key))
+        except DustError as error:
+            errors[name] = error
+    if errors:
+        (_, first), *others = errors.items()
+        likewise = f"\nLikewise: {', '.join(name for name, _ in others)}" if others else ""
+        raise type(first)(f"{first}{likewise}") from first
     return paths
 
 

@@ -83,16 +83,10 @@ def load_trunk(model: nn.Module, path: str | os.PathLike) -> None:
     """
     state = read_state(path)
     own = {name: parameter for name, parameter in model.named_parameters() if not is_trained(name)}
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, in the model {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
+    problems = _misfits(own, state)
     if problems:
-        hint = "; it holds only what was trained, so name its experts' own files" if HASH in state else ""
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(f"{path} does not give CAST's experts: {'; '.join(problems[:8])}{more}{hint}")
+        hint = "\n    It holds only what was trained: name its experts' own files." if HASH in state else ""
+        raise CheckpointError(f"{path} does not give CAST's experts:{_table(problems)}{hint}")
     model.load_state_dict({name: state[name] for name in own}, strict=False)
     logger.info("experts of CAST: those in %s, sha256 %s", path, frozen_sha256(model)[:16])
 
@@ -121,21 +115,29 @@ def trained_state_dict(model: nn.Module) -> State:
 def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor], source: str = "state dict") -> None:
     """Put what :func:`trained_state_dict` gave back into a model with the same experts (see :func:`frozen_sha256`).
 
-    Raises CheckpointError, with the model untouched, that lists every missing, unexpected and misshapen tensor.
+    Raises CheckpointError, with the model untouched, that lists what is missing, unexpected or of another shape.
     """
     own = trained_state_dict(model)
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not a part that is trained" for name in state if name not in own]
-    problems += [
+    problems = _misfits(own, state) + [f"{name} is not a part that is trained" for name in state if name not in own]
+    if problems:
+        raise CheckpointError(f"{source}: does not fit the trained part of {type(model).__name__}:{_table(problems)}")
+    model.load_state_dict(dict(state), strict=False)
+
+
+def _misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """A line for each of ``own`` that ``state`` lacks, or has in another shape."""
+    missing = [f"{name} is missing" for name in own if name not in state]
+    return missing + [
         f"{name} is {tuple(state[name].shape)}, in the model {tuple(own[name].shape)}"
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    if problems:
-        raise CheckpointError(
-            f"{source}: does not fit the trained part of {type(model).__name__}: {'; '.join(problems)}"
-        )
-    model.load_state_dict(dict(state), strict=False)
+
+
+def _table(lines: list[str], most: int = 8) -> str:
+    """The first lines below each other: files of another size misfit in hundreds of places."""
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "".join(f"\n    {line}" for line in [*lines[:most], *more])
 
 
 def trained_part(model: nn.Module) -> State:

@@ -23,10 +23,11 @@ def frozen_hidden(linear: nn.Linear, activation: str, x: torch.Tensor) -> torch.
     """
     if torch.is_grad_enabled() and x.requires_grad and not any(p.requires_grad for p in linear.parameters()):
         return _FrozenHidden.apply(x, linear.weight, linear.bias, activation)
-    return _activate(F.linear(x, linear.weight, linear.bias), activation)
+    return activate(F.linear(x, linear.weight, linear.bias), activation)
 
 
-def _activate(hidden: torch.Tensor, activation: str) -> torch.Tensor:
+def activate(hidden: torch.Tensor, activation: str) -> torch.Tensor:
+    """gelu (exact) or quick_gelu of any tensor."""
     return F.gelu(hidden) if activation == "gelu" else quick_gelu(hidden)
 
 

@@ -286,7 +286,7 @@ def test_everything_that_does_not_belong_together_is_named(stages, tmp_path):
 def test_the_trunk_is_needed(stages):
     paths, _ = stages
     alone = {key: path for key, path in paths.items() if key not in ("spatial", "temporal")}
-    with pytest.raises(CheckpointError, match="selector.pyth does not give CAST's experts.*only what was trained"):
+    with pytest.raises(CheckpointError, match="(?s)selector.pyth does not give CAST's experts.*only what was trained"):
         TSTL(groups=GROUPS, **SIZES).load_parts(alone)
 
 
