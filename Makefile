@@ -1,5 +1,6 @@
 # make demo : set up, generate data, train and test a small TimeSformer    make test : set up, run the test suite
 # make test-quickstarts : the quickstarts that train for minutes
+# make test-faults : 400 kills, and whatever else make test samples, for half an hour
 # make test-cluster : a Slurm on this machine, as root or with sudo; installed by apt-get where missing
 # make lint : style, format and types                                      PYTHON=python3.12 make test : another interpreter
 PYTHON ?= python3
@@ -11,7 +12,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
 endif
 
-.PHONY: demo test test-cluster test-quickstarts lint clean
+.PHONY: demo test test-cluster test-faults test-quickstarts lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
@@ -27,6 +28,9 @@ test-cluster: $(VENV)/.test-$(VERSION)
 
 test-quickstarts: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest -m quickstart --durations=15
+
+test-faults: $(VENV)/.test-$(VERSION)
+	$(BIN)/python -m pytest tests/faults -m "faults100 or not faults100" -rs --durations=15
 
 lint: $(VENV)/.dev-$(VERSION)
 	$(BIN)/ruff check .

@@ -1,0 +1,80 @@
+"""Several processes of one run: whoever is killed, the others end, and the next start goes on to the same end."""
+
+import random
+import signal
+from collections.abc import Callable, Sequence
+
+import psutil
+import pytest
+
+from tests.engine.test_resume import assert_same
+from tests.faults.victims import KILL, PARTS, Victim, changes, gone, newest, until, words
+
+TWO = {
+    "NUM_PROCS_PER_NODE": 2,
+    "TRAIN__BATCH_SIZE": 4,
+    "GLOBAL_BATCH_SIZE": 8,
+    "DATA_LOADER__NUM_WORKERS": 1,
+    "LOG_PERIOD": 100,
+    "TEST__ENABLE": False,
+}
+Disturbance = Callable[[Victim], int]
+
+
+def kill_launcher(victim: Victim) -> int:
+    victim.send(KILL)
+    return -KILL
+
+
+def kill_first_rank(victim: Victim) -> int:
+    victim.ranks()[0].kill()
+    return 1
+
+
+def kill_second_rank(victim: Victim) -> int:
+    victim.ranks()[1].kill()
+    return 1
+
+
+def term_to_all(victim: Victim) -> int:
+    victim.send(signal.SIGTERM, group=True)
+    return 143
+
+
+def term_to_launcher(victim: Victim) -> int:
+    victim.send(signal.SIGTERM)
+    return 143
+
+
+def disturb(zygote, clips, tmp_path, disturbances: Sequence[Disturbance], epochs: int, **more) -> None:
+    settings = {**TWO, "SOLVER__MAX_EPOCH": epochs, **more}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    zygote.finish(words(clips, whole, **settings))
+    rng, everyone = random.Random(9), list[psutil.Process]()
+    for disturbance in disturbances:
+        victim = zygote.start(words(clips, cut, **settings))
+        changes(cut / "checkpoints", victim, rng.randint(8, 24))
+        everyone += victim.workers()
+        expected = disturbance(victim)
+        assert victim.wait() == expected, victim.said[-3000:]
+    zygote.finish(words(clips, cut, **settings))
+    one, other = newest(whole), newest(cut)
+    assert_same({part: other[part] for part in PARTS}, {part: one[part] for part in PARTS})
+    until(lambda: all(gone(one) for one in everyone), "the end of what the dead left")
+
+
+@pytest.mark.slow
+def test_a_dead_launcher_leaves_nothing_behind(zygote, clips, tmp_path):
+    """Dead ranks and TERM: tests/engine/test_launch.py."""
+    disturb(zygote, clips, tmp_path, [kill_launcher], epochs=10)
+
+
+@pytest.mark.faults100
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("kind", ["full", "sharded", "fsdp"])
+def test_every_way_to_disturb_two_processes(zygote, clips, tmp_path, kind, background):
+    more = {"TRAIN__CHECKPOINT_FORMAT": "full" if kind == "full" else "sharded", "TRAIN__CHECKPOINT_ASYNC": background}
+    if kind == "fsdp":
+        more["TRAIN__PARALLEL"] = "fsdp"
+    ways = [kill_first_rank, kill_second_rank, kill_launcher, term_to_all, term_to_launcher]
+    disturb(zygote, clips, tmp_path, ways, epochs=40, **more)
