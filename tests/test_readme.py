@@ -16,6 +16,7 @@ PAGES = [
     "MODEL_ZOO.md",
     "docs/CONFIG.md",
     "docs/CAST.md",
+    "docs/CLUSTER.md",
     "docs/DUST.md",
     "docs/TRACKS.md",
     "docs/KEYSTEP.md",
@@ -85,7 +86,8 @@ def test_the_pages_python_is_python(page):
         assert hasattr(__import__(module, fromlist=[name]), name)
 
 
-LINKING = ["README.md", "CONTRIBUTING.md", "docs/CAST.md", "docs/CONFIG.md", "docs/DUST.md", "docs/TRACKS.md"]
+LINKING = ["README.md", "CONTRIBUTING.md", "docs/CAST.md", "docs/CLUSTER.md", "docs/CONFIG.md", "docs/DUST.md"]
+LINKING += ["docs/TRACKS.md"]
 
 
 @pytest.mark.parametrize("page", LINKING)
