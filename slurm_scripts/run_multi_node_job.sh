@@ -27,5 +27,8 @@ for key in NUM_GPUS NUM_PROCS_PER_NODE OUTPUT_DIR; do
   if [ -n "${!key:-}" ]; then set -- "$@" "$key" "${!key}"; fi
 done
 # a task on each node: it starts that node's processes
+# until the command takes them, signals wait (env of coreutils 8.31 or newer) instead of ending it
+hold="env --block-signal=TERM --block-signal=USR1 --block-signal=USR2"
+$hold true 2>/dev/null || hold=
 exec srun --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_ON_NODE:-1}" --kill-on-bad-exit=1 --open-mode=append \
-  ${DUST:-dust} --cfg $CFG --opts "$@"
+  $hold ${DUST:-dust} --cfg $CFG --opts "$@"

@@ -136,10 +136,8 @@ class Meeting:
 
     def stay(self, seconds: float) -> None:
         """Wait until the first process leaves, or is gone."""
-        deadline = time.monotonic() + seconds
         with contextlib.suppress(RuntimeError):
-            while time.monotonic() < deadline and not self.store.check(["left"]):
-                time.sleep(0.2)
+            self.store.wait(["left"], timedelta(seconds=seconds))
 
 
 def _cannot_meet(place: Place, error: RuntimeError, timeout: float) -> DustError:

@@ -118,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _main(sys.argv[1:] if argv is None else argv, departure)
             except Interrupted as stop:
                 return departure(stop.signum)
-    except Interrupted as stop:  # it came after all was done
-        return stop.exit_code
+    except Interrupted as stop:  # it had waited for the first line, or came after the last
+        return departure(stop.signum)
 
 
 def _main(argv: Sequence[str], departure: Departure) -> int:

@@ -7,8 +7,10 @@ when it is preempted, saves, asks to be queued again and goes on (:mod:`dust.eng
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,20 +229,65 @@ def parameters(args: argparse.Namespace, works: Sequence[Work]) -> dict[str, Any
     return {key: value for key, value in asked.items() if value}
 
 
-def check_cluster(partition: str) -> None:
-    """Whether there is a Slurm here, and whether it has the partitions. DustError if not."""
+def check_cluster(partition: str, nodes: int, minutes: int) -> None:
+    """Whether there is a Slurm here, with such partitions, which have so many nodes and so much time.
+
+    Slurm itself accepts a job that asks for more, and never starts it. DustError if not.
+    """
     missing = [name for name in ("sbatch", "srun", "sinfo") if shutil.which(name) is None]
     if missing:
         raise DustError(
             f"{missing[0]} is not on the PATH: submit from a machine of a Slurm cluster, or use --local or --debug"
         )
-    asked = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True)
+    asked = subprocess.run(["sinfo", "--noheader", "--format=%P|%l|%D"], capture_output=True, text=True)
     if asked.returncode:
         raise DustError(f"Slurm does not answer: {asked.stderr.strip()}")
-    known = sorted(set(asked.stdout.split()))
-    for name in filter(None, partition.split(",")):
-        if name not in known:
-            raise DustError(f"--partition {name}: this cluster has {', '.join(known)}")
+    sizes: dict[str, int] = {}
+    limits: dict[str, float] = {}
+    for line in asked.stdout.split():
+        name, limit, count = line.split("|")
+        name, default = name.rstrip("*"), name.endswith("*")
+        partition = partition or (name if default else "")
+        sizes[name] = sizes.get(name, 0) + int(count)
+        limits[name] = minutes_of(limit)
+    wanted = [name for name in partition.split(",") if name]
+    for name in wanted:
+        if name not in sizes:
+            raise DustError(f"--partition {name}: this cluster has {', '.join(sorted(sizes))}")
+    if wanted and nodes > max(sizes[name] for name in wanted):
+        largest = max(sizes[name] for name in wanted)
+        raise DustError(
+            f"--num_shards {nodes}: partition {partition} has {largest} nodes, so the job would never start"
+        )
+    if wanted and minutes > max(limits[name] for name in wanted):
+        most = max(limits[name] for name in wanted)
+        raise DustError(
+            f"--timeout {minutes}: partition {partition} allows {most:.0f} minutes; the job goes on after each"
+        )
+
+
+def minutes_of(limit: str) -> float:
+    """Slurm's ``[days-]hours:minutes:seconds``, or ``minutes:seconds``, in minutes; ``infinite`` without end."""
+    days, _, rest = limit.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+    except ValueError:
+        return float("inf")  # infinite, n/a
+    hours, minutes, seconds = [0] * (3 - len(parts)) + parts
+    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
+
+
+def python_command() -> str:
+    """Python, started with signals held back until :func:`dust.engine.interrupt.guarded` takes them.
+
+    The second or two before would otherwise be fatal: a job that is preempted there would not be queued again.
+    """
+    hold = ["env", "--block-signal=TERM", "--block-signal=USR1", "--block-signal=USR2"]
+    try:
+        known = subprocess.run([*hold, "true"], capture_output=True).returncode == 0  # since coreutils 8.31
+    except OSError:
+        known = False
+    return shlex.join([*(hold if known else []), sys.executable])
 
 
 class Job:
@@ -277,15 +324,15 @@ def submit(args: argparse.Namespace) -> list[str]:
     asked = parameters(args, works)
     cluster = "debug" if args.debug else "local" if args.local else "slurm"
     if cluster == "slurm":
-        check_cluster(args.partition)
+        check_cluster(args.partition, asked["nodes"], args.timeout)
     folder = Path(args.job_dir).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DustError(f"--job_dir {folder}: cannot be made ({error.strerror})") from error
     # its own count of time-outs must never be what ends a job: what it runs asks for itself
-    unlimited = {"slurm_max_num_timeout": 10**6} if cluster == "slurm" else {}
-    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, **unlimited)
+    own = {"slurm_max_num_timeout": 10**6, "slurm_python": python_command()} if cluster == "slurm" else {}
+    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, **own)
     executor.update_parameters(**asked)
     try:
         with _as_outside_of_jobs(), executor.batch():

@@ -3,14 +3,18 @@
 import json
 import os
 import pickle
+import re
+import shlex
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 
-from dust.engine.submit import Job, parameters, plan, read
+from dust.engine.submit import Job, minutes_of, parameters, plan, python_command, read
 from dust.utils.errors import ConfigError, DustError
 from tests.engine.conftest import TINY
 from tests.helpers import ROOT
@@ -149,6 +153,28 @@ def test_features_need_no_more_than_one_process(yamls):
     path = yamls("a", **alone, FEATURES__CHECKPOINT_FILE_PATH="x")
     found = asked("--cfg", path, "--num_shards", "4", "NUM_PROCS_PER_NODE", "3")
     assert (found["nodes"], found["tasks_per_node"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", float("inf")), ("30:00", 30), ("2:30:00", 150), ("1-00:00:30", 1440.5), ("3-01:00:00", 4380)],
+)
+def test_slurms_times(limit, minutes):
+    assert minutes_of(limit) == minutes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_signal_before_the_first_line_waits_for_it(yamls):
+    command = [*shlex.split(python_command()), "tools/run_net.py", "--cfg", yamls("a")]
+    if "--block-signal" not in command[1]:
+        pytest.skip("env of coreutils 8.31 or newer holds signals back")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    bit = 1 << (signal.SIGUSR2 - 1)
+    while not int(re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())[1], 16) & bit:
+        assert process.poll() is None
+    process.send_signal(signal.SIGUSR2)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 140 and "start the same command again" in error
 
 
 def submit(*words, **more):

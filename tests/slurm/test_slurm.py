@@ -114,7 +114,7 @@ def test_a_kill_loses_no_more_than_the_period(cluster, config, whole):
     in_training(killed)
     wait(lambda: len(checkpoints(killed)) > 0, 60)
     cluster.out("scancel", "--signal=KILL", job)
-    cluster.ended(job, "FAILED")
+    cluster.ended(job, "CANCELLED")
     before = last(killed)
     cluster.out("scontrol", "requeue", job)
     wait(lambda: "resumed from" in log(killed), 120, lambda: log(killed))
@@ -158,7 +158,7 @@ def test_an_array_has_a_job_for_each(cluster, config):
 
 @pytest.mark.parametrize(("script", "world"), [("run_single_node_job.sh", 2), ("run_multi_node_job.sh", 4)])
 def test_the_scripts_run_as_they_are(cluster, config, script, world, tmp_path):
-    made = config(script.removesuffix(".sh"), SOLVER__MAX_EPOCH=2, TEST__ENABLE=True)
+    made = config(script.removesuffix(".sh"), SOLVER__MAX_EPOCH=2, TEST__ENABLE=True, MIXUP__ENABLE=False)
     said = cluster.run(
         "sbatch", "--wait", f"--output={tmp_path}/out", ROOT / "slurm_scripts" / script, "RNG_SEED", 11,
         CFG=str(made), NUM_GPUS="0", NUM_PROCS_PER_NODE="2",
@@ -174,7 +174,9 @@ def test_unknown_partitions_are_told(cluster, config):
     assert said.returncode == 2 and said.stderr == "error: --partition gpus: this cluster has debug, high, low\n"
 
 
-def test_more_than_there_is_is_said_by_slurm(cluster, config):
-    words = ["--cfg", config("many"), "--job_dir", config("many").parent / "jobs", "--num_gpus", 0, "--num_shards", 9]
-    said = cluster.run(sys.executable, "tools/submit.py", *words)
+def test_what_would_never_start_is_refused(cluster, config):
+    words = ["--cfg", config("many"), "--job_dir", config("many").parent / "jobs", "--num_gpus", 0]
+    said = cluster.run(sys.executable, "tools/submit.py", *words, "--num_shards", 9)
+    assert said.returncode == 2 and "partition debug has 2 nodes" in said.stderr
+    said = cluster.run(sys.executable, "tools/submit.py", *words, "--num_shards", 1, "--num_gpus", 1)
     assert said.returncode == 2 and said.stderr.startswith("error: Slurm refuses the job: "), said.stderr
