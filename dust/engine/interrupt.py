@@ -125,6 +125,11 @@ def stop(signum: int) -> None:
     _inbox.stop(signum)
 
 
+def settle() -> None:
+    """What comes of this process is decided, a failure say: signals are noted, but change nothing any more."""
+    _inbox.stopping = True
+
+
 @contextlib.contextmanager
 def forwarded(send: Callable[[int], None]) -> Iterator[None]:
     """Hand signals on by ``send(signum)`` while this lasts, to processes that are to act on them."""

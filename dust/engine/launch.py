@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from dust.config import processes_per_node
-from dust.engine.interrupt import SIGNALS, Interrupted, forwarded, guarded, most_urgent, stop
+from dust.engine.interrupt import COME_BACK, SIGNALS, Interrupted, forwarded, guarded, most_urgent, settle, stop
 from dust.engine.place import MEET, MEET_AFTER_ALONE, Meeting, Place, joined, place_from_environment
 from dust.engine.requeue import SAVING, Departure
 from dust.utils.errors import ConfigError, DustError
@@ -103,13 +103,17 @@ class Launcher:
             with joined(place, meeting):
                 function(cfg)
         except DustError as error:
-            if meeting.said_before(str(error)):
+            settle()  # srun and torchrun end the others with TERM as soon as one has gone
+            if meeting.all_failed(str(error), AFTER_YOU):
                 return 2
             raise
         except RuntimeError as error:
             if not lost_another(error):
                 raise
+            settle()
             time.sleep(AFTER_YOU)
+            if most_urgent() in COME_BACK:
+                stop(most_urgent())
             sys.stderr.write(f"error: {_lost(place, error)}\n")
             return 1
         return 0

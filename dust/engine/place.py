@@ -123,12 +123,16 @@ class Meeting:
                 "stands in its own output"
             ) from error
 
-    def said_before(self, message: str) -> bool:
-        """Whether another process has told the user the same already."""
+    def all_failed(self, message: str, seconds: float) -> bool:
+        """Wait up to ``seconds`` for the others to fail in the same way; whether another one tells the user."""
+        deadline, before = time.monotonic() + seconds, 0
         try:
-            return self.store.add(f"said {message}", 1) > 1
+            before = self.store.add(message, 1) - 1
+            while self.store.add(message, 0) < self.place.world_size and time.monotonic() < deadline:
+                time.sleep(0.05)
         except RuntimeError:
-            return False
+            pass  # the one that serves the store has gone
+        return before > 0
 
     def first_leaves(self) -> None:
         """Said by the first process: all is saved and asked for."""

@@ -5,6 +5,7 @@ import errno
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,11 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with guarded(departure):
             try:
-                return _main(sys.argv[1:] if argv is None else argv, departure)
+                code = _main(sys.argv[1:] if argv is None else argv, departure)
             except Interrupted as stop:
-                return departure(stop.signum)
+                code = departure(stop.signum)
     except Interrupted as stop:  # it had waited for the first line, or came after the last
-        return departure(stop.signum)
+        code = departure(stop.signum)
+    if code and departure.meeting is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the others have gone, and what started them now ends the rest
+    return code
 
 
 def _main(argv: Sequence[str], departure: Departure) -> int:
