@@ -138,9 +138,13 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
-    """Delete the temporary files that killed processes left in ``folder``; call it only while no one writes there."""
+    """Delete what killed processes left in ``folder``: temporary files, and the sidecars of checkpoints that never got
+    their names. Call it only while no one writes there."""
     folder = Path(folder)
     found = sorted(folder.glob(".checkpoint_*.tmp")) if folder.is_dir() else []
+    for sidecar in folder.glob("checkpoint_epoch_*.pyth.sha256"):
+        if _NAME.fullmatch(sidecar.stem) and not os.path.lexists(sidecar.with_suffix("")):
+            sidecar.unlink(missing_ok=True)
     for path in found:
         replaced = path.with_name(path.name.removeprefix(".").removesuffix(".old.tmp"))
         if path.name.endswith(".old.tmp") and not replaced.exists():

@@ -167,6 +167,7 @@ def test_what_others_left_is_in_nobodys_way(zygote, clips, tmp_path, whole):
     left = [
         checkpoints / ".checkpoint_epoch_00001.pyth.4711.tmp",
         checkpoints / ".checkpoint_epoch_00001.pyth.sha256.4711.tmp",
+        checkpoints / "checkpoint_epoch_00003_iter_0000007.pyth.sha256",
         checkpoints / ".checkpoint_epoch_00002.dcp.tmp" / "__0_0.distcp",
         out / ".config.yaml.4711.tmp",
         out / "results.partial" / "test.json",
