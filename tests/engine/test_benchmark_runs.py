@@ -83,7 +83,7 @@ def test_checkpoint_command(tool, here, tmp_path, capsys, monkeypatch):  # noqa:
     assert names == ["full", "full, asynchronous", "sharded", "sharded, asynchronous"]
     assert written == 4 * [4, 8, 12]  # where saving_cost looks for them
     for row in result["figures"]:
-        assert row["saves"] == 2 and np.isfinite([row["share_percent"], row["pause_ms"]]).all()
+        assert row["saves"] == 2 and np.isfinite([row["share_percent"], row["pause_ms"], row["cpu_percent"]]).all()
         positive(row, "step_ms")
 
 

@@ -18,7 +18,7 @@ from dust.utils.errors import DustError
 METHOD = (
     "A run is stopped by TERM after two iterations, so that it saves within an epoch. Then, in each round, in turns: "
     "processes that only import what a training imports (imports_s, from start to end of the import; where dust starts "
-    "several processes, its own imports and theirs, one after the other), and the same run again, which resumes, until "
+    "several processes, its own imports and then theirs, all at once), and the same run again, which resumes, until "
     "its first iteration is in the log (first_step_s, from the start of the command; resumed_s until the checkpoint is "
     "loaded), after which it is killed, so that every round resumes from the same checkpoint. beyond_imports_s is the "
     "median of the rounds' differences."
@@ -44,7 +44,7 @@ def benchmark_resume(cfg_file: str, overrides: Sequence[str] = (), *, rounds: in
         raise DustError(f"--rounds {rounds}: at least 1")
     overrides = [*overrides, *OVERRIDES]
     cfg = load_config(cfg_file, overrides)
-    several = processes_per_node(cfg) > 1
+    count = processes_per_node(cfg)
     rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as folder:
         command = [sys.executable, "-m", "dust.engine.run_net", "--cfg", cfg_file, *overrides, "OUTPUT_DIR", folder]
@@ -57,7 +57,7 @@ def benchmark_resume(cfg_file: str, overrides: Sequence[str] = (), *, rounds: in
         if not checkpoints:
             raise DustError("the run that was stopped has saved nothing: it needs an epoch of three iterations or more")
         for _ in range(rounds):
-            imports = (_import_seconds(LAUNCHER) if several else 0.0) + _import_seconds(TRAINING)
+            imports = (_import_seconds(LAUNCHER) if count > 1 else 0.0) + _import_seconds(TRAINING, count)
             with _started(command) as process:
                 resumed = _wait_for(process, RESUMED)
                 first = _wait_for(process, FIRST_STEP)
@@ -69,7 +69,7 @@ def benchmark_resume(cfg_file: str, overrides: Sequence[str] = (), *, rounds: in
         "model": cfg.MODEL.MODEL_NAME,
         "data": cfg.TRAIN.DATASET,
         "workers": cfg.DATA_LOADER.NUM_WORKERS,
-        "processes": processes_per_node(cfg),
+        "processes": count,
         "rounds": rounds,
     }
     return Report("resume", METHOD, [{"case": "resume", **figures}], [], settings)
@@ -108,7 +108,12 @@ def _wait_for(process: _Run, words: str) -> float:
     raise DustError(f"the run of the benchmark ended with exit code {code} before its log said {words!r}")
 
 
-def _import_seconds(statement: str) -> float:
-    """Seconds from the start of a process to the end of these imports."""
-    with _started([sys.executable, "-c", f"{statement}; print('imported', flush=True)"]) as process:
-        return _wait_for(process, "imported")
+def _import_seconds(statement: str, count: int = 1) -> float:
+    """Seconds from the start of ``count`` processes to the end of these imports in all of them."""
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-c", f"{statement}; print('imported', flush=True)"]
+        first, *others = [stack.enter_context(_started(command)) for _ in range(count)]
+        for process in others:
+            _wait_for(process, "imported")
+        _wait_for(first, "imported")
+        return time.perf_counter() - first.begun

@@ -16,7 +16,8 @@ METHOD = (
     "the next save, in which nothing is saved, so that both see the same machine: share_percent is how much of the "
     "time of a training that saves every PERIOD steps goes to saving, the median of all pairs, from low to high "
     "quartile. pause_ms is what the step with the save takes longer than the median step, pause_percent the same as a "
-    "share of PERIOD steps. Each row and round is a training of its own, in turns; the disk is that of TMPDIR."
+    "share of PERIOD steps; cpu_percent is share_percent in CPU time of all threads, which neighbours disturb less; it "
+    "leaves out waiting for the disk. Each row and round is a training of its own; the disk is that of TMPDIR."
 )
 #: Rows: name and what is set.
 VARIANTS = {
@@ -79,7 +80,7 @@ def saving_cost(wall: Sequence[float], period: int) -> list[tuple[float, float]]
     seconds by which its own step is longer than the median one.
 
     Args:
-        wall: when each batch was asked for; a save comes after every ``2 * period`` batches.
+        wall: when each batch was asked for, or CPU seconds until then; a save comes after every ``2 * period`` of them.
     """
     steps = np.diff(wall)
     usual = float(np.median(steps))
@@ -95,6 +96,7 @@ def saving_cost(wall: Sequence[float], period: int) -> list[tuple[float, float]]
 def _row(name: str, taken: list[Stamps], period: int) -> dict[str, Any]:
     costs = [cost for stamps in taken for cost in saving_cost(stamps.wall, period)]
     shares = [100 * share for share, _ in costs]
+    cpu = [100 * share for stamps in taken for share, _ in saving_cost(stamps.cpu, period)]
     step = median(float(np.median(np.diff(stamps.wall))) for stamps in taken)
     pause = median(pause for _, pause in costs)
     return {
@@ -104,6 +106,7 @@ def _row(name: str, taken: list[Stamps], period: int) -> dict[str, Any]:
         "high": float(np.quantile(shares, 0.75)),
         "pause_ms": 1e3 * pause,
         "pause_percent": 100 * pause / (period * step + pause),
+        "cpu_percent": median(cpu),
         "step_ms": 1e3 * step,
         "saves": len(costs),
     }
