@@ -208,11 +208,21 @@ class InterruptFlag:
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal has come, to whichever process: all stop at the same step."""
+        self.check_begun()()
+
+    def check_begun(self) -> Callable[[], None]:
+        """Begin :meth:`check`; what is returned ends it. A single process looks only then."""
         from dust.utils import distributed
 
-        agreed = distributed.highest(urgency(self.signum))
-        if agreed:
-            _inbox.stop(SIGNALS[agreed - 1])
+        several = distributed.world_size() > 1
+        agreement = distributed.highest_begun(urgency(self.signum)) if several else lambda: urgency(self.signum)
+
+        def stop_if_asked() -> None:
+            agreed = agreement()
+            if agreed:
+                _inbox.stop(SIGNALS[agreed - 1])
+
+        return stop_if_asked
 
     def check_alone(self) -> None:
         """The same in a stretch that processes go through each at its own pace: only a single process stops there."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,6 +77,7 @@ class Trainer:
             model, self.device, compiled=cfg.TRAIN.COMPILE, static_graph=self.accumulate == 1
         )
         self.weighted = self.accumulate > 1 or distributed.world_size() > 1
+        self.weight_of_all: Callable[[], float] = lambda: 0.0
         self.spare: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
 
         self.transform = device_transform_of(cfg, self.task.label_classes)
@@ -125,6 +127,7 @@ class Trainer:
             state.iteration += 1
             at_boundary = state.iteration % self.accumulate == 0 or state.iteration == self.iters
             if at_boundary:
+                stop_if_asked = self.interrupt.check_begun()
                 stats.update(self._optimizer_step())
             self.meter.watch.step_done()
             if batch["id"]:
@@ -133,7 +136,7 @@ class Trainer:
             if state.iteration % cfg.LOG_PERIOD == 0:
                 self.writer.scalars("Train", {**stats, "lr": lr}, state.epoch * self.iters + state.iteration)
             if at_boundary:
-                self.interrupt.check()
+                stop_if_asked()
                 if state.step % cfg.LOG_PERIOD == 0 or state.iteration == self.iters:
                     self.bad_clips.check(int(distributed.total(self.bad_clips.count)))
                 self._save_within_epoch()
@@ -161,6 +164,11 @@ class Trainer:
         words = (cfg.RNG_SEED, "step", step, distributed.rank())
         torch.manual_seed(derive_seed(*words))  # dropout and drop-path of this step
         samples = len(batch["id"])
+        last = (state.iteration + 1) % self.accumulate == 0 or state.iteration + 1 == self.iters
+        # every sample counts alike, also those of a batch that bad clips made shorter, or of a process with fewer
+        weight = samples / cfg.TRAIN.BATCH_SIZE if self.weighted else float(samples > 0)
+        if last:
+            self.weight_of_all = distributed.total_begun(state.pending_weight + weight)
         if samples:
             batch = self.transform(_to_device(batch, self.device), training=True, seed_words=words)
             self.spare = batch if distributed.world_size() > 1 else None
@@ -168,15 +176,12 @@ class Trainer:
             return {}
         else:
             batch = self._stand_in()
-        last = (state.iteration + 1) % self.accumulate == 0 or state.iteration + 1 == self.iters
         with self.exchange(last), self.autocast():
             outputs = self.task.forward(self.model, batch["inputs"])
             losses = self.task.losses(outputs, batch)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         if not torch.isfinite(total):
             self._stop_diverged(losses, batch)
-        # every sample counts alike, also those of a batch that bad clips made shorter, or of a process with fewer
-        weight = samples / cfg.TRAIN.BATCH_SIZE if self.weighted else 1.0
         with self.exchange(last):
             state.scaler.scale(total * weight).backward()
         state.pending_weight += weight
@@ -197,7 +202,7 @@ class Trainer:
         """Step with the mean gradient of what was accumulated. Nothing was: no step."""
         state, solver = self.state, self.cfg.SOLVER
         # gradients are means over the processes, so this is too
-        pending = distributed.total(state.pending_weight) / distributed.world_size()
+        pending = self.weight_of_all() / distributed.world_size()
         if not pending:
             return {}
         state.scaler.unscale_(state.optimizer)

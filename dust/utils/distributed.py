@@ -1,6 +1,7 @@
 """The few questions that the rest of dust asks about processes; all have an answer on one process."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,22 +38,35 @@ def all_gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def highest_begun(value: int) -> Callable[[], int]:
+    """Begin to find the largest of all ranks' values; what is returned waits for it. Work in between costs nothing."""
+    return _begun(torch.tensor(value), dist.ReduceOp.MAX)
+
+
+def total_begun(value: float) -> Callable[[], float]:
+    """The same for the sum."""
+    return _begun(torch.tensor(value, dtype=torch.float64), dist.ReduceOp.SUM)
+
+
+def _begun(tensor: torch.Tensor, operation: Any) -> Callable[[], Any]:
+    work = dist.all_reduce(tensor, operation, async_op=True) if world_size() > 1 else None
+
+    def wait() -> Any:
+        if work is not None:
+            work.wait()
+        return tensor.item()
+
+    return wait
+
+
 def highest(value: int) -> int:
     """The largest of all ranks' values, on every rank."""
-    if world_size() == 1:
-        return value
-    tensor = torch.tensor(value)
-    dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return int(tensor)
+    return highest_begun(value)()
 
 
 def total(value: float) -> float:
     """The sum of all ranks' values, on every rank."""
-    if world_size() == 1:
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(tensor)
-    return float(tensor)
+    return total_begun(value)()
 
 
 def barrier() -> None:
