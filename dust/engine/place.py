@@ -124,15 +124,20 @@ class Meeting:
             ) from error
 
     def all_failed(self, message: str, seconds: float) -> bool:
-        """Wait up to ``seconds`` for the others to fail in the same way; whether another one tells the user."""
-        deadline, before = time.monotonic() + seconds, 0
-        try:
-            before = self.store.add(message, 1) - 1
+        """Wait up to ``seconds`` for the others to fail in the same way; whether another one tells the user.
+
+        The first process does if it is among them: its output is the one that is looked at.
+        """
+        deadline, first = time.monotonic() + seconds, self.place.rank == 0
+        told = False
+        with contextlib.suppress(RuntimeError):  # the one that serves the store has gone
+            told = self.store.add(message, 1) > 1
+            if first:
+                self.store.set(f"{message} by the first", "1")
             while self.store.add(message, 0) < self.place.world_size and time.monotonic() < deadline:
                 time.sleep(0.05)
-        except RuntimeError:
-            pass  # the one that serves the store has gone
-        return before > 0
+            told = told or self.store.check([f"{message} by the first"])
+        return told and not first
 
     def first_leaves(self) -> None:
         """Said by the first process: all is saved and asked for."""

@@ -144,15 +144,13 @@ def log(config):
     return path.read_text() if path.exists() else ""
 
 
-def output(config):
-    """Everything that the processes of all jobs with this configuration have said."""
-    return "".join(
-        path.read_text() for path in sorted((config.parent / "jobs").glob("*/*.out")) if config.stem in path.read_text()
-    )
+def output(config, job):
+    """Everything that the processes of a job have said."""
+    return "".join(path.read_text() for path in sorted((config.parent / "jobs" / job).glob("*.out")))
 
 
 def in_training(config):
-    wait(lambda: '"train_epoch"' in log(config), 120, lambda: log(config) + output(config))
+    wait(lambda: '"train_epoch"' in log(config), 120, lambda: log(config))
 
 
 def checkpoints(config):
