@@ -170,7 +170,7 @@ _C.LOG_MODEL_INFO = True  # log parameters, FLOPs and memory of the model
 _C.DATA_LOADER = CN()
 _C.DATA_LOADER.NUM_WORKERS = 8  # decoding processes per training process; 0 = decode in the process itself
 _C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches, for CUDA
-_C.DATA_LOADER.DROP_LAST = True  # leave out a training epoch's last batch where it is not full
+_C.DATA_LOADER.DROP_LAST = True  # leave out the last optimizer step of an epoch where it is not full
 _C.DATA_LOADER.PREFETCH_FACTOR = 2  # batches that each worker keeps ready
 
 _C.TENSORBOARD = CN()
