@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dust.utils.checkpoint import list_checkpoints, verify_checkpoint
-from tests.faults.victims import KINDS, Victim, assert_same_outcome, changes, outcome, until, words
+from tests.faults.victims import KINDS, Victim, assert_same_outcome, outcome, saves, until, words
 
 RUN = {"SOLVER__MAX_EPOCH": 6, "LOG_PERIOD": 1}
 ROOT_ONLY = "needs root, to mount a small disk"
@@ -67,12 +67,12 @@ def assert_intact(checkpoints: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["plain", "background", "sharded"])
+@pytest.mark.parametrize("kind", ["background", "sharded", pytest.param("plain", marks=pytest.mark.faults100)])
 def test_a_disk_that_is_full_while_a_checkpoint_is_written(zygote, clips, disk, whole, kind):
     argv = words(clips, disk / "run", **RUN, **KINDS[kind])
     checkpoints = disk / "run" / "checkpoints"
     victim = zygote.start(argv)
-    changes(checkpoints, victim, 12)
+    saves(checkpoints, victim, 3)
     with filled(disk):
         assert_failed(victim, str(checkpoints / "checkpoint_"), "could not be written", "No space left")
         assert_intact(checkpoints)
@@ -99,7 +99,7 @@ def test_a_folder_that_turns_read_only(zygote, clips, tmp_path, whole):
     argv = words(clips, tmp_path / "run", **RUN)
     checkpoints = tmp_path / "run" / "checkpoints"
     victim = zygote.start(argv)
-    changes(checkpoints, victim, 8)
+    saves(checkpoints, victim, 2)
     with read_only(checkpoints, victim):
         assert_failed(victim, str(checkpoints / "checkpoint_"), "could not be written")
         assert_intact(checkpoints)

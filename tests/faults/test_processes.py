@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import psutil
 import pytest
 
+from dust.engine.run_dir import RunDir
 from tests.engine.test_resume import assert_same
-from tests.faults.victims import KILL, PARTS, Victim, changes, gone, newest, until, words
+from tests.faults.victims import KILL, PARTS, Victim, gone, newest, saves, until, words
 
 TWO = {
     "NUM_PROCS_PER_NODE": 2,
@@ -53,7 +54,7 @@ def disturb(zygote, clips, tmp_path, disturbances: Sequence[Disturbance], epochs
     rng, everyone = random.Random(9), list[psutil.Process]()
     for disturbance in disturbances:
         victim = zygote.start(words(clips, cut, **settings))
-        changes(cut / "checkpoints", victim, rng.randint(8, 24))
+        saves(cut / "checkpoints", victim, rng.randint(2, 5))
         everyone += victim.workers()
         expected = disturbance(victim)
         assert victim.wait() == expected, victim.said[-3000:]
@@ -65,8 +66,16 @@ def disturb(zygote, clips, tmp_path, disturbances: Sequence[Disturbance], epochs
 
 @pytest.mark.slow
 def test_a_dead_launcher_leaves_nothing_behind(zygote, clips, tmp_path):
-    """Dead ranks and TERM: tests/engine/test_launch.py."""
-    disturb(zygote, clips, tmp_path, [kill_launcher], epochs=10)
+    """Its processes end with it, and the folder is free. (Dead ranks and TERM: tests/engine/test_launch.py.)"""
+    victim = zygote.start(words(clips, tmp_path / "run", **TWO, SOLVER__MAX_EPOCH=1000))
+    saves(tmp_path / "run" / "checkpoints", victim, 2)
+    everyone = victim.workers()
+    assert len(victim.ranks()) == 2
+    expected = kill_launcher(victim)
+    assert victim.wait() == expected
+    until(lambda: all(gone(one) for one in everyone), "the end of what the dead left")
+    with RunDir(tmp_path / "run").lock():
+        pass
 
 
 @pytest.mark.faults100
@@ -77,4 +86,4 @@ def test_every_way_to_disturb_two_processes(zygote, clips, tmp_path, kind, backg
     if kind == "fsdp":
         more["TRAIN__PARALLEL"] = "fsdp"
     ways = [kill_first_rank, kill_second_rank, kill_launcher, term_to_all, term_to_launcher]
-    disturb(zygote, clips, tmp_path, ways, epochs=40, **more)
+    disturb(zygote, clips, tmp_path, ways, epochs=30, **more)

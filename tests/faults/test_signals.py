@@ -14,7 +14,7 @@ from tests.faults.victims import assert_same_outcome, outcome, until, words
 #: The line of the log after which the signal comes, and how long after it at most (seconds).
 MOMENTS = {
     "first step": ("training from scratch", 0.2),
-    "train": ('"train_iter"', 0.2),
+    "train": ('"train_iter"', 0.1),
     "save": ('"train_iter"', 0.02),
     "eval": ('"train_epoch"', 0.1),
     "test": ('"test_iter"', 0.0),
@@ -32,7 +32,7 @@ def lines(out: Path, what: str = "") -> list[str]:
 def end_by_term(zygote, argv: list[str], out: Path, moment: str, rng: random.Random, group: bool) -> None:
     """Start the run, send TERM at the moment, and see that it leaves at once and properly."""
     mark, delay = MOMENTS[moment]
-    after = len(lines(out, mark)) + (rng.randint(0, 6) if moment in ("train", "save") else 0)
+    after = len(lines(out, mark)) + (rng.randint(0, 4) if moment in ("train", "save") else 0)
     victim = zygote.start(argv)
     until(lambda: len(lines(out, mark)) > after or victim.ended(), f"{mark} in the log", victim)
     time.sleep(rng.uniform(0.0, delay))

@@ -143,18 +143,18 @@ def gone(process: psutil.Process) -> bool:
         return True
 
 
-def changes(folder: Path, victim: Victim, count: int) -> None:
-    """Wait until ``folder`` has changed so often (files made, renamed, removed), or the run has ended."""
-    last = -1
+def saves(folder: Path, victim: Victim, count: int) -> None:
+    """Wait until the run has written so many checkpoints into ``folder`` (each has a name of its own), or has ended."""
+    last = list_checkpoints(folder)[-1:]
 
-    def changed() -> bool:
+    def saved() -> bool:
         nonlocal last, count
-        now = folder.stat().st_mtime_ns if folder.is_dir() else -1
+        now = list_checkpoints(folder)[-1:]
         count -= now != last
         last = now
-        return count < 0 or victim.ended()
+        return count <= 0 or victim.ended()
 
-    until(changed, f"a checkpoint in {folder}", victim)
+    until(saved, f"a checkpoint in {folder}", victim)
 
 
 def newest(out: Path) -> dict:
