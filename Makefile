@@ -1,9 +1,11 @@
 # make demo : set up, generate data, train and test a small TimeSformer    make test : set up, run the test suite
+#                                                                          WORKERS=8 make test : more processes (2)
 # make test-quickstarts : the quickstarts that train for minutes
 # make test-faults : 400 kills, and whatever else make test samples, for half an hour
 # make test-cluster : a Slurm on this machine, as root or with sudo; installed by apt-get where missing
 # make lint : style, format and types                                      PYTHON=python3.12 make test : another interpreter
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/quickstart
@@ -20,7 +22,7 @@ demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/dust --cfg configs/quickstart/video.yaml
 
 test: $(VENV)/.test-$(VERSION)
-	$(BIN)/python -m pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=15
 
 # -rs: a machine that cannot do it says why.
 test-cluster: $(VENV)/.test-$(VERSION)

@@ -28,7 +28,7 @@ REQUIRES = [
     "tqdm",
 ]
 TRACKS = ["opencv-python-headless"]
-TEST = ["pytest>=8", "pytest-timeout", *TRACKS]
+TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", *TRACKS]
 
 setup(
     name="dust-video",

@@ -3,10 +3,12 @@
 import csv
 import errno
 import fcntl
+import io
 import logging
 import os
 import signal
 import subprocess
+import sys
 
 import psutil
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from dust.datasets.loader import Loader, _start_worker
 from dust.datasets.sample import BadClip
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.utils.logging import _LogFile
+from dust.utils.logging import _AboveProgressBar, _LogFile
 from tests.faults.victims import gone, until
 
 HEAD = b"split,id,path,reason\r\n"
@@ -54,10 +56,19 @@ def test_a_list_of_bad_clips_that_was_cut_off(tmp_path, left, known):
     assert data.count(b"train,a,") == 1
 
 
-def test_names_that_are_no_utf8(tmp_path):
+def test_names_that_are_no_utf8(tmp_path, caplog):
+    caplog.set_level(logging.ERROR, logger="dust")  # pytest's own messages are UTF-8
     path = tmp_path / "bad_clips.csv"
     BadClipLog(path, "val", "skip")(BadClip("x", os.fsdecode(b"caf\xe9.mp4"), "no frames"))
     assert rows(path) == ["x"]
+
+
+def test_such_a_name_does_not_cost_the_console(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="utf-8"))
+    for text in (os.fsdecode(b"caf\xe9.mp4"), "still here"):
+        _AboveProgressBar().emit(logging.makeLogRecord({"msg": text}))
+    assert raw.getvalue() == b"caf\\udce9.mp4\nstill here\n"
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
