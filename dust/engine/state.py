@@ -232,14 +232,14 @@ def _resume(cfg, state: TrainState, sampler: EpochBatchSampler, path: Path, save
     before = (saved.get("world_size", 1), saved.get("accumulate", state.accumulate))
     if "step" in saved and not saved["complete"]:
         state.iteration = min(saved["step"] * state.accumulate, len(sampler))
-    if before != now:
+    if before != now and distributed.is_main():
         logger.warning(
             "the checkpoint was written by %d processes (%d batches per step), now there are %d (%d): every optimizer "
             "step takes the same %d clips, but dropout, mixing and rounding differ, so the run is not identical to "
             "one that went on as before",
             *before, *now, state.global_batch,
         )  # fmt: skip
-    if state.global_batch != asked:
+    if state.global_batch != asked and distributed.is_main():
         logger.warning(
             "TRAIN.BATCH_SIZE %d x NUM_SHARDS %d: the run began with %d clips per optimizer step and keeps them, and "
             "its learning rates", cfg.TRAIN.BATCH_SIZE, cfg.NUM_SHARDS, state.global_batch,

@@ -203,7 +203,8 @@ def parameters(args: argparse.Namespace, works: Sequence[Work]) -> dict[str, Any
         if nodes > 1:
             raise ConfigError(f"NUM_SHARDS {nodes}: --local and --debug run on one machine; set --num_shards 1")
         # its processes are started by the launcher
-        return {"timeout_min": args.timeout, "nodes": 1, "tasks_per_node": 1, "gpus_per_node": gpus}
+        one = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": gpus}
+        return {"timeout_min": args.timeout, "stderr_to_stdout": True, **one}
     workers = max(cfg.DATA_LOADER.NUM_WORKERS for work in works for cfg in work.cfgs)
     cpus = args.cpus_per_task or workers + 1
     constraint = "&".join(filter(None, (args.constraint, "volta32gb" if args.use_volta32 else "")))

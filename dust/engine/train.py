@@ -106,7 +106,8 @@ class Trainer:
             except Interrupted:
                 path = state.save(self.run, self._meter_of_all())
                 state.saver.wait()
-                logger.warning("stopped at epoch %d, iteration %d; saved %s", state.epoch + 1, state.iteration, path)
+                if distributed.is_main():
+                    logger.warning("stopped at epoch %d, iteration %d; saved %s", state.epoch + 1, state.iteration, path)
                 raise
 
     def _train_epoch(self) -> None:
