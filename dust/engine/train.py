@@ -107,7 +107,9 @@ class Trainer:
                 path = state.save(self.run, self._meter_of_all())
                 state.saver.wait()
                 if distributed.is_main():
-                    logger.warning("stopped at epoch %d, iteration %d; saved %s", state.epoch + 1, state.iteration, path)
+                    logger.warning(
+                        "stopped at epoch %d, iteration %d; saved %s", state.epoch + 1, state.iteration, path
+                    )
                 raise
 
     def _train_epoch(self) -> None:
