@@ -1,6 +1,7 @@
 """Which signals a helper process minds."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -8,6 +9,9 @@ from collections.abc import Iterator
 
 #: What schedulers send to every process of a job, not only to the one that can act on it.
 FOR_THE_PARENT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+#: Seconds between two looks whether the parent is still there.
+LOOK = 2.0
 
 
 @contextlib.contextmanager
@@ -21,22 +25,27 @@ def held_back() -> Iterator[None]:
 
 
 def mind_only_the_parent() -> None:
-    """To be called in a loader's worker: from now on only its parent ends it.
+    """To be called in a loader's worker: from now on only its parent ends it, by what it says or by being gone.
 
     Ctrl-C and Slurm's TERM, USR1 and USR2 reach all processes of a job. A worker that died of one would take the
     training process down with it before that has saved. The parent's own TERM (``Process.terminate``) still ends it.
+    And so does its death, at whatever moment: torch's own watch takes a worker's second parent for its first one, if
+    that was killed early enough.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, where nothing tells who sent a signal
+    if not hasattr(signal, "sigtimedwait"):  # macOS, where nothing tells who sent a signal
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
-    threading.Thread(target=_wait, args=(os.getppid(),), name="signals", daemon=True).start()
+    parent = multiprocessing.parent_process()
+    number = os.getppid() if parent is None or parent.pid is None else parent.pid
+    threading.Thread(target=_watch, args=(number,), name="signals", daemon=True).start()
 
 
-def _wait(parent: int) -> None:
-    while True:
-        sent = signal.sigwaitinfo(FOR_THE_PARENT)
-        if sent.si_signo == signal.SIGTERM and sent.si_pid == parent:
-            os._exit(0)
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        sent = signal.sigtimedwait(FOR_THE_PARENT, LOOK)
+        if sent is not None and sent.si_signo == signal.SIGTERM and sent.si_pid == parent:
+            break
+    os._exit(0)

@@ -5,10 +5,12 @@ import errno
 import fcntl
 import io
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -123,3 +125,29 @@ def test_workers_mind_their_parent_only():
     worker.terminate()
     until(lambda: gone(worker), "the end of the worker")
     del batches
+
+
+def begin_without_a_parent(parent, sender):
+    """A worker whose parent dies before the worker's first line."""
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    sender.send(os.getpid())
+    _start_worker(0)
+    time.sleep(600)
+
+
+def parent_that_dies(sender):
+    context = multiprocessing.get_context("fork")
+    context.Process(target=begin_without_a_parent, args=(os.getpid(), sender)).start()
+    time.sleep(600)
+
+
+def test_a_worker_whose_parent_dies_as_it_begins():
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    parent = context.Process(target=parent_that_dies, args=(sender,))
+    parent.start()
+    worker = receiver.recv()
+    until(lambda: not psutil.pid_exists(worker) or gone(psutil.Process(worker)), "the end of the worker")
+    parent.join()
