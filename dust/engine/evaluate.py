@@ -1,5 +1,6 @@
 """One split through the evaluation loop into a task's evaluation, on one process or many."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 from dust.datasets.device_transform import DeviceTransform
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
+from dust.engine.interrupt import InterruptFlag, Leave
 from dust.engine.run_dir import BadClipLog
 from dust.engine.setup import autocast_of
 from dust.tasks.task import Evaluation, Task
@@ -28,9 +30,11 @@ def evaluate(
     transform: DeviceTransform,
     bad_clips: BadClipLog,
     on_sample: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], None] = lambda: None,
+    interrupt: InterruptFlag | None = None,
 ) -> tuple[Evaluation, dict[str, int]]:
-    """Returns the evaluation of every sample exactly once, and ``{"samples", "bad_clips"}`` over all processes."""
+    """Returns the evaluation of every sample exactly once, and ``{"samples", "bad_clips"}`` over all processes.
+
+    Raises Interrupted in all of them if a signal has come to any that listens with ``interrupt``."""
     bad_ids: set[str] = set()
 
     def note(bad: BadClip) -> None:  # a sample that comes in pieces is bad once
@@ -46,13 +50,16 @@ def evaluate(
         micro_batch=cfg.TEST.BATCH_SIZE,
         autocast=autocast_of(cfg, device),
         on_bad=note,
-        should_stop=should_stop,
+        should_stop=interrupt.check_alone if interrupt else lambda: None,
     )
     evaluation = task.evaluation(split)
     total = len(loader)
-    for done, record in enumerate(loop(progress(loader, total=total, desc=split)), start=1):
-        evaluation.update(record)
-        on_sample(done, total)
+    with contextlib.suppress(Leave):
+        for done, record in enumerate(loop(progress(loader, total=total, desc=split)), start=1):
+            evaluation.update(record)
+            on_sample(done, total)
+    if interrupt:
+        interrupt.check()
     gathered = distributed.all_gather_objects((evaluation.records(), bad_clips.count))
     evaluation.replace_records([record for records, _ in gathered for record in records])
     evaluation.finish(model)

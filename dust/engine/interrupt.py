@@ -185,6 +185,10 @@ def _watch(reader: int, leave: Callable[[int], object]) -> None:
                         os._exit(128 + signum)
 
 
+class Leave(Exception):
+    """This process has been asked to stop; what it was doing is of no use any more."""
+
+
 class InterruptFlag:
     """What a loop asks whether it shall stop.
 
@@ -225,11 +229,10 @@ class InterruptFlag:
         return stop_if_asked
 
     def check_alone(self) -> None:
-        """The same in a stretch that processes go through each at its own pace: only a single process stops there."""
-        from dust.utils import distributed
-
-        if distributed.world_size() == 1:
-            self.check()
+        """The same in a stretch that processes go through each at its own pace: raise :class:`Leave` if a signal has
+        come to this one. Where the stretch ends, :meth:`check` asks all."""
+        if self.signum:
+            raise Leave
 
 
 def _is_main() -> bool:

@@ -23,7 +23,7 @@ from dust.models.optimizer import set_lr
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils import distributed
-from dust.utils.errors import DataError, DustError
+from dust.utils.errors import CheckpointError, DataError, DustError
 from dust.utils.logging import progress
 from dust.utils.lr_policy import LRSchedule
 from dust.utils.meters import TrainMeter, ValMeter
@@ -104,6 +104,10 @@ class Trainer:
                     self._close_epoch()
                 state.saver.wait()
             except Interrupted:
+                try:
+                    state.saver.wait()
+                except CheckpointError as error:  # the one before: it is no reason not to try this one
+                    logger.error("%s", error)
                 path = state.save(self.run, self._meter_of_all())
                 state.saver.wait()
                 if distributed.is_main():
@@ -267,9 +271,8 @@ class Trainer:
                 transform=self.transform,
                 bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", cfg.TEST.ON_BAD_CLIP),
                 on_sample=lambda n, total: self.val_meter.log_iter(state.epoch, n, total),
-                should_stop=self.interrupt.check_alone,
+                interrupt=self.interrupt,
             )
-        self.interrupt.check()
         metrics = evaluation.metrics()
         self.val_meter.log_epoch(state.epoch, metrics)
         state.least_errors = dict(self.val_meter.best)

@@ -1,6 +1,7 @@
 """Sharded models and checkpoints: the same numbers as whole ones, on any number of processes, written when they may."""
 
 import shutil
+import time
 
 import pytest
 import torch
@@ -154,6 +155,27 @@ def test_bad_clips_are_counted_over_all_processes(clips, tmp_path):
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2 and error.count("error: 2 clips of this epoch could not be read") == 1, error
     assert len((tmp_path / "run" / "bad_clips.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_term_does_not_wait_for_the_end_of_an_evaluation(clips, tmp_path):
+    shutil.copytree(clips, tmp_path / "clips")
+    head, *rows = (clips / "val.csv").read_text().splitlines()
+    for number in range(1000):  # a long one
+        for row in rows:
+            (tmp_path / "clips" / f"{number}_{row.split(',')[0]}").symlink_to(clips / row.split(",")[0])
+    many = [f"{number}_{row}" for number in range(1000) for row in rows]
+    (tmp_path / "clips" / "val.csv").write_text("\n".join([head, *many]))
+    log = tmp_path / "run" / "stdout.log"
+    process = start(words(tmp_path / "clips", tmp_path / "run", **{**PLAIN, "NUM_PROCS_PER_NODE": 2, "LOG_PERIOD": 1}))
+    deadline = time.monotonic() + 240
+    while not log.exists() or '"val_iter"' not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+    process.terminate()
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 143, error
+    assert "stopped at epoch 1, iteration 3; saved" in log.read_text() and '"val_epoch"' not in log.read_text()
 
 
 class Block(nn.Module):
