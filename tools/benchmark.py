@@ -4,7 +4,7 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dust.utils.errors import DustError
@@ -74,6 +74,13 @@ def parser() -> argparse.ArgumentParser:
     experts.add_argument("--steps", type=int, default=2, help="CAST: of training, in each process")
     experts.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
 
+    _about_clusters(add)
+    for command in (model, test):
+        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    return top
+
+
+def _about_clusters(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     scaling = add("scaling", "throughput of several processes on this machine's CPU against one, data in memory")
     checkpoint = add("checkpoint", "what saving within an epoch costs, synchronous and asynchronous")
     scaling.add_argument("--processes", type=int, default=2)
@@ -100,9 +107,6 @@ def parser() -> argparse.ArgumentParser:
     cluster.add_argument("--per-node", type=int, default=8, help="GPUs of a node")
     cluster.add_argument("--nics", type=int, default=8, help="network cards of a node")
     cluster.add_argument("--decode-ms", type=float, default=36.0, help="CPU time of reading a clip")
-    for command in (model, test):
-        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    return top
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
