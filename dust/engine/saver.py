@@ -44,7 +44,7 @@ class Saver:
         """
         self.wait()
         if not is_sharded(path):
-            tree = whole_tensors(tree)
+            tree = whole_tensors(tree, keep=distributed.is_main())
             if not distributed.is_main():
                 return
         if self.pool is None:

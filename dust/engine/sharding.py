@@ -92,13 +92,17 @@ def part_of(value: Any, like: Tensor) -> Any:
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_tensors(tree: Any) -> Any:
-    """``tree`` with every shared tensor whole, on the CPU, on every process; all processes must ask together."""
+def whole_tensors(tree: Any, keep: bool = True) -> Any:
+    """``tree`` with every shared tensor whole, on the CPU; all processes must ask together. One that does not ``keep``
+    them only takes part, a tensor at a time, and gets None in their places."""
     if isinstance(tree, dict):
-        return {key: whole_tensors(value) for key, value in tree.items()}
+        return {key: whole_tensors(value, keep) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(whole_tensors(value) for value in tree)
-    return tree.full_tensor().cpu() if isinstance(tree, DTensor) else tree
+        return type(tree)(whole_tensors(value, keep) for value in tree)
+    if not isinstance(tree, DTensor):
+        return tree
+    whole = tree.full_tensor()
+    return whole.cpu() if keep else None
 
 
 def layout_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[tuple[Any, ...], torch.Size], Any]:
@@ -110,7 +114,7 @@ def layout_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[t
         like: Any = None
         if path[0] in ("model_state", "ema_state"):
             like = weights.get(path[1])
-        elif path[:2] == ("optimizer_state", "state"):
+        elif path[:2] == ("optimizer_state", "state") and path[2] < len(parameters):
             like = parameters[path[2]]
         return like if isinstance(like, DTensor) and like.shape == shape else None
 

@@ -10,7 +10,9 @@ from torch import nn
 from dust.datasets.loader import EpochBatchSampler
 from dust.engine import saver
 from dust.engine.interrupt import Interrupted
+from dust.engine.run_dir import RunDir
 from dust.engine.sharding import blocks_of
+from dust.engine.train import Trainer
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
 from tests.engine.test_launch import PLAIN, epochs, run, weights
@@ -135,6 +137,14 @@ def test_fewer_nodes_keep_the_steps_and_the_rates(tiny, caplog):
     assert (
         "TRAIN.BATCH_SIZE 2 x NUM_SHARDS 1: the run began with 4 clips per optimizer step and keeps them" in caplog.text
     )
+
+
+def test_parts_of_a_larger_model_are_another_run(tiny):
+    parts = {"TRAIN__CHECKPOINT_FORMAT": "sharded", "SOLVER__MAX_EPOCH": 1, "TRAIN__EVAL_PERIOD": 0}
+    cfg = tiny("run", **parts)
+    Trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
+    with pytest.raises(CheckpointError, match="TIMESFORMER.DEPTH: 2 -> 1"):
+        train(tiny("run", **parts, TIMESFORMER__DEPTH=1))
 
 
 def test_other_steps_are_another_run(tiny):
