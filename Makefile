@@ -1,5 +1,7 @@
 # make demo : set up, generate data, train and test a small TimeSformer    make test : set up, run the test suite
 #                                                                          WORKERS=8 make test : more processes (2)
+# make test-versions : the fast part of the suite with the oldest versions that setup.py allows, and with the newest
+# make test-identical BASE=COMMIT : the same small trainings and golden cases by two commits; no bit may differ
 # make test-quickstarts : the quickstarts that train for minutes
 # make test-faults : 400 kills, and whatever else make test samples, for half an hour
 # make test-cluster : a Slurm on this machine, as root or with sudo; installed by apt-get where missing
@@ -14,7 +16,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
 endif
 
-.PHONY: demo test test-cluster test-faults test-quickstarts lint clean
+.PHONY: demo test test-cluster test-faults test-identical test-quickstarts test-versions lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
@@ -30,6 +32,37 @@ test-cluster: $(VENV)/.test-$(VERSION)
 
 test-quickstarts: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest -m quickstart --durations=15
+
+# The oldest Python where it is installed (pyenv's folders are looked at too), else this one.
+OLDEST_PYTHON := python3.10
+FAST := not slow and not cluster and not faults100 and not quickstart
+test-versions:
+	@python=$$(for one in $(OLDEST_PYTHON) $$(ls -d ~/.pyenv/versions/3.10.*/bin/python 2>/dev/null) $(PYTHON); do \
+	  $$one -c '' 2>/dev/null && { echo $$one; break; }; done); \
+	echo "oldest versions, $$($$python --version)"; $(MAKE) --no-print-directory .venv-oldest/.made OLDEST=$$python
+	.venv-oldest/bin/python -m pip list --format freeze | grep -iE '^(torch|torchvision|timm|av|pillow|numpy)='
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile -rs -m "$(FAST)"
+	@echo "newest versions, $$($(PYTHON) --version)"; $(MAKE) --no-print-directory .venv-newest/.made
+	.venv-newest/bin/python -m pip list --format freeze | grep -iE '^(torch|torchvision|timm|av|pillow|numpy)='
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) --dist loadfile -rs -m "$(FAST)"
+
+.venv-oldest/.made: setup.py tests/oldest.txt
+	$(OLDEST) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install -q --upgrade pip
+	.venv-oldest/bin/python -m pip install -q -e ".[test]" -c tests/oldest.txt
+	@touch $@
+
+# made again each time: what is newest changes without a file here that would tell
+.venv-newest/.made: FORCE
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade pip
+	.venv-newest/bin/python -m pip install -q --upgrade -e ".[test]"
+	@touch $@
+
+FORCE:
+
+test-identical: $(VENV)/.test-$(VERSION)
+	$(BIN)/python benchmarks/identical.py --base $(BASE)
 
 test-faults: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest tests/faults -m "faults100 or not faults100" -rs --durations=15
@@ -58,4 +91,4 @@ $(VENV)/.dev-$(VERSION): setup.py $(VENV)/.python-$(VERSION)
 	@touch $@ $(VENV)/.test-$(VERSION)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info

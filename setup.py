@@ -9,25 +9,29 @@ VERSION = next(
     line.split('"')[1] for line in (HERE / "dust" / "__init__.py").read_text().splitlines() if "__version__" in line
 )
 
+# The lower bounds are those of tests/oldest.txt, with which `make test-versions` runs the suite; so is the newest of each.
 REQUIRES = [
     "torch>=2.10",
-    "torchvision",
-    "fvcore",
-    "yacs",
+    "torchvision>=0.25",
+    "fvcore>=0.1.5.post20221221",
+    "yacs>=0.1.8",
     "timm>=1.0.15",
-    "einops",
+    "einops>=0.8.0",
     "av>=15,<19",
-    "simplejson",
-    "psutil",
-    "scikit-learn",
-    "tensorboard",
-    "submitit",
-    "safetensors",
-    "huggingface_hub",
-    "matplotlib",
-    "tqdm",
+    "numpy>=2.1",
+    "Pillow>=11.0",
+    "PyYAML>=6.0",
+    "simplejson>=3.19.1",
+    "psutil>=6.0",
+    "scikit-learn>=1.5",
+    "tensorboard>=2.18",
+    "submitit>=1.5.2",
+    "safetensors>=0.5",
+    "huggingface_hub>=0.27",
+    "matplotlib>=3.9",
+    "tqdm>=4.66.1",
 ]
-TRACKS = ["opencv-python-headless"]
+TRACKS = ["opencv-python-headless>=4.10"]
 TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", *TRACKS]
 
 setup(

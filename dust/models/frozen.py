@@ -34,7 +34,8 @@ def activate(hidden: torch.Tensor, activation: str) -> torch.Tensor:
 class _FrozenHidden(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> torch.Tensor:
-        hidden = F.linear(x, weight, bias)
+        # no leaf: torch 2.10's autocast would keep its 16-bit copy, made without gradient, for later layers
+        hidden = F.linear(x.detach(), weight, bias)
         ctx.save_for_backward(x, weight, bias)
         ctx.activation, ctx.dtype = activation, hidden.dtype  # under autocast not x's
         if activation == "gelu":

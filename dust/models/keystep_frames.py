@@ -7,6 +7,7 @@ Written from the paper: encoder, Linear + BatchNorm + ReLU to the embedding, and
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -149,8 +150,11 @@ def _timm_encoder(arch: str, img_size: int) -> nn.Module:
         raise ConfigError(f"KEYSTEP.SPATIAL.ARCH {arch!r} is no model of timm's{': near ' + near if near else ''}")
     config = timm.get_pretrained_cfg(arch)
     fixed: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
+    device = torch.get_default_device()
     try:
-        return timm.create_model(arch, pretrained=False, num_classes=0, **fixed)
+        with torch.device("cpu"):  # where it is meta: ViTs of timm 1.0.15 read numbers from tensors as they are made
+            model = timm.create_model(arch, pretrained=False, num_classes=0, **fixed)
+        return model.to(device)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"KEYSTEP.SPATIAL.ARCH {arch} for pictures of {img_size} pixels: {error}") from error
 

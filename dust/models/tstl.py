@@ -180,13 +180,13 @@ class TSTL(nn.Module):
 
     def gflops(self) -> float:
         """10^9 multiplications and additions of one CAST on one clip; ``forwards`` times that is what a clip costs."""
-        from torch.utils.flop_counter import FlopCounterMode
+        from dust.utils.flops import flop_counter  # torch's part takes a while to import
 
         tensors = [*self.selector.parameters(), *self.selector.buffers()]
         meta = {id(tensor): torch.empty_like(tensor, device="meta", requires_grad=False) for tensor in tensors}
         meta |= {id(p): nn.Parameter(meta[id(p)], requires_grad=False) for p in self.selector.parameters()}
         model = copy.deepcopy(self.selector, meta)
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             model(torch.empty(1, *self.selector.clip_shape, device="meta"))
         return counter.get_total_flops() / 1e9
 

@@ -67,7 +67,7 @@ def _legacy_regions(size: int, padded: int, window: int, shift: int) -> list[int
     else:
         cuts = [None, -window, -q, -shift, None]
     for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
-        for place in range(*slice(start, stop).indices(padded)):
+        for place in list(range(padded))[start:stop]:
             regions[place] = number
     return regions
 

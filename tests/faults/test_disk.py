@@ -89,9 +89,11 @@ def read_only(folder: Path, victim: Victim) -> Iterator[None]:
         return
     if not mounted("--bind", str(folder), str(folder)):
         pytest.skip("needs the right to mount")
-    until(lambda: mounted("-o", "remount,ro,bind", str(folder)) or victim.ended(), "a moment without a save", victim)
-    yield
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    try:
+        until(lambda: mounted("-o", "remount,ro,bind", str(folder)) or victim.ended(), "no open file there", victim)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.slow
@@ -102,8 +104,10 @@ def test_a_folder_that_turns_read_only(zygote, clips, tmp_path, whole):
     saves(checkpoints, victim, 2)
     with read_only(checkpoints, victim):
         assert_failed(victim, str(checkpoints / "checkpoint_"), "could not be written")
-        assert_intact(checkpoints)
+        # a file that was whole but not renamed yet cannot be removed there; the next start does that
+        assert all(verify_checkpoint(path) == "ok" for path in list_checkpoints(checkpoints))
     zygote.finish(argv)
+    assert_intact(checkpoints)
     assert_same_outcome(tmp_path / "run", whole)
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from dust.datasets.keystep_sampling import clip_indices, window_ends, window_span
 from dust.models.keystep import TemporalEncoder
 from dust.models.keystep_stream import StepStream, padding_of, span_of, window_probabilities
 from dust.models.keystep_video import KeyStepVideo
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.flops import flop_counter
 from dust.utils.procedure import Procedure
 from dust.utils.step_decoder import StepDecoder
 
@@ -112,9 +112,9 @@ def test_cost_per_frame():
     """N = 65, D = 128, ViT-S/16 and the paper's temporal encoder: at least 50 times less than the window anew."""
     with torch.device("meta"):
         model = KeyStepVideo(frames={}, temporal={}).eval()
-        with FlopCounterMode(display=False) as naive:
+        with flop_counter() as naive:
             model(torch.empty(1, 3, 65, 224, 224))
-        with FlopCounterMode(display=False) as cached:
+        with flop_counter() as cached:
             model.embed(torch.empty(1, 3, 1, 224, 224))
             model.temporal_encoder(torch.empty(1, 65, 128))
     ratio = naive.get_total_flops() / cached.get_total_flops()

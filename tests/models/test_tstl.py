@@ -9,6 +9,7 @@ from dust.models.tstl import TSTL
 from dust.models.tstl_votes import vote
 from dust.utils.checkpoint import save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
+from dust.utils.flops import flop_counter
 from tests.models.test_cast import experts as expert_models
 
 GROUPS = ((4, 0), (1, 2), (3, 5, 6))
@@ -196,11 +197,10 @@ def test_size_of_the_published_model():
 
 def test_gflops_count_multiplications_and_additions():
     model = tiny()
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:  # real tensors, and fused attention where there is a kernel
         model.selector(video_of(3))
-    assert model.gflops() == pytest.approx(counter.get_total_flops() / 3 / 1e9)
+    assert model.gflops() == counter.get_total_flops() / 3 / 1e9
+    assert model.gflops() == 866_448 / 1e9  # on every version of torch
     assert model.selector.clip_conv1.weight.device.type == "cpu"
 
 

@@ -228,7 +228,7 @@ def benchmark_cluster(
 
 
 METHOD = (
-    "A simulation, nothing is run on a GPU. Counted: FLOP of forward and backward (torch.utils.flop_counter; with what "
+    "A simulation, nothing is run on a GPU. Counted: FLOP of forward and backward (dust.utils.flops; with what "
     "activation checkpointing computes again, without weight gradients of what is frozen), and activations on fake "
     "tensors. All else follows from the assumptions below."
 )

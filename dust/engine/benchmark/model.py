@@ -21,6 +21,7 @@ from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts, Task
 from dust.utils.errors import DustError
+from dust.utils.flops import flop_counter
 
 METHOD = (
     "A step is forward, loss and backward (with --optimizer its step too), in eval the forward alone, on random clips "
@@ -28,7 +29,7 @@ METHOD = (
     "after the other. Per process the median of the steps after the warm-up, then the median over the rounds; a ratio "
     "is the median of the rounds' ratios to the first row. peak_mib is the largest resident memory of the process; "
     "above_mib is how far that lies above what stood before the first forward (weights, clips and libraries). GFLOP "
-    "are counted by torch.utils.flop_counter for one clip's forward (2 per multiply-add)."
+    "are counted by dust.utils.flops for one clip's forward (2 per multiply-add)."
 )
 #: What a training step costs beside its forward, in forwards, as MFU counts it (recomputation does not count).
 BACKWARD_IN_FORWARDS = 2
@@ -272,11 +273,9 @@ def _touch_libraries(cfg, device: torch.device) -> None:
 
 def count_flops(model: nn.Module, task: Task, inputs: dict[str, Tensor]) -> int:
     """FLOP of one forward in eval mode, 2 per multiply-add. Moves the model to the meta device: nothing is computed."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     model.to("meta").eval()
     abstract = {name: value.to("meta") for name, value in inputs.items()}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), flop_counter() as counter:
         task.forward(model, abstract)
     return counter.get_total_flops()
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from dust.engine.benchmark.model import random_batch
 from dust.engine.setup import autocast_of
@@ -19,6 +18,7 @@ from dust.models import build_model
 from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
+from dust.utils.flops import flop_counter
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def count_step(cfg, batch: int) -> StepCost:
         model = model.to_empty(device=CPU).train()
         data = _fake_batch(cfg, views)
         _step(cfg, model, task, data)  # gradients stand from the second step on, as DDP's buckets do
-        held, flops = _Held(), FlopCounterMode(display=False)
+        held, flops = _Held(), flop_counter()
         with held, flops:
             loss = _loss(cfg, model, task, data)
             forward = flops.get_total_flops()

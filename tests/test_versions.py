@@ -1,0 +1,47 @@
+"""setup.py claims what `make test-versions` runs, and nothing else."""
+
+import ast
+import importlib.metadata
+import re
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests.helpers import ROOT
+
+
+def lists_of_setup() -> dict[str, list[str]]:
+    """The lists of strings that setup.py assigns to names."""
+    found = {}
+    for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
+            values = [item.value for item in node.value.elts if isinstance(item, ast.Constant)]
+            found[node.targets[0].id] = values
+    return found
+
+
+def oldest() -> dict[str, Version]:
+    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name.lower(): Version(version) for name, version in pairs}
+
+
+def test_every_lower_bound_is_the_version_that_is_tested():
+    tested = oldest()
+    for line in [*lists_of_setup()["REQUIRES"], *lists_of_setup()["TRACKS"]]:
+        requirement = Requirement(line)
+        bounds = [Version(one.version) for one in requirement.specifier if one.operator == ">="]
+        assert len(bounds) == 1, f"{line}: say from which version on"
+        have = tested[requirement.name.lower()]
+        assert have.release[: len(bounds[0].release)] == bounds[0].release and have >= bounds[0], line
+
+
+def test_what_is_installed_is_what_is_claimed():
+    for line in lists_of_setup()["REQUIRES"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True), line
+
+
+def test_the_python_that_is_claimed_is_the_oldest_that_is_tried():
+    claimed = re.search(r'python_requires=">=(3\.\d+)"', (ROOT / "setup.py").read_text()).group(1)
+    assert f"OLDEST_PYTHON := python{claimed}" in (ROOT / "Makefile").read_text()
