@@ -9,7 +9,7 @@ VERSION = next(
     line.split('"')[1] for line in (HERE / "dust" / "__init__.py").read_text().splitlines() if "__version__" in line
 )
 
-# The lower bounds are those of tests/oldest.txt, with which `make test-versions` runs the suite; so is the newest of each.
+# Lower bounds are those of tests/oldest.txt: `make test-versions` runs the suite with them, and with the newest.
 REQUIRES = [
     "torch>=2.10",
     "torchvision>=0.25",
