@@ -249,9 +249,13 @@ def test_a_job_that_gets_nowhere_fails_in_all_tasks(clips, tmp_path, scontrol, p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum):
+@pytest.mark.parametrize(
+    ("signum", "lives", "code"), [(signal.SIGTERM, 0, 143), (signal.SIGUSR2, 0, 140), (signal.SIGUSR2, 1, 1)]
+)
+def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum, lives, code):
     """The second task never comes; the first hangs in a call that Python's own handlers cannot break off."""
+    for _ in range(lives):
+        assert Lives("9", [tmp_path / "run"], time.monotonic(), {}).go_on(signum)
     process, absent = tasks(words(clips, tmp_path / "run", **PLAIN), 2, scontrol)
     absent.kill()
     absent.communicate()
@@ -262,8 +266,9 @@ def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum
         time.sleep(0.1)
     process.send_signal(signum)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum and "Traceback" not in error, error
-    assert (tmp_path / "asked").exists() == (signum == signal.SIGUSR2)
+    assert process.returncode == code and "Traceback" not in error, error
+    assert (tmp_path / "asked").exists() == (code == 140)
+    assert ("job 9 made no step in 2 lives in a row" in error) == (code == 1)
 
 
 @pytest.mark.slow
