@@ -139,9 +139,9 @@ class Lives:
     def _earlier(self) -> list[float]:
         """Seconds of each life without a step right before this one; of another job, or of this one before it got
         any further, they do not count."""
-        if not self.record.is_file():
-            return []
         try:
+            if not self.record.is_file():
+                return []
             with open(self.record, "rb") as file:
                 record: Any = json.loads(file.read(LONGEST))
             seconds = record["seconds"]
@@ -160,8 +160,6 @@ def _digest(found: frozenset[str]) -> str:
 
 def time_limit(job: str, environ: Mapping[str, str] = os.environ) -> str:
     """A sentence that names a job's time limit, as Slurm says it now, or else its environment."""
-    from dust.engine.submit import minutes_of
-
     minutes = math.nan
     try:
         asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%l"], capture_output=True, text=True, timeout=20)
@@ -175,3 +173,14 @@ def time_limit(job: str, environ: Mapping[str, str] = os.environ) -> str:
     if math.isnan(minutes):
         return "What its time limit is, Slurm does not say"
     return "It has no time limit" if math.isinf(minutes) else f"Its time limit is {minutes:g} min"
+
+
+def minutes_of(limit: str) -> float:
+    """Slurm's ``[days-]hours:minutes:seconds``, or ``minutes:seconds``, in minutes; ``infinite`` without end."""
+    days, _, rest = limit.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+    except ValueError:
+        return float("inf")  # infinite, n/a
+    hours, minutes, seconds = [0] * (3 - len(parts)) + parts
+    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60

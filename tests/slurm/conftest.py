@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dust.engine.submit import minutes_of
+from dust.engine.lives import minutes_of
 from dust.utils.checkpoint import load_checkpoint
 from tests.engine.conftest import TINY, clips  # noqa: F401 - a fixture
 from tests.helpers import ROOT
@@ -93,18 +93,20 @@ class Cluster:
         """Wait until a job has been, for the first time."""
         wait(lambda: self.field(job, "Restarts") == "1", PATIENCE, lambda: self.out("scontrol", "show", "job", job))
 
-    def meet_limit(self, job):
+    def meet_limit(self, config, job):
         """Let a job in training meet its time limit once, and not again: Slurm's own warning queues it again.
 
-        The limit is set when training goes on, so that it never comes before the first step, and put up again before
-        the job starts anew. Slurm looks at limits twice a minute, so the warning, asked for two minutes before the
-        limit, has come before the limit itself.
+        The limit is set when training goes on, so that it never comes before the first step, and put up again while
+        the job leaves. It is 90 to 150 s away: Slurm looks twice a minute for jobs to warn, two minutes before the
+        limit as they ask for it, so the warning comes at its next look and leaves a minute at least to save.
         """
         before = self.field(job, "TimeLimit")
-        limit = math.ceil(minutes_of(self.field(job, "RunTime")) + 1.25)
+        limit = math.ceil(minutes_of(self.field(job, "RunTime")) + 1.5)
         self.out("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+        wait(lambda: "stopped at epoch" in log(config), PATIENCE, lambda: log(config))
+        again = ("scontrol", "update", f"JobId={job}", f"TimeLimit={before}")
+        wait(lambda: self.run(*again).returncode == 0, PATIENCE, lambda: self.run(*again).stderr)
         self.queued_again(job)
-        self.out("scontrol", "update", f"JobId={job}", f"TimeLimit={before}")
 
 
 def wait(done, seconds, why=lambda: ""):

@@ -73,7 +73,7 @@ def runs(cluster, config):
     in_training(made["requeued"])
     cluster.out("scontrol", "requeue", jobs["requeued"])
     in_training(made["limited"])
-    cluster.meet_limit(jobs["limited"])
+    cluster.meet_limit(made["limited"], jobs["limited"])
     return {name: (made[name], job) for name, job in jobs.items()}
 
 
@@ -142,11 +142,14 @@ def test_a_job_that_gets_nowhere_is_not_queued_for_ever(cluster, config):
     """Its start takes longer than its lives. The second one is the last, and says why."""
     nowhere = config("nowhere_near")
     job = cluster.submit(nowhere, "--timeout", HOUR, **SLOW, SECONDS_BEFORE_STEPS="3600")
-    for life in (1, 2):
-        wait(lambda: log(nowhere).count("training from scratch") == life, PATIENCE, lambda: log(nowhere))  # noqa: B023
+
+    def stop(life):
+        wait(lambda: log(nowhere).count("training from scratch") == life, PATIENCE, lambda: log(nowhere))
         cluster.out("scancel", "--signal=USR2", job)
-        if life == 1:
-            cluster.queued_again(job)
+
+    stop(1)
+    cluster.queued_again(job)
+    stop(2)
     cluster.ended(job, "FAILED")
     assert cluster.field(job, "ExitCode") == "1:0" and cluster.field(job, "Restarts") == "1"
     said = output(nowhere, job)
