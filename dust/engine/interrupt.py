@@ -144,12 +144,13 @@ def forwarded(send: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def guarded(leave: Callable[[int], object]) -> Iterator[None]:
+def guarded(leave: Callable[[int], int]) -> Iterator[None]:
     """Take the signals of a whole process, from its first line to its last.
 
     Args:
         leave: called with the signal, in another thread, where the main thread does not hear of it within DEAF seconds
-            though nobody listens: it hangs in a rendezvous, say. The process is ended afterwards.
+            though nobody listens: it hangs in a rendezvous, say. The process is ended afterwards, with the exit code
+            that this returns.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -170,7 +171,7 @@ def guarded(leave: Callable[[int], object]) -> Iterator[None]:
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # the child's signals are not its parent's
 
 
-def _watch(reader: int, leave: Callable[[int], object]) -> None:
+def _watch(reader: int, leave: Callable[[int], int]) -> None:
     """Reads the signals' numbers, which the operating system's handler writes even while Python is stuck."""
     with os.fdopen(reader, "rb", buffering=0) as numbers:
         while came := numbers.read(64):
@@ -179,10 +180,11 @@ def _watch(reader: int, leave: Callable[[int], object]) -> None:
                 while not _inbox.answered() and time.monotonic() < deadline:
                     time.sleep(0.05)
                 if not _inbox.answered():
+                    code = 128 + signum
                     try:
-                        leave(signum)
+                        code = leave(signum)
                     finally:
-                        os._exit(128 + signum)
+                        os._exit(code)
 
 
 class Leave(Exception):

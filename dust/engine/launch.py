@@ -88,6 +88,7 @@ class Launcher:
         if place is None:
             return self._start(cfg, function)
         if place.local_size == 1 and processes_per_node(cfg) > 1 and place.init_method != "env://":
+            self._meet(place)  # so that after a signal the other nodes' tasks see when the first has saved
             return self._start(_as_shard(cfg, place.rank, place.world_size), function, _next_port(place.init_method))
         return self._join(cfg, function, place)
 
@@ -299,7 +300,7 @@ def _one(cfg, function: Callable[[Any], None], place: Place, sender: Any, patien
     code, message = 0, ""
     tqdm.set_lock(threading.RLock())  # its own is for all processes, and this one leaves without handing it back
     try:
-        with guarded(lambda signum: None):
+        with guarded(lambda signum: 128 + signum):
             try:
                 with joined(place, Meeting(place, patience)):
                     function(cfg)

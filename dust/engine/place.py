@@ -139,14 +139,17 @@ class Meeting:
             told = told or self.store.check([f"{message} by the first"])
         return told and not first
 
-    def first_leaves(self) -> None:
-        """Said by the first process: all is saved and asked for."""
-        self.store.set("left", "1")
+    def first_leaves(self, code: int) -> None:
+        """Said by the first process: all is saved and asked for, and it ends with this exit code."""
+        self.store.set("left", str(code))
 
-    def stay(self, seconds: float) -> None:
-        """Wait until the first process leaves, or is gone."""
-        with contextlib.suppress(RuntimeError):
+    def stay(self, seconds: float) -> int | None:
+        """Wait until the first process leaves. Returns its exit code; None if it is gone, or stays longer."""
+        try:
             self.store.wait(["left"], timedelta(seconds=seconds))
+            return int(self.store.get("left"))
+        except RuntimeError:
+            return None
 
 
 def _cannot_meet(place: Place, error: RuntimeError, timeout: float) -> DustError:

@@ -1,6 +1,7 @@
 """How a command that was asked to stop leaves: after USR1 or USR2 its Slurm job is queued again, after TERM or INT not.
 
-Everything is saved by then. The job starts with the same command, finds its checkpoint and goes on.
+Everything is saved by then. The job starts with the same command, finds its checkpoint and goes on. One that makes no
+step from one start to the next is not queued again (:mod:`dust.engine.lives`).
 """
 
 import contextlib
@@ -9,10 +10,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from dust.engine.interrupt import COME_BACK, most_urgent
+from dust.engine.lives import Lives
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +23,8 @@ logger = logging.getLogger(__name__)
 SAVING = 600.0
 #: The same where they cannot see it: it has nothing to save.
 LINGER = 10.0
+#: The exit code of a job that is not queued again because it gets nowhere: it has failed.
+NOWHERE = 1
 
 
 class Departure:
@@ -31,27 +36,46 @@ class Departure:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self.environ = environ
+        self.began = time.monotonic()
         self.first = all(environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "RANK"))
         self.meeting: Any = None
+        self.lives: Lives | None = None
+
+    def watch(self, folders: Iterable[str]) -> None:
+        """The stages of the command, which write to these folders, begin now: note what is there."""
+        job = job_of(self.environ)
+        if job and self.first:
+            self.lives = Lives(job, [Path(folder).absolute() for folder in folders], self.began, self.environ)
+
+    def done(self) -> None:
+        """The command has done all that it was asked for."""
+        if self.first and self.lives is not None:
+            self.lives.forget()
 
     def __call__(self, signum: int) -> int:
-        """Ask for the job again if ``signum``, or one that came since, means that. Returns the exit code.
+        """Ask for the job again if ``signum``, or one that came since, means that. Returns the exit code: 128 + the
+        signal, or NOWHERE.
 
         The first process asks. The others stay until it has: with srun's ``--kill-on-bad-exit`` one that ends earlier
         would end it in the midst of saving.
         """
         signum = most_urgent(signum)
+        code = 128 + signum
         if self.first:
             if signum in COME_BACK:
-                requeue(signum, self.environ)
+                if self.lives is None or self.lives.go_on(signum):
+                    requeue(signum, self.environ)
+                else:
+                    code = NOWHERE
             if self.meeting is not None:
                 with contextlib.suppress(RuntimeError):
-                    self.meeting.first_leaves()
+                    self.meeting.first_leaves(code)
         elif self.meeting is not None:
-            self.meeting.stay(SAVING)
+            if self.meeting.stay(SAVING) == NOWHERE:
+                code = NOWHERE
         elif len({"SLURM_STEP_ID", "RANK"} & self.environ.keys()):
             time.sleep(LINGER)
-        return 128 + signum
+        return code
 
 
 def job_of(environ: Mapping[str, str]) -> str:

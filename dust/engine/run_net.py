@@ -108,7 +108,8 @@ def _finished(cfg, name: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where a process has died, 2 for bad input, 128 + a signal (130, 143, 138, 140)."""
+    """Returns the exit code: 0, 1 where a process has died or a job gets nowhere, 2 for bad input, 128 + a signal
+    (130, 143, 138, 140)."""
     # read when torch is imported: threads that wait by spinning make a small model 50 times slower as soon as
     # another process wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -133,6 +134,7 @@ def _main(argv: Sequence[str], departure: Departure) -> int:
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    departure.watch(cfg.OUTPUT_DIR for _, cfg in runs)
     from dust.engine.launch import Launcher
 
     try:
@@ -151,6 +153,7 @@ def _main(argv: Sequence[str], departure: Departure) -> int:
             raise
         print(f"error: {_file_problem(error, cfg.OUTPUT_DIR)}", file=sys.stderr)
         return 2
+    departure.done()
     return 0
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from dust.config import flatten, parse_args, processes_per_node
 from dust.config.expand import expand
 from dust.engine.interrupt import COME_BACK
+from dust.engine.lives import minutes_of
 from dust.engine.run_net import load_files, main
 from dust.utils.errors import ConfigError, DustError
 
@@ -265,17 +266,6 @@ def check_cluster(partition: str, nodes: int, minutes: int) -> None:
         raise DustError(
             f"--timeout {minutes}: partition {partition} allows {most:.0f} minutes; the job goes on after each"
         )
-
-
-def minutes_of(limit: str) -> float:
-    """Slurm's ``[days-]hours:minutes:seconds``, or ``minutes:seconds``, in minutes; ``infinite`` without end."""
-    days, _, rest = limit.rpartition("-")
-    try:
-        parts = [int(part) for part in rest.split(":")]
-    except ValueError:
-        return float("inf")  # infinite, n/a
-    hours, minutes, seconds = [0] * (3 - len(parts)) + parts
-    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
 def python_command() -> str:

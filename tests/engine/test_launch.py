@@ -13,12 +13,15 @@ import psutil
 import pytest
 import torch
 
+from dust.engine.lives import Lives
 from dust.engine.place import Meeting, Place, place_from_environment
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import ConfigError, DustError
 from tests.engine.test_run_net import start, words
 from tests.helpers import ROOT
 
+#: Makes a run slow, as its environment says.
+SLOW_STEPS = ROOT / "tests" / "slurm" / "slow_steps"
 #: Nothing random that depends on the process: what is left is rounding. (Adam would make steps of it, where a gradient
 #: is nothing else: at the bias of the keys.)
 PLAIN = {
@@ -178,15 +181,16 @@ def free_port():
     return str(free_port())
 
 
-def tasks(argv, count, scontrol=None):
-    """``count`` processes as srun starts them, on one node."""
+def tasks(argv, count, scontrol=None, *, nodes=1, **more):
+    """``count`` processes as srun starts them, on one node or, as they see it, on each of several one."""
     environ = {
         **os.environ, "OMP_NUM_THREADS": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(count),
-        "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "9", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(),
+        "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_JOB_ID": "9", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(), **more,
     }  # fmt: skip
     if scontrol is not None:
         environ["PATH"] = f"{scontrol}:{environ['PATH']}"
-    places = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(count)]
+    places = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % (count // nodes))} for rank in range(count)]
     return [start(argv, env={**environ, **place}) for place in places]
 
 
@@ -224,9 +228,34 @@ def test_usr2_saves_and_asks_for_the_job_before_any_task_has_gone(clips, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_that_gets_nowhere_fails_in_all_tasks(clips, tmp_path, scontrol, processes):
+    """A task for each process, or for each node, which starts that node's. The life before was without a step too."""
+    run = tmp_path / "run"
+    assert Lives("9", [run], time.monotonic(), {}).go_on(signal.SIGUSR2)
+    slow = {"PYTHONPATH": os.pathsep.join([str(SLOW_STEPS), os.environ.get("PYTHONPATH", "")])}
+    argv = words(clips, run, **{**PLAIN, "NUM_PROCS_PER_NODE": processes})
+    both = tasks(argv, 2, scontrol, nodes=processes, SECONDS_BEFORE_STEPS="600", **slow)
+    deadline = time.monotonic() + 240
+    while not ((run / "stdout.log").exists() and "training from scratch" in (run / "stdout.log").read_text()):
+        assert both[0].poll() is None and time.monotonic() < deadline, both[0].communicate()
+        time.sleep(0.1)
+    for process in reversed(both):
+        process.send_signal(signal.SIGUSR2)
+    said = ["".join(process.communicate(timeout=120)) for process in both]
+    assert [process.returncode for process in both] == [1, 1], said
+    assert "SIGUSR2: job 9 made no step in 2 lives in a row" in said[0] and "Traceback" not in "".join(said)
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signum", "lives", "code"), [(signal.SIGTERM, 0, 143), (signal.SIGUSR2, 0, 140), (signal.SIGUSR2, 1, 1)]
+)
+def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum, lives, code):
     """The second task never comes; the first hangs in a call that Python's own handlers cannot break off."""
+    for _ in range(lives):
+        assert Lives("9", [tmp_path / "run"], time.monotonic(), {}).go_on(signum)
     process, absent = tasks(words(clips, tmp_path / "run", **PLAIN), 2, scontrol)
     absent.kill()
     absent.communicate()
@@ -237,8 +266,9 @@ def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum
         time.sleep(0.1)
     process.send_signal(signum)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum and "Traceback" not in error, error
-    assert (tmp_path / "asked").exists() == (signum == signal.SIGUSR2)
+    assert process.returncode == code and "Traceback" not in error, error
+    assert (tmp_path / "asked").exists() == (code == 140)
+    assert ("job 9 made no step in 2 lives in a row" in error) == (code == 1)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A Slurm of two nodes on this machine, and jobs on it."""
 
+import math
 import os
 import shutil
 import socket
@@ -12,12 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dust.engine.lives import minutes_of
 from dust.utils.checkpoint import load_checkpoint
 from tests.engine.conftest import TINY, clips  # noqa: F401 - a fixture
 from tests.helpers import ROOT
 
 HERE = Path(__file__).parent
-#: A run of 300 steps that lasts a minute, most of it asleep.
+#: Seconds in which anything here happens on a slow machine too; they end what hangs, and nothing else waits for them.
+PATIENCE = 900
+#: A run of 300 steps.
 LONG = {
     "TRAIN.BATCH_SIZE": 2,
     "TRAIN.EVAL_PERIOD": 0,
@@ -79,11 +83,30 @@ class Cluster:
         said = self.out("scontrol", "-o", "show", "job", job)
         return dict(word.partition("=")[::2] for word in said.split() if "=" in word)[name]
 
-    def ended(self, job, state="COMPLETED", seconds=480):
+    def ended(self, job, state="COMPLETED", seconds=PATIENCE):
         """Wait for the end of a job, which must be this one."""
         end = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
         wait(lambda: self.field(job, "JobState") in end, seconds, lambda: self.out("squeue"))
         assert self.field(job, "JobState") == state
+
+    def queued_again(self, job):
+        """Wait until a job has been, for the first time."""
+        wait(lambda: self.field(job, "Restarts") == "1", PATIENCE, lambda: self.out("scontrol", "show", "job", job))
+
+    def meet_limit(self, config, job):
+        """Let a job in training meet its time limit once, and not again: Slurm's own warning queues it again.
+
+        The limit is set when training goes on, so that it never comes before the first step, and put up again while
+        the job leaves. It is 90 to 150 s away: Slurm looks twice a minute for jobs to warn, two minutes before the
+        limit as they ask for it, so the warning comes at its next look and leaves a minute at least to save.
+        """
+        before = self.field(job, "TimeLimit")
+        limit = math.ceil(minutes_of(self.field(job, "RunTime")) + 1.5)
+        self.out("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+        wait(lambda: "stopped at epoch" in log(config), PATIENCE, lambda: log(config))
+        again = ("scontrol", "update", f"JobId={job}", f"TimeLimit={before}")
+        wait(lambda: self.run(*again).returncode == 0, PATIENCE, lambda: self.run(*again).stderr)
+        self.queued_again(job)
 
 
 def wait(done, seconds, why=lambda: ""):
@@ -150,7 +173,7 @@ def output(config, job):
 
 
 def in_training(config):
-    wait(lambda: '"train_epoch"' in log(config), 120, lambda: log(config))
+    wait(lambda: '"train_epoch"' in log(config), PATIENCE, lambda: log(config))
 
 
 def checkpoints(config):

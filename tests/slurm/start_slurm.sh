@@ -3,7 +3,7 @@
 #   DIR=/tmp/x start_slurm.sh        install what is missing, start, wait until the nodes are idle; again: nothing to do
 # DIR: where all its files lie (short: a socket's path has at most 107 letters). NODES (2) of CPUS (4) each, PREFIX of
 # their names, PORT (17800) and the NODES ports behind it. Exit code 3: Slurm cannot be installed here.
-# Partitions: debug (jobs get a signal and 20 s before they are preempted), low (preempted at once), high (preempts both).
+# Partitions: debug (jobs get a signal and 60 s before they are preempted), low (preempted at once), high (preempts both).
 set -euo pipefail
 : "${DIR:?}" "${NODES:=2}" "${CPUS:=4}" "${PREFIX:=dustn}" "${PORT:=17800}"
 export SLURM_CONF=$DIR/etc/slurm.conf PATH=$PATH:/usr/sbin:/sbin
@@ -71,7 +71,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 $signal
 JobRequeue=1
-KillWait=8
+KillWait=30
 MinJobAge=600
 SlurmctldTimeout=30
 SlurmdTimeout=60
@@ -81,7 +81,7 @@ MessageTimeout=30
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 PropagateResourceLimits=NONE
 NodeName=$nodes NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((PORT + 1))-$((PORT + NODES))] CPUs=$CPUS RealMemory=$memory State=UNKNOWN
-PartitionName=debug Nodes=$nodes Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=debug Nodes=$nodes Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 PartitionName=low   Nodes=$nodes Default=NO  MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=0
 PartitionName=high  Nodes=$nodes Default=NO  MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF

@@ -8,11 +8,14 @@ import torch
 
 from dust.utils.checkpoint import load_checkpoint
 from tests.helpers import ROOT
-from tests.slurm.conftest import HERE, checkpoints, in_training, last, log, output, wait
+from tests.slurm.conftest import HERE, PATIENCE, checkpoints, in_training, last, log, output, wait
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(560)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * PATIENCE)]
 
-SLOW = {"PYTHONPATH": str(HERE / "slow_steps"), "SECONDS_PER_STEP": "0.2"}
+#: A first life of 20 minutes, which every test ends before; then as fast as it goes. Nothing here waits for an hour,
+#: so that no job meets its limit but the one that is to.
+SLOW = {"PYTHONPATH": str(HERE / "slow_steps"), "SECONDS_PER_STEP": "4"}
+HOUR = 60
 EPOCHS = 150
 
 
@@ -43,7 +46,15 @@ def wrap(cluster, config, *options, **more):
     command = f"srun {cluster.environ['DUST']} --cfg {config}"
     where = config.parent / "jobs" / f"own_{config.stem}"
     where.mkdir(parents=True)
-    words = ["sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--requeue", "--time=9", "--open-mode=append"]
+    words = [
+        "sbatch",
+        "--parsable",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--requeue",
+        f"--time={HOUR}",
+        "--open-mode=append",
+    ]
     return cluster.out(*words, *options, f"--output={where}/log.out", "--wrap", command, **{**SLOW, **more}).strip()
 
 
@@ -51,16 +62,18 @@ def wrap(cluster, config, *options, **more):
 def runs(cluster, config):
     """Jobs that go on at the same time; each test looks at one. {name: (configuration, job)}"""
     made = {name: config(name) for name in ("whole", "preempted", "limited", "requeued", "low", "cancelled")}
-    jobs = {"preempted": cluster.submit(made["preempted"], "--timeout", 9, **SLOW)}
+    jobs = {"preempted": cluster.submit(made["preempted"], "--timeout", HOUR, **SLOW)}
     jobs["low"] = wrap(cluster, made["low"], "--partition=low")
     for name in jobs:
         in_training(made[name])
     # whole nodes for a moment, in a partition that goes before
     cluster.out("srun", "-Q", "--partition=high", "--nodes=2", "--exclusive", "--time=1", "true")
-    for name in ("limited", "whole", "requeued"):
-        jobs[name] = cluster.submit(made[name], "--timeout", 1 if name == "limited" else 9, **SLOW)
+    for name in ("limited", "requeued", "whole"):
+        jobs[name] = cluster.submit(made[name], "--timeout", HOUR, **({} if name == "whole" else SLOW))
     in_training(made["requeued"])
     cluster.out("scontrol", "requeue", jobs["requeued"])
+    in_training(made["limited"])
+    cluster.meet_limit(made["limited"], jobs["limited"])
     return {name: (made[name], job) for name, job in jobs.items()}
 
 
@@ -75,10 +88,11 @@ def whole(cluster, runs):
 
 
 def assert_went_on(cluster, config, job, whole):
-    """Stopped in the midst, started again by Slurm, finished with the same bits."""
+    """Stopped in the midst, started again by Slurm, once, finished with the same bits."""
     cluster.ended(job)
-    assert int(cluster.field(job, "Restarts")) >= 1
-    assert any((1, 0) < stop < (EPOCHS, 2) for stop in stops(config))
+    assert cluster.field(job, "Restarts") == "1"
+    (stop,) = stops(config)
+    assert (1, 0) < stop < (EPOCHS, 2)
     assert "resumed from" in log(config)
     saved = last(config)
     for part in ("model_state", "ema_state", "optimizer_state", "updates", "epoch", "world_size"):
@@ -110,22 +124,43 @@ def test_preempted_at_once_by_term_alone(cluster, runs, whole):
 def test_a_kill_loses_no_more_than_the_period(cluster, config, whole):
     """A node that is gone, or a cluster that does not wait for the save: what was saved on the way is there."""
     killed = config("killed", TRAIN__CHECKPOINT_PERIOD_ITERS=1)
-    job = wrap(cluster, killed, SECONDS_PER_STEP="0.05")
+    job = wrap(cluster, killed)
     in_training(killed)
-    wait(lambda: len(checkpoints(killed)) > 0, 60)
+    wait(lambda: len(checkpoints(killed)) > 0, PATIENCE)
     cluster.out("scancel", "--signal=KILL", job)
     cluster.ended(job, "CANCELLED")
     before = last(killed)
     cluster.out("scontrol", "requeue", job)
-    wait(lambda: "resumed from" in log(killed), 120, lambda: log(killed))
+    wait(lambda: "resumed from" in log(killed), PATIENCE, lambda: log(killed))
     cluster.ended(job)
     assert f"epoch {before['epoch'] + 1}, iteration {before['iteration']}" in log(killed).split("resumed from")[1]
+    assert cluster.field(job, "Restarts") == "1"
     assert_same(last(killed)["model_state"], whole["model_state"])
+
+
+def test_a_job_that_gets_nowhere_is_not_queued_for_ever(cluster, config):
+    """Its start takes longer than its lives. The second one is the last, and says why."""
+    nowhere = config("nowhere_near")
+    job = cluster.submit(nowhere, "--timeout", HOUR, **SLOW, SECONDS_BEFORE_STEPS="3600")
+
+    def stop(life):
+        wait(lambda: log(nowhere).count("training from scratch") == life, PATIENCE, lambda: log(nowhere))
+        cluster.out("scancel", "--signal=USR2", job)
+
+    stop(1)
+    cluster.queued_again(job)
+    stop(2)
+    cluster.ended(job, "FAILED")
+    assert cluster.field(job, "ExitCode") == "1:0" and cluster.field(job, "Restarts") == "1"
+    said = output(nowhere, job)
+    assert said.count(f"SIGUSR2: job {job} is queued again") == 1
+    assert f"job {job} made no step in 2 lives in a row and is not queued again" in said
+    assert f"Its time limit is {HOUR} min" in said and not checkpoints(nowhere)
 
 
 def test_cancelled_leaves_a_checkpoint_and_stays_away(cluster, config):
     cancelled = config("cancelled")
-    job = cluster.submit(cancelled, "--timeout", 9, **SLOW)
+    job = cluster.submit(cancelled, "--timeout", HOUR, **SLOW)
     in_training(cancelled)
     cluster.out("scancel", job)
     cluster.ended(job, "CANCELLED")
@@ -138,7 +173,7 @@ def test_cancelled_leaves_a_checkpoint_and_stays_away(cluster, config):
 
 def test_a_failure_is_the_jobs_state(cluster, config):
     wrong = config("wrong", MODEL__NUM_CLASSES=7)
-    job = cluster.submit(wrong, "--timeout", 9)
+    job = cluster.submit(wrong, "--timeout", HOUR)
     cluster.ended(job, "FAILED")
     assert cluster.field(job, "ExitCode") == "2:0"
     assert "NUM_CLASSES 2" in output(wrong, job)
@@ -147,7 +182,7 @@ def test_a_failure_is_the_jobs_state(cluster, config):
 def test_an_array_has_a_job_for_each(cluster, config):
     short = {"SOLVER__MAX_EPOCH": 1}
     one, two = config("one", **short), config("two", **short, RNG_SEED=8)
-    words = ["--num_gpus", 0, "--job_dir", one.parent / "jobs", "--timeout", 9, "--array"]
+    words = ["--num_gpus", 0, "--job_dir", one.parent / "jobs", "--timeout", HOUR, "--array"]
     said = cluster.out(sys.executable, "tools/submit.py", "--cfg", one, two, *words)
     first, second = re.findall(r"^job (\d+_\d+): (one|two)", said, re.M)
     assert (first[1], second[1]) == ("one", "two") and f"scancel {first[0].split('_')[0]}" in said

@@ -1,6 +1,8 @@
-"""On the PYTHONPATH of a job: each step of its training lasts a while longer, without work for the processor.
+"""On the PYTHONPATH of a job: its first life is slow, without work for the processor; the lives after it are not.
 
-So a run is long enough to be preempted and to meet its time limit, and several go at the same time on two cores.
+SECONDS_PER_STEP: how long each step of training lasts in a job that has not been queued again yet. It is there for as
+long as a test needs it, on any machine, and several such jobs go at the same time on two cores. A signal ends the wait.
+SECONDS_BEFORE_STEPS: in every life, what comes before the first step.
 """
 
 import importlib.abc
@@ -8,6 +10,24 @@ import importlib.machinery
 import os
 import sys
 import time
+
+
+def slow_down(module):
+    log, init = module.TrainMeter.log_iter, module.TrainMeter.__init__
+
+    def slow_log(*args, **kwargs):
+        from dust.engine.interrupt import most_urgent
+
+        end = time.monotonic() + float(os.environ.get("SECONDS_PER_STEP", "0"))
+        while os.environ.get("SLURM_RESTART_COUNT", "0") == "0" and time.monotonic() < end and not most_urgent():
+            time.sleep(0.02)
+        return log(*args, **kwargs)
+
+    def slow_init(*args, **kwargs):
+        time.sleep(float(os.environ.get("SECONDS_BEFORE_STEPS", "0")))
+        init(*args, **kwargs)
+
+    module.TrainMeter.log_iter, module.TrainMeter.__init__ = slow_log, slow_init
 
 
 class SlowMeter(importlib.abc.MetaPathFinder):
@@ -19,13 +39,7 @@ class SlowMeter(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            log = module.TrainMeter.log_iter
-
-            def slow(*args, **kwargs):
-                time.sleep(float(os.environ["SECONDS_PER_STEP"]))
-                return log(*args, **kwargs)
-
-            module.TrainMeter.log_iter = slow
+            slow_down(module)
 
         spec.loader.exec_module = exec_module
         return spec
