@@ -8,7 +8,7 @@ from multiprocessing.context import BaseContext
 
 from tqdm import tqdm
 
-from dust.datasets.decoder import open_clip
+from dust.decode.reader import open_clip
 from dust.utils.errors import VideoError
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
 from dust.datasets.csv_file import Problems, read_text, split_line, write_csv
-from dust.datasets.decoder import VideoReader
 from dust.datasets.manifest import SPLITS, available_splits, read_manifest
 from dust.datasets.prepare import agree_on_settings
+from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.decoder import FrameRequest, open_clip
 from dust.datasets.procedure_files import ProcedureData
 from dust.datasets.procedure_layouts import read_procedures
 from dust.datasets.sample import BadClip
+from dust.decode.reader import FrameRequest, open_clip
 from dust.utils.errors import ConfigError, VideoError
 
 PIECE = 256  # frames that a recording is read by, at least: a video is then decoded about once
@@ -35,7 +35,7 @@ class FrameReader:
 
     Args:
         size: side of the square, pixels.
-        resize, index_cache: see :class:`dust.datasets.decoder.VideoReader`.
+        resize, index_cache: see :class:`dust.decode.reader.VideoReader`.
     """
 
     def __init__(self, size: int, *, resize: str = "swscale", index_cache: str = "") -> None:

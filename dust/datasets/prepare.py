@@ -22,10 +22,10 @@ import av
 import numpy as np
 
 from dust.datasets.csv_file import VIDEO_SUFFIXES, read_csv, read_text, write_csv, write_text
-from dust.datasets.decoder import VideoReader
-from dust.datasets.frame_convert import FrameConverter, FrameRequest
-from dust.datasets.index_cache import get_index
-from dust.datasets.video_index import survey
+from dust.decode.cache import get_index
+from dust.decode.index import survey
+from dust.decode.pixels import FrameConverter, FrameRequest
+from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
 
 logger = logging.getLogger(__name__)

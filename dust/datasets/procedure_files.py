@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets.csv_file import Problems, read_text, write_csv, write_text
-from dust.datasets.decoder import open_clip
 from dust.datasets.manifest import SPLITS
+from dust.decode.reader import open_clip
 from dust.utils.errors import DataError, VideoError
 from dust.utils.procedure import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
 

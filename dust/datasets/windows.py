@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from dust.datasets.decoder import open_clip
 from dust.datasets.sample import BadClip
+from dust.decode.reader import open_clip
 from dust.utils.errors import VideoError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dust.config import load_config
-from dust.datasets.decoder import VideoReader
 from dust.datasets.synthetic import generate_motion
-from dust.datasets.video_file import discard_others, open_stream, packets
+from dust.decode.container import discard_others, open_stream, packets
+from dust.decode.reader import VideoReader
 from dust.engine.benchmark import model
 from dust.engine.benchmark.clips import Peer, Protocol, find_videos, peer_by_frames
 from dust.engine.benchmark.cost import cpu_seconds, peak_rss_mib, rss_mib

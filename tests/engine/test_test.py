@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dust.datasets.decoder import VideoReader
+from dust.decode.reader import VideoReader
 from dust.engine.run_dir import RunDir
 from dust.engine.test import test as run_test
 from dust.engine.train import train

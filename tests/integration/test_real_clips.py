@@ -7,7 +7,7 @@ import sys
 import av
 import pytest
 
-from dust.datasets.decoder import VideoReader
+from dust.decode.reader import VideoReader
 from tests.helpers import ROOT, VIDEOS, needs_videos
 
 SOURCES = [

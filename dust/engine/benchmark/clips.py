@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.csv_file import VIDEO_SUFFIXES, read_csv
-from dust.datasets.decoder import VideoReader
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, Geometry, TrainTransform
+from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, DustError
 
 ReadFrames = Callable[[str, list[int], tuple[int, int]], np.ndarray]

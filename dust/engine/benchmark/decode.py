@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dust.datasets.decoder import FrameRequest, VideoReader
 from dust.datasets.device_transform import DeviceTransform
+from dust.decode.reader import FrameRequest, VideoReader
 from dust.engine.benchmark.clips import Peer, Protocol, View, require_healthy
 from dust.engine.benchmark.floor import decode_only
 from dust.engine.benchmark.report import Report

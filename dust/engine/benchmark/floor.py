@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.index_cache import get_index
-from dust.datasets.video_file import discard_others, open_stream, packets
-from dust.datasets.video_index import VideoIndex
+from dust.decode.cache import get_index
+from dust.decode.container import discard_others, open_stream, packets
+from dust.decode.index import VideoIndex
 from dust.utils.errors import DustError
 
 

@@ -5,7 +5,7 @@
         frames = reader.frames([0, 8, 16])  # uint8 (3, H, W, 3) RGB
 
 Frame ``i`` is the i-th frame that decoding the file from its start yields, rotation applied. Reading seeks and skips
-only where the index (``video_index``) proves that this changes no pixel; the moment a read contradicts the index, the
+only where the index (``index``) proves that this changes no pixel; the moment a read contradicts the index, the
 file is decoded from the start instead, and what was found stands in ``reader.report``.
 """
 
@@ -21,11 +21,11 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.datasets.frame_convert import RESIZES, FrameConverter, FrameRequest, rescaled
-from dust.datasets.index_cache import get_index, put_index
-from dust.datasets.video_file import READ_ERRORS
-from dust.datasets.video_index import VideoIndex, VideoReport, agree, survey
-from dust.datasets.video_session import Contradiction, DecodeSession
+from dust.decode.cache import get_index, put_index
+from dust.decode.container import READ_ERRORS
+from dust.decode.index import VideoIndex, VideoReport, agree, survey
+from dust.decode.pixels import RESIZES, FrameConverter, FrameRequest, rescaled
+from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import DustError, VideoError
 
 __all__ = ["FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
@@ -140,7 +140,7 @@ class VideoReader(_Clip):
     Args:
         path: the file.
         threads: decoder threads; 1 is right where workers run side by side.
-        resize: "swscale", or "torch" for the published protocols' plain bilinear (see ``frame_convert``).
+        resize: "swscale", or "torch" for the published protocols' plain bilinear (see ``pixels``).
         index_cache: a folder that keeps indexes between runs; None = this process's memory only.
 
     Attributes: ``height``, ``width`` as displayed; ``fps`` average rate; ``pts`` float64 seconds of every frame;

@@ -6,7 +6,7 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.datasets import bitstream
+from dust.decode import bitstream
 from dust.utils.errors import VideoError
 
 NO_PTS = int(np.iinfo(np.int64).min)

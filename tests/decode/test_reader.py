@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dust.datasets import decoder, index_cache
-from dust.datasets.decoder import FrameFolderReader, FrameRequest, VideoReader, open_clip
-from dust.datasets.video_session import DecodeSession
+from dust.decode import cache as index_cache
+from dust.decode import reader as decoder
+from dust.decode.reader import FrameFolderReader, FrameRequest, VideoReader, open_clip
+from dust.decode.session import DecodeSession
 from dust.utils.errors import DustError, VideoError
 from tests.datasets.clip_files import (
     damaged,

@@ -3,7 +3,7 @@ import struct
 import av
 import pytest
 
-from dust.datasets import bitstream
+from dust.decode import bitstream
 from tests.datasets.clip_files import turned, write_clip
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.datasets.frame_convert import Orientation
-from dust.datasets.video_index import VideoIndex, VideoReport, build_index
+from dust.decode.index import VideoIndex, VideoReport, build_index
+from dust.decode.pixels import Orientation
 from dust.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dust.datasets import index_cache
-from dust.datasets.decoder import VideoReader
-from dust.datasets.index_cache import get_index
+from dust.decode import cache as index_cache
+from dust.decode.cache import get_index
+from dust.decode.reader import VideoReader
 from tests.datasets.clip_files import scratched, write_clip
 
 OPTIONS = {"g": "20", "bf": "2"}

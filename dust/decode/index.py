@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets import bitstream
-from dust.datasets.frame_convert import UPRIGHT, Orientation, orientation_of
-from dust.datasets.video_file import NO_PTS, READ_ERRORS, TINY_MPEG4, Facts, be_strict, open_stream, words
+from dust.decode import bitstream
+from dust.decode.container import NO_PTS, READ_ERRORS, TINY_MPEG4, Facts, be_strict, open_stream, words
+from dust.decode.pixels import UPRIGHT, Orientation, orientation_of
 from dust.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)

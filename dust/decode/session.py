@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.frame_convert import orientation_of
-from dust.datasets.video_file import NO_PTS, be_strict, discard_others, open_stream, packets
-from dust.datasets.video_index import VideoIndex
+from dust.decode.container import NO_PTS, be_strict, discard_others, open_stream, packets
+from dust.decode.index import VideoIndex
+from dust.decode.pixels import orientation_of
 
 Take = Callable[[int, Any], None]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dust.datasets.frame_convert import FrameConverter, FrameRequest, Orientation
+from dust.decode.pixels import FrameConverter, FrameRequest, Orientation
 from dust.utils.errors import DustError
 
 FORMATS = ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "gray", "rgb24", "nv12"]
