@@ -19,8 +19,8 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep_frames import FrameReader, procedures_of
 from dust.datasets.procedure_files import PICTURES, ProcedureData, Recording
 from dust.datasets.sample import BadClip, Draw
+from dust.procedure.table import State
 from dust.utils.errors import ConfigError, DataError, VideoError
-from dust.utils.procedure import State
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from dust.datasets.keystep_windows import EmbeddingWindows, check_components
 from dust.datasets.procedure_files import ProcedureData, Recording
 from dust.datasets.procedure_layouts import read_object_states
 from dust.datasets.sample import BadClip
+from dust.procedure.metrics import has_errors
+from dust.procedure.step_decoder import OBJECTS
+from dust.procedure.table import REMOVE, Procedure, state_vectors
 from dust.utils.errors import DataError, VideoError
-from dust.utils.procedure import REMOVE, Procedure, state_vectors
-from dust.utils.psr_metrics import has_errors
-from dust.utils.step_decoder import OBJECTS
 
 
 @DATASET_REGISTRY.register()

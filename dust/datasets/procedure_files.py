@@ -23,8 +23,8 @@ from typing import Any
 from dust.datasets.csv_file import Problems, read_text, write_csv, write_text
 from dust.datasets.manifest import SPLITS
 from dust.decode.reader import open_clip
+from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
 from dust.utils.errors import DataError, VideoError
-from dust.utils.procedure import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
 
 logger = logging.getLogger(__name__)
 

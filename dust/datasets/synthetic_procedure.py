@@ -27,8 +27,8 @@ from dust.datasets.procedure_files import (
     write_own,
 )
 from dust.datasets.synthetic import claim_folder, finish_folder, write_video
+from dust.procedure.table import State
 from dust.utils.errors import DataError
-from dust.utils.procedure import State
 from dust.utils.rng import numpy_rng
 
 FPS = 10

@@ -13,10 +13,10 @@ from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.test import checkpoint_to_test
 from dust.engine.weights import load_trained
 from dust.models.keystep_stream import StepStream
+from dust.procedure.table import state_vectors
 from dust.tasks.keystep import step_decoder
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import DataError
-from dust.utils.procedure import state_vectors
 
 
 def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:

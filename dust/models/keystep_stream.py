@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dust.procedure.decoders import Detections
+from dust.procedure.metrics import Step
+from dust.procedure.step_decoder import StepDecoder, Update
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.psr_decoders import Detections
-from dust.utils.psr_metrics import Step
-from dust.utils.step_decoder import StepDecoder, Update
 
 PHASES = ("first", "all")
 

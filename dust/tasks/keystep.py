@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
 from dust.utils.errors import DataError
 from dust.utils.metrics import multilabel_metrics, per_class_report
-from dust.utils.step_decoder import StepDecoder
 
 logger = logging.getLogger(__name__)
 

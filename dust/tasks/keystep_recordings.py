@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from dust.models.keystep_stream import padding_of, window_probabilities
+from dust.procedure.metrics import Step, StepScore, delay_curve, match_steps, score_recording, summarize
+from dust.procedure.step_decoder import WINDOWS, StepDecoder
 from dust.tasks.task import Evaluation
 from dust.utils.errors import DataError
-from dust.utils.psr_metrics import Step, StepScore, delay_curve, match_steps, score_recording, summarize
-from dust.utils.step_decoder import WINDOWS, StepDecoder
 
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
 SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
@@ -32,7 +32,7 @@ class RecordingsEvaluation(Evaluation):
         components: K names.
         decoder: how steps are made.
         frames, skip, phases, batch: see :func:`dust.models.keystep_stream.window_probabilities`.
-        metric_mode: see :func:`dust.utils.psr_metrics.score_recording`.
+        metric_mode: see :func:`dust.procedure.metrics.score_recording`.
     """
 
     def __init__(

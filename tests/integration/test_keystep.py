@@ -14,9 +14,9 @@ from dust.datasets.keystep import key_frames
 from dust.datasets.procedure_layouts import read_procedures
 from dust.datasets.synthetic_procedure import generate_procedure
 from dust.engine import run_net
+from dust.procedure.decoders import decode_b1
+from dust.procedure.metrics import score_recording, summarize
 from dust.utils.features import FeatureStore
-from dust.utils.psr_decoders import decode_b1
-from dust.utils.psr_metrics import score_recording, summarize
 from tests.datasets.test_procedure_files import industreal
 from tests.helpers import ROOT
 

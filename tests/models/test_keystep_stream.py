@@ -8,10 +8,10 @@ from dust.datasets.keystep_sampling import clip_indices, window_ends, window_spa
 from dust.models.keystep import TemporalEncoder
 from dust.models.keystep_stream import StepStream, padding_of, span_of, window_probabilities
 from dust.models.keystep_video import KeyStepVideo
+from dust.procedure.step_decoder import StepDecoder
+from dust.procedure.table import Procedure
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.flops import flop_counter
-from dust.utils.procedure import Procedure
-from dust.utils.step_decoder import StepDecoder
 
 TEMPORAL = {"seq_len": 5, "depth": 1, "heads": 2, "dim_head": 8, "mlp_dim": 24}
 PROCEDURE = Procedure(frozenset(range(9)), (0, 0, 0))

@@ -9,11 +9,11 @@ import torch
 
 from dust.models.keystep import TemporalEncoder
 from dust.models.keystep_stream import window_probabilities
+from dust.procedure.metrics import score_recording
+from dust.procedure.step_decoder import StepDecoder
+from dust.procedure.table import Procedure
 from dust.tasks.keystep import KeyStep
 from dust.tasks.keystep_recordings import RecordingsEvaluation
-from dust.utils.procedure import Procedure
-from dust.utils.psr_metrics import score_recording
-from dust.utils.step_decoder import StepDecoder
 
 PARTS = ["base", "lid"]
 PROCEDURE = Procedure(frozenset({0, 3}), (0, 0))

@@ -1,4 +1,4 @@
-"""One way to run any of the decoders of :mod:`dust.utils.psr_decoders`, on a stream or on a whole recording."""
+"""One way to run any of the decoders of :mod:`dust.procedure.decoders`, on a stream or on a whole recording."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.utils.errors import ConfigError, DataError
-from dust.utils.procedure import Procedure, State
-from dust.utils.psr_decoders import (
+from dust.procedure.decoders import (
     Detections,
     DualStreamDecoder,
     EvidenceDecoder,
@@ -17,7 +15,9 @@ from dust.utils.psr_decoders import (
     TemporalDecoder,
     decode_dual_published,
 )
-from dust.utils.psr_metrics import Step
+from dust.procedure.metrics import Step
+from dust.procedure.table import Procedure, State
+from dust.utils.errors import ConfigError, DataError
 
 #: ``update(frame, detections, digits, confidences, phase) -> steps``; digits are None where no window ends.
 Update = Callable[[int, Detections, Any, Any, int], list[Step]]
@@ -34,7 +34,7 @@ class StepDecoder:
 
     Attributes:
         mode: one of MODES.
-        window: frames that a change stays in view, see :class:`dust.utils.psr_decoders.TemporalDecoder`.
+        window: frames that a change stays in view, see :class:`dust.procedure.decoders.TemporalDecoder`.
         cum_conf: evidence that completes a step; 0 = as published, 8 for b2 and b3, 6 otherwise.
         decay: of evidence that was not renewed, 0..1.
         conf: probability above which a digit counts, and a detection in b1.

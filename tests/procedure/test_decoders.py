@@ -5,9 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from dust.utils.errors import ConfigError, DataError
-from dust.utils.procedure import Procedure, state_vectors
-from dust.utils.psr_decoders import (
+from dust.procedure.decoders import (
     DualStreamDecoder,
     EvidenceDecoder,
     TemporalDecoder,
@@ -20,6 +18,8 @@ from dust.utils.psr_decoders import (
     decode_temporal_naive,
     merge_published,
 )
+from dust.procedure.table import Procedure, state_vectors
+from dust.utils.errors import ConfigError, DataError
 from tests.helpers import golden_json
 
 TABLE = golden_json("psr_procedure")

@@ -6,8 +6,7 @@ from functools import lru_cache
 
 import pytest
 
-from dust.utils.errors import ConfigError, DataError
-from dust.utils.psr_metrics import (
+from dust.procedure.metrics import (
     delay_curve,
     edit_distance,
     f1,
@@ -18,6 +17,7 @@ from dust.utils.psr_metrics import (
     score_recording,
     summarize,
 )
+from dust.utils.errors import ConfigError, DataError
 from tests.helpers import golden_json
 
 GOLDEN = golden_json("psr_metrics")

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from dust.procedure.metrics import Step
+from dust.procedure.table import INSTALL, REMOVE, Procedure, State
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.procedure import INSTALL, REMOVE, Procedure, State
-from dust.utils.psr_metrics import Step
 
 Detections = Sequence[tuple[int, float]]
 Window = tuple[int, Sequence[int], Sequence[float]]
