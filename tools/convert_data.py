@@ -17,7 +17,7 @@ from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
-from dust.datasets.manifest import FORMATS
+from dust.datasets.manifest.manifest import FORMATS
 from dust.utils.errors import DustError
 
 WHAT = {

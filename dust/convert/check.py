@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dust.convert.health import examine_all
 from dust.convert.splits import BAD_CLIPS, bad_rows, refuse_overwriting, write_bad_clips
-from dust.datasets.manifest import available_splits, read_manifest
+from dust.datasets.manifest.manifest import available_splits, read_manifest
 from dust.utils.errors import DataError
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from dust.convert.safe_pickle import PickledArray, read_pickled_array
 from dust.convert.splits import refuse_overwriting
-from dust.datasets.csv_file import SHOWN, Problems, write_csv
+from dust.datasets.manifest.table import SHOWN, Problems, write_csv
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError
 from dust.utils.feature_files import npy_header

@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from dust.datasets.csv_file import VIDEO_SUFFIXES, Problems
-from dust.datasets.manifest import Clip, Manifest
+from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
 

@@ -7,8 +7,16 @@ from pathlib import Path
 
 from dust.convert.duplicates import shared_between
 from dust.convert.health import examine_all
-from dust.datasets.csv_file import SHOWN, write_csv
-from dust.datasets.manifest import CLASS_LIST, SPLITS, Clip, Manifest, available_splits, read_manifest, write_class_list
+from dust.datasets.manifest.manifest import (
+    CLASS_LIST,
+    SPLITS,
+    Clip,
+    Manifest,
+    available_splits,
+    read_manifest,
+    write_class_list,
+)
+from dust.datasets.manifest.table import SHOWN, write_csv
 from dust.utils.errors import DataError
 
 BAD_CLIPS = "bad_clips.csv"

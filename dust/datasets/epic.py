@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.csv_file import Problems, read_text
-from dust.datasets.manifest import Clip, Manifest
+from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.manifest.table import Problems, read_text
 from dust.datasets.video import VideoDataset
 from dust.utils.errors import DataError
 

@@ -1,6 +1,7 @@
 """The csv of several modalities, ``id,label[,video][,series][,split]``: one file per split, or one for all.
 
-DATASET.md describes it. Labels follow the rules of :mod:`dust.datasets.manifest`. As there, a manifest is complete and
+DATASET.md describes it. Labels follow the rules of :mod:`dust.datasets.manifest.manifest`.
+As there, a manifest is complete and
 right, or there is one error that lists everything wrong.
 """
 
@@ -11,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_reference
-from dust.datasets.csv_file import Problems, RawSplit, Row, find_separator, read_text, split_line
-from dust.datasets.manifest import (
+from dust.datasets.manifest.manifest import (
     CLASS_LIST,
     SPLITS,
     find_file,
@@ -21,6 +21,7 @@ from dust.datasets.manifest import (
     read_class_list,
     report_unused,
 )
+from dust.datasets.manifest.table import Problems, RawSplit, Row, find_separator, read_text, split_line
 from dust.utils.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _OTHER_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": 
 @dataclass(frozen=True, slots=True)
 class FusedClip:
     """``video``, ``series``: where they are, ``file`` or ``file.npy#row``; "" where not asked for. ``path``: one of
-    them, for messages. ``label``: as in :class:`dust.datasets.manifest.Clip`."""
+    them, for messages. ``label``: as in :class:`dust.datasets.manifest.manifest.Clip`."""
 
     id: str
     path: str
@@ -117,7 +118,7 @@ def read_fused_manifest(
         root: the folder of ``<split>.csv`` or ``manifest.csv``, or a csv file itself.
         modalities: those of video and series whose files are needed.
         path_prefix: folder that relative paths are under; "" is the csv's own.
-        separator, class_names, multi_label, num_classes: as in :func:`dust.datasets.manifest.read_manifest`.
+        separator, class_names, multi_label, num_classes: as in :func:`dust.datasets.manifest.manifest.read_manifest`.
         check_files: a missing file, or a row that an array does not have, is an error.
 
     Raises:

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.csv_file import Problems
 from dust.datasets.keystep_frames import FrameReader, procedures_of
 from dust.datasets.keystep_sampling import (
     clip_indices,
@@ -25,6 +24,7 @@ from dust.datasets.keystep_sampling import (
     window_ends,
     window_labels,
 )
+from dust.datasets.manifest.table import Problems
 from dust.datasets.procedure_files import ProcedureData, Recording
 from dust.datasets.sample import BadClip, Draw
 from dust.utils.errors import ConfigError, DataError, VideoError

@@ -21,7 +21,7 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.datasets.csv_file import VIDEO_SUFFIXES, read_csv, read_text, write_csv, write_text
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv, read_text, write_csv, write_text
 from dust.decode.cache import get_index
 from dust.decode.index import survey
 from dust.decode.pixels import FrameConverter, FrameRequest

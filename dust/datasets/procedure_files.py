@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.csv_file import Problems, read_text, write_csv, write_text
-from dust.datasets.manifest import SPLITS
+from dust.datasets.manifest.manifest import SPLITS
+from dust.datasets.manifest.table import Problems, read_text, write_csv, write_text
 from dust.decode.reader import open_clip
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
 from dust.utils.errors import DataError, VideoError

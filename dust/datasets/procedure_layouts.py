@@ -14,8 +14,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dust.datasets.csv_file import VIDEO_SUFFIXES, Problems, read_text
-from dust.datasets.manifest import SPLITS
+from dust.datasets.manifest.manifest import SPLITS
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems, read_text
 from dust.datasets.procedure_files import (
     RECORDINGS,
     ProcedureData,

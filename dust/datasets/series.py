@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.arrays import DAMAGE, ArrayFiles, SampleError, array_error, load, split_reference
-from dust.datasets.csv_file import read_text, split_line
+from dust.datasets.manifest.table import read_text, split_line
 from dust.utils.errors import DataError
 
 TIME_NAMES = ("time", "t", "timestamp", "seconds")

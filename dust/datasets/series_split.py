@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
-from dust.datasets.csv_file import Problems
+from dust.datasets.manifest.table import Problems
 from dust.datasets.series import Series, SeriesRules, channel_axis, channels_first, read_series, to_float
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng

@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from dust.datasets.csv_file import read_text, write_csv, write_text
+from dust.datasets.manifest.table import read_text, write_csv, write_text
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.datasets.csv_file import write_csv
-from dust.datasets.manifest import CLASS_LIST, write_class_list
+from dust.datasets.manifest.manifest import CLASS_LIST, write_class_list
+from dust.datasets.manifest.table import write_csv
 from dust.datasets.synthetic import SHARES, claim_folder, directions, finish_folder, moving_texture, write_video
 from dust.utils.errors import DataError
 from dust.utils.grouping import Grouping, write_grouping

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.datasets.csv_file import write_csv
+from dust.datasets.manifest.table import write_csv
 from dust.datasets.procedure_files import (
     PROCEDURE,
     RECORDINGS,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.csv_file import Problems, RawSplit, Row, read_text, split_line
-from dust.datasets.manifest import CLASS_LIST, SPLITS, index_labels, read_class_list
+from dust.datasets.manifest.manifest import CLASS_LIST, SPLITS, index_labels, read_class_list
+from dust.datasets.manifest.table import Problems, RawSplit, Row, read_text, split_line
 from dust.datasets.track_files import SUFFIXES
 from dust.utils.errors import DataError
 

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.csv_file import Problems
-from dust.datasets.manifest import read_class_list
+from dust.datasets.manifest.manifest import read_class_list
+from dust.datasets.manifest.table import Problems
 from dust.datasets.sample import BadClip, Draw
 from dust.datasets.track_files import Tracks, read_tracks
 from dust.datasets.track_manifest import TrackClip, TrackManifest, read_track_manifest

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.manifest import Clip, Manifest, read_class_list, read_manifest
+from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list, read_manifest
 from dust.datasets.sample import BadClip, Draw, class_counts, target_of
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, TrainTransform

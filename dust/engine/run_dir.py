@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from dust.datasets.csv_file import write_text
+from dust.datasets.manifest.table import write_text
 from dust.datasets.sample import BadClip
 from dust.utils.errors import DataError, DustError
 

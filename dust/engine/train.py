@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler
-from dust.datasets.manifest import write_class_list
+from dust.datasets.manifest.manifest import write_class_list
 from dust.engine.evaluate import evaluate
 from dust.engine.interrupt import Interrupted, InterruptFlag
 from dust.engine.run_dir import BadClipLog, RunDir

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.csv_file import VIDEO_SUFFIXES, read_csv
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv
 from dust.datasets.sampling import ClipSampler
 from dust.datasets.transform import EvalTransform, Geometry, TrainTransform
 from dust.decode.reader import VideoReader

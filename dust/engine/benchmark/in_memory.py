@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from dust.config import load_config, processes_per_node
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.manifest import Clip
+from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import Draw, class_counts, target_of
 from dust.engine.benchmark.model import in_own_process
 from dust.engine.launch import launch

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dust.datasets import formats
-from dust.datasets.csv_file import Problems, RawSplit, Row, read_csv, read_text, write_text
+from dust.datasets.manifest import formats
+from dust.datasets.manifest.table import Problems, RawSplit, Row, read_csv, read_text, write_text
 from dust.utils.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Readers of the layouts that public data comes in: class folders, SSv2's json, UCF101's and HMDB51's split files.
 
 Each ``find_*`` says which files of that layout a folder holds (empty: none), each ``read_*`` returns a
-:class:`~dust.datasets.csv_file.RawSplit` whose labels are class names. ``split`` is train, val or test.
+:class:`~dust.datasets.manifest.table.RawSplit` whose labels are class names. ``split`` is train, val or test.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.csv_file import VIDEO_SUFFIXES, Problems, RawSplit, Row, read_text
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems, RawSplit, Row, read_text
 from dust.utils.errors import DataError
 
 logger = logging.getLogger(__name__)
