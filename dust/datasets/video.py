@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list, read_manifest
 from dust.datasets.sample import BadClip, Draw, class_counts, target_of
-from dust.datasets.sampling import ClipSampler
-from dust.datasets.transform import EvalTransform, TrainTransform
+from dust.datasets.transforms.clip import EvalTransform, TrainTransform
+from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.windows import SlidingWindows
 from dust.decode.reader import FrameRequest, open_clip
 from dust.utils.errors import VideoError

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dust.datasets.device_transform import DeviceTransform
 from dust.datasets.sample import BadClip
+from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.inference import Inference
 from dust.engine.interrupt import InterruptFlag, Leave
 from dust.engine.run_dir import BadClipLog

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dust.datasets.device_transform import DeviceTransform
 from dust.datasets.sample import BadClip
+from dust.datasets.transforms.device import DeviceTransform
 from dust.tasks.task import Outputs
 
 

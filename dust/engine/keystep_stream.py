@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dust.datasets.device_transform import DeviceTransform
 from dust.datasets.keystep_frames import procedures_of
+from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.run_dir import RunDir
 from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.test import checkpoint_to_test

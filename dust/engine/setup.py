@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from dust.datasets.device_transform import DeviceTransform
+from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.sharding import shard
 from dust.models import build_model
 from dust.utils import distributed

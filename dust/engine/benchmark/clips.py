@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv
-from dust.datasets.sampling import ClipSampler
-from dust.datasets.transform import EvalTransform, Geometry, TrainTransform
+from dust.datasets.transforms.clip import EvalTransform, Geometry, TrainTransform
+from dust.datasets.transforms.frames import ClipSampler
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, DustError
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dust.datasets.device_transform import DeviceTransform
+from dust.datasets.transforms.device import DeviceTransform
 from dust.decode.reader import FrameRequest, VideoReader
 from dust.engine.benchmark.clips import Peer, Protocol, View, require_healthy
 from dust.engine.benchmark.floor import decode_only

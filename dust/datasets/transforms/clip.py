@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from dust.datasets.randaugment import INTERPOLATIONS, ClipRandAugment
+from dust.datasets.transforms.randaugment import INTERPOLATIONS, ClipRandAugment
 from dust.utils.errors import ConfigError
 
 Box = tuple[int, int, int, int]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dust.datasets.mixing import MixUp, RandomErasing, Word
+from dust.datasets.transforms.mixing import MixUp, RandomErasing, Word
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
 
