@@ -1,9 +1,7 @@
 """Data: manifests, decoding, sampling, transforms, and the loader that batches them. One import line per dataset."""
 
 from dust.datasets.build import DATASET_REGISTRY, build_dataset
-from dust.datasets.epic import EpicKitchens
 from dust.datasets.fused import FusedDataset
-from dust.datasets.grouped import GroupedVideo
 from dust.datasets.keystep import KeyFrames
 from dust.datasets.keystep_frames import RecordingFrames
 from dust.datasets.keystep_recordings import ProcedureRecordings
@@ -11,7 +9,9 @@ from dust.datasets.keystep_windows import EmbeddingWindows, VideoWindows
 from dust.datasets.loader import construct_loader
 from dust.datasets.sample import BadClip, Draw
 from dust.datasets.tracks import PointTracks
-from dust.datasets.video import SSv2, VideoDataset
+from dust.datasets.video.epic import EpicKitchens
+from dust.datasets.video.tstl_groups import GroupedVideo
+from dust.datasets.video.video import SSv2, VideoDataset
 
 __all__ = [
     "DATASET_REGISTRY",

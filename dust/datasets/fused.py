@@ -17,7 +17,7 @@ from dust.datasets.manifest.table import Problems
 from dust.datasets.sample import BadClip, Draw, class_counts, target_of
 from dust.datasets.series import SeriesRules
 from dust.datasets.series_split import SplitSeries
-from dust.datasets.video import VideoDataset
+from dust.datasets.video.video import VideoDataset
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureStore

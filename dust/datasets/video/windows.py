@@ -10,7 +10,7 @@ from dust.decode.reader import open_clip
 from dust.utils.errors import VideoError
 
 if TYPE_CHECKING:
-    from dust.datasets.video import VideoDataset
+    from dust.datasets.video.video import VideoDataset
 
 
 class SlidingWindows(Dataset[Any]):

@@ -13,7 +13,7 @@ from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list, rea
 from dust.datasets.sample import BadClip, Draw, class_counts, target_of
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
-from dust.datasets.windows import SlidingWindows
+from dust.datasets.video.windows import SlidingWindows
 from dust.decode.reader import FrameRequest, open_clip
 from dust.utils.errors import VideoError
 from dust.utils.rng import numpy_rng
