@@ -11,12 +11,12 @@ from torch.utils.data import Dataset
 
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.fused_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
 from dust.datasets.manifest.table import Problems
+from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
+from dust.datasets.multimodal.series import SeriesRules
+from dust.datasets.multimodal.series_split import SplitSeries
 from dust.datasets.sample import BadClip, Draw, class_counts, target_of
-from dust.datasets.series import SeriesRules
-from dust.datasets.series_split import SplitSeries
 from dust.datasets.video.video import VideoDataset
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
 from dust.datasets.manifest.table import Problems
-from dust.datasets.series import Series, SeriesRules, channel_axis, channels_first, read_series, to_float
+from dust.datasets.multimodal.series import Series, SeriesRules, channel_axis, channels_first, read_series, to_float
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
 
@@ -75,7 +75,7 @@ class SplitSeries:
     missing value becomes the channel's mean.
 
     Args:
-        ids, references: of the samples; see :func:`dust.datasets.series.read_series`.
+        ids, references: of the samples; see :func:`dust.datasets.multimodal.series.read_series`.
         rules: SERIES.NUM_CHANNELS, LENGTH, FIT, RATE, MISSING.
         split: for messages.
         normalize: see above.

@@ -1,0 +1,1 @@
+"""Datasets of video, series and stored features, joined by id."""
