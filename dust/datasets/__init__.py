@@ -8,7 +8,7 @@ from dust.datasets.keystep_windows import EmbeddingWindows, VideoWindows
 from dust.datasets.loader import construct_loader
 from dust.datasets.multimodal.fusion import FusedDataset
 from dust.datasets.sample import BadClip, Draw
-from dust.datasets.tracks import PointTracks
+from dust.datasets.tracks.tracks import PointTracks
 from dust.datasets.video.epic import EpicKitchens
 from dust.datasets.video.tstl_groups import GroupedVideo
 from dust.datasets.video.video import SSv2, VideoDataset

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.sample import BadClip
-from dust.datasets.track_recordings import TrackRecordings
-from dust.datasets.tracks import PointTracks
+from dust.datasets.tracks.recordings import TrackRecordings
+from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_for, device_of
 from dust.engine.test import checkpoint_to_test

@@ -9,8 +9,8 @@ import pytest
 
 from dust.convert.make_tracks import make_tracks, read_jobs
 from dust.convert.trackers import Settings, cotracker, lucas_kanade
-from dust.datasets.track_files import read_tracks
-from dust.datasets.track_manifest import read_track_manifest
+from dust.datasets.tracks.files import read_tracks
+from dust.datasets.tracks.manifest import read_track_manifest
 from dust.utils.errors import DataError
 from tests.helpers import ROOT, VIDEOS, needs_videos
 

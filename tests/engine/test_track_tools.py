@@ -11,8 +11,8 @@ import torch
 
 from dust.config import load_config
 from dust.datasets.synthetic_tracks import generate_tracks
-from dust.datasets.track_recordings import TrackRecordings
-from dust.datasets.tracks import PointTracks
+from dust.datasets.tracks.recordings import TrackRecordings
+from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.ablation import ablate_views, best_of_size, view_subsets
 from dust.engine.run_dir import RunDir
 from dust.engine.stream_tracks import stream_tracks

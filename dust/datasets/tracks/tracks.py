@@ -16,8 +16,8 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import read_class_list
 from dust.datasets.manifest.table import Problems
 from dust.datasets.sample import BadClip, Draw
-from dust.datasets.track_files import Tracks, read_tracks
-from dust.datasets.track_manifest import TrackClip, TrackManifest, read_track_manifest
+from dust.datasets.tracks.files import Tracks, read_tracks
+from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_manifest
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
 

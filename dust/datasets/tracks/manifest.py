@@ -13,7 +13,7 @@ from typing import Any
 
 from dust.datasets.manifest.manifest import CLASS_LIST, SPLITS, index_labels, read_class_list
 from dust.datasets.manifest.table import Problems, RawSplit, Row, read_text, split_line
-from dust.datasets.track_files import SUFFIXES
+from dust.datasets.tracks.files import SUFFIXES
 from dust.utils.errors import DataError
 
 logger = logging.getLogger(__name__)

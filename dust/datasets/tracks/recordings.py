@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from dust.datasets.sample import BadClip
-from dust.datasets.track_files import read_tracks
-from dust.datasets.track_manifest import TrackClip
-from dust.datasets.tracks import PointTracks
+from dust.datasets.tracks.files import read_tracks
+from dust.datasets.tracks.manifest import TrackClip
+from dust.datasets.tracks.tracks import PointTracks
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""Datasets of point tracks of one camera or several."""
