@@ -1,10 +1,10 @@
 """Data: manifests, decoding, sampling, transforms, and the loader that batches them. One import line per dataset."""
 
 from dust.datasets.build import DATASET_REGISTRY, build_dataset
-from dust.datasets.keystep import KeyFrames
-from dust.datasets.keystep_frames import RecordingFrames
-from dust.datasets.keystep_recordings import ProcedureRecordings
-from dust.datasets.keystep_windows import EmbeddingWindows, VideoWindows
+from dust.datasets.keystep.frames import RecordingFrames
+from dust.datasets.keystep.key_frames import KeyFrames
+from dust.datasets.keystep.recordings import ProcedureRecordings
+from dust.datasets.keystep.windows import EmbeddingWindows, VideoWindows
 from dust.datasets.loader import construct_loader
 from dust.datasets.multimodal.fusion import FusedDataset
 from dust.datasets.sample import BadClip, Draw

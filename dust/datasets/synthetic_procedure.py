@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.datasets.manifest.table import write_csv
-from dust.datasets.procedure_files import (
+from dust.datasets.keystep.files import (
     PROCEDURE,
     RECORDINGS,
     STATES,
@@ -26,6 +25,7 @@ from dust.datasets.procedure_files import (
     steps_of_states,
     write_own,
 )
+from dust.datasets.manifest.table import write_csv
 from dust.datasets.synthetic import claim_folder, finish_folder, write_video
 from dust.procedure.table import State
 from dust.utils.errors import DataError
@@ -57,7 +57,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens in a recording. ``states`` as in :class:`dust.datasets.procedure_files.Recording`."""
+    """What happens in a recording. ``states`` as in :class:`dust.datasets.keystep.files.Recording`."""
 
     actions: list[Action]
     states: tuple[tuple[int, State], ...]

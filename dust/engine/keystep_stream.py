@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dust.datasets.keystep_frames import procedures_of
+from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.run_dir import RunDir
 from dust.engine.setup import build_for, device_of, device_transform_of
@@ -56,7 +56,7 @@ def picture_transform(cfg) -> Callable[[Tensor], Tensor]:
     """uint8 (C, H, W) -> normalised float32 (C, size, size) with the side that the model was trained for.
 
     A picture of another size is scaled here, with antialiasing; the datasets let the decoder scale, which is not the
-    same to the last bit. For the same bits push frames as :class:`dust.datasets.keystep_frames.FrameReader` reads them.
+    same to the last bit. For the same bits push frames as :class:`dust.datasets.keystep.frames.FrameReader` reads them.
     """
     return functools.partial(_prepare, device_transform_of(cfg), cfg.DATA.TRAIN_CROP_SIZE)
 

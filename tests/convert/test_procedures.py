@@ -3,9 +3,9 @@
 import pytest
 
 from dust.convert.procedures import convert_procedures
-from dust.datasets.procedure_layouts import read_procedures
+from dust.datasets.keystep.layouts import read_procedures
 from dust.utils.errors import DataError
-from tests.datasets.test_procedure_files import industreal
+from tests.datasets.keystep.test_files import industreal
 
 
 def test_what_is_written_reads_as_what_was_there(tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import dust.datasets.keystep_recordings
+import dust.datasets.keystep.recordings
 import dust.models.keystep_video  # noqa: F401 - registers
 from dust.config import load_config
-from dust.datasets.keystep_frames import FrameReader
-from dust.datasets.procedure_layouts import read_procedures
+from dust.datasets.keystep.frames import FrameReader
+from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.synthetic_procedure import generate_procedure
 from dust.engine import run_net
 from dust.engine.keystep_stream import open_stream

@@ -7,17 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-import dust.datasets.keystep_recordings
+import dust.datasets.keystep.recordings
 import dust.models.keystep_frames
 import dust.models.keystep_video  # noqa: F401 - registers
-from dust.datasets.keystep import key_frames
-from dust.datasets.procedure_layouts import read_procedures
+from dust.datasets.keystep.key_frames import key_frames
+from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.synthetic_procedure import generate_procedure
 from dust.engine import run_net
 from dust.procedure.decoders import decode_b1
 from dust.procedure.metrics import score_recording, summarize
 from dust.utils.features import FeatureStore
-from tests.datasets.test_procedure_files import industreal
+from tests.datasets.keystep.test_files import industreal
 from tests.helpers import ROOT
 
 STAGES = ("spatial", "features", "temporal", "finetune", "test")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dust.datasets.keystep_sampling import clip_indices, window_ends, window_span
+from dust.datasets.keystep.sampling import clip_indices, window_ends, window_span
 from dust.models.keystep import TemporalEncoder
 from dust.models.keystep_stream import StepStream, padding_of, span_of, window_probabilities
 from dust.models.keystep_video import KeyStepVideo

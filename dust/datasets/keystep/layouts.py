@@ -14,9 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems, read_text
-from dust.datasets.procedure_files import (
+from dust.datasets.keystep.files import (
     RECORDINGS,
     ProcedureData,
     Recording,
@@ -27,6 +25,8 @@ from dust.datasets.procedure_files import (
     read_rows,
     with_labels,
 )
+from dust.datasets.manifest.manifest import SPLITS
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems, read_text
 from dust.utils.errors import DataError
 
 TABLE = "procedure_info.json"
@@ -75,7 +75,7 @@ def read_procedures(
     Args:
         layout: auto (looks at the files) | own | industreal | meccano.
         table: the public data sets' ``procedure_info.json``, where it is not in the folder.
-        labels, frames, index_cache: see :func:`dust.datasets.procedure_files.read_own`.
+        labels, frames, index_cache: see :func:`dust.datasets.keystep.files.read_own`.
 
     Raises:
         DataError: with every problem of the split, its file and line.

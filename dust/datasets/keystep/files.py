@@ -1,7 +1,7 @@
 """Recordings of a procedure on disk: frames, completed steps and component states, in our own format.
 
 A data folder holds ``recordings.csv``, ``states.csv``, ``steps.csv`` and ``procedure.json``; DATASET.md describes them.
-:mod:`dust.datasets.procedure_layouts` reads the public data sets into the same things. Reading is complete and right,
+:mod:`dust.datasets.keystep.layouts` reads the public data sets into the same things. Reading is complete and right,
 or there is one DataError with every problem, its file and line.
 
 Frames count from 0 whatever their files are called. A step is (frame, step id), in the frame in which it is completed;

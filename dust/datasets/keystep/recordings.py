@@ -7,10 +7,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep_frames import PIECE, FrameReader, procedures_of
-from dust.datasets.keystep_windows import EmbeddingWindows, check_components
-from dust.datasets.procedure_files import ProcedureData, Recording
-from dust.datasets.procedure_layouts import read_object_states
+from dust.datasets.keystep.files import ProcedureData, Recording
+from dust.datasets.keystep.frames import PIECE, FrameReader, procedures_of
+from dust.datasets.keystep.layouts import read_object_states
+from dust.datasets.keystep.windows import EmbeddingWindows, check_components
 from dust.datasets.sample import BadClip
 from dust.procedure.metrics import has_errors
 from dust.procedure.step_decoder import OBJECTS

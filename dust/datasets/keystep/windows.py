@@ -1,6 +1,6 @@
 """Windows of recorded procedures, labelled by the components that change in them: of embeddings, or of frames.
 
-Windows, labels and key-clip aware sampling are those of :mod:`dust.datasets.keystep_sampling`.
+Windows, labels and key-clip aware sampling are those of :mod:`dust.datasets.keystep.sampling`.
 """
 
 import logging
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep_frames import FrameReader, procedures_of
-from dust.datasets.keystep_sampling import (
+from dust.datasets.keystep.files import ProcedureData, Recording
+from dust.datasets.keystep.frames import FrameReader, procedures_of
+from dust.datasets.keystep.sampling import (
     clip_indices,
     kcas_density,
     sample_last_frame,
@@ -25,7 +26,6 @@ from dust.datasets.keystep_sampling import (
     window_labels,
 )
 from dust.datasets.manifest.table import Problems
-from dust.datasets.procedure_files import ProcedureData, Recording
 from dust.datasets.sample import BadClip, Draw
 from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.features import FeatureStore

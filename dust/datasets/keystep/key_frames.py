@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep_frames import FrameReader, procedures_of
-from dust.datasets.procedure_files import PICTURES, ProcedureData, Recording
+from dust.datasets.keystep.files import PICTURES, ProcedureData, Recording
+from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.sample import BadClip, Draw
 from dust.procedure.table import State
 from dust.utils.errors import ConfigError, DataError, VideoError

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.procedure_files import ProcedureData
-from dust.datasets.procedure_layouts import read_procedures
+from dust.datasets.keystep.files import ProcedureData
+from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.sample import BadClip
 from dust.decode.reader import FrameRequest, open_clip
 from dust.utils.errors import ConfigError, VideoError

@@ -1,0 +1,1 @@
+"""Datasets of recorded procedures: key frames, windows, whole recordings."""
