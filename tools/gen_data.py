@@ -15,11 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dust.datasets.synthetic import generate_motion
-from dust.datasets.synthetic_dust import SAMPLES, generate_dust
-from dust.datasets.synthetic_motion_appearance import generate_motion_appearance
-from dust.datasets.synthetic_procedure import PALETTE, generate_procedure
-from dust.datasets.synthetic_tracks import MOTIONS, generate_tracks
+from dust.synthetic.fusion import SAMPLES, generate_dust
+from dust.synthetic.keystep import PALETTE, generate_procedure
+from dust.synthetic.motion import generate_motion
+from dust.synthetic.motion_appearance import generate_motion_appearance
+from dust.synthetic.tracks import MOTIONS, generate_tracks
 from dust.utils.errors import DustError
 
 QUICKSTART = "configs/quickstart"

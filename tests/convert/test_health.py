@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from dust.convert import health
-from dust.datasets.synthetic import write_video
+from dust.synthetic.motion import write_video
 from tests.helpers import VIDEOS, needs_videos
 
 

@@ -12,7 +12,7 @@ import pytest
 from dust.convert.check import check_data
 from dust.convert.splits import read_public, write_splits
 from dust.datasets.manifest.manifest import read_manifest
-from dust.datasets.synthetic import write_video
+from dust.synthetic.motion import write_video
 from dust.utils.errors import DataError
 from tests.helpers import ROOT
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from dust.config import load_config
-from dust.datasets.synthetic import generate_motion
 from dust.decode.container import discard_others, open_stream, packets
 from dust.decode.reader import VideoReader
 from dust.engine.benchmark import model
@@ -23,6 +22,7 @@ from dust.engine.benchmark.floor import decode_only
 from dust.engine.benchmark.model import ModelRun, benchmark_model, count_flops, in_own_process, random_batch
 from dust.engine.benchmark.report import Report, save_json, table
 from dust.models import build_model
+from dust.synthetic.motion import generate_motion
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils.errors import DataError, DustError

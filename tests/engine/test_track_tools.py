@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from dust.config import load_config
-from dust.datasets.synthetic_tracks import generate_tracks
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.ablation import ablate_views, best_of_size, view_subsets
@@ -19,6 +18,7 @@ from dust.engine.stream_tracks import stream_tracks
 from dust.engine.test import test as run_test
 from dust.engine.train import train
 from dust.models import build_model
+from dust.synthetic.tracks import generate_tracks
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
 from tests.helpers import ROOT

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dust.datasets.synthetic_motion_appearance import generate_motion_appearance
 from dust.engine import run_net
 from dust.models.cast_weights import HASH
+from dust.synthetic.motion_appearance import generate_motion_appearance
 from dust.utils.checkpoint import find_latest
 from tests.helpers import ROOT
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from dust.datasets.synthetic_dust import generate_dust
 from dust.engine import run_net
+from dust.synthetic.fusion import generate_dust
 from dust.utils.features import FeatureStore
 from tests.helpers import ROOT
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dust.datasets.synthetic import generate_motion
 from dust.engine import run_net
+from dust.synthetic.motion import generate_motion
 from tests.helpers import ROOT
 
 

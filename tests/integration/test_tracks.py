@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from dust.config import load_config
-from dust.datasets.synthetic_tracks import generate_tracks
 from dust.engine import run_net
 from dust.engine.ablation import ablate_views, best_of_size
 from dust.engine.run_dir import RunDir
 from dust.engine.stream_tracks import stream_tracks
+from dust.synthetic.tracks import generate_tracks
 from tests.helpers import ROOT, VIDEOS, needs_videos
 
 QUICKSTART = {name: ROOT / "configs" / "quickstart" / f"tracks_{name}.yaml" for name in ("transformer", "lstm")}

@@ -26,8 +26,8 @@ from dust.datasets.keystep.files import (
     write_own,
 )
 from dust.datasets.manifest.table import write_csv
-from dust.datasets.synthetic import claim_folder, finish_folder, write_video
 from dust.procedure.table import State
+from dust.synthetic.motion import claim_folder, finish_folder, write_video
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
 

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from dust.datasets import synthetic
 from dust.datasets.decoder import VideoReader
 from dust.datasets.manifest import read_manifest
-from dust.datasets.synthetic import directions, generate_motion, moving_texture, texture, write_video
+from dust.synthetic import motion as synthetic
+from dust.synthetic.motion import directions, generate_motion, moving_texture, texture, write_video
 from dust.utils.errors import DataError
 from tests.helpers import ROOT
 

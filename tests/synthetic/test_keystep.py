@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from dust.datasets import synthetic_procedure as made
 from dust.datasets.decoder import open_clip
 from dust.datasets.procedure_layouts import read_object_states, read_procedures
-from dust.datasets.synthetic_procedure import PALETTE, generate_procedure, orders, plan, render
+from dust.synthetic import keystep as made
+from dust.synthetic.keystep import PALETTE, generate_procedure, orders, plan, render
 from dust.utils.errors import DataError
 from dust.utils.psr_decoders import decode_b1
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dust.datasets.manifest.table import write_csv
-from dust.datasets.synthetic import SPEED, claim_folder, finish_folder, moving_texture, write_video
+from dust.synthetic.motion import SPEED, claim_folder, finish_folder, moving_texture, write_video
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
 

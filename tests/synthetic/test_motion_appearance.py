@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dust.datasets.decoder import VideoReader
-from dust.datasets.synthetic_motion_appearance import CLASSES, HUES, SHIFTS, class_clip, generate_motion_appearance
+from dust.synthetic.motion_appearance import CLASSES, HUES, SHIFTS, class_clip, generate_motion_appearance
 from dust.utils.errors import DataError
 from dust.utils.grouping import read_grouping
 from dust.utils.rng import numpy_rng

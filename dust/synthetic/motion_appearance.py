@@ -18,7 +18,7 @@ import numpy as np
 
 from dust.datasets.manifest.manifest import CLASS_LIST, write_class_list
 from dust.datasets.manifest.table import write_csv
-from dust.datasets.synthetic import SHARES, claim_folder, directions, finish_folder, moving_texture, write_video
+from dust.synthetic.motion import SHARES, claim_folder, directions, finish_folder, moving_texture, write_video
 from dust.utils.errors import DataError
 from dust.utils.grouping import Grouping, write_grouping
 from dust.utils.rng import numpy_rng

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dust.datasets.synthetic_tracks import (
+from dust.synthetic.tracks import (
     FPS,
     MOTIONS,
     SIZE,

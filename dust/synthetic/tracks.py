@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dust.datasets.manifest.table import write_csv, write_text
-from dust.datasets.synthetic import SHARES, claim_folder, finish_folder
+from dust.synthetic.motion import SHARES, claim_folder, finish_folder
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dust.datasets.decoder import VideoReader
-from dust.datasets.synthetic_dust import SERIES_BITS, generate_dust, paired_series
+from dust.synthetic.fusion import SERIES_BITS, generate_dust, paired_series
 from dust.utils.errors import DataError
 from tests.helpers import ROOT
 
