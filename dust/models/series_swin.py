@@ -14,8 +14,8 @@ import torch
 import torch.nn as nn
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.layers.window_attention import SwinBlock
 from dust.models.swin_base import INIT_STD, Swin, problems_of
-from dust.models.window_attention import SwinBlock
 from dust.utils.errors import ConfigError, DustError
 
 

@@ -1,4 +1,4 @@
-"""What VideoSwin and SeriesSwin share: the model around the blocks of :mod:`dust.models.window_attention`."""
+"""What VideoSwin and SeriesSwin share: the model around the blocks of :mod:`dust.models.layers.window_attention`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from dust.models.layers import init_linear
+from dust.models.layers.common import init_linear
+from dust.models.layers.window_attention import PatchEmbed, Size, Stage, WindowAttention
 from dust.models.swin_weights import State, adapt
-from dust.models.window_attention import PatchEmbed, Size, Stage, WindowAttention
 from dust.utils.errors import DustError
 
 INIT_STD = 0.02

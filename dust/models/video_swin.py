@@ -12,8 +12,8 @@ import torch
 import torch.nn as nn
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.layers.window_attention import Size
 from dust.models.swin_base import Swin, problems_of
-from dust.models.window_attention import Size
 from dust.utils.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.checks import check_arguments, check_video, clip_multiples
 from dust.models.videomae_vit import (
     SinusoidPositions,
     State,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.models import group_parameters
 
 from dust.models.clip_vit import CLIPAttention, CLIPVisual
-from dust.models.frozen import quick_gelu
+from dust.models.layers.frozen import quick_gelu
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 from tests.helpers import golden_tensors

@@ -15,8 +15,9 @@ from dust.engine.benchmark.cost import MIB, cpu_of, peak_rss_mib, rss_mib
 from dust.engine.benchmark.model import in_own_process, random_batch
 from dust.engine.benchmark.report import Report
 from dust.engine.setup import build_for
-from dust.models import cast, frozen, videomae_vit
+from dust.models import cast, videomae_vit
 from dust.models.cast_weights import trained_names
+from dust.models.layers import frozen
 from dust.models.optimizer import construct_optimizer
 from dust.models.tstl import TSTL
 from dust.utils.checkpoint import save_checkpoint

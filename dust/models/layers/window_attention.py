@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dust.models.layers import DropPath, Mlp
+from dust.models.layers.common import DropPath, Mlp
 
 Size = tuple[int, ...]
 MASKS = ("cyclic", "exact", "legacy")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dust.models.frozen import frozen_hidden
+from dust.models.layers.frozen import frozen_hidden
 
 PLAIN = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 each_activation = pytest.mark.parametrize("activation", PLAIN)

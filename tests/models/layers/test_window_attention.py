@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from dust.models import window_attention
-from dust.models.window_attention import WindowAttention, log_offsets, relative_index, window_masks
+from dust.models.layers import window_attention
+from dust.models.layers.window_attention import WindowAttention, log_offsets, relative_index, window_masks
 from tests.models.test_swin import CPU, randomised
 
 
