@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.inference import Inference
-from dust.engine.interrupt import InterruptFlag, Leave
 from dust.engine.run_dir import BadClipLog
 from dust.engine.setup import autocast_of
+from dust.launch.signals import InterruptFlag, Leave
 from dust.tasks.task import Evaluation, Task
 from dust.utils import distributed
 from dust.utils.logging import progress

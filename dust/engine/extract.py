@@ -18,11 +18,11 @@ from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
-from dust.engine.interrupt import InterruptFlag
 from dust.engine.run_dir import BadClipLog, RunDir, text_sha256
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of
 from dust.engine.test import newest_checkpoint
 from dust.engine.weights import load_trained, weights_file
+from dust.launch.signals import InterruptFlag
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError

@@ -14,8 +14,8 @@ from typing import Any
 from dust.config import load_config, parse_args
 from dust.config.expand import expand
 from dust.config.parser import log_notes
-from dust.engine.interrupt import Interrupted, guarded
-from dust.engine.requeue import Departure
+from dust.launch.requeue import Departure
+from dust.launch.signals import Interrupted, guarded
 from dust.utils.errors import ConfigError, DustError
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _main(argv: Sequence[str], departure: Departure) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     departure.watch(cfg.OUTPUT_DIR for _, cfg in runs)
-    from dust.engine.launch import Launcher
+    from dust.launch.launcher import Launcher
 
     try:
         launcher = Launcher(args.init_method, departure)

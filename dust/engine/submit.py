@@ -1,7 +1,7 @@
 """A command line as a Slurm job, by submitit: what is asked of the cluster, and what is refused before it is asked.
 
 The job runs the same command as ``dust`` does, in one task for each process. It ends by itself before the time limit or
-when it is preempted, saves, asks to be queued again and goes on (:mod:`dust.engine.requeue`).
+when it is preempted, saves, asks to be queued again and goes on (:mod:`dust.launch.requeue`).
 """
 
 import argparse
@@ -18,9 +18,9 @@ from typing import Any
 
 from dust.config import flatten, parse_args, processes_per_node
 from dust.config.expand import expand
-from dust.engine.interrupt import COME_BACK
-from dust.engine.lives import minutes_of
 from dust.engine.run_net import load_files, main
+from dust.launch.lives import minutes_of
+from dust.launch.signals import COME_BACK
 from dust.utils.errors import ConfigError, DustError
 
 USAGE = """\
@@ -269,7 +269,7 @@ def check_cluster(partition: str, nodes: int, minutes: int) -> None:
 
 
 def python_command() -> str:
-    """Python, started with signals held back until :func:`dust.engine.interrupt.guarded` takes them.
+    """Python, started with signals held back until :func:`dust.launch.signals.guarded` takes them.
 
     The second or two before would otherwise be fatal: a job that is preempted there would not be queued again.
     """

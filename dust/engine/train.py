@@ -13,12 +13,12 @@ from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler
 from dust.datasets.manifest.manifest import write_class_list
 from dust.engine.evaluate import evaluate
-from dust.engine.interrupt import Interrupted, InterruptFlag
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of, parallel
 from dust.engine.sharding import gathered, whole_tensors
 from dust.engine.stages import sources
 from dust.engine.state import TrainState, initialise, no_statistics
+from dust.launch.signals import Interrupted, InterruptFlag
 from dust.models.optimizer import set_lr
 from dust.tasks import build_task
 from dust.tasks.task import DataFacts

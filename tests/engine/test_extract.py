@@ -9,10 +9,10 @@ import torch
 from dust.datasets import construct_loader
 from dust.engine import extract as module
 from dust.engine.extract import extract, layer_output
-from dust.engine.interrupt import Interrupted
 from dust.engine.run_dir import RunDir
 from dust.engine.setup import build_for, device_transform_of
 from dust.engine.train import train
+from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import file_sha256, load_weights
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureStore

@@ -9,15 +9,15 @@ from torch import nn
 
 from dust.datasets.loader import EpochBatchSampler
 from dust.engine import saver
-from dust.engine.interrupt import Interrupted
 from dust.engine.run_dir import RunDir
 from dust.engine.sharding import blocks_of
 from dust.engine.train import Trainer
+from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
-from tests.engine.test_launch import PLAIN, epochs, run, weights
 from tests.engine.test_resume import RICH, StopAfter, assert_same_run, train
 from tests.engine.test_run_net import start, words
+from tests.launch.test_launcher import PLAIN, epochs, run, weights
 
 FSDP = {"TRAIN__PARALLEL": "fsdp", "SOLVER__CLIP_GRAD_L2NORM": 1.0, "TEST__ENABLE": False}
 SHARDED = {**FSDP, "TRAIN__CHECKPOINT_FORMAT": "sharded", "SOLVER__OPTIMIZING_METHOD": "adamw", "SOLVER__BASE_LR": 1e-3}

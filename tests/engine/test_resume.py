@@ -6,9 +6,9 @@ import signal
 import pytest
 import torch
 
-from dust.engine.interrupt import Interrupted
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer
+from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dust.engine.lives import minutes_of
 from dust.engine.submit import Job, parameters, plan, python_command, read
+from dust.launch.lives import minutes_of
 from dust.utils.errors import ConfigError, DustError
 from tests.engine.conftest import TINY
 from tests.helpers import ROOT

@@ -66,7 +66,7 @@ def disturb(zygote, clips, tmp_path, disturbances: Sequence[Disturbance], epochs
 
 @pytest.mark.slow
 def test_a_dead_launcher_leaves_nothing_behind(zygote, clips, tmp_path):
-    """Its processes end with it, and the folder is free. (Dead ranks and TERM: tests/engine/test_launch.py.)"""
+    """Its processes end with it, and the folder is free. (Dead ranks and TERM: tests/launch/test_launcher.py.)"""
     victim = zygote.start(words(clips, tmp_path / "run", **TWO, SOLVER__MAX_EPOCH=1000))
     saves(tmp_path / "run" / "checkpoints", victim, 2)
     everyone = victim.workers()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dust.engine.lives import minutes_of
+from dust.launch.lives import minutes_of
 from dust.utils.checkpoint import load_checkpoint
 from tests.engine.conftest import TINY, clips  # noqa: F401 - a fixture
 from tests.helpers import ROOT

@@ -19,9 +19,9 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import Draw, class_counts, target_of
 from dust.engine.benchmark.model import in_own_process
-from dust.engine.launch import launch
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer
+from dust.launch.launcher import launch
 from dust.utils import distributed
 from dust.utils.errors import DustError
 

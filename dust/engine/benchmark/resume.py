@@ -23,7 +23,7 @@ METHOD = (
     "loaded), after which it is killed, so that every round resumes from the same checkpoint. beyond_imports_s is the "
     "median of the rounds' differences."
 )
-LAUNCHER = "import dust.engine.run_net, dust.engine.launch"
+LAUNCHER = "import dust.engine.run_net, dust.launch.launcher"
 TRAINING = f"{LAUNCHER}, dust.engine.extract, dust.engine.test, dust.engine.train"
 #: Lines of the log, as a run writes them.
 FIRST_STEP, RESUMED = '"_type": "train_iter"', "resumed from"

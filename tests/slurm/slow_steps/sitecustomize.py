@@ -16,7 +16,7 @@ def slow_down(module):
     log, init = module.TrainMeter.log_iter, module.TrainMeter.__init__
 
     def slow_log(*args, **kwargs):
-        from dust.engine.interrupt import most_urgent
+        from dust.launch.signals import most_urgent
 
         end = time.monotonic() + float(os.environ.get("SECONDS_PER_STEP", "0"))
         while os.environ.get("SLURM_RESTART_COUNT", "0") == "0" and time.monotonic() < end and not most_urgent():

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from dust.engine.interrupt import Interrupted, InterruptFlag, forwarded, guarded, most_urgent
-from dust.engine.requeue import Departure, job_of, requeue
+from dust.launch.requeue import Departure, job_of, requeue
+from dust.launch.signals import Interrupted, InterruptFlag, forwarded, guarded, most_urgent
 
 
 def send(signum):
@@ -138,7 +138,7 @@ def test_which_job_this_is(environ, job):
     ],
 )
 def test_who_asks_for_the_job_again(scontrol, monkeypatch, name, environ, wanted):
-    monkeypatch.setattr("dust.engine.requeue.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("dust.launch.requeue.time.sleep", lambda seconds: None)
     signum = signal.Signals[f"SIG{name}"]
     assert Departure(environ)(signum) == 128 + signum
     assert asked(scontrol) == wanted

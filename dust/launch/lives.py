@@ -3,7 +3,7 @@
 A life of a job lasts from the start of its command to the signal after which it asks to be queued again. One that
 leaves nothing new on the disk has done no more than cost its start. The second such life in a row is the last.
 
-This module does without torch, as :mod:`dust.engine.interrupt` does.
+This module does without torch, as :mod:`dust.launch.signals` does.
 """
 
 import contextlib

@@ -28,9 +28,9 @@ import torch
 from tqdm import tqdm
 
 from dust.config import processes_per_node
-from dust.engine.interrupt import COME_BACK, SIGNALS, Interrupted, forwarded, guarded, most_urgent, settle, stop
-from dust.engine.place import MEET, MEET_AFTER_ALONE, Meeting, Place, joined, place_from_environment
-from dust.engine.requeue import SAVING, Departure
+from dust.launch.rendezvous import MEET, MEET_AFTER_ALONE, Meeting, Place, joined, place_from_environment
+from dust.launch.requeue import SAVING, Departure
+from dust.launch.signals import COME_BACK, SIGNALS, Interrupted, forwarded, guarded, most_urgent, settle, stop
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.signals import held_back
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from dust.engine import run_net
-from dust.engine.lives import RECORD, Lives, progress, time_limit
-from dust.engine.requeue import Departure
+from dust.launch.lives import RECORD, Lives, progress, time_limit
+from dust.launch.requeue import Departure
 
 USR2 = signal.SIGUSR2
 JOB = {"SLURM_JOB_ID": "9", "SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "1600"}
@@ -62,7 +62,7 @@ def test_the_second_life_without_a_step_is_the_last(slurm, caplog):
 
 def test_how_long_each_life_lasted_is_told(slurm, caplog, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("dust.engine.requeue.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("dust.launch.requeue.time.monotonic", lambda: clock[0])
 
     def work(seconds):
         clock[0] += seconds
@@ -254,13 +254,13 @@ def test_the_command_counts_its_lives(slurm, clips, monkeypatch):
         raise AssertionError("it has gone on")
 
     with monkeypatch.context() as early:
-        early.setattr("dust.engine.launch.Launcher.run", too_early)
+        early.setattr("dust.launch.launcher.Launcher.run", too_early)
         assert run_net.main(argv) == 128 + USR2
     assert (slurm / "run" / RECORD).exists()
     assert run_net.main(argv) == 0
     assert not (slurm / "run" / RECORD).exists()
     with monkeypatch.context() as early:
-        early.setattr("dust.engine.launch.Launcher.run", too_early)
+        early.setattr("dust.launch.launcher.Launcher.run", too_early)
         assert [run_net.main(argv) for _ in range(2)] == [128 + USR2, 1]
 
 

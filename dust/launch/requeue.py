@@ -1,7 +1,7 @@
 """How a command that was asked to stop leaves: after USR1 or USR2 its Slurm job is queued again, after TERM or INT not.
 
 Everything is saved by then. The job starts with the same command, finds its checkpoint and goes on. One that makes no
-step from one start to the next is not queued again (:mod:`dust.engine.lives`).
+step from one start to the next is not queued again (:mod:`dust.launch.lives`).
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dust.engine.interrupt import COME_BACK, most_urgent
-from dust.engine.lives import Lives
+from dust.launch.lives import Lives
+from dust.launch.signals import COME_BACK, most_urgent
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ NOWHERE = 1
 class Departure:
     """Ends this process's part of a command, after a signal.
 
-    ``first`` is the process that speaks for all; ``meeting`` (a :class:`dust.engine.place.Meeting`) is where the others
-    can see it, if they have met.
+    ``first`` is the process that speaks for all; ``meeting`` (a :class:`dust.launch.rendezvous.Meeting`) is where the
+    others can see it, if they have met.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:

@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from dust.engine.lives import Lives
-from dust.engine.place import Meeting, Place, place_from_environment
+from dust.launch.lives import Lives
+from dust.launch.rendezvous import Meeting, Place, place_from_environment
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import ConfigError, DustError
 from tests.engine.test_run_net import start, words
@@ -168,7 +168,7 @@ SLURM = {
 def test_places(monkeypatch):
     assert place_from_environment({}) is None
     assert place_from_environment(TORCHRUN) == Place(5, 8, 1, 4, "env://")
-    monkeypatch.setattr("dust.engine.place.first_host", lambda nodes: {"node[7-8]": "node7"}[nodes])
+    monkeypatch.setattr("dust.launch.rendezvous.first_host", lambda nodes: {"node[7-8]": "node7"}[nodes])
     assert place_from_environment(SLURM) == Place(3, 4, 1, 2, "tcp://node7:28246")
     assert place_from_environment({**SLURM, "MASTER_PORT": "9"}) == Place(3, 4, 1, 2, "tcp://node7:9")
     one_task = {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
@@ -176,7 +176,7 @@ def test_places(monkeypatch):
 
 
 def free_port():
-    from dust.engine.launch import free_port
+    from dust.launch.launcher import free_port
 
     return str(free_port())
 
