@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets import construct_loader
-from dust.engine.evaluate import evaluate
+from dust.engine.evaluator import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.test import checkpoint_to_test

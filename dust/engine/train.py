@@ -12,7 +12,7 @@ from torch import Tensor
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler
 from dust.datasets.manifest.manifest import write_class_list
-from dust.engine.evaluate import evaluate
+from dust.engine.evaluator import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of, parallel
 from dust.engine.sharding import gathered, whole_tensors
