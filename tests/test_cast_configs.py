@@ -6,7 +6,7 @@ import pytest
 
 from dust.config import get_cfg, load_config
 from dust.config.expand import expand
-from dust.utils.grouping import read_grouping
+from dust.utils.tstl_grouping import read_grouping
 from tests.helpers import ROOT
 
 #: file -> total batch, published rate per 256 clips, lowest rate per 256, epochs, layer decay, drop path, views

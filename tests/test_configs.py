@@ -10,8 +10,8 @@ from dust.config import accumulation_steps, load_config, notes
 from dust.datasets import DATASET_REGISTRY
 from dust.models import MODEL_REGISTRY, build_model
 from dust.tasks import TASK_REGISTRY
-from dust.utils.grouping import Grouping, write_grouping
 from dust.utils.lr_policy import LRSchedule
+from dust.utils.tstl_grouping import Grouping, write_grouping
 from dust.zoo.entries import ENTRIES
 from tests.helpers import ROOT, golden_json
 

@@ -20,7 +20,7 @@ def convert(source: Path, target: Path) -> None:
         raise CheckpointError(f"{target} is there already: name another, or remove it")
     state = load_checkpoint(source)
     if is_sharded(target):
-        from dust.utils.sharded_checkpoint import save_sharded
+        from dust.utils.checkpoint import save_sharded
 
         save_sharded(target, state)
     else:

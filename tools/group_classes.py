@@ -8,8 +8,8 @@ import argparse
 import sys
 
 from dust.utils.errors import DustError
-from dust.utils.grouping import group_by_confusion, group_by_text, write_grouping
-from dust.utils.grouping_files import read_confusion, read_names, read_predictions
+from dust.utils.tstl_grouping import group_by_confusion, group_by_text, write_grouping
+from dust.utils.tstl_grouping_files import read_confusion, read_names, read_predictions
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dust.utils.errors import ConfigError
-from dust.utils.grouping import Grouping, find_grouping, read_grouping
+from dust.utils.tstl_grouping import Grouping, find_grouping, read_grouping
 
 #: Keys that may name a stage beside OUTPUT_DIR.
 STAGES = (

@@ -20,8 +20,8 @@ from dust.convert.splits import refuse_overwriting
 from dust.datasets.manifest.table import SHOWN, Problems, write_csv
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError
-from dust.utils.feature_files import npy_header
 from dust.utils.features import FeatureWriter
+from dust.utils.features.formats import npy_header
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from dust.engine.sharding import whole_tensors
 from dust.utils import distributed
-from dust.utils.checkpoint import is_sharded, save_checkpoint
-from dust.utils.sharded_checkpoint import save_sharded
+from dust.utils.checkpoint import is_sharded, save_checkpoint, save_sharded
 
 
 class Saver:

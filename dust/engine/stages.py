@@ -13,11 +13,10 @@ from dust.config.values import same
 from dust.engine.extract import checkpoint_to_extract, features_config
 from dust.engine.run_dir import RunDir, config_sha256, differing_keys, text_sha256
 from dust.engine.test import checkpoint_to_test
-from dust.utils.checkpoint import file_sha256, list_checkpoints
+from dust.utils.checkpoint import file_sha256, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
 from dust.utils.stages import stage_checkpoint, stage_features
-from dust.utils.weights import read_checkpoint
 
 logger = logging.getLogger(__name__)
 

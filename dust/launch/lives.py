@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.utils.errors import DataError
-from dust.utils.feature_files import read_count, write_atomically
+from dust.utils.features.formats import read_count, write_atomically
 
 logger = logging.getLogger(__name__)
 

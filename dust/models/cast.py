@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.clip_vit import LN_EPS, CLIPAttention, CLIPMlp, image_tokens
+from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
-from dust.models.layers.common import DropPath, Mlp, init_linear
 from dust.models.layers.frozen import frozen_hidden
 from dust.models.videomae_vit import (
     SinusoidPositions,

@@ -15,8 +15,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.layers import DropPath, resize_grid
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
-from dust.models.layers.common import DropPath, resize_grid
 from dust.models.layers.frozen import quick_gelu
 from dust.models.videomae_vit import State, attend, drop_path_rates, run_block, scaled_head
 

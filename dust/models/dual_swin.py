@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.layers.common import init_linear
+from dust.models.layers import init_linear
 from dust.models.swin import SeriesSwin, VideoSwin
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureStore

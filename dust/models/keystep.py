@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.layers.common import Mlp
+from dust.models.layers import Mlp
 from dust.utils.errors import ConfigError, DataError
 
 ENCODERS = ("transformer", "gru", "mlp")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from dust.models.layers.common import init_linear
+from dust.models.layers import init_linear
 from dust.models.layers.window_attention import PatchEmbed, Size, Stage, WindowAttention
 from dust.models.swin_weights import State, adapt
 from dust.utils.errors import DustError

@@ -14,16 +14,7 @@ import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.layers.common import (
-    Attention,
-    Block,
-    DropPath,
-    Mlp,
-    PatchEmbed,
-    init_linear,
-    resize_grid,
-    resize_sequence,
-)
+from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, init_linear, resize_grid, resize_sequence
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 

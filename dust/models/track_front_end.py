@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from dust.models.layers.common import init_linear
+from dust.models.layers import init_linear
 from dust.utils.errors import ConfigError, DustError
 
 FRAMES_AT_ONCE = 32

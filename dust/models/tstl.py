@@ -20,7 +20,7 @@ from dust.models.build import MODEL_REGISTRY
 from dust.models.cast import CAST, is_trained
 from dust.models.tstl_votes import VOTES, vote
 from dust.utils.errors import ConfigError, DustError
-from dust.utils.grouping import find_grouping_problems
+from dust.utils.tstl_grouping import find_grouping_problems
 
 logger = logging.getLogger(__name__)
 

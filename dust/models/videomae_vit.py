@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
-from dust.models.layers.common import DropPath, Mlp, init_linear
 
 logger = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]

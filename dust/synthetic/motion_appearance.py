@@ -20,8 +20,8 @@ from dust.datasets.manifest.manifest import CLASS_LIST, write_class_list
 from dust.datasets.manifest.table import write_csv
 from dust.synthetic.motion import SHARES, claim_folder, directions, finish_folder, moving_texture, write_video
 from dust.utils.errors import DataError
-from dust.utils.grouping import Grouping, write_grouping
 from dust.utils.rng import numpy_rng
+from dust.utils.tstl_grouping import Grouping, write_grouping
 
 GROUPING = "class_grouping.json"
 SHIFTS = {direction.name: direction.shift for direction in directions(6)}  # pixels (right, down) per frame

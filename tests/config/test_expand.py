@@ -5,7 +5,7 @@ import pytest
 from dust.config import get_cfg, load_config, notes
 from dust.config.expand import expand
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.grouping import Grouping, write_grouping
+from dust.utils.tstl_grouping import Grouping, write_grouping
 
 SIZE = ["DATA.TEST_CROP_SIZE", "224"]
 

@@ -5,13 +5,7 @@ import textwrap
 import pytest
 
 from dust.config import accumulation_steps, assert_and_infer_cfg, flatten, get_cfg, load_config, notes
-from dust.config.foreign import (
-    FOREIGN_KEYS,
-    REFUSED,
-    REFUSED_FOR_OURS,
-    REFUSED_WITH_BATCH_NORM,
-    add_foreign_keys,
-)
+from dust.config.foreign import FOREIGN_KEYS, REFUSED, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM, add_foreign_keys
 from dust.utils.errors import ConfigError
 from tests.helpers import golden_json
 

@@ -17,7 +17,7 @@ from dust.engine.benchmark.experts import (
 from dust.models import cast
 from dust.models.videomae_vit import attend
 from dust.utils.errors import ConfigError, DustError
-from dust.utils.grouping import Grouping, write_grouping
+from dust.utils.tstl_grouping import Grouping, write_grouping
 from tests.helpers import ROOT
 
 QUICK = ROOT / "configs" / "quickstart"

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dust.utils.checkpoint import checkpoint_name, find_latest, save_checkpoint
+from dust.utils.checkpoint import checkpoint_name, find_latest, save_checkpoint, save_sharded
 from dust.utils.errors import CheckpointError
-from dust.utils.sharded_checkpoint import save_sharded
 from tests.faults.victims import words
 
 

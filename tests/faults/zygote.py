@@ -23,7 +23,7 @@ import time
 #: What a run imports by and by.
 MODULES = (
     "dust.launch.launcher", "dust.engine.train", "dust.engine.test", "dust.engine.stages", "dust.engine.run_net",
-    "dust.visualization.plots", "dust.utils.sharded_checkpoint", "sklearn.metrics", "matplotlib.pyplot", "tqdm", "av",
+    "dust.visualization.plots", "dust.utils.checkpoint", "sklearn.metrics", "matplotlib.pyplot", "tqdm", "av",
     "timm.utils",
 )  # fmt: skip
 

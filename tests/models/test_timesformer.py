@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from dust.models.layers.common import Attention, DropPath
+from dust.models.layers import Attention, DropPath
 from dust.models.timesformer import DividedBlock, TimeSformer
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError, DustError

@@ -292,7 +292,7 @@ def test_the_trunk_is_needed(stages):
 
 def test_from_config(tmp_path):
     from dust.config import get_cfg
-    from dust.utils.grouping import Grouping, write_grouping
+    from dust.utils.tstl_grouping import Grouping, write_grouping
 
     write_grouping(tmp_path / "g.json", Grouping(GROUPS))
     cfg = get_cfg()

@@ -9,8 +9,8 @@ import pytest
 from dust.datasets.decoder import VideoReader
 from dust.synthetic.motion_appearance import CLASSES, HUES, SHIFTS, class_clip, generate_motion_appearance
 from dust.utils.errors import DataError
-from dust.utils.grouping import read_grouping
 from dust.utils.rng import numpy_rng
+from dust.utils.tstl_grouping import read_grouping
 
 
 def rows(folder, split):

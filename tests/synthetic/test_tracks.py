@@ -7,16 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dust.synthetic.tracks import (
-    FPS,
-    MOTIONS,
-    SIZE,
-    Camera,
-    camera_ring,
-    generate_tracks,
-    motion_path,
-    observe,
-)
+from dust.synthetic.tracks import FPS, MOTIONS, SIZE, Camera, camera_ring, generate_tracks, motion_path, observe
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
 

@@ -14,7 +14,7 @@ from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
 from dust.datasets.manifest.table import Problems
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.grouping import Grouping
+from dust.utils.tstl_grouping import Grouping
 
 ROLES = ("selector", "expert", "route")
 

@@ -9,14 +9,7 @@ import pytest
 from PIL import Image
 
 from dust.datasets.csv_file import Problems
-from dust.datasets.procedure_files import (
-    ProcedureData,
-    Recording,
-    count_frames,
-    read_own,
-    steps_of_states,
-    write_own,
-)
+from dust.datasets.procedure_files import ProcedureData, Recording, count_frames, read_own, steps_of_states, write_own
 from dust.datasets.procedure_layouts import INDUSTREAL_STATES, detect_layout, read_object_states, read_procedures
 from dust.datasets.synthetic import write_video
 from dust.utils.errors import DataError

@@ -9,14 +9,12 @@ hash, so that at every instant what stands under the name can be verified.
 import contextlib
 import errno
 import hashlib
-import logging
 import os
 import re
-import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -24,58 +22,10 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from dust.utils.checkpoint.reader import read_file
 from dust.utils.errors import CheckpointError
-from dust.utils.weights import LoadReport, load_weights, read_checkpoint
 
-__all__ = [
-    "LoadReport",
-    "checkpoint_name",
-    "file_sha256",
-    "find_latest",
-    "list_checkpoints",
-    "load_checkpoint",
-    "load_weights",
-    "read_checkpoint",
-    "remove_checkpoint",
-    "remove_leftovers",
-    "save_checkpoint",
-    "verify_checkpoint",
-]
-logger = logging.getLogger(__name__)
-
-_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.(?:pyth|dcp)")
-Layout = Callable[[tuple[Any, ...], torch.Size], torch.Tensor | None]
 _HASH_LINE = re.compile(r"([0-9a-f]{64})(?:  .*)?")
-
-
-# ------------------------------------------------------------------------------------------------------- naming
-
-
-def checkpoint_name(epoch: int, step: int | None = None, suffix: str = ".pyth") -> str:
-    """File name for the 0-based ``epoch``; with ``step`` (optimizer steps done in that epoch) for one saved within it.
-    A sharded one has the ``suffix`` .dcp."""
-    middle = "" if step is None else f"_iter_{step:07d}"
-    return f"checkpoint_epoch_{epoch + 1:05d}{middle}{suffix}"
-
-
-def is_sharded(path: str | os.PathLike) -> bool:
-    """Whether it is a folder of parts (dust/utils/sharded_checkpoint.py) instead of one file."""
-    return Path(path).suffix == ".dcp"
-
-
-def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
-    """The checkpoints in a folder, oldest first by (epoch, iteration); a complete epoch follows those within it."""
-    folder = Path(folder)
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        match = _NAME.fullmatch(path.name)
-        if match:
-            epoch, iteration = match.groups()
-            found.append((int(epoch), float("inf") if iteration is None else int(iteration), path))
-    return [path for _, _, path in sorted(found)]
-
-
-# ------------------------------------------------------------------------------------------------------ writing
 
 
 class _HashingFile:
@@ -120,11 +70,11 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
         digest = _write_synced(temporary, plain)
         replaces = path.exists()
         old = _hashes_to_keep(path) if replaces else []
-        _write_sidecar(path, list(dict.fromkeys([digest, *old])))
+        _writesidecar_of(path, list(dict.fromkeys([digest, *old])))
         os.replace(temporary, path)
         sync_folder(path.parent)
         if replaces:
-            _write_sidecar(path, [digest])
+            _writesidecar_of(path, [digest])
     except OSError as error:
         raise CheckpointError(
             f"{path}: the checkpoint could not be written: {error.strerror or error} (errno {error.errno}). "
@@ -135,34 +85,6 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return digest
-
-
-def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
-    """Delete what killed processes left in ``folder``: temporary files, and the sidecars of checkpoints that never got
-    their names. Call it only while no one writes there."""
-    folder = Path(folder)
-    found = sorted(folder.glob(".checkpoint_*.tmp")) if folder.is_dir() else []
-    for sidecar in folder.glob("checkpoint_epoch_*.pyth.sha256"):
-        if _NAME.fullmatch(sidecar.stem) and not os.path.lexists(sidecar.with_suffix("")):
-            sidecar.unlink(missing_ok=True)
-    for path in found:
-        replaced = path.with_name(path.name.removeprefix(".").removesuffix(".old.tmp"))
-        if path.name.endswith(".old.tmp") and not replaced.exists():
-            path.rename(replaced)  # the new one had not got its name yet
-            continue
-        remove_checkpoint(path)
-        logger.info("removed %s, which an interrupted save left", path)
-    return found
-
-
-def remove_checkpoint(path: str | os.PathLike) -> None:
-    """Delete a checkpoint, file or folder, and its sidecar; it may be gone already."""
-    path = Path(path)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-        _sidecar(path).unlink(missing_ok=True)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -204,12 +126,12 @@ def _write_synced(path: Path, state: dict[str, Any]) -> str:
     return hashing.sha256.hexdigest()
 
 
-def _sidecar(path: Path) -> Path:
+def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _write_sidecar(path: Path, hashes: list[str]) -> None:
-    sidecar = _sidecar(path)
+def _writesidecar_of(path: Path, hashes: list[str]) -> None:
+    sidecar = sidecar_of(path)
     temporary = sidecar.with_name(f".{sidecar.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -237,13 +159,10 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-# ------------------------------------------------------------------------------------------------------ reading
-
-
 def _sidecar_hashes(path: Path) -> list[str]:
     """The hashes that the sidecar names; [] if there is no sidecar or it is not one."""
     try:
-        lines = _sidecar(path).read_text(encoding="utf-8").splitlines()
+        lines = sidecar_of(path).read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         return []
     matches = [_HASH_LINE.fullmatch(line) for line in lines]
@@ -252,15 +171,11 @@ def _sidecar_hashes(path: Path) -> list[str]:
 
 def _hashes_to_keep(path: Path) -> list[str]:
     """What the file that is about to be replaced may verify by until then; a foreign one gets its own hash."""
-    return _sidecar_hashes(path) if _sidecar(path).exists() else [file_sha256(path)]
+    return _sidecar_hashes(path) if sidecar_of(path).exists() else [sha256_of_file(path)]
 
 
-def file_sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 (hex) of a file's bytes; of a sharded checkpoint that of the file which holds the others' hashes.
-
-    Raises OSError."""
-    if is_sharded(path):
-        path = Path(path) / "state.pyth"
+def sha256_of_file(path: str | os.PathLike) -> str:
+    """The SHA-256 (hex) of a file's bytes. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
@@ -272,49 +187,40 @@ def _digest(file: IO[bytes]) -> str:
     return sha256.hexdigest()
 
 
-def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:
+def verify_file(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:
     """ "ok": the file is what its sidecar says; "foreign": it has no sidecar; "damaged": it is something else.
 
     Raises CheckpointError if there is no such file or it cannot be read.
     """
     path = Path(path)
-    if is_sharded(path) and path.is_dir():
-        from dust.utils.sharded_checkpoint import verify_sharded
-
-        return "damaged" if verify_sharded(path) else "ok"
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: there is no such checkpoint file")
-        if not _sidecar(path).exists():
+        if not sidecar_of(path).exists():
             return "foreign"
-        return "ok" if file_sha256(path) in _sidecar_hashes(path) else "damaged"
+        return "ok" if sha256_of_file(path) in _sidecar_hashes(path) else "damaged"
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error} (errno {error.errno})") from error
 
 
-def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
+def load_file(path: str | os.PathLike) -> dict[str, Any]:
     """The dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
 
-    ``layout`` says of which tensors of a sharded checkpoint this process only wants its part. Raises CheckpointError
-    if it is damaged, missing, or holds anything but plain values.
+    Raises CheckpointError if it is damaged, missing, or holds anything but plain values.
     """
-    if is_sharded(path) and Path(path).is_dir():
-        from dust.utils.sharded_checkpoint import read_sharded
-
-        return read_sharded(path, layout)
-    if verify_checkpoint(path) == "damaged":
+    if verify_file(path) == "damaged":
         raise CheckpointError(
-            f"{path}: is damaged: its SHA-256 is not the one in {_sidecar(Path(path)).name}. "
+            f"{path}: is damaged: its SHA-256 is not the one in {sidecar_of(Path(path)).name}. "
             f"Use an earlier checkpoint, or copy it again together with that file"
         )
     # not memory-mapped: the run that gets these tensors goes on to delete and replace checkpoints
-    return read_checkpoint(path, mmap=False)
+    return read_file(path, mmap=False)
 
 
-def _check_unsigned(path: Path) -> None:
+def check_unsigned(path: Path) -> None:
     """A file whose sidecar got lost still has the checksums that torch's archives carry. CheckpointError if one of
     them is wrong."""
-    if path.is_dir() or _sidecar(path).exists() or not zipfile.is_zipfile(path):
+    if path.is_dir() or sidecar_of(path).exists() or not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
@@ -323,30 +229,3 @@ def _check_unsigned(path: Path) -> None:
         wrong = str(error)
     if wrong:
         raise CheckpointError(f"{path}: is damaged: {wrong} in it has not its checksum")
-
-
-def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tuple[Path, dict[str, Any]] | None:
-    """(path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint. See
-    :func:`load_checkpoint` for ``layout``.
-
-    A damaged one is logged with its name and the one before it is taken. If all are damaged: CheckpointError, so that
-    a run never silently starts anew.
-    """
-    problems = []
-    for path in reversed(list_checkpoints(folder)):
-        try:
-            state = load_checkpoint(path, layout)
-            _check_unsigned(path)
-        except CheckpointError as error:
-            logger.error("%s. Trying the checkpoint before it.", error)
-            problems.append(str(error))
-            continue
-        if problems:
-            logger.warning("resuming from %s, as %d newer ones cannot be used", path, len(problems))
-        return path, state
-    if problems:
-        raise CheckpointError(
-            f"{folder}: none of its {len(problems)} checkpoints can be used, and starting anew must be asked for: "
-            f"choose another OUTPUT_DIR, set TRAIN.AUTO_RESUME False or remove them. " + "; ".join(problems)
-        )
-    return None

@@ -1,29 +1,16 @@
-"""Reading weight files that others wrote, and putting them into a model with a full account of what fitted.
+"""Putting a file's weights into a model, with a full account of what fitted."""
 
-Nothing in a file is ever executed: ``torch.load`` always has ``weights_only=True``, and what it refuses is not opened
-another way.
-"""
-
-import argparse
 import logging
 import os
-import pathlib
-import pickle
-import pickletools
 import re
-import struct
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn as nn
 
+from dust.utils.checkpoint.store import read_checkpoint
 from dust.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -32,162 +19,6 @@ CONTAINERS = ("state_dict", "model_state", "model", "module")  # where the tenso
 PREFIXES = ("module.", "model.", "_orig_mod.")  # what wrappers put before every name
 HEADS = ("head", "classifier", "fc")  # the classifier, which another set of classes may leave fresh
 MIN_FIT = 0.5  # share of the model's parameters (head aside, counted in numbers) below which a file does not fit
-# what a damaged file can make torch's and safetensors' readers raise
-_READ_ERRORS = (
-    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, ArithmeticError,
-    AttributeError, AssertionError, MemoryError, ImportError, struct.error, safetensors.SafetensorError,
-)  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------ reading
-
-
-def _plain_dict(*_: Any) -> dict:
-    """What stands for a ``defaultdict`` that a file holds."""
-    return {}
-
-
-def _harmless_globals() -> list[Any]:
-    """Beyond torch's own list: classes that hold values and do nothing. Paths are read as pure ones."""
-    harmless: list[Any] = [argparse.Namespace, list, dict, int, float, (_plain_dict, "collections.defaultdict")]
-    scalar = np.float64(0).__reduce__()[0]
-    harmless += [np.dtype, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-    harmless += [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-    for flavour, stand_in in {"Posix": pathlib.PurePosixPath, "Windows": pathlib.PureWindowsPath}.items():
-        for module in ("pathlib", "pathlib._local"):
-            harmless += [(stand_in, f"{module}.{flavour}Path"), (stand_in, f"{module}.Pure{flavour}Path")]
-    return harmless
-
-
-def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
-    """What a ``.pyth``/``.pth``/``.bin``/``.pt`` or ``.safetensors`` file holds, on the CPU, with nothing executed.
-
-    With ``mmap`` the tensors stay on disk until they are read (zip files only). Raises CheckpointError that names the
-    cause: missing, a folder, empty, truncated, a web page, a TorchScript program, or a pickle that wants to call
-    something, with what it wants to call.
-    """
-    path = Path(path)
-    if path.suffix == ".dcp" and path.is_dir():
-        from dust.utils.sharded_checkpoint import read_sharded
-
-        return read_sharded(path)
-    try:
-        kind = _kind(path)
-        if kind == "safetensors":
-            return safetensors.torch.load_file(path, device="cpu")
-        with torch.serialization.safe_globals(_harmless_globals()):
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and kind == "zip")
-    except _READ_ERRORS as error:
-        raise CheckpointError(_why_not(path, error)) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of tensors")
-    return data
-
-
-def _kind(path: Path) -> str:
-    """ "zip", "safetensors" or "pickle" (torch's old format), by content. Raises CheckpointError for all else."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such file")
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".pth", ".pyth", ".pt"})
-        hint = f"; it holds {', '.join(inside[:5])}: name one of them" if inside else ""
-        raise CheckpointError(f"{path}: is a folder, not a weight file{hint}")
-    with path.open("rb") as file:
-        start = file.read(512)
-    if not start.strip(b"\0"):
-        raise CheckpointError(f"{path}: is empty ({path.stat().st_size} bytes of nothing): copy or download it again")
-    text = start.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise CheckpointError(f"{path}: is a web page, not weights: the download got a page; fetch the file itself")
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: is a git-lfs pointer, not the weights: run `git lfs pull` in its repository")
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
-        return "safetensors"
-    if not start.startswith(b"PK\x03\x04"):
-        return "pickle"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
-        raise CheckpointError(f"{path}: is truncated or damaged ({error}): copy or download it again") from error
-    if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
-        raise CheckpointError(
-            f"{path}: is a TorchScript program, not weights, and programs are not run. If it is a published one "
-            f"(OpenAI's CLIP), verify and convert it: python tools/zoo.py convert {path} --out NAME.safetensors"
-        )
-    if not any(name.endswith("data.pkl") for name in names):
-        raise CheckpointError(f"{path}: is a zip file without torch's data.pkl (it holds {', '.join(names[:4])})")
-    return "zip"
-
-
-def _why_not(path: Path, error: Exception) -> str:
-    """One message for a file that the safe reader did not take; tells damage from things that it must not call."""
-    foreign = sorted(set(pickle_globals(path)) - _known_globals()) if path.suffix != ".safetensors" else []
-    if foreign:
-        shown = ", ".join(foreign[:12]) + (f" and {len(foreign) - 12} more" if len(foreign) > 12 else "")
-        return (
-            f"{path}: refused, and nothing in it was executed. Opening it would call or build: {shown}. "
-            f"Only tensors and plain values are read. If you trust its author, convert it in a throw-away environment: "
-            f"state = torch.load(file, weights_only=False), then safetensors.torch.save_file of its dictionary of "
-            f"tensors to weights.safetensors, and give that file"
-        )
-    first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"{path}: cannot be read ({first_line}): it is truncated, damaged or no weight file; copy or download it again"
-    )
-
-
-def _known_globals() -> set[str]:
-    names = set(torch._weights_only_unpickler._get_allowed_globals())
-    for item in _harmless_globals():
-        names.add(item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}")
-    return names
-
-
-def pickle_globals(path: str | os.PathLike) -> list[str]:
-    """The dotted names that a file's pickles refer to, read from their opcodes; nothing is loaded or executed."""
-    found: list[str] = []
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".pkl"):
-                        with archive.open(name) as stream:
-                            found += _globals_of(stream)
-        else:
-            with open(path, "rb") as stream:
-                while stream.read(1):  # the old format is several pickles, one behind the other
-                    stream.seek(-1, os.SEEK_CUR)
-                    found += _globals_of(stream)
-    except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError, struct.error, IndexError, MemoryError):
-        logger.debug("%s: its pickle ends early", path)
-    return list(dict.fromkeys(found))
-
-
-def _globals_of(stream: IO[bytes]) -> Iterator[str]:
-    strings: list[str] = []
-    memo: dict[int, str | None] = {}
-    last: str | None = None
-    for opcode, argument, _ in pickletools.genops(stream):
-        arg: Any = argument
-        name = opcode.name
-        if name == "MEMOIZE":
-            memo[len(memo)] = last
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[arg] = last
-        elif name in ("GLOBAL", "INST"):
-            yield arg.replace(" ", ".")
-            last = None
-        elif name == "STACK_GLOBAL":
-            yield ".".join(strings[-2:]) or "?"
-            last = None
-        else:
-            last = memo.get(arg) if name in ("GET", "BINGET", "LONG_BINGET") else arg if isinstance(arg, str) else None
-            if last is not None:
-                strings = [*strings[-1:], last]
-
-
-# ------------------------------------------------------------------------------------------------------ loading
 
 
 @dataclass

@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dust.utils.checkpoint import load_weights, read_checkpoint
+from dust.utils.checkpoint import load_weights, pickle_globals, read_checkpoint
 from dust.utils.errors import CheckpointError
-from dust.utils.weights import pickle_globals
 
 
 class Net(nn.Module):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dust.utils import feature_files
 from dust.utils.errors import DataError
 from dust.utils.features import FORMATS, FeatureStore, FeatureWriter, id_to_name, name_to_id
+from dust.utils.features import formats as feature_files
 
 IDS = ["a/b c.mp4", "plain", "..", "50%", "Ünï", "x" * 80, "last"]
 META = {"checkpoint_sha256": "ab" * 32, "config": "A: 1\n", "layer": "pooled", "views": 1}

@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from dust.utils import checkpoint
+from dust.utils.checkpoint.single import load_file, save_checkpoint, sha256_of_file, sync_folder, verify_file
 from dust.utils.errors import CheckpointError
 
-_STATE = "state.pyth"
+#: The file that names the hashes of all others.
+STATE = "state.pyth"
+Layout = Callable[[tuple[Any, ...], torch.Size], torch.Tensor | None]
 _MARK = "\x00tensor "  # begins what stands in the place of a tensor; no other string of ours begins so
 
 
@@ -46,6 +45,9 @@ def save_sharded(path: str | os.PathLike, state: Mapping[str, Any], group: Any =
 
 
 def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, several: bool, group: Any) -> None:
+    import torch.distributed.checkpoint as dcp  # half a second, which runs that write one file do without
+    from torch.distributed.checkpoint.api import CheckpointException
+
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _take_out(dict(state), (), tensors)
     problem, sums = "", {}
@@ -62,7 +64,7 @@ def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, sev
             dcp.save(tensors, checkpoint_id=temporary, process_group=group, no_dist=not several)
         names = [file for file in temporary.iterdir() if file.name.startswith(f"__{rank}_")]
         names += [temporary / ".metadata"] if rank == 0 else []
-        sums = {file.name: checkpoint.file_sha256(file) for file in names}
+        sums = {file.name: sha256_of_file(file) for file in names}
     except (Exception, CheckpointException) as error:  # of whatever kind: the others must hear of it
         problem = _cause(error)
     parts = _agree(path, problem, group, sums)
@@ -70,7 +72,7 @@ def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, sev
     if rank == 0:
         try:
             files = {name: digest for part in parts for name, digest in part.items()}
-            checkpoint.save_checkpoint(temporary / _STATE, {**skeleton, "files": files})
+            save_checkpoint(temporary / STATE, {**skeleton, "files": files})
             _replace(path, temporary)
         except (OSError, CheckpointError) as error:
             problem = str(error)
@@ -79,6 +81,8 @@ def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, sev
 
 def _cause(error: BaseException) -> str:
     """What went wrong first, without the stack of every process that torch's own exception (no ``Exception``) tells."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     if isinstance(error, OSError) and error.errno:
@@ -107,7 +111,7 @@ def _replace(path: Path, temporary: Path) -> None:
     if path.exists():
         path.rename(old)
     temporary.rename(path)
-    checkpoint.sync_folder(path.parent)
+    sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -137,20 +141,20 @@ def _put_back(value: Any, path: tuple[Any, ...], tensor: Callable[[tuple[Any, ..
 def verify_sharded(path: str | os.PathLike) -> list[str]:
     """What is wrong with the folder, file by file; [] if it is as it was written."""
     path = Path(path)
-    if not (path / _STATE).is_file():
-        return [f"{_STATE} is missing"]
-    if checkpoint.verify_checkpoint(path / _STATE) != "ok":
-        return [f"{_STATE} is damaged"]
+    if not (path / STATE).is_file():
+        return [f"{STATE} is missing"]
+    if verify_file(path / STATE) != "ok":
+        return [f"{STATE} is damaged"]
     problems = []
-    for name, digest in checkpoint.load_checkpoint(path / _STATE)["files"].items():
+    for name, digest in load_file(path / STATE)["files"].items():
         if not (path / name).is_file():
             problems.append(f"{name} is missing")
-        elif checkpoint.file_sha256(path / name) != digest:
+        elif sha256_of_file(path / name) != digest:
             problems.append(f"{name} is damaged")
     return problems
 
 
-def read_sharded(path: str | os.PathLike, layout: checkpoint.Layout | None = None) -> dict[str, Any]:
+def read_sharded(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
     """The dictionary that :func:`save_sharded` was given, verified, on any number of processes.
 
     Args:
@@ -160,6 +164,10 @@ def read_sharded(path: str | os.PathLike, layout: checkpoint.Layout | None = Non
     Raises:
         CheckpointError: something in the folder is missing or damaged.
     """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     path = Path(path)
     problems = verify_sharded(path)
     if problems:
@@ -167,7 +175,7 @@ def read_sharded(path: str | os.PathLike, layout: checkpoint.Layout | None = Non
             f"{path}: is damaged: {'; '.join(problems)}. Use an earlier checkpoint, or copy the whole folder again "
             "(.metadata is part of it)"
         )
-    saved = checkpoint.load_checkpoint(path / _STATE)
+    saved = load_file(path / STATE)
     del saved["files"]
     reader = dcp.FileSystemReader(path)
     stored = reader.read_metadata().state_dict_metadata

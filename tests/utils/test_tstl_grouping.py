@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dust.utils.errors import DataError
-from dust.utils.grouping import Grouping, group_by_confusion, group_by_text, read_grouping, write_grouping
+from dust.utils.tstl_grouping import Grouping, group_by_confusion, group_by_text, read_grouping, write_grouping
 from tests.helpers import ROOT
 
 FIVE = Grouping(((3, 0), (1, 2, 4)), ("a", "b", "c", "d", "e"))

@@ -14,10 +14,10 @@ from dust.utils.checkpoint import (
     remove_checkpoint,
     remove_leftovers,
     save_checkpoint,
+    save_sharded,
     verify_checkpoint,
 )
 from dust.utils.errors import CheckpointError
-from dust.utils.sharded_checkpoint import save_sharded
 from tests.engine.test_resume import assert_same
 from tests.helpers import ROOT
 

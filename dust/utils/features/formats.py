@@ -10,14 +10,34 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
 import numpy as np
 
 from dust.utils.errors import DataError
 
+FORMATS = ("memmap", "npz", "per_video")
+DTYPES = ("float16", "float32")
+SHOWN = 10  # how many ids an error writes out
+PARTIAL = ".partial"
 _CHUNK = 1 << 22  # bytes copied at a time
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip needs a date; always the same one, so that the same features are the same bytes
 _AGAIN = "extract the features again"
+
+
+def id_to_name(sample_id: str) -> str:
+    """A sample's id as the name of a file, without a suffix: percent-encoded, so ``a/b`` is ``a%2Fb``."""
+    return quote(sample_id, safe="", errors="surrogateescape")
+
+
+def name_to_id(name: str) -> str:
+    """The id that :func:`id_to_name` turned into ``name``."""
+    return unquote(name, errors="surrogateescape")
+
+
+def some_of(ids: Sequence[str]) -> str:
+    """Name the first few ids for an error message."""
+    return ", ".join(map(repr, ids[:SHOWN])) + (f", ... ({len(ids)} in all)" if len(ids) > SHOWN else "")
 
 
 @contextlib.contextmanager

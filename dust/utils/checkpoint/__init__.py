@@ -1,0 +1,40 @@
+"""Checkpoints: one file or a folder of parts; reading, verifying and loading weights.
+
+reader (what is in a file, safely) <- single (one file) <- sharded (a folder of parts) <- store (both) <- weights.
+"""
+
+from dust.utils.checkpoint.reader import pickle_globals
+from dust.utils.checkpoint.sharded import Layout, save_sharded
+from dust.utils.checkpoint.single import save_checkpoint
+from dust.utils.checkpoint.store import (
+    checkpoint_name,
+    file_sha256,
+    find_latest,
+    is_sharded,
+    list_checkpoints,
+    load_checkpoint,
+    read_checkpoint,
+    remove_checkpoint,
+    remove_leftovers,
+    verify_checkpoint,
+)
+from dust.utils.checkpoint.weights import LoadReport, load_weights
+
+__all__ = [
+    "Layout",
+    "LoadReport",
+    "checkpoint_name",
+    "file_sha256",
+    "find_latest",
+    "is_sharded",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_weights",
+    "pickle_globals",
+    "read_checkpoint",
+    "remove_checkpoint",
+    "remove_leftovers",
+    "save_checkpoint",
+    "save_sharded",
+    "verify_checkpoint",
+]

@@ -1,0 +1,134 @@
+"""Checkpoints by name, one file or a folder of parts: listed, verified, read, found and removed alike.
+
+This is the one place that knows of both forms.
+"""
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from dust.utils.checkpoint.reader import read_file
+from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, verify_sharded
+from dust.utils.checkpoint.single import check_unsigned, load_file, sha256_of_file, sidecar_of, verify_file
+from dust.utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.(?:pyth|dcp)")
+
+
+def checkpoint_name(epoch: int, step: int | None = None, suffix: str = ".pyth") -> str:
+    """File name for the 0-based ``epoch``; with ``step`` (optimizer steps done in that epoch) for one saved within it.
+    A sharded one has the ``suffix`` .dcp."""
+    middle = "" if step is None else f"_iter_{step:07d}"
+    return f"checkpoint_epoch_{epoch + 1:05d}{middle}{suffix}"
+
+
+def is_sharded(path: str | os.PathLike) -> bool:
+    """Whether it is a folder of parts (dust/utils/checkpoint/sharded.py) instead of one file."""
+    return Path(path).suffix == ".dcp"
+
+
+def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """The checkpoints in a folder, oldest first by (epoch, iteration); a complete epoch follows those within it."""
+    folder = Path(folder)
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match:
+            epoch, iteration = match.groups()
+            found.append((int(epoch), float("inf") if iteration is None else int(iteration), path))
+    return [path for _, _, path in sorted(found)]
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 (hex) of a file's bytes; of a sharded checkpoint that of the file which holds the others' hashes.
+
+    Raises OSError."""
+    return sha256_of_file(Path(path) / STATE if is_sharded(path) else path)
+
+
+def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:
+    """ "ok": the file is what its sidecar says; "foreign": it has no sidecar; "damaged": it is something else.
+
+    Raises CheckpointError if there is no such file or it cannot be read.
+    """
+    if _is_folder(path):
+        return "damaged" if verify_sharded(path) else "ok"
+    return verify_file(path)
+
+
+def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
+    """The dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
+
+    ``layout`` says of which tensors of a sharded checkpoint this process only wants its part. Raises CheckpointError
+    if it is damaged, missing, or holds anything but plain values.
+    """
+    return read_sharded(path, layout) if _is_folder(path) else load_file(path)
+
+
+def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
+    """What a weight file or a sharded checkpoint holds; see :func:`dust.utils.checkpoint.reader.read_file`."""
+    return read_sharded(path) if _is_folder(path) else read_file(path, mmap=mmap)
+
+
+def _is_folder(path: str | os.PathLike) -> bool:
+    return is_sharded(path) and Path(path).is_dir()
+
+
+def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tuple[Path, dict[str, Any]] | None:
+    """(path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint. See
+    :func:`load_checkpoint` for ``layout``.
+
+    A damaged one is logged with its name and the one before it is taken. If all are damaged: CheckpointError, so that
+    a run never silently starts anew.
+    """
+    problems = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            state = load_checkpoint(path, layout)
+            check_unsigned(path)
+        except CheckpointError as error:
+            logger.error("%s. Trying the checkpoint before it.", error)
+            problems.append(str(error))
+            continue
+        if problems:
+            logger.warning("resuming from %s, as %d newer ones cannot be used", path, len(problems))
+        return path, state
+    if problems:
+        raise CheckpointError(
+            f"{folder}: none of its {len(problems)} checkpoints can be used, and starting anew must be asked for: "
+            f"choose another OUTPUT_DIR, set TRAIN.AUTO_RESUME False or remove them. " + "; ".join(problems)
+        )
+    return None
+
+
+def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
+    """Delete what killed processes left in ``folder``: temporary files, and the sidecars of checkpoints that never got
+    their names. Call it only while no one writes there."""
+    folder = Path(folder)
+    found = sorted(folder.glob(".checkpoint_*.tmp")) if folder.is_dir() else []
+    for sidecar in folder.glob("checkpoint_epoch_*.pyth.sha256"):
+        if _NAME.fullmatch(sidecar.stem) and not os.path.lexists(sidecar.with_suffix("")):
+            sidecar.unlink(missing_ok=True)
+    for path in found:
+        replaced = path.with_name(path.name.removeprefix(".").removesuffix(".old.tmp"))
+        if path.name.endswith(".old.tmp") and not replaced.exists():
+            path.rename(replaced)  # the new one had not got its name yet
+            continue
+        remove_checkpoint(path)
+        logger.info("removed %s, which an interrupted save left", path)
+    return found
+
+
+def remove_checkpoint(path: str | os.PathLike) -> None:
+    """Delete a checkpoint, file or folder, and its sidecar; it may be gone already."""
+    path = Path(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+        sidecar_of(path).unlink(missing_ok=True)
