@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from dust.datasets.prepare import Encoding, prepare
+from dust.convert.prepare import Encoding, prepare
 from dust.utils.errors import DustError
 
 

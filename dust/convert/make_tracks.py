@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dust.convert.prepare import agree_on_settings
 from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
 from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
 from dust.datasets.manifest.table import Problems, read_text, split_line, write_csv
-from dust.datasets.prepare import agree_on_settings
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
 

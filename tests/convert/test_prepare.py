@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from dust.datasets import prepare as module
+from dust.convert import prepare as module
+from dust.convert.prepare import Encoding, prepare
 from dust.datasets.csv_file import read_csv
 from dust.datasets.decoder import VideoReader
-from dust.datasets.prepare import Encoding, prepare
 from dust.utils.errors import DataError
 from tests.datasets.clip_files import damaged, turned, write_clip
 from tests.helpers import ROOT
