@@ -18,7 +18,7 @@ from dust.tasks import build_task
 from dust.tasks.task import DataFacts
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
-from dust.visualization.bars import bar_figure
+from dust.visualization.plots import bar_figure
 
 logger = logging.getLogger(__name__)
 

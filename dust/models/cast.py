@@ -16,6 +16,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.cast_weights import (
+    frozen_sha256,
+    is_trained,
+    load_checkpointed,
+    load_experts,
+    load_trunk,
+    trained_part,
+)
 from dust.models.clip_vit import LN_EPS, CLIPAttention, CLIPMlp, image_tokens
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
@@ -30,13 +38,6 @@ from dust.models.videomae_vit import (
     scaled_head,
 )
 from dust.utils.errors import ConfigError, DustError
-
-TRAINED = ("cross", "Adapter", "ln_post", "vmae_fc_norm", "head")  # in the names of parameters that are not frozen
-
-
-def is_trained(name: str) -> bool:
-    """True for a parameter of CAST's own, False for one of its two frozen experts."""
-    return any(word in name for word in TRAINED)
 
 
 class Adapter(nn.Module):
@@ -356,8 +357,6 @@ class CAST(nn.Module):
 
     def load_parts(self, paths: Mapping[str, Path]) -> None:
         """Fill the experts from the files that ``parts_from`` stands for."""
-        from dust.models.cast_weights import load_experts, load_trunk
-
         if "trunk" in paths:
             load_trunk(self, paths["trunk"])
         if "spatial" in paths:
@@ -365,21 +364,15 @@ class CAST(nn.Module):
 
     def partial_state_dict(self) -> dict[str, torch.Tensor]:
         """What a checkpoint has to hold: what is trained and the experts' hash; all, if they have no file or learn."""
-        from dust.models.cast_weights import trained_part
-
         return trained_part(self) if self.parts_from and self.freeze else self.state_dict()
 
     def load_partial(self, state: Mapping[str, torch.Tensor], source: str) -> None:
         """Take back what ``partial_state_dict`` gave. CheckpointError if the experts are not the same, or if it does
         not fit."""
-        from dust.models.cast_weights import load_checkpointed
-
         load_checkpointed(self, state, source)
 
     def frozen_sha256(self) -> str:
         """Which experts these are: SHA-256, hex."""
-        from dust.models.cast_weights import frozen_sha256
-
         return frozen_sha256(self)
 
     # ---------------------------------------------------------------------------------- what a classifier offers

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from dust.models.cast import CAST, is_trained
 from dust.models.clip_vit import CLIPVisual
 from dust.models.videomae_vit import State, VideoMAE
 from dust.utils.checkpoint import LoadReport, load_weights, read_checkpoint
@@ -19,9 +18,15 @@ from dust.utils.errors import CheckpointError
 logger = logging.getLogger(__name__)
 Weights = str | os.PathLike | Mapping[str, Any]
 HASH = "frozen_sha256"  # the entry of a partial state dict that names its experts, 32 bytes
+TRAINED = ("cross", "Adapter", "ln_post", "vmae_fc_norm", "head")  # in the names of parameters that are not frozen
 
 
-def load_experts(model: CAST, *, spatial: Weights, temporal: Weights) -> tuple[LoadReport, LoadReport]:
+def is_trained(name: str) -> bool:
+    """True for a parameter of CAST's own, False for one of its two frozen experts."""
+    return any(word in name for word in TRAINED)
+
+
+def load_experts(model: Any, *, spatial: Weights, temporal: Weights) -> tuple[LoadReport, LoadReport]:
     """Fill the experts of ``model`` with weights of CLIP and of VideoMAE, in any layout that these models load.
 
     ``spatial`` and ``temporal`` are paths or state dicts. As published, the spatial expert's last norm comes along and

@@ -17,10 +17,12 @@ import torch.nn as nn
 
 from dust.config.expand import grouping_of
 from dust.models.build import MODEL_REGISTRY
-from dust.models.cast import CAST, is_trained
-from dust.models.tstl_votes import VOTES, vote
+from dust.models.cast import CAST
+from dust.models.cast_weights import is_trained
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.tstl_grouping import find_grouping_problems
+
+VOTES = ("maxlogit", "selector_weighted", "majority")
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class TSTL(nn.Module):
         expert_classes: ``group``: an expert's head has its group's classes; ``all``: every class, as published.
         top_k: how many experts see a clip, those of the groups with the selector's highest scores.
         vote: how they agree: ``maxlogit`` | ``selector_weighted`` | ``majority``, see
-            :func:`dust.models.tstl_votes.vote`.
+            :func:`dust.models.tstl.vote`.
         mask_outside: an expert says nothing of classes outside its group; with ``expert_classes`` "group" it cannot.
         parts_from: ``{part: (configuration key, stage or file)}`` of "selector", "experts.0", ... and of the trunk, as
             CAST's.
@@ -217,3 +219,30 @@ def _in_one_piece(model: CAST) -> CAST:
     for parameter, piece in zip(trained, whole.split(sizes), strict=True):
         parameter.data = piece[: parameter.numel()].view_as(parameter).copy_(parameter.data)
     return model
+
+
+def vote(said: torch.Tensor, chosen: torch.Tensor, normaliser: torch.Tensor, method: str) -> torch.Tensor:
+    """(B, k, K) logits of k experts, -inf where one says nothing -> (B, K) scores that rank the classes.
+
+    Args:
+        chosen: (B, k), the selector's logits of these experts' groups, the highest first.
+        normaliser: (B,), logsumexp of the selector's logits of all groups.
+        method: ``maxlogit``: the highest logit that any expert gives a class. ``selector_weighted``: the same of logits
+            times the selector's probability of the expert's group. ``majority``: each expert has one vote, for its
+            highest class; scores are votes, a tie going to the class that the expert with the higher selector score
+            votes for.
+
+    A class of which no expert says anything gets -inf; by majority every class without a vote gets 0.
+    """
+    if method == "maxlogit":
+        return said.amax(dim=1)
+    if method == "selector_weighted":
+        weight = (chosen - normaliser[:, None]).exp().unsqueeze(2)  # (B, k, 1)
+        return torch.where(said.isinf(), said, said * weight).amax(dim=1)
+    if method == "majority":
+        k = said.shape[1]
+        ballots = torch.zeros_like(said).scatter(2, said.argmax(dim=2, keepdim=True), 1.0)
+        # below 1 and falling with the expert's place, so that it decides between equally many votes and no others
+        seniority = (torch.arange(k, 0, -1, device=said.device) / (k + 1)).to(said)
+        return ballots.sum(dim=1) + (ballots * seniority[None, :, None]).amax(dim=1)
+    raise ValueError(f"vote {method!r}: choose one of {', '.join(VOTES)}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dust.config.expand import grouping_of
-from dust.models.tstl_losses import batch_all_triplet_loss
+from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
 from dust.tasks.task import DataFacts, Outputs
@@ -22,8 +22,8 @@ class GroupSelection(Classification):
 
     Args:
         triplet_weight: factor of the triplet loss; 0 = none.
-        triplet_margin: see :func:`dust.models.tstl_losses.batch_all_triplet_loss`. Mixed targets count by their largest
-            group there.
+        triplet_margin: see :func:`dust.models.contrastive_losses.batch_all_triplet_loss`. Mixed targets count by
+            their largest group there.
         classification: the other arguments of Classification.
     """
 

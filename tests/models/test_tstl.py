@@ -5,8 +5,7 @@ import torch
 
 from dust.models.cast import CAST
 from dust.models.cast_weights import trained_names
-from dust.models.tstl import TSTL
-from dust.models.tstl_votes import vote
+from dust.models.tstl import TSTL, vote
 from dust.utils.checkpoint import save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 from dust.utils.flops import flop_counter

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.models.tstl import TSTL
-from dust.models.tstl_losses import batch_all_triplet_loss
 from dust.tasks.tstl import GroupSelection, Routing
 
 NAMES = list("abcde")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dust.visualization.bars import bar_figure
+from dust.visualization.plots import bar_figure
 from dust.visualization.timeline import timeline_figure
 
 NAMES = ["left", "right", "line"]

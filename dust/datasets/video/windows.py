@@ -1,6 +1,7 @@
 """Windows that slide over whole videos, for features of every moment (temporal action detection reads such)."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -9,8 +10,18 @@ from dust.datasets.sample import BadClip
 from dust.decode.reader import open_clip
 from dust.utils.errors import VideoError
 
-if TYPE_CHECKING:
-    from dust.datasets.video.video import VideoDataset
+
+class Clips(Protocol):
+    """What is asked of the dataset whose clips are read."""
+
+    @property
+    def clips(self) -> Sequence[Any]: ...
+    @property
+    def sampler(self) -> Any: ...
+    @property
+    def index_cache(self) -> str | None: ...
+
+    def read_views(self, clip: Any, choose: Callable[[int, float], list[list[int]]]) -> Any: ...
 
 
 class SlidingWindows(Dataset[Any]):
@@ -25,7 +36,7 @@ class SlidingWindows(Dataset[Any]):
         chunk: windows per item, at least 1.
     """
 
-    def __init__(self, dataset: "VideoDataset", *, stride: int, chunk: int) -> None:
+    def __init__(self, dataset: Clips, *, stride: int, chunk: int) -> None:
         self.dataset, self.stride, self.chunk = dataset, stride, chunk
         self.clips = dataset.clips
         windows = [self._count(clip) for clip in self.clips]

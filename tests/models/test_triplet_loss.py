@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dust.models.tstl_losses import batch_all_triplet_loss
+from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.utils.errors import DataError
 from tests.helpers import golden_tensors
 
