@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     from dust.config import load_config
     from dust.engine.run_dir import RunDir
-    from dust.engine.stream_tracks import stream_tracks
+    from dust.streaming.tracks import stream_tracks
     from dust.utils.logging import setup_logging
 
     try:

@@ -125,7 +125,7 @@ class FlatReducer(nn.Module):
 
 class PointTrackModel(nn.Module):
     """The front end of both models, and what a classifier offers. The front end sees one frame at a time, so that
-    windows that overlap can share its work (:class:`dust.models.track_stream.TrackStream`)."""
+    windows that overlap can share its work (:class:`dust.streaming.tracks.TrackStream`)."""
 
     num_features: int
     head: nn.Module

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dust.models.keystep_stream import padding_of, window_probabilities
+from dust.models.keystep_windows import window_probabilities
 from dust.procedure.metrics import Step, StepScore, delay_curve, match_steps, score_recording, summarize
 from dust.procedure.step_decoder import WINDOWS, StepDecoder
+from dust.procedure.windows import window_padding
 from dust.tasks.task import Evaluation
 from dust.utils.errors import DataError
 
@@ -31,7 +32,7 @@ class RecordingsEvaluation(Evaluation):
     Args:
         components: K names.
         decoder: how steps are made.
-        frames, skip, phases, batch: see :func:`dust.models.keystep_stream.window_probabilities`.
+        frames, skip, phases, batch: see :func:`dust.models.keystep_windows.window_probabilities`.
         metric_mode: see :func:`dust.procedure.metrics.score_recording`.
     """
 
@@ -87,7 +88,7 @@ class RecordingsEvaluation(Evaluation):
         if self.decoder.mode in WINDOWS:
             found = window_probabilities(model, torch.from_numpy(embeddings), **how)  # type: ignore[arg-type]
             last, probabilities = found[0].numpy(), found[1].numpy()
-        padding = padding_of(facts["num_frames"], self.frames, self.skip) if len(last) else 0
+        padding = window_padding(facts["num_frames"], self.frames, self.skip) if len(last) else 0
         one = {**facts, "last": last, "probabilities": probabilities, "padding": padding}
         return {**one, "predicted": self._decode(one, self.decoder)}
 

@@ -10,7 +10,7 @@ from dust.config import load_config
 from dust.engine import run_net
 from dust.engine.ablation import ablate_views, best_of_size
 from dust.engine.run_dir import RunDir
-from dust.engine.stream_tracks import stream_tracks
+from dust.streaming.tracks import stream_tracks
 from dust.synthetic.tracks import generate_tracks
 from tests.helpers import ROOT, VIDEOS, needs_videos
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dust.models.keystep import TemporalEncoder
-from dust.models.keystep_stream import window_probabilities
+from dust.models.keystep_windows import window_probabilities
 from dust.procedure.metrics import score_recording
 from dust.procedure.step_decoder import StepDecoder
 from dust.procedure.table import Procedure

@@ -11,7 +11,7 @@ from dust.engine.benchmark.cost import cpu_of
 from dust.engine.benchmark.report import Report
 from dust.engine.setup import build_for
 from dust.models.track_front_end import PointTrackModel
-from dust.models.track_stream import TrackStream
+from dust.streaming.tracks import TrackStream
 from dust.utils.errors import ConfigError, DustError
 
 METHOD = (

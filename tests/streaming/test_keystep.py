@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from dust.datasets.keystep.sampling import clip_indices, window_ends, window_span
 from dust.models.keystep import TemporalEncoder
-from dust.models.keystep_stream import StepStream, padding_of, span_of, window_probabilities
 from dust.models.keystep_video import KeyStepVideo
+from dust.models.keystep_windows import window_probabilities
 from dust.procedure.step_decoder import StepDecoder
 from dust.procedure.table import Procedure
+from dust.procedure.windows import clip_indices, window_ends, window_padding, window_span
+from dust.streaming.keystep import StepStream
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.flops import flop_counter
 
@@ -55,7 +56,7 @@ def test_stream_whole_recording_and_slow_windows_agree(skip, phases, count):
         indices, padding = clip_indices(int(end), 5, skip, count)
         slow = torch.sigmoid(model(frames[indices].transpose(0, 1)[None]))[0]
         torch.testing.assert_close(row, slow, atol=1e-5, rtol=0)
-        assert padding == padding_of(count, 5, skip)
+        assert padding == window_padding(count, 5, skip)
 
     rules = decoder(skip + 1 if phases == "all" else 1)
     expected = rules.decode(PROCEDURE, {}, [()] * count, last.numpy(), probabilities.numpy())
@@ -67,16 +68,16 @@ def test_stream_whole_recording_and_slow_windows_agree(skip, phases, count):
         assert [update.frame for update in seen] == last.tolist()
         torch.testing.assert_close(torch.stack([u.probabilities for u in seen]), probabilities, atol=1e-5, rtol=0)
         assert [step for update in updates for step in update.steps] == expected
-        assert {update.padding for update in seen} == {padding_of(count, 5, skip)}
+        assert {update.padding for update in seen} == {window_padding(count, 5, skip)}
         assert stream.encoded == (count if cache else 5 * len(seen))
     assert count < 30 or expected, "the comparison of steps needs some"
 
 
 def test_geometry_is_the_datasets():
     for frames, skip in ((65, 3), (5, 0), (1, 4)):
-        assert span_of(frames, skip) == window_span(frames, skip)
+        assert window_span(frames, skip) == window_span(frames, skip)
         for count in range(1, 12):
-            assert padding_of(count, frames, skip) == clip_indices(count - 1, frames, skip, count)[1]
+            assert window_padding(count, frames, skip) == clip_indices(count - 1, frames, skip, count)[1]
 
 
 def test_embeddings_can_be_pushed_and_a_reset_forgets():

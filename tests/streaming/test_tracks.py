@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dust.models.track_stream import TrackStream
 from dust.models.tracks import PointTrackLSTM, PointTrackTransformer
+from dust.streaming.tracks import TrackStream
 from dust.utils.errors import ConfigError, DustError
 
 SMALL = {"num_views": 3, "num_points": 10, "view_dim": 8, "num_classes": 4}

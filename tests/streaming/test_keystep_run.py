@@ -15,8 +15,8 @@ from dust.config import load_config
 from dust.datasets.keystep.frames import FrameReader
 from dust.datasets.keystep.layouts import read_procedures
 from dust.engine import run_net
-from dust.engine.keystep_stream import open_stream
 from dust.models import build_model
+from dust.streaming.keystep import open_stream
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import DataError
 

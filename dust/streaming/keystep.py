@@ -5,6 +5,7 @@ probabilities are those of encoding every window anew, at 1/57 of the cost for N
 through the temporal encoder again in every window, since positions are counted from the window's first frame.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,61 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dust.datasets.keystep.frames import procedures_of
+from dust.datasets.transforms.device import DeviceTransform
+from dust.engine.run_dir import RunDir
+from dust.engine.setup import build_for, device_of, device_transform_of
+from dust.engine.test import checkpoint_to_test
+from dust.engine.weights import load_trained
+from dust.models.keystep_windows import temporal_part
 from dust.procedure.decoders import Detections
 from dust.procedure.metrics import Step
 from dust.procedure.step_decoder import StepDecoder, Update
-from dust.utils.errors import ConfigError, DataError
-
-PHASES = ("first", "all")
-
-
-def span_of(frames: int, skip: int) -> int:
-    """Frames from a window's first to its last, both included, of N ``frames`` with ``skip`` between two of them."""
-    return (frames - 1) * (skip + 1) + 1
-
-
-def padding_of(count: int, frames: int, skip: int) -> int:
-    """How many frames the window of a recording of ``count`` frames repeats, because the recording is shorter."""
-    return max(0, frames - 1 - (count - 1) // (skip + 1))
-
-
-def temporal_part(model: nn.Module) -> nn.Module:
-    """What turns windows of embeddings into logits: the model's temporal encoder, or the model itself."""
-    part = getattr(model, "temporal_encoder", model)
-    assert isinstance(part, nn.Module)
-    return part
-
-
-@torch.inference_mode()
-def window_probabilities(
-    model: nn.Module, embeddings: Tensor, *, frames: int, skip: int, phases: str = "first", batch: int = 64
-) -> tuple[Tensor, Tensor]:
-    """Every window of a recording.
-
-    Args:
-        model: in evaluation mode; see :func:`temporal_part`.
-        embeddings: (F, D) of all frames.
-        frames, skip: N, and frames between two of them.
-        phases: ``first`` (a window every skip + 1 frames) | ``all`` (every frame).
-        batch: windows at once.
-
-    Returns:
-        (W,) last frames, rising, and (W, K) probabilities, both on the CPU. A recording shorter than a window has one,
-        which repeats the first frame in front.
-    """
-    _check_phases(phases)
-    encoder, count, span = temporal_part(model), len(embeddings), span_of(frames, skip)
-    if not count:
-        raise DataError("a recording without frames has no window; leave it out")
-    if count < span:
-        embeddings = torch.cat([embeddings[:1].expand(span - count, -1), embeddings])
-    hop = skip + 1 if phases == "first" else 1
-    # a view: (W, D, span), and of each window every (skip + 1)-th frame
-    windows = embeddings.unfold(0, span, hop)[:, :, :: skip + 1].transpose(1, 2)  # (W, N, D)
-    device = next(encoder.parameters()).device
-    parts = [torch.sigmoid(encoder(part.to(device)).float()).cpu() for part in windows.split(batch)]
-    last = torch.tensor([count - 1]) if count < span else torch.arange(span - 1, count, hop)
-    return last, torch.cat(parts)
+from dust.procedure.table import state_vectors
+from dust.procedure.windows import check_phases, window_padding, window_span
+from dust.tasks.keystep import step_decoder
+from dust.utils.checkpoint import load_checkpoint
+from dust.utils.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +48,7 @@ class StepStream:
         model: a KeyStepVideo, or a TemporalEncoder for embeddings; it is put into evaluation mode.
         decoder: makes steps of probabilities (and of object states, if its mode uses them).
         start: ``() -> update``, a decoder at a recording's beginning: ``lambda: decoder.start(procedure, states)``.
-        frames, skip, phases: see :func:`window_probabilities`.
+        frames, skip, phases: see :func:`dust.models.keystep_windows.window_probabilities`.
         transform: makes of a pushed frame what the model takes; None: it is that already.
         cache: False encodes all frames of every window anew, for comparison.
 
@@ -107,13 +68,13 @@ class StepStream:
         transform: Callable[[Tensor], Tensor] | None = None,
         cache: bool = True,
     ) -> None:
-        _check_phases(phases)
+        check_phases(phases)
         self.model, self.decoder, self._start = model.eval(), decoder, start
         self.frames, self.skip, self.phases = frames, skip, phases
         self.transform, self.cache = transform, cache
         self.encoder = temporal_part(model)
         self.device = next(self.encoder.parameters()).device
-        self.span = span_of(frames, skip)
+        self.span = window_span(frames, skip)
         self._behind = (skip + 1) * torch.arange(frames - 1, -1, -1)  # of each frame of a window, from its last
         self.reset()
 
@@ -158,7 +119,7 @@ class StepStream:
         self._windows += 1
         values = probabilities.numpy()
         steps = self._update(now, detections, self.decoder.digits(values), values, phase)
-        return StepUpdate(now, steps, probabilities, padding_of(self.count, self.frames, self.skip))
+        return StepUpdate(now, steps, probabilities, window_padding(self.count, self.frames, self.skip))
 
     def _embed(self, frames: Tensor) -> Tensor:
         """(T, C, H, W) pictures -> (T, D); embeddings pass."""
@@ -169,6 +130,55 @@ class StepStream:
         return embed(frames[:, :, None])
 
 
-def _check_phases(phases: str) -> None:
-    if phases not in PHASES:
-        raise ConfigError(f"KEYSTEP.INFER.PHASES {phases!r}: choose {' or '.join(PHASES)}")
+def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
+    """The stream that a configuration's TEST would run, with the checkpoint that it would test.
+
+    ``stream.push(picture)`` takes a KeyStepVideo's pictures as uint8 RGB (C, H, W) of any size, a TemporalEncoder's
+    embeddings (D,), and returns a :class:`dust.models.keystep_stream.StepUpdate`.
+
+    Args:
+        procedure: the name of what is being done, of those in the data folder's procedure file; "" for the first.
+        cache: False encodes all frames of every window anew, for comparison.
+
+    Raises:
+        DataError: no such procedure. CheckpointError: nothing to test, or it does not fit.
+    """
+    data = procedures_of(cfg, "test", labels=False, frames=False)
+    what = data.procedure(procedure or next(iter(data.start_states)))
+    states = state_vectors(data.state_names) if data.state_names else {}
+    device = device_of(cfg)
+    path = checkpoint_to_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    model = build_for(cfg, device)
+    load_trained(cfg, model, path, load_checkpoint(path))
+    decoder = step_decoder(cfg)
+    return StepStream(
+        model,
+        decoder,
+        functools.partial(decoder.start, what, states),
+        frames=cfg.KEYSTEP.FRAMES,
+        skip=cfg.KEYSTEP.SKIP_FACTOR,
+        phases=cfg.KEYSTEP.INFER.PHASES,
+        transform=picture_transform(cfg) if hasattr(model, "embed") else None,
+        cache=cache,
+    )
+
+
+def picture_transform(cfg) -> Callable[[Tensor], Tensor]:
+    """uint8 (C, H, W) -> normalised float32 (C, size, size) with the side that the model was trained for.
+
+    A picture of another size is scaled here, with antialiasing; the datasets let the decoder scale, which is not the
+    same to the last bit. For the same bits push frames as :class:`dust.datasets.keystep.frames.FrameReader` reads them.
+    """
+    return functools.partial(_prepare, device_transform_of(cfg), cfg.DATA.TRAIN_CROP_SIZE)
+
+
+def _prepare(transform: DeviceTransform, size: int, picture: Tensor) -> Tensor:
+    if picture.dtype != torch.uint8 or picture.ndim != 3:
+        raise DataError(
+            f"a picture of {picture.dtype} and shape {tuple(picture.shape)} was pushed; it must be uint8 (C, H, W)"
+        )
+    if picture.shape[1:] != (size, size):
+        from torchvision.transforms.v2 import functional as F
+
+        picture = F.resize(picture, [size, size], antialias=True)
+    return transform.normalize(picture[None, :, None])[0, :, 0]

@@ -14,10 +14,10 @@ from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.ablation import ablate_views, best_of_size, view_subsets
 from dust.engine.run_dir import RunDir
-from dust.engine.stream_tracks import stream_tracks
 from dust.engine.test import test as run_test
 from dust.engine.train import train
 from dust.models import build_model
+from dust.streaming.tracks import stream_tracks
 from dust.synthetic.tracks import generate_tracks
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
