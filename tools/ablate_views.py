@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(argv)
     if any(word.startswith("--") for word in overrides):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    from dust.analysis.tracks_ablation import ablate_views, best_of_size
     from dust.config import load_config
-    from dust.engine.ablation import ablate_views, best_of_size
     from dust.engine.run_dir import RunDir
     from dust.utils.logging import setup_logging
 

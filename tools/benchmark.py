@@ -125,14 +125,14 @@ def measure(args: argparse.Namespace, overrides: list[str]):
     if args.command == "decode":
         return decode(args)
     if args.command == "model":
-        from dust.engine.benchmark.model import ModelRun, benchmark_model
+        from dust.benchmark.model import ModelRun, benchmark_model
 
         names = ("batch", "steps", "warmup", "train", "optimizer", "device", "threads")
         run = ModelRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names})
         return benchmark_model(run, variants=args.variant, peers=args.peer, rounds=args.rounds)
 
     if args.command == "experts":
-        from dust.engine.benchmark.experts import ExpertsRun, benchmark_experts
+        from benchmarks.experts import ExpertsRun, benchmark_experts
 
         names = ("rounds", "clips", "experts", "steps", "threads")
         return benchmark_experts(
@@ -141,7 +141,7 @@ def measure(args: argparse.Namespace, overrides: list[str]):
 
     if args.command in RUNS:
         module, name, options = RUNS[args.command]
-        run_of = getattr(importlib.import_module(f"dust.engine.benchmark.{module}"), name)
+        run_of = getattr(importlib.import_module(f"benchmarks.{module}"), name)
         return run_of(args.cfg, overrides, **{option: getattr(args, option) for option in options})
 
     from dust.config import load_config
@@ -150,20 +150,20 @@ def measure(args: argparse.Namespace, overrides: list[str]):
     if args.command == "cluster":
         return cluster(cfg, args)
     if args.command == "loader":
-        from dust.engine.benchmark.loader import benchmark_loader
+        from dust.benchmark.loader import benchmark_loader
 
         return benchmark_loader(cfg, batches=args.batches, warmup=args.warmup)
     if args.command == "tracks":
-        from dust.engine.benchmark.tracks import benchmark_tracks
+        from dust.benchmark.tracks import benchmark_tracks
 
         return benchmark_tracks(cfg, rounds=args.rounds, windows=args.windows, stride=args.stride)
-    from dust.engine.benchmark.multiview import benchmark_test
+    from dust.benchmark.multiview import benchmark_test
 
     return benchmark_test(cfg, checkpoint=args.checkpoint, device=args.device, limit=args.limit)
 
 
 def cluster(cfg, args: argparse.Namespace):
-    from dust.engine.benchmark.cluster import Assumptions, benchmark_cluster, node_of
+    from dust.benchmark.cluster import Assumptions, benchmark_cluster, node_of
 
     node = node_of(args.gpu, per_node=args.per_node, nics=args.nics)
     assumed = Assumptions(args.achieved, args.link, args.overlap, args.step_ms / 1e3)
@@ -175,8 +175,8 @@ def cluster(cfg, args: argparse.Namespace):
 
 
 def decode(args: argparse.Namespace):
-    from dust.engine.benchmark.clips import Protocol, find_videos
-    from dust.engine.benchmark.decode import benchmark_decode
+    from dust.benchmark.clips import Protocol, find_videos
+    from dust.benchmark.decode import benchmark_decode
 
     clips, crops = views(args.views)
     protocol = Protocol(args.frames, args.rate, args.crop, tuple(args.short), max(clips, 1), max(crops, 1))
@@ -189,7 +189,7 @@ def peers(protocol):
     """(the readers that dust is compared with, a line for each that is not installed)."""
     import _peers  # beside this file
 
-    from dust.engine.benchmark.clips import Peer, peer_by_frames
+    from dust.benchmark.clips import Peer, peer_by_frames
 
     def one_view(path, view, box):
         (height, width), (y, x, *_) = view.geometry.size, box
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = measure(args, overrides)
         if args.json is not None:
-            from dust.engine.benchmark.report import save_json
+            from dust.benchmark.report import save_json
 
             save_json(args.json, report.as_dict(["tools/benchmark.py", *words]))
         print(report.text())

@@ -8,8 +8,8 @@ import pytest
 
 from dust.convert import prepare as module
 from dust.convert.prepare import Encoding, prepare
-from dust.datasets.csv_file import read_csv
-from dust.datasets.decoder import VideoReader
+from dust.datasets.manifest.table import read_csv
+from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError
 from tests.datasets.clip_files import damaged, turned, write_clip
 from tests.helpers import ROOT

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from dust.analysis.tracks_ablation import ablate_views, best_of_size
 from dust.config import load_config
 from dust.engine import run_net
-from dust.engine.ablation import ablate_views, best_of_size
 from dust.engine.run_dir import RunDir
 from dust.streaming.tracks import stream_tracks
 from dust.synthetic.tracks import generate_tracks

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from dust.analysis.tracks_ablation import ablate_views, best_of_size, view_subsets
 from dust.config import load_config
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
-from dust.engine.ablation import ablate_views, best_of_size, view_subsets
 from dust.engine.run_dir import RunDir
 from dust.engine.test import test as run_test
 from dust.engine.train import train

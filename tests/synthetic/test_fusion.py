@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dust.datasets.decoder import VideoReader
+from dust.decode.reader import VideoReader
 from dust.synthetic.fusion import SERIES_BITS, generate_dust, paired_series
 from dust.utils.errors import DataError
 from tests.helpers import ROOT

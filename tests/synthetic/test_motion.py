@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from dust.datasets.decoder import VideoReader
-from dust.datasets.manifest import read_manifest
+from dust.datasets.manifest.manifest import read_manifest
+from dust.decode.reader import VideoReader
 from dust.synthetic import motion as synthetic
 from dust.synthetic.motion import directions, generate_motion, moving_texture, texture, write_video
 from dust.utils.errors import DataError

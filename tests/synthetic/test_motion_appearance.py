@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dust.datasets.decoder import VideoReader
+from dust.decode.reader import VideoReader
 from dust.synthetic.motion_appearance import CLASSES, HUES, SHIFTS, class_clip, generate_motion_appearance
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng

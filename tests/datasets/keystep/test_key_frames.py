@@ -11,21 +11,21 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import dust.datasets.keystep
-import dust.datasets.keystep_frames
-import dust.datasets.keystep_windows
+import dust.datasets.keystep.frames
+import dust.datasets.keystep.key_frames
+import dust.datasets.keystep.windows
 from dust.config import load_config
 from dust.datasets.build import build_dataset
-from dust.datasets.decoder import open_clip
-from dust.datasets.keystep import KeyFrames, background_frames, key_frames, state_classes
-from dust.datasets.keystep_frames import FrameReader, RecordingFrames
-from dust.datasets.keystep_sampling import kcas_density
-from dust.datasets.keystep_windows import EmbeddingWindows, StepWindows, WindowRules, open_embeddings
+from dust.datasets.keystep.files import Recording
+from dust.datasets.keystep.frames import FrameReader, RecordingFrames
+from dust.datasets.keystep.key_frames import KeyFrames, background_frames, key_frames, state_classes
+from dust.datasets.keystep.layouts import read_procedures
+from dust.datasets.keystep.sampling import kcas_density
+from dust.datasets.keystep.windows import EmbeddingWindows, StepWindows, WindowRules, open_embeddings
 from dust.datasets.loader import EpochBatchSampler, collate_training, construct_loader
-from dust.datasets.procedure_files import Recording
-from dust.datasets.procedure_layouts import read_procedures
 from dust.datasets.sample import BadClip, Draw
-from dust.datasets.synthetic_procedure import generate_procedure
+from dust.decode.reader import open_clip
+from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureWriter
 
@@ -195,7 +195,7 @@ def test_batches_that_cannot_be_drawn(data):
 
 
 def test_pieces_are_the_recording_once_in_order(data, monkeypatch):
-    monkeypatch.setattr(dust.datasets.keystep_frames, "PIECE", 1)
+    monkeypatch.setattr(dust.datasets.keystep.frames, "PIECE", 1)
     frames = RecordingFrames(data=data, reader=FrameReader(16))
     pieces = frames.windows(stride=1, chunk=50)
     assert len(pieces) == sum(-(-one.num_frames // 50) for one in data.recordings)
@@ -220,10 +220,10 @@ def test_a_recording_that_cannot_be_read_is_one_bad_item(data, tmp_path):
 
 def test_reading_on_opens_a_file_once(data, monkeypatch):
     opened = []
-    monkeypatch.setattr(dust.datasets.keystep_frames, "PIECE", 1)
-    real = dust.datasets.keystep_frames.open_clip
+    monkeypatch.setattr(dust.datasets.keystep.frames, "PIECE", 1)
+    real = dust.datasets.keystep.frames.open_clip
     monkeypatch.setattr(
-        dust.datasets.keystep_frames, "open_clip", lambda path, **options: opened.append(path) or real(path, **options)
+        dust.datasets.keystep.frames, "open_clip", lambda path, **options: opened.append(path) or real(path, **options)
     )
     pieces = RecordingFrames(data=data, reader=FrameReader(16)).windows(stride=1, chunk=20)
     for index in (0, 1):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-import dust.datasets.keystep_recordings as keystep_recordings
+import dust.datasets.keystep.recordings as keystep_recordings
 from dust.config import load_config
 from dust.datasets.build import build_dataset
-from dust.datasets.keystep_frames import FrameReader
-from dust.datasets.keystep_recordings import ProcedureRecordings
-from dust.datasets.procedure_layouts import read_procedures
+from dust.datasets.keystep.frames import FrameReader
+from dust.datasets.keystep.layouts import read_procedures
+from dust.datasets.keystep.recordings import ProcedureRecordings
 from dust.datasets.sample import BadClip
-from dust.datasets.synthetic_procedure import generate_procedure
+from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureWriter
 

@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dust.datasets.keystep_sampling import (
-    clip_indices,
-    kcas_density,
-    kcas_problems,
-    sample_last_frame,
-    state_changes,
-    window_ends,
-    window_labels,
-    window_span,
-)
+from dust.datasets.keystep.sampling import kcas_density, kcas_problems, sample_last_frame
+from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels, window_span
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
 from tests.helpers import DATA, golden_json

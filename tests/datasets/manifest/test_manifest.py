@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dust.datasets.manifest import detect_format, read_class_list, read_manifest, write_class_list
+from dust.datasets.manifest.manifest import detect_format, read_class_list, read_manifest, write_class_list
 from dust.utils.errors import DataError
 
 

@@ -9,15 +9,15 @@ from torch.utils.data import DataLoader
 
 from dust.config import get_cfg
 from dust.datasets.build import build_dataset
-from dust.datasets.fused import FusedDataset
-from dust.datasets.fused_manifest import read_fused_manifest
 from dust.datasets.loader import EpochBatchSampler, collate_training
-from dust.datasets.manifest import Clip, Manifest
+from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.multimodal.fusion import FusedDataset
+from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
+from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.sample import BadClip, Draw
-from dust.datasets.sampling import ClipSampler
-from dust.datasets.series import SeriesRules
-from dust.datasets.transform import EvalTransform, TrainTransform
-from dust.datasets.video import VideoDataset
+from dust.datasets.transforms.clip import EvalTransform, TrainTransform
+from dust.datasets.transforms.frames import ClipSampler
+from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureStore, FeatureWriter
 from tests.datasets.clip_files import write_clip

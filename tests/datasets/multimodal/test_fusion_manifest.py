@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dust.datasets.fused_manifest import read_fused_manifest
+from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.utils.errors import DataError
 
 
@@ -180,7 +180,8 @@ def test_unchecked_files(root):
 
 
 def test_a_stack_of_100000_rows_is_opened_once(root, monkeypatch):
-    from dust.datasets import arrays, fused_manifest
+    from dust.datasets import arrays
+    from dust.datasets.multimodal import fusion_manifest as fused_manifest
 
     opened, sought = [], []
     load, find = arrays.load, fused_manifest.find_file

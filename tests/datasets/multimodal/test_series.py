@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dust.datasets.arrays import SampleError, split_reference
-from dust.datasets.series import Series, SeriesRules, read_series, resample
+from dust.datasets.multimodal.series import Series, SeriesRules, read_series, resample
 
 VALUES = np.array([[0.5, 1.0, 2.0, -3.0], [10.0, 20.0, 30.0, 40.0]], np.float32)  # (2 channels, 4 points)
 

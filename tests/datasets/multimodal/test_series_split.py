@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows
-from dust.datasets.series import SeriesRules
-from dust.datasets.series_split import Moments, SplitSeries
+from dust.datasets.multimodal.series import SeriesRules
+from dust.datasets.multimodal.series_split import Moments, SplitSeries
 from dust.utils.errors import ConfigError, DataError
 
 

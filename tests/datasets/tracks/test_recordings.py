@@ -3,9 +3,9 @@
 import numpy as np
 
 from dust.datasets.sample import BadClip
-from dust.datasets.track_manifest import read_track_manifest
-from dust.datasets.track_recordings import TrackRecordings
-from tests.datasets.test_tracks import SIZE, points_of, write
+from dust.datasets.tracks.manifest import read_track_manifest
+from dust.datasets.tracks.recordings import TrackRecordings
+from tests.datasets.tracks.test_tracks import SIZE, points_of, write
 
 
 def recordings(folder, rows, header="sample,view,label,file,sequence,split,start,end", **arguments):

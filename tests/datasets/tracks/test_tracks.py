@@ -7,10 +7,10 @@ import torch
 from dust.config import get_cfg
 from dust.config.tracks import add_tracks
 from dust.datasets.sample import BadClip, Draw
-from dust.datasets.synthetic_tracks import generate_tracks
-from dust.datasets.track_files import Tracks, read_tracks
-from dust.datasets.track_manifest import read_track_manifest
-from dust.datasets.tracks import PointTracks, choose_points
+from dust.datasets.tracks.files import Tracks, read_tracks
+from dust.datasets.tracks.manifest import read_track_manifest
+from dust.datasets.tracks.tracks import PointTracks, choose_points
+from dust.synthetic.tracks import generate_tracks
 from dust.utils.errors import ConfigError, DataError
 
 SIZE = (48, 64)  # height, width

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 
-from dust.datasets import transform
-from dust.datasets.transform import EvalTransform, TrainTransform
+from dust.datasets.transforms import clip as transform
+from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.utils.errors import ConfigError
 from tests.helpers import golden_json
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dust.config import get_cfg
-from dust.datasets.device_transform import DeviceTransform
-from dust.datasets.mixing import Mix, MixUp, RandomErasing
+from dust.datasets.transforms.device import DeviceTransform
+from dust.datasets.transforms.mixing import Mix, MixUp, RandomErasing
 from dust.utils.errors import ConfigError, DataError
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.2, 0.25)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dust.datasets import sampling
-from dust.datasets.sampling import MODES, ClipSampler
+from dust.datasets.transforms import frames as sampling
+from dust.datasets.transforms.frames import MODES, ClipSampler
 from dust.utils.errors import ConfigError, DataError
 from tests.helpers import golden_json
 

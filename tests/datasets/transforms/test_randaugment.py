@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from timm.data import auto_augment as timm_augment
 
-from dust.datasets.randaugment import INCREASING, PLAIN, ClipRandAugment, Policy, parse_policy
+from dust.datasets.transforms.randaugment import INCREASING, PLAIN, ClipRandAugment, Policy, parse_policy
 from dust.utils.errors import ConfigError
 
 VIDEOMAE = "rand-m7-n4-mstd0.5-inc1"

@@ -4,9 +4,9 @@ import pytest
 
 from dust.config import get_cfg
 from dust.datasets.build import build_dataset
-from dust.datasets.epic import EpicKitchens
 from dust.datasets.loader import collate_training
 from dust.datasets.sample import Draw
+from dust.datasets.video.epic import EpicKitchens
 from dust.utils.errors import DataError
 from tests.datasets.clip_files import write_clip
 

@@ -5,10 +5,10 @@ import torch
 
 from dust.config import get_cfg
 from dust.datasets.build import build_dataset
-from dust.datasets.grouped import GroupedVideo
 from dust.datasets.sample import Draw
+from dust.datasets.video.tstl_groups import GroupedVideo
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.grouping import Grouping, write_grouping
+from dust.utils.tstl_grouping import Grouping, write_grouping
 from tests.datasets.clip_files import write_clip
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dust.engine.benchmark.model import random_batch
+from dust.benchmark.model import random_batch
 from dust.engine.setup import autocast_of
 from dust.engine.sharding import blocks_of
 from dust.models import build_model

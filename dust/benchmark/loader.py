@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dust.benchmark.cost import MIB, cpu_seconds
+from dust.benchmark.report import Report
 from dust.datasets import construct_loader
-from dust.engine.benchmark.cost import MIB, cpu_seconds
-from dust.engine.benchmark.report import Report
 from dust.utils.errors import DataError
 
 METHOD = (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dust.engine.benchmark.experts import (
+from benchmarks.experts import (
     ALL_LEARN,
     AS_BUILT,
     HIDDEN_KEPT,

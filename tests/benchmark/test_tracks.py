@@ -2,8 +2,8 @@
 
 import pytest
 
+from dust.benchmark.tracks import benchmark_tracks
 from dust.config import load_config
-from dust.engine.benchmark.tracks import benchmark_tracks
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import ROOT
 

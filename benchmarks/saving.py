@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dust.engine.benchmark.in_memory import Stamps, in_memory_config, train_in_memory
-from dust.engine.benchmark.report import Report
+from dust.benchmark.in_memory import Stamps, in_memory_config, train_in_memory
+from dust.benchmark.report import Report
 from dust.utils.errors import DustError
 
 METHOD = (

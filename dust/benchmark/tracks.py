@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dust.engine.benchmark.cost import cpu_of
-from dust.engine.benchmark.report import Report
+from dust.benchmark.cost import cpu_of
+from dust.benchmark.report import Report
 from dust.engine.setup import build_for
 from dust.models.track_front_end import PointTrackModel
 from dust.streaming.tracks import TrackStream

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from dust.benchmark import model
+from dust.benchmark.clips import Peer, Protocol, find_videos, peer_by_frames
+from dust.benchmark.cost import cpu_seconds, peak_rss_mib, rss_mib
+from dust.benchmark.decode import benchmark_decode, read_views
+from dust.benchmark.device import one_device, peak_flops
+from dust.benchmark.floor import decode_only
+from dust.benchmark.model import ModelRun, benchmark_model, count_flops, in_own_process, random_batch
+from dust.benchmark.report import Report, save_json, table
 from dust.config import load_config
 from dust.decode.container import discard_others, open_stream, packets
 from dust.decode.reader import VideoReader
-from dust.engine.benchmark import model
-from dust.engine.benchmark.clips import Peer, Protocol, find_videos, peer_by_frames
-from dust.engine.benchmark.cost import cpu_seconds, peak_rss_mib, rss_mib
-from dust.engine.benchmark.decode import benchmark_decode, read_views
-from dust.engine.benchmark.device import one_device, peak_flops
-from dust.engine.benchmark.floor import decode_only
-from dust.engine.benchmark.model import ModelRun, benchmark_model, count_flops, in_own_process, random_batch
-from dust.engine.benchmark.report import Report, save_json, table
 from dust.models import build_model
 from dust.synthetic.motion import generate_motion
 from dust.tasks import build_task
@@ -275,7 +275,7 @@ def test_variants_are_measured_beside_the_configuration(monkeypatch):
 
 
 ALLOCATE = """
-from dust.engine.benchmark.cost import peak_rss_mib, rss_mib
+from dust.benchmark.cost import peak_rss_mib, rss_mib
 before, size = rss_mib(), len(bytearray(64 << 20))
 print(before, peak_rss_mib())
 """

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from dust.config import load_config
-from dust.engine.benchmark.cluster import (
+from dust.benchmark.cluster import (
     GIB,
     Assumptions,
     Node,
@@ -20,7 +19,8 @@ from dust.engine.benchmark.cluster import (
     simulate,
     step_seconds,
 )
-from dust.engine.benchmark.step_cost import StepCost, _Held, count_step
+from dust.benchmark.step_cost import StepCost, _Held, count_step
+from dust.config import load_config
 from dust.utils.errors import ConfigError, DustError
 from tests.engine.test_benchmark import run_tool, tool  # noqa: F401 - a fixture
 from tests.helpers import ROOT

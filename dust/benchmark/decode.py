@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from dust.benchmark.clips import Peer, Protocol, View, require_healthy
+from dust.benchmark.floor import decode_only
+from dust.benchmark.report import Report
 from dust.datasets.transforms.device import DeviceTransform
 from dust.decode.reader import FrameRequest, VideoReader
-from dust.engine.benchmark.clips import Peer, Protocol, View, require_healthy
-from dust.engine.benchmark.floor import decode_only
-from dust.engine.benchmark.report import Report
 from dust.utils.errors import DustError
 from dust.utils.rng import numpy_rng
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dust.engine.benchmark import in_memory
-from dust.engine.benchmark.in_memory import Stamps, in_memory_config, train_in_memory
-from dust.engine.benchmark.saving import saving_cost
-from dust.engine.benchmark.scaling import clips_per_second
+from benchmarks.saving import saving_cost
+from benchmarks.scaling import clips_per_second
+from dust.benchmark import in_memory
+from dust.benchmark.in_memory import Stamps, in_memory_config, train_in_memory
 from dust.engine.train import Trainer
 from dust.utils.errors import DustError
 from tests.engine.test_benchmark import CFG, TINY, data, positive, run_tool, tool  # noqa: F401 - fixtures

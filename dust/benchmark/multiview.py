@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from dust.benchmark.cost import cpu_seconds
+from dust.benchmark.device import one_device, synchronize
+from dust.benchmark.report import Report
 from dust.datasets import construct_loader
 from dust.datasets.sample import BadClip
-from dust.engine.benchmark.cost import cpu_seconds
-from dust.engine.benchmark.device import one_device, synchronize
-from dust.engine.benchmark.report import Report
 from dust.engine.inference import Inference
 from dust.engine.setup import autocast_of, build_for, device_transform_of
 from dust.engine.weights import weights_file

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from dust.benchmark.model import in_own_process
 from dust.config import load_config, processes_per_node
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import Draw, class_counts, target_of
-from dust.engine.benchmark.model import in_own_process
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer
 from dust.launch.launcher import launch

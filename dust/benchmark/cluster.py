@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dust.benchmark.report import Report
+from dust.benchmark.step_cost import StepCost, count_step
 from dust.config import processes_per_node
-from dust.engine.benchmark.report import Report
-from dust.engine.benchmark.step_cost import StepCost, count_step
 from dust.utils.errors import ConfigError, DustError
 
 GIB = 2**30

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dust.benchmark.cost import MIB, peak_rss_mib, rss_mib
+from dust.benchmark.device import one_device, peak_flops, synchronize
+from dust.benchmark.report import Report
 from dust.config import load_config
-from dust.engine.benchmark.cost import MIB, peak_rss_mib, rss_mib
-from dust.engine.benchmark.device import one_device, peak_flops, synchronize
-from dust.engine.benchmark.report import Report
 from dust.engine.setup import autocast_of, build_for
 from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
@@ -46,7 +46,7 @@ class ModelRun:
         steps, warmup: steps that count, and steps before them.
         train: forward and backward; else forward in eval mode.
         optimizer: also the optimizer's step.
-        device: see :func:`dust.engine.benchmark.device.one_device`.
+        device: see :func:`dust.benchmark.device.one_device`.
         threads: torch's CPU threads; 0 leaves them as they are.
         peer: a model of torchvision.models.video instead of the configured one, on the same clips.
     """

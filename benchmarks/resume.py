@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
+from dust.benchmark.report import Report
 from dust.config import load_config, processes_per_node
-from dust.engine.benchmark.report import Report
 from dust.utils.errors import DustError
 
 METHOD = (

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dust.benchmark.cost import MIB, cpu_of, peak_rss_mib, rss_mib
+from dust.benchmark.model import in_own_process, random_batch
+from dust.benchmark.report import Report
 from dust.config import load_config
-from dust.engine.benchmark.cost import MIB, cpu_of, peak_rss_mib, rss_mib
-from dust.engine.benchmark.model import in_own_process, random_batch
-from dust.engine.benchmark.report import Report
 from dust.engine.setup import build_for
 from dust.models import cast, videomae_vit
 from dust.models.cast_weights import trained_names

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dust import __version__
-from dust.engine.benchmark.cost import usable_cores
+from dust.benchmark.cost import usable_cores
 from dust.utils.errors import DustError
 
 #: CPU features that decide how fast matrix products of 16-bit numbers are.
