@@ -46,5 +46,5 @@ setup(
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require={"test": TEST, "dev": [*TEST, "ruff==0.17.*", "mypy"], "wandb": ["wandb"], "tracks": TRACKS},
-    entry_points={"console_scripts": ["dust=dust.engine.run_net:main"]},
+    entry_points={"console_scripts": ["dust=dust.cli.main:main"]},
 )

@@ -1,6 +1,7 @@
 """Who may import whom, and how big a room may be."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 
@@ -8,18 +9,27 @@ import pytest
 
 from tests.helpers import ROOT
 
-#: Each part of dust, and the parts that it may import.
+BASE = {"utils", "config"}
+#: Each room of dust, and the rooms that it may import.
 ALLOWED = {
     "utils": set(),
     "config": {"utils"},
     "zoo": {"utils"},
-    "models": {"utils", "config"},
-    "datasets": {"utils", "config"},
-    "convert": {"datasets", "utils"},
-    "visualization": {"utils", "config"},
-    "tasks": {"visualization", "models", "utils", "config"},
-    "engine": {"tasks", "visualization", "models", "datasets", "zoo", "utils", "config"},
+    "decode": {"utils"},
+    "procedure": {"utils"},
+    "launch": BASE,
+    "models": {*BASE, "procedure"},
+    "datasets": {*BASE, "decode", "procedure"},
+    "synthetic": {"utils", "datasets", "decode", "procedure"},
+    "convert": {"utils", "datasets", "decode", "procedure"},
+    "visualization": BASE,
+    "tasks": {*BASE, "procedure", "models", "visualization"},
+    "engine": {*BASE, "procedure", "models", "visualization", "tasks", "datasets", "launch", "zoo"},
 }
+ALLOWED["streaming"] = {*ALLOWED["engine"], "engine", "decode"}
+ALLOWED["analysis"] = {*ALLOWED["streaming"], "streaming"}
+ALLOWED["benchmark"] = {*ALLOWED["analysis"]}
+ALLOWED["cli"] = {*ALLOWED["analysis"], "analysis", "benchmark", "synthetic", "convert"}
 MODULES = sorted(path for path in (ROOT / "dust").rglob("*.py") if len(path.relative_to(ROOT).parts) > 2)
 
 
@@ -54,9 +64,59 @@ def test_rooms_are_small(path):
             assert node.end_lineno - node.lineno < 80, f"{path}: {node.name}"
 
 
+def imports_of_files():
+    """{file of dust, tools or benchmarks: the files that it imports}, where and for whatever reason it does."""
+    files = [path for room in ("dust", "tools", "benchmarks") for path in (ROOT / room).rglob("*.py")]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    graph = {}
+    for path in files:
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            wanted = []
+            if isinstance(node, ast.Import):
+                wanted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                wanted = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in wanted:
+                while name and name not in names:
+                    name = name.rpartition(".")[0]
+                if name and names[name] != path:
+                    found.add(names[name])
+        graph[path] = found
+    return graph
+
+
+def test_no_circle_of_files():
+    """TYPE_CHECKING and imports within functions count too. A package's __init__ offers what its files hold."""
+    graph = {path: {one for one in found if one.name != "__init__.py"} for path, found in imports_of_files().items()}
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(str(path.relative_to(ROOT)) for path in error.args[1]))
+
+
+def test_no_crumbs():
+    """A file under 40 lines that one other file imports belongs into it. Doors and sub-commands are short by nature."""
+    graph = imports_of_files()
+    for path in MODULES:
+        if path.name == "__init__.py" or path.relative_to(ROOT / "dust").parts[0] == "cli":
+            continue
+        importers = [one for one, found in graph.items() if path in found and one.name != "__init__.py"]
+        assert path.read_text(encoding="utf-8").count("\n") >= 40 or len(importers) != 1, f"{path}: into {importers[0]}"
+
+
+def test_nobody_imports_benchmarks_or_tools():
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            assert (module or "").split(".")[0] not in ("benchmarks", "tools"), path
+
+
 def test_nothing_prints_in_the_package():
     for path in MODULES:
-        if path.name == "run_net.py" or path.parts[-2:] == ("utils", "logging.py"):
+        room = path.relative_to(ROOT / "dust").parts[0]
+        if room == "cli" or path.name == "run_net.py" or path.parts[-2:] == ("utils", "logging.py"):
             continue  # the command line, and the log that cannot log
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = node.func if isinstance(node, ast.Call) else None
@@ -70,7 +130,8 @@ def modules_after(statement):
 
 
 @pytest.mark.parametrize(
-    "statement", ["import dust", "import dust.config", "import dust.engine.run_net", "import dust.zoo"]
+    "statement",
+    ["import dust", "import dust.config", "import dust.cli.main", "import dust.engine.run_net", "import dust.zoo"],
 )
 def test_light_imports_stay_light(statement):
     """--help, a wrong key and ``import dust`` answer without torch and what stands on it."""

@@ -24,7 +24,7 @@ from dust.launch.signals import COME_BACK
 from dust.utils.errors import ConfigError, DustError
 
 USAGE = """\
-submit.py --cfg FILE.yaml [FILE.yaml ...] [options] [--opts] [KEY VALUE ...]
+dust submit --cfg FILE.yaml [FILE.yaml ...] [options] [--opts] [KEY VALUE ...]
 
 Several configurations run one after the other in one job, or with --array at the same time in one job each."""
 
@@ -37,7 +37,7 @@ OF_SLURM = ("partition", "constraint", "use_volta32", "comment", "account", "qos
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser("submit.py", usage=USAGE, allow_abbrev=False)
+    made = argparse.ArgumentParser("dust submit", usage=USAGE, allow_abbrev=False)
     add = made.add_argument
     add("--cfg", metavar="FILE.yaml", help="configurations; the first other word begins the overrides")
     add("--job_dir", default="runs/submit", help="logs and scripts, a folder for each job (default %(default)s)")

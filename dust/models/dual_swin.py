@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import init_linear
-from dust.models.swin import SeriesSwin, VideoSwin
+from dust.models.series_swin import SeriesSwin
+from dust.models.video_swin import VideoSwin
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureStore
 from dust.utils.stages import stage_features

@@ -74,7 +74,7 @@ def test_loader_command(tool, data, tmp_path, capsys):
     assert row["batch_mib"] == 2 * 3 * 4 * 32 * 32 / 2**20 and row["as_float32_mib"] == 4 * row["batch_mib"]
     positive(row, "clips_per_s", "cpu_ms_per_clip", "main_cpu_ms_per_clip", "batch_ms", "dataset_ready_s")
     assert row["main_cpu_ms_per_clip"] <= row["cpu_ms_per_clip"]
-    assert result["command"].startswith("tools/benchmark.py loader --cfg")
+    assert result["command"].startswith("dust benchmark loader --cfg")
     assert result["machine"]["cores"] >= 1 and result["machine"]["torch"] == torch.__version__
     assert result["machine"]["cpu"] and result["date"] and result["method"]
     assert "clips_per_s" in text and result["machine"]["cpu"] in text

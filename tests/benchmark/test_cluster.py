@@ -22,7 +22,7 @@ from dust.benchmark.cluster import (
 from dust.benchmark.step_cost import StepCost, _Held, count_step
 from dust.config import load_config
 from dust.utils.errors import ConfigError, DustError
-from tests.engine.test_benchmark import run_tool, tool  # noqa: F401 - a fixture
+from tests.benchmark.test_benchmark import run_tool, tool  # noqa: F401 - a fixture
 from tests.helpers import ROOT
 
 NODE = Node("X", peak=100e12, memory=80e9, nvlink=100e9, nic=10e9, gpus=8, nics=4)

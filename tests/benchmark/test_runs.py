@@ -10,7 +10,7 @@ from dust.benchmark import in_memory
 from dust.benchmark.in_memory import Stamps, in_memory_config, train_in_memory
 from dust.engine.train import Trainer
 from dust.utils.errors import DustError
-from tests.engine.test_benchmark import CFG, TINY, data, positive, run_tool, tool  # noqa: F401 - fixtures
+from tests.benchmark.test_benchmark import CFG, TINY, data, positive, run_tool, tool  # noqa: F401 - fixtures
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from timm.models import group_parameters
 
 from dust.models.layers import window_attention
 from dust.models.layers.window_attention import SwinBlock, log_offsets, relative_index, window_masks
-from dust.models.swin import SeriesSwin, VideoSwin
+from dust.models.series_swin import SeriesSwin
+from dust.models.video_swin import VideoSwin
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import DATA, golden_tensors

@@ -5,7 +5,8 @@ import timm
 import torch
 import torchvision
 
-from dust.models.swin import SeriesSwin, VideoSwin
+from dust.models.series_swin import SeriesSwin
+from dust.models.video_swin import VideoSwin
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError
 from tests.helpers import golden_tensors

@@ -1,0 +1,1 @@
+"""The command line: ``dust NAME ...``, a thin file for each sub-command with a ``main(argv) -> exit code``."""

@@ -1,0 +1,188 @@
+"""What dust costs on this machine: ``dust benchmark COMMAND``. See docs/BENCHMARKS.md."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dust.utils.errors import DustError
+
+EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode takes none)."
+Add = Callable[[str, str], argparse.ArgumentParser]
+VARIANT = 'another row, with these overrides: "KEY VALUE ..."; repeatable'
+
+
+def parser(more: Callable[[Add], None] | None = None) -> argparse.ArgumentParser:
+    """Make the parser; ``more`` adds sub-commands by ``add(name, what it does)``."""
+    top = argparse.ArgumentParser(prog="dust benchmark", description=__doc__, epilog=EPILOG, allow_abbrev=False)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, epilog=EPILOG, allow_abbrev=False)
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+        if not name.startswith("decode"):
+            command.add_argument("--cfg", required=True, metavar="FILE.yaml")
+        return command
+
+    loader = add("loader", "clips per second and CPU time of the training loader")
+    loader.add_argument("--batches", type=int, default=20, help="batches that count")
+    loader.add_argument("--warmup", type=int, default=2, help="batches before them")
+
+    decode = add("decode", "CPU time per training clip and per multi-view test of a video")
+    decode_options(decode)
+
+    model = add("model", "time and memory of a step, in a process of its own")
+    model.add_argument("--batch", type=int, default=1, help="clips per step")
+    model.add_argument("--steps", type=int, default=5)
+    model.add_argument("--warmup", type=int, default=1)
+    model.add_argument("--rounds", type=int, default=1)
+    mode = model.add_mutually_exclusive_group()
+    mode.add_argument("--train", dest="train", action="store_true", default=True, help="forward and backward (default)")
+    mode.add_argument("--eval", dest="train", action="store_false", help="forward only")
+    model.add_argument("--optimizer", action="store_true", help="also the optimizer's step")
+    model.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    model.add_argument("--variant", action="append", default=[], metavar="OVERRIDES", help=VARIANT)
+
+    model.add_argument("--peer", action="append", default=[], metavar="NAME", help="a row of torchvision.models.video")
+
+    test = add("test", "seconds per video of multi-view testing, reading and model apart")
+    test.add_argument("--checkpoint", required=True, metavar="FILE")
+    test.add_argument("--limit", type=int, default=0, help="so many videos; 0: all")
+
+    tracks = add("tracks", "a window of point tracks against the published model, and what a stream saves")
+    tracks.add_argument("--rounds", type=int, default=10)
+    tracks.add_argument("--windows", type=int, default=20, help="windows of a stream")
+    tracks.add_argument("--stride", type=int, default=5, help="frames from one of them to the next")
+
+    _about_clusters(add)
+    if more is not None:
+        more(add)
+    for command in (model, test):
+        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    return top
+
+
+def decode_options(decode: argparse.ArgumentParser) -> None:
+    """Which videos, and how they are read."""
+    decode.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="folders, csv lists, video files")
+    decode.add_argument("--frames", type=int, default=8)
+    decode.add_argument("--rate", type=int, default=8, help="distance of frames, at 30 frames per second")
+    decode.add_argument("--crop", type=int, default=224, help="pixels")
+    decode.add_argument("--short", type=int, nargs=2, default=(256, 320), metavar=("LOW", "HIGH"), help="short side")
+    decode.add_argument("--rounds", type=int, default=5)
+    decode.add_argument("--views", default="10x3", metavar="CLIPSxCROPS", help="of a test; 0 leaves the test out")
+
+
+def _about_clusters(add: Add) -> None:
+    cluster = add("cluster", "a simulation: what the configured training costs on 8 to 512 GPUs")
+    cluster.add_argument("--gpu", default="H100", help="A100, H100 or H200")
+    cluster.add_argument("--gpus", default="8,16,32,64,128,256,512", metavar="N,N,...", help="GPUs, a row each")
+    cluster.add_argument("--batch", type=int, default=0, help="clips per GPU at a time; 0: as configured")
+    cluster.add_argument("--clips", type=int, default=240000, help="of the training set; default: Kinetics-400's")
+    cluster.add_argument("--step-ms", type=float, default=0.0, help="measured time of a batch on one GPU")
+    cluster.add_argument("--achieved", type=float, default=0.4, help="else this share of the GPU's peak is reached")
+    cluster.add_argument("--link", type=float, default=0.8, help="share of the links' bandwidth that is reached")
+    cluster.add_argument("--overlap", type=float, default=0.7, help="share of the backward that exchange hides behind")
+    cluster.add_argument("--per-node", type=int, default=8, help="GPUs of a node")
+    cluster.add_argument("--nics", type=int, default=8, help="network cards of a node")
+    cluster.add_argument("--decode-ms", type=float, default=36.0, help="CPU time of reading a clip")
+
+
+def parse(argv: Sequence[str], more: Callable[[Add], None] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """(options, overrides)."""
+    top = parser(more)
+    args, rest = top.parse_known_args(argv)
+    overrides = [word for word in rest if word != "--opts"]
+    refused = overrides if args.command.startswith("decode") else [one for one in overrides if one.startswith("--")]
+    if refused:
+        top.error(f"unrecognized arguments: {' '.join(refused)}")
+    return args, overrides
+
+
+def measure(args: argparse.Namespace, overrides: list[str]):
+    """The report of one sub-command. torch is imported only here, so that --help answers at once."""
+    if args.command == "decode":
+        return decode(args)
+    if args.command == "model":
+        from dust.benchmark.model import ModelRun, benchmark_model
+
+        names = ("batch", "steps", "warmup", "train", "optimizer", "device", "threads")
+        run = ModelRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names})
+        return benchmark_model(run, variants=args.variant, peers=args.peer, rounds=args.rounds)
+
+    from dust.config import load_config
+
+    cfg = load_config(args.cfg, overrides)
+    if args.command == "cluster":
+        return cluster(cfg, args)
+    if args.command == "loader":
+        from dust.benchmark.loader import benchmark_loader
+
+        return benchmark_loader(cfg, batches=args.batches, warmup=args.warmup)
+    if args.command == "tracks":
+        from dust.benchmark.tracks import benchmark_tracks
+
+        return benchmark_tracks(cfg, rounds=args.rounds, windows=args.windows, stride=args.stride)
+    from dust.benchmark.multiview import benchmark_test
+
+    return benchmark_test(cfg, checkpoint=args.checkpoint, device=args.device, limit=args.limit)
+
+
+def cluster(cfg, args: argparse.Namespace):
+    from dust.benchmark.cluster import Assumptions, benchmark_cluster, node_of
+
+    node = node_of(args.gpu, per_node=args.per_node, nics=args.nics)
+    assumed = Assumptions(args.achieved, args.link, args.overlap, args.step_ms / 1e3)
+    if not all(word.isdigit() for word in args.gpus.split(",")):
+        raise DustError(f"--gpus {args.gpus}: write numbers with commas, such as 8,64,512")
+    gpus = [int(word) for word in args.gpus.split(",")]
+    sizes = {"gpus": gpus, "batch": args.batch, "clips": args.clips, "decode_s": args.decode_ms / 1e3}
+    return benchmark_cluster(cfg, node=node, assumed=assumed, **sizes)
+
+
+def decode(args: argparse.Namespace, peers: Callable[..., Any] | None = None):
+    """Time the decoder; ``peers(protocol)`` gives other readers and notes on those that are absent."""
+    from dust.benchmark.clips import Protocol, find_videos
+    from dust.benchmark.decode import benchmark_decode
+
+    clips, crops = views(args.views)
+    protocol = Protocol(args.frames, args.rate, args.crop, tuple(args.short), max(clips, 1), max(crops, 1))
+    others, notes = peers(protocol) if peers is not None else ([], [])
+    videos = find_videos(args.videos)
+    return benchmark_decode(videos, protocol, rounds=args.rounds, peers=others, views=clips > 0, notes=notes)
+
+
+def views(text: str) -> tuple[int, int]:
+    """``10x3`` -> (10, 3); ``0`` -> (0, 0)."""
+    clips, times, crops = text.partition("x")
+    if text == "0":
+        return 0, 0
+    if not (times and clips.isdigit() and crops.isdigit() and int(clips) and int(crops)):
+        raise DustError(f"--views {text}: write CLIPSxCROPS, such as 10x3, or 0 for none")
+    return int(clips), int(crops)
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    more: Callable[[Add], None] | None = None,
+    measures: Mapping[str, Callable[..., Any]] | None = None,
+) -> int:
+    """Measure and print. ``measures`` are the functions (args, overrides) -> report of sub-commands from ``more``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, overrides = parse(words, more)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        report = (measures or {}).get(args.command, measure)(args, overrides)
+        if args.json is not None:
+            from dust.benchmark.report import save_json
+
+            save_json(args.json, report.as_dict(["dust benchmark", *words]))
+        print(report.text())
+    except DustError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,65 @@
+"""Point tracks from videos, for the models that read points (docs/TRACKS.md).
+
+python tools/make_tracks.py videos.csv --out data/tracks
+python tools/make_tracks.py data/clips --out data/tracks
+
+videos.csv has a row per clip and camera: video,sample,view,label,sequence,split and, if you like, mask,start,end. Only
+the column video is needed. A folder of clips (train.csv, val.csv, test.csv, or class folders) is one camera.
+"""
+
+import argparse
+import sys
+
+from tqdm import tqdm
+
+from dust.convert.make_tracks import make_tracks
+from dust.convert.trackers import COTRACKER, COTRACKER_LICENCE, TRACKERS, Settings
+from dust.utils.errors import DustError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    default = Settings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="a csv of videos, or a folder of clips; the videos are only read")
+    parser.add_argument("--out", required=True, help="folder for tracks.csv and the tracks")
+    parser.add_argument(
+        "--tracker",
+        default=default.tracker,
+        choices=TRACKERS,
+        help=f"lk: OpenCV's Lucas-Kanade (default); cotracker: {COTRACKER_LICENCE}",
+    )
+    parser.add_argument("--points", type=int, default=default.points, help="points per camera (default %(default)s)")
+    parser.add_argument(
+        "--short-side", type=int, default=default.short_side, help="pixels; 0: as it is (default %(default)s)"
+    )
+    parser.add_argument("--fps", type=float, default=default.fps, help="frames per second that are looked at; 0: all")
+    parser.add_argument(
+        "--max-error",
+        type=float,
+        default=default.max_error,
+        help="lk: pixels that a point may be off after going forth and back (default %(default)s)",
+    )
+    parser.add_argument("--hub", default=COTRACKER, help="cotracker: repository or checkout (default %(default)s)")
+    parser.add_argument("--device", default=default.device, help="cotracker: cpu or cuda (default %(default)s)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    names = ("tracker", "points", "short_side", "fps", "max_error", "hub", "device")
+    settings = Settings(**{name: getattr(args, name) for name in names})
+    try:
+        made = make_tracks(
+            args.source, args.out, settings, progress=lambda jobs: tqdm(jobs, unit="video", disable=None)
+        )
+    except DustError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"wrote {made.written} files of tracks to {args.out} ({made.ready} were ready), listed in tracks.csv")
+    for video, reason in made.left_out.items():
+        print(f"left out: {video}: {reason}")
+    print(f"next: set DATA.PATH_TO_DATA_DIR {args.out} TRACKS.NUM_POINTS {args.points}")
+    return 1 if made.left_out else 0

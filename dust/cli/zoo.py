@@ -1,0 +1,98 @@
+"""Weights by name: ``python tools/zoo.py {list,download,verify,convert,table}``. See MODEL_ZOO.md."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dust import zoo
+from dust.utils.errors import DustError
+from dust.zoo.convert import convert
+
+MODEL_ZOO = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
+
+
+def for_each(names: list[str], action: Callable[[str], str]) -> int:
+    """Do ``action`` for every name and print what it returns; one failure does not stop the others."""
+    failed = 0
+    for name in names:
+        try:
+            print(action(name), flush=True)
+        except DustError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def list_weights() -> int:
+    rows = [("name", "licence", "size", "cached")]
+    for entry in zoo.ENTRIES.values():
+        size = "?" if entry.size is None else f"{entry.size / 1e6:.0f} MB"
+        rows.append((entry.name, entry.licence, size, zoo.cached(entry)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def verify(names: list[str]) -> int:
+    names = names or zoo.cached_names()
+    if not names:
+        print("no weights are cached")
+    return for_each(names, lambda name: f"{zoo.verify(name)}  {name}")
+
+
+def convert_file(args: argparse.Namespace) -> int:
+    count = convert(zoo.resolve(args.file), args.out, sha256=args.sha256, everything=args.all)
+    print(f"{args.out}: {count} tensors")
+    return 0
+
+
+def table(write: bool) -> int:
+    if write:
+        MODEL_ZOO.write_text(zoo.markdown(), encoding="utf-8")
+        print(MODEL_ZOO)
+    else:
+        print(zoo.markdown(), end="")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="dust zoo", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="names, licences, sizes, and what is cached")
+    fetch = commands.add_parser("download", help="fetch and verify; prints the path")
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+    fetch.add_argument("--force", action="store_true", help="fetch again what is cached")
+    check = commands.add_parser("verify", help="hash cached files again")
+    check.add_argument("names", nargs="*", metavar="NAME", help="default: all that are cached")
+    change = commands.add_parser("convert", help="OpenAI's CLIP, a TorchScript program, to safetensors")
+    change.add_argument("file", metavar="FILE", help="the program (ViT-B-16.pt), or zoo://NAME")
+    change.add_argument("--out", required=True, metavar="FILE.safetensors")
+    change.add_argument(
+        "--sha256", default="", metavar="HEX", help="of FILE; default: the zoo's, or the one in FILE's path"
+    )
+    change.add_argument("--all", action="store_true", help="keep all tensors, not only visual.*")
+    show = commands.add_parser("table", help="the Markdown of MODEL_ZOO.md")
+    show.add_argument("--write", action="store_true", help="write it to MODEL_ZOO.md")
+    args = parser.parse_args(argv)
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    names = [name.removeprefix("zoo://") for name in getattr(args, "names", [])]
+    try:
+        if args.command == "list":
+            return list_weights()
+        if args.command == "download":
+            return for_each(names, lambda name: str(zoo.download(name, force=args.force)))
+        if args.command == "verify":
+            return verify(names)
+        if args.command == "convert":
+            return convert_file(args)
+        return table(args.write)
+    except DustError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
