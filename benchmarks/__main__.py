@@ -65,7 +65,7 @@ def decode_peers(args: argparse.Namespace, overrides: list[str]) -> Any:
 
 
 def peers(protocol):
-    """(the readers that dust is compared with, a line for each that is not installed)."""
+    """(the readers that dust is compared with, a line for each that is not listening)."""
     from benchmarks import peers as readers
     from dust.benchmark.clips import Peer, peer_by_frames
 

@@ -210,7 +210,7 @@ def _memory_rows(model: TSTL, resident: float) -> list[dict[str, Any]]:
 
 
 def _file_rows(expert: Any) -> list[dict[str, Any]]:
-    expert.parts_from = {"trunk": ("", "")}  # its trunk is in a file of its own
+    expert.init_from = {"trunk": ("", "")}  # its trunk is in a file of its own
     sizes = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, state in (("an expert", expert.partial_state_dict()), ("a whole CAST", expert.state_dict())):

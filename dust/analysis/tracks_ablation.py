@@ -15,7 +15,7 @@ from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.test import checkpoint_to_test
 from dust.engine.weights import load_trained
 from dust.tasks import build_task
-from dust.tasks.task import DataFacts
+from dust.tasks.task import DataInfo
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
 from dust.visualization.plots import bar_figure
@@ -58,7 +58,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     dataset: Any = loader.dataset
     if not hasattr(dataset, "seen_views"):
         raise ConfigError(f"TEST.DATASET {cfg.TEST.DATASET}: has no cameras; it must be PointTracks")
-    task = build_task(cfg, DataFacts(dataset.class_names)).to(device)
+    task = build_task(cfg, DataInfo(dataset.class_names)).to(device)
     transform = device_transform_of(cfg)
     table = []
     for subset in view_subsets(dataset.views, sizes):

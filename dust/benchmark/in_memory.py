@@ -18,7 +18,7 @@ from dust.benchmark.model import in_own_process
 from dust.config import load_config, processes_per_node
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip
-from dust.datasets.sample import Draw, class_counts, target_of
+from dust.datasets.sample import SampleRequest, class_counts, target_of
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer
 from dust.launch.launcher import launch
@@ -67,7 +67,7 @@ class InMemoryClips(Dataset[Any]):
     def class_counts(self) -> list[int]:
         return class_counts(self.clips, len(self.class_names))
 
-    def __getitem__(self, draw: Draw) -> list[dict[str, Any]]:
+    def __getitem__(self, draw: SampleRequest) -> list[dict[str, Any]]:
         clip = self.clips[draw.sample]
         sample = {
             "inputs": {"video": self.pool[draw.sample % POOL]},
@@ -77,7 +77,7 @@ class InMemoryClips(Dataset[Any]):
         }
         return [sample] * self.num_sample
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[list[dict[str, Any]]]:
+    def __getitems__(self, draws: Sequence[SampleRequest]) -> list[list[dict[str, Any]]]:
         self.wall.append(time.perf_counter())
         self.cpu.append(time.process_time())
         return [self[draw] for draw in draws]

@@ -19,7 +19,7 @@ from dust.config import load_config
 from dust.engine.setup import autocast_of, build_for
 from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
-from dust.tasks.task import DataFacts, Task
+from dust.tasks.task import DataInfo, Task
 from dust.utils.errors import DustError
 from dust.utils.flops import flop_counter
 
@@ -162,7 +162,7 @@ def measure_model(run: ModelRun) -> dict[str, Any]:
         torch.set_num_threads(run.threads)
     cfg, device = one_device(load_config(run.cfg_file, list(run.overrides)), run.device)
     model = (_Torchvision(run.peer, cfg).to(device) if run.peer else build_for(cfg, device)).train(run.train)
-    task = build_task(cfg, DataFacts([str(index) for index in range(cfg.MODEL.NUM_CLASSES)])).to(device)
+    task = build_task(cfg, DataInfo([str(index) for index in range(cfg.MODEL.NUM_CLASSES)])).to(device)
     batch = random_batch(cfg, run.batch, device)
     _touch_libraries(cfg, device)
     compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model

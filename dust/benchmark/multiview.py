@@ -15,7 +15,7 @@ from dust.engine.inference import Inference
 from dust.engine.setup import autocast_of, build_for, device_transform_of
 from dust.engine.weights import weights_file
 from dust.tasks import build_task
-from dust.tasks.task import DataFacts
+from dust.tasks.task import DataInfo
 from dust.utils.checkpoint import load_weights, read_checkpoint
 from dust.utils.errors import DataError
 
@@ -58,7 +58,7 @@ def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0
     model = build_for(cfg, where)
     load_weights(model, path)
     loader: Any = construct_loader(cfg, "test", read_checkpoint(path).get("class_names"))
-    task = build_task(cfg, DataFacts(loader.dataset.class_names)).to(where)
+    task = build_task(cfg, DataInfo(loader.dataset.class_names)).to(where)
     if limit:
         loader.sampler.indices = loader.sampler.indices[:limit]
     compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model

@@ -17,7 +17,7 @@ from dust.engine.sharding import blocks_of
 from dust.models import build_model
 from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
-from dust.tasks.task import DataFacts
+from dust.tasks.task import DataInfo
 from dust.utils.flops import flop_counter
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def count_step(cfg, batch: int) -> StepCost:
     with torch.device("meta"):
         model = build_model(cfg)
     classes = [str(index) for index in range(cfg.MODEL.NUM_CLASSES)]
-    task = build_task(cfg, DataFacts(classes, [1] * len(classes)))
+    task = build_task(cfg, DataInfo(classes, [1] * len(classes)))
     views = batch * (cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device=CPU).train()

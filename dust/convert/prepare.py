@@ -23,7 +23,7 @@ import numpy as np
 
 from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv, read_text, write_csv, write_text
 from dust.decode.cache import get_index
-from dust.decode.index import survey
+from dust.decode.index import full_scan
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
@@ -166,7 +166,7 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
             picture.pts, picture.time_base = int(ticks[number]), Fraction(1, _TICKS)
             out.mux(stream.encode(picture))
 
-        found = survey(str(source), 1, write)
+        found = full_scan(str(source), 1, write)
         out.mux(stream.encode(None))
     if found.report.damaged:
         return found.report.reason

@@ -7,7 +7,7 @@ from dust.datasets.keystep.recordings import ProcedureRecordings
 from dust.datasets.keystep.windows import EmbeddingWindows, VideoWindows
 from dust.datasets.loader import construct_loader
 from dust.datasets.multimodal.fusion import FusedDataset
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.tracks import PointTracks
 from dust.datasets.video.epic import EpicKitchens
 from dust.datasets.video.tstl_groups import GroupedVideo
@@ -16,7 +16,6 @@ from dust.datasets.video.video import SSv2, VideoDataset
 __all__ = [
     "DATASET_REGISTRY",
     "BadClip",
-    "Draw",
     "EmbeddingWindows",
     "EpicKitchens",
     "FusedDataset",
@@ -26,6 +25,7 @@ __all__ = [
     "ProcedureRecordings",
     "RecordingFrames",
     "SSv2",
+    "SampleRequest",
     "VideoDataset",
     "VideoWindows",
     "build_dataset",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.loader import EpochBatchSampler
-from dust.datasets.sample import Draw
+from dust.datasets.sample import SampleRequest
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
 
@@ -83,7 +83,7 @@ class GroupBalancedSampler(EpochBatchSampler):
         self.num_steps = max(self.length // global_batch, 1)
         self.num_batches = self.num_steps * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
         order = group_balanced_order(
             self.labels,
             groups_per_batch=self.groups_per_batch,
@@ -96,4 +96,4 @@ class GroupBalancedSampler(EpochBatchSampler):
         parts = np.reshape(order, (self.num_steps, self.groups_per_batch, self.accumulate, self.world_size, -1))
         own = parts[:, :, :, self.rank].swapaxes(1, 2).reshape(self.num_batches, -1)
         for batch in own[self.start :]:
-            yield [Draw(self.epoch, index) for index in batch.tolist()]
+            yield [SampleRequest(self.epoch, index) for index in batch.tolist()]

@@ -15,17 +15,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dust.config import accumulation_steps
 from dust.datasets.build import build_dataset
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.utils import distributed
 from dust.utils.errors import DataError
 from dust.utils.rng import torch_generator
-from dust.utils.signals import held_back, mind_only_the_parent
+from dust.utils.signals import block_signals, mind_only_the_parent
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class EpochBatchSampler(Sampler[list[Draw]]):
+class EpochBatchSampler(Sampler[list[SampleRequest]]):
     """Shuffled training batches that can begin at any batch of any epoch.
 
     Args:
@@ -76,9 +76,9 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         """Batches of a whole epoch, wherever the next iteration begins."""
         return self.num_batches
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
         for batch in islice(self._batches(), self.start, self.num_batches):
-            yield [Draw(self.epoch, index) for index in share(batch, self.rank, self.world_size)]
+            yield [SampleRequest(self.epoch, index) for index in share(batch, self.rank, self.world_size)]
 
     def _batches(self) -> Iterator[list[int]]:
         """The samples of each batch of the epoch, over all ranks."""
@@ -144,7 +144,7 @@ class Loader(DataLoader[Any]):
     """A DataLoader whose workers no signal reaches before they have said which ones they mind."""
 
     def __iter__(self) -> Any:
-        with held_back():
+        with block_signals():
             return super().__iter__()
 
 

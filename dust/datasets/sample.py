@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 
-class Draw(NamedTuple):
+class SampleRequest(NamedTuple):
     """What a sampler asks a training dataset for: sample number ``sample`` as it looks in ``epoch``."""
 
     epoch: int

@@ -95,7 +95,7 @@ def build_index(path: str, threads: int = 1, spare: list[Any] | None = None) -> 
     container, stream = open_stream(path, threads)
     index = None
     try:
-        scan = _Scan(path, container, stream)
+        scan = _DemuxScan(path, container, stream)
         index = scan.index() if scan.proven() else None
         if index is not None and spare is not None and not index.prime and not stream.codec_context.is_open:
             spare.append((container, stream))
@@ -105,11 +105,11 @@ def build_index(path: str, threads: int = 1, spare: list[Any] | None = None) -> 
             container.close()
     if index is None:
         logger.debug("%s: decoded once, because %s", path, scan.doubt)
-        index = survey(path, threads)
+        index = full_scan(path, threads)
     return index
 
 
-class _Scan:
+class _DemuxScan:
     """One pass over the packets, and what follows from it."""
 
     def __init__(self, path: str, container: Any, stream: Any) -> None:
@@ -228,26 +228,26 @@ class _Scan:
         return UPRIGHT
 
 
-def survey(path: str, threads: int = 1, sink: Callable[[int, Any], None] | None = None) -> VideoIndex:
+def full_scan(path: str, threads: int = 1, consumer: Callable[[int, Any], None] | None = None) -> VideoIndex:
     """Decode a file from its start to its end (or to the first error) and index what came.
 
-    ``sink(number, frame)`` sees every frame. A file at which the strict decoder stumbles is decoded again by the
-    ordinary one, which hides damage where it can: the sink then sees the frames anew, and the report says so.
+    ``consumer(number, frame)`` sees every frame. A file at which the strict decoder stumbles is decoded again by the
+    ordinary one, which hides damage where it can: the consumer then sees the frames anew, and the report says so.
     Raises VideoError if there is no frame.
     """
-    walk = _Walk(path, threads, sink, strict=True)
+    walk = _FullDecode(path, threads, consumer, strict=True)
     if walk.error:
         stumble = f"frames after number {len(walk.order)} are partly guessed: {walk.error}"
-        walk = _Walk(path, threads, sink, strict=False)
+        walk = _FullDecode(path, threads, consumer, strict=False)
         if not walk.error and not walk.corrupt:
             walk.errors.append(stumble)
     return walk.index()
 
 
-class _Walk:
+class _FullDecode:
     """One decode from the start, and what follows from it."""
 
-    def __init__(self, path: str, threads: int, sink: Callable[[int, Any], None] | None, strict: bool) -> None:
+    def __init__(self, path: str, threads: int, consumer: Callable[[int, Any], None] | None, strict: bool) -> None:
         self.path = path
         container, stream = open_stream(path, threads)
         if strict:
@@ -264,8 +264,8 @@ class _Walk:
             for frame in self._frames():
                 if self.first is None:
                     self.first = frame.height, frame.width, orientation_of(frame)
-                if sink is not None:
-                    sink(len(self.order), frame)
+                if consumer is not None:
+                    consumer(len(self.order), frame)
                 self.order.append(-1 if frame.pts is None else frame.pts)
                 self.corrupt += frame.is_corrupt
                 self.fields |= frame.interlaced_frame

@@ -23,7 +23,7 @@ import numpy as np
 
 from dust.decode.cache import get_index, put_index
 from dust.decode.container import READ_ERRORS
-from dust.decode.index import VideoIndex, VideoReport, agree, survey
+from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
 from dust.decode.pixels import RESIZES, FrameConverter, FrameRequest, rescaled
 from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import DustError, VideoError
@@ -167,7 +167,7 @@ class VideoReader(_Clip):
         wanted = self._numbers(requests)
         sinks = self._sinks(requests)
         if not wanted:
-            return [sink.result() for sink in sinks]
+            return [consumer.result() for consumer in sinks]
         try:
             self._open().read(wanted, _deal(sinks))
         except (Contradiction, *READ_ERRORS) as error:
@@ -179,12 +179,12 @@ class VideoReader(_Clip):
         except BaseException:
             self.close()  # stopped in the middle: what the decoder still holds is of no use
             raise
-        return [sink.result() for sink in sinks]
+        return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
         """Decode everything once, from the start, and report; what is learnt is kept. VideoError if nothing comes."""
         self.close()
-        self._learn(agree(self._index, survey(self.path, self._threads)))
+        self._learn(agree(self._index, full_scan(self.path, self._threads)))
         return self.report
 
     def close(self) -> None:
@@ -217,11 +217,11 @@ class VideoReader(_Clip):
         """Decode the whole file, serve the requests on the way, and keep the index that this gives."""
         self.close()
         sinks = self._sinks(requests)
-        self._learn(survey(self.path, self._threads, _deal(sinks)))
+        self._learn(full_scan(self.path, self._threads, _deal(sinks)))
         fresh = self._sinks(requests)
         if fresh[0].converter.orientation != sinks[0].converter.orientation:
             sinks = fresh  # the headers told another orientation than the frames
-            survey(self.path, self._threads, _deal(sinks))
+            full_scan(self.path, self._threads, _deal(sinks))
         if wanted[-1] >= len(self):
             reason = self.report.reason or "the file's times promise more frames than it holds"
             raise VideoError(self.path, f"frame {wanted[-1]} cannot be read, only the first {len(self)} can: {reason}")
@@ -232,8 +232,8 @@ def _deal(sinks: Sequence[_Sink]) -> Callable[[int, Any], None]:
     """Hands a frame to every request."""
 
     def take(number: int, frame: Any) -> None:
-        for sink in sinks:
-            sink.take(number, frame)
+        for consumer in sinks:
+            consumer.take(number, frame)
 
     return take
 
@@ -278,7 +278,7 @@ class FrameFolderReader(_Clip):
         deal = _deal(sinks)
         for number in wanted:
             deal(number, av.VideoFrame.from_ndarray(self._picture(number), format="rgb24"))
-        return [sink.result() for sink in sinks]
+        return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
         """Open every picture, and report those that cannot be read."""

@@ -13,7 +13,7 @@ from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog
 from dust.engine.setup import autocast_of
-from dust.launch.signals import InterruptFlag, Leave
+from dust.launch.signals import InterruptFlag, StopEarly
 from dust.tasks.task import Evaluation, Task
 from dust.utils import distributed
 from dust.utils.logging import progress
@@ -54,7 +54,7 @@ def evaluate(
     )
     evaluation = task.evaluation(split)
     total = len(loader)
-    with contextlib.suppress(Leave):
+    with contextlib.suppress(StopEarly):
         for done, record in enumerate(loop(progress(loader, total=total, desc=split)), start=1):
             evaluation.update(record)
             on_sample(done, total)

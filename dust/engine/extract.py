@@ -80,7 +80,7 @@ def extract(cfg, run: RunDir) -> None:
     load_trained(cfg, model, path, saved, head=False)
     logger.info("features of %s by %s", cfg.FEATURES.LAYER, path)
     extraction = _Extraction(cfg, run, model, device, file_sha256(path), saved.get("fitted"))
-    with extraction.interrupt.installed():
+    with extraction.interrupt.listening():
         for split in cfg.FEATURES.SPLITS:
             extraction.split(split)
 

@@ -14,8 +14,8 @@ from typing import Any
 from dust.config import load_config, parse_args
 from dust.config.expand import expand
 from dust.config.parser import log_notes
-from dust.launch.requeue import Departure
-from dust.launch.signals import Interrupted, guarded
+from dust.launch.requeue import ExitHandler
+from dust.launch.signals import Interrupted, handle_signals
 from dust.utils.errors import ConfigError, DustError
 
 logger = logging.getLogger(__name__)
@@ -113,34 +113,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     # read when torch is imported: threads that wait by spinning make a small model 50 times slower as soon as
     # another process wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    departure = Departure()
+    exit_handler = ExitHandler()
     try:
-        with guarded(departure):
+        with handle_signals(exit_handler):
             try:
-                code = _main(sys.argv[1:] if argv is None else argv, departure)
+                code = _main(sys.argv[1:] if argv is None else argv, exit_handler)
             except Interrupted as stop:
-                code = departure(stop.signum)
+                code = exit_handler(stop.signum)
     except Interrupted as stop:  # it had waited for the first line, or came after the last
-        code = departure(stop.signum)
-    if code and departure.meeting is not None:
+        code = exit_handler(stop.signum)
+    if code and exit_handler.rendezvous is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the others have gone, and what started them now ends the rest
     return code
 
 
-def _main(argv: Sequence[str], departure: Departure) -> int:
+def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
     try:
         args = parse_args(argv)
         runs = load_stages(args.cfg_files, args.opts)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    departure.watch(cfg.OUTPUT_DIR for _, cfg in runs)
+    exit_handler.watch(cfg.OUTPUT_DIR for _, cfg in runs)
     from dust.launch.launcher import Launcher
 
     try:
-        launcher = Launcher(args.init_method, departure)
+        launcher = Launcher(args.init_method, exit_handler)
         for name, cfg in runs:
-            if len(runs) > 1 and launcher.agree(functools.partial(_finished, cfg, name)):
+            if len(runs) > 1 and launcher.broadcast_decision(functools.partial(_finished, cfg, name)):
                 continue
             code = launcher.run(cfg, run)
             if code:
@@ -153,7 +153,7 @@ def _main(argv: Sequence[str], departure: Departure) -> int:
             raise
         print(f"error: {_file_problem(error, cfg.OUTPUT_DIR)}", file=sys.stderr)
         return 2
-    departure.done()
+    exit_handler.done()
     return 0
 
 

@@ -85,23 +85,23 @@ def prepare_for_several(cfg, model: nn.Module, device: torch.device) -> None:
         shard(model, device, torch.bfloat16 if reduced else None)
 
 
-#: ``exchange(last)``: the context of one batch's forward and backward; gradients are exchanged if it is the ``last`` of
-#: an optimizer step.
+#: ``grad_sync(last)``: the context of one batch's forward and backward; gradients are exchanged if it is the ``last``
+#: of an optimizer step.
 Exchange = Callable[[bool], contextlib.AbstractContextManager[Any]]
 
 
 def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, Exchange]:
-    """The model as all processes train it together, and when they exchange gradients. A sharded one does by itself."""
+    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself."""
     run: Any = torch.compile(model) if compiled else model
     if distributed.world_size() == 1:
         return run, lambda last: contextlib.nullcontext()
     if isinstance(model, FSDPModule):
 
-        def exchange(last: bool) -> contextlib.AbstractContextManager[Any]:
+        def grad_sync(last: bool) -> contextlib.AbstractContextManager[Any]:
             model.set_requires_gradient_sync(last)
             return contextlib.nullcontext()
 
-        return run, exchange
+        return run, grad_sync
     replica = nn.parallel.DistributedDataParallel(
         run,
         device_ids=[device.index] if device.type == "cuda" else None,

@@ -183,7 +183,7 @@ def initialise(cfg, run: RunDir, state: TrainState, sampler: EpochBatchSampler) 
 
     Order: AUTO_RESUME and a checkpoint in OUTPUT_DIR (also of a FINETUNE run); TRAIN.CHECKPOINT_FILE_PATH, with its
     optimizer and epoch unless FINETUNE or CHECKPOINT_EPOCH_RESET; MODEL.PRETRAINED; the other stages that the model's
-    ``parts_from`` names; from scratch. A resumed run keeps its global batch; ``sampler`` is told.
+    ``init_from`` names; from scratch. A resumed run keeps its global batch; ``sampler`` is told.
     """
     if distributed.is_main():
         remove_leftovers(run.checkpoints)

@@ -20,7 +20,7 @@ from dust.config import flatten, parse_args, processes_per_node
 from dust.config.expand import expand
 from dust.engine.run_net import load_files, main
 from dust.launch.lives import minutes_of
-from dust.launch.signals import COME_BACK
+from dust.launch.signals import REQUEUE_SIGNALS
 from dust.utils.errors import ConfigError, DustError
 
 USAGE = """\
@@ -119,7 +119,7 @@ def _refuse(args: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True)
-class Work:
+class JobSpec:
     """What one job, or one task of an array, runs: the words behind ``dust``, and its configurations."""
 
     name: str
@@ -127,7 +127,7 @@ class Work:
     cfgs: tuple[Any, ...]
 
 
-def plan(args: argparse.Namespace) -> list[Work]:
+def plan(args: argparse.Namespace) -> list[JobSpec]:
     """The jobs of a command line. All configurations are read, so that what is wrong there is said now.
 
     Raises:
@@ -142,7 +142,7 @@ def plan(args: argparse.Namespace) -> list[Work]:
             if cfg.TSTL.GROUPS:
                 words += ["TSTL.GROUPS", f"[{one.TSTL.GROUP}]"]
                 name += f"_group_{one.TSTL.GROUP}"
-            runs.append(Work(name, tuple(words), (one,)))
+            runs.append(JobSpec(name, tuple(words), (one,)))
     if args.array:
         if len(runs) == 1:
             raise ConfigError(
@@ -152,12 +152,12 @@ def plan(args: argparse.Namespace) -> list[Work]:
         return runs
     name = Path(args.cfg_files[0]).stem
     whole = ("--cfg", *args.cfg_files, "--opts", *args.opts)
-    return [Work(name, whole, tuple(work.cfgs[0] for work in runs))]
+    return [JobSpec(name, whole, tuple(work.cfgs[0] for work in runs))]
 
 
-def _independent(runs: list[Work]) -> None:
+def _independent(runs: list[JobSpec]) -> None:
     """Runs at the same time neither write to the same folder nor wait for each other's results."""
-    homes: dict[Path, Work] = {}
+    homes: dict[Path, JobSpec] = {}
     for work in runs:
         home = Path(work.cfgs[0].OUTPUT_DIR).absolute()
         if home in homes:
@@ -173,11 +173,11 @@ def _independent(runs: list[Work]) -> None:
                     if other is not work and (place == home or home in place.parents):
                         raise ConfigError(
                             f"--array: {work.name} starts from what {other.name} makes ({key} {value}), so they cannot "
-                            "run at the same time. Leave --array out, or submit them one after the other."
+                            "run at the same time. StopEarly --array out, or submit them one after the other."
                         )
 
 
-def shape(works: Sequence[Work]) -> tuple[int, int, int]:
+def shape(works: Sequence[JobSpec]) -> tuple[int, int, int]:
     """(nodes, processes on each, GPUs on each) that all runs of the job share.
 
     Raises:
@@ -197,7 +197,7 @@ def shape(works: Sequence[Work]) -> tuple[int, int, int]:
     return shapes[0]
 
 
-def parameters(args: argparse.Namespace, works: Sequence[Work]) -> dict[str, Any]:
+def parameters(args: argparse.Namespace, works: Sequence[JobSpec]) -> dict[str, Any]:
     """What submitit is asked for."""
     nodes, processes, gpus = shape(works)
     if args.local or args.debug:
@@ -269,7 +269,7 @@ def check_cluster(partition: str, nodes: int, minutes: int) -> None:
 
 
 def python_command() -> str:
-    """Python, started with signals held back until :func:`dust.launch.signals.guarded` takes them.
+    """Python, started with signals held back until :func:`dust.launch.signals.handle_signals` takes them.
 
     The second or two before would otherwise be fatal: a job that is preempted there would not be queued again.
     """
@@ -281,7 +281,7 @@ def python_command() -> str:
     return shlex.join([*(hold if known else []), sys.executable])
 
 
-class Job:
+class SubmittedCommand:
     """Runs ``dust`` with ``argv`` in a job; pickled by name, so that it is small and needs only the package there."""
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -289,7 +289,7 @@ class Job:
 
     def __call__(self) -> None:
         code = main(self.argv)
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local" and code - 128 in COME_BACK:
+        if os.environ.get("SUBMITIT_EXECUTOR") == "local" and code - 128 in REQUEUE_SIGNALS:
             code = LOCAL_REQUEUE
         if code:
             raise SystemExit(code)  # the job's state tells it
@@ -327,7 +327,7 @@ def submit(args: argparse.Namespace) -> list[str]:
     executor.update_parameters(**asked)
     try:
         with _as_outside_of_jobs(), executor.batch():
-            jobs = [executor.submit(Job(work.argv)) for work in works]
+            jobs = [executor.submit(SubmittedCommand(work.argv)) for work in works]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise DustError(f"Slurm refuses the job: {str(error).strip().splitlines()[-1]}") from error
     if args.debug:
@@ -351,7 +351,7 @@ def _as_outside_of_jobs() -> Iterator[None]:
         yield
 
 
-def describe(jobs: Sequence[Any], works: Sequence[Work], cluster: str, folder: Path) -> list[str]:
+def describe(jobs: Sequence[Any], works: Sequence[JobSpec], cluster: str, folder: Path) -> list[str]:
     """What was submitted, where its words go, and how to follow and to end it."""
     lines = []
     for job, work in zip(jobs, works, strict=True):

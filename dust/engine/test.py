@@ -12,7 +12,7 @@ from dust.engine.run_dir import BadClipLog, RunDir, config_sha256, text_sha256
 from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.weights import load_parts, load_trained, weights_file
 from dust.tasks import build_task
-from dust.tasks.task import DataFacts
+from dust.tasks.task import DataInfo
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, find_latest, load_checkpoint
 from dust.utils.errors import CheckpointError, DataError
@@ -58,8 +58,8 @@ def checkpoint_to_test(cfg, run: RunDir) -> Path:
 def test(cfg, run: RunDir) -> dict[str, float]:
     """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep).
 
-    A model that other stages' weights make up whole (``made_of_parts``) is tested as such where it has no checkpoint
-    of its own. One that only begins from parts is not: the rest of it would be random.
+    A model that other stages' weights make up whole (``assembled_from_parts``) is tested as such where it has no
+    checkpoint of its own. One that only begins from parts is not: the rest of it would be random.
     """
     device = device_of(cfg)
     path = named_checkpoint(cfg, run)
@@ -73,7 +73,7 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         sha256 = file_sha256(path)
     else:
         model = build_for(cfg, device)
-        parts = load_parts(cfg, model) if getattr(model, "made_of_parts", False) else {}
+        parts = load_parts(cfg, model) if getattr(model, "assembled_from_parts", False) else {}
         if not parts:
             checkpoint_to_test(cfg, run)  # says what to do
         sha256 = text_sha256(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
@@ -107,7 +107,7 @@ def _check_classes(cfg, class_names: list[str] | None, path: Path) -> None:
 def _test_views(cfg, run: RunDir, model, device, facts: dict[str, Any], sha256: str) -> dict[str, float]:
     loader = construct_loader(cfg, "test", **facts)
     dataset: Any = loader.dataset
-    task = build_task(cfg, DataFacts(dataset.class_names, fitted=facts.get("fitted") or {})).to(device)
+    task = build_task(cfg, DataInfo(dataset.class_names, fitted=facts.get("fitted") or {})).to(device)
     meter = TestMeter(cfg.LOG_PERIOD)
     bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
     evaluation, counts = evaluate(

@@ -21,7 +21,7 @@ from dust.engine.state import TrainState, initialise, no_statistics
 from dust.launch.signals import Interrupted, InterruptFlag
 from dust.models.optimizer import set_lr
 from dust.tasks import build_task
-from dust.tasks.task import DataFacts
+from dust.tasks.task import DataInfo
 from dust.utils import distributed
 from dust.utils.errors import CheckpointError, DataError, DustError
 from dust.utils.logging import progress
@@ -54,7 +54,7 @@ class Trainer:
             self.val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
         if distributed.is_main():
             write_class_list(run.path / "classes.txt", dataset.class_names)
-        facts = DataFacts(dataset.class_names, dataset.class_counts(), fitted)
+        facts = DataInfo(dataset.class_names, dataset.class_counts(), fitted)
         self.task = build_task(cfg, facts).to(self.device)
         self.metric = cfg.TRAIN.BEST_METRIC or self.task.best_metric
 
@@ -73,12 +73,12 @@ class Trainer:
         initialise(cfg, run, self.state, sampler)
         self.iters, self.accumulate = len(sampler), sampler.accumulate
         self.state.facts.update(iters_per_epoch=self.iters, steps_per_epoch=sampler.num_steps)
-        self.model, self.exchange = parallel(
+        self.model, self.grad_sync = parallel(
             model, self.device, compiled=cfg.TRAIN.COMPILE, static_graph=self.accumulate == 1
         )
         self.weighted = self.accumulate > 1 or distributed.world_size() > 1
         self.weight_of_all: Callable[[], float] = lambda: 0.0
-        self.spare: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
+        self.placeholder_batch: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
 
         self.transform = device_transform_of(cfg, self.task.label_classes)
         self.autocast = autocast_of(cfg, self.device)
@@ -97,7 +97,7 @@ class Trainer:
         state, last = self.state, self.cfg.SOLVER.MAX_EPOCH
         if state.epoch >= last:
             logger.info("epoch %d of %d is done: nothing to train", state.epoch, last)
-        with self.interrupt.installed(), self.writer:
+        with self.interrupt.listening(), self.writer:
             try:
                 while state.epoch < last and not self._stale():
                     self._train_epoch()
@@ -178,18 +178,18 @@ class Trainer:
             self.weight_of_all = distributed.total_begun(state.pending_weight + weight)
         if samples:
             batch = self.transform(_to_device(batch, self.device), training=True, seed_words=words)
-            self.spare = batch if distributed.world_size() > 1 else None
+            self.placeholder_batch = batch if distributed.world_size() > 1 else None
         elif distributed.world_size() == 1:
             return {}
         else:
-            batch = self._stand_in()
-        with self.exchange(last), self.autocast():
+            batch = self._placeholder()
+        with self.grad_sync(last), self.autocast():
             outputs = self.task.forward(self.model, batch["inputs"])
             losses = self.task.losses(outputs, batch)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         if not torch.isfinite(total):
             self._stop_diverged(losses, batch)
-        with self.exchange(last):
+        with self.grad_sync(last):
             state.scaler.scale(total * weight).backward()
         state.pending_weight += weight
         if not samples:
@@ -197,13 +197,13 @@ class Trainer:
         stats = {name: value.item() for name, value in losses.items()}
         return {**stats, **self.task.stats(outputs, batch)}
 
-    def _stand_in(self) -> dict[str, Any]:
+    def _placeholder(self) -> dict[str, Any]:
         """What a process without a readable clip computes, for nothing, so that the others need not wait for it."""
-        if self.spare is None:
+        if self.placeholder_batch is None:
             raise DataError(
                 f"none of the first clips of process {distributed.rank()} could be read; see {self.bad_clips.path}"
             )
-        return self.spare
+        return self.placeholder_batch
 
     def _optimizer_step(self) -> dict[str, float]:
         """Step with the mean gradient of what was accumulated. Nothing was: no step."""

@@ -25,10 +25,10 @@ def weights_file(cfg, name: str, key: str = "") -> str:
 def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
     """Fill the model's parts from the files that it names; returns them, none if it names none.
 
-    ``model.parts_from`` is ``{part: (configuration key, file | stage | zoo://NAME)}``. A model with ``load_parts``
+    ``model.init_from`` is ``{part: (configuration key, file | stage | zoo://NAME)}``. A model with ``load_parts``
     takes ``{part: path}`` itself; else each file goes into the submodule of that name, whole, heads aside.
     """
-    named: dict[str, tuple[str, str]] = getattr(model, "parts_from", {})
+    named: dict[str, tuple[str, str]] = getattr(model, "init_from", {})
     paths = _files_of_parts(cfg, named)
     own: Any = getattr(model, "load_parts", None)
     if paths and own is not None:

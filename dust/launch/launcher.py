@@ -28,18 +28,34 @@ import torch
 from tqdm import tqdm
 
 from dust.config import processes_per_node
-from dust.launch.rendezvous import MEET, MEET_AFTER_ALONE, Meeting, Place, joined, place_from_environment
-from dust.launch.requeue import SAVING, Departure
-from dust.launch.signals import COME_BACK, SIGNALS, Interrupted, forwarded, guarded, most_urgent, settle, stop
+from dust.launch.rendezvous import (
+    RENDEZVOUS_TIMEOUT_AFTER_ALONE_S,
+    RENDEZVOUS_TIMEOUT_S,
+    DistEnv,
+    Rendezvous,
+    process_group,
+    read_dist_env,
+)
+from dust.launch.requeue import SAVE_TIMEOUT_S, ExitHandler
+from dust.launch.signals import (
+    REQUEUE_SIGNALS,
+    SIGNALS,
+    Interrupted,
+    forward_signals,
+    handle_signals,
+    ignore_further_signals,
+    most_urgent,
+    stop,
+)
 from dust.utils.errors import ConfigError, DustError
-from dust.utils.signals import held_back
+from dust.utils.signals import block_signals
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that the other processes get to end by themselves once one has failed.
-GRACE = 3.0
+TERMINATION_GRACE_S = 3.0
 #: Seconds that a process waits before it says that another one has gone, so that this one's own words come first.
-AFTER_YOU = 1.5
+FAILURE_MESSAGE_DELAY_S = 1.5
 
 
 def launch(cfg, function: Callable[[Any], None], init_method: str | None = None) -> int:
@@ -52,20 +68,20 @@ class Launcher:
 
     Args:
         init_method: where the nodes meet (``tcp://host:port``), if neither torchrun nor Slurm says it.
-        departure: how this process leaves after a signal; it is told who is first, and where they have met.
+        exit_handler: how this process leaves after a signal; it is told who is first, and where they have met.
     """
 
-    def __init__(self, init_method: str | None = None, departure: Departure | None = None) -> None:
-        self.place = place_from_environment(os.environ)
+    def __init__(self, init_method: str | None = None, exit_handler: ExitHandler | None = None) -> None:
+        self.env = read_dist_env(os.environ)
         self.init_method = init_method
-        self.departure = departure or Departure()
-        self.patience = MEET
-        if self.place is not None:
-            self.departure.first = self.place.rank == 0
+        self.exit_handler = exit_handler or ExitHandler()
+        self.patience = RENDEZVOUS_TIMEOUT_S
+        if self.env is not None:
+            self.exit_handler.first = self.env.rank == 0
 
-    def agree(self, question: Callable[[], bool]) -> bool:
+    def broadcast_decision(self, question: Callable[[], bool]) -> bool:
         """An answer that all processes of the command share. It is the first one's, and theirs once it has come."""
-        return question() if self.place is None else self._meet(self.place).agree(question)
+        return question() if self.env is None else self._meet(self.env).broadcast_decision(question)
 
     def run(self, cfg, function: Callable[[Any], None]) -> int:
         """Run ``function(cfg)`` in this process or in as many as the configuration says.
@@ -77,66 +93,66 @@ class Launcher:
             ConfigError: nodes that cannot meet, or more processes than the launcher started.
             Interrupted: after a signal.
         """
-        place = self.place
-        if place is None:
-            self.departure.first = cfg.SHARD_ID == 0
+        env = self.env
+        if env is None:
+            self.exit_handler.first = cfg.SHARD_ID == 0
         if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:  # features are extracted by one process
-            self.patience = MEET_AFTER_ALONE
-            if self.departure.first:
+            self.patience = RENDEZVOUS_TIMEOUT_AFTER_ALONE_S
+            if self.exit_handler.first:
                 function(_alone(cfg))
             return 0
-        if place is None:
+        if env is None:
             return self._start(cfg, function)
-        if place.local_size == 1 and processes_per_node(cfg) > 1 and place.init_method != "env://":
-            self._meet(place)  # so that after a signal the other nodes' tasks see when the first has saved
-            return self._start(_as_shard(cfg, place.rank, place.world_size), function, _next_port(place.init_method))
-        return self._join(cfg, function, place)
+        if env.local_size == 1 and processes_per_node(cfg) > 1 and env.init_method != "env://":
+            self._meet(env)  # so that after a signal the other nodes' tasks see when the first has saved
+            return self._start(_as_shard(cfg, env.rank, env.world_size), function, _next_port(env.init_method))
+        return self._join(cfg, function, env)
 
-    def _meet(self, place: Place) -> Meeting:
-        if self.departure.meeting is None:
-            self.departure.meeting = Meeting(place, self.patience)
-        return self.departure.meeting
+    def _meet(self, env: DistEnv) -> Rendezvous:
+        if self.exit_handler.rendezvous is None:
+            self.exit_handler.rendezvous = Rendezvous(env, self.patience)
+        return self.exit_handler.rendezvous
 
-    def _join(self, cfg, function: Callable[[Any], None], place: Place) -> int:
-        cfg = _as_started(cfg, place)
-        meeting = self._meet(place)
+    def _join(self, cfg, function: Callable[[Any], None], env: DistEnv) -> int:
+        cfg = _as_started(cfg, env)
+        rendezvous = self._meet(env)
         try:
-            with joined(place, meeting):
+            with process_group(env, rendezvous):
                 function(cfg)
         except DustError as error:
-            settle()  # srun and torchrun end the others with TERM as soon as one has gone
-            if meeting.all_failed(str(error), AFTER_YOU):
+            ignore_further_signals()  # srun and torchrun end the others with TERM as soon as one has gone
+            if rendezvous.report_failure(str(error), FAILURE_MESSAGE_DELAY_S):
                 return 2
             raise
         except RuntimeError as error:
             if not lost_another(error):
                 raise
-            settle()
-            time.sleep(AFTER_YOU)
-            if most_urgent() in COME_BACK:
+            ignore_further_signals()
+            time.sleep(FAILURE_MESSAGE_DELAY_S)
+            if most_urgent() in REQUEUE_SIGNALS:
                 stop(most_urgent())
-            sys.stderr.write(f"error: {_lost(place, error)}\n")
+            sys.stderr.write(f"error: {_lost(env, error)}\n")
             return 1
         return 0
 
-    def _start(self, cfg, function: Callable[[Any], None], meeting: str | None = None) -> int:
+    def _start(self, cfg, function: Callable[[Any], None], rendezvous: str | None = None) -> int:
         """Start this node's processes here, unless it is one in all."""
-        meeting = meeting or self.init_method
+        rendezvous = rendezvous or self.init_method
         count = processes_per_node(cfg)
         if count * cfg.NUM_SHARDS == 1:
             function(cfg)
             return 0
-        if cfg.NUM_SHARDS > 1 and not meeting:
+        if cfg.NUM_SHARDS > 1 and not rendezvous:
             raise ConfigError(
                 f"NUM_SHARDS {cfg.NUM_SHARDS}: the nodes need a place to meet. Give all of them --init_method "
                 f"tcp://{socket.gethostname()}:29500 (the first node's name) and each its --shard_id, or start them by "
                 "torchrun or srun."
             )
         _check_devices(cfg)
-        meeting = meeting or f"tcp://127.0.0.1:{free_port()}"
+        rendezvous = rendezvous or f"tcp://127.0.0.1:{free_port()}"
         first, world = cfg.SHARD_ID * count, count * cfg.NUM_SHARDS
-        places = [Place(first + local, world, local, count, meeting) for local in range(count)]
-        return _run_all(cfg, function, places, self.patience)
+        envs = [DistEnv(first + local, world, local, count, rendezvous) for local in range(count)]
+        return _run_all(cfg, function, envs, self.patience)
 
 
 def free_port() -> int:
@@ -174,17 +190,17 @@ def _as_shard(cfg, shard: int, shards: int):
     return cfg
 
 
-def _as_started(cfg, place: Place):
+def _as_started(cfg, env: DistEnv):
     """The configuration with the number of processes that a launcher really started."""
-    shards = place.world_size // place.local_size
-    if (processes_per_node(cfg), cfg.NUM_SHARDS) == (place.local_size, shards):
+    shards = env.world_size // env.local_size
+    if (processes_per_node(cfg), cfg.NUM_SHARDS) == (env.local_size, shards):
         return cfg
-    cfg = _as_shard(cfg, place.rank // place.local_size, shards)
+    cfg = _as_shard(cfg, env.rank // env.local_size, shards)
     cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE = (place.local_size, 0) if cfg.NUM_GPUS else (0, place.local_size)
-    if cfg.TRAIN.ENABLE and place.local_size > cfg.TRAIN.BATCH_SIZE:
+    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE = (env.local_size, 0) if cfg.NUM_GPUS else (0, env.local_size)
+    if cfg.TRAIN.ENABLE and env.local_size > cfg.TRAIN.BATCH_SIZE:
         raise ConfigError(
-            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be at least the {place.local_size} processes that "
+            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be at least the {env.local_size} processes that "
             "were started on this node"
         )
     cfg.freeze()
@@ -196,26 +212,27 @@ def lost_another(error: RuntimeError) -> bool:
     return bool(re.search(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", str(error), re.I))
 
 
-def _lost(place: Place, error: RuntimeError) -> str:
+def _lost(env: DistEnv, error: RuntimeError) -> str:
     why = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().splitlines()[0])
-    return f"process {place.rank} of {place.world_size} stops: another one has ended, look for its own words ({why})"
+    return f"process {env.rank} of {env.world_size} stops: another one has ended, look for its own words ({why})"
 
 
 # ------------------------------------------------------------------------------------------ processes of this machine
 
 
-def _run_all(cfg, function: Callable[[Any], None], places: list[Place], patience: float = MEET) -> int:
-    """Start the processes and wait. The first that fails says why; the others are ended within GRACE seconds.
+def _run_all(cfg, function: Callable[[Any], None], envs: list[DistEnv], patience: float = RENDEZVOUS_TIMEOUT_S) -> int:
+    """Start the processes and wait. The first that fails says why; the others are ended within TERMINATION_GRACE_S
+    seconds.
 
     After a signal they end by themselves, each when it has saved; then this raises Interrupted.
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    processes = [context.Process(target=_one, args=(cfg, function, place, sender, patience)) for place in places]
-    grace = GRACE
-    with forwarded(lambda signum: _send(signum, processes)):
+    processes = [context.Process(target=_one, args=(cfg, function, env, sender, patience)) for env in envs]
+    grace = TERMINATION_GRACE_S
+    with forward_signals(lambda signum: _send(signum, processes)):
         try:
-            with held_back():  # they take signals after their imports; until then these wait instead of killing
+            with block_signals():  # they take signals after their imports; until then these wait instead of killing
                 for process in processes:
                     process.start()
             sender.close()
@@ -224,8 +241,8 @@ def _run_all(cfg, function: Callable[[Any], None], places: list[Place], patience
                 return 0
             signum = _stopped_by(failed.exitcode)
             if not signum:
-                return _say_why(receiver, failed, places[processes.index(failed)])
-            grace = SAVING
+                return _say_why(receiver, failed, envs[processes.index(failed)])
+            grace = SAVE_TIMEOUT_S
             _send(signum, processes)  # where only one of them got it
         finally:
             _end(processes, grace)
@@ -253,18 +270,18 @@ def _stopped_by(code: int) -> int:
     return -code if -code in SIGNALS and most_urgent() else 0
 
 
-def _say_why(receiver: Any, failed: Any, place: Place) -> int:
+def _say_why(receiver: Any, failed: Any, env: DistEnv) -> int:
     """Print what the first process that failed had to say; returns the exit code."""
     while receiver.poll(0.2):
         try:
             rank, code, message = receiver.recv()
         except EOFError:
             break
-        if rank == place.rank:
+        if rank == env.rank:
             sys.stderr.write(f"{message}\n")
             return code
     how = signal.Signals(-failed.exitcode).name if failed.exitcode < 0 else f"exit code {failed.exitcode}"
-    sys.stderr.write(f"error: process {place.rank} of {place.world_size} was ended by {how}; the others stop.\n")
+    sys.stderr.write(f"error: process {env.rank} of {env.world_size} was ended by {how}; the others stop.\n")
     return 1
 
 
@@ -294,29 +311,29 @@ def _end_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _one(cfg, function: Callable[[Any], None], place: Place, sender: Any, patience: float) -> None:
+def _one(cfg, function: Callable[[Any], None], env: DistEnv, sender: Any, patience: float) -> None:
     """The life of one process."""
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     code, message = 0, ""
     tqdm.set_lock(threading.RLock())  # its own is for all processes, and this one leaves without handing it back
     try:
-        with guarded(lambda signum: 128 + signum):
+        with handle_signals(lambda signum: 128 + signum):
             try:
-                with joined(place, Meeting(place, patience)):
+                with process_group(env, Rendezvous(env, patience)):
                     function(cfg)
             except RuntimeError as error:
                 if not lost_another(error):
                     raise
-                code, message = 1, f"error: {_lost(place, error)}"
-                time.sleep(AFTER_YOU)
+                code, message = 1, f"error: {_lost(env, error)}"
+                time.sleep(FAILURE_MESSAGE_DELAY_S)
     except DustError as error:
         code, message = 2, f"error: {error}"
     except Interrupted as stop:
         code, message = stop.exit_code, ""
     except BaseException:
-        code, message = 1, f"process {place.rank} of {place.world_size}:\n{traceback.format_exc()}"
+        code, message = 1, f"process {env.rank} of {env.world_size}:\n{traceback.format_exc()}"
     if message:
-        sender.send((place.rank, code, message))
+        sender.send((env.rank, code, message))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # threads of a broken process group would keep it

@@ -16,15 +16,15 @@ import torch.distributed as dist
 from dust.utils.errors import ConfigError, DustError
 
 #: Seconds in which all processes must have come, when they were started together.
-MEET = 600.0
+RENDEZVOUS_TIMEOUT_S = 600.0
 #: The same where the first one may still be busy with a stage that it runs alone.
-MEET_AFTER_ALONE = 7 * 24 * 3600.0
+RENDEZVOUS_TIMEOUT_AFTER_ALONE_S = 7 * 24 * 3600.0
 #: Where ports of Slurm's jobs lie: below those that Linux gives to outgoing connections.
 PORTS = range(20000, 32000)
 
 
 @dataclass(frozen=True)
-class Place:
+class DistEnv:
     """``rank`` of ``world_size`` processes, of which ``local_size`` are on this node."""
 
     rank: int
@@ -34,7 +34,7 @@ class Place:
     init_method: str
 
 
-def place_from_environment(environ: Mapping[str, str]) -> Place | None:
+def read_dist_env(environ: Mapping[str, str]) -> DistEnv | None:
     """The place that torchrun or Slurm gives this process; None if neither started it among others.
 
     Raises:
@@ -43,7 +43,7 @@ def place_from_environment(environ: Mapping[str, str]) -> Place | None:
     if "TORCHELASTIC_RUN_ID" in environ or {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= environ.keys():
         size = int(environ["WORLD_SIZE"])
         local = int(environ.get("LOCAL_WORLD_SIZE", size))
-        return Place(int(environ["RANK"]), size, int(environ["LOCAL_RANK"]), local, "env://")
+        return DistEnv(int(environ["RANK"]), size, int(environ["LOCAL_RANK"]), local, "env://")
     tasks = int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", 1)))
     if "SLURM_PROCID" not in environ or "SLURM_STEP_ID" not in environ or tasks < 2:
         return None
@@ -56,7 +56,7 @@ def place_from_environment(environ: Mapping[str, str]) -> Place | None:
         environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", ""))
     )
     port = environ.get("MASTER_PORT") or _port(int(environ.get("SLURM_JOB_ID", 0)), environ["SLURM_STEP_ID"])
-    return Place(
+    return DistEnv(
         int(environ["SLURM_PROCID"]), tasks, int(environ["SLURM_LOCALID"]), tasks // nodes, f"tcp://{host}:{port}"
     )
 
@@ -78,30 +78,28 @@ def first_host(nodelist: str) -> str:
         raise ConfigError(f"SLURM_STEP_NODELIST {nodelist!r}: scontrol cannot expand it ({error})") from error
 
 
-class Meeting:
+class Rendezvous:
     """The store that all processes of a command share for as long as it runs; the first one (or torchrun) serves it.
 
     Raises:
         ConfigError: the port is in use. DustError: not all have come in ``timeout`` seconds.
     """
 
-    def __init__(self, place: Place, timeout: float = MEET) -> None:
-        self.place = place
+    def __init__(self, env: DistEnv, timeout: float = RENDEZVOUS_TIMEOUT_S) -> None:
+        self.env = env
         self.count = 0
         try:
-            meet: Any = dist.rendezvous(
-                place.init_method, place.rank, place.world_size, timeout=timedelta(seconds=timeout)
-            )
+            meet: Any = dist.rendezvous(env.init_method, env.rank, env.world_size, timeout=timedelta(seconds=timeout))
             self.store, _, _ = next(meet)
         except RuntimeError as error:
-            raise _cannot_meet(place, error, timeout) from error
+            raise _cannot_meet(env, error, timeout) from error
 
     def stage(self) -> dist.Store:
         """A part of the store for one process group: names of an earlier one are not met again."""
         self.count += 1
         return dist.PrefixStore(f"stage{self.count}", self.store)
 
-    def agree(self, question: Callable[[], bool]) -> bool:
+    def broadcast_decision(self, question: Callable[[], bool]) -> bool:
         """The first process's answer to ``question``, on all. They wait for it, for days if it is busy alone.
 
         Raises:
@@ -109,7 +107,7 @@ class Meeting:
         """
         self.count += 1
         key = f"answer{self.count}"
-        if self.place.rank == 0:
+        if self.env.rank == 0:
             answer = question()
             self.store.set(key, str(int(answer)))
             return answer
@@ -119,31 +117,31 @@ class Meeting:
             return self.store.get(key) == b"1"
         except RuntimeError as error:
             raise DustError(
-                f"process {self.place.rank} of {self.place.world_size}: the first process has gone; what ended it "
+                f"process {self.env.rank} of {self.env.world_size}: the first process has gone; what ended it "
                 "stands in its own output"
             ) from error
 
-    def all_failed(self, message: str, seconds: float) -> bool:
+    def report_failure(self, message: str, seconds: float) -> bool:
         """Wait up to ``seconds`` for the others to fail in the same way; whether another one tells the user.
 
         The first process does if it is among them: its output is the one that is looked at.
         """
-        deadline, first = time.monotonic() + seconds, self.place.rank == 0
+        deadline, first = time.monotonic() + seconds, self.env.rank == 0
         told = False
         with contextlib.suppress(RuntimeError):  # the one that serves the store has gone
             told = self.store.add(message, 1) > 1
             if first:
                 self.store.set(f"{message} by the first", "1")
-            while self.store.add(message, 0) < self.place.world_size and time.monotonic() < deadline:
+            while self.store.add(message, 0) < self.env.world_size and time.monotonic() < deadline:
                 time.sleep(0.05)
             told = told or self.store.check([f"{message} by the first"])
         return told and not first
 
-    def first_leaves(self, code: int) -> None:
+    def announce_exit(self, code: int) -> None:
         """Said by the first process: all is saved and asked for, and it ends with this exit code."""
         self.store.set("left", str(code))
 
-    def stay(self, seconds: float) -> int | None:
+    def wait_for_exit(self, seconds: float) -> int | None:
         """Wait until the first process leaves. Returns its exit code; None if it is gone, or stays longer."""
         try:
             self.store.wait(["left"], timedelta(seconds=seconds))
@@ -152,29 +150,29 @@ class Meeting:
             return None
 
 
-def _cannot_meet(place: Place, error: RuntimeError, timeout: float) -> DustError:
+def _cannot_meet(env: DistEnv, error: RuntimeError, timeout: float) -> DustError:
     if "EADDRINUSE" in str(error) or "already in use" in str(error):
-        port = urlparse(place.init_method).port or os.environ.get("MASTER_PORT")
+        port = urlparse(env.init_method).port or os.environ.get("MASTER_PORT")
         return ConfigError(
-            f"port {port}, where the {place.world_size} processes meet, is in use on this node. Name a free one, the "
+            f"port {port}, where the {env.world_size} processes meet, is in use on this node. Name a free one, the "
             "same for all: MASTER_PORT in the environment, or --init_method tcp://host:port."
         )
     first = str(error).strip().splitlines()[0]
     return DustError(
-        f"process {place.rank} of {place.world_size}: not all have come to {place.init_method} in {timeout:.0f} s "
+        f"process {env.rank} of {env.world_size}: not all have come to {env.init_method} in {timeout:.0f} s "
         f"({first}). Look in the output of the others; can this node reach the first one?"
     )
 
 
 @contextlib.contextmanager
-def joined(place: Place, meeting: Meeting) -> Iterator[None]:
+def process_group(env: DistEnv, rendezvous: Rendezvous) -> Iterator[None]:
     """Be one of the processes while this lasts."""
-    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
+    os.environ.setdefault("LOCAL_RANK", str(env.local_rank))
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(env.local_rank % torch.cuda.device_count())
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", store=meeting.stage(), rank=place.rank, world_size=place.world_size
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", store=rendezvous.stage(), rank=env.rank, world_size=env.world_size
     )
     try:
         yield

@@ -15,30 +15,30 @@ from pathlib import Path
 from typing import Any
 
 from dust.launch.lives import Lives
-from dust.launch.signals import COME_BACK, most_urgent
+from dust.launch.signals import REQUEUE_SIGNALS, most_urgent
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that the other processes stay for the first one, which may still be saving, if they can see it.
-SAVING = 600.0
+SAVE_TIMEOUT_S = 600.0
 #: The same where they cannot see it: it has nothing to save.
-LINGER = 10.0
+EXIT_DELAY_S = 10.0
 #: The exit code of a job that is not queued again because it gets nowhere: it has failed.
 NOWHERE = 1
 
 
-class Departure:
+class ExitHandler:
     """Ends this process's part of a command, after a signal.
 
-    ``first`` is the process that speaks for all; ``meeting`` (a :class:`dust.launch.rendezvous.Meeting`) is where the
-    others can see it, if they have met.
+    ``first`` is the process that speaks for all; ``rendezvous`` (a :class:`dust.launch.rendezvous.Rendezvous`) is where
+    the others can see it, if they have met.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self.environ = environ
         self.began = time.monotonic()
         self.first = all(environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "RANK"))
-        self.meeting: Any = None
+        self.rendezvous: Any = None
         self.lives: Lives | None = None
 
     def watch(self, folders: Iterable[str]) -> None:
@@ -62,19 +62,19 @@ class Departure:
         signum = most_urgent(signum)
         code = 128 + signum
         if self.first:
-            if signum in COME_BACK:
+            if signum in REQUEUE_SIGNALS:
                 if self.lives is None or self.lives.go_on(signum):
                     requeue(signum, self.environ)
                 else:
                     code = NOWHERE
-            if self.meeting is not None:
+            if self.rendezvous is not None:
                 with contextlib.suppress(RuntimeError):
-                    self.meeting.first_leaves(code)
-        elif self.meeting is not None:
-            if self.meeting.stay(SAVING) == NOWHERE:
+                    self.rendezvous.announce_exit(code)
+        elif self.rendezvous is not None:
+            if self.rendezvous.wait_for_exit(SAVE_TIMEOUT_S) == NOWHERE:
                 code = NOWHERE
         elif len({"SLURM_STEP_ID", "RANK"} & self.environ.keys()):
-            time.sleep(LINGER)
+            time.sleep(EXIT_DELAY_S)
         return code
 
 

@@ -1,6 +1,6 @@
 """Signals, taken at a safe point: INT and TERM stop a run, USR1 and USR2 also ask for it again (Slurm sends them).
 
-While a loop listens (:meth:`InterruptFlag.installed`) a signal is only noted: the loop asks at each step, and saves
+While a loop listens (:meth:`InterruptFlag.listening`) a signal is only noted: the loop asks at each step, and saves
 first. Where nothing is to be saved, a signal raises :class:`Interrupted` at once, as Ctrl-C raises KeyboardInterrupt.
 Where not even that helps, because the process waits for others in a call that Python cannot break off, it is ended.
 
@@ -19,11 +19,11 @@ from typing import Any
 #: The later one of two that came wins: a run that is asked to stop and to make room comes back.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 #: Those after which a job wants to be queued again.
-COME_BACK = (signal.SIGUSR1, signal.SIGUSR2)
+REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds in which a second INT is the same Ctrl-C, which came on two ways.
-SAME_PRESS = 1.0
+SAME_KEY_PRESS_S = 1.0
 #: Seconds that the main thread gets to hear of a signal, where nobody listens, before the process is ended.
-DEAF = 3.0
+SIGNAL_RESPONSE_TIMEOUT_S = 3.0
 
 
 class Interrupted(BaseException):
@@ -38,7 +38,7 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
-class _Inbox:
+class _SignalState:
     """The signals of this process, of which there is one set of handlers only."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class _Inbox:
             return
         if signum == signal.SIGINT:
             now = time.monotonic()
-            if self.pressed and now - self.pressed > SAME_PRESS:
+            if self.pressed and now - self.pressed > SAME_KEY_PRESS_S:
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
             self.pressed = self.pressed or now
@@ -106,8 +106,8 @@ class _Inbox:
         self.reset()
 
 
-_inbox = _Inbox()
-os.register_at_fork(after_in_child=_inbox.forget)
+_signals = _SignalState()
+os.register_at_fork(after_in_child=_signals.forget)
 
 
 def urgency(signum: int) -> int:
@@ -117,38 +117,39 @@ def urgency(signum: int) -> int:
 
 def most_urgent(signum: int = 0) -> int:
     """The most urgent of ``signum`` and those that have come to this process; 0 if there are none."""
-    return max(signum, _inbox.signum, key=urgency)
+    return max(signum, _signals.signum, key=urgency)
 
 
 def stop(signum: int) -> None:
     """Raise :class:`Interrupted` for ``signum``, which came by another way, or for a more urgent one that came here."""
-    _inbox.stop(signum)
+    _signals.stop(signum)
 
 
-def settle() -> None:
+def ignore_further_signals() -> None:
     """What comes of this process is decided, a failure say: signals are noted, but change nothing any more."""
-    _inbox.stopping = True
+    _signals.stopping = True
 
 
 @contextlib.contextmanager
-def forwarded(send: Callable[[int], None]) -> Iterator[None]:
+def forward_signals(send: Callable[[int], None]) -> Iterator[None]:
     """Hand signals on by ``send(signum)`` while this lasts, to processes that are to act on them."""
-    with _inbox.open():
-        _inbox.listeners += 1
-        _inbox.forward = send
+    with _signals.open():
+        _signals.listeners += 1
+        _signals.forward = send
         try:
             yield
         finally:
-            _inbox.forward = None
-            _inbox.listeners -= 1
+            _signals.forward = None
+            _signals.listeners -= 1
 
 
 @contextlib.contextmanager
-def guarded(leave: Callable[[int], int]) -> Iterator[None]:
+def handle_signals(leave: Callable[[int], int]) -> Iterator[None]:
     """Take the signals of a whole process, from its first line to its last.
 
     Args:
-        leave: called with the signal, in another thread, where the main thread does not hear of it within DEAF seconds
+        leave: called with the signal, in another thread, where the main thread does not hear of it within
+            SIGNAL_RESPONSE_TIMEOUT_S seconds
             though nobody listens: it hangs in a rendezvous, say. The process is ended afterwards, with the exit code
             that this returns.
     """
@@ -158,7 +159,7 @@ def guarded(leave: Callable[[int], int]) -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     threading.Thread(target=_watch, args=(reader, leave), name="signals", daemon=True).start()
-    with _inbox.open():
+    with _signals.open():
         before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this process may have held them back
@@ -176,10 +177,10 @@ def _watch(reader: int, leave: Callable[[int], int]) -> None:
     with os.fdopen(reader, "rb", buffering=0) as numbers:
         while came := numbers.read(64):
             for signum in (number for number in came if number in SIGNALS):
-                deadline = time.monotonic() + DEAF
-                while not _inbox.answered() and time.monotonic() < deadline:
+                deadline = time.monotonic() + SIGNAL_RESPONSE_TIMEOUT_S
+                while not _signals.answered() and time.monotonic() < deadline:
                     time.sleep(0.05)
-                if not _inbox.answered():
+                if not _signals.answered():
                     code = 128 + signum
                     try:
                         code = leave(signum)
@@ -187,7 +188,7 @@ def _watch(reader: int, leave: Callable[[int], int]) -> None:
                         os._exit(code)
 
 
-class Leave(Exception):
+class StopEarly(Exception):
     """This process has been asked to stop; what it was doing is of no use any more."""
 
 
@@ -199,18 +200,18 @@ class InterruptFlag:
 
     @property
     def signum(self) -> int:
-        return _inbox.signum
+        return _signals.signum
 
     @contextlib.contextmanager
-    def installed(self) -> Iterator["InterruptFlag"]:
+    def listening(self) -> Iterator["InterruptFlag"]:
         """Only note signals while this lasts. Ends with :meth:`check`, so that none is forgotten."""
-        with _inbox.open():
-            _inbox.listeners += 1
+        with _signals.open():
+            _signals.listeners += 1
             try:
                 yield self
                 self.check()
             finally:
-                _inbox.listeners -= 1
+                _signals.listeners -= 1
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal has come, to whichever process: all stop at the same step."""
@@ -226,15 +227,15 @@ class InterruptFlag:
         def stop_if_asked() -> None:
             agreed = agreement()
             if agreed:
-                _inbox.stop(SIGNALS[agreed - 1])
+                _signals.stop(SIGNALS[agreed - 1])
 
         return stop_if_asked
 
     def check_alone(self) -> None:
-        """The same in a stretch that processes go through each at its own pace: raise :class:`Leave` if a signal has
-        come to this one. Where the stretch ends, :meth:`check` asks all."""
+        """The same in a stretch that processes go through each at its own pace: raise :class:`StopEarly` if a signal
+        has come to this one. Where the stretch ends, :meth:`check` asks all."""
         if self.signum:
-            raise Leave
+            raise StopEarly
 
 
 def _is_main() -> bool:

@@ -186,7 +186,7 @@ class CAST(nn.Module):
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
         freeze: do not train the experts.
         return_features: see above; not with ``composition``.
-        parts_from: ``{"spatial" and "temporal", or "trunk": (configuration key, stage)}``, where the experts come from.
+        init_from: ``{"spatial" and "temporal", or "trunk": (configuration key, stage)}``, where the experts come from.
             Checkpoints then hold only what is trained, and the experts' hash.
 
     Raises ConfigError that names every argument that cannot be.
@@ -219,7 +219,7 @@ class CAST(nn.Module):
         act_checkpoint: bool = False,
         freeze: bool = True,
         return_features: bool = False,
-        parts_from: Mapping[str, tuple[str, str]] | None = None,
+        init_from: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -241,7 +241,7 @@ class CAST(nn.Module):
         self.patch_size, self.tubelet_size = patch_size, tubelet_size
         self.embed_dim = self.num_features = embed_dim
         self.composition, self.init_scale, self.init_std = composition, init_scale, init_std
-        self.return_features, self.parts_from = return_features and not composition, dict(parts_from or {})
+        self.return_features, self.init_from = return_features and not composition, dict(init_from or {})
         self.freeze = freeze
         self.set_grad_checkpointing(act_checkpoint)
         self.grid = (height // patch_size, width // patch_size)
@@ -297,7 +297,7 @@ class CAST(nn.Module):
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
             "freeze": node.FREEZE,
             "return_features": cfg.TSTL.TRIPLET_WEIGHT > 0,
-            "parts_from": {
+            "init_from": {
                 part: (f"CAST.{key}", getattr(node, key)) for part, key in parts.items() if getattr(node, key)
             },
         }
@@ -356,7 +356,7 @@ class CAST(nn.Module):
     # ---------------------------------------------------- what the engine asks of a model that is frozen in part
 
     def load_parts(self, paths: Mapping[str, Path]) -> None:
-        """Fill the experts from the files that ``parts_from`` stands for."""
+        """Fill the experts from the files that ``init_from`` stands for."""
         if "trunk" in paths:
             load_trunk(self, paths["trunk"])
         if "spatial" in paths:
@@ -364,7 +364,7 @@ class CAST(nn.Module):
 
     def partial_state_dict(self) -> dict[str, torch.Tensor]:
         """What a checkpoint has to hold: what is trained and the experts' hash; all, if they have no file or learn."""
-        return trained_part(self) if self.parts_from and self.freeze else self.state_dict()
+        return trained_part(self) if self.init_from and self.freeze else self.state_dict()
 
     def load_partial(self, state: Mapping[str, torch.Tensor], source: str) -> None:
         """Take back what ``partial_state_dict`` gave. CheckpointError if the experts are not the same, or if it does

@@ -34,7 +34,7 @@ class DualSwinFusion(nn.Module):
             fused head, and a linear head on each modality alone, say. Their gradients stop before the backbones.
         fusion_dim, fusion_heads: channels that gated and cross_attention fuse in, and the heads of the latter.
         head_drop_rate: dropout before the fused head, 0..1.
-        parts_from: ``{"series_backbone" | "video_backbone": (configuration key, stage)}`` to begin from.
+        init_from: ``{"series_backbone" | "video_backbone": (configuration key, stage)}`` to begin from.
         **series: arguments of the :class:`SeriesSwin` (``in_chans``, ``seq_len``, ``embed_dim``, ...).
     """
 
@@ -50,13 +50,13 @@ class DualSwinFusion(nn.Module):
         fusion_heads: int = 4,
         head_drop_rate: float = 0.0,
         act_checkpoint: bool = False,
-        parts_from: Mapping[str, tuple[str, str]] | None = None,
+        init_from: Mapping[str, tuple[str, str]] | None = None,
         **series: Any,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ConfigError(f"fusion mode {mode!r}: choose {', '.join(MODES)}")
-        self.num_classes, self.mode, self.parts_from = num_classes, mode, dict(parts_from or {})
+        self.num_classes, self.mode, self.init_from = num_classes, mode, dict(init_from or {})
         self.series_backbone = SeriesSwin(**series, num_classes=0, act_checkpoint=act_checkpoint)
         self.video_backbone = None
         if video is not None:
@@ -100,7 +100,7 @@ class DualSwinFusion(nn.Module):
             "fusion_heads": fusion.NUM_HEADS,
             "head_drop_rate": fusion.DROP_RATE,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
-            "parts_from": parts,
+            "init_from": parts,
         }
 
     def reset_classifier(self, num_classes: int) -> None:

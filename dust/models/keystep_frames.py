@@ -30,7 +30,7 @@ class KeyStepFrameEncoder(nn.Module):
         embed_dim: channels D of the embedding.
         proj_dim: channels P of the projection; 0 for none.
         num_classes: outputs of a linear head on the embedding before it is normalised; 0 for none.
-        parts_from: ``{"body": (configuration key, file)}``, the weights that the encoder begins with.
+        init_from: ``{"body": (configuration key, file)}``, the weights that the encoder begins with.
 
     ``forward_features`` gives what timm's encoder does, ``forward_head(..., pre_logits=True)`` the embedding.
 
@@ -47,14 +47,14 @@ class KeyStepFrameEncoder(nn.Module):
         proj_dim: int = 128,
         num_classes: int = 0,
         act_checkpoint: bool = False,
-        parts_from: Mapping[str, tuple[str, str]] | None = None,
+        init_from: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
         sizes = {"img_size": (img_size, 1), "embed_dim": (embed_dim, 1), "proj_dim": (proj_dim, 0)}
         wrong = [f"{name} is {value}, at least {low}" for name, (value, low) in sizes.items() if value < low]
         if wrong:
             raise ConfigError("KeyStepFrameEncoder: " + "; ".join(wrong))
-        self.img_size, self.parts_from = img_size, dict(parts_from or {})
+        self.img_size, self.init_from = img_size, dict(init_from or {})
         self.body = _timm_encoder(arch, img_size)
         if act_checkpoint:
             self.set_grad_checkpointing()
@@ -78,7 +78,7 @@ class KeyStepFrameEncoder(nn.Module):
             "proj_dim": 0 if classify else node.EMBED_DIM,
             "num_classes": cfg.MODEL.NUM_CLASSES if classify else 0,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
-            "parts_from": {"body": ("KEYSTEP.SPATIAL.PRETRAINED", pretrained)} if pretrained else {},
+            "init_from": {"body": ("KEYSTEP.SPATIAL.PRETRAINED", pretrained)} if pretrained else {},
         }
 
     def forward_features(self, video: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class KeyStepVideo(nn.Module):
         temporal: arguments of the :class:`TemporalEncoder`.
         spatial_lr_mult: the frame encoder's learning rate over that of all else.
         spatial_frozen: do not train it.
-        parts_from: ``{"frame_encoder" | "temporal_encoder": (configuration key, stage)}`` to begin from.
+        init_from: ``{"frame_encoder" | "temporal_encoder": (configuration key, stage)}`` to begin from.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class KeyStepVideo(nn.Module):
         spatial_lr_mult: float = 0.01,
         spatial_frozen: bool = False,
         act_checkpoint: bool = False,
-        parts_from: Mapping[str, tuple[str, str]] | None = None,
+        init_from: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
         if spatial_lr_mult < 0:
             raise ConfigError(f"KEYSTEP.SPATIAL.LR_MULT {spatial_lr_mult}: must be 0 or more")
-        own = {"proj_dim": 0, "num_classes": 0, "act_checkpoint": act_checkpoint, "parts_from": None}
+        own = {"proj_dim": 0, "num_classes": 0, "act_checkpoint": act_checkpoint, "init_from": None}
         self.frame_encoder = KeyStepFrameEncoder(**{**frames, **own})
         own = {"num_classes": num_classes, "dim": self.frame_encoder.num_features, "act_checkpoint": act_checkpoint}
         self.temporal_encoder = TemporalEncoder(**{**temporal, **own})
         self.num_features = self.temporal_encoder.num_features
         self.spatial_lr_mult, self.spatial_frozen = spatial_lr_mult, spatial_frozen
-        self.parts_from = dict(parts_from or {})
+        self.init_from = dict(init_from or {})
         self.frame_encoder.requires_grad_(not spatial_frozen)
         self.train()
 
@@ -67,7 +67,7 @@ class KeyStepVideo(nn.Module):
             "spatial_lr_mult": node.SPATIAL.LR_MULT,
             "spatial_frozen": node.SPATIAL.FROZEN,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
-            "parts_from": {part: (f"KEYSTEP.{key}", node[key]) for part, key in parts.items() if node[key]},
+            "init_from": {part: (f"KEYSTEP.{key}", node[key]) for part, key in parts.items() if node[key]},
         }
 
     @property

@@ -38,7 +38,7 @@ class TSTL(nn.Module):
         vote: how they agree: ``maxlogit`` | ``selector_weighted`` | ``majority``, see
             :func:`dust.models.tstl.vote`.
         mask_outside: an expert says nothing of classes outside its group; with ``expert_classes`` "group" it cannot.
-        parts_from: ``{part: (configuration key, stage or file)}`` of "selector", "experts.0", ... and of the trunk, as
+        init_from: ``{part: (configuration key, stage or file)}`` of "selector", "experts.0", ... and of the trunk, as
             CAST's.
         cast: the arguments of CAST, ``num_classes`` being that of all classes together.
 
@@ -46,7 +46,7 @@ class TSTL(nn.Module):
     """
 
     #: Selector, experts and trunk are all there is: nothing is left to train, so it is tested without a checkpoint.
-    made_of_parts = True
+    assembled_from_parts = True
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class TSTL(nn.Module):
         top_k: int = 1,
         vote: str = "maxlogit",
         mask_outside: bool = False,
-        parts_from: Mapping[str, tuple[str, str]] | None = None,
+        init_from: Mapping[str, tuple[str, str]] | None = None,
         **cast: Any,
     ) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TSTL(nn.Module):
         if problems:
             raise ConfigError("TSTL: " + "; ".join(problems))
         self.expert_classes, self.top_k, self.vote, self.mask_outside = expert_classes, top_k, vote, mask_outside
-        self.parts_from = dict(parts_from or {})
+        self.init_from = dict(init_from or {})
         self.selector = CAST(num_classes=len(groups), **cast)
         self.num_features = self.selector.num_features
         # copies of the selector in which what is frozen, and fixed tables, stay the selector's own
@@ -97,7 +97,7 @@ class TSTL(nn.Module):
         tstl = cfg.TSTL
         grouping = grouping_of(cfg)
         cast = CAST.from_config(cfg)
-        parts = {**cast.pop("parts_from"), "selector": ("TSTL.SELECTOR_FROM", tstl.SELECTOR_FROM)}
+        parts = {**cast.pop("init_from"), "selector": ("TSTL.SELECTOR_FROM", tstl.SELECTOR_FROM)}
         by_file = "{group}" in tstl.EXPERTS_FROM
         for index in range(grouping.num_groups):
             stage = str(Path(tstl.EXPERTS_FROM, "experts", f"group_{index}"))
@@ -110,7 +110,7 @@ class TSTL(nn.Module):
             "top_k": tstl.TOP_K,
             "vote": tstl.VOTE,
             "mask_outside": tstl.MASK_OUTSIDE,
-            "parts_from": parts,
+            "init_from": parts,
         }
 
     def forward(self, video: torch.Tensor, group: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -172,7 +172,7 @@ class TSTL(nn.Module):
     # ---------------------------------------------------------------------------------- what the engine asks of it
 
     def load_parts(self, paths: Mapping[str, Path]) -> None:
-        """Fill trunk, selector and experts from the files that ``parts_from`` stands for.
+        """Fill trunk, selector and experts from the files that ``init_from`` stands for.
 
         Raises CheckpointError that names every part that does not fit, or was trained on another trunk.
         """

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dust.models.losses import ClassificationLoss, balanced_class_weights
 from dust.tasks.build import TASK_REGISTRY
-from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.metrics import (
     classification_metrics,
@@ -61,7 +61,7 @@ class Classification(Task):
         self.best_metric = "map" if multi_label else "top1_acc"
 
     @classmethod
-    def from_config(cls, cfg, facts: DataFacts) -> dict[str, Any]:
+    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
         multi_label = cfg.DATA.MULTI_LABEL
         loss = cfg.MODEL.LOSS_FUNC
         if multi_label and loss == "cross_entropy":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dust.models.contrastive_losses import BACKGROUND, ContrastiveLoss
 from dust.tasks.build import TASK_REGISTRY
-from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.retrieval import retrieval_metrics
 
@@ -45,7 +45,7 @@ class Contrastive(Task):
         self.loss = ContrastiveLoss(loss, temperature=temperature, margin=margin, exclude_bg=exclude_bg)
 
     @classmethod
-    def from_config(cls, cfg, facts: DataFacts) -> dict[str, Any]:
+    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
         node = cfg.KEYSTEP.CONTRAST
         return {
             "class_names": facts.class_names,

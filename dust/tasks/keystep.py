@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.keystep_recordings import RecordingsEvaluation
-from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import DataError
 from dust.utils.metrics import multilabel_metrics, per_class_report
 
@@ -40,7 +40,7 @@ class KeyStep(Task):
         self.class_names, self.recordings, self.sanity = list(class_names), recordings, sanity
 
     @classmethod
-    def from_config(cls, cfg, facts: DataFacts) -> dict[str, Any]:
+    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
         whole = cfg.TEST.DATASET == "ProcedureRecordings"
         recordings = _recordings(cfg) if whole else None
         return {"class_names": facts.class_names, "recordings": recordings, "sanity": cfg.KEYSTEP.SANITY_CHECK}

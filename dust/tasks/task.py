@@ -12,7 +12,7 @@ Outputs = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataInfo:
     """What a task may know of the training data: class names in order, how many clips each class has, and what the
     dataset fitted."""
 

@@ -13,7 +13,7 @@ from dust.config.expand import grouping_of
 from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
-from dust.tasks.task import DataFacts, Outputs
+from dust.tasks.task import DataInfo, Outputs
 
 
 @TASK_REGISTRY.register()
@@ -32,7 +32,7 @@ class GroupSelection(Classification):
         self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
         tstl = cfg.TSTL
         given = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
         return {**super().from_config(cfg, facts), **given}
@@ -71,7 +71,7 @@ class Routing(Classification):
         self.gflops: float | None = None
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
         return {**super().from_config(cfg, facts), "groups": grouping_of(cfg).groups}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dust.models.losses import ClassificationLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import ClassificationEvaluation
-from dust.tasks.task import DataFacts, Evaluation, Outputs, Task
+from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.metrics import topk_correct
 
@@ -51,7 +51,7 @@ class VerbNoun(Task):
         self.actions = actions
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataFacts) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
         verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(facts.class_names)
         if given != verbs + nouns:
             raise ConfigError(

@@ -15,7 +15,7 @@ LOOK = 2.0
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Signals wait while this lasts, and in processes that are started meanwhile until these say what they mind."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *FOR_THE_PARENT))
     try:

@@ -24,7 +24,7 @@ from dust.decode.reader import VideoReader
 from dust.models import build_model
 from dust.synthetic.motion import generate_motion
 from dust.tasks import build_task
-from dust.tasks.task import DataFacts
+from dust.tasks.task import DataInfo
 from dust.utils.errors import DataError, DustError
 from tests.helpers import ROOT, VIDEOS, needs_videos
 
@@ -257,7 +257,7 @@ def test_flops_are_those_of_the_formula():
     linears += (1 + N * T) * 2 * D * 4 * D  # mlp
     attention = N * 2 * T * T * D + T * 2 * (N + 1) ** 2 * D
     macs = T * N * 3 * 16 * 16 * D + 12 * (linears + attention) + D * K
-    task = build_task(cfg, DataFacts([str(i) for i in range(K)]))
+    task = build_task(cfg, DataInfo([str(i) for i in range(K)]))
     batch = random_batch(cfg, 1, torch.device("cpu"))
     assert count_flops(timesformer, task, batch["inputs"]) == 2 * macs
     assert macs == pytest.approx(196.05e9, rel=2e-3)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dust.engine.submit import Job, parameters, plan, python_command, read
+from dust.engine.submit import SubmittedCommand, parameters, plan, python_command, read
 from dust.launch.lives import minutes_of
 from dust.utils.errors import ConfigError, DustError
 from tests.engine.conftest import TINY
@@ -79,7 +79,7 @@ def test_the_job_runs_the_same_words(yamls):
     (work,) = plan(read(["--cfg", first, second, "--num_gpus", "0", "RNG_SEED", "4", "--opts", "LOG_PERIOD", "7"]))
     assert work.argv == ("--cfg", first, second, "--opts", "RNG_SEED", "4", "LOG_PERIOD", "7", "NUM_GPUS", "0")
     assert [cfg.RNG_SEED for cfg in work.cfgs] == [4, 4]
-    assert pickle.loads(pickle.dumps(Job(work.argv))).argv == list(work.argv)
+    assert pickle.loads(pickle.dumps(SubmittedCommand(work.argv))).argv == list(work.argv)
 
 
 def test_a_value_may_begin_with_a_dash():

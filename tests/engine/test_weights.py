@@ -16,7 +16,7 @@ class Parts(nn.Module):
 
     def __init__(self, named):
         super().__init__()
-        self.parts_from, self.given = named, {}
+        self.init_from, self.given = named, {}
 
     def load_parts(self, paths):
         self.given = paths

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dust.launch.lives import Lives
-from dust.launch.rendezvous import Meeting, Place, place_from_environment
+from dust.launch.rendezvous import DistEnv, Rendezvous, read_dist_env
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import ConfigError, DustError
 from tests.engine.test_run_net import start, words
@@ -166,13 +166,13 @@ SLURM = {
 
 
 def test_places(monkeypatch):
-    assert place_from_environment({}) is None
-    assert place_from_environment(TORCHRUN) == Place(5, 8, 1, 4, "env://")
+    assert read_dist_env({}) is None
+    assert read_dist_env(TORCHRUN) == DistEnv(5, 8, 1, 4, "env://")
     monkeypatch.setattr("dust.launch.rendezvous.first_host", lambda nodes: {"node[7-8]": "node7"}[nodes])
-    assert place_from_environment(SLURM) == Place(3, 4, 1, 2, "tcp://node7:28246")
-    assert place_from_environment({**SLURM, "MASTER_PORT": "9"}) == Place(3, 4, 1, 2, "tcp://node7:9")
+    assert read_dist_env(SLURM) == DistEnv(3, 4, 1, 2, "tcp://node7:28246")
+    assert read_dist_env({**SLURM, "MASTER_PORT": "9"}) == DistEnv(3, 4, 1, 2, "tcp://node7:9")
     one_task = {**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
-    assert place_from_environment(one_task) is None, "an sbatch script, or srun with one task"
+    assert read_dist_env(one_task) is None, "an sbatch script, or srun with one task"
 
 
 def free_port():
@@ -190,8 +190,8 @@ def tasks(argv, count, scontrol=None, *, nodes=1, **more):
     }  # fmt: skip
     if scontrol is not None:
         environ["PATH"] = f"{scontrol}:{environ['PATH']}"
-    places = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % (count // nodes))} for rank in range(count)]
-    return [start(argv, env={**environ, **place}) for place in places]
+    envs = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % (count // nodes))} for rank in range(count)]
+    return [start(argv, env={**environ, **env}) for env in envs]
 
 
 @pytest.fixture
@@ -343,23 +343,21 @@ def test_a_port_that_is_taken_is_named():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}, where the 2 processes meet, is in use") as error:
-            Meeting(Place(0, 2, 0, 2, f"tcp://127.0.0.1:{port}"))
+            Rendezvous(DistEnv(0, 2, 0, 2, f"tcp://127.0.0.1:{port}"))
     assert "MASTER_PORT" in str(error.value)
 
 
 def test_others_that_never_come_are_an_error():
     with pytest.raises(DustError, match="not all have come to tcp://127.0.0.1:"):
-        Meeting(Place(0, 2, 0, 2, f"tcp://127.0.0.1:{free_port()}"), timeout=1)
+        Rendezvous(DistEnv(0, 2, 0, 2, f"tcp://127.0.0.1:{free_port()}"), timeout=1)
 
 
 def test_steps_and_jobs_meet_at_different_ports():
     ports = {
-        place_from_environment(
-            {**SLURM, "MASTER_ADDR": "a", "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}
-        ).init_method
+        read_dist_env({**SLURM, "MASTER_ADDR": "a", "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}).init_method
         for job in range(4000, 4040)
         for step in range(3)
     }
     assert len(ports) == 120
     with pytest.raises(ConfigError, match="SLURM_STEP_NUM_TASKS 3"):
-        place_from_environment({**SLURM, "SLURM_STEP_NUM_TASKS": "3"})
+        read_dist_env({**SLURM, "SLURM_STEP_NUM_TASKS": "3"})

@@ -9,7 +9,7 @@ import pytest
 
 from dust.engine import run_net
 from dust.launch.lives import RECORD, Lives, progress, time_limit
-from dust.launch.requeue import Departure
+from dust.launch.requeue import ExitHandler
 
 USR2 = signal.SIGUSR2
 JOB = {"SLURM_JOB_ID": "9", "SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": "1600"}
@@ -35,10 +35,10 @@ def asked(slurm):
 
 def life(*folders, environ=JOB, work=lambda: None):
     """One life of a job whose stages write to ``folders``; returns the exit code."""
-    departure = Departure(environ)
-    departure.watch(map(str, folders))
+    exit_handler = ExitHandler(environ)
+    exit_handler.watch(map(str, folders))
     work()
-    return departure(USR2)
+    return exit_handler(USR2)
 
 
 def write(path, text="{}"):
@@ -177,15 +177,15 @@ def test_a_folder_that_cannot_be_written_to_counts_nothing(slurm, caplog, in_the
 
 def test_only_after_a_signal_that_asks_for_the_job_again(slurm):
     for signum in (signal.SIGTERM, signal.SIGINT):
-        departure = Departure(JOB)
-        departure.watch([str(slurm / "run")])
-        assert departure(signum) == 128 + signum
+        exit_handler = ExitHandler(JOB)
+        exit_handler.watch([str(slurm / "run")])
+        assert exit_handler(signum) == 128 + signum
     assert not (slurm / "run").exists()
 
 
 def test_outside_of_a_job_and_before_the_configurations_are_read_nothing_is_counted(slurm):
     assert [life(slurm / "run", environ={}) for _ in range(3)] == [128 + USR2] * 3
-    assert [Departure(JOB)(USR2) for _ in range(3)] == [128 + USR2] * 3
+    assert [ExitHandler(JOB)(USR2) for _ in range(3)] == [128 + USR2] * 3
     assert not (slurm / "run").exists() and asked(slurm) == ["requeue 9"] * 3
 
 
@@ -195,10 +195,10 @@ class Store:
     def __init__(self):
         self.code = None
 
-    def first_leaves(self, code):
+    def announce_exit(self, code):
         self.code = code
 
-    def stay(self, seconds):
+    def wait_for_exit(self, seconds):
         return self.code
 
 
@@ -206,9 +206,9 @@ def test_all_processes_end_alike(slurm):
     (slurm / "limit").write_text("1:00\n")
     for wanted in (128 + USR2, 1):
         store = Store()
-        processes = [Departure({**JOB, "SLURM_PROCID": str(rank)}) for rank in range(2)]
+        processes = [ExitHandler({**JOB, "SLURM_PROCID": str(rank)}) for rank in range(2)]
         for one in processes:
-            one.meeting = store
+            one.rendezvous = store
             one.watch([str(slurm / "run")])
         assert [one(USR2) for one in processes] == [wanted, wanted]
 

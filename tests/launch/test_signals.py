@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from dust.launch.requeue import Departure, job_of, requeue
-from dust.launch.signals import Interrupted, InterruptFlag, forwarded, guarded, most_urgent
+from dust.launch.requeue import ExitHandler, job_of, requeue
+from dust.launch.signals import Interrupted, InterruptFlag, forward_signals, handle_signals, most_urgent
 
 
 def send(signum):
@@ -23,14 +23,14 @@ def never(signum):
 )
 def test_where_nobody_listens_a_signal_ends_what_goes_on(signum, code):
     before = signal.getsignal(signum)
-    with pytest.raises(Interrupted) as stop, guarded(never):
+    with pytest.raises(Interrupted) as stop, handle_signals(never):
         send(signum)
     assert stop.value.exit_code == code and stop.value.signum == signum
     assert signal.getsignal(signum) is before
 
 
 def test_what_takes_errors_does_not_take_an_interrupt():
-    with pytest.raises(Interrupted), guarded(never):
+    with pytest.raises(Interrupted), handle_signals(never):
         try:
             send(signal.SIGTERM)
         except Exception:
@@ -50,7 +50,7 @@ def test_what_takes_errors_does_not_take_an_interrupt():
 )
 def test_a_loop_stops_where_it_asks_and_the_most_urgent_wins(came, wins):
     flag, steps = InterruptFlag(), 0
-    with pytest.raises(Interrupted) as stop, guarded(never), flag.installed():
+    with pytest.raises(Interrupted) as stop, handle_signals(never), flag.listening():
         flag.check()
         for name in came.split():
             send(signal.Signals[f"SIG{name}"])
@@ -61,7 +61,7 @@ def test_a_loop_stops_where_it_asks_and_the_most_urgent_wins(came, wins):
 
 def test_a_signal_after_the_last_question_is_not_forgotten():
     done = []
-    with pytest.raises(Interrupted), InterruptFlag().installed():
+    with pytest.raises(Interrupted), InterruptFlag().listening():
         send(signal.SIGTERM)
         done.append(True)
     assert done
@@ -69,27 +69,27 @@ def test_a_signal_after_the_last_question_is_not_forgotten():
 
 def test_after_the_first_stop_signals_change_the_reason_only():
     """Slurm sends TERM behind its own requeue, in the midst of the way out."""
-    with guarded(never):
+    with handle_signals(never):
         try:
             send(signal.SIGTERM)
         except Interrupted as stop:
             send(signal.SIGTERM)
             send(signal.SIGUSR2)
             assert most_urgent(stop.signum) == signal.SIGUSR2
-    with guarded(never):
+    with handle_signals(never):
         assert most_urgent() == 0, "another command begins anew"
 
 
 def test_signals_are_handed_on():
     sent = []
-    with guarded(never), forwarded(sent.append):
+    with handle_signals(never), forward_signals(sent.append):
         for signum in (signal.SIGUSR2, signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             send(signum)
     assert sent == [signal.SIGUSR2, signal.SIGINT, signal.SIGINT, signal.SIGTERM]
 
 
 def test_a_forked_child_minds_its_own_signals():
-    with guarded(never):
+    with handle_signals(never):
         child = os.fork()
         if not child:
             send(signal.SIGUSR2)  # nobody's there, until the child says otherwise
@@ -140,7 +140,7 @@ def test_which_job_this_is(environ, job):
 def test_who_asks_for_the_job_again(scontrol, monkeypatch, name, environ, wanted):
     monkeypatch.setattr("dust.launch.requeue.time.sleep", lambda seconds: None)
     signum = signal.Signals[f"SIG{name}"]
-    assert Departure(environ)(signum) == 128 + signum
+    assert ExitHandler(environ)(signum) == 128 + signum
     assert asked(scontrol) == wanted
 
 

@@ -382,7 +382,7 @@ def test_from_config_takes_everything_from_where_people_write_it():
         TSTL=SimpleNamespace(TRIPLET_WEIGHT=0.0),
     )
     model = CAST(**CAST.from_config(cfg))
-    assert model.parts_from == {"spatial": ("CAST.SPATIAL_FROM", "a"), "temporal": ("CAST.TEMPORAL_FROM", "b.pth")}
+    assert model.init_from == {"spatial": ("CAST.SPATIAL_FROM", "a"), "temporal": ("CAST.TEMPORAL_FROM", "b.pth")}
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert model.blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.1, rel=0.1)
     assert model.clip_shape == (3, 12, 40, 40) and model.act_checkpoint

@@ -23,7 +23,7 @@ def files(tmp_path):
 
 def trained(files):
     """A model on the experts of these files, some steps after its beginning."""
-    model = fresh(parts_from=PARTS)
+    model = fresh(init_from=PARTS)
     model.load_parts(files)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def test_a_checkpoint_holds_what_is_trained_and_restores_exactly(files, tmp_path
     save_checkpoint(tmp_path / "run.pyth", {"model_state": model.partial_state_dict()})
     saved = read_checkpoint(tmp_path / "run.pyth")["model_state"]
     assert set(saved) == {*trained_names(model), HASH}
-    other = fresh(parts_from=PARTS)
+    other = fresh(init_from=PARTS)
     with pytest.raises(CheckpointError, match="run.pyth was trained on other experts"):
         other.load_partial(saved, "run.pyth")
     other.load_parts(files)
@@ -58,7 +58,7 @@ def test_one_number_of_an_expert_makes_another(files):
 
 
 def test_without_files_or_with_experts_that_learn_everything_is_saved():
-    for model in (fresh(), fresh(parts_from=PARTS, freeze=False)):
+    for model in (fresh(), fresh(init_from=PARTS, freeze=False)):
         state = randomised(model).partial_state_dict()
         assert set(state) == set(model.state_dict())
         other = fresh()
@@ -75,7 +75,7 @@ def test_another_casts_experts(files, tmp_path):
     save_checkpoint(tmp_path / "whole.pyth", {"model_state": source.state_dict()})
     torch.save({"module": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "theirs.pth")
     for name in ("whole.pyth", "theirs.pth"):
-        model = fresh(parts_from=TRUNK)
+        model = fresh(init_from=TRUNK)
         before = model.head.weight.clone()
         model.load_parts({"trunk": tmp_path / name})
         assert frozen_sha256(model) == frozen_sha256(source)

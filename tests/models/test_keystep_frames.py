@@ -70,7 +70,7 @@ def test_heads_come_and_go():
 def test_weights_of_timm(tmp_path):
     theirs = timm.create_model("test_vit", num_classes=7, img_size=32)
     torch.save(theirs.state_dict(), tmp_path / "timm.pth")
-    model = make(parts_from={"body": ("KEYSTEP.SPATIAL.PRETRAINED", str(tmp_path / "timm.pth"))})
+    model = make(init_from={"body": ("KEYSTEP.SPATIAL.PRETRAINED", str(tmp_path / "timm.pth"))})
     assert load_parts(None, model)
     torch.testing.assert_close(model.body(frames()[:, :, 0]), theirs.eval().forward_head(
         theirs.forward_features(frames()[:, :, 0]), pre_logits=True
@@ -78,7 +78,7 @@ def test_weights_of_timm(tmp_path):
     other = make()
     report = load_weights(other, tmp_path / "timm.pth")  # MODEL.PRETRAINED
     assert {key.split(".")[0] for key in report.missing} == {"neck", "projection"}
-    wrong = make(arch="test_resnet", parts_from=model.parts_from)
+    wrong = make(arch="test_resnet", init_from=model.init_from)
     with pytest.raises(CheckpointError, match="does not fit"):
         load_parts(None, wrong)
 

@@ -84,7 +84,7 @@ def test_it_begins_from_the_stages_before(tmp_path):
     for part, model in (("frame_encoder", frames), ("temporal_encoder", temporal)):
         torch.save({"model_state": model.state_dict()}, tmp_path / f"{part}.pyth")
         parts[part] = (f"KEYSTEP.{part}", str(tmp_path / f"{part}.pyth"))
-    model = make(parts_from=parts).eval()
+    model = make(init_from=parts).eval()
     assert load_parts(None, model)
     video = windows(1)
     embeddings = frames.eval().embed(video[0].transpose(0, 1)[:, :, None])

@@ -95,7 +95,7 @@ def check_frozen_experts():
     arguments = next(arguments for name, arguments, _ in SMALL if name == "CAST")
     one, two = make("CAST", arguments), make("CAST", arguments)
     for model in (one, two):
-        model.parts_from = {"trunk": ("CAST.TRUNK_FROM", "x")}
+        model.init_from = {"trunk": ("CAST.TRUNK_FROM", "x")}
     saved = one.partial_state_dict()
     shard(two, torch.device("cpu"), None)
     shared = whole_tensors(two.partial_state_dict())

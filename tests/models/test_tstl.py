@@ -219,7 +219,7 @@ def stages(tmp_path):
         [("selector", 3), *((f"experts.{g}", len(c)) for g, c in enumerate(GROUPS))]
     ):
         torch.manual_seed(number)
-        model = CAST(**SIZES, num_classes=classes, parts_from={"spatial": ("", ""), "temporal": ("", "")}).eval()
+        model = CAST(**SIZES, num_classes=classes, init_from={"spatial": ("", ""), "temporal": ("", "")}).eval()
         model.load_parts({key: paths[key] for key in ("spatial", "temporal")})
         with torch.no_grad():
             for name in trained_names(model):
@@ -303,13 +303,13 @@ def test_from_config(tmp_path):
     tstl.SELECTOR_FROM, tstl.EXPERTS_FROM = "tstl_selector", "tstl_experts"
     model = TSTL(**TSTL.from_config(cfg))
     assert (model.num_classes, model.top_k, model.vote) == (7, 2, "majority") and len(model.experts) == 3
-    assert model.parts_from == {
+    assert model.init_from == {
         "trunk": ("CAST.TRUNK_FROM", "selector"),
         "selector": ("TSTL.SELECTOR_FROM", "tstl_selector"),
         **{f"experts.{g}": ("TSTL.EXPERTS_FROM", f"tstl_experts/experts/group_{g}") for g in range(3)},
     }
     tstl.EXPERTS_FROM = "expert_models/expert-{group}.pth"
-    assert TSTL(**TSTL.from_config(cfg)).parts_from["experts.2"] == ("TSTL.EXPERTS_FROM", "expert_models/expert-2.pth")
+    assert TSTL(**TSTL.from_config(cfg)).init_from["experts.2"] == ("TSTL.EXPERTS_FROM", "expert_models/expert-2.pth")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dust.tasks.task import DataFacts
+from dust.tasks.task import DataInfo
 from dust.tasks.verb_noun import VerbNoun
 from dust.utils.errors import ConfigError
 
@@ -111,8 +111,8 @@ def test_what_the_configuration_and_the_data_say():
         CAST=SimpleNamespace(NUM_VERBS=V, NUM_NOUNS=N), MODEL=SimpleNamespace(LABEL_SMOOTHING=0.1),
         DATA=SimpleNamespace(ENSEMBLE_METHOD="sum"), TEST=SimpleNamespace(ENSEMBLE_SPACE="probs"),
     )  # fmt: skip
-    task = VerbNoun(**VerbNoun.from_config(cfg, DataFacts(NAMES)))
+    task = VerbNoun(**VerbNoun.from_config(cfg, DataInfo(NAMES)))
     assert (len(task.names["verb"]), len(task.names["noun"])) == (V, N)
     assert task.label_classes == {"verb": V, "noun": N}
     with pytest.raises(ConfigError, match="the data name 3 classes, CAST.NUM_VERBS 7 and CAST.NUM_NOUNS 9 make 16"):
-        VerbNoun.from_config(cfg, DataFacts(["a", "b", "c"]))
+        VerbNoun.from_config(cfg, DataInfo(["a", "b", "c"]))

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import PICTURES, ProcedureData, Recording
 from dust.datasets.keystep.frames import FrameReader, procedures_of
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.procedure.table import State
 from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.rng import numpy_rng
@@ -74,8 +74,8 @@ def state_classes(data: ProcedureData, count: int) -> list[str]:
 class KeyFrames(Dataset[Any]):
     """Key frames of all recordings, labelled by the state that they show, without any manual label of a frame.
 
-    In training, item ``Draw(epoch, b)`` is a whole batch: ``n_classes`` states, of each ``n_real`` recorded and
-    ``n_synth`` synthetic pictures, and ``n_bg`` background frames, drawn from (seed, epoch, b). So TRAIN.BATCH_SIZE
+    In training, item ``SampleRequest(epoch, b)`` is a whole batch: ``n_classes`` states, of each ``n_real`` recorded
+    and ``n_synth`` synthetic pictures, and ``n_bg`` background frames, drawn from (seed, epoch, b). So TRAIN.BATCH_SIZE
     counts such batches, and is 1 as a rule. Where a state has only recorded or only synthetic pictures it takes twice
     as many of them. Otherwise item ``index`` is a recording with all its key and background frames: inputs ``video``
     (V, C, 1, H, W), ``label`` and ``frames`` (V,).
@@ -223,9 +223,11 @@ class KeyFrames(Dataset[Any]):
             pictures += _some(synthetic, self.n_synth if real else both, rng)
         return pictures + _some(self.real.get(0, []), self.n_bg, rng)
 
-    def __getitem__(self, key: Draw | int) -> Any:
-        assert isinstance(key, Draw) == self.training, "a training batch is asked for with its epoch, others without"
-        if isinstance(key, Draw):
+    def __getitem__(self, key: SampleRequest | int) -> Any:
+        assert isinstance(key, SampleRequest) == self.training, (
+            "a training batch is asked for with its epoch, others without"
+        )
+        if isinstance(key, SampleRequest):
             items = self._batch(key)
             bad = [item for item in items if isinstance(item, BadClip)]
             return bad[0] if bad else [sample for item in items for sample in item]
@@ -238,7 +240,7 @@ class KeyFrames(Dataset[Any]):
             return [self[key] for key in keys]
         return [item for key in keys for item in self._batch(key)]
 
-    def _batch(self, draw: Draw) -> list[Any]:
+    def _batch(self, draw: SampleRequest) -> list[Any]:
         """Lists of views, in the order drawn; behind them a BadClip for each recording that cannot be read."""
         drawn = self.draw(draw.epoch, draw.sample)
         places: dict[str, list[int]] = {}
@@ -257,7 +259,7 @@ class KeyFrames(Dataset[Any]):
                 items[place] = [_sample(drawn[place], view) for view in views]
         return [items[place] for place in sorted(items)] + bad
 
-    def _augment(self, picture: Tensor, draw: Draw, place: int, view: int) -> Tensor:
+    def _augment(self, picture: Tensor, draw: SampleRequest, place: int, view: int) -> Tensor:
         """(C, H, W) uint8 -> the same, in other colours and blurred."""
         from torchvision.transforms.v2 import functional as F
 

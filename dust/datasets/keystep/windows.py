@@ -19,7 +19,7 @@ from dust.datasets.keystep.files import ProcedureData, Recording
 from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.manifest.table import Problems
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels
 from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.features import FeatureStore
@@ -73,9 +73,10 @@ class WindowRules:
 class StepWindows(Dataset[Any]):
     """Windows of recordings; a subclass says what a frame is.
 
-    In training, item ``Draw(epoch, i)`` is a list of one window: its recording is drawn uniformly, its last frame from
-    the recording's density, both from (seed, epoch, i). Otherwise the items are, recording after recording, ``chunk``
-    windows in order of time, the same ones in every run. A window's ``label`` is (K,) zeros and ones, float32.
+    In training, item ``SampleRequest(epoch, i)`` is a list of one window: its recording is drawn uniformly, its last
+    frame from the recording's density, both from (seed, epoch, i). Otherwise the items are, recording after recording,
+    ``chunk`` windows in order of time, the same ones in every run. A window's ``label`` is (K,) zeros and ones,
+    float32.
 
     An evaluation item also has ``last`` (V,), the frame that each window ends with, and ``padding`` (V,), how many
     frames it repeats because the recording is shorter than a window.
@@ -161,9 +162,11 @@ class StepWindows(Dataset[Any]):
         frames, _ = clip_indices(end, self.rules.frames, self.rules.skip, self.clips[recording].num_frames)
         return window_labels(self.changes[recording], frames[:1], frames[-1:], len(self.class_names))[0]
 
-    def __getitem__(self, key: Draw | int) -> Any:
-        assert isinstance(key, Draw) == self.training, "a training window is asked for with its epoch, others without"
-        if not isinstance(key, Draw):
+    def __getitem__(self, key: SampleRequest | int) -> Any:
+        assert isinstance(key, SampleRequest) == self.training, (
+            "a training window is asked for with its epoch, others without"
+        )
+        if not isinstance(key, SampleRequest):
             return self._windows(*self._items[key])
         recording, last = self.draw(key.epoch, key.sample)
         found = self._windows(recording, np.array([last]))

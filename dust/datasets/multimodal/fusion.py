@@ -16,7 +16,7 @@ from dust.datasets.manifest.table import Problems
 from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.multimodal.series_split import SplitSeries
-from dust.datasets.sample import BadClip, Draw, class_counts, target_of
+from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.video.video import VideoDataset
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError
@@ -77,8 +77,8 @@ class FusedDataset(Dataset[Any]):
     * ``series``: (C', length) float32, see :class:`SplitSeries`;
     * ``video_features``: float32, what an earlier stage stored under the sample's id.
 
-    In training, item ``Draw(epoch, sample)`` is a list of samples, one per view that the inner dataset draws; series
-    and features are the same in all of them. Otherwise item ``index`` is one sample whose inputs have a leading
+    In training, item ``SampleRequest(epoch, sample)`` is a list of samples, one per view that the inner dataset draws;
+    series and features are the same in all of them. Otherwise item ``index`` is one sample whose inputs have a leading
     dimension V, the number of its views (1 without video files). A sample that cannot be read is a :class:`BadClip`.
 
     Attributes:
@@ -249,9 +249,11 @@ class FusedDataset(Dataset[Any]):
 
     # -------------------------------------------------------------------------------------------------------- items
 
-    def __getitem__(self, key: Draw | int) -> Any:
-        index, epoch = (key.sample, key.epoch) if isinstance(key, Draw) else (key, None)
-        assert isinstance(key, Draw) == self.training, "a training sample is asked for with its epoch, others without"
+    def __getitem__(self, key: SampleRequest | int) -> Any:
+        index, epoch = (key.sample, key.epoch) if isinstance(key, SampleRequest) else (key, None)
+        assert isinstance(key, SampleRequest) == self.training, (
+            "a training sample is asked for with its epoch, others without"
+        )
         clip = self.clips[index]
         samples: list[dict[str, Any]] = [self._sample(index, {})]
         try:

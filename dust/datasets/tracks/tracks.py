@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import read_class_list
 from dust.datasets.manifest.table import Problems
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.files import Tracks, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_manifest
 from dust.utils.errors import ConfigError, DataError
@@ -75,7 +75,8 @@ def _turn_in_cell(tracks: Tracks, count: int) -> np.ndarray:
 class PointTracks(Dataset[Any]):
     """A manifest's clips as windows of points.
 
-    In training, item ``Draw(epoch, sample)`` is a list of one augmented window of a clip. Else item ``index`` is one
+    In training, item ``SampleRequest(epoch, sample)`` is a list of one augmented window of a clip. Else item ``index``
+    is one
     clip with all its windows: every input has a leading dimension of windows. A clip that cannot be read is a
     :class:`BadClip`.
 
@@ -248,15 +249,15 @@ class PointTracks(Dataset[Any]):
         labels = [clip.label for clip in self.clips]
         return [labels.count(index) for index in range(len(self.class_names))]
 
-    def __getitem__(self, key: Draw | int) -> Any:
-        index = key.sample if isinstance(key, Draw) else key
+    def __getitem__(self, key: SampleRequest | int) -> Any:
+        index = key.sample if isinstance(key, SampleRequest) else key
         clip = self.clips[index]
         try:
             cameras = self._read(index)
         except DataError as error:
             return BadClip(clip.id, clip.path, str(error))
         if self.training:
-            assert isinstance(key, Draw), "a training sample is asked for with its epoch"
+            assert isinstance(key, SampleRequest), "a training sample is asked for with its epoch"
             rng = numpy_rng(self.seed, "augment", key.epoch, key.sample)
             inputs = self._cut(self._stack(cameras, rng), self._training_frames(self._length(cameras), rng))
             return [self._sample(clip, self._augment(inputs, rng))]

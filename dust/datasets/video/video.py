@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list, read_manifest
-from dust.datasets.sample import BadClip, Draw, class_counts, target_of
+from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.video.windows import SlidingWindows
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 class VideoDataset(Dataset[Any]):
     """A manifest's clips as uint8 tensors.
 
-    With a ``train_transform``, item ``Draw(epoch, sample)`` is a list of ``num_sample`` augmented views of one decode,
-    each ``{"inputs": {"video": (C, T, H, W)}, "label", "id", "path"}``. Without, item ``index`` is one video with all
-    its views, ``inputs["video"]`` (V, C, T, H, W), temporal views outermost. A clip that cannot be read, or is
+    With a ``train_transform``, item ``SampleRequest(epoch, sample)`` is a list of ``num_sample`` augmented views of one
+    decode, each ``{"inputs": {"video": (C, T, H, W)}, "label", "id", "path"}``. Without, item ``index`` is one video
+    with all its views, ``inputs["video"]`` (V, C, T, H, W), temporal views outermost. A clip that cannot be read, or is
     damaged, is a :class:`BadClip` instead.
 
     Args:
@@ -140,18 +140,18 @@ class VideoDataset(Dataset[Any]):
         """Clips of every class, in the order of ``class_names``."""
         return class_counts(self.clips, len(self.class_names))
 
-    def __getitem__(self, key: Draw | int) -> Any:
-        index = key.sample if isinstance(key, Draw) else key
+    def __getitem__(self, key: SampleRequest | int) -> Any:
+        index = key.sample if isinstance(key, SampleRequest) else key
         clip = self.clips[index]
         try:
             if self.train_transform is not None:
-                assert isinstance(key, Draw), "a training sample is asked for with its epoch"
+                assert isinstance(key, SampleRequest), "a training sample is asked for with its epoch"
                 return self._training_views(clip, key)
             return self._evaluation_views(clip)
         except VideoError as error:
             return BadClip(clip.id, clip.path, error.reason)
 
-    def _training_views(self, clip: Clip, draw: Draw) -> Any:
+    def _training_views(self, clip: Clip, draw: SampleRequest) -> Any:
         assert self.train_transform is not None
         rngs = [numpy_rng(self.seed, "augment", draw.epoch, draw.sample, view) for view in range(self.num_sample)]
         with open_clip(clip.path, resize=self.resize, index_cache=self.index_cache) as reader:

@@ -23,7 +23,7 @@ from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.keystep.sampling import kcas_density
 from dust.datasets.keystep.windows import EmbeddingWindows, StepWindows, WindowRules, open_embeddings
 from dust.datasets.loader import EpochBatchSampler, collate_training, construct_loader
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.decode.reader import open_clip
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import ConfigError, DataError
@@ -72,7 +72,7 @@ def test_background_by_hand():
 
 def test_a_batch_is_balanced(data):
     dataset = key_dataset(data)
-    samples = dataset[Draw(2, 3)]
+    samples = dataset[SampleRequest(2, 3)]
     labels = [sample["label"] for sample in samples]
     counts = Counter(labels)
     assert len(samples) == 3 * 4 + 6 and counts.pop(0) == 6 and len(counts) == 3 and set(counts.values()) == {4}
@@ -107,15 +107,15 @@ def test_draws_depend_on_seed_epoch_and_batch_alone(data):
 
 def test_pictures_are_those_of_the_file_and_augmentation_is_drawn_per_view(data):
     plain, two = key_dataset(data), key_dataset(data, num_views=2, jitter=(0.1, 0.1, 0.7), blur=(0.01, 2.0))
-    sample, picture = plain[Draw(0, 0)][5], plain.draw(0, 0)[5]
+    sample, picture = plain[SampleRequest(0, 0)][5], plain.draw(0, 0)[5]
     with open_clip(picture.path) as reader:
         frame = reader.frames([picture.frame], size=(16, 16))[0]
     assert torch.equal(sample["inputs"]["video"][:, 0], torch.from_numpy(frame).permute(2, 0, 1))
-    augmented = two[Draw(0, 0)]
+    augmented = two[SampleRequest(0, 0)]
     assert [one["id"] for one in augmented[:4]] == [plain.draw(0, 0)[i].id for i in (0, 0, 1, 1)]
     a, b = (one["inputs"]["video"] for one in augmented[:2])
-    assert not torch.equal(a, b) and not torch.equal(a, plain[Draw(0, 0)][0]["inputs"]["video"])
-    assert torch.equal(a, two[Draw(0, 0)][0]["inputs"]["video"])
+    assert not torch.equal(a, b) and not torch.equal(a, plain[SampleRequest(0, 0)][0]["inputs"]["video"])
+    assert torch.equal(a, two[SampleRequest(0, 0)][0]["inputs"]["video"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -136,10 +136,10 @@ def test_a_recording_that_breaks_costs_only_its_own_pictures(data, tmp_path):
     dataset = key_dataset(replace(data, recordings=recordings))
     drawn = dataset.draw(0, 0)
     own = [picture for picture in drawn if picture.path == str(broken)]
-    batch = collate_training(dataset.__getitems__([Draw(0, 0)]))
+    batch = collate_training(dataset.__getitems__([SampleRequest(0, 0)]))
     assert own and [bad.path for bad in batch["bad"]] == [str(broken)]
     assert batch["id"] == [picture.id for picture in drawn if picture not in own]
-    assert isinstance(dataset[Draw(0, 0)], BadClip)
+    assert isinstance(dataset[SampleRequest(0, 0)], BadClip)
 
 
 def test_evaluation_is_every_key_frame_once(data):
@@ -179,7 +179,7 @@ def test_synthetic_pictures_fill_a_batch(data, tmp_path):
     assert set(Counter(p.label for p in dataset.draw(0, 0) if p.label).values()) == {6}, (
         "the others take more real ones"
     )
-    assert dataset[Draw(0, 0)][0]["inputs"]["video"].shape == (3, 1, 16, 16)
+    assert dataset[SampleRequest(0, 0)][0]["inputs"]["video"].shape == (3, 1, 16, 16)
     with pytest.raises(DataError, match=r"SYNTH_DIR .*nothing.* has no folder"):
         key_dataset(data, synthetic=str(tmp_path / "nothing"), n_synth=2)
 
@@ -260,14 +260,14 @@ def test_training_windows(data):
     recordings = {one.id: one for one in data.recordings}
     positive = 0
     for index in range(len(dataset)):
-        (sample,) = dataset[Draw(1, index)]
+        (sample,) = dataset[SampleRequest(1, index)]
         numbers = sample["inputs"]["numbers"]
         assert len(numbers) == 8 and (np.diff(numbers) == 2).all()
         one = recordings[sample["id"]]
         assert sample["label"].dtype == torch.float32
         assert sample["label"].tolist() == slow_label(one, int(numbers[0]), int(numbers[-1]))
         positive += sample["label"].any().item()
-        (again,) = NumberWindows(data=data, rules=RULES, training=True, seed=3)[Draw(1, index)]
+        (again,) = NumberWindows(data=data, rules=RULES, training=True, seed=3)[SampleRequest(1, index)]
         assert torch.equal(again["inputs"]["numbers"], numbers)
     assert 10 < positive < 40, "about half hold a step: those behind it; those before do not"
 
@@ -344,12 +344,12 @@ def test_windows_of_embeddings(data, tmp_path):
     dataset = embedding_windows(unknown_length, tmp_path)
     numbers = NumberWindows(data=data, rules=RULES, training=True)
     for index in range(10):
-        (ours,), (which,) = dataset[Draw(0, index)], numbers[Draw(0, index)]
+        (ours,), (which,) = dataset[SampleRequest(0, index)], numbers[SampleRequest(0, index)]
         found = ours["inputs"]["embeddings"]
         assert found.dtype == torch.float32 and found.shape == (8, 4) and ours["id"] == which["id"]
         expected = rows[which["id"]][which["inputs"]["numbers"]].astype(np.float16)
         assert (found.numpy() == expected.astype(np.float32)).all()
-    assert pickle.loads(pickle.dumps(dataset))[Draw(0, 1)][0]["id"] == dataset[Draw(0, 1)][0]["id"]
+    assert pickle.loads(pickle.dumps(dataset))[SampleRequest(0, 1)][0]["id"] == dataset[SampleRequest(0, 1)][0]["id"]
 
 
 def test_embeddings_that_do_not_fit(data, tmp_path, caplog):
@@ -376,7 +376,7 @@ def test_embeddings_of_the_original(data, tmp_path):
     rows = np.random.RandomState(0).randn(one.num_frames, 4).astype(np.float32)
     np.savetxt(home / "embeddings.csv", rows, fmt="%.5f", delimiter=",")
     dataset = embedding_windows(replace(data, recordings=[one]), tmp_path)
-    (sample,) = dataset[Draw(0, 0)]
+    (sample,) = dataset[SampleRequest(0, 0)]
     _, last = dataset.draw(0, 0)
     last = max(last, 14)
     np.testing.assert_allclose(sample["inputs"]["embeddings"][-1], rows[last], atol=1e-5)

@@ -14,7 +14,7 @@ from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.multimodal.fusion import FusedDataset
 from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.video.video import VideoDataset
@@ -84,7 +84,7 @@ def test_what_belongs_together_stays_together(root):
     train, val = fused(root), fused(root, training=False)
     assert {clip.id for clip in train.clips} == {f"s{n}" for n in range(N)}
     for index in range(N):
-        (sample,) = train[Draw(0, index)]
+        (sample,) = train[SampleRequest(0, index)]
         assert {name: tuple(value.shape) for name, value in sample["inputs"].items()} == {
             "video": (3, 2, 4, 4),
             "series": (3, 51),
@@ -119,10 +119,10 @@ def test_stacked_videos_keep_their_kind(root):
     path = root / "floats.csv"
     path.write_text(rows.replace("video.npy", "floats.npy"))
     floats = fused(root, ("video",), path=path)
-    (sample,) = floats[Draw(0, 3)]
+    (sample,) = floats[SampleRequest(0, 3)]
     assert sample["inputs"]["video"].dtype == torch.float32
     assert sample["inputs"]["video"].unique().tolist() == [int(sample["id"][1:]) + 0.5]
-    (sample,) = fused(root, ("video",))[Draw(0, 3)]
+    (sample,) = fused(root, ("video",))[SampleRequest(0, 3)]
     assert sample["inputs"]["video"].dtype == torch.uint8
 
 
@@ -132,8 +132,8 @@ def test_a_stacked_clip_that_is_not_finite(root, tmp_path):
     np.save(tmp_path / "v.npy", values)
     (tmp_path / "train.csv").write_text("id,label,video\na,0,v.npy#0\nb,3,v.npy#1\n")
     dataset = fused(tmp_path, ("video",))
-    assert dataset[Draw(0, 0)][0]["id"] == "a"
-    bad = dataset[Draw(0, 1)]
+    assert dataset[SampleRequest(0, 0)][0]["id"] == "a"
+    bad = dataset[SampleRequest(0, 1)]
     assert isinstance(bad, BadClip) and bad.id == "b" and "not finite (row 1)" in bad.reason
 
 
@@ -176,7 +176,7 @@ def test_video_files_are_read_by_the_video_dataset(root):
         clips = [Clip(clip.id, clip.video, clip.label) for clip in dataset.clips]
         alone = VideoDataset(manifest=Manifest(clips, dataset.class_names, "", False), **video_options(training))
         for index in range(3):
-            found, expected = (one[Draw(2, index) if training else index] for one in (dataset, alone))
+            found, expected = (one[SampleRequest(2, index) if training else index] for one in (dataset, alone))
             if not training:
                 found, expected = [found], [expected]
             for sample, video_only in zip(found, expected, strict=True):
@@ -191,7 +191,7 @@ def test_a_video_that_cannot_be_read_is_a_bad_clip(root, tmp_path):
     (tmp_path / "x.mp4").write_bytes(b"no video")
     (tmp_path / "files.csv").write_text(f"id,label,video,series\na,3,x.mp4,{root}/series.npy#0\n")
     dataset = fused(root, ("video", "series"), path=tmp_path / "files.csv", video=video_options(True))
-    bad = dataset[Draw(0, 0)]
+    bad = dataset[SampleRequest(0, 0)]
     assert isinstance(bad, BadClip) and bad.id == "a"
 
 
@@ -205,7 +205,7 @@ def test_a_series_that_went_bad_is_left_out_of_its_batch(root, tmp_path):
     dataset = fused(tmp_path, ("series",), check=False)
     values[2, 1, 1] = np.nan
     np.save(tmp_path / "s.npy", values)
-    batch = collate_training(dataset.__getitems__([Draw(0, n) for n in range(4)]))
+    batch = collate_training(dataset.__getitems__([SampleRequest(0, n) for n in range(4)]))
     assert batch["id"] == ["s0", "s1", "s3"] and len(batch["inputs"]["series"]) == 3
     (bad,) = batch["bad"]
     assert bad.id == "s2" and "missing values" in bad.reason and "channel 1 at point 1" in bad.reason
@@ -229,7 +229,7 @@ def test_features_that_do_not_fit(root, tmp_path):
     with pytest.raises(DataError, match="a vector per sample, but FUSION.MODE cross_attention needs maps"):
         fused(root, only, needs_map=True)
     maps = fused(root, only, needs_map=True, store=stored(tmp_path / "b", (8, 2, 3, 3), dtype="float16"))
-    (sample,) = maps[Draw(0, 0)]
+    (sample,) = maps[SampleRequest(0, 0)]
     assert sample["inputs"]["video_features"].shape == (8, 2, 3, 3)
     assert sample["inputs"]["video_features"].dtype == torch.float32
     writer = FeatureWriter(tmp_path / "c", "train", [f"s{n}" for n in range(N)], (8,), "float32", {}, "per_video")
@@ -276,7 +276,7 @@ def test_from_a_configuration(cfg):
     np.testing.assert_allclose(train.fitted["series"]["std"], [series.std()] * 3)
     assert train.fitted["video_features"] == {"checkpoint_sha256": "ab", "layer": "pooled", "shape": [8]}
     val = build_dataset("FusedDataset", cfg, "val", train.class_names, fitted=train.fitted)
-    (sample,) = train[Draw(0, 4)]
+    (sample,) = train[SampleRequest(0, 4)]
     torch.testing.assert_close(sample["inputs"]["series"], val[4]["inputs"]["series"][0])
     assert sample["inputs"]["series"].abs().max() < 2
     # feature extraction reads the training split in its evaluation form
@@ -300,7 +300,7 @@ def test_video_files_from_a_configuration(cfg, root):
     cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_JITTER_SCALES, cfg.DATA.TEST_CROP_SIZE = 32, [40, 48], 32
     cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = 2, 3
     train = build_dataset("FusedDataset", cfg, "train")
-    assert [tuple(one["inputs"]["video"].shape) for one in train[Draw(0, 0)]] == [(3, 4, 32, 32)] * 2
+    assert [tuple(one["inputs"]["video"].shape) for one in train[SampleRequest(0, 0)]] == [(3, 4, 32, 32)] * 2
     test = build_dataset("FusedDataset", cfg, "test", fitted=train.fitted)
     assert {name: len(value) for name, value in test[0]["inputs"].items()} == {"video": 6, "series": 6}
 
@@ -314,10 +314,10 @@ def test_what_a_worker_gets_holds_no_array(root, tmp_path):
     )
     features(tmp_path / "stage3" / "features", "train", [f"s{n}" for n in range(500)], rows)
     dataset = fused(tmp_path)
-    dataset[Draw(0, 3)]
+    dataset[SampleRequest(0, 3)]
     data = pickle.dumps(dataset)
     assert len(data) < 300_000
-    (sent,), (kept,) = pickle.loads(data)[Draw(0, 3)], dataset[Draw(0, 3)]
+    (sent,), (kept,) = pickle.loads(data)[SampleRequest(0, 3)], dataset[SampleRequest(0, 3)]
     torch.testing.assert_close(sent["inputs"], kept["inputs"])
 
 
@@ -332,6 +332,6 @@ def test_labels_of_several_classes(root, tmp_path):
         rules=SeriesRules(3, 51),
         normalize=False,
     )
-    batch = collate_training(dataset.__getitems__([Draw(0, 0), Draw(0, 1)]))
+    batch = collate_training(dataset.__getitems__([SampleRequest(0, 0), SampleRequest(0, 1)]))
     assert batch["label"].tolist() == [[1, 0, 1], [0, 1, 0]]
     assert dataset.class_counts() == [1, 1, 1]

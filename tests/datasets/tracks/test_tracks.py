@@ -6,7 +6,7 @@ import torch
 
 from dust.config import get_cfg
 from dust.config.tracks import add_tracks
-from dust.datasets.sample import BadClip, Draw
+from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.files import Tracks, read_tracks
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.datasets.tracks.tracks import PointTracks, choose_points
@@ -252,8 +252,8 @@ def test_wrong_files_are_named_with_their_row(tmp_path, arrays, words):
     with pytest.raises(DataError, match=r"tracks.csv line 5: .*trainright_1.npz: .*" + words):
         dataset(tmp_path)
     data = dataset(tmp_path, check_files=False, training=True)
-    assert isinstance(data[Draw(0, 1)], BadClip) and data[Draw(0, 1)].id == "trainright"
-    assert not isinstance(data[Draw(0, 0)], BadClip)
+    assert isinstance(data[SampleRequest(0, 1)], BadClip) and data[SampleRequest(0, 1)].id == "trainright"
+    assert not isinstance(data[SampleRequest(0, 0)], BadClip)
 
 
 def test_all_bad_files_are_named_together(tmp_path):
@@ -277,7 +277,7 @@ def test_cameras_that_do_not_fit_together(tmp_path):
         DataError, match=r"line 2, tracks.csv line 3: sample trainleft.*points \(view 0: 6, view 1: 9\)"
     ):
         dataset(tmp_path)
-    inputs = dataset(tmp_path, point_counts="any", num_points=8, training=True)[Draw(0, 0)][0]["inputs"]
+    inputs = dataset(tmp_path, point_counts="any", num_points=8, training=True)[SampleRequest(0, 0)][0]["inputs"]
     assert inputs["visible"].any(dim=1).sum(dim=1).tolist() == [6, 8]
     write(tmp_path / "trainleft_1.npz", points_of(T=20))
     with pytest.raises(DataError, match=r"frames \(view 0: 10, view 1: 20\)"):
@@ -332,7 +332,7 @@ def test_choice_of_points():
 def test_random_points_depend_on_the_draw_and_stay_in_evaluation(tmp_path):
     make(tmp_path)
     data = dataset(tmp_path, training=True, points="random", num_points=3, window=10)
-    draws = [data[Draw(epoch, 0)][0]["inputs"]["tracks"] for epoch in (0, 0, 1, 2, 3)]
+    draws = [data[SampleRequest(epoch, 0)][0]["inputs"]["tracks"] for epoch in (0, 0, 1, 2, 3)]
     assert torch.equal(draws[0], draws[1]) and not all(torch.equal(draws[0], other) for other in draws[2:])
     data = dataset(tmp_path, points="random", num_points=3)
     assert torch.equal(data[0]["inputs"]["tracks"], data[0]["inputs"]["tracks"])
@@ -375,29 +375,31 @@ def test_training_windows_are_cut_anywhere_and_repeat(tmp_path):
     whole = torch.tensor(2 * points_of(seed=0) / np.array(SIZE[::-1], np.float32) - 1)
     starts = set()
     for epoch in range(30):
-        (sample,) = data[Draw(epoch, 0)]
+        (sample,) = data[SampleRequest(epoch, 0)]
         tracks = sample["inputs"]["tracks"][0]
         (start,) = [s for s in range(7) if torch.allclose(tracks, whole[s : s + 4], atol=1e-6)]
         starts.add(start)
     assert starts == set(range(7))
-    assert torch.equal(data[Draw(3, 0)][0]["inputs"]["tracks"], data[Draw(3, 0)][0]["inputs"]["tracks"])
+    assert torch.equal(
+        data[SampleRequest(3, 0)][0]["inputs"]["tracks"], data[SampleRequest(3, 0)][0]["inputs"]["tracks"]
+    )
 
 
 def test_augmentation(tmp_path):
     make(tmp_path)
     plain = {"training": True, "window": 10}
-    before = dataset(tmp_path, **plain)[Draw(0, 0)][0]["inputs"]["tracks"]
-    turned = dataset(tmp_path, **plain, rotation=30.0)[Draw(0, 0)][0]["inputs"]["tracks"]
+    before = dataset(tmp_path, **plain)[SampleRequest(0, 0)][0]["inputs"]["tracks"]
+    turned = dataset(tmp_path, **plain, rotation=30.0)[SampleRequest(0, 0)][0]["inputs"]["tracks"]
     assert not torch.allclose(turned, before) and torch.allclose(turned.norm(dim=-1), before.norm(dim=-1), atol=1e-5)
-    zoomed = dataset(tmp_path, **plain, scale=0.3)[Draw(0, 0)][0]["inputs"]["tracks"] / before
+    zoomed = dataset(tmp_path, **plain, scale=0.3)[SampleRequest(0, 0)][0]["inputs"]["tracks"] / before
     for camera in zoomed:
         assert torch.allclose(camera, camera.flatten()[0].expand_as(camera), atol=1e-4) and 0.7 < camera.mean() < 1.3
-    noise = dataset(tmp_path, **plain, point_noise=0.05)[Draw(0, 0)][0]["inputs"]["tracks"] - before
+    noise = dataset(tmp_path, **plain, point_noise=0.05)[SampleRequest(0, 0)][0]["inputs"]["tracks"] - before
     assert 0.03 < noise.std() < 0.07
     faster = dataset(tmp_path, training=True, window=4, time_jitter=0.9)
-    spans = {tuple(faster[Draw(epoch, 0)][0]["inputs"]["tracks"][0, :, 0, 0].tolist()) for epoch in range(20)}
+    spans = {tuple(faster[SampleRequest(epoch, 0)][0]["inputs"]["tracks"][0, :, 0, 0].tolist()) for epoch in range(20)}
     assert len(spans) > 7  # more than the seven windows of the plain speed
-    masks = [dataset(tmp_path, **plain, view_dropout=0.9)[Draw(e, 0)][0]["inputs"] for e in range(10)]
+    masks = [dataset(tmp_path, **plain, view_dropout=0.9)[SampleRequest(e, 0)][0]["inputs"] for e in range(10)]
     assert all(inputs["view_mask"].any() for inputs in masks) and not all(inputs["view_mask"].all() for inputs in masks)
     for inputs in masks:
         assert not inputs["tracks"][~inputs["view_mask"]].any() and not inputs["visible"][~inputs["view_mask"]].any()
@@ -428,7 +430,7 @@ def test_from_config_on_generated_tracks(tmp_path):
     cfg.TRACKS.NUM_POINTS, cfg.TRACKS.WINDOW, cfg.TRACKS.STRIDE, cfg.TRACKS.TEST_VIEWS = 10, 12, 4, [0, 2]
     train = PointTracks(**PointTracks.from_config(cfg, "train"))
     assert train.class_counts() == [2, 2, 2]
-    (sample,) = train[Draw(0, 5)]
+    (sample,) = train[SampleRequest(0, 5)]
     assert sample["inputs"]["tracks"].shape == (4, 12, 10, 2) and sample["inputs"]["time_mask"].shape == (12,)
     test = PointTracks(**PointTracks.from_config(cfg, "test", train.class_names, views="val"))
     inputs = test[0]["inputs"]

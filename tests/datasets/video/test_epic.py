@@ -5,7 +5,7 @@ import pytest
 from dust.config import get_cfg
 from dust.datasets.build import build_dataset
 from dust.datasets.loader import collate_training
-from dust.datasets.sample import Draw
+from dust.datasets.sample import SampleRequest
 from dust.datasets.video.epic import EpicKitchens
 from dust.utils.errors import DataError
 from tests.datasets.clip_files import write_clip
@@ -32,7 +32,7 @@ def test_clips_have_a_verb_and_a_noun(cfg):
     assert isinstance(dataset, EpicKitchens) and len(dataset.class_names) == 11
     assert (dataset.class_names[6], dataset.class_names[7]) == ("verb:6", "noun:0")
     assert [clip.id for clip in dataset.clips] == ["P20_01_0", "P20_01_1"]
-    batch = collate_training([dataset[Draw(0, 0)], dataset[Draw(0, 1)]])
+    batch = collate_training([dataset[SampleRequest(0, 0)], dataset[SampleRequest(0, 1)]])
     assert {kind: label.tolist() for kind, label in batch["label"].items()} == {"verb": [6, 2], "noun": [0, 3]}
     assert batch["inputs"]["video"].shape == (2, 3, 2, 32, 32)
     assert dataset.class_counts() == [0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1]

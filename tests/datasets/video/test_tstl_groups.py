@@ -5,7 +5,7 @@ import torch
 
 from dust.config import get_cfg
 from dust.datasets.build import build_dataset
-from dust.datasets.sample import Draw
+from dust.datasets.sample import SampleRequest
 from dust.datasets.video.tstl_groups import GroupedVideo
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.tstl_grouping import Grouping, write_grouping
@@ -40,7 +40,7 @@ def test_the_selector_sees_groups(cfg):
     dataset = build_dataset("GroupedVideo", cfg, "train")
     assert isinstance(dataset, GroupedVideo) and dataset.class_names == ["group_0", "group_1"]
     assert labels(dataset) == [0, 1, 1, 0, 1] * 2 and dataset.class_counts() == [4, 6]
-    (sample,) = dataset[Draw(0, 3)]
+    (sample,) = dataset[SampleRequest(0, 3)]
     assert sample["label"] == 0 and set(sample["inputs"]) == {"video"}
     assert dataset.training_sampler(4, seed=0) is None
     cfg.TSTL.GROUPS_PER_BATCH = 2
