@@ -32,7 +32,8 @@ def _changes(state: Iterable[int], target: Iterable[int]) -> list[int]:
 
 class NaiveDecoder:
     """B1: the state of a frame's most confident detection, if above ``conf_threshold``, is the truth; every difference
-    to the state before is a step. Starts from the first such detection."""
+    to the state before is a step. Starts from the first state that is detected at all, as published: whatever its
+    confidence."""
 
     def __init__(self, states: Mapping[int, State], *, conf_threshold: float = 0.5) -> None:
         self.states = states
@@ -43,9 +44,9 @@ class NaiveDecoder:
         """The steps of one frame."""
         best_class, confidence = max(detections, key=lambda detection: detection[1], default=(-1, 0.0))
         target = self.states.get(best_class)
-        if target is None or confidence <= self.conf_threshold:
+        if target is None or (self.state is not None and confidence <= self.conf_threshold):
             return []
-        before, self.state = self.state or target, target
+        before, self.state = self.state if self.state is not None else target, target
         return [(frame, step) for step in _changes(before, target)]
 
 

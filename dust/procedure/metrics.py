@@ -72,7 +72,9 @@ def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int)
     """Predicted ids after STORM-PSR's correction of order, which precedes its POS.
 
     Steps that become visible in one window of ``window`` frames have no order of their own, so predictions closer
-    than that are swapped into the ground truth's order. Kept with its side effect: a right order may be swapped too.
+    than that are swapped into the ground truth's order. Kept with its side effects, for comparison with published
+    tables: a right order may be swapped too, and where the first predictions are the steps completed until then, every
+    predicted id is overwritten by the ground truth's, for as long as both lists are.
     """
     steps = [(int(frame), int(step)) for frame, step in pred]
     if any(frame for frame, _ in steps):
@@ -81,7 +83,7 @@ def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int)
         head = [step for _, step in steps[: first[-1] + 1]]
         done = [step for frame, step in gt if frame <= now]
         if set(head) == set(done):
-            for i, step in enumerate(done[: len(head)]):
+            for i, (_, step) in enumerate(gt[: len(steps)]):  # of all, not of the first ones only
                 steps[i] = (steps[i][0], step)
     gt_pairs = {(a[1], b[1]) for a, b in itertools.pairwise(gt)}
     for i in range(1, len(steps)):
@@ -95,7 +97,8 @@ def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int)
 
 
 def f1(tp: int, fp: int, fn: int) -> float:
-    """``2PR / (P + R + 1e-6)``, 0..1 (a perfect score is 0.9999995). P or R is 1e-6 where its denominator is 0."""
+    """``2PR / (P + R + 1e-6)``, 0..1, as the published programs compute it: a perfect score is 0.9999995. P or R is
+    1e-6 where its denominator is 0, so that a recording without any step, done or predicted, has 6.7e-7."""
     precision = tp / (tp + fp) if tp + fp else F1_EPS
     recall = tp / (tp + fn) if tp + fn else F1_EPS
     return 2 * precision * recall / (precision + recall + F1_EPS)
@@ -209,7 +212,8 @@ def score_recording(
     Args:
         gt, pred: completed and predicted steps, (frame, step id) in the order of frames.
         fps: frames per second of the recording, > 0.
-        mode: ``paper`` | ``industreal`` | ``storm``.
+        mode: ``paper`` | ``industreal`` | ``storm``. The F1 of a perfect recording is 1 in ``paper`` and 0.9999995 in
+            the others.
         window: frames within which ``storm`` corrects the order before POS; None does not. Other modes ignore it.
     """
     if not fps > 0:
@@ -219,10 +223,11 @@ def score_recording(
     if mode == "storm" and window is not None:
         pred_ids = reorder_within_window(gt, pred, window)
     frames = float(np.mean(list(matches.delays.values()))) if matches.delays else NO_DELAY[mode]
+    perfect = mode == "paper" and matches.tp > 0 and not matches.fp and not matches.fn
     delays = (matches.delays.get(index) for index in range(len(gt)))
     return StepScore(
         pos=pos([step for _, step in gt], pred_ids),
-        f1=f1(matches.tp, matches.fp, matches.fn),
+        f1=1.0 if perfect else f1(matches.tp, matches.fp, matches.fn),
         tau_s=None if frames is None else frames / fps,
         tp=matches.tp,
         fp=matches.fp,

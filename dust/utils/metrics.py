@@ -6,12 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.utils.errors import DataError
+
 
 def topk_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[Tensor]:
-    """For each k, the (N,) bools that the label is among the k highest of ``scores`` (N, K); k is clipped to K."""
-    order = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices
-    hits = order == labels[:, None]
-    return [hits[:, :k].any(dim=1) for k in ks]
+    """Tell for each k whether the label is among the k highest of ``scores`` (N, K): (N,) bools.
+
+    Of equal scores the first class is the higher one, as for ``argmax``, so that top-1 is what predictions say. NaN
+    is higher than everything, and a label whose own score is NaN, or that is below 0, is never a hit.
+    """
+    own = scores.gather(1, labels[:, None].long().clamp(min=0))
+    index = torch.arange(scores.shape[1], device=scores.device)
+    behind = (scores < own) | ((scores == own) & (index >= labels[:, None]))
+    rank = (~behind).sum(dim=1)
+    return [(rank < k) & (labels >= 0) for k in ks]
 
 
 def ensemble_views(outputs: Tensor, method: str) -> Tensor:
@@ -39,6 +47,7 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
     """
     from sklearn.metrics import recall_score
 
+    _check_scores(scores, labels)
     num_classes = scores.shape[1]
     ks = (1, 5) if num_classes >= 5 else (1,)
     hits = topk_correct(torch.from_numpy(scores), torch.from_numpy(labels), ks)
@@ -68,6 +77,7 @@ def multilabel_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, floa
     """
     from sklearn.metrics import average_precision_score
 
+    _check_scores(scores, labels)
     present = labels.any(axis=0)
     if not present.any():
         return {"map": float("nan")}
@@ -82,7 +92,26 @@ def per_class_report(predicted: np.ndarray, labels: np.ndarray, num_classes: int
     """
     from sklearn.metrics import precision_recall_fscore_support
 
+    names = ("precision", "recall", "f1", "support")
+    if labels.ndim == 2 and num_classes == 1:  # scikit-learn takes one column for two classes, absent and present
+        *values, _ = precision_recall_fscore_support(labels[:, 0], predicted[:, 0], average="binary", zero_division=0)
+        return {name: np.array([value]) for name, value in zip(names, [*values, labels.sum()], strict=True)}
     values = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(num_classes), average=None, zero_division=0
     )
-    return dict(zip(("precision", "recall", "f1", "support"), values, strict=True))
+    return dict(zip(names, values, strict=True))
+
+
+def _check_scores(scores: np.ndarray, labels: np.ndarray) -> None:
+    """Raise DataError where no figure can be right: nothing to measure, NaN, or labels that are no classes."""
+    if scores.ndim != 2 or not len(scores) or len(scores) != len(labels):
+        raise DataError(
+            f"scores of shape {scores.shape} and labels of shape {labels.shape}: it takes (N, K) scores and N labels, "
+            "N at least 1"
+        )
+    bad = int(np.isnan(scores).any(axis=1).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(scores)} samples have NaN scores, so no accuracy can be given")
+    if labels.ndim == 1 and not ((labels >= 0) & (labels < scores.shape[1])).all():
+        wrong = labels[(labels < 0) | (labels >= scores.shape[1])]
+        raise DataError(f"label {wrong[0]} is none of the {scores.shape[1]} classes that have scores")

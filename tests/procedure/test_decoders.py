@@ -53,9 +53,10 @@ def test_object_states(case):
     assert pairs(decode_b3(case["preds"], STATES, PROCEDURES[case["procedure"]])) == case["expected"]
 
 
-def test_b1_starts_from_the_first_confident_detection_and_knows_nothing_of_background():
-    seen = [[(0, 0.9)], [(3, 0.5)], [(2, 0.6)], [(5, 0.9)], [(0, 0.9), (4, 0.8)], [(1, 0.4), (4, 0.7)]]
-    assert decode_b1(seen, LITTLE) == [(5, 3), (5, 6)]
+def test_b1_starts_from_the_first_detection_whatever_its_confidence_and_knows_nothing_of_background():
+    seen = [[(0, 0.9)], [(3, 0.1)], [(2, 0.6)], [(5, 0.9)], [(0, 0.9), (4, 0.8)], [(1, 0.4), (4, 0.7)]]
+    assert decode_b1(seen, LITTLE) == [(2, 5), (5, 3), (5, 6)]  # 110, then 100, then 111
+    assert decode_b1([[(1, 0.2), (3, 0.3)], [(3, 0.9)], [(4, 0.5)]], LITTLE) == []  # the best one; 0.5 is not above
 
 
 def test_b2_starts_from_the_first_detection_and_b3_from_the_procedure():

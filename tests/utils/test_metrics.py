@@ -3,6 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score
 
+from dust.utils.errors import DataError
 from dust.utils.metrics import (
     classification_metrics,
     ensemble_views,
@@ -65,3 +66,48 @@ def test_per_class_report_covers_classes_that_do_not_occur():
     assert report["precision"].tolist() == [0.5, 1.0, 0.0, 0.0]
     assert report["recall"].tolist() == [1.0, 0.5, 0.0, 0.0]
     assert report["support"].tolist() == [1, 2, 0, 0]
+
+
+def test_ties_go_to_the_first_class_everywhere():
+    """topk leaves the order of equal scores open; argmax and predictions.csv take the first."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 3, (500, 6)).astype(np.float32)
+    labels = rng.integers(0, 6, 500)
+    order = np.argsort(-scores, axis=1, kind="stable")  # the obvious slow version
+    for k in (1, 2, 5, 9):
+        (hits,) = topk_correct(torch.from_numpy(scores), torch.from_numpy(labels), (k,))
+        np.testing.assert_array_equal(hits.numpy(), (order[:, :k] == labels[:, None]).any(axis=1))
+    metrics = classification_metrics(scores, labels)
+    assert metrics["top1_acc"] == pytest.approx(100 * (scores.argmax(axis=1) == labels).mean())
+    constant = classification_metrics(np.zeros((4, 3), np.float32), np.zeros(4, dtype=int))
+    assert constant["top1_acc"] == constant["mean_class_acc"] == 100.0
+
+
+def test_scores_that_bfloat16_made_equal():
+    """0.9935 of them: the first of two classes that were rounded to one value is right."""
+    scores = torch.tensor([[2.001, 2.0, 0.0], [0.0, 1.001, 1.0]]).bfloat16().float()
+    assert classification_metrics(scores.numpy(), np.array([0, 1]))["top1_acc"] == 100.0
+
+
+def test_nan_is_never_a_hit_and_never_an_accuracy():
+    scores = torch.tensor([[0.0, float("nan"), 1.0], [float("nan"), 0.0, 1.0]])
+    assert [hit.tolist() for hit in topk_correct(scores, torch.tensor([1, 2]), (1, 2))] == [
+        [False, False],
+        [False, True],
+    ]
+    with pytest.raises(DataError, match="2 of 2 samples have NaN scores"):
+        classification_metrics(scores.numpy(), np.array([1, 2]))
+    with pytest.raises(DataError, match="label 3 is none of the 3 classes"):
+        classification_metrics(np.zeros((1, 3)), np.array([3]))
+    with pytest.raises(DataError, match=r"N at least 1"):
+        classification_metrics(np.zeros((0, 3)), np.zeros(0, dtype=int))
+    with pytest.raises(DataError, match="NaN"):
+        multilabel_metrics(scores.numpy(), np.zeros((2, 3)))
+
+
+def test_multi_label_with_one_class_measures_the_present():
+    labels, predicted = np.array([[1], [0], [1], [0], [1], [0]]), np.array([[1], [0], [0], [0], [0], [0]])
+    report = per_class_report(predicted, labels, 1)
+    assert [float(report[key][0]) for key in ("precision", "recall", "f1", "support")] == pytest.approx(
+        [1, 1 / 3, 0.5, 3]
+    )
