@@ -21,6 +21,7 @@ from dust.utils import distributed
 from dust.utils.checkpoint import (
     checkpoint_name,
     find_latest,
+    is_checkpoint_name,
     load_checkpoint,
     load_weights,
     remove_checkpoint,
@@ -126,7 +127,7 @@ class TrainState:
 
         def prune() -> None:
             for old in gone:
-                remove_checkpoint(run.checkpoints / old)
+                remove_checkpoint(run.checkpoints, old)
 
         self.saver.write(run.checkpoints / name, contents, prune)
         return run.checkpoints / name
@@ -166,7 +167,8 @@ class TrainState:
         self.updates = saved["updates"]
         self.bad_clips = saved["bad_clips"] if distributed.is_main() else 0
         self.best, self.least_errors = saved["best"], saved["least_errors"]
-        self.meter, self.written = saved["meter"], saved["written"]
+        self.meter = saved["meter"]
+        self.written = [name for name in saved["written"] if is_checkpoint_name(name)]
         self.global_batch, self.shards = saved.get("global_batch", self.global_batch), saved.get("shards", self.shards)
         if saved["complete"]:
             self.next_epoch()

@@ -77,6 +77,8 @@ def _kind(path: Path) -> str:
         inside = sorted(p.name for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".pth", ".pyth", ".pt"})
         hint = f"; it holds {', '.join(inside[:5])}: name one of them" if inside else ""
         raise CheckpointError(f"{path}: is a folder, not a weight file{hint}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is a pipe or a device, not a weight file")
     with path.open("rb") as file:
         start = file.read(512)
     if not start.strip(b"\0"):

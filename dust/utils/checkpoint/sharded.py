@@ -6,7 +6,11 @@ and the tensors in the format of torch.distributed.checkpoint, which reads them 
 all of it is on the disk.
 """
 
+import collections
 import os
+import pathlib
+import pickle
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,6 +23,17 @@ import torch.distributed as dist
 from dust.utils.checkpoint.single import load_file, save_checkpoint, sha256_of_file, sync_folder, verify_file
 from dust.utils.errors import CheckpointError
 
+_METADATA = ".metadata"  # torch's description of the parts
+#: Records of torch.distributed.checkpoint.metadata.
+_RECORDS = (
+    "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+    "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+)  # fmt: skip
+# what a damaged pickle can raise
+_DAMAGE = (
+    pickle.UnpicklingError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError,
+    MemoryError, RecursionError, ArithmeticError, AssertionError, RuntimeError, UnicodeError,
+)  # fmt: skip
 #: The file that names the hashes of all others.
 STATE = "state.pyth"
 Layout = Callable[[tuple[Any, ...], torch.Size], torch.Tensor | None]
@@ -63,7 +78,7 @@ def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, sev
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
             dcp.save(tensors, checkpoint_id=temporary, process_group=group, no_dist=not several)
         names = [file for file in temporary.iterdir() if file.name.startswith(f"__{rank}_")]
-        names += [temporary / ".metadata"] if rank == 0 else []
+        names += [temporary / _METADATA] if rank == 0 else []
         sums = {file.name: sha256_of_file(file) for file in names}
     except (Exception, CheckpointException) as error:  # of whatever kind: the others must hear of it
         problem = _cause(error)
@@ -145,13 +160,99 @@ def verify_sharded(path: str | os.PathLike) -> list[str]:
         return [f"{STATE} is missing"]
     if verify_file(path / STATE) != "ok":
         return [f"{STATE} is damaged"]
+    files = load_file(path / STATE).get("files")
+    if not isinstance(files, dict) or not all(_is_part(name) for name in files) or _METADATA not in files:
+        return [f"{STATE} does not name the other files, so it is none of ours"]
     problems = []
-    for name, digest in load_file(path / STATE)["files"].items():
+    for name, digest in files.items():
         if not (path / name).is_file():
             problems.append(f"{name} is missing")
         elif sha256_of_file(path / name) != digest:
             problems.append(f"{name} is damaged")
     return problems
+
+
+def _is_part(name: Any) -> bool:
+    """Whether it is the name of a file that save_sharded writes: nothing that leads out of the folder."""
+    return isinstance(name, str) and (name == _METADATA or re.fullmatch(r"__\d+_\d+\.distcp", name) is not None)
+
+
+def _reader(path: Path) -> Any:
+    """torch's reader of a folder, whose ``.metadata``, a pickle, is read by an allow-list instead of pickle.load."""
+    import torch.distributed.checkpoint as dcp
+
+    metadata = _read_metadata(path / _METADATA)
+
+    class Reader(dcp.FileSystemReader):
+        def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+            metadata.storage_meta.load_id = self.load_id
+            return metadata
+
+    return Reader(path)
+
+
+def _read_metadata(path: Path) -> Any:
+    """What torch's ``.metadata`` holds, with nothing in it executed but the constructors of torch's own records.
+
+    Raises:
+        CheckpointError: it wants anything else, is damaged, or names files outside its folder.
+    """
+    from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+
+    try:
+        with path.open("rb") as file:
+            found = _MetadataUnpickler(file).load()
+    except _Forbidden as error:
+        raise CheckpointError(
+            f"{path}: refused, and nothing in it was executed. Reading it would call {error}"
+        ) from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path}: is damaged ({type(error).__name__}: {error})") from error
+    storage = getattr(found, "storage_data", None)
+    if not isinstance(found, Metadata) or not isinstance(storage, dict):
+        raise CheckpointError(f"{path}: is damaged: it holds no metadata of torch.distributed.checkpoint")
+    for info in storage.values():
+        if not _is_part(str(getattr(info, "relative_path", ""))):
+            raise CheckpointError(
+                f"{path}: refused: it names {getattr(info, 'relative_path', None)!r}, outside its folder"
+            )
+    if getattr(found, "storage_meta", None) is None:
+        found.storage_meta = StorageMeta()
+    return found
+
+
+class _Forbidden(Exception):
+    """A pickle wants something that is not in the allow-list."""
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Finds the records of torch.distributed.checkpoint, and types that hold values and do nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Give what ``module.name`` is, if it is harmless."""
+        from torch.distributed.checkpoint import metadata
+
+        if module == metadata.__name__ and name in _RECORDS:
+            return getattr(metadata, name)
+        if (module, name) == ("torch.distributed.checkpoint.filesystem", "_StorageInfo"):
+            from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+            return _StorageInfo
+        if (module, name) == ("torch", "Size"):
+            return torch.Size
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) == ("torch.serialization", "_get_layout"):
+            return torch.serialization._get_layout  # looks a name up in a dict
+        if module in ("pathlib", "pathlib._local") and name in ("PosixPath", "WindowsPath", "PurePosixPath"):
+            return pathlib.PurePosixPath
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        raise _Forbidden(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Refuse: torch writes none here."""
+        raise _Forbidden("a persistent object")
 
 
 def read_sharded(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
@@ -177,7 +278,7 @@ def read_sharded(path: str | os.PathLike, layout: Layout | None = None) -> dict[
         )
     saved = load_file(path / STATE)
     del saved["files"]
-    reader = dcp.FileSystemReader(path)
+    reader = _reader(path)
     stored = reader.read_metadata().state_dict_metadata
     tensors: dict[str, torch.Tensor] = {}
 

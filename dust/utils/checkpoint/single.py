@@ -25,6 +25,7 @@ import torch.nn as nn
 from dust.utils.checkpoint.reader import read_file
 from dust.utils.errors import CheckpointError
 
+_LONGEST_SIDECAR = 10_000  # bytes; ours have two lines at most
 _HASH_LINE = re.compile(r"([0-9a-f]{64})(?:  .*)?")
 
 
@@ -161,8 +162,11 @@ def sync_folder(folder: Path) -> None:
 
 def _sidecar_hashes(path: Path) -> list[str]:
     """The hashes that the sidecar names; [] if there is no sidecar or it is not one."""
+    sidecar = sidecar_of(path)
     try:
-        lines = sidecar_of(path).read_text(encoding="utf-8").splitlines()
+        if sidecar.exists() and (not sidecar.is_file() or sidecar.stat().st_size > _LONGEST_SIDECAR):
+            return []  # a pipe or a device would never end
+        lines = sidecar.read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         return []
     matches = [_HASH_LINE.fullmatch(line) for line in lines]
@@ -208,19 +212,27 @@ def load_file(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises CheckpointError if it is damaged, missing, or holds anything but plain values.
     """
-    if verify_file(path) == "damaged":
-        raise CheckpointError(
-            f"{path}: is damaged: its SHA-256 is not the one in {sidecar_of(Path(path)).name}. "
-            f"Use an earlier checkpoint, or copy it again together with that file"
-        )
+    refuse_damaged(path)
     # not memory-mapped: the run that gets these tensors goes on to delete and replace checkpoints
     return read_file(path, mmap=False)
 
 
-def check_unsigned(path: Path) -> None:
+def refuse_damaged(path: str | os.PathLike) -> None:
+    """Raise CheckpointError if a file is not what its sidecar says, or, without one, not what its zip archive says."""
+    verdict = verify_file(path)
+    if verdict == "damaged":
+        raise CheckpointError(
+            f"{path}: is damaged: its SHA-256 is not the one in {sidecar_of(Path(path)).name}. "
+            f"Use an earlier checkpoint, or copy it again together with that file"
+        )
+    if verdict == "foreign":
+        _check_unsigned(Path(path))
+
+
+def _check_unsigned(path: Path) -> None:
     """A file whose sidecar got lost still has the checksums that torch's archives carry. CheckpointError if one of
     them is wrong."""
-    if path.is_dir() or sidecar_of(path).exists() or not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from dust.utils.checkpoint.reader import read_file
 from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, verify_sharded
-from dust.utils.checkpoint.single import check_unsigned, load_file, sha256_of_file, sidecar_of, verify_file
+from dust.utils.checkpoint.single import load_file, refuse_damaged, sha256_of_file, sidecar_of, verify_file
 from dust.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,16 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
 
 
 def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
-    """What a weight file or a sharded checkpoint holds; see :func:`dust.utils.checkpoint.reader.read_file`."""
-    return read_sharded(path) if _is_folder(path) else read_file(path, mmap=mmap)
+    """What a weight file or a sharded checkpoint holds, verified where it can be.
+
+    A file with a sidecar must be what that says, one without must have the checksums of its own zip archive, where it
+    is one. See :func:`dust.utils.checkpoint.reader.read_file`. Raises CheckpointError.
+    """
+    if _is_folder(path):
+        return read_sharded(path)
+    if Path(path).is_file():
+        refuse_damaged(path)
+    return read_file(path, mmap=mmap)
 
 
 def _is_folder(path: str | os.PathLike) -> bool:
@@ -90,7 +98,6 @@ def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tupl
     for path in reversed(list_checkpoints(folder)):
         try:
             state = load_checkpoint(path, layout)
-            check_unsigned(path)
         except CheckpointError as error:
             logger.error("%s. Trying the checkpoint before it.", error)
             problems.append(str(error))
@@ -119,15 +126,30 @@ def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
         if path.name.endswith(".old.tmp") and not replaced.exists():
             path.rename(replaced)  # the new one had not got its name yet
             continue
-        remove_checkpoint(path)
+        _remove(path)
         logger.info("removed %s, which an interrupted save left", path)
     return found
 
 
-def remove_checkpoint(path: str | os.PathLike) -> None:
-    """Delete a checkpoint, file or folder, and its sidecar; it may be gone already."""
-    path = Path(path)
-    if path.is_dir():
+def is_checkpoint_name(name: Any) -> bool:
+    """Whether it is a file name as :func:`checkpoint_name` makes it, and nothing that leads elsewhere."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def remove_checkpoint(folder: str | os.PathLike, name: str) -> None:
+    """Delete a checkpoint of ``folder``, file or folder of parts, and its sidecar; it may be gone already.
+
+    Raises:
+        CheckpointError: ``name`` is no name of ours. Names come from files that somebody else may have written, and
+            nothing but checkpoints of this folder is ever removed.
+    """
+    if not is_checkpoint_name(name):
+        raise CheckpointError(f"{name!r} is no checkpoint of {folder}: it is not removed")
+    _remove(Path(folder) / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def test_an_interrupted_replacement_loses_nothing(folder):
     remove_leftovers(folder)
     assert sorted(one.suffix for one in list_checkpoints(folder)) == [".dcp", ".pyth"]
     assert verify_checkpoint(path) == "ok" and not list(folder.glob(".checkpoint*"))
-    remove_checkpoint(path)
+    remove_checkpoint(folder, path.name)
     assert not path.exists()
 
 
