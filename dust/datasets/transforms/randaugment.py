@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dust.utils.errors import ConfigError
+from dust.utils.errors import ConfigError, DataError
 
 FULL_MAGNITUDE = 10.0  # magnitudes are tenths of an operation's range
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "random")
@@ -131,6 +131,15 @@ def _is_number(text: str) -> bool:
         return False
 
 
+def posterize(picture: Any, bits: int, **_: Any) -> Any:
+    """Keep the highest ``bits``, 0..8, of every value of a PIL picture.
+
+    The published strengths reach 0, a black picture. Pillow refuses that since version 13.
+    """
+    mask = 0xFF & ~(0xFF >> bits)
+    return picture.point([value & mask for value in range(256)] * len(picture.getbands()))
+
+
 class ClipRandAugment:
     """RandAugment of a whole clip.
 
@@ -152,6 +161,7 @@ class ClipRandAugment:
         self._levels = INCREASING if self.policy.increasing else PLAIN
         operations: dict[str, Any] = NAME_TO_OP
         self._functions: dict[str, Callable] = {name: operations[name] for name in self._levels}
+        self._functions |= {name: posterize for name in self._levels if name.startswith("Posterize")}
 
     def draw(self, rng: np.random.RandomState) -> list[tuple[str, tuple, str]]:
         """The operations of one clip: (name, arguments, interpolation)."""
@@ -197,6 +207,10 @@ class ClipRandAugment:
             picture = Image.fromarray(frame[..., 0] if channels == 1 else frame)
             for name, arguments, interpolation in operations:
                 resample = getattr(Image.Resampling, interpolation.upper())
-                picture = self._functions[name](picture, *arguments, fillcolor=fill, resample=resample)
+                try:
+                    picture = self._functions[name](picture, *arguments, fillcolor=fill, resample=resample)
+                except (ValueError, TypeError, OSError, ArithmeticError, LookupError) as error:
+                    size = f"{picture.width} x {picture.height} pixels"
+                    raise DataError(f"RandAugment's {name}{arguments} on a picture of {size}: {error}") from error
             out[:] = np.asarray(picture).reshape(out.shape)
         return torch.from_numpy(result).permute(0, 3, 1, 2)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import auto_augment as timm_augment
 
-from dust.datasets.transforms.randaugment import INCREASING, PLAIN, ClipRandAugment, Policy, parse_policy
-from dust.utils.errors import ConfigError
+from dust.datasets.transforms.randaugment import INCREASING, PLAIN, ClipRandAugment, Policy, parse_policy, posterize
+from dust.utils.errors import ConfigError, DataError
 
 VIDEOMAE = "rand-m7-n4-mstd0.5-inc1"
 
@@ -162,3 +162,35 @@ def test_other_clips_are_refused():
         augment(torch.zeros(2, 4, 8, 8, dtype=torch.uint8), rng())
     with pytest.raises(ConfigError, match="'lanczos'"):
         ClipRandAugment("rand", interpolation="lanczos")
+
+
+@pytest.mark.parametrize("increasing", [0, 1])
+@pytest.mark.parametrize("size", [(24, 20), (1, 1), (2, 5)], ids=str)
+def test_every_operation_runs_at_every_magnitude(increasing, size):
+    """From 0 to 10 in steps of 0.1, on colours and grey: what a training draws once in a thousand clips."""
+    augment = ClipRandAugment(f"rand-inc{increasing}")
+    rng = np.random.RandomState(0)
+    for channels in (1, 3):
+        clip = torch.from_numpy(rng.randint(0, 256, (1, channels, *size), dtype=np.uint8))
+        for name, level in augment._levels.items():
+            for tenth in range(101):
+                for sign in (1.0, -1.0):
+                    arguments = level(tenth / 100, lambda sign=sign: sign)
+                    out = augment.apply(clip, [(name, arguments, "bicubic")])
+                    assert out.shape == clip.shape and out.dtype == torch.uint8
+
+
+def test_posterize_keeps_the_highest_bits():
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = Image.fromarray(np.stack([values] * 3, axis=-1))
+    for bits in range(1, 9):
+        np.testing.assert_array_equal(
+            np.asarray(posterize(picture, bits)), np.asarray(ImageOps.posterize(picture, bits))
+        )
+    assert not np.asarray(posterize(picture, 0)).any()
+
+
+def test_what_goes_wrong_names_the_operation():
+    augment = ClipRandAugment("rand-m5")
+    with pytest.raises(DataError, match=r"Solarize\('x',\) on a picture of 4 x 3 pixels"):
+        augment.apply(torch.zeros(1, 3, 3, 4, dtype=torch.uint8), [("Solarize", ("x",), "bicubic")])
