@@ -27,7 +27,7 @@ from urllib.parse import urlparse
 import torch
 from tqdm import tqdm
 
-from dust.config import processes_per_node
+from dust.config import processes_per_node, with_values
 from dust.launch.rendezvous import MEET, MEET_AFTER_ALONE, Meeting, Place, joined, place_from_environment
 from dust.launch.requeue import SAVING, Departure
 from dust.launch.signals import COME_BACK, SIGNALS, Interrupted, forwarded, guarded, most_urgent, settle, stop
@@ -159,19 +159,12 @@ def _check_devices(cfg) -> None:
 
 def _alone(cfg):
     """The configuration for one process, on one GPU if it is on any."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE, cfg.NUM_SHARDS, cfg.SHARD_ID = min(cfg.NUM_GPUS, 1), 0, 1, 0
-    cfg.freeze()
-    return cfg
+    one = {"NUM_GPUS": min(cfg.NUM_GPUS, 1), "NUM_PROCS_PER_NODE": 0, "NUM_SHARDS": 1, "SHARD_ID": 0}
+    return with_values(cfg, one)
 
 
 def _as_shard(cfg, shard: int, shards: int):
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.NUM_SHARDS, cfg.SHARD_ID = shards, shard
-    cfg.freeze()
-    return cfg
+    return with_values(cfg, {"NUM_SHARDS": shards, "SHARD_ID": shard})
 
 
 def _as_started(cfg, place: Place):
@@ -179,16 +172,14 @@ def _as_started(cfg, place: Place):
     shards = place.world_size // place.local_size
     if (processes_per_node(cfg), cfg.NUM_SHARDS) == (place.local_size, shards):
         return cfg
-    cfg = _as_shard(cfg, place.rank // place.local_size, shards)
-    cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE = (place.local_size, 0) if cfg.NUM_GPUS else (0, place.local_size)
     if cfg.TRAIN.ENABLE and place.local_size > cfg.TRAIN.BATCH_SIZE:
         raise ConfigError(
             f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be at least the {place.local_size} processes that "
             "were started on this node"
         )
-    cfg.freeze()
-    return cfg
+    gpus, processes = (place.local_size, 0) if cfg.NUM_GPUS else (0, place.local_size)
+    cfg = _as_shard(cfg, place.rank // place.local_size, shards)
+    return with_values(cfg, {"NUM_GPUS": gpus, "NUM_PROCS_PER_NODE": processes})
 
 
 def lost_another(error: RuntimeError) -> bool:
