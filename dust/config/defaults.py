@@ -129,7 +129,7 @@ CORE = gather(
         PATH_TO_DATA_DIR=Key("", "folder with train.csv, val.csv, test.csv (or what FORMAT says)", affects="nothing"),
         FORMAT=Key("auto", "layout of that folder, see dust/datasets/DATASET.md",
                    choices="auto | csv | folder | ssv2 | ucf101 | hmdb51"),
-        MODALITIES=Key(["video"], "what FusedDataset gives the model", values="of video, series, video_features"),
+        MODALITIES=Key(["video"], "what FusedDataset gives the model", choices="video | series | video_features"),
         PATH_LABEL_SEPARATOR=Key("", "between path and label in a csv; '' = found out (tab, comma, last space)"),
         PATH_PREFIX=Key("", "put before relative paths of the lists", affects="nothing"),
         CLASS_LIST=Key("", "file with one class name per line, in the order of the logits; '' = from the data"),

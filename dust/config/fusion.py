@@ -4,9 +4,6 @@ from yacs.config import CfgNode
 
 from dust.config.schema import Key, Problem, System, gather, section
 
-MODALITIES = ("video", "series", "video_features")
-SPLITS = ("train", "val", "test")
-
 KEYS = gather(
     section(
         "VIDEO_SWIN",  # model VideoSwin; the defaults are Swin-T
@@ -78,7 +75,7 @@ KEYS = gather(
         ENABLE=Key(False, "store features, after training and test if those are on too", affects="nothing"),
         CHECKPOINT_FILE_PATH=Key("", "stage, checkpoint or zoo://NAME to extract with", stage="weights",
                                  affects="nothing"),
-        SPLITS=Key(["train", "val", "test"], "whose features are stored", values="of train, val, test",
+        SPLITS=Key(["train", "val", "test"], "whose features are stored", choices="train | val | test",
                    affects="nothing"),
         LAYER=Key("pooled", "whose output is stored: pooled (what the classifier sees), map (before pooling), or a "
                   "submodule's name"),
@@ -95,7 +92,7 @@ KEYS = gather(
 
 def check(cfg: CfgNode) -> list[Problem]:
     """Stages, widths and modalities that go together."""
-    return [*_swin(cfg), *_modalities(cfg), *_fusion(cfg), *_features(cfg)]
+    return [*_swin(cfg), *_series(cfg), *_fusion(cfg), *_features(cfg)]
 
 
 def _swin(cfg: CfgNode) -> list[Problem]:
@@ -127,13 +124,8 @@ def _swin(cfg: CfgNode) -> list[Problem]:
     return problems
 
 
-def _modalities(cfg: CfgNode) -> list[Problem]:
-    given, problems = cfg.DATA.MODALITIES, []
-    unknown = [name for name in given if name not in MODALITIES]
-    if unknown or not given or len(set(given)) < len(given):
-        text = f"DATA.MODALITIES {given}: one or more of {', '.join(MODALITIES)}, each once"
-        problems.append(Problem(("DATA.MODALITIES",), text))
-    series = cfg.SERIES
+def _series(cfg: CfgNode) -> list[Problem]:
+    series, problems = cfg.SERIES, []
     if series.FIT != "error" and not series.LENGTH:
         text = f"SERIES.FIT {series.FIT}: needs a SERIES.LENGTH to bring the series to"
         problems.append(Problem(("SERIES.FIT", "SERIES.LENGTH"), text))
@@ -164,10 +156,6 @@ def _features(cfg: CfgNode) -> list[Problem]:
     features, problems = cfg.FEATURES, []
     if not features.ENABLE:
         return []
-    unknown = [split for split in features.SPLITS if split not in SPLITS]
-    if unknown or not features.SPLITS or len(set(features.SPLITS)) < len(features.SPLITS):
-        text = f"FEATURES.SPLITS {features.SPLITS}: one or more of {', '.join(SPLITS)}, each once"
-        problems.append(Problem(("FEATURES.SPLITS",), text))
     if features.NUM_CROPS not in (1, 3):
         text = f"FEATURES.NUM_CROPS {features.NUM_CROPS}: choose 1 (centre) or 3 (left, centre, right)"
         problems.append(Problem(("FEATURES.NUM_CROPS",), text))

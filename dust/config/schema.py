@@ -40,7 +40,8 @@ class Key:
     Args:
         default: its value where nobody sets it; its type is the key's.
         doc: what it means, in one line, with the unit.
-        choices: the texts that it takes, each with an explanation if it needs one: ``"a (how so) | b | ''"``.
+        choices: the texts that it takes, each with an explanation if it needs one: ``"a (how so) | b | ''"``. A list
+            takes one or more of them, each once.
         low, above, high, below: bounds of a number: at least, more than, at most, less than. Without the last two every
             finite number is allowed that the first two allow.
         values: what it takes, in words for the reader, where a ``check`` looks at it together with other keys.
@@ -93,7 +94,10 @@ class Key:
 
     def wrong(self, name: str, value: Any) -> str | None:
         """What is wrong with a value of the right type, in one line; None if nothing is."""
-        if self.options and value not in self.options:
+        if self.options and isinstance(value, list):
+            if not value or len(set(value) & set(self.options)) < len(value):
+                return f"{name} {value}: one or more of {', '.join(self.options)}, each once"
+        elif self.options and value not in self.options:
             return f"{name} {value!r}: choose {', '.join(option or repr('') for option in self.options)}"
         if self.bounds and value is not None and not self._within(value):
             return f"{name} {value}: must be {self.bounds}"
@@ -138,6 +142,8 @@ def _missing(facts: Key) -> list[str]:
         found.append(f"affects {facts.affects!r}: choose {', '.join(get_args(Affects))}")
     if facts.stage and (facts.stage not in get_args(Stage) or default != "" or not facts.may_change_on_resume):
         found.append("a key that names a stage is empty by default, takes weights, checkpoint or features from there")
+    if facts.inherits and facts.stage != "checkpoint":
+        found.append(f"inherits {facts.inherits}: only a checkpoint's stage says what it was made with (stage)")
     number = isinstance(default, (int, float)) and not isinstance(default, bool)
     if number and not facts.bounds and not facts.values:
         found.append("say between which bounds its value lies (low, above, high, below), or in words (values)")

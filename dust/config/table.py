@@ -33,9 +33,10 @@ def _row(name: str, facts: Key) -> str:
 
 def _values(facts: Key) -> str:
     options = (f"`{option or repr('')}`" + f" ({why})" * bool(why) for option, why in facts.options.items())
+    several = "one or more of " * (bool(facts.options) and isinstance(facts.default, list))
     kind = facts.kind.__name__ if facts.kind and facts.default is not None else ""
     parts = [
-        ", ".join(options),
+        several + ", ".join(options),
         facts.bounds,
         facts.values,
         f"{facts.length} values" if facts.length else "",

@@ -1,5 +1,7 @@
 """What is declared of a key is what holds for it; and a key without its facts is refused by name."""
 
+import importlib
+
 import pytest
 from yacs.config import CfgNode
 
@@ -8,6 +10,7 @@ from dust.config.defaults import OUR_MODELS, OWN, SYSTEMS
 from dust.config.schema import Key, gather, section, tree
 from dust.utils.errors import ConfigError
 from tests.config.test_validate import texts
+from tests.helpers import ROOT
 
 BOUNDS = [(name, bound) for name in KEYS for bound in ("low", "above", "high", "below")]
 BOUNDS = [(name, bound) for name, bound in BOUNDS if getattr(KEYS[name], bound) is not None]
@@ -24,7 +27,15 @@ def test_every_key_says_in_one_line_what_it_is(name):
     assert doc == doc.strip() and "\n" not in doc and len(doc) >= 5, name
 
 
-@pytest.mark.parametrize("name", [name for name in KEYS if KEYS[name].options])
+@pytest.mark.parametrize("name", [name for name in KEYS if KEYS[name].options and isinstance(KEYS[name].default, list)])
+def test_a_list_takes_choices_each_once(name):
+    options = list(KEYS[name].options)
+    assert set_alone(name, options[::-1]) == set_alone(name, options[:1]) == []
+    for wrong in ([], [options[0], "other"], [options[0]] * 2):
+        assert set_alone(name, wrong) == [f"{name} {wrong}: one or more of {', '.join(options)}, each once"]
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if KEYS[name].options and isinstance(KEYS[name].default, str)])
 def test_choices_and_nothing_else_are_taken(name):
     for option in KEYS[name].options:
         assert not [text for text in set_alone(name, option) if "choose" in text]
@@ -81,11 +92,19 @@ def test_systems_declare_all_models_that_are_registered():
     from dust.models import MODEL_REGISTRY
 
     theirs = {name for name in MODEL_REGISTRY if not MODEL_REGISTRY.get(name).__module__.startswith("dust.")}
-    assert set(MODEL_REGISTRY) - theirs == OUR_MODELS
+    assert set(MODEL_REGISTRY) - theirs == OUR_MODELS, "name each in the models of its SYSTEM (dust/config)"
     assert sum(len(system.models) for system in SYSTEMS) == len(OUR_MODELS)
 
 
 # ------------------------------------------------------------------------------------------------ what is forgotten
+def test_every_key_file_is_registered():
+    files = [path for path in (ROOT / "dust" / "config").glob("*.py") if "\nSYSTEM = " in path.read_text("utf-8")]
+    declared = [importlib.import_module(f"dust.config.{path.stem}").SYSTEM for path in files]
+    unregistered = [path.name for path, system in zip(files, declared, strict=True) if system not in SYSTEMS]
+    assert not unregistered, "add their SYSTEM to SYSTEMS of dust/config/defaults.py"
+    assert len(files) == len(SYSTEMS)
+
+
 @pytest.mark.parametrize(
     ("declared", "says"),
     [
@@ -99,6 +118,7 @@ def test_systems_declare_all_models_that_are_registered():
         (Key("a", "width", choices="a, or b"), "NEW.WIDTH: choices 'a, or b': write them as"),
         (Key(16, "width", low=1, affects="learning"), "NEW.WIDTH: affects 'learning': choose all, training, features"),
         (Key("", "width", stage="folder"), "NEW.WIDTH: a key that names a stage"),
+        (Key("", "width", inherits="CAST"), "NEW.WIDTH: inherits CAST: only a checkpoint's stage"),
         (Key("", "width", stage="weights", affects="all"), "NEW.WIDTH: a key that names a stage"),
     ],
 )
