@@ -113,6 +113,43 @@ def test_nobody_imports_benchmarks_or_tools():
             assert (module or "").split(".")[0] not in ("benchmarks", "tools"), path
 
 
+SYSTEMS = ("timesformer", "keystep", "tracks", "tstl", "fusion", "psr", "videomae", "swin")
+
+
+def texts_in_code(path):
+    """All names, imports and texts of a file but its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    parts = [node for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)]
+    docs = {id(part.body[0].value) for part in parts}
+    for node in ast.walk(tree):
+        fields = () if id(node) in docs else ("id", "attr", "arg", "name", "module", "asname", "value")
+        yield from (text for text in (getattr(node, field, None) for field in fields) if isinstance(text, str))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.relative_to(ROOT / "dust").parts[0] in ("engine", "launch")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_the_engine_names_no_system(path):
+    """What it must know of a system's keys or models, it asks of the schema, or of the model."""
+    for text in texts_in_code(path):
+        cast = "CAST" in text or (text.startswith("dust.") and "cast" in text)  # in lower case a word of torch
+        assert not cast and not any(name in text.lower() for name in SYSTEMS), text
+
+
+def test_configurations_are_changed_in_config_alone():
+    """Everybody else asks for a copy by dust.config.with_values."""
+    changing = {
+        path.relative_to(ROOT / "dust").parts[0]
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "defrost"
+    }
+    assert changing == {"config"}
+
+
 def test_nothing_prints_in_the_package():
     for path in MODULES:
         room = path.relative_to(ROOT / "dust").parts[0]

@@ -12,8 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from dust.config import flatten
-from dust.config.defaults import OWN_KEYS
+from dust.config import KEYS, flatten, with_values
 from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
 from dust.datasets.sample import BadClip
@@ -32,25 +31,10 @@ from dust.utils.logging import progress
 logger = logging.getLogger(__name__)
 
 
-#: Sections and keys that change how features are computed, but not what they are.
-WITHOUT_EFFECT = (
-    "TRAIN", "TEST", "SOLVER", "EMA.DECAY", "EMA.WARMUP", "AUG", "MIXUP", "BN", "DATA_LOADER", "TENSORBOARD", "WANDB",
-    "OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "NUM_SHARDS", "SHARD_ID", "NUM_PROCS_PER_NODE",
-    "RNG_SEED", "DIST_BACKEND", "GLOBAL_BATCH_SIZE", "DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX", "DATA.INDEX_CACHE",
-    "DATA.CHECK_FILES", "DATA.MAX_BAD_FRACTION", "FEATURES.ENABLE", "FEATURES.BATCH_SIZE", "FEATURES.SPLITS",
-    "FEATURES.CHECKPOINT_FILE_PATH", "MODEL.PRETRAINED", "MODEL.NUM_CLASSES",
-)  # fmt: skip
-
-#: What does have an effect in those sections.
-WITH_EFFECT = ("TRAIN.MIXED_PRECISION", "TRAIN.AMP_DTYPE", "TRAIN.DATASET", "TEST.DATASET", "TEST.CHECKPOINT")
-
-
 def features_config(cfg) -> str:
     """The keys of ``cfg`` that features depend on, as ``KEY: value`` lines; they are stored with the features."""
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(cfg).items()}
-    free = {key for key in flat if any(key == name or key.startswith(name + ".") for name in WITHOUT_EFFECT)}
-    kept = (OWN_KEYS - free) | set(WITH_EFFECT)
-    return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})
+    return yaml.safe_dump({key: value for key, value in flat.items() if key in KEYS and KEYS[key].changes_features})
 
 
 def checkpoint_to_extract(cfg, run: RunDir) -> Path:
@@ -139,10 +123,12 @@ class _Extraction:
 
     def _dataset(self, split: str) -> Any:
         """The split as fixed views; with FEATURES.STRIDE as windows that slide over each video."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.NUM_CLASSES = 0  # labels do not matter here
-        cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = self.features.NUM_VIEWS, self.features.NUM_CROPS
+        values = {
+            "MODEL.NUM_CLASSES": 0,  # labels do not matter here
+            "TEST.NUM_ENSEMBLE_VIEWS": self.features.NUM_VIEWS,
+            "TEST.NUM_SPATIAL_CROPS": self.features.NUM_CROPS,
+        }
+        cfg = with_values(self.cfg, values)
         views = "test" if self.meta["views"] > 1 else "val"
         name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
         dataset: Any = build_dataset(name, cfg, split, views=views, fitted=self.fitted)

@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from dust.config import flatten
-from dust.config.fusion import INHERITED
+from dust.config import KEYS, flatten, with_values
 from dust.config.values import same
 from dust.engine.extract import checkpoint_to_extract, features_config
 from dust.engine.run_dir import RunDir, config_sha256, differing_keys, text_sha256
@@ -22,42 +21,40 @@ logger = logging.getLogger(__name__)
 
 
 def inherit(cfg):
-    """``cfg`` with the sections that it takes over from other stages' checkpoints (``dust.config.fusion.INHERITED``).
+    """``cfg`` with the sections that it takes over from other stages' checkpoints (``inherits`` of its keys).
 
     Where the other stage is gone, this run's own checkpoint says what they were.
 
     Raises:
         ConfigError, CheckpointError: the stage has not run, and neither has this one.
     """
-    settled = cfg.clone()
-    settled.defrost()
-    for key, section in INHERITED.items():
-        name = flatten(cfg)[key]
+    flat, taken = flatten(cfg), {}
+    for key, section in ((key, facts.inherits) for key, facts in KEYS.items() if facts.inherits):
+        name = flat[key]
         if not name:
             continue
         saved = _saved_config(_source(cfg, key, str(name)))
         if saved is None:
             logger.info("%s %s holds weights alone: %s.* stay as configured", key, name, section)
             continue
-        node = settled[section]
         for leaf, value in saved.get(section, {}).items():
-            dropout = leaf.endswith("_RATE")  # no weight depends on it
-            if leaf in node and not dropout and not same(node[leaf], value):
-                logger.info("%s.%s %s as in %s (here: %s)", section, leaf, value, name, node[leaf])
-                node[leaf] = value
-    settled.freeze()
-    return settled
+            own, dropout = f"{section}.{leaf}", leaf.endswith("_RATE")  # no weight depends on dropout
+            if own in flat and not dropout and not same(flat[own], value):
+                logger.info("%s %s as in %s (here: %s)", own, value, name, flat[own])
+                taken[own] = value
+    return with_values(cfg, taken)
 
 
 def sources(cfg) -> dict[str, str]:
-    """``{key: SHA-256}`` of the checkpoints that this stage starts from: those of every key ``*_FROM`` that names one
+    """``{key: SHA-256}`` of the checkpoints that this stage stands on: those of every key that names an earlier stage
     which is still there; for stored features, of the checkpoint that made those of training."""
-    found = {}
-    for key, name in flatten(cfg).items():
-        if not (key.endswith("_FROM") and name and isinstance(name, str)):
+    found, flat = {}, flatten(cfg)
+    for key, stage in ((key, facts.stage) for key, facts in KEYS.items() if facts.stage in ("checkpoint", "features")):
+        name = str(flat[key])
+        if not name:
             continue
         try:
-            if key.endswith(".FEATURES_FROM"):
+            if stage == "features":
                 store = FeatureStore.open(stage_features(name, cfg.OUTPUT_DIR, key), "train")
                 found[key] = str(store.meta["checkpoint_sha256"])
             else:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dust.config import flatten, parse_args, processes_per_node
-from dust.config.expand import expand
+from dust.config import KEYS, flatten, parse_args, processes_per_node
+from dust.config.expand import expand, words_of
 from dust.engine.run_net import load_files, main
 from dust.launch.lives import minutes_of
 from dust.launch.signals import REQUEUE_SIGNALS
@@ -58,9 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--qos", default="", help="Slurm's quality of service")
     add("--cpus_per_task", type=int, help="cores of each process (by default its loader workers and one)")
     add("--mem_gb", type=float, help="memory of each node (by default what the cluster gives)")
-    add(
-        "--array", action="store_true", help="one job for each configuration, or group of TSTL.GROUPS, at the same time"
-    )
+    add("--array", action="store_true", help="one job for each configuration, or each of its runs, at the same time")
     add("--local", action="store_true", help="on this machine, in the background, without Slurm")
     add("--debug", action="store_true", help="here and now, with a debugger at an error")
     return made
@@ -139,9 +137,9 @@ def plan(args: argparse.Namespace) -> list[JobSpec]:
         for one in expand(cfg):
             words = ["--cfg", path, "--opts", *args.opts, "OUTPUT_DIR", cfg.OUTPUT_DIR]
             name = Path(path).stem
-            if cfg.TSTL.GROUPS:
-                words += ["TSTL.GROUPS", f"[{one.TSTL.GROUP}]"]
-                name += f"_group_{one.TSTL.GROUP}"
+            if one is not cfg:  # it stands for several
+                words += words_of(cfg, one)
+                name += f"_{Path(one.OUTPUT_DIR).name}"
             runs.append(JobSpec(name, tuple(words), (one,)))
     if args.array:
         if len(runs) == 1:
@@ -165,9 +163,8 @@ def _independent(runs: list[JobSpec]) -> None:
         homes[home] = work
     for work in runs:
         own = Path(work.cfgs[0].OUTPUT_DIR).absolute()
-        for key, value in flatten(work.cfgs[0]).items():
-            if not (value and isinstance(value, str)) or not key.endswith(("_FROM", "_PATH", ".PRETRAINED")):
-                continue
+        flat = flatten(work.cfgs[0])
+        for key, value in ((key, str(flat[key])) for key, facts in KEYS.items() if facts.stage and flat[key]):
             for place in (Path(value).absolute(), own.parent / value):
                 for home, other in homes.items():
                     if other is not work and (place == home or home in place.parents):

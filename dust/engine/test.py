@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dust.config import with_values
 from dust.datasets import construct_loader
 from dust.engine.evaluator import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir, config_sha256, text_sha256
@@ -82,10 +83,7 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         return _test_views(cfg, run, model, device, facts, sha256)
     metrics: dict[str, float] = {}
     for count in counts:
-        one = cfg.clone()
-        one.defrost()
-        one.TEST.NUM_ENSEMBLE_VIEWS = count
-        one.freeze()
+        one = with_values(cfg, {"TEST.NUM_ENSEMBLE_VIEWS": count})
         logger.info("testing %d temporal views", count)
         metrics = _test_views(one, run, model, device, facts, sha256)
         if not distributed.is_main():

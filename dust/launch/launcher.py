@@ -27,7 +27,7 @@ from urllib.parse import urlparse
 import torch
 from tqdm import tqdm
 
-from dust.config import processes_per_node
+from dust.config import processes_per_node, with_values
 from dust.launch.rendezvous import (
     RENDEZVOUS_TIMEOUT_AFTER_ALONE_S,
     RENDEZVOUS_TIMEOUT_S,
@@ -175,19 +175,12 @@ def _check_devices(cfg) -> None:
 
 def _alone(cfg):
     """The configuration for one process, on one GPU if it is on any."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE, cfg.NUM_SHARDS, cfg.SHARD_ID = min(cfg.NUM_GPUS, 1), 0, 1, 0
-    cfg.freeze()
-    return cfg
+    one = {"NUM_GPUS": min(cfg.NUM_GPUS, 1), "NUM_PROCS_PER_NODE": 0, "NUM_SHARDS": 1, "SHARD_ID": 0}
+    return with_values(cfg, one)
 
 
 def _as_shard(cfg, shard: int, shards: int):
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.NUM_SHARDS, cfg.SHARD_ID = shards, shard
-    cfg.freeze()
-    return cfg
+    return with_values(cfg, {"NUM_SHARDS": shards, "SHARD_ID": shard})
 
 
 def _as_started(cfg, env: DistEnv):
@@ -195,16 +188,14 @@ def _as_started(cfg, env: DistEnv):
     shards = env.world_size // env.local_size
     if (processes_per_node(cfg), cfg.NUM_SHARDS) == (env.local_size, shards):
         return cfg
-    cfg = _as_shard(cfg, env.rank // env.local_size, shards)
-    cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE = (env.local_size, 0) if cfg.NUM_GPUS else (0, env.local_size)
     if cfg.TRAIN.ENABLE and env.local_size > cfg.TRAIN.BATCH_SIZE:
         raise ConfigError(
             f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be at least the {env.local_size} processes that "
             "were started on this node"
         )
-    cfg.freeze()
-    return cfg
+    gpus, processes = (env.local_size, 0) if cfg.NUM_GPUS else (0, env.local_size)
+    cfg = _as_shard(cfg, env.rank // env.local_size, shards)
+    return with_values(cfg, {"NUM_GPUS": gpus, "NUM_PROCS_PER_NODE": processes})
 
 
 def lost_another(error: RuntimeError) -> bool:

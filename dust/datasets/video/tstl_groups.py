@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dust.config import with_values
 from dust.config.expand import grouping_of
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.group_sampler import GroupBalancedSampler
@@ -59,9 +60,7 @@ class GroupedVideo(VideoDataset):
             raise ConfigError("DATA.MULTI_LABEL True: groups are for clips of one class each")
         grouping = grouping_of(cfg) if tstl.GROUPING else _no_grouping()
         role = "expert" if tstl.GROUP >= 0 else "route" if cfg.MODEL.MODEL_NAME == "TSTL" else "selector"
-        whole = cfg.clone()
-        whole.defrost()
-        whole.MODEL.NUM_CLASSES = grouping.num_classes
+        whole = with_values(cfg, {"MODEL.NUM_CLASSES": grouping.num_classes})
         names = list(grouping.class_names) or None
         if names and cfg.DATA.CLASS_LIST and read_class_list(cfg.DATA.CLASS_LIST) != names:
             raise DataError(
