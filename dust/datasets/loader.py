@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dust.config import accumulation_steps
 from dust.datasets.build import build_dataset
+from dust.datasets.protocol import OrdersTraining
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.utils import distributed
 from dust.utils.errors import DataError
@@ -208,8 +209,7 @@ def construct_loader(
         "rank": distributed.rank(),
         "world_size": distributed.world_size(),
     }
-    own: Any = getattr(dataset, "training_sampler", None)  # a dataset may have an order of its own
-    sampler = own(batch_size, **where) if own is not None else None
+    sampler = dataset.training_sampler(batch_size, **where) if isinstance(dataset, OrdersTraining) else None
     if sampler is None:
         sampler = EpochBatchSampler(size, batch_size, drop_last=cfg.DATA_LOADER.DROP_LAST, **where)
     if size < sampler.global_batch:

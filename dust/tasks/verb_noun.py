@@ -64,7 +64,7 @@ class VerbNoun(Task):
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
-            "actions": getattr(facts, "fitted", {}).get("actions", ()),
+            "actions": facts.fitted.get("actions", ()),
         }
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
