@@ -1,5 +1,6 @@
 """Every registered model and dataset keeps what dust may ask of it, and none has a method that nobody will find."""
 
+import ast
 import logging
 from collections.abc import Mapping
 
@@ -15,6 +16,7 @@ from dust.models import protocol as models
 from dust.models.optimizer import parameter_groups
 from dust.utils.protocols import find_problems, members, public_names
 from dust.utils.registry import Registry
+from tests.helpers import ROOT
 from tests.models import test_keystep_frames, test_keystep_video, test_tstl, test_videomae
 from tests.models.test_models import SMALL, make
 
@@ -150,3 +152,18 @@ def test_defaults_of_a_model_that_has_nothing():
     data = torch.utils.data.TensorDataset(torch.zeros(2))
     assert datasets.fitted_of(data) == {}
     assert not any(isinstance(data, one) for one in datasets.PROTOCOLS)
+
+
+ASKERS = ["engine", "tasks", "streaming", "analysis", "benchmark", "datasets/loader.py", "datasets/build.py", "models"]
+
+
+def test_nobody_looks_an_optional_member_up_by_a_string():
+    asked = {name for one in (*models.PROTOCOLS, *datasets.PROTOCOLS) for name in members(one)}
+    for place in ASKERS:
+        root = ROOT / "dust" / place
+        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                called = node.func if isinstance(node, ast.Call) else None
+                if isinstance(called, ast.Name) and called.id in ("getattr", "hasattr"):
+                    name = node.args[1].value if isinstance(node.args[1], ast.Constant) else None
+                    assert name not in asked, f"{path}:{node.lineno}: ask by the protocol"

@@ -105,15 +105,15 @@ class RoutingEvaluation(ClassificationEvaluation):
         self.task = task
         self.group_of = {number: index for index, group in enumerate(task.groups) for number in group}
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         outputs = record["outputs"]
-        super().update({**record, "outputs": outputs[MAIN]})
-        own = self._records[-1]
+        own = super().keep({**record, "outputs": outputs[MAIN]})
         own["selected"] = int(self.ensemble(outputs["selector"].float())[0].argmax())
         own["routes"] = outputs["routes"].long().tolist()
         own["forwards"] = float(outputs["forwards"].sum())
         if own["label"] is not None and "oracle" in outputs:
             own["oracle"] = int(self.ensemble(outputs["oracle"].float())[0].argmax())
+        return own
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()
