@@ -53,6 +53,7 @@ _C.AUG.NUM_SAMPLE = 1  # augmented clips per decoded video (repeated augmentatio
 _C.AUG.COLOR_JITTER = 0.4  # strength of brightness, contrast and saturation jitter, >= 0
 _C.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"  # RandAugment, one draw for all frames of a clip; '' = none
 _C.AUG.INTERPOLATION = "bicubic"  # nearest | bilinear | bicubic, of RandAugment's geometric changes
+_C.AUG.LIST = []  # names, or {name: {argument: value}}, of augmentations in place of AA_TYPE and COLOR_JITTER
 _C.AUG.RE_PROB = 0.25  # chance of random erasing, 0..1
 _C.AUG.RE_MODE = "pixel"  # pixel | rand | const: what erased boxes are filled with
 _C.AUG.RE_COUNT = 1  # erased boxes per clip, >= 1
@@ -196,6 +197,7 @@ add_tracks(_C)
 #: Keys whose default does not show what they hold: the type of a list's elements, or of a value that may be None.
 VALUE_TYPES: dict[str, type] = {
     "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": str,
+    "AUG.LIST": object,  # names, or {name: {argument: value}}
     "TEST.NUM_TEMPORAL_CLIPS": int,
     "MODEL.CLASS_WEIGHTS": float,
     "DATA.TRAIN_JITTER_SCALES_RELATIVE": float,

@@ -5,18 +5,18 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from dust.utils.errors import ConfigError
 from dust.utils.protocols import find_problems
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 class Registry:
-    """``@REGISTRY.register()`` on a class makes it known under its ``__name__``.
+    """``@REGISTRY.register()`` on a class (or a function) makes it known under its ``__name__``.
 
     Args:
         kind: what is registered, for messages.
@@ -32,7 +32,7 @@ class Registry:
         self.protocols, self.base = tuple(protocols), base
         self._looked_at: set[str] = set()
         self.aliases = dict(aliases or {})
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, Any] = {}
 
     def register(self):
         def add(cls: T) -> T:
@@ -50,7 +50,7 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return self.aliases.get(name, name) in self._classes
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> Any:
         """The class of this name (or of the name that it is an alias of). Raises ConfigError with near misses."""
         resolved = self.aliases.get(name, name)
         if resolved in self._classes:
@@ -70,7 +70,7 @@ class Registry:
                 logger.warning("%s %s", self.kind, problem)
 
 
-def _where(cls: type) -> str:
+def _where(cls: Any) -> str:
     """``dust/models/timesformer.py:120``: the file from its top package on, and the line."""
     try:
         path = inspect.getsourcefile(cls) or cls.__module__

@@ -20,6 +20,7 @@ from dust.datasets.keystep.files import PICTURES, ProcedureData, Recording
 from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.samplers import DrawnBatchSampler
+from dust.datasets.transforms.augment import Augmentation, augment_clip, build_augmentations
 from dust.procedure.table import State
 from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.rng import numpy_rng
@@ -97,6 +98,7 @@ class KeyFrames(Dataset[Any]):
         num_views: differently augmented views of each picture, one behind the other and of one id: 2 for SimCLR.
         jitter: brightness, contrast and saturation times a factor in 1 -+ these; empty = none.
         blur: (low, high) sigma of a 5 x 5 Gaussian, pixels; empty = none.
+        augmentations: what happens to each view after that, see :mod:`dust.datasets.transforms.augment`.
         synthetic: folder that has a folder of pictures for each state, or "".
 
     Raises:
@@ -120,6 +122,7 @@ class KeyFrames(Dataset[Any]):
         num_views: int = 1,
         jitter: Sequence[float] = (),
         blur: Sequence[float] = (),
+        augmentations: Sequence[Augmentation] = (),
         synthetic: str = "",
         seed: int = 0,
     ) -> None:
@@ -127,6 +130,7 @@ class KeyFrames(Dataset[Any]):
         self.reader, self.training, self.seed = reader, training, seed
         self.n_classes, self.n_real, self.n_synth, self.n_bg, self.n_iters = n_classes, n_real, n_synth, n_bg, n_iters
         self.num_views, self.jitter, self.blur = num_views, tuple(jitter), tuple(blur)
+        self.augmentations = list(augmentations)
         self._of_recording = self._find(data.recordings, count, offset)
         frames = [frame for found in self._of_recording.values() for frame in found]
         self.real: dict[int, list[KeyFrame]] = {}
@@ -168,6 +172,7 @@ class KeyFrames(Dataset[Any]):
             "num_views": 2 if node.LOSS == "simclr" else 1,
             "jitter": node.JITTER,
             "blur": node.BLUR,
+            "augmentations": build_augmentations(cfg.AUG.LIST) if cfg.AUG.ENABLE else (),
             "synthetic": node.SYNTH_DIR,
             "seed": cfg.RNG_SEED,
         }
@@ -275,7 +280,7 @@ class KeyFrames(Dataset[Any]):
         if self.blur:
             low, high = self.blur
             picture = F.gaussian_blur(picture, [5, 5], [float(rng.uniform(low, high))])
-        return picture
+        return augment_clip(picture[None], self.augmentations, rng)[0]
 
     def _recording(self, index: int) -> Any:
         one = self.clips[index]

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list, read_manifest
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
+from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.video.windows import SlidingWindows
@@ -236,7 +237,8 @@ def train_transform(cfg) -> TrainTransform:
         scales_relative=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
         aspect_relative=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
         random_flip=data.RANDOM_FLIP,
-        auto_augment=aug.AA_TYPE if aug.ENABLE else "",
+        auto_augment=aug.AA_TYPE if aug.ENABLE and not aug.LIST else "",
         color_jitter=aug.COLOR_JITTER if aug.ENABLE and not aug.AA_TYPE else 0.0,
         interpolation=aug.INTERPOLATION,
+        augmentations=build_augmentations(aug.LIST) if aug.ENABLE and aug.LIST else None,
     )
