@@ -126,6 +126,7 @@ _C.DATA.INV_UNIFORM_SAMPLE = False  # draw 1 / short side uniformly instead of t
 _C.DATA.RANDOM_FLIP = True  # mirror half of the training clips: False where left and right differ in meaning
 _C.DATA.TRAIN_CROP_SIZE = 224  # side of training and validation clips, pixels
 _C.DATA.TEST_CROP_SIZE = 256  # side of test clips, pixels
+_C.DATA.DECODER = "pyav"  # pyav | torchcodec | a registered reader: what decodes video files
 _C.DATA.RESIZE = "swscale"  # swscale (while decoding) | torch (after it; SlowFast's arithmetic)
 _C.DATA.REVERSE_INPUT_CHANNEL = False  # BGR instead of RGB
 _C.DATA.MULTI_LABEL = False  # several labels per clip

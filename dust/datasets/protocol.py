@@ -81,13 +81,13 @@ class OrdersTraining(Protocol):
     """A dataset whose training batches have an order of their own. Default: each sample once an epoch, shuffled."""
 
     def training_sampler(
-        self, batch_size: int, *, seed: int, global_batch: int, rank: int, world_size: int
+        self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> "TrainingSampler | None":
         """A batch sampler for this rank, or None for the ordinary one.
 
         Args:
             batch_size: samples of one batch over all ranks.
-            global_batch: samples of an optimizer step, in several batches where it is larger.
+            global_batch: samples of an optimizer step, in several batches where it is larger; None: one batch.
         """
 
 

@@ -220,10 +220,10 @@ class KeyFrames(Dataset[Any]):
         return self.n_iters * self.size if self.training else len(self.clips)
 
     def training_sampler(
-        self, batch_size: int, *, seed: int, global_batch: int, rank: int, world_size: int
+        self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> DrawnBatchSampler:
         """Whole batches as they are drawn, ``batch_size`` of them at once."""
-        where = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
+        where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return DrawnBatchSampler(self.n_iters, self.size, batch_size, **where)
 
     # -------------------------------------------------------------------------------------------------------- items

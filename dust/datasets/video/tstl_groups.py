@@ -80,13 +80,13 @@ class GroupedVideo(VideoDataset):
         return {**arguments, "groups_per_batch": tstl.GROUPS_PER_BATCH if role == "selector" else 0}
 
     def training_sampler(
-        self, batch_size: int, *, seed: int, global_batch: int, rank: int, world_size: int
+        self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> GroupBalancedSampler | None:
         """The batches of training, where they are not the ordinary ones."""
         if not self.groups_per_batch:
             return None
         labels = [clip.label for clip in self.clips if isinstance(clip.label, int)]
-        where = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
+        where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return GroupBalancedSampler(labels, batch_size, groups_per_batch=self.groups_per_batch, **where)
 
     def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
