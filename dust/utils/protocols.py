@@ -108,7 +108,7 @@ def _differences(found: Any, asked: Any) -> Iterator[str]:
 def _returned(function: Any) -> Any:
     try:
         return typing.get_type_hints(function).get("return", Any)
-    except NameError:  # a name that only type checkers import
+    except (AttributeError, NameError, SyntaxError, TypeError):  # names that only type checkers import, or no types
         return Any
 
 

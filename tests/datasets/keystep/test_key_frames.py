@@ -24,6 +24,7 @@ from dust.datasets.keystep.sampling import kcas_density
 from dust.datasets.keystep.windows import EmbeddingWindows, StepWindows, WindowRules, open_embeddings
 from dust.datasets.loader import EpochBatchSampler, collate_training, construct_loader
 from dust.datasets.sample import BadClip, SampleRequest
+from dust.datasets.transforms.augment import Grayscale, grayscale
 from dust.decode.reader import open_clip
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import ConfigError, DataError
@@ -126,6 +127,18 @@ def test_pictures_are_those_of_the_file_and_augmentation_is_drawn_per_view(data)
     assert not torch.equal(a, b) and not torch.equal(a, plain[SampleRequest(0, 0)][0]["inputs"]["video"])
     assert torch.equal(samples_of(two, 0, 0)[3]["inputs"]["video"], two[SampleRequest(0, 1)][1]["inputs"]["video"])
     assert torch.equal(a, two[SampleRequest(0, 0)][0]["inputs"]["video"])
+
+
+def test_augmentations_of_the_list_come_last(data, cfg):
+    plain = key_dataset(data, num_views=2, blur=(0.01, 2.0))
+    grey = key_dataset(data, num_views=2, blur=(0.01, 2.0), augmentations=[Grayscale(prob=1.0)])
+    for one, other in zip(samples_of(plain, 0, 0), samples_of(grey, 0, 0), strict=True):
+        expected = grayscale(one["inputs"]["video"].transpose(0, 1)).transpose(0, 1)
+        assert torch.equal(other["inputs"]["video"], expected)
+    keys = {"TRAIN__DATASET": "KeyFrames", "AUG__ENABLE": True, "AUG__LIST": ["Grayscale"]}
+    built = build_dataset("KeyFrames", cfg(**keys), "train")
+    assert [type(one) for one in built.augmentations] == [Grayscale]
+    assert build_dataset("KeyFrames", cfg(TRAIN__DATASET="KeyFrames"), "train").augmentations == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
