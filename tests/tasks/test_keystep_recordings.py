@@ -135,6 +135,15 @@ def test_a_recording_does_not_depend_on_its_neighbours():
     together = infer(evaluation(), [*pieces("a", A, 60), *pieces("b", B, 50)], model).records()
     np.testing.assert_array_equal(alone[0]["probabilities"], together[1]["probabilities"])
 
+    class Sizes(FirstAndLast):
+        def forward(self, windows):
+            seen.append(len(windows))
+            return super().forward(windows)
+
+    seen = []
+    infer(evaluation(), [*pieces("a", A, 60), *pieces("b", B, 50)], Sizes())
+    assert seen == [7, 7, 7, 5, 7, 7, 7]
+
 
 def test_each_frame_is_encoded_once():
     class Counting(FirstAndLast):
