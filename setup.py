@@ -45,6 +45,12 @@ setup(
     package_data={"dust": ["py.typed", "datasets/DATASET.md"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "dev": [*TEST, "ruff==0.17.*", "mypy"], "wandb": ["wandb"], "tracks": TRACKS},
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "ruff==0.17.*", "mypy"],
+        "wandb": ["wandb"],
+        "tracks": TRACKS,
+        "torchcodec": ["torchcodec"],
+    },
     entry_points={"console_scripts": ["dust=dust.cli.main:main"]},
 )

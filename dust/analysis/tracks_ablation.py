@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets import construct_loader
+from dust.datasets.protocol import HasCameras
 from dust.engine.evaluator import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_for, device_of, device_transform_of
@@ -56,7 +57,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     load_trained(cfg, model, path, saved)
     loader = construct_loader(cfg, "test", saved.get("class_names"), fitted=saved.get("fitted"))
     dataset: Any = loader.dataset
-    if not hasattr(dataset, "seen_views"):
+    if not isinstance(dataset, HasCameras):
         raise ConfigError(f"TEST.DATASET {cfg.TEST.DATASET}: has no cameras; it must be PointTracks")
     task = build_task(cfg, DataInfo(dataset.class_names)).to(device)
     transform = device_transform_of(cfg)

@@ -201,7 +201,7 @@ NO_EFFECT: dict[str, str] = {
     "AVA": "detection is off",
     "BENCHMARK": "tools/benchmark.py takes its own options",
     "CONTRASTIVE": "contrastive training is off",
-    "DATA.DECODING_BACKEND": "dust always decodes with PyAV",
+    "DATA.DECODING_BACKEND": "DATA.DECODER says what decodes",
     "DATA.DECODING_SHORT_SIZE": "dust decodes straight to the size that is wanted",
     "DATA.CROP_SIZE": "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE act",
     "DATA.TEMPORAL_EXTENT": "DATA.NUM_FRAMES acts",

@@ -40,7 +40,7 @@ def _values(facts: Key) -> str:
         facts.bounds,
         facts.values,
         f"{facts.length} values" if facts.length else "",
-        {"str": "texts", "int": "whole numbers", "float": "numbers", "": ""}[kind],
+        {"str": "texts", "int": "whole numbers", "float": "numbers", "object": "entries", "": ""}[kind],
         *(f"or `{word}`" for word in facts.words),
         STAGES.get(facts.stage, "a file, `zoo://NAME` or a stage"),
     ]

@@ -150,9 +150,12 @@ def _loss(cfg: CfgNode) -> list[Problem]:
 def _mixing(cfg: CfgNode) -> list[Problem]:
     mixup, problems = cfg.MIXUP, []
     aug_type = cfg.AUG.AA_TYPE
-    if cfg.AUG.ENABLE and aug_type and not RAND_AUGMENT.fullmatch(aug_type):
+    if cfg.AUG.ENABLE and aug_type and not cfg.AUG.LIST and not RAND_AUGMENT.fullmatch(aug_type):
         text = f"AUG.AA_TYPE {aug_type!r}: write '' or a RandAugment such as rand-m7-n4-mstd0.5-inc1"
         problems.append(Problem(("AUG.AA_TYPE",), text))
+    if cfg.AUG.LIST and not cfg.AUG.ENABLE:
+        text = f"AUG.LIST {cfg.AUG.LIST}: acts with AUG.ENABLE True only; set that, or AUG.LIST []"
+        problems.append(Problem(("AUG.LIST", "AUG.ENABLE"), text))
     if not (mixup.ENABLE and cfg.TRAIN.ENABLE):
         return problems
     if mixup.ALPHA == 0 and mixup.CUTMIX_ALPHA == 0:

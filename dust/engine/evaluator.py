@@ -1,7 +1,7 @@
 """One split through the evaluation loop into a task's evaluation, on one process or many."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,13 +54,17 @@ def evaluate(
     )
     evaluation = task.evaluation(split)
     total = len(loader)
-    with contextlib.suppress(StopEarly):
-        for done, record in enumerate(loop(progress(loader, total=total, desc=split)), start=1):
-            evaluation.update(record)
+
+    def watched() -> Iterator[Any]:
+        for done, item in enumerate(progress(loader, total=total, desc=split), start=1):
+            yield item
             on_sample(done, total)
+
+    with contextlib.suppress(StopEarly):
+        for record in evaluation.infer(loop, watched()):
+            evaluation.update(record)
     if interrupt:
         interrupt.check()
     gathered = distributed.all_gather_objects((evaluation.records(), bad_clips.count))
     evaluation.replace_records([record for records, _ in gathered for record in records])
-    evaluation.finish(model)
     return evaluation, {"samples": len(evaluation.records()), "bad_clips": sum(count for _, count in gathered)}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dust.config import KEYS, flatten, with_values
 from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
+from dust.datasets.protocol import HasSlidingWindows
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog, RunDir, text_sha256
@@ -22,6 +23,7 @@ from dust.engine.setup import autocast_of, build_for, device_of, device_transfor
 from dust.engine.test import newest_checkpoint
 from dust.engine.weights import load_trained, weights_file
 from dust.launch.signals import InterruptFlag
+from dust.models.protocol import HasFeatures
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
@@ -134,7 +136,7 @@ class _Extraction:
         dataset: Any = build_dataset(name, cfg, split, views=views, fitted=self.fitted)
         if not self.per_video:
             return dataset
-        if not hasattr(dataset, "windows"):
+        if not isinstance(dataset, HasSlidingWindows):
             raise ConfigError(f"FEATURES.FORMAT per_video: {name} has no sliding windows; choose memmap or npz")
         return dataset.windows(stride=self.features.STRIDE, chunk=self.features.BATCH_SIZE)
 
@@ -187,7 +189,7 @@ def layer_output(model: nn.Module, layer: str) -> Callable[[nn.Module, dict[str,
         ConfigError: the model has no such layer.
     """
     if layer in ("pooled", "map"):
-        if not hasattr(model, "forward_features") or not hasattr(model, "forward_head"):
+        if not isinstance(model, HasFeatures):
             raise ConfigError(
                 f"FEATURES.LAYER {layer}: {type(model).__name__} has no forward_features and forward_head; name one of "
                 f"its submodules: {', '.join(name for name, _ in model.named_children())}"

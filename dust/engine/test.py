@@ -12,6 +12,7 @@ from dust.engine.evaluator import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir, config_sha256, text_sha256
 from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.weights import load_parts, load_trained, weights_file
+from dust.models.protocol import AssembledFromParts
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
 from dust.utils import distributed
@@ -74,7 +75,8 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         sha256 = file_sha256(path)
     else:
         model = build_for(cfg, device)
-        parts = load_parts(cfg, model) if getattr(model, "assembled_from_parts", False) else {}
+        whole = isinstance(model, AssembledFromParts) and model.assembled_from_parts
+        parts = load_parts(cfg, model) if whole else {}
         if not parts:
             checkpoint_to_test(cfg, run)  # says what to do
         sha256 = text_sha256(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))

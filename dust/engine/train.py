@@ -12,6 +12,7 @@ from torch import Tensor
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler
 from dust.datasets.manifest.manifest import write_class_list
+from dust.datasets.protocol import HasIdentity, fitted_of
 from dust.engine.evaluator import evaluate
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of, parallel
@@ -48,7 +49,7 @@ class Trainer:
 
         self.loader = construct_loader(cfg, "train")
         dataset: Any = self.loader.dataset
-        fitted = dict(getattr(dataset, "fitted", {}))
+        fitted = fitted_of(dataset)
         self.val_loader = None
         if cfg.TRAIN.EVAL_PERIOD:
             self.val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
@@ -312,7 +313,8 @@ def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for clip in dataset.clips:
         digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode())
-    for extra in (fitted, getattr(dataset, "identity", None)):  # what else a dataset says of its samples
+    identity = dataset.identity if isinstance(dataset, HasIdentity) else None  # what else it says of its samples
+    for extra in (fitted, identity):
         digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")
     return digest.hexdigest()
 

@@ -1,12 +1,14 @@
 """Whose weights a model gets: files, the zoo, other stages; whole, or the part that was trained."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dust import zoo
+from dust.models.protocol import LoadsParts, SavesTrainedPart, init_from
 from dust.utils.checkpoint import is_sharded, load_weights
 from dust.utils.errors import CheckpointError, DustError
 from dust.utils.stages import stage_checkpoint
@@ -28,11 +30,10 @@ def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
     ``model.init_from`` is ``{part: (configuration key, file | stage | zoo://NAME)}``. A model with ``load_parts``
     takes ``{part: path}`` itself; else each file goes into the submodule of that name, whole, heads aside.
     """
-    named: dict[str, tuple[str, str]] = getattr(model, "init_from", {})
+    named = init_from(model)
     paths = _files_of_parts(cfg, named)
-    own: Any = getattr(model, "load_parts", None)
-    if paths and own is not None:
-        own(paths)
+    if paths and isinstance(model, LoadsParts):
+        model.load_parts(paths)
         return paths
     for part, path in paths.items():
         report = load_weights(model.get_submodule(part), path)
@@ -42,7 +43,7 @@ def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
     return paths
 
 
-def _files_of_parts(cfg, named: dict[str, tuple[str, str]]) -> dict[str, Path]:
+def _files_of_parts(cfg, named: Mapping[str, tuple[str, str]]) -> dict[str, Path]:
     """The file of each part. What is wrong with the first that has none is the error, which names the others too."""
     paths, errors = {}, {}
     for part, (key, name) in named.items():
@@ -60,23 +61,21 @@ def _files_of_parts(cfg, named: dict[str, tuple[str, str]]) -> dict[str, Path]:
 def weights_to_save(model: nn.Module) -> dict[str, Any]:
     """``model_state`` of a checkpoint, and what identifies the frozen rest where only the trained part is saved.
 
-    A model that is mostly frozen has ``partial_state_dict``, ``load_partial(state, source)`` and ``frozen_sha256``.
+    A model that is mostly frozen is a :class:`dust.models.protocol.SavesTrainedPart`.
     """
-    partial: Any = getattr(model, "partial_state_dict", None)
-    if partial is None:
+    if not isinstance(model, SavesTrainedPart):
         return {"model_state": model.state_dict()}
-    return {"model_state": partial(), "frozen_sha256": model.frozen_sha256()}  # type: ignore[operator]
+    return {"model_state": model.partial_state_dict(), "frozen_sha256": model.frozen_sha256()}
 
 
 def restore(cfg, model: nn.Module, state: dict[str, Any], source: str, *, parts: bool = True) -> None:
     """Put one of our own checkpoints' ``model_state`` back: exactly, whole or the trained part on top of its parts."""
-    partial: Any = getattr(model, "load_partial", None)
-    if partial is None:
+    if not isinstance(model, SavesTrainedPart):
         model.load_state_dict(state)
         return
     if parts:
         load_parts(cfg, model)
-    partial(state, source)
+    model.load_partial(state, source)
 
 
 def load_trained(cfg, model: nn.Module, path: Path, saved: dict[str, Any], *, head: bool = True) -> None:
@@ -90,7 +89,7 @@ def load_trained(cfg, model: nn.Module, path: Path, saved: dict[str, Any], *, he
         CheckpointError: the file lacks some of the model, so that random weights would be measured.
     """
     averaged = saved.get("ema_state") if cfg.EMA.ENABLED else None
-    if saved.get("frozen_sha256") and hasattr(model, "load_partial"):
+    if saved.get("frozen_sha256") and isinstance(model, SavesTrainedPart):
         restore(cfg, model, averaged or saved["model_state"], str(path))
         return
     report = load_weights(model, averaged or path)

@@ -78,6 +78,11 @@ class KeyStepVideo(nn.Module):
         """Single frames (F, C, 1, H, W) -> embeddings (F, D)."""
         return self.frame_encoder.embed(video)
 
+    def forward_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Windows of embeddings (W, N, D) -> (W, num_classes)."""
+        logits: Tensor = self.temporal_encoder(embeddings)
+        return logits
+
     def forward_features(self, video: Tensor) -> Tensor:
         """(B, C, N, H, W) -> the temporal encoder's tokens."""
         if video.ndim != 5:

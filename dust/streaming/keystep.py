@@ -8,7 +8,6 @@ through the temporal encoder again in every window, since positions are counted 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from dust.engine.run_dir import RunDir
 from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.test import checkpoint_to_test
 from dust.engine.weights import load_trained
-from dust.models.keystep_windows import temporal_part
+from dust.models.keystep_windows import window_logits
+from dust.models.protocol import EncodesFrames
 from dust.procedure.decoders import Detections
 from dust.procedure.metrics import Step
 from dust.procedure.step_decoder import StepDecoder, Update
@@ -48,7 +48,7 @@ class StepStream:
         model: a KeyStepVideo, or a TemporalEncoder for embeddings; it is put into evaluation mode.
         decoder: makes steps of probabilities (and of object states, if its mode uses them).
         start: ``() -> update``, a decoder at a recording's beginning: ``lambda: decoder.start(procedure, states)``.
-        frames, skip, phases: see :func:`dust.models.keystep_windows.window_probabilities`.
+        frames, skip, phases: see :func:`dust.models.keystep_windows.recording_windows`.
         transform: makes of a pushed frame what the model takes; None: it is that already.
         cache: False encodes all frames of every window anew, for comparison.
 
@@ -72,8 +72,7 @@ class StepStream:
         self.model, self.decoder, self._start = model.eval(), decoder, start
         self.frames, self.skip, self.phases = frames, skip, phases
         self.transform, self.cache = transform, cache
-        self.encoder = temporal_part(model)
-        self.device = next(self.encoder.parameters()).device
+        self.device = next(model.parameters()).device
         self.span = window_span(frames, skip)
         self._behind = (skip + 1) * torch.arange(frames - 1, -1, -1)  # of each frame of a window, from its last
         self.reset()
@@ -114,7 +113,7 @@ class StepStream:
         window = self._ring[places.to(self.device)]
         if not self.cache:
             window = self._embed(window)
-        probabilities = torch.sigmoid(self.encoder(window[None]).float())[0].cpu()
+        probabilities = torch.sigmoid(window_logits(self.model, window[None]).float())[0].cpu()
         phase = self._windows % self.decoder.phases
         self._windows += 1
         values = probabilities.numpy()
@@ -123,11 +122,10 @@ class StepStream:
 
     def _embed(self, frames: Tensor) -> Tensor:
         """(T, C, H, W) pictures -> (T, D); embeddings pass."""
-        embed: Any = getattr(self.model, "embed", None)
-        if embed is None:
+        if not isinstance(self.model, EncodesFrames):
             return frames
         self.encoded += len(frames)
-        return embed(frames[:, :, None])
+        return self.model.embed(frames[:, :, None])
 
 
 def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
@@ -158,7 +156,7 @@ def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
         frames=cfg.KEYSTEP.FRAMES,
         skip=cfg.KEYSTEP.SKIP_FACTOR,
         phases=cfg.KEYSTEP.INFER.PHASES,
-        transform=picture_transform(cfg) if hasattr(model, "embed") else None,
+        transform=picture_transform(cfg) if isinstance(model, EncodesFrames) else None,
         cache=cache,
     )
 

@@ -130,26 +130,24 @@ class ClassificationEvaluation(Evaluation):
     """One score per video from all its views, then accuracy, per-class figures and a table of predictions."""
 
     def __init__(self, *, class_names: Sequence[str], multi_label: bool, method: str, space: str) -> None:
+        super().__init__()
         self.class_names = list(class_names)
         self.multi_label = multi_label
         self.method = method
         self.space = space
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         named = _by_name(record["outputs"])
         scores, probabilities = self.ensemble(named.pop(MAIN).float())
         label = record["label"]
-        self._records.append(
-            {
-                "id": record["id"],
-                "path": record["path"],
-                "label": label.tolist() if isinstance(label, Tensor) else label,
-                "scores": scores.numpy(),
-                "probabilities": probabilities.numpy(),
-                "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
-            }
-        )
+        return {
+            "id": record["id"],
+            "path": record["path"],
+            "label": label.tolist() if isinstance(label, Tensor) else label,
+            "scores": scores.numpy(),
+            "probabilities": probabilities.numpy(),
+            "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
+        }
 
     def ensemble(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(V, K) logits of one video -> (K,) scores that rank the classes, and (K,) probabilities.
@@ -163,12 +161,6 @@ class ClassificationEvaluation(Evaluation):
         if self.space == "probs":
             return scores, mean / mean.sum() if not self.multi_label else mean
         return scores, to_probabilities(mean)
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
 
     def metrics(self) -> dict[str, float]:
         labelled = self._labelled()

@@ -93,10 +93,10 @@ class ContrastiveEvaluation(Evaluation):
     """Retrieval among the frames of all recordings; records are recordings with labels (V,)."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__()
         self.class_names = list(class_names)
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         outputs = record["outputs"]
         kept = {
             "id": record["id"],
@@ -105,13 +105,7 @@ class ContrastiveEvaluation(Evaluation):
         }
         if LOGITS in outputs:
             kept["predicted"] = outputs[LOGITS].argmax(dim=1).numpy()
-        self._records.append(kept)
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+        return kept
 
     def metrics(self) -> dict[str, float]:
         """``precision_at_1`` and ``map_at_r`` of the frames that show a state, among all frames, background too; the

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dust.models.protocol import EncodesFrames
 from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
-from dust.utils.errors import DataError
+from dust.utils.errors import ConfigError, DataError
 from dust.utils.metrics import multilabel_metrics, per_class_report
 
 logger = logging.getLogger(__name__)
@@ -46,12 +47,18 @@ class KeyStep(Task):
         return {"class_names": facts.class_names, "recordings": recordings, "sanity": cfg.KEYSTEP.SANITY_CHECK}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
-        """Logits of windows; of a recording's frames the embeddings, which are what is kept of them."""
+        """Logits of windows; of a recording's frames the embeddings, which are what is kept of them.
+
+        Raises ConfigError for frames and a model that cannot encode them one by one."""
         if "frame_embeddings" in inputs:
             return inputs["frame_embeddings"]
         if "frames" in inputs:
-            encoder: Any = model
-            return encoder.embed(inputs["frames"])
+            if not isinstance(model, EncodesFrames):
+                raise ConfigError(
+                    f"KEYSTEP.DTYPE video: {type(model).__name__} encodes no frames; test a KeyStepVideo, or set DTYPE "
+                    "embedding"
+                )
+            return model.embed(inputs["frames"])
         return model(**inputs)
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -104,24 +111,16 @@ class KeyStepEvaluation(Evaluation):
     """Figures over all windows; records are runs of windows of a recording, with labels and outputs (V, K)."""
 
     def __init__(self, class_names: Sequence[str], *, sanity: bool = False) -> None:
+        super().__init__()
         self.class_names, self.sanity = list(class_names), sanity
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
-        self._records.append(
-            {
-                "id": record["id"],
-                "last": np.asarray(record["last"]),
-                "label": np.asarray(record["label"]).astype(int),
-                "probabilities": torch.sigmoid(_logits(record["outputs"]).float()).numpy(),
-            }
-        )
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": record["id"],
+            "last": np.asarray(record["last"]),
+            "label": np.asarray(record["label"]).astype(int),
+            "probabilities": torch.sigmoid(_logits(record["outputs"]).float()).numpy(),
+        }
 
     def metrics(self) -> dict[str, float]:
         """``macro_f1``, ``macro_precision``, ``macro_recall`` at 0.5, over the components that change in some window or

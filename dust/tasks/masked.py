@@ -46,18 +46,9 @@ class Masked(Task):
 class MaskedEvaluation(Evaluation):
     """The mean loss of every clip over its views, and of all clips."""
 
-    def __init__(self) -> None:
-        self._records: list[dict[str, Any]] = []
-
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         loss = record["outputs"]["loss"].mean().item()
-        self._records.append({"id": record["id"], "path": record["path"], "loss": loss})
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+        return {"id": record["id"], "path": record["path"], "loss": loss}
 
     def metrics(self) -> dict[str, float]:
         if not self._records:

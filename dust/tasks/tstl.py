@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dust.config.expand import grouping_of
 from dust.models.contrastive_losses import batch_all_triplet_loss
+from dust.models.protocol import KnowsItsCost
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
 from dust.tasks.task import DataInfo, Outputs
@@ -75,8 +76,8 @@ class Routing(Classification):
         return {**super().from_config(cfg, facts), "groups": grouping_of(cfg).groups}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
-        if self.gflops is None and hasattr(model, "gflops"):
-            self.gflops = model.gflops()  # type: ignore[operator]
+        if self.gflops is None and isinstance(model, KnowsItsCost):
+            self.gflops = model.gflops()
         return super().forward(model, inputs)
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -104,15 +105,15 @@ class RoutingEvaluation(ClassificationEvaluation):
         self.task = task
         self.group_of = {number: index for index, group in enumerate(task.groups) for number in group}
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         outputs = record["outputs"]
-        super().update({**record, "outputs": outputs[MAIN]})
-        own = self._records[-1]
+        own = super().keep({**record, "outputs": outputs[MAIN]})
         own["selected"] = int(self.ensemble(outputs["selector"].float())[0].argmax())
         own["routes"] = outputs["routes"].long().tolist()
         own["forwards"] = float(outputs["forwards"].sum())
         if own["label"] is not None and "oracle" in outputs:
             own["oracle"] = int(self.ensemble(outputs["oracle"].float())[0].argmax())
+        return own
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()

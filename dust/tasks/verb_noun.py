@@ -64,7 +64,7 @@ class VerbNoun(Task):
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
-            "actions": getattr(facts, "fitted", {}).get("actions", ()),
+            "actions": facts.fitted.get("actions", ()),
         }
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -98,24 +98,18 @@ class VerbNounEvaluation(Evaluation):
     def __init__(
         self, names: dict[str, list[str]], method: str, space: str, actions: Sequence[Sequence[int]] = ()
     ) -> None:
+        super().__init__()
         self.names, self.actions = names, torch.tensor([list(pair) for pair in actions]).reshape(-1, 2)
         self._ensembles = {
             kind: ClassificationEvaluation(class_names=names[kind], multi_label=False, method=method, space=space)
             for kind in KINDS
         }
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         found = {
             kind: self._ensembles[kind].ensemble(record["outputs"][kind].float())[1].double().numpy() for kind in KINDS
         }
-        self._records.append({"id": record["id"], "path": record["path"], "label": record["label"], **found})
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+        return {"id": record["id"], "path": record["path"], "label": record["label"], **found}
 
     def metrics(self) -> dict[str, float]:
         labelled = [record for record in self._records if record["label"] is not None]

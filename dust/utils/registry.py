@@ -5,25 +5,34 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from dust.utils.errors import ConfigError
+from dust.utils.protocols import find_problems
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 class Registry:
-    """``@REGISTRY.register()`` on a class makes it known under its ``__name__``.
+    """``@REGISTRY.register()`` on a class (or a function) makes it known under its ``__name__``.
 
-    ``aliases`` maps names that foreign configurations use to ours.
+    Args:
+        kind: what is registered, for messages.
+        aliases: names that foreign configurations use, and ours.
+        protocols: what is asked of a class; where it nearly has a member of one, a warning says so when it is got.
+        base: a base class whose own attributes are no concern of theirs.
     """
 
-    def __init__(self, kind: str, aliases: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, kind: str, aliases: dict[str, str] | None = None, protocols: Sequence[type] = (), base: type = object
+    ) -> None:
         self.kind = kind
+        self.protocols, self.base = tuple(protocols), base
+        self._looked_at: set[str] = set()
         self.aliases = dict(aliases or {})
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, Any] = {}
 
     def register(self):
         def add(cls: T) -> T:
@@ -41,19 +50,27 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return self.aliases.get(name, name) in self._classes
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> Any:
         """The class of this name (or of the name that it is an alias of). Raises ConfigError with near misses."""
         resolved = self.aliases.get(name, name)
         if resolved in self._classes:
             cls = self._classes[resolved]
             logger.info("%s <- %s", resolved, _where(cls))
+            self._look_at(resolved, cls)
             return cls
         near = difflib.get_close_matches(name, [*self._classes, *self.aliases], n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(f"no {self.kind} is called {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
 
+    def _look_at(self, name: str, cls: type) -> None:
+        """Warn, once, of methods that nobody will find or that cannot be called."""
+        if self.protocols and name not in self._looked_at:
+            self._looked_at.add(name)
+            for problem in find_problems(cls, self.protocols, self.base):
+                logger.warning("%s %s", self.kind, problem)
 
-def _where(cls: type) -> str:
+
+def _where(cls: Any) -> str:
     """``dust/models/timesformer.py:120``: the file from its top package on, and the line."""
     try:
         path = inspect.getsourcefile(cls) or cls.__module__

@@ -10,9 +10,9 @@ from torch import Tensor
 from dust.config import with_values
 from dust.config.expand import grouping_of
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.group_sampler import GroupBalancedSampler
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
 from dust.datasets.manifest.table import Problems
+from dust.datasets.samplers import GroupBalancedSampler
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.tstl_grouping import Grouping
@@ -78,12 +78,14 @@ class GroupedVideo(VideoDataset):
         _check_names(ours, class_names, cfg.MODEL.NUM_CLASSES, f"{role} by {tstl.GROUPING}")
         return {**arguments, "groups_per_batch": tstl.GROUPS_PER_BATCH if role == "selector" else 0}
 
-    def training_sampler(self, batch_size: int, **where: int) -> GroupBalancedSampler | None:
-        """The batches of training, where they are not the ordinary ones: of ``batch_size`` clips over all ranks.
-        ``where``: seed, global_batch, rank, world_size."""
+    def training_sampler(
+        self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> GroupBalancedSampler | None:
+        """The batches of training, where they are not the ordinary ones."""
         if not self.groups_per_batch:
             return None
         labels = [clip.label for clip in self.clips if isinstance(clip.label, int)]
+        where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return GroupBalancedSampler(labels, batch_size, groups_per_batch=self.groups_per_batch, **where)
 
     def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dust.datasets.group_sampler import GroupBalancedSampler, group_balanced_order
+from dust.datasets.samplers import DrawnBatchSampler, EpochBatchSampler, GroupBalancedSampler, group_balanced_order
 from dust.utils.errors import ConfigError, DataError
 
 LABELS = np.random.RandomState(0).permutation([0] * 10 + [1] * 30 + [2] * 5 + [3] * 20 + [4] * 15).tolist()
@@ -77,3 +77,18 @@ def test_groups_smaller_than_their_share_repeat():
 def test_impossible_batches(labels, size, groups, error, words):
     with pytest.raises(error, match=words):
         GroupBalancedSampler(labels, size, groups_per_batch=groups, seed=0)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_drawn_batches_stay_whole(world):
+    """Each batch that a dataset draws is asked for in full by one rank, in the shuffled order of single samples."""
+    where = {"seed": 3, "global_batch": 2}
+    ranks = [DrawnBatchSampler(7, 5, 2, **where, rank=rank, world_size=world) for rank in range(world)]
+    plain = [EpochBatchSampler(7, 2, **where, rank=rank, world_size=world) for rank in range(world)]
+    for ours, theirs in zip(ranks, plain, strict=True):
+        assert len(ours) == len(theirs) == 3 and ours.length == 7
+        for one in (ours, theirs):
+            one.set_position(4, 1)
+        wanted = [[5 * drawn.sample + i for drawn in batch for i in range(5)] for batch in theirs]
+        assert [[request.sample for request in batch] for batch in ours] == wanted
+        assert {request.epoch for batch in ours for request in batch} == {4}
