@@ -16,9 +16,10 @@ import numpy as np
 from dust.convert.prepare import agree_on_settings
 from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
 from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
-from dust.datasets.manifest.table import Problems, read_text, split_line, write_csv
+from dust.datasets.manifest.table import split_line
 from dust.decode.reader import VideoReader
-from dust.utils.errors import DataError, VideoError
+from dust.utils.errors import DataError, Problems, VideoError
+from dust.utils.files import read_text, replacing, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,7 @@ def _track(job: Job, target: Path, settings: Settings) -> None:
         xy, visible = TRACKERS[settings.tracker]((frame for chunk in chunks for frame in chunk), masks, settings)
     if not visible.any():
         logger.warning("%s: no point could be followed in %s", job.where, job.video)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.npz")
-    try:
+    with replacing(target, suffix=".npz") as temporary:  # a suffix that np.savez leaves as it is
         np.savez(
             temporary,
             tracks=xy.astype(np.float32),
@@ -138,9 +138,6 @@ def _track(job: Job, target: Path, settings: Settings) -> None:
             fps=np.array(fps),
             source=np.array(_source(job)),
         )
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _frame_numbers(job: Job, reader: VideoReader, fps: float) -> list[int]:

@@ -13,7 +13,6 @@ import contextlib
 import fnmatch
 import logging
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,7 @@ from dust.decode.index import VideoIndex, VideoReport, agree, survey
 from dust.decode.pixels import RESIZES, FrameConverter, FrameRequest, rescaled
 from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import DustError, VideoError
+from dust.utils.files import natural_order
 
 __all__ = ["FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
@@ -262,7 +262,7 @@ class FrameFolderReader(_Clip):
         self.path, self.resize, self.fps = os.fspath(path), _known_resize(resize), float(fps)
         patterns = [one if "*" in one else f"*.{one.lstrip('.')}" for one in pattern.lower().split("|")]
         try:
-            names = sorted(os.listdir(self.path), key=_natural)
+            names = sorted(os.listdir(self.path), key=natural_order)
         except OSError as error:
             raise VideoError(self.path, f"cannot be opened: {error.strerror}") from error
         self.names = [name for name in names if any(fnmatch.fnmatchcase(name.lower(), one) for one in patterns)]
@@ -317,8 +317,3 @@ def _known_resize(resize: str) -> str:
     if resize not in RESIZES:
         raise DustError(f"resize is {resize!r}; it must be one of {', '.join(RESIZES)}")
     return resize
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key that puts img_2 before img_10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]

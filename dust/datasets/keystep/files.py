@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import Problems, read_text, write_csv, write_text
 from dust.decode.reader import open_clip
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
-from dust.utils.errors import DataError, VideoError
+from dust.utils.errors import DataError, Problems, VideoError
+from dust.utils.files import read_text, write_csv, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems, RawSplit, Row, read_text
-from dust.utils.errors import DataError
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, RawSplit, Row
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from dust.datasets.manifest.manifest import (
     read_class_list,
     report_unused,
 )
-from dust.datasets.manifest.table import Problems, RawSplit, Row, find_separator, read_text, split_line
-from dust.utils.errors import DataError
+from dust.datasets.manifest.table import RawSplit, Row, find_separator, split_line
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 

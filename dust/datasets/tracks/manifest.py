@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest.manifest import CLASS_LIST, SPLITS, index_labels, read_class_list
-from dust.datasets.manifest.table import Problems, RawSplit, Row, read_text, split_line
+from dust.datasets.manifest.table import RawSplit, Row, split_line
 from dust.datasets.tracks.files import SUFFIXES
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest
-from dust.datasets.manifest.table import Problems, read_text
 from dust.datasets.video.video import VideoDataset
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
