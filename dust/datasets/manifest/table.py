@@ -13,8 +13,9 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from dust.utils.errors import Problems
+from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 
 PATH_NAMES = ("path", "video", "file", "id")
@@ -207,3 +208,81 @@ def _read_rows(
                 f"{raw.rows[index].where}: {raw.rows[index].written}",
             )
         raw.rows = [row for row in raw.rows if row.label is not None]
+
+
+# ------------------------------------------------------------------------------------------------ tables with a header
+
+
+class Line(NamedTuple):
+    """One line of a table. ``where`` names it in an error, ``text`` is what is written there."""
+
+    where: str
+    text: str
+    cells: list[str]
+
+
+def read_lines(
+    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = ",", empty: bool = True
+) -> list[Line]:
+    """Read the lines of a csv file, each with its cells, without spaces around them.
+
+    Args:
+        problems: gets the lines whose quoting is broken.
+        where: how a line is named in an error: its number for ``{}``.
+        separator: "" to find it in the first line: a tab, a comma or a space.
+        empty: whether empty lines are passed over; else they are a problem.
+
+    Raises:
+        DataError: it is no text file, or its first line is broken.
+    """
+    texts = read_text(path).split("\n")
+    if texts[-1] == "":
+        texts.pop()
+    separator = {"\\t": "\t"}.get(separator, separator) or find_separator(texts[:1])
+    lines: list[Line] = []
+    for number, text in enumerate(texts, 1):
+        name = where.format(number)
+        if not text.strip():
+            if not empty:
+                problems.add("an empty line: remove it", name)
+            continue
+        try:
+            cells = split_line(text, separator, columns=len(text))  # never the rule of the last space
+        except ValueError as error:
+            if not lines:
+                raise DataError(f"{path}: {name}: broken quoting ({error})") from error
+            kind = 'broken quoting: write "a, b.mp4" and double a quote inside'
+            problems.add(kind, f"{name}: {text} ({error})")
+            continue
+        lines.append(Line(name, text, [cell.strip() for cell in cells]))
+    return lines
+
+
+@dataclass
+class Table:
+    """A csv file with a header: the columns' names in lower case, and where each row stands, its text and its cells by
+    column."""
+
+    header: list[str]
+    rows: list[tuple[str, str, dict[str, str]]]
+
+
+def read_table(
+    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = ",", empty: bool = True
+) -> Table:
+    """Read a csv file whose first line names its columns; an empty file has no header. See :func:`read_lines`.
+
+    Which columns there must be is the caller's to check. A row with more or fewer cells is a problem.
+    """
+    lines = read_lines(path, problems, where=where, separator=separator, empty=empty)
+    if not lines:
+        return Table([], [])
+    header = [name.lower() for name in lines[0].cells]
+    rows = []
+    for name, text, cells in lines[1:]:
+        if len(cells) == len(header):
+            rows.append((name, text, dict(zip(header, cells, strict=True))))
+        else:
+            kind = f"a field that holds the separator must be quoted; not {len(header)} columns, as the header has"
+            problems.add(kind, f"{name}: {len(cells)} columns: {text}")
+    return Table(header, rows)
