@@ -103,7 +103,7 @@ class KeyStepVideo(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         self.temporal_encoder.reset_classifier(num_classes)
 
-    def get_classifier(self) -> nn.Module:
+    def get_classifier(self) -> nn.Module | dict[str, nn.Module]:
         return self.temporal_encoder.get_classifier()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

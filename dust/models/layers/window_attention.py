@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from dust.models.layers.common import DropPath, Mlp
+from dust.models.layers.head import run_block
 
 Size = tuple[int, ...]
 MASKS = ("cyclic", "exact", "legacy")
@@ -363,8 +363,5 @@ class Stage(nn.Module):
 
     def forward(self, x: torch.Tensor, act_checkpoint: bool = False) -> torch.Tensor:
         for block in self.blocks:
-            if act_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = run_block(block, act_checkpoint, x)
         return self.downsample(x)
