@@ -41,7 +41,7 @@ def test_first_weights():
 def test_a_block_is_computed_twice_only_where_it_is_asked_for(act_checkpoint):
     calls = []
     block = nn.Linear(2, 2)
-    block.register_forward_hook(lambda *_: calls.append(1))
+    block.register_forward_pre_hook(lambda *_: calls.append(1))
     run_block(block, act_checkpoint, torch.ones(1, 2, requires_grad=True)).sum().backward()
     with torch.no_grad():
         run_block(block, act_checkpoint, torch.ones(1, 2))
