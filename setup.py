@@ -42,7 +42,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["dust", "dust.*"]),
-    package_data={"dust": ["py.typed", "datasets/DATASET.md"]},
+    package_data={"dust": ["py.typed", "datasets/DATASET.md", "zoo/weights.yaml"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require={"test": TEST, "dev": [*TEST, "ruff==0.17.*", "mypy"], "wandb": ["wandb"], "tracks": TRACKS},
