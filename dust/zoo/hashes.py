@@ -152,7 +152,3 @@ def remember_verified(path: Path, sha256: str) -> None:
         return  # Nothing to write, so that a read-only cache can be verified too.
     stat = path.stat()
     write_json(_memo_path(path), {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256})
-
-
-def forget_verified(path: Path) -> None:
-    _memo_path(path).unlink(missing_ok=True)

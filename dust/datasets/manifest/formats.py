@@ -24,7 +24,6 @@ SPLIT_FOLDERS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}  # of each class, where class folders come without split folders
 
 

@@ -19,7 +19,6 @@ from dust.models.layers.common import DropPath, Mlp
 from dust.models.layers.head import run_block
 
 Size = tuple[int, ...]
-MASKS = ("cyclic", "exact", "legacy")
 _OUTSIDE = {"cyclic": -100.0, "exact": -math.inf, "legacy": -100.0}  # added to the logits of a pair that is kept apart
 _BASE = 4  # above every region's number along one axis
 
