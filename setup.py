@@ -13,7 +13,6 @@ VERSION = next(
 REQUIRES = [
     "torch>=2.10",
     "torchvision>=0.25",
-    "fvcore>=0.1.5.post20221221",
     "yacs>=0.1.8",
     "timm>=1.0.15",
     "einops>=0.8.0",

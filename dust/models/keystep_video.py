@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.nn as nn
+from einops import rearrange
 from torch import Tensor
 
 from dust.models.build import MODEL_REGISTRY
@@ -83,7 +84,7 @@ class KeyStepVideo(nn.Module):
         if video.ndim != 5:
             raise DataError(f"KeyStepVideo got video of shape {tuple(video.shape)}; it takes windows (B, C, N, H, W)")
         batch, _, count = video.shape[:3]
-        frames = video.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B N, C, 1, H, W)
+        frames = rearrange(video, "b c n h w -> (b n) c 1 h w")
         return self.temporal_encoder.forward_features(self.embed(frames).view(batch, count, -1))
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from einops import rearrange
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, init_linear, resize_grid, resize_sequence
@@ -243,7 +244,7 @@ class TimeSformer(ClassifierHead, Checkpointed):
                 x = run_block(block, self.act_checkpoint, x)
             return self.norm(x.unflatten(0, (B, T)).mean(dim=1))
 
-        tokens = self.pos_drop(tokens + pos[:, 1:]).unflatten(0, (B, T)).transpose(1, 2)  # (B, N, T, D)
+        tokens = rearrange(self.pos_drop(tokens + pos[:, 1:]), "(b t) n d -> b n t d", b=B, t=T)
         time: torch.Tensor = self.time_embed
         if time.shape[1] != T:
             time = resize_sequence(time, T)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from einops import rearrange
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
@@ -43,10 +44,8 @@ def tube_mask(
 
 def tubelet_pixels(video: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
     """(B, C, T, H, W) -> (B, N, tubelet * patch * patch, C): the pixels of each token, time first, column last."""
-    B, C, T, H, W = video.shape
-    t, p = tubelet_size, patch_size
-    x = video.reshape(B, C, T // t, t, H // p, p, W // p, p)
-    return x.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(B, -1, t * p * p, C)
+    sides = {"dt": tubelet_size, "dh": patch_size, "dw": patch_size}
+    return rearrange(video, "b c (t dt) (h dh) (w dw) -> b (t h w) (dt dh dw) c", **sides)
 
 
 class Encoder(nn.Module):
