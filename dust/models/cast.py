@@ -27,6 +27,7 @@ from dust.models.cast_weights import (
 from dust.models.clip_vit import LN_EPS, CLIPAttention, CLIPMlp, image_tokens
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.frozen import frozen_hidden
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.videomae_vit import (
@@ -34,7 +35,6 @@ from dust.models.videomae_vit import (
     TubeletEmbed,
     VideoMAEAttention,
     attend,
-    drop_path_rates,
 )
 from dust.utils.errors import ConfigError, DustError
 

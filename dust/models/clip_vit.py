@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, resize_grid
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.frozen import quick_gelu
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
-from dust.models.videomae_vit import State, attend, drop_path_rates
+from dust.models.videomae_vit import State, attend
 
 LN_EPS = 1e-5
 

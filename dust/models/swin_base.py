@@ -8,6 +8,7 @@ import torch.nn as nn
 
 from dust.models.layers import init_linear
 from dust.models.layers.checks import check_arguments
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.head import Checkpointed, ClassifierHead
 from dust.models.layers.window_attention import PatchEmbed, Size, Stage, WindowAttention
 from dust.models.swin_weights import State, adapt
@@ -50,8 +51,7 @@ class Swin(ClassifierHead, Checkpointed):
         self.set_grad_checkpointing(act_checkpoint)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, patch_norm)
         self.pos_drop = nn.Dropout(drop_rate)
-        total = sum(depths)
-        rates = [drop_path_rate * number / max(1, total - 1) for number in range(total)]
+        rates = drop_path_rates(drop_path_rate, sum(depths))
         self.layers = nn.ModuleList(
             Stage(
                 embed_dim * 2**number,

@@ -16,6 +16,7 @@ from einops import rearrange
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, init_linear, resize_grid, resize_sequence
 from dust.models.layers.checks import check_arguments, check_video
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError
@@ -172,7 +173,7 @@ class TimeSformer(ClassifierHead, Checkpointed):
                 drop_path=rate,
                 norm_eps=NORM_EPS,
             )
-            for rate in (drop_path_rate * i / max(1, depth - 1) for i in range(depth))
+            for rate in drop_path_rates(drop_path_rate, depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()

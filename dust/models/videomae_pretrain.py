@@ -16,13 +16,13 @@ from einops import rearrange
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.head import Checkpointed, run_block
 from dust.models.videomae_vit import (
     SinusoidPositions,
     State,
     TubeletEmbed,
     VideoMAEBlock,
-    drop_path_rates,
     to_official_names,
 )
 from dust.utils.errors import DustError

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,6 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, dr
     """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (M, heads, L, head_dim)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2).flatten(2)
-
-
-def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Stochastic depth per block, rising in a line from 0 to ``last``."""
-    return [last * i / max(1, depth - 1) for i in range(depth)]
 
 
 def sinusoid_table(length: int, dim: int) -> torch.Tensor:

@@ -26,6 +26,11 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.4f}"
 
 
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Stochastic depth per block, rising in a line from 0 to ``last``."""
+    return [last * i / max(1, depth - 1) for i in range(depth)]
+
+
 class Mlp(nn.Module):
     """(..., in_features) -> (..., out_features): fc1, exact (erf) GELU, fc2, with dropout after both."""
 
