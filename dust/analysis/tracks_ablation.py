@@ -1,6 +1,5 @@
 """Which cameras a trained model needs: one test for each subset of them."""
 
-import csv
 import json
 import logging
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from dust.tasks import build_task
 from dust.tasks.task import DataInfo
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv, write_text
 from dust.visualization.plots import bar_figure
 
 logger = logging.getLogger(__name__)
@@ -90,13 +90,10 @@ def _named(views: Sequence[int]) -> str:
 
 def _write(folder: Path, table: list[dict[str, Any]], metric: str, checkpoint: str) -> None:
     folder.mkdir(exist_ok=True)
-    with open(folder / "views.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(table[0])
-        for row in table:
-            writer.writerow([_named(row["views"]), row["num_views"], *(f"{v:.4f}" for v in list(row.values())[2:])])
+    rows = ([_named(row["views"]), row["num_views"], *(f"{v:.4f}" for v in list(row.values())[2:])] for row in table)
+    write_csv(folder / "views.csv", table[0], rows, line_end="\r\n")
     report = {"checkpoint_sha256": checkpoint, "subsets": table}
-    (folder / "views.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "views.json", json.dumps(report, indent=2) + "\n")
     figure = bar_figure(
         [_named(row["views"]) for row in table],
         [row[metric] for row in table],

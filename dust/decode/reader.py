@@ -13,7 +13,6 @@ import contextlib
 import fnmatch
 import logging
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +28,7 @@ from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import VideoError
+from dust.utils.files import natural_order
 
 __all__ = ["ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
@@ -154,7 +154,7 @@ class FrameFolderReader(Clip):
         self.path, self.resize, self.fps = os.fspath(path), check_resize(resize), float(fps)
         patterns = [one if "*" in one else f"*.{one.lstrip('.')}" for one in pattern.lower().split("|")]
         try:
-            names = sorted(os.listdir(self.path), key=_natural)
+            names = sorted(os.listdir(self.path), key=natural_order)
         except OSError as error:
             raise VideoError(self.path, f"cannot be opened: {error.strerror}") from error
         self.names = [name for name in names if any(fnmatch.fnmatchcase(name.lower(), one) for one in patterns)]
@@ -192,11 +192,6 @@ class FrameFolderReader(Clip):
                 errors = [*self.report.errors, text]
                 self.report = replace(self.report, errors=errors, decoded=len(self) - len(errors))
             raise VideoError(self.path, text) from error
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key that puts img_2 before img_10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:

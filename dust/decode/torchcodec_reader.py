@@ -89,7 +89,7 @@ class TorchCodecReader(Clip):
         if wanted:
             for number, picture in zip(wanted, self._batch(wanted).data.numpy(), strict=True):
                 take(number, av.VideoFrame.from_ndarray(picture, format="rgb24"))
-        return [sink.result() for sink in sinks]
+        return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
         """Decode every frame; what raises is damage, and what does not may still be."""

@@ -18,7 +18,7 @@ from dust.datasets.loader import evaluation_loader
 from dust.datasets.protocol import HasSlidingWindows
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
-from dust.engine.run_dir import BadClipLog, RunDir, text_sha256
+from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of
 from dust.engine.test import newest_checkpoint
 from dust.engine.weights import load_trained, weights_file
@@ -28,6 +28,7 @@ from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.features import FeatureWriter, recorded_shape
+from dust.utils.files import sha256_of_text
 from dust.utils.logging import progress
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class _Extraction:
         self.meta = {
             "checkpoint_sha256": sha256,
             "config": config,
-            "config_sha256": text_sha256(config),
+            "config_sha256": sha256_of_text(config),
             "layer": cfg.FEATURES.LAYER,
             "views": cfg.FEATURES.NUM_VIEWS * cfg.FEATURES.NUM_CROPS,
         }

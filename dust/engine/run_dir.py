@@ -4,7 +4,6 @@ import contextlib
 import csv
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import logging
@@ -19,20 +18,16 @@ from typing import Any
 import yaml
 
 from dust.config import KEYS
-from dust.datasets.manifest.table import write_text
 from dust.datasets.sample import BadClip
 from dust.utils.errors import DataError, DustError
+from dust.utils.files import sha256_of_text, write_text
 
 logger = logging.getLogger(__name__)
 
 
 def config_sha256(cfg) -> str:
     """The hash under which results and features name the configuration that made them."""
-    return text_sha256(cfg.dump())
-
-
-def text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of_text(cfg.dump())
 
 
 class RunDir:

@@ -10,11 +10,12 @@ import yaml
 from dust.config import KEYS, flatten, with_values
 from dust.config.values import same
 from dust.engine.extract import checkpoint_to_extract, features_config
-from dust.engine.run_dir import RunDir, config_sha256, differing_keys, text_sha256
+from dust.engine.run_dir import RunDir, config_sha256, differing_keys
 from dust.engine.test import checkpoint_to_test
 from dust.utils.checkpoint import file_sha256, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
+from dust.utils.files import sha256_of_text
 from dust.utils.stages import stage_checkpoint, stage_features
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def _tested(cfg, run: RunDir) -> bool:
 
 
 def _extracted(cfg, run: RunDir) -> bool:
-    wanted = (text_sha256(features_config(cfg)), file_sha256(checkpoint_to_extract(cfg, run)))
+    wanted = (sha256_of_text(features_config(cfg)), file_sha256(checkpoint_to_extract(cfg, run)))
     stores = [FeatureStore.open(run.features, split) for split in cfg.FEATURES.SPLITS]
     return all((store.meta["config_sha256"], store.meta["checkpoint_sha256"]) == wanted for store in stores)
 

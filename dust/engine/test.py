@@ -9,7 +9,7 @@ from typing import Any
 from dust.config import with_values
 from dust.datasets import construct_loader
 from dust.engine.evaluator import evaluate
-from dust.engine.run_dir import BadClipLog, RunDir, config_sha256, text_sha256
+from dust.engine.run_dir import BadClipLog, RunDir, config_sha256
 from dust.engine.setup import build_for, device_of, device_transform_of
 from dust.engine.weights import load_parts, load_trained, weights_file
 from dust.models.protocol import AssembledFromParts
@@ -18,6 +18,7 @@ from dust.tasks.task import DataInfo
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, find_latest, load_checkpoint
 from dust.utils.errors import CheckpointError, DataError
+from dust.utils.files import sha256_of_text, write_text
 from dust.utils.meters import TestMeter
 from dust.visualization.writer import Writer
 
@@ -79,7 +80,7 @@ def test(cfg, run: RunDir) -> dict[str, float]:
         parts = load_parts(cfg, model) if whole else {}
         if not parts:
             checkpoint_to_test(cfg, run)  # says what to do
-        sha256 = text_sha256(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
+        sha256 = sha256_of_text(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
     if not counts:
         return _test_views(cfg, run, model, device, facts, sha256)
@@ -146,7 +147,7 @@ def write_results(cfg, run: RunDir, evaluation, metrics: dict[str, float], count
         "config_sha256": config_sha256(cfg),
         "checkpoint_sha256": sha256,
     }
-    (temporary / "test.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(temporary / "test.json", json.dumps(report, indent=2) + "\n")
     run.publish_results(temporary, sha256)
     summary = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
     logger.info("%s over %d clips (%d bad)", summary or "no labels, no metrics", counts["samples"], counts["bad_clips"])

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from dust.utils.errors import DataError
-from dust.utils.features.formats import read_count, write_atomically
+from dust.utils.features.formats import read_count
+from dust.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

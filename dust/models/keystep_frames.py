@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.layers.checks import check_arguments
 from dust.models.protocol import ChecksActivations, no_weight_decay
 from dust.utils.errors import ConfigError, DataError
 
@@ -51,10 +52,8 @@ class KeyStepFrameEncoder(nn.Module):
         init_from: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"img_size": (img_size, 1), "embed_dim": (embed_dim, 1), "proj_dim": (proj_dim, 0)}
-        wrong = [f"{name} is {value}, at least {low}" for name, (value, low) in sizes.items() if value < low]
-        if wrong:
-            raise ConfigError("KeyStepFrameEncoder: " + "; ".join(wrong))
+        above_zero = {"img_size": img_size, "embed_dim": embed_dim}
+        check_arguments("KeyStepFrameEncoder", above_zero=above_zero, from_zero={"proj_dim": proj_dim})
         self.img_size, self.init_from = img_size, dict(init_from or {})
         self.body = _timm_encoder(arch, img_size)
         if act_checkpoint:

@@ -4,7 +4,6 @@ Windows overlap (of 50 frames every 5), but the front end sees one frame at a ti
 window costs the front end of its new frames only. The logits are those of the whole windows.
 """
 
-import csv
 import json
 import logging
 import re
@@ -28,6 +27,7 @@ from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError, DustError
+from dust.utils.files import write_csv, write_text
 from dust.utils.logging import progress
 from dust.utils.metrics import f1_scores
 from dust.visualization.timeline import timeline_figure
@@ -244,7 +244,7 @@ def stream_tracks(
         "stride": stream.stride,
         "checkpoint_sha256": file_sha256(path),
     }
-    (folder / "stream.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "stream.json", json.dumps(report, indent=2) + "\n")
     logger.info("%d recordings; timelines: %s", len(everything), folder)
     return report
 
@@ -317,9 +317,8 @@ def _file_names(names: Sequence[str]) -> list[str]:
 def _write_csv(
     path: Path, predicted: np.ndarray, probability: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", "prediction", "probability", "label"])
-        for frame, (guess, sure, label) in enumerate(zip(predicted, probability, labels, strict=True)):
-            words = [names[number] if number >= 0 else "" for number in (guess, label)]
-            writer.writerow([frame, words[0], f"{sure:.4f}", words[1]])
+    rows = []
+    for frame, (guess, sure, label) in enumerate(zip(predicted, probability, labels, strict=True)):
+        words = [names[number] if number >= 0 else "" for number in (guess, label)]
+        rows.append([frame, words[0], f"{sure:.4f}", words[1]])
+    write_csv(path, ["frame", "prediction", "probability", "label"], rows, line_end="\r\n")

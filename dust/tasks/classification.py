@@ -1,7 +1,6 @@
 """Classification of clips: one label each, or several (multi-label)."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from dust.models.losses import ClassificationLoss, balanced_class_weights
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.metrics import (
     classification_metrics,
     ensemble_views,
@@ -215,19 +215,19 @@ class ClassificationEvaluation(Evaluation):
         return ",".join(self.class_names[index] for index in indices)
 
     def _write_predictions(self, path: Path) -> Path:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "path", "label", "prediction", *(f"prob_{name}" for name in self.class_names)])
-            for record in self._records:
-                label, probabilities = record["label"], record["probabilities"]
-                if self.multi_label:
-                    truth = "" if label is None else self._names(np.flatnonzero(label).tolist())
-                    prediction = self._names(np.flatnonzero(probabilities >= 0.5).tolist())
-                else:
-                    truth = "" if label is None else self._names([label])
-                    prediction = self._names([int(record["scores"].argmax())])
-                row = [f"{value:.6g}" for value in probabilities]
-                writer.writerow([record["id"], record["path"], truth, prediction, *row])
+        rows = []
+        for record in self._records:
+            label, probabilities = record["label"], record["probabilities"]
+            if self.multi_label:
+                truth = "" if label is None else self._names(np.flatnonzero(label).tolist())
+                prediction = self._names(np.flatnonzero(probabilities >= 0.5).tolist())
+            else:
+                truth = "" if label is None else self._names([label])
+                prediction = self._names([int(record["scores"].argmax())])
+            shown = [f"{value:.6g}" for value in probabilities]
+            rows.append([record["id"], record["path"], truth, prediction, *shown])
+        header = ["id", "path", "label", "prediction", *(f"prob_{name}" for name in self.class_names)]
+        write_csv(path, header, rows, line_end="\r\n")
         return path
 
     def _write_per_class(self, path: Path) -> Path:
@@ -239,10 +239,16 @@ class ClassificationEvaluation(Evaluation):
         else:
             predicted = np.array([int(record["scores"].argmax()) for record in labelled])
         report = per_class_report(predicted, labels, len(self.class_names))
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["class", *report])
-            for index, name in enumerate(self.class_names):
-                values = [report[key][index] for key in report]
-                writer.writerow([name, *(f"{value:.4f}" for value in values[:-1]), int(values[-1])])
+        write_per_class(path, "class", self.class_names, report)
         return path
+
+
+def write_per_class(path: Path, what: str, names: Sequence[str], report: Mapping[str, np.ndarray]) -> None:
+    """Write the csv of :func:`~dust.utils.metrics.per_class_report`: a row for each of ``names``, with ``what`` as the
+    first column."""
+    columns = list(report.values())
+    rows = (
+        [name, *(f"{column[index]:.4f}" for column in columns[:-1]), int(columns[-1][index])]
+        for index, name in enumerate(names)
+    )
+    write_csv(path, [what, *report], rows, line_end="\r\n")

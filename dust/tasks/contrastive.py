@@ -1,6 +1,5 @@
 """Contrastive training of a frame encoder: frames of one state close together, all others apart."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from dust.models.contrastive_losses import BACKGROUND, ContrastiveLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.retrieval import retrieval_metrics
 
 EMBEDDING, PROJECTION, LOGITS = "embedding", "projection", "logits"
@@ -131,14 +131,13 @@ class ContrastiveEvaluation(Evaluation):
             raise DataError("no recording was evaluated, so there is nothing to write")
         embeddings, labels, _ = self._stacked()
         path = folder / "retrieval.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["state", "frames", "precision_at_1", "map_at_r"])
-            for label in sorted(set(labels.tolist()) - {BACKGROUND}):
-                one = np.where(labels == label, labels, BACKGROUND)  # all others are only there to be found
-                found = retrieval_metrics(embeddings, one, ignore=BACKGROUND)
-                values = [f"{found[name]:.2f}" for name in ("precision_at_1", "map_at_r")]
-                writer.writerow([self.class_names[label], int((labels == label).sum()), *values])
+        rows = []
+        for label in sorted(set(labels.tolist()) - {BACKGROUND}):
+            one = np.where(labels == label, labels, BACKGROUND)  # all others are only there to be found
+            found = retrieval_metrics(embeddings, one, ignore=BACKGROUND)
+            values = [f"{found[name]:.2f}" for name in ("precision_at_1", "map_at_r")]
+            rows.append([self.class_names[label], int((labels == label).sum()), *values])
+        write_csv(path, ["state", "frames", "precision_at_1", "map_at_r"], rows, line_end="\r\n")
         return [path]
 
     def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

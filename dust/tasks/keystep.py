@@ -1,6 +1,5 @@
 """Which components changed within a window: several yes-or-no questions at once; and the steps of whole recordings."""
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from dust.models.protocol import EncodesFrames
 from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.classification import write_per_class
 from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.metrics import multilabel_metrics, per_class_report
 
 logger = logging.getLogger(__name__)
@@ -147,21 +148,16 @@ class KeyStepEvaluation(Evaluation):
         if not self._records:
             raise DataError("no window was evaluated, so there is nothing to write")
         windows, components = folder / "windows.csv", folder / "components.csv"
-        with open(windows, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "last_frame", "label", "prediction", *(f"prob_{name}" for name in self.class_names)])
-            for record in self._records:
-                for last, label, row in zip(record["last"], record["label"], record["probabilities"], strict=True):
-                    digits = ["".join(map(str, one)) for one in (label, (row > 0.5).astype(int))]
-                    writer.writerow([record["id"], int(last), *digits, *(f"{value:.5f}" for value in row)])
+        rows = []
+        for record in self._records:
+            for last, label, row in zip(record["last"], record["label"], record["probabilities"], strict=True):
+                digits = ["".join(map(str, one)) for one in (label, (row > 0.5).astype(int))]
+                rows.append([record["id"], int(last), *digits, *(f"{value:.5f}" for value in row)])
+        header = ["id", "last_frame", "label", "prediction", *(f"prob_{name}" for name in self.class_names)]
+        write_csv(windows, header, rows, line_end="\r\n")
         probabilities, labels = self._stacked()
         report = per_class_report((probabilities > 0.5).astype(int), labels, labels.shape[1])
-        with open(components, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["component", *report])
-            for index, name in enumerate(self.class_names):
-                values = [report[key][index] for key in report]
-                writer.writerow([name, *(f"{value:.4f}" for value in values[:-1]), int(values[-1])])
+        write_per_class(components, "component", self.class_names, report)
         return [windows, components]
 
     def _stacked(self) -> tuple[np.ndarray, np.ndarray]:

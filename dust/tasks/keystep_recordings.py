@@ -1,7 +1,6 @@
 """Whole recordings of procedures: windows over their frames' embeddings, the steps decoded of them, and the figures."""
 
 import contextlib
-import csv
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from dust.procedure.step_decoder import WINDOWS, StepDecoder
 from dust.procedure.windows import window_padding
 from dust.tasks.task import Evaluation, InferenceLoop
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
 SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
@@ -167,13 +167,13 @@ class RecordingsEvaluation(Evaluation):
             (folder / name).mkdir()
         paths = [folder / "recordings.csv"]
         columns = ("pos", "f1", "tau_s", "tp", "fp", "fn")
-        with open(paths[0], "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["recording", *columns, "errors", "frames", "padded_frames"])
-            for one in self._records:
-                score = self._score(one, one["predicted"])
-                facts = (one["errors"], one["num_frames"], one["padding"])
-                writer.writerow([one["id"], *(_short(getattr(score, name)) for name in columns), *facts])
+        rows = []
+        for one in self._records:
+            score = self._score(one, one["predicted"])
+            facts = (one["errors"], one["num_frames"], one["padding"])
+            rows.append([one["id"], *(_short(getattr(score, name)) for name in columns), *facts])
+        header = ["recording", *columns, "errors", "frames", "padded_frames"]
+        write_csv(paths[0], header, rows, line_end="\r\n")
         for one in self._records:
             stem = re.sub(r"[^\w.-]", "_", one["id"])
             paths += [folder / "steps" / f"{stem}.csv", folder / "timelines" / f"{stem}.png"]
@@ -200,20 +200,18 @@ class RecordingsEvaluation(Evaluation):
                 taken.add((done, step))
                 rows.append((frame, step, "right", done, f"{(frame - done) / fps:.2f}"))
         rows += [(done, step, "missed", done, "") for done, step in gt if (done, step) not in taken]
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["frame", "time_s", "step", "description", "verdict", "completed_frame", "delay_s"])
-            for frame, step, verdict, done, delay in sorted(rows, key=lambda row: row[0]):
-                name = f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
-                writer.writerow([frame, f"{frame / fps:.2f}", step, name, verdict, done, delay])
+        lines = []
+        for frame, step, verdict, done, delay in sorted(rows, key=lambda row: row[0]):
+            name = f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
+            lines.append([frame, f"{frame / fps:.2f}", step, name, verdict, done, delay])
+        header = ["frame", "time_s", "step", "description", "verdict", "completed_frame", "delay_s"]
+        write_csv(path, header, lines, line_end="\r\n")
         return right
 
     def _write_windows(self, path: Path, one: dict[str, Any]) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["last_frame", *(f"prob_{name}" for name in self.components)])
-            for last, row in zip(one["last"], one["probabilities"], strict=True):
-                writer.writerow([int(last), *(f"{value:.5f}" for value in row)])
+        rows = zip(one["last"], one["probabilities"], strict=True)
+        lines = ([int(last), *(f"{value:.5f}" for value in row)] for last, row in rows)
+        write_csv(path, ["last_frame", *(f"prob_{name}" for name in self.components)], lines, line_end="\r\n")
 
     def figure(self, one: dict[str, Any], right: Sequence[bool]) -> Any:
         """The timeline of one of :meth:`records`; ``right`` says of each recognised step whether it is."""

@@ -1,6 +1,5 @@
 """Masked pre-training: the model says what it should have predicted; no labels count."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 
 
 @TASK_REGISTRY.register()
@@ -60,8 +60,6 @@ class MaskedEvaluation(Evaluation):
         if not self._records:
             raise DataError("no clip was evaluated, so there is nothing to write")
         path = folder / "losses.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "path", "loss"])
-            writer.writerows([record["id"], record["path"], f"{record['loss']:.6g}"] for record in self._records)
+        rows = ([record["id"], record["path"], f"{record['loss']:.6g}"] for record in self._records)
+        write_csv(path, ["id", "path", "loss"], rows, line_end="\r\n")
         return [path]

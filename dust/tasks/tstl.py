@@ -1,6 +1,5 @@
 """The two tasks of TSTL: selecting a group of classes, and finding the class by way of the group."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dust.models.protocol import KnowsItsCost
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
 from dust.tasks.task import DataInfo, Outputs
+from dust.utils.files import write_csv
 
 
 @TASK_REGISTRY.register()
@@ -136,13 +136,12 @@ class RoutingEvaluation(ClassificationEvaluation):
         (several experts of a view with +)."""
         written = super().write(folder)
         path = folder / "routing.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "path", "group", "selected", "routes"])
-            for record in self._records:
-                group = "" if record["label"] is None else self.group_of[record["label"]]
-                routes = " ".join("+".join(map(str, view)) for view in record["routes"])
-                writer.writerow([record["id"], record["path"], group, record["selected"], routes])
+        rows = []
+        for record in self._records:
+            group = "" if record["label"] is None else self.group_of[record["label"]]
+            routes = " ".join("+".join(map(str, view)) for view in record["routes"])
+            rows.append([record["id"], record["path"], group, record["selected"], routes])
+        write_csv(path, ["id", "path", "group", "selected", "routes"], rows, line_end="\r\n")
         return [*written, path]
 
 

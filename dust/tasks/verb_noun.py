@@ -1,6 +1,5 @@
 """Verbs and nouns of actions (EPIC-KITCHENS): two classifications, and how well both together are right."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import ClassificationEvaluation
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.metrics import topk_correct
 
 KINDS = ("verb", "noun")
@@ -136,17 +136,16 @@ class VerbNounEvaluation(Evaluation):
         if not self._records:
             raise DataError("no clip was evaluated, so there is nothing to write")
         path = folder / "predictions.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
-            writer.writerow(["id", "path", *columns])
-            for record in self._records:
-                row = [record["id"], record["path"]]
-                for kind in KINDS:
-                    best = int(record[kind].argmax())
-                    truth = "" if record["label"] is None else self.names[kind][int(record["label"][kind])]
-                    row += [truth, self.names[kind][best], f"{record[kind][best]:.6g}"]
-                writer.writerow(row)
+        rows = []
+        for record in self._records:
+            row = [record["id"], record["path"]]
+            for kind in KINDS:
+                best = int(record[kind].argmax())
+                truth = "" if record["label"] is None else self.names[kind][int(record["label"][kind])]
+                row += [truth, self.names[kind][best], f"{record[kind][best]:.6g}"]
+            rows.append(row)
+        columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
+        write_csv(path, ["id", "path", *columns], rows, line_end="\r\n")
         return [path]
 
 

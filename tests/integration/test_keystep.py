@@ -13,12 +13,12 @@ import dust.models.keystep_video  # noqa: F401 - registers
 from dust.datasets.keystep.key_frames import key_frames
 from dust.datasets.keystep.layouts import read_procedures
 from dust.engine import run_net
-from dust.procedure.decoders import decode_b1
 from dust.procedure.metrics import score_recording, summarize
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.features import FeatureStore
 from tests.datasets.keystep.test_files import industreal
 from tests.helpers import ROOT
+from tests.procedure.whole import decode_b1
 
 STAGES = ("spatial", "features", "temporal", "finetune", "test")
 

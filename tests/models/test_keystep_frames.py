@@ -97,7 +97,7 @@ def test_weights_of_storm_psr():
 def test_what_cannot_be():
     with pytest.raises(ConfigError, match="vit_smal.*no model of timm's"):
         make(arch="vit_smal_patch16")
-    with pytest.raises(ConfigError, match="img_size is 0, at least 1; embed_dim is -1"):
+    with pytest.raises(ConfigError, match="img_size is 0, it must be above 0; embed_dim is -1"):
         make(img_size=0, embed_dim=-1)
     with pytest.raises(DataError, match=r"\(4, 3, 2, 32, 32\); it takes single frames"):
         make()(torch.zeros(4, 3, 2, 32, 32))

@@ -11,10 +11,9 @@ from dust.config import with_values
 from dust.config.expand import grouping_of
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
-from dust.datasets.manifest.table import Problems
 from dust.datasets.samplers import GroupBalancedSampler
 from dust.datasets.video.video import VideoDataset
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ConfigError, DataError, Problems
 from dust.utils.tstl_grouping import Grouping
 
 ROLES = ("selector", "expert", "route")
