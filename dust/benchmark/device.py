@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from dust.engine.setup import device_of
+from dust.engine.setup import build_device
 from dust.utils.errors import ConfigError
 
 #: Dense (not sparse) peak of 16-bit matrix products with 32-bit accumulation, FLOP/s, from the makers' data sheets.
@@ -71,7 +71,7 @@ def one_device(cfg, choice: str) -> tuple[Any, torch.device]:
     cfg.defrost()
     cfg.NUM_GPUS, cfg.NUM_SHARDS, cfg.SHARD_ID, cfg.NUM_PROCS_PER_NODE = int(cuda), 1, 0, 1
     cfg.freeze()
-    return cfg, device_of(cfg)
+    return cfg, build_device(cfg)
 
 
 def synchronize(device: torch.device) -> None:

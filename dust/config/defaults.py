@@ -4,6 +4,9 @@ A key that SlowFast or TimeSformer also has keeps their name and default where i
 lists the differences. Units stand in the comments: frames, epochs, seconds, fractions (0..1) and percent.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from yacs.config import CfgNode
 
 from dust.config.cast import add_cast
@@ -16,6 +19,8 @@ from dust.config.tracks import add_tracks
 CN = CfgNode
 _C = CN()
 
+# Modules (my.package) or files (hooks.py) that are imported first, so that what they register can be named below.
+_C.IMPORTS = []
 # What kind of question the model answers: the name of a registered task. '' means Classification.
 _C.TASK = "Classification"
 
@@ -45,6 +50,7 @@ _C.TRAIN.ON_BAD_CLIP = "skip"  # skip | raise: a clip that cannot be read in tra
 _C.TRAIN.SAVE_BEST = True  # keep the checkpoint with the best validation metric beside the newest
 _C.TRAIN.BEST_METRIC = ""  # the metric that decides; '' = the task's own (top1_acc, map)
 _C.TRAIN.EARLY_STOPPING_PATIENCE = 0  # stop after so many validations without improvement; 0 = never
+_C.TRAIN.HOOKS = []  # registered hooks that hear of every step, evaluation and epoch, in this order
 
 # ------------------------------------------------------------------------------------------------ augmentation
 _C.AUG = CN()
@@ -195,6 +201,8 @@ add_tracks(_C)
 
 #: Keys whose default does not show what they hold: the type of a list's elements, or of a value that may be None.
 VALUE_TYPES: dict[str, type] = {
+    "IMPORTS": str,
+    "TRAIN.HOOKS": str,
     "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN": str,
     "TEST.NUM_TEMPORAL_CLIPS": int,
     "MODEL.CLASS_WEIGHTS": float,
@@ -222,6 +230,21 @@ def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def with_values(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
+    """Copy a configuration with other values, ``{"TRAIN.BATCH_SIZE": 8, ...}``; the copy is frozen if ``cfg`` is."""
+    changed = cfg.clone()
+    changed.defrost()
+    for name, value in values.items():
+        *sections, leaf = name.split(".")
+        node = changed
+        for section in sections:
+            node = node[section]
+        node[leaf] = value
+    if cfg.is_frozen():
+        changed.freeze()
+    return changed
 
 
 #: The keys that dust acts on. Those of other systems (dust/config/foreign.py) are known, but not in here.

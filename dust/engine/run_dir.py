@@ -37,16 +37,12 @@ FREE_KEYS = (
     "TRAIN.SAVE_BEST", "MODEL.PRETRAINED", "TIMESFORMER.PRETRAINED_MODEL", "FUSION.FEATURES_FROM", "FUSION.SERIES_FROM",
     "FUSION.VIDEO_FROM", "CAST.SPATIAL_FROM", "CAST.TEMPORAL_FROM", "CAST.TRUNK_FROM", "TSTL.SELECTOR_FROM",
     "TSTL.EXPERTS_FROM", "KEYSTEP.FEATURES_FROM", "KEYSTEP.SPATIAL_FROM", "KEYSTEP.TEMPORAL_FROM",
-    "KEYSTEP.SPATIAL.PRETRAINED",
+    "KEYSTEP.SPATIAL.PRETRAINED", "IMPORTS", "TRAIN.HOOKS",
 )  # fmt: skip
 
 
-def config_sha256(cfg) -> str:
-    """The hash under which results and features name the configuration that made them."""
-    return text_sha256(cfg.dump())
-
-
 def text_sha256(text: str) -> str:
+    """The hash under which results and features name the configuration that made them."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

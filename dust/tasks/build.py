@@ -1,8 +1,8 @@
 """The task registry."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dust.utils.registry import Registry
+from dust.utils.registry import Registry, build
 
 if TYPE_CHECKING:
     from dust.tasks.task import DataInfo, Task
@@ -12,7 +12,7 @@ TASK_REGISTRY = Registry(
 )
 
 
-def build_task(cfg, facts: "DataInfo") -> "Task":
-    """The task that ``cfg.TASK`` names, for data of these facts."""
+def build_task(cfg: Any, info: "DataInfo") -> "Task":
+    """The task that ``cfg.TASK`` names, for data that ``info`` describes."""
     cls = TASK_REGISTRY.get(cfg.TASK)
-    return cls(**cls.from_config(cfg, facts))  # type: ignore[attr-defined]
+    return build(cls, cfg, info)

@@ -45,10 +45,10 @@ class Contrastive(Task):
         self.loss = ContrastiveLoss(loss, temperature=temperature, margin=margin, exclude_bg=exclude_bg)
 
     @classmethod
-    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg, info: DataInfo) -> dict[str, Any]:
         node = cfg.KEYSTEP.CONTRAST
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "loss": node.LOSS,
             "temperature": node.TEMPERATURE,
             "margin": node.MARGIN,

@@ -24,7 +24,7 @@ class Masked(Task):
     higher_is_better = False
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, info: DataInfo) -> dict[str, Any]:
         return {}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:

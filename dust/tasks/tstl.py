@@ -32,10 +32,10 @@ class GroupSelection(Classification):
         self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: Any, info: DataInfo) -> dict[str, Any]:
         tstl = cfg.TSTL
-        given = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
-        return {**super().from_config(cfg, facts), **given}
+        triplet = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
+        return {**super().from_config(cfg, info), **triplet}
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         logits, features = _split(outputs)
@@ -71,8 +71,8 @@ class Routing(Classification):
         self.gflops: float | None = None
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
-        return {**super().from_config(cfg, facts), "groups": grouping_of(cfg).groups}
+    def from_config(cls, cfg: Any, info: DataInfo) -> dict[str, Any]:
+        return {**super().from_config(cfg, info), "groups": grouping_of(cfg).groups}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
         if self.gflops is None and hasattr(model, "gflops"):

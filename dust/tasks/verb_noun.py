@@ -51,20 +51,20 @@ class VerbNoun(Task):
         self.actions = actions
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
-        verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(facts.class_names)
+    def from_config(cls, cfg: Any, info: DataInfo) -> dict[str, Any]:
+        verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(info.class_names)
         if given != verbs + nouns:
             raise ConfigError(
                 f"TASK VerbNoun: the data name {given} classes, CAST.NUM_VERBS {verbs} and CAST.NUM_NOUNS {nouns} make "
                 f"{verbs + nouns}"
             )
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "num_verbs": verbs,
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
-            "actions": getattr(facts, "fitted", {}).get("actions", ()),
+            "actions": info.fitted.get("actions", ()),
         }
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
