@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dust.config import CfgNode
 from dust.engine.weights import weights_file
 from dust.utils.checkpoint import find_latest
 from dust.utils.errors import CheckpointError
@@ -49,21 +49,21 @@ class CheckpointChoice:
 
     def path(self) -> Path:
         """:meth:`find`, or a CheckpointError that says what to do if there is none."""
-        found = self.find()
-        if found is None:
+        path = self.find()
+        if path is None:
             purpose, way_out = self.purpose
             raise CheckpointError(
                 f"there is nothing to {purpose}: {self.key} is empty and {self._checkpoints} holds no checkpoint. "
                 f"{way_out}"
             )
-        return found
+        return path
 
     @property
     def _checkpoints(self) -> Path:
         return Path(self.output_dir) / "checkpoints"
 
 
-def build_checkpoint_to_test(cfg: Any) -> CheckpointChoice:
+def build_checkpoint_to_test(cfg: CfgNode) -> CheckpointChoice:
     """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH."""
     return CheckpointChoice(
         cfg.OUTPUT_DIR,
@@ -74,7 +74,7 @@ def build_checkpoint_to_test(cfg: Any) -> CheckpointChoice:
     )
 
 
-def build_checkpoint_to_extract(cfg: Any) -> CheckpointChoice:
+def build_checkpoint_to_extract(cfg: CfgNode) -> CheckpointChoice:
     """FEATURES.CHECKPOINT_FILE_PATH (a file, a stage or zoo://NAME), else OUTPUT_DIR's last or best."""
     return CheckpointChoice(
         cfg.OUTPUT_DIR,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dust.config import CfgNode
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.inference import Inference
@@ -94,7 +95,7 @@ class Evaluator:
         return evaluation, {"samples": len(evaluation.records()), "bad_clips": sum(count for _, count in gathered)}
 
 
-def build_evaluator(cfg: Any, task: Task, device: torch.device) -> Evaluator:
+def build_evaluator(cfg: CfgNode, task: Task, device: torch.device) -> Evaluator:
     """The evaluator that cfg.TEST, cfg.DATA and cfg.TRAIN's precision describe."""
     return Evaluator(
         task,

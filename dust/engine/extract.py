@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from dust.config import flatten, with_values
+from dust.config import CfgNode, flatten, with_values
 from dust.config.defaults import OWN_KEYS
 from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
@@ -77,7 +77,7 @@ class FeatureOptions:
     on_bad_clip: str = "raise"
 
     @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         features = cfg.FEATURES
         return {
             "layer": features.LAYER,
@@ -189,7 +189,7 @@ class Extraction:
         return FeatureWriter(self.run.features, split, ids, shape, options.dtype, self.identity, options.format)
 
 
-def build_extraction(cfg: Any, run: RunDir, interrupt: InterruptFlag) -> Extraction:
+def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Extraction:
     """The extraction that cfg.FEATURES describes, with the checkpoint that it names or OUTPUT_DIR's.
 
     Raises:
@@ -239,7 +239,7 @@ def build_extraction(cfg: Any, run: RunDir, interrupt: InterruptFlag) -> Extract
     return Extraction(run, loop, options, identity, dataset_of, loader_of)
 
 
-def run_stage(cfg: Any, run: RunDir) -> None:
+def run_stage(cfg: CfgNode, run: RunDir) -> None:
     """Write the features of every split of FEATURES.SPLITS into OUTPUT_DIR/features; what is there already is kept."""
     if distributed.world_size() > 1:
         raise ConfigError(

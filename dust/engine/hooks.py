@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dust.config import CfgNode
 from dust.engine.run_dir import BadClipLog
 from dust.engine.state import TrainState
 from dust.launch.signals import InterruptFlag
@@ -95,7 +96,7 @@ class Hook:
     """
 
     @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The constructor's arguments; cfg stays outside of it."""
         return {}
 
@@ -116,7 +117,7 @@ class Hook:
         """Go on from what :meth:`state_dict` returned when the checkpoint was written."""
 
 
-def build_hooks(cfg: Any) -> dict[str, Hook]:
+def build_hooks(cfg: CfgNode) -> dict[str, Hook]:
     """The hooks that TRAIN.HOOKS names, by their names, in order.
 
     Raises:
@@ -228,7 +229,7 @@ class SaveOptions:
     best: bool = True
 
     @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         train = cfg.TRAIN
         return {
             "period": train.CHECKPOINT_PERIOD,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.config import load_config, parse_args
+from dust.config import CfgNode, load_config, parse_args
 from dust.config.expand import expand
 from dust.config.parser import log_notes
 from dust.launch.requeue import ExitHandler
@@ -27,7 +27,7 @@ FILE_PROBLEMS = (
 )  # fmt: skip
 
 
-def run_stage(cfg: Any) -> None:
+def run_stage(cfg: CfgNode) -> None:
     """Run what one configuration enables, TRAIN, then TEST, then FEATURES, in its OUTPUT_DIR."""
     # torch and all that stands on it are imported only now, so that --help and a wrong key answer at once
     from dust.engine import extract, test, train

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from dust.config import CfgNode
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.sharding import shard
 from dust.engine.step import GradSync
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
-def build_device(cfg) -> torch.device:
+def build_device(cfg: CfgNode) -> torch.device:
     """The device of this process. ``NUM_GPUS 0`` is the CPU."""
     present = torch.cuda.device_count()
     if present < cfg.NUM_GPUS:
@@ -34,7 +35,7 @@ def build_device(cfg) -> torch.device:
     return torch.device("cuda", distributed.local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
 
 
-def build_autocast(cfg, device: torch.device) -> Autocast:
+def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:
     """The context of forward passes: autocast in TRAIN.AMP_DTYPE if TRAIN.MIXED_PRECISION."""
     if not cfg.TRAIN.MIXED_PRECISION:
         return contextlib.nullcontext
@@ -42,7 +43,7 @@ def build_autocast(cfg, device: torch.device) -> Autocast:
     return functools.partial(torch.autocast, device_type=device.type, dtype=dtype)
 
 
-def build_device_transform(cfg, num_classes: int | Mapping[str, int] | None = None) -> DeviceTransform:
+def build_device_transform(cfg: CfgNode, num_classes: int | Mapping[str, int] | None = None) -> DeviceTransform:
     """Normalising, and in training erasing and mixing, as cfg.DATA, cfg.AUG and cfg.MIXUP say.
 
     ``num_classes`` is a task's ``label_classes``; only mixing asks for it.
@@ -50,7 +51,7 @@ def build_device_transform(cfg, num_classes: int | Mapping[str, int] | None = No
     return build(DeviceTransform, cfg, num_classes)
 
 
-def build_for(cfg, device: torch.device) -> nn.Module:
+def build_for(cfg: CfgNode, device: torch.device) -> nn.Module:
     """The model of cfg on its device, initialised from RNG_SEED."""
     import_extensions(cfg.IMPORTS)
     if cfg.TRAIN.DETERMINISTIC:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dust.config import flatten, with_values
+from dust.config import CfgNode, flatten, with_values
 from dust.config.fusion import INHERITED
 from dust.config.values import same
 from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
@@ -23,7 +23,7 @@ from dust.utils.stages import stage_checkpoint, stage_features
 logger = logging.getLogger(__name__)
 
 
-def build_inherited(cfg: Any) -> Any:
+def build_inherited(cfg: CfgNode) -> Any:
     """The configuration with the sections that it takes over from other stages' checkpoints.
 
     Raises:
@@ -142,7 +142,7 @@ class Stage:
         return all((store.meta["config_sha256"], store.meta["checkpoint_sha256"]) == wanted for store in stores)
 
 
-def build_stage(cfg: Any) -> Stage:
+def build_stage(cfg: CfgNode) -> Stage:
     """The stage that cfg describes, with what it takes over from earlier ones.
 
     Raises:
@@ -181,11 +181,11 @@ def _upstream_checkpoint(key: str, name: str, output_dir: str) -> Path:
     try:
         return stage_checkpoint(name, output_dir, key)
     except (ConfigError, CheckpointError):
-        own = list_checkpoints(Path(output_dir) / "checkpoints")
-        if not own:
+        checkpoints = list_checkpoints(Path(output_dir) / "checkpoints")
+        if not checkpoints:
             raise
-        logger.warning("%s %s is gone; its settings are taken from %s", key, name, own[-1])
-        return own[-1]
+        logger.warning("%s %s is gone; its settings are taken from %s", key, name, checkpoints[-1])
+        return checkpoints[-1]
 
 
 def _saved_config(path: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dust.config import CfgNode
 from dust.datasets.loader import EpochBatchSampler
 from dust.engine.run_dir import RunDir, differing_keys
 from dust.engine.sharding import layout_of, load_optimizer
@@ -44,7 +45,7 @@ class StartOptions:
     num_shards: int
 
     @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         train = cfg.TRAIN
         return {
             "output_dir": cfg.OUTPUT_DIR,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dust.config import accumulation_steps
+from dust.config import CfgNode, accumulation_steps
 from dust.engine.run_dir import RunDir
 from dust.engine.saver import Saver
 from dust.engine.setup import prepare_for_several
@@ -169,7 +169,7 @@ def _kept(written: Sequence[str], keep_last: int) -> set[str]:
     return {written[-1], *(complete[-keep_last:] if keep_last else complete)}
 
 
-def build_state(cfg: Any, model: nn.Module, device: torch.device) -> TrainState:
+def build_state(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainState:
     """A run that has not begun: the weights that ``model`` has, an optimizer that has done nothing, and the average of
     the weights where one is kept; shared out over the processes as TRAIN.PARALLEL says."""
     several = {"sharded": cfg.TRAIN.PARALLEL == "fsdp", "reduced": cfg.TRAIN.MIXED_PRECISION}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dust.config import flatten, parse_args, processes_per_node
+from dust.config import CfgNode, flatten, parse_args, processes_per_node
 from dust.config.expand import expand
 from dust.engine.run_net import load_files, main
 from dust.launch.lives import minutes_of
@@ -140,7 +140,7 @@ class RunSpec:
     workers: int
 
 
-def build_run_spec(cfg: Any) -> RunSpec:
+def build_run_spec(cfg: CfgNode) -> RunSpec:
     """What a job must know of the run that cfg describes."""
     starts_from = {
         key: value

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dust.config import with_values
+from dust.config import CfgNode, with_values
 from dust.datasets import construct_loader
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.evaluator import Evaluator, build_evaluator
@@ -50,7 +50,7 @@ class TestedModel:
     fitted: Mapping[str, Any] | None = None
 
 
-def build_tested_model(cfg: Any) -> TestedModel:
+def build_tested_model(cfg: CfgNode) -> TestedModel:
     """The model with the checkpoint that cfg names, or OUTPUT_DIR's.
 
     A model that other stages' weights make up whole (``assembled_from_parts``) is tested as such where it has no
@@ -148,7 +148,7 @@ class Test:
         logger.info("report: %s", self.run.results)
 
 
-def build_test(cfg: Any, run: RunDir, tested: TestedModel) -> Test:
+def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
     """The test of a model on the views that cfg.TEST says."""
     loader = construct_loader(cfg, "test", tested.class_names, fitted=tested.fitted)
     dataset: Any = loader.dataset
@@ -165,7 +165,7 @@ def build_test(cfg: Any, run: RunDir, tested: TestedModel) -> Test:
     )
 
 
-def run_stage(cfg: Any, run: RunDir) -> dict[str, float]:
+def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:
     """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep)."""
     tested = build_tested_model(cfg)
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())

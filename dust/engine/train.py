@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dust.config import flatten
+from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler
 from dust.datasets.manifest.manifest import write_class_list
@@ -80,7 +80,7 @@ class TrainOptions:
     on_bad_val_clip: str = "raise"
 
     @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {
             "max_epoch": cfg.SOLVER.MAX_EPOCH,
             "seed": cfg.RNG_SEED,
@@ -348,7 +348,7 @@ def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def build_trainer(cfg: Any, run: RunDir) -> Trainer:
+def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     """The training that cfg describes, into ``run``, at the point where it begins or goes on."""
     device = build_device(cfg)
     loader = construct_loader(cfg, "train")
@@ -394,6 +394,6 @@ def build_trainer(cfg: Any, run: RunDir) -> Trainer:
     )
 
 
-def run_stage(cfg: Any, run: RunDir) -> None:
+def run_stage(cfg: CfgNode, run: RunDir) -> None:
     """Train as cfg says, into ``run``."""
     build_trainer(cfg, run).fit()

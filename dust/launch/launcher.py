@@ -28,7 +28,7 @@ from urllib.parse import urlparse
 import torch
 from tqdm import tqdm
 
-from dust.config import processes_per_node, with_values
+from dust.config import CfgNode, processes_per_node, with_values
 from dust.launch.rendezvous import (
     RENDEZVOUS_TIMEOUT_AFTER_ALONE_S,
     RENDEZVOUS_TIMEOUT_S,
@@ -104,7 +104,7 @@ class LaunchSettings:
         return started.as_shard(env.rank // env.local_size, shards)
 
 
-def build_settings(cfg: Any) -> LaunchSettings:
+def build_settings(cfg: CfgNode) -> LaunchSettings:
     """What cfg says of processes. Features are extracted by one."""
     return LaunchSettings(
         processes_per_node(cfg),
@@ -116,7 +116,7 @@ def build_settings(cfg: Any) -> LaunchSettings:
     )
 
 
-def build_launched(cfg: Any, settings: LaunchSettings) -> Any:
+def build_launched(cfg: CfgNode, settings: LaunchSettings) -> Any:
     """The configuration that the processes of a stage get: with the numbers of ``settings``, where these are others."""
     if settings == build_settings(cfg) and not settings.alone:
         return cfg

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.checkpoints import build_checkpoint_to_test
@@ -109,8 +110,8 @@ class StepStream:
         """The window that ends in the newest frame."""
         assert self._ring is not None
         now = self.count - 1
-        places = (now - self._behind).clamp(min=0) % self.span
-        window = self._ring[places.to(self.device)]
+        rows = (now - self._behind).clamp(min=0) % self.span
+        window = self._ring[rows.to(self.device)]
         if not self.cache:
             window = self._embed(window)
         probabilities = torch.sigmoid(self.encoder(window[None]).float())[0].cpu()
@@ -129,7 +130,7 @@ class StepStream:
         return embed(frames[:, :, None])
 
 
-def build_step_stream(cfg: Any, procedure: str = "", *, cache: bool = True) -> StepStream:
+def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) -> StepStream:
     """The stream that a configuration's TEST would run, with the checkpoint that it would test.
 
     ``stream.push(picture)`` takes a KeyStepVideo's pictures as uint8 RGB (C, H, W) of any size, a TemporalEncoder's
@@ -166,7 +167,7 @@ def build_step_stream(cfg: Any, procedure: str = "", *, cache: bool = True) -> S
 open_stream = build_step_stream
 
 
-def build_picture_transform(cfg: Any) -> Callable[[Tensor], Tensor]:
+def build_picture_transform(cfg: CfgNode) -> Callable[[Tensor], Tensor]:
     """uint8 (C, H, W) -> normalised float32 (C, size, size) with the side that the model was trained for.
 
     A picture of another size is scaled here, with antialiasing; the datasets let the decoder scale, which is not the

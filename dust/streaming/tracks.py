@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.datasets.sample import BadClip
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
@@ -190,7 +191,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_stage(
-    cfg: Any, run: RunDir, *, split: str = "test", stride: int = 5, how: str = "vote", stateful: bool = False
+    cfg: CfgNode, run: RunDir, *, split: str = "test", stride: int = 5, how: str = "vote", stateful: bool = False
 ) -> dict[str, Any]:
     """Stream every recording of a split in windows of TRACKS.WINDOW frames.
 
@@ -265,11 +266,13 @@ def _stream_one(
     def close() -> None:
         stream.finish()
         done = stream.timeline(how)
-        decisions.extend(FrameDecision(one.frame + played, one.label, one.probability) for one in done)
+        decisions.extend(
+            FrameDecision(decision.frame + played, decision.label, decision.probability) for decision in done
+        )
         windows = stream.windows()
         counts["windows"] += len(windows)
         counts["front_end_frames"] += stream.front_end_frames
-        counts["front_end_frames_without_cache"] += sum(one.stop - one.start for one in windows)
+        counts["front_end_frames_without_cache"] += sum(window.stop - window.start for window in windows)
 
     for part in recordings.parts(number):
         if isinstance(part, BadClip):
@@ -295,8 +298,8 @@ def _stream_one(
 def _by_frame(decisions: Sequence[FrameDecision], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers (length,), -1 where no window was, and their probabilities."""
     predicted, probability = np.full(length, -1), np.zeros(length)
-    for one in decisions:
-        predicted[one.frame], probability[one.frame] = one.label, one.probability
+    for decision in decisions:
+        predicted[decision.frame], probability[decision.frame] = decision.label, decision.probability
     return predicted, probability
 
 

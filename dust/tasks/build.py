@@ -1,7 +1,8 @@
 """The task registry."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dust.config import CfgNode
 from dust.utils.registry import Registry, build
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ TASK_REGISTRY = Registry(
 )
 
 
-def build_task(cfg: Any, info: "DataInfo") -> "Task":
+def build_task(cfg: CfgNode, info: "DataInfo") -> "Task":
     """The task that ``cfg.TASK`` names, for data that ``info`` describes."""
     cls = TASK_REGISTRY.get(cfg.TASK)
     return build(cls, cfg, info)

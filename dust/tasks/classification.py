@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss, balanced_class_weights
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
@@ -61,7 +62,7 @@ class Classification(Task):
         self.best_metric = "map" if multi_label else "top1_acc"
 
     @classmethod
-    def from_config(cls, cfg, info: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         multi_label = cfg.DATA.MULTI_LABEL
         loss = cfg.MODEL.LOSS_FUNC
         if multi_label and loss == "cross_entropy":

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.keystep_recordings import RecordingsEvaluation
@@ -40,7 +41,7 @@ class KeyStep(Task):
         self.class_names, self.recordings, self.sanity = list(class_names), recordings, sanity
 
     @classmethod
-    def from_config(cls, cfg, info: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         node, recordings = cfg.KEYSTEP, None
         if cfg.TEST.DATASET == "ProcedureRecordings":
             recordings = {
@@ -77,7 +78,7 @@ class KeyStep(Task):
         return KeyStepEvaluation(self.class_names, sanity=self.sanity)
 
 
-def build_step_decoder(cfg: Any) -> StepDecoder:
+def build_step_decoder(cfg: CfgNode) -> StepDecoder:
     """The decoder that cfg.KEYSTEP describes."""
     node, decode = cfg.KEYSTEP, cfg.KEYSTEP.DECODE
     span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.config.expand import grouping_of
 from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.tasks.build import TASK_REGISTRY
@@ -32,7 +33,7 @@ class GroupSelection(Classification):
         self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
 
     @classmethod
-    def from_config(cls, cfg: Any, info: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         tstl = cfg.TSTL
         triplet = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
         return {**super().from_config(cfg, info), **triplet}
@@ -71,7 +72,7 @@ class Routing(Classification):
         self.gflops: float | None = None
 
     @classmethod
-    def from_config(cls, cfg: Any, info: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         return {**super().from_config(cfg, info), "groups": grouping_of(cfg).groups}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:

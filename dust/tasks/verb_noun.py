@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import ClassificationEvaluation
@@ -51,7 +52,7 @@ class VerbNoun(Task):
         self.actions = actions
 
     @classmethod
-    def from_config(cls, cfg: Any, info: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(info.class_names)
         if given != verbs + nouns:
             raise ConfigError(
@@ -127,8 +128,10 @@ class VerbNounEvaluation(Evaluation):
         hits["action"] = _product_hits(p["verb"], p["noun"], label["verb"], label["noun"])
         if len(self.actions):
             verbs, nouns = self.actions.T
-            place = (verbs == label["verb"][:, None]) & (nouns == label["noun"][:, None])  # (clips, actions)
-            number = place.int().argmax(dim=1).where(place.any(dim=1), torch.tensor(-1))  # -1, never seen, is wrong
+            is_label = (verbs == label["verb"][:, None]) & (nouns == label["noun"][:, None])  # (clips, actions)
+            number = (
+                is_label.int().argmax(dim=1).where(is_label.any(dim=1), torch.tensor(-1))
+            )  # -1, never seen, is wrong
             hits["action_seen"] = topk_correct(p["verb"][:, verbs] * p["noun"][:, nouns], number, (1, 5))
         hits["action_both"] = [verb & noun for verb, noun in zip(hits["verb"], hits["noun"], strict=True)]
         return {
