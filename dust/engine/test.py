@@ -25,6 +25,7 @@ from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import CheckpointError, DataError
 from dust.utils.meters import TestMeter
+from dust.utils.registry import build
 from dust.visualization.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
         text_sha256(cfg.dump()),
         on_bad_clip=cfg.TEST.ON_BAD_CLIP,
         log_period=cfg.LOG_PERIOD,
-        writer=Writer.from_config(cfg, run.path),
+        writer=build(Writer, cfg, run.path),
     )
 
 

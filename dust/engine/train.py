@@ -385,11 +385,11 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         loader,
         build_evaluator(cfg, task, device),
         build_device_transform(cfg, task.label_classes),
-        LRSchedule.from_config(cfg, state.shards),
+        build(LRSchedule, cfg, state.shards),
         build(TrainOptions, cfg),
         build(SaveOptions, cfg),
         val_loader=val_loader,
-        writer=Writer.from_config(cfg, run.path),
+        writer=build(Writer, cfg, run.path),
         hooks=hooks,
     )
 
