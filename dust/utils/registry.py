@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from dust.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=type)
+#: Python 3.11 fails where two threads parse sources at the same time, as finding a class's line does.
+_PARSING = threading.Lock()
 
 
 class Registry:
@@ -106,6 +109,7 @@ def _where(cls: type) -> str:
         top = sys.modules[cls.__module__.partition(".")[0]]
         if getattr(top, "__path__", None):
             path = os.path.relpath(path, os.path.dirname(next(iter(top.__path__))))
-        return f"{path}:{inspect.getsourcelines(cls)[1]}"
+        with _PARSING:
+            return f"{path}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError, ValueError):
         return cls.__module__
