@@ -160,6 +160,84 @@ def test_nothing_prints_in_the_package():
             assert not (isinstance(called, ast.Name) and called.id == "print"), path
 
 
+#: Rooms in which a configuration is read by builders alone.
+BUILT = ("engine", "tasks", "launch", "streaming")
+
+
+def may_read_cfg(names):
+    """``names``: of a function and of those that it stands in."""
+    return any(name in ("build", "from_config", "main", "run_stage") or name.startswith("build_") for name in names)
+
+
+def readers_of_cfg(tree):
+    """``function: what it takes`` of those that get or keep a configuration though they build nothing: a parameter
+    called cfg, CfgNode as a type, an upper-case attribute of a parameter, or an attribute called cfg."""
+
+    def visit(node, names):
+        for child in ast.iter_child_nodes(node):
+            inner = names
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                inner = [*names, getattr(child, "name", "lambda")]
+                if not may_read_cfg(inner):
+                    yield from (f"{'.'.join(inner)}: {what}" for what in sorted(taken(child)))
+            elif isinstance(child, ast.ClassDef):
+                inner = [*names, child.name]
+                fields = [one for one in child.body if isinstance(one, ast.AnnAssign)]
+                yield from (f"{'.'.join(inner)}: {ast.unparse(one)}" for one in fields if is_cfg(one.target, one))
+            yield from visit(child, inner)
+
+    def is_cfg(target, annotated):
+        annotation = annotated.annotation
+        name = getattr(target, "arg", getattr(target, "id", ""))
+        return name in ("cfg", "cfgs") or (annotation is not None and "CfgNode" in ast.unparse(annotation))
+
+    def taken(function):
+        arguments = function.args
+        parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        parameters += [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
+        found = {one.arg for one in parameters if is_cfg(one, one)}
+        names = {one.arg for one in parameters}
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Attribute):
+                continue
+            of_parameter = isinstance(node.value, ast.Name) and node.value.id in names
+            if (of_parameter and node.attr.isupper()) or node.attr in ("cfg", "cfgs"):
+                found.add(ast.unparse(node))
+        return found
+
+    return list(visit(tree, []))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.relative_to(ROOT / "dust").parts[0] in BUILT],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_cfg_stops_at_builders(path):
+    """Everything else takes plain values, so that it can be used and tested without a configuration."""
+    assert not readers_of_cfg(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def build_x(cfg): return cfg.TRAIN", []),
+        ("def build_x(cfg):\n  def inner(cfg): return cfg.TRAIN\n  return inner", []),
+        ("class A:\n  @classmethod\n  def from_config(cls, cfg): return cfg.X", []),
+        ("def f(cfg): pass", ["f: cfg"]),
+        ("def f(node): return node.SOLVER.BASE_LR", ["f: node.SOLVER"]),
+        ("def f(c: 'CfgNode'): pass", ["f: c"]),
+        ("def f(*, c: CfgNode | None = None): pass", ["f: c"]),
+        ("class A:\n  def g(self): return self.cfg", ["A.g: self.cfg"]),
+        ("class A:\n  cfgs: tuple[int, ...]", ["A: cfgs: tuple[int, ...]"]),
+        ("f = lambda cfg: 1", ["lambda: cfg"]),
+        ("def f(path): return path.stem", []),
+    ],
+)
+def test_a_reader_of_cfg_is_found(code, found):
+    assert readers_of_cfg(ast.parse(code)) == found
+
+
 def modules_after(statement):
     code = f"import sys; {statement}; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -20,7 +20,7 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import SampleRequest, class_counts, target_of
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Trainer
+from dust.engine.train import build_trainer
 from dust.launch.launcher import launch
 from dust.utils import distributed
 from dust.utils.errors import DustError
@@ -130,7 +130,7 @@ def _in_folder(cfg, folder: Path):
 
 def _train(cfg) -> None:
     run = RunDir(cfg.OUTPUT_DIR)
-    trainer = Trainer(cfg, run)
+    trainer = build_trainer(cfg, run)
     _wait_for_the_others(run.path)
     trainer.fit()
     dataset: Any = trainer.loader.dataset

@@ -22,6 +22,8 @@ CORE = gather(
         "",
         TASK=Key("Classification", "the kind of question that the model answers: a registered task",
                  aliases={"": "Classification"}),
+        IMPORTS=Key([], "modules (my.package) or files (hooks.py) that are imported first, so that what they register "
+                    "can be named", kind=str, affects="nothing"),
     ),
     # -------------------------------------------------------------------------------------------- training
     section(
@@ -60,6 +62,8 @@ CORE = gather(
         SAVE_BEST=Key(True, "keep the checkpoint with the best validation metric beside the newest",
                       affects="nothing"),
         BEST_METRIC=Key("", "the metric that decides; '' = the task's own (top1_acc, map)"),
+        HOOKS=Key([], "registered hooks that hear of every step, evaluation and epoch, in this order", kind=str,
+                  affects="nothing"),
         EARLY_STOPPING_PATIENCE=Key(0, "stop after so many validations without improvement; 0 = never", low=0,
                                     affects="nothing"),
     ),

@@ -20,14 +20,9 @@ import yaml
 from dust.config import KEYS
 from dust.datasets.sample import BadClip
 from dust.utils.errors import DataError, DustError
-from dust.utils.files import sha256_of_text, write_text
+from dust.utils.files import write_text
 
 logger = logging.getLogger(__name__)
-
-
-def config_sha256(cfg) -> str:
-    """The hash under which results and features name the configuration that made them."""
-    return sha256_of_text(cfg.dump())
 
 
 class RunDir:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
-from dust.engine.run_dir import RunDir
-from dust.engine.setup import build_for, device_of, device_transform_of
-from dust.engine.test import checkpoint_to_test
+from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.setup import build_device, build_device_transform, build_for
 from dust.engine.weights import load_trained
 from dust.models.keystep_windows import window_logits
 from dust.models.protocol import EncodesFrames
@@ -25,7 +25,7 @@ from dust.procedure.metrics import Step
 from dust.procedure.step_decoder import StepDecoder, Update
 from dust.procedure.table import state_vectors
 from dust.procedure.windows import check_phases, window_padding, window_span
-from dust.tasks.keystep import step_decoder
+from dust.tasks.keystep import build_step_decoder
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import DataError
 
@@ -109,8 +109,8 @@ class StepStream:
         """The window that ends in the newest frame."""
         assert self._ring is not None
         now = self.count - 1
-        places = (now - self._behind).clamp(min=0) % self.span
-        window = self._ring[places.to(self.device)]
+        rows = (now - self._behind).clamp(min=0) % self.span
+        window = self._ring[rows.to(self.device)]
         if not self.cache:
             window = self._embed(window)
         probabilities = torch.sigmoid(window_logits(self.model, window[None]).float())[0].cpu()
@@ -128,7 +128,7 @@ class StepStream:
         return self.model.embed(frames[:, :, None])
 
 
-def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
+def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) -> StepStream:
     """The stream that a configuration's TEST would run, with the checkpoint that it would test.
 
     ``stream.push(picture)`` takes a KeyStepVideo's pictures as uint8 RGB (C, H, W) of any size, a TemporalEncoder's
@@ -144,11 +144,11 @@ def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
     data = procedures_of(cfg, "test", labels=False, frames=False)
     what = data.procedure(procedure or next(iter(data.start_states)))
     states = state_vectors(data.state_names) if data.state_names else {}
-    device = device_of(cfg)
-    path = checkpoint_to_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    device = build_device(cfg)
+    path = build_checkpoint_to_test(cfg).path()
     model = build_for(cfg, device)
-    load_trained(cfg, model, path, load_checkpoint(path))
-    decoder = step_decoder(cfg)
+    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+    decoder = build_step_decoder(cfg)
     return StepStream(
         model,
         decoder,
@@ -156,18 +156,22 @@ def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
         frames=cfg.KEYSTEP.FRAMES,
         skip=cfg.KEYSTEP.SKIP_FACTOR,
         phases=cfg.KEYSTEP.INFER.PHASES,
-        transform=picture_transform(cfg) if isinstance(model, EncodesFrames) else None,
+        transform=build_picture_transform(cfg) if isinstance(model, EncodesFrames) else None,
         cache=cache,
     )
 
 
-def picture_transform(cfg) -> Callable[[Tensor], Tensor]:
+#: The name by which users know it (docs/KEYSTEP.md).
+open_stream = build_step_stream
+
+
+def build_picture_transform(cfg: CfgNode) -> Callable[[Tensor], Tensor]:
     """uint8 (C, H, W) -> normalised float32 (C, size, size) with the side that the model was trained for.
 
     A picture of another size is scaled here, with antialiasing; the datasets let the decoder scale, which is not the
     same to the last bit. For the same bits push frames as :class:`dust.datasets.keystep.frames.FrameReader` reads them.
     """
-    return functools.partial(_prepare, device_transform_of(cfg), cfg.DATA.TRAIN_CROP_SIZE)
+    return functools.partial(_prepare, build_device_transform(cfg), cfg.DATA.TRAIN_CROP_SIZE)
 
 
 def _prepare(transform: DeviceTransform, size: int, picture: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss, balanced_class_weights
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
@@ -61,14 +62,14 @@ class Classification(Task):
         self.best_metric = "map" if multi_label else "top1_acc"
 
     @classmethod
-    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         multi_label = cfg.DATA.MULTI_LABEL
         loss = cfg.MODEL.LOSS_FUNC
         if multi_label and loss == "cross_entropy":
             loss = "bce_logit"
         weights: Sequence[float]
         if cfg.MODEL.CLASS_WEIGHTS == "balanced":
-            weights = balanced_class_weights(facts.class_counts) if facts.class_counts else ()
+            weights = balanced_class_weights(info.class_counts) if info.class_counts else ()
         else:
             weights = list(cfg.MODEL.CLASS_WEIGHTS)
         if weights and len(weights) != cfg.MODEL.NUM_CLASSES:
@@ -76,7 +77,7 @@ class Classification(Task):
                 f"MODEL.CLASS_WEIGHTS has {len(weights)} values for MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}"
             )
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "loss": loss,
             "class_weights": weights,
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.contrastive_losses import BACKGROUND, ContrastiveLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
@@ -45,10 +46,10 @@ class Contrastive(Task):
         self.loss = ContrastiveLoss(loss, temperature=temperature, margin=margin, exclude_bg=exclude_bg)
 
     @classmethod
-    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         node = cfg.KEYSTEP.CONTRAST
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "loss": node.LOSS,
             "temperature": node.TEMPERATURE,
             "margin": node.MARGIN,
@@ -66,8 +67,8 @@ class Contrastive(Task):
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
         """``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class."""
         rows, labels = _entry(outputs, EMBEDDING).detach().float().cpu().numpy(), batch["label"].cpu().numpy()
-        found = retrieval_metrics(rows, labels, ignore=BACKGROUND)
-        return {"nn_err": 100.0 - found["precision_at_1"]} if found["queries"] else {}
+        metrics = retrieval_metrics(rows, labels, ignore=BACKGROUND)
+        return {"nn_err": 100.0 - metrics["precision_at_1"]} if metrics["queries"] else {}
 
     def evaluation(self, split: str) -> "ContrastiveEvaluation":
         return ContrastiveEvaluation(self.class_names)
@@ -75,9 +76,9 @@ class Contrastive(Task):
 
 def _entry(outputs: Outputs, name: str) -> Tensor:
     if not isinstance(outputs, dict) or name not in outputs:
-        found = ", ".join(outputs) if isinstance(outputs, dict) else "one tensor"
+        given = ", ".join(outputs) if isinstance(outputs, dict) else "one tensor"
         raise ConfigError(
-            f"the task Contrastive needs the model's output {name!r}, and this model gives {found}: choose another "
+            f"the task Contrastive needs the model's output {name!r}, and this model gives {given}: choose another "
             "MODEL.MODEL_NAME, or for 'logits' another KEYSTEP.CONTRAST.LOSS than ce"
         )
     return outputs[name]
@@ -86,7 +87,7 @@ def _entry(outputs: Outputs, name: str) -> Tensor:
 def _images(ids: Sequence[str]) -> Tensor:
     """(B,) a number for each picture; views of one have one id."""
     numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(one, len(numbers)) for one in ids])
+    return torch.tensor([numbers.setdefault(sample_id, len(numbers)) for sample_id in ids])
 
 
 class ContrastiveEvaluation(Evaluation):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.models.protocol import EncodesFrames
 from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
@@ -42,10 +43,18 @@ class KeyStep(Task):
         self.class_names, self.recordings, self.sanity = list(class_names), recordings, sanity
 
     @classmethod
-    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
-        whole = cfg.TEST.DATASET == "ProcedureRecordings"
-        recordings = _recordings(cfg) if whole else None
-        return {"class_names": facts.class_names, "recordings": recordings, "sanity": cfg.KEYSTEP.SANITY_CHECK}
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
+        node, recordings = cfg.KEYSTEP, None
+        if cfg.TEST.DATASET == "ProcedureRecordings":
+            recordings = {
+                "decoder": build_step_decoder(cfg),
+                "frames": node.FRAMES,
+                "skip": node.SKIP_FACTOR,
+                "phases": node.INFER.PHASES,
+                "batch": node.INFER.BATCH,
+                "metric_mode": node.METRIC_MODE,
+            }
+        return {"class_names": info.class_names, "recordings": recordings, "sanity": node.SANITY_CHECK}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
         """Logits of windows; of a recording's frames the embeddings, which are what is kept of them.
@@ -77,7 +86,7 @@ class KeyStep(Task):
         return KeyStepEvaluation(self.class_names, sanity=self.sanity)
 
 
-def step_decoder(cfg) -> StepDecoder:
+def build_step_decoder(cfg: CfgNode) -> StepDecoder:
     """The decoder that cfg.KEYSTEP describes."""
     node, decode = cfg.KEYSTEP, cfg.KEYSTEP.DECODE
     span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1)
@@ -90,18 +99,6 @@ def step_decoder(cfg) -> StepDecoder:
         weight=decode.WEIGHT,
         phases=node.SKIP_FACTOR + 1 if node.INFER.PHASES == "all" else 1,
     )
-
-
-def _recordings(cfg) -> dict[str, Any]:
-    node = cfg.KEYSTEP
-    return {
-        "decoder": step_decoder(cfg),
-        "frames": node.FRAMES,
-        "skip": node.SKIP_FACTOR,
-        "phases": node.INFER.PHASES,
-        "batch": node.INFER.BATCH,
-        "metric_mode": node.METRIC_MODE,
-    }
 
 
 def _logits(outputs: Outputs) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import DataError
@@ -24,7 +25,7 @@ class Masked(Task):
     higher_is_better = False
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         return {}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:

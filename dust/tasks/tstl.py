@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.config.expand import grouping_of
 from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.models.protocol import KnowsItsCost
@@ -33,10 +34,10 @@ class GroupSelection(Classification):
         self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         tstl = cfg.TSTL
-        given = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
-        return {**super().from_config(cfg, facts), **given}
+        triplet = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
+        return {**super().from_config(cfg, info), **triplet}
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         logits, features = _split(outputs)
@@ -72,8 +73,8 @@ class Routing(Classification):
         self.gflops: float | None = None
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
-        return {**super().from_config(cfg, facts), "groups": grouping_of(cfg).groups}
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
+        return {**super().from_config(cfg, info), "groups": grouping_of(cfg).groups}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
         if self.gflops is None and isinstance(model, KnowsItsCost):

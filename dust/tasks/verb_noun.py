@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import ClassificationEvaluation
@@ -51,20 +52,20 @@ class VerbNoun(Task):
         self.actions = actions
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
-        verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(facts.class_names)
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
+        verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(info.class_names)
         if given != verbs + nouns:
             raise ConfigError(
                 f"TASK VerbNoun: the data name {given} classes, CAST.NUM_VERBS {verbs} and CAST.NUM_NOUNS {nouns} make "
                 f"{verbs + nouns}"
             )
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "num_verbs": verbs,
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
-            "actions": facts.fitted.get("actions", ()),
+            "actions": info.fitted.get("actions", ()),
         }
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -121,8 +122,10 @@ class VerbNounEvaluation(Evaluation):
         hits["action"] = _product_hits(p["verb"], p["noun"], label["verb"], label["noun"])
         if len(self.actions):
             verbs, nouns = self.actions.T
-            place = (verbs == label["verb"][:, None]) & (nouns == label["noun"][:, None])  # (clips, actions)
-            number = place.int().argmax(dim=1).where(place.any(dim=1), torch.tensor(-1))  # -1, never seen, is wrong
+            is_label = (verbs == label["verb"][:, None]) & (nouns == label["noun"][:, None])  # (clips, actions)
+            number = (
+                is_label.int().argmax(dim=1).where(is_label.any(dim=1), torch.tensor(-1))
+            )  # -1, never seen, is wrong
             hits["action_seen"] = topk_correct(p["verb"][:, verbs] * p["noun"][:, nouns], number, (1, 5))
         hits["action_both"] = [verb & noun for verb, noun in zip(hits["verb"], hits["noun"], strict=True)]
         return {

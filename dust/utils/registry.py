@@ -1,11 +1,15 @@
 """A name -> class table. The registered name is the class's own name, exactly."""
 
 import difflib
+import importlib
+import importlib.util
 import inspect
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dust.utils.errors import ConfigError
@@ -13,6 +17,8 @@ from dust.utils.protocols import find_problems
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=Callable[..., Any])
+#: Python 3.11 fails where two threads parse sources at the same time, as finding a class's line does.
+_PARSING = threading.Lock()
 
 
 class Registry:
@@ -70,6 +76,49 @@ class Registry:
                 logger.warning("%s %s", self.kind, problem)
 
 
+def import_extensions(names: Sequence[str]) -> None:
+    """Import modules (``my.package``) or files (``hooks.py``, by their paths), so that what they register is known.
+
+    Raises:
+        ConfigError: there is no such module or file, or the file is called as another module that is imported.
+    """
+    for name in names:
+        if name.endswith(".py"):
+            _import_file(Path(name).absolute(), name)
+            continue
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and lacks another one
+            raise ConfigError(
+                f"IMPORTS {name}: there is no such module; a file is named by its path, which ends in .py"
+            ) from error
+
+
+def _import_file(path: Path, name: str) -> None:
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return
+    if not path.is_file():
+        raise ConfigError(f"IMPORTS {name}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if known is not None or spec is None or spec.loader is None:
+        raise ConfigError(f"IMPORTS {name}: a module called {path.stem} is imported already; rename the file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+
+
+def build(cls: Any, *args: Any, **options: Any) -> Any:
+    """Build an instance of a class from the keyword arguments that its ``from_config(*args, **options)`` returns."""
+    return cls(**cls.from_config(*args, **options))
+
+
 def _where(cls: Any) -> str:
     """``dust/models/timesformer.py:120``: the file from its top package on, and the line."""
     try:
@@ -77,6 +126,7 @@ def _where(cls: Any) -> str:
         top = sys.modules[cls.__module__.partition(".")[0]]
         if getattr(top, "__path__", None):
             path = os.path.relpath(path, os.path.dirname(next(iter(top.__path__))))
-        return f"{path}:{inspect.getsourcelines(cls)[1]}"
+        with _PARSING:
+            return f"{path}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError, ValueError):
         return cls.__module__

@@ -68,15 +68,14 @@ def test_scaling_command(tool, here, tmp_path, capsys):  # noqa: F811
 
 def test_checkpoint_command(tool, here, tmp_path, capsys, monkeypatch):  # noqa: F811
     written = []
-    save = in_memory.Trainer._save_within_epoch
+    save = Trainer.save
 
-    def noted(trainer):
-        before = trainer.saved_at
-        save(trainer)
-        if trainer.saved_at != before:
+    def noted(trainer, **options):
+        if trainer.state.iteration:
             written.append(trainer.state.iteration)
+        return save(trainer, **options)
 
-    monkeypatch.setattr(in_memory.Trainer, "_save_within_epoch", noted)
+    monkeypatch.setattr(Trainer, "save", noted)
     words = ["checkpoint", "--cfg", CFG, *TINY, "--period", "2", "--saves", "2", "--rounds", "1"]
     result, _ = run_tool(tool, tmp_path, capsys, *words)
     names = [row["checkpoint"] for row in result["figures"]]

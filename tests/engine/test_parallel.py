@@ -11,7 +11,7 @@ from dust.datasets.loader import EpochBatchSampler
 from dust.engine import saver
 from dust.engine.run_dir import RunDir
 from dust.engine.sharding import blocks_of
-from dust.engine.train import Trainer
+from dust.engine.train import build_trainer
 from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
@@ -142,7 +142,7 @@ def test_fewer_nodes_keep_the_steps_and_the_rates(tiny, caplog):
 def test_parts_of_a_larger_model_are_another_run(tiny):
     parts = {"TRAIN__CHECKPOINT_FORMAT": "sharded", "SOLVER__MAX_EPOCH": 1, "TRAIN__EVAL_PERIOD": 0}
     cfg = tiny("run", **parts)
-    Trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
+    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
     with pytest.raises(CheckpointError, match="TIMESFORMER.DEPTH: 2 -> 1"):
         train(tiny("run", **parts, TIMESFORMER__DEPTH=1))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Trainer
+from dust.engine.train import Trainer, build_trainer
 from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
@@ -52,7 +52,7 @@ def assert_same_run(a, b):
 
 
 def train(cfg):
-    Trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
+    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
     return final(cfg)
 
 

@@ -10,8 +10,8 @@ import torch
 
 from dust.decode.reader import VideoReader
 from dust.engine.run_dir import RunDir
-from dust.engine.test import test as run_test
-from dust.engine.train import train
+from dust.engine.test import run_stage as run_test
+from dust.engine.train import run_stage as train
 from dust.models import build_model
 from dust.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, DataError

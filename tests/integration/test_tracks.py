@@ -10,7 +10,7 @@ from dust.analysis.tracks_ablation import ablate_views, best_of_size
 from dust.config import load_config
 from dust.engine import run_net
 from dust.engine.run_dir import RunDir
-from dust.streaming.tracks import stream_tracks
+from dust.streaming.tracks import run_stage as stream_tracks
 from dust.synthetic.tracks import generate_tracks
 from tests.helpers import ROOT, VIDEOS, needs_videos
 

@@ -71,7 +71,7 @@ def test_weights_of_timm(tmp_path):
     theirs = timm.create_model("test_vit", num_classes=7, img_size=32)
     torch.save(theirs.state_dict(), tmp_path / "timm.pth")
     model = make(init_from={"body": ("KEYSTEP.SPATIAL.PRETRAINED", str(tmp_path / "timm.pth"))})
-    assert load_parts(None, model)
+    assert load_parts(model, "")
     torch.testing.assert_close(model.body(frames()[:, :, 0]), theirs.eval().forward_head(
         theirs.forward_features(frames()[:, :, 0]), pre_logits=True
     ))  # fmt: skip
@@ -80,7 +80,7 @@ def test_weights_of_timm(tmp_path):
     assert {key.split(".")[0] for key in report.missing} == {"neck", "projection"}
     wrong = make(arch="test_resnet", init_from=model.init_from)
     with pytest.raises(CheckpointError, match="does not fit"):
-        load_parts(None, wrong)
+        load_parts(wrong, "")
 
 
 def test_weights_of_storm_psr():

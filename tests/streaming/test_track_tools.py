@@ -14,10 +14,10 @@ from dust.config import load_config
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.run_dir import RunDir
-from dust.engine.test import test as run_test
-from dust.engine.train import train
+from dust.engine.test import run_stage as run_test
+from dust.engine.train import run_stage as train
 from dust.models import build_model
-from dust.streaming.tracks import stream_tracks
+from dust.streaming.tracks import run_stage as stream_tracks
 from dust.synthetic.tracks import generate_tracks
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
