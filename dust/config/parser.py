@@ -33,7 +33,7 @@ Trains and tests by configuration files, one after the other.
   --init_method URL     where the processes meet, e.g. tcp://host:29500; by default a free port of this machine
   -h, --help            this text
 
-All keys: docs/CONFIG.md. First steps: configs/quickstart/video.yaml.
+Keys and their facts: docs/CONFIG.md, dust/config/. First steps: configs/quickstart/video.yaml.
 """
 FLAGS = ("--cfg", "--opts", "--num_shards", "--shard_id", "--init_method", "--help", "-h")
 YAML_ENDINGS = (".yaml", ".yml")
