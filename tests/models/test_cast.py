@@ -1,4 +1,4 @@
-"""CAST against the authors' numbers (tests/data/cast_*), against its experts alone, and by laws."""
+"""CAST against the authors' numbers (cast_*), against its experts alone, and by laws."""
 
 from types import SimpleNamespace
 

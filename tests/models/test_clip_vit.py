@@ -1,4 +1,4 @@
-"""CLIP's visual transformer against the authors' numbers (tests/data/clip_visual_*), timm's model, and by laws."""
+"""CLIP's visual transformer against the authors' numbers (clip_visual_*), timm's model, and by laws."""
 
 from functools import partial
 from types import SimpleNamespace

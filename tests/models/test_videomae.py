@@ -1,4 +1,4 @@
-"""VideoMAE, classifier and pre-training, against the authors' numbers (tests/data/videomae_*), and by laws."""
+"""VideoMAE, classifier and pre-training, against the authors' numbers (videomae_*), and by laws."""
 
 import math
 from types import SimpleNamespace
