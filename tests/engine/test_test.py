@@ -15,14 +15,14 @@ from dust.engine.train import train
 from dust.models import build_model
 from dust.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, DataError
-from tests.engine.conftest import write_clip
+from tests.runs import write_noise
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, clips):
     """The OUTPUT_DIR of a finished tiny run; tests copy nothing, they test into folders of their own."""
     from dust.config import load_config
-    from tests.engine.conftest import TINY
+    from tests.runs import TINY
 
     out = tmp_path_factory.mktemp("trained")
     values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(out), "SOLVER.MAX_EPOCH": 4}
@@ -154,7 +154,7 @@ class TestBadClips:
         root = tmp_path / "damaged"
         root.mkdir()
         for index in range(4):
-            write_clip(root / f"{index}.mp4", 60 if index % 2 else 190, seed=index)
+            write_noise(root / f"{index}.mp4", 60 if index % 2 else 190, seed=index)
         whole = (root / "2.mp4").read_bytes()
         (root / "2.mp4").write_bytes(whole[: len(whole) // 2])
         labels = "".join(f"{i}.mp4,{'dark' if i % 2 else 'bright'}\n" for i in range(4))

@@ -18,8 +18,8 @@ from dust.utils.checkpoint import (
     verify_checkpoint,
 )
 from dust.utils.errors import CheckpointError
-from tests.engine.test_resume import assert_same
 from tests.helpers import ROOT
+from tests.runs import assert_same
 
 
 def state(value=1.0):
