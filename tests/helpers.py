@@ -1,6 +1,11 @@
 """What several tests need: golden files, and the real clips where a checkout has them beside it."""
 
+import contextlib
+import importlib
+import io
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -30,3 +35,25 @@ def golden_json(name: str):
 def golden_tensors(name: str):
     """(facts, tensors) of one golden case."""
     return golden_json(name), load_file(golden_file(f"{name}.safetensors"))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command has come to, as subprocess.run tells it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def tool(name: str, *words) -> Done:
+    """``tools/NAME.py WORDS`` in this process: a file of tools/ calls the main that it imports, and no more."""
+    door = (ROOT / "tools" / f"{name}.py").read_text(encoding="utf-8")
+    (module,) = re.findall(r"^from ([\w.]+) import main$", door, re.M)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = importlib.import_module(module).main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+    return Done(code or 0, out.getvalue(), err.getvalue())

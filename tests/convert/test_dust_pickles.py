@@ -1,7 +1,6 @@
 """DUST's pickles, made by its published recipe with small sizes, become arrays and lists; nothing wrong passes."""
 
 import csv
-import importlib.util
 import os
 import pickle
 import tracemalloc
@@ -10,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dust.cli import convert_data
 from dust.convert.dust_pickles import convert_dust
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureStore
-from tests.helpers import ROOT
 
 COUNTS = {"train": 12, "val": 5}
 SHAPES = {"video": (3, 7, 8, 6), "kine": (3, 51), "label": ()}
@@ -296,18 +295,15 @@ def test_a_video_larger_than_the_memory_that_is_taken(dust, tmp_path):
 
 
 def test_command_line(dust, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("convert_data", ROOT / "tools" / "convert_data.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     out = tmp_path / "out"
     arguments = ["dust-pickles", "--root", str(dust), "--out", str(out)]
-    assert tool.main(arguments) == 0
+    assert convert_data.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "train.csv (12 samples), val.csv (5 samples), test.csv (5 samples)" in printed
     assert "MODEL.NUM_CLASSES 4 SERIES.NUM_CHANNELS 3 SERIES.LENGTH 51" in printed
     assert "no test split" in printed
-    assert tool.main(arguments) == 2
+    assert convert_data.main(arguments) == 2
     assert "--force" in capsys.readouterr().err
     save(dust / "data" / "kine_val.pkl", Poison(tmp_path / "trap"))
-    assert tool.main([*arguments, "--force"]) == 2
+    assert convert_data.main([*arguments, "--force"]) == 2
     assert "system" in capsys.readouterr().err and not (tmp_path / "trap").exists()

@@ -1,7 +1,6 @@
 """From public layouts to csv files, and everything that must not pass in silence."""
 
 import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dust.cli import convert_data
 from dust.convert.check import check_data
 from dust.convert.splits import read_public, write_splits
 from dust.datasets.manifest.manifest import read_manifest
 from dust.synthetic.motion import write_video
 from dust.utils.errors import DataError
-from tests.helpers import ROOT
 
 TRAIN = [("b", "1"), ("b", "2"), ("a", "1")]
 TEST = [("b", "8"), ("a", "9")]
@@ -155,13 +154,6 @@ def test_folder(tmp_path):
 # --- check, and the command line --------------------------------------------------------------------------------
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("convert_data", ROOT / "tools" / "convert_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_check_lists_every_bad_clip_once_per_split(ucf, tmp_path, capsys):
     (ucf / "UCF-101" / "b" / "2.avi").write_text("text")
     (ucf / "UCF-101" / "a" / "9.avi").unlink()
@@ -173,20 +165,20 @@ def test_check_lists_every_bad_clip_once_per_split(ucf, tmp_path, capsys):
         ("test", "a/9.avi", True),
     ]
     assert rows(path) == [["split", "id", "path", "reason"], *map(list, bad)]
-    assert tool().main(["check", "--root", str(ucf), "--workers", "0"]) == 1
+    assert convert_data.main(["check", "--root", str(ucf), "--workers", "0"]) == 1
     out = capsys.readouterr().out
     assert "b/2.avi" in out and "5 clips decoded, 2 bad" in out
-    assert tool().main(["check", "--root", str(ucf), "--workers", "0"]) == 2  # its list is there already
+    assert convert_data.main(["check", "--root", str(ucf), "--workers", "0"]) == 2  # its list is there already
     assert "--force" in capsys.readouterr().err
 
 
 def test_command_line(ucf, tmp_path, capsys):
     arguments = ["ucf101", "--root", str(ucf), "--out", str(tmp_path / "out"), "--workers", "0"]
-    assert tool().main(arguments) == 0
+    assert convert_data.main(arguments) == 0
     assert "train.csv (3 clips), val.csv (2 clips), test.csv (2 clips)" in capsys.readouterr().out
-    assert tool().main(arguments) == 2
+    assert convert_data.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
-    assert tool().main([*arguments, "--force"]) == 0
-    assert tool().main(["check", "--root", str(tmp_path / "out"), "--workers", "0"]) == 0
-    assert tool().main(["hmdb51", "--root", str(ucf), "--out", str(tmp_path / "h")]) == 2
+    assert convert_data.main([*arguments, "--force"]) == 0
+    assert convert_data.main(["check", "--root", str(tmp_path / "out"), "--workers", "0"]) == 0
+    assert convert_data.main(["hmdb51", "--root", str(ucf), "--out", str(tmp_path / "h")]) == 2
     assert "test_split1" in capsys.readouterr().err

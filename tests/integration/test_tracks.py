@@ -1,8 +1,6 @@
 """Point tracks from YAML to figures: generated cameras of which one alone is not enough, and tracks of real clips."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -12,7 +10,7 @@ from dust.engine import run_net
 from dust.engine.run_dir import RunDir
 from dust.streaming.tracks import stream_tracks
 from dust.synthetic.tracks import generate_tracks
-from tests.helpers import ROOT, VIDEOS, needs_videos
+from tests.helpers import ROOT, VIDEOS, needs_videos, tool
 
 QUICKSTART = {name: ROOT / "configs" / "quickstart" / f"tracks_{name}.yaml" for name in ("transformer", "lstm")}
 
@@ -71,8 +69,7 @@ def test_tracks_of_real_clips_train(tmp_path):
                     rows.append(f"{video},{name},{view},{'ab'[number]},{name},{split},0,60")
     (tmp_path / "videos.csv").write_text("\n".join(rows) + "\n")
     out = tmp_path / "tracks"
-    command = [sys.executable, str(ROOT / "tools" / "make_tracks.py"), str(tmp_path / "videos.csv"), "--out", str(out)]
-    done = subprocess.run([*command, "--points", "128"], capture_output=True, text=True)
+    done = tool("make_tracks", tmp_path / "videos.csv", "--out", out, "--points", "128")
     assert done.returncode == 0, done.stderr
     assert f"wrote {len(rows) - 1} files" in done.stdout
     more = ["MODEL.NUM_CLASSES", 2, "TRACKS.VIEWS", "[0,1]", "TRACKS.NUM_POINTS", 128, "SOLVER.MAX_EPOCH", 1]

@@ -1,7 +1,6 @@
 """One trained point track model with every subset of its cameras, and recordings streamed through it."""
 
 import csv
-import importlib.util
 import json
 from itertools import pairwise
 
@@ -10,6 +9,8 @@ import pytest
 import torch
 
 from dust.analysis.tracks_ablation import ablate_views, best_of_size, view_subsets
+from dust.cli import ablate_views as ablate_views_command
+from dust.cli import stream_tracks as stream_tracks_command
 from dust.config import load_config
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
@@ -21,7 +22,6 @@ from dust.streaming.tracks import stream_tracks
 from dust.synthetic.tracks import generate_tracks
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
-from tests.helpers import ROOT
 
 TINY = {
     "TRAIN.DATASET": "PointTracks",
@@ -72,13 +72,6 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def tool(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # ------------------------------------------------------------------------------------------------------- ablation
 
 
@@ -116,9 +109,9 @@ def test_ablation_command(trained, tmp_path, capsys):
     cfg, _ = trained
     (tmp_path / "cfg.yaml").write_text(cfg.dump())
     words = ["--cfg", str(tmp_path / "cfg.yaml"), "--sizes", "1"]
-    assert tool("ablate_views").main(words) == 0
+    assert ablate_views_command.main(words) == 0
     assert "best of 1: cameras" in capsys.readouterr().out
-    assert tool("ablate_views").main([*words, "OUTPUT_DIR", str(tmp_path / "empty")]) == 2
+    assert ablate_views_command.main([*words, "OUTPUT_DIR", str(tmp_path / "empty")]) == 2
     assert "nothing to test" in capsys.readouterr().err
 
 
@@ -202,12 +195,12 @@ def test_stream_command(trained, tmp_path, capsys):
     cfg, _ = trained
     (tmp_path / "cfg.yaml").write_text(cfg.dump())
     words = ["--cfg", str(tmp_path / "cfg.yaml"), "--split", "val"]
-    assert tool("stream_tracks").main(words) == 0
+    assert stream_tracks_command.main(words) == 0
     assert "timelines are in" in capsys.readouterr().out
     lstm = cfg.MODEL.MODEL_NAME == "PointTrackLSTM"
-    assert tool("stream_tracks").main([*words, "--stateful"]) == (0 if lstm else 2)
+    assert stream_tracks_command.main([*words, "--stateful"]) == (0 if lstm else 2)
     assert ("stateful needs a PointTrackLSTM" in capsys.readouterr().err) != lstm
-    assert tool("stream_tracks").main([*words, "--stride", "11"]) == 2
+    assert stream_tracks_command.main([*words, "--stride", "11"]) == 2
     assert "the stride must be in 1..window" in capsys.readouterr().err
 
 

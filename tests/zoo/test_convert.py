@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from dust import zoo
+from dust.cli import zoo as command
 from dust.models.clip_vit import CLIPVisual
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError
 from dust.zoo import convert as module
 from dust.zoo.convert import convert
-from tools import zoo as tool
 
 
 def small_clip():
@@ -185,7 +185,7 @@ def test_an_archive_that_torch_cannot_read(tmp_path):
 def test_command_line(program, tmp_path, capsys):
     out = tmp_path / "clip.safetensors"
     words = ["convert", str(program), "--out", str(out)]
-    assert tool.main(words) == 1
+    assert command.main(words) == 1
     assert "give --sha256" in capsys.readouterr().err
-    assert tool.main([*words, "--sha256", sha256(program)]) == 0
+    assert command.main([*words, "--sha256", sha256(program)]) == 0
     assert f"{out}: {len(load_file(out))} tensors" in capsys.readouterr().out
