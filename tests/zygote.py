@@ -32,6 +32,7 @@ from collections.abc import Iterator
 MODULES = (
     "dust.launch.launcher", "dust.engine.train", "dust.engine.test", "dust.engine.stages", "dust.engine.run_net",
     "dust.engine.extract", "dust.visualization.plots", "dust.utils.checkpoint", "sklearn.metrics",
+    "torch.distributed.checkpoint", "PIL.Image",
     "matplotlib.pyplot", "tqdm", "av", "timm.utils",
 )  # fmt: skip
 

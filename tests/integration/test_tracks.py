@@ -22,6 +22,14 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def less_data(tmp_path_factory):
+    """Four of the seven classes, so that fewer epochs are enough."""
+    folder = tmp_path_factory.mktemp("less") / "data"
+    generate_tracks(folder, classes=4, sequences=48, seed=1)
+    return folder
+
+
 def words(data, out, *more):
     return ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(out), *map(str, more)]
 
@@ -31,11 +39,18 @@ def metrics(out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.quickstart] if name == "lstm" else []) for name in QUICKSTART]
-)
-def test_four_cameras_are_enough_and_one_is_not(data, tmp_path, name):
-    overrides = words(data, tmp_path)
+def test_four_cameras_are_enough_and_one_is_not(less_data, tmp_path):
+    four_are_enough("transformer", words(less_data, tmp_path, "MODEL.NUM_CLASSES", 4, "SOLVER.MAX_EPOCH", 20), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.quickstart
+@pytest.mark.parametrize("name", QUICKSTART)
+def test_four_cameras_are_enough_for_all_classes(data, tmp_path, name):
+    four_are_enough(name, words(data, tmp_path), tmp_path)
+
+
+def four_are_enough(name, overrides, tmp_path):
     assert run_net.main(["--cfg", str(QUICKSTART[name]), *overrides]) == 0
     found = metrics(tmp_path)
     assert found["top1_acc"] > 95 and found["weighted_f1"] > 95
