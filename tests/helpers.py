@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,25 @@ def golden_json(name: str):
 def golden_tensors(name: str):
     """(facts, tensors) of one golden case."""
     return golden_json(name), load_file(golden_file(f"{name}.safetensors"))
+
+
+def part(tensors, *names):
+    """The tensors whose keys begin with one of the names and a dot, without that."""
+    return {key.split(".", 1)[1]: value for key, value in tensors.items() if key.split(".", 1)[0] in names}
+
+
+def randomised(model):
+    """All parameters random, so that what starts at zero counts too; in eval mode."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def noise_of(*shape):
+    """The same noise every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
 
 @dataclass(frozen=True)

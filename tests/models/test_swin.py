@@ -14,7 +14,7 @@ from dust.models.series_swin import SeriesSwin
 from dust.models.video_swin import VideoSwin
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError, DustError
-from tests.helpers import golden_tensors
+from tests.helpers import golden_tensors, part, randomised
 
 SERIES_CASES = [
     "dust_series_len100_p2", "dust_series_len51", "swin1d_v1_len120_w7", "swin1d_v1_len51_w8", "swin1d_v2_len51_w8",
@@ -28,24 +28,11 @@ TINY_VIDEO = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_si
 TINY_SERIES = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 8, "num_classes": 5}
 
 
-def part(tensors, *names):
-    return {key.split(".", 1)[1]: value for key, value in tensors.items() if key.split(".", 1)[0] in names}
-
-
 def model_of(case, facts):
     if case in SERIES_CASES:
         kind = {"norm": "pre"} if "v1" in case else {"attention": "cosine"} if "v2" in case else {}
         return SeriesSwin(**facts["args"], **kind, mask="legacy")
     return VideoSwin(**facts["args"])
-
-
-def randomised(model):
-    """All parameters random, so that what starts at zero (biases, norms of respost) counts too."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 def video_swin(**arguments):

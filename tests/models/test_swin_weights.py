@@ -9,8 +9,8 @@ from dust.models.series_swin import SeriesSwin
 from dust.models.video_swin import VideoSwin
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError
-from tests.helpers import golden_tensors
-from tests.models.test_swin import SERIES_CASES, model_of, part, randomised
+from tests.helpers import golden_tensors, part, randomised
+from tests.models.test_swin import SERIES_CASES, model_of
 
 OFFICIAL = "swin3d_w233_3stage_nopatchnorm"
 INFLATE = ["inflate_same_window", "inflate_bicubic"]

@@ -11,7 +11,7 @@ from dust.models.layers import Attention, DropPath
 from dust.models.timesformer import DividedBlock, TimeSformer
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError, DustError
-from tests.helpers import golden_tensors
+from tests.helpers import golden_tensors, part, randomised
 
 CASES = [
     f"timesformer_{name}"
@@ -25,10 +25,6 @@ CASES = [
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4, "num_classes": 7}
 
 
-def part(tensors, name):
-    return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-
-
 def model_of(facts):
     arguments = {key: value for key, value in facts["args"].items() if key not in ("norm_layer", "norm_eps")}
     return TimeSformer(**arguments)
@@ -37,15 +33,6 @@ def model_of(facts):
 def tiny(**arguments):
     torch.manual_seed(0)
     return TimeSformer(**{**TINY, **arguments}).eval()
-
-
-def randomised(model):
-    """All parameters random, so that what starts at zero (temporal_fc, time_embed) counts too."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 # ---------------------------------------------------------------------------------------------- golden numbers

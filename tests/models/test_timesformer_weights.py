@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from dust.models.timesformer import TimeSformer
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError
-from tests.helpers import golden_tensors
-from tests.models.test_timesformer import image_vit, model_of, part, randomised, tiny
+from tests.helpers import golden_tensors, part, randomised
+from tests.models.test_timesformer import image_vit, model_of, tiny
 
 HUGGING_FACE = {
     "cls_token": "timesformer.embeddings.cls_token",
