@@ -1,6 +1,7 @@
 """What several tests need: golden files, and the real clips where a checkout has them beside it."""
 
 import contextlib
+import csv
 import importlib
 import io
 import json
@@ -55,6 +56,18 @@ def randomised(model):
 def noise_of(*shape):
     """The same noise every time."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+def csv_dicts(path) -> list[dict]:
+    """The rows of a csv file with a header."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def csv_lists(path) -> list[list[str]]:
+    """All rows of a csv file, its header too."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
 
 
 @dataclass(frozen=True)

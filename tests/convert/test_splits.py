@@ -1,6 +1,5 @@
 """From public layouts to csv files, and everything that must not pass in silence."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from dust.convert.splits import read_public, write_splits
 from dust.datasets.manifest.manifest import read_manifest
 from dust.synthetic.motion import write_video
 from dust.utils.errors import DataError
+from tests.helpers import csv_lists
 
 TRAIN = [("b", "1"), ("b", "2"), ("a", "1")]
 TEST = [("b", "8"), ("a", "9")]
@@ -38,32 +38,27 @@ def ucf(tmp_path) -> Path:
     return root
 
 
-def rows(path: Path) -> list[list[str]]:
-    with open(path, newline="") as file:
-        return list(csv.reader(file))
-
-
 def test_ucf101_keeps_the_official_class_order(ucf, tmp_path):
     out = tmp_path / "out"
     result = write_splits(read_public(str(ucf), "ucf101"), out)
     assert result.counts == {"train": 3, "val": 2, "test": 2}
-    assert rows(out / "train.csv")[:2] == [["path", "label"], [str(ucf / "UCF-101" / "b" / "1.avi"), "b"]]
+    assert csv_lists(out / "train.csv")[:2] == [["path", "label"], [str(ucf / "UCF-101" / "b" / "1.avi"), "b"]]
     assert (out / "classes.txt").read_text() == "b\na\n"
     official = read_manifest(root=str(ucf), split="train")
     written = read_manifest(root=str(out), split="train", num_classes=2)
     assert written.class_names == official.class_names == ["b", "a"]
     assert [(c.path, c.label) for c in written.clips] == [(c.path, c.label) for c in official.clips]
-    assert rows(out / "val.csv") == rows(out / "test.csv")
+    assert csv_lists(out / "val.csv") == csv_lists(out / "test.csv")
     assert sorted(path.name for path in out.iterdir()) == ["classes.txt", "test.csv", "train.csv", "val.csv"]
 
 
 def test_paths_relative_to_a_prefix_and_below_out(ucf, tmp_path):
     write_splits(read_public(str(ucf), "ucf101"), tmp_path / "out", relative_to=str(ucf / "UCF-101"))
-    assert rows(tmp_path / "out" / "train.csv")[1] == ["b/1.avi", "b"]
+    assert csv_lists(tmp_path / "out" / "train.csv")[1] == ["b/1.avi", "b"]
     prefixed = read_manifest(root=str(tmp_path / "out"), split="test", path_prefix=str(ucf / "UCF-101"))
     assert Path(prefixed.clips[0].path).is_file()
     write_splits(read_public(str(ucf), "ucf101"), tmp_path)
-    assert rows(tmp_path / "train.csv")[1] == ["UCF101/UCF-101/b/1.avi", "b"]
+    assert csv_lists(tmp_path / "train.csv")[1] == ["UCF101/UCF-101/b/1.avi", "b"]
     with pytest.raises(DataError, match="not below"):
         write_splits(read_public(str(ucf), "ucf101"), tmp_path / "third", relative_to=str(tmp_path / "out"))
 
@@ -87,7 +82,7 @@ def test_a_clip_in_train_and_test(ucf, tmp_path):
     assert not out.exists()
     result = write_splits(read_public(str(ucf), "ucf101"), out, drop_leaks=True)
     assert (result.counts["train"], result.counts["test"], result.dropped) == (2, 2, 1)
-    assert not any(row[0].endswith("b/2.avi") for row in rows(out / "train.csv"))
+    assert not any(row[0].endswith("b/2.avi") for row in csv_lists(out / "train.csv"))
 
 
 def test_a_clip_twice_in_train_is_said(ucf, tmp_path):
@@ -102,7 +97,7 @@ def test_a_clip_that_does_not_open(ucf, tmp_path):
     with pytest.raises(DataError, match=r"1 clips cannot be read.*--skip-bad.*\n.*b/2.avi"):
         write_splits(read_public(str(ucf), "ucf101"), out)
     assert not (out / "train.csv").exists()
-    assert rows(out / "bad_clips.csv")[1][:3] == ["train", "b/2.avi", str(ucf / "UCF-101" / "b" / "2.avi")]
+    assert csv_lists(out / "bad_clips.csv")[1][:3] == ["train", "b/2.avi", str(ucf / "UCF-101" / "b" / "2.avi")]
     result = write_splits(read_public(str(ucf), "ucf101"), out, skip_bad=True, force=True)
     assert (result.counts["train"], result.dropped) == (2, 1)
 
@@ -164,7 +159,7 @@ def test_check_lists_every_bad_clip_once_per_split(ucf, tmp_path, capsys):
         ("val", "a/9.avi", True),
         ("test", "a/9.avi", True),
     ]
-    assert rows(path) == [["split", "id", "path", "reason"], *map(list, bad)]
+    assert csv_lists(path) == [["split", "id", "path", "reason"], *map(list, bad)]
     assert convert_data.main(["check", "--root", str(ucf), "--workers", "0"]) == 1
     out = capsys.readouterr().out
     assert "b/2.avi" in out and "5 clips decoded, 2 bad" in out

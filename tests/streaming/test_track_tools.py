@@ -1,6 +1,5 @@
 """One trained point track model with every subset of its cameras, and recordings streamed through it."""
 
-import csv
 import json
 from itertools import pairwise
 
@@ -22,6 +21,7 @@ from dust.streaming.tracks import stream_tracks
 from dust.synthetic.tracks import generate_tracks
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
+from tests.helpers import csv_dicts
 
 TINY = {
     "TRAIN.DATASET": "PointTracks",
@@ -67,11 +67,6 @@ def trained(request, data, tmp_path_factory):
     return cfg, run
 
 
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 # ------------------------------------------------------------------------------------------------------- ablation
 
 
@@ -96,7 +91,7 @@ def test_every_subset_is_a_test_with_those_cameras(trained):
     best = best_of_size(table, 1)
     assert best["top1_acc"] == max(row["top1_acc"] for row in table[:3])
     assert best_of_size(table, 4) is None
-    written = rows(run.path / "view_ablation" / "views.csv")
+    written = csv_dicts(run.path / "view_ablation" / "views.csv")
     assert [row["views"] for row in written] == ["0", "1", "2", "0 1", "0 2", "1 2", "0 1 2"]
     expected = [row["weighted_f1"] for row in table]
     assert [float(row["weighted_f1"]) for row in written] == pytest.approx(expected, abs=1e-4)
@@ -145,7 +140,7 @@ def test_stream_equals_whole_windows(trained):
                 total_probability[window] += logits.softmax(-1)
                 covered[window] += 1
         mean = total_probability / covered
-        written = rows(run.path / "stream_test" / f"{name}.csv")
+        written = csv_dicts(run.path / "stream_test" / f"{name}.csv")
         assert [row["prediction"] for row in written] == [
             recordings.dataset.class_names[index] for index in mean.argmax(1).tolist()
         ]
@@ -184,7 +179,7 @@ def test_a_stream_begins_anew_where_other_cameras_are_there(trained):
 def test_metrics_are_those_of_the_timelines(trained):
     cfg, run = trained
     report = stream_tracks(cfg, run)
-    written = [row for path in sorted((run.path / "stream_test").glob("*.csv")) for row in rows(path)]
+    written = [row for path in sorted((run.path / "stream_test").glob("*.csv")) for row in csv_dicts(path)]
     assert len(written) == report["counts"]["frames"]
     accuracy = 100 * np.mean([row["prediction"] == row["label"] for row in written])
     assert report["metrics"]["frame_acc"] == pytest.approx(accuracy)
