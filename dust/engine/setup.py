@@ -92,7 +92,7 @@ def prepare_for_several(model: nn.Module, device: torch.device, *, sharded: bool
 
 
 def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, GradSync]:
-    """The model as all processes train it together, and when they exchange gradients. A sharded one does by itself."""
+    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself."""
     run: Any = torch.compile(model) if compiled else model
     if distributed.world_size() == 1:
         return run, lambda last: contextlib.nullcontext()

@@ -25,7 +25,7 @@ FEATURES = {"FEATURES__ENABLE": True, "TRAIN__ENABLE": False, "TEST__ENABLE": Fa
 def trained(clips, tmp_path_factory):
     """A checkpoint of one epoch."""
     from dust.config import load_config
-    from tests.engine.conftest import TINY
+    from tests.runs import TINY
 
     out = tmp_path_factory.mktemp("trained")
     values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(out), "SOLVER.MAX_EPOCH": 1}

@@ -17,8 +17,8 @@ import yaml
 from dust.engine.submit import SubmittedCommand, job_specs, python_command, read, slurm_parameters
 from dust.launch.lives import minutes_of
 from dust.utils.errors import ConfigError, DustError
-from tests.engine.conftest import TINY
 from tests.helpers import ROOT
+from tests.runs import TINY
 
 
 @pytest.fixture

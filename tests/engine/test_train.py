@@ -14,7 +14,7 @@ from dust.engine.train import build_trainer
 from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.logging import setup_logging
-from tests.engine.conftest import write_clip
+from tests.runs import write_noise
 
 
 def fit(cfg):
@@ -122,7 +122,7 @@ class TestBadClips:
         root = tmp_path / "damaged"
         root.mkdir()
         for index in range(30):
-            write_clip(root / f"{index}.mp4", 60 if index % 2 else 190, frames=4, seed=index)
+            write_noise(root / f"{index}.mp4", 60 if index % 2 else 190, frames=4, seed=index)
         (root / "7.mp4").write_bytes(bytes(range(256)) * 20)
         rows = [f"{index}.mp4,{index % 2}" for index in range(30)]
         (root / "train.csv").write_text("\n".join(rows) + "\n")

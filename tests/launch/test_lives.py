@@ -243,7 +243,7 @@ def test_without_squeue_there_is_a_sentence_all_the_same(slurm, monkeypatch):
 
 def test_the_command_counts_its_lives(slurm, clips, monkeypatch):
     """Of its first folder, from the end of the configurations on; what it does to its end, it forgets."""
-    from tests.engine.test_run_net import words
+    from tests.runs import words
 
     for name, value in JOB.items():
         monkeypatch.setenv(name, value)

@@ -9,13 +9,18 @@ from dust.procedure.decoders import (
     DualStreamDecoder,
     EvidenceDecoder,
     TemporalDecoder,
+    decode_b1,
+    decode_b2,
+    decode_b3,
+    decode_dual,
     decode_dual_published,
+    decode_temporal,
+    decode_temporal_naive,
     merge_published,
 )
 from dust.procedure.table import Procedure, state_vectors
 from dust.utils.errors import ConfigError, DataError
 from tests.helpers import golden_json
-from tests.procedure.whole import decode_b1, decode_b2, decode_b3, decode_dual, decode_temporal, decode_temporal_naive
 
 TABLE = golden_json("psr_procedure")
 STATES = state_vectors(TABLE["states"])

@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
-from dust.procedure.decoders import decode_dual_published
+from dust.procedure.decoders import (
+    decode_b1,
+    decode_b2,
+    decode_b3,
+    decode_dual,
+    decode_dual_published,
+    decode_temporal,
+    decode_temporal_naive,
+)
 from dust.procedure.step_decoder import MODES, StepDecoder
 from dust.procedure.table import Procedure
 from dust.utils.errors import ConfigError, DataError
-from tests.procedure.whole import decode_b1, decode_b2, decode_b3, decode_dual, decode_temporal, decode_temporal_naive
 
 PROCEDURE = Procedure(frozenset({0, 3, 6, 2, 5, 8}), (0, 0, 0))
 STATES = {1: (0, 0, 0), 2: (1, 0, 0), 3: (1, 1, 0), 4: (1, 1, 1), 5: (0, 1, 1)}

@@ -7,10 +7,10 @@ import pytest
 
 from dust.datasets.keystep.layouts import read_object_states, read_procedures
 from dust.decode.reader import open_clip
+from dust.procedure.decoders import decode_b1
 from dust.synthetic import keystep as made
 from dust.synthetic.keystep import PALETTE, generate_procedure, orders, plan, render
 from dust.utils.errors import DataError
-from tests.procedure.whole import decode_b1
 
 SMALL = {"recordings": 5, "parts": 3, "size": 32, "mishaps": 0.5}
 
