@@ -46,12 +46,16 @@ WITHOUT_EFFECT = (
 #: What does have an effect in those sections.
 WITH_EFFECT = ("TRAIN.MIXED_PRECISION", "TRAIN.AMP_DTYPE", "TRAIN.DATASET", "TEST.DATASET", "TEST.CHECKPOINT")
 
+#: Keys that came later, with what held before: left out at that value, so that features stored before stay valid.
+ADDED = {"DATA.DECODER": "pyav"}
+
 
 def features_config(cfg) -> str:
     """The keys of ``cfg`` that features depend on, as ``KEY: value`` lines; they are stored with the features."""
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(cfg).items()}
     free = {key for key in flat if any(key == name or key.startswith(name + ".") for name in WITHOUT_EFFECT)}
     kept = (OWN_KEYS - free) | set(WITH_EFFECT)
+    kept -= {key for key, before in ADDED.items() if flat[key] == before}
     return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})
 
 
