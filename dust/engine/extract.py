@@ -35,11 +35,17 @@ from dust.utils.registry import build
 logger = logging.getLogger(__name__)
 
 
+#: Keys that came later, with what held before: left out at that value, so that features stored before stay valid.
+ADDED = {"DATA.DECODER": "pyav"}
+
+
 def features_config(values: Mapping[str, Any]) -> str:
     """Of a configuration's ``{key: value}``, those that features depend on, as ``KEY: value`` lines; they are stored
     with the features."""
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-    return yaml.safe_dump({key: value for key, value in flat.items() if key in KEYS and KEYS[key].changes_features})
+    kept = {key for key in flat.keys() & KEYS.keys() if KEYS[key].changes_features}
+    kept -= {key for key, before in ADDED.items() if flat[key] == before}
+    return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ import ast
 import difflib
 import inspect
 import textwrap
+import threading
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+#: Python 3.11 fails where two threads parse sources at the same time.
+PARSING = threading.Lock()
 NEAR = 0.84  # likeness of two names (difflib's ratio, 0..1) from which one is taken for the other misspelt
 
 
@@ -34,7 +37,8 @@ def public_names(cls: type, inherited: type = object) -> set[str]:
         if issubclass(inherited, one):
             continue
         try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
+            with PARSING:
+                tree = ast.parse(textwrap.dedent(inspect.getsource(one)))
         except (OSError, TypeError, SyntaxError):  # made in a prompt, or at run time
             continue
         found |= {

@@ -153,3 +153,9 @@ def test_layers(tiny):
         layer_output(model, "blocks.9")
     with pytest.raises(ConfigError, match="not one feature per sample"):
         layer_output(model, "patch_embed")(model, inputs)
+
+
+def test_another_decoder_makes_other_features_and_the_default_is_as_it_was(tiny):
+    """Features that were stored before there was the key can still be continued."""
+    assert "DATA.DECODER" not in module.features_config(tiny())
+    assert "DATA.DECODER: torchcodec" in module.features_config(tiny(DATA__DECODER="torchcodec"))
