@@ -13,7 +13,6 @@ VERSION = next(
 REQUIRES = [
     "torch>=2.10",
     "torchvision>=0.25",
-    "fvcore>=0.1.5.post20221221",
     "yacs>=0.1.8",
     "timm>=1.0.15",
     "einops>=0.8.0",
@@ -42,9 +41,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["dust", "dust.*"]),
-    package_data={"dust": ["py.typed", "datasets/DATASET.md"]},
+    package_data={"dust": ["py.typed", "datasets/DATASET.md", "zoo/weights.yaml"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "dev": [*TEST, "ruff==0.17.*", "mypy"], "wandb": ["wandb"], "tracks": TRACKS},
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "ruff==0.17.*", "mypy"],
+        "wandb": ["wandb"],
+        "tracks": TRACKS,
+        "torchcodec": ["torchcodec"],
+    },
     entry_points={"console_scripts": ["dust=dust.cli.main:main"]},
 )

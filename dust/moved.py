@@ -23,6 +23,7 @@ MOVED = {
     "datasets.frame_convert": "decode.pixels",
     "datasets.fused": "datasets.multimodal.fusion",
     "datasets.fused_manifest": "datasets.multimodal.fusion_manifest",
+    "datasets.group_sampler": "datasets.samplers",
     "datasets.grouped": "datasets.video.tstl_groups",
     "datasets.index_cache": "decode.cache",
     "datasets.keystep_frames": "datasets.keystep.frames",

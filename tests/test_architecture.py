@@ -113,6 +113,43 @@ def test_nobody_imports_benchmarks_or_tools():
             assert (module or "").split(".")[0] not in ("benchmarks", "tools"), path
 
 
+SYSTEMS = ("timesformer", "keystep", "tracks", "tstl", "fusion", "psr", "videomae", "swin")
+
+
+def texts_in_code(path):
+    """All names, imports and texts of a file but its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    parts = [node for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)]
+    docs = {id(part.body[0].value) for part in parts}
+    for node in ast.walk(tree):
+        fields = () if id(node) in docs else ("id", "attr", "arg", "name", "module", "asname", "value")
+        yield from (text for text in (getattr(node, field, None) for field in fields) if isinstance(text, str))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.relative_to(ROOT / "dust").parts[0] in ("engine", "launch")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_the_engine_names_no_system(path):
+    """What it must know of a system's keys or models, it asks of the schema, or of the model."""
+    for text in texts_in_code(path):
+        cast = "CAST" in text or (text.startswith("dust.") and "cast" in text)  # in lower case a word of torch
+        assert not cast and not any(name in text.lower() for name in SYSTEMS), text
+
+
+def test_configurations_are_changed_in_config_alone():
+    """Everybody else asks for a copy by dust.config.with_values."""
+    changing = {
+        path.relative_to(ROOT / "dust").parts[0]
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "defrost"
+    }
+    assert changing == {"config"}
+
+
 def test_nothing_prints_in_the_package():
     for path in MODULES:
         room = path.relative_to(ROOT / "dust").parts[0]
@@ -121,6 +158,84 @@ def test_nothing_prints_in_the_package():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = node.func if isinstance(node, ast.Call) else None
             assert not (isinstance(called, ast.Name) and called.id == "print"), path
+
+
+#: Rooms in which a configuration is read by builders alone.
+BUILT = ("engine", "tasks", "launch", "streaming")
+
+
+def may_read_cfg(names):
+    """``names``: of a function and of those that it stands in."""
+    return any(name in ("build", "from_config", "main", "run_stage") or name.startswith("build_") for name in names)
+
+
+def readers_of_cfg(tree):
+    """``function: what it takes`` of those that get or keep a configuration though they build nothing: a parameter
+    called cfg, CfgNode as a type, an upper-case attribute of a parameter, or an attribute called cfg."""
+
+    def visit(node, names):
+        for child in ast.iter_child_nodes(node):
+            inner = names
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                inner = [*names, getattr(child, "name", "lambda")]
+                if not may_read_cfg(inner):
+                    yield from (f"{'.'.join(inner)}: {what}" for what in sorted(taken(child)))
+            elif isinstance(child, ast.ClassDef):
+                inner = [*names, child.name]
+                fields = [one for one in child.body if isinstance(one, ast.AnnAssign)]
+                yield from (f"{'.'.join(inner)}: {ast.unparse(one)}" for one in fields if is_cfg(one.target, one))
+            yield from visit(child, inner)
+
+    def is_cfg(target, annotated):
+        annotation = annotated.annotation
+        name = getattr(target, "arg", getattr(target, "id", ""))
+        return name in ("cfg", "cfgs") or (annotation is not None and "CfgNode" in ast.unparse(annotation))
+
+    def taken(function):
+        arguments = function.args
+        parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        parameters += [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
+        found = {one.arg for one in parameters if is_cfg(one, one)}
+        names = {one.arg for one in parameters}
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Attribute):
+                continue
+            of_parameter = isinstance(node.value, ast.Name) and node.value.id in names
+            if (of_parameter and node.attr.isupper()) or node.attr in ("cfg", "cfgs"):
+                found.add(ast.unparse(node))
+        return found
+
+    return list(visit(tree, []))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.relative_to(ROOT / "dust").parts[0] in BUILT],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_cfg_stops_at_builders(path):
+    """Everything else takes plain values, so that it can be used and tested without a configuration."""
+    assert not readers_of_cfg(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def build_x(cfg): return cfg.TRAIN", []),
+        ("def build_x(cfg):\n  def inner(cfg): return cfg.TRAIN\n  return inner", []),
+        ("class A:\n  @classmethod\n  def from_config(cls, cfg): return cfg.X", []),
+        ("def f(cfg): pass", ["f: cfg"]),
+        ("def f(node): return node.SOLVER.BASE_LR", ["f: node.SOLVER"]),
+        ("def f(c: 'CfgNode'): pass", ["f: c"]),
+        ("def f(*, c: CfgNode | None = None): pass", ["f: c"]),
+        ("class A:\n  def g(self): return self.cfg", ["A.g: self.cfg"]),
+        ("class A:\n  cfgs: tuple[int, ...]", ["A: cfgs: tuple[int, ...]"]),
+        ("f = lambda cfg: 1", ["lambda: cfg"]),
+        ("def f(path): return path.stem", []),
+    ],
+)
+def test_a_reader_of_cfg_is_found(code, found):
+    assert readers_of_cfg(ast.parse(code)) == found
 
 
 def modules_after(statement):

@@ -11,6 +11,7 @@ from dust.datasets import DATASET_REGISTRY
 from dust.models import MODEL_REGISTRY, build_model
 from dust.tasks import TASK_REGISTRY
 from dust.utils.lr_policy import LRSchedule
+from dust.utils.registry import build
 from dust.utils.tstl_grouping import Grouping, write_grouping
 from dust.zoo.entries import ENTRIES
 from tests.helpers import ROOT, golden_json
@@ -146,9 +147,9 @@ def test_dust_stages_are_the_published_recipe(folder):
     for cfg in (video, series, features, fusion):
         assert (cfg.RNG_SEED, cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE) == (93728645, 77, 224)
         assert (cfg.SERIES.LENGTH, cfg.SERIES.NUM_CHANNELS, cfg.SOLVER.WEIGHT_DECAY) == (51, 3, 0.02)
-    rates = [LRSchedule.from_config(video).at_iteration(epoch, 0, 4) for epoch in range(100)]
+    rates = [build(LRSchedule, video).at_iteration(epoch, 0, 4) for epoch in range(100)]
     assert rates == pytest.approx(golden_json("dust_lr_schedule")["lr_per_epoch"])
-    later = [LRSchedule.from_config(series).at_iteration(epoch, 0, 1) for epoch in (99, 100)]
+    later = [build(LRSchedule, series).at_iteration(epoch, 0, 1) for epoch in (99, 100)]
     assert later == pytest.approx([3e-4, 3e-5])
     with torch.device("meta"):
         millions = [sum(p.numel() for p in build_model(cfg).parameters()) / 1e6 for cfg in (video, series)]

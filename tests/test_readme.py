@@ -4,12 +4,12 @@ import ast
 import re
 import shlex
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from dust.config import load_config, parse_args
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tool
 
 PAGES = [
     "README.md",
@@ -61,9 +61,8 @@ def test_a_command_of_a_page_exists(line):
             load_config(str(ROOT / file), args.opts)
     else:
         sub = words[2:3] if len(words) > 2 and re.fullmatch(r"[a-z0-9][a-z0-9-]*", words[2]) else []
-        result = subprocess.run(
-            [sys.executable, str(ROOT / words[1]), *sub, "--help"], capture_output=True, text=True, cwd=ROOT
-        )
+        assert (ROOT / words[1]).exists()
+        result = tool(Path(words[1]).stem, *sub, "--help")
         assert result.returncode == 0, result.stderr
         usage = re.sub(r"\[[^\]]*\]", "", result.stdout.split("\n\n")[0])  # what stands outside brackets is required
         for choice in re.findall(r"\(([^)]*)\)", usage):

@@ -45,3 +45,19 @@ def test_what_is_installed_is_what_is_claimed():
 def test_the_python_that_is_claimed_is_the_oldest_that_is_tried():
     claimed = re.search(r'python_requires=">=(3\.\d+)"', (ROOT / "setup.py").read_text()).group(1)
     assert f"OLDEST_PYTHON := python{claimed}" in (ROOT / "Makefile").read_text()
+
+
+def test_what_is_required_is_imported():
+    names = {"Pillow": "PIL", "PyYAML": "yaml", "scikit-learn": "sklearn", "tensorboard": "torch.utils.tensorboard"}
+    imported = set()
+    for path in (ROOT / "dust").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module)
+    for line in lists_of_setup()["REQUIRES"]:
+        name = names.get(Requirement(line).name, Requirement(line).name)
+        assert any(f"{one}.".startswith(f"{name}.") for one in imported), (
+            f"setup.py requires {name}, nothing imports it"
+        )

@@ -1,6 +1,5 @@
 """Which cameras a trained model needs: one test for each subset of them."""
 
-import csv
 import json
 import logging
 from collections.abc import Sequence
@@ -9,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets import construct_loader
-from dust.engine.evaluator import evaluate
+from dust.datasets.protocol import HasCameras
+from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.evaluator import build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import build_for, device_of, device_transform_of
-from dust.engine.test import checkpoint_to_test
+from dust.engine.setup import build_device, build_for
 from dust.engine.weights import load_trained
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv, write_text
 from dust.visualization.plots import bar_figure
 
 logger = logging.getLogger(__name__)
@@ -49,23 +50,22 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
         ConfigError: the test's dataset has no cameras, or sizes that it does not have.
         CheckpointError, DataError: as in a test.
     """
-    path = checkpoint_to_test(cfg, run)
+    path = build_checkpoint_to_test(cfg).path()
     saved = load_checkpoint(path)
-    device = device_of(cfg)
+    device = build_device(cfg)
     model = build_for(cfg, device)
-    load_trained(cfg, model, path, saved)
+    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
     loader = construct_loader(cfg, "test", saved.get("class_names"), fitted=saved.get("fitted"))
     dataset: Any = loader.dataset
-    if not hasattr(dataset, "seen_views"):
+    if not isinstance(dataset, HasCameras):
         raise ConfigError(f"TEST.DATASET {cfg.TEST.DATASET}: has no cameras; it must be PointTracks")
     task = build_task(cfg, DataInfo(dataset.class_names)).to(device)
-    transform = device_transform_of(cfg)
+    evaluator = build_evaluator(cfg, task, device)
     table = []
     for subset in view_subsets(dataset.views, sizes):
         dataset.seen_views = set(subset)  # read anew by the workers of every pass
         bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
-        options: dict[str, Any] = {"split": "test", "device": device, "transform": transform, "bad_clips": bad_clips}
-        evaluation, counts = evaluate(cfg, model, task, loader, **options)
+        evaluation, counts = evaluator.evaluate(model, loader, split="test", bad_clips=bad_clips)
         metrics = evaluation.metrics()
         if not metrics:
             raise DataError(
@@ -89,13 +89,10 @@ def _named(views: Sequence[int]) -> str:
 
 def _write(folder: Path, table: list[dict[str, Any]], metric: str, checkpoint: str) -> None:
     folder.mkdir(exist_ok=True)
-    with open(folder / "views.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(table[0])
-        for row in table:
-            writer.writerow([_named(row["views"]), row["num_views"], *(f"{v:.4f}" for v in list(row.values())[2:])])
+    rows = ([_named(row["views"]), row["num_views"], *(f"{v:.4f}" for v in list(row.values())[2:])] for row in table)
+    write_csv(folder / "views.csv", table[0], rows, line_end="\r\n")
     report = {"checkpoint_sha256": checkpoint, "subsets": table}
-    (folder / "views.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "views.json", json.dumps(report, indent=2) + "\n")
     figure = bar_figure(
         [_named(row["views"]) for row in table],
         [row[metric] for row in table],

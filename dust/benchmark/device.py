@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from dust.engine.setup import device_of
+from dust.config import with_values
+from dust.engine.setup import build_device
 from dust.utils.errors import ConfigError
 
 #: Dense (not sparse) peak of 16-bit matrix products with 32-bit accumulation, FLOP/s, from the makers' data sheets.
@@ -67,11 +68,8 @@ def one_device(cfg, choice: str) -> tuple[Any, torch.device]:
     if choice == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no CUDA device. Use --device cpu.")
     cuda = choice == "cuda" or (choice == "auto" and cfg.NUM_GPUS > 0 and torch.cuda.is_available())
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_SHARDS, cfg.SHARD_ID, cfg.NUM_PROCS_PER_NODE = int(cuda), 1, 0, 1
-    cfg.freeze()
-    return cfg, device_of(cfg)
+    cfg = with_values(cfg, {"NUM_GPUS": int(cuda), "NUM_SHARDS": 1, "SHARD_ID": 0, "NUM_PROCS_PER_NODE": 1})
+    return cfg, build_device(cfg)
 
 
 def synchronize(device: torch.device) -> None:

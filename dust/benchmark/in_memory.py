@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import Dataset
 
 from dust.benchmark.model import in_own_process
-from dust.config import load_config, processes_per_node
+from dust.config import load_config, processes_per_node, with_values
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import SampleRequest, class_counts, target_of
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Trainer
+from dust.engine.train import build_trainer
 from dust.launch.launcher import launch
 from dust.utils import distributed
 from dust.utils.errors import DustError
@@ -125,16 +125,12 @@ def train_in_memory(cfg, batches: int, *, threads: int = 1, runs: int = 1) -> li
 
 
 def _in_folder(cfg, folder: Path):
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.freeze()
-    return cfg
+    return with_values(cfg, {"OUTPUT_DIR": str(folder)})
 
 
 def _train(cfg) -> None:
     run = RunDir(cfg.OUTPUT_DIR)
-    trainer = Trainer(cfg, run)
+    trainer = build_trainer(cfg, run)
     _wait_for_the_others(run.path)
     trainer.fit()
     dataset: Any = trainer.loader.dataset

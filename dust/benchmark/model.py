@@ -16,7 +16,7 @@ from dust.benchmark.cost import MIB, peak_rss_mib, rss_mib
 from dust.benchmark.device import one_device, peak_flops, synchronize
 from dust.benchmark.report import Report
 from dust.config import load_config
-from dust.engine.setup import autocast_of, build_for
+from dust.engine.setup import build_autocast, build_for
 from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Task
@@ -228,7 +228,7 @@ class Step:
         self, cfg, model: nn.Module, task: Task, batch: dict[str, Any], device: torch.device, run: ModelRun
     ) -> None:
         self.model, self.task, self.batch, self.device, self.run = model, task, batch, device, run
-        self.autocast = autocast_of(cfg, device)
+        self.autocast = build_autocast(cfg, device)
         scaled = cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.optimizer = construct_optimizer(model, cfg) if run.train and run.optimizer else None
@@ -264,7 +264,7 @@ class Step:
 def _touch_libraries(cfg, device: torch.device) -> None:
     """Run a tiny layer forward and backward, so that the libraries' own memory stands before the model's."""
     layers = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(), nn.Linear(32, 8), nn.LayerNorm(8)).to(device)
-    with autocast_of(cfg, device)():
+    with build_autocast(cfg, device)():
         out = layers(torch.randn(2, 3, 8, 8, device=device))
         q = out.view(1, 1, 2, 8)
         loss = nn.functional.scaled_dot_product_attention(q, q, q).float().sum()

@@ -12,7 +12,7 @@ from dust.benchmark.report import Report
 from dust.datasets import construct_loader
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
-from dust.engine.setup import autocast_of, build_for, device_transform_of
+from dust.engine.setup import build_autocast, build_device_transform, build_for
 from dust.engine.weights import weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
@@ -54,7 +54,7 @@ class _Timed:
 def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0) -> Report:
     """Test the first ``limit`` videos (0: all) of cfg's test split with the weights of ``checkpoint``."""
     cfg, where = one_device(cfg, device)
-    path = weights_file(cfg, checkpoint)
+    path = weights_file(checkpoint, cfg.OUTPUT_DIR)
     model = build_for(cfg, where)
     load_weights(model, path)
     loader: Any = construct_loader(cfg, "test", read_checkpoint(path).get("class_names"))
@@ -65,10 +65,10 @@ def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0
     loop = Inference(
         compiled,
         task.forward,
-        device_transform_of(cfg),
+        build_device_transform(cfg),
         where,
         micro_batch=cfg.TEST.BATCH_SIZE,
-        autocast=autocast_of(cfg, where),
+        autocast=build_autocast(cfg, where),
     )
     _warm_up(loop, loader.dataset)
 

@@ -12,6 +12,7 @@ from typing import Any
 from dust import __version__
 from dust.benchmark.cost import usable_cores
 from dust.utils.errors import DustError
+from dust.utils.files import write_atomically
 
 #: CPU features that decide how fast matrix products of 16-bit numbers are.
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
@@ -85,16 +86,10 @@ def _cell(value: Any) -> str:
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write indented JSON atomically."""
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DustError(f"--json {path}: cannot be written ({error.strerror}). Name another file.") from error
 
 

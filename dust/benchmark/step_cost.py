@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dust.benchmark.model import random_batch
-from dust.engine.setup import autocast_of
+from dust.engine.setup import build_autocast
 from dust.engine.sharding import blocks_of
 from dust.models import build_model
 from dust.models.optimizer import construct_optimizer
@@ -88,7 +88,7 @@ def _fake_batch(cfg, views: int) -> dict[str, Any]:
 
 
 def _loss(cfg, model: nn.Module, task: Any, batch: dict[str, Any]) -> Tensor:
-    with autocast_of(cfg, CPU)():
+    with build_autocast(cfg, CPU)():
         outputs = task.forward(model, batch["inputs"])
         return torch.stack([value.float() for value in task.losses(outputs, batch).values()]).sum()
 

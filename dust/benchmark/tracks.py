@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dust.benchmark.cost import cpu_of
 from dust.benchmark.report import Report
+from dust.config import with_values
 from dust.engine.setup import build_for
 from dust.models.track_front_end import PointTrackModel
 from dust.streaming.tracks import TrackStream
@@ -72,10 +73,7 @@ def benchmark_tracks(cfg, *, rounds: int = 10, windows: int = 20, stride: int = 
 
 
 def _build(cfg, values: dict[str, Any]) -> PointTrackModel:
-    variant = cfg.clone()
-    variant.defrost()
-    for key, value in values.items():
-        variant.TRACKS[key] = value
+    variant = with_values(cfg, {f"TRACKS.{key}": value for key, value in values.items()})
     model = build_for(variant, torch.device("cpu")).eval()
     assert isinstance(model, PointTrackModel)
     return model

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     from dust.config import load_config
     from dust.engine.run_dir import RunDir
-    from dust.streaming.tracks import stream_tracks
+    from dust.streaming.tracks import run_stage
     from dust.utils.logging import setup_logging
 
     try:
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         with run.lock():
             setup_logging(run.path)
             options = {"split": args.split, "stride": args.stride, "how": args.how, "stateful": args.stateful}
-            report = stream_tracks(cfg, run, **options)
+            report = run_stage(cfg, run, **options)
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

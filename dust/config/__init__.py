@@ -5,12 +5,13 @@ Importing this needs neither torch nor any other part of dust than its errors.
 
 from yacs.config import CfgNode
 
-from dust.config.defaults import flatten, get_cfg
+from dust.config.defaults import KEYS, flatten, get_cfg, with_values
 from dust.config.infer import accumulation_steps, assert_and_infer_cfg
 from dust.config.parser import load_config, log_notes, notes, parse_args
 from dust.config.validate import processes_per_node
 
 __all__ = [
+    "KEYS",
     "CfgNode",
     "accumulation_steps",
     "assert_and_infer_cfg",
@@ -21,4 +22,5 @@ __all__ = [
     "notes",
     "parse_args",
     "processes_per_node",
+    "with_values",
 ]

@@ -2,113 +2,90 @@
 
 from yacs.config import CfgNode
 
-from dust.config.problem import BELOW_ONE, COUNT, FROM_ZERO, INF, POSITIVE, Problem, Range
+from dust.config.schema import Key, Problem, System, gather, section
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "TSTL.EXPERT_CLASSES": ("group", "all"),
-    "TSTL.VOTE": ("maxlogit", "selector_weighted", "majority"),
-}
-RANGES: dict[str, Range] = {
-    **dict.fromkeys(
-        [
-            "VIDEOMAE.PATCH_SIZE", "VIDEOMAE.TUBELET_SIZE", "VIDEOMAE.EMBED_DIM", "VIDEOMAE.DEPTH",
-            "VIDEOMAE.NUM_HEADS", "VIDEOMAE.DECODER_EMBED_DIM", "VIDEOMAE.DECODER_DEPTH",
-            "VIDEOMAE.DECODER_NUM_HEADS", "CLIP.PATCH_SIZE", "CLIP.WIDTH", "CLIP.LAYERS", "CLIP.HEADS",
-            "CAST.PATCH_SIZE", "CAST.TUBELET_SIZE", "CAST.EMBED_DIM", "CAST.DEPTH", "CAST.NUM_HEADS",
-            "CAST.DOWN_RATIO", "CAST.NUM_VERBS", "CAST.NUM_NOUNS", "TSTL.TOP_K",
-        ],
-        COUNT,
+KEYS = gather(  # image size, frames and classes come from DATA and MODEL
+    section(
+        "VIDEOMAE",  # models VideoMAE and VideoMAEPretrain; the defaults are ViT-B
+        PATCH_SIZE=Key(16, "side of a token, pixels; divides the crop sizes", low=1),
+        TUBELET_SIZE=Key(2, "length of a token, frames; divides DATA.NUM_FRAMES", low=1),
+        EMBED_DIM=Key(768, "width; of S, B, L, H: 384, 768, 1024, 1280", low=1),
+        DEPTH=Key(12, "blocks; 12, 12, 24, 32", low=1),
+        NUM_HEADS=Key(12, "attention heads; 6, 12, 16, 16 (Hugging Face's configuration of S says 16, which is wrong)",
+                      low=1),
+        MLP_RATIO=Key(4.0, "hidden width of the MLPs over EMBED_DIM", above=0),
+        QKV_BIAS=Key(True, "biases of queries and values"),
+        DROP_RATE=Key(0.0, "dropout of tokens, projections and MLPs", low=0, below=1),
+        ATTN_DROP_RATE=Key(0.0, "dropout of attention weights", low=0, below=1),
+        DROP_PATH_RATE=Key(0.1, "stochastic depth of the last block, rising from 0; pre-training uses 0",
+                           low=0, below=1),
+        HEAD_DROP_RATE=Key(0.0, "dropout before the classifier", low=0, below=1),
+        INIT_VALUES=Key(0.0, "first value of LayerScale; 0 = none, as in all published weights", low=0),
+        USE_MEAN_POOLING=Key(True, "classify the mean of all tokens, else the first"),
+        INIT_SCALE=Key(0.001, "factor of the classifier's first weights; the published one. From scratch: 1", low=0),
+        INIT_STD=Key(0.02, "spread of the first weights; the published one. A small model from scratch: 0.2", above=0),
+        DECODER_EMBED_DIM=Key(384, "pre-training: width of the decoder; S, B, L, H: 192, 384, 512, 640", low=1),
+        DECODER_DEPTH=Key(4, "pre-training: its blocks; 4, 4, 12, 12", low=1),
+        DECODER_NUM_HEADS=Key(6, "pre-training: its attention heads; 3, 6, 8, 10", low=1),
+        MASK_RATIO=Key(0.9, "share of the places that pre-training masks; UCF101 0.75", above=0, below=1),
+        NORMALIZE_TARGET=Key(True, "predict each tubelet's pixels less their mean, over their standard deviation"),
     ),
-    **dict.fromkeys(
-        [
-            "VIDEOMAE.INIT_VALUES", "VIDEOMAE.INIT_SCALE", "CLIP.OUTPUT_DIM", "CLIP.INIT_SCALE", "CAST.INIT_SCALE",
-            "TSTL.GROUPS_PER_BATCH", "TSTL.TRIPLET_WEIGHT", "TSTL.TRIPLET_MARGIN",
-        ],
-        FROM_ZERO,
+    section(
+        "CLIP",  # model CLIPVisual; the defaults are ViT-B/16
+        PATCH_SIZE=Key(16, "side of a patch, pixels; divides the crop sizes", low=1),
+        WIDTH=Key(768, "width, a multiple of HEADS", low=1),
+        LAYERS=Key(12, "blocks", low=1),
+        HEADS=Key(12, "attention heads; OpenAI's models: WIDTH / 64", low=1),
+        OUTPUT_DIM=Key(512, "width of the embedding that is classified; 0 = no projection", low=0),
+        HEAD_DROP_RATE=Key(0.0, "dropout before the classifier", low=0, below=1),
+        DROP_PATH_RATE=Key(0.0, "stochastic depth of the last block, rising from 0", low=0, below=1),
+        INIT_SCALE=Key(1.0, "factor of the classifier's first weights", low=0),
     ),
-    **dict.fromkeys(["VIDEOMAE.MLP_RATIO", "VIDEOMAE.INIT_STD", "CAST.MLP_RATIO", "CAST.INIT_STD"], POSITIVE),
-    **dict.fromkeys(
-        [
-            "VIDEOMAE.DROP_RATE", "VIDEOMAE.ATTN_DROP_RATE", "VIDEOMAE.DROP_PATH_RATE", "VIDEOMAE.HEAD_DROP_RATE",
-            "CLIP.HEAD_DROP_RATE", "CLIP.DROP_PATH_RATE", "CAST.HEAD_DROP_RATE", "CAST.DROP_PATH_RATE",
-        ],
-        BELOW_ONE,
+    section(
+        "CAST",  # model CAST; the defaults are B-CAST, and both experts have these sizes
+        SPATIAL_FROM=Key("", "stage, weight file or zoo://NAME of the spatial expert (CLIPVisual)", stage="checkpoint"),
+        TEMPORAL_FROM=Key("", "stage, weight file or zoo://NAME of the temporal expert (VideoMAE)", stage="checkpoint"),
+        TRUNK_FROM=Key("", "instead of these two: stage or checkpoint of a CAST whose experts are taken",
+                       stage="checkpoint"),
+        FREEZE=Key(True, "do not train the experts; False only for small ones that start from nothing"),
+        PATCH_SIZE=Key(16, "side of a token, pixels; divides the crop sizes", low=1),
+        TUBELET_SIZE=Key(2, "length of a token, frames; the spatial expert sees the last frame of each", low=1),
+        EMBED_DIM=Key(768, "width of both experts", low=1),
+        DEPTH=Key(12, "blocks of both experts", low=1),
+        NUM_HEADS=Key(12, "attention heads of both experts, and of the attention between them", low=1),
+        MLP_RATIO=Key(4.0, "of the temporal expert's MLPs; the spatial one's is 4", above=0),
+        QKV_BIAS=Key(True, "of the temporal expert"),
+        DOWN_RATIO=Key(2, "EMBED_DIM over the width of the attention between the experts", low=1),
+        COMPOSITION=Key(False, "verbs and nouns (EPIC-KITCHENS) instead of one set of classes"),
+        NUM_VERBS=Key(97, "COMPOSITION: classes of verbs", low=1),
+        NUM_NOUNS=Key(300, "COMPOSITION: classes of nouns", low=1),
+        HEAD_DROP_RATE=Key(0.0, "dropout before the classifier", low=0, below=1),
+        DROP_PATH_RATE=Key(0.2, "stochastic depth of the last block's trained branches, rising from 0; SSv2 0.3",
+                           low=0, below=1),
+        INIT_SCALE=Key(1.0, "factor of the classifier's first weights", low=0),
+        INIT_STD=Key(0.02, "spread of the first weights; a small model whose experts learn too (FREEZE False): 0.2",
+                     above=0),
     ),
-    "VIDEOMAE.MASK_RATIO": (0, 1, False, False),
-    "TSTL.GROUP": (-1, INF, True, False),
-}  # fmt: skip
-
-
-def add_cast(root: CfgNode) -> None:
-    """Add the nodes VIDEOMAE, CLIP, CAST and TSTL. Image size, frames and classes come from DATA and MODEL."""
-    video = root.VIDEOMAE = CfgNode()  # models VideoMAE and VideoMAEPretrain; the defaults are ViT-B
-    video.PATCH_SIZE = 16  # side of a token, pixels; divides the crop sizes
-    video.TUBELET_SIZE = 2  # length of a token, frames; divides DATA.NUM_FRAMES
-    video.EMBED_DIM = 768  # S, B, L, H: 384, 768, 1024, 1280
-    video.DEPTH = 12  # blocks; 12, 12, 24, 32
-    video.NUM_HEADS = 12  # 6, 12, 16, 16; Hugging Face's configuration of S says 16, which is wrong
-    video.MLP_RATIO = 4.0
-    video.QKV_BIAS = True
-    video.DROP_RATE = 0.0  # of tokens, projections and MLPs
-    video.ATTN_DROP_RATE = 0.0
-    video.DROP_PATH_RATE = 0.1  # of the last block, rising from 0; pre-training uses 0
-    video.HEAD_DROP_RATE = 0.0  # before the classifier
-    video.INIT_VALUES = 0.0  # first value of LayerScale; 0 = none, as in all published weights
-    video.USE_MEAN_POOLING = True  # classify the mean of all tokens, else the first
-    video.INIT_SCALE = 0.001  # factor of the classifier's first weights; the published one. From scratch: 1
-    video.INIT_STD = 0.02  # spread of the first weights; the published one. A small model from scratch: 0.2
-    video.DECODER_EMBED_DIM = 384  # pre-training; S, B, L, H: 192, 384, 512, 640
-    video.DECODER_DEPTH = 4  # 4, 4, 12, 12
-    video.DECODER_NUM_HEADS = 6  # 3, 6, 8, 10
-    video.MASK_RATIO = 0.9  # share of the places that pre-training masks; UCF101 0.75
-    video.NORMALIZE_TARGET = True  # predict each tubelet's pixels less their mean, over their standard deviation
-
-    clip = root.CLIP = CfgNode()  # model CLIPVisual; the defaults are ViT-B/16
-    clip.PATCH_SIZE = 16  # pixels; divides the crop sizes
-    clip.WIDTH = 768
-    clip.LAYERS = 12
-    clip.HEADS = 12  # OpenAI's models: WIDTH / 64
-    clip.OUTPUT_DIM = 512  # width of the embedding that is classified; 0 = no projection
-    clip.HEAD_DROP_RATE = 0.0  # before the classifier
-    clip.DROP_PATH_RATE = 0.0  # of the last block, rising from 0
-    clip.INIT_SCALE = 1.0  # factor of the classifier's first weights
-
-    cast = root.CAST = CfgNode()  # model CAST; the defaults are B-CAST, and both experts have these sizes
-    cast.SPATIAL_FROM = ""  # stage, weight file or zoo://NAME of the spatial expert (CLIPVisual)
-    cast.TEMPORAL_FROM = ""  # stage, weight file or zoo://NAME of the temporal expert (VideoMAE)
-    cast.TRUNK_FROM = ""  # instead of these two: stage or checkpoint of a CAST whose experts are taken
-    cast.FREEZE = True  # do not train the experts; False only for small ones that start from nothing
-    cast.PATCH_SIZE = 16
-    cast.TUBELET_SIZE = 2  # the spatial expert sees the last frame of each tubelet
-    cast.EMBED_DIM = 768
-    cast.DEPTH = 12
-    cast.NUM_HEADS = 12  # of both experts, and of the attention between them
-    cast.MLP_RATIO = 4.0  # of the temporal expert; the spatial one's is 4
-    cast.QKV_BIAS = True  # of the temporal expert
-    cast.DOWN_RATIO = 2  # EMBED_DIM over the width of the attention between the experts
-    cast.COMPOSITION = False  # verbs and nouns (EPIC-KITCHENS) instead of one set of classes
-    cast.NUM_VERBS = 97
-    cast.NUM_NOUNS = 300
-    cast.HEAD_DROP_RATE = 0.0  # before the classifier
-    cast.DROP_PATH_RATE = 0.2  # of the last block's trained branches, rising from 0; SSv2 0.3
-    cast.INIT_SCALE = 1.0  # factor of the classifier's first weights
-    cast.INIT_STD = 0.02  # spread of the first weights; a small model whose experts learn too (FREEZE False): 0.2
-
-    tstl = root.TSTL = CfgNode()  # CAST in two stages: a selector of groups of classes, and an expert for each group
-    tstl.GROUPING = ""  # class_grouping.json in the data folder, or a path; tools/group_classes.py makes one
-    tstl.GROUPS = []  # experts to train, one after the other in OUTPUT_DIR/experts/group_{i}: all, or e.g. [0, 3]
-    tstl.GROUP = -1  # the expert of one such run, which GROUPS sets
-    tstl.EXPERT_CLASSES = "group"  # classes of an expert's head: group (its own) | all (as published)
-    tstl.GROUPS_PER_BATCH = 0  # selector: groups that each training batch holds, alike many clips of each; 0 = any
-    tstl.TRIPLET_WEIGHT = 0.0  # selector: factor of the batch-all triplet loss on the fused features; 0 = none
-    tstl.TRIPLET_MARGIN = 1.0  # in the features' units
-    tstl.SELECTOR_FROM = ""  # model TSTL: stage or checkpoint of the selector
-    tstl.EXPERTS_FROM = (
-        ""  # model TSTL: stage whose experts/group_{i} are taken, or files such as run/expert-{group}.pth
-    )
-    tstl.TOP_K = 1  # experts that see a clip, those of the selector's first groups
-    tstl.VOTE = "maxlogit"  # maxlogit | selector_weighted | majority: how several experts agree
-    tstl.MASK_OUTSIDE = False  # an expert says nothing of classes outside its group; needed only for EXPERT_CLASSES all
+    section(
+        "TSTL",  # CAST in two stages: a selector of groups of classes, and an expert for each group
+        GROUPING=Key("", "class_grouping.json in the data folder, or a path; tools/group_classes.py makes one"),
+        GROUPS=Key([], "experts to train, one after the other in OUTPUT_DIR/experts/group_{i}, e.g. [0, 3]", kind=int,
+                   words=("all",)),
+        GROUP=Key(-1, "the expert of one such run, which GROUPS sets", low=-1),
+        EXPERT_CLASSES=Key("group", "classes of an expert's head", choices="group (its own) | all (as published)"),
+        GROUPS_PER_BATCH=Key(0, "selector: groups that each training batch holds, alike many clips of each; 0 = any",
+                             low=0),
+        TRIPLET_WEIGHT=Key(0.0, "selector: factor of the batch-all triplet loss on the fused features; 0 = none",
+                           low=0),
+        TRIPLET_MARGIN=Key(1.0, "margin of that loss, in the features' units", low=0),
+        SELECTOR_FROM=Key("", "model TSTL: stage or checkpoint of the selector", stage="checkpoint"),
+        EXPERTS_FROM=Key("", "model TSTL: stage whose experts/group_{i} are taken, or files such as "
+                         "run/expert-{group}.pth", stage="checkpoint"),
+        TOP_K=Key(1, "experts that see a clip, those of the selector's first groups", low=1),
+        VOTE=Key("maxlogit", "how several experts agree", choices="maxlogit | selector_weighted | majority"),
+        MASK_OUTSIDE=Key(False, "an expert says nothing of classes outside its group; only for EXPERT_CLASSES all"),
+    ),
+)  # fmt: skip
 
 
 def check(cfg: CfgNode) -> list[Problem]:
@@ -222,3 +199,6 @@ def _multiples(cfg: CfgNode, pairs: list[tuple[str, str]]) -> list[Problem]:
 def _value(cfg: CfgNode, key: str) -> int:
     section, name = key.split(".")
     return cfg[section][name]
+
+
+SYSTEM = System(KEYS, ("VideoMAE", "VideoMAEPretrain", "CLIPVisual", "CAST", "TSTL"), check)

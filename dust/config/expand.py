@@ -4,17 +4,9 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from dust.config.defaults import KEYS, flatten, with_values
 from dust.utils.errors import ConfigError
 from dust.utils.tstl_grouping import Grouping, find_grouping, read_grouping
-
-#: Keys that may name a stage beside OUTPUT_DIR.
-STAGES = (
-    "CAST.SPATIAL_FROM",
-    "CAST.TEMPORAL_FROM",
-    "CAST.TRUNK_FROM",
-    "MODEL.PRETRAINED",
-    "TRAIN.CHECKPOINT_FILE_PATH",
-)
 
 
 def grouping_of(cfg: CfgNode) -> Grouping:
@@ -46,17 +38,27 @@ def expand(cfg: CfgNode) -> list[CfgNode]:
 
 
 def _expert(cfg: CfgNode, number: int, classes: tuple[int, ...], num_classes: int) -> CfgNode:
-    one = cfg.clone()
-    one.defrost()
-    one.TSTL.GROUPS, one.TSTL.GROUP = [], number
-    one.MODEL.NUM_CLASSES = len(classes) if cfg.TSTL.EXPERT_CLASSES == "group" else num_classes
-    one.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "experts" / f"group_{number}")
-    for key in STAGES:
-        section, leaf = key.split(".")
-        one[section][leaf] = _from_below(cfg[section][leaf], Path(cfg.OUTPUT_DIR))
-    if cfg.is_frozen():
-        one.freeze()
-    return one
+    folder = Path(cfg.OUTPUT_DIR)
+    stages = {
+        name: _from_below(value, folder)
+        for name, value in flatten(cfg).items()
+        if name in KEYS and KEYS[name].stage in ("weights", "checkpoint") and isinstance(value, str)
+    }
+    return with_values(
+        cfg,
+        {
+            **stages,
+            "TSTL.GROUPS": [],
+            "TSTL.GROUP": number,
+            "MODEL.NUM_CLASSES": len(classes) if cfg.TSTL.EXPERT_CLASSES == "group" else num_classes,
+            "OUTPUT_DIR": str(folder / "experts" / f"group_{number}"),
+        },
+    )
+
+
+def words_of(cfg: CfgNode, run: CfgNode) -> list[str]:
+    """The overrides, ``[KEY, VALUE, ...]``, by which ``cfg`` stands for this one of its runs alone."""
+    return [] if run is cfg else ["TSTL.GROUPS", f"[{run.TSTL.GROUP}]"]
 
 
 def _from_below(name: str, output_dir: Path) -> str:

@@ -8,10 +8,9 @@ finds what it reads. What happens to a value other than the default stands in th
 - everything else here has no effect; a note says so.
 """
 
-import copy
 from typing import Any
 
-from yacs.config import CfgNode
+from dust.config.schema import Key
 
 INF = float("inf")
 PCA_EIGVAL = [0.225, 0.224, 0.229]
@@ -202,7 +201,7 @@ NO_EFFECT: dict[str, str] = {
     "AVA": "detection is off",
     "BENCHMARK": "tools/benchmark.py takes its own options",
     "CONTRASTIVE": "contrastive training is off",
-    "DATA.DECODING_BACKEND": "dust always decodes with PyAV",
+    "DATA.DECODING_BACKEND": "DATA.DECODER says what decodes",
     "DATA.DECODING_SHORT_SIZE": "dust decodes straight to the size that is wanted",
     "DATA.CROP_SIZE": "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE act",
     "DATA.TEMPORAL_EXTENT": "DATA.NUM_FRAMES acts",
@@ -219,16 +218,8 @@ NO_EFFECT: dict[str, str] = {
     "TENSORBOARD.CLASS_NAMES_PATH": "class names come with the data or from DATA.CLASS_LIST",
 }
 
-#: Our models, and which of them have batch norms.
-OUR_MODELS = frozenset(
-    {"TimeSformer", "VideoSwin", "SeriesSwin", "DualSwinFusion", "VideoMAE", "VideoMAEPretrain", "CLIPVisual", "CAST"}
-    | {"TSTL", "TemporalEncoder", "KeyStepFrameEncoder", "KeyStepVideo", "PointTrackTransformer", "PointTrackLSTM"}
-)
-WITH_BATCH_NORM: frozenset[str] = frozenset()
-
-#: Names that foreign configurations use -> ours. Datasets are also known with a capital first letter.
-MODEL_ALIASES = {"vit_base_patch16_224": "TimeSformer"}
-DATASET_ALIASES = {"kinetics": "VideoDataset", "ssv2": "SSv2"}
+#: Names that foreign configurations use -> ours.
+DATASET_ALIASES = {"kinetics": "VideoDataset", "Kinetics": "VideoDataset", "ssv2": "SSv2", "Ssv2": "SSv2"}
 DATASETS_REFUSED = {
     "ava": "detection (AVA)",
     "charades": "Charades",
@@ -238,41 +229,41 @@ DATASETS_REFUSED = {
     "ptvssv2": "PyTorchVideo's loader (use SSv2)",
 }
 TASKS_REFUSED = {"ssl": "contrastive training", "ssl_eval": "evaluation of contrastive training"}
-OPTIMIZER_ALIASES = {"mt_adamw": "adamw"}
-DECODING_BACKENDS = ("pyav", "torchvision", "decord")
 
 #: TimeSformer's default, which its YAMLs leave out.
 TIMESFORMER_GLOBAL_BATCH_SIZE = 64
 
 
-def add_foreign_keys(cfg: CfgNode) -> None:
-    """Add every key of ``DEFAULTS``, making the sections that are missing."""
-    for section, keys in DEFAULTS.items():
-        node = cfg
-        for part in section.split("."):
-            if part not in node:
-                node[part] = CfgNode()
-            node = node[part]
-        for key, default in keys.items():
-            assert key not in node, f"{section}.{key} is ours and foreign"
-            node[key] = copy.deepcopy(default)  # a list that stood twice would be dumped as an alias
+FOREIGN_KEYS = frozenset(f"{section}.{name}" for section, keys in DEFAULTS.items() for name in keys)
 
 
-FOREIGN_KEYS = frozenset(f"{section}.{key}" for section, keys in DEFAULTS.items() for key in keys)
+def foreign_keys() -> dict[str, Key]:
+    """Every key of ``DEFAULTS`` with its facts. A model of the user's own may learn by them, but for those of tests."""
+    keys = {}
+    for section, defaults in DEFAULTS.items():
+        affects: Any = "nothing" if section.split(".")[0] in ("TEST", "TENSORBOARD") else "training"
+        for name, default in defaults.items():
+            choices = "pyav | torchvision | decord" if name == "DECODING_BACKEND" else ""
+            doc = "of SlowFast or TimeSformer; dust does not act on it"
+            keys[f"{section}.{name}"] = Key(default, doc, choices=choices, affects=affects)
+    return keys
 
 
-def refusal(key: str, model: str) -> str | None:
-    """Why a value of this foreign key other than its default is refused when ``model`` runs; None if it is not."""
-    if key in REFUSED_WITH_BATCH_NORM:
-        return None if model in OUR_MODELS - WITH_BATCH_NORM else REFUSED_WITH_BATCH_NORM[key]
-    if key in REFUSED:
-        return REFUSED[key]
-    return REFUSED_FOR_OURS.get(key) if model in OUR_MODELS else None
+def refusal(name: str, ours: bool) -> str | None:
+    """Why a value of this foreign key other than its default is refused; None if it is not.
+
+    Args:
+        name: the key.
+        ours: whether the model is one of dust's; none of them has batch norms.
+    """
+    if name in REFUSED_WITH_BATCH_NORM:
+        return None if ours else REFUSED_WITH_BATCH_NORM[name]
+    return REFUSED.get(name) or (REFUSED_FOR_OURS.get(name) if ours else None)
 
 
-def no_effect(key: str, model: str) -> str | None:
+def no_effect(name: str, model: str, ours: bool) -> str | None:
     """Why this foreign key has no effect when ``model`` runs; None if a model of the user's own may read it."""
-    matches = [name for name in NO_EFFECT if key == name or key.startswith(name + ".")]
+    matches = [part for part in NO_EFFECT if name == part or name.startswith(part + ".")]
     if matches:
         return NO_EFFECT[max(matches, key=len)]
-    return f"{model} does not read it" if model in OUR_MODELS else None
+    return f"{model} does not read it" if ours else None

@@ -2,134 +2,114 @@
 
 from yacs.config import CfgNode
 
-from dust.config.problem import BELOW_ONE, COUNT, FROM_ZERO, POSITIVE, Problem, Range
+from dust.config.schema import Key, Problem, System, gather, section
 
-MODALITIES = ("video", "series", "video_features")
-SPLITS = ("train", "val", "test")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "SERIES_SWIN.NORM": ("pre", "respost"),
-    "SERIES_SWIN.ATTENTION": ("dot", "cosine"),
-    "SERIES_SWIN.MASK": ("exact", "legacy"),
-    "SERIES.FIT": ("error", "resample", "crop"),
-    "SERIES.MISSING": ("error", "mask", "mask_channels"),
-    "FUSION.MODE": ("concat", "gated", "cross_attention"),
-    "FEATURES.DTYPE": ("float16", "float32"),
-    "FEATURES.FORMAT": ("memmap", "npz", "per_video"),
-}
-RANGES: dict[str, Range] = {
-    **dict.fromkeys(
-        [
-            "VIDEO_SWIN.EMBED_DIM", "SERIES_SWIN.PATCH_SIZE", "SERIES_SWIN.EMBED_DIM", "SERIES_SWIN.WINDOW_SIZE",
-            "SERIES.NUM_CHANNELS", "FUSION.EMBED_DIM", "FUSION.NUM_HEADS", "FEATURES.BATCH_SIZE", "FEATURES.NUM_VIEWS",
-        ],
-        COUNT,
+KEYS = gather(
+    section(
+        "VIDEO_SWIN",  # model VideoSwin; the defaults are Swin-T
+        PATCH_SIZE=Key([2, 4, 4], "size of a token: frames, pixels, pixels"),
+        EMBED_DIM=Key(96, "channels of the first stage; each later stage has twice as many", low=1),
+        DEPTHS=Key([2, 2, 6, 2], "blocks per stage"),
+        NUM_HEADS=Key([3, 6, 12, 24], "attention heads per stage"),
+        WINDOW_SIZE=Key([8, 7, 7], "tokens in time, height and width"),
+        MLP_RATIO=Key(4.0, "hidden width of the MLPs over that of their stage", above=0),
+        QKV_BIAS=Key(True, "biases of queries, keys and values"),
+        PATCH_NORM=Key(True, "LayerNorm behind the patch embedding"),
+        DROP_RATE=Key(0.0, "dropout of embeddings, projections and MLPs", low=0, below=1),
+        ATTN_DROP_RATE=Key(0.0, "dropout of attention weights", low=0, below=1),
+        DROP_PATH_RATE=Key(0.1, "stochastic depth of the last block, rising from 0", low=0, below=1),
+        FROZEN_STAGES=Key(-1, "patches and the first k stages stay as they are; -1 trains all",
+                          values="-1 to the number of stages"),
+        HEAD_DROP_RATE=Key(0.0, "dropout before the classifier; the published K400 recipes use 0.5", low=0, below=1),
     ),
-    **dict.fromkeys(
-        ["SERIES.LENGTH", "SERIES.RATE", "SERIES.NOISE", "FUSION.FEATURE_DIM", "FEATURES.STRIDE"], FROM_ZERO
+    section(
+        "SERIES_SWIN",  # model SeriesSwin
+        PATCH_SIZE=Key(1, "time points per token", low=1),
+        EMBED_DIM=Key(64, "channels of the first stage; each later stage has twice as many", low=1),
+        DEPTHS=Key([2, 2, 6, 2], "blocks per stage"),
+        NUM_HEADS=Key([4, 4, 4, 4], "attention heads per stage"),
+        WINDOW_SIZE=Key(8, "tokens that attend to each other", low=1),
+        MLP_RATIO=Key(4.0, "hidden width of the MLPs over that of their stage", above=0),
+        QKV_BIAS=Key(True, "biases of queries, keys and values"),
+        PATCH_NORM=Key(True, "LayerNorm behind the patch embedding"),
+        ABSOLUTE_POS_EMBED=Key(False, "learnt positions; needs SERIES.LENGTH"),
+        NORM=Key("respost", "LayerNorm and the residual branches",
+                 choices="pre (before attention and MLP) | respost (behind them; DUST, Swin V2)"),
+        ATTENTION=Key("dot", "similarity of queries and keys", choices="dot | cosine (Swin V2)"),
+        MASK=Key("exact", "what shifted windows may see",
+                 choices="exact | legacy (repeats the published code, for weights trained with it)"),
+        DROP_RATE=Key(0.0, "dropout of embeddings, projections and MLPs", low=0, below=1),
+        ATTN_DROP_RATE=Key(0.0, "dropout of attention weights", low=0, below=1),
+        DROP_PATH_RATE=Key(0.1, "stochastic depth of the last block, rising from 0", low=0, below=1),
     ),
-    **dict.fromkeys(["VIDEO_SWIN.MLP_RATIO", "SERIES_SWIN.MLP_RATIO"], POSITIVE),
-    **dict.fromkeys(
-        [
-            "VIDEO_SWIN.DROP_RATE", "VIDEO_SWIN.ATTN_DROP_RATE", "VIDEO_SWIN.DROP_PATH_RATE",
-            "VIDEO_SWIN.HEAD_DROP_RATE", "SERIES_SWIN.DROP_RATE", "SERIES_SWIN.ATTN_DROP_RATE",
-            "SERIES_SWIN.DROP_PATH_RATE", "FUSION.DROP_RATE",
-        ],
-        BELOW_ONE,
+    section(
+        "SERIES",  # how a series file becomes (channels, length)
+        NUM_CHANNELS=Key(3, "channels of a series", low=1),
+        LENGTH=Key(51, "time points that the model gets; 0 = as the data, which must then be of one length", low=0),
+        FIT=Key("error", "what happens to a series of another length", choices="error | resample | crop"),
+        RATE=Key(0.0, "Hz; a series with a time column is brought to this rate first; 0 = as it is", low=0),
+        NORMALIZE=Key(True, "each channel by mean and standard deviation of the training split"),
+        MISSING=Key("error", "what happens where values are missing",
+                    choices="error | mask (the channel's mean) | mask_channels (that, and a 0/1 channel beside each)"),
+        NOISE=Key(0.0, "training: Gaussian noise of this many standard deviations", low=0),
     ),
-}  # fmt: skip
-
-#: A key that names an earlier stage -> the section that is taken over from the checkpoint of that stage.
-INHERITED = {"FUSION.SERIES_FROM": "SERIES_SWIN", "FUSION.VIDEO_FROM": "VIDEO_SWIN"}
-
-
-def add_fusion(root: CfgNode) -> None:
-    """Add the nodes VIDEO_SWIN, SERIES_SWIN, SERIES, FUSION and FEATURES."""
-    video = root.VIDEO_SWIN = CfgNode()  # model VideoSwin; the defaults are Swin-T
-    video.PATCH_SIZE = [2, 4, 4]  # frames, pixels, pixels
-    video.EMBED_DIM = 96  # channels of the first stage; each later stage has twice as many
-    video.DEPTHS = [2, 2, 6, 2]  # blocks per stage
-    video.NUM_HEADS = [3, 6, 12, 24]  # attention heads per stage
-    video.WINDOW_SIZE = [8, 7, 7]  # tokens in time, height and width
-    video.MLP_RATIO = 4.0
-    video.QKV_BIAS = True
-    video.PATCH_NORM = True  # LayerNorm behind the patch embedding
-    video.DROP_RATE = 0.0
-    video.ATTN_DROP_RATE = 0.0
-    video.DROP_PATH_RATE = 0.1  # of the last block, rising from 0
-    video.FROZEN_STAGES = -1  # -1 trains all; k >= 0: patches and the first k stages stay as they are
-    video.HEAD_DROP_RATE = 0.0  # before the classifier; the published K400 recipes use 0.5
-
-    series = root.SERIES_SWIN = CfgNode()  # model SeriesSwin
-    series.PATCH_SIZE = 1  # time points per token
-    series.EMBED_DIM = 64
-    series.DEPTHS = [2, 2, 6, 2]
-    series.NUM_HEADS = [4, 4, 4, 4]
-    series.WINDOW_SIZE = 8  # tokens
-    series.MLP_RATIO = 4.0
-    series.QKV_BIAS = True
-    series.PATCH_NORM = True
-    series.ABSOLUTE_POS_EMBED = False  # learnt positions; needs SERIES.LENGTH
-    series.NORM = "respost"  # pre | respost: LayerNorm before attention and MLP, or behind them (DUST, Swin V2)
-    series.ATTENTION = "dot"  # dot | cosine (Swin V2)
-    series.MASK = "exact"  # exact | legacy: legacy repeats the published code, for weights trained with it
-    series.DROP_RATE = 0.0
-    series.ATTN_DROP_RATE = 0.0
-    series.DROP_PATH_RATE = 0.1
-
-    data = root.SERIES = CfgNode()  # how a series file becomes (channels, length)
-    data.NUM_CHANNELS = 3
-    data.LENGTH = 51  # time points that the model gets; 0 = as the data, which must then be of one length
-    data.FIT = "error"  # error | resample | crop: what happens to a series of another length
-    data.RATE = 0.0  # Hz; a series with a time column is brought to this rate first; 0 = as it is
-    data.NORMALIZE = True  # each channel by mean and standard deviation of the training split
-    data.MISSING = "error"  # error | mask (the channel's mean) | mask_channels (that, and a 0/1 channel beside each)
-    data.NOISE = 0.0  # training: Gaussian noise of this many standard deviations, >= 0
-
-    fusion = root.FUSION = CfgNode()  # model DualSwinFusion
-    fusion.MODE = "concat"  # concat (DUST) | gated | cross_attention (needs features extracted as a map, or END_TO_END)
-    fusion.FEATURE_DIM = 0  # channels of the video features; 0 = as FEATURES_FROM (or VIDEO_SWIN) says
-    fusion.FEATURES_FROM = ""  # stage (folder beside OUTPUT_DIR) or folder whose features are joined by sample id
-    fusion.SERIES_FROM = ""  # stage or checkpoint that the series backbone starts from; gives SERIES_SWIN.*
-    fusion.VIDEO_FROM = ""  # stage or checkpoint that made the features; END_TO_END: that the backbone starts from
-    fusion.END_TO_END = False  # train both backbones on raw video and series instead of stored features
-    fusion.UNIMODAL_HEADS = True  # also report each modality alone (heads whose gradients stop before the backbones)
-    fusion.EMBED_DIM = 256  # channels that gated and cross_attention fuse in
-    fusion.NUM_HEADS = 4  # of cross_attention
-    fusion.DROP_RATE = 0.0  # before the head
-
-    features = root.FEATURES = CfgNode()  # stage that stores features instead of training
-    features.ENABLE = False
-    features.CHECKPOINT_FILE_PATH = ""  # stage, checkpoint or zoo://NAME to extract with
-    features.SPLITS = ["train", "val", "test"]
-    features.LAYER = "pooled"  # pooled (what the classifier sees) | map (before pooling) | a submodule's name
-    features.DTYPE = "float32"  # float16 | float32
-    features.FORMAT = "memmap"  # memmap (one .npy per split) | npz (one file per split) | per_video (one .npy each)
-    features.BATCH_SIZE = 8  # views that run through the model at once
-    features.NUM_VIEWS = 1  # clips over time per video, whose features are averaged
-    features.NUM_CROPS = 1  # 1 | 3 crops per clip, averaged too
-    features.STRIDE = 0  # per_video: frames from one window to the next; 0 = one window's length
+    section(
+        "FUSION",  # model DualSwinFusion
+        MODE=Key("concat", "how the two meet", choices="concat (DUST) | gated | cross_attention (needs features "
+                 "extracted as a map, or END_TO_END)"),
+        FEATURE_DIM=Key(0, "channels of the video features; 0 = as FEATURES_FROM (or VIDEO_SWIN) says", low=0),
+        FEATURES_FROM=Key("", "stage (folder beside OUTPUT_DIR) or folder whose features are joined by sample id",
+                          stage="features"),
+        SERIES_FROM=Key("", "stage or checkpoint that the series backbone starts from; gives SERIES_SWIN.*",
+                        stage="checkpoint", inherits="SERIES_SWIN"),
+        VIDEO_FROM=Key("", "stage or checkpoint that made the features; END_TO_END: that the backbone starts from",
+                       stage="checkpoint", inherits="VIDEO_SWIN"),
+        END_TO_END=Key(False, "train both backbones on raw video and series instead of stored features"),
+        UNIMODAL_HEADS=Key(True, "also report each modality alone (heads whose gradients stop before the backbones)"),
+        EMBED_DIM=Key(256, "channels that gated and cross_attention fuse in", low=1),
+        NUM_HEADS=Key(4, "attention heads of cross_attention", low=1),
+        DROP_RATE=Key(0.0, "dropout before the head", low=0, below=1),
+    ),
+    section(
+        "FEATURES", affects="features",
+        ENABLE=Key(False, "store features, after training and test if those are on too", affects="nothing"),
+        CHECKPOINT_FILE_PATH=Key("", "stage, checkpoint or zoo://NAME to extract with", stage="weights",
+                                 affects="nothing"),
+        SPLITS=Key(["train", "val", "test"], "whose features are stored", choices="train | val | test",
+                   affects="nothing"),
+        LAYER=Key("pooled", "whose output is stored: pooled (what the classifier sees), map (before pooling), or a "
+                  "submodule's name"),
+        DTYPE=Key("float32", "type of the stored numbers", choices="float16 | float32"),
+        FORMAT=Key("memmap", "form of the files",
+                   choices="memmap (one .npy per split) | npz (one file per split) | per_video (one .npy each)"),
+        BATCH_SIZE=Key(8, "views that run through the model at once", low=1, affects="nothing"),
+        NUM_VIEWS=Key(1, "clips over time per video, whose features are averaged", low=1),
+        NUM_CROPS=Key(1, "crops per clip, averaged too", values="1 (centre) or 3 (left, centre, right)"),
+        STRIDE=Key(0, "per_video: frames from one window to the next; 0 = one window's length", low=0),
+    ),
+)  # fmt: skip
 
 
 def check(cfg: CfgNode) -> list[Problem]:
     """Stages, widths and modalities that go together."""
-    return [*_swin(cfg), *_modalities(cfg), *_fusion(cfg), *_features(cfg)]
+    return [*_swin(cfg), *_series(cfg), *_fusion(cfg), *_features(cfg)]
 
 
 def _swin(cfg: CfgNode) -> list[Problem]:
     problems = []
-    for section, used in (("VIDEO_SWIN", "VideoSwin"), ("SERIES_SWIN", "SeriesSwin")):
-        node = cfg[section]
+    for name, used in (("VIDEO_SWIN", "VideoSwin"), ("SERIES_SWIN", "SeriesSwin")):
+        node = cfg[name]
         if cfg.MODEL.MODEL_NAME not in (used, "DualSwinFusion"):
             continue
-        depths, heads = f"{section}.DEPTHS", f"{section}.NUM_HEADS"
+        depths, heads = f"{name}.DEPTHS", f"{name}.NUM_HEADS"
         if not node.DEPTHS or any(depth < 1 for depth in node.DEPTHS):
             problems.append(Problem((depths,), f"{depths} {node.DEPTHS}: at least one stage, each of at least 1 block"))
         elif len(node.DEPTHS) != len(node.NUM_HEADS):
             text = f"{depths} {node.DEPTHS} and {heads} {node.NUM_HEADS}: must be equally many, one for each stage"
             problems.append(Problem((depths, heads), text))
         elif any(count < 1 or node.EMBED_DIM * 2**i % count for i, count in enumerate(node.NUM_HEADS)):
-            text = f"{heads} {node.NUM_HEADS}: must divide the stages' widths, {section}.EMBED_DIM {node.EMBED_DIM} "
-            problems.append(Problem((heads, f"{section}.EMBED_DIM"), f"{text}doubled at each stage"))
+            text = f"{heads} {node.NUM_HEADS}: must divide the stages' widths, {name}.EMBED_DIM {node.EMBED_DIM} "
+            problems.append(Problem((heads, f"{name}.EMBED_DIM"), f"{text}doubled at each stage"))
     video = cfg.VIDEO_SWIN
     if not -1 <= video.FROZEN_STAGES <= len(video.DEPTHS):
         text = f"VIDEO_SWIN.FROZEN_STAGES {video.FROZEN_STAGES}: must be -1 (none) to {len(video.DEPTHS)} (all stages)"
@@ -144,13 +124,8 @@ def _swin(cfg: CfgNode) -> list[Problem]:
     return problems
 
 
-def _modalities(cfg: CfgNode) -> list[Problem]:
-    given, problems = cfg.DATA.MODALITIES, []
-    unknown = [name for name in given if name not in MODALITIES]
-    if unknown or not given or len(set(given)) < len(given):
-        text = f"DATA.MODALITIES {given}: one or more of {', '.join(MODALITIES)}, each once"
-        problems.append(Problem(("DATA.MODALITIES",), text))
-    series = cfg.SERIES
+def _series(cfg: CfgNode) -> list[Problem]:
+    series, problems = cfg.SERIES, []
     if series.FIT != "error" and not series.LENGTH:
         text = f"SERIES.FIT {series.FIT}: needs a SERIES.LENGTH to bring the series to"
         problems.append(Problem(("SERIES.FIT", "SERIES.LENGTH"), text))
@@ -181,10 +156,6 @@ def _features(cfg: CfgNode) -> list[Problem]:
     features, problems = cfg.FEATURES, []
     if not features.ENABLE:
         return []
-    unknown = [split for split in features.SPLITS if split not in SPLITS]
-    if unknown or not features.SPLITS or len(set(features.SPLITS)) < len(features.SPLITS):
-        text = f"FEATURES.SPLITS {features.SPLITS}: one or more of {', '.join(SPLITS)}, each once"
-        problems.append(Problem(("FEATURES.SPLITS",), text))
     if features.NUM_CROPS not in (1, 3):
         text = f"FEATURES.NUM_CROPS {features.NUM_CROPS}: choose 1 (centre) or 3 (left, centre, right)"
         problems.append(Problem(("FEATURES.NUM_CROPS",), text))
@@ -197,3 +168,6 @@ def _features(cfg: CfgNode) -> list[Problem]:
     if not features.LAYER.strip():
         problems.append(Problem(("FEATURES.LAYER",), "FEATURES.LAYER is empty: pooled, map or a submodule's name"))
     return problems
+
+
+SYSTEM = System(KEYS, ("VideoSwin", "SeriesSwin", "DualSwinFusion"), check)

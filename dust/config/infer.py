@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from yacs.config import CfgNode
 
 from dust.config import foreign
-from dust.config.defaults import flatten, get_cfg
-from dust.config.validate import Problem, find_problems, list_problems
+from dust.config.defaults import KEYS, OUR_MODELS, flatten, get_cfg
+from dust.config.schema import Problem, set_value
+from dust.config.validate import find_problems, list_problems
 from dust.config.values import same
 from dust.utils.errors import ConfigError
 
@@ -51,7 +52,7 @@ def infer(cfg: CfgNode, written: set[str] | None = None) -> tuple[list[Problem],
 
 def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
     """TimeSformer's YAMLs rely on a default of 64. They are known by the name of their model."""
-    if cfg.MODEL.MODEL_NAME not in foreign.MODEL_ALIASES:
+    if cfg.MODEL.MODEL_NAME not in KEYS["MODEL.MODEL_NAME"].aliases:
         return
     if "GLOBAL_BATCH_SIZE" not in written:
         cfg.GLOBAL_BATCH_SIZE = foreign.TIMESFORMER_GLOBAL_BATCH_SIZE
@@ -65,24 +66,14 @@ def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
 
 
 def _names(cfg: CfgNode) -> Iterator[str]:
-    model = foreign.MODEL_ALIASES.get(cfg.MODEL.MODEL_NAME)
-    if model:
-        yield f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME} -> {model}"
-        cfg.MODEL.MODEL_NAME = model
-    for section in ("TRAIN", "TEST"):
-        name = cfg[section].DATASET
-        dataset = foreign.DATASET_ALIASES.get(name[:1].lower() + name[1:])
-        if dataset:
-            yield f"{section}.DATASET {name} -> {dataset}"
-            cfg[section].DATASET = dataset
-    cfg.TASK = cfg.TASK or "Classification"
-    if cfg.MODEL.LOSS_FUNC == "bce":
-        yield "MODEL.LOSS_FUNC bce -> bce_logit: models return logits"
-        cfg.MODEL.LOSS_FUNC = "bce_logit"
-    method = cfg.SOLVER.OPTIMIZING_METHOD.lower()
-    if method in foreign.OPTIMIZER_ALIASES:
-        yield f"SOLVER.OPTIMIZING_METHOD {method} -> {foreign.OPTIMIZER_ALIASES[method]}"
-    cfg.SOLVER.OPTIMIZING_METHOD = foreign.OPTIMIZER_ALIASES.get(method, method)
+    """Replace the values that have a name of ours; that of an optimizer is written in lower case."""
+    cfg.SOLVER.OPTIMIZING_METHOD = cfg.SOLVER.OPTIMIZING_METHOD.lower()
+    for name, value in flatten(cfg).items():
+        ours = KEYS[name].aliases.get(str(value)) if name in KEYS else None
+        if ours:
+            set_value(cfg, name, ours)
+            if value:  # an empty TASK is no name
+                yield f"{name} {value} -> {ours}" + (": models return logits" if value == "bce" else "")
 
 
 def _pretrained(cfg: CfgNode) -> Iterator[str]:
@@ -108,18 +99,16 @@ def _mixup(cfg: CfgNode, written: set[str]) -> list[Problem]:
 def _foreign_values(cfg: CfgNode) -> Iterator[tuple[str, str, bool]]:
     """(key, what to say, whether it is refused) of each foreign key that does not hold its default."""
     values, model = flatten(cfg), cfg.MODEL.MODEL_NAME
-    for section, keys in foreign.DEFAULTS.items():
-        for name, default in keys.items():
-            key = f"{section}.{name}"
-            if same(values[key], default) or key == "MIXUP.ENABLED":
-                continue
-            reason = foreign.refusal(key, model)
-            if reason is not None:
-                yield key, f"{key} {values[key]}: {reason} (default: {default!r})", True
-                continue
-            reason = foreign.no_effect(key, model)
-            if reason is not None:
-                yield key, f"{key} {values[key]} has no effect: {reason}", False
+    for name in KEYS:
+        if name not in foreign.FOREIGN_KEYS or name == "MIXUP.ENABLED" or same(values[name], KEYS[name].default):
+            continue
+        refused = foreign.refusal(name, model in OUR_MODELS)
+        if refused is not None:
+            yield name, f"{name} {values[name]}: {refused} (default: {KEYS[name].default!r})", True
+            continue
+        reason = foreign.no_effect(name, model, model in OUR_MODELS)
+        if reason is not None:
+            yield name, f"{name} {values[name]} has no effect: {reason}", False
 
 
 def _accumulation(cfg: CfgNode) -> Iterator[str]:

@@ -2,110 +2,93 @@
 
 from yacs.config import CfgNode
 
-from dust.config.problem import BELOW_ONE, COUNT, FRACTION, FROM_ZERO, POSITIVE, Problem, Range
+from dust.config.schema import Key, Problem, System, gather, section
 
-STRATEGIES = ("bimodal", "gaussian", "poisson", "poission", "uniform")  # the fourth as the published code spells it
-CHOICES: dict[str, tuple[str, ...]] = {
-    "KEYSTEP.LAYOUT": ("auto", "own", "industreal", "meccano"),
-    "KEYSTEP.DTYPE": ("embedding", "video"),
-    "KEYSTEP.EXE_MODE": ("no_error", "errors"),
-    "KEYSTEP.METRIC_MODE": ("paper", "industreal", "storm"),
-    "KEYSTEP.CONTRAST.LOSS": ("supcon", "simclr", "batch_hard", "batch_all", "ce"),
-    "KEYSTEP.TEMPORAL.TYPE": ("transformer", "gru", "mlp"),
-    "KEYSTEP.TEMPORAL.POOL": ("cls", "mean"),
-    "KEYSTEP.SAMPLER.STRATEGY": STRATEGIES,
-    "KEYSTEP.INFER.PHASES": ("first", "all"),
-    "KEYSTEP.DECODE.MODE": ("temporal", "temporal_naive", "b1", "b2", "b3", "dual", "dual_published"),
-}
-RANGES: dict[str, Range] = {
-    **dict.fromkeys(
-        [
-            "KEYSTEP.FRAMES", "KEYSTEP.EMBED_DIM", "KEYSTEP.CONTRAST.KEY_FRAMES", "KEYSTEP.CONTRAST.N_ITERS",
-            "KEYSTEP.TEMPORAL.DEPTH", "KEYSTEP.TEMPORAL.HEADS", "KEYSTEP.TEMPORAL.DIM_HEAD",
-            "KEYSTEP.TEMPORAL.MLP_DIM", "KEYSTEP.SAMPLER.N_ITER", "KEYSTEP.INFER.BATCH", "KEYSTEP.VAL_EVERY",
-        ],
-        COUNT,
+KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
+    section(
+        "KEYSTEP",
+        LAYOUT=Key("auto", "layout of DATA.PATH_TO_DATA_DIR, see dust/datasets/DATASET.md",
+                   choices="auto | own | industreal | meccano"),
+        PROCEDURE=Key("", "industreal, meccano: procedure_info.json, where it is not in that folder"),
+        FEATURES_FROM=Key("", "the stage, or the folder, that holds the embeddings", stage="features"),
+        SPATIAL_FROM=Key("", "model KeyStepVideo: the stage (or file, or zoo://NAME) that its frame encoder begins "
+                         "from", stage="checkpoint"),
+        TEMPORAL_FROM=Key("", "model KeyStepVideo: the same for its temporal encoder", stage="checkpoint"),
+        VAL_EVERY=Key(1, "each so many-th window of a recording is validated", low=1),
+        SANITY_CHECK=Key(False, "train on two windows only, validate on the same, and say whether they could be "
+                         "learnt"),
+        DTYPE=Key("embedding", "what ProcedureRecordings reads", choices="embedding (stored ones, stage 2) | video "
+                  "(stage 3)"),
+        FRAMES=Key(65, "N, frames of a window that the temporal encoder sees", low=1),
+        SKIP_FACTOR=Key(3, "frames skipped between two of them; 65 frames then span 257", low=0),
+        EMBED_DIM=Key(128, "channels of a frame's embedding", low=1),
+        EXE_MODE=Key("no_error", "what a wrong installation is", choices="no_error (no installation) | errors (any "
+                     "change of a component counts)"),
+        METRIC_MODE=Key("paper", "the definitions, or what one of the programs computes",
+                        choices="paper | industreal | storm"),
     ),
-    **dict.fromkeys(
-        [
-            "KEYSTEP.SKIP_FACTOR", "KEYSTEP.SPATIAL.LR_MULT", "KEYSTEP.CONTRAST.MARGIN", "KEYSTEP.CONTRAST.N_CLASSES",
-            "KEYSTEP.CONTRAST.N_REAL", "KEYSTEP.CONTRAST.N_SYNTH", "KEYSTEP.CONTRAST.N_BG", "KEYSTEP.SAMPLER.SEP",
-            "KEYSTEP.DECODE.CUM_CONF", "KEYSTEP.DECODE.WINDOW",
-        ],
-        FROM_ZERO,
+    section(
+        "KEYSTEP.SPATIAL",  # frame encoder
+        ARCH=Key("vit_small_patch16_224", "timm's name"),
+        PRETRAINED=Key("", "stage 1: file of timm's weights for ARCH, or zoo://NAME; '' = from scratch",
+                       stage="weights"),
+        FROZEN=Key(False, "stage 3: do not train it"),
+        LR_MULT=Key(0.01, "stage 3: its learning rate over that of the temporal encoder", low=0),
     ),
-    **dict.fromkeys(["KEYSTEP.CONTRAST.TEMPERATURE", "KEYSTEP.SAMPLER.SIGMA", "KEYSTEP.SAMPLER.EPS"], POSITIVE),
-    **dict.fromkeys(["KEYSTEP.DECODE.DECAY", "KEYSTEP.DECODE.CONF", "KEYSTEP.DECODE.WEIGHT"], FRACTION),
-    "KEYSTEP.TEMPORAL.DROPOUT": BELOW_ONE,
-}  # fmt: skip
-
-
-def add_keystep(root: CfgNode) -> None:
-    """Add the node KEYSTEP. The number of components is MODEL.NUM_CLASSES."""
-    node = root.KEYSTEP = CfgNode()
-    node.LAYOUT = "auto"  # of DATA.PATH_TO_DATA_DIR: auto | own | industreal | meccano, see dust/datasets/DATASET.md
-    node.PROCEDURE = ""  # industreal, meccano: procedure_info.json, where it is not in that folder
-    node.FEATURES_FROM = ""  # the stage, or the folder, that holds the embeddings
-    node.SPATIAL_FROM = ""  # model KeyStepVideo: the stage (or file, or zoo://NAME) that its frame encoder begins from
-    node.TEMPORAL_FROM = ""  # and its temporal encoder
-    node.VAL_EVERY = 1  # each so many-th window of a recording is validated
-    node.SANITY_CHECK = False  # train on two windows only, validate on the same, and say whether they could be learnt
-    node.DTYPE = "embedding"  # what ProcedureRecordings reads: embedding (stored ones, stage 2) | video (stage 3)
-    node.FRAMES = 65  # N, frames of a window that the temporal encoder sees
-    node.SKIP_FACTOR = 3  # frames skipped between two of them; 65 frames then span 257
-    node.EMBED_DIM = 128  # channels of a frame's embedding
-    node.EXE_MODE = "no_error"  # no_error (a wrong installation is none) | errors (any change of a component counts)
-    node.METRIC_MODE = "paper"  # paper | industreal | storm: the definitions, or what one of the programs computes
-
-    spatial = node.SPATIAL = CfgNode()  # frame encoder
-    spatial.ARCH = "vit_small_patch16_224"  # timm's name
-    spatial.PRETRAINED = ""  # stage 1: file of timm's weights for ARCH, or zoo://NAME; '' = from scratch
-    spatial.FROZEN = False  # stage 3: do not train it
-    spatial.LR_MULT = 0.01  # stage 3: its learning rate over that of the temporal encoder
-
-    contrast = node.CONTRAST = CfgNode()  # stage 1
-    contrast.LOSS = "supcon"  # supcon | simclr | batch_hard | batch_all | ce
-    contrast.TEMPERATURE = 0.07
-    contrast.MARGIN = 0.01  # of the triplets
-    contrast.EXCLUDE_BG = False  # background frames are negatives only
-    contrast.N_CLASSES = 11  # states in a batch; 0 = all
-    contrast.N_REAL = 8  # real images of each
-    contrast.N_SYNTH = 0  # synthetic images of each
-    contrast.N_BG = 16  # background images in a batch
-    contrast.N_ITERS = 500  # batches in an epoch
-    contrast.KEY_FRAMES = 20  # frames after a change of state that carry the new state's label
-    contrast.BG_OFFSET = [7, 6]  # background comes from so many times KEY_FRAMES before a change: from, to
-    contrast.SYNTH_DIR = ""  # N_SYNTH: folder with a folder of pictures for each state, such as 10010000000
-    contrast.JITTER = [0.1, 0.1, 0.7]  # brightness, contrast, saturation times a factor in 1 -+ these; [] = none
-    contrast.BLUR = [0.01, 2.0]  # sigma of a 5 x 5 Gaussian, pixels: from, to; [] = none
-
-    temporal = node.TEMPORAL = CfgNode()  # model TemporalEncoder
-    temporal.TYPE = "transformer"  # transformer | gru | mlp (baseline)
-    temporal.DEPTH = 6
-    temporal.HEADS = 8
-    temporal.DIM_HEAD = 128  # HEADS * DIM_HEAD need not be EMBED_DIM
-    temporal.MLP_DIM = 4096  # width of the MLP encoder too; 2048 in the original
-    temporal.DROPOUT = 0.1
-    temporal.POOL = "cls"  # cls | mean
-
-    sampler = node.SAMPLER = CfgNode()  # training windows of stages 2 and 3
-    sampler.STRATEGY = "bimodal"  # bimodal | gaussian | poisson (or poission, as published) | uniform
-    sampler.SIGMA = 15.0  # frames; mean of poisson
-    sampler.SEP = 80.0  # frames from a step to the two humps of bimodal; less than a window's span
-    sampler.EPS = 1e-8  # weight of a frame far from any step
-    sampler.N_ITER = 160000  # windows in an epoch
-
-    infer = node.INFER = CfgNode()
-    infer.PHASES = "first"  # first (every SKIP_FACTOR + 1 frames, the published protocol) | all (every frame)
-    infer.BATCH = 64  # windows that run through the temporal encoder at once; frames: TEST.BATCH_SIZE
-
-    decode = node.DECODE = CfgNode()
-    decode.MODE = "temporal"  # temporal | temporal_naive | b1 | b2 | b3 | dual | dual_published
-    decode.CUM_CONF = 0.0  # evidence that completes a step; 0 = the published 8 for b2 and b3, 6 otherwise
-    decode.DECAY = 0.75  # of evidence that was not renewed
-    decode.CONF = 0.5  # confidence of a digit, and of a detection in b1
-    decode.WINDOW = 0  # frames that a change stays in view; 0 = the published FRAMES, or (FRAMES - 1) * (skip + 1)
-    decode.WEIGHT = 0.5  # of the temporal stream in dual
+    section(
+        "KEYSTEP.CONTRAST",  # stage 1
+        LOSS=Key("supcon", "the contrastive loss", choices="supcon | simclr | batch_hard | batch_all | ce"),
+        TEMPERATURE=Key(0.07, "of supcon and simclr", above=0),
+        MARGIN=Key(0.01, "of the triplets", low=0),
+        EXCLUDE_BG=Key(False, "background frames are negatives only"),
+        N_CLASSES=Key(11, "states in a batch; 0 = all", low=0),
+        N_REAL=Key(8, "real images of each", low=0),
+        N_SYNTH=Key(0, "synthetic images of each", low=0),
+        N_BG=Key(16, "background images in a batch", low=0),
+        N_ITERS=Key(500, "batches in an epoch", low=1),
+        KEY_FRAMES=Key(20, "frames after a change of state that carry the new state's label", low=1),
+        BG_OFFSET=Key([7, 6], "background comes from so many times KEY_FRAMES before a change: from, to"),
+        SYNTH_DIR=Key("", "N_SYNTH: folder with a folder of pictures for each state, such as 10010000000"),
+        JITTER=Key([0.1, 0.1, 0.7], "brightness, contrast, saturation times a factor in 1 -+ these; [] = none"),
+        BLUR=Key([0.01, 2.0], "sigma of a 5 x 5 Gaussian, pixels: from, to; [] = none"),
+    ),
+    section(
+        "KEYSTEP.TEMPORAL",  # model TemporalEncoder
+        TYPE=Key("transformer", "the temporal encoder", choices="transformer | gru | mlp (baseline)"),
+        DEPTH=Key(6, "layers", low=1),
+        HEADS=Key(8, "attention heads", low=1),
+        DIM_HEAD=Key(128, "channels of a head; HEADS * DIM_HEAD need not be EMBED_DIM", low=1),
+        MLP_DIM=Key(4096, "hidden width of the MLPs, and of the MLP encoder; 2048 in the original", low=1),
+        DROPOUT=Key(0.1, "dropout", low=0, below=1),
+        POOL=Key("cls", "what of its output is classified", choices="cls (a token of its own) | mean (of all tokens)"),
+    ),
+    section(
+        "KEYSTEP.SAMPLER",  # training windows of stages 2 and 3
+        STRATEGY=Key("bimodal", "where windows are drawn, seen from the steps",
+                     choices="bimodal | gaussian | poisson | poission (as the published code spells it) | uniform"),
+        SIGMA=Key(15.0, "frames; mean of poisson", above=0),
+        SEP=Key(80.0, "frames from a step to the two humps of bimodal; less than a window's span", low=0),
+        EPS=Key(1e-8, "weight of a frame far from any step", above=0),
+        N_ITER=Key(160000, "windows in an epoch", low=1),
+    ),
+    section(
+        "KEYSTEP.INFER",
+        PHASES=Key("first", "which frames are answered", choices="first (every SKIP_FACTOR + 1 frames, the published "
+                   "protocol) | all (every frame)"),
+        BATCH=Key(64, "windows that run through the temporal encoder at once; frames: TEST.BATCH_SIZE", low=1),
+    ),
+    section(
+        "KEYSTEP.DECODE",
+        MODE=Key("temporal", "how answers become steps",
+                 choices="temporal | temporal_naive | b1 | b2 | b3 | dual | dual_published"),
+        CUM_CONF=Key(0.0, "evidence that completes a step; 0 = the published 8 for b2 and b3, 6 otherwise", low=0),
+        DECAY=Key(0.75, "of evidence that was not renewed", low=0, high=1),
+        CONF=Key(0.5, "confidence of a digit, and of a detection in b1", low=0, high=1),
+        WINDOW=Key(0, "frames that a change stays in view; 0 = the published FRAMES, or (FRAMES - 1) * (skip + 1)",
+                   low=0),
+        WEIGHT=Key(0.5, "of the temporal stream in dual", low=0, high=1),
+    ),
+)  # fmt: skip
 
 
 def check(cfg: CfgNode) -> list[Problem]:
@@ -157,3 +140,6 @@ def _pictures(contrast: CfgNode) -> list[Problem]:
         text = "KEYSTEP.CONTRAST.N_REAL 0 and N_SYNTH 0: a batch would hold no state"
         problems.append(Problem(("KEYSTEP.CONTRAST.N_REAL", "KEYSTEP.CONTRAST.N_SYNTH"), text))
     return problems
+
+
+SYSTEM = System(KEYS, ("TemporalEncoder", "KeyStepFrameEncoder", "KeyStepVideo"), check)

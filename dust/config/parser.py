@@ -10,11 +10,12 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config.defaults import LIST_WORDS, VALUE_TYPES, flatten, get_cfg
+from dust.config.defaults import KEYS, flatten, get_cfg
 from dust.config.foreign import FOREIGN_KEYS
 from dust.config.infer import infer
+from dust.config.schema import Problem, set_value
 from dust.config.sources import Setting, SourceError, read_overrides, read_yaml
-from dust.config.validate import Problem, find_problems, list_problems
+from dust.config.validate import find_problems, list_problems
 from dust.config.values import read_value
 from dust.utils.errors import ConfigError
 
@@ -32,7 +33,7 @@ Trains and tests by configuration files, one after the other.
   --init_method URL     where the processes meet, e.g. tcp://host:29500; by default a free port of this machine
   -h, --help            this text
 
-Keys and their defaults: dust/config/defaults.py. First steps: configs/quickstart/video.yaml.
+Keys and their facts: docs/CONFIG.md, dust/config/. First steps: configs/quickstart/video.yaml.
 """
 FLAGS = ("--cfg", "--opts", "--num_shards", "--shard_id", "--init_method", "--help", "-h")
 YAML_ENDINGS = (".yaml", ".yml")
@@ -176,7 +177,7 @@ def _merge(
         text = None
         if key in types:
             try:
-                _set(cfg, key, _read(setting, types[key]))
+                set_value(cfg, key, _read(setting, types[key]))
                 written.add(key)
             except ValueError as error:
                 text = f"{key} ({setting.where}): {error}"
@@ -196,16 +197,7 @@ def _read(setting: Setting, default: Any) -> Any:
         raise ValueError("is a key with a value, not a section")
     if setting.key in FOREIGN_KEYS and (setting.value is None or str(setting.value).lower() in ("none", "null", "~")):
         return None  # some of SlowFast's own files write it where a default is not None
-    return read_value(
-        setting.value, default, element=VALUE_TYPES.get(setting.key), words=LIST_WORDS.get(setting.key, ())
-    )
-
-
-def _set(cfg: CfgNode, key: str, value: Any) -> None:
-    *sections, leaf = key.split(".")
-    for section in sections:
-        cfg = cfg[section]
-    cfg[leaf] = value
+    return read_value(setting.value, default, element=KEYS[setting.key].kind, words=KEYS[setting.key].words)
 
 
 def _unknown(key: str, known: list[str]) -> str:

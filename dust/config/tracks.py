@@ -2,80 +2,53 @@
 
 from yacs.config import CfgNode
 
-from dust.config.problem import BELOW_ONE, COUNT, FROM_ZERO, Problem, Range
+from dust.config.schema import Key, Problem, System, section
 
 MODELS = ("PointTrackTransformer", "PointTrackLSTM")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "TRACKS.POINTS": ("motion", "rightmost", "random", "grid"),
-    "TRACKS.POINT_COUNTS": ("same", "any"),
-    "TRACKS.ALIGN": ("error", "resample"),
-    "TRACKS.COORDINATES": ("normalised", "pixels"),
-    "TRACKS.REDUCER": ("set", "cnn", "flat"),
-    "TRACKS.FUSION": ("concat", "mean", "tokens"),
-    "TRACKS.POOL": ("mean", "last"),
-}
-RANGES: dict[str, Range] = {
-    **dict.fromkeys(
-        [
-            "TRACKS.NUM_POINTS", "TRACKS.WINDOW", "TRACKS.STRIDE", "TRACKS.VIEW_DIM", "TRACKS.EMBED_DIM",
-            "TRACKS.DEPTH", "TRACKS.NUM_HEADS", "TRACKS.HIDDEN_DIM",
-        ],
-        COUNT,
-    ),
-    **dict.fromkeys(
-        [
-            "TRACKS.FPS", "TRACKS.CACHE_MB", "TRACKS.POINT_NOISE", "TRACKS.ROTATION", "TRACKS.MLP_DIM",
-            "TRACKS.DETACH_EVERY",
-        ],
-        FROM_ZERO,
-    ),
-    **dict.fromkeys(
-        [
-            "TRACKS.VISIBILITY_THRESHOLD", "TRACKS.VIEW_DROPOUT", "TRACKS.TIME_JITTER", "TRACKS.SCALE",
-            "TRACKS.DROP_RATE",
-        ],
-        BELOW_ONE,
-    ),
-}  # fmt: skip
 
+KEYS = section(
+    "TRACKS",  # data PointTracks, models PointTrackTransformer and PointTrackLSTM
+    VIEWS=Key([0, 1, 2, 3], "numbers of the cameras that are used; their order is the models'"),
+    TEST_VIEWS=Key([], "of VIEWS, those that validation and test see, the others count as missing; [] = all", kind=int),
+    NUM_POINTS=Key(500, "points per camera; fewer are padded, of more POINTS chooses", low=1),
+    POINTS=Key("motion", "which points, for all frames",
+               choices="motion (longest way) | rightmost | random | grid (spread over the picture)"),
+    POINT_COUNTS=Key("same", "whether the cameras of a clip may have different numbers of points",
+                     choices="same | any"),
+    WINDOW=Key(50, "frames that the model sees at once", low=1),
+    STRIDE=Key(25, "frames between the windows of a clip in validation and test; training draws a window", low=1),
+    FPS=Key(0.0, "frames per second that files are brought to, by the nearest frame; 0 = as they are", low=0),
+    ALIGN=Key("error", "what happens when the cameras of a clip differ in length", choices="error | resample"),
+    COORDINATES=Key("normalised", "units of a point's place",
+                    choices="normalised (-1 to 1 over the frame) | pixels (what COMPAT was trained on)"),
+    FRAME_SIZE=Key([], "height and width, pixels, for files that do not say them", kind=int),
+    VISIBILITY_THRESHOLD=Key(0.9, "above this a point is visible, where a file has shares; CoTracker online: 0.6",
+                             low=0, below=1),
+    CHECK_FILES=Key(True, "read every file before the run begins and report all that is wrong"),
+    CACHE_MB=Key(512, "memory for clips that were read, per loading process, MiB; 0 = read them every time", low=0),
 
-def add_tracks(root: CfgNode) -> None:
-    """Add the node TRACKS."""
-    node = root.TRACKS = CfgNode()  # data PointTracks, models PointTrackTransformer and PointTrackLSTM
-    node.VIEWS = [0, 1, 2, 3]  # numbers of the cameras that are used; their order is the models'
-    node.TEST_VIEWS = []  # of VIEWS, those that validation and test see, the others count as missing; [] = all
-    node.NUM_POINTS = 500  # points per camera; fewer are padded, of more POINTS chooses
-    node.POINTS = "motion"  # motion (longest way) | rightmost | random | grid (spread over the picture); for all frames
-    node.POINT_COUNTS = "same"  # same | any: whether the cameras of a clip may have different numbers of points
-    node.WINDOW = 50  # frames that the model sees at once
-    node.STRIDE = 25  # frames between the windows of a clip in validation and test; training draws a window
-    node.FPS = 0.0  # frames per second that files are brought to, by the nearest frame; 0 = as they are
-    node.ALIGN = "error"  # error | resample: what happens when the cameras of a clip differ in length
-    node.COORDINATES = "normalised"  # normalised (-1 to 1 over the frame) | pixels (what COMPAT was trained on)
-    node.FRAME_SIZE = []  # height and width, pixels, for files that do not say them
-    node.VISIBILITY_THRESHOLD = 0.9  # above this a point is visible, where a file has shares; CoTracker online: 0.6
-    node.CHECK_FILES = True  # read every file before the run begins and report all that is wrong
-    node.CACHE_MB = 512  # memory for clips that were read, per loading process, MiB; 0 = read them every time
+    VIEW_DROPOUT=Key(0.0, "training: chance that a camera goes missing; one always stays", low=0, below=1),
+    POINT_NOISE=Key(0.0, "training: standard deviation of each point's place, share of half the frame", low=0),
+    TIME_JITTER=Key(0.0, "training: the speed varies by up to this share", low=0, below=1),
+    ROTATION=Key(0.0, "training: each camera turns about its centre by up to so many degrees", low=0),
+    SCALE=Key(0.0, "training: each camera zooms by up to this share", low=0, below=1),
 
-    node.VIEW_DROPOUT = 0.0  # training: chance that a camera goes missing, 0..1; one always stays
-    node.POINT_NOISE = 0.0  # training: standard deviation of each point's place, share of half the frame, >= 0
-    node.TIME_JITTER = 0.0  # training: the speed varies by up to this share, 0..1
-    node.ROTATION = 0.0  # training: each camera turns about its centre by up to so many degrees
-    node.SCALE = 0.0  # training: each camera zooms by up to this share, 0..1
-
-    node.REDUCER = "set"  # set (order of the points is lost) | cnn (published) | flat (PointTrackLSTM only)
-    node.ECA = True  # channel attention over the cameras
-    node.FUSION = "concat"  # concat (one token per frame) | mean (of the cameras there) | tokens (per camera and frame)
-    node.POOL = "mean"  # mean (of the frames there) | last
-    node.VIEW_DIM = 64  # features of a camera in a frame
-    node.EMBED_DIM = 256  # width of a token, a multiple of NUM_HEADS
-    node.DEPTH = 2  # blocks, or layers of the LSTM
-    node.NUM_HEADS = 4
-    node.MLP_DIM = 0  # hidden width of the blocks' MLPs; 0 = twice EMBED_DIM (2048 with COMPAT)
-    node.HIDDEN_DIM = 256  # of PointTrackLSTM
-    node.DETACH_EVERY = 0  # PointTrackLSTM: frames between two cuts of the gradient through time; 0 = none
-    node.DROP_RATE = 0.1  # dropout, 0..1
-    node.COMPAT = False  # exactly the published models; wants COORDINATES pixels
+    REDUCER=Key("set", "how the points of a frame become one vector",
+                choices="set (order of the points is lost) | cnn (published) | flat (PointTrackLSTM only)"),
+    ECA=Key(True, "channel attention over the cameras"),
+    FUSION=Key("concat", "how the cameras meet",
+               choices="concat (one token per frame) | mean (of the cameras there) | tokens (per camera and frame)"),
+    POOL=Key("mean", "how the frames meet", choices="mean (of the frames there) | last"),
+    VIEW_DIM=Key(64, "features of a camera in a frame", low=1),
+    EMBED_DIM=Key(256, "width of a token, a multiple of NUM_HEADS", low=1),
+    DEPTH=Key(2, "blocks, or layers of the LSTM", low=1),
+    NUM_HEADS=Key(4, "attention heads", low=1),
+    MLP_DIM=Key(0, "hidden width of the blocks' MLPs; 0 = twice EMBED_DIM (2048 with COMPAT)", low=0),
+    HIDDEN_DIM=Key(256, "width of PointTrackLSTM", low=1),
+    DETACH_EVERY=Key(0, "PointTrackLSTM: frames between two cuts of the gradient through time; 0 = none", low=0),
+    DROP_RATE=Key(0.1, "dropout", low=0, below=1),
+    COMPAT=Key(False, "exactly the published models; wants COORDINATES pixels"),
+)  # fmt: skip
 
 
 def check(cfg: CfgNode) -> list[Problem]:
@@ -125,3 +98,6 @@ def _data(cfg: CfgNode) -> list[Problem]:
         text = f"{', '.join(moved)}: need TRACKS.COORDINATES normalised; write 0"
         return [Problem((*moved, "TRACKS.COORDINATES"), text)]
     return []
+
+
+SYSTEM = System(KEYS, MODELS, check)

@@ -1,81 +1,14 @@
 """Is a configuration possible? All checks, none of which needs torch, a GPU or the file system."""
 
+import math
 import re
-from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config import cast, fusion, keystep, timesformer, tracks
-from dust.config.defaults import flatten, get_cfg
-from dust.config.foreign import DATASETS_REFUSED, DECODING_BACKENDS, TASKS_REFUSED
-from dust.config.problem import BELOW_ONE, COUNT, FRACTION, FROM_ZERO, INF, POSITIVE, Problem, Range
+from dust.config.defaults import KEYS, SYSTEMS, flatten, get_cfg, with_values
+from dust.config.foreign import DATASETS_REFUSED, TASKS_REFUSED
+from dust.config.schema import Problem
 
-#: The systems, each with its keys' CHOICES and RANGES and a ``check`` of how they go together.
-SYSTEMS: tuple[Any, ...] = (timesformer, fusion, cast, keystep, tracks)
-
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "TRAIN.PARALLEL": ("ddp", "fsdp"),
-    "TRAIN.CHECKPOINT_FORMAT": ("full", "sharded"),
-    "TRAIN.AMP_DTYPE": ("bfloat16", "float16"),
-    "TRAIN.ON_BAD_CLIP": ("skip", "raise"),
-    "TEST.ON_BAD_CLIP": ("raise", "skip"),
-    "TEST.ENSEMBLE_SPACE": ("logits", "probs"),
-    "TEST.CHECKPOINT": ("last", "best"),
-    "AUG.INTERPOLATION": ("nearest", "bilinear", "bicubic"),
-    "AUG.RE_MODE": ("pixel", "rand", "const"),
-    "MODEL.POS_EMBED_RESIZE": ("official", "bicubic"),
-    "MODEL.LOSS_FUNC": ("cross_entropy", "soft_cross_entropy", "bce_logit"),
-    "DATA.FORMAT": ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51"),
-    "DATA.SAMPLING": ("", "dense", "segments", "whole_clip", "videomae_dense", "videomae_tsn"),
-    "DATA.RESIZE": ("swscale", "torch"),
-    "DATA.ENSEMBLE_METHOD": ("sum", "max"),
-    "DATA.DECODING_BACKEND": DECODING_BACKENDS,
-    "SOLVER.LR_POLICY": ("cosine", "steps_with_relative_lrs", "videomae_cosine", "dust_linear_cosine"),
-    "SOLVER.WARMUP": ("linear",),
-    "DIST_BACKEND": ("nccl", "gloo"),
-    "WANDB.MODE": ("online", "offline", "disabled"),
-    **{key: choices for system in SYSTEMS for key, choices in system.CHOICES.items()},
-}
-
-#: Key -> its range.
-RANGES: dict[str, Range] = {
-    **dict.fromkeys(
-        [
-            "TRAIN.BATCH_SIZE", "AUG.NUM_SAMPLE", "AUG.RE_COUNT", "TEST.BATCH_SIZE",
-            "MODEL.NUM_CLASSES", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS",
-            "DATA.TRAIN_CROP_SIZE", "DATA.TEST_CROP_SIZE", "SOLVER.MAX_EPOCH", "NUM_SHARDS", "LOG_PERIOD",
-            "DATA_LOADER.PREFETCH_FACTOR",
-        ],
-        COUNT,
-    ),
-    **dict.fromkeys(
-        [
-            "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINT_PERIOD_ITERS",
-            "TRAIN.CHECKPOINT_KEEP_LAST", "TRAIN.EARLY_STOPPING_PATIENCE", "AUG.COLOR_JITTER", "MIXUP.ALPHA",
-            "MIXUP.CUTMIX_ALPHA", "BN.WEIGHT_DECAY", "DATA.TRAIN_JITTER_FPS", "SOLVER.BASE_LR",
-            "SOLVER.COSINE_END_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR",
-            "NUM_GPUS", "NUM_PROCS_PER_NODE", "SHARD_ID", "GLOBAL_BATCH_SIZE", "RNG_SEED",
-            "DATA_LOADER.NUM_WORKERS", "TENSORBOARD.INPUT_CLIPS",
-        ],
-        FROM_ZERO,
-    ),
-    **dict.fromkeys(["SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"], POSITIVE),
-    **dict.fromkeys(
-        [
-            "AUG.RE_PROB", "MIXUP.PROB", "MIXUP.SWITCH_PROB", "MIXUP.LABEL_SMOOTH_VALUE", "DATA.MAX_BAD_FRACTION",
-            "SOLVER.DAMPENING",
-        ],
-        FRACTION,
-    ),
-    **dict.fromkeys(["MODEL.LABEL_SMOOTHING", "SOLVER.MOMENTUM", "EMA.DECAY"], BELOW_ONE),
-    "SOLVER.LAYER_DECAY": (0, 1, False, True),
-    "SOLVER.BACKBONE_LR_SCALE": FRACTION,
-    "DATA.SPLIT_NUMBER": (1, 3, True, True),
-    **{key: span for system in SYSTEMS for key, span in system.RANGES.items()},
-}  # fmt: skip
-
-FIXED_LENGTHS = {"DATA.MEAN": 3, "DATA.STD": 3, "DATA.TRAIN_JITTER_SCALES": 2, "SOLVER.BETAS": 2}
 RAND_AUGMENT = re.compile(r"rand(-(m|n|mstd|mmax|inc|w|p)[0-9.]+)*")
 
 
@@ -87,51 +20,16 @@ def list_problems(texts: list[str], what: str = "the configuration") -> str:
 
 def find_problems(cfg: CfgNode) -> list[Problem]:
     """Everything that is wrong with the values, alone and together; types are taken for granted."""
-    problems = _single_values(flatten(cfg))
+    values = flatten(cfg)
+    texts = {name: facts.wrong(name, values[name]) for name, facts in KEYS.items()}
+    problems = [Problem((name,), text) for name, text in texts.items() if text]
     wrong = {key for problem in problems for key in problem.keys}
-    sane = _with_defaults(cfg, wrong)  # so that the checks below may divide and index
+    defaults = flatten(get_cfg())
+    sane = with_values(cfg, {name: defaults[name] for name in wrong})  # so that the checks below may divide and index
     core = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing)
     checks = (*core, *(system.check for system in SYSTEMS))
     for check in checks:
         problems += [one for one in check(sane) if not wrong.intersection(one.keys)]
-    return problems
-
-
-def _with_defaults(cfg: CfgNode, keys: set[str]) -> CfgNode:
-    """A copy of cfg in which these keys hold their defaults."""
-    if not keys:
-        return cfg
-    sane, defaults = cfg.clone(), flatten(get_cfg())
-    sane.defrost()
-    for key in keys:
-        *sections, leaf = key.split(".")
-        node = sane
-        for section in sections:
-            node = node[section]
-        node[leaf] = defaults[key]
-    return sane
-
-
-def _single_values(flat: dict[str, Any]) -> list[Problem]:
-    problems = []
-    for key, choices in CHOICES.items():
-        if flat[key] not in choices:
-            listed = ", ".join(choice or "''" for choice in choices)
-            problems.append(Problem((key,), f"{key} {flat[key]!r}: choose {listed}"))
-    for key, (low, high, with_low, with_high) in RANGES.items():
-        value = flat[key]
-        if value is None:
-            continue
-        above = value >= low if with_low else value > low
-        below = value <= high if with_high else value < high
-        if not (above and below):
-            bounds = f"{'at least' if with_low else 'more than'} {low}"
-            if high != INF:
-                bounds += f" and {'at most' if with_high else 'less than'} {high}"
-            problems.append(Problem((key,), f"{key} {value}: must be {bounds}"))
-    for key, length in FIXED_LENGTHS.items():
-        if len(flat[key]) != length:
-            problems.append(Problem((key,), f"{key} {list(flat[key])}: must have {length} values"))
     return problems
 
 
@@ -243,7 +141,7 @@ def _loss(cfg: CfgNode) -> list[Problem]:
     if len(weights) != model.NUM_CLASSES:
         text = f"MODEL.CLASS_WEIGHTS: {len(weights)} weights for MODEL.NUM_CLASSES {model.NUM_CLASSES}"
         problems.append(Problem(("MODEL.CLASS_WEIGHTS", "MODEL.NUM_CLASSES"), text))
-    if any(not 0 <= weight < INF for weight in weights) or not any(weights):
+    if any(not 0 <= weight < math.inf for weight in weights) or not any(weights):
         text = f"MODEL.CLASS_WEIGHTS {weights}: must not be negative, nor all 0"
         problems.append(Problem(("MODEL.CLASS_WEIGHTS",), text))
     return problems
@@ -252,9 +150,12 @@ def _loss(cfg: CfgNode) -> list[Problem]:
 def _mixing(cfg: CfgNode) -> list[Problem]:
     mixup, problems = cfg.MIXUP, []
     aug_type = cfg.AUG.AA_TYPE
-    if cfg.AUG.ENABLE and aug_type and not RAND_AUGMENT.fullmatch(aug_type):
+    if cfg.AUG.ENABLE and aug_type and not cfg.AUG.LIST and not RAND_AUGMENT.fullmatch(aug_type):
         text = f"AUG.AA_TYPE {aug_type!r}: write '' or a RandAugment such as rand-m7-n4-mstd0.5-inc1"
         problems.append(Problem(("AUG.AA_TYPE",), text))
+    if cfg.AUG.LIST and not cfg.AUG.ENABLE:
+        text = f"AUG.LIST {cfg.AUG.LIST}: acts with AUG.ENABLE True only; set that, or AUG.LIST []"
+        problems.append(Problem(("AUG.LIST", "AUG.ENABLE"), text))
     if not (mixup.ENABLE and cfg.TRAIN.ENABLE):
         return problems
     if mixup.ALPHA == 0 and mixup.CUTMIX_ALPHA == 0:
@@ -272,7 +173,7 @@ def _mixing(cfg: CfgNode) -> list[Problem]:
 
 def _data(cfg: CfgNode) -> list[Problem]:
     data, problems = cfg.DATA, []
-    if any(not 0 < value < INF for value in data.STD):
+    if any(not 0 < value < math.inf for value in data.STD):
         problems.append(Problem(("DATA.STD",), f"DATA.STD {data.STD}: must be more than 0"))
     if any(channels != 3 for channels in data.INPUT_CHANNEL_NUM) or not data.INPUT_CHANNEL_NUM:
         text = f"DATA.INPUT_CHANNEL_NUM {data.INPUT_CHANNEL_NUM}: clips have 3 channels; write [3]"
@@ -292,7 +193,7 @@ def _data(cfg: CfgNode) -> list[Problem]:
     if relative and not (len(relative) == 2 and 0 < relative[0] <= relative[1] <= 1):
         text = f"DATA.TRAIN_JITTER_SCALES_RELATIVE {relative}: must be [smallest, largest] area in 0..1, or []"
         problems.append(Problem(("DATA.TRAIN_JITTER_SCALES_RELATIVE",), text))
-    if aspect and not (len(aspect) == 2 and 0 < aspect[0] <= aspect[1] < INF):
+    if aspect and not (len(aspect) == 2 and 0 < aspect[0] <= aspect[1] < math.inf):
         text = f"DATA.TRAIN_JITTER_ASPECT_RELATIVE {aspect}: must be [smallest, largest] width / height, or []"
         problems.append(Problem(("DATA.TRAIN_JITTER_ASPECT_RELATIVE",), text))
     if bool(relative) != bool(aspect):

@@ -4,6 +4,7 @@ import ast
 import math
 import numbers
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -93,8 +94,13 @@ def read_text(value: Any) -> str:
     raise ValueError(f"{_shown(value)} is not a text")
 
 
+def read_entry(value: Any) -> Any:
+    """A name, or {name: {argument: value}} as YAML gives it."""
+    return dict(value) if isinstance(value, Mapping) else read_text(value)
+
+
 EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5]}
-_READERS = {bool: read_bool, int: read_int, float: read_float, str: read_text}
+_READERS = {bool: read_bool, int: read_int, float: read_float, str: read_text, object: read_entry}
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Clips with the same content under several names."""
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tqdm import tqdm
 
 from dust.utils.errors import DataError
+from dust.utils.files import sha256_of_files
 
 
 def _files(path: str) -> list[str]:
@@ -19,12 +19,7 @@ def _files(path: str) -> list[str]:
 
 def content_sha256(path: str) -> str:
     """The hash of a file's bytes, or of all files of a folder in the order of their names."""
-    digest = hashlib.sha256()
-    for name in _files(path):
-        with open(name, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of_files(_files(path))
 
 
 def same_content(paths: Iterable[str]) -> list[list[str]]:

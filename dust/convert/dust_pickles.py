@@ -17,11 +17,11 @@ import numpy as np
 
 from dust.convert.safe_pickle import PickledArray, read_pickled_array
 from dust.convert.splits import refuse_overwriting
-from dust.datasets.manifest.table import SHOWN, Problems, write_csv
 from dust.utils.checkpoint import file_sha256
-from dust.utils.errors import DataError
+from dust.utils.errors import SHOWN, DataError, Problems
 from dust.utils.features import FeatureWriter
 from dust.utils.features.formats import npy_header
+from dust.utils.files import replacing, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -264,27 +264,22 @@ def _note_weights(source: _Source, asked: bool) -> None:
 
 def _write_arrays(source: _Source, out: Path, dtype: str, allow_missing: bool) -> None:
     """Checks every number, and puts the arrays in place if nothing at all is wrong."""
-    with contextlib.ExitStack() as cleanup:
-        written: dict[Path, Path] = {}
+    with contextlib.ExitStack() as puts:
         for (kind, split), array in source.arrays.items():
             if kind == "label":
                 continue
-            final = out / f"{kind}_{split}.npy"
-            temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-            cleanup.callback(temporary.unlink, missing_ok=True)
             kept = np.dtype(dtype if kind == "video" else np.float32)
-            target = None if source.problems.kinds else temporary
+            target = None
+            if not source.problems.kinds:
+                target = puts.enter_context(replacing(out / f"{kind}_{split}.npy"))
             _copy(source, array, target, kept, allow_missing and kind == "series")
-            written[temporary] = final
         for array in source.features.values():
             _copy(source, array, None, np.dtype(np.float32), allow_missing=False)
         source.problems.raise_if_any(str(source.data))
-        for temporary, final in written.items():
-            os.replace(temporary, final)
 
 
 def _copy(source: _Source, array: PickledArray, target: Path | None, dtype: np.dtype, allow_missing: bool) -> None:
-    """Checks every number and, with a target, writes the array there as .npy of ``dtype``, fsynced."""
+    """Checks every number and, with a target, writes the array there as .npy of ``dtype``."""
     missing: list[int] = []  # values, of each sample that lacks any
     with contextlib.ExitStack() as stack:
         file = None
@@ -306,9 +301,6 @@ def _copy(source: _Source, array: PickledArray, target: Path | None, dtype: np.d
                     file.write(cast.data)
         except DataError as error:
             source.problems.add(_UNUSABLE, str(error))
-        if file:
-            file.flush()
-            os.fsync(file.fileno())
     if missing:
         listed = f"{sum(missing)} values are missing (NaN), in {len(missing)} samples"
         source.notes.append(f"{array.path}: {listed}: set SERIES.MISSING")

@@ -16,9 +16,10 @@ import numpy as np
 from dust.convert.prepare import agree_on_settings
 from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
 from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
-from dust.datasets.manifest.table import Problems, read_text, split_line, write_csv
+from dust.datasets.manifest.table import read_table
 from dust.decode.reader import VideoReader
-from dust.utils.errors import DataError, VideoError
+from dust.utils.errors import DataError, Problems, VideoError
+from dust.utils.files import replacing, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,7 @@ def _track(job: Job, target: Path, settings: Settings) -> None:
         xy, visible = TRACKERS[settings.tracker]((frame for chunk in chunks for frame in chunk), masks, settings)
     if not visible.any():
         logger.warning("%s: no point could be followed in %s", job.where, job.video)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.npz")
-    try:
+    with replacing(target, suffix=".npz") as temporary:  # a suffix that np.savez leaves as it is
         np.savez(
             temporary,
             tracks=xy.astype(np.float32),
@@ -138,9 +138,6 @@ def _track(job: Job, target: Path, settings: Settings) -> None:
             fps=np.array(fps),
             source=np.array(_source(job)),
         )
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _frame_numbers(job: Job, reader: VideoReader, fps: float) -> list[int]:
@@ -186,26 +183,16 @@ def read_jobs(source: Path) -> list[Job]:
 
 
 def _read_csv(path: Path, problems: Problems) -> list[Job]:
-    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
-    header = [name.strip().lower() for name in split_line(lines[0][1], ",")] if lines else []
-    unknown = [name for name in header if name not in COLUMNS]
-    if "video" not in header or unknown:
+    table = read_table(path, problems, where=f"{path.name} line {{}}")
+    unknown = [name for name in table.header if name not in COLUMNS]
+    if "video" not in table.header or unknown:
         raise DataError(
-            f"{path}: the header is {','.join(header) or 'missing'}: a column video is needed, and there may be "
+            f"{path}: the header is {','.join(table.header) or 'missing'}: a column video is needed, and there may be "
             f"{', '.join(COLUMNS[1:])}" + (f"; not {', '.join(unknown)}" if unknown else "")
         )
     jobs = []
-    for number, line in lines[1:]:
-        where = f"{path.name} line {number}"
-        try:
-            words = [word.strip() for word in split_line(line, ",")]
-        except ValueError as error:
-            problems.add('broken quoting: write "a, b.mp4" and double a quote inside', f"{where}: {line} ({error})")
-            continue
-        if len(words) != len(header):
-            problems.add(f"not {len(header)} columns, as the header has", f"{where}: {len(words)}: {line}")
-            continue
-        cells = dict.fromkeys(COLUMNS, "") | dict(zip(header, words, strict=True))
+    for where, _, named in table.rows:
+        cells = dict.fromkeys(COLUMNS, "") | named
         wrong = [name for name in ("view", "start", "end") if cells[name] and not cells[name].isdecimal()]
         for name in wrong:
             problems.add(f"a {name} that is not a number from 0", f"{where}: {cells[name]!r}")

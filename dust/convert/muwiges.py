@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dust.datasets.manifest.manifest import Clip, Manifest
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems
-from dust.utils.errors import DataError
+from dust.datasets.manifest.table import VIDEO_SUFFIXES
+from dust.utils.errors import DataError, Problems
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)

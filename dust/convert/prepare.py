@@ -21,12 +21,13 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv, read_text, write_csv, write_text
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv
 from dust.decode.cache import get_index
 from dust.decode.index import full_scan
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
+from dust.utils.files import read_text, replacing, write_csv, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -110,21 +111,15 @@ def prepare_clip(source: Path, target: Path, encoding: Encoding) -> str:
     The new file appears by a rename, when it is whole, with the original's modification time.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
-    try:
+    with replacing(target, suffix=target.suffix) as temporary:
         try:
             reason = _encode(source, temporary, encoding)
         except VideoError as error:
             reason = error.reason
         if reason:
             shutil.copyfile(source, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
         stamp = source.stat()
         os.utime(temporary, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return reason
 
 

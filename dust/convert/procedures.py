@@ -14,8 +14,7 @@ from dust.convert.splits import refuse_overwriting
 from dust.datasets.keystep.files import PROCEDURE, RECORDINGS, STATES, STEPS, ProcedureData, write_own
 from dust.datasets.keystep.layouts import read_object_states, read_procedures
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import Problems
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
 
 
 @dataclass

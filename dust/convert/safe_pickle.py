@@ -10,6 +10,10 @@ array, in protocols 0 to 5:
 
 A third function occurs in protocols 0 to 2, which have no bytes: _codecs.encode(text, "latin1"). Any other name is
 refused. The format of pickles: Python's ``pickletools``, PEP 307, PEP 3154 and PEP 574.
+
+Why not ``pickle.Unpickler`` with an allow-list in ``find_class``: it builds every string that the file announces before
+anyone is asked, so that neither an array larger than the memory nor a file that lies about its sizes could be read; a
+call that is allowed runs with whatever arguments the file gives; and its limits are Python's, not ours.
 """
 
 import codecs

@@ -16,8 +16,8 @@ from dust.datasets.manifest.manifest import (
     read_manifest,
     write_class_list,
 )
-from dust.datasets.manifest.table import SHOWN, write_csv
-from dust.utils.errors import DataError
+from dust.utils.errors import SHOWN, DataError
+from dust.utils.files import write_csv
 
 BAD_CLIPS = "bad_clips.csv"
 

@@ -6,7 +6,6 @@ is not part of dust and not under its licence.
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.files import natural_order
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +96,10 @@ def read_mask(path: Path, numbers: Sequence[int], size: tuple[int, int]) -> Mask
     if not path.is_dir():
         mask = read(path)
         return lambda place: mask
-    files = sorted((file for file in path.iterdir() if file.is_file()), key=_natural)
+    files = sorted((file for file in path.iterdir() if file.is_file()), key=natural_order)
     if len(files) <= max(numbers):
         raise DataError(f"{path}: {len(files)} masks, but frame {max(numbers)} of the video is tracked: one for each")
     return lambda place: read(files[numbers[place]])
-
-
-def _natural(path: Path) -> list[Any]:
-    return [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", path.name)]
 
 
 # ---------------------------------------------------------------------------------------------------- Lucas-Kanade

@@ -6,9 +6,12 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from dust.datasets.protocol import PROTOCOLS, FromConfig
 from dust.utils.registry import Registry
 
-DATASET_REGISTRY = Registry("dataset", aliases={"kinetics": "VideoDataset", "ssv2": "SSv2"})
+DATASET_REGISTRY = Registry(
+    "dataset", aliases={"kinetics": "VideoDataset", "ssv2": "SSv2"}, protocols=PROTOCOLS, base=Dataset
+)
 
 
 def build_dataset(
@@ -31,7 +34,7 @@ def build_dataset(
             classes whose constructor takes it.
     """
     cls: Any = DATASET_REGISTRY.get(name)
-    if not hasattr(cls, "from_config"):
+    if not isinstance(cls, FromConfig):
         return cls(cfg, split)
     arguments = cls.from_config(cfg, split, class_names, views=views or split)
     if fitted and "fitted" in inspect.signature(cls).parameters:

@@ -19,6 +19,7 @@ import numpy as np
 from dust.decode.index import VideoIndex, VideoReport, build_index
 from dust.decode.pixels import Orientation
 from dust.utils.errors import VideoError
+from dust.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _load(key: tuple, folder: str) -> VideoIndex | None:
 
 
 def _store(key: tuple, index: VideoIndex, folder: str | None) -> None:
-    """Write by a temporary name and a rename. Not fsynced: the checksum finds a torn file, which is then rebuilt."""
+    """Write the file of an index. Not fsynced: the checksum finds a torn file, which is then rebuilt."""
     if not folder:
         return
     arrays = {name: np.ascontiguousarray(getattr(index, name), _TYPES[name]) for name in _ARRAYS}
@@ -112,11 +113,8 @@ def _store(key: tuple, index: VideoIndex, folder: str | None) -> None:
     facts |= {name: len(array) for name, array in arrays.items()}
     facts |= {"report": asdict(index.report), "identity": _identity(key), "crc32": zlib.crc32(body)}
     target = _file(key, folder)
-    temporary = f"{target}.{os.getpid()}.tmp"
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(json.dumps(facts).encode() + b"\n" + body)
-        os.replace(temporary, target)
+        write_atomically(target, json.dumps(facts).encode() + b"\n" + body, durable=False)
     except OSError as error:  # a cache that cannot be written costs time, nothing else
         logger.warning("the index of %s is not kept in %s: %s", key[0], folder, error)

@@ -37,12 +37,14 @@ class VideoReport:
         corrupt_frames: frames that the decoder marked corrupt.
         declared: frames the header declares, less those that an edit list discards; 0 = it declares none.
         decoded: frames that can be had, which is ``len(reader)``.
+        unknown: why the reader cannot tell whether there is damage; "" where it can.
     """
 
     errors: list[str] = field(default_factory=list)
     corrupt_frames: int = 0
     declared: int = 0
     decoded: int = 0
+    unknown: str = ""
 
     @property
     def damaged(self) -> bool:

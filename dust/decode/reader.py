@@ -13,128 +13,30 @@ import contextlib
 import fnmatch
 import logging
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import av
 import numpy as np
 
+from dust.decode import torchcodec_reader  # noqa: F401 - registers itself
 from dust.decode.cache import get_index, put_index
+from dust.decode.clip import DECODER_REGISTRY, Clip, ClipReader, Sink, check_resize, deal, reader_class
 from dust.decode.container import READ_ERRORS
 from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
-from dust.decode.pixels import RESIZES, FrameConverter, FrameRequest, rescaled
+from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.session import Contradiction, DecodeSession
-from dust.utils.errors import DustError, VideoError
+from dust.utils.errors import VideoError
+from dust.utils.files import natural_order
 
-__all__ = ["FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
+__all__ = ["ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
 logger = logging.getLogger(__name__)
 
 
-class _Sink:
-    """Collects the pictures of one request: (T, H, W, 3), or (crops, T, h, w, 3)."""
-
-    def __init__(self, request: FrameRequest, converter: FrameConverter) -> None:
-        self.request, self.converter = request, converter
-        self.places: dict[int, list[int]] = {}
-        for place, number in enumerate(request.indices):
-            self.places.setdefault(int(number), []).append(place)
-        self.out: np.ndarray | None = None
-        self.odd: dict[int, np.ndarray] = {}
-
-    def take(self, number: int, frame: Any) -> None:
-        places = self.places.get(number)
-        if places is None:
-            return
-        pictures = self.converter(frame)
-        if self.out is None:
-            self.out = np.empty((len(pictures), len(self.request.indices), *pictures[0].shape), np.uint8)
-        if pictures[0].shape != self.out.shape[2:]:  # the file changes its picture size, and no size was asked for
-            self.odd |= {place: pictures[0].copy() for place in places}
-            return
-        for crop, picture in enumerate(pictures):
-            for place in places:
-                self.out[crop, place] = picture
-
-    def result(self) -> np.ndarray:
-        if self.out is None:  # no frame was asked for
-            return np.empty((0, self.converter.height, self.converter.width, 3), np.uint8)
-        out = self.out
-        if self.odd:
-            out = self._one_size()
-        return out if self.request.crops is not None else out[0]
-
-    def _one_size(self) -> np.ndarray:
-        assert self.out is not None
-        box = self.request.box
-        height, width = (round(box[2]), round(box[3])) if box else (self.converter.height, self.converter.width)
-        rows = [self.odd.get(place, self.out[0, place]) for place in range(self.out.shape[1])]
-        return np.stack([row if row.shape[:2] == (height, width) else rescaled(row, height, width) for row in rows])[
-            None
-        ]
-
-
-class _Clip:
-    """The face that files and frame folders share."""
-
-    path: str
-    height: int
-    width: int
-    fps: float
-    pts: np.ndarray
-    resize: str
-    report: VideoReport
-
-    def __len__(self) -> int:
-        return len(self.pts)
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the first frame to the end of the last."""
-        return float(self.pts[-1] - self.pts[0]) + 1.0 / self.fps
-
-    def frames(
-        self,
-        indices: Sequence[int],
-        box: tuple[float, float, float, float] | None = None,
-        size: tuple[int, int] | None = None,
-        crops: tuple[tuple[int, int, int, int], ...] | None = None,
-    ) -> np.ndarray:
-        """Frames by number, as asked (any order, repeats too): uint8 (T, H, W, 3) RGB; with ``crops``
-        (crops, T, h, w, 3). ``box``, ``size`` and ``crops`` as in FrameRequest.
-
-        A file may change its picture size on the way: a request without size gets frames as they are, but where its
-        frames differ among themselves, all at ``height`` x ``width``.
-
-        Raises IndexError for a number outside 0..len-1, VideoError where damage hides a frame.
-        """
-        return self.read([FrameRequest(indices, box, size, crops)])[0]
-
-    def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
-        """The answers to several requests out of one decode, each as ``frames`` gives it."""
-        raise NotImplementedError
-
-    def _numbers(self, requests: Sequence[FrameRequest]) -> list[int]:
-        """Every wanted frame once, in order; IndexError for one that is not there."""
-        wanted = sorted({int(number) for request in requests for number in request.indices})
-        if wanted and (wanted[0] < 0 or wanted[-1] >= len(self)):
-            bad = wanted[0] if wanted[0] < 0 else wanted[-1]
-            raise IndexError(f"{self.path}: frame {bad} is asked for, but it has frames 0 to {len(self) - 1}")
-        return wanted
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class VideoReader(_Clip):
+@DECODER_REGISTRY.register()
+class VideoReader(Clip):
     """Reads one video file. Open it in the process that uses it.
 
     Args:
@@ -153,7 +55,7 @@ class VideoReader(_Clip):
     def __init__(
         self, path: str | os.PathLike, *, threads: int = 1, resize: str = "swscale", index_cache: str | None = None
     ) -> None:
-        self.path, self.resize = os.fspath(path), _known_resize(resize)
+        self.path, self.resize = os.fspath(path), check_resize(resize)
         self._threads, self._cache = threads, index_cache
         self._session: DecodeSession | None = None
         opened: list[Any] = []
@@ -163,13 +65,13 @@ class VideoReader(_Clip):
             self._session = DecodeSession(self.path, self._index, threads, opened[0])
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
-        """See ``_Clip.read``. Where the quick way meets a contradiction, the file is decoded from the start."""
+        """See ``Clip.read``. Where the quick way meets a contradiction, the file is decoded from the start."""
         wanted = self._numbers(requests)
         sinks = self._sinks(requests)
         if not wanted:
             return [consumer.result() for consumer in sinks]
         try:
-            self._open().read(wanted, _deal(sinks))
+            self._open().read(wanted, deal(sinks))
         except (Contradiction, *READ_ERRORS) as error:
             self.close()
             if self._index.mode == "count":  # known to be damaged, and now it does not even give what it gave before
@@ -202,9 +104,9 @@ class VideoReader(_Clip):
         put_index(self.path, index, self._cache)
         self._follow()
 
-    def _sinks(self, requests: Sequence[FrameRequest]) -> list[_Sink]:
+    def _sinks(self, requests: Sequence[FrameRequest]) -> list[Sink]:
         facts = self.height, self.width, self._index.orientation, self.resize
-        return [_Sink(request, FrameConverter(request, *facts)) for request in requests]
+        return [Sink(request, FrameConverter(request, *facts)) for request in requests]
 
     def _open(self) -> DecodeSession:
         if self._session is not None and self._session.owner != os.getpid():
@@ -213,32 +115,22 @@ class VideoReader(_Clip):
             self._session = DecodeSession(self.path, self._index, self._threads)
         return self._session
 
-    def _from_the_start(self, requests: Sequence[FrameRequest], wanted: list[int]) -> list[_Sink]:
+    def _from_the_start(self, requests: Sequence[FrameRequest], wanted: list[int]) -> list[Sink]:
         """Decode the whole file, serve the requests on the way, and keep the index that this gives."""
         self.close()
         sinks = self._sinks(requests)
-        self._learn(full_scan(self.path, self._threads, _deal(sinks)))
+        self._learn(full_scan(self.path, self._threads, deal(sinks)))
         fresh = self._sinks(requests)
         if fresh[0].converter.orientation != sinks[0].converter.orientation:
             sinks = fresh  # the headers told another orientation than the frames
-            full_scan(self.path, self._threads, _deal(sinks))
+            full_scan(self.path, self._threads, deal(sinks))
         if wanted[-1] >= len(self):
             reason = self.report.reason or "the file's times promise more frames than it holds"
             raise VideoError(self.path, f"frame {wanted[-1]} cannot be read, only the first {len(self)} can: {reason}")
         return sinks
 
 
-def _deal(sinks: Sequence[_Sink]) -> Callable[[int, Any], None]:
-    """Hands a frame to every request."""
-
-    def take(number: int, frame: Any) -> None:
-        for consumer in sinks:
-            consumer.take(number, frame)
-
-    return take
-
-
-class FrameFolderReader(_Clip):
+class FrameFolderReader(Clip):
     """A folder of pictures as a clip: the same face as VideoReader.
 
     Args:
@@ -259,10 +151,10 @@ class FrameFolderReader(_Clip):
         *,
         resize: str = "swscale",
     ) -> None:
-        self.path, self.resize, self.fps = os.fspath(path), _known_resize(resize), float(fps)
+        self.path, self.resize, self.fps = os.fspath(path), check_resize(resize), float(fps)
         patterns = [one if "*" in one else f"*.{one.lstrip('.')}" for one in pattern.lower().split("|")]
         try:
-            names = sorted(os.listdir(self.path), key=_natural)
+            names = sorted(os.listdir(self.path), key=natural_order)
         except OSError as error:
             raise VideoError(self.path, f"cannot be opened: {error.strerror}") from error
         self.names = [name for name in names if any(fnmatch.fnmatchcase(name.lower(), one) for one in patterns)]
@@ -274,10 +166,10 @@ class FrameFolderReader(_Clip):
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
         wanted = self._numbers(requests)
-        sinks = [_Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
-        deal = _deal(sinks)
+        sinks = [Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
+        take = deal(sinks)
         for number in wanted:
-            deal(number, av.VideoFrame.from_ndarray(self._picture(number), format="rgb24"))
+            take(number, av.VideoFrame.from_ndarray(self._picture(number), format="rgb24"))
         return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
@@ -302,23 +194,14 @@ class FrameFolderReader(_Clip):
             raise VideoError(self.path, text) from error
 
 
-def open_clip(path: str | os.PathLike, **options: Any) -> VideoReader | FrameFolderReader:
+def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:
     """A reader for a video file or for a folder of pictures.
 
-    ``options`` are VideoReader's or FrameFolderReader's; those that only the other one has are left aside.
+    Args:
+        decoder: what reads video files: pyav | torchcodec | one that is registered, see :mod:`dust.decode.clip`.
+        options: VideoReader's or FrameFolderReader's; those that only the other one has are left aside.
     """
     folder = os.path.isdir(path)
     foreign = ("threads", "index_cache") if folder else ("pattern", "fps")
     options = {name: value for name, value in options.items() if name not in foreign}
-    return FrameFolderReader(path, **options) if folder else VideoReader(path, **options)
-
-
-def _known_resize(resize: str) -> str:
-    if resize not in RESIZES:
-        raise DustError(f"resize is {resize!r}; it must be one of {', '.join(RESIZES)}")
-    return resize
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key that puts img_2 before img_10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    return FrameFolderReader(path, **options) if folder else reader_class(decoder)(path, **options)

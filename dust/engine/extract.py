@@ -2,9 +2,9 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,104 +12,102 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from dust.config import flatten
-from dust.config.defaults import OWN_KEYS
+from dust.config import KEYS, CfgNode, flatten, with_values
 from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
+from dust.datasets.protocol import HasSlidingWindows
 from dust.datasets.sample import BadClip
+from dust.engine.checkpoints import build_checkpoint_to_extract
 from dust.engine.inference import Inference
-from dust.engine.run_dir import BadClipLog, RunDir, text_sha256
-from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of
-from dust.engine.test import newest_checkpoint
-from dust.engine.weights import load_trained, weights_file
+from dust.engine.run_dir import BadClipLog, RunDir
+from dust.engine.setup import build_autocast, build_device, build_device_transform, build_for
+from dust.engine.weights import load_trained
 from dust.launch.signals import InterruptFlag
+from dust.models.protocol import HasFeatures
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
-from dust.utils.errors import CheckpointError, ConfigError, DataError
+from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureWriter, recorded_shape
+from dust.utils.files import sha256_of_text
 from dust.utils.logging import progress
+from dust.utils.registry import build
 
 logger = logging.getLogger(__name__)
 
 
-#: Sections and keys that change how features are computed, but not what they are.
-WITHOUT_EFFECT = (
-    "TRAIN", "TEST", "SOLVER", "EMA.DECAY", "EMA.WARMUP", "AUG", "MIXUP", "BN", "DATA_LOADER", "TENSORBOARD", "WANDB",
-    "OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "NUM_SHARDS", "SHARD_ID", "NUM_PROCS_PER_NODE",
-    "RNG_SEED", "DIST_BACKEND", "GLOBAL_BATCH_SIZE", "DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX", "DATA.INDEX_CACHE",
-    "DATA.CHECK_FILES", "DATA.MAX_BAD_FRACTION", "FEATURES.ENABLE", "FEATURES.BATCH_SIZE", "FEATURES.SPLITS",
-    "FEATURES.CHECKPOINT_FILE_PATH", "MODEL.PRETRAINED", "MODEL.NUM_CLASSES",
-)  # fmt: skip
-
-#: What does have an effect in those sections.
-WITH_EFFECT = ("TRAIN.MIXED_PRECISION", "TRAIN.AMP_DTYPE", "TRAIN.DATASET", "TEST.DATASET", "TEST.CHECKPOINT")
+#: Keys that came later, with what held before: left out at that value, so that features stored before stay valid.
+ADDED = {"DATA.DECODER": "pyav"}
 
 
-def features_config(cfg) -> str:
-    """The keys of ``cfg`` that features depend on, as ``KEY: value`` lines; they are stored with the features."""
-    flat = {key: list(value) if isinstance(value, tuple) else value for key, value in flatten(cfg).items()}
-    free = {key for key in flat if any(key == name or key.startswith(name + ".") for name in WITHOUT_EFFECT)}
-    kept = (OWN_KEYS - free) | set(WITH_EFFECT)
+def features_config(values: Mapping[str, Any]) -> str:
+    """Of a configuration's ``{key: value}``, those that features depend on, as ``KEY: value`` lines; they are stored
+    with the features."""
+    flat = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    kept = {key for key in flat.keys() & KEYS.keys() if KEYS[key].changes_features}
+    kept -= {key for key, before in ADDED.items() if flat[key] == before}
     return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})
 
 
-def checkpoint_to_extract(cfg, run: RunDir) -> Path:
-    """FEATURES.CHECKPOINT_FILE_PATH (a file, a stage or zoo://NAME), else OUTPUT_DIR's last or best, or an error."""
-    if cfg.FEATURES.CHECKPOINT_FILE_PATH:
-        key = "FEATURES.CHECKPOINT_FILE_PATH"
-        return Path(weights_file(cfg, cfg.FEATURES.CHECKPOINT_FILE_PATH, key))
-    found = newest_checkpoint(cfg, run)
-    if found is None:
-        raise CheckpointError(
-            f"there is nothing to extract features with: FEATURES.CHECKPOINT_FILE_PATH is empty and {run.checkpoints} "
-            "holds no checkpoint. Name a stage (stage1_video), a file or zoo://NAME."
-        )
-    return found
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What is stored of every sample.
 
+    Attributes:
+        layer: see :func:`layer_output`.
+        views: fixed views of a sample, over which its feature is the mean; 1: the centre view alone.
+        format: memmap | npz | per_video; per_video: windows that slide over each video, every ``stride`` frames.
+        dtype: float32 | float16 of the stored features.
+        batch_size: views per forward pass, and samples per write.
+        on_bad_clip: raise | skip: a clip that cannot be read.
+    """
 
-def extract(cfg, run: RunDir) -> None:
-    """Write the features of every split of FEATURES.SPLITS into OUTPUT_DIR/features; what is there already is kept."""
-    if distributed.world_size() > 1:
-        raise ConfigError(
-            "FEATURES.ENABLE True: features are extracted by one process; set NUM_GPUS 1 (or 0), NUM_SHARDS 1"
-        )
-    path = checkpoint_to_extract(cfg, run)
-    saved = load_checkpoint(path)
-    device = device_of(cfg)
-    model = build_for(cfg, device)
-    load_trained(cfg, model, path, saved, head=False)
-    logger.info("features of %s by %s", cfg.FEATURES.LAYER, path)
-    extraction = _Extraction(cfg, run, model, device, file_sha256(path), saved.get("fitted"))
-    with extraction.interrupt.listening():
-        for split in cfg.FEATURES.SPLITS:
-            extraction.split(split)
+    layer: str = "pooled"
+    views: int = 1
+    format: str = "memmap"
+    dtype: str = "float32"
+    batch_size: int = 8
+    stride: int = 1
+    on_bad_clip: str = "raise"
 
-
-class _Extraction:
-    """One model over several splits."""
-
-    def __init__(self, cfg, run: RunDir, model: nn.Module, device, sha256: str, fitted: dict[str, Any] | None) -> None:
-        self.cfg, self.run, self.fitted = cfg, run, fitted
-        self.features = cfg.FEATURES
-        self.per_video = cfg.FEATURES.FORMAT == "per_video"
-        self.interrupt = InterruptFlag()
-        self.loop = Inference(
-            model,
-            layer_output(model, cfg.FEATURES.LAYER),
-            device_transform_of(cfg),
-            device,
-            micro_batch=cfg.FEATURES.BATCH_SIZE,
-            autocast=autocast_of(cfg, device),
-            should_stop=self.interrupt.check,
-        )
-        config = features_config(cfg)
-        self.meta = {
-            "checkpoint_sha256": sha256,
-            "config": config,
-            "config_sha256": text_sha256(config),
-            "layer": cfg.FEATURES.LAYER,
-            "views": cfg.FEATURES.NUM_VIEWS * cfg.FEATURES.NUM_CROPS,
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        features = cfg.FEATURES
+        return {
+            "layer": features.LAYER,
+            "views": features.NUM_VIEWS * features.NUM_CROPS,
+            "format": features.FORMAT,
+            "dtype": features.DTYPE,
+            "batch_size": features.BATCH_SIZE,
+            "stride": features.STRIDE,
+            "on_bad_clip": cfg.TEST.ON_BAD_CLIP,
         }
+
+
+class Extraction:
+    """Extracts features of split after split with one model.
+
+    Args:
+        run: where they are written.
+        loop: the model's evaluation loop; its ``forward`` returns the layer's output.
+        options: what is stored.
+        identity: what is stored with the features of what made them; an earlier, unfinished extraction is gone on
+            with only if its identity is the same.
+        dataset_of: ``dataset_of(split)``: the split as fixed views.
+        loader_of: ``loader_of(dataset, start)``: its items from number ``start`` on.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        loop: Inference,
+        options: FeatureOptions,
+        identity: Mapping[str, Any],
+        dataset_of: Callable[[str], Any],
+        loader_of: Callable[[Any, int], Iterable[Any]],
+    ) -> None:
+        self.run, self.loop, self.options, self.identity = run, loop, options, dict(identity)
+        self.dataset_of, self.loader_of = dataset_of, loader_of
+        self.per_video = options.format == "per_video"
 
     def split(self, split: str) -> None:
         """Extract one split from where an earlier run stopped."""
@@ -124,7 +122,7 @@ class _Extraction:
             if writer is None and feature is not None:
                 writer = self._writer(split, ids, feature.shape[1:] if self.per_video else feature.shape)
             batch.append(feature)
-            if writer is not None and len(batch) >= self.features.BATCH_SIZE:
+            if writer is not None and len(batch) >= self.options.batch_size:
                 writer.write(writer.done, batch)
                 batch = []
         if writer is None:
@@ -138,27 +136,22 @@ class _Extraction:
         )
 
     def _dataset(self, split: str) -> Any:
-        """The split as fixed views; with FEATURES.STRIDE as windows that slide over each video."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.NUM_CLASSES = 0  # labels do not matter here
-        cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS = self.features.NUM_VIEWS, self.features.NUM_CROPS
-        views = "test" if self.meta["views"] > 1 else "val"
-        name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-        dataset: Any = build_dataset(name, cfg, split, views=views, fitted=self.fitted)
+        """The split as fixed views, or as windows that slide over each video."""
+        dataset = self.dataset_of(split)
         if not self.per_video:
             return dataset
-        if not hasattr(dataset, "windows"):
-            raise ConfigError(f"FEATURES.FORMAT per_video: {name} has no sliding windows; choose memmap or npz")
-        return dataset.windows(stride=self.features.STRIDE, chunk=self.features.BATCH_SIZE)
+        if not isinstance(dataset, HasSlidingWindows):
+            raise ConfigError(
+                f"FEATURES.FORMAT per_video: {type(dataset).__name__} has no sliding windows; choose memmap or npz"
+            )
+        return dataset.windows(stride=self.options.stride, chunk=self.options.batch_size)
 
     def _in_order(self, dataset: Any, split: str, ids: list[str], done: int) -> Iterator[np.ndarray | None]:
         """The feature of each sample from number ``done`` on; None for a clip that cannot be read."""
         if done == len(ids):
             return
-        bad_clips = BadClipLog(
-            self.run.path / "bad_clips.csv", split, self.cfg.TEST.ON_BAD_CLIP, key="TEST.ON_BAD_CLIP"
-        )
+        path, policy = self.run.path / "bad_clips.csv", self.options.on_bad_clip
+        bad_clips = BadClipLog(path, split, policy, key="TEST.ON_BAD_CLIP")
         bad_ids: set[str] = set()
 
         def note(bad: BadClip) -> None:
@@ -167,8 +160,7 @@ class _Extraction:
 
         self.loop.on_bad = note
         start = dataset.first_item(done) if self.per_video else done
-        loader = evaluation_loader(self.cfg, dataset, start=start)
-        items = progress(loader, total=len(dataset), initial=start, desc=f"features of {split}")
+        items = progress(self.loader_of(dataset, start), total=len(dataset), initial=start, desc=f"features of {split}")
         row_of = {sample_id: row for row, sample_id in enumerate(ids)}
         row = done
         # the windows of one video come in several records, one behind the other
@@ -176,7 +168,7 @@ class _Extraction:
             while row < row_of[sample_id]:  # passed over: a bad clip, which the policy allows
                 yield None
                 row += 1
-            outputs = torch.cat([_tensor(record["outputs"], self.features.LAYER) for record in records])
+            outputs = torch.cat([_tensor(record["outputs"], self.options.layer) for record in records])
             if sample_id in bad_ids:  # some of its windows could not be read
                 yield None
             else:
@@ -186,8 +178,71 @@ class _Extraction:
             yield None
 
     def _writer(self, split: str, ids: list[str], shape: Sequence[int]) -> FeatureWriter:
-        features = self.features
-        return FeatureWriter(self.run.features, split, ids, shape, features.DTYPE, self.meta, features.FORMAT)
+        options = self.options
+        return FeatureWriter(self.run.features, split, ids, shape, options.dtype, self.identity, options.format)
+
+
+def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Extraction:
+    """The extraction that cfg.FEATURES describes, with the checkpoint that it names or OUTPUT_DIR's.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit the model.
+    """
+    path = build_checkpoint_to_extract(cfg).path()
+    saved = load_checkpoint(path)
+    device = build_device(cfg)
+    model = build_for(cfg, device)
+    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED, head=False)
+    options = build(FeatureOptions, cfg)
+    logger.info("features of %s by %s", options.layer, path)
+    loop = Inference(
+        model,
+        layer_output(model, options.layer),
+        build_device_transform(cfg),
+        device,
+        micro_batch=options.batch_size,
+        autocast=build_autocast(cfg, device),
+        should_stop=interrupt.check,
+    )
+    config = features_config(flatten(cfg))
+    identity = {
+        "checkpoint_sha256": file_sha256(path),
+        "config": config,
+        "config_sha256": sha256_of_text(config),
+        "layer": options.layer,
+        "views": options.views,
+    }
+    fixed_views = with_values(
+        cfg,
+        {
+            "MODEL.NUM_CLASSES": 0,  # labels do not matter here
+            "TEST.NUM_ENSEMBLE_VIEWS": cfg.FEATURES.NUM_VIEWS,
+            "TEST.NUM_SPATIAL_CROPS": cfg.FEATURES.NUM_CROPS,
+        },
+    )
+
+    def dataset_of(split: str) -> Any:
+        views = "test" if options.views > 1 else "val"
+        name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+        return build_dataset(name, fixed_views, split, views=views, fitted=saved.get("fitted"))
+
+    def loader_of(dataset: Any, start: int) -> Iterable[Any]:
+        return evaluation_loader(cfg, dataset, start=start)
+
+    return Extraction(run, loop, options, identity, dataset_of, loader_of)
+
+
+def run_stage(cfg: CfgNode, run: RunDir) -> None:
+    """Write the features of every split of FEATURES.SPLITS into OUTPUT_DIR/features; what is there already is kept."""
+    if distributed.world_size() > 1:
+        raise ConfigError(
+            "FEATURES.ENABLE True: features are extracted by one process; set NUM_GPUS 1 (or 0), NUM_SHARDS 1"
+        )
+    interrupt = InterruptFlag()
+    extraction = build_extraction(cfg, run, interrupt)
+    with interrupt.listening():
+        for split in cfg.FEATURES.SPLITS:
+            extraction.split(split)
 
 
 def layer_output(model: nn.Module, layer: str) -> Callable[[nn.Module, dict[str, Any]], Any]:
@@ -201,7 +256,7 @@ def layer_output(model: nn.Module, layer: str) -> Callable[[nn.Module, dict[str,
         ConfigError: the model has no such layer.
     """
     if layer in ("pooled", "map"):
-        if not hasattr(model, "forward_features") or not hasattr(model, "forward_head"):
+        if not isinstance(model, HasFeatures):
             raise ConfigError(
                 f"FEATURES.LAYER {layer}: {type(model).__name__} has no forward_features and forward_head; name one of "
                 f"its submodules: {', '.join(name for name, _ in model.named_children())}"

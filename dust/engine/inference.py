@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class Inference:
         model, forward: ``forward(model, inputs)`` gives the outputs, a tensor or a dict of tensors, (B, ...) each.
         transform: turns uint8 clips into what the model takes, on ``device``.
         micro_batch: views per forward pass.
+        across_samples: a forward pass may hold views of several samples. False: what a sample gives does not depend on
+            its neighbours, to the last bit.
         autocast: a context for the forward pass.
         on_bad: called with every :class:`BadClip`; it may raise.
         should_stop: asked before every forward pass; it may raise.
@@ -42,6 +44,7 @@ class Inference:
     transform: DeviceTransform
     device: torch.device
     micro_batch: int
+    across_samples: bool = True
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     on_bad: Callable[[BadClip], None] = lambda bad: None
     should_stop: Callable[[], None] = lambda: None
@@ -58,6 +61,18 @@ class Inference:
         finally:
             self.model.train(was_training)
 
+    def with_forward(
+        self,
+        forward: Callable[[nn.Module, dict[str, Any]], Outputs],
+        *,
+        micro_batch: int,
+        across_samples: bool = True,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+    ) -> "Inference":
+        """The same loop with another forward pass; ``autocast`` None is its own."""
+        how: dict[str, Any] = {"micro_batch": micro_batch, "across_samples": across_samples}
+        return replace(self, forward=forward, autocast=autocast or self.autocast, **how)
+
     def _run(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
         waiting: list[_Sample] = []  # in order; the first may be partly done
         for item in items:
@@ -65,7 +80,7 @@ class Inference:
                 self.on_bad(item)
                 continue
             sample = _as_sample(item)
-            if waiting and not _stackable(waiting[-1], sample):
+            if waiting and not (self.across_samples and _stackable(waiting[-1], sample)):
                 yield from self._drain(waiting, everything=True)
             waiting.append(sample)
             yield from self._drain(waiting, everything=False)

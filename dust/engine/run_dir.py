@@ -4,7 +4,6 @@ import contextlib
 import csv
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import logging
@@ -18,36 +17,12 @@ from typing import Any
 
 import yaml
 
-from dust.datasets.manifest.table import write_text
+from dust.config import KEYS
 from dust.datasets.sample import BadClip
 from dust.utils.errors import DataError, DustError
+from dust.utils.files import write_text
 
 logger = logging.getLogger(__name__)
-
-#: Keys that may differ between a run and the checkpoint that it resumes: they change how or how long it runs, or what
-#: is done with the result, but not what is learnt at a given step.
-FREE_KEYS = (
-    "OUTPUT_DIR", "LOG_PERIOD", "LOG_MODEL_INFO", "NUM_GPUS", "NUM_SHARDS", "SHARD_ID", "NUM_PROCS_PER_NODE",
-    "DIST_BACKEND", "TEST", "FEATURES", "TENSORBOARD", "WANDB", "DATA_LOADER.NUM_WORKERS", "DATA_LOADER.PIN_MEMORY",
-    "DATA_LOADER.PREFETCH_FACTOR", "DATA.INDEX_CACHE", "DATA.CHECK_FILES", "DATA.PATH_TO_DATA_DIR",
-    "DATA.PATH_PREFIX", "DATA.TEST_CROP_SIZE", "DATA.ENSEMBLE_METHOD", "SOLVER.MAX_EPOCH", "TRAIN.ENABLE",
-    "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD", "TRAIN.CHECKPOINT_PERIOD_ITERS", "TRAIN.CHECKPOINT_KEEP_LAST",
-    "TRAIN.AUTO_RESUME", "TRAIN.PARALLEL", "TRAIN.CHECKPOINT_FORMAT", "TRAIN.CHECKPOINT_ASYNC",
-    "TRAIN.CHECKPOINT_FILE_PATH", "TRAIN.ON_BAD_CLIP", "DATA.MAX_BAD_FRACTION", "TRAIN.EARLY_STOPPING_PATIENCE",
-    "TRAIN.SAVE_BEST", "MODEL.PRETRAINED", "TIMESFORMER.PRETRAINED_MODEL", "FUSION.FEATURES_FROM", "FUSION.SERIES_FROM",
-    "FUSION.VIDEO_FROM", "CAST.SPATIAL_FROM", "CAST.TEMPORAL_FROM", "CAST.TRUNK_FROM", "TSTL.SELECTOR_FROM",
-    "TSTL.EXPERTS_FROM", "KEYSTEP.FEATURES_FROM", "KEYSTEP.SPATIAL_FROM", "KEYSTEP.TEMPORAL_FROM",
-    "KEYSTEP.SPATIAL.PRETRAINED",
-)  # fmt: skip
-
-
-def config_sha256(cfg) -> str:
-    """The hash under which results and features name the configuration that made them."""
-    return text_sha256(cfg.dump())
-
-
-def text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class RunDir:
@@ -154,11 +129,11 @@ def _free_name(path: Path) -> Path:
 
 
 def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
-    """Lines ``KEY: saved value -> present value`` of two dumped configurations, FREE_KEYS left out."""
+    """Lines ``KEY: saved value -> present value`` of two configurations, without keys that may change on resume."""
     saved, present = _flatten(yaml.safe_load(saved_cfg)), _flatten(yaml.safe_load(cfg_text))
     lines = []
     for key in sorted(saved.keys() | present.keys()):
-        free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
+        free = key in KEYS and KEYS[key].may_change_on_resume
         # a key that only one of the two knows is a key that another version of dust added or dropped
         if not free and key in saved and key in present and saved[key] != present[key]:
             lines.append(f"{key}: {saved[key]} -> {present[key]}")

@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.config import load_config, parse_args
+from dust.config import CfgNode, load_config, parse_args
 from dust.config.expand import expand
 from dust.config.parser import log_notes
 from dust.launch.requeue import ExitHandler
@@ -27,32 +27,32 @@ FILE_PROBLEMS = (
 )  # fmt: skip
 
 
-def run(cfg) -> None:
+def run_stage(cfg: CfgNode) -> None:
     """Run what one configuration enables, TRAIN, then TEST, then FEATURES, in its OUTPUT_DIR."""
     # torch and all that stands on it are imported only now, so that --help and a wrong key answer at once
-    from dust.engine.extract import extract
+    from dust.engine import extract, test, train
     from dust.engine.run_dir import RunDir
-    from dust.engine.stages import inherit
-    from dust.engine.test import test
-    from dust.engine.train import train
+    from dust.engine.stages import build_inherited
     from dust.utils import distributed
     from dust.utils.logging import record_error, setup_logging
+    from dust.utils.registry import import_extensions
 
     run_dir = RunDir(cfg.OUTPUT_DIR)
     with run_dir.lock() if distributed.is_main() else contextlib.nullcontext():
         setup_logging(run_dir.path)
         try:
             log_notes(cfg)
-            cfg = inherit(cfg)
+            import_extensions(cfg.IMPORTS)
+            cfg = build_inherited(cfg)
             if distributed.is_main():
                 run_dir.write_config(cfg.dump())
             logger.info("configuration: %s", run_dir.path / "config.yaml")
             if cfg.TRAIN.ENABLE:
-                train(cfg, run_dir)
+                train.run_stage(cfg, run_dir)
             if cfg.TEST.ENABLE:
-                test(cfg, run_dir)
+                test.run_stage(cfg, run_dir)
             if cfg.FEATURES.ENABLE:
-                extract(cfg, run_dir)
+                extract.run_stage(cfg, run_dir)
         except DustError as error:
             record_error(str(error))
             raise
@@ -74,7 +74,7 @@ def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[st
     """(name, configuration) of every run of a command line, in order. One file may stand for several runs."""
     names = [Path(path).stem for path in files] or ["run"]
     runs = zip(names, load_files(files, overrides), strict=True)
-    return [(name, one) for name, cfg in runs for one in expand(cfg)]
+    return [(name, run) for name, cfg in runs for run in expand(cfg)]
 
 
 def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
@@ -97,11 +97,10 @@ def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
     ]
 
 
-def _finished(cfg, name: str) -> bool:
-    from dust.engine.stages import finished
-
-    print(f"== {name} -> {cfg.OUTPUT_DIR}")
-    if not finished(cfg):
+def _announce(name: str, output_dir: str, finished: Callable[[], bool]) -> bool:
+    """Say which stage comes next, and return whether it is finished."""
+    print(f"== {name} -> {output_dir}")
+    if not finished():
         return False
     print("   finished already (TRAIN.AUTO_RESUME False begins anew)")
     return True
@@ -140,9 +139,13 @@ def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
     try:
         launcher = Launcher(args.init_method, exit_handler)
         for name, cfg in runs:
-            if len(runs) > 1 and launcher.broadcast_decision(functools.partial(_finished, cfg, name)):
-                continue
-            code = launcher.run(cfg, run)
+            if len(runs) > 1:
+                from dust.engine.stages import build_stage, finished
+
+                is_finished = functools.partial(finished, functools.partial(build_stage, cfg), cfg.OUTPUT_DIR)
+                if launcher.broadcast_decision(functools.partial(_announce, name, cfg.OUTPUT_DIR, is_finished)):
+                    continue
+            code = launcher.run(cfg, run_stage)
             if code:
                 return code
     except DustError as error:

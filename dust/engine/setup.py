@@ -10,18 +10,21 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from dust.config import CfgNode
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.sharding import shard
+from dust.engine.step import GradSync
 from dust.models import build_model
 from dust.utils import distributed
 from dust.utils.errors import ConfigError
+from dust.utils.registry import build, import_extensions
 
 logger = logging.getLogger(__name__)
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
-def device_of(cfg) -> torch.device:
+def build_device(cfg: CfgNode) -> torch.device:
     """The device of this process. ``NUM_GPUS 0`` is the CPU."""
     present = torch.cuda.device_count()
     if present < cfg.NUM_GPUS:
@@ -32,7 +35,7 @@ def device_of(cfg) -> torch.device:
     return torch.device("cuda", distributed.local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
 
 
-def autocast_of(cfg, device: torch.device) -> Autocast:
+def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:
     """The context of forward passes: autocast in TRAIN.AMP_DTYPE if TRAIN.MIXED_PRECISION."""
     if not cfg.TRAIN.MIXED_PRECISION:
         return contextlib.nullcontext
@@ -40,16 +43,17 @@ def autocast_of(cfg, device: torch.device) -> Autocast:
     return functools.partial(torch.autocast, device_type=device.type, dtype=dtype)
 
 
-def device_transform_of(cfg, num_classes: int | Mapping[str, int] | None = None) -> DeviceTransform:
+def build_device_transform(cfg: CfgNode, num_classes: int | Mapping[str, int] | None = None) -> DeviceTransform:
     """Normalising, and in training erasing and mixing, as cfg.DATA, cfg.AUG and cfg.MIXUP say.
 
     ``num_classes`` is a task's ``label_classes``; only mixing asks for it.
     """
-    return DeviceTransform(**DeviceTransform.from_config(cfg, num_classes))
+    return build(DeviceTransform, cfg, num_classes)
 
 
-def build_for(cfg, device: torch.device) -> nn.Module:
+def build_for(cfg: CfgNode, device: torch.device) -> nn.Module:
     """The model of cfg on its device, initialised from RNG_SEED."""
+    import_extensions(cfg.IMPORTS)
     if cfg.TRAIN.DETERMINISTIC:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
@@ -66,11 +70,14 @@ def build_for(cfg, device: torch.device) -> nn.Module:
     return model
 
 
-def prepare_for_several(cfg, model: nn.Module, device: torch.device) -> None:
+def prepare_for_several(model: nn.Module, device: torch.device, *, sharded: bool, reduced: bool) -> None:
     """Make a model one of several processes' before its optimizer is built, in place; nothing in a single one.
 
-    Batch norms see the whole batch on CUDA. On a CPU, where torch cannot, each process uses its own share. With
-    TRAIN.PARALLEL fsdp the parameters are shared out.
+    Batch norms see the whole batch on CUDA. On a CPU, where torch cannot, each process uses its own share.
+
+    Args:
+        sharded: the parameters are shared out (TRAIN.PARALLEL fsdp).
+        reduced: shared-out blocks compute in bfloat16 on CUDA, as under mixed precision.
     """
     if distributed.world_size() == 1:
         return
@@ -79,18 +86,12 @@ def prepare_for_several(cfg, model: nn.Module, device: torch.device) -> None:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
         else:
             logger.warning("batch norms use the statistics of each process's share of a batch: torch has none for CPUs")
-    if cfg.TRAIN.PARALLEL == "fsdp":
+    if sharded:
         # autocast's layer_norm takes bfloat16 weights with float32 inputs on CUDA only
-        reduced = cfg.TRAIN.MIXED_PRECISION and device.type == "cuda"
-        shard(model, device, torch.bfloat16 if reduced else None)
+        shard(model, device, torch.bfloat16 if reduced and device.type == "cuda" else None)
 
 
-#: ``grad_sync(last)``: the context of one batch's forward and backward; gradients are exchanged if it is the ``last``
-#: of an optimizer step.
-Exchange = Callable[[bool], contextlib.AbstractContextManager[Any]]
-
-
-def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, Exchange]:
+def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, GradSync]:
     """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself."""
     run: Any = torch.compile(model) if compiled else model
     if distributed.world_size() == 1:

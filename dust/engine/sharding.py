@@ -25,7 +25,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     blocks = [member for siblings in lists for member in siblings if _is_block(member, siblings)]
     known = set(map(id, blocks))
-    return [one for one in blocks if not any(id(part) in known for part in one.modules() if part is not one)]
+    return [block for block in blocks if not any(id(part) in known for part in block.modules() if part is not block)]
 
 
 def _is_block(member: nn.Module, siblings: Any) -> bool:

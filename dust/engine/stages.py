@@ -2,120 +2,191 @@
 
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dust.config import flatten
-from dust.config.fusion import INHERITED
+from dust.config import KEYS, CfgNode, flatten, with_values
 from dust.config.values import same
-from dust.engine.extract import checkpoint_to_extract, features_config
-from dust.engine.run_dir import RunDir, config_sha256, differing_keys, text_sha256
-from dust.engine.test import checkpoint_to_test
+from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
+from dust.engine.extract import features_config
+from dust.engine.run_dir import RunDir, differing_keys
 from dust.utils.checkpoint import file_sha256, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
+from dust.utils.files import sha256_of_text
 from dust.utils.stages import stage_checkpoint, stage_features
 
 logger = logging.getLogger(__name__)
 
 
-def inherit(cfg):
-    """``cfg`` with the sections that it takes over from other stages' checkpoints (``dust.config.fusion.INHERITED``).
-
-    Where the other stage is gone, this run's own checkpoint says what they were.
+def build_inherited(cfg: CfgNode) -> Any:
+    """The configuration with the sections that it takes over from other stages' checkpoints.
 
     Raises:
         ConfigError, CheckpointError: the stage has not run, and neither has this one.
     """
-    settled = cfg.clone()
-    settled.defrost()
-    for key, section in INHERITED.items():
-        name = flatten(cfg)[key]
+    return with_values(cfg, inherited_values(flatten(cfg), cfg.OUTPUT_DIR))
+
+
+def inherited_values(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
+    """Of a configuration's ``{key: value}``, those that other stages' checkpoints say otherwise
+    (``inherits`` of its keys). Where the other stage is gone, this run's own checkpoint says what they were.
+
+    Raises:
+        ConfigError, CheckpointError: the stage has not run, and neither has this one.
+    """
+    inherited: dict[str, Any] = {}
+    for key, section in ((key, facts.inherits) for key, facts in KEYS.items() if facts.inherits):
+        name = values[key]
         if not name:
             continue
-        saved = _saved_config(_source(cfg, key, str(name)))
+        saved = _saved_config(_upstream_checkpoint(key, str(name), output_dir))
         if saved is None:
             logger.info("%s %s holds weights alone: %s.* stay as configured", key, name, section)
             continue
-        node = settled[section]
         for leaf, value in saved.get(section, {}).items():
-            dropout = leaf.endswith("_RATE")  # no weight depends on it
-            if leaf in node and not dropout and not same(node[leaf], value):
-                logger.info("%s.%s %s as in %s (here: %s)", section, leaf, value, name, node[leaf])
-                node[leaf] = value
-    settled.freeze()
-    return settled
+            whole, dropout = f"{section}.{leaf}", leaf.endswith("_RATE")  # no weight depends on dropout
+            here = inherited.get(whole, values.get(whole))
+            if whole in values and not dropout and not same(here, value):
+                logger.info("%s %s as in %s (here: %s)", whole, value, name, here)
+                inherited[whole] = value
+    return inherited
 
 
-def sources(cfg) -> dict[str, str]:
-    """``{key: SHA-256}`` of the checkpoints that this stage starts from: those of every key ``*_FROM`` that names one
-    which is still there; for stored features, of the checkpoint that made those of training."""
-    found = {}
-    for key, name in flatten(cfg).items():
-        if not (key.endswith("_FROM") and name and isinstance(name, str)):
+def upstream(values: Mapping[str, Any], output_dir: str) -> dict[str, str]:
+    """``{key: SHA-256}`` of the checkpoints that a stage stands on: those of every key that names an earlier
+    stage which is still there; for stored features, of the checkpoint that made those of training.
+
+    Args:
+        values: ``{key: value}`` of the stage's configuration.
+        output_dir: of the stage.
+    """
+    digests = {}
+    for key, stage in ((key, facts.stage) for key, facts in KEYS.items() if facts.stage in ("checkpoint", "features")):
+        name = str(values[key])
+        if not name:
             continue
         try:
-            if key.endswith(".FEATURES_FROM"):
-                store = FeatureStore.open(stage_features(name, cfg.OUTPUT_DIR, key), "train")
-                found[key] = str(store.meta["checkpoint_sha256"])
+            if stage == "features":
+                store = FeatureStore.open(stage_features(name, output_dir, key), "train")
+                digests[key] = str(store.meta["checkpoint_sha256"])
             else:
-                found[key] = file_sha256(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
+                digests[key] = file_sha256(stage_checkpoint(name, output_dir, key))
         except (ConfigError, CheckpointError, DataError, KeyError):
             continue  # gone, a zoo's name, or features that do not say who made them
-    return found
+    return digests
 
 
-def finished(cfg) -> bool:
-    """Whether all that ``cfg`` enables is there: the last checkpoint, results and features, made by this very
-    configuration from the checkpoints that the earlier stages hold now."""
-    if not Path(cfg.OUTPUT_DIR).is_dir() or not cfg.TRAIN.AUTO_RESUME:
-        return False
-    run = RunDir(cfg.OUTPUT_DIR)
-    try:
-        cfg = inherit(cfg)
-        return (
-            (not cfg.TRAIN.ENABLE or _trained(cfg, run))
-            and (not cfg.TEST.ENABLE or _tested(cfg, run))
-            and (not cfg.FEATURES.ENABLE or _extracted(cfg, run))
+@dataclass(frozen=True)
+class Stage:
+    """What a stage enables, and what its results would look like if they were there.
+
+    Attributes:
+        values, text: its configuration, as ``{key: value}`` and as text.
+        auto_resume: what is there counts.
+        max_epoch, patience: of its training; None where it does not train.
+        tested, extracted: which checkpoint is tested, and gives features; None where it does not.
+        splits: whose features are extracted.
+    """
+
+    output_dir: str
+    values: Mapping[str, Any]
+    text: str
+    auto_resume: bool = True
+    max_epoch: int | None = None
+    patience: int = 0
+    tested: CheckpointChoice | None = None
+    extracted: CheckpointChoice | None = None
+    splits: Sequence[str] = ()
+
+    def finished(self) -> bool:
+        """Whether all that is enabled is there: the last checkpoint, results and features, made by this very
+        configuration from the checkpoints that the earlier stages hold now.
+
+        Raises:
+            DustError, OSError, ValueError, KeyError: something there is damaged or missing.
+        """
+        if not self.auto_resume:
+            return False
+        run = RunDir(self.output_dir)
+        return self._is_trained(run) and self._is_tested(run) and self._is_extracted(run)
+
+    def _is_trained(self, run: RunDir) -> bool:
+        if self.max_epoch is None:
+            return True
+        checkpoints = list_checkpoints(run.checkpoints)
+        if not checkpoints:
+            return False
+        saved = read_checkpoint(checkpoints[-1])
+        stale = self.patience and saved["best"].get("stale", 0) >= self.patience
+        last = saved["complete"] and (saved["epoch"] + 1 >= self.max_epoch or stale)
+        same_start = saved["sources"] == upstream(self.values, self.output_dir)
+        return bool(last) and not differing_keys(saved["cfg"], self.text) and same_start
+
+    def _is_tested(self, run: RunDir) -> bool:
+        if self.tested is None:
+            return True
+        report = json.loads((run.results / "test.json").read_text(encoding="utf-8"))
+        return report["config_sha256"] == sha256_of_text(self.text) and report["checkpoint_sha256"] == file_sha256(
+            self.tested.path()
         )
-    except (DustError, OSError, ValueError, KeyError):
-        return False  # whatever is wrong there, the run itself will say it
+
+    def _is_extracted(self, run: RunDir) -> bool:
+        if self.extracted is None:
+            return True
+        wanted = (sha256_of_text(features_config(self.values)), file_sha256(self.extracted.path()))
+        stores = [FeatureStore.open(run.features, split) for split in self.splits]
+        return all((store.meta["config_sha256"], store.meta["checkpoint_sha256"]) == wanted for store in stores)
 
 
-def _trained(cfg, run: RunDir) -> bool:
-    checkpoints = list_checkpoints(run.checkpoints)
-    if not checkpoints:
-        return False
-    saved = read_checkpoint(checkpoints[-1])
-    stale = cfg.TRAIN.EARLY_STOPPING_PATIENCE and saved["best"].get("stale", 0) >= cfg.TRAIN.EARLY_STOPPING_PATIENCE
-    last = saved["complete"] and (saved["epoch"] + 1 >= cfg.SOLVER.MAX_EPOCH or stale)
-    return bool(last) and not differing_keys(saved["cfg"], cfg.dump()) and saved["sources"] == sources(cfg)
+def build_stage(cfg: CfgNode) -> Stage:
+    """The stage that cfg describes, with what it takes over from earlier ones.
 
-
-def _tested(cfg, run: RunDir) -> bool:
-    report = json.loads((run.results / "test.json").read_text(encoding="utf-8"))
-    return report["config_sha256"] == config_sha256(cfg) and report["checkpoint_sha256"] == file_sha256(
-        checkpoint_to_test(cfg, run)
+    Raises:
+        ConfigError, CheckpointError: an earlier stage has not run, and neither has this one.
+    """
+    cfg = build_inherited(cfg)
+    return Stage(
+        cfg.OUTPUT_DIR,
+        flatten(cfg),
+        cfg.dump(),
+        auto_resume=cfg.TRAIN.AUTO_RESUME,
+        max_epoch=cfg.SOLVER.MAX_EPOCH if cfg.TRAIN.ENABLE else None,
+        patience=cfg.TRAIN.EARLY_STOPPING_PATIENCE,
+        tested=build_checkpoint_to_test(cfg) if cfg.TEST.ENABLE else None,
+        extracted=build_checkpoint_to_extract(cfg) if cfg.FEATURES.ENABLE else None,
+        splits=tuple(cfg.FEATURES.SPLITS),
     )
 
 
-def _extracted(cfg, run: RunDir) -> bool:
-    wanted = (text_sha256(features_config(cfg)), file_sha256(checkpoint_to_extract(cfg, run)))
-    stores = [FeatureStore.open(run.features, split) for split in cfg.FEATURES.SPLITS]
-    return all((store.meta["config_sha256"], store.meta["checkpoint_sha256"]) == wanted for store in stores)
+def finished(build: Callable[[], Stage], output_dir: str) -> bool:
+    """Whether a stage need not run again. Where its results are damaged it must, and the run itself will say why.
 
-
-def _source(cfg, key: str, name: str) -> Path:
+    Args:
+        build: returns the stage; it may raise, as :func:`build_stage` does.
+        output_dir: of the stage.
+    """
+    if not Path(output_dir).is_dir():
+        return False
     try:
-        return stage_checkpoint(name, cfg.OUTPUT_DIR, key)
+        return build().finished()
+    except (DustError, OSError, ValueError, KeyError):
+        return False
+
+
+def _upstream_checkpoint(key: str, name: str, output_dir: str) -> Path:
+    try:
+        return stage_checkpoint(name, output_dir, key)
     except (ConfigError, CheckpointError):
-        own = list_checkpoints(Path(cfg.OUTPUT_DIR) / "checkpoints")
-        if not own:
+        checkpoints = list_checkpoints(Path(output_dir) / "checkpoints")
+        if not checkpoints:
             raise
-        logger.warning("%s %s is gone; its settings are taken from %s", key, name, own[-1])
-        return own[-1]
+        logger.warning("%s %s is gone; its settings are taken from %s", key, name, checkpoints[-1])
+        return checkpoints[-1]
 
 
 def _saved_config(path: Path) -> dict[str, Any] | None:

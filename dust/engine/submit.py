@@ -11,13 +11,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dust.config import flatten, parse_args, processes_per_node
-from dust.config.expand import expand
+from dust.config import KEYS, CfgNode, flatten, parse_args, processes_per_node
+from dust.config.expand import expand, words_of
 from dust.engine.run_net import load_files, main
 from dust.launch.lives import minutes_of
 from dust.launch.signals import REQUEUE_SIGNALS
@@ -58,9 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--qos", default="", help="Slurm's quality of service")
     add("--cpus_per_task", type=int, help="cores of each process (by default its loader workers and one)")
     add("--mem_gb", type=float, help="memory of each node (by default what the cluster gives)")
-    add(
-        "--array", action="store_true", help="one job for each configuration, or group of TSTL.GROUPS, at the same time"
-    )
+    add("--array", action="store_true", help="one job for each configuration, or each of its runs, at the same time")
     add("--local", action="store_true", help="on this machine, in the background, without Slurm")
     add("--debug", action="store_true", help="here and now, with a debugger at an error")
     return made
@@ -75,17 +73,17 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
     """
     made = parser()
     flags = {name: action for action in made._actions for name in action.option_strings if name != "--cfg"}
-    words, own, rest = list(argv), [], []
+    words, options, rest = list(argv), [], []
     while words:
         word = words.pop(0)
         action = flags.get(word.partition("=")[0])
         if action is None:
             rest.append(word)
             continue
-        own.append(word)
+        options.append(word)
         if action.nargs != 0 and "=" not in word and words:
-            own.append(words.pop(0))
-    args = made.parse_args(own)
+            options.append(words.pop(0))
+    args = made.parse_args(options)
     command = parse_args(rest) if rest else argparse.Namespace(cfg_files=[], opts=[], shard_id=None, init_method=None)
     args.cfg_files, args.opts = command.cfg_files, list(command.opts)
     if command.shard_id is not None or command.init_method is not None:
@@ -119,98 +117,133 @@ def _refuse(args: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True)
+class RunSpec:
+    """What a job must know of one run.
+
+    Attributes:
+        config: its configuration, as text.
+        starts_from: ``{key: value}`` of the keys that name files or other stages.
+        alone: it is run by one process, whatever ``nodes`` and ``processes`` (on each) say.
+        gpus: on each node.
+        workers: loader workers of each process.
+    """
+
+    output_dir: str
+    config: str
+    starts_from: Mapping[str, str]
+    alone: bool
+    nodes: int
+    processes: int
+    gpus: int
+    workers: int
+
+
+def build_run_spec(cfg: CfgNode) -> RunSpec:
+    """What a job must know of the run that cfg describes."""
+    flat = flatten(cfg)
+    starts_from = {key: str(flat[key]) for key, facts in KEYS.items() if facts.stage and flat[key]}
+    return RunSpec(
+        cfg.OUTPUT_DIR,
+        cfg.dump(),
+        starts_from,
+        alone=not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE),  # features alone are extracted by one process
+        nodes=cfg.NUM_SHARDS,
+        processes=processes_per_node(cfg),
+        gpus=cfg.NUM_GPUS,
+        workers=cfg.DATA_LOADER.NUM_WORKERS,
+    )
+
+
+@dataclass(frozen=True)
 class JobSpec:
-    """What one job, or one task of an array, runs: the words behind ``dust``, and its configurations."""
+    """What one job, or one task of an array, runs: the words behind ``dust``, and its runs in order."""
 
     name: str
     argv: tuple[str, ...]
-    cfgs: tuple[Any, ...]
+    runs: tuple[RunSpec, ...]
 
 
-def plan(args: argparse.Namespace) -> list[JobSpec]:
+def job_specs(args: argparse.Namespace) -> list[JobSpec]:
     """The jobs of a command line. All configurations are read, so that what is wrong there is said now.
 
     Raises:
         DustError: a configuration that cannot be used, or runs that cannot go at the same time.
     """
     files = load_files(args.cfg_files, args.opts)
-    runs = []
+    jobs = []
     for path, cfg in zip(args.cfg_files, files, strict=True):
-        for one in expand(cfg):
+        for run in expand(cfg):
             words = ["--cfg", path, "--opts", *args.opts, "OUTPUT_DIR", cfg.OUTPUT_DIR]
             name = Path(path).stem
-            if cfg.TSTL.GROUPS:
-                words += ["TSTL.GROUPS", f"[{one.TSTL.GROUP}]"]
-                name += f"_group_{one.TSTL.GROUP}"
-            runs.append(JobSpec(name, tuple(words), (one,)))
+            if run is not cfg:  # it stands for several
+                words += words_of(cfg, run)
+                name += f"_{Path(run.OUTPUT_DIR).name}"
+            jobs.append(JobSpec(name, tuple(words), (build_run_spec(run),)))
     if args.array:
-        if len(runs) == 1:
+        if len(jobs) == 1:
             raise ConfigError(
                 "--array: there is only one run, not one of several configurations or groups; leave it out"
             )
-        _independent(runs)
-        return runs
+        _refuse_dependent(jobs)
+        return jobs
     name = Path(args.cfg_files[0]).stem
     whole = ("--cfg", *args.cfg_files, "--opts", *args.opts)
-    return [JobSpec(name, whole, tuple(work.cfgs[0] for work in runs))]
+    return [JobSpec(name, whole, tuple(job.runs[0] for job in jobs))]
 
 
-def _independent(runs: list[JobSpec]) -> None:
+def _refuse_dependent(jobs: Sequence[JobSpec]) -> None:
     """Runs at the same time neither write to the same folder nor wait for each other's results."""
     homes: dict[Path, JobSpec] = {}
-    for work in runs:
-        home = Path(work.cfgs[0].OUTPUT_DIR).absolute()
+    for job in jobs:
+        home = Path(job.runs[0].output_dir).absolute()
         if home in homes:
-            raise ConfigError(f"--array: {homes[home].name} and {work.name} both write to OUTPUT_DIR {home}")
-        homes[home] = work
-    for work in runs:
-        own = Path(work.cfgs[0].OUTPUT_DIR).absolute()
-        for key, value in flatten(work.cfgs[0]).items():
-            if not (value and isinstance(value, str)) or not key.endswith(("_FROM", "_PATH", ".PRETRAINED")):
-                continue
-            for place in (Path(value).absolute(), own.parent / value):
+            raise ConfigError(f"--array: {homes[home].name} and {job.name} both write to OUTPUT_DIR {home}")
+        homes[home] = job
+    for job in jobs:
+        folder = Path(job.runs[0].output_dir).absolute()
+        for key, value in job.runs[0].starts_from.items():
+            for path in (Path(value).absolute(), folder.parent / value):
                 for home, other in homes.items():
-                    if other is not work and (place == home or home in place.parents):
+                    if other is not job and (path == home or home in path.parents):
                         raise ConfigError(
-                            f"--array: {work.name} starts from what {other.name} makes ({key} {value}), so they cannot "
+                            f"--array: {job.name} starts from what {other.name} makes ({key} {value}), so they cannot "
                             "run at the same time. StopEarly --array out, or submit them one after the other."
                         )
 
 
-def shape(works: Sequence[JobSpec]) -> tuple[int, int, int]:
+def job_size(jobs: Sequence[JobSpec]) -> tuple[int, int, int]:
     """(nodes, processes on each, GPUs on each) that all runs of the job share.
 
     Raises:
         ConfigError: the configurations differ.
     """
-    # features alone are extracted by one process, whatever the others use
-    cfgs = [cfg for work in works for cfg in work.cfgs]
-    shared = [cfg for cfg in cfgs if cfg.TRAIN.ENABLE or cfg.TEST.ENABLE]
+    runs = [run for job in jobs for run in job.runs]
+    shared = [run for run in runs if not run.alone]
     if not shared:
-        return 1, 1, max(min(cfg.NUM_GPUS, 1) for cfg in cfgs)
-    shapes = sorted({(cfg.NUM_SHARDS, processes_per_node(cfg), cfg.NUM_GPUS) for cfg in shared})
-    if len(shapes) > 1:
-        listed = "; ".join(f"NUM_SHARDS {n}, {p} processes, NUM_GPUS {g}" for n, p, g in shapes)
+        return 1, 1, max(min(run.gpus, 1) for run in runs)
+    sizes = sorted({(run.nodes, run.processes, run.gpus) for run in shared})
+    if len(sizes) > 1:
+        listed = "; ".join(f"NUM_SHARDS {n}, {p} processes, NUM_GPUS {g}" for n, p, g in sizes)
         raise ConfigError(
             f"the configurations of a job must agree on its size ({listed}): give --num_shards, --num_gpus"
         )
-    return shapes[0]
+    return sizes[0]
 
 
-def parameters(args: argparse.Namespace, works: Sequence[JobSpec]) -> dict[str, Any]:
+def slurm_parameters(args: argparse.Namespace, jobs: Sequence[JobSpec]) -> dict[str, Any]:
     """What submitit is asked for."""
-    nodes, processes, gpus = shape(works)
+    nodes, processes, gpus = job_size(jobs)
     if args.local or args.debug:
         if nodes > 1:
             raise ConfigError(f"NUM_SHARDS {nodes}: --local and --debug run on one machine; set --num_shards 1")
         # its processes are started by the launcher
-        one = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": gpus}
-        return {"timeout_min": args.timeout, "stderr_to_stdout": True, **one}
-    workers = max(cfg.DATA_LOADER.NUM_WORKERS for work in works for cfg in work.cfgs)
+        size = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": gpus}
+        return {"timeout_min": args.timeout, "stderr_to_stdout": True, **size}
+    workers = max(run.workers for job in jobs for run in job.runs)
     cpus = args.cpus_per_task or workers + 1
     constraint = "&".join(filter(None, (args.constraint, "volta32gb" if args.use_volta32 else "")))
-    asked = {
-        "name": args.name or works[0].name,
+    wanted = {
+        "name": args.name or jobs[0].name,
         "timeout_min": args.timeout,
         "nodes": nodes,
         "tasks_per_node": processes,
@@ -228,7 +261,7 @@ def parameters(args: argparse.Namespace, works: Sequence[JobSpec]) -> dict[str, 
         "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append"],
         "slurm_additional_parameters": {"requeue": True},
     }
-    return {key: value for key, value in asked.items() if value}
+    return {key: value for key, value in wanted.items() if value}
 
 
 def check_cluster(partition: str, nodes: int, minutes: int) -> None:
@@ -241,12 +274,12 @@ def check_cluster(partition: str, nodes: int, minutes: int) -> None:
         raise DustError(
             f"{missing[0]} is not on the PATH: submit from a machine of a Slurm cluster, or use --local or --debug"
         )
-    asked = subprocess.run(["sinfo", "--noheader", "--format=%P|%l|%D"], capture_output=True, text=True)
-    if asked.returncode:
-        raise DustError(f"Slurm does not answer: {asked.stderr.strip()}")
+    answer = subprocess.run(["sinfo", "--noheader", "--format=%P|%l|%D"], capture_output=True, text=True)
+    if answer.returncode:
+        raise DustError(f"Slurm does not answer: {answer.stderr.strip()}")
     sizes: dict[str, int] = {}
     limits: dict[str, float] = {}
-    for line in asked.stdout.split():
+    for line in answer.stdout.split():
         name, limit, count = line.split("|")
         name, default = name.rstrip("*"), name.endswith("*")
         partition = partition or (name if default else "")
@@ -311,30 +344,30 @@ def submit(args: argparse.Namespace) -> list[str]:
         import submitit
     except ImportError as error:
         raise DustError("submit.py needs submitit: pip install submitit") from error
-    works = plan(args)
-    asked = parameters(args, works)
+    specs = job_specs(args)
+    parameters = slurm_parameters(args, specs)
     cluster = "debug" if args.debug else "local" if args.local else "slurm"
     if cluster == "slurm":
-        check_cluster(args.partition, asked["nodes"], args.timeout)
+        check_cluster(args.partition, parameters["nodes"], args.timeout)
     folder = Path(args.job_dir).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DustError(f"--job_dir {folder}: cannot be made ({error.strerror})") from error
     # its own count of time-outs must never be what ends a job: what it runs asks for itself
-    own = {"slurm_max_num_timeout": 10**6, "slurm_python": python_command()} if cluster == "slurm" else {}
-    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, **own)
-    executor.update_parameters(**asked)
+    options = {"slurm_max_num_timeout": 10**6, "slurm_python": python_command()} if cluster == "slurm" else {}
+    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, **options)
+    executor.update_parameters(**parameters)
     try:
         with _as_outside_of_jobs(), executor.batch():
-            jobs = [executor.submit(SubmittedCommand(work.argv)) for work in works]
+            jobs = [executor.submit(SubmittedCommand(spec.argv)) for spec in specs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise DustError(f"Slurm refuses the job: {str(error).strip().splitlines()[-1]}") from error
     if args.debug:
         for job in jobs:
             job.result()
         return []
-    return describe(jobs, works, cluster, folder)
+    return describe(jobs, specs, cluster, folder)
 
 
 @contextlib.contextmanager
@@ -351,11 +384,11 @@ def _as_outside_of_jobs() -> Iterator[None]:
         yield
 
 
-def describe(jobs: Sequence[Any], works: Sequence[JobSpec], cluster: str, folder: Path) -> list[str]:
+def describe(jobs: Sequence[Any], specs: Sequence[JobSpec], cluster: str, folder: Path) -> list[str]:
     """What was submitted, where its words go, and how to follow and to end it."""
     lines = []
-    for job, work in zip(jobs, works, strict=True):
-        lines.append(f"job {job.job_id}: {work.name} -> {', '.join(cfg.OUTPUT_DIR for cfg in work.cfgs)}")
+    for job, spec in zip(jobs, specs, strict=True):
+        lines.append(f"job {job.job_id}: {spec.name} -> {', '.join(run.output_dir for run in spec.runs)}")
         lines.append(f"  log     {job.paths.stdout}")
     whole = jobs[0].job_id.split("_")[0]
     if cluster == "slurm":

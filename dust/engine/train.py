@@ -3,98 +3,164 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler
 from dust.datasets.manifest.manifest import write_class_list
-from dust.engine.evaluator import evaluate
+from dust.datasets.protocol import HasIdentity, fitted_of
+from dust.datasets.transforms.device import DeviceTransform
+from dust.engine.evaluator import Evaluator, build_evaluator
+from dust.engine.hooks import (
+    BadClipPolicy,
+    Curves,
+    EpochEnd,
+    EvaluationEnd,
+    Hook,
+    Meters,
+    SaveOptions,
+    Saving,
+    StepEnd,
+    StopOnSignal,
+    build_hooks,
+)
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import autocast_of, build_for, device_of, device_transform_of, parallel
-from dust.engine.sharding import gathered, whole_tensors
-from dust.engine.stages import sources
-from dust.engine.state import TrainState, initialise, no_statistics
+from dust.engine.setup import build_device, build_device_transform, build_for, parallel
+from dust.engine.sharding import gathered
+from dust.engine.stages import upstream
+from dust.engine.start import StartOptions, initialise
+from dust.engine.state import TrainState, build_state, no_statistics
+from dust.engine.step import Diverged
 from dust.launch.signals import Interrupted, InterruptFlag
 from dust.models.optimizer import set_lr
 from dust.tasks import build_task
-from dust.tasks.task import DataInfo
+from dust.tasks.task import DataInfo, Outputs
 from dust.utils import distributed
 from dust.utils.errors import CheckpointError, DataError, DustError
 from dust.utils.logging import progress
 from dust.utils.lr_policy import LRSchedule
 from dust.utils.meters import TrainMeter, ValMeter
+from dust.utils.registry import build
 from dust.utils.rng import derive_seed
 from dust.visualization.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 
-class Diverged(DustError):
-    """The loss is NaN or infinite."""
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the loop itself must know.
+
+    Attributes:
+        max_epoch: epochs of the run.
+        seed: from which each step's dropout and mixing derive.
+        log_period: iterations between log lines.
+        eval_period: epochs between evaluations; the last epoch has one too.
+        metric: the one that says which evaluation is the best; "" for the task's own.
+        patience: evaluations without a better one after which the run stops; 0 = never.
+        on_bad_clip: skip | raise: a clip of training that cannot be read.
+        max_bad_fraction: of an epoch's clips; the run stops when more are bad.
+        on_bad_val_clip: skip | raise: the same of validation.
+    """
+
+    max_epoch: int
+    seed: int
+    log_period: int = 10
+    eval_period: int = 0
+    metric: str = ""
+    patience: int = 0
+    on_bad_clip: str = "skip"
+    max_bad_fraction: float = 0.05
+    on_bad_val_clip: str = "raise"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {
+            "max_epoch": cfg.SOLVER.MAX_EPOCH,
+            "seed": cfg.RNG_SEED,
+            "log_period": cfg.LOG_PERIOD,
+            "eval_period": cfg.TRAIN.EVAL_PERIOD,
+            "metric": cfg.TRAIN.BEST_METRIC,
+            "patience": cfg.TRAIN.EARLY_STOPPING_PATIENCE,
+            "on_bad_clip": cfg.TRAIN.ON_BAD_CLIP,
+            "max_bad_fraction": cfg.DATA.MAX_BAD_FRACTION,
+            "on_bad_val_clip": cfg.TEST.ON_BAD_CLIP,
+        }
 
 
 class Trainer:
-    """Everything of one training run. ``fit`` trains from where the state stands to the last epoch."""
+    """The training loop. ``fit`` trains from where the state stands to the last epoch; hooks do the rest
+    (:mod:`dust.engine.hooks`).
 
-    def __init__(self, cfg, run: RunDir) -> None:
-        self.cfg = cfg
-        self.run = run
-        self.device = device_of(cfg)
-        self.interrupt = InterruptFlag()
+    Args:
+        run: where checkpoints and lists are written.
+        state: what is trained, and where it stands.
+        model: ``state.model`` as all processes run it together (wrapped, compiled).
+        loader: training batches; its ``batch_sampler`` is an EpochBatchSampler.
+        evaluator: of the task that is learnt.
+        transform: turns a batch into what the model takes, on the evaluator's device.
+        schedule: the learning rates.
+        options, save: see there.
+        val_loader: of the validation split; None to evaluate never.
+        writer: of curves.
+        hooks: the user's, by their names, in order.
+    """
 
-        self.loader = construct_loader(cfg, "train")
-        dataset: Any = self.loader.dataset
-        fitted = dict(getattr(dataset, "fitted", {}))
-        self.val_loader = None
-        if cfg.TRAIN.EVAL_PERIOD:
-            self.val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
-        if distributed.is_main():
-            write_class_list(run.path / "classes.txt", dataset.class_names)
-        facts = DataInfo(dataset.class_names, dataset.class_counts(), fitted)
-        self.task = build_task(cfg, facts).to(self.device)
-        self.metric = cfg.TRAIN.BEST_METRIC or self.task.best_metric
-
-        model = build_for(cfg, self.device)
-        self.state = TrainState.fresh(cfg, model, self.device)
-        sampler: Any = self.loader.batch_sampler
+    def __init__(
+        self,
+        run: RunDir,
+        state: TrainState,
+        model: nn.Module,
+        loader: DataLoader[Any],
+        evaluator: Evaluator,
+        transform: DeviceTransform,
+        schedule: LRSchedule,
+        options: TrainOptions,
+        save: SaveOptions,
+        *,
+        val_loader: DataLoader[Any] | None = None,
+        writer: Writer | None = None,
+        hooks: Mapping[str, Hook] | None = None,
+    ) -> None:
+        self.run, self.state, self.model, self.options, self.schedule = run, state, model, options, schedule
+        self.loader, self.val_loader, self.evaluator, self.transform = loader, val_loader, evaluator, transform
+        self.task, self.device, self.autocast = evaluator.task, evaluator.device, evaluator.autocast
+        sampler: Any = loader.batch_sampler
         self.sampler: EpochBatchSampler = sampler
-        self.state.accumulate = sampler.accumulate
-        self.state.facts = {
-            "class_names": list(dataset.class_names),
-            "data_sha256": _fingerprint(dataset, fitted),
-            "fitted": fitted,
-            "sources": sources(cfg),
-            "cfg": cfg.dump(),
-        }
-        initialise(cfg, run, self.state, sampler)
-        self.iters, self.accumulate = len(sampler), sampler.accumulate
-        self.state.facts.update(iters_per_epoch=self.iters, steps_per_epoch=sampler.num_steps)
-        self.model, self.grad_sync = parallel(
-            model, self.device, compiled=cfg.TRAIN.COMPILE, static_graph=self.accumulate == 1
-        )
-        self.weighted = self.accumulate > 1 or distributed.world_size() > 1
-        self.weight_of_all: Callable[[], float] = lambda: 0.0
+        self.iters = len(sampler)
+        self.metric = options.metric or self.task.best_metric
         self.placeholder_batch: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
-
-        self.transform = device_transform_of(cfg, self.task.label_classes)
-        self.autocast = autocast_of(cfg, self.device)
-        self.schedule = LRSchedule.from_config(cfg, self.state.shards)
-        self.meter = TrainMeter(self.iters, cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD)
+        self.interrupt = InterruptFlag()
+        limit = options.max_bad_fraction * len(loader.dataset)  # type: ignore[arg-type]
+        self.bad_clips = BadClipLog(run.path / "bad_clips.csv", "train", options.on_bad_clip, limit=limit)
+        self.meter = TrainMeter(self.iters, options.max_epoch, options.log_period)
         if distributed.is_main():  # it then speaks for all
-            self.meter.load_state_dict(self.state.meter)
-        self.val_meter = ValMeter(cfg.SOLVER.MAX_EPOCH, cfg.LOG_PERIOD)
-        self.val_meter.best = dict(self.state.least_errors)
-        limit = cfg.DATA.MAX_BAD_FRACTION * len(dataset)
-        self.bad_clips = BadClipLog(run.path / "bad_clips.csv", "train", cfg.TRAIN.ON_BAD_CLIP, limit=limit)
-        self.writer = Writer.from_config(cfg, run.path)
+            self.meter.load_state_dict(state.meter)
+        self.val_meter = ValMeter(options.max_epoch, options.log_period)
+        self.val_meter.best = dict(state.least_errors)
+        self.writer = Writer() if writer is None else writer
+        self.user_hooks = dict(hooks or {})
+        _continue(self.user_hooks, state)
+        self.stop_on_signal = StopOnSignal(self.interrupt)
+        self.hooks: list[Hook] = [
+            Meters(self.meter, self.val_meter, self._statistics_of_all),
+            Curves(self.writer, self.meter.means, options.log_period),
+            *self.user_hooks.values(),
+            self.stop_on_signal,
+            BadClipPolicy(self.bad_clips, options.log_period),
+            Saving(self.save, save, begun_at=state.iteration),
+        ]
 
     def fit(self) -> None:
         """Train, evaluate and save. Raises Interrupted after a signal, with the state saved."""
-        state, last = self.state, self.cfg.SOLVER.MAX_EPOCH
+        state, last = self.state, self.options.max_epoch
         if state.epoch >= last:
             logger.info("epoch %d of %d is done: nothing to train", state.epoch, last)
         with self.interrupt.listening(), self.writer:
@@ -108,7 +174,7 @@ class Trainer:
                     state.saver.wait()
                 except CheckpointError as error:  # the one before: it is no reason not to try this one
                     logger.error("%s", error)
-                path = state.save(self.run, self._meter_of_all())
+                path = self.save()
                 state.saver.wait()
                 if distributed.is_main():
                     logger.warning(
@@ -116,82 +182,68 @@ class Trainer:
                     )
                 raise
 
+    def save(self, *, name: str = "", keep_last: int = 0) -> Any:
+        """Write the run as it stands; see :meth:`TrainState.save`. Returns the path."""
+        self.state.hooks = {key: hook.state_dict() for key, hook in self.user_hooks.items()}
+        statistics = self._statistics_of_all() if self.state.iteration else None
+        return self.state.save(self.run, statistics, name=name, keep_last=keep_last)
+
     def _train_epoch(self) -> None:
-        state, cfg = self.state, self.cfg
+        state = self.state
         self.sampler.set_position(state.epoch, state.iteration)
         self.bad_clips.start_epoch(state.bad_clips)
-        self.saved_at = state.iteration
         self.model.train()
-        batches = progress(self.loader, total=self.iters, initial=state.iteration, desc=f"epoch {state.epoch + 1}")
-        for batch in batches:
+        for batch in progress(self.loader, total=self.iters, initial=state.iteration, desc=f"epoch {state.epoch + 1}"):
             self.meter.watch.data_ready()
-            for bad in batch["bad"]:
-                self.bad_clips(bad)
-            state.bad_clips = self.bad_clips.count
-            lr = self.schedule.at_iteration(state.epoch, state.iteration // self.accumulate, self.sampler.num_steps)
-            set_lr(state.optimizer, lr)
-            stats = self._micro_step(batch)
-            state.iteration += 1
-            at_boundary = state.iteration % self.accumulate == 0 or state.iteration == self.iters
-            if at_boundary:
-                stop_if_asked = self.interrupt.check_begun()
-                stats.update(self._optimizer_step())
-            self.meter.watch.step_done()
-            if batch["id"]:
-                self.meter.update(stats, lr, len(batch["id"]))
-            self.meter.log_iter(state.epoch, state.iteration - 1)
-            if state.iteration % cfg.LOG_PERIOD == 0:
-                self.writer.scalars("Train", {**stats, "lr": lr}, state.epoch * self.iters + state.iteration)
-            if at_boundary:
-                stop_if_asked()
-                if state.step % cfg.LOG_PERIOD == 0 or state.iteration == self.iters:
-                    self.bad_clips.check(int(distributed.total(self.bad_clips.count)))
-                self._save_within_epoch()
+            end = self._learn(batch)
+            for hook in self.hooks:
+                hook.after_step(state, end)
 
-    def _save_within_epoch(self) -> None:
-        """Save if TRAIN.CHECKPOINT_PERIOD_ITERS iterations have gone by; gradients of earlier batches are all used."""
-        period, state = self.cfg.TRAIN.CHECKPOINT_PERIOD_ITERS, self.state
-        if period and state.iteration - self.saved_at >= period and state.iteration < self.iters:
-            state.save(self.run, self._meter_of_all())
-            self.saved_at = state.iteration
+    def _learn(self, batch: dict[str, Any]) -> StepEnd:
+        """Learn from one loaded batch; the optimizer steps where it is the last of its step."""
+        state = self.state
+        for bad in batch["bad"]:
+            self.bad_clips(bad)
+        state.bad_clips = self.bad_clips.count
+        lr = self.schedule.at_iteration(state.epoch, state.iteration // state.accumulate, self.sampler.num_steps)
+        set_lr(state.optimizer, lr)
+        stats = self._micro_step(batch)
+        state.iteration += 1
+        stepped = self._closes_step(state.iteration)
+        if stepped:
+            self.stop_on_signal.ask()
+            stats.update(state.optimizer_step.step())
+        self.meter.watch.step_done()
+        return StepEnd(state.iteration, self.iters, stats, lr, len(batch["id"]), stepped)
 
-    def _meter_of_all(self) -> dict[str, Any]:
-        """The statistics of the epoch so far, over all processes."""
-        merged = no_statistics()
-        for state in distributed.all_gather_objects(self.meter.state_dict()):
-            for part, values in state.items():
-                for name, value in values.items():
-                    merged[part][name] = merged[part].get(name, 0) + value
-        return merged
+    def _closes_step(self, iteration: int) -> bool:
+        return iteration % self.state.accumulate == 0 or iteration == self.iters
 
     def _micro_step(self, batch: dict[str, Any]) -> dict[str, float]:
         """Forward and backward of one loaded batch. A batch whose clips were all bad adds nothing."""
-        state, cfg = self.state, self.cfg
-        step = state.epoch * self.iters + state.iteration
-        words = (cfg.RNG_SEED, "step", step, distributed.rank())
+        state = self.state
+        number = state.epoch * self.iters + state.iteration
+        words = (self.options.seed, "step", number, distributed.rank())
         torch.manual_seed(derive_seed(*words))  # dropout and drop-path of this step
-        samples = len(batch["id"])
-        last = (state.iteration + 1) % self.accumulate == 0 or state.iteration + 1 == self.iters
-        # every sample counts alike, also those of a batch that bad clips made shorter, or of a process with fewer
-        weight = samples / cfg.TRAIN.BATCH_SIZE if self.weighted else float(samples > 0)
-        if last:
-            self.weight_of_all = distributed.total_begun(state.pending_weight + weight)
+        samples, several = len(batch["id"]), distributed.world_size() > 1
         if samples:
             batch = self.transform(_to_device(batch, self.device), training=True, seed_words=words)
-            self.placeholder_batch = batch if distributed.world_size() > 1 else None
-        elif distributed.world_size() == 1:
-            return {}
-        else:
+            self.placeholder_batch = batch if several else None
+        elif several:
             batch = self._placeholder()
-        with self.grad_sync(last), self.autocast():
-            outputs = self.task.forward(self.model, batch["inputs"])
-            losses = self.task.losses(outputs, batch)
-        total = torch.stack([value.float() for value in losses.values()]).sum()
-        if not torch.isfinite(total):
-            self._stop_diverged(losses, batch)
-        with self.grad_sync(last):
-            state.scaler.scale(total * weight).backward()
-        state.pending_weight += weight
+        outputs: Outputs = {}
+
+        def compute() -> dict[str, Tensor]:
+            nonlocal outputs
+            with self.autocast():
+                outputs = self.task.forward(self.model, batch["inputs"])
+                return self.task.losses(outputs, batch)
+
+        last = self._closes_step(state.iteration + 1)
+        try:
+            losses = state.optimizer_step.backward(compute, samples, last=last)
+        except Diverged as error:
+            raise Diverged(self._why_diverged(error.losses, batch["id"]), error.losses) from error
         if not samples:
             return {}
         stats = {name: value.item() for name, value in losses.items()}
@@ -205,95 +257,75 @@ class Trainer:
             )
         return self.placeholder_batch
 
-    def _optimizer_step(self) -> dict[str, float]:
-        """Step with the mean gradient of what was accumulated. Nothing was: no step."""
-        state, solver = self.state, self.cfg.SOLVER
-        # gradients are means over the processes, so this is too
-        pending = self.weight_of_all() / distributed.world_size()
-        if not pending:
-            return {}
-        state.scaler.unscale_(state.optimizer)
-        parameters = [p for p in state.model.parameters() if p.grad is not None]
-        if self.weighted:
-            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], pending)
-        stats = {}
-        if solver.CLIP_GRAD_VAL:
-            torch.nn.utils.clip_grad_value_(parameters, solver.CLIP_GRAD_VAL)
-        if solver.CLIP_GRAD_L2NORM:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, solver.CLIP_GRAD_L2NORM)
-            stats["grad_norm"] = whole_tensors(norm).item()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.pending_weight = 0.0
-        state.updates += 1
-        if state.ema is not None:
-            state.ema.update(state.model, step=state.updates)
-        return stats
-
     def _close_epoch(self) -> None:
-        """Log, evaluate and save as their periods say; then the next epoch begins."""
-        state, cfg = self.state, self.cfg
+        """Evaluate where it is time; then the next epoch begins."""
+        state, options = self.state, self.options
         done = state.epoch + 1
-        last = done == cfg.SOLVER.MAX_EPOCH
-        if distributed.world_size() > 1:
-            merged = self._meter_of_all()
-            self.meter.sums, self.meter.samples = merged["sums"], merged["samples"]
-        means = self.meter.log_epoch(state.epoch, {"bad_clips": state.bad_clips} if state.bad_clips else None)
-        self.writer.scalars("Train_epoch", means, done)
+        last = done == options.max_epoch
         improved = False
-        if self.val_loader is not None and (last or done % cfg.TRAIN.EVAL_PERIOD == 0):
+        if self.val_loader is not None and (last or done % options.eval_period == 0):
             improved = self._validate()
-        self.meter.reset()
         state.next_epoch()
-        if improved and cfg.TRAIN.SAVE_BEST:
-            state.save(self.run, name="checkpoint_best.pyth")
-        stopping = last or self._stale()
-        if stopping or (cfg.TRAIN.CHECKPOINT_PERIOD and done % cfg.TRAIN.CHECKPOINT_PERIOD == 0):
-            state.save(self.run, keep_last=cfg.TRAIN.CHECKPOINT_KEEP_LAST)
+        end = EpochEnd(done, improved, last or self._stale())
+        for hook in self.hooks:
+            hook.after_epoch(state, end)
         if self._stale() and not last:
             logger.info("no better %s in %d evaluations: stopping early", self.metric, state.best["stale"])
 
     def _validate(self) -> bool:
         """Evaluate on the validation split; True if it is the best so far."""
-        state, cfg = self.state, self.cfg
+        state = self.state
         assert self.val_loader is not None
         self.val_meter.start()
         model = state.ema.module if state.ema is not None else state.model
         with gathered(model):  # processes evaluate each at its own pace
-            evaluation, _ = evaluate(
-                cfg,
+            evaluation, _ = self.evaluator.evaluate(
                 model,
-                self.task,
                 self.val_loader,
                 split="val",
-                device=self.device,
-                transform=self.transform,
-                bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", cfg.TEST.ON_BAD_CLIP),
+                bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", self.options.on_bad_val_clip),
                 on_sample=lambda n, total: self.val_meter.log_iter(state.epoch, n, total),
                 interrupt=self.interrupt,
             )
         metrics = evaluation.metrics()
-        self.val_meter.log_epoch(state.epoch, metrics)
-        state.least_errors = dict(self.val_meter.best)
-        self.writer.scalars("Val", metrics, state.epoch + 1)
-        self.writer.evaluation(evaluation, self.val_loader, state.epoch + 1)
         if self.metric not in metrics:
             raise DustError(f"TRAIN.BEST_METRIC {self.metric!r} is not measured; choose one of {', '.join(metrics)}")
-        return state.note_metric(self.metric, metrics[self.metric], self.task.higher_is_better)
+        improved = state.note_metric(self.metric, metrics[self.metric], self.task.higher_is_better)
+        end = EvaluationEnd(metrics, improved, evaluation, self.val_loader)
+        for hook in self.hooks:
+            hook.after_evaluation(state, end)
+        return improved
 
     def _stale(self) -> bool:
-        patience = self.cfg.TRAIN.EARLY_STOPPING_PATIENCE
+        patience = self.options.patience
         return bool(patience) and self.state.best.get("stale", 0) >= patience
 
-    def _stop_diverged(self, losses: dict[str, Tensor], batch: dict[str, Any]) -> None:
-        values = {name: value.item() for name, value in losses.items()}
-        ids = ", ".join(batch["id"][:16]) + (", ..." if len(batch["id"]) > 16 else "")
-        raise Diverged(
-            f"the loss is not finite at epoch {self.state.epoch + 1}, iteration {self.state.iteration + 1}: {values}; "
-            f"clips: {ids}. Checkpoints in {self.run.checkpoints} are as they were. Lower SOLVER.BASE_LR, lengthen the "
-            "warm-up, set SOLVER.CLIP_GRAD_L2NORM, or use TRAIN.AMP_DTYPE bfloat16."
+    def _statistics_of_all(self) -> dict[str, Any]:
+        """The statistics of the epoch so far, over all processes."""
+        merged = no_statistics()
+        for state in distributed.all_gather_objects(self.meter.state_dict()):
+            for part, values in state.items():
+                for name, value in values.items():
+                    merged[part][name] = merged[part].get(name, 0) + value
+        return merged
+
+    def _why_diverged(self, losses: Mapping[str, float], ids: list[str]) -> str:
+        listed = ", ".join(ids[:16]) + (", ..." if len(ids) > 16 else "")
+        return (
+            f"the loss is not finite at epoch {self.state.epoch + 1}, iteration {self.state.iteration + 1}: {losses}; "
+            f"clips: {listed}. Checkpoints in {self.run.checkpoints} are as they were. Lower SOLVER.BASE_LR, lengthen "
+            "the warm-up, set SOLVER.CLIP_GRAD_L2NORM, or use TRAIN.AMP_DTYPE bfloat16."
         )
+
+
+def _continue(hooks: Mapping[str, Hook], state: TrainState) -> None:
+    """Give hooks what a checkpoint kept of them. One that it does not know begins now."""
+    for name, hook in hooks.items():
+        if name in state.hooks:
+            hook.load_state_dict(state.hooks[name])
+    gone = sorted(state.hooks.keys() - hooks.keys())
+    if gone:
+        logger.warning("the checkpoint keeps hooks that TRAIN.HOOKS no longer names: %s", ", ".join(gone))
 
 
 def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -312,11 +344,58 @@ def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for clip in dataset.clips:
         digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode())
-    for extra in (fitted, getattr(dataset, "identity", None)):  # what else a dataset says of its samples
+    identity = dataset.identity if isinstance(dataset, HasIdentity) else None  # what else it says of its samples
+    for extra in (fitted, identity):
         digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")
     return digest.hexdigest()
 
 
-def train(cfg, run: RunDir) -> None:
+def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
+    """The training that cfg describes, into ``run``, at the point where it begins or goes on."""
+    device = build_device(cfg)
+    loader = construct_loader(cfg, "train")
+    dataset: Any = loader.dataset
+    fitted = fitted_of(dataset)
+    val_loader = None
+    if cfg.TRAIN.EVAL_PERIOD:
+        val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
+    if distributed.is_main():
+        write_class_list(run.path / "classes.txt", dataset.class_names)
+    task = build_task(cfg, DataInfo(dataset.class_names, dataset.class_counts(), fitted)).to(device)
+    hooks = build_hooks(cfg)
+
+    model = build_for(cfg, device)
+    state = build_state(cfg, model, device)
+    sampler: Any = loader.batch_sampler
+    state.optimizer_step.accumulate = sampler.accumulate
+    state.metadata = {
+        "class_names": list(dataset.class_names),
+        "data_sha256": _fingerprint(dataset, fitted),
+        "fitted": fitted,
+        "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),
+        "cfg": cfg.dump(),
+    }
+    initialise(state, run, sampler, build(StartOptions, cfg))
+    state.metadata.update(iters_per_epoch=len(sampler), steps_per_epoch=sampler.num_steps)
+    wrapped, state.optimizer_step.grad_sync = parallel(
+        model, device, compiled=cfg.TRAIN.COMPILE, static_graph=state.accumulate == 1
+    )
+    return Trainer(
+        run,
+        state,
+        wrapped,
+        loader,
+        build_evaluator(cfg, task, device),
+        build_device_transform(cfg, task.label_classes),
+        build(LRSchedule, cfg, state.shards),
+        build(TrainOptions, cfg),
+        build(SaveOptions, cfg),
+        val_loader=val_loader,
+        writer=build(Writer, cfg, run.path),
+        hooks=hooks,
+    )
+
+
+def run_stage(cfg: CfgNode, run: RunDir) -> None:
     """Train as cfg says, into ``run``."""
-    Trainer(cfg, run).fit()
+    build_trainer(cfg, run).fit()

@@ -1,12 +1,14 @@
 """Whose weights a model gets: files, the zoo, other stages; whole, or the part that was trained."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dust import zoo
+from dust.models.protocol import LoadsParts, SavesTrainedPart, init_from
 from dust.utils.checkpoint import is_sharded, load_weights
 from dust.utils.errors import CheckpointError, DustError
 from dust.utils.stages import stage_checkpoint
@@ -14,25 +16,24 @@ from dust.utils.stages import stage_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def weights_file(cfg, name: str, key: str = "") -> str:
-    """The file of weights that ``name`` means: a path, ``zoo://NAME`` (downloaded and verified), or another stage,
-    by the name of its folder beside OUTPUT_DIR. ``key`` is the configuration's, for an error."""
+def weights_file(name: str, output_dir: str | Path, key: str = "") -> str:
+    """Find the file of weights that ``name`` means: a path, ``zoo://NAME`` (downloaded and verified), or another stage,
+    by the name of its folder beside ``output_dir``. ``key`` is the configuration's, for an error."""
     if "://" in name or Path(name).is_file() or is_sharded(name):
         return zoo.resolve(name)
-    return str(stage_checkpoint(name, cfg.OUTPUT_DIR, key))
+    return str(stage_checkpoint(name, output_dir, key))
 
 
-def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
+def load_parts(model: nn.Module, output_dir: str | Path) -> dict[str, Path]:
     """Fill the model's parts from the files that it names; returns them, none if it names none.
 
     ``model.init_from`` is ``{part: (configuration key, file | stage | zoo://NAME)}``. A model with ``load_parts``
     takes ``{part: path}`` itself; else each file goes into the submodule of that name, whole, heads aside.
     """
-    named: dict[str, tuple[str, str]] = getattr(model, "init_from", {})
-    paths = _files_of_parts(cfg, named)
-    own: Any = getattr(model, "load_parts", None)
-    if paths and own is not None:
-        own(paths)
+    named = init_from(model)
+    paths = _files_of_parts(named, output_dir)
+    if paths and isinstance(model, LoadsParts):
+        model.load_parts(paths)
         return paths
     for part, path in paths.items():
         report = load_weights(model.get_submodule(part), path)
@@ -42,12 +43,12 @@ def load_parts(cfg, model: nn.Module) -> dict[str, Path]:
     return paths
 
 
-def _files_of_parts(cfg, named: dict[str, tuple[str, str]]) -> dict[str, Path]:
+def _files_of_parts(named: Mapping[str, tuple[str, str]], output_dir: str | Path) -> dict[str, Path]:
     """The file of each part. What is wrong with the first that has none is the error, which names the others too."""
     paths, errors = {}, {}
     for part, (key, name) in named.items():
         try:
-            paths[part] = Path(weights_file(cfg, name, key))
+            paths[part] = Path(weights_file(name, output_dir, key))
         except DustError as error:
             errors[name] = error
     if errors:
@@ -60,40 +61,56 @@ def _files_of_parts(cfg, named: dict[str, tuple[str, str]]) -> dict[str, Path]:
 def weights_to_save(model: nn.Module) -> dict[str, Any]:
     """``model_state`` of a checkpoint, and what identifies the frozen rest where only the trained part is saved.
 
-    A model that is mostly frozen has ``partial_state_dict``, ``load_partial(state, source)`` and ``frozen_sha256``.
+    A model that is mostly frozen is a :class:`dust.models.protocol.SavesTrainedPart`.
     """
-    partial: Any = getattr(model, "partial_state_dict", None)
-    if partial is None:
+    if not isinstance(model, SavesTrainedPart):
         return {"model_state": model.state_dict()}
-    return {"model_state": partial(), "frozen_sha256": model.frozen_sha256()}  # type: ignore[operator]
+    return {"model_state": model.partial_state_dict(), "frozen_sha256": model.frozen_sha256()}
 
 
-def restore(cfg, model: nn.Module, state: dict[str, Any], source: str, *, parts: bool = True) -> None:
-    """Put one of our own checkpoints' ``model_state`` back: exactly, whole or the trained part on top of its parts."""
-    partial: Any = getattr(model, "load_partial", None)
-    if partial is None:
+def restore(
+    model: nn.Module, state: dict[str, Any], source: str, output_dir: str | Path, *, parts: bool = True
+) -> None:
+    """Put one of our own checkpoints' ``model_state`` back: exactly, whole or the trained part on top of its parts.
+
+    Args:
+        source: the checkpoint's name, for an error.
+        output_dir: beside which the parts' stages lie; see :func:`load_parts`.
+        parts: the parts are loaded first.
+    """
+    if not isinstance(model, SavesTrainedPart):
         model.load_state_dict(state)
         return
     if parts:
-        load_parts(cfg, model)
-    partial(state, source)
+        load_parts(model, output_dir)
+    model.load_partial(state, source)
 
 
-def load_trained(cfg, model: nn.Module, path: Path, saved: dict[str, Any], *, head: bool = True) -> None:
-    """The weights of a checkpoint for a test or an extraction; with EMA.ENABLED the averaged ones, where it has them.
+def load_trained(
+    model: nn.Module,
+    path: Path,
+    saved: dict[str, Any],
+    *,
+    output_dir: str | Path,
+    averaged: bool = False,
+    head: bool = True,
+) -> None:
+    """Load the weights of a checkpoint for a test or an extraction.
 
     Args:
         saved: what the file holds.
+        output_dir: beside which the stages of the model's parts lie.
+        averaged: the averaged weights (EMA.ENABLED), where the file has them.
         head: whether the classifier must come from the file too.
 
     Raises:
         CheckpointError: the file lacks some of the model, so that random weights would be measured.
     """
-    averaged = saved.get("ema_state") if cfg.EMA.ENABLED else None
-    if saved.get("frozen_sha256") and hasattr(model, "load_partial"):
-        restore(cfg, model, averaged or saved["model_state"], str(path))
+    average = saved.get("ema_state") if averaged else None
+    if saved.get("frozen_sha256") and isinstance(model, SavesTrainedPart):
+        restore(model, average or saved["model_state"], str(path), output_dir)
         return
-    report = load_weights(model, averaged or path)
+    report = load_weights(model, average or path)
     absent = report.absent if head else report.absent_from_body
     if absent:
         raise CheckpointError(

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from typing import Any
 from urllib.parse import urlparse
@@ -27,7 +28,7 @@ from urllib.parse import urlparse
 import torch
 from tqdm import tqdm
 
-from dust.config import processes_per_node
+from dust.config import CfgNode, processes_per_node, with_values
 from dust.launch.rendezvous import (
     RENDEZVOUS_TIMEOUT_AFTER_ALONE_S,
     RENDEZVOUS_TIMEOUT_S,
@@ -58,9 +59,81 @@ TERMINATION_GRACE_S = 3.0
 FAILURE_MESSAGE_DELAY_S = 1.5
 
 
-def launch(cfg, function: Callable[[Any], None], init_method: str | None = None) -> int:
-    """Run ``function(cfg)`` in this process or in as many as the configuration says; see :meth:`Launcher.run`."""
-    return Launcher(init_method).run(cfg, function)
+@dataclass(frozen=True)
+class LaunchSettings:
+    """How many processes a stage needs, and where.
+
+    Attributes:
+        processes: on each node, one per GPU where ``num_gpus`` are used; ``num_shards`` nodes, of which this is
+            ``shard_id`` (from 0).
+        alone: the stage is run by the first process of all by itself.
+        batch_size: clips of a training batch on one node, which its processes share; None without training.
+    """
+
+    processes: int
+    num_gpus: int = 0
+    num_shards: int = 1
+    shard_id: int = 0
+    alone: bool = False
+    batch_size: int | None = None
+
+    def as_alone(self) -> "LaunchSettings":
+        """One process, on one GPU if it is on any."""
+        return replace(self, processes=1, num_gpus=min(self.num_gpus, 1), num_shards=1, shard_id=0)
+
+    def as_shard(self, shard: int, shards: int) -> "LaunchSettings":
+        """Node number ``shard`` of so many."""
+        return replace(self, num_shards=shards, shard_id=shard)
+
+    def as_started(self, env: DistEnv) -> "LaunchSettings":
+        """The number of processes that a launcher really started.
+
+        Raises:
+            ConfigError: more than the clips of a batch.
+        """
+        shards = env.world_size // env.local_size
+        if (self.processes, self.num_shards) == (env.local_size, shards):
+            return self
+        if self.batch_size is not None and env.local_size > self.batch_size:
+            raise ConfigError(
+                f"TRAIN.BATCH_SIZE {self.batch_size}: must be at least the {env.local_size} processes that "
+                "were started on this node"
+            )
+        gpus = env.local_size if self.num_gpus else 0
+        started = replace(self, processes=env.local_size, num_gpus=gpus)
+        return started.as_shard(env.rank // env.local_size, shards)
+
+
+def build_settings(cfg: CfgNode) -> LaunchSettings:
+    """What cfg says of processes. Features are extracted by one."""
+    return LaunchSettings(
+        processes_per_node(cfg),
+        cfg.NUM_GPUS,
+        cfg.NUM_SHARDS,
+        cfg.SHARD_ID,
+        alone=not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE,
+        batch_size=cfg.TRAIN.BATCH_SIZE if cfg.TRAIN.ENABLE else None,
+    )
+
+
+def build_launched(cfg: CfgNode, settings: LaunchSettings) -> Any:
+    """The configuration that the processes of a stage get: with the numbers of ``settings``, where these are others."""
+    if settings == build_settings(cfg) and not settings.alone:
+        return cfg
+    return with_values(
+        cfg,
+        {
+            "NUM_GPUS": settings.num_gpus,
+            "NUM_PROCS_PER_NODE": 0 if settings.num_gpus or settings.alone else settings.processes,
+            "NUM_SHARDS": settings.num_shards,
+            "SHARD_ID": settings.shard_id,
+        },
+    )
+
+
+def launch(payload: Any, function: Callable[[Any], None], init_method: str | None = None) -> int:
+    """Run ``function(payload)`` in this process or in as many as the payload says; see :meth:`Launcher.run`."""
+    return Launcher(init_method).run(payload, function)
 
 
 class Launcher:
@@ -83,8 +156,8 @@ class Launcher:
         """An answer that all processes of the command share. It is the first one's, and theirs once it has come."""
         return question() if self.env is None else self._meet(self.env).broadcast_decision(question)
 
-    def run(self, cfg, function: Callable[[Any], None]) -> int:
-        """Run ``function(cfg)`` in this process or in as many as the configuration says.
+    def run(self, payload: Any, function: Callable[[Any], None]) -> int:
+        """Run ``function(payload)`` in this process or in as many as the payload, a configuration, says.
 
         Returns:
             The exit code. In a single process errors are raised instead, as if it was called directly.
@@ -93,32 +166,32 @@ class Launcher:
             ConfigError: nodes that cannot meet, or more processes than the launcher started.
             Interrupted: after a signal.
         """
-        env = self.env
+        env, settings = self.env, build_settings(payload)
         if env is None:
-            self.exit_handler.first = cfg.SHARD_ID == 0
-        if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:  # features are extracted by one process
+            self.exit_handler.first = settings.shard_id == 0
+        if settings.alone:
             self.patience = RENDEZVOUS_TIMEOUT_AFTER_ALONE_S
             if self.exit_handler.first:
-                function(_alone(cfg))
+                function(build_launched(payload, settings.as_alone()))
             return 0
         if env is None:
-            return self._start(cfg, function)
-        if env.local_size == 1 and processes_per_node(cfg) > 1 and env.init_method != "env://":
+            return self._start(payload, settings, function)
+        if env.local_size == 1 and settings.processes > 1 and env.init_method != "env://":
             self._meet(env)  # so that after a signal the other nodes' tasks see when the first has saved
-            return self._start(_as_shard(cfg, env.rank, env.world_size), function, _next_port(env.init_method))
-        return self._join(cfg, function, env)
+            shard = settings.as_shard(env.rank, env.world_size)
+            return self._start(payload, shard, function, _next_port(env.init_method))
+        return self._join(build_launched(payload, settings.as_started(env)), function, env)
 
     def _meet(self, env: DistEnv) -> Rendezvous:
         if self.exit_handler.rendezvous is None:
             self.exit_handler.rendezvous = Rendezvous(env, self.patience)
         return self.exit_handler.rendezvous
 
-    def _join(self, cfg, function: Callable[[Any], None], env: DistEnv) -> int:
-        cfg = _as_started(cfg, env)
+    def _join(self, payload: Any, function: Callable[[Any], None], env: DistEnv) -> int:
         rendezvous = self._meet(env)
         try:
             with process_group(env, rendezvous):
-                function(cfg)
+                function(payload)
         except DustError as error:
             ignore_further_signals()  # srun and torchrun end the others with TERM as soon as one has gone
             if rendezvous.report_failure(str(error), FAILURE_MESSAGE_DELAY_S):
@@ -135,24 +208,31 @@ class Launcher:
             return 1
         return 0
 
-    def _start(self, cfg, function: Callable[[Any], None], rendezvous: str | None = None) -> int:
+    def _start(
+        self,
+        payload: Any,
+        settings: LaunchSettings,
+        function: Callable[[Any], None],
+        rendezvous: str | None = None,
+    ) -> int:
         """Start this node's processes here, unless it is one in all."""
         rendezvous = rendezvous or self.init_method
-        count = processes_per_node(cfg)
-        if count * cfg.NUM_SHARDS == 1:
-            function(cfg)
+        count, shards = settings.processes, settings.num_shards
+        payload = build_launched(payload, settings)
+        if count * shards == 1:
+            function(payload)
             return 0
-        if cfg.NUM_SHARDS > 1 and not rendezvous:
+        if shards > 1 and not rendezvous:
             raise ConfigError(
-                f"NUM_SHARDS {cfg.NUM_SHARDS}: the nodes need a place to meet. Give all of them --init_method "
+                f"NUM_SHARDS {shards}: the nodes need a place to meet. Give all of them --init_method "
                 f"tcp://{socket.gethostname()}:29500 (the first node's name) and each its --shard_id, or start them by "
                 "torchrun or srun."
             )
-        _check_devices(cfg)
+        _check_devices(settings.num_gpus)
         rendezvous = rendezvous or f"tcp://127.0.0.1:{free_port()}"
-        first, world = cfg.SHARD_ID * count, count * cfg.NUM_SHARDS
+        first, world = settings.shard_id * count, count * shards
         envs = [DistEnv(first + local, world, local, count, rendezvous) for local in range(count)]
-        return _run_all(cfg, function, envs, self.patience)
+        return _run_all(payload, function, envs, self.patience)
 
 
 def free_port() -> int:
@@ -167,44 +247,10 @@ def _next_port(url: str) -> str:
     return f"tcp://{parsed.hostname}:{(parsed.port or 0) + 1}"
 
 
-def _check_devices(cfg) -> None:
+def _check_devices(num_gpus: int) -> None:
     present = torch.cuda.device_count()
-    if present < cfg.NUM_GPUS:
-        raise ConfigError(f"NUM_GPUS {cfg.NUM_GPUS}: this machine has {present}. Set NUM_GPUS {present}.")
-
-
-def _alone(cfg):
-    """The configuration for one process, on one GPU if it is on any."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE, cfg.NUM_SHARDS, cfg.SHARD_ID = min(cfg.NUM_GPUS, 1), 0, 1, 0
-    cfg.freeze()
-    return cfg
-
-
-def _as_shard(cfg, shard: int, shards: int):
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.NUM_SHARDS, cfg.SHARD_ID = shards, shard
-    cfg.freeze()
-    return cfg
-
-
-def _as_started(cfg, env: DistEnv):
-    """The configuration with the number of processes that a launcher really started."""
-    shards = env.world_size // env.local_size
-    if (processes_per_node(cfg), cfg.NUM_SHARDS) == (env.local_size, shards):
-        return cfg
-    cfg = _as_shard(cfg, env.rank // env.local_size, shards)
-    cfg.defrost()
-    cfg.NUM_GPUS, cfg.NUM_PROCS_PER_NODE = (env.local_size, 0) if cfg.NUM_GPUS else (0, env.local_size)
-    if cfg.TRAIN.ENABLE and env.local_size > cfg.TRAIN.BATCH_SIZE:
-        raise ConfigError(
-            f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be at least the {env.local_size} processes that "
-            "were started on this node"
-        )
-    cfg.freeze()
-    return cfg
+    if present < num_gpus:
+        raise ConfigError(f"NUM_GPUS {num_gpus}: this machine has {present}. Set NUM_GPUS {present}.")
 
 
 def lost_another(error: RuntimeError) -> bool:
@@ -220,7 +266,9 @@ def _lost(env: DistEnv, error: RuntimeError) -> str:
 # ------------------------------------------------------------------------------------------ processes of this machine
 
 
-def _run_all(cfg, function: Callable[[Any], None], envs: list[DistEnv], patience: float = RENDEZVOUS_TIMEOUT_S) -> int:
+def _run_all(
+    payload: Any, function: Callable[[Any], None], envs: list[DistEnv], patience: float = RENDEZVOUS_TIMEOUT_S
+) -> int:
     """Start the processes and wait. The first that fails says why; the others are ended within TERMINATION_GRACE_S
     seconds.
 
@@ -228,7 +276,7 @@ def _run_all(cfg, function: Callable[[Any], None], envs: list[DistEnv], patience
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    processes = [context.Process(target=_one, args=(cfg, function, env, sender, patience)) for env in envs]
+    processes = [context.Process(target=_run_process, args=(payload, function, env, sender, patience)) for env in envs]
     grace = TERMINATION_GRACE_S
     with forward_signals(lambda signum: _send(signum, processes)):
         try:
@@ -255,7 +303,7 @@ def _wait(processes: list[Any]) -> Any:
     waiting = list(processes)
     while waiting:
         ended = connection.wait([process.sentinel for process in waiting])
-        for process in [one for one in waiting if one.sentinel in ended]:
+        for process in [candidate for candidate in waiting if candidate.sentinel in ended]:
             process.join()
             waiting.remove(process)
             if process.exitcode:
@@ -280,8 +328,8 @@ def _say_why(receiver: Any, failed: Any, env: DistEnv) -> int:
         if rank == env.rank:
             sys.stderr.write(f"{message}\n")
             return code
-    how = signal.Signals(-failed.exitcode).name if failed.exitcode < 0 else f"exit code {failed.exitcode}"
-    sys.stderr.write(f"error: process {env.rank} of {env.world_size} was ended by {how}; the others stop.\n")
+    end = signal.Signals(-failed.exitcode).name if failed.exitcode < 0 else f"exit code {failed.exitcode}"
+    sys.stderr.write(f"error: process {env.rank} of {env.world_size} was ended by {end}; the others stop.\n")
     return 1
 
 
@@ -311,7 +359,7 @@ def _end_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _one(cfg, function: Callable[[Any], None], env: DistEnv, sender: Any, patience: float) -> None:
+def _run_process(payload: Any, function: Callable[[Any], None], env: DistEnv, sender: Any, patience: float) -> None:
     """The life of one process."""
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     code, message = 0, ""
@@ -320,7 +368,7 @@ def _one(cfg, function: Callable[[Any], None], env: DistEnv, sender: Any, patien
         with handle_signals(lambda signum: 128 + signum):
             try:
                 with process_group(env, Rendezvous(env, patience)):
-                    function(cfg)
+                    function(payload)
             except RuntimeError as error:
                 if not lost_another(error):
                     raise

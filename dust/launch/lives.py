@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from dust.utils.errors import DataError
-from dust.utils.features.formats import read_count, write_atomically
+from dust.utils.features.formats import read_count
+from dust.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +41,22 @@ def progress(folders: Iterable[Path]) -> frozenset[str]:
     and a test by what it found: one that is only made again is no progress. Unfinished features count by how many
     there are.
     """
-    found = set()
+    pieces = set()
     for number, folder in enumerate(folders):
         for name in _names(folder / "checkpoints"):
             if name.startswith("checkpoint_epoch_") and name.endswith((".pyth", ".dcp")):
-                found.add(f"{number} {name}")
+                pieces.add(f"{number} {name}")
         for name in _names(folder):
             if name.startswith("results") and not name.endswith(".partial"):
                 with contextlib.suppress(OSError):
                     report = (folder / name / "test.json").read_bytes()
-                    found.add(f"{number} test {hashlib.sha256(report).hexdigest()}")
+                    pieces.add(f"{number} test {hashlib.sha256(report).hexdigest()}")
         for name in _names(folder / "features"):
             if name.endswith((".json", ".npz")):
-                found.add(f"{number} {name}")
+                pieces.add(f"{number} {name}")
             elif name.endswith(".count.partial"):
-                found.add(f"{number} {name} {_counted(folder / 'features' / name)}")
-    return frozenset(found)
+                pieces.add(f"{number} {name} {_counted(folder / 'features' / name)}")
+    return frozenset(pieces)
 
 
 def _names(folder: Path) -> list[str]:
@@ -129,7 +130,7 @@ class Lives:
             logger.warning("%s cannot be removed (%s)", self.record, error.strerror)
 
     def _note(self, seconds: list[float], now: frozenset[str]) -> None:
-        record = {"job": self.job, "seconds": [round(one, 1) for one in seconds], "progress": _digest(now)}
+        record = {"job": self.job, "seconds": [round(life, 1) for life in seconds], "progress": _digest(now)}
         try:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.record, json.dumps(record).encode())
@@ -150,12 +151,12 @@ class Lives:
             return []
         if not ours or not isinstance(seconds, list):
             return []
-        good = all(type(one) in (int, float) and 0 <= one < 1e9 for one in seconds)
-        return [float(one) for one in seconds] if good else []
+        good = all(type(life) in (int, float) and 0 <= life < 1e9 for life in seconds)
+        return [float(life) for life in seconds] if good else []
 
 
-def _digest(found: frozenset[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(found)).encode("utf-8", "surrogateescape")).hexdigest()
+def _digest(pieces: frozenset[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(pieces)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def time_limit(job: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch.nn as nn
 
+from dust.models.protocol import PROTOCOLS, FromConfig
 from dust.utils.errors import ConfigError
 from dust.utils.registry import Registry
 
-MODEL_REGISTRY = Registry("model", aliases={"vit_base_patch16_224": "TimeSformer"})
+MODEL_REGISTRY = Registry("model", aliases={"vit_base_patch16_224": "TimeSformer"}, protocols=PROTOCOLS, base=nn.Module)
 
 
 def build_model(cfg: Any, **overrides: Any) -> nn.Module:
@@ -17,7 +18,7 @@ def build_model(cfg: Any, **overrides: Any) -> nn.Module:
     (a SlowFast user's own) is called with ``cfg`` itself and takes no overrides.
     """
     cls: Any = MODEL_REGISTRY.get(cfg.MODEL.MODEL_NAME)
-    if hasattr(cls, "from_config"):
+    if isinstance(cls, FromConfig):
         return cls(**{**cls.from_config(cfg), **overrides})
     if overrides:
         raise ConfigError(

@@ -27,15 +27,14 @@ from dust.models.cast_weights import (
 from dust.models.clip_vit import LN_EPS, CLIPAttention, CLIPMlp, image_tokens
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.frozen import frozen_hidden
+from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.videomae_vit import (
     SinusoidPositions,
     TubeletEmbed,
     VideoMAEAttention,
     attend,
-    drop_path_rates,
-    run_block,
-    scaled_head,
 )
 from dust.utils.errors import ConfigError, DustError
 
@@ -162,7 +161,7 @@ class CASTBlock(nn.Module):
 
 
 @MODEL_REGISTRY.register()
-class CAST(nn.Module):
+class CAST(ClassifierHead, Checkpointed):
     """Video (B, C, T, H, W) -> logits (B, num_classes), or with ``composition`` {"verb": (B, V), "noun": (B, N)}.
 
     The spatial expert sees the last frame of each tubelet of the temporal one. Both are frozen when the model is made
@@ -191,6 +190,8 @@ class CAST(nn.Module):
 
     Raises ConfigError that names every argument that cannot be.
     """
+
+    layer_stem = r"^(?:patch_embed|clip_conv1|clip_class_embedding|clip_positional_embedding|clip_ln_pre)"
 
     def __init__(
         self,
@@ -386,26 +387,10 @@ class CAST(nn.Module):
             wanted = "two numbers, (verbs, nouns)" if self.composition else "one number"
             raise ConfigError(f"CAST with composition={self.composition}: the classes are {num_classes}, not {wanted}")
         self.num_classes = num_classes
-
-        def head(count: int) -> nn.Module:
-            if not count:
-                return nn.Identity()
-            return scaled_head(self.embed_dim, count, self.init_std, self.init_scale).to(self.clip_ln_post.weight)
-
         if isinstance(num_classes, int):
-            self.head = head(num_classes)
+            self.head = self._new_head(num_classes)
         else:
-            self.head_verb, self.head_noun = head(num_classes[0]), head(num_classes[1])
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.act_checkpoint = enable
-        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
-            import torch._dynamo  # noqa: F401
+            self.head_verb, self.head_noun = (self._new_head(count) for count in num_classes)
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.endswith(("_time_pos", "_space_pos"))}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
-        stem = r"^(?:patch_embed|clip_conv1|clip_class_embedding|clip_positional_embedding|clip_ln_pre)"
-        return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None)]}

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, resize_grid
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
 from dust.models.layers.frozen import quick_gelu
-from dust.models.videomae_vit import State, attend, drop_path_rates, run_block, scaled_head
+from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
+from dust.models.videomae_vit import State, attend
 
 LN_EPS = 1e-5
 
@@ -77,7 +79,7 @@ class Transformer(nn.Module):
 
 
 @MODEL_REGISTRY.register()
-class CLIPVisual(nn.Module):
+class CLIPVisual(ClassifierHead, Checkpointed):
     """Video (B, C, T, H, W) or images (B, C, H, W) -> CLIP's embedding (B, output_dim), or logits (B, num_classes).
 
     The frames of a video are images of their own; their class tokens are averaged behind the last block.
@@ -96,6 +98,9 @@ class CLIPVisual(nn.Module):
 
     Raises ConfigError that names every argument that cannot be.
     """
+
+    layer_stem = r"^(?:class_embedding|positional_embedding|conv1|ln_pre)"
+    layer_blocks = r"^transformer\.resblocks\.(\d+)"
 
     def __init__(
         self,
@@ -196,30 +201,8 @@ class CLIPVisual(nn.Module):
     def blocks(self) -> nn.ModuleList:
         return self.transformer.resblocks
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh classifier on the embedding; 0 takes it away."""
-        self.num_classes = num_classes
-        self.head: nn.Module = nn.Identity()
-        if num_classes:
-            self.head = scaled_head(self.num_features, num_classes, 0.02, self.init_scale).to(self.conv1.weight)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.act_checkpoint = enable
-        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
-            import torch._dynamo  # noqa: F401
-
     def no_weight_decay(self) -> set[str]:
         return {"class_embedding", "positional_embedding"}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
-        return {
-            "stem": r"^(?:class_embedding|positional_embedding|conv1|ln_pre)",
-            "blocks": [(r"^transformer\.resblocks\.(\d+)", None)],
-        }
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """OpenAI's, OpenCLIP's, timm's and Hugging Face's tensors under this model's names; ``notes`` gets a line for

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.layers import init_linear
+from dust.models.layers.head import ClassifierHead, new_head
 from dust.models.series_swin import SeriesSwin
 from dust.models.video_swin import VideoSwin
 from dust.utils.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ MODES = ("concat", "gated", "cross_attention")
 
 
 @MODEL_REGISTRY.register()
-class DualSwinFusion(nn.Module):
+class DualSwinFusion(ClassifierHead):
     """A series (B, C, L) and the features of a video, or the video itself, -> logits (B, num_classes).
 
     Args:
@@ -105,11 +105,11 @@ class DualSwinFusion(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """New heads for other classes; 0 for none, so that the fused features come out."""
-        self.num_classes = num_classes
-        self.head: nn.Module = _head(self.num_features, num_classes)
+        super().reset_classifier(num_classes)
         with_heads = self.unimodal_heads and num_classes > 0
-        self.series_head = _head(self.series_dim, num_classes) if with_heads else None
-        self.video_head = _head(self.video_dim, num_classes) if with_heads else None
+        like = next(self.parameters())
+        self.series_head = new_head(self.series_dim, num_classes).to(like) if with_heads else None
+        self.video_head = new_head(self.video_dim, num_classes).to(like) if with_heads else None
 
     def forward_features(
         self, series: Tensor, video_features: Tensor | None = None, video: Tensor | None = None
@@ -223,14 +223,6 @@ class CrossAttentionFusion(nn.Module):
         of_series = series + self.series_to_video(series, video, video, need_weights=False)[0]
         of_video = video + self.video_to_series(video, series, series, need_weights=False)[0]
         return torch.cat([of_series.mean(dim=1), of_video.mean(dim=1)], dim=1)
-
-
-def _head(features: int, num_classes: int) -> nn.Module:
-    if num_classes == 0:
-        return nn.Identity()
-    head = nn.Linear(features, num_classes)
-    init_linear(head)
-    return head
 
 
 def _tokens(features: Tensor) -> Tensor:

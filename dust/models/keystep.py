@@ -11,11 +11,12 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import Mlp
-from dust.utils.errors import ConfigError, DataError
+from dust.models.layers.checks import check_arguments
+from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
+from dust.utils.errors import DataError
 
 ENCODERS = ("transformer", "gru", "mlp")
 POOLS = ("cls", "mean")
@@ -79,7 +80,7 @@ class ConcatLinear(nn.Module):
 
 
 @MODEL_REGISTRY.register()
-class TemporalEncoder(nn.Module):
+class TemporalEncoder(ClassifierHead, Checkpointed):
     """Window of frame embeddings (B, N, D) -> logits (B, num_classes), one per component, of "it changed".
 
     Args:
@@ -98,6 +99,8 @@ class TemporalEncoder(nn.Module):
     The head is LayerNorm and Linear. Raises ConfigError that names every argument that cannot be.
     """
 
+    layer_stem = r"^(?:cls_token|pos_embed)"
+
     def __init__(
         self,
         seq_len: int = 65,
@@ -114,7 +117,13 @@ class TemporalEncoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"seq_len": seq_len, "dim": dim, "depth": depth, "heads": heads, "dim_head": dim_head}
-        _check_arguments({**sizes, "mlp_dim": mlp_dim}, num_classes, dropout, pool, encoder)
+        check_arguments(
+            "TemporalEncoder",
+            above_zero={**sizes, "mlp_dim": mlp_dim},
+            from_zero={"num_classes": num_classes},
+            rates={"dropout": dropout},
+            choices={"pool": (pool, POOLS), "encoder": (encoder, ENCODERS)},
+        )
         self.seq_len = seq_len
         self.dim = dim
         self.pool = pool
@@ -133,7 +142,6 @@ class TemporalEncoder(nn.Module):
             blocks = [ConcatLinear(seq_len, dim, mlp_dim)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(self.num_features)
-        self.head: nn.Module
         self.reset_classifier(num_classes)
 
     @classmethod
@@ -162,10 +170,7 @@ class TemporalEncoder(nn.Module):
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
             x = x + self.pos_embed[:, : x.shape[1]]
         for block in self.blocks:
-            if self.act_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = run_block(block, self.act_checkpoint, x)
         return x
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -192,31 +197,16 @@ class TemporalEncoder(nn.Module):
 
     # ---------------------------------------------------------------------------------- what a classifier offers
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another number of components; 0 takes it away."""
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.head = nn.Identity()
-            return
-        head = nn.Linear(self.num_features, num_classes, device=self.norm.weight.device, dtype=self.norm.weight.dtype)
+    def _new_head(self, num_classes: int) -> nn.Module:
+        if not num_classes:
+            return nn.Identity()
+        head = nn.Linear(self.num_features, num_classes)
         nn.init.normal_(head.weight, std=HEAD_STD)
         nn.init.zeros_(head.bias)
-        self.head = head
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.act_checkpoint = enable
-        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
-            import torch._dynamo  # noqa: F401
+        return head.to(self.norm.weight)
 
     def no_weight_decay(self) -> set[str]:
         return {"cls_token", "pos_embed"} if self.encoder == "transformer" else set()
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
-        return {"stem": r"^(?:cls_token|pos_embed)", "blocks": [(r"^blocks\.(\d+)", None)]}
 
     # ------------------------------------------------------------------------------------- other files' weights
 
@@ -246,17 +236,3 @@ _STORM_PSR = [
     (r"^mlp_head\.0\.", "norm."),
     (r"^mlp_head\.1\.", "head."),
 ]
-
-
-def _check_arguments(sizes: dict[str, int], num_classes: int, dropout: float, pool: str, encoder: str) -> None:
-    problems = [f"{name} is {size}, it must be above 0" for name, size in sizes.items() if size < 1]
-    if num_classes < 0:
-        problems.append(f"num_classes is {num_classes}, it must be 0 (no head) or more")
-    if not 0 <= dropout < 1:
-        problems.append(f"dropout is {dropout}, it must be in [0, 1)")
-    if pool not in POOLS:
-        problems.append(f"pool is {pool!r}, it must be one of {', '.join(POOLS)}")
-    if encoder not in ENCODERS:
-        problems.append(f"encoder is {encoder!r}, it must be one of {', '.join(ENCODERS)}")
-    if problems:
-        raise ConfigError("TemporalEncoder: " + "; ".join(problems))

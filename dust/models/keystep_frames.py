@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.layers.checks import check_arguments
+from dust.models.protocol import ChecksActivations, no_weight_decay
 from dust.utils.errors import ConfigError, DataError
 
 State = dict[str, Tensor]
@@ -50,10 +52,8 @@ class KeyStepFrameEncoder(nn.Module):
         init_from: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"img_size": (img_size, 1), "embed_dim": (embed_dim, 1), "proj_dim": (proj_dim, 0)}
-        wrong = [f"{name} is {value}, at least {low}" for name, (value, low) in sizes.items() if value < low]
-        if wrong:
-            raise ConfigError("KeyStepFrameEncoder: " + "; ".join(wrong))
+        above_zero = {"img_size": img_size, "embed_dim": embed_dim}
+        check_arguments("KeyStepFrameEncoder", above_zero=above_zero, from_zero={"proj_dim": proj_dim})
         self.img_size, self.init_from = img_size, dict(init_from or {})
         self.body = _timm_encoder(arch, img_size)
         if act_checkpoint:
@@ -118,14 +118,13 @@ class KeyStepFrameEncoder(nn.Module):
         self.head = _linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        body: Any = self.body
-        if not hasattr(body, "set_grad_checkpointing"):
+        body = self.body
+        if not isinstance(body, ChecksActivations):
             raise ConfigError(f"MODEL.ACT_CHECKPOINT: timm's {type(body).__name__} cannot")
         body.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
-        wanted: Any = getattr(self.body, "no_weight_decay", set)
-        return {f"body.{name}" for name in wanted()} & set(dict(self.named_parameters()))
+        return {f"body.{name}" for name in no_weight_decay(self.body)} & set(dict(self.named_parameters()))
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """STORM-PSR's names (``encoder.*``, ``first_head.*``, ``second_head.*``, in stage 3 under ``spatial_enc.``; of

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.nn as nn
+from einops import rearrange
 from torch import Tensor
 
 from dust.models.build import MODEL_REGISTRY
@@ -78,12 +79,17 @@ class KeyStepVideo(nn.Module):
         """Single frames (F, C, 1, H, W) -> embeddings (F, D)."""
         return self.frame_encoder.embed(video)
 
+    def forward_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Windows of embeddings (W, N, D) -> (W, num_classes)."""
+        logits: Tensor = self.temporal_encoder(embeddings)
+        return logits
+
     def forward_features(self, video: Tensor) -> Tensor:
         """(B, C, N, H, W) -> the temporal encoder's tokens."""
         if video.ndim != 5:
             raise DataError(f"KeyStepVideo got video of shape {tuple(video.shape)}; it takes windows (B, C, N, H, W)")
         batch, _, count = video.shape[:3]
-        frames = video.transpose(1, 2).flatten(0, 1)[:, :, None]  # (B N, C, 1, H, W)
+        frames = rearrange(video, "b c n h w -> (b n) c 1 h w")
         return self.temporal_encoder.forward_features(self.embed(frames).view(batch, count, -1))
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
@@ -103,7 +109,7 @@ class KeyStepVideo(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         self.temporal_encoder.reset_classifier(num_classes)
 
-    def get_classifier(self) -> nn.Module:
+    def get_classifier(self) -> nn.Module | dict[str, nn.Module]:
         return self.temporal_encoder.get_classifier()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -1,46 +1,42 @@
-"""Windows of a recording's embeddings through the temporal encoder."""
+"""Windows of a recording's embeddings, and what turns them into logits."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dust.procedure.windows import check_phases, window_span
+from dust.models.protocol import EncodesFrames
+from dust.procedure.windows import window_ends, window_span
 from dust.utils.errors import DataError
 
 
-def temporal_part(model: nn.Module) -> nn.Module:
-    """What turns windows of embeddings into logits: the model's temporal encoder, or the model itself."""
-    part = getattr(model, "temporal_encoder", model)
-    assert isinstance(part, nn.Module)
-    return part
+def window_logits(model: nn.Module, embeddings: Tensor) -> Tensor:
+    """Windows of embeddings (W, N, D) -> logits (W, K), by the part of a model behind its frame encoder, or by a model
+    that takes embeddings."""
+    logits = model.forward_embeddings(embeddings) if isinstance(model, EncodesFrames) else model(embeddings)
+    assert isinstance(logits, Tensor)
+    return logits
 
 
-@torch.inference_mode()
-def window_probabilities(
-    model: nn.Module, embeddings: Tensor, *, frames: int, skip: int, phases: str = "first", batch: int = 64
-) -> tuple[Tensor, Tensor]:
-    """Every window of a recording.
+def recording_windows(
+    embeddings: Tensor, *, frames: int, skip: int, phases: str = "first"
+) -> tuple[np.ndarray, Tensor]:
+    """Every window of a recording, as a view of its embeddings: nothing is copied.
 
     Args:
-        model: in evaluation mode; see :func:`temporal_part`.
         embeddings: (F, D) of all frames.
         frames, skip: N, and frames between two of them.
         phases: ``first`` (a window every skip + 1 frames) | ``all`` (every frame).
-        batch: windows at once.
 
     Returns:
-        (W,) last frames, rising, and (W, K) probabilities, both on the CPU. A recording shorter than a window has one,
-        which repeats the first frame in front.
+        (W,) last frames, rising, and windows (W, N, D). A recording shorter than a window has one, which repeats the
+        first frame in front.
     """
-    check_phases(phases)
-    encoder, count, span = temporal_part(model), len(embeddings), window_span(frames, skip)
+    count, span = len(embeddings), window_span(frames, skip)
     if not count:
         raise DataError("a recording without frames has no window; leave it out")
+    last = window_ends(count, frames, skip, phases=phases)
     if count < span:
         embeddings = torch.cat([embeddings[:1].expand(span - count, -1), embeddings])
     hop = skip + 1 if phases == "first" else 1
-    # a view: (W, D, span), and of each window every (skip + 1)-th frame
-    windows = embeddings.unfold(0, span, hop)[:, :, :: skip + 1].transpose(1, 2)  # (W, N, D)
-    device = next(encoder.parameters()).device
-    parts = [torch.sigmoid(encoder(part.to(device)).float()).cpu() for part in windows.split(batch)]
-    last = torch.tensor([count - 1]) if count < span else torch.arange(span - 1, count, hop)
-    return last, torch.cat(parts)
+    # (W, D, span), and of each window every (skip + 1)-th frame
+    return last, embeddings.unfold(0, span, hop)[:, :, :: skip + 1].transpose(1, 2)

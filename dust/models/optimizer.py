@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dust.models import protocol
 from dust.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,7 @@ def parameter_groups(
       ``backbone_lr_scale`` of the rate besides.
     - A model with ``lr_scales()`` says itself, ``{parameter name: factor}``, what learns at another rate.
     """
-    no_weight_decay: Any = getattr(model, "no_weight_decay", set)
-    exempt = set(no_weight_decay())
+    exempt = protocol.no_weight_decay(model)
     batch_norm = {
         id(parameter)
         for module in model.modules()
@@ -46,8 +46,7 @@ def parameter_groups(
         for name, parameter in model.named_parameters():
             if id(parameter) not in classifier:
                 scales[name] = scales.get(name, 1.0) * backbone_lr_scale
-    own_scales: Any = getattr(model, "lr_scales", dict)
-    for name, scale in own_scales().items():
+    for name, scale in protocol.lr_scales(model).items():
         scales[name] = scales.get(name, 1.0) * scale
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -66,8 +65,10 @@ def parameter_groups(
 
 
 def _classifier(model: nn.Module) -> nn.Module:
-    get_classifier: Any = getattr(model, "get_classifier", None)
-    head = get_classifier() if get_classifier is not None else getattr(model, "head", None)
+    if isinstance(model, protocol.HasClassifier):
+        head: Any = model.get_classifier()
+    else:
+        head = dict(model.named_children()).get("head")
     if not isinstance(head, nn.Module):
         raise ConfigError(f"SOLVER.BACKBONE_LR_SCALE: {type(model).__name__} has no head; write 1.0")
     return head
@@ -76,15 +77,14 @@ def _classifier(model: nn.Module) -> nn.Module:
 def _layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
     if layer_decay == 1.0:
         return {}
-    group_matcher: Any = getattr(model, "group_matcher", None)
-    if group_matcher is None:
+    if not isinstance(model, protocol.HasLayers):
         raise ConfigError(
             f"SOLVER.LAYER_DECAY {layer_decay}: {type(model).__name__} has no group_matcher(), so its layers have no "
             "order. Set SOLVER.LAYER_DECAY 1.0."
         )
     from timm.models import group_parameters
 
-    layers = group_parameters(model, group_matcher(coarse=False), reverse=True)
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     last = max(layers.values())
     return {name: layer_decay ** (last - layer) for name, layer in layers.items()}
 

@@ -15,8 +15,8 @@ import torch.nn as nn
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.window_attention import SwinBlock
-from dust.models.swin_base import INIT_STD, Swin, problems_of
-from dust.utils.errors import ConfigError, DustError
+from dust.models.swin_base import INIT_STD, Swin, check_swin
+from dust.utils.errors import DustError
 
 
 @MODEL_REGISTRY.register()
@@ -77,15 +77,18 @@ class SeriesSwin(Swin):
         common |= {"depths": tuple(depths), "num_heads": tuple(num_heads)}
         rates = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "drop_path_rate": drop_path_rate}
         counts: dict[str, float] = {"in_chans": in_chans, "patch_size": patch_size, "window_size": window_size}
-        problems = problems_of(counts if seq_len is None else counts | {"seq_len": seq_len}, rates, **common)
-        choices = {"norm": (norm, ("respost", "pre")), "attention": (attention, ("dot", "cosine"))}
-        for name, (value, known) in (choices | {"mask": (mask, ("exact", "legacy"))}).items():
-            if value not in known:
-                problems.append(f"{name} is {value!r}, it must be {known[0]} or {known[1]}")
-        if ape and seq_len is None:
-            problems.append("ape learns a position for each token, so it needs seq_len")
-        if problems:
-            raise ConfigError("SeriesSwin: " + "; ".join(problems))
+        check_swin(
+            "SeriesSwin",
+            counts=counts if seq_len is None else counts | {"seq_len": seq_len},
+            rates=rates,
+            choices={
+                "norm": (norm, ("respost", "pre")),
+                "attention": (attention, ("dot", "cosine")),
+                "mask": (mask, ("exact", "legacy")),
+            },
+            more=["ape learns a position for each token, so it needs seq_len"] if ape and seq_len is None else [],
+            **common,
+        )
         tokens = None if seq_len is None else math.ceil(seq_len / patch_size)
         windows = [
             (window_size if tokens is None else min(window_size, math.ceil(tokens / 2**stage)),)

@@ -7,6 +7,9 @@ import torch
 import torch.nn as nn
 
 from dust.models.layers import init_linear
+from dust.models.layers.checks import check_arguments
+from dust.models.layers.common import drop_path_rates
+from dust.models.layers.head import Checkpointed, ClassifierHead
 from dust.models.layers.window_attention import PatchEmbed, Size, Stage, WindowAttention
 from dust.models.swin_weights import State, adapt
 from dust.utils.errors import DustError
@@ -15,7 +18,7 @@ INIT_STD = 0.02
 _UNDECAYED = ("norm", "relative_position_bias_table", "absolute_pos_embed", "logit_scale", "cpb_mlp")
 
 
-class Swin(nn.Module):
+class Swin(ClassifierHead, Checkpointed):
     """What both have: patches, stages of shifted windows, a last norm, the mean over all tokens, a linear head."""
 
     axes: tuple[str, ...]  # of the input, behind (B, C)
@@ -48,8 +51,7 @@ class Swin(nn.Module):
         self.set_grad_checkpointing(act_checkpoint)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, patch_norm)
         self.pos_drop = nn.Dropout(drop_rate)
-        total = sum(depths)
-        rates = [drop_path_rate * number / max(1, total - 1) for number in range(total)]
+        rates = drop_path_rates(drop_path_rate, sum(depths))
         self.layers = nn.ModuleList(
             Stage(
                 embed_dim * 2**number,
@@ -104,25 +106,6 @@ class Swin(nn.Module):
 
     # ---------------------------------------------------------------------------------- what a classifier offers
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another number of classes; 0 takes it away."""
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.head = nn.Identity()
-            return
-        like = self.norm.weight
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        init_linear(head, INIT_STD)
-        self.head = head
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.act_checkpoint = enable
-        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
-            import torch._dynamo  # noqa: F401
-
     def no_weight_decay(self) -> set[str]:
         """Norms and positions, as in the published recipes."""
         return {name for name, _ in self.named_parameters() if any(word in name for word in _UNDECAYED)}
@@ -141,27 +124,30 @@ class Swin(nn.Module):
         return adapt(self, state, notes)
 
 
-def problems_of(
+def check_swin(
+    model: str,
+    *,
     counts: dict[str, float],
     rates: dict[str, float],
-    *,
+    choices: dict[str, tuple[str, Sequence[str]]],
+    more: Sequence[str],
     num_classes: int,
     mlp_ratio: float,
     embed_dim: int,
     depths: Sequence[int],
     num_heads: Sequence[int],
-) -> list[str]:
-    """What cannot be, of the arguments that both models have."""
+) -> None:
+    """Check the arguments that both models have, and ``counts``, ``rates`` and ``choices`` of their own; see
+    :func:`check_arguments`."""
     counts |= {"embed_dim": embed_dim, "mlp_ratio": mlp_ratio}
     counts |= {f"depths[{number}]": depth for number, depth in enumerate(depths)}
     counts |= {f"num_heads[{number}]": heads for number, heads in enumerate(num_heads)}
-    found = [f"{name} is {count}, it must be above 0" for name, count in counts.items() if count <= 0]
-    found += [f"{name} is {rate}, it must be in [0, 1)" for name, rate in rates.items() if not 0 <= rate < 1]
-    if num_classes < 0:
-        found.append(f"num_classes is {num_classes}, it must be 0 (no head) or more")
+    found = list(more)
     if not depths or len(depths) != len(num_heads):
         found.append(f"depths {list(depths)} and num_heads {list(num_heads)} must have one number for each stage")
     for stage, heads in enumerate(num_heads):
         if heads > 0 and embed_dim * 2**stage % heads:
             found.append(f"stage {stage} has {embed_dim * 2**stage} channels, not a multiple of its {heads} heads")
-    return found
+    check_arguments(
+        model, above_zero=counts, from_zero={"num_classes": num_classes}, rates=rates, choices=choices, more=found
+    )

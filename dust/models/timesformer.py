@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from torch.utils.checkpoint import checkpoint
+from einops import rearrange
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, init_linear, resize_grid, resize_sequence
+from dust.models.layers.checks import check_arguments, check_video
+from dust.models.layers.common import drop_path_rates
+from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.utils.checkpoint import load_weights
-from dust.utils.errors import CheckpointError, ConfigError, DustError
+from dust.utils.errors import CheckpointError, ConfigError
 
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 POS_EMBED_RESIZE = ("official", "bicubic")
@@ -75,7 +78,7 @@ class DividedBlock(nn.Module):
 
 
 @MODEL_REGISTRY.register()
-class TimeSformer(nn.Module):
+class TimeSformer(ClassifierHead, Checkpointed):
     """Video (B, C, T, H, W) -> logits (B, num_classes), raw in training and in evaluation.
 
     Args:
@@ -97,6 +100,8 @@ class TimeSformer(nn.Module):
 
     Raises ConfigError that names every argument that cannot be.
     """
+
+    layer_stem = r"^(?:cls_token|pos_embed|time_embed|patch_embed)"
 
     def __init__(
         self,
@@ -131,9 +136,23 @@ class TimeSformer(nn.Module):
         self.set_grad_checkpointing(act_checkpoint)
         self.pos_embed_resize = pos_embed_resize
         self.init_std = init_std
-        sizes = {"depth": depth, "num_heads": num_heads, "mlp_ratio": mlp_ratio}
-        rates = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "drop_path_rate": drop_path_rate}
-        self._check_arguments(sizes, rates)
+        height, width = self.img_size
+        uneven = patch_size > 0 and (height % patch_size or width % patch_size)
+        check_arguments(
+            "TimeSformer",
+            above_zero={
+                "patch_size": patch_size, "in_chans": in_chans, "num_frames": num_frames, "image height": height,
+                "image width": width, "depth": depth, "mlp_ratio": mlp_ratio,
+            },
+            from_zero={"num_classes": num_classes},
+            rates={"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate, "drop_path_rate": drop_path_rate},
+            choices={
+                "attention_type": (attention_type, ATTENTION_TYPES),
+                "pos_embed_resize": (pos_embed_resize, POS_EMBED_RESIZE),
+            },
+            multiples=[("embed_dim", embed_dim, "num_heads", num_heads)],
+            more=[f"img_size {height}x{width} is not a multiple of patch_size {patch_size}"] if uneven else [],
+        )  # fmt: skip
         self.grid = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
         self.divided = attention_type == "divided_space_time"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -154,7 +173,7 @@ class TimeSformer(nn.Module):
                 drop_path=rate,
                 norm_eps=NORM_EPS,
             )
-            for rate in (drop_path_rate * i / max(1, depth - 1) for i in range(depth))
+            for rate in drop_path_rates(drop_path_rate, depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.head: nn.Module = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
@@ -187,33 +206,6 @@ class TimeSformer(nn.Module):
             "time_embed_std": node.TIME_EMBED_STD,
         }
 
-    def _check_arguments(self, sizes: dict[str, float], rates: dict[str, float]) -> None:
-        problems = []
-        counts = {"patch_size": self.patch_size, "in_chans": self.in_chans, "embed_dim": self.embed_dim}
-        counts |= {"num_frames": self.num_frames, "image height": self.img_size[0], "image width": self.img_size[1]}
-        for name, size in {**counts, **sizes}.items():
-            if size <= 0:
-                problems.append(f"{name} is {size}, it must be above 0")
-        if self.num_classes < 0:
-            problems.append(f"num_classes is {self.num_classes}, it must be 0 (no head) or more")
-        for name, rate in rates.items():
-            if not 0 <= rate < 1:
-                problems.append(f"{name} is {rate}, it must be in [0, 1)")
-        if self.attention_type not in ATTENTION_TYPES:
-            problems.append(
-                f"attention_type is {self.attention_type!r}, it must be one of {', '.join(ATTENTION_TYPES)}"
-            )
-        if self.pos_embed_resize not in POS_EMBED_RESIZE:
-            problems.append(f"pos_embed_resize is {self.pos_embed_resize!r}, it must be official or bicubic")
-        if sizes["num_heads"] > 0 and self.embed_dim % sizes["num_heads"]:
-            problems.append(f"embed_dim {self.embed_dim} is not a multiple of num_heads {sizes['num_heads']}")
-        if self.patch_size > 0 and any(side % self.patch_size for side in self.img_size):
-            problems.append(
-                f"img_size {self.img_size[0]}x{self.img_size[1]} is not a multiple of patch_size {self.patch_size}"
-            )
-        if problems:
-            raise ConfigError("TimeSformer: " + "; ".join(problems))
-
     def _init_weights(self, time_embed_std: float) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -240,7 +232,7 @@ class TimeSformer(nn.Module):
 
         (B, 1 + N*T, D) with time as the fastest index; (B, 1 + N, D), averaged over time, in space_only.
         """
-        self._check_video(video)
+        check_video("TimeSformer", video, in_chans=self.in_chans, patch_size=self.patch_size)
         B, _, T, H, W = video.shape
         grid = (H // self.patch_size, W // self.patch_size)
         pos = self._positions(grid)
@@ -250,10 +242,10 @@ class TimeSformer(nn.Module):
             tokens = self.pos_drop(tokens + pos[:, 1:])
             x = torch.cat([cls.expand(B * T, -1, -1), tokens], dim=1)  # (B*T, 1+N, D)
             for block in self.blocks:
-                x = self._run(block, x)
+                x = run_block(block, self.act_checkpoint, x)
             return self.norm(x.unflatten(0, (B, T)).mean(dim=1))
 
-        tokens = self.pos_drop(tokens + pos[:, 1:]).unflatten(0, (B, T)).transpose(1, 2)  # (B, N, T, D)
+        tokens = rearrange(self.pos_drop(tokens + pos[:, 1:]), "(b t) n d -> b n t d", b=B, t=T)
         time: torch.Tensor = self.time_embed
         if time.shape[1] != T:
             time = resize_sequence(time, T)
@@ -261,17 +253,12 @@ class TimeSformer(nn.Module):
         cls = cls.expand(B, -1, -1)  # (B, 1, D); the time embedding is not for the class token
         if self.divided:
             for block in self.blocks:
-                cls, patches = self._run(block, cls, patches)
+                cls, patches = run_block(block, self.act_checkpoint, cls, patches)
             return self.norm(torch.cat([cls, patches.flatten(1, 2)], dim=1))
         x = torch.cat([cls, patches.flatten(1, 2)], dim=1)  # (B, 1 + N*T, D)
         for block in self.blocks:
-            x = self._run(block, x)
+            x = run_block(block, self.act_checkpoint, x)
         return self.norm(x)
-
-    def _run(self, block: nn.Module, *tensors: torch.Tensor) -> Any:
-        if self.act_checkpoint and torch.is_grad_enabled():
-            return checkpoint(block, *tensors, use_reentrant=False)
-        return block(*tensors)
 
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
         """Position embeddings (1, 1 + N, D) for a grid of patches. As in the published code they are resized (nearest,
@@ -280,45 +267,10 @@ class TimeSformer(nn.Module):
             return self.pos_embed
         return torch.cat([self.pos_embed[:, :1], resize_grid(self.pos_embed[:, 1:], self.grid, grid)], dim=1)
 
-    def _check_video(self, video: torch.Tensor) -> None:
-        what = f"TimeSformer got video of {video.dtype} and shape {tuple(video.shape)}; "
-        if video.ndim != 5:
-            raise DustError(what + "it takes five dimensions (B, C, T, H, W)")
-        if not video.is_floating_point():
-            raise DustError(what + "it takes floating-point numbers: scale and normalise the video first")
-        if video.shape[1] != self.in_chans:
-            raise DustError(what + f"it was built for in_chans={self.in_chans} in (B, C, T, H, W)")
-        if video.shape[3] % self.patch_size or video.shape[4] % self.patch_size or 0 in video.shape[1:]:
-            raise DustError(
-                what + f"height and width must be multiples of patch_size={self.patch_size}: crop or resize"
-            )
-
     # ---------------------------------------------------------------------------------- what a classifier offers
-
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another number of classes; 0 takes it away."""
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.head = nn.Identity()
-            return
-        head = nn.Linear(self.embed_dim, num_classes, device=self.cls_token.device, dtype=self.cls_token.dtype)
-        init_linear(head, self.init_std)
-        self.head = head
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.act_checkpoint = enable
-        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
-            import torch._dynamo  # noqa: F401
 
     def no_weight_decay(self) -> set[str]:
         return {name for name in ("pos_embed", "cls_token", "time_embed") if hasattr(self, name)}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
-        return {"stem": r"^(?:cls_token|pos_embed|time_embed|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None)]}
 
     # ------------------------------------------------------------------------------------- other files' weights
 

@@ -4,19 +4,16 @@ Shapes: B clips, V cameras, T frames, P points, F features of one camera in one 
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from dust.models.layers import init_linear
+from dust.models.layers.head import ClassifierHead
 from dust.utils.errors import ConfigError, DustError
 
 FRAMES_AT_ONCE = 32
 COMPAT_ECA_CHANNELS = 8  # the published code sizes ECA's kernel for eight cameras, however many there are
-#: Short names of the constructors' arguments, as the published numbers' files write them.
-SHORT_NAMES = {"P": "num_points", "V": "num_views", "F": "view_dim", "nc": "num_classes", "hid": "hidden_dim"}
 
 
 def eca_kernel(channels: int) -> int:
@@ -123,12 +120,10 @@ class FlatReducer(nn.Module):
 # ------------------------------------------------------------------------------------------ what both models share
 
 
-class PointTrackModel(nn.Module):
+class PointTrackModel(ClassifierHead):
     """The front end of both models, and what a classifier offers. The front end sees one frame at a time, so that
     windows that overlap can share its work (:class:`dust.streaming.tracks.TrackStream`)."""
 
-    num_features: int
-    head: nn.Module
     pool: str
 
     def __init__(
@@ -221,20 +216,6 @@ class PointTrackModel(nn.Module):
         """Pooled features (..., num_features) -> logits (..., K); with ``pre_logits`` as they are."""
         return x if pre_logits else self.head(self.head_drop(x))
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another number of classes; 0 takes it away."""
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.head = nn.Identity()
-            return
-        like = next(self.parameters())
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        init_linear(head)
-        self.head = head
-
     def adapt_state_dict(
         self, state: dict[str, Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, Tensor]:
@@ -265,26 +246,6 @@ def hide(tracks: Tensor, seen: Tensor) -> Tensor:
         return torch.where(seen.unsqueeze(-1), tracks, 0.0)
     # the same, an x and y at a time, which takes an eighth of the time
     return torch.view_as_real(torch.where(seen, torch.view_as_complex(tracks.contiguous()), 0.0))
-
-
-def long_names(model: str, arguments: dict[str, Any], short: dict[str, Any]) -> dict[str, Any]:
-    """``arguments`` with the values that ``short`` gives under the names of SHORT_NAMES."""
-    unknown = [key for key in short if SHORT_NAMES.get(key) not in arguments]
-    if unknown:
-        raise TypeError(f"{model} got arguments that it does not know: {', '.join(unknown)}")
-    return arguments | {SHORT_NAMES[key]: value for key, value in short.items()}
-
-
-def check_arguments(model: str, sizes: dict[str, int], drop_rate: float, choices: dict[str, tuple[str, Any]]) -> None:
-    """One ConfigError that names every argument that cannot be."""
-    problems = [f"{name} is {size}, it must be above 0" for name, size in sizes.items() if size <= 0]
-    if not 0 <= drop_rate < 1:
-        problems.append(f"drop_rate is {drop_rate}, it must be in [0, 1)")
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            problems.append(f"{name} is {value!r}, it must be one of {', '.join(allowed)}")
-    if problems:
-        raise ConfigError(f"{model}: " + "; ".join(problems))
 
 
 def sincos(length: int, dim: int, like: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.track_front_end import ECA, PointTrackModel, check_arguments, keep_scale, long_names, sincos
-from dust.utils.errors import ConfigError, DustError
+from dust.models.layers.checks import check_arguments
+from dust.models.track_front_end import ECA, PointTrackModel, keep_scale, sincos
+from dust.utils.errors import DustError
 
 __all__ = ["ECA", "PointTrackLSTM", "PointTrackTransformer"]
 
@@ -54,10 +55,11 @@ class PointTrackTransformer(PointTrackModel):
         drop_rate: dropout in the reducer, the transformer and before the head, in [0, 1).
         compat: exactly the published model: cnn, concat, last; coordinates in pixels, ECA's kernel for 8 cameras, no
             masks, sines and cosines over the cameras, no time, post-norm.
-        short: P, V, F, nc for num_points, num_views, view_dim, num_classes.
 
     Raises ConfigError that names every argument that cannot be.
     """
+
+    layer_stem = r"^(?:eca|reducer|view_embed|fuse)\b"
 
     def __init__(
         self,
@@ -76,20 +78,21 @@ class PointTrackTransformer(PointTrackModel):
         use_eca: bool = True,
         drop_rate: float = 0.1,
         compat: bool = False,
-        **short: int,
     ) -> None:
-        named = {"num_views": num_views, "num_points": num_points, "view_dim": view_dim, "num_classes": num_classes}
-        sizes = long_names("PointTrackTransformer", named, short)
         if compat:
             reducer, fusion, pool, use_eca = "cnn", "concat", "last", True
-            embed_dim = sizes["num_views"] * sizes["view_dim"]
+            embed_dim = num_views * view_dim
         mlp_dim = mlp_dim or (2048 if compat else 2 * embed_dim)
-        checked = {key: value for key, value in sizes.items() if key != "num_classes"}
-        checked |= {"embed_dim": embed_dim, "heads": heads, "layers": layers, "mlp_dim": mlp_dim}
-        choices = {"reducer": (reducer, ("set", "cnn")), "fusion": (fusion, FUSIONS), "pool": (pool, POOLS)}
-        check_arguments("PointTrackTransformer", checked, drop_rate, choices)
-        if embed_dim % heads:
-            raise ConfigError(f"PointTrackTransformer: the width {embed_dim} is not a multiple of heads {heads}")
+        sizes = {"num_views": num_views, "num_points": num_points, "view_dim": view_dim}
+        check_arguments(
+            "PointTrackTransformer",
+            above_zero={**sizes, "layers": layers, "mlp_dim": mlp_dim},
+            from_zero={"num_classes": num_classes},
+            rates={"drop_rate": drop_rate},
+            choices={"reducer": (reducer, ("set", "cnn")), "fusion": (fusion, FUSIONS), "pool": (pool, POOLS)},
+            multiples=[("embed_dim", embed_dim, "heads", heads)],
+        )
+        sizes["num_classes"] = num_classes
         super().__init__(reducer=reducer, use_eca=use_eca, drop_rate=drop_rate, compat=compat, **sizes)
         self.embed_dim = self.num_features = embed_dim
         self.fusion = fusion
@@ -202,10 +205,6 @@ class PointTrackTransformer(PointTrackModel):
     def no_weight_decay(self) -> set[str]:
         return set() if self.compat else {"view_embed"}
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers: the front end 0, block i is i + 1, the rest comes last."""
-        return {"stem": r"^(?:eca|reducer|view_embed|fuse)\b", "blocks": [(r"^blocks\.(\d+)", None)]}
-
 
 # ------------------------------------------------------------------------------------------------------------ LSTM
 
@@ -229,10 +228,12 @@ class PointTrackLSTM(PointTrackModel):
         detach_every: in training, frames after which the state is carried on without its gradient; 0: never. A clip
             then learns as its consecutive windows of so many frames would, one after the other, and begins from zeros.
         compat: exactly the published flat model: coordinates in pixels, ECA's kernel for 8 cameras, no masks.
-        short: P, V, F, nc, hid for num_points, num_views, view_dim, num_classes, hidden_dim.
 
     Raises ConfigError that names every argument that cannot be.
     """
+
+    layer_stem = r"^(?:eca|reducer)\b"
+    layer_blocks = r"^lstm\.\w+_l(\d+)"
 
     def __init__(
         self,
@@ -250,19 +251,18 @@ class PointTrackLSTM(PointTrackModel):
         per_frame: bool = False,
         detach_every: int = 0,
         compat: bool = False,
-        **short: int,
     ) -> None:
-        named = {"num_views": num_views, "num_points": num_points, "view_dim": view_dim, "num_classes": num_classes}
-        sizes = long_names("PointTrackLSTM", {**named, "hidden_dim": hidden_dim}, short)
-        hidden_dim = sizes.pop("hidden_dim")
         if compat:
             reducer, pool, use_eca = "flat", "last", True
-        checked = {key: value for key, value in sizes.items() if key != "num_classes"}
-        checked |= {"hidden_dim": hidden_dim, "layers": layers}
-        choices = {"reducer": (reducer, ("set", "cnn", "flat")), "pool": (pool, POOLS)}
-        check_arguments("PointTrackLSTM", checked, drop_rate, choices)
-        if detach_every < 0:
-            raise ConfigError(f"PointTrackLSTM: detach_every is {detach_every}, it must be 0 or more")
+        sizes = {"num_views": num_views, "num_points": num_points, "view_dim": view_dim}
+        check_arguments(
+            "PointTrackLSTM",
+            above_zero={**sizes, "hidden_dim": hidden_dim, "layers": layers},
+            from_zero={"num_classes": num_classes, "detach_every": detach_every},
+            rates={"drop_rate": drop_rate},
+            choices={"reducer": (reducer, ("set", "cnn", "flat")), "pool": (pool, POOLS)},
+        )
+        sizes["num_classes"] = num_classes
         super().__init__(reducer=reducer, use_eca=use_eca, drop_rate=drop_rate, compat=compat, **sizes)
         self.hidden_dim = self.num_features = hidden_dim
         self.layers = layers
@@ -358,7 +358,3 @@ class PointTrackLSTM(PointTrackModel):
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.startswith("lstm.bias")}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers: the front end 0, layer i of the LSTM is i + 1, the head comes last."""
-        return {"stem": r"^(?:eca|reducer)\b", "blocks": [(r"^lstm\.\w+_l(\d+)", None)]}

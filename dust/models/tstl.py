@@ -19,7 +19,8 @@ from dust.config.expand import grouping_of
 from dust.models.build import MODEL_REGISTRY
 from dust.models.cast import CAST
 from dust.models.cast_weights import is_trained
-from dust.utils.errors import ConfigError, DustError
+from dust.models.layers.checks import check_arguments
+from dust.utils.errors import DustError
 from dust.utils.tstl_grouping import find_grouping_problems
 
 VOTES = ("maxlogit", "selector_weighted", "majority")
@@ -64,14 +65,10 @@ class TSTL(nn.Module):
         problems = find_grouping_problems(groups, num_classes=self.num_classes)
         if not 1 <= top_k <= len(groups):
             problems.append(f"top_k is {top_k}, it must be from 1 to {len(groups)}, the number of groups")
-        if vote not in VOTES:
-            problems.append(f"vote is {vote!r}, it must be one of {', '.join(VOTES)}")
-        if expert_classes not in ("group", "all"):
-            problems.append(f"expert_classes is {expert_classes!r}, it must be group or all")
         if cast.get("composition"):
             problems.append("composition is True, and TSTL routes one set of classes")
-        if problems:
-            raise ConfigError("TSTL: " + "; ".join(problems))
+        choices = {"vote": (vote, VOTES), "expert_classes": (expert_classes, ("group", "all"))}
+        check_arguments("TSTL", above_zero={}, choices=choices, more=problems)
         self.expert_classes, self.top_k, self.vote, self.mask_outside = expert_classes, top_k, vote, mask_outside
         self.init_from = dict(init_from or {})
         self.selector = CAST(num_classes=len(groups), **cast)

@@ -13,8 +13,7 @@ import torch.nn as nn
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.window_attention import Size
-from dust.models.swin_base import Swin, problems_of
-from dust.utils.errors import ConfigError
+from dust.models.swin_base import Swin, check_swin
 
 
 def _triple(name: str, sizes: Sequence[int], problems: list[str]) -> Size:
@@ -75,14 +74,14 @@ class VideoSwin(Swin):
         common |= {"depths": tuple(depths), "num_heads": tuple(num_heads)}
         rates = {"drop_rate": drop_rate, "attn_drop_rate": attn_drop_rate}
         rates |= {"drop_path_rate": drop_path_rate, "head_drop_rate": head_drop_rate}
-        problems = problems_of({"in_chans": in_chans}, rates, **common)
+        problems: list[str] = []
         patch, window = (
             _triple(name, sizes, problems) for name, sizes in (("patch_size", patch_size), ("window_size", window_size))
         )
         if not -1 <= frozen_stages <= len(depths):
             problems.append(f"frozen_stages is {frozen_stages}, it must be -1 (none) to {len(depths)} (all)")
-        if problems:
-            raise ConfigError("VideoSwin: " + "; ".join(problems))
+        own: dict[str, Any] = {"counts": {"in_chans": in_chans}, "rates": rates, "choices": {}, "more": problems}
+        check_swin("VideoSwin", **own, **common)
         super().__init__(
             **common,
             in_chans=in_chans,

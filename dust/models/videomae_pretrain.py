@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from einops import rearrange
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
+from dust.models.layers.head import Checkpointed, run_block
 from dust.models.videomae_vit import (
     SinusoidPositions,
     State,
     TubeletEmbed,
     VideoMAEBlock,
-    drop_path_rates,
-    run_block,
     to_official_names,
 )
 from dust.utils.errors import DustError
@@ -43,10 +44,8 @@ def tube_mask(
 
 def tubelet_pixels(video: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
     """(B, C, T, H, W) -> (B, N, tubelet * patch * patch, C): the pixels of each token, time first, column last."""
-    B, C, T, H, W = video.shape
-    t, p = tubelet_size, patch_size
-    x = video.reshape(B, C, T // t, t, H // p, p, W // p, p)
-    return x.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(B, -1, t * p * p, C)
+    sides = {"dt": tubelet_size, "dh": patch_size, "dw": patch_size}
+    return rearrange(video, "b c (t dt) (h dh) (w dw) -> b (t h w) (dt dh dw) c", **sides)
 
 
 class Encoder(nn.Module):
@@ -66,7 +65,7 @@ class Decoder(nn.Module):
 
 
 @MODEL_REGISTRY.register()
-class VideoMAEPretrain(nn.Module):
+class VideoMAEPretrain(Checkpointed):
     """Video (B, C, T, H, W) -> the prediction of its masked tubelets, what it should have been, and the loss.
 
     Decoders as published: width 192, 384, 512, 640 and heads 3, 6, 8, 10 for ViT-S, B, L, H; depth 4 for S and B, else
@@ -120,7 +119,6 @@ class VideoMAEPretrain(nn.Module):
         check_arguments(
             "VideoMAEPretrain",
             above_zero={"in_chans": in_chans, "mlp_ratio": mlp_ratio, "mask_ratio": mask_ratio, **depths},
-            from_zero={},
             rates={"mask_ratio": mask_ratio, "drop_path_rate": drop_path_rate},
             multiples=[
                 *clip_multiples(height, width, patch_size, num_frames, tubelet_size),
@@ -290,11 +288,6 @@ class VideoMAEPretrain(nn.Module):
             std, mean = torch.std_mean(pixels, dim=2, keepdim=True)
             pixels = (pixels - mean) / (std + 1e-6)
         return pixels.flatten(2)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.act_checkpoint = enable
-        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
-            import torch._dynamo  # noqa: F401
 
     def no_weight_decay(self) -> set[str]:
         biases = {name for name, _ in self.named_parameters() if name.endswith(("q_bias", "v_bias"))}

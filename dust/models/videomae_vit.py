@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
+from dust.models.layers.common import drop_path_rates
+from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 
 logger = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
@@ -34,18 +35,6 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, dr
     """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (M, heads, L, head_dim)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2).flatten(2)
-
-
-def run_block(block: nn.Module, act_checkpoint: bool, *tensors: torch.Tensor) -> Any:
-    """``block(*tensors)``; with ``act_checkpoint`` computed again in the backward pass instead of kept."""
-    if act_checkpoint and torch.is_grad_enabled():
-        return checkpoint(block, *tensors, use_reentrant=False)
-    return block(*tensors)
-
-
-def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Stochastic depth per block, rising in a line from 0 to ``last``."""
-    return [last * i / max(1, depth - 1) for i in range(depth)]
 
 
 def sinusoid_table(length: int, dim: int) -> torch.Tensor:
@@ -148,7 +137,7 @@ class VideoMAEBlock(nn.Module):
 
 
 @MODEL_REGISTRY.register()
-class VideoMAE(nn.Module):
+class VideoMAE(ClassifierHead, Checkpointed):
     """Video (B, C, T, H, W) -> logits (B, num_classes), raw in training and in evaluation.
 
     ViT-S, B, L and H are embed_dim 384, 768, 1024, 1280; depth 12, 12, 24, 32; num_heads 6, 12, 16, 16.
@@ -171,6 +160,8 @@ class VideoMAE(nn.Module):
 
     Raises ConfigError that names every argument that cannot be.
     """
+
+    layer_stem = r"^patch_embed"
 
     def __init__(
         self,
@@ -288,31 +279,11 @@ class VideoMAE(nn.Module):
 
     # ---------------------------------------------------------------------------------- what a classifier offers
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh head for another number of classes; 0 takes it away."""
-        self.num_classes = num_classes
-        like = self.patch_embed.proj.weight
-        self.head: nn.Module = nn.Identity()
-        if num_classes:
-            self.head = scaled_head(self.embed_dim, num_classes, self.init_std, self.init_scale).to(like)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.act_checkpoint = enable
-        if enable:  # torch.utils.checkpoint imports this (150 MiB) when first called: here, not in the first step
-            import torch._dynamo  # noqa: F401
-
     def no_weight_decay(self) -> set[str]:
         """The biases and scales whose names do not say that they are some."""
         return {
             name for name, _ in self.named_parameters() if name.endswith(("q_bias", "v_bias", "gamma_1", "gamma_2"))
         }
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers for layer decay: embeddings 0, block i is i + 1, the rest comes last."""
-        return {"stem": r"^patch_embed", "blocks": [(r"^blocks\.(\d+)", None)]}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """The published classifiers' and pre-trainings' tensors, in the authors' or Hugging Face's layout, under this
@@ -326,15 +297,6 @@ class VideoMAE(nn.Module):
         if dropped:
             notes.append(f"{len(dropped)} tensors of the pre-training are not used: decoder, mask token, last norm")
         return {key: tensor for key, tensor in state.items() if key not in dropped}
-
-
-def scaled_head(in_features: int, num_classes: int, init_std: float, init_scale: float) -> nn.Linear:
-    """A fresh classifier, its first weights times ``init_scale``."""
-    head = nn.Linear(in_features, num_classes)
-    init_linear(head, init_std)
-    with torch.no_grad():
-        head.weight.mul_(init_scale)
-    return head
 
 
 # -------------------------------------------------------------------------------------------- other files' weights

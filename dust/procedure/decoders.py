@@ -394,7 +394,7 @@ def decode_dual_published(
     """What STORM-PSR's program does: (steps of the object stream, of the temporal stream, merged).
 
     The weight counts only in frame 0. From then on both decoders work on one vector of evidence, each with a state of
-    its own. For comparison with published numbers; use :func:`decode_dual`.
+    its own. For comparison with published numbers; use :class:`DualStreamDecoder`.
     """
     objects = EvidenceDecoder(states, procedure, cum_threshold=cum_threshold, decay=decay)
     temporal = TemporalDecoder(procedure, window=window, cum_threshold=cum_threshold, decay=decay)

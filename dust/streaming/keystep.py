@@ -8,24 +8,24 @@ through the temporal encoder again in every window, since positions are counted 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
-from dust.engine.run_dir import RunDir
-from dust.engine.setup import build_for, device_of, device_transform_of
-from dust.engine.test import checkpoint_to_test
+from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.setup import build_device, build_device_transform, build_for
 from dust.engine.weights import load_trained
-from dust.models.keystep_windows import temporal_part
+from dust.models.keystep_windows import window_logits
+from dust.models.protocol import EncodesFrames
 from dust.procedure.decoders import Detections
 from dust.procedure.metrics import Step
 from dust.procedure.step_decoder import StepDecoder, Update
 from dust.procedure.table import state_vectors
 from dust.procedure.windows import check_phases, window_padding, window_span
-from dust.tasks.keystep import step_decoder
+from dust.tasks.keystep import build_step_decoder
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import DataError
 
@@ -48,7 +48,7 @@ class StepStream:
         model: a KeyStepVideo, or a TemporalEncoder for embeddings; it is put into evaluation mode.
         decoder: makes steps of probabilities (and of object states, if its mode uses them).
         start: ``() -> update``, a decoder at a recording's beginning: ``lambda: decoder.start(procedure, states)``.
-        frames, skip, phases: see :func:`dust.models.keystep_windows.window_probabilities`.
+        frames, skip, phases: see :func:`dust.models.keystep_windows.recording_windows`.
         transform: makes of a pushed frame what the model takes; None: it is that already.
         cache: False encodes all frames of every window anew, for comparison.
 
@@ -72,8 +72,7 @@ class StepStream:
         self.model, self.decoder, self._start = model.eval(), decoder, start
         self.frames, self.skip, self.phases = frames, skip, phases
         self.transform, self.cache = transform, cache
-        self.encoder = temporal_part(model)
-        self.device = next(self.encoder.parameters()).device
+        self.device = next(model.parameters()).device
         self.span = window_span(frames, skip)
         self._behind = (skip + 1) * torch.arange(frames - 1, -1, -1)  # of each frame of a window, from its last
         self.reset()
@@ -110,11 +109,11 @@ class StepStream:
         """The window that ends in the newest frame."""
         assert self._ring is not None
         now = self.count - 1
-        places = (now - self._behind).clamp(min=0) % self.span
-        window = self._ring[places.to(self.device)]
+        rows = (now - self._behind).clamp(min=0) % self.span
+        window = self._ring[rows.to(self.device)]
         if not self.cache:
             window = self._embed(window)
-        probabilities = torch.sigmoid(self.encoder(window[None]).float())[0].cpu()
+        probabilities = torch.sigmoid(window_logits(self.model, window[None]).float())[0].cpu()
         phase = self._windows % self.decoder.phases
         self._windows += 1
         values = probabilities.numpy()
@@ -123,14 +122,13 @@ class StepStream:
 
     def _embed(self, frames: Tensor) -> Tensor:
         """(T, C, H, W) pictures -> (T, D); embeddings pass."""
-        embed: Any = getattr(self.model, "embed", None)
-        if embed is None:
+        if not isinstance(self.model, EncodesFrames):
             return frames
         self.encoded += len(frames)
-        return embed(frames[:, :, None])
+        return self.model.embed(frames[:, :, None])
 
 
-def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
+def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) -> StepStream:
     """The stream that a configuration's TEST would run, with the checkpoint that it would test.
 
     ``stream.push(picture)`` takes a KeyStepVideo's pictures as uint8 RGB (C, H, W) of any size, a TemporalEncoder's
@@ -146,11 +144,11 @@ def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
     data = procedures_of(cfg, "test", labels=False, frames=False)
     what = data.procedure(procedure or next(iter(data.start_states)))
     states = state_vectors(data.state_names) if data.state_names else {}
-    device = device_of(cfg)
-    path = checkpoint_to_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    device = build_device(cfg)
+    path = build_checkpoint_to_test(cfg).path()
     model = build_for(cfg, device)
-    load_trained(cfg, model, path, load_checkpoint(path))
-    decoder = step_decoder(cfg)
+    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+    decoder = build_step_decoder(cfg)
     return StepStream(
         model,
         decoder,
@@ -158,18 +156,22 @@ def open_stream(cfg, procedure: str = "", *, cache: bool = True) -> StepStream:
         frames=cfg.KEYSTEP.FRAMES,
         skip=cfg.KEYSTEP.SKIP_FACTOR,
         phases=cfg.KEYSTEP.INFER.PHASES,
-        transform=picture_transform(cfg) if hasattr(model, "embed") else None,
+        transform=build_picture_transform(cfg) if isinstance(model, EncodesFrames) else None,
         cache=cache,
     )
 
 
-def picture_transform(cfg) -> Callable[[Tensor], Tensor]:
+#: The name by which users know it (docs/KEYSTEP.md).
+open_stream = build_step_stream
+
+
+def build_picture_transform(cfg: CfgNode) -> Callable[[Tensor], Tensor]:
     """uint8 (C, H, W) -> normalised float32 (C, size, size) with the side that the model was trained for.
 
     A picture of another size is scaled here, with antialiasing; the datasets let the decoder scale, which is not the
     same to the last bit. For the same bits push frames as :class:`dust.datasets.keystep.frames.FrameReader` reads them.
     """
-    return functools.partial(_prepare, device_transform_of(cfg), cfg.DATA.TRAIN_CROP_SIZE)
+    return functools.partial(_prepare, build_device_transform(cfg), cfg.DATA.TRAIN_CROP_SIZE)
 
 
 def _prepare(transform: DeviceTransform, size: int, picture: Tensor) -> Tensor:

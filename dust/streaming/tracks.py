@@ -4,7 +4,6 @@ Windows overlap (of 50 frames every 5), but the front end sees one frame at a ti
 window costs the front end of its new frames only. The logits are those of the whole windows.
 """
 
-import csv
 import json
 import logging
 import re
@@ -17,17 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.datasets.sample import BadClip
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
+from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import build_for, device_of
-from dust.engine.test import checkpoint_to_test
+from dust.engine.setup import build_device, build_for
 from dust.engine.weights import load_trained
 from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError, DustError
+from dust.utils.files import write_csv, write_text
 from dust.utils.logging import progress
 from dust.utils.metrics import f1_scores
 from dust.visualization.timeline import timeline_figure
@@ -189,10 +190,10 @@ class TrackStream:
 logger = logging.getLogger(__name__)
 
 
-def stream_tracks(
-    cfg, run: RunDir, *, split: str = "test", stride: int = 5, how: str = "vote", stateful: bool = False
+def run_stage(
+    cfg: CfgNode, run: RunDir, *, split: str = "test", stride: int = 5, how: str = "vote", stateful: bool = False
 ) -> dict[str, Any]:
-    """Streams every recording of a split in windows of TRACKS.WINDOW frames.
+    """Stream every recording of a split in windows of TRACKS.WINDOW frames.
 
     Writes ``OUTPUT_DIR/stream_<split>/``: for each recording a csv (frame, prediction, probability, label) and a
     picture, and ``stream.json``.
@@ -209,13 +210,13 @@ def stream_tracks(
     Raises:
         ConfigError: the model is not one of point tracks.
     """
-    device = device_of(cfg)
-    path = checkpoint_to_test(cfg, run)
+    device = build_device(cfg)
+    path = build_checkpoint_to_test(cfg).path()
     saved = load_checkpoint(path)
     model = build_for(cfg, device)
     if not isinstance(model, PointTrackModel):
         raise ConfigError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME}: PointTrackTransformer and PointTrackLSTM stream")
-    load_trained(cfg, model, path, saved)
+    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
     recordings = TrackRecordings(PointTracks.from_config(cfg, split, saved.get("class_names"), views="test"))
     window = cfg.TRACKS.WINDOW
     stream = TrackStream(model, window=window, stride=window if stateful else stride, stateful=stateful)
@@ -244,7 +245,7 @@ def stream_tracks(
         "stride": stream.stride,
         "checkpoint_sha256": file_sha256(path),
     }
-    (folder / "stream.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "stream.json", json.dumps(report, indent=2) + "\n")
     logger.info("%d recordings; timelines: %s", len(everything), folder)
     return report
 
@@ -265,11 +266,13 @@ def _stream_one(
     def close() -> None:
         stream.finish()
         done = stream.timeline(how)
-        decisions.extend(FrameDecision(one.frame + played, one.label, one.probability) for one in done)
+        decisions.extend(
+            FrameDecision(decision.frame + played, decision.label, decision.probability) for decision in done
+        )
         windows = stream.windows()
         counts["windows"] += len(windows)
         counts["front_end_frames"] += stream.front_end_frames
-        counts["front_end_frames_without_cache"] += sum(one.stop - one.start for one in windows)
+        counts["front_end_frames_without_cache"] += sum(window.stop - window.start for window in windows)
 
     for part in recordings.parts(number):
         if isinstance(part, BadClip):
@@ -295,8 +298,8 @@ def _stream_one(
 def _by_frame(decisions: Sequence[FrameDecision], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers (length,), -1 where no window was, and their probabilities."""
     predicted, probability = np.full(length, -1), np.zeros(length)
-    for one in decisions:
-        predicted[one.frame], probability[one.frame] = one.label, one.probability
+    for decision in decisions:
+        predicted[decision.frame], probability[decision.frame] = decision.label, decision.probability
     return predicted, probability
 
 
@@ -317,9 +320,8 @@ def _file_names(names: Sequence[str]) -> list[str]:
 def _write_csv(
     path: Path, predicted: np.ndarray, probability: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", "prediction", "probability", "label"])
-        for frame, (guess, sure, label) in enumerate(zip(predicted, probability, labels, strict=True)):
-            words = [names[number] if number >= 0 else "" for number in (guess, label)]
-            writer.writerow([frame, words[0], f"{sure:.4f}", words[1]])
+    rows = []
+    for frame, (guess, sure, label) in enumerate(zip(predicted, probability, labels, strict=True)):
+        words = [names[number] if number >= 0 else "" for number in (guess, label)]
+        rows.append([frame, words[0], f"{sure:.4f}", words[1]])
+    write_csv(path, ["frame", "prediction", "probability", "label"], rows, line_end="\r\n")

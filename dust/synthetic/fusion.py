@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.datasets.manifest.table import write_csv
 from dust.synthetic.motion import SPEED, claim_folder, finish_folder, moving_texture, write_video
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 from dust.utils.rng import numpy_rng
 
 SAMPLES = 320  # of train; val and test have a quarter of that each

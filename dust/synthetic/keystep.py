@@ -25,10 +25,10 @@ from dust.datasets.keystep.files import (
     steps_of_states,
     write_own,
 )
-from dust.datasets.manifest.table import write_csv
 from dust.procedure.table import State
 from dust.synthetic.motion import claim_folder, finish_folder, write_video
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 from dust.utils.rng import numpy_rng
 
 FPS = 10

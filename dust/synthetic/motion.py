@@ -18,8 +18,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from dust.datasets.manifest.table import read_text, write_csv, write_text
 from dust.utils.errors import DataError
+from dust.utils.files import read_text, write_csv, write_text
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)

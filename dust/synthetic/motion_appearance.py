@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from dust.datasets.manifest.manifest import CLASS_LIST, write_class_list
-from dust.datasets.manifest.table import write_csv
 from dust.synthetic.motion import SHARES, claim_folder, directions, finish_folder, moving_texture, write_video
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 from dust.utils.rng import numpy_rng
 from dust.utils.tstl_grouping import Grouping, write_grouping
 

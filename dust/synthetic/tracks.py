@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.datasets.manifest.table import write_csv, write_text
 from dust.synthetic.motion import SHARES, claim_folder, finish_folder
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv, write_text
 from dust.utils.rng import numpy_rng
 
 MOTIONS = (

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from dust.utils.registry import Registry
+from dust.config import CfgNode
+from dust.utils.registry import Registry, build
 
 if TYPE_CHECKING:
     from dust.tasks.task import DataInfo, Task
@@ -12,7 +13,7 @@ TASK_REGISTRY = Registry(
 )
 
 
-def build_task(cfg, facts: "DataInfo") -> "Task":
-    """The task that ``cfg.TASK`` names, for data of these facts."""
+def build_task(cfg: CfgNode, info: "DataInfo") -> "Task":
+    """The task that ``cfg.TASK`` names, for data that ``info`` describes."""
     cls = TASK_REGISTRY.get(cfg.TASK)
-    return cls(**cls.from_config(cfg, facts))  # type: ignore[attr-defined]
+    return build(cls, cfg, info)

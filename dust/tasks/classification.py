@@ -1,7 +1,6 @@
 """Classification of clips: one label each, or several (multi-label)."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss, balanced_class_weights
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.metrics import (
     classification_metrics,
     ensemble_views,
@@ -61,14 +62,14 @@ class Classification(Task):
         self.best_metric = "map" if multi_label else "top1_acc"
 
     @classmethod
-    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         multi_label = cfg.DATA.MULTI_LABEL
         loss = cfg.MODEL.LOSS_FUNC
         if multi_label and loss == "cross_entropy":
             loss = "bce_logit"
         weights: Sequence[float]
         if cfg.MODEL.CLASS_WEIGHTS == "balanced":
-            weights = balanced_class_weights(facts.class_counts) if facts.class_counts else ()
+            weights = balanced_class_weights(info.class_counts) if info.class_counts else ()
         else:
             weights = list(cfg.MODEL.CLASS_WEIGHTS)
         if weights and len(weights) != cfg.MODEL.NUM_CLASSES:
@@ -76,7 +77,7 @@ class Classification(Task):
                 f"MODEL.CLASS_WEIGHTS has {len(weights)} values for MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}"
             )
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "loss": loss,
             "class_weights": weights,
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
@@ -130,26 +131,24 @@ class ClassificationEvaluation(Evaluation):
     """One score per video from all its views, then accuracy, per-class figures and a table of predictions."""
 
     def __init__(self, *, class_names: Sequence[str], multi_label: bool, method: str, space: str) -> None:
+        super().__init__()
         self.class_names = list(class_names)
         self.multi_label = multi_label
         self.method = method
         self.space = space
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         named = _by_name(record["outputs"])
         scores, probabilities = self.ensemble(named.pop(MAIN).float())
         label = record["label"]
-        self._records.append(
-            {
-                "id": record["id"],
-                "path": record["path"],
-                "label": label.tolist() if isinstance(label, Tensor) else label,
-                "scores": scores.numpy(),
-                "probabilities": probabilities.numpy(),
-                "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
-            }
-        )
+        return {
+            "id": record["id"],
+            "path": record["path"],
+            "label": label.tolist() if isinstance(label, Tensor) else label,
+            "scores": scores.numpy(),
+            "probabilities": probabilities.numpy(),
+            "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
+        }
 
     def ensemble(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(V, K) logits of one video -> (K,) scores that rank the classes, and (K,) probabilities.
@@ -163,12 +162,6 @@ class ClassificationEvaluation(Evaluation):
         if self.space == "probs":
             return scores, mean / mean.sum() if not self.multi_label else mean
         return scores, to_probabilities(mean)
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
 
     def metrics(self) -> dict[str, float]:
         labelled = self._labelled()
@@ -223,19 +216,19 @@ class ClassificationEvaluation(Evaluation):
         return ",".join(self.class_names[index] for index in indices)
 
     def _write_predictions(self, path: Path) -> Path:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "path", "label", "prediction", *(f"prob_{name}" for name in self.class_names)])
-            for record in self._records:
-                label, probabilities = record["label"], record["probabilities"]
-                if self.multi_label:
-                    truth = "" if label is None else self._names(np.flatnonzero(label).tolist())
-                    prediction = self._names(np.flatnonzero(probabilities >= 0.5).tolist())
-                else:
-                    truth = "" if label is None else self._names([label])
-                    prediction = self._names([int(record["scores"].argmax())])
-                row = [f"{value:.6g}" for value in probabilities]
-                writer.writerow([record["id"], record["path"], truth, prediction, *row])
+        rows = []
+        for record in self._records:
+            label, probabilities = record["label"], record["probabilities"]
+            if self.multi_label:
+                truth = "" if label is None else self._names(np.flatnonzero(label).tolist())
+                prediction = self._names(np.flatnonzero(probabilities >= 0.5).tolist())
+            else:
+                truth = "" if label is None else self._names([label])
+                prediction = self._names([int(record["scores"].argmax())])
+            shown = [f"{value:.6g}" for value in probabilities]
+            rows.append([record["id"], record["path"], truth, prediction, *shown])
+        header = ["id", "path", "label", "prediction", *(f"prob_{name}" for name in self.class_names)]
+        write_csv(path, header, rows, line_end="\r\n")
         return path
 
     def _write_per_class(self, path: Path) -> Path:
@@ -247,10 +240,16 @@ class ClassificationEvaluation(Evaluation):
         else:
             predicted = np.array([int(record["scores"].argmax()) for record in labelled])
         report = per_class_report(predicted, labels, len(self.class_names))
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["class", *report])
-            for index, name in enumerate(self.class_names):
-                values = [report[key][index] for key in report]
-                writer.writerow([name, *(f"{value:.4f}" for value in values[:-1]), int(values[-1])])
+        write_per_class(path, "class", self.class_names, report)
         return path
+
+
+def write_per_class(path: Path, what: str, names: Sequence[str], report: Mapping[str, np.ndarray]) -> None:
+    """Write the csv of :func:`~dust.utils.metrics.per_class_report`: a row for each of ``names``, with ``what`` as the
+    first column."""
+    columns = list(report.values())
+    rows = (
+        [name, *(f"{column[index]:.4f}" for column in columns[:-1]), int(columns[-1][index])]
+        for index, name in enumerate(names)
+    )
+    write_csv(path, [what, *report], rows, line_end="\r\n")

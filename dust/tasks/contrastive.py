@@ -1,6 +1,5 @@
 """Contrastive training of a frame encoder: frames of one state close together, all others apart."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.contrastive_losses import BACKGROUND, ContrastiveLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.retrieval import retrieval_metrics
 
 EMBEDDING, PROJECTION, LOGITS = "embedding", "projection", "logits"
@@ -45,10 +46,10 @@ class Contrastive(Task):
         self.loss = ContrastiveLoss(loss, temperature=temperature, margin=margin, exclude_bg=exclude_bg)
 
     @classmethod
-    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         node = cfg.KEYSTEP.CONTRAST
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "loss": node.LOSS,
             "temperature": node.TEMPERATURE,
             "margin": node.MARGIN,
@@ -66,8 +67,8 @@ class Contrastive(Task):
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
         """``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class."""
         rows, labels = _entry(outputs, EMBEDDING).detach().float().cpu().numpy(), batch["label"].cpu().numpy()
-        found = retrieval_metrics(rows, labels, ignore=BACKGROUND)
-        return {"nn_err": 100.0 - found["precision_at_1"]} if found["queries"] else {}
+        metrics = retrieval_metrics(rows, labels, ignore=BACKGROUND)
+        return {"nn_err": 100.0 - metrics["precision_at_1"]} if metrics["queries"] else {}
 
     def evaluation(self, split: str) -> "ContrastiveEvaluation":
         return ContrastiveEvaluation(self.class_names)
@@ -75,9 +76,9 @@ class Contrastive(Task):
 
 def _entry(outputs: Outputs, name: str) -> Tensor:
     if not isinstance(outputs, dict) or name not in outputs:
-        found = ", ".join(outputs) if isinstance(outputs, dict) else "one tensor"
+        given = ", ".join(outputs) if isinstance(outputs, dict) else "one tensor"
         raise ConfigError(
-            f"the task Contrastive needs the model's output {name!r}, and this model gives {found}: choose another "
+            f"the task Contrastive needs the model's output {name!r}, and this model gives {given}: choose another "
             "MODEL.MODEL_NAME, or for 'logits' another KEYSTEP.CONTRAST.LOSS than ce"
         )
     return outputs[name]
@@ -86,17 +87,17 @@ def _entry(outputs: Outputs, name: str) -> Tensor:
 def _images(ids: Sequence[str]) -> Tensor:
     """(B,) a number for each picture; views of one have one id."""
     numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(one, len(numbers)) for one in ids])
+    return torch.tensor([numbers.setdefault(sample_id, len(numbers)) for sample_id in ids])
 
 
 class ContrastiveEvaluation(Evaluation):
     """Retrieval among the frames of all recordings; records are recordings with labels (V,)."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__()
         self.class_names = list(class_names)
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         outputs = record["outputs"]
         kept = {
             "id": record["id"],
@@ -105,13 +106,7 @@ class ContrastiveEvaluation(Evaluation):
         }
         if LOGITS in outputs:
             kept["predicted"] = outputs[LOGITS].argmax(dim=1).numpy()
-        self._records.append(kept)
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+        return kept
 
     def metrics(self) -> dict[str, float]:
         """``precision_at_1`` and ``map_at_r`` of the frames that show a state, among all frames, background too; the
@@ -137,14 +132,13 @@ class ContrastiveEvaluation(Evaluation):
             raise DataError("no recording was evaluated, so there is nothing to write")
         embeddings, labels, _ = self._stacked()
         path = folder / "retrieval.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["state", "frames", "precision_at_1", "map_at_r"])
-            for label in sorted(set(labels.tolist()) - {BACKGROUND}):
-                one = np.where(labels == label, labels, BACKGROUND)  # all others are only there to be found
-                found = retrieval_metrics(embeddings, one, ignore=BACKGROUND)
-                values = [f"{found[name]:.2f}" for name in ("precision_at_1", "map_at_r")]
-                writer.writerow([self.class_names[label], int((labels == label).sum()), *values])
+        rows = []
+        for label in sorted(set(labels.tolist()) - {BACKGROUND}):
+            one = np.where(labels == label, labels, BACKGROUND)  # all others are only there to be found
+            found = retrieval_metrics(embeddings, one, ignore=BACKGROUND)
+            values = [f"{found[name]:.2f}" for name in ("precision_at_1", "map_at_r")]
+            rows.append([self.class_names[label], int((labels == label).sum()), *values])
+        write_csv(path, ["state", "frames", "precision_at_1", "map_at_r"], rows, line_end="\r\n")
         return [path]
 
     def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

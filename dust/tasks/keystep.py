@@ -1,6 +1,5 @@
 """Which components changed within a window: several yes-or-no questions at once; and the steps of whole recordings."""
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dust.config import CfgNode
+from dust.models.protocol import EncodesFrames
 from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.classification import write_per_class
 from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
-from dust.utils.errors import DataError
+from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.metrics import multilabel_metrics, per_class_report
 
 logger = logging.getLogger(__name__)
@@ -40,18 +43,32 @@ class KeyStep(Task):
         self.class_names, self.recordings, self.sanity = list(class_names), recordings, sanity
 
     @classmethod
-    def from_config(cls, cfg, facts: DataInfo) -> dict[str, Any]:
-        whole = cfg.TEST.DATASET == "ProcedureRecordings"
-        recordings = _recordings(cfg) if whole else None
-        return {"class_names": facts.class_names, "recordings": recordings, "sanity": cfg.KEYSTEP.SANITY_CHECK}
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
+        node, recordings = cfg.KEYSTEP, None
+        if cfg.TEST.DATASET == "ProcedureRecordings":
+            recordings = {
+                "decoder": build_step_decoder(cfg),
+                "frames": node.FRAMES,
+                "skip": node.SKIP_FACTOR,
+                "phases": node.INFER.PHASES,
+                "batch": node.INFER.BATCH,
+                "metric_mode": node.METRIC_MODE,
+            }
+        return {"class_names": info.class_names, "recordings": recordings, "sanity": node.SANITY_CHECK}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
-        """Logits of windows; of a recording's frames the embeddings, which are what is kept of them."""
+        """Logits of windows; of a recording's frames the embeddings, which are what is kept of them.
+
+        Raises ConfigError for frames and a model that cannot encode them one by one."""
         if "frame_embeddings" in inputs:
             return inputs["frame_embeddings"]
         if "frames" in inputs:
-            encoder: Any = model
-            return encoder.embed(inputs["frames"])
+            if not isinstance(model, EncodesFrames):
+                raise ConfigError(
+                    f"KEYSTEP.DTYPE video: {type(model).__name__} encodes no frames; test a KeyStepVideo, or set DTYPE "
+                    "embedding"
+                )
+            return model.embed(inputs["frames"])
         return model(**inputs)
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -69,7 +86,7 @@ class KeyStep(Task):
         return KeyStepEvaluation(self.class_names, sanity=self.sanity)
 
 
-def step_decoder(cfg) -> StepDecoder:
+def build_step_decoder(cfg: CfgNode) -> StepDecoder:
     """The decoder that cfg.KEYSTEP describes."""
     node, decode = cfg.KEYSTEP, cfg.KEYSTEP.DECODE
     span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1)
@@ -84,18 +101,6 @@ def step_decoder(cfg) -> StepDecoder:
     )
 
 
-def _recordings(cfg) -> dict[str, Any]:
-    node = cfg.KEYSTEP
-    return {
-        "decoder": step_decoder(cfg),
-        "frames": node.FRAMES,
-        "skip": node.SKIP_FACTOR,
-        "phases": node.INFER.PHASES,
-        "batch": node.INFER.BATCH,
-        "metric_mode": node.METRIC_MODE,
-    }
-
-
 def _logits(outputs: Outputs) -> Tensor:
     return outputs["logits"] if isinstance(outputs, dict) else outputs
 
@@ -104,24 +109,16 @@ class KeyStepEvaluation(Evaluation):
     """Figures over all windows; records are runs of windows of a recording, with labels and outputs (V, K)."""
 
     def __init__(self, class_names: Sequence[str], *, sanity: bool = False) -> None:
+        super().__init__()
         self.class_names, self.sanity = list(class_names), sanity
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
-        self._records.append(
-            {
-                "id": record["id"],
-                "last": np.asarray(record["last"]),
-                "label": np.asarray(record["label"]).astype(int),
-                "probabilities": torch.sigmoid(_logits(record["outputs"]).float()).numpy(),
-            }
-        )
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": record["id"],
+            "last": np.asarray(record["last"]),
+            "label": np.asarray(record["label"]).astype(int),
+            "probabilities": torch.sigmoid(_logits(record["outputs"]).float()).numpy(),
+        }
 
     def metrics(self) -> dict[str, float]:
         """``macro_f1``, ``macro_precision``, ``macro_recall`` at 0.5, over the components that change in some window or
@@ -148,21 +145,16 @@ class KeyStepEvaluation(Evaluation):
         if not self._records:
             raise DataError("no window was evaluated, so there is nothing to write")
         windows, components = folder / "windows.csv", folder / "components.csv"
-        with open(windows, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "last_frame", "label", "prediction", *(f"prob_{name}" for name in self.class_names)])
-            for record in self._records:
-                for last, label, row in zip(record["last"], record["label"], record["probabilities"], strict=True):
-                    digits = ["".join(map(str, one)) for one in (label, (row > 0.5).astype(int))]
-                    writer.writerow([record["id"], int(last), *digits, *(f"{value:.5f}" for value in row)])
+        rows = []
+        for record in self._records:
+            for last, label, row in zip(record["last"], record["label"], record["probabilities"], strict=True):
+                digits = ["".join(map(str, one)) for one in (label, (row > 0.5).astype(int))]
+                rows.append([record["id"], int(last), *digits, *(f"{value:.5f}" for value in row)])
+        header = ["id", "last_frame", "label", "prediction", *(f"prob_{name}" for name in self.class_names)]
+        write_csv(windows, header, rows, line_end="\r\n")
         probabilities, labels = self._stacked()
         report = per_class_report((probabilities > 0.5).astype(int), labels, labels.shape[1])
-        with open(components, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["component", *report])
-            for index, name in enumerate(self.class_names):
-                values = [report[key][index] for key in report]
-                writer.writerow([name, *(f"{value:.4f}" for value in values[:-1]), int(values[-1])])
+        write_per_class(components, "component", self.class_names, report)
         return [windows, components]
 
     def _stacked(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,23 +1,24 @@
 """Whole recordings of procedures: windows over their frames' embeddings, the steps decoded of them, and the figures."""
 
-import csv
+import contextlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dust.models.keystep_windows import window_probabilities
+from dust.models.keystep_windows import recording_windows, window_logits
 from dust.procedure.metrics import Step, StepScore, delay_curve, match_steps, score_recording, summarize
 from dust.procedure.step_decoder import WINDOWS, StepDecoder
 from dust.procedure.windows import window_padding
-from dust.tasks.task import Evaluation
+from dust.tasks.task import Evaluation, InferenceLoop
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
 SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
@@ -26,13 +27,14 @@ SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
 class RecordingsEvaluation(Evaluation):
     """POS, F1 and delay of the steps of whole recordings.
 
-    A record is a piece of a recording, as :class:`ProcedureRecordings` gives it, with ``outputs`` the embeddings (T, D)
-    of its frames. :meth:`finish` puts the pieces together, runs the windows and decodes their steps.
+    Items are pieces of recordings, as :class:`ProcedureRecordings` gives them, whose outputs are the embeddings (T, D)
+    of their frames. :meth:`infer` makes whole recordings of them, and what is kept of one holds its decoded steps.
 
     Args:
         components: K names.
         decoder: how steps are made.
-        frames, skip, phases, batch: see :func:`dust.models.keystep_windows.window_probabilities`.
+        frames, skip, phases: see :func:`dust.models.keystep_windows.recording_windows`.
+        batch: windows that run through the temporal encoder at once.
         metric_mode: see :func:`dust.procedure.metrics.score_recording`.
     """
 
@@ -47,49 +49,46 @@ class RecordingsEvaluation(Evaluation):
         batch: int = 64,
         metric_mode: str = "paper",
     ) -> None:
+        super().__init__()
         self.components, self.decoder = list(components), decoder
         self.frames, self.skip, self.phases, self.batch = frames, skip, phases, batch
         self.metric_mode = metric_mode
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
-        self._records.append({**record, "outputs": record["outputs"].numpy()})
+    def infer(self, loop: InferenceLoop, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """Encode each frame once, put the pieces together, and run the windows of their embeddings as the views of one
+        sample: a record is a whole recording, ``outputs`` the probabilities (W, K) of its windows.
 
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
+        The temporal encoder runs in float32 and in batches of one recording, as in a stream, so that a recording's
+        figures do not depend on those that were tested with it.
+        """
+        recordings = self._join(loop(items))
+        if self.decoder.mode not in WINDOWS:
+            nothing = {"outputs": torch.empty(0, len(self.components)), "last": np.empty(0, int)}
+            return ({**one, **nothing} for one in recordings)
+        windows = loop.with_forward(
+            _probabilities, micro_batch=self.batch, across_samples=False, autocast=contextlib.nullcontext
+        )
+        return windows(self._with_windows(one) for one in recordings)
 
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+    def _join(self, pieces: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """One recording of the pieces with its id; one of which a piece is missing could not be read, and is left
+        out."""
+        for _, found in itertools.groupby(pieces, key=lambda record: record["id"]):
+            parts = list(found)
+            outputs = torch.cat([part["outputs"] for part in parts])
+            if len(outputs) == parts[0]["facts"]["num_frames"]:
+                yield {**parts[0], "outputs": outputs}
 
-    def finish(self, model: nn.Module) -> None:
-        """Pieces become recordings; one of which a piece is missing could not be read, and is left out."""
-        was_training = model.training
-        model.eval()
-        try:
-            whole = []
-            for _, pieces in itertools.groupby(self._records, key=lambda record: record["id"]):
-                joined = self._join(list(pieces))
-                if joined is not None:
-                    whole.append(self._recognise(model, *joined))
-        finally:
-            model.train(was_training)
-        self._records = whole
+    def _with_windows(self, one: dict[str, Any]) -> dict[str, Any]:
+        """An evaluation item: a recording whose views are its windows."""
+        last, windows = recording_windows(one.pop("outputs"), frames=self.frames, skip=self.skip, phases=self.phases)
+        return {**one, "inputs": {"embeddings": windows}, "last": last}
 
-    def _join(self, pieces: list[dict[str, Any]]) -> tuple[dict[str, Any], np.ndarray] | None:
-        first = pieces[0]
-        embeddings = np.concatenate([piece["outputs"] for piece in pieces])
-        if len(embeddings) < first["facts"]["num_frames"]:
-            return None
-        return {"id": first["id"], "path": first["path"], **first["facts"]}, embeddings
-
-    def _recognise(self, model: nn.Module, facts: dict[str, Any], embeddings: np.ndarray) -> dict[str, Any]:
-        how = {"frames": self.frames, "skip": self.skip, "phases": self.phases, "batch": self.batch}
-        last, probabilities = np.empty(0, int), np.empty((0, len(self.components)), np.float32)
-        if self.decoder.mode in WINDOWS:
-            found = window_probabilities(model, torch.from_numpy(embeddings), **how)  # type: ignore[arg-type]
-            last, probabilities = found[0].numpy(), found[1].numpy()
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
+        facts, last = record["facts"], record["last"]
         padding = window_padding(facts["num_frames"], self.frames, self.skip) if len(last) else 0
-        one = {**facts, "last": last, "probabilities": probabilities, "padding": padding}
+        one = {"id": record["id"], "path": record["path"], **facts}
+        one |= {"last": last, "probabilities": record["outputs"].numpy(), "padding": padding}
         return {**one, "predicted": self._decode(one, self.decoder)}
 
     def _decode(self, one: dict[str, Any], decoder: StepDecoder) -> list[Step]:
@@ -168,13 +167,13 @@ class RecordingsEvaluation(Evaluation):
             (folder / name).mkdir()
         paths = [folder / "recordings.csv"]
         columns = ("pos", "f1", "tau_s", "tp", "fp", "fn")
-        with open(paths[0], "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["recording", *columns, "errors", "frames", "padded_frames"])
-            for one in self._records:
-                score = self._score(one, one["predicted"])
-                facts = (one["errors"], one["num_frames"], one["padding"])
-                writer.writerow([one["id"], *(_short(getattr(score, name)) for name in columns), *facts])
+        rows = []
+        for one in self._records:
+            score = self._score(one, one["predicted"])
+            facts = (one["errors"], one["num_frames"], one["padding"])
+            rows.append([one["id"], *(_short(getattr(score, name)) for name in columns), *facts])
+        header = ["recording", *columns, "errors", "frames", "padded_frames"]
+        write_csv(paths[0], header, rows, line_end="\r\n")
         for one in self._records:
             stem = re.sub(r"[^\w.-]", "_", one["id"])
             paths += [folder / "steps" / f"{stem}.csv", folder / "timelines" / f"{stem}.png"]
@@ -201,20 +200,18 @@ class RecordingsEvaluation(Evaluation):
                 taken.add((done, step))
                 rows.append((frame, step, "right", done, f"{(frame - done) / fps:.2f}"))
         rows += [(done, step, "missed", done, "") for done, step in gt if (done, step) not in taken]
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["frame", "time_s", "step", "description", "verdict", "completed_frame", "delay_s"])
-            for frame, step, verdict, done, delay in sorted(rows, key=lambda row: row[0]):
-                name = f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
-                writer.writerow([frame, f"{frame / fps:.2f}", step, name, verdict, done, delay])
+        lines = []
+        for frame, step, verdict, done, delay in sorted(rows, key=lambda row: row[0]):
+            name = f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
+            lines.append([frame, f"{frame / fps:.2f}", step, name, verdict, done, delay])
+        header = ["frame", "time_s", "step", "description", "verdict", "completed_frame", "delay_s"]
+        write_csv(path, header, lines, line_end="\r\n")
         return right
 
     def _write_windows(self, path: Path, one: dict[str, Any]) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["last_frame", *(f"prob_{name}" for name in self.components)])
-            for last, row in zip(one["last"], one["probabilities"], strict=True):
-                writer.writerow([int(last), *(f"{value:.5f}" for value in row)])
+        rows = zip(one["last"], one["probabilities"], strict=True)
+        lines = ([int(last), *(f"{value:.5f}" for value in row)] for last, row in rows)
+        write_csv(path, ["last_frame", *(f"prob_{name}" for name in self.components)], lines, line_end="\r\n")
 
     def figure(self, one: dict[str, Any], right: Sequence[bool]) -> Any:
         """The timeline of one of :meth:`records`; ``right`` says of each recognised step whether it is."""
@@ -231,6 +228,11 @@ class RecordingsEvaluation(Evaluation):
             probabilities=one["probabilities"],
             title=one["id"],
         )
+
+
+def _probabilities(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """Windows of embeddings -> (W, K) probabilities."""
+    return torch.sigmoid(window_logits(model, inputs["embeddings"]).float())
 
 
 def _short(value: float | int | None) -> str:

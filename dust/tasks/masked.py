@@ -1,14 +1,15 @@
 """Masked pre-training: the model says what it should have predicted; no labels count."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 
 
 @TASK_REGISTRY.register()
@@ -24,7 +25,7 @@ class Masked(Task):
     higher_is_better = False
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         return {}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
@@ -46,18 +47,9 @@ class Masked(Task):
 class MaskedEvaluation(Evaluation):
     """The mean loss of every clip over its views, and of all clips."""
 
-    def __init__(self) -> None:
-        self._records: list[dict[str, Any]] = []
-
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         loss = record["outputs"]["loss"].mean().item()
-        self._records.append({"id": record["id"], "path": record["path"], "loss": loss})
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+        return {"id": record["id"], "path": record["path"], "loss": loss}
 
     def metrics(self) -> dict[str, float]:
         if not self._records:
@@ -69,8 +61,6 @@ class MaskedEvaluation(Evaluation):
         if not self._records:
             raise DataError("no clip was evaluated, so there is nothing to write")
         path = folder / "losses.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "path", "loss"])
-            writer.writerows([record["id"], record["path"], f"{record['loss']:.6g}"] for record in self._records)
+        rows = ([record["id"], record["path"], f"{record['loss']:.6g}"] for record in self._records)
+        write_csv(path, ["id", "path", "loss"], rows, line_end="\r\n")
         return [path]

@@ -1,10 +1,11 @@
 """The two faces that the engine sees: a task in training, and an evaluation of it."""
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -50,26 +51,55 @@ class Task(ABC):
         return self
 
 
+class InferenceLoop(Protocol):
+    """The evaluation loop, :class:`dust.engine.inference.Inference`, as an evaluation sees it."""
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """Run the model over evaluation items; one record per sample, in order."""
+        ...
+
+    def with_forward(
+        self,
+        forward: Callable[[nn.Module, dict[str, Any]], Outputs],
+        *,
+        micro_batch: int,
+        across_samples: bool = True,
+        autocast: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+    ) -> "InferenceLoop":
+        """The same loop with another forward pass; ``autocast`` None is its own."""
+        ...
+
+
 class Evaluation(ABC):
     """Collects one record per sample and turns them into metrics and files.
 
     A record is ``{"id", "path", "label", "outputs"}`` with outputs of all V views of the sample, (V, ...) on the CPU.
+    A subclass says in :meth:`keep` what of it is kept; the rest of the collecting is here.
     """
 
-    @abstractmethod
-    def update(self, record: dict[str, Any]) -> None: ...
+    def __init__(self) -> None:
+        self._records: list[dict[str, Any]] = []
+
+    def infer(self, loop: InferenceLoop, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """The records of evaluation items. By default each item is a sample that runs through the model once; an
+        evaluation whose samples come in pieces, or which asks the model about a whole sample, runs ``loop`` again."""
+        return loop(items)
 
     @abstractmethod
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of a record, in a form that can travel between processes: NumPy and plain values."""
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Collect one more record."""
+        self._records.append(self.keep(record))
+
     def records(self) -> list[dict[str, Any]]:
-        """What was collected, in a form that can travel between processes."""
+        """What was collected."""
+        return self._records
 
-    @abstractmethod
     def replace_records(self, records: list[dict[str, Any]]) -> None:
         """Take these (all processes' records, gathered) instead."""
-
-    def finish(self, model: nn.Module) -> None:  # noqa: B027 - nothing is what most have to do
-        """All records are in. An evaluation of samples that come in pieces, or that asks the model about the outputs of
-        a whole sample, does it here."""
+        self._records = records
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The two tasks of TSTL: selecting a group of classes, and finding the class by way of the group."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dust.config import CfgNode
 from dust.config.expand import grouping_of
 from dust.models.contrastive_losses import batch_all_triplet_loss
+from dust.models.protocol import KnowsItsCost
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
 from dust.tasks.task import DataInfo, Outputs
+from dust.utils.files import write_csv
 
 
 @TASK_REGISTRY.register()
@@ -32,10 +34,10 @@ class GroupSelection(Classification):
         self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         tstl = cfg.TSTL
-        given = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
-        return {**super().from_config(cfg, facts), **given}
+        triplet = {"triplet_weight": tstl.TRIPLET_WEIGHT, "triplet_margin": tstl.TRIPLET_MARGIN}
+        return {**super().from_config(cfg, info), **triplet}
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         logits, features = _split(outputs)
@@ -71,12 +73,12 @@ class Routing(Classification):
         self.gflops: float | None = None
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
-        return {**super().from_config(cfg, facts), "groups": grouping_of(cfg).groups}
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
+        return {**super().from_config(cfg, info), "groups": grouping_of(cfg).groups}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
-        if self.gflops is None and hasattr(model, "gflops"):
-            self.gflops = model.gflops()  # type: ignore[operator]
+        if self.gflops is None and isinstance(model, KnowsItsCost):
+            self.gflops = model.gflops()
         return super().forward(model, inputs)
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -104,15 +106,15 @@ class RoutingEvaluation(ClassificationEvaluation):
         self.task = task
         self.group_of = {number: index for index, group in enumerate(task.groups) for number in group}
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         outputs = record["outputs"]
-        super().update({**record, "outputs": outputs[MAIN]})
-        own = self._records[-1]
+        own = super().keep({**record, "outputs": outputs[MAIN]})
         own["selected"] = int(self.ensemble(outputs["selector"].float())[0].argmax())
         own["routes"] = outputs["routes"].long().tolist()
         own["forwards"] = float(outputs["forwards"].sum())
         if own["label"] is not None and "oracle" in outputs:
             own["oracle"] = int(self.ensemble(outputs["oracle"].float())[0].argmax())
+        return own
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()
@@ -135,13 +137,12 @@ class RoutingEvaluation(ClassificationEvaluation):
         (several experts of a view with +)."""
         written = super().write(folder)
         path = folder / "routing.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "path", "group", "selected", "routes"])
-            for record in self._records:
-                group = "" if record["label"] is None else self.group_of[record["label"]]
-                routes = " ".join("+".join(map(str, view)) for view in record["routes"])
-                writer.writerow([record["id"], record["path"], group, record["selected"], routes])
+        rows = []
+        for record in self._records:
+            group = "" if record["label"] is None else self.group_of[record["label"]]
+            routes = " ".join("+".join(map(str, view)) for view in record["routes"])
+            rows.append([record["id"], record["path"], group, record["selected"], routes])
+        write_csv(path, ["id", "path", "group", "selected", "routes"], rows, line_end="\r\n")
         return [*written, path]
 
 

@@ -1,6 +1,5 @@
 """Verbs and nouns of actions (EPIC-KITCHENS): two classifications, and how well both together are right."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import ClassificationEvaluation
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import write_csv
 from dust.utils.metrics import topk_correct
 
 KINDS = ("verb", "noun")
@@ -51,20 +52,20 @@ class VerbNoun(Task):
         self.actions = actions
 
     @classmethod
-    def from_config(cls, cfg: Any, facts: DataInfo) -> dict[str, Any]:
-        verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(facts.class_names)
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
+        verbs, nouns, given = cfg.CAST.NUM_VERBS, cfg.CAST.NUM_NOUNS, len(info.class_names)
         if given != verbs + nouns:
             raise ConfigError(
                 f"TASK VerbNoun: the data name {given} classes, CAST.NUM_VERBS {verbs} and CAST.NUM_NOUNS {nouns} make "
                 f"{verbs + nouns}"
             )
         return {
-            "class_names": facts.class_names,
+            "class_names": info.class_names,
             "num_verbs": verbs,
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
-            "actions": getattr(facts, "fitted", {}).get("actions", ()),
+            "actions": info.fitted.get("actions", ()),
         }
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -98,24 +99,18 @@ class VerbNounEvaluation(Evaluation):
     def __init__(
         self, names: dict[str, list[str]], method: str, space: str, actions: Sequence[Sequence[int]] = ()
     ) -> None:
+        super().__init__()
         self.names, self.actions = names, torch.tensor([list(pair) for pair in actions]).reshape(-1, 2)
         self._ensembles = {
             kind: ClassificationEvaluation(class_names=names[kind], multi_label=False, method=method, space=space)
             for kind in KINDS
         }
-        self._records: list[dict[str, Any]] = []
 
-    def update(self, record: dict[str, Any]) -> None:
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         found = {
             kind: self._ensembles[kind].ensemble(record["outputs"][kind].float())[1].double().numpy() for kind in KINDS
         }
-        self._records.append({"id": record["id"], "path": record["path"], "label": record["label"], **found})
-
-    def records(self) -> list[dict[str, Any]]:
-        return self._records
-
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        self._records = records
+        return {"id": record["id"], "path": record["path"], "label": record["label"], **found}
 
     def metrics(self) -> dict[str, float]:
         labelled = [record for record in self._records if record["label"] is not None]
@@ -127,8 +122,10 @@ class VerbNounEvaluation(Evaluation):
         hits["action"] = _product_hits(p["verb"], p["noun"], label["verb"], label["noun"])
         if len(self.actions):
             verbs, nouns = self.actions.T
-            place = (verbs == label["verb"][:, None]) & (nouns == label["noun"][:, None])  # (clips, actions)
-            number = place.int().argmax(dim=1).where(place.any(dim=1), torch.tensor(-1))  # -1, never seen, is wrong
+            is_label = (verbs == label["verb"][:, None]) & (nouns == label["noun"][:, None])  # (clips, actions)
+            number = (
+                is_label.int().argmax(dim=1).where(is_label.any(dim=1), torch.tensor(-1))
+            )  # -1, never seen, is wrong
             hits["action_seen"] = topk_correct(p["verb"][:, verbs] * p["noun"][:, nouns], number, (1, 5))
         hits["action_both"] = [verb & noun for verb, noun in zip(hits["verb"], hits["noun"], strict=True)]
         return {
@@ -142,17 +139,16 @@ class VerbNounEvaluation(Evaluation):
         if not self._records:
             raise DataError("no clip was evaluated, so there is nothing to write")
         path = folder / "predictions.csv"
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
-            writer.writerow(["id", "path", *columns])
-            for record in self._records:
-                row = [record["id"], record["path"]]
-                for kind in KINDS:
-                    best = int(record[kind].argmax())
-                    truth = "" if record["label"] is None else self.names[kind][int(record["label"][kind])]
-                    row += [truth, self.names[kind][best], f"{record[kind][best]:.6g}"]
-                writer.writerow(row)
+        rows = []
+        for record in self._records:
+            row = [record["id"], record["path"]]
+            for kind in KINDS:
+                best = int(record[kind].argmax())
+                truth = "" if record["label"] is None else self.names[kind][int(record["label"][kind])]
+                row += [truth, self.names[kind][best], f"{record[kind][best]:.6g}"]
+            rows.append(row)
+        columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
+        write_csv(path, ["id", "path", *columns], rows, line_end="\r\n")
         return [path]
 
 

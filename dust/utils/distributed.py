@@ -59,11 +59,6 @@ def _begun(tensor: torch.Tensor, operation: Any) -> Callable[[], Any]:
     return wait
 
 
-def highest(value: int) -> int:
-    """The largest of all ranks' values, on every rank."""
-    return highest_begun(value)()
-
-
 def total(value: float) -> float:
     """The sum of all ranks' values, on every rank."""
     return total_begun(value)()

@@ -4,6 +4,9 @@ Each message names the thing, its value and the way out. The command line prints
 anything else that surfaces is a defect in dust.
 """
 
+#: How many cases of one kind of problem are written out.
+SHOWN = 10
+
 
 class DustError(Exception):
     """Base of every error that is about the user's input, files or machine, not about dust's code."""
@@ -31,3 +34,25 @@ class VideoError(DustError):
 
 class CheckpointError(DustError):
     """A checkpoint or weight file that is damaged, unsafe to open, or fits nowhere in the model."""
+
+
+class Problems:
+    """Everything wrong with one source, by kind, so that it can be said at once."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, list[str]] = {}
+
+    def add(self, kind: str, case: str) -> None:
+        """``kind`` says what is wrong and the way out; ``case`` says where."""
+        self.kinds.setdefault(kind, []).append(case)
+
+    def raise_if_any(self, source: str) -> None:
+        """Raises one DataError with every kind, its number of cases and the first ten of them."""
+        if not self.kinds:
+            return
+        lines = [f"{source} cannot be used:"]
+        for kind, cases in self.kinds.items():
+            more = f"\n      ... and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
+            count = f" ({len(cases)} cases)" if len(cases) > 1 else ""
+            lines.append(f"  {kind}{count}:" + "".join(f"\n      {case}" for case in cases[:SHOWN]) + more)
+        raise DataError("\n".join(lines))

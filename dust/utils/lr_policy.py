@@ -8,6 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 def cosine(epoch: float, *, base_lr: float, end_lr: float, max_epoch: float, offset: float = 0.0) -> float:
@@ -64,21 +65,21 @@ class LRSchedule:
     cosine_after_warmup: bool = False
 
     @classmethod
-    def from_config(cls, cfg, shards: int = 0) -> "LRSchedule":
+    def from_config(cls, cfg: Any, shards: int = 0) -> dict[str, Any]:
         """``shards``: the nodes that SOLVER.BASE_LR_SCALE_NUM_SHARDS counts; 0 = NUM_SHARDS."""
         solver = cfg.SOLVER
         scale = shards or cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
-        return cls(
-            policy=solver.LR_POLICY,
-            base_lr=solver.BASE_LR * scale,
-            max_epoch=solver.MAX_EPOCH,
-            end_lr=solver.COSINE_END_LR * scale,
-            warmup_epochs=solver.WARMUP_EPOCHS,
-            warmup_start_lr=solver.WARMUP_START_LR * scale,
-            steps=tuple(solver.STEPS),
-            lrs=tuple(solver.LRS),
-            cosine_after_warmup=solver.COSINE_AFTER_WARMUP,
-        )
+        return {
+            "policy": solver.LR_POLICY,
+            "base_lr": solver.BASE_LR * scale,
+            "max_epoch": solver.MAX_EPOCH,
+            "end_lr": solver.COSINE_END_LR * scale,
+            "warmup_epochs": solver.WARMUP_EPOCHS,
+            "warmup_start_lr": solver.WARMUP_START_LR * scale,
+            "steps": tuple(solver.STEPS),
+            "lrs": tuple(solver.LRS),
+            "cosine_after_warmup": solver.COSINE_AFTER_WARMUP,
+        }
 
     def at(self, epoch: float) -> float:
         """The rate at a position in epochs, by SlowFast's rule: warm-up is a line to the policy's value at its end."""

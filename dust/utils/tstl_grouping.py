@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.files import write_text
 
 RESTARTS = 8  # starts of the search for groups, the first of them greedy
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -176,18 +177,7 @@ def write_grouping(path: str | os.PathLike, grouping: Grouping) -> None:
     }
     if grouping.class_names:
         content["class_names"] = list(grouping.class_names)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 # --- making groups ----------------------------------------------------------------------------------------------

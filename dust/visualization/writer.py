@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dust.config import CfgNode
 from dust.utils import distributed
 from dust.utils.errors import DustError
 
@@ -46,19 +47,20 @@ class Writer:
         self.input_clips = input_clips
 
     @classmethod
-    def from_config(cls, cfg, output_dir: Path) -> "Writer":
+    def from_config(cls, cfg: CfgNode, output_dir: Path) -> dict[str, Any]:
+        """The first process alone writes; there this starts the Weights & Biases run, if it is on."""
         board = cfg.TENSORBOARD
         if not distributed.is_main():
-            return cls()
+            return {}
         folder = Path(board.LOG_DIR) if board.LOG_DIR else output_dir / f"runs-{cfg.TRAIN.DATASET}"
         if board.LOG_DIR and not folder.is_absolute():
             folder = output_dir / folder
-        return cls(
-            tensorboard_dir=folder if board.ENABLE else None,
-            wandb=start_wandb(cfg, output_dir) if cfg.WANDB.ENABLE else None,
-            confusion_matrix=board.CONFUSION_MATRIX.ENABLE,
-            input_clips=board.INPUT_CLIPS,
-        )
+        return {
+            "tensorboard_dir": folder if board.ENABLE else None,
+            "wandb": start_wandb(cfg, output_dir) if cfg.WANDB.ENABLE else None,
+            "confusion_matrix": board.CONFUSION_MATRIX.ENABLE,
+            "input_clips": board.INPUT_CLIPS,
+        }
 
     def __enter__(self) -> "Writer":
         return self
@@ -135,7 +137,7 @@ def gif_bytes(frames: np.ndarray, frames_per_second: float) -> bytes:
     return buffer.getvalue()
 
 
-def start_wandb(cfg, output_dir: Path) -> Any:
+def start_wandb(cfg: CfgNode, output_dir: Path) -> Any:
     """A Weights & Biases run that a resumed training continues (its id is kept in OUTPUT_DIR)."""
     try:
         import wandb

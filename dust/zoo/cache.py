@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dust.utils.errors import DustError
+from dust.utils.files import sha256_of_file, sync_folder
 from dust.zoo import hashes
 from dust.zoo.entries import ENTRIES, Entry, HubFile, get
 from dust.zoo.transfer import Broken, Refused, discard, fetch
@@ -69,7 +70,7 @@ def download(name: str, *, progress: bool = True, force: bool = False) -> Path:
         try:
             os.replace(part, path)
             discard(part)
-            hashes.sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise hashes.cannot_write(path, error) from error
         hashes.remember_verified(path, sha256)
@@ -127,7 +128,7 @@ def _examine(entry: Entry, path: Path) -> tuple[str, str]:
         problem = _size_problem(entry, size) or _format_problem(path)
         if problem:
             return "", problem
-        sha256 = hashes.sha256_of(path)
+        sha256 = sha256_of_file(path)
     except OSError as error:
         raise DustError(f"cannot read {path}: {error.strerror or error}.") from error
     return sha256, hashes.mismatch(entry, sha256)

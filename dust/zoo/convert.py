@@ -4,7 +4,6 @@ Reading such a program may run what stands in it. So it is read only if its SHA-
 named, and in a child process, which hands back tensors and nothing else.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -16,8 +15,8 @@ import zipfile
 from pathlib import Path
 
 from dust.utils.errors import CheckpointError
+from dust.utils.files import replacing
 from dust.zoo.entries import ENTRIES
-from dust.zoo.hashes import sync_folder
 
 PREFIX = "visual."  # of the image tower, the only one that dust has
 TIMEOUT_S = 600.0  # for the child, which needs seconds
@@ -142,15 +141,9 @@ def _child() -> None:
 
 def _put(tensors: Path, out: Path) -> None:
     """Move the finished file to its place, in one step."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(tensors, temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, out)
-        sync_folder(out.parent)
+        with replacing(out) as temporary:
+            shutil.copyfile(tensors, temporary)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise CheckpointError(f"--out {out}: cannot be written: {error.strerror or error}") from error

@@ -6,16 +6,15 @@ differs from its record is an error, never a new record. A hash in the project's
 
 import contextlib
 import datetime
-import hashlib
 import json
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dust.utils.errors import DustError
+from dust.utils.files import write_atomically
 from dust.zoo.entries import Entry
 
 logger = logging.getLogger(__name__)
@@ -60,37 +59,12 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` so that a reader sees the old file or the new one, and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with open(temporary, "w") as handle:
-            json.dump(value, handle, indent=1, sort_keys=True)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        write_atomically(path, json.dumps(value, indent=1, sort_keys=True))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
-
-
-def sha256_of(path: Path) -> str:
-    """Full hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _records_path() -> Path:
@@ -178,7 +152,3 @@ def remember_verified(path: Path, sha256: str) -> None:
         return  # Nothing to write, so that a read-only cache can be verified too.
     stat = path.stat()
     write_json(_memo_path(path), {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256})
-
-
-def forget_verified(path: Path) -> None:
-    _memo_path(path).unlink(missing_ok=True)

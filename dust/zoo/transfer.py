@@ -1,7 +1,8 @@
 """Fetch one URL into a part file; go on from there where the server can prove that the file is still the same.
 
 Beside ``<part>`` lies ``<part>.json`` with the URL, the server's validator (ETag or Last-Modified) and the total size;
-a resume asks for the rest with Range and If-Range, so that a file that changed meanwhile comes whole.
+a resume asks for the rest with Range and If-Range, so that a file that changed meanwhile comes whole. That is why no
+library does this: torch.hub's and pooch's downloads begin again, and huggingface_hub's knows the hub only.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ CHUNK = 1 << 17  # bytes read at once; what a broken connection can lose
 TIMEOUT_S = 30.0  # without any byte
 RETRIES = 3  # in a row without a new byte
 BACKOFF_S = 1.0  # before the first retry; doubles
+SCHEMES = ("http://", "https://")
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 PAGE_TYPES = {"text/html", "application/xhtml+xml", "application/json", "text/xml", "application/xml"}
 
@@ -40,9 +42,12 @@ class Refused(Exception):
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to http: whoever is in between could then give any file."""
+    """Follows redirects, but never from https to http: whoever is in between could then give any file. Nor to ftp,
+    which urllib would follow."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith(SCHEMES):
+            raise Refused(f"it redirects to {newurl}, and only http and https URLs are fetched")
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise Refused(f"it redirects from https to {newurl}, which is not secure")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -119,7 +124,7 @@ def _open(url: str, have: int, validator: str) -> http.client.HTTPResponse:
     headers = {"User-Agent": f"dust/{__version__}", "Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
-    if not url.startswith(("http://", "https://")):
+    if not url.startswith(SCHEMES):
         raise Refused("only http and https URLs are fetched")
     opener = urllib.request.build_opener(_SafeRedirects)
     try:

@@ -1,10 +1,10 @@
 """The benchmark's figures have the right names, signs and, where something else knows them, values. No times."""
 
-import importlib.util
 import json
 import signal
 import subprocess
 import sys
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -22,52 +22,21 @@ from dust.config import load_config
 from dust.decode.container import discard_others, open_stream, packets
 from dust.decode.reader import VideoReader
 from dust.models import build_model
-from dust.synthetic.motion import generate_motion
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
 from dust.utils.errors import DataError, DustError
+from tests.benchmark.commands import CFG, TINY, main, positive, run_tool
 from tests.helpers import ROOT, VIDEOS, needs_videos
 
-CFG = str(ROOT / "configs" / "quickstart" / "video.yaml")
-TINY = ["TIMESFORMER.DEPTH", "1", "TIMESFORMER.EMBED_DIM", "32", "TIMESFORMER.PATCH_SIZE", "16"]
-TINY += ["DATA.TRAIN_CROP_SIZE", "32", "DATA.TEST_CROP_SIZE", "32", "DATA.TRAIN_JITTER_SCALES", "[32, 36]"]
-TINY += ["DATA.NUM_FRAMES", "4", "TRAIN.BATCH_SIZE", "2", "DATA_LOADER.NUM_WORKERS", "0"]
 PROTOCOL = Protocol(frames=4, rate=2, crop=32, short=(36, 44), num_clips=2, num_crops=3)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("motion")
-    generate_motion(folder, classes=2, clips=4, size=48, frames=24)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run_tool(tool, tmp_path, capsys, *words):
-    """(JSON, printed text) of one command line."""
-    file = tmp_path / "figures.json"
-    assert tool.main([*words, "--json", str(file)]) == 0
-    return json.loads(file.read_text()), capsys.readouterr().out
-
-
-def positive(row, *names):
-    for name in names:
-        assert np.isfinite(row[name]) and row[name] > 0, name
 
 
 # --- the four commands ------------------------------------------------------------------------------------------
 
 
-def test_loader_command(tool, data, tmp_path, capsys):
+def test_loader_command(data, tmp_path, capsys):
     words = ["loader", "--cfg", CFG, "--batches", "5", "--warmup", "1", "DATA.PATH_TO_DATA_DIR", str(data)]
-    result, text = run_tool(tool, tmp_path, capsys, *words, "MODEL.NUM_CLASSES", "2", *TINY)
+    result, text = run_tool(tmp_path, capsys, *words, "MODEL.NUM_CLASSES", "2", *TINY)
     (row,) = result["figures"]
     # a split of 4 clips has 2 batches of 2, so 5 batches take three epochs
     assert row["clips"] == 10 and row["bad_clips"] == 0 and row["workers"] == 0
@@ -80,18 +49,18 @@ def test_loader_command(tool, data, tmp_path, capsys):
     assert "clips_per_s" in text and result["machine"]["cpu"] in text
 
 
-def test_the_loader_counts_its_workers_cpu(tool, data, tmp_path, capsys):
+def test_the_loader_counts_its_workers_cpu(data, tmp_path, capsys):
     words = ["loader", "--cfg", CFG, "--batches", "4", "--warmup", "1", "DATA.PATH_TO_DATA_DIR", str(data)]
     words += ["MODEL.NUM_CLASSES", "2", *TINY, "DATA_LOADER.NUM_WORKERS", "1"]
-    (row,) = run_tool(tool, tmp_path, capsys, *words)[0]["figures"]
+    (row,) = run_tool(tmp_path, capsys, *words)[0]["figures"]
     assert row["clips"] == 8 and row["workers"] == 1
     positive(row, "clips_per_s", "cpu_ms_per_clip")
 
 
-def test_decode_command(tool, data, tmp_path, capsys):
+def test_decode_command(data, tmp_path, capsys):
     words = ["decode", "--videos", str(data / "train.csv"), "--rounds", "2", "--frames", "4", "--rate", "2"]
     words += ["--crop", "32", "--short", "36", "44", "--views", "2x3"]
-    result, _ = run_tool(tool, tmp_path, capsys, *words)
+    result, _ = run_tool(tmp_path, capsys, *words)
     readers = [(row["what"], row["reader"]) for row in result["figures"]]
     assert readers == [
         ("train clip", "dust"),
@@ -108,9 +77,9 @@ def test_decode_command(tool, data, tmp_path, capsys):
     assert "interleav" in result["method"] or "one after the other" in result["method"]
 
 
-def test_model_command(tool, tmp_path, capsys):
+def test_model_command(tmp_path, capsys):
     words = ["model", "--cfg", CFG, *TINY, "--steps", "2", "--threads", "1", "--device", "cpu"]
-    result, text = run_tool(tool, tmp_path, capsys, *words, "--optimizer")
+    result, text = run_tool(tmp_path, capsys, *words, "--optimizer")
     (row,) = result["figures"]
     positive(row, "step_s", "forward_s", "backward_s", "cpu_s", "peak_mib", "clips_per_s", "params_m", "gflop_per_clip")
     assert row["peak_mib"] > row["above_mib"] >= 0
@@ -119,19 +88,19 @@ def test_model_command(tool, tmp_path, capsys):
     assert result["notes"] == ["no CUDA device: MFU is left out"] and "MFU is left out" in text
 
 
-def test_test_command(tool, data, tmp_path, capsys):
+def test_test_command(data, tmp_path, capsys):
     cfg = load_config(CFG, [*TINY, "MODEL.NUM_CLASSES", "2"])
     torch.save({"model_state": build_model(cfg).state_dict(), "epoch": 0}, tmp_path / "weights.pyth")
     words = ["test", "--cfg", CFG, "--checkpoint", str(tmp_path / "weights.pyth"), "--device", "cpu"]
     words += ["DATA.PATH_TO_DATA_DIR", str(data), "MODEL.NUM_CLASSES", "2", *TINY, "TEST.NUM_SPATIAL_CROPS", "3"]
-    result, _ = run_tool(tool, tmp_path, capsys, *words)
+    result, _ = run_tool(tmp_path, capsys, *words)
     parts = {row["part"]: row for row in result["figures"]}
     assert set(parts) == {"data", "model", "total"}
     for row in parts.values():
         positive(row, "s_per_video", "cpu_s_per_video")
     assert parts["data"]["s_per_video"] + parts["model"]["s_per_video"] == pytest.approx(parts["total"]["s_per_video"])
     assert result["settings"]["videos"] == 2 and result["settings"]["views_per_video"] == 6
-    limited, _ = run_tool(tool, tmp_path, capsys, *words, "--limit", "1")
+    limited, _ = run_tool(tmp_path, capsys, *words, "--limit", "1")
     assert limited["settings"]["videos"] == 1
 
 
@@ -146,17 +115,17 @@ def test_test_command(tool, data, tmp_path, capsys):
         (["test", "--cfg", CFG, "--checkpoint", "no/such.pyth"], "no/such.pyth"),
     ],
 )
-def test_bad_input_is_told(tool, capsys, words, message):
-    assert tool.main(words) == 2
+def test_bad_input_is_told(capsys, words, message):
+    assert main(words) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "words", [["model", "--cfg", CFG, "--bach", "3"], ["decode", "--videos", "x", "--rounds", "1", "KEY", "1"]]
 )
-def test_unknown_options_are_refused(tool, words):
+def test_unknown_options_are_refused(words):
     with pytest.raises(SystemExit):
-        tool.main(words)
+        main(words)
 
 
 # --- decoding -----------------------------------------------------------------------------------------------------
@@ -291,9 +260,10 @@ def test_peak_memory_is_the_process_s_own():
     assert peak_rss_mib() >= rss_mib() - 1 >= 300 and ballast[0]
 
 
-def test_errors_of_the_own_process_come_through():
+def test_errors_of_the_own_process_come_through(monkeypatch):
     with pytest.raises(DustError, match=r"no-such\.yaml"):
         in_own_process(load_config, "no-such.yaml")
+    monkeypatch.setattr(model, "get_context", lambda method: get_context("fork"))  # the others need no new interpreter
     with pytest.raises(RuntimeError, match="exit code 1"):
         in_own_process(int, "not a number")
     with pytest.raises(DustError, match="SIGKILL"):

@@ -10,7 +10,7 @@ from dust.benchmark import in_memory
 from dust.benchmark.in_memory import Stamps, in_memory_config, train_in_memory
 from dust.engine.train import Trainer
 from dust.utils.errors import DustError
-from tests.benchmark.test_benchmark import CFG, TINY, data, positive, run_tool, tool  # noqa: F401 - fixtures
+from tests.benchmark.commands import CFG, TINY, main, positive, run_tool
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def test_training_in_memory_is_dusts_own(here, monkeypatch):
     assert batch["inputs"]["video"].dtype is torch.uint8 and batch["inputs"]["video"].shape == (2, 3, 4, 32, 32)
 
 
-def test_scaling_command(tool, here, tmp_path, capsys):  # noqa: F811
+def test_scaling_command(here, tmp_path, capsys):
     words = ["scaling", "--cfg", CFG, *TINY, "--steps", "2", "--warmup", "1", "--rounds", "1"]
-    result, _ = run_tool(tool, tmp_path, capsys, *words)
+    result, _ = run_tool(tmp_path, capsys, *words)
     rows = {row["case"]: row for row in result["figures"]}
     assert list(rows) == [
         "1 process",
@@ -66,19 +66,18 @@ def test_scaling_command(tool, here, tmp_path, capsys):  # noqa: F811
     assert rows["1 process"]["times"] == rows["1 process"]["fastest_times"] == 1
 
 
-def test_checkpoint_command(tool, here, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_checkpoint_command(here, tmp_path, capsys, monkeypatch):
     written = []
-    save = in_memory.Trainer._save_within_epoch
+    save = Trainer.save
 
-    def noted(trainer):
-        before = trainer.saved_at
-        save(trainer)
-        if trainer.saved_at != before:
+    def noted(trainer, **options):
+        if trainer.state.iteration:
             written.append(trainer.state.iteration)
+        return save(trainer, **options)
 
-    monkeypatch.setattr(in_memory.Trainer, "_save_within_epoch", noted)
+    monkeypatch.setattr(Trainer, "save", noted)
     words = ["checkpoint", "--cfg", CFG, *TINY, "--period", "2", "--saves", "2", "--rounds", "1"]
-    result, _ = run_tool(tool, tmp_path, capsys, *words)
+    result, _ = run_tool(tmp_path, capsys, *words)
     names = [row["checkpoint"] for row in result["figures"]]
     assert names == ["full", "full, asynchronous", "sharded", "sharded, asynchronous"]
     assert written == 4 * [4, 8, 12]  # where saving_cost looks for them
@@ -87,10 +86,10 @@ def test_checkpoint_command(tool, here, tmp_path, capsys, monkeypatch):  # noqa:
         positive(row, "step_ms")
 
 
-def test_resume_command(tool, data, tmp_path, capsys):  # noqa: F811
+def test_resume_command(data, tmp_path, capsys):
     words = ["resume", "--cfg", CFG, "--rounds", "1", "DATA.PATH_TO_DATA_DIR", str(data), "MODEL.NUM_CLASSES", "2"]
     words += [*TINY, "TRAIN.BATCH_SIZE", "1", "TRAIN.EVAL_PERIOD", "0"]
-    result, _ = run_tool(tool, tmp_path, capsys, *words)
+    result, _ = run_tool(tmp_path, capsys, *words)
     (row,) = result["figures"]
     positive(row, "imports_s", "resumed_s", "first_step_s")
     assert row["resumed_s"] <= row["first_step_s"]
@@ -105,8 +104,8 @@ def test_resume_command(tool, data, tmp_path, capsys):  # noqa: F811
         (["resume", "--cfg", CFG, "--rounds", "0"], "--rounds 0"),
     ],
 )
-def test_counts_that_are_too_small_are_refused(tool, capsys, words, message):  # noqa: F811
-    assert tool.main(words) == 2
+def test_counts_that_are_too_small_are_refused(capsys, words, message):
+    assert main(words) == 2
     assert message in capsys.readouterr().err
 
 

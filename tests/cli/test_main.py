@@ -55,3 +55,9 @@ def test_tools_are_doors(path):
     assert len(lines) < 14 and lines[-1] == "    sys.exit(main())"
     imported = next(line.split()[1] for line in lines if line.endswith("import main"))
     assert callable(importlib.import_module(imported).main)
+
+
+def test_a_door_opens():
+    """The one that has to find benchmarks/, from anywhere."""
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "--help"]
+    assert "usage:" in subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout

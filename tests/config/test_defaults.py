@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dust.config import flatten, get_cfg
-from dust.config.defaults import LIST_WORDS, OWN_KEYS, VALUE_TYPES
+from dust.config.defaults import OWN_KEYS
 from dust.config.foreign import FOREIGN_KEYS, NO_EFFECT, REFUSED, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM
 from dust.config.values import same
 from tests.helpers import golden_json
@@ -58,14 +58,6 @@ def test_what_is_refused_is_a_foreign_key(table):
 def test_what_has_no_effect_is_a_foreign_key_or_section():
     for name in NO_EFFECT:
         assert any(key == name or key.startswith(name + ".") for key in FOREIGN_KEYS), name
-
-
-def test_value_types_name_keys_whose_default_is_empty():
-    flat = flatten(get_cfg())
-    assert all(flat[key] in (None, [], ()) for key in VALUE_TYPES)
-    assert set(LIST_WORDS) <= set(VALUE_TYPES)
-    untyped = {key for key in OWN_KEYS if flat[key] in (None, [], ())} - set(VALUE_TYPES)
-    assert not untyped
 
 
 def test_get_cfg_gives_a_copy():

@@ -3,7 +3,7 @@
 import pytest
 
 from dust.config import get_cfg, load_config, notes
-from dust.config.expand import expand
+from dust.config.expand import expand, words_of
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.tstl_grouping import Grouping, write_grouping
 
@@ -22,7 +22,7 @@ def cfg_of(tmp_path, **tstl):
 
 def test_a_configuration_without_groups_is_itself(tmp_path):
     cfg = cfg_of(tmp_path)
-    assert expand(cfg) == [cfg] and expand(cfg)[0] is cfg
+    assert expand(cfg) == [cfg] and expand(cfg)[0] is cfg and words_of(cfg, cfg) == []
 
 
 @pytest.mark.parametrize("groups", ["all", ["all"], [0, 1]])
@@ -34,6 +34,7 @@ def test_one_run_for_each_group(tmp_path, groups):
     assert [run.MODEL.NUM_CLASSES for run in runs] == [3, 2]
     assert [run.OUTPUT_DIR for run in runs] == [f"{cfg.OUTPUT_DIR}/experts/group_{i}" for i in range(2)]
     assert all(run.is_frozen() for run in runs) and groups == cfg.TSTL.GROUPS
+    assert [words_of(cfg, run) for run in runs] == [["TSTL.GROUPS", "[0]"], ["TSTL.GROUPS", "[1]"]]
     assert expand(runs[1]) == [runs[1]]
 
 

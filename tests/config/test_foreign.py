@@ -5,7 +5,7 @@ import textwrap
 import pytest
 
 from dust.config import accumulation_steps, assert_and_infer_cfg, flatten, get_cfg, load_config, notes
-from dust.config.foreign import FOREIGN_KEYS, REFUSED, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM, add_foreign_keys
+from dust.config.foreign import FOREIGN_KEYS, REFUSED, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM
 from dust.utils.errors import ConfigError
 from tests.helpers import golden_json
 
@@ -190,11 +190,6 @@ def test_refusals_are_found_where_a_default_is_spelt_otherwise():
     load_config(None, ["TRAIN.KILL_LOSS_EXPLOSION_FACTOR", "0", "MULTIGRID.SHORT_CYCLE", "FALSE"])
     with pytest.raises(ConfigError, match="MIXUP.CUTMIX_MINMAX"):
         load_config(None, ["MIXUP.CUTMIX_MINMAX", "[0.2, 0.8]"])
-
-
-def test_no_key_is_both_ours_and_foreign():
-    with pytest.raises(AssertionError, match="is ours and foreign"):
-        add_foreign_keys(get_cfg())
 
 
 # ------------------------------------------------------------------------------------------------ SlowFast's own style

@@ -231,4 +231,4 @@ def test_notes_travel_with_copies(yaml_file):
 def test_notes_are_logged(caplog):
     with caplog.at_level("INFO", logger="dust"):
         load_config(None, ["DATA.DECODING_BACKEND", "torchvision"])
-    assert "DATA.DECODING_BACKEND torchvision has no effect: dust always decodes with PyAV" in caplog.text
+    assert "DATA.DECODING_BACKEND torchvision has no effect: DATA.DECODER says what decodes" in caplog.text

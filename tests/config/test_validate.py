@@ -1,19 +1,9 @@
 """Every check: what is refused, and the words with which it is."""
 
-import re
-
 import pytest
 
-from dust.config import flatten, get_cfg, load_config
-from dust.config.validate import (
-    CHOICES,
-    FIXED_LENGTHS,
-    RANGES,
-    SYSTEMS,
-    find_problems,
-    list_problems,
-    processes_per_node,
-)
+from dust.config import get_cfg, load_config
+from dust.config.validate import find_problems, list_problems, processes_per_node
 from dust.utils.errors import ConfigError
 
 
@@ -27,48 +17,6 @@ def texts(**settings):
         assert leaf in node, key
         node[leaf] = value
     return [problem.text for problem in find_problems(cfg)]
-
-
-def test_tables_name_existing_keys():
-    flat = flatten(get_cfg())
-    assert set(CHOICES) | set(RANGES) | set(FIXED_LENGTHS) <= set(flat)
-
-
-def test_every_own_choice_is_documented_where_the_key_is_defined():
-    from inspect import getsource
-
-    from dust.config import defaults
-
-    source = "".join(getsource(module) for module in (defaults, *SYSTEMS))
-    for key, choices in CHOICES.items():
-        if key == "DATA.DECODING_BACKEND":
-            continue
-        own, leaf = f"_C.{key} = ", rf"[a-z]+\.{key.split('.')[-1]} = "
-        lines = [line.strip() for line in source.splitlines() if line.startswith(own) or re.match(leaf, line.strip())]
-        assert any(all(choice in line for choice in choices) for line in lines), key
-
-
-@pytest.mark.parametrize("key", sorted(CHOICES))
-def test_choices(key):
-    for choice in CHOICES[key]:
-        assert not [text for text in texts(**{key.replace(".", "__"): choice}) if "choose" in text]
-    (text,) = texts(**{key.replace(".", "__"): "other"})
-    assert text.startswith(f"{key} 'other': choose ")
-
-
-@pytest.mark.parametrize("key", sorted(RANGES))
-def test_ranges(key):
-    low, high, with_low, with_high = RANGES[key]
-    step = 1 if isinstance(flatten(get_cfg())[key], int) else 1e-6
-    name = key.replace(".", "__")
-    for bound, sign, allowed in ((low, -1, with_low), (high, 1, with_high)):
-        if bound == float("inf"):
-            continue
-        outside = bound + sign * step if allowed else bound
-        found = texts(**{name: outside})
-        assert found[0].startswith(f"{key} {outside}: must be "), found
-        inside = bound if allowed else bound - sign * step
-        assert not [text for text in texts(**{name: inside}) if text.startswith(f"{key} {inside}: must be at ")]
 
 
 def test_infinity_is_no_rate():

@@ -1,7 +1,5 @@
 """DUST's pickles, made by its published recipe with small sizes, become arrays and lists; nothing wrong passes."""
 
-import csv
-import importlib.util
 import os
 import pickle
 import tracemalloc
@@ -10,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dust.cli import convert_data
 from dust.convert.dust_pickles import convert_dust
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureStore
-from tests.helpers import ROOT
+from tests.helpers import csv_lists
 
 COUNTS = {"train": 12, "val": 5}
 SHAPES = {"video": (3, 7, 8, 6), "kine": (3, 51), "label": ()}
@@ -38,11 +37,6 @@ def dust(tmp_path) -> Path:
             value = np.arange(count) % 4 if name == "label" else rng.randn(count, *shape)
             save(tmp_path / "DUST" / "data" / f"{name}_{split}.pkl", value)
     return tmp_path / "DUST"
-
-
-def rows(path: Path) -> list[list[str]]:
-    with open(path, newline="") as file:
-        return list(csv.reader(file))
 
 
 def files(folder: Path) -> list[str]:
@@ -80,8 +74,8 @@ def test_arrays_and_lists(dust, tmp_path):
             expected = load(dust / "data" / f"{name}_{split}.pkl").astype(np.float32)
             np.testing.assert_array_equal(array, expected, strict=True)
         labels = load(dust / "data" / f"label_{split}.pkl")
-        assert rows(out / f"{split}.csv")[0] == ["id", "label", "video", "series"]
-        assert rows(out / f"{split}.csv")[1:] == [
+        assert csv_lists(out / f"{split}.csv")[0] == ["id", "label", "video", "series"]
+        assert csv_lists(out / f"{split}.csv")[1:] == [
             [f"{split}_{row:06d}", str(label), f"video_{split}.npy#{row}", f"series_{split}.npy#{row}"]
             for row, label in enumerate(labels)
         ]
@@ -108,7 +102,7 @@ def test_part_of_the_modalities(dust, tmp_path):
         (dust / "data" / f"video_{split}.pkl").unlink()
     result = convert_dust(dust, tmp_path / "out")
     assert result.shapes == {"series": (3, 51)}
-    header, first = rows(tmp_path / "out" / "val.csv")[:2]
+    header, first = csv_lists(tmp_path / "out" / "val.csv")[:2]
     assert (header, first) == (["id", "label", "series"], ["val_000000", "0", "series_val.npy#0"])
     for split in COUNTS:
         (dust / "data" / f"kine_{split}.pkl").unlink()
@@ -171,7 +165,7 @@ def test_features_only_with_assume_order(dust, tmp_path, features, caplog):
     assert "WARNING" in caplog.text and "random order" in caplog.text
     for split, origin in (("train", "train"), ("val", "val"), ("test", "val")):
         store = FeatureStore.open(out / "features", split)
-        assert store.ids == [row[0] for row in rows(out / f"{split}.csv")[1:]]
+        assert store.ids == [row[0] for row in csv_lists(out / f"{split}.csv")[1:]]
         np.testing.assert_array_equal(store.features, features[origin], strict=True)
         assert store.meta["checkpoint_sha256"] == file_sha256(dust / "saved_models" / "step_3d" / "final_3d.pth")
     with pytest.raises(DataError, match=r"already holds .*features/train\.npy"):
@@ -296,18 +290,15 @@ def test_a_video_larger_than_the_memory_that_is_taken(dust, tmp_path):
 
 
 def test_command_line(dust, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("convert_data", ROOT / "tools" / "convert_data.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     out = tmp_path / "out"
     arguments = ["dust-pickles", "--root", str(dust), "--out", str(out)]
-    assert tool.main(arguments) == 0
+    assert convert_data.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "train.csv (12 samples), val.csv (5 samples), test.csv (5 samples)" in printed
     assert "MODEL.NUM_CLASSES 4 SERIES.NUM_CHANNELS 3 SERIES.LENGTH 51" in printed
     assert "no test split" in printed
-    assert tool.main(arguments) == 2
+    assert convert_data.main(arguments) == 2
     assert "--force" in capsys.readouterr().err
     save(dust / "data" / "kine_val.pkl", Poison(tmp_path / "trap"))
-    assert tool.main([*arguments, "--force"]) == 2
+    assert convert_data.main([*arguments, "--force"]) == 2
     assert "system" in capsys.readouterr().err and not (tmp_path / "trap").exists()

@@ -1,18 +1,18 @@
 """Tracks from videos: where points go is known, lists are checked before anything is tracked, and work is kept."""
 
-import importlib.util
 import json
 
 import av
 import numpy as np
 import pytest
 
+from dust.cli import make_tracks as command
 from dust.convert.make_tracks import make_tracks, read_jobs
 from dust.convert.trackers import Settings, cotracker, lucas_kanade
 from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.utils.errors import DataError
-from tests.helpers import ROOT, VIDEOS, needs_videos
+from tests.helpers import VIDEOS, needs_videos
 
 cv2 = pytest.importorskip("cv2")
 SIZE = (96, 128)
@@ -45,13 +45,6 @@ def write_video(path, frames, fps=25):
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
-
-
-def tool():
-    spec = importlib.util.spec_from_file_location("make_tracks_tool", ROOT / "tools" / "make_tracks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # ---------------------------------------------------------------------------------------------------- Lucas-Kanade
@@ -224,12 +217,12 @@ def test_a_broken_video_is_left_out_and_named(tmp_path, capsys):
     (tmp_path / "bad.mp4").write_text("no video")
     rows = ["left.mp4,one,0,slide,s1,train", "bad.mp4,one,1,slide,s1,train"]
     source = str(two_cameras(tmp_path, rows))
-    assert tool().main([source, "--out", str(tmp_path / "out"), "--points", "16"]) == 1
+    assert command.main([source, "--out", str(tmp_path / "out"), "--points", "16"]) == 1
     said = capsys.readouterr().out
     assert "wrote 1 files" in said and f"left out: {tmp_path}/bad.mp4: cannot be opened" in said
     assert (tmp_path / "out" / "tracks.csv").read_text().count("\n") == 2
     two_cameras(tmp_path, rows[1:])
-    assert tool().main([source, "--out", str(tmp_path / "out3"), "--points", "16"]) == 2
+    assert command.main([source, "--out", str(tmp_path / "out3"), "--points", "16"]) == 2
     assert "none of the videos could be read" in capsys.readouterr().err
 
 

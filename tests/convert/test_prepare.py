@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 
 import av
 import numpy as np
@@ -12,7 +10,7 @@ from dust.datasets.manifest.table import read_csv
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError
 from tests.datasets.clip_files import damaged, turned, write_clip
-from tests.helpers import ROOT
+from tests.helpers import tool
 
 SMALL = Encoding(short_side=48, preset="ultrafast", crf=12)
 TIMES = np.cumsum([0] + [1, 3] * 20).tolist()
@@ -129,10 +127,9 @@ def test_what_cannot_be_prepared_is_an_error(folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_with_workers(folder, tmp_path):
-    command = [sys.executable, "tools/prepare_clips.py", str(folder), "--out", str(tmp_path / "out")]
-    words = ["--short-side", "48", "--preset", "ultrafast", "--workers", "2"]
-    run = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = ["prepare_clips", folder, "--out", tmp_path / "out"]
+    run = tool(*command, "--short-side", "48", "--preset", "ultrafast", "--workers", "2")
     assert run.returncode == 0, run.stderr
     assert "wrote 4 clips" in run.stdout and "copied as it is" in run.stdout
-    again = subprocess.run([*command, "--short-side", "64"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    again = tool(*command, "--short-side", "64")
     assert again.returncode == 1 and "was prepared with" in again.stderr

@@ -1,7 +1,5 @@
 """From public layouts to csv files, and everything that must not pass in silence."""
 
-import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dust.cli import convert_data
 from dust.convert.check import check_data
 from dust.convert.splits import read_public, write_splits
 from dust.datasets.manifest.manifest import read_manifest
 from dust.synthetic.motion import write_video
 from dust.utils.errors import DataError
-from tests.helpers import ROOT
+from tests.helpers import csv_lists
 
 TRAIN = [("b", "1"), ("b", "2"), ("a", "1")]
 TEST = [("b", "8"), ("a", "9")]
@@ -39,32 +38,27 @@ def ucf(tmp_path) -> Path:
     return root
 
 
-def rows(path: Path) -> list[list[str]]:
-    with open(path, newline="") as file:
-        return list(csv.reader(file))
-
-
 def test_ucf101_keeps_the_official_class_order(ucf, tmp_path):
     out = tmp_path / "out"
     result = write_splits(read_public(str(ucf), "ucf101"), out)
     assert result.counts == {"train": 3, "val": 2, "test": 2}
-    assert rows(out / "train.csv")[:2] == [["path", "label"], [str(ucf / "UCF-101" / "b" / "1.avi"), "b"]]
+    assert csv_lists(out / "train.csv")[:2] == [["path", "label"], [str(ucf / "UCF-101" / "b" / "1.avi"), "b"]]
     assert (out / "classes.txt").read_text() == "b\na\n"
     official = read_manifest(root=str(ucf), split="train")
     written = read_manifest(root=str(out), split="train", num_classes=2)
     assert written.class_names == official.class_names == ["b", "a"]
     assert [(c.path, c.label) for c in written.clips] == [(c.path, c.label) for c in official.clips]
-    assert rows(out / "val.csv") == rows(out / "test.csv")
+    assert csv_lists(out / "val.csv") == csv_lists(out / "test.csv")
     assert sorted(path.name for path in out.iterdir()) == ["classes.txt", "test.csv", "train.csv", "val.csv"]
 
 
 def test_paths_relative_to_a_prefix_and_below_out(ucf, tmp_path):
     write_splits(read_public(str(ucf), "ucf101"), tmp_path / "out", relative_to=str(ucf / "UCF-101"))
-    assert rows(tmp_path / "out" / "train.csv")[1] == ["b/1.avi", "b"]
+    assert csv_lists(tmp_path / "out" / "train.csv")[1] == ["b/1.avi", "b"]
     prefixed = read_manifest(root=str(tmp_path / "out"), split="test", path_prefix=str(ucf / "UCF-101"))
     assert Path(prefixed.clips[0].path).is_file()
     write_splits(read_public(str(ucf), "ucf101"), tmp_path)
-    assert rows(tmp_path / "train.csv")[1] == ["UCF101/UCF-101/b/1.avi", "b"]
+    assert csv_lists(tmp_path / "train.csv")[1] == ["UCF101/UCF-101/b/1.avi", "b"]
     with pytest.raises(DataError, match="not below"):
         write_splits(read_public(str(ucf), "ucf101"), tmp_path / "third", relative_to=str(tmp_path / "out"))
 
@@ -88,7 +82,7 @@ def test_a_clip_in_train_and_test(ucf, tmp_path):
     assert not out.exists()
     result = write_splits(read_public(str(ucf), "ucf101"), out, drop_leaks=True)
     assert (result.counts["train"], result.counts["test"], result.dropped) == (2, 2, 1)
-    assert not any(row[0].endswith("b/2.avi") for row in rows(out / "train.csv"))
+    assert not any(row[0].endswith("b/2.avi") for row in csv_lists(out / "train.csv"))
 
 
 def test_a_clip_twice_in_train_is_said(ucf, tmp_path):
@@ -103,7 +97,7 @@ def test_a_clip_that_does_not_open(ucf, tmp_path):
     with pytest.raises(DataError, match=r"1 clips cannot be read.*--skip-bad.*\n.*b/2.avi"):
         write_splits(read_public(str(ucf), "ucf101"), out)
     assert not (out / "train.csv").exists()
-    assert rows(out / "bad_clips.csv")[1][:3] == ["train", "b/2.avi", str(ucf / "UCF-101" / "b" / "2.avi")]
+    assert csv_lists(out / "bad_clips.csv")[1][:3] == ["train", "b/2.avi", str(ucf / "UCF-101" / "b" / "2.avi")]
     result = write_splits(read_public(str(ucf), "ucf101"), out, skip_bad=True, force=True)
     assert (result.counts["train"], result.dropped) == (2, 1)
 
@@ -155,13 +149,6 @@ def test_folder(tmp_path):
 # --- check, and the command line --------------------------------------------------------------------------------
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("convert_data", ROOT / "tools" / "convert_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_check_lists_every_bad_clip_once_per_split(ucf, tmp_path, capsys):
     (ucf / "UCF-101" / "b" / "2.avi").write_text("text")
     (ucf / "UCF-101" / "a" / "9.avi").unlink()
@@ -172,21 +159,21 @@ def test_check_lists_every_bad_clip_once_per_split(ucf, tmp_path, capsys):
         ("val", "a/9.avi", True),
         ("test", "a/9.avi", True),
     ]
-    assert rows(path) == [["split", "id", "path", "reason"], *map(list, bad)]
-    assert tool().main(["check", "--root", str(ucf), "--workers", "0"]) == 1
+    assert csv_lists(path) == [["split", "id", "path", "reason"], *map(list, bad)]
+    assert convert_data.main(["check", "--root", str(ucf), "--workers", "0"]) == 1
     out = capsys.readouterr().out
     assert "b/2.avi" in out and "5 clips decoded, 2 bad" in out
-    assert tool().main(["check", "--root", str(ucf), "--workers", "0"]) == 2  # its list is there already
+    assert convert_data.main(["check", "--root", str(ucf), "--workers", "0"]) == 2  # its list is there already
     assert "--force" in capsys.readouterr().err
 
 
 def test_command_line(ucf, tmp_path, capsys):
     arguments = ["ucf101", "--root", str(ucf), "--out", str(tmp_path / "out"), "--workers", "0"]
-    assert tool().main(arguments) == 0
+    assert convert_data.main(arguments) == 0
     assert "train.csv (3 clips), val.csv (2 clips), test.csv (2 clips)" in capsys.readouterr().out
-    assert tool().main(arguments) == 2
+    assert convert_data.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
-    assert tool().main([*arguments, "--force"]) == 0
-    assert tool().main(["check", "--root", str(tmp_path / "out"), "--workers", "0"]) == 0
-    assert tool().main(["hmdb51", "--root", str(ucf), "--out", str(tmp_path / "h")]) == 2
+    assert convert_data.main([*arguments, "--force"]) == 0
+    assert convert_data.main(["check", "--root", str(tmp_path / "out"), "--workers", "0"]) == 0
+    assert convert_data.main(["hmdb51", "--root", str(ucf), "--out", str(tmp_path / "h")]) == 2
     assert "test_split1" in capsys.readouterr().err

@@ -76,6 +76,15 @@ def test_evaluation_takes_every_sample_once(length, world):
     )
 
 
+@pytest.mark.parametrize("groups", [[0], [0, 1, 2, 5], [0, 4, 5, 11], [0, 3, 6, 9]])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_groups_of_items_stay_together(groups, world):
+    shares = [list(EvaluationSampler(12, rank=rank, world_size=world, groups=groups)) for rank in range(world)]
+    assert sum(shares, []) == list(range(12))
+    assert all(share[0] in groups for share in shares if share)
+    assert list(EvaluationSampler(12, start=4, groups=groups)) == list(range(4, 12))
+
+
 def sample(name, label):
     return {"inputs": {"video": torch.zeros(3, 2, 4, 4, dtype=torch.uint8)}, "label": label, "id": name, "path": name}
 

@@ -8,10 +8,11 @@ import torch
 
 from dust.datasets import construct_loader
 from dust.engine import extract as module
-from dust.engine.extract import extract, layer_output
+from dust.engine.extract import layer_output
+from dust.engine.extract import run_stage as extract
 from dust.engine.run_dir import RunDir
-from dust.engine.setup import build_for, device_transform_of
-from dust.engine.train import train
+from dust.engine.setup import build_device_transform, build_for
+from dust.engine.train import run_stage as train
 from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import file_sha256, load_weights
 from dust.utils.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ FEATURES = {"FEATURES__ENABLE": True, "TRAIN__ENABLE": False, "TEST__ENABLE": Fa
 def trained(clips, tmp_path_factory):
     """A checkpoint of one epoch."""
     from dust.config import load_config
-    from tests.engine.conftest import TINY
+    from tests.runs import TINY
 
     out = tmp_path_factory.mktemp("trained")
     values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(out), "SOLVER.MAX_EPOCH": 1}
@@ -43,7 +44,7 @@ def plain(cfg, split, trained, layer="pooled"):
     """The obvious slow version: one centre view at a time."""
     model = build_for(cfg, torch.device("cpu")).eval()
     load_weights(model, trained / "checkpoints" / "checkpoint_epoch_00001.pyth")
-    transform, rows = device_transform_of(cfg), {}
+    transform, rows = build_device_transform(cfg), {}
     for item in construct_loader(cfg, split, views="val"):
         inputs = transform({"inputs": item["inputs"]}, training=False)["inputs"]
         with torch.no_grad():
@@ -152,3 +153,9 @@ def test_layers(tiny):
         layer_output(model, "blocks.9")
     with pytest.raises(ConfigError, match="not one feature per sample"):
         layer_output(model, "patch_embed")(model, inputs)
+
+
+def test_another_decoder_makes_other_features_and_the_default_is_as_it_was(tiny):
+    """Features that were stored before there was the key can still be continued."""
+    assert "DATA.DECODER" not in module.features_config(tiny())
+    assert "DATA.DECODER: torchcodec" in module.features_config(tiny(DATA__DECODER="torchcodec"))

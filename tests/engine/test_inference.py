@@ -84,3 +84,20 @@ def test_dict_outputs_are_cut_and_joined_by_name():
     records = run(Named(), items([3, 2]), 2)
     assert records[0]["outputs"]["mean"].shape == (3,)
     torch.testing.assert_close(records[1]["outputs"]["twice"][:, 0], 2 * records[1]["outputs"]["mean"])
+
+
+def test_samples_can_be_kept_apart():
+    model = Weigher()
+    records = run(model, items([2, 1, 3]), 2, across_samples=False)
+    assert [len(record["outputs"]) for record in records] == [2, 1, 3]
+    assert model.sizes == [2, 1, 2, 1]
+
+
+def test_a_loop_with_another_forward_pass_is_the_same_loop():
+    stopped, model = [], Weigher()
+    task = Classification(class_names=["a", "b"])
+    loop = Inference(model, task.forward, AsIs(), torch.device("cpu"), 3, should_stop=lambda: stopped.append(1))
+    doubled = loop.with_forward(lambda model, inputs: 2 * model(**inputs), micro_batch=1)
+    for one, two in zip(loop(items([2])), doubled(items([2])), strict=True):
+        torch.testing.assert_close(2 * one["outputs"], two["outputs"])
+    assert model.sizes == [2, 1, 1] and len(stopped) == 3 and loop.micro_batch == 3

@@ -1,23 +1,21 @@
 """Sharded models and checkpoints: the same numbers as whole ones, on any number of processes, written when they may."""
 
 import shutil
-import time
+import signal
 
 import pytest
-import torch
 from torch import nn
 
 from dust.datasets.loader import EpochBatchSampler
 from dust.engine import saver
 from dust.engine.run_dir import RunDir
 from dust.engine.sharding import blocks_of
-from dust.engine.train import Trainer
+from dust.engine.train import build_trainer
 from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
-from tests.engine.test_resume import RICH, StopAfter, assert_same_run, train
-from tests.engine.test_run_net import start, words
-from tests.launch.test_launcher import PLAIN, epochs, run, weights
+from tests.processes import until, zygote
+from tests.runs import PLAIN, RICH, StopAfter, assert_close_weights, assert_same_run, epochs, run, train, weights, words
 
 FSDP = {"TRAIN__PARALLEL": "fsdp", "SOLVER__CLIP_GRAD_L2NORM": 1.0, "TEST__ENABLE": False}
 SHARDED = {**FSDP, "TRAIN__CHECKPOINT_FORMAT": "sharded", "SOLVER__OPTIMIZING_METHOD": "adamw", "SOLVER__BASE_LR": 1e-3}
@@ -34,13 +32,6 @@ def sharded(clips, tmp_path_factory):
     return run(clips, tmp_path_factory.mktemp("sharded") / "run", 2, **SHARDED)
 
 
-def assert_close(one, two):
-    for part in ("model_state", "ema_state"):
-        assert one[part].keys() == two[part].keys()
-        for name, value in one[part].items():
-            torch.testing.assert_close(two[part][name], value, atol=2e-6, rtol=1e-5)
-
-
 def last(out, suffix):
     return load_checkpoint(out / "checkpoints" / f"checkpoint_epoch_00002.{suffix}")
 
@@ -52,7 +43,7 @@ def test_a_sharded_model_learns_what_a_replicated_one_does(clips, tmp_path, repl
     alike = {**FSDP, **more, "TRAIN__PARALLEL": "ddp"}
     reference = run(clips, tmp_path / "ddp", 2, **alike) if more else replicated
     out = run(clips, tmp_path / "fsdp", 2, **FSDP, **more)
-    assert_close(weights(reference), weights(out))
+    assert_close_weights(weights(reference), weights(out))
     for first, second in zip(epochs(reference), epochs(out), strict=True):
         assert second == pytest.approx(first, abs=1.1e-5)
 
@@ -70,7 +61,7 @@ def test_parts_are_taken_up_by_any_number_of_processes(clips, tmp_path, sharded,
     if count == 2:
         assert_same_run(first, second)
     else:
-        assert_close(first, second)
+        assert_close_weights(first, second)
         assert "is not identical" in (out / "stdout.log").read_text()
     assert second["world_size"] == count and second["updates"] == first["updates"]
 
@@ -121,7 +112,7 @@ def test_other_batches_that_make_the_same_steps_go_on(tiny, monkeypatch, caplog,
         StopAfter(patch, stop)
         train(steps(tiny, begun, "cut"))
     cut = train(steps(tiny, resumed, "cut"))
-    assert_close(whole, cut)
+    assert_close_weights(whole, cut)
     assert cut["updates"] == whole["updates"] == 6 and "is not identical" in caplog.text
 
 
@@ -132,7 +123,7 @@ def test_fewer_nodes_keep_the_steps_and_the_rates(tiny, caplog):
     whole = train(steps(tiny, "nodes", "whole", **alike))
     train(steps(tiny, "nodes", "run", SOLVER__MAX_EPOCH=1, **alike))
     one = train(steps(tiny, "nodes", "run", NUM_SHARDS=1, **alike))
-    assert_close(whole, one)
+    assert_close_weights(whole, one)
     assert (one["global_batch"], one["shards"]) == (4, 2)
     assert (
         "TRAIN.BATCH_SIZE 2 x NUM_SHARDS 1: the run began with 4 clips per optimizer step and keeps them" in caplog.text
@@ -142,7 +133,7 @@ def test_fewer_nodes_keep_the_steps_and_the_rates(tiny, caplog):
 def test_parts_of_a_larger_model_are_another_run(tiny):
     parts = {"TRAIN__CHECKPOINT_FORMAT": "sharded", "SOLVER__MAX_EPOCH": 1, "TRAIN__EVAL_PERIOD": 0}
     cfg = tiny("run", **parts)
-    Trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
+    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
     with pytest.raises(CheckpointError, match="TIMESFORMER.DEPTH: 2 -> 1"):
         train(tiny("run", **parts, TIMESFORMER__DEPTH=1))
 
@@ -161,7 +152,7 @@ def test_bad_clips_are_counted_over_all_processes(clips, tmp_path):
     for rank in ranks:
         (tmp_path / "clips" / f"clip_{next(iter(rank))[0].sample}.mp4").write_bytes(b"no video")
     settings = {**PLAIN, "NUM_PROCS_PER_NODE": 2, "DATA__MAX_BAD_FRACTION": 0.1, "LOG_PERIOD": 1}
-    process = start(words(tmp_path / "clips", tmp_path / "run", **settings))
+    process = zygote().start(words(tmp_path / "clips", tmp_path / "run", **settings))
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2 and error.count("error: 2 clips of this epoch could not be read") == 1, error
     assert len((tmp_path / "run" / "bad_clips.csv").read_text().splitlines()) == 3
@@ -177,12 +168,10 @@ def test_term_does_not_wait_for_the_end_of_an_evaluation(clips, tmp_path):
     many = [f"{number}_{row}" for number in range(1000) for row in rows]
     (tmp_path / "clips" / "val.csv").write_text("\n".join([head, *many]))
     log = tmp_path / "run" / "stdout.log"
-    process = start(words(tmp_path / "clips", tmp_path / "run", **{**PLAIN, "NUM_PROCS_PER_NODE": 2, "LOG_PERIOD": 1}))
-    deadline = time.monotonic() + 240
-    while not log.exists() or '"val_iter"' not in log.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-    process.terminate()
+    settings = {**PLAIN, "NUM_PROCS_PER_NODE": 2, "LOG_PERIOD": 1}
+    process = zygote().start(words(tmp_path / "clips", tmp_path / "run", **settings))
+    until(lambda: log.exists() and '"val_iter"' in log.read_text(), "an evaluation", process)
+    process.send(signal.SIGTERM)
     _, error = process.communicate(timeout=240)
     assert process.returncode == 143, error
     assert "stopped at epoch 1, iteration 3; saved" in log.read_text() and '"val_epoch"' not in log.read_text()

@@ -4,71 +4,13 @@ import os
 import signal
 
 import pytest
-import torch
 
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer
 from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError
-
-#: Everything random at once: augmentation, mixing, dropout, drop-path, averaging, accumulation with a short last group.
-RICH = {
-    "AUG__ENABLE": True,
-    "AUG__AA_TYPE": "rand-m7-n2-mstd0.5-inc1",
-    "AUG__RE_PROB": 0.5,
-    "AUG__NUM_SAMPLE": 2,
-    "MIXUP__ENABLE": True,
-    "EMA__ENABLED": True,
-    "EMA__DECAY": 0.9,
-    "GLOBAL_BATCH_SIZE": 6,
-    "DATA_LOADER__DROP_LAST": False,
-}
-
-
-def final(cfg):
-    return load_checkpoint(RunDir(cfg.OUTPUT_DIR).checkpoints / f"checkpoint_epoch_{cfg.SOLVER.MAX_EPOCH:05d}.pyth")
-
-
-def assert_same(a, b, path=""):
-    assert type(a) is type(b), path
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{path}/{index}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    else:
-        assert a == b, path
-
-
-def assert_same_run(a, b):
-    for part in ("model_state", "ema_state", "optimizer_state", "meter", "best", "least_errors", "updates", "epoch"):
-        assert_same(a[part], b[part], part)
-
-
-def train(cfg):
-    Trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
-    return final(cfg)
-
-
-class StopAfter:
-    """Sends this process a signal once so many batches were trained on."""
-
-    def __init__(self, monkeypatch, batches, signum=signal.SIGINT):
-        original, self.seen = Trainer._micro_step, 0
-
-        def step(trainer, batch):
-            self.seen += 1
-            if self.seen == batches:
-                os.kill(os.getpid(), signum)
-            return original(trainer, batch)
-
-        monkeypatch.setattr(Trainer, "_micro_step", step)
+from tests.runs import RICH, StopAfter, assert_same, assert_same_run, final, train
 
 
 @pytest.fixture

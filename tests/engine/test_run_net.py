@@ -2,28 +2,14 @@
 
 import json
 import os
-import resource
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from dust.engine import run_net
-from tests.engine.conftest import TINY
-from tests.helpers import ROOT
-
-
-def words(clips, out, **overrides):
-    values = {**TINY, "DATA.PATH_TO_DATA_DIR": clips, "OUTPUT_DIR": out, "SOLVER.MAX_EPOCH": 1}
-    values.update({key.replace("__", "."): value for key, value in overrides.items()})
-    return [str(word) for item in values.items() for word in item]
-
-
-def start(argv, **kwargs):
-    command = [sys.executable, str(ROOT / "tools" / "run_net.py"), *argv]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **kwargs)
+from tests.processes import KILL, until
+from tests.runs import start, words
 
 
 def test_train_and_test_in_one_command(clips, tmp_path, capsys):
@@ -106,19 +92,15 @@ def test_a_poisoned_checkpoint_runs_nothing(clips, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_while_saving_keeps_the_checkpoint_before(clips, tmp_path):
+def test_a_disk_that_fills_up_while_saving_keeps_the_checkpoint_before(zygote, clips, tmp_path):
     """A limit on file size stands for the full disk; the first checkpoint is there, the bigger second does not fit."""
     assert run_net.main([*words(clips, tmp_path / "run", TEST__ENABLE=False)]) == 0
     first = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth"
     before = first.read_bytes()
     limit = len(before) // 2
 
-    def small_files():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    process = start(words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=2), preexec_fn=small_files)
-    _, error = process.communicate(timeout=300)
+    process = zygote.start(words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=2), small_files=limit)
+    _, error = process.communicate()
     assert process.returncode == 2, error
     assert "error: " in error and "Traceback" not in error
     assert first.read_bytes() == before
@@ -146,16 +128,13 @@ def test_ctrl_c_saves_and_the_next_start_goes_on(clips, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_taken_up_at_once(clips, tmp_path):
+def test_a_killed_run_is_taken_up_at_once(zygote, clips, tmp_path):
     """kill -9, then the same command: the workers that outlive the run for a moment do not hold its folder."""
     argv = words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=400, TRAIN__EVAL_PERIOD=0, TRAIN__CHECKPOINT_PERIOD=1)
-    process = start([*argv, "DATA_LOADER.NUM_WORKERS", "2"])
+    process = zygote.start([*argv, "DATA_LOADER.NUM_WORKERS", "2"])
     checkpoints = tmp_path / "run" / "checkpoints"
-    deadline = time.monotonic() + 240
-    while len(list(checkpoints.glob("checkpoint_epoch_*.pyth"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
-    process.kill()
+    until(lambda: len(list(checkpoints.glob("checkpoint_epoch_*.pyth"))) > 1, "two checkpoints", process)
+    process.send(KILL)
     process.wait()
     done = len(list(checkpoints.glob("checkpoint_epoch_*.pyth")))
     assert run_net.main(words(clips, tmp_path / "run", SOLVER__MAX_EPOCH=done + 1, TRAIN__EVAL_PERIOD=0)) == 0

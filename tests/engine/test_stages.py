@@ -1,13 +1,16 @@
 """What a stage takes over from another, and what makes it finished."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from dust.config import load_config
+from dust.config import flatten, load_config
 from dust.engine.run_dir import RunDir
-from dust.engine.stages import finished, inherit, sources
-from dust.engine.test import test as run_test
-from dust.engine.train import train
+from dust.engine.stages import build_inherited, build_stage, upstream
+from dust.engine.stages import finished as is_finished
+from dust.engine.test import run_stage as run_test
+from dust.engine.train import run_stage as train
 from dust.models import build_model
 from dust.utils.checkpoint import file_sha256, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError
@@ -15,6 +18,14 @@ from dust.utils.features import FeatureWriter
 from dust.utils.stages import stage_checkpoint, stage_features, stage_path
 
 SERIES = {"SERIES_SWIN.EMBED_DIM": 12, "SERIES_SWIN.DEPTHS": [1, 1], "SERIES_SWIN.NUM_HEADS": [2, 2]}
+
+
+def sources(cfg):
+    return upstream(flatten(cfg), cfg.OUTPUT_DIR)
+
+
+def finished(cfg):
+    return is_finished(partial(build_stage, cfg), cfg.OUTPUT_DIR)
 
 
 def config(tmp_path, output="stage4", **more):
@@ -34,11 +45,11 @@ def stage2(tmp_path):
 
 def test_the_widths_of_the_other_stage_are_taken_over_but_not_its_dropout(tmp_path, stage2):
     cfg = config(tmp_path, FUSION__SERIES_FROM="stage2", SERIES_SWIN__DROP_PATH_RATE=0.2)
-    settled = inherit(cfg)
+    settled = build_inherited(cfg)
     assert (settled.SERIES_SWIN.EMBED_DIM, settled.SERIES_SWIN.DEPTHS) == (12, [1, 1])
     assert settled.SERIES_SWIN.DROP_PATH_RATE == 0.2 and settled.is_frozen()
     assert cfg.SERIES_SWIN.EMBED_DIM == 64, "what was given stays as it is"
-    assert inherit(settled) == settled
+    assert build_inherited(settled) == settled
     assert sources(cfg) == {"FUSION.SERIES_FROM": file_sha256(stage2)}
 
 
@@ -55,19 +66,19 @@ def test_stored_features_count_by_the_checkpoint_that_made_them(tmp_path):
 def test_a_file_of_weights_alone_changes_nothing(tmp_path):
     torch.save({"head.weight": torch.zeros(2, 2)}, tmp_path / "final_1d.pth")
     cfg = config(tmp_path, FUSION__SERIES_FROM=str(tmp_path / "final_1d.pth"))
-    assert inherit(cfg) == cfg
+    assert build_inherited(cfg) == cfg
 
 
 def test_a_stage_that_is_gone(tmp_path, stage2):
     cfg = config(tmp_path, FUSION__SERIES_FROM="stage2")
     own = tmp_path / "stage4" / "checkpoints" / "checkpoint_epoch_00001.pyth"
-    settled = inherit(cfg)
+    settled = build_inherited(cfg)
     stage2.parent.parent.rename(tmp_path / "away")
     with pytest.raises(ConfigError, match=r"FUSION\.SERIES_FROM stage2: there is no .*stage2 and no "):
-        inherit(cfg)
+        build_inherited(cfg)
     own.parent.mkdir(parents=True)
     save_checkpoint(own, {"model_state": {"w": torch.zeros(1)}, "cfg": settled.dump(), "epoch": 0})
-    assert inherit(cfg).SERIES_SWIN.EMBED_DIM == 12, "this run's own checkpoint remembers"
+    assert build_inherited(cfg).SERIES_SWIN.EMBED_DIM == 12, "this run's own checkpoint remembers"
     assert sources(cfg) == {}
 
 

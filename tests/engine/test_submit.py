@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dust.engine.submit import SubmittedCommand, parameters, plan, python_command, read
+from dust.engine.submit import SubmittedCommand, job_specs, python_command, read, slurm_parameters
 from dust.launch.lives import minutes_of
 from dust.utils.errors import ConfigError, DustError
-from tests.engine.conftest import TINY
 from tests.helpers import ROOT
+from tests.runs import TINY
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def yamls(tmp_path, clips):
 
 def asked(*words):
     args = read(words)
-    return parameters(args, plan(args))
+    return slurm_parameters(args, job_specs(args))
 
 
 def test_a_job_of_two_nodes(yamls):
@@ -76,9 +76,9 @@ def test_processes_of_a_cpu_node_and_short_limits(yamls):
 
 def test_the_job_runs_the_same_words(yamls):
     first, second = yamls("a"), yamls("b")
-    (work,) = plan(read(["--cfg", first, second, "--num_gpus", "0", "RNG_SEED", "4", "--opts", "LOG_PERIOD", "7"]))
+    (work,) = job_specs(read(["--cfg", first, second, "--num_gpus", "0", "RNG_SEED", "4", "--opts", "LOG_PERIOD", "7"]))
     assert work.argv == ("--cfg", first, second, "--opts", "RNG_SEED", "4", "LOG_PERIOD", "7", "NUM_GPUS", "0")
-    assert [cfg.RNG_SEED for cfg in work.cfgs] == [4, 4]
+    assert ["RNG_SEED: 4\n" in run.config for run in work.runs] == [True, True]
     assert pickle.loads(pickle.dumps(SubmittedCommand(work.argv))).argv == list(work.argv)
 
 
@@ -95,25 +95,26 @@ def test_a_value_may_begin_with_a_dash():
 
 def test_an_array_is_a_job_for_each(yamls, tmp_path):
     first, second = yamls("a"), yamls("b")
-    one, two = plan(read(["--cfg", first, second, "--array", "OUTPUT_DIR", str(tmp_path / "out")]))
+    one, two = job_specs(read(["--cfg", first, second, "--array", "OUTPUT_DIR", str(tmp_path / "out")]))
     assert one.argv[:2] == ("--cfg", first) and two.argv[:2] == ("--cfg", second)
-    assert [work.cfgs[0].OUTPUT_DIR for work in (one, two)] == [str(tmp_path / "out" / name) for name in "ab"]
+    assert [work.runs[0].output_dir for work in (one, two)] == [str(tmp_path / "out" / name) for name in "ab"]
     # what each task will read is what was planned
     for work in (one, two):
-        (again,) = plan(read(work.argv))
-        assert again.cfgs[0].dump() == work.cfgs[0].dump()
+        (again,) = job_specs(read(work.argv))
+        assert again.runs == work.runs
 
 
 def test_an_array_is_a_job_for_each_group(tmp_path):
     (tmp_path / "groups.json").write_text(json.dumps({"head_to_classes": {"0": [0, 1], "1": [2, 3], "2": [4, 5]}}))
     words = ["--cfg", "configs/quickstart/tstl_experts.yaml", "TSTL.GROUPING", str(tmp_path / "groups.json")]
-    works = plan(read([*words, "MODEL.NUM_CLASSES", "6", "OUTPUT_DIR", str(tmp_path), "TSTL.GROUPS", "all", "--array"]))
-    assert [work.cfgs[0].TSTL.GROUP for work in works] == [0, 1, 2]
+    works = job_specs(
+        read([*words, "MODEL.NUM_CLASSES", "6", "OUTPUT_DIR", str(tmp_path), "TSTL.GROUPS", "all", "--array"])
+    )
+    assert [f"GROUP: {number}\n" in work.runs[0].config for number, work in enumerate(works)] == [True] * 3
     for number, work in enumerate(works):
         assert work.argv[-2:] == ("TSTL.GROUPS", f"[{number}]")
-        (again,) = plan(read(work.argv))
-        (cfg,) = again.cfgs
-        assert str(tmp_path / "experts" / f"group_{number}") == cfg.OUTPUT_DIR
+        (again,) = job_specs(read(work.argv))
+        assert [run.output_dir for run in again.runs] == [str(tmp_path / "experts" / f"group_{number}")]
 
 
 @pytest.mark.parametrize(

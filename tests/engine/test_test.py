@@ -1,6 +1,5 @@
 """The multi-view test and its report, against an obvious slow version."""
 
-import csv
 import hashlib
 import json
 
@@ -10,29 +9,25 @@ import torch
 
 from dust.decode.reader import VideoReader
 from dust.engine.run_dir import RunDir
-from dust.engine.test import test as run_test
-from dust.engine.train import train
+from dust.engine.test import run_stage as run_test
+from dust.engine.train import run_stage as train
 from dust.models import build_model
 from dust.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, DataError
-from tests.engine.conftest import write_clip
+from tests.helpers import csv_dicts
+from tests.runs import write_noise
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, clips):
     """The OUTPUT_DIR of a finished tiny run; tests copy nothing, they test into folders of their own."""
     from dust.config import load_config
-    from tests.engine.conftest import TINY
+    from tests.runs import TINY
 
     out = tmp_path_factory.mktemp("trained")
     values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(out), "SOLVER.MAX_EPOCH": 4}
     train(load_config(None, {**values, "EMA.ENABLED": True, "EMA.DECAY": 0.5}), RunDir(out))
     return out / "checkpoints" / "checkpoint_epoch_00004.pyth"
-
-
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def slow_probabilities(cfg, model, path):
@@ -62,7 +57,7 @@ def test_the_report_equals_a_slow_computation(tiny, trained, clips):
     assert report["checkpoint_sha256"] == hashlib.sha256(trained.read_bytes()).hexdigest()
     model = build_model(cfg).eval()
     load_weights(model, trained)
-    table = rows(results / "predictions.csv")
+    table = csv_dicts(results / "predictions.csv")
     for row in table:
         with torch.no_grad():
             expected = slow_probabilities(cfg, model, row["path"])
@@ -82,7 +77,7 @@ def test_micro_batches_and_workers_change_nothing(tiny, trained):
             DATA_LOADER__NUM_WORKERS=workers,
         )
         run_test(cfg, RunDir(cfg.OUTPUT_DIR))
-        tables.append(rows(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv"))
+        tables.append(csv_dicts(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv"))
     for table in tables[1:]:
         for row, first in zip(table, tables[0], strict=True):
             assert row["id"] == first["id"]
@@ -95,12 +90,12 @@ def test_averaged_weights_are_tested_where_asked_for(tiny, trained):
     for name, ema in (("plain", False), ("averaged", True)):
         cfg = tiny(name, TEST__CHECKPOINT_FILE_PATH=str(trained), EMA__ENABLED=ema)
         run_test(cfg, RunDir(cfg.OUTPUT_DIR))
-        weights[name] = rows(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"]
+        weights[name] = csv_dicts(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"]
     assert weights["plain"] != weights["averaged"]
     only_average = tiny("only", TEST__CHECKPOINT_FILE_PATH=str(trained.with_name("average.pyth")))
     save_checkpoint(trained.with_name("average.pyth"), {"model_state": saved["ema_state"]})
     run_test(only_average, RunDir(only_average.OUTPUT_DIR))
-    assert rows(RunDir(only_average.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"] == weights["averaged"]
+    assert csv_dicts(RunDir(only_average.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"] == weights["averaged"]
 
 
 def test_no_checkpoint_is_an_error(tiny):
@@ -127,7 +122,7 @@ def test_the_checkpoints_class_list_rules(tiny, trained, tmp_path, clips):
     (root / "test.csv").write_text(f"path,label\n{clips}/clip_15.mp4,dark\n")
     cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=str(root))
     run_test(cfg, RunDir(cfg.OUTPUT_DIR))
-    (row,) = rows(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")
+    (row,) = csv_dicts(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")
     assert row["label"] == "dark" and list(row)[-2:] == ["prob_bright", "prob_dark"]
     (root / "test.csv").write_text(f"path,label\n{clips}/clip_15.mp4,darkk\n")
     with pytest.raises(DataError, match="darkk"):
@@ -154,7 +149,7 @@ class TestBadClips:
         root = tmp_path / "damaged"
         root.mkdir()
         for index in range(4):
-            write_clip(root / f"{index}.mp4", 60 if index % 2 else 190, seed=index)
+            write_noise(root / f"{index}.mp4", 60 if index % 2 else 190, seed=index)
         whole = (root / "2.mp4").read_bytes()
         (root / "2.mp4").write_bytes(whole[: len(whole) // 2])
         labels = "".join(f"{i}.mp4,{'dark' if i % 2 else 'bright'}\n" for i in range(4))
@@ -172,5 +167,5 @@ class TestBadClips:
         run_test(cfg, RunDir(cfg.OUTPUT_DIR))
         report = json.loads((RunDir(cfg.OUTPUT_DIR).results / "test.json").read_text())
         assert report["counts"] == {"samples": 3, "bad_clips": 1}
-        (bad,) = rows(RunDir(cfg.OUTPUT_DIR).path / "bad_clips.csv")
+        (bad,) = csv_dicts(RunDir(cfg.OUTPUT_DIR).path / "bad_clips.csv")
         assert bad["id"] == "2.mp4" and bad["split"] == "test" and bad["reason"]

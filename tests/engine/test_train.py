@@ -9,15 +9,16 @@ from torch import nn
 
 from dust.config import accumulation_steps
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Diverged, Trainer
+from dust.engine.step import Diverged
+from dust.engine.train import build_trainer
 from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.logging import setup_logging
-from tests.engine.conftest import write_clip
+from tests.runs import write_noise
 
 
 def fit(cfg):
-    trainer = Trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    trainer = build_trainer(cfg, RunDir(cfg.OUTPUT_DIR))
     trainer.fit()
     return trainer
 
@@ -26,7 +27,7 @@ def test_logs_in_slowfasts_form(tiny):
     cfg = tiny(SOLVER__MAX_EPOCH=2, TRAIN__BATCH_SIZE=2, SOLVER__CLIP_GRAD_L2NORM=1.0)
     run = RunDir(cfg.OUTPUT_DIR)
     setup_logging(run.path)
-    Trainer(cfg, run).fit()
+    build_trainer(cfg, run).fit()
     text = (run.path / "stdout.log").read_text()
     setup_logging()
     lines = [json.loads(line) for line in re.findall(r"json_stats: (.*)", text)]
@@ -62,7 +63,7 @@ def test_a_short_last_group_is_stepped(tiny):
 
 def test_a_loss_that_is_not_finite_stops_with_names(tiny):
     cfg = tiny(SOLVER__MAX_EPOCH=2)
-    trainer = Trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    trainer = build_trainer(cfg, RunDir(cfg.OUTPUT_DIR))
     trainer._train_epoch(), trainer._close_epoch()
     with torch.no_grad():
         next(trainer.state.model.parameters()).fill_(float("nan"))
@@ -86,7 +87,7 @@ def test_finetuning_takes_weights_only_and_resumes(tiny):
     fit(source)
     file = str(RunDir(source.OUTPUT_DIR).checkpoints / "checkpoint_epoch_00001.pyth")
     cfg = tiny("fine", TRAIN__CHECKPOINT_FILE_PATH=file, TRAIN__FINETUNE=True, SOLVER__MAX_EPOCH=1)
-    trainer = Trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    trainer = build_trainer(cfg, RunDir(cfg.OUTPUT_DIR))
     assert trainer.state.epoch == 0
     loaded = load_checkpoint(file)["model_state"]
     assert all(torch.equal(value, loaded[name]) for name, value in trainer.state.model.state_dict().items())
@@ -121,7 +122,7 @@ class TestBadClips:
         root = tmp_path / "damaged"
         root.mkdir()
         for index in range(30):
-            write_clip(root / f"{index}.mp4", 60 if index % 2 else 190, frames=4, seed=index)
+            write_noise(root / f"{index}.mp4", 60 if index % 2 else 190, frames=4, seed=index)
         (root / "7.mp4").write_bytes(bytes(range(256)) * 20)
         rows = [f"{index}.mp4,{index % 2}" for index in range(30)]
         (root / "train.csv").write_text("\n".join(rows) + "\n")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dust.utils.checkpoint import list_checkpoints, verify_checkpoint
-from tests.faults.victims import KINDS, Victim, assert_same_outcome, outcome, saves, until, words
+from tests.faults.victims import KINDS, assert_same_outcome, outcome, saves, words
+from tests.processes import Run, until
 
 RUN = {"SOLVER__MAX_EPOCH": 6, "LOG_PERIOD": 1}
 ROOT_ONLY = "needs root, to mount a small disk"
@@ -50,7 +51,7 @@ def whole(zygote, clips, tmp_path_factory) -> dict:
     return outcome(out)
 
 
-def assert_failed(victim: Victim, *said: str) -> None:
+def assert_failed(victim: Run, *said: str) -> None:
     """It has ended with one line that says all of this."""
     code, text = victim.wait(), victim.said
     assert code == 2, text[-3000:]
@@ -81,7 +82,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_written(zygote, clips, disk, 
 
 
 @contextlib.contextmanager
-def read_only(folder: Path, victim: Victim) -> Iterator[None]:
+def read_only(folder: Path, victim: Run) -> Iterator[None]:
     if os.geteuid():
         folder.chmod(0o500)
         yield

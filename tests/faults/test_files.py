@@ -19,7 +19,7 @@ from dust.datasets.loader import Loader, _start_worker
 from dust.datasets.sample import BadClip
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.utils.logging import _AboveProgressBar, _LogFile
-from tests.faults.victims import gone, until
+from tests.processes import gone, until
 
 HEAD = b"split,id,path,reason\r\n"
 ROW = b"train,a,a.mp4,cut short\r\n"

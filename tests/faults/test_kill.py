@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from dust.utils.checkpoint import checkpoint_name, list_checkpoints
-from tests.faults.victims import KILL, KINDS, assert_same_outcome, gone, outcome, saves, until, words
+from tests.faults.victims import KINDS, assert_same_outcome, outcome, saves, words
+from tests.processes import KILL, gone, until
 
 #: What a save does to files, in its order; the numbers of each that one or two saves make.
 STAGES = (("open", 5), ("fsync", 8), ("rename", 5), ("remove", 6))

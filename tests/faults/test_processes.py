@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from dust.engine.run_dir import RunDir
-from tests.engine.test_resume import assert_same
-from tests.faults.victims import KILL, PARTS, Victim, gone, newest, saves, until, words
+from tests.faults.victims import PARTS, newest, saves, words
+from tests.processes import KILL, Run, gone, until
+from tests.runs import assert_same
 
 TWO = {
     "NUM_PROCS_PER_NODE": 2,
@@ -19,30 +20,30 @@ TWO = {
     "LOG_PERIOD": 100,
     "TEST__ENABLE": False,
 }
-Disturbance = Callable[[Victim], int]
+Disturbance = Callable[[Run], int]
 
 
-def kill_launcher(victim: Victim) -> int:
+def kill_launcher(victim: Run) -> int:
     victim.send(KILL)
     return -KILL
 
 
-def kill_first_rank(victim: Victim) -> int:
+def kill_first_rank(victim: Run) -> int:
     victim.ranks()[0].kill()
     return 1
 
 
-def kill_second_rank(victim: Victim) -> int:
+def kill_second_rank(victim: Run) -> int:
     victim.ranks()[1].kill()
     return 1
 
 
-def term_to_all(victim: Victim) -> int:
+def term_to_all(victim: Run) -> int:
     victim.send(signal.SIGTERM, group=True)
     return 143
 
 
-def term_to_launcher(victim: Victim) -> int:
+def term_to_launcher(victim: Run) -> int:
     victim.send(signal.SIGTERM)
     return 143
 
@@ -53,7 +54,7 @@ def disturb(zygote, clips, tmp_path, disturbances: Sequence[Disturbance], epochs
     zygote.finish(words(clips, whole, **settings))
     rng, everyone = random.Random(9), list[psutil.Process]()
     for disturbance in disturbances:
-        victim = zygote.start(words(clips, cut, **settings))
+        victim = zygote.start(words(clips, cut, **settings), spawn=True)
         saves(cut / "checkpoints", victim, rng.randint(2, 5))
         everyone += victim.workers()
         expected = disturbance(victim)
@@ -67,7 +68,7 @@ def disturb(zygote, clips, tmp_path, disturbances: Sequence[Disturbance], epochs
 @pytest.mark.slow
 def test_a_dead_launcher_leaves_nothing_behind(zygote, clips, tmp_path):
     """Its processes end with it, and the folder is free. (Dead ranks and TERM: tests/launch/test_launcher.py.)"""
-    victim = zygote.start(words(clips, tmp_path / "run", **TWO, SOLVER__MAX_EPOCH=1000))
+    victim = zygote.start(words(clips, tmp_path / "run", **TWO, SOLVER__MAX_EPOCH=1000), spawn=True)
     saves(tmp_path / "run" / "checkpoints", victim, 2)
     everyone = victim.workers()
     assert len(victim.ranks()) == 2

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dust.utils.checkpoint import verify_checkpoint
-from tests.faults.victims import assert_same_outcome, outcome, until, words
+from tests.faults.victims import assert_same_outcome, outcome, words
+from tests.processes import until
 
 #: The line of the log after which the signal comes, and how long after it at most (seconds).
 MOMENTS = {

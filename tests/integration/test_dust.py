@@ -21,7 +21,7 @@ def data(tmp_path_factory):
 
 
 def argv(data, out, *more):
-    smaller = ["TRAIN.BATCH_SIZE", "16", "DATA_LOADER.NUM_WORKERS", "0"]
+    smaller = ["TRAIN.BATCH_SIZE", "16", "DATA_LOADER.NUM_WORKERS", "0", "SOLVER.MAX_EPOCH", "8"]
     return ["--cfg", *STAGES, "DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(out), *smaller, *more]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from dust.procedure.metrics import score_recording, summarize
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.features import FeatureStore
 from tests.datasets.keystep.test_files import industreal
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tool
 
 STAGES = ("spatial", "features", "temporal", "finetune", "test")
 
@@ -106,21 +105,20 @@ def test_job_scripts_run_without_slurm():
 
 
 def test_the_tools_know_the_data(tmp_path):
-    command = [sys.executable, str(ROOT / "tools" / "gen_data.py"), "keystep", "--out", str(tmp_path / "data")]
-    more = ["--recordings", "3", "--parts", "3", "--size", "32"]
-    said = subprocess.run([*command, *more], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    command = ["gen_data", "keystep", "--out", tmp_path / "data", "--recordings", "3", "--parts", "3", "--size", "32"]
+    said = tool(*command).stdout
     assert "1 train, 1 val, 1 test" in said and "configs/quickstart/keystep_test.yaml" in said
-    again = subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT)
+    again = tool(*command)
     assert again.returncode == 2 and "error:" in again.stderr
 
 
 def test_industreal_is_listed_from_the_command_line(tmp_path):
     industreal(tmp_path / "raw")
-    command = [sys.executable, str(ROOT / "tools" / "convert_data.py"), "industreal", "--root", str(tmp_path / "raw")]
-    said = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, cwd=ROOT)
+    command = ["convert_data", "industreal", "--root", tmp_path / "raw"]
+    said = tool(*command, "--out", tmp_path / "out")
     assert said.returncode == 0, said.stderr
     assert "1 train; 30 frames, 11 components" in said.stdout and "MODEL.NUM_CLASSES 11" in said.stdout
     assert read_procedures(tmp_path / "out", "train").recordings[0].steps == ((12, 9),)
     (tmp_path / "raw" / "recordings" / "train" / "01_assy_0_1" / "rgb" / "000007.jpg").unlink()
-    refused = subprocess.run([*command, "--out", str(tmp_path / "2")], capture_output=True, text=True, cwd=ROOT)
+    refused = tool(*command, "--out", tmp_path / "2")
     assert refused.returncode == 2 and "a gap in the pictures" in refused.stderr

@@ -11,49 +11,17 @@ import time
 
 import psutil
 import pytest
-import torch
 
 from dust.launch.lives import Lives
 from dust.launch.rendezvous import DistEnv, Rendezvous, read_dist_env
-from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import ConfigError, DustError
-from tests.engine.test_run_net import start, words
 from tests.helpers import ROOT
+from tests.processes import KILL, gone, until, zygote
+from tests.runs import PLAIN, assert_close_weights, epochs, run, weights, words
 
 #: Makes a run slow, as its environment says.
-SLOW_STEPS = ROOT / "tests" / "slurm" / "slow_steps"
-#: Nothing random that depends on the process: what is left is rounding. (Adam would make steps of it, where a gradient
-#: is nothing else: at the bias of the keys.)
-PLAIN = {
-    "SOLVER__OPTIMIZING_METHOD": "sgd",
-    "SOLVER__BASE_LR": 0.1,
-    "TIMESFORMER__DROP_RATE": 0.0,
-    "TIMESFORMER__DROP_PATH_RATE": 0.0,
-    "TRAIN__BATCH_SIZE": 4,
-    "DATA_LOADER__DROP_LAST": False,
-    "SOLVER__MAX_EPOCH": 2,
-    "EMA__ENABLED": True,
-    "EMA__DECAY": 0.9,
-}
-
-
-def run(clips, out, count, **more):
-    """One run in ``count`` processes, to its end."""
-    settings = {**PLAIN, "NUM_PROCS_PER_NODE": count, **more}
-    process = start(words(clips, out, **settings), env={**os.environ, "OMP_NUM_THREADS": "1"})
-    output, error = process.communicate(timeout=300)
-    assert process.returncode == 0, output + error
-    return out
-
-
-def weights(out, epoch=2):
-    return load_checkpoint(out / "checkpoints" / f"checkpoint_epoch_{epoch:05d}.pyth")
-
-
-def epochs(out):
-    lines = (out / "stdout.log").read_text().splitlines()
-    lines = [json.loads(line.split("json_stats: ")[1]) for line in lines if '"train_epoch"' in line]
-    return [(line["epoch"], line["loss"], line["top1_err"]) for line in lines]
+SLOW_STEPS = ROOT / "tests" / "slurm" / "slow_steps" / "sitecustomize.py"
+LONG = {**PLAIN, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0}
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +34,9 @@ def alone(clips, tmp_path_factory):
 def test_two_processes_are_one(clips, tmp_path, alone, more):
     """10 clips in batches of 4: the last batch is short. With accumulation the gradient is exchanged once a step."""
     reference = run(clips, tmp_path / "one", 1, **more) if more else alone
-    both = run(clips, tmp_path / "two", 2, **more)
+    both = run(clips, tmp_path / "two", 2, spawn=not more, **more)
     one, two = weights(reference), weights(both)
-    for part in ("model_state", "ema_state"):
-        for name, value in one[part].items():
-            torch.testing.assert_close(two[part][name], value, atol=2e-6, rtol=1e-5)
+    assert_close_weights(one, two)
     assert two["updates"] == one["updates"] and two["world_size"] == 2
     for (epoch, loss, error), (epoch_2, loss_2, error_2) in zip(epochs(reference), epochs(both), strict=True):
         assert (epoch_2, error_2) == (epoch, error) and loss_2 == pytest.approx(loss, abs=1.1e-5)
@@ -93,41 +59,23 @@ def test_three_processes_write_the_report_of_one(clips, tmp_path, alone):
         assert float(first["prob_dark"]) == pytest.approx(float(second["prob_dark"]), abs=1e-5)
 
 
-@pytest.mark.slow
-def test_torchrun_starts_the_same_run(clips, tmp_path, alone):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    argv = words(clips, tmp_path / "run", **PLAIN)
-    result = subprocess.run(
-        [*command, str(ROOT / "tools" / "run_net.py"), *argv],
-        capture_output=True, text=True, cwd=ROOT, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    one, two = weights(alone), weights(tmp_path / "run")
-    for name, value in one["model_state"].items():
-        torch.testing.assert_close(two["model_state"][name], value, atol=2e-6, rtol=1e-5)
-
-
 def begun(clips, out, **more):
     """A long run of two processes that has saved its first epoch."""
-    settings = {**PLAIN, "NUM_PROCS_PER_NODE": 2, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0, **more}
-    process = start(words(clips, out, **settings), env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 240
-    while not (out / "checkpoints" / "checkpoint_epoch_00001.pyth").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+    process = zygote().start(words(clips, out, **{**LONG, "NUM_PROCS_PER_NODE": 2}), **more)
+    until((out / "checkpoints" / "checkpoint_epoch_00001.pyth").exists, "a checkpoint", process)
     return process
 
 
 @pytest.mark.slow
 def test_a_dead_process_ends_the_run_and_it_resumes(clips, tmp_path):
-    process = begun(clips, tmp_path / "run", DATA_LOADER__NUM_WORKERS=0)
-    ranks = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    process = begun(clips, tmp_path / "run")
+    ranks = process.ranks()
     assert len(ranks) == 2
     os.kill(ranks[1].pid, signal.SIGKILL)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "was ended by SIGKILL; the others stop" in error
-    assert not [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
+    assert all(gone(rank) for rank in ranks)
     done = len(list((tmp_path / "run" / "checkpoints").glob("checkpoint_epoch_*.pyth")))
     run(clips, tmp_path / "run", 1, SOLVER__MAX_EPOCH=done + 1, TRAIN__EVAL_PERIOD=0)
     log = (tmp_path / "run" / "stdout.log").read_text()
@@ -136,8 +84,9 @@ def test_a_dead_process_ends_the_run_and_it_resumes(clips, tmp_path):
 
 @pytest.mark.slow
 def test_term_saves_in_all_and_exits_143(clips, tmp_path):
-    process = begun(clips, tmp_path / "run")
-    process.send_signal(signal.SIGTERM)
+    """New interpreters, as users have them: signals are minded from the start of each."""
+    process = begun(clips, tmp_path / "run", spawn=True)
+    process.send(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143, error
     assert "Traceback" not in error
@@ -146,7 +95,9 @@ def test_term_saves_in_all_and_exits_143(clips, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_of_all_is_said_once(clips, tmp_path):
-    process = start(words(clips, tmp_path / "run", **{**PLAIN, "NUM_PROCS_PER_NODE": 2, "MODEL__NUM_CLASSES": 7}))
+    process = zygote().start(
+        words(clips, tmp_path / "run", **{**PLAIN, "NUM_PROCS_PER_NODE": 2, "MODEL__NUM_CLASSES": 7})
+    )
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2 and error.count("error:") == 1 and "NUM_CLASSES 2" in error, error
 
@@ -181,17 +132,16 @@ def free_port():
     return str(free_port())
 
 
-def tasks(argv, count, scontrol=None, *, nodes=1, **more):
+def tasks(argv, count, scontrol=None, *, nodes=1, env=(), **more):
     """``count`` processes as srun starts them, on one node or, as they see it, on each of several one."""
     environ = {
-        **os.environ, "OMP_NUM_THREADS": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(count),
-        "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_JOB_ID": "9", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": free_port(), **more,
+        "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_NUM_NODES": str(nodes),
+        "SLURM_JOB_ID": "9", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **dict(env),
     }  # fmt: skip
     if scontrol is not None:
-        environ["PATH"] = f"{scontrol}:{environ['PATH']}"
+        environ["PATH"] = f"{scontrol}:{os.environ['PATH']}"
     envs = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % (count // nodes))} for rank in range(count)]
-    return [start(argv, env={**environ, **env}) for env in envs]
+    return [zygote().start(argv, env={**environ, **env}, linger=1.0, **more) for env in envs]
 
 
 @pytest.fixture
@@ -204,21 +154,13 @@ def scontrol(tmp_path):
     return folder
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + 240
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_usr2_saves_and_asks_for_the_job_before_any_task_has_gone(clips, tmp_path, scontrol):
     """srun may end the others as soon as one task is gone, so the second stays until the first has asked."""
-    settings = {**PLAIN, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0}
-    first, second = tasks(words(clips, tmp_path / "run", **settings), 2, scontrol)
-    wait_for(tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth", first)
+    first, second = tasks(words(clips, tmp_path / "run", **LONG), 2, scontrol)
+    until((tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth").exists, "a checkpoint", first)
     for process in (second, first):
-        process.send_signal(signal.SIGUSR2)
+        process.send(signal.SIGUSR2)
     second.wait(timeout=60)
     assert (tmp_path / "asked").read_text() == "requeue 9\n", "before, and once"
     errors = [process.communicate(timeout=60)[1] for process in (first, second)]
@@ -233,15 +175,13 @@ def test_a_job_that_gets_nowhere_fails_in_all_tasks(clips, tmp_path, scontrol, p
     """A task for each process, or for each node, which starts that node's. The life before was without a step too."""
     run = tmp_path / "run"
     assert Lives("9", [run], time.monotonic(), {}).go_on(signal.SIGUSR2)
-    slow = {"PYTHONPATH": os.pathsep.join([str(SLOW_STEPS), os.environ.get("PYTHONPATH", "")])}
     argv = words(clips, run, **{**PLAIN, "NUM_PROCS_PER_NODE": processes})
-    both = tasks(argv, 2, scontrol, nodes=processes, SECONDS_BEFORE_STEPS="600", **slow)
-    deadline = time.monotonic() + 240
-    while not ((run / "stdout.log").exists() and "training from scratch" in (run / "stdout.log").read_text()):
-        assert both[0].poll() is None and time.monotonic() < deadline, both[0].communicate()
-        time.sleep(0.1)
+    slow = {"env": {"SECONDS_BEFORE_STEPS": "600"}, "load": str(SLOW_STEPS)}
+    both = tasks(argv, 2, scontrol, nodes=processes, **slow)
+    log = run / "stdout.log"
+    until(lambda: log.exists() and "training from scratch" in log.read_text(), "training", both[0])
     for process in reversed(both):
-        process.send_signal(signal.SIGUSR2)
+        process.send(signal.SIGUSR2)
     said = ["".join(process.communicate(timeout=120)) for process in both]
     assert [process.returncode for process in both] == [1, 1], said
     assert "SIGUSR2: job 9 made no step in 2 lives in a row" in said[0] and "Traceback" not in "".join(said)
@@ -257,14 +197,14 @@ def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum
     for _ in range(lives):
         assert Lives("9", [tmp_path / "run"], time.monotonic(), {}).go_on(signum)
     process, absent = tasks(words(clips, tmp_path / "run", **PLAIN), 2, scontrol)
-    absent.kill()
-    absent.communicate()
-    # its store listens: from here on it waits
-    deadline = time.monotonic() + 120
-    while not [one for one in psutil.Process(process.pid).net_connections() if one.status == psutil.CONN_LISTEN]:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(signum)
+    absent.send(KILL)
+    absent.wait()
+
+    def waits():  # its store listens: from here on
+        return [one for one in psutil.Process(process.pid).net_connections() if one.status == psutil.CONN_LISTEN]
+
+    until(waits, "a port that it listens at", process)
+    process.send(signum)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in error, error
     assert (tmp_path / "asked").exists() == (code == 140)
@@ -273,10 +213,9 @@ def test_a_signal_while_waiting_for_the_others(clips, tmp_path, scontrol, signum
 
 @pytest.mark.slow
 def test_a_dead_task_is_told_behind_its_own_words(clips, tmp_path):
-    settings = {**PLAIN, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0}
-    first, second = tasks(words(clips, tmp_path / "run", **settings), 2)
-    wait_for(tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth", first)
-    second.kill()
+    first, second = tasks(words(clips, tmp_path / "run", **LONG), 2)
+    until((tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth").exists, "a checkpoint", first)
+    second.send(KILL)
     _, error = first.communicate(timeout=60)
     assert first.returncode == 1 and "error: process 0 of 2 stops: another one has ended" in error, error
     assert "Traceback" not in error
@@ -292,8 +231,9 @@ def test_an_error_of_all_tasks_is_said_once(clips, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("starter", ["srun", "torchrun"])
-def test_a_stage_of_one_process_between_two_of_all(clips, tmp_path, starter):
-    """Features are extracted by the first process; the others wait for the next stage, and it is theirs again."""
+def test_a_stage_of_one_process_between_two_of_all(clips, tmp_path, alone, starter):
+    """Features are extracted by the first process; the others wait for the next stage, and it is theirs again.
+    Whoever started them, they learn what one process does."""
     (tmp_path / "learn.yaml").write_text("TEST:\n  ENABLE: False\n")
     (tmp_path / "look.yaml").write_text(
         "TRAIN:\n  ENABLE: False\nTEST:\n  ENABLE: False\nFEATURES:\n  ENABLE: True\n  CHECKPOINT_FILE_PATH: learn\n"
@@ -315,6 +255,7 @@ def test_a_stage_of_one_process_between_two_of_all(clips, tmp_path, starter):
     for process in processes:
         _, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
+    assert_close_weights(weights(alone), weights(tmp_path / "run" / "learn"))
     assert (tmp_path / "run" / "look" / "features" / "val.npy").exists()
     assert json.loads((tmp_path / "run" / "test" / "results" / "test.json").read_text())["counts"]["samples"] == 4
 
@@ -322,19 +263,12 @@ def test_a_stage_of_one_process_between_two_of_all(clips, tmp_path, starter):
 @pytest.mark.slow
 def test_nodes_started_by_hand_are_one_job(clips, tmp_path, alone):
     meet = ["--num_shards", "2", "--init_method", f"tcp://127.0.0.1:{free_port()}"]
-    nodes = [
-        start(
-            [*meet, "--shard_id", str(shard), *words(clips, tmp_path / "run", **{**PLAIN, "TRAIN__BATCH_SIZE": 2})],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for shard in range(2)
-    ]
+    argv = words(clips, tmp_path / "run", **{**PLAIN, "TRAIN__BATCH_SIZE": 2})
+    nodes = [zygote().start([*meet, "--shard_id", str(shard), *argv]) for shard in range(2)]
     for node in nodes:
         _, error = node.communicate(timeout=300)
         assert node.returncode == 0, error
-    one, two = weights(alone), weights(tmp_path / "run")
-    for name, value in one["model_state"].items():
-        torch.testing.assert_close(two["model_state"][name], value, atol=2e-6, rtol=1e-5)
+    assert_close_weights(weights(alone), weights(tmp_path / "run"))
 
 
 def test_a_port_that_is_taken_is_named():

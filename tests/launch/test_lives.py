@@ -243,7 +243,7 @@ def test_without_squeue_there_is_a_sentence_all_the_same(slurm, monkeypatch):
 
 def test_the_command_counts_its_lives(slurm, clips, monkeypatch):
     """Of its first folder, from the end of the configurations on; what it does to its end, it forgets."""
-    from tests.engine.test_run_net import words
+    from tests.runs import words
 
     for name, value in JOB.items():
         monkeypatch.setenv(name, value)
@@ -266,10 +266,10 @@ def test_the_command_counts_its_lives(slurm, clips, monkeypatch):
 
 def test_what_a_run_leaves_is_seen(tiny, tmp_path):
     """The names are those that the stages write."""
-    run_net.run(tiny(SOLVER__MAX_EPOCH=1))
+    run_net.run_stage(tiny(SOLVER__MAX_EPOCH=1))
     trained = progress([tmp_path / "run"])
     assert "0 checkpoint_epoch_00001.pyth" in trained and any(one.startswith("0 test ") for one in trained)
-    run_net.run(tiny(TRAIN__ENABLE=False, TEST__ENABLE=False, FEATURES__ENABLE=True, FEATURES__SPLITS=["val"]))
+    run_net.run_stage(tiny(TRAIN__ENABLE=False, TEST__ENABLE=False, FEATURES__ENABLE=True, FEATURES__SPLITS=["val"]))
     assert progress([tmp_path / "run"]) - trained == {"0 val.json"}
-    run_net.run(tiny(SOLVER__MAX_EPOCH=1))
+    run_net.run_stage(tiny(SOLVER__MAX_EPOCH=1))
     assert progress([tmp_path / "run"]) - trained == {"0 val.json"}, "the same test finds the same"

@@ -1,4 +1,4 @@
-"""CAST against the authors' numbers (tests/data/cast_*), against its experts alone, and by laws."""
+"""CAST against the authors' numbers (cast_*), against its experts alone, and by laws."""
 
 from types import SimpleNamespace
 
@@ -13,23 +13,11 @@ from dust.models.optimizer import parameter_groups
 from dust.models.videomae_vit import VideoMAE
 from dust.utils.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
-from tests.helpers import golden_json, golden_tensors
+from tests.helpers import golden_json, golden_tensors, noise_of, part, randomised
 
 TINY = {
     "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "all_frames": 8, "num_classes": 7,
 }  # fmt: skip
-
-
-def part(tensors, name):
-    return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-
-
-def randomised(model):
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 def fresh(**arguments):
@@ -41,11 +29,7 @@ def tiny(**arguments):
     return randomised(fresh(**arguments))
 
 
-def video_of(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
-
-
-VIDEO = video_of(2, 3, 8, 32, 32)
+VIDEO = noise_of(2, 3, 8, 32, 32)
 
 
 # ---------------------------------------------------------------------------------------------- golden numbers
@@ -104,7 +88,7 @@ def slow_cross(query, context, q, q_bias, kv, kv_bias, proj, heads):
 
 
 def test_cross_attention_stays_in_its_window():
-    s, t = video_of(2, 4, 6, 8), torch.randn(2, 4, 6, 8)  # (B, frames, N, d)
+    s, t = noise_of(2, 4, 6, 8), torch.randn(2, 4, 6, 8)  # (B, frames, N, d)
     t2s, s2t = randomised(T2SCross(8, 2, frames=4)), randomised(S2TCross(8, 2, places=6))
     in_time, in_space = t2s(s, t), s2t(s, t)
     for b in range(2):
@@ -185,7 +169,7 @@ def test_drop_path_drops_whole_clips_of_the_trained_branches_only():
     assert [block.drop_path.rate for block in model.blocks] == [0, 0.25, 0.5]
     block = model.blocks[2].train()
     block.drop_path.rate = 1 - 1e-9  # everything that can be dropped is
-    s, t = video_of(2, 4, 17, 48), video_of(2, 4, 16, 48)
+    s, t = noise_of(2, 4, 17, 48), noise_of(2, 4, 16, 48)
     s_out, t_out = block(s, t)
     s = s + block.S_Adapter(block.clip_attn(block.clip_ln_1(s).flatten(0, 1))).view(s.shape)
     t = t + block.T_Adapter(block.attn(block.norm1(t).flatten(1, 2))).view(t.shape)

@@ -6,7 +6,8 @@ import torch
 from dust.models.cast_weights import HASH, frozen_sha256, trained_names
 from dust.utils.checkpoint import read_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError
-from tests.models.test_cast import VIDEO, experts, fresh, randomised
+from tests.helpers import randomised
+from tests.models.test_cast import VIDEO, experts, fresh
 
 PARTS = {"spatial": ("CAST.SPATIAL_FROM", "a"), "temporal": ("CAST.TEMPORAL_FROM", "b")}
 TRUNK = {"trunk": ("CAST.TRUNK_FROM", "c")}

@@ -1,4 +1,4 @@
-"""CLIP's visual transformer against the authors' numbers (tests/data/clip_visual_*), timm's model, and by laws."""
+"""CLIP's visual transformer against the authors' numbers (clip_visual_*), timm's model, and by laws."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -13,31 +13,15 @@ from dust.models.clip_vit import CLIPAttention, CLIPVisual
 from dust.models.layers.frozen import quick_gelu
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError, DustError
-from tests.helpers import golden_tensors
+from tests.helpers import golden_tensors, noise_of, part, randomised
 
 TINY = {"input_resolution": 32, "patch_size": 8, "width": 48, "layers": 2, "heads": 4, "output_dim": 20}
 CASES = ["clip_visual_a", "clip_visual_b"]
 
 
-def part(tensors, name):
-    return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-
-
-def randomised(model):
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
-
-
 def tiny(**arguments):
     torch.manual_seed(0)
     return randomised(CLIPVisual(**{**TINY, **arguments}))
-
-
-def pixels(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
 
 # ---------------------------------------------------------------------------------------------- golden numbers
@@ -81,7 +65,7 @@ def test_quick_gelu_and_its_gradient():
 def test_attention_equals_torchs():
     ours, theirs = randomised(CLIPAttention(12, 3)), torch.nn.MultiheadAttention(12, 3, batch_first=True)
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    x = pixels(2, 5, 12)
+    x = noise_of(2, 5, 12)
     torch.testing.assert_close(ours(x), theirs(x, x, x, need_weights=False)[0])
 
 
@@ -89,7 +73,7 @@ def test_attention_equals_torchs():
 
 
 def test_a_video_is_the_mean_of_its_frames_class_tokens():
-    model, video = tiny(), pixels(2, 3, 4, 32, 32)
+    model, video = tiny(), noise_of(2, 3, 4, 32, 32)
     frames = [model.forward_features(video[:, :, t])[:, 0, 0] for t in range(4)]
     torch.testing.assert_close(model(video), model.ln_post(torch.stack(frames).mean(dim=0)) @ model.proj)
     still = video[:, :, :1]
@@ -98,7 +82,7 @@ def test_a_video_is_the_mean_of_its_frames_class_tokens():
 
 
 def test_a_classifier_on_the_embedding():
-    model, video = tiny(num_classes=7, drop_rate=0.4, drop_path_rate=0.4), pixels(2, 3, 2, 32, 32)
+    model, video = tiny(num_classes=7, drop_rate=0.4, drop_path_rate=0.4), noise_of(2, 3, 2, 32, 32)
     tokens = model.forward_features(video)
     embedding = model.forward_head(tokens, pre_logits=True)
     assert embedding.shape == (2, model.num_features) == (2, 20)
@@ -112,7 +96,7 @@ def test_a_classifier_on_the_embedding():
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (16, 40)])
 def test_another_size_resizes_the_positions(height, width):
     model = tiny()
-    images = pixels(2, 3, height, width)
+    images = noise_of(2, 3, height, width)
     other = tiny(input_resolution=(height, width))
     report = load_weights(other, model.state_dict(), strict=True)
     assert any(f"4x4 -> {height // 8}x{width // 8}" in note for note in report.notes)
@@ -201,14 +185,14 @@ def timms(num_classes=20, **arguments):
 
 
 def test_equals_timms_model():
-    vit, model, images = timms(), tiny(), pixels(2, 3, 32, 32)
+    vit, model, images = timms(), tiny(), noise_of(2, 3, 32, 32)
     torch.nn.init.zeros_(vit.head.bias)
     load_weights(model, vit.state_dict(), strict=True)
     torch.testing.assert_close(model(images), vit(images), atol=1e-5, rtol=1e-5)
 
 
 def test_timms_classifier_becomes_ours():
-    vit, model, images = timms(num_classes=7), tiny(output_dim=0, num_classes=7), pixels(2, 3, 32, 32)
+    vit, model, images = timms(num_classes=7), tiny(output_dim=0, num_classes=7), noise_of(2, 3, 32, 32)
     load_weights(model, vit.state_dict(), strict=True)
     torch.testing.assert_close(model(images), vit(images), atol=1e-5, rtol=1e-5)
 

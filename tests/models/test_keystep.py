@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 from timm.models import group_parameters
-from yacs.config import CfgNode
 
-from dust.config.keystep import add_keystep
+from dust.config import get_cfg
 from dust.models.build import build_model
 from dust.models.keystep import TemporalEncoder
 from dust.utils.checkpoint import load_weights
@@ -145,8 +144,8 @@ def test_mlp_is_the_baseline():
 
 
 def test_from_config_is_the_published_model_with_other_sizes():
-    cfg = CfgNode({"MODEL": {"MODEL_NAME": "TemporalEncoder", "NUM_CLASSES": 11, "ACT_CHECKPOINT": False}})
-    add_keystep(cfg)
+    cfg = get_cfg()
+    cfg.MODEL.MODEL_NAME, cfg.MODEL.NUM_CLASSES = "TemporalEncoder", 11
     with torch.device("meta"):
         model = build_model(cfg)
         reference = TemporalEncoder()

@@ -71,7 +71,7 @@ def test_weights_of_timm(tmp_path):
     theirs = timm.create_model("test_vit", num_classes=7, img_size=32)
     torch.save(theirs.state_dict(), tmp_path / "timm.pth")
     model = make(init_from={"body": ("KEYSTEP.SPATIAL.PRETRAINED", str(tmp_path / "timm.pth"))})
-    assert load_parts(None, model)
+    assert load_parts(model, "")
     torch.testing.assert_close(model.body(frames()[:, :, 0]), theirs.eval().forward_head(
         theirs.forward_features(frames()[:, :, 0]), pre_logits=True
     ))  # fmt: skip
@@ -80,7 +80,7 @@ def test_weights_of_timm(tmp_path):
     assert {key.split(".")[0] for key in report.missing} == {"neck", "projection"}
     wrong = make(arch="test_resnet", init_from=model.init_from)
     with pytest.raises(CheckpointError, match="does not fit"):
-        load_parts(None, wrong)
+        load_parts(wrong, "")
 
 
 def test_weights_of_storm_psr():
@@ -97,7 +97,7 @@ def test_weights_of_storm_psr():
 def test_what_cannot_be():
     with pytest.raises(ConfigError, match="vit_smal.*no model of timm's"):
         make(arch="vit_smal_patch16")
-    with pytest.raises(ConfigError, match="img_size is 0, at least 1; embed_dim is -1"):
+    with pytest.raises(ConfigError, match="img_size is 0, it must be above 0; embed_dim is -1"):
         make(img_size=0, embed_dim=-1)
     with pytest.raises(DataError, match=r"\(4, 3, 2, 32, 32\); it takes single frames"):
         make()(torch.zeros(4, 3, 2, 32, 32))

@@ -85,7 +85,7 @@ def test_it_begins_from_the_stages_before(tmp_path):
         torch.save({"model_state": model.state_dict()}, tmp_path / f"{part}.pyth")
         parts[part] = (f"KEYSTEP.{part}", str(tmp_path / f"{part}.pyth"))
     model = make(init_from=parts).eval()
-    assert load_parts(None, model)
+    assert load_parts(model, "")
     video = windows(1)
     embeddings = frames.eval().embed(video[0].transpose(0, 1)[:, :, None])
     torch.testing.assert_close(model(video), temporal.eval()(embeddings[None]), atol=1e-5, rtol=1e-4)

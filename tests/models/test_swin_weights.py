@@ -9,9 +9,10 @@ from dust.models.series_swin import SeriesSwin
 from dust.models.video_swin import VideoSwin
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError
-from tests.helpers import golden_tensors
-from tests.models.test_swin import model_of, part, randomised
+from tests.helpers import golden_tensors, part, randomised
+from tests.models.test_swin import SERIES_CASES, model_of
 
+OFFICIAL = "swin3d_w233_3stage_nopatchnorm"
 INFLATE = ["inflate_same_window", "inflate_bicubic"]
 
 
@@ -24,17 +25,17 @@ def video_case(case):
 
 
 def test_an_official_file(tmp_path):
-    model, state, tensors = video_case("swin3d_w244_pad")
+    model, state, tensors = video_case(OFFICIAL)
     torch.save({"meta": {"epoch": 30}, "state_dict": state, "optimizer": {}}, tmp_path / "swin_tiny.pth")
     report = load_weights(model, tmp_path / "swin_tiny.pth", strict=True)
     assert report.complete and not report.unexpected and len(report.loaded) == len(model.state_dict())
     assert any("Video Swin's layout" in note for note in report.notes)
-    assert any("4 tables that are computed" in note for note in report.notes)
+    assert any("6 tables that are computed" in note for note in report.notes)
     torch.testing.assert_close(model(tensors["input"]), tensors["logits"], atol=1e-4, rtol=0)
 
 
 def test_a_file_of_an_official_backbone_alone():
-    model, state, _ = video_case("swin3d_w244_pad")
+    model, state, _ = video_case(OFFICIAL)
     state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     before = model.head.weight.clone()
     report = load_weights(model, state)
@@ -68,16 +69,16 @@ def test_torchvisions_model_is_ours():
 
 
 def test_tables_of_another_window_are_left_and_named():
-    model, state, _ = video_case("swin3d_w244_pad")
-    other = VideoSwin(**{**golden_tensors("swin3d_w244_pad")[0]["args"], "window_size": (4, 4, 4)})
+    model, state, _ = video_case(OFFICIAL)
+    other = VideoSwin(**{**golden_tensors(OFFICIAL)[0]["args"], "window_size": (4, 4, 4)})
     report = load_weights(other, state)
     tables = [key for key in model.state_dict() if key.endswith("table")]
-    assert [key for key, _, _ in report.misshapen] == tables and len(tables) == 4 and not report.missing
+    assert [key for key, _, _ in report.misshapen] == tables and len(tables) == 6 and not report.missing
 
 
 def test_another_architecture_is_refused():
     with pytest.raises(CheckpointError, match="does not fit VideoSwin"):
-        load_weights(VideoSwin(embed_dim=48, depths=[2, 2], num_heads=[2, 4]), video_case("swin3d_w244_pad")[1])
+        load_weights(VideoSwin(embed_dim=48, depths=[2, 2], num_heads=[2, 4]), video_case(OFFICIAL)[1])
 
 
 # ------------------------------------------------------------------------------------------------- image models
@@ -153,7 +154,7 @@ def test_a_still_video_has_an_inflated_models_patches(make):
 # ----------------------------------------------------------------------------------------------------- series
 
 
-@pytest.mark.parametrize("case", ["swin1d_v1_len51_w8", "swin1d_v2_len51_w8", "dust_series_len51"])
+@pytest.mark.parametrize("case", SERIES_CASES)
 def test_series_files_and_their_mask(tmp_path, case):
     facts, tensors = golden_tensors(case)
     torch.save(part(tensors, "weight", "buffer"), tmp_path / "final_1d.pth")
@@ -175,7 +176,7 @@ def test_our_own_file_gets_no_note():
 
 
 def test_a_series_file_of_another_width_is_refused():
-    _, tensors = golden_tensors("dust_series_len51")
-    other = SeriesSwin(num_classes=4, seq_len=51, embed_dim=32, num_heads=[4] * 4)
+    _, tensors = golden_tensors("dust_series_len100_p2")
+    other = SeriesSwin(num_classes=3, seq_len=101, embed_dim=24, num_heads=[2] * 2, depths=[2, 2])
     with pytest.raises(CheckpointError, match="does not fit SeriesSwin"):
         load_weights(other, part(tensors, "weight"))

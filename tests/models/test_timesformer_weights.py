@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from dust.models.timesformer import TimeSformer
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError
-from tests.helpers import golden_tensors
-from tests.models.test_timesformer import image_vit, model_of, part, randomised, tiny
+from tests.helpers import golden_tensors, part, randomised
+from tests.models.test_timesformer import image_vit, model_of, tiny
 
 HUGGING_FACE = {
     "cls_token": "timesformer.embeddings.cls_token",
@@ -52,7 +52,7 @@ def as_hugging_face(weights):
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("prefix", ["timesformer.", ""])
 def test_hugging_faces_layout(tmp_path, name, prefix):
-    facts, tensors = golden_tensors("timesformer_divst_base")
+    facts, tensors = golden_tensors("timesformer_grad_divst")
     weights = as_hugging_face(part(tensors, "weight"))
     weights = {key.replace("timesformer.", prefix): value for key, value in weights.items()}
     save_file(weights, tmp_path / name) if name.endswith("safetensors") else torch.save(weights, tmp_path / name)
@@ -63,7 +63,7 @@ def test_hugging_faces_layout(tmp_path, name, prefix):
 
 
 def test_pretrained_model_argument_loads_an_official_file(tmp_path):
-    facts, tensors = golden_tensors("timesformer_divst_base")
+    facts, tensors = golden_tensors("timesformer_grad_divst")
     state = {"model." + key: value for key, value in part(tensors, "weight").items()}
     torch.save({"epoch": 14, "model_state": state, "cfg": "A: 1", "optimizer_state": {}}, tmp_path / "official.pyth")
     arguments = {key: value for key, value in facts["args"].items() if key not in ("norm_layer", "norm_eps")}

@@ -317,7 +317,7 @@ def test_from_config(tmp_path):
     [
         ({"groups": ((0, 1), (1, 3))}, "classes in no group: 2; classes in more than one place: 1"),
         ({"num_classes": 9}, "classes in no group: 7, 8"),
-        ({"top_k": 4, "vote": "mean"}, "top_k is 4, it must be from 1 to 3.*vote is 'mean'"),
+        ({"top_k": 4, "vote": "mean"}, "vote is 'mean'.*top_k is 4, it must be from 1 to 3"),
         ({"expert_classes": "own", "composition": True}, "expert_classes is 'own'.*composition is True"),
         ({"depth": 0}, "CAST: depth is 0"),
     ],

@@ -1,4 +1,4 @@
-"""VideoMAE, classifier and pre-training, against the authors' numbers (tests/data/videomae_*), and by laws."""
+"""VideoMAE, classifier and pre-training, against the authors' numbers (videomae_*), and by laws."""
 
 import math
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from dust.models.videomae_pretrain import VideoMAEPretrain, tube_mask
 from dust.models.videomae_vit import VideoMAE, VideoMAEAttention, VideoMAEBlock, sinusoid_table
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError, DustError
-from tests.helpers import golden_json, golden_tensors
+from tests.helpers import golden_json, golden_tensors, noise_of, part, randomised
 
 TINY = {
     "img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "all_frames": 8, "num_classes": 7,
@@ -20,25 +20,9 @@ TINY = {
 }  # fmt: skip
 
 
-def part(tensors, name):
-    return {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-
-
-def randomised(model):
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
 def tiny(**arguments):
     torch.manual_seed(0)
     return randomised(VideoMAE(**{**TINY, **arguments})).eval()
-
-
-def video_of(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
 
 # ---------------------------------------------------------------------------------------------- golden numbers
@@ -110,7 +94,7 @@ def test_attention_equals_the_formula():
 def test_token_order_is_time_then_row_then_column():
     model = tiny()
     model.blocks = torch.nn.ModuleList()
-    video = video_of(1, 3, 8, 32, 32)
+    video = noise_of(1, 3, 8, 32, 32)
     token = model.patch_embed.proj(video[:, :, 4:6, 8:16, 24:32]).flatten()
     number = 2 * 16 + 1 * 4 + 3
     expected = token + sinusoid_table(number + 1, 48)[0, number]
@@ -128,7 +112,7 @@ def test_layer_scale_of_zero_closes_a_block():
 def test_without_mean_pooling_the_first_token_is_the_feature():
     model = tiny(use_mean_pooling=False)
     assert "norm.weight" in model.state_dict() and "fc_norm.weight" not in model.state_dict()
-    tokens = model.forward_features(video_of(2, 3, 8, 32, 32))
+    tokens = model.forward_features(noise_of(2, 3, 8, 32, 32))
     assert torch.equal(model.forward_head(tokens, pre_logits=True), tokens[:, 0])
 
 
@@ -138,7 +122,7 @@ def test_without_mean_pooling_the_first_token_is_the_feature():
 @pytest.mark.parametrize(("frames", "size"), [(2, 32), (12, 32), (8, (40, 24)), (4, 16)])
 def test_another_size_in_forward_is_a_model_of_that_size(frames, size):
     height, width = (size, size) if isinstance(size, int) else size
-    video = video_of(2, 3, frames, height, width)
+    video = noise_of(2, 3, frames, height, width)
     logits = tiny()(video)
     torch.testing.assert_close(logits, tiny(all_frames=frames, img_size=size)(video))
     still = video[:, :, :1].expand_as(video)
@@ -163,19 +147,19 @@ def test_a_reset_head_is_scaled_too():
     assert model.head.weight.dtype == torch.float64
     assert model.head.weight.std().item() == pytest.approx(2e-5, rel=0.1)
     model.reset_classifier(0)
-    assert model(video_of(1, 3, 8, 32, 32).double()).shape == (1, 48)
+    assert model(noise_of(1, 3, 8, 32, 32).double()).shape == (1, 48)
 
 
 def test_dropout_works_in_training_only():
     model = tiny(drop_rate=0.3, attn_drop_rate=0.3, drop_path_rate=0.3, fc_drop_rate=0.3)
-    video = video_of(2, 3, 8, 32, 32)
+    video = noise_of(2, 3, 8, 32, 32)
     assert torch.equal(model(video), model(video))
     model.train()
     assert not torch.equal(model(video), model(video))
 
 
 def test_bf16_autocast_is_close():
-    model, video = tiny(), video_of(2, 3, 8, 32, 32)
+    model, video = tiny(), noise_of(2, 3, 8, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         logits, other_size = model(video), model(video[..., :24])
     torch.testing.assert_close(logits.float(), model(video), atol=0.2, rtol=0.1)
@@ -280,12 +264,12 @@ def test_every_layout_gives_the_authors_numbers(layout):
 def test_a_joint_bias_of_queries_keys_and_values_is_split():
     stored, model = tiny(), tiny()
     state = stored.state_dict()
-    expected = stored(video_of(1, 3, 8, 32, 32))
+    expected = stored(noise_of(1, 3, 8, 32, 32))
     for i in range(2):
         q_bias, v_bias = (state.pop(f"blocks.{i}.attn.{name}_bias") for name in "qv")
         state[f"blocks.{i}.attn.qkv.bias"] = torch.cat([q_bias, torch.randn(48), v_bias])  # the keys' has no effect
     report = load_weights(model, state, strict=True)
-    torch.testing.assert_close(model(video_of(1, 3, 8, 32, 32)), expected)
+    torch.testing.assert_close(model(noise_of(1, 3, 8, 32, 32)), expected)
     assert any("blocks.1.attn.qkv.bias" in note for note in report.notes)
 
 
@@ -391,7 +375,7 @@ def test_targets_are_the_tubelets_pixels():
 
 
 def test_the_encoder_sees_only_what_is_not_masked():
-    model, video = tiny_pretrain(), video_of(2, 3, 8, 32, 32)
+    model, video = tiny_pretrain(), noise_of(2, 3, 8, 32, 32)
     mask = tube_mask(2, 4, 16, 0.75, torch.Generator().manual_seed(5))
     hidden = mask.view(2, 1, 4, 4, 4).repeat_interleave(2, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
     other = torch.where(hidden, torch.randn(2, 3, 8, 32, 32), video)
@@ -403,7 +387,7 @@ def test_the_encoder_sees_only_what_is_not_masked():
 
 
 def test_masks_are_drawn_anew_in_training_and_fixed_in_evaluation():
-    model, video = tiny_pretrain(), video_of(2, 3, 8, 32, 32)
+    model, video = tiny_pretrain(), noise_of(2, 3, 8, 32, 32)
     torch.manual_seed(3)
     before = torch.get_rng_state()
     evaluated = model(video)["mask"]
@@ -420,14 +404,14 @@ def test_masks_are_drawn_anew_in_training_and_fixed_in_evaluation():
 
 @pytest.mark.parametrize(("frames", "size"), [(4, 32), (12, 32), (8, 48)])
 def test_pretraining_on_other_clips(frames, size):
-    outputs = tiny_pretrain()(video_of(1, 3, frames, size, size))
+    outputs = tiny_pretrain()(noise_of(1, 3, frames, size, size))
     tokens = frames // 2 * int(0.75 * (size // 8) ** 2)
     assert outputs["prediction"].shape == outputs["target"].shape == (1, tokens, 2 * 8 * 8 * 3)
     assert outputs["loss"].isfinite()
 
 
 def test_pretraining_lowers_its_loss_on_one_clip_and_checkpointing_changes_nothing():
-    video = video_of(2, 3, 4, 16, 16).cumsum(dim=3)  # what stands beside a pixel tells something of it
+    video = noise_of(2, 3, 4, 16, 16).cumsum(dim=3)  # what stands beside a pixel tells something of it
     losses = []
     for act_checkpoint in (False, True):
         torch.manual_seed(0)
@@ -468,11 +452,11 @@ def test_the_encoder_goes_on_as_a_classifier(tmp_path):
 )
 def test_impossible_masks_are_named(mask, words):
     with pytest.raises(DustError, match=words):
-        tiny_pretrain()(video_of(len(mask), 3, 8, 32, 32), mask=mask)
+        tiny_pretrain()(noise_of(len(mask), 3, 8, 32, 32), mask=mask)
 
 
 def test_impossible_pretraining_arguments():
     with pytest.raises(ConfigError, match="mask_ratio is 1.0.*decoder_embed_dim 25.*std has 2 values"):
         VideoMAEPretrain(**{**PRETRAIN, "mask_ratio": 1.0, "decoder_embed_dim": 25, "std": (1.0, 1.0)})
     with pytest.raises(DustError, match=r"\[0\] of 64.*mask_ratio"):
-        tiny_pretrain(mask_ratio=0.05)(video_of(1, 3, 8, 32, 32))
+        tiny_pretrain(mask_ratio=0.05)(noise_of(1, 3, 8, 32, 32))

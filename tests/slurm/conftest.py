@@ -15,8 +15,8 @@ import yaml
 
 from dust.launch.lives import minutes_of
 from dust.utils.checkpoint import load_checkpoint
-from tests.engine.conftest import TINY, clips  # noqa: F401 - a fixture
 from tests.helpers import ROOT
+from tests.runs import TINY
 
 HERE = Path(__file__).parent
 #: Seconds in which anything here happens on a slow machine too; they end what hangs, and nothing else waits for them.
@@ -141,7 +141,7 @@ def cluster():
 
 
 @pytest.fixture(scope="session")
-def config(clips, tmp_path_factory):  # noqa: F811
+def config(clips, tmp_path_factory):
     """``config(name, KEY=value)`` -> a file whose run writes beside it; dots of keys are double underscores."""
     root = tmp_path_factory.mktemp("slurm")
 

@@ -6,7 +6,7 @@ import torch
 
 from dust.models.keystep import TemporalEncoder
 from dust.models.keystep_video import KeyStepVideo
-from dust.models.keystep_windows import window_probabilities
+from dust.models.keystep_windows import recording_windows, window_logits
 from dust.procedure.step_decoder import StepDecoder
 from dust.procedure.table import Procedure
 from dust.procedure.windows import clip_indices, window_ends, window_padding, window_span
@@ -43,13 +43,19 @@ def video(count):
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
+@torch.no_grad()
+def window_probabilities(model, embeddings, **geometry):
+    last, windows = recording_windows(embeddings, **geometry)
+    return last, torch.sigmoid(window_logits(model, windows))
+
+
 @pytest.mark.parametrize("phases", ["first", "all"])
 @pytest.mark.parametrize("skip", [0, 2])
 @pytest.mark.parametrize("count", [3, 13, 30])
 def test_stream_whole_recording_and_slow_windows_agree(skip, phases, count):
     model, frames = make(), video(count)
     embeddings = model.embed(frames[:, :, None])
-    last, probabilities = window_probabilities(model, embeddings, frames=5, skip=skip, phases=phases, batch=4)
+    last, probabilities = window_probabilities(model, embeddings, frames=5, skip=skip, phases=phases)
     ends = window_ends(count, 5, skip, phases=phases)
     assert last.tolist() == ends.tolist()
     for end, row in zip(ends, probabilities, strict=True):  # every window encoded anew, by the datasets' indices
@@ -59,7 +65,7 @@ def test_stream_whole_recording_and_slow_windows_agree(skip, phases, count):
         assert padding == window_padding(count, 5, skip)
 
     rules = decoder(skip + 1 if phases == "all" else 1)
-    expected = rules.decode(PROCEDURE, {}, [()] * count, last.numpy(), probabilities.numpy())
+    expected = rules.decode(PROCEDURE, {}, [()] * count, last, probabilities.numpy())
     for cache in (True, False):
         stream = stream_of(model, skip, phases, cache=cache)
         updates = [stream.push(frame) for frame in frames]

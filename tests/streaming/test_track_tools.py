@@ -1,7 +1,5 @@
 """One trained point track model with every subset of its cameras, and recordings streamed through it."""
 
-import csv
-import importlib.util
 import json
 from itertools import pairwise
 
@@ -10,18 +8,20 @@ import pytest
 import torch
 
 from dust.analysis.tracks_ablation import ablate_views, best_of_size, view_subsets
+from dust.cli import ablate_views as ablate_views_command
+from dust.cli import stream_tracks as stream_tracks_command
 from dust.config import load_config
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.run_dir import RunDir
-from dust.engine.test import test as run_test
-from dust.engine.train import train
+from dust.engine.test import run_stage as run_test
+from dust.engine.train import run_stage as train
 from dust.models import build_model
-from dust.streaming.tracks import stream_tracks
+from dust.streaming.tracks import run_stage as stream_tracks
 from dust.synthetic.tracks import generate_tracks
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
-from tests.helpers import ROOT
+from tests.helpers import csv_dicts
 
 TINY = {
     "TRAIN.DATASET": "PointTracks",
@@ -67,18 +67,6 @@ def trained(request, data, tmp_path_factory):
     return cfg, run
 
 
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # ------------------------------------------------------------------------------------------------------- ablation
 
 
@@ -103,7 +91,7 @@ def test_every_subset_is_a_test_with_those_cameras(trained):
     best = best_of_size(table, 1)
     assert best["top1_acc"] == max(row["top1_acc"] for row in table[:3])
     assert best_of_size(table, 4) is None
-    written = rows(run.path / "view_ablation" / "views.csv")
+    written = csv_dicts(run.path / "view_ablation" / "views.csv")
     assert [row["views"] for row in written] == ["0", "1", "2", "0 1", "0 2", "1 2", "0 1 2"]
     expected = [row["weighted_f1"] for row in table]
     assert [float(row["weighted_f1"]) for row in written] == pytest.approx(expected, abs=1e-4)
@@ -116,9 +104,9 @@ def test_ablation_command(trained, tmp_path, capsys):
     cfg, _ = trained
     (tmp_path / "cfg.yaml").write_text(cfg.dump())
     words = ["--cfg", str(tmp_path / "cfg.yaml"), "--sizes", "1"]
-    assert tool("ablate_views").main(words) == 0
+    assert ablate_views_command.main(words) == 0
     assert "best of 1: cameras" in capsys.readouterr().out
-    assert tool("ablate_views").main([*words, "OUTPUT_DIR", str(tmp_path / "empty")]) == 2
+    assert ablate_views_command.main([*words, "OUTPUT_DIR", str(tmp_path / "empty")]) == 2
     assert "nothing to test" in capsys.readouterr().err
 
 
@@ -152,7 +140,7 @@ def test_stream_equals_whole_windows(trained):
                 total_probability[window] += logits.softmax(-1)
                 covered[window] += 1
         mean = total_probability / covered
-        written = rows(run.path / "stream_test" / f"{name}.csv")
+        written = csv_dicts(run.path / "stream_test" / f"{name}.csv")
         assert [row["prediction"] for row in written] == [
             recordings.dataset.class_names[index] for index in mean.argmax(1).tolist()
         ]
@@ -191,7 +179,7 @@ def test_a_stream_begins_anew_where_other_cameras_are_there(trained):
 def test_metrics_are_those_of_the_timelines(trained):
     cfg, run = trained
     report = stream_tracks(cfg, run)
-    written = [row for path in sorted((run.path / "stream_test").glob("*.csv")) for row in rows(path)]
+    written = [row for path in sorted((run.path / "stream_test").glob("*.csv")) for row in csv_dicts(path)]
     assert len(written) == report["counts"]["frames"]
     accuracy = 100 * np.mean([row["prediction"] == row["label"] for row in written])
     assert report["metrics"]["frame_acc"] == pytest.approx(accuracy)
@@ -202,12 +190,12 @@ def test_stream_command(trained, tmp_path, capsys):
     cfg, _ = trained
     (tmp_path / "cfg.yaml").write_text(cfg.dump())
     words = ["--cfg", str(tmp_path / "cfg.yaml"), "--split", "val"]
-    assert tool("stream_tracks").main(words) == 0
+    assert stream_tracks_command.main(words) == 0
     assert "timelines are in" in capsys.readouterr().out
     lstm = cfg.MODEL.MODEL_NAME == "PointTrackLSTM"
-    assert tool("stream_tracks").main([*words, "--stateful"]) == (0 if lstm else 2)
+    assert stream_tracks_command.main([*words, "--stateful"]) == (0 if lstm else 2)
     assert ("stateful needs a PointTrackLSTM" in capsys.readouterr().err) != lstm
-    assert tool("stream_tracks").main([*words, "--stride", "11"]) == 2
+    assert stream_tracks_command.main([*words, "--stride", "11"]) == 2
     assert "the stride must be in 1..window" in capsys.readouterr().err
 
 

@@ -1,17 +1,16 @@
 """Generated video and series: neither of them alone can tell the class, and both together do."""
 
 import csv
-import importlib.util
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dust.cli import gen_data
 from dust.decode.reader import VideoReader
 from dust.synthetic.fusion import SERIES_BITS, generate_dust, paired_series
 from dust.utils.errors import DataError
-from tests.helpers import ROOT
 
 KINDS = ("video", "series")
 
@@ -132,15 +131,12 @@ def test_numbers_out_of_range_write_nothing(tmp_path, options):
 
 
 def test_command_line(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("gen_data", ROOT / "tools" / "gen_data.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     out = tmp_path / "o"
     arguments = ["dust", "--out", str(out), "--samples", "4", "--size", "16", "--frames", "2", "--length", "8"]
-    assert tool.main(arguments) == 0
+    assert gen_data.main(arguments) == 0
     printed = capsys.readouterr().out
     assert ": 4 train, 4 val, 4 test" in printed
     assert "configs/quickstart/dust_stage4.yaml DATA.PATH_TO_DATA_DIR " + str(out) in printed
-    assert tool.main(arguments) == 2
+    assert gen_data.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
-    assert tool.main([*arguments, "--force"]) == 0
+    assert gen_data.main([*arguments, "--force"]) == 0

@@ -1,17 +1,16 @@
 """The generated clips: their class is in the motion and nowhere else, and the generator never harms other files."""
 
-import importlib.util
 import math
 
 import numpy as np
 import pytest
 
+from dust.cli import gen_data
 from dust.datasets.manifest.manifest import read_manifest
 from dust.decode.reader import VideoReader
 from dust.synthetic import motion as synthetic
 from dust.synthetic.motion import directions, generate_motion, moving_texture, texture, write_video
 from dust.utils.errors import DataError
-from tests.helpers import ROOT
 
 
 def rng(seed=0):
@@ -169,9 +168,6 @@ def test_numbers_out_of_range_write_nothing(tmp_path, options):
 
 
 def test_command_line(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("gen_data", ROOT / "tools" / "gen_data.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     arguments = [
         "video",
         "--out",
@@ -185,8 +181,8 @@ def test_command_line(tmp_path, capsys):
         "--frames",
         "2",
     ]
-    assert tool.main(arguments) == 0
+    assert gen_data.main(arguments) == 0
     assert ": 2 train, 2 val, 2 test" in capsys.readouterr().out
-    assert tool.main(arguments) == 2
+    assert gen_data.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
-    assert tool.main([*arguments, "--force"]) == 0
+    assert gen_data.main([*arguments, "--force"]) == 0

@@ -1,4 +1,3 @@
-import csv
 import json
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 import torch
 
 from dust.tasks.classification import Classification
+from tests.helpers import csv_dicts
 
 NAMES = ["left", "right", "up"]
 
@@ -16,11 +16,6 @@ def evaluation(**kwargs):
 
 def record(index, label, outputs):
     return {"id": f"clip{index}", "path": f"/x/clip {index}.mp4", "label": label, "outputs": outputs}
-
-
-def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_summed_logits_rank_as_the_sum_and_give_the_mean_views_probabilities():
@@ -51,7 +46,7 @@ def test_files_of_a_single_label_test(tmp_path):
         ours.update(record(index, index % 3, logits[index]))
     written = {path.name for path in ours.write(tmp_path)}
     assert written == {"predictions.csv", "per_class.csv", "confusion_matrix.png"}
-    table = rows(tmp_path / "predictions.csv")
+    table = csv_dicts(tmp_path / "predictions.csv")
     assert list(table[0]) == ["id", "path", "label", "prediction", "prob_left", "prob_right", "prob_up"]
     expected = logits.mean(1).softmax(1)
     for index, row in enumerate(table):
@@ -72,8 +67,8 @@ def test_multi_label(tmp_path):
         ours.update(record(index, label, (label[None] - 0.5) * 8))
     assert ours.metrics() == {"map": 100.0}
     ours.write(tmp_path)
-    assert rows(tmp_path / "predictions.csv")[1]["prediction"] == "left,right"
-    assert rows(tmp_path / "per_class.csv")[0]["f1"] == "1.0000"
+    assert csv_dicts(tmp_path / "predictions.csv")[1]["prediction"] == "left,right"
+    assert csv_dicts(tmp_path / "per_class.csv")[0]["f1"] == "1.0000"
 
 
 def test_without_labels_there_are_predictions_but_no_metrics(tmp_path):

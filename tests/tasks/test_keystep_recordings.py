@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from dust.engine.inference import Inference
 from dust.models.keystep import TemporalEncoder
-from dust.models.keystep_windows import window_probabilities
+from dust.models.keystep_windows import recording_windows
 from dust.procedure.metrics import score_recording
 from dust.procedure.step_decoder import StepDecoder
 from dust.procedure.table import Procedure
 from dust.tasks.keystep import KeyStep
 from dust.tasks.keystep_recordings import RecordingsEvaluation
+from dust.utils.errors import ConfigError
 
 PARTS = ["base", "lid"]
 PROCEDURE = Procedure(frozenset({0, 3}), (0, 0))
@@ -60,11 +62,29 @@ def evaluation(decoder=None, **more):
     return RecordingsEvaluation(PARTS, decoder or StepDecoder(window=8, cum_conf=1.5), **options)
 
 
+class Same:
+    """No device transform."""
+
+    def __call__(self, batch, *, training):
+        return batch
+
+
+def loop_of(model, micro_batch=3):
+    task = KeyStep(class_names=PARTS)
+    return Inference(model, task.forward, Same(), torch.device("cpu"), micro_batch)
+
+
+def infer(one, records, model, **more):
+    """Give the pieces to the evaluation as embeddings that were read, through the one evaluation loop."""
+    items = ({**record, "inputs": {"frame_embeddings": record["outputs"]}} for record in records)
+    for record in one.infer(loop_of(model, **more), items):
+        one.update(record)
+    return one
+
+
 def run(records, decoder=None, **more):
     one, model = evaluation(decoder, **more), FirstAndLast().train()
-    for record in records:
-        one.update(record)
-    one.finish(model)
+    infer(one, records, model)
     assert model.training, "as it was before"
     return one
 
@@ -98,13 +118,54 @@ def test_a_recording_of_which_a_piece_is_missing_is_left_out():
 def test_windows_are_those_of_the_model():
     torch.manual_seed(0)
     model = TemporalEncoder(seq_len=5, dim=2, depth=1, heads=1, dim_head=4, mlp_dim=8, num_classes=2).eval()
-    one = evaluation(phases="all")
-    for record in pieces("a", A, 60):
-        one.update(record)
-    one.finish(model)
-    last, probabilities = window_probabilities(model, states_of(A, 60), frames=5, skip=1, phases="all")
-    assert one.records()[0]["last"].tolist() == last.tolist()
-    np.testing.assert_array_equal(one.records()[0]["probabilities"], probabilities.numpy())
+    last, windows = recording_windows(states_of(A, 60), frames=5, skip=1, phases="all")
+    with torch.no_grad():
+        probabilities = torch.cat([torch.sigmoid(model(part)) for part in windows.split(7)])
+    for micro_batch in (1, 64):
+        one = infer(evaluation(phases="all"), pieces("a", A, 60), model, micro_batch=micro_batch)
+        assert one.records()[0]["last"].tolist() == last.tolist()
+        np.testing.assert_array_equal(one.records()[0]["probabilities"], probabilities.numpy())
+
+
+def test_a_recording_does_not_depend_on_its_neighbours():
+    """To the last bit: batches of windows hold one recording, whatever was tested before it."""
+    torch.manual_seed(0)
+    model = TemporalEncoder(seq_len=5, dim=2, depth=2, heads=2, dim_head=8, mlp_dim=32, num_classes=2).eval()
+    alone = infer(evaluation(), pieces("b", B, 50), model).records()
+    together = infer(evaluation(), [*pieces("a", A, 60), *pieces("b", B, 50)], model).records()
+    np.testing.assert_array_equal(alone[0]["probabilities"], together[1]["probabilities"])
+
+    class Sizes(FirstAndLast):
+        def forward(self, windows):
+            seen.append(len(windows))
+            return super().forward(windows)
+
+    seen = []
+    infer(evaluation(), [*pieces("a", A, 60), *pieces("b", B, 50)], Sizes())
+    assert seen == [7, 7, 7, 5, 7, 7, 7]
+
+
+def test_each_frame_is_encoded_once():
+    class Counting(FirstAndLast):
+        encoded = 0
+
+        def embed(self, video):
+            self.encoded += len(video)
+            return video.flatten(1)[:, :2]
+
+        def forward_embeddings(self, embeddings):
+            return FirstAndLast.forward(self, embeddings)
+
+    model, records = Counting(), pieces("a", A, 60)
+    items = [{**one, "inputs": {"frames": one["outputs"][:, :, None, None, None]}} for one in records]
+    found = evaluation()
+    for record in found.infer(loop_of(model), items):
+        found.update(record)
+    assert model.encoded == 60 and len(found.records()[0]["last"]) == 26
+    assert found.records()[0]["predicted"] == run(records).records()[0]["predicted"] == [(18, 0), (42, 3)]
+    windows_only = KeyStep(class_names=PARTS, recordings={"decoder": StepDecoder()})
+    with pytest.raises(ConfigError, match="DTYPE video: FirstAndLast encodes no frames"):
+        windows_only.forward(FirstAndLast(), items[0]["inputs"])
 
 
 def test_a_recording_shorter_than_a_window_is_flagged():
@@ -165,6 +226,9 @@ def test_the_task_takes_frames_embeddings_and_windows():
     class Model(torch.nn.Module):
         def embed(self, frames):
             return frames.flatten(1)[:, :2]
+
+        def forward_embeddings(self, embeddings):
+            return embeddings.mean(dim=1)
 
         def forward(self, video):
             return video.mean(dim=(2, 3, 4))

@@ -1,15 +1,13 @@
 """Groupings: TSTL's file, all that can be wrong with it, and groups that are found again."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from dust.utils.errors import DataError
 from dust.utils.tstl_grouping import Grouping, group_by_confusion, group_by_text, read_grouping, write_grouping
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tool
 
 FIVE = Grouping(((3, 0), (1, 2, 4)), ("a", "b", "c", "d", "e"))
 
@@ -154,22 +152,17 @@ def test_impossible_matrices(matrix, groups, words):
         group_by_confusion(np.ones((4, 4)), 2, ["a", "b", "c"])
 
 
-def tool(*words):
-    command = [sys.executable, str(ROOT / "tools" / "group_classes.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_tool_reads_what_a_test_wrote(tmp_path):
     names, pairs = ["w", "x", "y", "z"], {"w": "y", "x": "z", "y": "w", "z": "x"}
     rows = ["id,path,label,prediction," + ",".join(f"prob_{name}" for name in names)]
     rows += [f"{i},p,{name},{pairs[name]},0,0,0,0" for i, name in enumerate(names)]
     (tmp_path / "predictions.csv").write_text("\n".join(rows) + "\n")
     out = tmp_path / "g.json"
-    done = tool("--predictions", tmp_path / "predictions.csv", "--groups", 2, "--out", out)
+    done = tool("group_classes", "--predictions", tmp_path / "predictions.csv", "--groups", 2, "--out", out)
     assert done.returncode == 0 and "MODEL.NUM_CLASSES 2" in done.stdout, done.stderr
     assert read_grouping(out) == Grouping(((0, 2), (1, 3)), tuple(names))
     np.save(tmp_path / "m.npy", np.array([[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]))
-    assert tool("--confusion", tmp_path / "m.npy", "--groups", 2, "--out", out).returncode == 0
+    assert tool("group_classes", "--confusion", tmp_path / "m.npy", "--groups", 2, "--out", out).returncode == 0
     assert read_grouping(out).groups == ((0, 2), (1, 3))
-    wrong = tool("--confusion", tmp_path / "predictions.csv", "--groups", 2, "--out", out)
+    wrong = tool("group_classes", "--confusion", tmp_path / "predictions.csv", "--groups", 2, "--out", out)
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: ") and "no matrix of numbers" in wrong.stderr

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dust.config import load_config
 from dust.utils.errors import DustError
+from dust.utils.registry import build
 from dust.visualization.writer import Writer, gif_bytes
 
 
@@ -22,7 +23,7 @@ def test_a_gif_holds_every_frame_in_order():
 
 
 def test_without_a_board_nothing_is_written(tmp_path):
-    with Writer.from_config(load_config(None), tmp_path) as writer:
+    with build(Writer, load_config(None), tmp_path) as writer:
         writer.scalars("Train", {"loss": 1.0}, 0)
     assert not list(tmp_path.iterdir())
 
@@ -49,7 +50,7 @@ def test_a_resumed_run_goes_on_under_its_wandb_id(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     cfg = load_config(None, {"WANDB.ENABLE": True, "WANDB.MODE": "offline"})
     for _ in range(2):
-        with Writer.from_config(cfg, tmp_path) as writer:
+        with build(Writer, cfg, tmp_path) as writer:
             writer.scalars("Val", {"top1_acc": 80.0}, 3)
     assert [init["id"] for init in fake.inits] == ["id0", "id0"]
     assert fake.inits[0]["config"]["MODEL"]["MODEL_NAME"] == "TimeSformer" and fake.inits[0]["mode"] == "offline"
@@ -60,4 +61,4 @@ def test_a_resumed_run_goes_on_under_its_wandb_id(tmp_path, monkeypatch):
 def test_wandb_that_is_not_installed_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(DustError, match="pip install"):
-        Writer.from_config(load_config(None, {"WANDB.ENABLE": True}), tmp_path)
+        build(Writer, load_config(None, {"WANDB.ENABLE": True}), tmp_path)

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from dust import zoo
+from dust.cli import zoo as command
 from dust.models.clip_vit import CLIPVisual
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError
 from dust.zoo import convert as module
 from dust.zoo.convert import convert
-from tools import zoo as tool
 
 
 def small_clip():
@@ -67,12 +67,16 @@ def assert_kept(path, expected):
         assert torch.equal(written[name], tensor), name
 
 
-def test_the_image_tower_is_kept_bit_for_bit(program, weights, tmp_path):
+def test_the_image_tower_is_kept_bit_for_bit_and_loads(program, weights, tmp_path):
     out = tmp_path / "new" / "clip.safetensors"
     visual = {name: tensor for name, tensor in weights.items() if name.startswith("visual.")}
     assert convert(program, out, sha256=sha256(program).upper()) == len(visual)
     assert_kept(out, visual)
     assert os.listdir(out.parent) == [out.name]
+    model = small_clip()
+    assert not load_weights(model, out).missing
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[f"visual.{name}"].float()), name
 
 
 def test_all_keeps_all(program, weights, tmp_path):
@@ -81,22 +85,24 @@ def test_all_keeps_all(program, weights, tmp_path):
     assert_kept(out, weights)
 
 
-def test_what_is_written_loads(program, weights, tmp_path):
-    out = tmp_path / "clip.safetensors"
-    convert(program, out, sha256=sha256(program))
-    model = small_clip()
-    assert not load_weights(model, out).missing
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, weights[f"visual.{name}"].float()), name
+@pytest.fixture
+def never_opened(monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("the program was opened")
+
+    monkeypatch.setattr(module.subprocess, "run", run)
 
 
+@pytest.mark.usefixtures("never_opened")
 def test_the_hash_may_stand_in_the_path(program, tmp_path):
     folder = tmp_path / sha256(program)
     folder.mkdir()
     moved = program.rename(folder / program.name)
-    assert convert(moved, tmp_path / "clip.safetensors") > 0
+    with pytest.raises(AssertionError, match="was opened"):
+        convert(moved, tmp_path / "clip.safetensors")
 
 
+@pytest.mark.usefixtures("never_opened")
 def test_the_hash_may_stand_in_the_zoo(program, tmp_path, monkeypatch):
     known = zoo.ENTRIES["clip_vit_b16_openai"]
     with pytest.raises(CheckpointError, match=known.sha256):
@@ -105,21 +111,14 @@ def test_the_hash_may_stand_in_the_zoo(program, tmp_path, monkeypatch):
     program = (tmp_path / "ViT-B-16.pt").rename(program)
     entry = type(known)(**{**vars(known), "urls": (url,), "sha256": sha256(program)})
     monkeypatch.setitem(zoo.ENTRIES, known.name, entry)
-    assert convert(program, tmp_path / "clip.safetensors") > 0
+    with pytest.raises(AssertionError, match="was opened"):
+        convert(program, tmp_path / "clip.safetensors")
 
 
 def refused(match, *args, **options):
     """Nothing was written, and above all nothing was opened."""
     with pytest.raises(CheckpointError, match=match):
         convert(*args, **options)
-
-
-@pytest.fixture
-def never_opened(monkeypatch):
-    def run(*_, **__):
-        raise AssertionError("the program was opened")
-
-    monkeypatch.setattr(module.subprocess, "run", run)
 
 
 @pytest.mark.usefixtures("never_opened")
@@ -185,7 +184,7 @@ def test_an_archive_that_torch_cannot_read(tmp_path):
 def test_command_line(program, tmp_path, capsys):
     out = tmp_path / "clip.safetensors"
     words = ["convert", str(program), "--out", str(out)]
-    assert tool.main(words) == 1
+    assert command.main(words) == 1
     assert "give --sha256" in capsys.readouterr().err
-    assert tool.main([*words, "--sha256", sha256(program)]) == 0
+    assert command.main([*words, "--sha256", sha256(program)]) == 0
     assert f"{out}: {len(load_file(out))} tensors" in capsys.readouterr().out

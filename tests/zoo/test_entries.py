@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from dust import zoo
+from dust.utils.errors import ConfigError
+from dust.zoo.entries import read_entries
 from tests.helpers import ROOT
 from tests.zoo.web import REAL, SHA, Page, start
 
@@ -55,6 +59,38 @@ def test_published_numbers():
         "TimeSformer_divST_16_448_SSv2.pyth",
     )
     assert "REVERSE_INPUT_CHANNEL True" in hr.options
+
+
+GOOD = "licence: MIT, data: x, key_map: y, source: z, frames: 1, crop: 8"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"- weights: {{a: {{{GOOD}}}}}", "a: urls and hub are missing"),
+        (f"- weights: {{a: {{{GOOD}, urls: https://x/y.pth}}}}", "a: urls is 'https://x/y.pth', of another type"),
+        (f"- weights: {{a: {{{GOOD}, hub: {{repo: r}}, size: '1'}}}}", "a: hub is {.*; a: size is '1'"),
+        (f"- weights: {{a: {{{GOOD}, urls: [u], top_1: 3.0}}}}", "a: top_1 is no field"),
+        ("- common: {licence: MIT}\n  weights: {a: {urls: [u]}}", "a: data is missing; .*a: crop is missing"),
+        (f"- weights: {{a: {{{GOOD}, urls: [u]}}}}\n- weights: {{a: {{{GOOD}, urls: [u]}}}}", "a stands there twice"),
+    ],
+)
+def test_what_is_wrong_in_the_list_is_said(tmp_path, text, words):
+    (tmp_path / "weights.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_entries(tmp_path / "weights.yaml")
+
+
+def test_a_group_has_common_fields(tmp_path):
+    text = f"- common: {{{GOOD}, urls: [https://h/f.pth]}}\n  weights: {{a: {{crop: 9}}, b: {{urls: [https://h/download?id=1]}}}}"
+    (tmp_path / "weights.yaml").write_text(text)
+    a, b = read_entries(tmp_path / "weights.yaml").values()
+    assert (a.name, a.crop, a.licence, a.filename) == ("a", 9, "MIT", "f.pth")
+    assert (b.name, b.crop, b.filename) == ("b", 8, "b.pth"), "a URL that tells no file's name"
+
+
+def test_the_list_is_installed():
+    assert '"zoo/weights.yaml"' in (ROOT / "setup.py").read_text(encoding="utf-8")
 
 
 def test_configs_exist():

@@ -54,6 +54,14 @@ def test_redirect_from_https_to_http_is_refused():
         handler.redirect_request(secure, None, 302, "", {}, "http://host/b")
 
 
+@pytest.mark.parametrize("place", ["ftp://127.0.0.1:9/weights.pth", "file:///etc/hostname"])
+def test_redirect_to_anything_but_the_web_is_refused(add, site, place):
+    add(Page(redirect=place))
+    with pytest.raises(DustError, match="only http and https|Redirection to url 'file.*not allowed|answers 302"):
+        zoo.download(NAME)
+    assert nothing_arrived() and len(site.requests) == 1, "nor is it tried again"
+
+
 def test_next_url_after_404(add, site):
     add(urls=(site.url + "/gone/weights.pth", site.url + "/weights.pth"))
     assert zoo.download(NAME).read_bytes() == BODY

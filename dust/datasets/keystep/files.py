@@ -8,8 +8,6 @@ Frames count from 0 whatever their files are called. A step is (frame, step id),
 step id = 3 * component + 0 (install), 1 (install wrongly) or 2 (remove).
 """
 
-import csv
-import io
 import itertools
 import json
 import logging
@@ -21,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import Problems, read_text, write_csv, write_text
+from dust.datasets.manifest.table import read_lines, read_table
 from dust.decode.reader import open_clip
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
-from dust.utils.errors import DataError, VideoError
+from dust.utils.errors import DataError, Problems, VideoError
+from dust.utils.files import read_text, write_csv, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -206,34 +205,27 @@ def _relative(path: str, folder: Path) -> str:
 
 def read_rows(path: Path, problems: Problems) -> list[Row]:
     """The lines of a csv file that are not empty; what cannot be read is a problem."""
-    rows: list[Row] = []
     try:
-        reader = csv.reader(io.StringIO(read_text(path)), strict=True, skipinitialspace=True)
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((f"{path}: line {reader.line_num}", [cell.strip() for cell in cells]))
+        return [(where, cells) for where, _, cells in read_lines(path, problems, where=f"{path}: line {{}}")]
     except DataError as error:
         problems.add("a file that cannot be read", str(error))
-    except csv.Error as error:
-        problems.add("broken quoting", f"{path}: line {len(rows) + 1}: {error}")
-    return rows
+        return []
 
 
 def _named_rows(path: Path, required: Sequence[str], problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows below a header that has all of ``required``."""
-    rows = read_rows(path, problems)
-    if not rows and problems.kinds:
+    try:
+        table = read_table(path, problems, where=f"{path}: line {{}}")
+    except DataError as error:
+        problems.add("a file that cannot be read", str(error))
         return
-    header = [name.lower() for name in rows[0][1]] if rows else []
-    absent = [name for name in required if name not in header]
-    if absent or len(set(header)) < len(header):
-        problems.add(f"the first line must be a header with {', '.join(required)}, each once", f"{path}: {header}")
+    absent = [name for name in required if name not in table.header]
+    if absent or len(set(table.header)) < len(table.header):
+        kind = f"the first line must be a header with {', '.join(required)}, each once"
+        problems.add(kind, f"{path}: {table.header}")
         return
-    for where, cells in rows[1:]:
-        if len(cells) != len(header):
-            problems.add(f"not {len(header)} columns as in the header", f"{where}: {len(cells)}")
-            continue
-        yield where, dict(zip(header, cells, strict=True))
+    for where, _, cells in table.rows:
+        yield where, cells
 
 
 def _read_recordings(folder: Path, facts: ProcedureData, problems: Problems) -> Iterator[tuple[Recording, str]]:

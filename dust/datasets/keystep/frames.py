@@ -17,6 +17,7 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import ProcedureData
 from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.sample import BadClip
+from dust.decode.clip import reader_class
 from dust.decode.reader import FrameRequest, open_clip
 from dust.utils.errors import ConfigError, VideoError
 
@@ -35,17 +36,19 @@ class FrameReader:
 
     Args:
         size: side of the square, pixels.
-        resize, index_cache: see :class:`dust.decode.reader.VideoReader`.
+        resize, index_cache, decoder: see :func:`dust.decode.reader.open_clip`.
     """
 
-    def __init__(self, size: int, *, resize: str = "swscale", index_cache: str = "") -> None:
+    def __init__(self, size: int, *, resize: str = "swscale", index_cache: str = "", decoder: str = "pyav") -> None:
         self.size = size
-        self.options = {"resize": resize, "index_cache": index_cache or None}
+        self.options: dict[str, Any] = {"decoder": decoder, "resize": resize, "index_cache": index_cache or None}
+        reader_class(decoder)  # an error of it comes now, not with the first recording
         self._open: Any = None
 
     @classmethod
     def of(cls, cfg) -> "FrameReader":
-        return cls(cfg.DATA.TRAIN_CROP_SIZE, resize=cfg.DATA.RESIZE, index_cache=cfg.DATA.INDEX_CACHE)
+        data = cfg.DATA
+        return cls(data.TRAIN_CROP_SIZE, resize=data.RESIZE, index_cache=data.INDEX_CACHE, decoder=data.DECODER)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}  # each process opens its own

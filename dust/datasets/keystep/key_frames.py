@@ -19,6 +19,8 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import PICTURES, ProcedureData, Recording
 from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.sample import BadClip, SampleRequest
+from dust.datasets.samplers import DrawnBatchSampler
+from dust.datasets.transforms.augment import Augmentation, augment_clip, build_augmentations
 from dust.procedure.table import State
 from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.rng import numpy_rng
@@ -74,15 +76,17 @@ def state_classes(data: ProcedureData, count: int) -> list[str]:
 class KeyFrames(Dataset[Any]):
     """Key frames of all recordings, labelled by the state that they show, without any manual label of a frame.
 
-    In training, item ``SampleRequest(epoch, b)`` is a whole batch: ``n_classes`` states, of each ``n_real`` recorded
-    and ``n_synth`` synthetic pictures, and ``n_bg`` background frames, drawn from (seed, epoch, b). So TRAIN.BATCH_SIZE
-    counts such batches, and is 1 as a rule. Where a state has only recorded or only synthetic pictures it takes twice
-    as many of them. Otherwise item ``index`` is a recording with all its key and background frames: inputs ``video``
-    (V, C, 1, H, W), ``label`` and ``frames`` (V,).
+    In training, batch b of an epoch is ``n_classes`` states, of each ``n_real`` recorded and ``n_synth`` synthetic
+    pictures, and ``n_bg`` background frames, drawn from (seed, epoch, b); item ``SampleRequest(epoch, b * size + i)``
+    is picture i of its ``size``, a list of ``num_views`` views. ``training_sampler`` asks for whole ones, so that
+    TRAIN.BATCH_SIZE counts them and is 1 as a rule. Where a state has only recorded or only synthetic pictures it takes
+    twice as many of them. Otherwise item ``index`` is a recording with all its key and background frames: inputs
+    ``video`` (V, C, 1, H, W), ``label`` and ``frames`` (V,).
 
     Attributes:
         clips: the key frames in training, else the recordings that have any.
         class_names: ``background`` and states such as 10010000000.
+        size: pictures in a batch of training.
 
     Args:
         data: recordings with states.
@@ -94,6 +98,7 @@ class KeyFrames(Dataset[Any]):
         num_views: differently augmented views of each picture, one behind the other and of one id: 2 for SimCLR.
         jitter: brightness, contrast and saturation times a factor in 1 -+ these; empty = none.
         blur: (low, high) sigma of a 5 x 5 Gaussian, pixels; empty = none.
+        augmentations: what happens to each view after that, see :mod:`dust.datasets.transforms.augment`.
         synthetic: folder that has a folder of pictures for each state, or "".
 
     Raises:
@@ -117,6 +122,7 @@ class KeyFrames(Dataset[Any]):
         num_views: int = 1,
         jitter: Sequence[float] = (),
         blur: Sequence[float] = (),
+        augmentations: Sequence[Augmentation] = (),
         synthetic: str = "",
         seed: int = 0,
     ) -> None:
@@ -124,6 +130,7 @@ class KeyFrames(Dataset[Any]):
         self.reader, self.training, self.seed = reader, training, seed
         self.n_classes, self.n_real, self.n_synth, self.n_bg, self.n_iters = n_classes, n_real, n_synth, n_bg, n_iters
         self.num_views, self.jitter, self.blur = num_views, tuple(jitter), tuple(blur)
+        self.augmentations = list(augmentations)
         self._of_recording = self._find(data.recordings, count, offset)
         frames = [frame for found in self._of_recording.values() for frame in found]
         self.real: dict[int, list[KeyFrame]] = {}
@@ -165,6 +172,7 @@ class KeyFrames(Dataset[Any]):
             "num_views": 2 if node.LOSS == "simclr" else 1,
             "jitter": node.JITTER,
             "blur": node.BLUR,
+            "augmentations": build_augmentations(cfg.AUG.LIST) if cfg.AUG.ENABLE else (),
             "synthetic": node.SYNTH_DIR,
             "seed": cfg.RNG_SEED,
         }
@@ -202,13 +210,21 @@ class KeyFrames(Dataset[Any]):
                 "KEYSTEP.CONTRAST.N_BG 0, or lower KEY_FRAMES or BG_OFFSET"
             )
         self._present = np.array(present)
+        self.size = (self.n_classes or len(present)) * (self.n_real + self.n_synth) + self.n_bg
 
     def class_counts(self) -> list[int]:
         """Recorded pictures of every class."""
         return [len(self.real.get(label, ())) for label in range(len(self.class_names))]
 
     def __len__(self) -> int:
-        return self.n_iters if self.training else len(self.clips)
+        return self.n_iters * self.size if self.training else len(self.clips)
+
+    def training_sampler(
+        self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> DrawnBatchSampler:
+        """Whole batches as they are drawn, ``batch_size`` of them at once."""
+        where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
+        return DrawnBatchSampler(self.n_iters, self.size, batch_size, **where)
 
     # -------------------------------------------------------------------------------------------------------- items
 
@@ -225,45 +241,38 @@ class KeyFrames(Dataset[Any]):
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         assert isinstance(key, SampleRequest) == self.training, (
-            "a training batch is asked for with its epoch, others without"
+            "a training picture is asked for with its epoch, others without"
         )
-        if isinstance(key, SampleRequest):
-            items = self._batch(key)
-            bad = [item for item in items if isinstance(item, BadClip)]
-            return bad[0] if bad else [sample for item in items for sample in item]
-        return self._recording(key)
+        return self.__getitems__([key])[0] if isinstance(key, SampleRequest) else self._recording(key)
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
-        """What PyTorch's loader asks for: the pictures of all batches one by one, so that a bad recording costs only
-        its own."""
+        """What PyTorch's loader asks for: the pictures of a recording are read in one go."""
         if not self.training:
             return [self[key] for key in keys]
-        return [item for key in keys for item in self._batch(key)]
-
-    def _batch(self, draw: SampleRequest) -> list[Any]:
-        """Lists of views, in the order drawn; behind them a BadClip for each recording that cannot be read."""
-        drawn = self.draw(draw.epoch, draw.sample)
-        places: dict[str, list[int]] = {}
-        for place, picture in enumerate(drawn):
-            places.setdefault(picture.path, []).append(place)
-        items: dict[int, Any] = {}
-        bad = []
-        for path, own in places.items():
+        batches = dict.fromkeys((key.epoch, key.sample // self.size) for key in keys)
+        drawn = {batch: self.draw(*batch) for batch in batches}
+        pictures = [drawn[key.epoch, key.sample // self.size][key.sample % self.size] for key in keys]
+        by_path: dict[str, list[int]] = {}
+        for place, picture in enumerate(pictures):
+            by_path.setdefault(picture.path, []).append(place)
+        items: list[Any] = [None] * len(keys)
+        for path, places in by_path.items():
             try:
-                frames = self.reader.read(path, [drawn[place].frame for place in own])
+                frames = self.reader.read(path, [pictures[place].frame for place in places])
             except VideoError as error:
-                bad.append(BadClip(drawn[own[0]].id, path, error.reason))
+                for place in places:
+                    items[place] = BadClip(pictures[place].id, path, error.reason)
                 continue
-            for place, frame in zip(own, frames, strict=True):
-                views = [self._augment(frame, draw, place, view) for view in range(self.num_views)]
-                items[place] = [_sample(drawn[place], view) for view in views]
-        return [items[place] for place in sorted(items)] + bad
+            for place, frame in zip(places, frames, strict=True):
+                views = [self._augment(frame, keys[place], view) for view in range(self.num_views)]
+                items[place] = [_sample(pictures[place], view) for view in views]
+        return items
 
-    def _augment(self, picture: Tensor, draw: SampleRequest, place: int, view: int) -> Tensor:
+    def _augment(self, picture: Tensor, key: SampleRequest, view: int) -> Tensor:
         """(C, H, W) uint8 -> the same, in other colours and blurred."""
         from torchvision.transforms.v2 import functional as F
 
-        rng = numpy_rng(self.seed, "augment", draw.epoch, draw.sample, place, view)
+        rng = numpy_rng(self.seed, "augment", key.epoch, *divmod(key.sample, self.size), view)
         adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
         for i in rng.permutation(len(self.jitter)):
             strength = self.jitter[i]
@@ -271,7 +280,7 @@ class KeyFrames(Dataset[Any]):
         if self.blur:
             low, high = self.blur
             picture = F.gaussian_blur(picture, [5, 5], [float(rng.uniform(low, high))])
-        return picture
+        return augment_clip(picture[None], self.augmentations, rng)[0]
 
     def _recording(self, index: int) -> Any:
         one = self.clips[index]

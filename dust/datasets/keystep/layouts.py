@@ -26,8 +26,9 @@ from dust.datasets.keystep.files import (
     with_labels,
 )
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems, read_text
-from dust.utils.errors import DataError
+from dust.datasets.manifest.table import VIDEO_SUFFIXES
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 TABLE = "procedure_info.json"
 STEP_LABELS, STATE_LABELS = "PSR_labels.csv", "PSR_labels_raw.csv"

@@ -89,6 +89,10 @@ class ProcedureRecordings(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def group_starts(self) -> list[int]:
+        """The first item of each recording: the pieces of one go to one process."""
+        return [index for index, (_, frame) in enumerate(self._items) if frame == 0]
+
     def class_counts(self) -> list[int]:
         """How often each component is installed or removed."""
         steps = [step // 3 for one in self.clips for _, step in one.steps]

@@ -18,10 +18,9 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import ProcedureData, Recording
 from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
-from dust.datasets.manifest.table import Problems
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels
-from dust.utils.errors import ConfigError, DataError, VideoError
+from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.features import FeatureStore
 from dust.utils.rng import numpy_rng
 from dust.utils.stages import stage_features

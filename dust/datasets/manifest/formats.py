@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, Problems, RawSplit, Row, read_text
-from dust.utils.errors import DataError
+from dust.datasets.manifest.table import VIDEO_SUFFIXES, RawSplit, Row
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ SPLIT_FOLDERS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}  # of each class, where class folders come without split folders
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dust.datasets.manifest import formats
-from dust.datasets.manifest.table import Problems, RawSplit, Row, read_csv, read_text, write_text
-from dust.utils.errors import DataError
+from dust.datasets.manifest.table import RawSplit, Row, read_csv
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ Rules (DATASET.md says them with examples):
 """
 
 import csv
-import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 PATH_NAMES = ("path", "video", "file", "id")
 LABEL_NAMES = ("label", "labels", "class")
@@ -24,34 +24,11 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
     | {".wmv", ".flv", ".3gp", ".ogv", ".vob", ".gif"}
 )
-SHOWN = 10  # how many cases of one kind of problem are written out
 
 # "a path" <spaces> "a label", each quoted or not; without quotes the label is what follows the last space
 _SPACED = re.compile(r'(?:"((?:[^"]|"")*)"|(.*?\S))[ \t]+(?:"((?:[^"]|"")*)"|(\S+))')
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _INTEGERS = re.compile(r"\d+(,\d+)+")
-
-
-class Problems:
-    """Everything wrong with one source, by kind, so that it can be said at once."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[str, list[str]] = {}
-
-    def add(self, kind: str, case: str) -> None:
-        """``kind`` says what is wrong and the way out; ``case`` says where."""
-        self.kinds.setdefault(kind, []).append(case)
-
-    def raise_if_any(self, source: str) -> None:
-        """Raises one DataError with every kind, its number of cases and the first ten of them."""
-        if not self.kinds:
-            return
-        lines = [f"{source} cannot be used:"]
-        for kind, cases in self.kinds.items():
-            more = f"\n      ... and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
-            count = f" ({len(cases)} cases)" if len(cases) > 1 else ""
-            lines.append(f"  {kind}{count}:" + "".join(f"\n      {case}" for case in cases[:SHOWN]) + more)
-        raise DataError("\n".join(lines))
 
 
 @dataclass(slots=True)
@@ -75,50 +52,6 @@ class RawSplit:
     bases: list[str] = field(default_factory=list)
     class_names: list[str] | None = None
     problems: Problems = field(default_factory=Problems)
-
-
-def read_text(path: str | os.PathLike) -> str:
-    """The file's text with ``\\n`` line ends and without a byte order mark. DataError if it is not UTF-8 text."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02X}): save the file as UTF-8 text"
-        ) from None
-    if "\0" in text:
-        raise DataError(
-            f"{path}: line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a NUL byte: not a text file"
-        )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes UTF-8 text to a temporary name in the same folder, fsyncs it and renames it over ``path``."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A comma-separated file with a header, quoted where a field needs it, written atomically."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
 
 
 def _written_with_spaces(line: str) -> bool:
@@ -275,3 +208,81 @@ def _read_rows(
                 f"{raw.rows[index].where}: {raw.rows[index].written}",
             )
         raw.rows = [row for row in raw.rows if row.label is not None]
+
+
+# ------------------------------------------------------------------------------------------------ tables with a header
+
+
+class Line(NamedTuple):
+    """One line of a table. ``where`` names it in an error, ``text`` is what is written there."""
+
+    where: str
+    text: str
+    cells: list[str]
+
+
+def read_lines(
+    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = ",", empty: bool = True
+) -> list[Line]:
+    """Read the lines of a csv file, each with its cells, without spaces around them.
+
+    Args:
+        problems: gets the lines whose quoting is broken.
+        where: how a line is named in an error: its number for ``{}``.
+        separator: "" to find it in the first line: a tab, a comma or a space.
+        empty: whether empty lines are passed over; else they are a problem.
+
+    Raises:
+        DataError: it is no text file, or its first line is broken.
+    """
+    texts = read_text(path).split("\n")
+    if texts[-1] == "":
+        texts.pop()
+    separator = {"\\t": "\t"}.get(separator, separator) or find_separator(texts[:1])
+    lines: list[Line] = []
+    for number, text in enumerate(texts, 1):
+        name = where.format(number)
+        if not text.strip():
+            if not empty:
+                problems.add("an empty line: remove it", name)
+            continue
+        try:
+            cells = split_line(text, separator, columns=len(text))  # never the rule of the last space
+        except ValueError as error:
+            if not lines:
+                raise DataError(f"{path}: {name}: broken quoting ({error})") from error
+            kind = 'broken quoting: write "a, b.mp4" and double a quote inside'
+            problems.add(kind, f"{name}: {text} ({error})")
+            continue
+        lines.append(Line(name, text, [cell.strip() for cell in cells]))
+    return lines
+
+
+@dataclass
+class Table:
+    """A csv file with a header: the columns' names in lower case, and where each row stands, its text and its cells by
+    column."""
+
+    header: list[str]
+    rows: list[tuple[str, str, dict[str, str]]]
+
+
+def read_table(
+    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = ",", empty: bool = True
+) -> Table:
+    """Read a csv file whose first line names its columns; an empty file has no header. See :func:`read_lines`.
+
+    Which columns there must be is the caller's to check. A row with more or fewer cells is a problem.
+    """
+    lines = read_lines(path, problems, where=where, separator=separator, empty=empty)
+    if not lines:
+        return Table([], [])
+    header = [name.lower() for name in lines[0].cells]
+    rows = []
+    for name, text, cells in lines[1:]:
+        if len(cells) == len(header):
+            rows.append((name, text, dict(zip(header, cells, strict=True))))
+        else:
+            kind = f"a field that holds the separator must be quoted; not {len(header)} columns, as the header has"
+            problems.add(kind, f"{name}: {len(cells)} columns: {text}")
+    return Table(header, rows)

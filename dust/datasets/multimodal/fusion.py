@@ -12,14 +12,13 @@ from torch.utils.data import Dataset
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
-from dust.datasets.manifest.table import Problems
 from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.multimodal.series_split import SplitSeries
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.video.video import VideoDataset
 from dust.utils.checkpoint import file_sha256
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
 from dust.utils.features import FeatureStore
 from dust.utils.stages import stage_checkpoint, stage_features
 

@@ -21,8 +21,8 @@ from dust.datasets.manifest.manifest import (
     read_class_list,
     report_unused,
 )
-from dust.datasets.manifest.table import Problems, RawSplit, Row, find_separator, read_text, split_line
-from dust.utils.errors import DataError
+from dust.datasets.manifest.table import RawSplit, Row, read_table
+from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
 
@@ -179,38 +179,15 @@ def _csv_of(root: str, split: str) -> str:
 
 def _read_table(path: str, split: str, wanted: Sequence[str], separator: str) -> _Table:
     """Header and cells. Problems of the header are raised here; those of rows are collected."""
-    lines = read_text(path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
+    problems, problems_of_header = Problems(), Problems()
+    table = read_table(path, problems, separator=separator, empty=False)
+    if not table.header:
         raise DataError(f"{path}: an empty file: its first line must be a header, id,label[,video][,series][,split]")
-    separator = {"\\t": "\t"}.get(separator, separator) or find_separator(lines[:1])
-    problems = Problems()
-    try:
-        columns = [name.strip().lower() for name in split_line(lines[0], separator, len(COLUMNS))]
-    except ValueError as error:
-        raise DataError(f"{path}: line 1: broken quoting ({error})") from error
-    _check_columns(problems, columns, split, wanted)
-    problems.raise_if_any(path)
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            problems.add("an empty line: remove it", f"line {number}")
-            continue
-        try:
-            cells = split_line(line, separator, len(COLUMNS))
-        except ValueError as error:
-            problems.add('broken quoting: write "a, b.mp4" and double a quote inside', f"line {number}: {error}")
-            continue
-        if len(cells) != len(columns):
-            kind = f"not {len(columns)} columns as in the header: quote a field that holds the separator"
-            problems.add(kind, f"line {number}: {len(cells)} columns: {line}")
-            continue
-        named = dict(zip(columns, cells, strict=True))
-        label = named["label"].strip() if "label" in named else None
-        rows.append(_Row(f"line {number}", line, label, named["id"].strip(), cells=named))
+    _check_columns(problems_of_header, table.header, split, wanted)
+    problems_of_header.raise_if_any(path)
+    rows = [_Row(where, text, cells.get("label"), cells["id"], cells=cells) for where, text, cells in table.rows]
     _check_ids(problems, rows)
-    return _Table(path, columns, rows, problems)
+    return _Table(path, table.header, rows, problems)
 
 
 def _check_columns(problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str]) -> None:

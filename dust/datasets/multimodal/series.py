@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.arrays import DAMAGE, ArrayFiles, SampleError, array_error, load, split_reference
-from dust.datasets.manifest.table import read_text, split_line
+from dust.datasets.manifest.table import split_line
 from dust.utils.errors import DataError
+from dust.utils.files import read_text
 
 TIME_NAMES = ("time", "t", "timestamp", "seconds")
 MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none"})

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
-from dust.datasets.manifest.table import Problems
 from dust.datasets.multimodal.series import Series, SeriesRules, channel_axis, channels_first, read_series, to_float
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ConfigError, DataError, Problems
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,6 @@
 """Files of point tracks: ours, CoTracker's, and those of the published light weight model."""
 
 import os
-import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.files import natural_order
 
 TRACK_NAMES = ("tracks", "pred_tracks", "arr_0")
 VISIBILITY_NAMES = ("visibility", "visible", "vis", "pred_visibility", "visibles")
@@ -197,13 +197,11 @@ def _without_copies(xy: np.ndarray) -> np.ndarray:
 # --- a folder of parts ------------------------------------------------------------------------------------------
 
 
-def _natural(path: Path) -> list[Any]:
-    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
-
-
 def _read_folder(folder: Path, threshold: float) -> Tracks:
     """Files of one frame or several, joined. Parts with fewer points than others get invisible ones."""
-    files = sorted((path for path in folder.iterdir() if path.suffix in SUFFIXES), key=_natural)
+    files = sorted(
+        (path for path in folder.iterdir() if path.suffix in SUFFIXES), key=lambda path: natural_order(path.name)
+    )
     if not files:
         raise DataError(f"{folder}: no tracks in this folder: {', '.join(SUFFIXES)} are looked for")
     parts = [_read_file(path, threshold) for path in files]

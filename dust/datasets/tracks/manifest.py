@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest.manifest import CLASS_LIST, SPLITS, index_labels, read_class_list
-from dust.datasets.manifest.table import Problems, RawSplit, Row, read_text, split_line
+from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.tracks.files import SUFFIXES
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -139,25 +140,13 @@ def _find_table(root: str) -> list[Path]:
 
 
 def _read_table(path: Path, problems: Problems) -> list[TrackClip]:
-    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
-    if not lines:
+    table = read_table(path, problems, where=f"{path.name} line {{}}")
+    if not table.header:
         raise DataError(f"{path} is empty")
-    header = [cell.strip().lower() for cell in split_line(lines[0][1], ",")]
-    rows = []
-    for number, line in lines[1:]:
-        where = f"{path.name} line {number}"
-        try:
-            cells = [cell.strip() for cell in split_line(line, ",")]
-        except ValueError as error:
-            problems.add('broken quoting: write "a, b.npz" and double a quote inside', f"{where}: {line} ({error})")
-            continue
-        if len(cells) != len(header):
-            problems.add(f"not {len(header)} columns, as the header has", f"{where}: {len(cells)}: {line}")
-            continue
-        rows.append((where, dict(zip(header, cells, strict=True))))
-    if set(PUBLISHED_COLUMNS) <= set(header):
+    rows = [(where, cells) for where, _, cells in table.rows]
+    if set(PUBLISHED_COLUMNS) <= set(table.header):
         return _published_clips(path.parent, rows, problems)
-    return _clips(path, header, rows, problems)
+    return _clips(path, table.header, rows, problems)
 
 
 Rows = Iterable[tuple[str, dict[str, str]]]

@@ -14,11 +14,10 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import read_class_list
-from dust.datasets.manifest.table import Problems
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.files import Tracks, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_manifest
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ConfigError, DataError, Problems
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)

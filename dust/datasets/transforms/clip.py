@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from dust.datasets.transforms.augment import Augmentation, ColorJitter, Grayscale, augment_clip
 from dust.datasets.transforms.randaugment import INTERPOLATIONS, ClipRandAugment
 from dust.utils.errors import ConfigError
 
@@ -129,6 +130,8 @@ class TrainTransform:
         color_jitter: brightness, contrast and saturation are multiplied by a factor of 1 -+ this, in random order.
         grayscale_prob: probability of losing the colours, 0..1.
         interpolation: of RandAugment's rotations and shifts: nearest | bilinear | bicubic | random.
+        augmentations: what happens to the decoded clip, after it was mirrored, in this order; None: RandAugment, colour
+            jitter and grayscale, those that are on.
 
     Raises:
         ConfigError: for every value that is out of range.
@@ -147,6 +150,7 @@ class TrainTransform:
         color_jitter: float = 0.0,
         grayscale_prob: float = 0.0,
         interpolation: str = "bicubic",
+        augmentations: Sequence[Augmentation] | None = None,
     ) -> None:
         problems = []
         relative = bool(scales_relative or aspect_relative)
@@ -172,9 +176,13 @@ class TrainTransform:
         self.area = _pair(scales_relative or DEFAULT_AREA) if relative else None
         self.aspect = _pair(aspect_relative or DEFAULT_ASPECT)
         self.random_flip = random_flip
-        self.color_jitter = color_jitter
-        self.grayscale_prob = grayscale_prob
-        self.rand_augment = ClipRandAugment(auto_augment, interpolation=interpolation) if auto_augment else None
+        if augmentations is None:
+            augmentations = [
+                *([ClipRandAugment(auto_augment, interpolation=interpolation)] if auto_augment else []),
+                *([ColorJitter(color_jitter)] if color_jitter else []),
+                *([Grayscale(grayscale_prob)] if grayscale_prob else []),
+            ]
+        self.augmentations = list(augmentations)
 
     def geometry(self, height: int, width: int, rng: np.random.RandomState) -> Geometry:
         """Where to look in a source of (height, width) pixels; one crop."""
@@ -194,13 +202,7 @@ class TrainTransform:
         """Flip and recolour a decoded (T, C, H, W) uint8 clip; the same for all frames. The input is not changed."""
         if geometry.flip:
             clip = clip.flip(-1)
-        if self.rand_augment is not None:
-            clip = self.rand_augment(clip, rng)
-        if self.color_jitter:
-            clip = jitter_colors(clip, self.color_jitter, rng)
-        if self.grayscale_prob and rng.uniform() < self.grayscale_prob:
-            clip = grayscale(clip)
-        return clip
+        return augment_clip(clip, self.augmentations, rng)
 
 
 class EvalTransform:
@@ -225,31 +227,6 @@ class EvalTransform:
         """Where to look in a source of (height, width) pixels; ``num_crops`` crops, no flip."""
         size, crops = test_crops(height, width, self.short_side, self.crop_size, self.num_crops)
         return Geometry(box=(0.0, 0.0, float(height), float(width)), size=size, crops=crops)
-
-
-def jitter_colors(clip: Tensor, strength: float, rng: np.random.RandomState) -> Tensor:
-    """Brightness, contrast and saturation times a factor in 1 -+ ``strength`` (not below 0) each, in random order.
-
-    (T, C, H, W) uint8 -> the same. One order and one set of factors per clip; contrast is about each frame's mean.
-    """
-    from torchvision.transforms.v2 import functional as F
-
-    operations = [F.adjust_brightness, F.adjust_contrast]
-    if clip.shape[1] == 3:
-        operations.append(F.adjust_saturation)
-    factors = [float(rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength)) for _ in operations]
-    for i in rng.permutation(len(operations)):
-        clip = operations[i](clip, factors[i])
-    return clip
-
-
-def grayscale(clip: Tensor) -> Tensor:
-    """(T, 3, H, W) uint8 -> its luma in all three channels. A clip of one channel is returned as it is."""
-    if clip.shape[1] != 3:
-        return clip
-    from torchvision.transforms.v2 import functional as F
-
-    return F.rgb_to_grayscale(clip, num_output_channels=3)
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """EPIC-KITCHENS: trimmed clips with a verb and a noun each."""
 
-import csv
 import logging
 import os
 import re
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest
-from dust.datasets.manifest.table import Problems, read_text
+from dust.datasets.manifest.table import read_lines, read_table
 from dust.datasets.video.video import VideoDataset
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
 
@@ -106,9 +105,8 @@ def read_epic(
         problems.add("other verbs or nouns than in training", f"{len(names)} names here, {len(class_names)} there")
     seen: dict[str, str] = {}
     bases = [path_prefix] if path_prefix else [str(folder), str(folder / "videos")]
-    for number, cells in enumerate(csv.reader(read_text(path).splitlines()), 1):
-        cells, where = [cell.strip() for cell in cells], f"line {number}"
-        if number == 1 and cells[:3] == HEADER:
+    for number, (where, _, cells) in enumerate(read_lines(path, problems, empty=False)):
+        if number == 0 and cells[:3] == HEADER:
             continue
         if not (len(cells) == 3 or (split == "test" and len(cells) == 1)) or not cells[0]:
             problems.add("not clip_id,verb,noun", f"{where}: {','.join(cells)}")
@@ -152,7 +150,7 @@ def _class_names(folder: Path, num_verbs: int, num_nouns: int) -> list[str]:
         own = [str(number) for number in range(count)]
         path = folder / NAMES[kind]
         if path.is_file():
-            rows = list(csv.DictReader(read_text(path).splitlines()))
+            rows = [cells for _, _, cells in read_table(path, Problems()).rows]
             listed = {row.get("id", ""): row.get("key", "") for row in rows}
             if sorted(listed) != sorted(own) or not all(listed.values()):
                 raise DataError(f"{path}: must give each id from 0 to {count - 1} a key; it has {len(rows)} rows")

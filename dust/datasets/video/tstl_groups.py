@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dust.config import with_values
 from dust.config.expand import grouping_of
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.group_sampler import GroupBalancedSampler
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
-from dust.datasets.manifest.table import Problems
+from dust.datasets.samplers import GroupBalancedSampler
 from dust.datasets.video.video import VideoDataset
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ConfigError, DataError, Problems
 from dust.utils.tstl_grouping import Grouping
 
 ROLES = ("selector", "expert", "route")
@@ -59,9 +59,7 @@ class GroupedVideo(VideoDataset):
             raise ConfigError("DATA.MULTI_LABEL True: groups are for clips of one class each")
         grouping = grouping_of(cfg) if tstl.GROUPING else _no_grouping()
         role = "expert" if tstl.GROUP >= 0 else "route" if cfg.MODEL.MODEL_NAME == "TSTL" else "selector"
-        whole = cfg.clone()
-        whole.defrost()
-        whole.MODEL.NUM_CLASSES = grouping.num_classes
+        whole = with_values(cfg, {"MODEL.NUM_CLASSES": grouping.num_classes})
         names = list(grouping.class_names) or None
         if names and cfg.DATA.CLASS_LIST and read_class_list(cfg.DATA.CLASS_LIST) != names:
             raise DataError(
@@ -79,12 +77,14 @@ class GroupedVideo(VideoDataset):
         _check_names(ours, class_names, cfg.MODEL.NUM_CLASSES, f"{role} by {tstl.GROUPING}")
         return {**arguments, "groups_per_batch": tstl.GROUPS_PER_BATCH if role == "selector" else 0}
 
-    def training_sampler(self, batch_size: int, **where: int) -> GroupBalancedSampler | None:
-        """The batches of training, where they are not the ordinary ones: of ``batch_size`` clips over all ranks.
-        ``where``: seed, global_batch, rank, world_size."""
+    def training_sampler(
+        self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> GroupBalancedSampler | None:
+        """The batches of training, where they are not the ordinary ones."""
         if not self.groups_per_batch:
             return None
         labels = [clip.label for clip in self.clips if isinstance(clip.label, int)]
+        where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return GroupBalancedSampler(labels, batch_size, groups_per_batch=self.groups_per_batch, **where)
 
     def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:

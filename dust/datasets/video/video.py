@@ -11,10 +11,12 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list, read_manifest
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
+from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.video.windows import SlidingWindows
-from dust.decode.reader import FrameRequest, open_clip
+from dust.decode.clip import reader_class
+from dust.decode.reader import ClipReader, FrameRequest, open_clip
 from dust.utils.errors import VideoError
 from dust.utils.rng import numpy_rng
 
@@ -38,6 +40,7 @@ class VideoDataset(Dataset[Any]):
         num_sample: augmented views per decode in training (repeated augmentation).
         resize: ``swscale`` (fast) | ``torch`` (the published protocols' bilinear).
         index_cache: folder of cached frame indices, or empty.
+        decoder: what reads video files: pyav | torchcodec | one that is registered, see :mod:`dust.decode.clip`.
         seed: the run's seed, from which augmentation is drawn.
         multi_label: labels become (K,) float zeros and ones.
     """
@@ -54,6 +57,7 @@ class VideoDataset(Dataset[Any]):
         num_sample: int = 1,
         resize: str = "swscale",
         index_cache: str = "",
+        decoder: str = "pyav",
         seed: int = 0,
         multi_label: bool = False,
     ) -> None:
@@ -69,6 +73,8 @@ class VideoDataset(Dataset[Any]):
         self.num_sample = num_sample
         self.resize = resize
         self.index_cache = index_cache or None
+        self.decoder = decoder
+        reader_class(decoder)  # an error of it comes now, not with the first clip
         self.seed = seed
         self.multi_label = multi_label
 
@@ -118,6 +124,7 @@ class VideoDataset(Dataset[Any]):
             "num_sample": cfg.AUG.NUM_SAMPLE if train and cfg.AUG.ENABLE else 1,
             "resize": data.RESIZE,
             "index_cache": data.INDEX_CACHE,
+            "decoder": data.DECODER,
             "seed": cfg.RNG_SEED,
             "multi_label": data.MULTI_LABEL,
         }
@@ -151,10 +158,14 @@ class VideoDataset(Dataset[Any]):
         except VideoError as error:
             return BadClip(clip.id, clip.path, error.reason)
 
+    def open(self, clip: Clip) -> ClipReader:
+        """A reader of the clip. VideoError where it cannot be opened."""
+        return open_clip(clip.path, decoder=self.decoder, resize=self.resize, index_cache=self.index_cache)
+
     def _training_views(self, clip: Clip, draw: SampleRequest) -> Any:
         assert self.train_transform is not None
         rngs = [numpy_rng(self.seed, "augment", draw.epoch, draw.sample, view) for view in range(self.num_sample)]
-        with open_clip(clip.path, resize=self.resize, index_cache=self.index_cache) as reader:
+        with self.open(clip) as reader:
             requests, geometries = [], []
             for rng in rngs:
                 indices = self.sampler.train(len(reader), reader.fps, rng)
@@ -191,7 +202,7 @@ class VideoDataset(Dataset[Any]):
             VideoError: the clip cannot be read.
         """
         assert self.eval_transform is not None
-        with open_clip(clip.path, resize=self.resize, index_cache=self.index_cache) as reader:
+        with self.open(clip) as reader:
             views = choose(len(reader), reader.fps)
             geometry = self.eval_transform.geometry(reader.height, reader.width)
             arrays = reader.read([FrameRequest(view, geometry.box, geometry.size, geometry.crops) for view in views])
@@ -236,7 +247,8 @@ def train_transform(cfg) -> TrainTransform:
         scales_relative=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
         aspect_relative=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
         random_flip=data.RANDOM_FLIP,
-        auto_augment=aug.AA_TYPE if aug.ENABLE else "",
+        auto_augment=aug.AA_TYPE if aug.ENABLE and not aug.LIST else "",
         color_jitter=aug.COLOR_JITTER if aug.ENABLE and not aug.AA_TYPE else 0.0,
         interpolation=aug.INTERPOLATION,
+        augmentations=build_augmentations(aug.LIST) if aug.ENABLE and aug.LIST else None,
     )

@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dust.datasets.sample import BadClip
-from dust.decode.reader import open_clip
+from dust.decode.reader import ClipReader
 from dust.utils.errors import VideoError
 
 
@@ -18,9 +18,8 @@ class Clips(Protocol):
     def clips(self) -> Sequence[Any]: ...
     @property
     def sampler(self) -> Any: ...
-    @property
-    def index_cache(self) -> str | None: ...
 
+    def open(self, clip: Any) -> ClipReader: ...
     def read_views(self, clip: Any, choose: Callable[[int, float], list[list[int]]]) -> Any: ...
 
 
@@ -45,7 +44,7 @@ class SlidingWindows(Dataset[Any]):
 
     def _count(self, clip: Any) -> int:
         try:
-            with open_clip(clip.path, index_cache=self.dataset.index_cache) as reader:
+            with self.dataset.open(clip) as reader:
                 return len(self.dataset.sampler.windows(len(reader), reader.fps, self.stride))
         except VideoError:
             return 1  # its item will say what is wrong

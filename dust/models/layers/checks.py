@@ -1,6 +1,7 @@
 """What a video transformer looks at before it is built, and before it takes a video."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
@@ -21,18 +22,29 @@ def clip_multiples(height: int, width: int, patch_size: int, frames: int, tubele
 def check_arguments(
     model: str,
     *,
-    above_zero: dict[str, float],
-    from_zero: dict[str, float],
-    rates: dict[str, float],
-    multiples: list[Multiple],
+    above_zero: Mapping[str, float],
+    from_zero: Mapping[str, float] = MappingProxyType({}),
+    rates: Mapping[str, float] = MappingProxyType({}),
+    choices: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
+    multiples: Sequence[Multiple] = (),
     more: Sequence[str] = (),
 ) -> None:
-    """Raise one ConfigError that names every argument that cannot be: ``rates`` must be in [0, 1), and both numbers of
-    ``multiples`` above 0. ``more`` are problems that the caller found itself."""
+    """Raise one ConfigError that names every argument that cannot be: ``rates`` must be in [0, 1), ``choices`` are a
+    value and what it may be, and both numbers of ``multiples`` must be above 0. ``more`` are problems that the caller
+    found itself."""
     above_zero = {**above_zero, **{name: value for m in multiples for name, value in (m[:2], m[2:])}}
     problems = [f"{name} is {value}, it must be above 0" for name, value in above_zero.items() if value <= 0]
-    problems += [f"{name} is {value}, it must be 0 or more" for name, value in from_zero.items() if value < 0]
+    problems += [
+        f"{name} is {value}, it must be {'0 (no head)' if name == 'num_classes' else '0'} or more"
+        for name, value in from_zero.items()
+        if value < 0
+    ]
     problems += [f"{name} is {value}, it must be in [0, 1)" for name, value in rates.items() if not 0 <= value < 1]
+    problems += [
+        f"{name} is {value!r}, it must be one of {', '.join(known)}"
+        for name, (value, known) in choices.items()
+        if value not in known
+    ]
     problems += [
         f"{name} {value} is not a multiple of {of} {divisor}"
         for name, value, of, divisor in multiples

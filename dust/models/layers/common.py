@@ -4,6 +4,7 @@ checkpoints (``qkv``, ``proj``, ``fc1``, ``fc2``, ``norm1``...), so that weights
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import rearrange
 
 
 class DropPath(nn.Module):
@@ -23,6 +24,11 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.4f}"
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Stochastic depth per block, rising in a line from 0 to ``last``."""
+    return [last * i / max(1, depth - 1) for i in range(depth)]
 
 
 class Mlp(nn.Module):
@@ -116,9 +122,9 @@ def resize_grid(
     tokens: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "nearest"
 ) -> torch.Tensor:
     """(1, oh * ow, D) -> (1, nh * nw, D): the tokens as a picture, resized by ``mode`` (nearest or bicubic)."""
-    grid = tokens.unflatten(1, old).permute(0, 3, 1, 2)  # (1, D, oh, ow)
+    grid = rearrange(tokens, "b (h w) d -> b d h w", h=old[0], w=old[1])
     grid = F.interpolate(grid, size=new, mode=mode, align_corners=False if mode == "bicubic" else None)
-    return grid.flatten(2).transpose(1, 2)
+    return rearrange(grid, "b d h w -> b (h w) d")
 
 
 def init_linear(linear: nn.Linear, std: float = 0.02) -> None:

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from dust.models.layers.common import DropPath, Mlp
+from dust.models.layers.head import run_block
 
 Size = tuple[int, ...]
-MASKS = ("cyclic", "exact", "legacy")
 _OUTSIDE = {"cyclic": -100.0, "exact": -math.inf, "legacy": -100.0}  # added to the logits of a pair that is kept apart
 _BASE = 4  # above every region's number along one axis
 
@@ -363,8 +362,5 @@ class Stage(nn.Module):
 
     def forward(self, x: torch.Tensor, act_checkpoint: bool = False) -> torch.Tensor:
         for block in self.blocks:
-            if act_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = run_block(block, act_checkpoint, x)
         return self.downsample(x)

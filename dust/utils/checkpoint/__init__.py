@@ -19,9 +19,10 @@ from dust.utils.checkpoint.store import (
     remove_leftovers,
     verify_checkpoint,
 )
-from dust.utils.checkpoint.weights import LoadReport, load_weights
+from dust.utils.checkpoint.weights import AdaptsStateDict, LoadReport, load_weights
 
 __all__ = [
+    "AdaptsStateDict",
     "Layout",
     "LoadReport",
     "checkpoint_name",

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dust.utils.checkpoint.single import load_file, save_checkpoint, sha256_of_file, sync_folder, verify_file
+from dust.utils.checkpoint.single import load_file, save_checkpoint, verify_file
 from dust.utils.errors import CheckpointError
+from dust.utils.files import sha256_of_file, sync_folder
 
 _METADATA = ".metadata"  # torch's description of the parts
 #: Records of torch.distributed.checkpoint.metadata.

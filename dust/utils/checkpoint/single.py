@@ -6,8 +6,6 @@ checkpoint; one that does not match means damage. While a file is being replaced
 hash, so that at every instant what stands under the name can be verified.
 """
 
-import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -24,6 +22,7 @@ import torch.nn as nn
 
 from dust.utils.checkpoint.reader import read_file
 from dust.utils.errors import CheckpointError
+from dust.utils.files import replacing, sha256_of_file, write_atomically
 
 _LONGEST_SIDECAR = 10_000  # bytes; ours have two lines at most
 _HASH_LINE = re.compile(r"([0-9a-f]{64})(?:  .*)?")
@@ -65,26 +64,21 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
     """
     path = Path(path)
     plain = _plain(state, "state")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = _write_synced(temporary, plain)
-        replaces = path.exists()
-        old = _hashes_to_keep(path) if replaces else []
-        _writesidecar_of(path, list(dict.fromkeys([digest, *old])))
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with replacing(path) as temporary:
+            digest = _write_hashed(temporary, plain)
+            replaces = path.exists()
+            old = _hashes_to_keep(path) if replaces else []
+            _write_sidecar(path, list(dict.fromkeys([digest, *old])))
         if replaces:
-            _writesidecar_of(path, [digest])
+            _write_sidecar(path, [digest])
     except OSError as error:
         raise CheckpointError(
             f"{path}: the checkpoint could not be written: {error.strerror or error} (errno {error.errno}). "
             f"{'The file of that name and earlier' if path.exists() else 'Earlier'} checkpoints are intact. "
             f"Free space, or point OUTPUT_DIR at a disk that can be written, and start again: the run resumes"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return digest
 
 
@@ -115,15 +109,13 @@ def _plain_key(key: Any, where: str) -> str | int | float | bool | None:
     raise CheckpointError(f"{where} has the key {key!r} of type {type(key).__qualname__}: use strings or numbers")
 
 
-def _write_synced(path: Path, state: dict[str, Any]) -> str:
+def _write_hashed(path: Path, state: dict[str, Any]) -> str:
     with open(path, "wb") as file:
         hashing = _HashingFile(file)
         try:
             torch.save(state, cast(IO[bytes], hashing))
         except RuntimeError as error:
             raise hashing.error or error from error
-        file.flush()
-        os.fsync(file.fileno())
     return hashing.sha256.hexdigest()
 
 
@@ -131,33 +123,8 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _writesidecar_of(path: Path, hashes: list[str]) -> None:
-    sidecar = sidecar_of(path)
-    temporary = sidecar.with_name(f".{sidecar.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write("".join(f"{digest}  {path.name}\n" for digest in hashes))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, sidecar)
-        sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` last. Some network file systems cannot, and then do it themselves."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
+def _write_sidecar(path: Path, hashes: list[str]) -> None:
+    write_atomically(sidecar_of(path), "".join(f"{digest}  {path.name}\n" for digest in hashes))
 
 
 def _sidecar_hashes(path: Path) -> list[str]:
@@ -176,19 +143,6 @@ def _sidecar_hashes(path: Path) -> list[str]:
 def _hashes_to_keep(path: Path) -> list[str]:
     """What the file that is about to be replaced may verify by until then; a foreign one gets its own hash."""
     return _sidecar_hashes(path) if sidecar_of(path).exists() else [sha256_of_file(path)]
-
-
-def sha256_of_file(path: str | os.PathLike) -> str:
-    """The SHA-256 (hex) of a file's bytes. Raises OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: IO[bytes]) -> str:
-    sha256 = hashlib.sha256()
-    while block := file.read(1 << 20):
-        sha256.update(block)
-    return sha256.hexdigest()
 
 
 def verify_file(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:

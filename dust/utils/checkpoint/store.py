@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from dust.utils.checkpoint.reader import read_file
 from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, verify_sharded
-from dust.utils.checkpoint.single import load_file, refuse_damaged, sha256_of_file, sidecar_of, verify_file
+from dust.utils.checkpoint.single import load_file, refuse_damaged, sidecar_of, verify_file
 from dust.utils.errors import CheckpointError
+from dust.utils.files import sha256_of_file
 
 logger = logging.getLogger(__name__)
 

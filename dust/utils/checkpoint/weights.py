@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn as nn
@@ -19,6 +19,22 @@ CONTAINERS = ("state_dict", "model_state", "model", "module")  # where the tenso
 PREFIXES = ("module.", "model.", "_orig_mod.")  # what wrappers put before every name
 HEADS = ("head", "classifier", "fc")  # the classifier, which another set of classes may leave fresh
 MIN_FIT = 0.5  # share of the model's parameters (head aside, counted in numbers) below which a file does not fit
+
+
+@runtime_checkable
+class AdaptsStateDict(Protocol):
+    """A model that reads files of other layouts. Default: names and shapes must be its own."""
+
+    def adapt_state_dict(
+        self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
+    ) -> dict[str, torch.Tensor]:
+        """A file's tensors -> the model's names and shapes, a new dict.
+
+        Args:
+            notes: sentences about what was renamed, resized or dropped are appended.
+            pos_embed_resize: ``official`` | ``bicubic``, the rule for positions of another image size; None: its own.
+        """
+        ...
 
 
 @dataclass
@@ -92,9 +108,8 @@ def load_weights(
     report = LoadReport(source)
     state = _strip_prefixes(_find_tensors(source, data, report.notes), own)
     in_file = list(state)
-    adapt = getattr(model, "adapt_state_dict", None)
-    if adapt is not None:
-        state = adapt(dict(state), report.notes, pos_embed_resize)
+    if isinstance(model, AdaptsStateDict):
+        state = model.adapt_state_dict(dict(state), report.notes, pos_embed_resize)
     for key, tensor in own.items():
         if key not in state:
             report.missing.append(key)

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.files import replacing
 
 FORMATS = ("memmap", "npz", "per_video")
 DTYPES = ("float16", "float32")
@@ -56,15 +57,6 @@ def sync(file: BinaryIO) -> None:
     """What was written is on disk when this returns."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes to a temporary name beside ``path``, syncs and renames."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        sync(file)
-    os.replace(temporary, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -134,23 +126,19 @@ def npy_names(folder: Path) -> list[str]:
 def pack_npz(path: Path, rows: Path, ids: Sequence[str], missing: Sequence[str], meta: Mapping[str, Any]) -> None:
     """An uncompressed .npz of the rows of a .npy file, the ids (and the missing ones) and the meta data, copied in
     pieces."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as out:
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-            with (
-                archive.open(zipfile.ZipInfo("features.npy", _EPOCH), "w", force_zip64=True) as member,
-                open(rows, "rb") as source,
-            ):
-                while chunk := source.read(_CHUNK):
-                    member.write(chunk)
-            texts = {"ids": np.array(ids, dtype=np.str_), "meta": np.array(json.dumps(meta))}
-            texts["missing"] = np.array(missing, dtype=np.str_)
-            for name, array in texts.items():
-                buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, array, allow_pickle=False)
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), buffer.getvalue())
-        sync(out)
-    os.replace(temporary, path)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with (
+            archive.open(zipfile.ZipInfo("features.npy", _EPOCH), "w", force_zip64=True) as member,
+            open(rows, "rb") as source,
+        ):
+            while chunk := source.read(_CHUNK):
+                member.write(chunk)
+        texts = {"ids": np.array(ids, dtype=np.str_), "meta": np.array(json.dumps(meta))}
+        texts["missing"] = np.array(missing, dtype=np.str_)
+        for name, array in texts.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), buffer.getvalue())
 
 
 def npz_identity(path: Path) -> dict[str, Any]:

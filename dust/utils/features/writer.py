@@ -16,6 +16,7 @@ from dust.utils.errors import DataError
 from dust.utils.features import formats as files
 from dust.utils.features.formats import DTYPES, FORMATS, PARTIAL, id_to_name, some_of
 from dust.utils.features.store import FeatureStore
+from dust.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class FeatureWriter:
         self.complete = False  #: whether the split has been finished, now or before
         with files.disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_temporary()
             if not self._find_complete(overwrite) and not self._find_partial(overwrite):
                 self._start()
 
@@ -151,15 +153,20 @@ class FeatureWriter:
         if self.format == "per_video":
             self._rows.mkdir()
         else:
-            files.write_atomically(self._rows, self._header)
+            write_atomically(self._rows, self._header)
         self._count(0, [])
         # last: an extraction exists from here on
-        files.write_atomically(self._path(".json" + PARTIAL), json.dumps(self.identity).encode())
+        write_atomically(self._path(".json" + PARTIAL), json.dumps(self.identity).encode())
 
     def _remove_partial(self) -> None:
         for suffix in (".json", ".count", ".npy", ".npz"):
             self._path(suffix + PARTIAL).unlink(missing_ok=True)
         shutil.rmtree(self._path(PARTIAL), ignore_errors=True)
+
+    def _remove_temporary(self) -> None:
+        """Delete what a killed process was writing."""
+        for left in (*self.folder.glob(f".{self._path('').name[:50]}*.tmp"), *self._path(PARTIAL).glob(".*.tmp")):
+            left.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -199,7 +206,7 @@ class FeatureWriter:
             if self.format == "per_video":
                 for sample_id, block in zip(self.ids[start:], blocks, strict=False):
                     data = files.npy_header(block.shape, self.dtype) + block.tobytes()
-                    files.write_atomically(self._rows / f"{id_to_name(sample_id)}.npy", data)
+                    write_atomically(self._rows / f"{id_to_name(sample_id)}.npy", data)
             else:
                 with open(self._rows, "r+b") as file:
                     file.seek(self._offset(start))  # rows that were written and not counted are written again
@@ -209,7 +216,7 @@ class FeatureWriter:
         self.done, self.missing = start + len(blocks), missing
 
     def _count(self, done: int, missing: list[str]) -> None:
-        files.write_atomically(self._path(".count" + PARTIAL), json.dumps([done, missing]).encode())
+        write_atomically(self._path(".count" + PARTIAL), json.dumps([done, missing]).encode())
 
     def _absent(self) -> np.ndarray:
         """What stands in the file for a sample without a feature: NaN, or no window."""
@@ -245,6 +252,6 @@ class FeatureWriter:
                 if self._rows.exists():  # else they were renamed before an interruption
                     os.replace(self._rows, self._path("" if self.format == "per_video" else ".npy"))
                 record = {**self.identity, "count": len(self.ids), "complete": True, "missing": self.missing}
-                files.write_atomically(self._path(".json"), json.dumps(record).encode())
+                write_atomically(self._path(".json"), json.dumps(record).encode())
             self._remove_partial()
         self.complete = True

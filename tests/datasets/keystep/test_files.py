@@ -10,10 +10,9 @@ from PIL import Image
 
 from dust.datasets.keystep.files import ProcedureData, Recording, count_frames, read_own, steps_of_states, write_own
 from dust.datasets.keystep.layouts import INDUSTREAL_STATES, detect_layout, read_object_states, read_procedures
-from dust.datasets.manifest.table import Problems
 from dust.procedure.table import state_vectors
 from dust.synthetic.motion import write_video
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
 from tests.helpers import golden_json
 
 INDUSTREAL = golden_json("psr_procedure")

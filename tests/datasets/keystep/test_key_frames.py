@@ -24,6 +24,7 @@ from dust.datasets.keystep.sampling import kcas_density
 from dust.datasets.keystep.windows import EmbeddingWindows, StepWindows, WindowRules, open_embeddings
 from dust.datasets.loader import EpochBatchSampler, collate_training, construct_loader
 from dust.datasets.sample import BadClip, SampleRequest
+from dust.datasets.transforms.augment import Grayscale, grayscale
 from dust.decode.reader import open_clip
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import ConfigError, DataError
@@ -46,6 +47,15 @@ def key_dataset(data, **options):
     options = {"count": 5, "n_classes": 3, "n_real": 4, "n_bg": 6, "training": True, "seed": 7, **options}
     classes = options.pop("class_names", None) or state_classes(data, 5)
     return KeyFrames(data=data, class_names=classes, reader=FrameReader(16), **options)
+
+
+def requests_of(dataset, epoch, batch):
+    return [SampleRequest(epoch, batch * dataset.size + place) for place in range(dataset.size)]
+
+
+def samples_of(dataset, epoch, batch):
+    """The views of all pictures of one batch."""
+    return [view for item in dataset.__getitems__(requests_of(dataset, epoch, batch)) for view in item]
 
 
 # -------------------------------------------------------------------------------------------------------- key frames
@@ -72,7 +82,7 @@ def test_background_by_hand():
 
 def test_a_batch_is_balanced(data):
     dataset = key_dataset(data)
-    samples = dataset[SampleRequest(2, 3)]
+    samples = samples_of(dataset, 2, 3)
     labels = [sample["label"] for sample in samples]
     counts = Counter(labels)
     assert len(samples) == 3 * 4 + 6 and counts.pop(0) == 6 and len(counts) == 3 and set(counts.values()) == {4}
@@ -107,24 +117,38 @@ def test_draws_depend_on_seed_epoch_and_batch_alone(data):
 
 def test_pictures_are_those_of_the_file_and_augmentation_is_drawn_per_view(data):
     plain, two = key_dataset(data), key_dataset(data, num_views=2, jitter=(0.1, 0.1, 0.7), blur=(0.01, 2.0))
-    sample, picture = plain[SampleRequest(0, 0)][5], plain.draw(0, 0)[5]
+    sample, picture = samples_of(plain, 0, 0)[5], plain.draw(0, 0)[5]
     with open_clip(picture.path) as reader:
         frame = reader.frames([picture.frame], size=(16, 16))[0]
     assert torch.equal(sample["inputs"]["video"][:, 0], torch.from_numpy(frame).permute(2, 0, 1))
-    augmented = two[SampleRequest(0, 0)]
+    augmented = samples_of(two, 0, 0)
     assert [one["id"] for one in augmented[:4]] == [plain.draw(0, 0)[i].id for i in (0, 0, 1, 1)]
     a, b = (one["inputs"]["video"] for one in augmented[:2])
     assert not torch.equal(a, b) and not torch.equal(a, plain[SampleRequest(0, 0)][0]["inputs"]["video"])
+    assert torch.equal(samples_of(two, 0, 0)[3]["inputs"]["video"], two[SampleRequest(0, 1)][1]["inputs"]["video"])
     assert torch.equal(a, two[SampleRequest(0, 0)][0]["inputs"]["video"])
+
+
+def test_augmentations_of_the_list_come_last(data, cfg):
+    plain = key_dataset(data, num_views=2, blur=(0.01, 2.0))
+    grey = key_dataset(data, num_views=2, blur=(0.01, 2.0), augmentations=[Grayscale(prob=1.0)])
+    for one, other in zip(samples_of(plain, 0, 0), samples_of(grey, 0, 0), strict=True):
+        expected = grayscale(one["inputs"]["video"].transpose(0, 1)).transpose(0, 1)
+        assert torch.equal(other["inputs"]["video"], expected)
+    keys = {"TRAIN__DATASET": "KeyFrames", "AUG__ENABLE": True, "AUG__LIST": ["Grayscale"]}
+    built = build_dataset("KeyFrames", cfg(**keys), "train")
+    assert [type(one) for one in built.augmentations] == [Grayscale]
+    assert build_dataset("KeyFrames", cfg(TRAIN__DATASET="KeyFrames"), "train").augmentations == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_through_the_loader(data, workers):
     dataset = key_dataset(data, n_iters=3)
-    sampler = EpochBatchSampler(len(dataset), 1, seed=0)
+    assert len(dataset) == 3 * 18
+    sampler = dataset.training_sampler(1, seed=0, global_batch=1, rank=0, world_size=1)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate_training)
     batches = list(loader)
-    order = [key.sample for (key,) in sampler]
+    order = [key.sample for (key,) in EpochBatchSampler(3, 1, seed=0)]  # as any three samples are shuffled
     assert [batch["id"] for batch in batches] == [[p.id for p in dataset.draw(0, item)] for item in order]
     assert batches[0]["inputs"]["video"].shape == (18, 3, 1, 16, 16) and batches[0]["bad"] == []
 
@@ -136,10 +160,10 @@ def test_a_recording_that_breaks_costs_only_its_own_pictures(data, tmp_path):
     dataset = key_dataset(replace(data, recordings=recordings))
     drawn = dataset.draw(0, 0)
     own = [picture for picture in drawn if picture.path == str(broken)]
-    batch = collate_training(dataset.__getitems__([SampleRequest(0, 0)]))
-    assert own and [bad.path for bad in batch["bad"]] == [str(broken)]
+    batch = collate_training(dataset.__getitems__(requests_of(dataset, 0, 0)))
+    assert own and [(bad.id, bad.path) for bad in batch["bad"]] == [(picture.id, str(broken)) for picture in own]
     assert batch["id"] == [picture.id for picture in drawn if picture not in own]
-    assert isinstance(dataset[SampleRequest(0, 0)], BadClip)
+    assert isinstance(dataset[SampleRequest(0, drawn.index(own[0]))], BadClip)
 
 
 def test_evaluation_is_every_key_frame_once(data):
@@ -180,6 +204,7 @@ def test_synthetic_pictures_fill_a_batch(data, tmp_path):
         "the others take more real ones"
     )
     assert dataset[SampleRequest(0, 0)][0]["inputs"]["video"].shape == (3, 1, 16, 16)
+    assert {len(dataset.draw(0, batch)) for batch in range(5)} == {dataset.size}
     with pytest.raises(DataError, match=r"SYNTH_DIR .*nothing.* has no folder"):
         key_dataset(data, synthetic=str(tmp_path / "nothing"), n_synth=2)
 

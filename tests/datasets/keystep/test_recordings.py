@@ -50,6 +50,9 @@ def test_pieces_add_up_to_the_recording(folder, monkeypatch):
     assert dataset.class_names == data.components and [one.id for one in dataset.clips] == [
         one.id for one in data.recordings
     ]
+    starts = dataset.group_starts()
+    assert [dataset[index]["id"] for index in starts] == [one.id for one in data.recordings] and starts[1] > 1
+    assert all(dataset[index]["first"] == 0 for index in starts)
     for one in data.recordings:
         pieces = [item for item in items(dataset) if item["id"] == one.id]
         assert [piece["first"] for piece in pieces] == list(range(0, one.num_frames, 50))

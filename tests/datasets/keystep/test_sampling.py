@@ -8,7 +8,7 @@ from dust.datasets.keystep.sampling import kcas_density, kcas_problems, sample_l
 from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels, window_span
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
-from tests.helpers import DATA, golden_json
+from tests.helpers import golden_file, golden_json
 
 GOLDEN = golden_json("psr_windows_kcas")
 STATES = [(frame, state) for frame, state in GOLDEN["raw_states"]]
@@ -99,7 +99,7 @@ def test_published_densities(case):
 
 @pytest.mark.parametrize("mode", ["gaussian", "bimodal"])
 def test_whole_published_densities(mode):
-    tensors = load_file(DATA / "psr_kcas.safetensors")
+    tensors = load_file(golden_file("psr_kcas.safetensors"))
     case = next(case for case in CASES if case["name"] == "three_events" and case["mode"] == mode)
     density = kcas_density(changes_of(case["labels"]), case["num_frames"], mode)
     np.testing.assert_allclose(density, tensors[f"{mode}.three_events"], rtol=1e-9)

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from dust.config import get_cfg
-from dust.config.tracks import add_tracks
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.files import Tracks, read_tracks
 from dust.datasets.tracks.manifest import read_track_manifest
@@ -424,8 +423,6 @@ def test_impossible_arguments_are_named_together(tmp_path):
 def test_from_config_on_generated_tracks(tmp_path):
     generate_tracks(tmp_path, sequences=4, classes=3, points=12, frames=20, missing=0.2)
     cfg = get_cfg()
-    if "TRACKS" not in cfg:
-        add_tracks(cfg)
     cfg.DATA.PATH_TO_DATA_DIR, cfg.MODEL.NUM_CLASSES = str(tmp_path), 3
     cfg.TRACKS.NUM_POINTS, cfg.TRACKS.WINDOW, cfg.TRACKS.STRIDE, cfg.TRACKS.TEST_VIEWS = 10, 12, 4, [0, 2]
     train = PointTracks(**PointTracks.from_config(cfg, "train"))

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as F
 
+from dust.datasets.transforms import augment as augment_module
 from dust.datasets.transforms import clip as transform
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.utils.errors import ConfigError
@@ -180,7 +181,7 @@ def test_the_input_is_left_as_it_was():
 
 def test_colour_jitter_multiplies_within_its_range():
     grey = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)  # contrast and saturation leave it alone
-    values = [int(transform.jitter_colors(grey, 0.4, rng(seed))[0, 0, 0, 0]) for seed in range(400)]
+    values = [int(augment_module.jitter_colors(grey, 0.4, rng(seed))[0, 0, 0, 0]) for seed in range(400)]
     assert 57 <= min(values) < 63 and 137 < max(values) <= 140  # each of the three operations rounds down
     assert np.mean(values) == pytest.approx(100, abs=5)
 
@@ -193,17 +194,17 @@ def test_colour_jitter_is_torchvisions_operations():
     expected = clip
     for i in r.permutation(3):
         expected = torch.stack([operations[i](frame, factors[i]) for frame in expected])
-    assert torch.equal(transform.jitter_colors(clip, 0.4, rng(5)), expected)
+    assert torch.equal(augment_module.jitter_colors(clip, 0.4, rng(5)), expected)
 
 
 def test_greyscale_has_one_luma_in_all_channels():
-    out = transform.grayscale(random_clip())
+    out = augment_module.grayscale(random_clip())
     assert torch.equal(out[:, 0], out[:, 1]) and torch.equal(out[:, 0], out[:, 2])
     red = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
     red[:, 0] = 200
-    assert abs(int(transform.grayscale(red)[0, 0, 0, 0]) - 0.299 * 200) <= 1
+    assert abs(int(augment_module.grayscale(red)[0, 0, 0, 0]) - 0.299 * 200) <= 1
     single = random_clip(channels=1)
-    assert torch.equal(transform.grayscale(single), single)
+    assert torch.equal(augment_module.grayscale(single), single)
 
 
 # --- wrong input --------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import torch
 
 from dust.models.layers import window_attention
 from dust.models.layers.window_attention import WindowAttention, log_offsets, relative_index, window_masks
-from tests.models.test_swin import CPU, randomised
+from tests.helpers import randomised
+from tests.models.test_swin import CPU
 
 
 def slow_attention(attention, x, rule):

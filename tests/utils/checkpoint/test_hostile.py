@@ -26,8 +26,7 @@ from dust.utils.checkpoint import (
     verify_checkpoint,
 )
 from dust.utils.errors import CheckpointError
-from tests.engine.conftest import *  # noqa: F403 - fixtures
-from tests.engine.test_run_net import words
+from tests.runs import words
 
 
 class Calls:

@@ -1,8 +1,5 @@
 """Checkpoints in parts: what was saved comes back, damage is named, both forms turn into each other."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -18,8 +15,8 @@ from dust.utils.checkpoint import (
     verify_checkpoint,
 )
 from dust.utils.errors import CheckpointError
-from tests.engine.test_resume import assert_same
-from tests.helpers import ROOT
+from tests.helpers import tool
+from tests.runs import assert_same
 
 
 def state(value=1.0):
@@ -88,21 +85,16 @@ def test_an_interrupted_replacement_loses_nothing(folder):
     assert not path.exists()
 
 
-def convert(*paths):
-    command = [sys.executable, str(ROOT / "tools" / "convert_checkpoint.py"), *map(str, paths)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
 def test_one_form_becomes_the_other_and_back(folder):
     source = folder / "checkpoint_epoch_00002.dcp"
     whole, again = folder / "whole.pyth", folder / "again.dcp"
-    assert convert(source, whole).returncode == 0
+    assert tool("convert_checkpoint", source, whole).returncode == 0
     assert_same(load_checkpoint(whole), load_checkpoint(source))
-    assert convert(whole, again).returncode == 0
+    assert tool("convert_checkpoint", whole, again).returncode == 0
     assert_same(load_checkpoint(again), load_checkpoint(source))
-    refused = convert(whole, again)
+    refused = tool("convert_checkpoint", whole, again)
     assert refused.returncode == 2 and "is there already" in refused.stderr
-    missing = convert(folder / "no.dcp", folder / "x.pyth")
+    missing = tool("convert_checkpoint", folder / "no.dcp", folder / "x.pyth")
     assert missing.returncode == 2 and "no.dcp" in missing.stderr and "Traceback" not in missing.stderr
 
 

@@ -1,0 +1,162 @@
+"""What dust may ask of a dataset: the whole list.
+
+A dataset has the members of :class:`ClipDataset`; what an item is stands in CONTRIBUTING.md ("A sample and a batch").
+All else is optional: a class that has a member of one of these protocols keeps it, and each protocol says what happens
+where a class has none. Who asks does so by ``isinstance(dataset, Protocol)``, or by :func:`fitted_of`, which knows the
+default; nobody looks an attribute up by a string. ``tests/test_protocols.py`` asks them of every registered dataset,
+and a name that is nearly one of these is logged as a warning when the class is built.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch.utils.data import Dataset
+
+__all__ = ["PROTOCOLS", "ClipDataset", "fitted_of"]
+
+
+class ClipLike(Protocol):
+    """One sample of a list: what identifies it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+
+
+@runtime_checkable
+class ClipDataset(Protocol):
+    """What every dataset has.
+
+    Attributes:
+        clips: the samples, with ``id``, ``path`` and, where there is one, ``label``; training records their hash.
+        class_names: in the order of the logits.
+    """
+
+    clips: Sequence[Any]
+    class_names: Sequence[str]
+
+    def class_counts(self) -> list[int]:
+        """How many samples each class has, in the order of ``class_names``."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Any:
+        """In training ``SampleRequest(epoch, sample)`` -> a list of views, else a number -> one sample with all its
+        views; or a BadClip."""
+
+
+@runtime_checkable
+class FromConfig(Protocol):
+    """A class (this is about the class itself) that is built of plain arguments, with ``from_config`` as a
+    classmethod. Default: it is called with (cfg, split), as in SlowFast."""
+
+    def __call__(self, **arguments: Any) -> Dataset[Any]: ...
+
+    def from_config(
+        self, cfg: Any, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        """The constructor's keyword arguments; see :func:`dust.datasets.build.build_dataset`."""
+        ...
+
+
+@runtime_checkable
+class LearnsFromTraining(Protocol):
+    """A dataset that learns something of its training split, which other splits must use (a mean, a vocabulary): it
+    goes into the checkpoint, and to the constructors of the others as ``fitted=``. Default: nothing."""
+
+    fitted: Mapping[str, Any]
+
+
+@runtime_checkable
+class HasIdentity(Protocol):
+    """What a resumed training must find again besides the clips' ids and labels, as json can. Default: nothing."""
+
+    identity: Any
+
+
+@runtime_checkable
+class OrdersTraining(Protocol):
+    """A dataset whose training batches have an order of their own. Default: each sample once an epoch, shuffled."""
+
+    def training_sampler(
+        self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> "TrainingSampler | None":
+        """A batch sampler for this rank, or None for the ordinary one.
+
+        Args:
+            batch_size: samples of one batch over all ranks.
+            global_batch: samples of an optimizer step, in several batches where it is larger; None: one batch.
+        """
+
+
+class TrainingSampler(Protocol):
+    """What the loader and the engine ask of a training order: see :class:`dust.datasets.samplers.EpochBatchSampler`."""
+
+    length: int
+    global_batch: int
+    accumulate: int
+    num_steps: int
+
+    def set_global_batch(self, global_batch: int) -> None: ...
+    def set_position(self, epoch: int, start: int = 0) -> None: ...
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class SharesGroups(Protocol):
+    """A dataset of which several items are one sample (the pieces of a recording): processes that share an evaluation
+    then take whole samples. Default: each item is a sample."""
+
+    def group_starts(self) -> Sequence[int]:
+        """The number of each group's first item, rising from 0."""
+        ...
+
+
+@runtime_checkable
+class HasSlidingWindows(Protocol):
+    """A dataset that can be read as windows over whole videos, for FEATURES.FORMAT per_video. Default: such a
+    configuration is an error."""
+
+    def windows(self, *, stride: int, chunk: int) -> "WindowItems":
+        """Item after item, up to ``chunk`` windows of one video, ``stride`` frames apart."""
+        ...
+
+
+class WindowItems(Protocol):
+    """Windows of one video after the other."""
+
+    clips: Sequence[Any]
+
+    def first_item(self, sample: int) -> int:
+        """The number of the item that begins video number ``sample``."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: int) -> Any: ...
+
+
+@runtime_checkable
+class HasCameras(ClipDataset, Protocol):
+    """A dataset of several cameras of which some may be left out, for ``dust ablate_views``. Default: an error."""
+
+    views: Sequence[int]
+    seen_views: set[int]
+
+
+#: All that is optional.
+PROTOCOLS: tuple[type, ...] = (
+    FromConfig,
+    LearnsFromTraining,
+    HasIdentity,
+    OrdersTraining,
+    SharesGroups,
+    HasSlidingWindows,
+    HasCameras,
+)
+
+
+def fitted_of(dataset: Dataset[Any]) -> dict[str, Any]:
+    """What the dataset learnt of its training split; nothing by default."""
+    return dict(dataset.fitted) if isinstance(dataset, LearnsFromTraining) else {}

@@ -1,0 +1,221 @@
+"""Which samples in which order: of training, and of an evaluation that several processes share.
+
+The order of an epoch depends on (seed, epoch) alone. Optimizer step s takes the s-th run of ``global_batch`` samples of
+that order, however many ranks share it and in however many batches, so a run may go on with other numbers of both.
+"""
+
+import bisect
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from dust.datasets.sample import SampleRequest
+from dust.utils.errors import ConfigError, DataError
+from dust.utils.rng import numpy_rng, torch_generator
+
+T = TypeVar("T")
+
+
+class EpochBatchSampler(Sampler[list[SampleRequest]]):
+    """Shuffled training batches that can begin at any batch of any epoch.
+
+    Args:
+        length: number of samples.
+        batch_size: samples of one batch over all ranks, which share it as evenly as can be.
+        global_batch: samples per optimizer step, in several batches where it is larger; None: one batch.
+        drop_last: leave out a last step that is not full. Where the whole set is smaller than one step it is kept.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int,
+        global_batch: int | None = None,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.length = length
+        self.limit = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start = 0
+        self.set_global_batch(global_batch or batch_size)
+
+    def set_global_batch(self, global_batch: int) -> None:
+        """Take so many samples per optimizer step, in as many batches of at most ``batch_size`` as that needs."""
+        self.global_batch = global_batch
+        self.batch_size = min(self.limit, global_batch)
+        self.accumulate = -(-global_batch // self.batch_size)
+        full, rest = divmod(self.length, global_batch)
+        if full and self.drop_last:
+            rest = 0
+        self.num_steps = full + (rest > 0)
+        self.num_batches = full * self.accumulate + -(-rest // self.batch_size)
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """The next iteration is over ``epoch``, from batch ``start`` on."""
+        self.epoch = epoch
+        self.start = start
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever the next iteration begins."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
+        for batch in islice(self._batches(), self.start, self.num_batches):
+            yield [SampleRequest(self.epoch, index) for index in share(batch, self.rank, self.world_size)]
+
+    def _batches(self) -> Iterator[list[int]]:
+        """The samples of each batch of the epoch, over all ranks."""
+        order = torch.randperm(self.length, generator=torch_generator(self.seed, "shuffle", self.epoch)).tolist()
+        for step in range(self.num_steps):
+            samples = order[step * self.global_batch : (step + 1) * self.global_batch]
+            for start in range(0, len(samples), self.batch_size):
+                yield samples[start : start + self.batch_size]
+
+
+def share(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
+    """The rank's contiguous part of ``items``; parts differ by at most one item, the first ranks have it more."""
+    first, last = (-(-len(items) * index // world_size) for index in (rank, rank + 1))
+    return items[first:last]
+
+
+class DrawnBatchSampler(EpochBatchSampler):
+    """Batches that a dataset draws as a whole, each of ``size`` samples: batch b of an epoch has the numbers
+    ``b * size`` to ``b * size + size - 1``. What they are the dataset says; here they are shuffled, shared and counted.
+
+    Args:
+        batches: how many are drawn in an epoch.
+        size: samples of one.
+        batch_size: such batches in one of the loader over all ranks, as ``global_batch`` counts them too.
+    """
+
+    def __init__(self, batches: int, size: int, batch_size: int, **where: Any) -> None:
+        self.size = size
+        super().__init__(batches, batch_size, **where)
+
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
+        for drawn in super().__iter__():
+            numbers = (request.sample * self.size + place for request in drawn for place in range(self.size))
+            yield [SampleRequest(self.epoch, number) for number in numbers]
+
+
+def group_balanced_order(
+    labels: Sequence[int], *, groups_per_batch: int, per_group: int, num_batches: int, seed: int, epoch: int
+) -> list[int]:
+    """The samples of an epoch, ``num_batches`` runs of ``groups_per_batch`` groups x ``per_group`` samples.
+
+    ``labels[i]`` is the group of sample i. Groups come in turn, each as often as any other (but one), the order drawn
+    anew each round; so do the samples of a group, of which no other comes twice before all came once. The same (seed,
+    epoch) gives the same order.
+    """
+    rng = numpy_rng(seed, "groups", epoch)
+    decks = {g: np.flatnonzero(np.asarray(labels) == g).tolist() for g in sorted(set(labels))}
+    left: dict[int, list[int]] = {group: [] for group in decks}
+    groups: list[int] = []
+    order: list[int] = []
+    for _ in range(num_batches):
+        chosen = _deal(groups, list(decks), groups_per_batch, rng)
+        for group in chosen:
+            order += _deal(left[group], decks[group], per_group, rng)
+    return order
+
+
+def _deal(left: list[int], deck: Sequence[int], count: int, rng: np.random.RandomState) -> list[int]:
+    """Take ``count`` from ``left``, in place; where it runs short the deck is shuffled and comes behind it, what is
+    still left last, so that nothing is dealt twice at once unless the deck is smaller than that."""
+    while len(left) < count:
+        shuffled = [deck[index] for index in rng.permutation(len(deck))]
+        left += sorted(shuffled, key=set(left).__contains__)
+    dealt = left[:count]
+    del left[:count]
+    return dealt
+
+
+class GroupBalancedSampler(EpochBatchSampler):
+    """An :class:`EpochBatchSampler` whose every optimizer step has ``groups_per_batch`` groups, and every batch of
+    every rank equally many samples of each.
+
+    An epoch has as many steps as an ordinary one that drops its last; samples of small groups come more than once in
+    it, others not at all.
+
+    Args:
+        labels: each sample's group.
+        batch_size: samples of one batch over all ranks.
+        where: ``seed``, ``global_batch``, ``rank``, ``world_size``.
+
+    Raises:
+        ConfigError: a rank's part of a batch is no multiple of ``groups_per_batch``. DataError: fewer groups than that
+            have samples.
+    """
+
+    def __init__(self, labels: Sequence[int], batch_size: int, *, groups_per_batch: int, **where: Any) -> None:
+        self.groups_per_batch = groups_per_batch
+        super().__init__(len(labels), batch_size, **where)
+        present = len(set(labels))
+        if present < groups_per_batch:
+            raise DataError(
+                f"TSTL.GROUPS_PER_BATCH {groups_per_batch}: only {present} groups have training clips; write at most "
+                f"{present}"
+            )
+        self.labels = list(labels)
+
+    def set_global_batch(self, global_batch: int) -> None:
+        super().set_global_batch(global_batch)
+        part, rest = divmod(global_batch, self.accumulate * self.world_size)
+        if self.groups_per_batch < 1 or rest or part % self.groups_per_batch:
+            raise ConfigError(
+                f"TSTL.GROUPS_PER_BATCH {self.groups_per_batch}: must be above 0 and divide the clips that a process "
+                f"has in a batch, {global_batch} / ({self.accumulate} batches x {self.world_size} processes) "
+                "(TRAIN.BATCH_SIZE, GLOBAL_BATCH_SIZE)"
+            )
+        self.num_steps = max(self.length // global_batch, 1)
+        self.num_batches = self.num_steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
+        order = group_balanced_order(
+            self.labels,
+            groups_per_batch=self.groups_per_batch,
+            per_group=self.global_batch // self.groups_per_batch,
+            num_batches=self.num_steps,
+            seed=self.seed,
+            epoch=self.epoch,
+        )
+        # each batch of each rank takes its share of each group, so that the same samples meet in a step on any number
+        parts = np.reshape(order, (self.num_steps, self.groups_per_batch, self.accumulate, self.world_size, -1))
+        own = parts[:, :, :, self.rank].swapaxes(1, 2).reshape(self.num_batches, -1)
+        for batch in own[self.start :]:
+            yield [SampleRequest(self.epoch, index) for index in batch.tolist()]
+
+
+class EvaluationSampler(Sampler[int]):
+    """Every item from ``start`` on exactly once: rank r of W takes one contiguous share, shares differ by at most one.
+
+    With ``groups``, the numbers of items that begin a group, a share begins with the next group, so that the items of
+    one stay together.
+    """
+
+    def __init__(
+        self, length: int, *, start: int = 0, rank: int = 0, world_size: int = 1, groups: Sequence[int] | None = None
+    ) -> None:
+        begin, end = (start + (length - start) * number // world_size for number in (rank, rank + 1))
+        if groups is not None:
+            bounds = [*groups, length]
+            begin, end = (bounds[bisect.bisect_left(bounds, bound)] for bound in (begin, end))
+        self.indices = range(start if rank == 0 else begin, end)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)

@@ -1,0 +1,128 @@
+"""Frames by torchcodec (https://github.com/meta-pytorch/torchcodec, BSD-3), a second and optional backend.
+
+It decodes as fast as it can and believes what it gets: files whose frames are not where their index says, or that are
+damaged, are read all the same, and nothing tells so. :class:`dust.decode.reader.VideoReader` reads those exactly, or
+says what is wrong with them.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import av
+import numpy as np
+
+from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_resize, deal
+from dust.decode.index import VideoReport
+from dust.decode.pixels import FrameConverter, FrameRequest
+from dust.utils.errors import ConfigError, VideoError
+
+READ_ERRORS = (RuntimeError, ValueError, IndexError, OSError)  # what torchcodec raises for bad data
+UNKNOWN = "torchcodec cannot tell damage: nobody has looked for it"
+
+
+@DECODER_REGISTRY.register()
+class TorchCodecReader(Clip):
+    """Reads one video file, with the arguments of VideoReader. ``index_cache`` is not needed.
+
+    Frames come whole and in RGB, and are then cut and scaled, where VideoReader scales brightness and the coarser
+    colours each by itself: whole frames are alike, scaled ones differ at the edges of colours.
+
+    Raises:
+        VideoError: the file cannot be opened, has no video stream or holds no frame.
+    """
+
+    tells_damage = False
+
+    def __init__(
+        self, path: str | os.PathLike, *, threads: int = 1, resize: str = "swscale", index_cache: str | None = None
+    ) -> None:
+        self.path, self.resize, self._threads = os.fspath(path), check_resize(resize), threads
+        self._decoder: Any = None
+        self._owner = 0
+        decoder = self._open()
+        facts, count = decoder.metadata, len(decoder)
+        if not count:
+            raise VideoError(self.path, "holds no frame")
+        self.height, self.width, self.fps = facts.height, facts.width, float(facts.average_fps)
+        self._pts: np.ndarray | None = None
+        self._count = count
+        declared = facts.num_frames_from_header or 0
+        self.report = VideoReport(declared=declared, decoded=count, unknown=UNKNOWN)
+
+    @classmethod
+    def require(cls) -> None:
+        """Raise ConfigError where torchcodec is absent, or finds no FFmpeg."""
+        try:
+            import torchcodec.decoders  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                "DATA.DECODER torchcodec needs torchcodec: pip install 'dust-video[torchcodec]'"
+            ) from error
+        except (RuntimeError, OSError) as error:  # its libraries do not load
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"DATA.DECODER torchcodec: torchcodec is installed and does not load ({first}). It needs the shared "
+                "libraries of FFmpeg 4 to 8, and a torch that its version was built for"
+            ) from error
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def pts(self) -> np.ndarray:  # type: ignore[override]
+        """Seconds of every frame; the whole file is decoded for it."""
+        if self._pts is None:
+            self._pts = np.concatenate([self._batch([number]).pts_seconds.numpy() for number in range(len(self))])
+        return self._pts
+
+    @property
+    def duration(self) -> float:
+        """Seconds by the frame rate."""
+        return len(self) / self.fps
+
+    def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
+        """See ``Clip.read``."""
+        wanted = self._numbers(requests)
+        sinks = [Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
+        take = deal(sinks)
+        if wanted:
+            for number, picture in zip(wanted, self._batch(wanted).data.numpy(), strict=True):
+                take(number, av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        return [consumer.result() for consumer in sinks]
+
+    def check(self) -> VideoReport:
+        """Decode every frame; what raises is damage, and what does not may still be."""
+        for number in range(len(self)):
+            try:
+                self._batch([number])
+            except VideoError as error:
+                self.report = VideoReport([error.reason], 0, self.report.declared, number, UNKNOWN)
+                break
+        return self.report
+
+    def close(self) -> None:
+        self._decoder = None
+
+    def _open(self) -> Any:
+        from torchcodec.decoders import VideoDecoder
+
+        if self._decoder is None or self._owner != os.getpid():  # the parent process's file: its place would be shared
+            options: dict[str, Any] = {"dimension_order": "NHWC", "num_ffmpeg_threads": self._threads}
+            try:
+                self._decoder, self._owner = VideoDecoder(self.path, seek_mode="exact", **options), os.getpid()
+            except READ_ERRORS as error:
+                raise VideoError(self.path, f"cannot be opened: {_words(error)}") from error
+        return self._decoder
+
+    def _batch(self, numbers: list[int]) -> Any:
+        try:
+            return self._open().get_frames_at(indices=numbers)
+        except READ_ERRORS as error:
+            raise VideoError(self.path, f"cannot be read: {_words(error)}") from error
+
+
+def _words(error: BaseException) -> str:
+    """An error's first line, without the place in torchcodec's sources."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rpartition(".cpp:")[2].partition(", ")[2] or lines[0]

@@ -1,0 +1,85 @@
+"""Which checkpoint a stage works on that trains nothing: a named one, or one of its own OUTPUT_DIR."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dust.config import CfgNode
+from dust.engine.weights import weights_file
+from dust.utils.checkpoint import find_latest
+from dust.utils.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class CheckpointChoice:
+    """The places where a checkpoint may lie, in the order in which they are asked.
+
+    Attributes:
+        output_dir: of the stage; names of other stages are those of folders beside it.
+        name: a file, a stage or zoo://NAME; "" for a checkpoint of ``output_dir``.
+        key: the configuration key that holds ``name``.
+        best: of ``output_dir`` the best rather than the last, where there is one.
+        fallback: what ``output_dir`` without a checkpoint is replaced by (TRAIN.CHECKPOINT_FILE_PATH); "" for nothing.
+        purpose: what is impossible without one, and what to do, for an error.
+    """
+
+    output_dir: str
+    name: str = ""
+    key: str = ""
+    best: bool = False
+    fallback: str = ""
+    purpose: tuple[str, str] = ("test", "Train first, or name a file or zoo://NAME.")
+
+    def find(self) -> Path | None:
+        """The checkpoint's path, or None if there is none. What is named must be there.
+
+        Raises:
+            ConfigError, CheckpointError: ``name`` or ``fallback`` is nowhere.
+        """
+        if self.name:
+            return Path(weights_file(self.name, self.output_dir, self.key))
+        best = self._checkpoints / "checkpoint_best.pyth"
+        if self.best and best.exists():
+            return best
+        newest = find_latest(self._checkpoints)
+        if newest is not None:
+            return newest[0]
+        if self.fallback:
+            return Path(weights_file(self.fallback, self.output_dir, "TRAIN.CHECKPOINT_FILE_PATH"))
+        return None
+
+    def path(self) -> Path:
+        """:meth:`find`, or a CheckpointError that says what to do if there is none."""
+        path = self.find()
+        if path is None:
+            purpose, way_out = self.purpose
+            raise CheckpointError(
+                f"there is nothing to {purpose}: {self.key} is empty and {self._checkpoints} holds no checkpoint. "
+                f"{way_out}"
+            )
+        return path
+
+    @property
+    def _checkpoints(self) -> Path:
+        return Path(self.output_dir) / "checkpoints"
+
+
+def build_checkpoint_to_test(cfg: CfgNode) -> CheckpointChoice:
+    """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH."""
+    return CheckpointChoice(
+        cfg.OUTPUT_DIR,
+        cfg.TEST.CHECKPOINT_FILE_PATH,
+        "TEST.CHECKPOINT_FILE_PATH",
+        best=cfg.TEST.CHECKPOINT == "best",
+        fallback=cfg.TRAIN.CHECKPOINT_FILE_PATH,
+    )
+
+
+def build_checkpoint_to_extract(cfg: CfgNode) -> CheckpointChoice:
+    """FEATURES.CHECKPOINT_FILE_PATH (a file, a stage or zoo://NAME), else OUTPUT_DIR's last or best."""
+    return CheckpointChoice(
+        cfg.OUTPUT_DIR,
+        cfg.FEATURES.CHECKPOINT_FILE_PATH,
+        "FEATURES.CHECKPOINT_FILE_PATH",
+        best=cfg.TEST.CHECKPOINT == "best",
+        purpose=("extract features with", "Name a stage (stage1_video), a file or zoo://NAME."),
+    )

@@ -1,0 +1,265 @@
+"""What happens around the training loop, at three moments: after a step, after an evaluation, after an epoch.
+
+The loop computes; everything else subscribes. The order at each moment is fixed:
+
+1. :class:`Meters`: the log's lines.
+2. :class:`Curves`: TensorBoard and Weights & Biases.
+3. the hooks that ``TRAIN.HOOKS`` names, in that order.
+4. :class:`StopOnSignal`: ends a run that was asked to stop.
+5. :class:`BadClipPolicy`: ends a run in which too many clips cannot be read.
+6. :class:`Saving`: checkpoints.
+
+So what a hook of the user's has seen when a checkpoint is written is what the checkpoint holds, and a resumed run
+calls it for what comes after. A run that is stopped during an evaluation evaluates again; no hook has heard of the
+first attempt.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dust.config import CfgNode
+from dust.engine.run_dir import BadClipLog
+from dust.engine.state import TrainState
+from dust.launch.signals import InterruptFlag
+from dust.utils import distributed
+from dust.utils.errors import ConfigError
+from dust.utils.meters import TrainMeter, ValMeter
+from dust.utils.registry import Registry, build
+from dust.visualization.writer import Writer
+
+HOOK_REGISTRY = Registry("hook")
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """A batch has been learnt from.
+
+    Attributes:
+        iteration: batches done of the epoch, this one included; the epoch has ``iters``.
+        stats: losses and other figures, means over the samples of this process; none where no clip could be read.
+        lr: of this step, before any per-group scale.
+        samples: of this process.
+        stepped: the optimizer has stepped: the batch was the last of its step.
+    """
+
+    iteration: int
+    iters: int
+    stats: Mapping[str, float]
+    lr: float
+    samples: int
+    stepped: bool
+
+
+@dataclass(frozen=True)
+class EvaluationEnd:
+    """The validation split was evaluated after the last step of an epoch.
+
+    Attributes:
+        metrics: as the task names them.
+        improved: the run's best so far.
+        evaluation, loader: the task's evaluation with all records, and what it was made of.
+    """
+
+    metrics: Mapping[str, float]
+    improved: bool
+    evaluation: Any
+    loader: Any
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """An epoch is over, its evaluation included where it had one; ``state`` stands at the beginning of the next.
+
+    Attributes:
+        epoch: its number, from 1.
+        improved: its evaluation was the best so far.
+        last: the run ends with it.
+    """
+
+    epoch: int
+    improved: bool
+    last: bool
+
+
+class Hook:
+    """Subscribes to the moments of a training run; every method does nothing until it is overridden.
+
+    Register a class by ``@HOOK_REGISTRY.register()`` and name it in ``TRAIN.HOOKS``. It is built from the keyword
+    arguments that ``from_config`` returns, in every process. What :meth:`state_dict` returns is kept in every
+    checkpoint, so that a resumed run goes on exactly: plain values, lists, dicts and tensors. With several processes
+    it is that of the first one, and all get it back.
+
+    ``state`` is the run at that moment (:class:`dust.engine.state.TrainState`): ``model``, ``optimizer``, ``ema``,
+    ``epoch`` (from 0), ``iteration``, ``updates``. A hook may read all of it, and change weights or gradients if that
+    is its purpose; it must not move the global random streams.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The constructor's arguments; cfg stays outside of it."""
+        return {}
+
+    def after_step(self, state: TrainState, step: StepEnd) -> None:
+        """A batch has been learnt from (``step.stepped``: the optimizer has stepped)."""
+
+    def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
+        """The validation split has been evaluated; ``state.epoch`` is still that of the epoch."""
+
+    def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
+        """An epoch is over; where it had an evaluation, :meth:`after_evaluation` came before."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the hook must know to go on in a resumed run."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned when the checkpoint was written."""
+
+
+def build_hooks(cfg: CfgNode) -> dict[str, Hook]:
+    """The hooks that TRAIN.HOOKS names, by their names, in order.
+
+    Raises:
+        ConfigError: a name that is not registered, or twice there.
+    """
+    names = list(cfg.TRAIN.HOOKS)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"TRAIN.HOOKS names {', '.join(twice)} more than once; each hook is called once")
+    return {name: build(HOOK_REGISTRY.get(name), cfg) for name in names}
+
+
+class Meters(Hook):
+    """SlowFast's ``json_stats`` lines of iterations, epochs and evaluations; an epoch's line comes with its last step.
+
+    Args:
+        train, val: the meters.
+        statistics_of_all: of the epoch so far, over all processes, as ``train.state_dict()`` gives them.
+    """
+
+    def __init__(self, train: TrainMeter, val: ValMeter, statistics_of_all: Callable[[], dict[str, Any]]) -> None:
+        self.train, self.val, self.statistics_of_all = train, val, statistics_of_all
+
+    def after_step(self, state: TrainState, step: StepEnd) -> None:
+        if step.samples:
+            self.train.update(dict(step.stats), step.lr, step.samples)
+        self.train.log_iter(state.epoch, step.iteration - 1)
+        if step.iteration == step.iters:
+            if distributed.world_size() > 1:
+                merged = self.statistics_of_all()
+                self.train.sums, self.train.samples = merged["sums"], merged["samples"]
+            self.train.log_epoch(state.epoch, {"bad_clips": state.bad_clips} if state.bad_clips else None)
+
+    def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
+        self.val.log_epoch(state.epoch, dict(result.metrics))
+        state.least_errors = dict(self.val.best)
+
+    def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
+        self.train.reset()
+
+
+class Curves(Hook):
+    """Scalars, figures and clips for TensorBoard and Weights & Biases, where they are on.
+
+    Args:
+        means: of the epoch so far, asked for at its last step.
+        period: iterations between points.
+    """
+
+    def __init__(self, writer: Writer, means: Callable[[], dict[str, float]], period: int) -> None:
+        self.writer, self.means, self.period = writer, means, period
+
+    def after_step(self, state: TrainState, step: StepEnd) -> None:
+        if step.iteration % self.period == 0:
+            self.writer.scalars("Train", {**step.stats, "lr": step.lr}, state.epoch * step.iters + step.iteration)
+        if step.iteration == step.iters:
+            self.writer.scalars("Train_epoch", self.means(), state.epoch + 1)
+
+    def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
+        self.writer.scalars("Val", dict(result.metrics), state.epoch + 1)
+        self.writer.evaluation(result.evaluation, result.loader, state.epoch + 1)
+
+
+class StopOnSignal(Hook):
+    """Raises :class:`dust.launch.signals.Interrupted` after the step in which a signal came to any process."""
+
+    def __init__(self, interrupt: InterruptFlag) -> None:
+        self.interrupt = interrupt
+        self._stop_if_asked: Callable[[], None] = lambda: None
+
+    def ask(self) -> None:
+        """Begin to ask all processes, so that the optimizer's step hides the wait."""
+        self._stop_if_asked = self.interrupt.check_begun()
+
+    def after_step(self, state: TrainState, step: StepEnd) -> None:
+        if step.stepped:
+            self._stop_if_asked()
+
+
+class BadClipPolicy(Hook):
+    """Stops a run in which more clips of an epoch are bad, over all processes, than ``bad_clips`` allows.
+
+    Args:
+        period: optimizer steps from one look to the next; the end of an epoch is one too.
+    """
+
+    def __init__(self, bad_clips: BadClipLog, period: int) -> None:
+        self.bad_clips, self.period = bad_clips, period
+
+    def after_step(self, state: TrainState, step: StepEnd) -> None:
+        if step.stepped and (state.step % self.period == 0 or step.iteration == step.iters):
+            self.bad_clips.check(int(distributed.total(self.bad_clips.count)))
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """When a run saves.
+
+    Attributes:
+        period: epochs between checkpoints; 0 = only after the last.
+        period_iters: iterations between checkpoints within an epoch; 0 = none.
+        keep_last: of the run's finished epochs only the newest so many stay; 0 = all.
+        best: keep the best evaluation's weights as checkpoint_best.pyth.
+    """
+
+    period: int = 10
+    period_iters: int = 0
+    keep_last: int = 0
+    best: bool = True
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        train = cfg.TRAIN
+        return {
+            "period": train.CHECKPOINT_PERIOD,
+            "period_iters": train.CHECKPOINT_PERIOD_ITERS,
+            "keep_last": train.CHECKPOINT_KEEP_LAST,
+            "best": train.SAVE_BEST,
+        }
+
+
+class Saving(Hook):
+    """Writes checkpoints as their periods say.
+
+    Args:
+        save: ``save(name=..., keep_last=...)`` writes the run as it stands.
+        begun_at: the iteration at which this start of the run began.
+    """
+
+    def __init__(self, save: Callable[..., Any], options: SaveOptions, begun_at: int = 0) -> None:
+        self.save, self.options, self.saved_at = save, options, begun_at
+
+    def after_step(self, state: TrainState, step: StepEnd) -> None:
+        """Within an epoch only where the optimizer has stepped: the gradients of earlier batches are all used."""
+        period = self.options.period_iters
+        if step.stepped and period and step.iteration < step.iters and step.iteration - self.saved_at >= period:
+            self.save()
+            self.saved_at = step.iteration
+
+    def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
+        self.saved_at = 0
+        if end.improved and self.options.best:
+            self.save(name="checkpoint_best.pyth")
+        if end.last or (self.options.period and end.epoch % self.options.period == 0):
+            self.save(keep_last=self.options.keep_last)

@@ -1,0 +1,172 @@
+"""With which weights a training run starts: its own checkpoint's, a file's, other stages', or random ones."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dust.config import CfgNode
+from dust.datasets.loader import EpochBatchSampler
+from dust.engine.run_dir import RunDir, differing_keys
+from dust.engine.sharding import layout_of, load_optimizer
+from dust.engine.state import TrainState
+from dust.engine.weights import load_parts, weights_file
+from dust.utils import distributed
+from dust.utils.checkpoint import find_latest, load_checkpoint, load_weights, remove_leftovers
+from dust.utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Where a run's weights come from.
+
+    Attributes:
+        output_dir: of the run; names of other stages are those of folders beside it.
+        auto_resume: go on from the newest checkpoint there.
+        checkpoint: TRAIN.CHECKPOINT_FILE_PATH: weights, optimizer and epoch; "" for none.
+        weights_only: of ``checkpoint`` take the weights alone.
+        cut_from_names: substrings that are cut out of the names in ``checkpoint``.
+        pretrained: MODEL.PRETRAINED: weights, where there is no ``checkpoint``; "" for none.
+        max_epoch: epochs of the run.
+        batch_size, num_shards: clips of a batch on one node, and nodes, as the run is started now.
+    """
+
+    output_dir: str
+    auto_resume: bool
+    checkpoint: str
+    weights_only: bool
+    cut_from_names: Sequence[str]
+    pretrained: str
+    max_epoch: int
+    batch_size: int
+    num_shards: int
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        train = cfg.TRAIN
+        return {
+            "output_dir": cfg.OUTPUT_DIR,
+            "auto_resume": train.AUTO_RESUME,
+            "checkpoint": train.CHECKPOINT_FILE_PATH,
+            "weights_only": train.FINETUNE or train.CHECKPOINT_EPOCH_RESET,
+            "cut_from_names": tuple(train.CHECKPOINT_CLEAR_NAME_PATTERN),
+            "pretrained": cfg.MODEL.PRETRAINED,
+            "max_epoch": cfg.SOLVER.MAX_EPOCH,
+            "batch_size": train.BATCH_SIZE,
+            "num_shards": cfg.NUM_SHARDS,
+        }
+
+
+def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, options: StartOptions) -> None:
+    """Give a fresh state its weights: those of this OUTPUT_DIR (resume), of a file, or the random ones it has.
+
+    Order: AUTO_RESUME and a checkpoint in OUTPUT_DIR (also of a FINETUNE run); TRAIN.CHECKPOINT_FILE_PATH, with its
+    optimizer and epoch unless FINETUNE or CHECKPOINT_EPOCH_RESET; MODEL.PRETRAINED; the other stages that the model's
+    ``init_from`` names; from scratch. A resumed run keeps its global batch; ``sampler`` is told.
+    """
+    if distributed.is_main():
+        remove_leftovers(run.checkpoints)
+        if not options.auto_resume:
+            run.set_checkpoints_aside()
+    distributed.barrier()
+    if options.auto_resume:
+        newest = find_latest(run.checkpoints, layout_of(state.model, state.optimizer))
+        if newest is not None:
+            _resume(state, sampler, options, *newest)
+            return
+    if options.checkpoint:
+        path = weights_file(options.checkpoint, options.output_dir, "TRAIN.CHECKPOINT_FILE_PATH")
+        _start_from_file(state, path, options)
+    elif options.pretrained:
+        load_weights(state.model, weights_file(options.pretrained, options.output_dir, "MODEL.PRETRAINED"))
+    elif not load_parts(state.model, options.output_dir):
+        logger.info("training from scratch: no checkpoint in %s and no weights given", run.checkpoints)
+    if state.ema is not None:
+        state.ema.set(state.model)
+
+
+def _resume(
+    state: TrainState, sampler: EpochBatchSampler, options: StartOptions, path: Path, saved: dict[str, Any]
+) -> None:
+    asked = state.global_batch
+    _refuse_another_run(state, path, saved)
+    state.restore(saved, str(path), options.output_dir)
+    sampler.set_global_batch(state.global_batch)
+    state.optimizer_step.accumulate = sampler.accumulate
+    now = (distributed.world_size(), state.accumulate)
+    before = (saved.get("world_size", 1), saved.get("accumulate", state.accumulate))
+    if "step" in saved and not saved["complete"]:
+        state.iteration = min(saved["step"] * state.accumulate, len(sampler))
+    if before != now and distributed.is_main():
+        logger.warning(
+            "the checkpoint was written by %d processes (%d batches per step), now there are %d (%d): every optimizer "
+            "step takes the same %d clips, but dropout, mixing and rounding differ, so the run is not identical to "
+            "one that went on as before",
+            *before, *now, state.global_batch,
+        )  # fmt: skip
+    if state.global_batch != asked and distributed.is_main():
+        logger.warning(
+            "TRAIN.BATCH_SIZE %d x NUM_SHARDS %d: the run began with %d clips per optimizer step and keeps them, and "
+            "its learning rates", options.batch_size, options.num_shards, state.global_batch,
+        )  # fmt: skip
+    logger.info("resumed from %s: epoch %d, iteration %d", path, state.epoch + 1, state.iteration)
+
+
+def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
+    """CheckpointError unless ``saved`` belongs to this configuration, this data and these earlier stages."""
+    advice = "Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (the old ones are kept aside)."
+    if "written" not in saved:
+        raise CheckpointError(f"{path} was not written by dust, so it cannot be resumed. {advice}")
+    differing = differing_keys(saved["cfg"], state.metadata["cfg"])
+    if saved.get("global_batch") == state.global_batch:  # whatever makes it up
+        differing = [line for line in differing if not line.startswith(("TRAIN.BATCH_SIZE:", "GLOBAL_BATCH_SIZE:"))]
+    if differing:
+        listed = "\n  ".join(differing)
+        raise CheckpointError(f"{path} belongs to another configuration:\n  {listed}\n{advice}")
+    for name in ("data_sha256", "class_names"):
+        if saved[name] != state.metadata[name]:
+            raise CheckpointError(
+                f"{path} was trained on other data: the training split's clips, labels or their number have changed "
+                f"since ({name}). {advice}"
+            )
+    for key, digest in saved.get("sources", {}).items():
+        if state.metadata["sources"].get(key, digest) != digest:
+            raise CheckpointError(f"{path} began from another checkpoint of {key} than is there now. {advice}")
+
+
+def _start_from_file(state: TrainState, path: str, options: StartOptions) -> None:
+    """SlowFast's rule for TRAIN.CHECKPOINT_FILE_PATH."""
+    saved = load_checkpoint(path)
+    weights: Any = path
+    if options.cut_from_names:
+        weights = _without(saved.get("model_state", saved), options.cut_from_names)
+    report = load_weights(state.model, weights)
+    if options.weights_only or "optimizer_state" not in saved:
+        return
+    way_out = "set TRAIN.FINETUNE True to take its weights only"
+    if not report.complete:
+        raise CheckpointError(f"{path} does not fit the model whole, so its optimizer cannot be continued; {way_out}.")
+    if saved.get("epoch", 0) + 1 >= options.max_epoch:
+        raise CheckpointError(
+            f"{path} has finished epoch {saved['epoch'] + 1} of SOLVER.MAX_EPOCH {options.max_epoch}: nothing is "
+            f"left to train. Raise SOLVER.MAX_EPOCH, or {way_out}."
+        )
+    try:
+        load_optimizer(state.optimizer, saved["optimizer_state"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its optimizer does not fit ({error}); {way_out}.") from error
+    state.epoch = saved.get("epoch", -1) + 1
+    logger.info("continuing %s at epoch %d", path, state.epoch + 1)
+
+
+def _without(weights: dict[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
+    """The weights with these substrings cut out of their names."""
+    renamed = {}
+    for name, value in weights.items():
+        for pattern in patterns:
+            name = name.replace(pattern, "")
+        renamed[name] = value
+    return renamed

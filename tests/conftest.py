@@ -1,0 +1,43 @@
+"""A tiny data set of real mp4s, the configuration of a tiny run on it, and what starts runs in moments."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """A csv folder: dark and bright clips, 10 train, 4 val, 4 test."""
+    from tests.runs import write_noise
+
+    root = tmp_path_factory.mktemp("clips")
+    number = 0
+    for split, count in (("train", 10), ("val", 4), ("test", 4)):
+        lines = ["path,label"]
+        for index in range(count):
+            name = f"clip_{number}.mp4"
+            write_noise(root / name, 60 if index % 2 else 190, seed=number)
+            lines.append(f"{name},{'dark' if index % 2 else 'bright'}")
+            number += 1
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture
+def tiny(clips, tmp_path):
+    """``tiny(KEY=VALUE...)`` -> a frozen cfg writing into this test's folder; dots of keys are double underscores."""
+    from dust.config import load_config
+    from tests.runs import TINY
+
+    def make(output="run", **overrides):
+        values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(tmp_path / output)}
+        values.update({key.replace("__", "."): value for key, value in overrides.items()})
+        return load_config(None, values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """What starts runs in moments; see tests/processes.py."""
+    from tests.processes import zygote
+
+    return zygote()

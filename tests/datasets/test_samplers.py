@@ -1,0 +1,94 @@
+"""Batches of a few groups, equally many clips of each."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dust.datasets.samplers import DrawnBatchSampler, EpochBatchSampler, GroupBalancedSampler, group_balanced_order
+from dust.utils.errors import ConfigError, DataError
+
+LABELS = np.random.RandomState(0).permutation([0] * 10 + [1] * 30 + [2] * 5 + [3] * 20 + [4] * 15).tolist()
+
+
+def batches(epoch=0, start=0, batch_size=8, **where):
+    sampler = GroupBalancedSampler(LABELS, batch_size, groups_per_batch=4, seed=3, **where)
+    sampler.set_position(epoch, start)
+    found = [[draw.sample for draw in batch] for batch in sampler]
+    assert len(sampler) == len(found) + start and all(draw.epoch == epoch for batch in sampler for draw in batch)
+    return found
+
+
+def test_every_batch_has_four_groups_with_two_clips_each():
+    found = batches()
+    assert len(found) == len(LABELS) // 8
+    for batch in found:
+        assert sorted(Counter(LABELS[index] for index in batch).values()) == [2, 2, 2, 2]
+        assert len(set(batch)) == 8
+
+
+def test_groups_come_equally_often_and_samples_in_turn():
+    order = group_balanced_order(LABELS, groups_per_batch=4, per_group=2, num_batches=25, seed=0, epoch=0)
+    groups = Counter(LABELS[index] for index in order)
+    assert max(groups.values()) - min(groups.values()) <= 2  # one turn of two samples
+    seen = Counter(order)
+    for group in range(5):
+        counts = [seen[index] for index, label in enumerate(LABELS) if label == group]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_an_order_of_its_own_per_epoch_that_can_begin_anywhere():
+    assert batches() == batches() != batches(epoch=1)
+    assert batches(start=4) == batches()[4:]
+
+
+@pytest.mark.parametrize("world", [2])
+def test_ranks_share_the_global_batches_of_one_process(world):
+    ranks = [batches(rank=rank, world_size=world) for rank in range(world)]
+    for whole, *parts in zip(batches(), *ranks, strict=True):
+        assert sorted(whole) == sorted(sum(parts, []))
+        for part in parts:
+            assert sorted(Counter(LABELS[index] for index in part).values()) == [1, 1, 1, 1]
+
+
+def test_a_step_of_several_batches_takes_what_one_takes():
+    whole = batches(batch_size=16)
+    parts = batches(batch_size=8, global_batch=16)
+    assert len(parts) == 2 * len(whole)
+    for step, first, second in zip(whole, parts[::2], parts[1::2], strict=True):
+        assert sorted(step) == sorted(first + second)
+        assert sorted(Counter(LABELS[index] for index in first).values()) == [2, 2, 2, 2]
+
+
+def test_groups_smaller_than_their_share_repeat():
+    sampler = GroupBalancedSampler([0, 1, 1, 1], 8, groups_per_batch=2, seed=0)
+    (batch,) = [[draw.sample for draw in one] for one in sampler]
+    assert Counter(batch)[0] == 4 and len(batch) == 8
+
+
+@pytest.mark.parametrize(
+    ("labels", "size", "groups", "error", "words"),
+    [
+        (LABELS, 9, 4, ConfigError, "GROUPS_PER_BATCH 4: .*divide the clips that a process has in a batch, 9 "),
+        (LABELS, 8, 0, ConfigError, "must be above 0"),
+        ([0, 1, 0, 1], 8, 4, DataError, "only 2 groups have training clips"),
+    ],
+)
+def test_impossible_batches(labels, size, groups, error, words):
+    with pytest.raises(error, match=words):
+        GroupBalancedSampler(labels, size, groups_per_batch=groups, seed=0)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_drawn_batches_stay_whole(world):
+    """Each batch that a dataset draws is asked for in full by one rank, in the shuffled order of single samples."""
+    where = {"seed": 3, "global_batch": 2}
+    ranks = [DrawnBatchSampler(7, 5, 2, **where, rank=rank, world_size=world) for rank in range(world)]
+    plain = [EpochBatchSampler(7, 2, **where, rank=rank, world_size=world) for rank in range(world)]
+    for ours, theirs in zip(ranks, plain, strict=True):
+        assert len(ours) == len(theirs) == 3 and ours.length == 7
+        for one in (ours, theirs):
+            one.set_position(4, 1)
+        wanted = [[5 * drawn.sample + i for drawn in batch for i in range(5)] for batch in theirs]
+        assert [[request.sample for request in batch] for batch in ours] == wanted
+        assert {request.epoch for batch in ours for request in batch} == {4}

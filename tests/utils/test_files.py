@@ -1,0 +1,99 @@
+import hashlib
+import os
+import re
+
+import pytest
+
+from dust.utils.errors import DataError
+from dust.utils.files import (
+    natural_order,
+    replacing,
+    sha256_of_file,
+    sha256_of_files,
+    sha256_of_text,
+    write_atomically,
+    write_csv,
+    write_text,
+)
+from tests.helpers import ROOT
+
+
+def test_a_file_appears_whole_under_its_name(tmp_path):
+    path = tmp_path / "a.bin"
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert not path.exists() and temporary.parent == tmp_path
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_writing_nothing_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.bin"):
+        pass
+
+
+def test_the_file_and_its_folder_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
+    calls = []
+    real = {"fsync": os.fsync, "replace": os.replace}
+    monkeypatch.setattr(os, "fsync", lambda *a: (calls.append("fsync"), real["fsync"](*a)))
+    monkeypatch.setattr(os, "replace", lambda *a: (calls.append("replace"), real["replace"](*a)))
+    write_atomically(tmp_path / "a", b"x")
+    assert calls == ["fsync", "replace", "fsync"]
+    calls.clear()
+    write_atomically(tmp_path / "a", "y", durable=False)
+    assert calls == ["replace"] and (tmp_path / "a").read_text() == "y"
+
+
+def test_the_longest_names_fit(tmp_path):
+    for name in ("n" * 255, "ä" * 127, "視" * 85):
+        write_atomically(tmp_path / name, b"x")
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(
+        DataError, match=re.escape(str(tmp_path / "no" / "a.txt")) + ": cannot be written: No such file"
+    ):
+        write_text(tmp_path / "no" / "a.txt", "x")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_are_quoted_where_it_is_needed(tmp_path, end):
+    write_csv(tmp_path / "a.csv", ("path", "label"), [("a, b.mp4", 1), ('say "x"', None)], line_end=end)
+    lines = ["path,label", '"a, b.mp4",1', '"say ""x""",', ""]
+    assert (tmp_path / "a.csv").read_bytes() == end.join(lines).encode()
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "a").write_bytes(b"a" * 3_000_000)
+    (tmp_path / "b").write_bytes(b"b")
+    assert sha256_of_file(tmp_path / "a") == hashlib.sha256(b"a" * 3_000_000).hexdigest()
+    assert sha256_of_files([tmp_path / "a", tmp_path / "b"]) == hashlib.sha256(b"a" * 3_000_000 + b"b").hexdigest()
+    assert sha256_of_text("ä") == hashlib.sha256("ä".encode()).hexdigest()
+
+
+def test_numbers_in_names_count_as_numbers():
+    names = ["img_10.jpg", "img_2.jpg", "10.jpg", "a1b10", "a1b9", "img_02.jpg", "x", "²"]
+    assert sorted(names, key=natural_order) == [
+        "10.jpg", "a1b9", "a1b10", "img_2.jpg", "img_02.jpg", "img_10.jpg", "x", "²",
+    ]  # fmt: skip
+
+
+def test_there_is_one_atomic_write():
+    """Whoever renames a file over another does it here; the others do what this file cannot, and say what."""
+    others = {
+        "dust/utils/features/writer.py": "rows that grew over several lives get their final name",
+        "dust/zoo/cache.py": "a download that took several tries gets its name",
+    }
+    files = (ROOT / "dust").rglob("*.py")
+    found = {str(path.relative_to(ROOT)) for path in files if "os.replace(" in path.read_text("utf-8")}
+    assert found == {"dust/utils/files.py", *others}
