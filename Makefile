@@ -5,6 +5,7 @@
 # make test-quickstarts : the quickstarts that train for minutes
 # make test-faults : 400 kills, and whatever else make test samples, for half an hour
 # make test-cluster : a Slurm on this machine, as root or with sudo; installed by apt-get where missing
+# make docs : the site, with the reference of every module, into site/   make docs-serve : the same, while you write
 # make lint : style, format and types                                      PYTHON=python3.12 make test : another interpreter
 PYTHON ?= python3
 WORKERS ?= 2
@@ -16,7 +17,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
 endif
 
-.PHONY: demo test test-cluster test-faults test-identical test-quickstarts test-versions lint clean
+.PHONY: demo docs docs-serve test test-cluster test-faults test-identical test-quickstarts test-versions lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
@@ -72,6 +73,12 @@ lint: $(VENV)/.dev-$(VERSION)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy dust
 
+docs: $(VENV)/.docs-$(VERSION)
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs-$(VERSION)
+	$(BIN)/mkdocs serve
+
 # Stamps carry the interpreter's version, so that another PYTHON makes the environment anew.
 $(VENV)/.python-$(VERSION):
 	$(PYTHON) -m venv --clear $(VENV)
@@ -90,5 +97,9 @@ $(VENV)/.dev-$(VERSION): setup.py $(VENV)/.python-$(VERSION)
 	$(BIN)/python -m pip install -q -e ".[dev]"
 	@touch $@ $(VENV)/.test-$(VERSION)
 
+$(VENV)/.docs-$(VERSION): setup.py $(VENV)/.python-$(VERSION)
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info
+	rm -rf site $(VENV) .venv-oldest .venv-newest build dist *.egg-info

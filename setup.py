@@ -31,6 +31,7 @@ REQUIRES = [
     "tqdm>=4.66.1",
 ]
 TRACKS = ["opencv-python-headless>=4.10"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
 TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", *TRACKS]
 
 setup(
@@ -49,6 +50,7 @@ setup(
         "dev": [*TEST, "ruff==0.17.*", "mypy"],
         "wandb": ["wandb"],
         "tracks": TRACKS,
+        "docs": DOCS,
         "torchcodec": ["torchcodec"],
     },
     entry_points={"console_scripts": ["dust=dust.cli.main:main"]},

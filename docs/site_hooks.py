@@ -1,6 +1,6 @@
 """For `make docs`: pages that stand elsewhere in the repository come in, and links follow them.
 
-README.md is the site's first page. A link to a folder or a file of code, which the site does not hold, becomes its name.
+README.md is the site's first page. A link to a folder or to code, which the site does not hold, becomes its name.
 """
 
 import re

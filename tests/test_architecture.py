@@ -101,6 +101,8 @@ def test_no_crumbs():
     for path in MODULES:
         if path.name == "__init__.py" or path.relative_to(ROOT / "dust").parts[0] == "cli":
             continue
+        if "\nSYSTEM = System(" in path.read_text(encoding="utf-8"):
+            continue  # the key file of a system, however few it has
         importers = [one for one, found in graph.items() if path in found and one.name != "__init__.py"]
         assert path.read_text(encoding="utf-8").count("\n") >= 40 or len(importers) != 1, f"{path}: into {importers[0]}"
 

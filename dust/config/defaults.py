@@ -105,6 +105,7 @@ CORE = gather(
         NUM_TEMPORAL_CLIPS=Key([], "several NUM_ENSEMBLE_VIEWS to test in turn, e.g. [1, 5, 10]; [] = only that one",
                                kind=int),
         ON_BAD_CLIP=Key("raise", "a clip that cannot be read in test or validation", choices="raise | skip"),
+        METRICS=Key([], "registered metrics that are measured beside the task's own", kind=str),
         ENSEMBLE_SPACE=Key("logits", "what DATA.ENSEMBLE_METHOD sums or compares", choices="logits | probs"),
     ),
     section("BN", affects="training", WEIGHT_DECAY=Key(0.0, "weight decay of batch-norm parameters", low=0)),

@@ -133,9 +133,14 @@ class _Walk:
             return None if node.tag == "tag:yaml.org,2002:null" else node.value
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, depth + 1) for item in node.value]
-        if node.value:
-            raise SourceError(f"{self.where(node)}: a mapping stands inside a list")
-        return {}
+        # within a list: {name: {argument: value}}, which the list's key takes or refuses
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            self.count(key_node, depth)
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.value in found:
+                raise SourceError(f"{self.where(key_node)}: a key is a word, and stands once")
+            found[key_node.value] = self.value(value_node, depth + 1)
+        return found
 
 
 def read_overrides(overrides: Sequence[str] | Mapping[str, Any], known: set[str]) -> list[Setting]:

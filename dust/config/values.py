@@ -95,8 +95,14 @@ def read_text(value: Any) -> str:
 
 
 def read_entry(value: Any) -> Any:
-    """A name, or {name: {argument: value}} as YAML gives it."""
-    return dict(value) if isinstance(value, Mapping) else read_text(value)
+    """A name, or {name: {argument: value}}, whose values are numbers and so on where their texts are."""
+    return _plain_tree(value) if isinstance(value, Mapping) else read_text(value)
+
+
+def _plain_tree(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_tree(item) for key, item in value.items()}
+    return plain(value)
 
 
 EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5]}

@@ -15,9 +15,11 @@ from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
 from dust.utils.metrics import (
+    METRIC_REGISTRY,
     classification_metrics,
     ensemble_views,
     multilabel_metrics,
+    named_metrics,
     per_class_report,
     topk_correct,
 )
@@ -41,6 +43,7 @@ class Classification(Task):
         multi_label: labels are (K,) zeros and ones.
         ensemble_method: ``sum`` | ``max`` over a video's views.
         ensemble_space: ``logits`` | ``probs``: what is summed or compared.
+        metrics: registered metrics that are measured beside the task's own.
     """
 
     def __init__(
@@ -53,9 +56,13 @@ class Classification(Task):
         multi_label: bool = False,
         ensemble_method: str = "sum",
         ensemble_space: str = "logits",
+        metrics: Sequence[str] = (),
     ) -> None:
+        for name in metrics:
+            METRIC_REGISTRY.get(name)  # a wrong name is said before the training
         self.class_names = list(class_names)
         self.multi_label = multi_label
+        self.own_metrics = tuple(metrics)
         self.loss = ClassificationLoss(loss, class_weights=class_weights, label_smoothing=label_smoothing)
         self.ensemble_method = ensemble_method
         self.ensemble_space = ensemble_space
@@ -84,6 +91,7 @@ class Classification(Task):
             "multi_label": multi_label,
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
+            "metrics": cfg.TEST.METRICS,
         }
 
     def to(self, device) -> "Classification":
@@ -115,6 +123,7 @@ class Classification(Task):
             multi_label=self.multi_label,
             method=self.ensemble_method,
             space=self.ensemble_space,
+            metrics=self.own_metrics,
         )
 
 
@@ -130,8 +139,11 @@ def _prefixed(output: str, name: str) -> str:
 class ClassificationEvaluation(Evaluation):
     """One score per video from all its views, then accuracy, per-class figures and a table of predictions."""
 
-    def __init__(self, *, class_names: Sequence[str], multi_label: bool, method: str, space: str) -> None:
+    def __init__(
+        self, *, class_names: Sequence[str], multi_label: bool, method: str, space: str, metrics: Sequence[str] = ()
+    ) -> None:
         super().__init__()
+        self.own_metrics = tuple(metrics)
         self.class_names = list(class_names)
         self.multi_label = multi_label
         self.method = method
@@ -171,7 +183,7 @@ class ClassificationEvaluation(Evaluation):
         labels = np.array([record["label"] for record in labelled])
         measure = multilabel_metrics if self.multi_label else classification_metrics
         labels = labels.astype(int) if self.multi_label else labels
-        metrics = measure(scores, labels)
+        metrics = measure(scores, labels) | named_metrics(self.own_metrics, scores, labels)
         for name in labelled[0]["others"]:
             alone = measure(np.stack([record["others"][name] for record in labelled]), labels)
             first = next(iter(alone))

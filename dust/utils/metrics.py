@@ -6,7 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dust.utils.errors import DataError
+from dust.utils.errors import ConfigError, DataError
+from dust.utils.registry import Registry
+
+#: Metrics that TEST.METRICS may name: functions (scores (N, K), labels) -> float, as the task's own figures get them.
+METRIC_REGISTRY = Registry("metric")
 
 
 def topk_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[Tensor]:
@@ -56,6 +60,27 @@ def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, 
     recalls = recall_score(labels, predicted, labels=np.unique(labels), average=None, zero_division=0)
     metrics["mean_class_acc"] = 100.0 * float(recalls.mean())
     return metrics | f1_scores(predicted, labels)
+
+
+def named_metrics(names: Sequence[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Ask registered metrics.
+
+    Args:
+        names: of ``METRIC_REGISTRY``.
+        scores: (N, K), any scores whose order ranks the classes.
+        labels: (N,) class numbers, or (N, K) zeros and ones for multi-label.
+
+    Raises:
+        ConfigError: a name that nobody registered, or a metric that returns no number.
+    """
+    figures: dict[str, float] = {}
+    for name in names:
+        value = METRIC_REGISTRY.get(name)(scores, labels)
+        try:
+            figures[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"TEST.METRICS {name}: it returned {value!r}, not a number") from error
+    return figures
 
 
 def f1_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:

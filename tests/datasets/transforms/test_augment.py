@@ -110,3 +110,15 @@ def test_one_that_changes_the_shape_is_named():
     assert isinstance(augmentations[0], Grayscale)
     with pytest.raises(ConfigError, match=r"HalvedInTest made torch.uint8 \(3, 3, 12, 24\) of a clip of .*must keep"):
         augment_clip(clip_of(), augmentations, numpy_rng(0))
+
+
+def test_a_list_comes_from_yaml_with_its_arguments_as_numbers(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("AUG: {ENABLE: True, LIST: [{ColorJitter: {strength: 0.2}}, Grayscale]}\nMODEL: {NUM_CLASSES: 2}\n")
+    cfg = load_config(path, {"TRAIN.ENABLE": False, "TEST.ENABLE": False})
+    assert cfg.AUG.LIST == [{"ColorJitter": {"strength": 0.2}}, "Grayscale"]
+    again = tmp_path / "again.yaml"
+    again.write_text(cfg.dump())
+    assert load_config(again).AUG.LIST == cfg.AUG.LIST
+    with pytest.raises(ConfigError, match="SOLVER.STEPS"):
+        load_config(None, {"SOLVER.STEPS": [{"a": 1}], "TRAIN.ENABLE": False, "TEST.ENABLE": False})
