@@ -1,6 +1,6 @@
 """``dust benchmark`` with what only this repository measures: other readers, processes, saving, frozen experts.
 
-python tools/benchmark.py COMMAND ... from the root of a checkout.
+dust benchmark COMMAND ... from the root of a checkout.
 """
 
 import argparse

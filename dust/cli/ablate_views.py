@@ -1,6 +1,6 @@
 """Tests a trained point track model with every subset of its cameras.
 
-python tools/ablate_views.py --cfg configs/quickstart/tracks_transformer.yaml
+dust ablate-views --cfg configs/quickstart/tracks_transformer.yaml
 
 The checkpoint is the one that a test would take (OUTPUT_DIR's last, or TEST.CHECKPOINT_FILE_PATH). Words that are left
 over are overrides of the configuration: KEY VALUE ...

@@ -1,10 +1,10 @@
 """Writes train.csv, val.csv and test.csv for raw public data, and checks data before a training does.
 
-python tools/convert_data.py ucf101  --root UCF101 --out data/ucf101 --split-number 1
-python tools/convert_data.py muwiges --root MuWiGes --out data/muwiges --test-count 15
-python tools/convert_data.py dust-pickles --root DUST --out data/dust
-python tools/convert_data.py industreal --root IndustReal --out data/industreal
-python tools/convert_data.py check   --root data/ucf101
+dust convert-data ucf101  --root UCF101 --out data/ucf101 --split-number 1
+dust convert-data muwiges --root MuWiGes --out data/muwiges --test-count 15
+dust convert-data dust-pickles --root DUST --out data/dust
+dust convert-data industreal --root IndustReal --out data/industreal
+dust convert-data check   --root data/ucf101
 """
 
 import argparse

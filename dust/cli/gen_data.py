@@ -1,10 +1,10 @@
 """Generates data with a known answer.
 
-python tools/gen_data.py video             --out data/quickstart
-python tools/gen_data.py dust              --out data/quickstart_dust
-python tools/gen_data.py motion_appearance --out data/quickstart_cast
-python tools/gen_data.py keystep           --out data/assembly
-python tools/gen_data.py tracks            --out data/quickstart_tracks
+dust gen-data video             --out data/quickstart
+dust gen-data dust              --out data/quickstart_dust
+dust gen-data motion_appearance --out data/quickstart_cast
+dust gen-data keystep           --out data/assembly
+dust gen-data tracks            --out data/quickstart_tracks
 """
 
 import argparse
@@ -135,7 +135,7 @@ def generate(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}: {listed}")
     files = " ".join(f"{QUICKSTART}/{name}.yaml" for name in generator.configs)
     words = generator.next.format(**options, cameras=list(range(options.get("views", 0))))
-    print(f"next: python tools/run_net.py --cfg {files} DATA.PATH_TO_DATA_DIR {args.out} {words}")
+    print(f"next: dust --cfg {files} DATA.PATH_TO_DATA_DIR {args.out} {words}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Groups of classes for TSTL: a class_grouping.json from what a model confuses, or from the classes' names.
 
-python tools/group_classes.py --predictions runs/ucf101/results/predictions.csv --groups 10 --out class_grouping.json
-python tools/group_classes.py --labels classes.txt --groups 10 --out class_grouping.json
+dust group-classes --predictions runs/ucf101/results/predictions.csv --groups 10 --out class_grouping.json
+dust group-classes --labels classes.txt --groups 10 --out class_grouping.json
 """
 
 import argparse

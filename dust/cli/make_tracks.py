@@ -1,7 +1,7 @@
 """Point tracks from videos, for the models that read points (docs/TRACKS.md).
 
-python tools/make_tracks.py videos.csv --out data/tracks
-python tools/make_tracks.py data/clips --out data/tracks
+dust make-tracks videos.csv --out data/tracks
+dust make-tracks data/clips --out data/tracks
 
 videos.csv has a row per clip and camera: video,sample,view,label,sequence,split and, if you like, mask,start,end. Only
 the column video is needed. A folder of clips (train.csv, val.csv, test.csv, or class folders) is one camera.

@@ -1,4 +1,4 @@
-"""Re-encode a dataset once for faster loading: ``python tools/prepare_clips.py data/raw --out data/fast``."""
+"""Re-encode a dataset once for faster loading: ``dust prepare data/raw --out data/fast``."""
 
 import argparse
 import os

@@ -1,6 +1,6 @@
 """Plays the recordings of a split to a trained point track model, frame by frame, and writes their timelines.
 
-python tools/stream_tracks.py --cfg configs/quickstart/tracks_transformer.yaml --split test
+dust stream-tracks --cfg configs/quickstart/tracks_transformer.yaml --split test
 
 A window is TRACKS.WINDOW frames. Words that are left over are overrides of the configuration: KEY VALUE ...
 """

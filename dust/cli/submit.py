@@ -1,4 +1,4 @@
-"""Train and test on a Slurm cluster: ``python tools/submit.py --cfg configs/X.yaml --partition gpu --num_shards 2``."""
+"""Train and test on a Slurm cluster: ``dust submit --cfg configs/X.yaml --partition gpu --num_shards 2``."""
 
 import sys
 from collections.abc import Sequence

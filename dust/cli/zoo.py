@@ -1,4 +1,4 @@
-"""Weights by name: ``python tools/zoo.py {list,download,verify,convert,table}``. See MODEL_ZOO.md."""
+"""Weights by name: ``dust zoo {list,download,verify,convert,table}``. See MODEL_ZOO.md."""
 
 import argparse
 import logging

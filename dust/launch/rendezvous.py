@@ -19,6 +19,8 @@ from dust.utils.errors import ConfigError, DustError
 RENDEZVOUS_TIMEOUT_S = 600.0
 #: The same where the first one may still be busy with a stage that it runs alone.
 RENDEZVOUS_TIMEOUT_AFTER_ALONE_S = 7 * 24 * 3600.0
+#: Seconds that the first process stays, so that the others can read from its store how it ends.
+HEARING_TIMEOUT_S = 2.0
 #: Where ports of Slurm's jobs lie: below those that Linux gives to outgoing connections.
 PORTS = range(20000, 32000)
 
@@ -138,16 +140,25 @@ class Rendezvous:
         return told and not first
 
     def announce_exit(self, code: int) -> None:
-        """Said by the first process: all is saved and asked for, and it ends with this exit code."""
+        """Tell, as the first process, that all is saved and asked for, and that it ends with this exit code.
+
+        Returns when all have heard it, after HEARING_TIMEOUT_S at most: the store ends with this process.
+        """
         self.store.set("left", str(code))
+        deadline = time.monotonic() + HEARING_TIMEOUT_S
+        while self.store.add("heard", 0) < self.env.world_size - 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def wait_for_exit(self, seconds: float) -> int | None:
         """Wait until the first process leaves. Returns its exit code; None if it is gone, or stays longer."""
         try:
             self.store.wait(["left"], timedelta(seconds=seconds))
-            return int(self.store.get("left"))
+            code = int(self.store.get("left"))
         except RuntimeError:
             return None
+        with contextlib.suppress(RuntimeError):  # the first may have waited long enough
+            self.store.add("heard", 1)
+        return code
 
 
 def _cannot_meet(env: DistEnv, error: RuntimeError, timeout: float) -> DustError:

@@ -83,7 +83,7 @@ def verify(name: str) -> str:
     entry = get(name)
     path = cached_path(entry)
     if not path.exists():
-        raise DustError(f"{name!r} is not at hand ({path}): `python tools/zoo.py download {name}` brings it.")
+        raise DustError(f"{name!r} is not at hand ({path}): `dust zoo download {name}` brings it.")
     return _check_cached(entry, path, trust_memo=False)
 
 
@@ -104,7 +104,7 @@ def _check_cached(entry: Entry, path: Path, trust_memo: bool = True) -> str:
     if problem:
         raise DustError(
             f"the cached file {path} is not {entry.name!r}: {problem}. "
-            f"`python tools/zoo.py download {entry.name} --force` fetches it again."
+            f"`dust zoo download {entry.name} --force` fetches it again."
         )
     hashes.record_first_use(entry, sha256, path.stat().st_size, f"found at {path}")
     hashes.remember_verified(path, sha256)

@@ -131,4 +131,4 @@ def get(name: str) -> Entry:
         return ENTRIES[name]
     near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise DustError(f"the zoo has no weights named {name!r}. {hint}`python tools/zoo.py list` shows all names.")
+    raise DustError(f"the zoo has no weights named {name!r}. {hint}`dust zoo list` shows all names.")

@@ -100,7 +100,7 @@ def _kind(path: Path) -> str:
     if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
         raise CheckpointError(
             f"{path}: is a TorchScript program, not weights, and programs are not run. If it is a published one "
-            f"(OpenAI's CLIP), verify and convert it: python tools/zoo.py convert {path} --out NAME.safetensors"
+            f"(OpenAI's CLIP), verify and convert it: dust zoo convert {path} --out NAME.safetensors"
         )
     if not any(name.endswith("data.pkl") for name in names):
         raise CheckpointError(f"{path}: is a zip file without torch's data.pkl (it holds {', '.join(names[:4])})")
