@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dust.benchmark.model import in_own_process
-from dust.config import load_config, processes_per_node, with_values
+from dust.config import CfgNode, load_config, processes_per_node, with_values
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import SampleRequest, class_counts, target_of
@@ -45,21 +45,46 @@ class InMemoryClips(Dataset[Any]):
 
     Read it without workers: the training process then asks for a batch right after the step before, so that the
     distance of two stamps (``wall`` and ``cpu`` seconds) is a whole step, with everything that dust does around it.
+
+    Args:
+        clip_shape: (C, T, H, W).
+        length: number of clips.
+        num_sample: views of each.
     """
 
-    def __init__(self, cfg, split: str) -> None:
-        generator = torch.Generator().manual_seed(cfg.RNG_SEED)
-        side, classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
-        size = (POOL, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side)
-        self.pool = torch.randint(256, size, dtype=torch.uint8, generator=generator)
-        labels = torch.randint(classes, (POOL,), generator=generator).tolist()
-        length = int(os.environ[BATCHES]) * cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
+    def __init__(
+        self,
+        *,
+        clip_shape: tuple[int, int, int, int],
+        length: int,
+        num_classes: int,
+        multi_label: bool = False,
+        num_sample: int = 1,
+        seed: int = 0,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.pool = torch.randint(256, (POOL, *clip_shape), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(num_classes, (POOL,), generator=generator).tolist()
         self.clips = [Clip(id=f"{i:07d}", path="", label=labels[i % POOL]) for i in range(length)]
-        self.class_names = [str(index) for index in range(classes)]
-        self.multi_label = cfg.DATA.MULTI_LABEL
-        self.num_sample = cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1
+        self.class_names = [str(index) for index in range(num_classes)]
+        self.multi_label, self.num_sample = multi_label, num_sample
         self.wall: list[float] = []
         self.cpu: list[float] = []
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        """As many clips as the batches that the environment asks for."""
+        side = cfg.DATA.TRAIN_CROP_SIZE
+        return {
+            "clip_shape": (cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side),
+            "length": int(os.environ[BATCHES]) * cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS,
+            "num_classes": cfg.MODEL.NUM_CLASSES,
+            "multi_label": cfg.DATA.MULTI_LABEL,
+            "num_sample": cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1,
+            "seed": cfg.RNG_SEED,
+        }
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 #: Seconds that the other processes get to end by themselves once one has failed.
 TERMINATION_GRACE_S = 3.0
 #: Seconds that a process waits before it says that another one has gone, so that this one's own words come first.
-FAILURE_MESSAGE_DELAY_S = 1.5
+FAILURE_MESSAGE_DELAY_S = 3.0
 
 
 @dataclass(frozen=True)

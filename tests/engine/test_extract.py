@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dust.config import flatten
 from dust.datasets import construct_loader
 from dust.engine import extract as module
 from dust.engine.extract import layer_output
@@ -157,5 +158,5 @@ def test_layers(tiny):
 
 def test_another_decoder_makes_other_features_and_the_default_is_as_it_was(tiny):
     """Features that were stored before there was the key can still be continued."""
-    assert "DATA.DECODER" not in module.features_config(tiny())
-    assert "DATA.DECODER: torchcodec" in module.features_config(tiny(DATA__DECODER="torchcodec"))
+    assert "DATA.DECODER" not in module.features_config(flatten(tiny()))
+    assert "DATA.DECODER: torchcodec" in module.features_config(flatten(tiny(DATA__DECODER="torchcodec")))
