@@ -8,7 +8,6 @@ A line ``{"argv": [...], "out": path, "err": path, ...}`` is answered by ``{"pid
 * ``"env": {...}``: added to the environment; ``"load": path``: a file of Python that is run before the run;
 * ``"spawn": true``: processes of the run are started as users' are, each a new interpreter that imports all again
   (seconds of work for the processor). Else they are forked, which is the same to all but what is imported when;
-* ``"linger": s``: so long an interpreter takes to end, for those that still ask it something;
 * ``"kill_at": [event, n]``: SIGKILL right before the n-th ``open`` (for writing), ``fsync``, ``rename`` or ``remove``
   of this process in OUTPUT_DIR/checkpoints;
 * ``"file_size": n``: the kernel ends the process as it writes byte n of a file; ``"small_files": n``: it refuses that;
@@ -98,9 +97,7 @@ def run(order: dict) -> None:
 
         dust.launch.launcher.get_context = lambda method: multiprocessing.get_context("fork")
     prepare(order)
-    code = run_net.main(order["argv"])
-    time.sleep(order.get("linger", 0.0))
-    sys.exit(code)
+    sys.exit(run_net.main(order["argv"]))
 
 
 def prepare(order: dict) -> None:

@@ -17,10 +17,10 @@ from dust.launch.rendezvous import DistEnv, Rendezvous, read_dist_env
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import ROOT
 from tests.processes import KILL, gone, until, zygote
-from tests.runs import PLAIN, assert_close_weights, epochs, run, weights, words
+from tests.runs import PLAIN, assert_close_weights, epochs, run, start, weights, words
 
 #: Makes a run slow, as its environment says.
-SLOW_STEPS = ROOT / "tests" / "slurm" / "slow_steps" / "sitecustomize.py"
+SLOW_STEPS = ROOT / "tests" / "slurm" / "slow_steps"
 LONG = {**PLAIN, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0}
 
 
@@ -132,16 +132,22 @@ def free_port():
     return str(free_port())
 
 
-def tasks(argv, count, scontrol=None, *, nodes=1, env=(), **more):
-    """``count`` processes as srun starts them, on one node or, as they see it, on each of several one."""
+def tasks(argv, count, scontrol=None, *, nodes=1, fresh=False, **more):
+    """``count`` processes as srun starts them, on one node or, as they see it, on each of several one.
+
+    ``fresh``: each a new interpreter; ``more``: added to the environment.
+    """
     environ = {
         "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_NUM_NODES": str(nodes),
-        "SLURM_JOB_ID": "9", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **dict(env),
+        "SLURM_JOB_ID": "9", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **more,
     }  # fmt: skip
     if scontrol is not None:
         environ["PATH"] = f"{scontrol}:{os.environ['PATH']}"
     envs = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % (count // nodes))} for rank in range(count)]
-    return [zygote().start(argv, env={**environ, **env}, linger=1.0, **more) for env in envs]
+    if fresh:
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
+        return [start(argv, env={**environ, **env}) for env in envs]
+    return [zygote().start(argv, env={**environ, **env}) for env in envs]
 
 
 @pytest.fixture
@@ -176,12 +182,12 @@ def test_a_job_that_gets_nowhere_fails_in_all_tasks(clips, tmp_path, scontrol, p
     run = tmp_path / "run"
     assert Lives("9", [run], time.monotonic(), {}).go_on(signal.SIGUSR2)
     argv = words(clips, run, **{**PLAIN, "NUM_PROCS_PER_NODE": processes})
-    slow = {"env": {"SECONDS_BEFORE_STEPS": "600"}, "load": str(SLOW_STEPS)}
-    both = tasks(argv, 2, scontrol, nodes=processes, **slow)
+    slow = {"PYTHONPATH": os.pathsep.join([str(SLOW_STEPS), os.environ.get("PYTHONPATH", "")])}
+    both = tasks(argv, 2, scontrol, nodes=processes, fresh=True, SECONDS_BEFORE_STEPS="600", **slow)
     log = run / "stdout.log"
-    until(lambda: log.exists() and "training from scratch" in log.read_text(), "training", both[0])
+    until(lambda: log.exists() and "training from scratch" in log.read_text(), "training")
     for process in reversed(both):
-        process.send(signal.SIGUSR2)
+        process.send_signal(signal.SIGUSR2)
     said = ["".join(process.communicate(timeout=120)) for process in both]
     assert [process.returncode for process in both] == [1, 1], said
     assert "SIGUSR2: job 9 made no step in 2 lives in a row" in said[0] and "Traceback" not in "".join(said)
@@ -224,7 +230,7 @@ def test_a_dead_task_is_told_behind_its_own_words(clips, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_of_all_tasks_is_said_once(clips, tmp_path):
-    processes = tasks(words(clips, tmp_path / "run", **{**PLAIN, "MODEL__NUM_CLASSES": 7}), 2)
+    processes = tasks(words(clips, tmp_path / "run", **{**PLAIN, "MODEL__NUM_CLASSES": 7}), 2, fresh=True)
     said = "".join(process.communicate(timeout=120)[1] for process in processes)
     assert [process.returncode for process in processes] == [2, 2] and said.count("error: ") == 1, said
 
