@@ -166,7 +166,7 @@ class BadClipLog:
         self.path = path
         self.split = split
         self.policy = policy
-        self.key = key or ("TRAIN.ON_BAD_CLIP" if split == "train" else "TEST.ON_BAD_CLIP")
+        self.key = key or ("TEST.ON_BAD_CLIP" if split == "test" else "TRAIN.ON_BAD_CLIP")
         self.limit = limit
         self.count = 0
         self._known = {(row[0], row[1]) for row in _rows(path) if len(row) == len(_COLUMNS)}

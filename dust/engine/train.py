@@ -65,9 +65,8 @@ class TrainOptions:
         eval_period: epochs between evaluations; the last epoch has one too.
         metric: the one that says which evaluation is the best; "" for the task's own.
         patience: evaluations without a better one after which the run stops; 0 = never.
-        on_bad_clip: skip | raise: a clip of training that cannot be read.
+        on_bad_clip: skip | raise: a clip of training or validation that cannot be read.
         max_bad_fraction: of an epoch's clips; the run stops when more are bad.
-        on_bad_val_clip: skip | raise: the same of validation.
     """
 
     max_epoch: int
@@ -78,7 +77,6 @@ class TrainOptions:
     patience: int = 0
     on_bad_clip: str = "skip"
     max_bad_fraction: float = 0.05
-    on_bad_val_clip: str = "raise"
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -91,7 +89,6 @@ class TrainOptions:
             "patience": cfg.TRAIN.EARLY_STOPPING_PATIENCE,
             "on_bad_clip": cfg.TRAIN.ON_BAD_CLIP,
             "max_bad_fraction": cfg.DATA.MAX_BAD_FRACTION,
-            "on_bad_val_clip": cfg.TEST.ON_BAD_CLIP,
         }
 
 
@@ -283,7 +280,7 @@ class Trainer:
                 model,
                 self.val_loader,
                 split="val",
-                bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", self.options.on_bad_val_clip),
+                bad_clips=BadClipLog(self.run.path / "bad_clips.csv", "val", self.options.on_bad_clip),
                 on_sample=lambda n, total: self.val_meter.log_iter(state.epoch, n, total),
                 interrupt=self.interrupt,
             )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,6 +144,16 @@ class TestBadClips:
     def test_raise(self, tiny, damaged):
         with pytest.raises(DataError, match=r"7\.mp4.*TRAIN\.ON_BAD_CLIP skip"):
             fit(tiny(DATA__PATH_TO_DATA_DIR=damaged, SOLVER__MAX_EPOCH=1, TRAIN__ON_BAD_CLIP="raise"))
+
+    def test_a_bad_validation_clip_loses_no_epoch(self, tiny, damaged):
+        """It is governed by the training's key, and counted; TEST's own default, raise, would have ended the run."""
+        val = Path(damaged) / "val.csv"
+        val.write_text(val.read_text() + "7.mp4,1\n")
+        cfg = tiny(DATA__PATH_TO_DATA_DIR=damaged, SOLVER__MAX_EPOCH=2)
+        assert cfg.TEST.ON_BAD_CLIP == "raise"
+        trainer = fit(cfg)
+        assert trainer.state.epoch == 2
+        assert "val,7.mp4" in (trainer.run.path / "bad_clips.csv").read_text()
 
     def test_too_many(self, tiny, damaged):
         with pytest.raises(DataError, match=r"MAX_BAD_FRACTION"):
