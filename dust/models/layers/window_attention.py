@@ -54,9 +54,8 @@ def axis_regions(size: int, window: int, shift: int, rule: str) -> list[int]:
 
 
 def _legacy_regions(size: int, padded: int, window: int, shift: int) -> list[int]:
-    regions = [0] * padded
     if not shift:
-        return regions
+        return [0] * padded
     pad = padded - size
     q = 2 * window - size + shift  # can be 0 or negative, whereupon the slices below mean something else: so published
     if pad == 0 or pad + shift == window:
@@ -65,10 +64,10 @@ def _legacy_regions(size: int, padded: int, window: int, shift: int) -> list[int
         cuts = [None, -q, -window, -shift, None]
     else:
         cuts = [None, -window, -q, -shift, None]
-    for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
-        for place in list(range(padded))[start:stop]:
-            regions[place] = number
-    return regions
+    places = list(range(padded))
+    pieces = [places[start:stop] for start, stop in itertools.pairwise(cuts)]
+    # where pieces overlap the last one counts; built in one expression, as torch 2.10 does not trace an assignment
+    return [max([number for number, piece in enumerate(pieces) if place in piece], default=0) for place in places]
 
 
 @functools.lru_cache(maxsize=64)
