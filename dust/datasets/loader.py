@@ -58,6 +58,13 @@ class Loader(DataLoader[Any]):
         with block_signals():
             return super().__iter__()
 
+    def close(self) -> None:
+        """End the workers that are kept from one epoch to the next; the next iteration starts others.
+
+        Left to the garbage collector, which takes the queues away first, each of them is waited for 5 seconds.
+        """
+        self._iterator = None
+
 
 def _start_worker(_: int) -> None:
     # Ctrl-C and Slurm's signals reach all processes; the main process decides what to do and ends the workers itself

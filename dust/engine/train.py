@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
-from dust.datasets.loader import EpochBatchSampler
+from dust.datasets.loader import EpochBatchSampler, Loader
 from dust.datasets.manifest.manifest import write_class_list
 from dust.datasets.protocol import HasIdentity, fitted_of
 from dust.datasets.transforms.device import DeviceTransform
@@ -154,6 +154,12 @@ class Trainer:
             BadClipPolicy(self.bad_clips, options.log_period),
             Saving(self.save, save, begun_at=state.iteration),
         ]
+
+    def close(self) -> None:
+        """End the loaders' workers."""
+        for loader in (self.loader, self.val_loader):
+            if isinstance(loader, Loader):
+                loader.close()
 
     def fit(self) -> None:
         """Train, evaluate and save. Raises Interrupted after a signal, with the state saved."""
@@ -395,4 +401,8 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
 
 def run_stage(cfg: CfgNode, run: RunDir) -> None:
     """Train as cfg says, into ``run``."""
-    build_trainer(cfg, run).fit()
+    trainer = build_trainer(cfg, run)
+    try:
+        trainer.fit()
+    finally:
+        trainer.close()

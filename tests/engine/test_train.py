@@ -1,6 +1,8 @@
 """What a training run does besides resuming."""
 
+import gc
 import json
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from torch import nn
 from dust.config import accumulation_steps
 from dust.engine.run_dir import RunDir
 from dust.engine.step import Diverged
-from dust.engine.train import build_trainer
+from dust.engine.train import build_trainer, run_stage
 from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.logging import setup_logging
@@ -202,3 +204,15 @@ def test_a_checkpoint_of_another_program_is_not_resumed(tiny):
     save_checkpoint(RunDir(cfg.OUTPUT_DIR).checkpoints / "checkpoint_epoch_00001.pyth", {"epoch": 0, "model_state": {}})
     with pytest.raises(CheckpointError, match="not written by dust"):
         fit(cfg)
+
+
+def test_no_worker_outlives_a_training(tiny):
+    """The trainer is in a circle with its hooks: left to the collector, each worker was waited for 5 seconds."""
+    cfg = tiny("workers", SOLVER__MAX_EPOCH=1, DATA_LOADER__NUM_WORKERS=2)
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        run_stage(cfg, RunDir(cfg.OUTPUT_DIR))
+        assert not set(multiprocessing.active_children()) - before
+    finally:
+        gc.enable()
