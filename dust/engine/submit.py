@@ -207,7 +207,7 @@ def _refuse_dependent(jobs: Sequence[JobSpec]) -> None:
                     if other is not job and (path == home or home in path.parents):
                         raise ConfigError(
                             f"--array: {job.name} starts from what {other.name} makes ({key} {value}), so they cannot "
-                            "run at the same time. StopEarly --array out, or submit them one after the other."
+                            "run at the same time. Leave --array out, or submit them one after the other."
                         )
 
 

@@ -150,7 +150,7 @@ def place_of(part: int, parts: int) -> np.ndarray:
 
 
 def _hand(picture: np.ndarray, action: Action, t: int, place: np.ndarray, corner: float) -> bool:
-    """SampleRequest the hand of an action, and what it carries, if it is in the picture."""
+    """Draw the hand of an action, and what it carries, if it is in the picture."""
     since = t - action.frame
     if not -(APPROACH + HOLD) <= since <= LEAVE:
         return False
