@@ -24,8 +24,10 @@ demo: $(VENV)/.demo-$(VERSION)
 	@test -f $(DATA)/test.csv || $(BIN)/python tools/gen_data.py video --out $(DATA) --classes 4 --clips 40 --seed 0
 	$(BIN)/dust --cfg configs/quickstart/video.yaml
 
+# xdist would wait for ever at the end for what a worker that died had left over; so that ends the run at once.
+XDIST := -n $(WORKERS) --dist loadfile --max-worker-restart 0
 test: $(VENV)/.test-$(VERSION)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(XDIST) --durations=15
 
 # -rs: a machine that cannot do it says why.
 test-cluster: $(VENV)/.test-$(VERSION)
@@ -42,10 +44,10 @@ test-versions:
 	  $$one -c '' 2>/dev/null && { echo $$one; break; }; done); \
 	echo "oldest versions, $$($$python --version)"; $(MAKE) --no-print-directory .venv-oldest/.made OLDEST=$$python
 	.venv-oldest/bin/python -m pip list --format freeze | grep -iE '^(torch|torchvision|timm|av|pillow|numpy)='
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile -rs -m "$(FAST)"
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(XDIST) -rs -m "$(FAST)"
 	@echo "newest versions, $$($(PYTHON) --version)"; $(MAKE) --no-print-directory .venv-newest/.made
 	.venv-newest/bin/python -m pip list --format freeze | grep -iE '^(torch|torchvision|timm|av|pillow|numpy)='
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n $(WORKERS) --dist loadfile -rs -m "$(FAST)"
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(XDIST) -rs -m "$(FAST)"
 
 .venv-oldest/.made: setup.py tests/oldest.txt
 	$(OLDEST) -m venv --clear .venv-oldest

@@ -158,13 +158,15 @@ def handle_signals(leave: Callable[[int], int]) -> Iterator[None]:
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    threading.Thread(target=_watch, args=(reader, leave), name="signals", daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(reader, leave, over), name="signals", daemon=True).start()
     with _signals.open():
         before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this process may have held them back
             yield
         finally:
+            over.set()
             signal.set_wakeup_fd(before)
             os.close(writer)
 
@@ -172,15 +174,19 @@ def handle_signals(leave: Callable[[int], int]) -> Iterator[None]:
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # the child's signals are not its parent's
 
 
-def _watch(reader: int, leave: Callable[[int], int]) -> None:
-    """Reads the signals' numbers, which the operating system's handler writes even while Python is stuck."""
+def _watch(reader: int, leave: Callable[[int], int], over: threading.Event) -> None:
+    """Read the signals' numbers, which the operating system's handler writes even while Python is stuck.
+
+    ``over`` says that the block has been left. On a busy machine this thread may hear of a signal only then, and what
+    the state says belongs to the next block: its silence is no reason to end the process.
+    """
     with os.fdopen(reader, "rb", buffering=0) as numbers:
         while came := numbers.read(64):
             for signum in (number for number in came if number in SIGNALS):
                 deadline = time.monotonic() + SIGNAL_RESPONSE_TIMEOUT_S
-                while not _signals.answered() and time.monotonic() < deadline:
+                while not (over.is_set() or _signals.answered()) and time.monotonic() < deadline:
                     time.sleep(0.05)
-                if not _signals.answered():
+                if not (over.is_set() or _signals.answered()):
                     code = 128 + signum
                     try:
                         code = leave(signum)

@@ -3,9 +3,11 @@
 import os
 import signal
 import stat
+import threading
 
 import pytest
 
+from dust.launch import signals
 from dust.launch.requeue import ExitHandler, job_of, requeue
 from dust.launch.signals import Interrupted, InterruptFlag, forward_signals, handle_signals, most_urgent
 
@@ -78,6 +80,38 @@ def test_after_the_first_stop_signals_change_the_reason_only():
             assert most_urgent(stop.signum) == signal.SIGUSR2
     with handle_signals(never):
         assert most_urgent() == 0, "another command begins anew"
+
+
+def test_a_signal_that_is_heard_of_late_ends_nobody(monkeypatch):
+    """The thread that watches may wake up when the block is over and the next one has begun, with no signal yet."""
+    next_block, ended, opened = threading.Event(), [], os.fdopen
+
+    class Late:
+        def __init__(self, *args, **kwargs):
+            self.file = opened(*args, **kwargs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def read(self, size):
+            numbers = self.file.read(size)
+            next_block.wait(60)
+            return numbers
+
+    monkeypatch.setattr(signals, "SIGNAL_RESPONSE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(signals.os, "_exit", ended.append)
+    monkeypatch.setattr(signals.os, "fdopen", Late)
+    known = set(threading.enumerate())
+    with pytest.raises(Interrupted), handle_signals(ended.append):
+        send(signal.SIGTERM)
+    (watcher,) = set(threading.enumerate()) - known
+    with handle_signals(ended.append):
+        next_block.set()
+        watcher.join(60)
+    assert not watcher.is_alive() and not ended
 
 
 def test_signals_are_handed_on():
