@@ -1,0 +1,93 @@
+"""Paired comparison: no difference is found where there is none, and a real one is."""
+
+import numpy as np
+import pytest
+
+from dust.utils.errors import DataError
+from dust.utils.metrics import classification_metrics
+from dust.utils.statistics import compare_means, compare_scores, holm, mcnemar_p
+
+
+def scores_of(labels, right, classes, rng):
+    """(N, K) scores whose highest is the label where ``right``."""
+    wrong = (labels + rng.integers(1, classes, len(labels))) % classes
+    scores = rng.random((len(labels), classes)) * 0.1
+    scores[np.arange(len(labels)), np.where(right, labels, wrong)] += 1
+    return scores
+
+
+def test_figures_are_those_of_the_metrics():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, 50)
+    a, b = (scores_of(labels, rng.random(50) < share, 6, rng) for share in (0.7, 0.8))
+    found = compare_scores(a, b, labels, np.arange(50) % 20, resamples=100)
+    first, second = classification_metrics(a, labels), classification_metrics(b, labels)
+    assert set(found) == set(first)
+    for name, one in found.items():
+        assert (one.a, one.b) == (pytest.approx(first[name], abs=1e-4), pytest.approx(second[name], abs=1e-4))
+        assert one.difference == pytest.approx(one.b - one.a) and one.low <= one.difference <= one.high
+
+
+def test_the_exact_permutation_test_by_a_slow_loop():
+    rng = np.random.default_rng(1)
+    a, b = rng.random(6), rng.random(6) + 0.3
+    found = compare_means(a, b)
+    large = 0
+    for number in range(64):
+        signs = np.array([1 if number >> bit & 1 else -1 for bit in range(6)])
+        large += abs((signs * (b - a)).mean()) >= abs((b - a).mean()) - 1e-12
+    assert found.p == pytest.approx(large / 64)
+    assert found.difference == pytest.approx((b - a).mean())
+
+
+def test_a_real_difference_is_found_and_chance_is_not():
+    rng = np.random.default_rng(2)
+    found, chance = 0, 0
+    for _ in range(40):
+        labels = rng.integers(0, 3, 120)
+        base = rng.random(120) < 0.7
+        better = base | (rng.random(120) < 0.5)
+        other = rng.random(120) < 0.7
+        a, b, c = (scores_of(labels, right, 3, rng) for right in (base, better, other))
+        groups = np.arange(120) // 4
+        found += compare_scores(a, b, labels, groups, resamples=100)["top1_acc"].p < 0.05
+        chance += compare_scores(a, c, labels, groups, resamples=100)["top1_acc"].p < 0.05
+    assert found >= 38 and chance <= 5
+
+
+def test_the_same_answers_differ_in_nothing():
+    labels = np.arange(30) % 3
+    scores = np.eye(3)[labels]
+    for one in compare_scores(scores, scores, labels, resamples=50).values():
+        assert (one.difference, one.low, one.high, one.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_exchanging_the_models_turns_the_sign():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 40)
+    a, b = (scores_of(labels, rng.random(40) < share, 4, rng) for share in (0.6, 0.8))
+    one, other = (compare_scores(*pair, labels, resamples=200)["macro_f1"] for pair in ((a, b), (b, a)))
+    assert one.p == other.p
+    assert (one.low, one.high) == (pytest.approx(-other.high), pytest.approx(-other.low))
+
+
+def test_mcnemar_is_a_sign_test():
+    """9 to 2 of 11 that differ: twice the tail of a fair coin, (1 + 11 + 55) / 2048 * 2."""
+    a = np.array([True] * 9 + [False] * 2 + [True] * 5)
+    b = np.array([False] * 9 + [True] * 2 + [True] * 5)
+    assert mcnemar_p(a, b) == pytest.approx(2 * 67 / 2048)
+    assert mcnemar_p(a, a) == 1.0
+    many = np.arange(5000) < 2600
+    assert 0 < mcnemar_p(many, ~many) < 0.01, "large counts do not overflow"
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+def test_other_samples_are_refused():
+    with pytest.raises(DataError, match="same samples"):
+        compare_scores(np.eye(3), np.eye(2), np.arange(3))
+    with pytest.raises(DataError, match="3 and 2 figures"):
+        compare_means(np.ones(3), np.ones(2))
