@@ -14,6 +14,7 @@ COMMANDS = {
     "gen-data": ("gen_data", "generated data with a known answer"),
     "prepare": ("prepare", "clips once more, in the size that training reads fastest"),
     "zoo": ("zoo", "published weights: list, download, verify, convert"),
+    "compare": ("compare", "two runs on the same clips: is the difference more than chance?"),
     "convert-checkpoint": ("convert_checkpoint", "a checkpoint of one file into a folder of parts, and back"),
     "benchmark": ("benchmark", "what dust costs on this machine"),
     "submit": ("submit", "a job on a Slurm cluster"),

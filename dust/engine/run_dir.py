@@ -130,7 +130,7 @@ def _free_name(path: Path) -> Path:
 
 def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
     """Lines ``KEY: saved value -> present value`` of two configurations, without keys that may change on resume."""
-    saved, present = _flatten(yaml.safe_load(saved_cfg)), _flatten(yaml.safe_load(cfg_text))
+    saved, present = flatten(yaml.safe_load(saved_cfg)), flatten(yaml.safe_load(cfg_text))
     lines = []
     for key in sorted(saved.keys() | present.keys()):
         free = key in KEYS and KEYS[key].may_change_on_resume
@@ -140,12 +140,13 @@ def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
     return lines
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Give the entries of nested dicts under names with dots."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: list(tree) if isinstance(tree, tuple) else tree}
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}."))
+        flat.update(flatten(value, f"{prefix}{key}."))
     return flat
 
 

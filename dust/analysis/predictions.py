@@ -1,0 +1,211 @@
+"""What a test answered, read from its files: TEST's own predictions.csv, or anybody's in that form."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dust.datasets.manifest.table import read_lines
+from dust.utils.errors import DataError, Problems
+
+PREDICTIONS, REPORT, CONFIG = "predictions.csv", "test.json", "config.yaml"
+PROBABILITY = "prob_"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of one test to one question, for N clips.
+
+    Attributes:
+        name: of the question where there are several (``verb``, ``noun``); else empty.
+        classes: K names.
+        labels: (N,) class numbers, -1 where the label is unknown; (N, K) zeros and ones for multi-label.
+        scores: (N, K) probabilities; where the file has none, 1 for what was predicted.
+        graded: whether these are probabilities of all classes, so that more than the first place can be measured.
+        missing: columns that would make them graded.
+    """
+
+    name: str
+    classes: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+    graded: bool
+    missing: tuple[str, ...] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        return self.labels.ndim == 2
+
+    def rows(self, index: np.ndarray) -> "Answers":
+        """The same of some of the clips."""
+        return replace(self, labels=self.labels[index], scores=self.scores[index])
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is known of one test.
+
+    Attributes:
+        name: what it is called in tables.
+        ids, paths, groups: of the clips; a clip's group is what the column ``group`` says, else its video.
+        answers: one entry for each question.
+        recordings: figures of whole recordings by id, where the task measures those (KeyStep).
+        report: test.json, or empty. config: config.yaml, or empty.
+    """
+
+    name: str
+    ids: list[str]
+    paths: list[str]
+    groups: list[str]
+    answers: list[Answers]
+    recordings: dict[str, dict[str, Any]]
+    report: dict[str, Any]
+    config: dict[str, Any]
+
+    def rows(self, index: np.ndarray) -> "Results":
+        """The same of some of the clips."""
+        ids, paths, groups = ([column[i] for i in index] for column in (self.ids, self.paths, self.groups))
+        return replace(self, ids=ids, paths=paths, groups=groups, answers=[one.rows(index) for one in self.answers])
+
+
+def read_results(path: str | Path) -> Results:
+    """Read the results of a run's folder, of its ``results`` folder, or of a predictions.csv.
+
+    Raises:
+        DataError: there are none, or the file is not in that form.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _read(path, {}, {}, path.stem)
+    folder = next((one for one in (path / "results", path) if (one / REPORT).is_file()), None)
+    if folder is None:
+        tested = sorted(one.parent.parent for one in path.glob(f"*/results/{REPORT}")) if path.is_dir() else []
+        hint = f" Name one of its stages: {', '.join(map(str, tested))}." if tested else ""
+        kind = "has no results of a test" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {kind}.{hint or ' Test the run first (TEST.ENABLE True), or name a predictions.csv.'}")
+    report = _json(folder / REPORT)
+    run = folder.parent if folder.name == "results" else folder
+    config = _yaml(run / CONFIG)
+    if not (folder / PREDICTIONS).is_file():
+        recordings = report.get("recordings")
+        if isinstance(recordings, dict):
+            ids = sorted(recordings)
+            return Results(run.name, ids, ids, ids, [], recordings, report, config)
+        raise DataError(f"{folder}: no {PREDICTIONS}, and {REPORT} has no recordings: test the run again")
+    return _read(folder / PREDICTIONS, report, config, run.name)
+
+
+def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str) -> Results:
+    problems = Problems()
+    lines = read_lines(path, problems)
+    if len(lines) < 2:
+        raise DataError(f"{path}: no predictions: it has {'only a header' if lines else 'no line'}")
+    header = lines[0].cells
+    lower = [cell.lower() for cell in header]
+    rows = [line.cells for line in lines[1:]]
+    for line in lines[1:]:
+        if len(line.cells) != len(header):
+            problems.add(f"not {len(header)} columns, as the header has", f"{line.where}: {line.text}")
+    if "id" not in lower and "path" not in lower:
+        problems.add("no column id or path, so nobody knows which clip a row is of", f"the header: {', '.join(header)}")
+    problems.raise_if_any(str(path))
+
+    def column(wanted: str) -> list[str] | None:
+        return [row[lower.index(wanted)] for row in rows] if wanted in lower else None
+
+    ids, paths = column("id") or column("path") or [], column("path") or column("id") or []
+    twice = sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []
+    if twice:
+        raise DataError(f"{path}: {len(twice)} ids stand in several rows, {twice[0]!r} for one: a clip has one answer")
+    answers = _questions(path, header, rows, column, config)
+    groups = column("group") or paths
+    return Results(name, ids, paths, groups, answers, {}, report, config)
+
+
+def _questions(
+    path: Path, header: list[str], rows: list[list[str]], column: Any, config: dict[str, Any]
+) -> list[Answers]:
+    labels, predictions = column("label"), column("prediction")
+    if predictions is not None:
+        multi = bool(config.get("DATA", {}).get("MULTI_LABEL", False))
+        return [_answers(path, header, rows, labels, predictions, multi)]
+    kinds = [name[: -len("_prediction")] for name in header if name.endswith("_prediction")]
+    if not kinds:
+        raise DataError(f"{path}: no column prediction. It needs id, label, prediction and, where known, prob_<class>.")
+    return [_first_places(kind, column(kind), column(f"{kind}_prediction")) for kind in kinds]
+
+
+def _first_places(
+    name: str, labels: list[str] | None, predictions: list[str], missing: tuple[str, ...] = ()
+) -> Answers:
+    """Answers of which only the first place is known."""
+    labels = labels or [""] * len(predictions)
+    classes = sorted({*labels, *predictions} - {""})
+    number = {one: index for index, one in enumerate(classes)} | {"": -1}
+    scores = np.zeros((len(predictions), len(classes)))
+    scores[np.arange(len(predictions)), [number[one] for one in predictions]] = 1
+    return Answers(name, classes, np.array([number[one] for one in labels]), scores, False, missing)
+
+
+def _answers(
+    path: Path, header: list[str], rows: list[list[str]], labels: list[str] | None, predictions: list[str], multi: bool
+) -> Answers:
+    columns = [index for index, name in enumerate(header) if name.startswith(PROBABILITY)]
+    classes = [header[index][len(PROBABILITY) :] for index in columns]
+    named = {*(labels or ()), *predictions} - {""}
+    multi = multi or bool(classes and not named <= set(classes) and _are_lists(named, set(classes)))
+    if multi and classes:
+        scores = _numbers(path, rows, columns)
+        truth = np.array([[name in _parts(text, classes) for name in classes] for text in labels or []], int)
+        return Answers("", classes, truth.reshape(-1, len(classes)), scores, True)
+    missing = tuple(f"{PROBABILITY}{name}" for name in sorted(named - set(classes)))
+    if not classes or missing:
+        return _first_places("", labels, predictions, missing or (f"{PROBABILITY}<class>",))
+    scores = _numbers(path, rows, columns)
+    number = {one: index for index, one in enumerate(classes)} | {"": -1}
+    best = np.array([number[one] for one in predictions])
+    if (best >= 0).all():  # of equal probabilities in six digits, the one that the test chose
+        at = np.arange(len(best))
+        scores[at, best] = np.where(scores[at, best] == scores.max(axis=1), scores[at, best] + 1e-9, scores[at, best])
+    known = [number[one] for one in labels] if labels else [-1] * len(rows)
+    return Answers("", classes, np.array(known), scores, True)
+
+
+def _are_lists(named: set[str], classes: set[str]) -> bool:
+    return all(set(text.split(",")) <= classes for text in named)
+
+
+def _parts(text: str, classes: list[str]) -> set[str]:
+    return {text} if text in classes else set(text.split(","))
+
+
+def _numbers(path: Path, rows: list[list[str]], columns: list[int]) -> np.ndarray:
+    try:
+        scores = np.array([[float(row[index]) for index in columns] for row in rows])
+    except ValueError as error:
+        raise DataError(f"{path}: a probability is no number ({error})") from None
+    if not np.isfinite(scores).all():
+        row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
+        raise DataError(f"{path}: row {row + 1} has a probability that is not finite")
+    return scores
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}): test the run again") from error
+    if not isinstance(report, dict):
+        raise DataError(f"{path}: not the report of a test: test the run again")
+    return report
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}

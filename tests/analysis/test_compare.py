@@ -1,0 +1,180 @@
+"""dust compare: pairs by id, says what differs besides the answers, refuses what cannot be compared."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dust.analysis.compare import compare_runs, json_of, text_of
+from dust.analysis.predictions import read_results
+from dust.cli.main import main
+from dust.utils.errors import DataError
+from dust.utils.files import write_csv
+from dust.utils.metrics import classification_metrics
+from dust.utils.statistics import mcnemar_p
+
+CLASSES = ["cut", "pour, slow", "stir"]
+
+
+def predictions(path, labels, right, *, ids=None, classes=CLASSES, groups=None, seed=0):
+    """A predictions.csv whose answers are right where ``right``; returns the scores that are written."""
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(labels)
+    answers = np.where(right, labels, (labels + 1) % len(CLASSES))
+    scores = rng.random((len(labels), len(CLASSES))) * 0.2
+    scores[np.arange(len(labels)), answers] += 1
+    scores /= scores.sum(axis=1, keepdims=True)
+    order = [CLASSES.index(name) for name in classes]
+    header = ["id", "path", "label", "prediction", *(f"prob_{name}" for name in classes)]
+    rows = [
+        [one, f"{one}.mp4", CLASSES[label], CLASSES[answer], *(f"{value:.6g}" for value in row[order])]
+        for one, label, answer, row in zip(ids or range(len(labels)), labels, answers, scores, strict=True)
+    ]
+    if groups is not None:
+        header, rows = [*header, "group"], [[*row, group] for row, group in zip(rows, groups, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, header, rows)
+    return scores
+
+
+def run(folder, labels, right, config="MODEL:\n  DEPTH: 2\n", **options):
+    scores = predictions(folder / "results" / "predictions.csv", labels, right, **options)
+    (folder / "results" / "test.json").write_text('{"metrics": {}}')
+    (folder / "config.yaml").write_text(config)
+    return scores
+
+
+def test_figures_pairs_and_changes(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, first, second = rng.integers(0, 3, 60), rng.random(60) < 0.6, rng.random(60) < 0.9
+    scores = run(tmp_path / "a", labels, first, groups=np.arange(60) // 3)
+    order = rng.permutation(60)  # the other run has its rows and classes in another order
+    run(
+        tmp_path / "b", labels[order], second[order], "MODEL:\n  DEPTH: 3\n", ids=list(order), groups=order // 3,
+        classes=CLASSES[::-1],
+    )  # fmt: skip
+    (found,) = compare_runs([read_results(tmp_path / name) for name in "ab"])
+    assert found.clips == 60 and found.groups == 20
+    for name, value in classification_metrics(scores, labels).items():
+        assert found.metrics[name].a == pytest.approx(value, abs=1e-4)
+    assert found.metrics["top1_acc"].b == pytest.approx(100 * second.mean())
+    assert found.metrics["top1_acc"].p < 0.05 and found.metrics["top1_acc"].low > 0
+    assert found.mcnemar[""] == ((first & ~second).sum(), (second & ~first).sum(), mcnemar_p(first, second))
+    kinds = [row[-1] for row in found.changed]
+    assert kinds.count("now right") == (second & ~first).sum() and kinds.count("now wrong") == (first & ~second).sum()
+    for _, name, clips, before, after in found.per_class:
+        of_class = labels == CLASSES.index(name)
+        assert (clips, before, after) == (of_class.sum(), 100 * first[of_class].mean(), 100 * second[of_class].mean())
+    assert found.configuration == ["MODEL.DEPTH: 2 -> 3"]
+    said = text_of(found)
+    assert "MODEL.DEPTH: 2 -> 3" in said and "60 clips in 20 groups" in said and "pour, slow" in said
+
+
+def test_files_and_terminal(tmp_path, capsys):
+    labels = np.arange(30) % 3
+    for name, wrong in (("a", 9), ("b", 3), ("c", 6)):
+        run(tmp_path / name, labels, np.arange(30) >= wrong)
+    words = [str(tmp_path / name) for name in "abc"]
+    assert main(["compare", *words, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "one.json")]) == 0
+    said = capsys.readouterr().out
+    assert "a -> b" in said and "a -> c" in said and "70.00" in said
+    several = json.loads((tmp_path / "one.json").read_text())
+    assert set(several) == {"b", "c"} and set(several["b"]["top1_acc"]) == {"a", "b", "difference", "low", "high", "p"}
+    assert several["b"]["top1_acc"]["difference"] == pytest.approx(20.0)
+    assert (tmp_path / "out" / "changed.csv").read_text().count("\n") == 1 + 6 + 3
+    alone = json_of(compare_runs([read_results(word) for word in words[:2]]))
+    assert several["b"]["top1_acc"]["p"] >= alone["top1_acc"]["p"], "two comparisons are corrected for"
+
+
+def test_other_clips_are_said_or_refused(tmp_path):
+    labels = np.arange(30) % 3
+    predictions(tmp_path / "a.csv", labels, labels < 2)
+    predictions(tmp_path / "b.csv", labels[:20], labels[:20] < 2)
+    predictions(tmp_path / "c.csv", labels, labels < 2, ids=[f"x{number}" for number in range(30)])
+    predictions(tmp_path / "d.csv", (labels + 1) % 3, labels < 2)
+    a, b, c, d = (read_results(tmp_path / f"{name}.csv") for name in "abcd")
+    (found,) = compare_runs([a, b])
+    assert found.clips == 20 and "20 clips that both have" in found.notes[0] and "was tested on 30" in found.notes[0]
+    with pytest.raises(DataError, match="no clip in common"):
+        compare_runs([a, c])
+    with pytest.raises(DataError, match="different labels for 30"):
+        compare_runs([a, d])
+    with pytest.raises(DataError, match="at least two"):
+        compare_runs([a])
+
+
+def test_predictions_of_first_places_only(tmp_path):
+    """What is missing is said by the names of its columns; the rest is measured."""
+    labels = np.arange(12) % 3
+    predictions(tmp_path / "a.csv", labels, labels < 2)
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))  # the last class is missing
+    b = read_results(tmp_path / "b.csv")
+    assert not b.answers[0].graded and b.answers[0].missing == ("prob_stir",)
+    (found,) = compare_runs([read_results(tmp_path / "a.csv"), b])
+    assert found.metrics["top1_acc"].difference == 0 and not found.changed
+
+
+def test_whole_recordings(tmp_path):
+    for name, f1 in (("a", 0.5), ("b", 1.0)):
+        (tmp_path / name / "results").mkdir(parents=True)
+        recordings = {f"r{n}": {"f1": f1, "pos": 1.0, "tau_s": None if n == 3 else 2.0} for n in range(15)}
+        (tmp_path / name / "results" / "test.json").write_text(json.dumps({"recordings": recordings}))
+    (found,) = compare_runs([read_results(tmp_path / name) for name in "ab"])
+    assert found.metrics["f1"].difference == pytest.approx(50.0) and found.metrics["f1"].p < 0.001
+    assert found.metrics["tau_s"].p == 1.0 and "14 recordings" in " ".join(found.notes)
+
+
+def test_verbs_and_nouns(tmp_path):
+    header = ["id", "path", "verb", "verb_prediction", "verb_prob", "noun", "noun_prediction", "noun_prob"]
+    rows = [[n, n, "cut", "cut" if n % 2 else "stir", 0.9, "egg", "egg", 0.9] for n in range(20)]
+    write_csv(tmp_path / "a.csv", header, rows)
+    write_csv(tmp_path / "b.csv", header, [[*row[:3], "cut", *row[4:]] for row in rows])
+    (found,) = compare_runs([read_results(tmp_path / f"{name}.csv") for name in "ab"])
+    assert found.metrics["verb_top1_acc"].difference == 50 and found.metrics["noun_top1_acc"].difference == 0
+    assert found.metrics["all_of_verb_noun"].b == 100
+
+
+def test_several_labels_each(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "id,label,prediction,prob_x,prob_y,prob_z\n" + "\n".join(f'{n},"x,y",x,0.9,0.{n % 9},0.3' for n in range(20))
+    )
+    (found,) = compare_runs([read_results(tmp_path / "a.csv")] * 2)
+    assert set(found.metrics) == {"map"} and found.metrics["map"].difference == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no line"),
+        ("id,label,prediction\n", "only a header"),
+        ("label,prediction\nx,y\n", "no column id or path"),
+        ("id,label\n1,x\n", "no column prediction"),
+        ("id,label,prediction\n1,x,x\n1,x,y\n", "'1' for one"),
+        ("id,label,prediction,prob_x\n1,x,x,high\n", "no number"),
+        ("id,label,prediction,prob_x\n1,x,x,nan\n", "row 1 has a probability that is not finite"),
+        ("id,label,prediction\n1,x\n", "not 3 columns"),
+    ],
+)
+def test_files_that_are_no_predictions(tmp_path, text, says):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_results(tmp_path / "p.csv")
+
+
+def test_folders_that_hold_no_results(tmp_path, capsys):
+    run(tmp_path / "root" / "stage2", np.arange(3), np.ones(3, bool))
+    with pytest.raises(DataError, match="stage2"):
+        read_results(tmp_path / "root")
+    assert main(["compare", str(tmp_path / "none"), str(tmp_path / "none")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "root" / "stage2" / "results" / "test.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_results(tmp_path / "root" / "stage2")
+
+
+def test_one_clip_and_one_class(tmp_path):
+    predictions(tmp_path / "a.csv", [0], np.array([True]))
+    (found,) = compare_runs([read_results(tmp_path / "a.csv")] * 2)
+    assert found.metrics["top1_acc"].p == 1.0 and "only 1 groups" in " ".join(found.notes)
+    assert "1 clips" in text_of(found)
