@@ -124,7 +124,7 @@ def _compare(
         first, second = figures(np.concatenate([of_a, of_b])), figures(np.concatenate([of_b, of_a]))
         return {name: 100.0 * (second[name] - first[name]) for name in first}
 
-    ones, zeros = np.ones((total, 1), np.float32), np.zeros((total, 1), np.float32)
+    ones, zeros = np.ones((total, 1)), np.zeros((total, 1))
     values = [figures(np.concatenate(pair)) for pair in ((ones, zeros), (zeros, ones))]
     drawn = [difference(weights, np.zeros_like(weights)) for weights in draw_groups(total, resamples, seed)]
     swapped = [difference(1 - swap, swap) for swap in _exchanges(total, seed)]
