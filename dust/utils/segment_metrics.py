@@ -94,8 +94,11 @@ def f1_at_overlaps(
     counts = np.zeros((len(overlaps), 3))
     for predicted, labels in timelines:
         _same_length(predicted, labels)
-        pair = [[s for s in segments_of_frames(line) if s.label not in skipped] for line in (predicted, labels)]
-        counts += [_matches(*pair, overlap) for overlap in overlaps]
+        first, second = (
+            [one for one in segments_of_frames(timeline) if one.label not in skipped]
+            for timeline in (predicted, labels)
+        )
+        counts += [_matches(first, second, overlap) for overlap in overlaps]
     names = [f"f1@{100 * overlap:g}" for overlap in overlaps]
     totals = (2 * counts[:, 0] + counts[:, 1] + counts[:, 2]).tolist()
     return {
