@@ -1,10 +1,13 @@
-"""Train and test on a Slurm cluster: ``dust submit --cfg configs/X.yaml --partition gpu --num_shards 2``."""
+"""Train and test on a Slurm cluster, in jobs that save before they end, and go on.
+
+dust submit --cfg configs/X.yaml --partition gpu --num_shards 2
+"""
 
 import sys
 from collections.abc import Sequence
 
+from dust.cli.command import guarded
 from dust.engine.submit import parser, read, submit
-from dust.utils.errors import DustError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -12,10 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         parser().print_usage(sys.stderr)
         return 2
-    try:
+
+    def run() -> None:
         for line in submit(read(words)):
             print(line)
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return guarded(run)

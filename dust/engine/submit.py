@@ -87,7 +87,7 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
     command = parse_args(rest) if rest else argparse.Namespace(cfg_files=[], opts=[], shard_id=None, init_method=None)
     args.cfg_files, args.opts = command.cfg_files, list(command.opts)
     if command.shard_id is not None or command.init_method is not None:
-        raise ConfigError("--shard_id and --init_method are not for submit.py: Slurm tells each process its place")
+        raise ConfigError("--shard_id and --init_method are not for dust submit: Slurm tells each process its place")
     for key, value in (("NUM_SHARDS", args.num_shards), ("NUM_GPUS", args.num_gpus)):
         if value is not None:
             args.opts += [key, str(value)]
@@ -98,7 +98,7 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
 def _refuse(args: argparse.Namespace) -> None:
     """Options that contradict each other or mean nothing."""
     if not args.cfg_files:
-        raise ConfigError("submit.py needs --cfg FILE.yaml: what shall run?")
+        raise ConfigError("dust submit needs --cfg FILE.yaml: what shall run?")
     if args.timeout <= 0:
         raise ConfigError(f"--timeout {args.timeout}: minutes, at least 1")
     for name in ("cpus_per_task", "mem_gb"):
@@ -343,7 +343,7 @@ def submit(args: argparse.Namespace) -> list[str]:
     try:
         import submitit
     except ImportError as error:
-        raise DustError("submit.py needs submitit: pip install submitit") from error
+        raise DustError("dust submit needs submitit: pip install submitit") from error
     specs = job_specs(args)
     parameters = slurm_parameters(args, specs)
     cluster = "debug" if args.debug else "local" if args.local else "slurm"
