@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Add:
     test.add_argument("--checkpoint", required=True, metavar="FILE")
     test.add_argument("--limit", type=int, default=0, help="so many videos; 0: all")
 
-    tracks = add("tracks", "a window of point tracks: the published model's time, and what a stream saves", measure_tracks)
+    tracks = add("tracks", "a window of point tracks against the published model, and a stream", measure_tracks)
     tracks.add_argument("--rounds", type=int, default=10)
     tracks.add_argument("--windows", type=int, default=20, help="windows of a stream")
     tracks.add_argument("--stride", type=int, default=5, help="frames from one of them to the next")

@@ -5,8 +5,8 @@ dust configs show quickstart/video.yaml
 dust configs show quickstart/video.yaml --whole
 dust configs copy quickstart/video.yaml Kinetics
 
-`dust --cfg configs/NAME.yaml` takes them from anywhere; a file of that name in the working folder comes first. A copy goes
-there, with the files that it inherits (_BASE_), so the same command then reads your own.
+`dust --cfg configs/NAME.yaml` takes them from anywhere; a file of that name in the working folder comes first. A copy
+goes there, with the files that it inherits (_BASE_), so the same command then reads your own.
 """
 
 import argparse

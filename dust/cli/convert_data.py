@@ -157,13 +157,9 @@ class Kind:
 
 RECORDINGS = "recordings of a procedure, checked and listed in our own format; frames stay where they are"
 KINDS = {
-    "ucf101": Kind(
-        "trainlist0N.txt, testlist0N.txt, classInd.txt", convert_lists, {**LISTS, **SPLIT, **PREFIX}
-    ),
+    "ucf101": Kind("trainlist0N.txt, testlist0N.txt, classInd.txt", convert_lists, {**LISTS, **SPLIT, **PREFIX}),
     "hmdb51": Kind("<class>_test_splitN.txt", convert_lists, {**LISTS, **SPLIT, **PREFIX}),
-    "ssv2": Kind(
-        "something-something-v2-*.json over videos or frame folders", convert_lists, {**LISTS, **PREFIX}
-    ),
+    "ssv2": Kind("something-something-v2-*.json over videos or frame folders", convert_lists, {**LISTS, **PREFIX}),
     "folder": Kind("<split>/<class>/ or <class>/ folders", convert_lists, LISTS),
     "muwiges": Kind("12 gestures by 50 people, split by person", convert_lists, {**LISTS, **PEOPLE}),
     "dust-pickles": Kind(

@@ -78,7 +78,7 @@ def test_a_configuration_of_ones_own_inherits_from_dusts(tmp_path, monkeypatch):
     (tmp_path / "configs" / "quickstart").mkdir(parents=True)
     here = tmp_path / "configs" / "quickstart" / "mine.yaml"
     here.write_text("_BASE_: [video.yaml, ../Kinetics/vn.yaml]\n")
-    assert load_config("configs/quickstart/mine.yaml").MODEL.NUM_CLASSES == load_config("configs/Kinetics/vn.yaml").MODEL.NUM_CLASSES
+    assert load_config("configs/quickstart/mine.yaml").MODEL == load_config("configs/Kinetics/vn.yaml").MODEL
     (tmp_path / "configs" / "quickstart" / "video.yaml").write_text("RNG_SEED: 9\n")
     assert load_config("mine.yaml").RNG_SEED == 5 and load_config("configs/quickstart/video.yaml").RNG_SEED == 9
     (tmp_path / "mine.yaml").write_text("_BASE_: configs/quickstart/vidoe.yaml\n")

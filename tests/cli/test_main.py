@@ -44,7 +44,8 @@ def test_a_file_is_all_that_a_new_sub_command_needs(tmp_path):
     shutil.copytree(ROOT / "dust", tmp_path / "dust", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "dust" / "cli" / "say_hello.py").write_text(
         '"""Say hello."""\nfrom dust.cli.command import command\n'
-        'main = command("say-hello", __doc__, lambda parser: parser.add_argument("name"), lambda args: print(args.name))\n'
+        "def add_arguments(parser):\n    parser.add_argument('name')\n"
+        "main = command('say-hello', __doc__, add_arguments, lambda args: print(args.name))\n"
     )
     run = [sys.executable, "-m", "dust"]
     where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}, "text": True, "capture_output": True}
