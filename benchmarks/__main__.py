@@ -104,7 +104,7 @@ def peers(protocol):
     return found, absent
 
 
-main = command("benchmark", __doc__, add_arguments, benchmark.run, overrides=True)
+main = command("benchmark", __doc__, add_arguments, benchmark.run)
 
 
 if __name__ == "__main__":

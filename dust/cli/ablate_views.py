@@ -27,4 +27,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {folder}/view_ablation: views.csv, views.json, views.png")
 
 
-main = command("ablate-views", __doc__, add_arguments, run, overrides=True)
+main = command("ablate-views", __doc__, add_arguments, run)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dust.cli.command import command
+from dust.cli.command import add_cfg, command
 from dust.utils.errors import DustError
 
 EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode takes none)."
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Add:
         one = commands.add_parser(name, help=text, description=text, epilog=EPILOG, allow_abbrev=False)
         one.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
         if not name.startswith("decode"):
-            one.add_argument("--cfg", required=True, metavar="FILE.yaml")
+            add_cfg(one)
         one.set_defaults(measure=measure)
         return one
 
@@ -163,8 +163,6 @@ def views(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
-    if args.overrides and "cfg" not in args:
-        raise DustError(f"unrecognized arguments: {' '.join(args.overrides)}: {args.command} takes no overrides")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     report = args.measure(args)
     if args.json is not None:
@@ -174,4 +172,4 @@ def run(args: argparse.Namespace) -> None:
     print(report.text())
 
 
-main = command("benchmark", __doc__, add_arguments, run, overrides=True)
+main = command("benchmark", __doc__, add_arguments, run)

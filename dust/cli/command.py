@@ -16,7 +16,6 @@ def command(
     add_arguments: Callable[[argparse.ArgumentParser], Any],
     run: Callable[[argparse.Namespace], int | None],
     *,
-    overrides: bool = False,
     flags_of_old: Sequence[str] = (),
     resumable: bool = False,
 ) -> Main:
@@ -25,9 +24,9 @@ def command(
     Args:
         name: what stands behind ``dust``.
         doc: what ``--help`` says.
-        add_arguments: called with the parser.
+        add_arguments: called with the parser. Where it adds ``--cfg`` (:func:`add_cfg`), words that are left over are
+            ``overrides``, [KEY, VALUE, ...].
         run: called with the options, and ``argv``, all words; returns the exit code, None for 0.
-        overrides: words that are left over are ``overrides``, [KEY, VALUE, ...].
         flags_of_old: flags whose value has become a word of its own; ``--root DIR`` and ``--root=DIR`` still mean DIR.
         resumable: the same command goes on where it was interrupted.
     """
@@ -39,12 +38,11 @@ def command(
         )
         add_arguments(parser)
         args, rest = parser.parse_known_args(_positional(words, flags_of_old))
-        rest = [word for word in rest if not (overrides and word == "--opts")]
-        unknown = [word for word in rest if word.startswith("--")] if overrides else rest
-        if unknown:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        if overrides:
-            args.overrides = rest
+        if "cfg" in args:
+            args.overrides = [word for word in rest if word != "--opts"]
+            rest = [word for word in args.overrides if word.startswith("--")]
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         args.argv = words
         return guarded(lambda: run(args), resumable=resumable)
 

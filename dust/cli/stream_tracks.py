@@ -32,4 +32,4 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-main = command("stream-tracks", __doc__, add_arguments, run, overrides=True)
+main = command("stream-tracks", __doc__, add_arguments, run)

@@ -12,6 +12,7 @@ CONFIGS = ROOT / "configs"
 
 
 def said(capsys, *words, code=0):
+    capsys.readouterr()  # what a log that an earlier test has set up says of configurations
     assert main([str(word) for word in words]) == code
     out, err = capsys.readouterr()
     return out if code == 0 else err
