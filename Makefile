@@ -21,7 +21,7 @@ endif
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
-	@test -f $(DATA)/test.csv || $(BIN)/python tools/gen_data.py video --out $(DATA) --classes 4 --clips 40 --seed 0
+	@test -f $(DATA)/test.csv || $(BIN)/dust gen-data video $(DATA) --classes 4 --clips 40 --seed 0
 	$(BIN)/dust --cfg configs/quickstart/video.yaml
 
 # xdist would wait for ever at the end for what a worker that died had left over; so that ends the run at once.

@@ -1,10 +1,12 @@
 """``pip install dust-video``; the import name is ``dust``."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 VERSION = next(
     line.split('"')[1] for line in (HERE / "dust" / "__init__.py").read_text().splitlines() if "__version__" in line
 )
@@ -32,7 +34,20 @@ REQUIRES = [
 ]
 TRACKS = ["opencv-python-headless>=4.10"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", *TRACKS]
+TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "setuptools>=70.1", *TRACKS]
+
+
+class BuildWithConfigs(build_py):
+    """Installs configs/, which stays at the top of the repository, as dust/configs: `dust.utils.package` finds both."""
+
+    def run(self) -> None:
+        """Build; an editable install reads the repository's own folder."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "dust" / "configs"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(HERE / "configs", target)
+
 
 setup(
     name="dust-video",
@@ -53,5 +68,6 @@ setup(
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
     },
+    cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["dust=dust.cli.main:main"]},
 )

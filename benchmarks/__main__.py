@@ -6,10 +6,10 @@ dust benchmark COMMAND ... from the root of a checkout.
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from dust.cli import benchmark
+from dust.cli.command import command
 
 #: Commands whose processes read the configuration themselves: module, function and options.
 RUNS = {
@@ -19,49 +19,53 @@ RUNS = {
 }
 
 
-def add_commands(add: benchmark.Add) -> None:
-    """The sub-commands of this repository."""
-    decode = add("decode-peers", "decode, beside SlowFast's PyAV path, decord and torchcodec")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sub-commands of dust, and those of this repository."""
+    add = benchmark.add_arguments(parser)
+    decode = add("decode-peers", "decode, beside SlowFast's PyAV path, decord and torchcodec", decode_peers)
     benchmark.decode_options(decode)
-    experts = add("experts", "what frozen experts save: a step of CAST, TSTL against CAST, VideoMAE's attention")
+    what = "what frozen experts save: a step of CAST, TSTL against CAST, VideoMAE's attention"
+    experts = add("experts", what, measure_experts)
     experts.add_argument("--rounds", type=int, default=3)
     experts.add_argument("--clips", type=int, default=8, help="TSTL: in a batch")
     experts.add_argument("--experts", type=int, default=4, help="TSTL: that they are sent to")
     experts.add_argument("--steps", type=int, default=2, help="CAST: of training, in each process")
     experts.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
-    scaling = add("scaling", "throughput of several processes on this machine's CPU against one, data in memory")
-    checkpoint = add("checkpoint", "what saving within an epoch costs, synchronous and asynchronous")
+    what = "throughput of several processes on this machine's CPU against one, data in memory"
+    scaling = add("scaling", what, in_processes)
+    checkpoint = add("checkpoint", "what saving within an epoch costs, synchronous and asynchronous", in_processes)
     scaling.add_argument("--processes", type=int, default=2)
     scaling.add_argument("--steps", type=int, default=60, help="steps that count, in each round")
     scaling.add_argument("--warmup", type=int, default=5)
     checkpoint.add_argument("--processes", type=int, default=1)
     checkpoint.add_argument("--period", type=int, default=50, help="steps from one save to the next")
     checkpoint.add_argument("--saves", type=int, default=4, help="in each round")
-    for command in (scaling, checkpoint):
-        command.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
-        command.add_argument("--rounds", type=int, default=3)
-    resume = add("resume", "seconds to the first step of a resumed run, beyond its imports")
+    for one in (scaling, checkpoint):
+        one.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+        one.add_argument("--rounds", type=int, default=3)
+    resume = add("resume", "seconds to the first step of a resumed run, beyond its imports", in_processes)
     resume.add_argument("--rounds", type=int, default=5)
 
 
-def experts(args: argparse.Namespace, overrides: list[str]) -> Any:
+def measure_experts(args: argparse.Namespace) -> Any:
     """What frozen experts save."""
     from benchmarks.experts import ExpertsRun, benchmark_experts
 
     names = ("rounds", "clips", "experts", "steps", "threads")
-    return benchmark_experts(ExpertsRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names}))
+    options = {name: getattr(args, name) for name in names}
+    return benchmark_experts(ExpertsRun(args.cfg, tuple(args.overrides), **options))
 
 
-def in_processes(args: argparse.Namespace, overrides: list[str]) -> Any:
+def in_processes(args: argparse.Namespace) -> Any:
     """A measurement whose processes read the configuration themselves."""
     module, name, options = RUNS[args.command]
     run_of = getattr(importlib.import_module(f"benchmarks.{module}"), name)
-    return run_of(args.cfg, overrides, **{option: getattr(args, option) for option in options})
+    return run_of(args.cfg, args.overrides, **{option: getattr(args, option) for option in options})
 
 
-def decode_peers(args: argparse.Namespace, overrides: list[str]) -> Any:
+def decode_peers(args: argparse.Namespace) -> Any:
     """dust's decoder beside other readers."""
-    return benchmark.decode(args, peers)
+    return benchmark.measure_decode(args, peers)
 
 
 def peers(protocol):
@@ -100,10 +104,7 @@ def peers(protocol):
     return found, absent
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print."""
-    measures = {**dict.fromkeys(RUNS, in_processes), "experts": experts, "decode-peers": decode_peers}
-    return benchmark.main(argv, add_commands, measures)
+main = command("benchmark", __doc__, add_arguments, benchmark.run)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,11 @@ def tool(name: str, *words) -> Done:
     """``tools/NAME.py WORDS`` in this process: a file of tools/ calls the main that it imports, and no more."""
     door = (ROOT / "tools" / f"{name}.py").read_text(encoding="utf-8")
     (module,) = re.findall(r"^from ([\w.]+) import main$", door, re.M)
+    return command(module, *words)
+
+
+def command(module: str, *words) -> Done:
+    """``main`` of a module with these words, in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

@@ -4,10 +4,13 @@ import ast
 import importlib.metadata
 import re
 
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import dust
 from tests.helpers import ROOT
+from tests.test_wheel import PARTS
 
 
 def lists_of_setup() -> dict[str, list[str]]:
@@ -61,3 +64,19 @@ def test_what_is_required_is_imported():
         assert any(f"{one}.".startswith(f"{name}.") for one in imported), (
             f"setup.py requires {name}, nothing imports it"
         )
+
+
+def test_what_is_cited_is_this_version():
+    """https://citation-file-format.github.io: the keys that version 1.2.0 demands, and our version and licence."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["cff-version"] == "1.2.0" and cited["message"] and cited["title"] and cited["authors"]
+    assert (cited["version"], cited["license"], cited["type"]) == (dust.__version__, "Apache-2.0", "software")
+
+
+def test_a_container_is_built_from_what_the_wheel_needs():
+    """Every file that setup.py reads is let in, and the arguments that the head of the Dockerfile shows are there."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    let_in = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.M))
+    assert let_in == set(PARTS) - {"MANIFEST.in"} and all((ROOT / name).exists() for name in let_in)
+    declared = set(re.findall(r"^ARG (\w+)", dockerfile, re.M))
+    assert set(re.findall(r"--build-arg (\w+)=", dockerfile)) <= declared == {"BASE", "TORCH_INDEX", "EXTRAS"}

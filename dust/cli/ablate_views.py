@@ -1,4 +1,4 @@
-"""Tests a trained point track model with every subset of its cameras.
+"""Test a point track model with every subset of its cameras, to see which matter.
 
 dust ablate-views --cfg configs/quickstart/tracks_transformer.yaml
 
@@ -7,39 +7,24 @@ over are overrides of the configuration: KEY VALUE ...
 """
 
 import argparse
-import sys
 
-from dust.utils.errors import DustError
-
-
-def numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")]
+from dust.cli.command import add_cfg, command, numbers, run_in_output_dir
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", required=True, metavar="FILE.yaml")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_cfg(parser)
     parser.add_argument("--sizes", type=numbers, default=[], help="numbers of cameras to try, as 1,4 (default: all)")
-    args, overrides = parser.parse_known_args(argv)
-    if any(word.startswith("--") for word in overrides):
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    from dust.analysis.tracks_ablation import ablate_views, best_of_size
-    from dust.config import load_config
-    from dust.engine.run_dir import RunDir
-    from dust.utils.logging import setup_logging
 
-    try:
-        cfg = load_config(args.cfg, overrides)
-        run = RunDir(cfg.OUTPUT_DIR)
-        with run.lock():
-            setup_logging(run.path)
-            table = ablate_views(cfg, run, args.sizes)
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def run(args: argparse.Namespace) -> None:
+    from dust.analysis.tracks_ablation import ablate_views, best_of_size
+
+    folder, table = run_in_output_dir(args, ablate_views, sizes=args.sizes)
     for size in sorted({row["num_views"] for row in table}):
         row = best_of_size(table, size)
         if row is not None:
             print(f"best of {size}: cameras {' '.join(map(str, row['views']))}, top1_acc {row['top1_acc']:.2f}")
-    print(f"wrote {run.path}/view_ablation: views.csv, views.json, views.png")
-    return 0
+    print(f"wrote {folder}/view_ablation: views.csv, views.json, views.png")
+
+
+main = command("ablate-views", __doc__, add_arguments, run)

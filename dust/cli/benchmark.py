@@ -1,39 +1,42 @@
-"""What dust costs on this machine: ``dust benchmark COMMAND``. See docs/BENCHMARKS.md."""
+"""Measure what dust costs on this machine: loader, decoder, model, test, tracks, cluster."""
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dust.cli.command import add_cfg, command
 from dust.utils.errors import DustError
 
 EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode takes none)."
-Add = Callable[[str, str], argparse.ArgumentParser]
+#: (name, what it does, the function options -> report) -> the parser of one more sub-command.
+Add = Callable[[str, str, Callable[[argparse.Namespace], Any]], argparse.ArgumentParser]
 VARIANT = 'another row, with these overrides: "KEY VALUE ..."; repeatable'
 
 
-def parser(more: Callable[[Add], None] | None = None) -> argparse.ArgumentParser:
-    """Make the parser; ``more`` adds sub-commands by ``add(name, what it does)``."""
-    top = argparse.ArgumentParser(prog="dust benchmark", description=__doc__, epilog=EPILOG, allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", required=True)
+def add_arguments(parser: argparse.ArgumentParser) -> Add:
+    """Describe every measurement; returns what adds another."""
+    parser.epilog = EPILOG
+    commands = parser.add_subparsers(dest="command", required=True)
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, epilog=EPILOG, allow_abbrev=False)
-        command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    def add(name: str, text: str, measure: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text, epilog=EPILOG, allow_abbrev=False)
+        one.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
         if not name.startswith("decode"):
-            command.add_argument("--cfg", required=True, metavar="FILE.yaml")
-        return command
+            add_cfg(one)
+        one.set_defaults(measure=measure)
+        return one
 
-    loader = add("loader", "clips per second and CPU time of the training loader")
+    loader = add("loader", "clips per second and CPU time of the training loader", measure_loader)
     loader.add_argument("--batches", type=int, default=20, help="batches that count")
     loader.add_argument("--warmup", type=int, default=2, help="batches before them")
 
-    decode = add("decode", "CPU time per training clip and per multi-view test of a video")
+    decode = add("decode", "CPU time per training clip and per multi-view test of a video", measure_decode)
     decode_options(decode)
 
-    model = add("model", "time and memory of a step, in a process of its own")
+    model = add("model", "time and memory of a step, in a process of its own", measure_model)
     model.add_argument("--batch", type=int, default=1, help="clips per step")
     model.add_argument("--steps", type=int, default=5)
     model.add_argument("--warmup", type=int, default=1)
@@ -47,21 +50,19 @@ def parser(more: Callable[[Add], None] | None = None) -> argparse.ArgumentParser
 
     model.add_argument("--peer", action="append", default=[], metavar="NAME", help="a row of torchvision.models.video")
 
-    test = add("test", "seconds per video of multi-view testing, reading and model apart")
+    test = add("test", "seconds per video of multi-view testing, reading and model apart", measure_test)
     test.add_argument("--checkpoint", required=True, metavar="FILE")
     test.add_argument("--limit", type=int, default=0, help="so many videos; 0: all")
 
-    tracks = add("tracks", "a window of point tracks against the published model, and what a stream saves")
+    tracks = add("tracks", "a window of point tracks against the published model, and a stream", measure_tracks)
     tracks.add_argument("--rounds", type=int, default=10)
     tracks.add_argument("--windows", type=int, default=20, help="windows of a stream")
     tracks.add_argument("--stride", type=int, default=5, help="frames from one of them to the next")
 
     _about_clusters(add)
-    if more is not None:
-        more(add)
-    for command in (model, test):
-        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    return top
+    for one in (model, test):
+        one.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    return add
 
 
 def decode_options(decode: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def decode_options(decode: argparse.ArgumentParser) -> None:
 
 
 def _about_clusters(add: Add) -> None:
-    cluster = add("cluster", "a simulation: what the configured training costs on 8 to 512 GPUs")
+    cluster = add("cluster", "a simulation: what the configured training costs on 8 to 512 GPUs", measure_cluster)
     cluster.add_argument("--gpu", default="H100", help="A100, H100 or H200")
     cluster.add_argument("--gpus", default="8,16,32,64,128,256,512", metavar="N,N,...", help="GPUs, a row each")
     cluster.add_argument("--batch", type=int, default=0, help="clips per GPU at a time; 0: as configured")
@@ -90,47 +91,43 @@ def _about_clusters(add: Add) -> None:
     cluster.add_argument("--decode-ms", type=float, default=36.0, help="CPU time of reading a clip")
 
 
-def parse(argv: Sequence[str], more: Callable[[Add], None] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """(options, overrides)."""
-    top = parser(more)
-    args, rest = top.parse_known_args(argv)
-    overrides = [word for word in rest if word != "--opts"]
-    refused = overrides if args.command.startswith("decode") else [one for one in overrides if one.startswith("--")]
-    if refused:
-        top.error(f"unrecognized arguments: {' '.join(refused)}")
-    return args, overrides
+# ------------------------------------------ the reports; torch is imported only here, so that --help answers at once
 
 
-def measure(args: argparse.Namespace, overrides: list[str]):
-    """The report of one sub-command. torch is imported only here, so that --help answers at once."""
-    if args.command == "decode":
-        return decode(args)
-    if args.command == "model":
-        from dust.benchmark.model import ModelRun, benchmark_model
-
-        names = ("batch", "steps", "warmup", "train", "optimizer", "device", "threads")
-        run = ModelRun(args.cfg, tuple(overrides), **{name: getattr(args, name) for name in names})
-        return benchmark_model(run, variants=args.variant, peers=args.peer, rounds=args.rounds)
-
+def configured(args: argparse.Namespace) -> Any:
+    """The configuration that is measured."""
     from dust.config import load_config
 
-    cfg = load_config(args.cfg, overrides)
-    if args.command == "cluster":
-        return cluster(cfg, args)
-    if args.command == "loader":
-        from dust.benchmark.loader import benchmark_loader
+    return load_config(args.cfg, args.overrides)
 
-        return benchmark_loader(cfg, batches=args.batches, warmup=args.warmup)
-    if args.command == "tracks":
-        from dust.benchmark.tracks import benchmark_tracks
 
-        return benchmark_tracks(cfg, rounds=args.rounds, windows=args.windows, stride=args.stride)
+def measure_loader(args: argparse.Namespace) -> Any:
+    from dust.benchmark.loader import benchmark_loader
+
+    return benchmark_loader(configured(args), batches=args.batches, warmup=args.warmup)
+
+
+def measure_model(args: argparse.Namespace) -> Any:
+    from dust.benchmark.model import ModelRun, benchmark_model
+
+    names = ("batch", "steps", "warmup", "train", "optimizer", "device", "threads")
+    step = ModelRun(args.cfg, tuple(args.overrides), **{name: getattr(args, name) for name in names})
+    return benchmark_model(step, variants=args.variant, peers=args.peer, rounds=args.rounds)
+
+
+def measure_test(args: argparse.Namespace) -> Any:
     from dust.benchmark.multiview import benchmark_test
 
-    return benchmark_test(cfg, checkpoint=args.checkpoint, device=args.device, limit=args.limit)
+    return benchmark_test(configured(args), checkpoint=args.checkpoint, device=args.device, limit=args.limit)
 
 
-def cluster(cfg, args: argparse.Namespace):
+def measure_tracks(args: argparse.Namespace) -> Any:
+    from dust.benchmark.tracks import benchmark_tracks
+
+    return benchmark_tracks(configured(args), rounds=args.rounds, windows=args.windows, stride=args.stride)
+
+
+def measure_cluster(args: argparse.Namespace) -> Any:
     from dust.benchmark.cluster import Assumptions, benchmark_cluster, node_of
 
     node = node_of(args.gpu, per_node=args.per_node, nics=args.nics)
@@ -139,10 +136,10 @@ def cluster(cfg, args: argparse.Namespace):
         raise DustError(f"--gpus {args.gpus}: write numbers with commas, such as 8,64,512")
     gpus = [int(word) for word in args.gpus.split(",")]
     sizes = {"gpus": gpus, "batch": args.batch, "clips": args.clips, "decode_s": args.decode_ms / 1e3}
-    return benchmark_cluster(cfg, node=node, assumed=assumed, **sizes)
+    return benchmark_cluster(configured(args), node=node, assumed=assumed, **sizes)
 
 
-def decode(args: argparse.Namespace, peers: Callable[..., Any] | None = None):
+def measure_decode(args: argparse.Namespace, peers: Callable[..., Any] | None = None) -> Any:
     """Time the decoder; ``peers(protocol)`` gives other readers and notes on those that are absent."""
     from dust.benchmark.clips import Protocol, find_videos
     from dust.benchmark.decode import benchmark_decode
@@ -164,25 +161,15 @@ def views(text: str) -> tuple[int, int]:
     return int(clips), int(crops)
 
 
-def main(
-    argv: Sequence[str] | None = None,
-    more: Callable[[Add], None] | None = None,
-    measures: Mapping[str, Callable[..., Any]] | None = None,
-) -> int:
-    """Measure and print. ``measures`` are the functions (args, overrides) -> report of sub-commands from ``more``."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args, overrides = parse(words, more)
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        report = (measures or {}).get(args.command, measure)(args, overrides)
-        if args.json is not None:
-            from dust.benchmark.report import save_json
+    report = args.measure(args)
+    if args.json is not None:
+        from dust.benchmark.report import save_json
 
-            save_json(args.json, report.as_dict(["dust benchmark", *words]))
-        print(report.text())
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        save_json(args.json, report.as_dict(["dust benchmark", *args.argv]))
+    print(report.text())
+
+
+main = command("benchmark", __doc__, add_arguments, run)

@@ -1,18 +1,17 @@
-"""A sharded checkpoint as one file, or one file as a sharded checkpoint:
+"""Convert a sharded checkpoint to one file, or one file to a sharded checkpoint.
 
-    dust convert-checkpoint runs/x/checkpoints/checkpoint_epoch_00010.dcp checkpoint.pyth
-    dust convert-checkpoint checkpoint.pyth checkpoint_epoch_00010.dcp
+dust convert-checkpoint runs/x/checkpoints/checkpoint_epoch_00010.dcp checkpoint.pyth
+dust convert-checkpoint checkpoint.pyth checkpoint_epoch_00010.dcp
 
 Both hold the same dictionary, and either resumes on any number of processes. One process does it, in the CPU's memory.
 """
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from dust.cli.command import command
 from dust.utils.checkpoint import is_sharded, load_checkpoint, save_checkpoint
-from dust.utils.errors import CheckpointError, DustError
+from dust.utils.errors import CheckpointError
 
 
 def convert(source: Path, target: Path) -> None:
@@ -28,15 +27,14 @@ def convert(source: Path, target: Path) -> None:
         save_checkpoint(target, state)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="a checkpoint: a .pyth file or a .dcp folder")
     parser.add_argument("target", type=Path, help="what to write; .dcp for a folder, anything else for a file")
-    args = parser.parse_args(argv)
-    try:
-        convert(args.source, args.target)
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+
+def run(args: argparse.Namespace) -> None:
+    convert(args.source, args.target)
     print(args.target)
-    return 0
+
+
+main = command("convert-checkpoint", __doc__, add_arguments, run)

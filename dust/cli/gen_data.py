@@ -1,26 +1,26 @@
-"""Generates data with a known answer.
+"""Generate data with a known answer.
 
-dust gen-data video             --out data/quickstart
-dust gen-data dust              --out data/quickstart_dust
-dust gen-data motion_appearance --out data/quickstart_cast
-dust gen-data keystep           --out data/assembly
-dust gen-data tracks            --out data/quickstart_tracks
+dust gen-data video data/quickstart
+dust gen-data dust data/quickstart_dust
+dust gen-data motion_appearance data/quickstart_cast
+dust gen-data keystep data/assembly
+dust gen-data tracks data/quickstart_tracks
 """
 
 import argparse
-import sys
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
+from dust.cli.command import command
 from dust.synthetic.fusion import SAMPLES, generate_dust
 from dust.synthetic.keystep import PALETTE, generate_procedure
 from dust.synthetic.motion import generate_motion
 from dust.synthetic.motion_appearance import generate_motion_appearance
 from dust.synthetic.tracks import MOTIONS, generate_tracks
-from dust.utils.errors import DustError
 
 QUICKSTART = "configs/quickstart"
 
@@ -108,20 +108,18 @@ GENERATORS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(GENERATORS))
     for name, generator in GENERATORS.items():
-        command = commands.add_parser(name, help=generator.help, description=generator.help)
-        command.add_argument("--out", required=True, help="folder to write to")
+        kind = commands.add_parser(name, help=generator.help, description=generator.help)
+        kind.add_argument("out", metavar="DIR", help="folder to write to")
         for option, (default, text) in generator.options.items():
-            command.add_argument(f"--{option}", type=type(default), default=default, help=f"{text} (default {default})")
-        command.add_argument("--seed", type=int, default=0, help="the same seed gives the same data (default 0)")
-        command.add_argument("--force", action="store_true", help="replace what was generated there before")
-    return parser
+            kind.add_argument(f"--{option}", type=type(default), default=default, help=f"{text} (default {default})")
+        kind.add_argument("--seed", type=int, default=0, help="the same seed gives the same data (default 0)")
+        kind.add_argument("--force", action="store_true", help="replace what was generated there before")
 
 
-def generate(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     generator = GENERATORS[args.command]
     options = {name: getattr(args, name) for name in generator.options}
     counts = generator.generate(
@@ -135,14 +133,7 @@ def generate(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}: {listed}")
     files = " ".join(f"{QUICKSTART}/{name}.yaml" for name in generator.configs)
     words = generator.next.format(**options, cameras=list(range(options.get("views", 0))))
-    print(f"next: dust --cfg {files} DATA.PATH_TO_DATA_DIR {args.out} {words}")
+    print(f"next: dust --cfg {files} DATA.PATH_TO_DATA_DIR {shlex.quote(args.out)} {words}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        generate(args)
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+main = command("gen-data", __doc__, add_arguments, run, flags_of_old=("--out",))

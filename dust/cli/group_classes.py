@@ -1,19 +1,17 @@
-"""Groups of classes for TSTL: a class_grouping.json from what a model confuses, or from the classes' names.
+"""Group classes for TSTL, by what a model confuses or by the classes' names.
 
 dust group-classes --predictions runs/ucf101/results/predictions.csv --groups 10 --out class_grouping.json
 dust group-classes --labels classes.txt --groups 10 --out class_grouping.json
 """
 
 import argparse
-import sys
 
-from dust.utils.errors import DustError
+from dust.cli.command import command
 from dust.utils.tstl_grouping import group_by_confusion, group_by_text, write_grouping
 from dust.utils.tstl_grouping_files import read_confusion, read_names, read_predictions
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--predictions", help="results/predictions.csv of a test: which classes are confused")
     source.add_argument("--confusion", help="a confusion matrix, .npy or .csv, rows labels, columns predictions")
@@ -21,22 +19,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--names", help="with --confusion: one class name per line, kept in the grouping")
     parser.add_argument("--groups", type=int, required=True, help="how many; their sizes differ by at most one")
     parser.add_argument("--out", required=True, help="file to write")
-    args = parser.parse_args(argv)
-    try:
-        if args.labels:
-            grouping = group_by_text(read_names(args.labels), args.groups)
-        elif args.predictions:
-            names, matrix = read_predictions(args.predictions)
-            grouping = group_by_confusion(matrix, args.groups, names)
-        else:
-            names = read_names(args.names) if args.names else []
-            grouping = group_by_confusion(read_confusion(args.confusion), args.groups, names)
-        write_grouping(args.out, grouping)
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.labels:
+        grouping = group_by_text(read_names(args.labels), args.groups)
+    elif args.predictions:
+        names, matrix = read_predictions(args.predictions)
+        grouping = group_by_confusion(matrix, args.groups, names)
+    else:
+        names = read_names(args.names) if args.names else []
+        grouping = group_by_confusion(read_confusion(args.confusion), args.groups, names)
+    write_grouping(args.out, grouping)
     for index, group in enumerate(grouping.groups):
         print(f"{index}: {', '.join(grouping.class_names[n] if grouping.class_names else str(n) for n in group)}")
     print(f"wrote {args.out}: {grouping.num_classes} classes in {grouping.num_groups} groups")
     print(f"next: TSTL.GROUPING {args.out}, and for the selector MODEL.NUM_CLASSES {grouping.num_groups}")
-    return 0
+
+
+main = command("group-classes", __doc__, add_arguments, run)

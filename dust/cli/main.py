@@ -1,42 +1,50 @@
 """``dust``: configurations are run, and every other thing that dust does has a sub-command."""
 
+import ast
 import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import dust
 
-#: sub-command -> (module of dust.cli, what it does); ``--help`` lists them in this order.
-COMMANDS = {
-    "train": ("train", "run configurations: train, test, extract; `dust --cfg ...` is the same"),
-    "convert-data": ("convert_data", "lists of clips from other projects' folders and files; `check` looks for damage"),
-    "gen-data": ("gen_data", "generated data with a known answer"),
-    "prepare": ("prepare", "clips once more, in the size that training reads fastest"),
-    "zoo": ("zoo", "published weights: list, download, verify, convert"),
-    "compare": ("compare", "two runs on the same clips: is the difference more than chance?"),
-    "convert-checkpoint": ("convert_checkpoint", "a checkpoint of one file into a folder of parts, and back"),
-    "benchmark": ("benchmark", "what dust costs on this machine"),
-    "submit": ("submit", "a job on a Slurm cluster"),
-    "make-tracks": ("make_tracks", "point tracks from videos"),
-    "stream-tracks": ("stream_tracks", "decisions on point tracks as they come in"),
-    "ablate-views": ("ablate_views", "which cameras matter"),
-    "group-classes": ("group_classes", "groups of classes for TSTL"),
-}
+#: Files of this room that are no sub-command.
+SHARED = ("__init__", "command", "main")
+#: What most people want first; the other sub-commands follow by name.
+FIRST = ("train", "check", "predict", "serve", "export")
 FIRST_STEPS = """\
 First steps:
-  dust gen-data video --out data/quickstart
+  dust gen-data video data/quickstart
   dust --cfg configs/quickstart/video.yaml
 `dust NAME --help` tells what a sub-command takes."""
 
 
+def names() -> list[str]:
+    """Every sub-command, in the order of ``dust --help``. A file of this room is one."""
+    files = (path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in SHARED)
+    found = sorted(stem.replace("_", "-") for stem in files)
+    return [name for name in FIRST if name in found] + [name for name in found if name not in FIRST]
+
+
+def module_of(name: str) -> str:
+    """The module of a sub-command."""
+    return f"dust.cli.{name.replace('-', '_')}"
+
+
+def summary(name: str) -> str:
+    """What a sub-command does: the first line of its file, which is not imported for that."""
+    file = Path(__file__).with_name(f"{name.replace('-', '_')}.py")
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
 def help_text() -> str:
     """Describe every sub-command in a line."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {text}" for name, (_, text) in COMMANDS.items()]
+    rows = [*((name, summary(name)) for name in names()), ("--version", f"dust {dust.__version__}")]
+    width = max(len(name) for name, _ in rows)
     head = ["usage: dust --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]", "       dust NAME ...", ""]
-    more = ["", f"  {'--version'.ljust(width)}  {dust.__version__}", "", FIRST_STEPS]
-    return "\n".join([*head, *lines, *more])
+    return "\n".join([*head, *(f"  {name.ljust(width)}  {text}" for name, text in rows), "", FIRST_STEPS])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,16 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dust {dust.__version__}")
         return 0
     if words[0].startswith("-"):
-        from dust.cli.train import main as train
-
-        return train(words)
-    if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=2, cutoff=0.5)
+        words = ["train", *words]
+    name, *rest = words
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=2, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        print(f"error: dust has no sub-command {words[0]!r}.{hint} `dust --help` lists them.", file=sys.stderr)
+        print(f"error: dust has no sub-command {name!r}.{hint} `dust --help` lists them.", file=sys.stderr)
         return 2
-    if words[0] != "train":
-        sys.argv[0] = f"dust {words[0]}"  # what argparse calls the command
-    module = importlib.import_module(f"dust.cli.{COMMANDS[words[0]][0]}")
-    code = module.main(words[1:])
-    return int(code or 0)
+    return int(importlib.import_module(module_of(name)).main(rest) or 0)

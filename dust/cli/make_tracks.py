@@ -1,4 +1,4 @@
-"""Point tracks from videos, for the models that read points (docs/TRACKS.md).
+"""Make point tracks from videos, for the models that read points.
 
 dust make-tracks videos.csv --out data/tracks
 dust make-tracks data/clips --out data/tracks
@@ -8,18 +8,16 @@ the column video is needed. A folder of clips (train.csv, val.csv, test.csv, or 
 """
 
 import argparse
-import sys
 
 from tqdm import tqdm
 
+from dust.cli.command import command
 from dust.convert.make_tracks import make_tracks
 from dust.convert.trackers import COTRACKER, COTRACKER_LICENCE, TRACKERS, Settings
-from dust.utils.errors import DustError
 
 
-def build_parser() -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Settings()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="a csv of videos, or a folder of clips; the videos are only read")
     parser.add_argument("--out", required=True, help="folder for tracks.csv and the tracks")
     parser.add_argument(
@@ -41,25 +39,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--hub", default=COTRACKER, help="cotracker: repository or checkout (default %(default)s)")
     parser.add_argument("--device", default=default.device, help="cotracker: cpu or cuda (default %(default)s)")
-    return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+def run(args: argparse.Namespace) -> int:
     names = ("tracker", "points", "short_side", "fps", "max_error", "hub", "device")
     settings = Settings(**{name: getattr(args, name) for name in names})
-    try:
-        made = make_tracks(
-            args.source, args.out, settings, progress=lambda jobs: tqdm(jobs, unit="video", disable=None)
-        )
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    made = make_tracks(args.source, args.out, settings, progress=lambda jobs: tqdm(jobs, unit="video", disable=None))
     print(f"wrote {made.written} files of tracks to {args.out} ({made.ready} were ready), listed in tracks.csv")
     for video, reason in made.left_out.items():
         print(f"left out: {video}: {reason}")
     print(f"next: set DATA.PATH_TO_DATA_DIR {args.out} TRACKS.NUM_POINTS {args.points}")
     return 1 if made.left_out else 0
+
+
+main = command("make-tracks", __doc__, add_arguments, run, resumable=True)

@@ -1,17 +1,18 @@
-"""Re-encode a dataset once for faster loading: ``dust prepare data/raw --out data/fast``."""
+"""Re-encode a dataset once, in the size and form that training reads fastest.
+
+dust prepare data/raw --out data/fast
+"""
 
 import argparse
 import os
-import sys
 
 from tqdm import tqdm
 
+from dust.cli.command import command
 from dust.convert.prepare import Encoding, prepare
-from dust.utils.errors import DustError
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Encoding()
     parser.add_argument("source", help="a folder with clips, or a csv that lists them")
     parser.add_argument("--out", required=True, help="folder for the new clips and lists; the originals are only read")
@@ -21,29 +22,21 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", default=default.preset, help="x264 preset (default %(default)s)")
     parser.add_argument("--path-prefix", default="", help="folder that the csv's relative paths are under")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    return parser.parse_args(words)
 
 
-def main(words: list[str] | None = None) -> int:
-    args = parse(words)
-    encoding = Encoding(short_side=args.short_side, gop=args.gop, crf=args.crf, preset=args.preset)
-    try:
-        done = prepare(
-            args.source,
-            args.out,
-            encoding,
-            path_prefix=args.path_prefix,
-            workers=args.workers,
-            progress=lambda work, total: tqdm(work, total=total, unit="clip", disable=None),
-        )
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+def run(args: argparse.Namespace) -> None:
+    done = prepare(
+        args.source,
+        args.out,
+        Encoding(short_side=args.short_side, gop=args.gop, crf=args.crf, preset=args.preset),
+        path_prefix=args.path_prefix,
+        workers=args.workers,
+        progress=lambda work, total: tqdm(work, total=total, unit="clip", disable=None),
+    )
     size = f"{done.bytes_before / 1e6:.1f} MB -> {done.bytes_after / 1e6:.1f} MB"
     print(f"wrote {done.written} clips to {args.out} ({done.ready} were ready, {len(done.copied)} copied): {size}")
     for clip, reason in done.copied.items():
         print(f"copied as it is: {clip}: {reason}")
-    return 0
+
+
+main = command("prepare", __doc__, add_arguments, run, resumable=True)

@@ -1,4 +1,4 @@
-"""``dust train`` and ``dust --cfg``: see :mod:`dust.engine.run_net`."""
+"""Train, test and extract features by configurations; `dust --cfg ...` is the same."""
 
 from dust.engine.run_net import main
 

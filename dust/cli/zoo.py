@@ -1,16 +1,15 @@
-"""Weights by name: ``dust zoo {list,download,verify,convert,table}``. See MODEL_ZOO.md."""
+"""List, download, verify and convert published weights, by name."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from dust import zoo
+from dust.cli.command import command
 from dust.utils.errors import DustError
+from dust.utils.files import write_text
 from dust.zoo.convert import convert
-
-MODEL_ZOO = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
 
 
 def for_each(names: list[str], action: Callable[[str], str]) -> int:
@@ -49,17 +48,16 @@ def convert_file(args: argparse.Namespace) -> int:
     return 0
 
 
-def table(write: bool) -> int:
-    if write:
-        MODEL_ZOO.write_text(zoo.markdown(), encoding="utf-8")
-        print(MODEL_ZOO)
+def table(out: str) -> int:
+    if out:
+        write_text(out, zoo.markdown())
+        print(out)
     else:
         print(zoo.markdown(), end="")
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="dust zoo", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names, licences, sizes, and what is cached")
     fetch = commands.add_parser("download", help="fetch and verify; prints the path")
@@ -74,25 +72,22 @@ def main(argv: list[str] | None = None) -> int:
         "--sha256", default="", metavar="HEX", help="of FILE; default: the zoo's, or the one in FILE's path"
     )
     change.add_argument("--all", action="store_true", help="keep all tensors, not only visual.*")
-    show = commands.add_parser("table", help="the Markdown of MODEL_ZOO.md")
-    show.add_argument("--write", action="store_true", help="write it to MODEL_ZOO.md")
-    args = parser.parse_args(argv)
+    show = commands.add_parser("table", help="all that is known of them, in Markdown")
+    show.add_argument("--out", default="", metavar="FILE.md", help="write it there")
 
+
+def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     names = [name.removeprefix("zoo://") for name in getattr(args, "names", [])]
-    try:
-        if args.command == "list":
-            return list_weights()
-        if args.command == "download":
-            return for_each(names, lambda name: str(zoo.download(name, force=args.force)))
-        if args.command == "verify":
-            return verify(names)
-        if args.command == "convert":
-            return convert_file(args)
-        return table(args.write)
-    except DustError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    if args.command == "list":
+        return list_weights()
+    if args.command == "download":
+        return for_each(names, lambda name: str(zoo.download(name, force=args.force)))
+    if args.command == "verify":
+        return verify(names)
+    if args.command == "convert":
+        return convert_file(args)
+    return table(args.out)
+
+
+main = command("zoo", __doc__, add_arguments, run, resumable=True)

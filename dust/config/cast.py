@@ -68,7 +68,7 @@ KEYS = gather(  # image size, frames and classes come from DATA and MODEL
     ),
     section(
         "TSTL",  # CAST in two stages: a selector of groups of classes, and an expert for each group
-        GROUPING=Key("", "class_grouping.json in the data folder, or a path; tools/group_classes.py makes one"),
+        GROUPING=Key("", "class_grouping.json in the data folder, or a path; `dust group-classes` makes one"),
         GROUPS=Key([], "experts to train, one after the other in OUTPUT_DIR/experts/group_{i}, e.g. [0, 3]", kind=int,
                    words=("all",)),
         GROUP=Key(-1, "the expert of one such run, which GROUPS sets", low=-1),

@@ -144,7 +144,7 @@ REFUSED: dict[str, str] = {
     "DATA.COLOR_JITTER": "no code stood behind this key; use AUG.ENABLE True and AUG.COLOR_JITTER",
     "DATA.COLOR_RND_GRAYSCALE": _SSL,
     "DATA.DEIT_TRANSFORMS": "no code stood behind this key; use AUG.ENABLE True",
-    "DATA.DUMMY_LOAD": "training on one cached batch is not in dust; use tools/benchmark.py for speed tests",
+    "DATA.DUMMY_LOAD": "training on one cached batch is not in dust; use `dust benchmark` for speed tests",
     "DATA.IN22K_TRAINVAL": "training on images is not in dust; remove the key",
     "DATA.IN22k_VAL_IN1K": "training on images is not in dust; remove the key",
     "DATA.LOADER_CHUNK_OVERALL_SIZE": "dust reads a csv whole (10,000 rows take well under a second); remove the key",
@@ -199,7 +199,7 @@ REFUSED_FOR_OURS: dict[str, str] = {
 #: What to say of keys without effect, by key or section; the longest match wins.
 NO_EFFECT: dict[str, str] = {
     "AVA": "detection is off",
-    "BENCHMARK": "tools/benchmark.py takes its own options",
+    "BENCHMARK": "`dust benchmark` takes its own options",
     "CONTRASTIVE": "contrastive training is off",
     "DATA.DECODING_BACKEND": "DATA.DECODER says what decodes",
     "DATA.DECODING_SHORT_SIZE": "dust decodes straight to the size that is wanted",

@@ -7,7 +7,7 @@ from dust.config.schema import Key, Problem, System, gather, section
 KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
     section(
         "KEYSTEP",
-        LAYOUT=Key("auto", "layout of DATA.PATH_TO_DATA_DIR, see dust/datasets/DATASET.md",
+        LAYOUT=Key("auto", "layout of DATA.PATH_TO_DATA_DIR, as DATASET.md shows them",
                    choices="auto | own | industreal | meccano"),
         PROCEDURE=Key("", "industreal, meccano: procedure_info.json, where it is not in that folder"),
         FEATURES_FROM=Key("", "the stage, or the folder, that holds the embeddings", stage="features"),

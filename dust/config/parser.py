@@ -18,11 +18,12 @@ from dust.config.sources import Setting, SourceError, read_overrides, read_yaml
 from dust.config.validate import find_problems, list_problems
 from dust.config.values import read_value
 from dust.utils.errors import ConfigError
+from dust.utils.package import matching
 
 logger = logging.getLogger(__name__)
 
 USAGE = """\
-usage: run_net.py --cfg FILE.yaml [FILE.yaml ...] [--opts] [KEY VALUE ...]
+usage: dust --cfg FILE.yaml [FILE.yaml ...] [--opts] [KEY VALUE ...]
 
 Trains and tests by configuration files, one after the other.
 
@@ -33,7 +34,8 @@ Trains and tests by configuration files, one after the other.
   --init_method URL     where the processes meet, e.g. tcp://host:29500; by default a free port of this machine
   -h, --help            this text
 
-Keys and their facts: docs/CONFIG.md, dust/config/. First steps: configs/quickstart/video.yaml.
+`dust configs list` names the configurations that came with dust; `dust configs show NAME --whole` has every key.
+First steps: dust --cfg configs/quickstart/video.yaml, on the clips of dust gen-data video data/quickstart.
 """
 FLAGS = ("--cfg", "--opts", "--num_shards", "--shard_id", "--init_method", "--help", "-h")
 YAML_ENDINGS = (".yaml", ".yml")
@@ -87,7 +89,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 def _take_files(words: list[str]) -> list[str]:
     files = []
     while words and words[0].lower().endswith(YAML_ENDINGS):
-        files.append(words.pop(0))
+        files += matching(words.pop(0))
     if not files:
         found = f", not {words[0]!r}" if words else ""
         raise ConfigError(f"--cfg takes one or more files that end in .yaml or .yml{found}")

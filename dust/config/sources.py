@@ -4,6 +4,7 @@ Scalars stay the text that stands in the file, so that a key's type decides what
 Nothing of a file is ever constructed: YAML's tags are refused by name.
 """
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from dust.utils.package import CONFIGS, PREFIX, found_or_shipped, shipped
 
 BASE_KEY = "_BASE_"
 MAX_NODES, MAX_DEPTH = 20_000, 40
@@ -32,10 +35,12 @@ class SourceError(Exception):
 def read_yaml(path: str | os.PathLike[str], chain: tuple[Path, ...] = ()) -> list[Setting]:
     """All settings of a file, after those of the files that it names under ``_BASE_``; later ones win.
 
+    ``configs/...`` is a file of the working folder, else the one of that name that came with dust.
+
     Raises:
         SourceError: no such file, not YAML, no mapping, a tag, or bases in a circle.
     """
-    shown, file = os.fspath(path), Path(path).expanduser()
+    shown, file = os.fspath(path), found_or_shipped(path)
     identity = file.resolve()
     if identity in chain:
         circle = " -> ".join(str(one) for one in (*chain[chain.index(identity) :], identity))
@@ -68,13 +73,23 @@ def _open(file: Path, shown: str) -> yaml.SafeLoader:
         loader.name = shown  # for the marks in its errors
         return loader
     except FileNotFoundError:
-        raise SourceError(f"{shown}: no such file") from None
+        raise SourceError(f"{shown}: no such file{_near(file)}") from None
     except UnicodeDecodeError:
         raise SourceError(f"{shown}: not a UTF-8 text file") from None
     except OSError as error:
         raise SourceError(f"{shown}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:
         raise SourceError(f"{shown}: not valid YAML: {_one_line(error)}") from None
+
+
+def _near(file: Path) -> str:
+    """What a file that is not there may have meant, among those that came with dust."""
+    if file.parts[:1] != (PREFIX,):
+        return ""
+    own = [f"{PREFIX}/{path.relative_to(CONFIGS).as_posix()}" for path in CONFIGS.rglob("*.yaml")]
+    near = difflib.get_close_matches(file.as_posix(), own, n=2, cutoff=0.7)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    return f", here or among dust's own{hint} `dust configs list` names them"
 
 
 def _read_bases(setting: Setting, file: Path, chain: tuple[Path, ...]) -> list[Setting]:
@@ -84,6 +99,8 @@ def _read_bases(setting: Setting, file: Path, chain: tuple[Path, ...]) -> list[S
         if not isinstance(name, str) or not name:
             raise SourceError(f"{setting.where}: {BASE_KEY} names a file, relative to this one; found {name!r}")
         base = file.parent / Path(name).expanduser()
+        if not base.exists():
+            base = shipped(base) or shipped(name) or base
         try:
             settings += read_yaml(base, chain)
         except SourceError as error:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
+from dust.utils.package import import_extra
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +71,7 @@ Tracker = Callable[[Iterable[np.ndarray], "Masks | None", Settings], tuple[np.nd
 
 def need_opencv() -> Any:
     """The module cv2, or an error that says how to get it."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise DataError("making tracks needs OpenCV: pip install 'dust-video[tracks]'") from error
-    return cv2
+    return import_extra("cv2", "tracks", "making tracks by OpenCV")
 
 
 def read_mask(path: Path, numbers: Sequence[int], size: tuple[int, int]) -> Masks:

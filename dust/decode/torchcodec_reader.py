@@ -16,6 +16,7 @@ from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_resize, deal
 from dust.decode.index import VideoReport
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.utils.errors import ConfigError, VideoError
+from dust.utils.package import import_extra
 
 READ_ERRORS = (RuntimeError, ValueError, IndexError, OSError)  # what torchcodec raises for bad data
 UNKNOWN = "torchcodec cannot tell damage: nobody has looked for it"
@@ -54,11 +55,7 @@ class TorchCodecReader(Clip):
     def require(cls) -> None:
         """Raise ConfigError where torchcodec is absent, or finds no FFmpeg."""
         try:
-            import torchcodec.decoders  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                "DATA.DECODER torchcodec needs torchcodec: pip install 'dust-video[torchcodec]'"
-            ) from error
+            import_extra("torchcodec.decoders", "torchcodec", "DATA.DECODER torchcodec")
         except (RuntimeError, OSError) as error:  # its libraries do not load
             first = str(error).strip().splitlines()[0]
             raise ConfigError(

@@ -115,9 +115,9 @@ class Lives:
         logger.error(
             "%s: job %s made no step in %d lives in a row and is not queued again: the signal came %.0f s after this "
             "life had begun and %.0f s after the one before had, which was too early for a first step, a finished test "
-            "or more features. %s. Submit it again with a longer limit (--timeout of submit.py, --time of sbatch), or "
-            "with a signal that comes nearer to the end (--signal of sbatch); if it was preempted each time, where it "
-            "is not",
+            "or more features. %s. Submit it again with a longer limit (--timeout of dust submit, --time of sbatch), "
+            "or with a signal that comes nearer to the end (--signal of sbatch); if it was preempted each time, where "
+            "it is not",
             name, self.job, len(earlier) + 1, lasted, earlier[-1], time_limit(self.job, self.environ),
         )  # fmt: skip
         return False

@@ -17,6 +17,7 @@ import numpy as np
 
 from dust.utils.errors import DataError
 from dust.utils.files import write_text
+from dust.utils.package import found_or_shipped
 
 RESTARTS = 8  # starts of the search for groups, the first of them greedy
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -55,9 +56,9 @@ class Grouping:
 
 
 def find_grouping(name: str, data_folder: str) -> Path:
-    """The file that TSTL.GROUPING means: ``name`` in the data folder, where there is such a file, else as a path."""
+    """The file that TSTL.GROUPING means: ``name`` in the data folder, else as a path, else one that came with dust."""
     beside = Path(os.path.expanduser(data_folder)) / name
-    return beside if data_folder and beside.is_file() else Path(name)
+    return beside if data_folder and beside.is_file() else found_or_shipped(name)
 
 
 def read_grouping(path: str | os.PathLike) -> Grouping:
@@ -77,7 +78,7 @@ def read_grouping(path: str | os.PathLike) -> Grouping:
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, dict) or "head_to_classes" not in content:
-        raise DataError(f"{path}: has no head_to_classes, so it is no grouping; tools/group_classes.py makes one")
+        raise DataError(f"{path}: has no head_to_classes, so it is no grouping; `dust group-classes` makes one")
     groups = _read_groups(path, content["head_to_classes"])
     names = content.get("class_names") or []
     problems = find_grouping_problems(groups, names, content.get("num_classes"))

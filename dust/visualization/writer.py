@@ -12,7 +12,7 @@ import torch
 
 from dust.config import CfgNode
 from dust.utils import distributed
-from dust.utils.errors import DustError
+from dust.utils.package import import_extra
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +139,9 @@ def gif_bytes(frames: np.ndarray, frames_per_second: float) -> bytes:
 
 def start_wandb(cfg: CfgNode, output_dir: Path) -> Any:
     """A Weights & Biases run that a resumed training continues (its id is kept in OUTPUT_DIR)."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise DustError("WANDB.ENABLE True needs wandb: pip install 'dust-video[wandb]'") from error
     import yaml
+
+    wandb = import_extra("wandb", "wandb", "WANDB.ENABLE True")
 
     id_file = output_dir / ".wandb_id"
     run_id = id_file.read_text().strip() if id_file.exists() else ""  # empty: a start that was cut off

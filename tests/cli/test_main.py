@@ -1,32 +1,66 @@
 """`dust NAME`: one way to every sub-command, and a sentence for what is none."""
 
 import importlib
+import os
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 import dust
-from dust.cli.main import COMMANDS, main
+from dust.cli.main import main, module_of, names, summary
 from tests.helpers import ROOT
 
 
 def test_help_lists_every_sub_command_of_the_room(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    files = {path.stem for path in (ROOT / "dust" / "cli").glob("*.py")} - {"__init__", "main"}
-    assert files == {module for module, _ in COMMANDS.values()}
-    assert all(f"\n  {name} " in said for name in COMMANDS)
+    listed = re.findall(r"^  ([a-z-]+) {2,}(\S.*)", said, re.M)
+    assert listed == [*((name, summary(name)) for name in names()), ("--version", f"dust {dust.__version__}")]
+    assert names()[0] == "train" and {"convert-data", "gen-data", "configs", "zoo"} <= set(names())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_sub_command_tells_what_it_takes(name, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["dust"])
+def rows_of_the_page():
+    """(command, what it does) of docs/COMMANDS.md."""
+    page = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `dust ([a-z-]+)` \| (.*) \|$", page, re.M)
+
+
+def test_the_page_of_commands_says_what_help_says():
+    assert rows_of_the_page() == [(name, summary(name)) for name in names()], "docs/COMMANDS.md follows dust --help"
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_said_of_a_sub_command_is_one_sentence_in_the_imperative(name):
+    said = summary(name)
+    assert said.endswith(".") and said[0].isupper() and len(said) <= 105, said
+    assert not said.split()[0].rstrip(",").endswith("s") or said.split()[0] == "Process", said
+
+
+def test_a_file_is_all_that_a_new_sub_command_needs(tmp_path):
+    """In a copy of the package, which nobody told of it."""
+    shutil.copytree(ROOT / "dust", tmp_path / "dust", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dust" / "cli" / "say_hello.py").write_text(
+        '"""Say hello."""\nfrom dust.cli.command import command\n'
+        "def add_arguments(parser):\n    parser.add_argument('name')\n"
+        "main = command('say-hello', __doc__, add_arguments, lambda args: print(args.name))\n"
+    )
+    run = [sys.executable, "-m", "dust"]
+    where = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}, "text": True, "capture_output": True}
+    assert re.search(r"^  say-hello +Say hello\.$", subprocess.run([*run, "--help"], **where).stdout, re.M)
+    assert subprocess.run([*run, "say-hello", "you"], **where).stdout == "you\n"
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_sub_command_tells_what_it_takes(name, capsys):
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0 and said.startswith("usage:")
-    assert name == "train" or f"dust {name}" in said
+    assert said.startswith("usage: dust " + (name if name != "train" else "--cfg"))
+    assert callable(importlib.import_module(module_of(name)).main)
 
 
 def test_wrong_words_get_one_sentence(capsys):

@@ -132,4 +132,4 @@ def test_the_command_line_with_workers(folder, tmp_path):
     assert run.returncode == 0, run.stderr
     assert "wrote 4 clips" in run.stdout and "copied as it is" in run.stdout
     again = tool(*command, "--short-side", "64")
-    assert again.returncode == 1 and "was prepared with" in again.stderr
+    assert again.returncode == 2 and "was prepared with" in again.stderr

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dust.engine.submit import SubmittedCommand, job_specs, python_command, read, slurm_parameters
+from dust.cli.submit import read
+from dust.engine.submit import SubmittedCommand, job_specs, python_command, slurm_parameters
 from dust.launch.lives import minutes_of
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import ROOT

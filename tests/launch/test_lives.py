@@ -53,7 +53,7 @@ def test_the_second_life_without_a_step_is_the_last(slurm, caplog):
     assert life(run) == 1 and asked(slurm) == ["requeue 9"]
     (error,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     said = ("SIGUSR2: job 9 made no step in 2 lives in a row", "0 s after this life", "Its time limit is 1 min.")
-    for part in (*said, "--timeout of submit.py", "--time of sbatch", "--signal of sbatch"):
+    for part in (*said, "--timeout of dust submit", "--time of sbatch", "--signal of sbatch"):
         assert part in error, part
     assert (slurm / "squeue").read_text().split() == ["-h", "-j", "9", "-o", "%l"]
     assert not (run / RECORD).exists(), "who queues it by hand has changed something"

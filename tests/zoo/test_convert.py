@@ -184,7 +184,7 @@ def test_an_archive_that_torch_cannot_read(tmp_path):
 def test_command_line(program, tmp_path, capsys):
     out = tmp_path / "clip.safetensors"
     words = ["convert", str(program), "--out", str(out)]
-    assert command.main(words) == 1
+    assert command.main(words) == 2
     assert "give --sha256" in capsys.readouterr().err
     assert command.main([*words, "--sha256", sha256(program)]) == 0
     assert f"{out}: {len(load_file(out))} tensors" in capsys.readouterr().out

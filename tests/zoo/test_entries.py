@@ -99,7 +99,8 @@ def test_configs_exist():
 
 
 def test_model_zoo_is_not_stale():
-    assert (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8") == zoo.markdown(), "run `dust zoo table --write`"
+    page = (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8")
+    assert page == zoo.markdown(), "run `dust zoo table --out MODEL_ZOO.md`"
 
 
 def test_command_line(site, home):

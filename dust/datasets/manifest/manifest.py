@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dust.datasets.manifest import formats
 from dust.datasets.manifest.table import RawSplit, Row, read_csv
@@ -145,7 +146,7 @@ def detect_format(root: str) -> str:
         "something-something-v2-*.json or train.json, validation.json (there, in labels/ or annotations/); "
         "trainlist01.txt with classInd.txt; <class>_test_split1.txt; class folders with videos, with or without "
         f"train/, val/, test/ above them. Found: {shown or 'an empty folder'}. "
-        "dust/datasets/DATASET.md shows each layout"
+        f"{Path(__file__).parents[1] / 'DATASET.md'} shows each layout"
     )
 
 

@@ -125,7 +125,7 @@ def _with_labels(clips: Sequence[Clip], table: dict[int, int]) -> list[Clip]:
 
 
 def _no_grouping() -> Grouping:
-    raise ConfigError("TSTL.GROUPING is empty: GroupedVideo needs a class_grouping.json (tools/group_classes.py)")
+    raise ConfigError("TSTL.GROUPING is empty: GroupedVideo needs a file that `dust group-classes` makes")
 
 
 def _check_names(ours: Sequence[str], expected: Sequence[str] | None, num_classes: int, what: str) -> None:

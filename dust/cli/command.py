@@ -1,0 +1,93 @@
+"""What all sub-commands share: words become options, and bad input becomes one line and exit code 2."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dust.utils.errors import DustError
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def command(
+    name: str,
+    doc: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], Any],
+    run: Callable[[argparse.Namespace], int | None],
+    *,
+    flags_of_old: Sequence[str] = (),
+    resumable: bool = False,
+) -> Main:
+    """Make a sub-command's ``main(argv) -> exit code``.
+
+    Args:
+        name: what stands behind ``dust``.
+        doc: what ``--help`` says.
+        add_arguments: called with the parser. Where it adds ``--cfg`` (:func:`add_cfg`), words that are left over are
+            ``overrides``, [KEY, VALUE, ...].
+        run: called with the options, and ``argv``, all words; returns the exit code, None for 0.
+        flags_of_old: flags whose value has become a word of its own; ``--root DIR`` and ``--root=DIR`` still mean DIR.
+        resumable: the same command goes on where it was interrupted.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        words = list(sys.argv[1:] if argv is None else argv)
+        parser = argparse.ArgumentParser(
+            f"dust {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        add_arguments(parser)
+        args, rest = parser.parse_known_args(_positional(words, flags_of_old))
+        if "cfg" in args:
+            args.overrides = [word for word in rest if word != "--opts"]
+            rest = [word for word in args.overrides if word.startswith("--")]
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.argv = words
+        return guarded(lambda: run(args), resumable=resumable)
+
+    return main
+
+
+def _positional(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    begun = {f"{flag}=": len(flag) + 1 for flag in flags}
+    values = [next((word[cut:] for begin, cut in begun.items() if word.startswith(begin)), word) for word in words]
+    return [value for value in values if value not in flags]
+
+
+def guarded(run: Callable[[], int | None], *, resumable: bool = False) -> int:
+    """Run, and return the exit code: 2 where a DustError says what is wrong, 130 after Ctrl-C."""
+    try:
+        return run() or 0
+    except DustError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped" + "; the same command goes on from here" * resumable, file=sys.stderr)
+        return 130
+
+
+def run_in_output_dir(args: argparse.Namespace, run: Callable[..., Any], **options: Any) -> tuple[Any, Any]:
+    """Call ``run(cfg, run_dir, **options)`` for the run that ``args.cfg`` and ``args.overrides`` describe.
+
+    Its OUTPUT_DIR is locked meanwhile, and its log goes on. Returns the folder's path, and what ``run`` returns.
+    """
+    from dust.config import load_config
+    from dust.engine.run_dir import RunDir
+    from dust.utils.logging import setup_logging
+
+    cfg = load_config(args.cfg, args.overrides)
+    run_dir = RunDir(cfg.OUTPUT_DIR)
+    with run_dir.lock():
+        setup_logging(run_dir.path)
+        return run_dir.path, run(cfg, run_dir, **options)
+
+
+def numbers(text: str) -> list[int]:
+    """``3,7 12`` -> [3, 7, 12]."""
+    return [int(word) for word in text.replace(",", " ").split()]
+
+
+def add_cfg(parser: argparse.ArgumentParser) -> None:
+    """A configuration; words that are left over change its keys."""
+    parser.add_argument("--cfg", required=True, metavar="FILE.yaml", help="then overrides: KEY VALUE ...")
