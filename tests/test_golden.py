@@ -40,9 +40,10 @@ HOLDS = {
     "videomae_ft_a": "VideoMAE's classifier",
     "videomae_ft_b": "VideoMAE's classifier with layer scale, tubelets of four",
     "videomae_pretrain_a": "VideoMAE's pre-training: prediction, targets, loss",
+    "vjepa2_orig_rect": "V-JEPA 2 and its probe under the authors' names, an oblong picture",
 }
 #: What lies here only.
-OURS = {"numpy1_pickles.json", "slowfast_keys.json"}
+OURS = {"numpy1_pickles.json", "segment_metrics.json", "slowfast_keys.json"}
 #: {file here that holds a part: the file of ../shared/golden that holds the whole}
 PARTS = {
     "tracks_viewaware_b.safetensors": "tracks_viewaware.safetensors",

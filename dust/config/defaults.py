@@ -9,13 +9,20 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config import cast, fusion, keystep, timesformer, tracks
+from dust.config import cast, fusion, keystep, timesformer, tracks, vjepa2
 from dust.config.foreign import DATASET_ALIASES, foreign_keys
 from dust.config.schema import Key, System, gather, section, set_value, tree
 from dust.utils.errors import ConfigError
 
 #: The systems, one line for each key file.
-SYSTEMS: tuple[System, ...] = (timesformer.SYSTEM, fusion.SYSTEM, cast.SYSTEM, keystep.SYSTEM, tracks.SYSTEM)
+SYSTEMS: tuple[System, ...] = (
+    timesformer.SYSTEM,
+    fusion.SYSTEM,
+    cast.SYSTEM,
+    vjepa2.SYSTEM,
+    keystep.SYSTEM,
+    tracks.SYSTEM,
+)
 
 CORE = gather(
     section(

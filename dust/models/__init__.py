@@ -14,6 +14,7 @@ from dust.models import (
     video_swin,
     videomae_pretrain,
     videomae_vit,
+    vjepa2,
 )
 from dust.models.build import MODEL_REGISTRY, build_model
 
@@ -33,4 +34,5 @@ __all__ = [
     "video_swin",
     "videomae_pretrain",
     "videomae_vit",
+    "vjepa2",
 ]

@@ -23,6 +23,8 @@ _FUSION |= {"video_feature_dim": 6, "fusion_dim": 8}
 _TEMPORAL = {"seq_len": 6, "dim": 16, "depth": 2, "heads": 4, "dim_head": 8, "mlp_dim": 24}
 _TRACKS = {"num_views": 2, "num_points": 12, "view_dim": 8}
 _VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "all_frames": 4}
+_VJEPA2 = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "probe_depth": 2, "probe_heads": 4}
+_VJEPA21 = {"version": "2.1", "embed_dim": 24, "depth": 12, "num_heads": 2, "probe_depth": 1, "probe_heads": 2}
 _CLIP = {"input_resolution": 32, "patch_size": 8, "width": 48, "layers": 2, "heads": 4}
 # name: (arguments for a small one, shapes of its inputs), as many as a model has variants
 SMALL = [
@@ -30,6 +32,8 @@ SMALL = [
     ("VideoMAE", {**_VIT, "init_scale": 1.0, "init_values": 0.1, "tubelet_size": 4, "use_mean_pooling": False}, _VIDEO),
     ("CLIPVisual", {**_CLIP, "output_dim": 20}, _VIDEO),
     ("CLIPVisual", {**_CLIP, "output_dim": 0}, {"video": (2, 3, 32, 32)}),
+    ("VJEPA2", _VJEPA2, _VIDEO),
+    ("VJEPA2", {**_VJEPA21, "num_clips": 2, "mlp_ratio": 1.0}, _VIDEO),
     ("CAST", _VIT, _VIDEO),
     ("TimeSformer", {**_TIMESFORMER, "attention_type": "divided_space_time"}, _VIDEO),
     ("TimeSformer", {**_TIMESFORMER, "attention_type": "joint_space_time"}, _VIDEO),
@@ -49,7 +53,7 @@ SMALL = [
 ]
 NO_CLASSIFIERS = {"VideoMAEPretrain", "KeyStepFrameEncoder", "KeyStepVideo", "TSTL"}  # tested where they are
 # what makes a model draw in training, where it is not drop_rate and drop_path_rate
-RATES = {"TemporalEncoder": {"dropout": 0.2}}
+RATES = {"VJEPA2": {"drop_path_rate": 0.4}, "TemporalEncoder": {"dropout": 0.2}}
 NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM"}  # they are small
 NO_COMPILING = {"PointTrackLSTM"}  # Dynamo refuses LSTMs
 # of CAST's last block only the class tokens of the spatial stream are classified, so what its patches ask is not
@@ -147,15 +151,15 @@ def test_layers_for_layer_decay(name, arguments, shapes):
 
 
 STEM = re.compile(
-    r"(\w+_backbone\.|clip_)?"
-    r"(patch_embed|cls_token|pos_embed|time_embed|absolute_pos_embed|class_embedding|positional_embedding|conv1|ln_pre"
+    r"(\w+_backbone\.|clip_|encoder\.)?"
+    r"(patch_embed|cls_token|pos_embed|time_embed|absolute_pos_embed|class_embedding|(img|video)_mod_embed|positional_embedding|conv1|ln_pre"
     r"|eca|reducer|view_embed|fuse)"
 )
 
 
 def place_of(key, model):
     """(stage, block) or (block,) of a parameter; what merges patches stands with the last block of its stage."""
-    numbers = re.match(r"(?:\w+_backbone\.)?(?:layers\.(\d+)\.|transformer\.res)?blocks\.(\d+)\.", key)
+    numbers = re.match(r"(?:\w+_backbone\.|encoder\.)?(?:layers\.(\d+)\.|transformer\.res)?blocks\.(\d+)\.", key)
     numbers = numbers or re.match(r"lstm\.\w+_l(\d+)$", key)
     if numbers:
         return tuple(int(number) for number in numbers.groups() if number)

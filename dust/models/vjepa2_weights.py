@@ -1,0 +1,108 @@
+"""V-JEPA 2's published files under our names: the authors' encoders and probes, and Hugging Face's folders."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from dust.utils.checkpoint import LoadReport, load_weights
+from dust.utils.errors import CheckpointError
+
+State = dict[str, torch.Tensor]
+
+_ENCODER = [
+    (r"^encoder\.embeddings\.patch_embeddings\.", "encoder.patch_embed."),
+    (r"^encoder\.layer\.(\d+)\.attention\.", r"encoder.blocks.\1.attn."),
+    (r"^encoder\.layer\.", "encoder.blocks."),
+    (r"^encoder\.layernorm\.", "encoder.norm."),
+]
+_POOLER = [
+    (r"^pooler\.self_attention_layers\.", "pooler.blocks."),
+    (r"^pooler\.cross_attention_layer\.", "pooler.cross_attention_block."),
+    (r"\.layer_norm(\d)\.", r".norm\1."),
+    (r"\.self_attn\.out_proj\.", ".attn.proj."),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.cross_attn\.q_proj\.", ".xattn.q."),
+    (r"\.cross_attn\.", ".xattn."),
+    (r"^classifier\.", "head."),
+]
+#: Parts that become one tensor: the last words of ours, and of theirs in the order of the rows.
+_JOINED = [
+    ("attn.qkv", ("attn.query", "attn.key", "attn.value")),
+    ("attn.qkv", ("attn.q_proj", "attn.k_proj", "attn.v_proj")),
+    ("xattn.kv", ("xattn.k_proj", "xattn.v_proj")),
+]
+_OF_ENCODER = re.compile(r"(patch_embed|patch_embed_img|blocks|norm|norms_block)\.|(img|video)_mod_embed$")
+
+
+def our_names(state: State, notes: list[str], version: str | None) -> State:
+    """A model's tensors, in whatever layout, under the names of :class:`dust.models.vjepa2.VJEPA2`; ``version`` is the
+    model's, None where its encoder does not matter.
+
+    Raises:
+        CheckpointError: the file is of the other version.
+    """
+    state = {re.sub(r"^(module\.|backbone\.)+", "", key): tensor for key, tensor in state.items()}
+    if any(key.startswith(("encoder.layer.", "vjepa2.encoder.", "encoder.embeddings.")) for key in state):
+        state = _from_hugging_face(state, notes)
+    state = {_with_prefix(key): tensor for key, tensor in state.items()}
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith("predictor.")}
+    if len(kept) < len(state):
+        notes.append(f"{len(state) - len(kept)} tensors of the predictor are not used")
+    if kept.pop("encoder.pos_embed", kept.pop("pos_embed", None)) is not None:
+        notes.append("pos_embed is not used: positions are computed")
+    found = "2.1" if any(key.startswith("encoder.norms_block.") for key in kept) else "2.0"
+    of_encoder = any(key.startswith("encoder.blocks.") for key in kept)
+    if version is not None and of_encoder and found != version:
+        raise CheckpointError(
+            f"the file is of V-JEPA {found}, the model is of {version}: its positions and norms differ. Set "
+            f"VJEPA2.VERSION {found}, or name another file"
+        )
+    return kept
+
+
+def encoder_names(state: State, notes: list[str], version: str) -> State:
+    """As :func:`our_names`, for an encoder by itself; the tensors of a probe are left out."""
+    ours = our_names(state, notes, version)
+    return {key.removeprefix("encoder."): tensor for key, tensor in ours.items() if key.startswith("encoder.")}
+
+
+def _with_prefix(key: str) -> str:
+    key = re.sub(r"^classifier\.(pooler|linear)\.", r"\1.", key)
+    key = re.sub(r"^linear\.", "head.", key)
+    return f"encoder.{key}" if _OF_ENCODER.match(key) else key
+
+
+def _from_hugging_face(state: State, notes: list[str]) -> State:
+    renamed: State = {}
+    for key, tensor in state.items():
+        key = key.removeprefix("vjepa2.")
+        for pattern, ours in [*_ENCODER, *_POOLER]:
+            key = re.sub(pattern, ours, key)
+        renamed[key] = tensor
+    for ours, theirs in _JOINED:
+        for key in [key for key in renamed if f".{theirs[0]}." in key]:
+            parts = [key.replace(theirs[0], other) for other in theirs]
+            if all(part in renamed for part in parts):
+                renamed[key.replace(theirs[0], ours)] = torch.cat([renamed.pop(part) for part in parts])
+    notes.append("names translated from Hugging Face's layout")
+    return renamed
+
+
+class _Probe(nn.Module):
+    """Pooler and head of a model, to be filled without its encoder."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.pooler, self.head = model.pooler, model.head
+
+    def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
+        ours = our_names(state, notes, None)
+        return {key: tensor for key, tensor in ours.items() if not key.startswith("encoder.")}
+
+
+def load_probe(model: Any, path: Path) -> LoadReport:
+    """Fill pooler and head of a VJEPA2 from a published probe, or from a checkpoint that has one."""
+    return load_weights(_Probe(model), path)

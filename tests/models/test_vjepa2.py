@@ -1,0 +1,261 @@
+"""V-JEPA 2 and 2.1 against the authors' and Hugging Face's numbers (vjepa2_*), and by laws."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dust.config import get_cfg, with_values
+from dust.models import build_model
+from dust.models.vjepa2 import HIERARCHY, VJEPA2, rotary_tables, rotate
+from dust.utils.checkpoint import load_weights
+from dust.utils.errors import CheckpointError, ConfigError, DustError
+from tests.helpers import golden_tensors, part, randomised
+
+TINY = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "probe_heads": 4, "num_classes": 7}
+
+
+def tiny(**arguments):
+    torch.manual_seed(0)
+    return randomised(VJEPA2(**{**TINY, **arguments})).eval()
+
+
+# ------------------------------------------------------------------------------------------- golden numbers
+
+
+def of_hugging_face(args):
+    """The arguments of its configuration, as ours."""
+    heads = args["num_attention_heads"]
+    sizes = {"embed_dim": args["hidden_size"], "depth": args["num_hidden_layers"], "num_heads": heads}
+    probe = {"probe_depth": args["num_pooler_layers"] + 1, "probe_heads": heads, "probe_eps": args["layer_norm_eps"]}
+    more = {name: args[name] for name in ("patch_size", "tubelet_size", "mlp_ratio")}
+    return {**sizes, **probe, **more, "norm_eps": args["layer_norm_eps"], "num_classes": args["num_labels"]}
+
+
+def of_authors(encoder, probe=None):
+    """The arguments of the authors' encoder (2.0 or 2.1) and probe, as ours."""
+    names = ("patch_size", "tubelet_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_eps")
+    ours = {name: encoder[name] for name in names if name in encoder}
+    version = "2.1" if encoder.get("modality_embedding") else "2.0"
+    if probe is None:
+        return {**ours, "version": version, "probe_heads": encoder["num_heads"], "num_classes": 0}
+    return {
+        **ours, "version": version, "probe_depth": probe["depth"], "probe_heads": probe["num_heads"],
+        "num_classes": probe["num_classes"],
+    }  # fmt: skip
+
+
+def check_outputs(model, video, tensors):
+    tokens = model.forward_features(video)
+    found = {"encoder": tokens, "pooled": model.forward_head(tokens, pre_logits=True), "logits": model(video)}
+    for name, value in found.items():
+        torch.testing.assert_close(value, tensors[f"output.{name}"], atol=1e-4, rtol=1e-4)
+    model, video = model.double(), video.double()
+    torch.testing.assert_close(model.forward_features(video), tensors["output64.encoder"], atol=1e-9, rtol=1e-9)
+
+
+def cross_entropy_gradients(model, video, facts):
+    model.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(video), torch.tensor(facts["gradient"]["labels"]))
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("case", ["vjepa2_hf_a", "vjepa2_hf_b"])
+def test_golden_of_hugging_face(case):
+    facts, tensors = golden_tensors(case)
+    model = VJEPA2(**of_hugging_face(facts["args"])).eval()
+    report = load_weights(model, part(tensors, "weight"))
+    assert report.complete and not report.unexpected
+    check_outputs(model, tensors["input"].transpose(1, 2), tensors)
+
+
+def test_golden_of_the_authors_with_an_oblong_picture():
+    facts, tensors = golden_tensors("vjepa2_orig_rect")
+    model = VJEPA2(**of_authors(facts["args"]["encoder"], facts["args"]["probe"])).eval()
+    report = load_weights(model, part(tensors, "weight"))
+    assert report.complete and not report.unexpected
+    check_outputs(model, tensors["input"], tensors)
+
+
+@pytest.mark.parametrize("case", ["vjepa2_orig_rect", "vjepa2_hf_a"])
+def test_golden_gradients(case):
+    facts, tensors = golden_tensors(case)
+    ours = (
+        of_hugging_face(facts["args"]) if "hf" in case else of_authors(facts["args"]["encoder"], facts["args"]["probe"])
+    )
+    model = VJEPA2(**ours).eval()
+    load_weights(model, part(tensors, "weight"))
+    video = tensors["input"].transpose(1, 2) if "hf" in case else tensors["input"]
+    found = cross_entropy_gradients(model, video, facts)
+    wanted = model.adapt_state_dict(part(tensors, "grad"), [])
+    for name in [name for name in wanted if name.endswith("attn.key.weight")]:  # a third of a tensor of ours
+        found[name] = found[name.replace("key", "qkv")].chunk(3)[1]
+    assert wanted.keys() <= found.keys() and wanted
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4 * float(value.abs().max()), rtol=1e-4)
+
+
+def test_golden_of_2_1():
+    facts, tensors = golden_tensors("vjepa2_v21_a")
+    model = VJEPA2(**of_authors(facts["args"])).eval()
+    report = load_weights(model.encoder, part(tensors, "weight"))
+    assert report.complete and not report.unexpected
+    for given, wanted in (("input", "video"), ("input_image", "image"), ("input_small", "small")):
+        torch.testing.assert_close(model.encoder(tensors[given]), tensors[f"output.{wanted}"], atol=1e-4, rtol=1e-4)
+    layers = model.encoder.layers(tensors["input"], HIERARCHY[12])
+    torch.testing.assert_close(torch.stack(layers), tensors["output.video_out_layers"], atol=1e-4, rtol=1e-4)
+    joined = torch.cat(layers, dim=-1)
+    torch.testing.assert_close(joined, tensors["output.video_hierarchical"], atol=1e-4, rtol=1e-4)
+    side_by_side = VJEPA2(**of_authors(facts["args"]), out_layers=[2, 11]).eval()
+    load_weights(side_by_side.encoder, part(tensors, "weight"))
+    assert torch.equal(side_by_side.encoder(tensors["input"]), torch.cat([layers[0], layers[3]], dim=1))
+    exact = model.double().encoder(tensors["input"].double())
+    torch.testing.assert_close(exact, tensors["output64.video"], atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "encoder"),
+    [
+        ({}, 303_885_312),
+        ({"embed_dim": 1280, "depth": 32}, 631_648_000),
+        ({"embed_dim": 1408, "depth": 40, "num_heads": 22, "mlp_ratio": 48 / 11}, 1_012_173_952),
+        ({"version": "2.1", "embed_dim": 768, "depth": 12, "num_heads": 12}, 86_833_152),
+        ({"version": "2.1"}, 304_680_960),
+        ({"version": "2.1", "embed_dim": 1664, "depth": 48, "num_heads": 26, "mlp_ratio": 64 / 13}, 1_845_216_768),
+    ],
+)
+def test_published_sizes(sizes, encoder):
+    with torch.device("meta"):
+        model = VJEPA2(**sizes, num_classes=174)
+    assert sum(parameter.numel() for parameter in model.encoder.parameters()) == encoder
+    if not sizes:
+        probe = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("encoder."))
+        assert probe == pytest.approx(49.5e6, rel=2e-3)
+
+
+# --------------------------------------------------------------------------------------------------- laws
+
+
+def test_tables_by_a_slow_loop():
+    """Channel by channel, as the published formulas have it."""
+    for version in ("2.0", "2.1"):
+        cosine, _ = rotary_tables((2, 3, 4), 22, version)
+        for number in range(24):
+            t, h, w = number // 12, number % 12 // 4, number % 4
+            places = [t, h, w] if version == "2.0" else [t, h * 15 / 2, w * 15 / 3]
+            for channel in range(22):
+                axis, j = divmod(channel, 6)
+                wanted = 1.0
+                if axis < 3:
+                    speed = 10000 ** (-(j % 3 if version == "2.0" else j // 2) / 3)
+                    wanted = torch.tensor(places[axis] * speed, dtype=torch.float64).cos().item()
+                assert cosine[number, channel].item() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_2_1_turns_pairs_and_so_sees_distances_only():
+    x, y = torch.randn(2, 1, 1, 1, 24, dtype=torch.float64)
+    cosine, sine = rotary_tables((6, 1, 1), 24, "2.1")
+
+    def product(first, second):
+        tables = [(cosine[i : i + 1], sine[i : i + 1]) for i in (first, second)]
+        return (rotate(x, tables[0]) * rotate(y, tables[1])).sum()
+
+    torch.testing.assert_close(product(1, 3), product(3, 5))
+    assert not torch.isclose(product(1, 3), product(1, 4))
+
+
+def test_a_grid_of_one_row_has_positions():
+    assert all(table.isfinite().all() for table in rotary_tables((1, 1, 1), 24, "2.1"))
+
+
+def test_an_image_is_a_video_that_stands_still_in_2_0():
+    model, image = tiny(), torch.randn(2, 3, 1, 16, 16)
+    assert torch.equal(model(image), model(image.expand(-1, -1, 2, -1, -1)))
+
+
+def test_clips_are_joined_before_the_pooler():
+    model, clips = tiny(num_clips=2), torch.randn(2, 3, 8, 16, 16)
+    tokens = [model.encoder(half) for half in clips.chunk(2, dim=2)]
+    torch.testing.assert_close(model(clips), model.forward_head(torch.cat(tokens, dim=1)))
+    with pytest.raises(DustError, match="S = 2"):
+        model(clips[:, :, :7])
+
+
+def test_frozen_blocks_get_no_gradient_and_keep_their_numbers():
+    for blocks, learns in ((0, "pooler"), (1, r"encoder.blocks.2"), (-1, "encoder.patch_embed")):
+        torch.manual_seed(0)
+        model = VJEPA2(**TINY, train_blocks=blocks, drop_path_rate=0.5).train()
+        assert [block.training for block in model.encoder.blocks] == [i >= 3 - blocks or blocks < 0 for i in range(3)]
+        model(torch.randn(2, 3, 4, 16, 16)).sum().backward()
+        with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert with_gradient == {name for name, p in model.named_parameters() if p.requires_grad}
+        assert any(name.startswith(learns) for name in with_gradient)
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        assert bool(frozen) == (blocks >= 0) and not any(name.startswith(("pooler", "head")) for name in frozen)
+
+
+# ------------------------------------------------------------------------------------------------- weights
+
+
+def test_encoder_and_probe_from_two_files(tmp_path):
+    """The authors' encoder has module.backbone. before its names, their probe module.; both have their own file."""
+    source = tiny()
+    encoder = {f"module.backbone.{key}": value for key, value in source.encoder.state_dict().items()}
+    encoder["module.backbone.pos_embed"] = torch.zeros(1, 4, 32)
+    probe = {f"module.pooler.{key}": value for key, value in source.pooler.state_dict().items()}
+    probe |= {f"module.linear.{key}": value for key, value in source.head.state_dict().items()}
+    save_file(encoder, tmp_path / "encoder.safetensors")
+    save_file(probe, tmp_path / "probe.safetensors")
+    files = {"encoder_from": str(tmp_path / "encoder.safetensors"), "probe_from": str(tmp_path / "probe.safetensors")}
+    model = VJEPA2(**TINY, **files).eval()
+    assert set(model.init_from) == {"encoder", "probe"}
+    model.load_parts({name: path for name, (_, path) in model.init_from.items()})
+    video = torch.randn(1, 3, 4, 16, 16)
+    assert torch.equal(model(video), source(video))
+
+
+def test_the_other_version_is_refused_by_name():
+    old = {"patch_size": 16, "embed_dim": 24, "depth": 12, "num_heads": 2, "probe_heads": 2, "mlp_ratio": 1.0}
+    first, second = VJEPA2(**old, num_classes=2), VJEPA2(**old, num_classes=2, version="2.1")
+    with pytest.raises(CheckpointError, match=r"of V-JEPA 2\.0, the model is of 2\.1.*VJEPA2\.VERSION 2\.0"):
+        load_weights(second, first.state_dict())
+    with pytest.raises(CheckpointError, match=r"of V-JEPA 2\.1, the model is of 2\.0"):
+        load_weights(first.encoder, second.encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"version": "3"}, "version is '3'"),
+        ({"version": "2.1", "depth": 3}, "depth is 3, V-JEPA 2.1 has 12, 24"),
+        ({"version": "2.1", "depth": 12, "patch_size": 8}, "patch_size is 8"),
+        ({"version": "2.1", "depth": 12, "patch_size": 16, "out_layers": [3]}, "others have no norm"),
+        ({"out_layers": [3]}, "block 3, there are 3"),
+        ({"num_heads": 32}, "it must be even"),
+        ({"num_heads": 3}, "not a multiple of num_heads 3"),
+        ({"probe_heads": 5}, "not a multiple of probe_heads 5"),
+        ({"train_blocks": 4}, "train_blocks is 4"),
+        ({"num_clips": 0}, "num_clips is 0"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        VJEPA2(**{**TINY, **arguments})
+
+
+def test_videos_that_cannot_be():
+    model = tiny()
+    for shape, says in (
+        ((1, 3, 3, 16, 16), "tubelet_size=2"),
+        ((1, 3, 4, 12, 16), "patch_size=8"),
+        ((1, 1, 4, 16, 16), "in_chans"),
+    ):
+        with pytest.raises(DustError, match=says):
+            model(torch.randn(shape))
+
+
+def test_built_by_a_configuration():
+    sizes = {"PATCH_SIZE": 8, "EMBED_DIM": 32, "DEPTH": 2, "NUM_HEADS": 2, "PROBE_HEADS": 4, "PROBE_DEPTH": 2}
+    values = {f"VJEPA2.{key}": value for key, value in sizes.items()}
+    model = build_model(with_values(get_cfg(), {**values, "MODEL.MODEL_NAME": "VJEPA2", "MODEL.NUM_CLASSES": 5}))
+    assert model(torch.randn(1, 3, 4, 16, 24)).shape == (1, 5) and len(model.pooler.blocks) == 1
