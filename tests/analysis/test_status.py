@@ -8,6 +8,7 @@ import time
 import pytest
 
 from dust.analysis.status import find_runs, read_status, table_of
+from dust.cli.main import main
 
 
 def run(folder, *, holder="", epoch=0, log="working\n", age=0.0, results=False, epochs=5):
@@ -80,3 +81,11 @@ def test_damaged_files_do_not_end_the_list(tmp_path):
     (folder / "config.yaml").write_text("a: [")
     (folder / "stdout.log").write_bytes(b"\xff\xfe json_stats: {\n" + b'"val_epoch" json_stats: [[[\n')
     assert read_status(folder).state == "interrupted"
+
+
+def test_the_sub_command(tmp_path, capsys):
+    run(tmp_path / "kitchen", epoch=3)
+    assert main(["status", str(tmp_path)]) == 0
+    assert "kitchen" in capsys.readouterr().out
+    assert main(["status", str(tmp_path / "none")]) == 2
+    assert "no run here" in capsys.readouterr().err
