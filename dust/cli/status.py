@@ -2,8 +2,8 @@
 
 dust status runs/
 
-A run is looked at from its files alone, so it may be on any machine that shares the folder. `lost` means that it holds its
-folder, but has written nothing for ten minutes, or that its process on this machine is gone.
+A run is looked at from its files alone, so it may be on any machine that shares the folder. `lost` means that it holds
+its folder, but has written nothing for ten minutes, or that its process on this machine is gone.
 """
 
 import argparse
