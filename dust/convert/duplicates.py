@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tqdm import tqdm
 
+from dust.decode.folders import scan_pictures
 from dust.utils.errors import DataError
 from dust.utils.files import sha256_of_files
 
@@ -14,7 +15,7 @@ def _files(path: str) -> list[str]:
     """The file, or the files of a folder of frames, by name."""
     if not os.path.isdir(path):
         return [path]
-    return sorted(os.path.join(path, name) for name in os.listdir(path))
+    return [os.path.join(path, name) for name in scan_pictures(path).found]
 
 
 def content_sha256(path: str) -> str:

@@ -7,15 +7,8 @@ from pathlib import Path
 
 from dust.convert.duplicates import shared_between
 from dust.convert.health import examine_all
-from dust.datasets.manifest.manifest import (
-    CLASS_LIST,
-    SPLITS,
-    Clip,
-    Manifest,
-    available_splits,
-    read_manifest,
-    write_class_list,
-)
+from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
+from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest, available_splits, read_manifest
 from dust.utils.errors import SHOWN, DataError
 from dust.utils.files import write_csv
 

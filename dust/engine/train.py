@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler, Loader
-from dust.datasets.manifest.manifest import write_class_list
+from dust.datasets.manifest.labels import write_class_list
 from dust.datasets.protocol import HasIdentity, fitted_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.evaluator import Evaluator, build_evaluator

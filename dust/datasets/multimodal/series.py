@@ -10,20 +10,21 @@ Rules (DATASET.md says them with examples):
   neighbours, without a low-pass filter, and never across a missing value or a gap: such a point is missing, too.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dust.datasets.arrays import DAMAGE, ArrayFiles, SampleError, array_error, load, split_reference
-from dust.datasets.manifest.table import split_line
+from dust.datasets.manifest.table import split_line, text_lines, to_number
 from dust.utils.errors import DataError
-from dust.utils.files import read_text
 
 TIME_NAMES = ("time", "t", "timestamp", "seconds")
 MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none"})
 GAP = 5.0  # a step of more than so many median steps is a gap
 SUFFIXES = (".npy", ".npz", ".csv")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _ON_POINT = 1e-6  # of a step: nearer than that to a time point, its value alone is taken
 
 
@@ -115,14 +116,12 @@ def _read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
 def _read_csv(path: str, num_channels: int) -> tuple[np.ndarray, np.ndarray | None]:
     """(C, L) values and the times of a csv file."""
     try:
-        lines = read_text(path).split("\n")
+        lines, separator, _ = text_lines(path)
     except DataError as error:
         raise SampleError(path, str(error).removeprefix(f"{path}: ")) from error
-    if lines[-1] == "":
-        lines.pop()
     if not lines:
         raise SampleError(path, "an empty file: remove the sample")
-    separator = next((mark for mark in ("\t", ";", ",") if mark in lines[0]), " ")
+    separator = separator or next((mark for mark in ("\t", ";", ",") if mark in lines[0]), " ")
     try:
         cells = [line.split() if separator == " " else split_line(line, separator) for line in lines]
     except ValueError as error:
@@ -133,13 +132,15 @@ def _read_csv(path: str, num_channels: int) -> tuple[np.ndarray, np.ndarray | No
     if ragged:
         reason = "rows of different length: every row needs a cell per column; an empty cell is a missing value"
         raise SampleError(path, reason, f"line {ragged}: {len(cells[ragged - 1])} cells, line 1: {len(cells[0])}")
-    table = _numbers(rows, path, 2 if header else 1)
+    table = _numbers(rows, path, 2 if header else 1, separator)
     timed = [column for column, name in enumerate(header) if name in TIME_NAMES]
     if len(timed) > 1:
         raise SampleError(path, "more than one time column", ", ".join(header))
     values = np.delete(table, timed, axis=1).T
     if len(values) != num_channels:  # said here, because a csv's axes are known
         reason = f"another number of columns than SERIES.NUM_CHANNELS {num_channels}, besides one called time"
+        if separator == "," and len(cells[0]) == 2 * (num_channels + bool(timed)) and not header:
+            reason += " (commas as decimal points? put semicolons between the columns, or write points)"
         raise SampleError(path, reason, f"{len(values)} columns: {', '.join(cells[0])}")
     return values, table[:, timed[0]] if timed else None
 
@@ -159,20 +160,22 @@ def _header(cells: list[str], path: str) -> list[str]:
 
 def _is_number(word: str) -> bool:
     try:
-        float(word)
+        to_number(word)
     except ValueError:
         return False
     return True
 
 
-def _numbers(rows: list[list[str]], path: str, first_line: int) -> np.ndarray:
-    """(L, columns) float64; NaN for missing values. SampleError for cells that are neither."""
+def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str) -> np.ndarray:
+    """(L, columns) float64; NaN for missing values. SampleError for cells that are neither, and where a comma may be a
+    decimal point or part thousands off."""
     if not rows:
         raise SampleError(path, "a header without values: remove the sample")
     try:
         return np.array(rows, dtype=np.float64)
     except ValueError:
         pass
+    _check_commas([cell.strip() for row in rows for cell in row if "," in cell or "." in cell], path, separator)
     table = np.full((len(rows), len(rows[0])), np.nan)
     for number, row in enumerate(rows):
         for column, cell in enumerate(row):
@@ -180,11 +183,22 @@ def _numbers(rows: list[list[str]], path: str, first_line: int) -> np.ndarray:
             if word.lower() in MISSING_WORDS:
                 continue
             try:
-                table[number, column] = float(word)
+                table[number, column] = to_number(word)
             except ValueError:
                 reason = "a cell that is no number (a missing value is an empty cell or NaN; decimals take a point)"
                 raise SampleError(path, reason, f"line {number + first_line}: {word!r}") from None
     return table
+
+
+def _check_commas(cells: list[str], path: str, separator: str) -> None:
+    """SampleError where commas within numbers can be read in two ways."""
+    commas, points = [cell for cell in cells if "," in cell], [cell for cell in cells if "." in cell]
+    if commas and points:
+        reason = "numbers with commas and numbers with points: write all of them with a decimal point"
+        raise SampleError(path, reason, f"{commas[0]!r} and {points[0]!r}")
+    if commas and separator != ";" and all(_THOUSANDS.fullmatch(cell) for cell in commas):
+        reason = "a comma that may be a decimal point or part thousands off: write numbers with a decimal point"
+        raise SampleError(path, reason, repr(commas[0]))
 
 
 def _checked_times(times: np.ndarray, length: int, path: str) -> np.ndarray:
