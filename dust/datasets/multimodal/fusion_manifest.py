@@ -42,9 +42,9 @@ class FusedClip:
     group: str = ""
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The files that the sample is made of."""
-        return tuple(name for name in (self.video, self.series) if name)
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """See :class:`dust.datasets.protocol.HasSources`; a row of an array is a file of its own."""
+        return tuple((name, "") for name in (self.video, self.series) if name)
 
 
 @dataclass

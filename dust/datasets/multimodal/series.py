@@ -65,6 +65,23 @@ def read_series(reference: str, num_channels: int, files: ArrayFiles | None = No
     return Series(series, times)
 
 
+def count_channels(reference: str) -> int:
+    """How many channels a series seems to have: the columns of a csv but its times, the first axis of an array.
+
+    Raises:
+        SampleError: as :func:`read_series`.
+    """
+    path, key = split_reference(reference)
+    suffix = path[-4:].lower()
+    if suffix == ".csv":
+        shape = _read_csv(path, None)[0].shape
+    elif suffix == ".npz":
+        shape = _read_npz(path, key)[0].shape
+    else:
+        shape = ArrayFiles().row(path, int(key)).shape if key else load(path).shape
+    return int(shape[0]) if len(shape) > 1 else 1
+
+
 def channel_axis(shape: tuple[int, ...], num_channels: int, path: str) -> int | None:
     """Which axis of one series' array is the channels': -2 or -1, or None for (L,) of one channel.
 
@@ -113,8 +130,8 @@ def _read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         raise array_error(path, error) from error
 
 
-def _read_csv(path: str, num_channels: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """(C, L) values and the times of a csv file."""
+def _read_csv(path: str, num_channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """(C, L) values and the times of a csv file. ``num_channels``: None for any."""
     try:
         lines, separator, _ = text_lines(path)
     except DataError as error:
@@ -137,7 +154,7 @@ def _read_csv(path: str, num_channels: int) -> tuple[np.ndarray, np.ndarray | No
     if len(timed) > 1:
         raise SampleError(path, "more than one time column", ", ".join(header))
     values = np.delete(table, timed, axis=1).T
-    if len(values) != num_channels:  # said here, because a csv's axes are known
+    if num_channels is not None and len(values) != num_channels:  # said here, because a csv's axes are known
         reason = f"another number of columns than SERIES.NUM_CHANNELS {num_channels}, besides one called time"
         if separator == "," and len(cells[0]) == 2 * (num_channels + bool(timed)) and not header:
             reason += " (commas as decimal points? put semicolons between the columns, or write points)"

@@ -62,10 +62,10 @@ class TrackClip:
         return self.files[min(self.files)]
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The cameras' files, with the frames that are meant where that is not all of them."""
-        frames = "" if not self.start and self.end is None else f" frames {self.start} to {self.end}"
-        return tuple(f"{self.files[view]}{frames}" for view in sorted(self.files))
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """The cameras' files, with the frames that are meant; see :class:`dust.datasets.protocol.HasSources`."""
+        frames = "" if not self.start and self.end is None else f"frames {self.start} to {self.end}"
+        return tuple((self.files[view], frames) for view in sorted(self.files))
 
 
 @dataclass

@@ -156,7 +156,7 @@ def poisoned() -> bytes:
         ("a.csv", "x,y\n1,2\n3,abc\n", r"a cell that is no number.*line 3: 'abc'"),
         ("a.csv", "1.5;2\n3,5;4\n", r"write all of them with a decimal point.*'3,5' and '1.5'"),
         ("a.csv", '"1,500","2,250"\n', r"part thousands off.*'1,500'"),
-        ("a.csv", "1.234,5;2\n", r"decimal point"),
+        ("a.csv", "1.234,5;2\n", "not numbers .1.234,5"),
         ("a.csv", "0,5,10,0\n1,0,20,0\n", r"commas as decimal points\? put semicolons"),
         ("a.csv", "1,2\n3\n", "rows of different length.*line 2"),
         ("a.csv", "1,2\n\n3,4\n", "rows of different length.*line 2"),
