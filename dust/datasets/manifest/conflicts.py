@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dust.datasets.protocol import HasGroup, HasLabel, HasSources
 from dust.utils.errors import SHOWN
 
@@ -66,8 +68,17 @@ def samples_of(clips: Iterable[Any]) -> list[Sample]:
                 isinstance(clip, HasSources),
             )
         sources = tuple(clip.sources) if made else ((str(clip.path), ""),)
-        found.append(Sample(clip.id, clip.label if labelled else None, clip.group if grouped else "", sources))
+        found.append(Sample(clip.id, _plain(clip.label) if labelled else None, clip.group if grouped else "", sources))
     return found
+
+
+def _plain(label: Any) -> Any:
+    """A label that can be compared and stored; None for one of another kind (an array, a dictionary)."""
+    if isinstance(label, np.generic):
+        return label.item()
+    if isinstance(label, (list, tuple)):
+        return tuple(map(_plain, label))
+    return label if isinstance(label, (int, str, float)) else None
 
 
 def find_conflicts(

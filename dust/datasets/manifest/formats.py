@@ -89,7 +89,7 @@ def read_folders(root: str, split: str) -> RawSplit:
     top = os.path.join(root, splits[split]) if splits else root
     raw = RawSplit(source=f"{top} (one folder per class)", rows=[], bases=[root])
     names = set(classes)
-    for folder in splits.values():
+    for folder in [splits["train"]] if "train" in splits else splits.values():  # others' classes must be among train's
         names.update(_folders(os.path.join(root, folder)))
     raw.class_names = sorted(names)
     for path in visible(top):
