@@ -271,7 +271,8 @@ def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
     """Read one file of ``Lists.files`` to its end. One that is not there is missing."""
     file, _ = split_reference(path)
     if not os.path.exists(file):
-        return Health("missing")
+        hint = "" if os.path.splitext(file)[1] else " (a header? name its columns path and label)"
+        return Health(f"missing{hint}")
     try:
         if kind == "rows":
             return _look_at_row(path)

@@ -6,7 +6,9 @@ reads. ``dust check`` looks deeper, at contents too.
 
 import json
 import logging
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,8 @@ def record_training_list(folder: Path, clips: Iterable[Any], val: Any) -> list[s
     Returns:
         The warnings.
     """
-    train = samples_of(clips)
-    splits = {"train": train} | ({"val": samples_of(val.clips)} if isinstance(val, ClipDataset) else {})
+    train = _samples(clips)
+    splits = {"train": train} | ({"val": _samples(val.clips)} if isinstance(val, ClipDataset) else {})
     warnings = _warnings(splits)
     for text in warnings:
         logger.warning("%s (`dust check` lists them all)", text)
@@ -59,12 +61,20 @@ def warnings_of_test(folder: Path, dataset: Any) -> list[str]:
         except (DataError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read (%s): the lists of training and test are not compared", path, error)
     if isinstance(dataset, ClipDataset):
-        splits["test"] = samples_of(dataset.clips)
+        splits["test"] = _samples(dataset.clips)
         found = [text for text in _warnings(splits) if text not in warnings]
         for text in found:
             logger.warning("%s (`dust check` lists them all)", text)
         warnings += found
     return warnings
+
+
+def _samples(clips: Iterable[Any]) -> list[Sample]:
+    """The clips with absolute paths: a test may begin in another working folder."""
+    return [
+        replace(one, sources=tuple((os.path.abspath(file), part) for file, part in one.sources))
+        for one in samples_of(clips)
+    ]
 
 
 def _warnings(splits: dict[str, list[Sample]]) -> list[str]:

@@ -38,6 +38,13 @@ def found(report, *kinds):
     return {(one.level, one.kind, one.split, one.id, one.action) for one in report.findings if one.kind in kinds}
 
 
+def corrected(root, report, **options):
+    """A second check, with the corrections that the first proposes."""
+    path = root / "corrections.csv"
+    write_corrections(report, path, force=True)
+    return check_data(str(root), ListOptions(corrections=str(path), **options))
+
+
 @pytest.fixture
 def clips(tmp_path) -> Path:
     """Every fault of a list once; a to h are clips of their own."""
@@ -184,6 +191,7 @@ def test_fusion_with_series(tmp_path):
     report = check_data(str(tmp_path))
     assert found(report, "bad") == {("error", "bad", "train", "2", "drop")}
     assert {one[3] for one in found(report, "leak")} == {"1", "2", "3"}  # 1 by its series, the others by their videos
+    assert not corrected(tmp_path, report).errors
     stack = np.random.RandomState(0).rand(3, 3, 4, 32, 32).astype(np.float32)
     stack[2] = stack[0]
     stack[1, 0, 0, 0, 0] = np.nan
@@ -227,6 +235,7 @@ def test_tracks(tmp_path):
         ("error", "bad", "train", "3", "drop"),
         ("error", "group", "train", "2", "drop"),
     }
+    assert not corrected(tmp_path, report).errors
     write_clean(report, tmp_path / "clean")
     read = read_track_manifest(root=str(tmp_path / "clean"), split="train")
     assert [(one.id, one.sequence, one.group) for one in read.clips] == [("1", "s1", "s1")]
@@ -263,6 +272,7 @@ def test_recordings_of_a_procedure(tmp_path):
         ("error", "leak", "train", "a", "drop"),
         ("error", "group", "train", "b", "drop"),
     }
+    assert not corrected(tmp_path, report, group_column="person").errors
     write_clean(report, tmp_path / "clean")
     kept = csv_dicts(tmp_path / "clean" / "recordings.csv")
     assert [(row["id"], row["group"]) for row in kept] == [("d", "t"), ("c", "q"), ("e", "r")]
@@ -277,6 +287,9 @@ def test_epic(tmp_path):
     report = check_data(str(tmp_path))
     assert found(report, "leak") == {("error", "leak", "train", "a", "drop")}
     assert {one[3] for one in found(report, "labels")} == {"a", "d"}
+    (tmp_path / "fix.csv").write_text('id,action,label,split\na,drop,,train\nd,relabel,"3,4",val\n')
+    again = check_data(str(tmp_path), ListOptions(corrections=str(tmp_path / "fix.csv")))
+    assert [one.label for one in again.lists.clips["val"]] == [(3, 97 + 4)] and not again.errors
     (tmp_path / "val.csv").write_text("clip_id,verb,noun\nc,1,3\n")
     write_clean(check_data(str(tmp_path)), tmp_path / "clean")
     assert csv_lists(tmp_path / "clean" / "train.csv") == [

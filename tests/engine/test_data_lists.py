@@ -65,6 +65,14 @@ def test_parts_of_one_file_are_no_contradiction(tmp_path):
     )
 
 
+def test_a_test_may_begin_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record_training_list(tmp_path, [Clip("a", "data/a.mp4", 0)], None)
+    monkeypatch.chdir("/")
+    (warning,) = warnings_of_test(tmp_path, Listed(Clip("t", str(tmp_path / "data/a.mp4"), 0)))
+    assert "another split" in warning
+
+
 def test_a_list_that_cannot_be_read(tmp_path, caplog):
     (tmp_path / TRAIN_LIST).write_text(json.dumps({"samples": 3}))
     assert warnings_of_test(tmp_path, Listed(clip("a"))) == [] and "cannot be read" in caplog.text

@@ -327,6 +327,28 @@ def test_split_folders_of_class_folders(tmp_path):
         read(tmp_path)
 
 
+def test_classes_of_val_are_those_of_train(tmp_path):
+    touch(tmp_path, "train/wave/1.mp4", "train/push/2.mp4", "val/Wave/3.mp4")
+    with pytest.raises(DataError, match=r"none of the 2 classes \(push, wave\):\n.*'Wave'; did you mean 'wave'\?"):
+        read(tmp_path, "val")
+
+
+def test_what_class_folders_leave_out_is_said(tmp_path, caplog):
+    touch(
+        tmp_path,
+        "train/wave/1.mp4",
+        "train/wave/2.asf",
+        "train/wave/._1.mp4",
+        "train/wave/4/1.jpg",
+        "train/wave/4/2.jpg",
+    )
+    assert len(read(tmp_path).clips) == 3 and "left out" not in caplog.text
+    touch(tmp_path, "train/wave/5.xyz", "train/wave/6.jpg")
+    assert len(read(tmp_path).clips) == 3
+    assert "1 x .xyz, which is not read as video (5.xyz)" in caplog.text
+    assert "1 x a picture that is not in a folder of frames (6.jpg)" in caplog.text
+
+
 def test_a_clip_outside_the_class_folders(tmp_path):
     touch(tmp_path, "train/wave/1.mp4", "train/push/2.mp4")
     touch(tmp_path, "test/wave/1.mp4")
