@@ -175,7 +175,7 @@ def test_ten_thousand_class_names_take_no_time():
 
 
 def test_fusion_with_series(tmp_path):
-    for seed, name in enumerate("abc"):
+    for seed, name in enumerate("abcg"):
         clip(tmp_path / f"{name}.mp4", seed)
         np.savetxt(tmp_path / f"{name}.csv", np.random.RandomState(seed).rand(20, 2), delimiter=";")
     (tmp_path / "d.csv").write_text("0,5;1,5\nx;2\n")
@@ -183,7 +183,7 @@ def test_fusion_with_series(tmp_path):
     head = "id;label;video;series;group\n"
     write(
         tmp_path,
-        train=head + "1;x;a.mp4;a.csv;\n2;y;b.mp4;d.csv;\n3;y;c.mp4;c.csv;\n",
+        train=head + "1;x;a.mp4;a.csv;\n2;y;b.mp4;d.csv;\n3;y;c.mp4;c.csv;\n6;x;g.mp4;g.csv;\n",
         val=head + "4;x;b.mp4;b.csv;\n",
         test=head + "5;x;c.mp4;e.csv;\n",
     )

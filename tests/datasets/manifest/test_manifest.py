@@ -342,7 +342,8 @@ def test_what_class_folders_leave_out_is_said(tmp_path, caplog):
         "train/wave/4/1.jpg",
         "train/wave/4/2.jpg",
     )
-    assert len(read(tmp_path).clips) == 3 and "left out" not in caplog.text
+    caplog.set_level("WARNING")
+    assert len(read(tmp_path).clips) == 3 and not caplog.text  # a hidden file is no news
     touch(tmp_path, "train/wave/5.xyz", "train/wave/6.jpg")
     assert len(read(tmp_path).clips) == 3
     assert "1 x .xyz, which is not read as video (5.xyz)" in caplog.text
