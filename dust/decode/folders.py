@@ -115,12 +115,18 @@ def _walk(folder: str, scan: Scan, frames: bool, above: tuple[str, ...], video_n
         return
     if not frames or not above or videos or clips_below:
         reason = "a picture that is not in a folder of frames"
-    elif os.path.basename(folder).lower() in _OTHER_PICTURES or {_stem(path) for path in pictures} <= video_names:
+    elif os.path.basename(folder).lower() in _OTHER_PICTURES or _are_previews(pictures, video_names):
         reason = "a picture of something else (flow, depth, masks, previews of the videos beside it)"
     else:
         yield folder
         return
     scan.left_out[reason] += pictures
+
+
+def _are_previews(pictures: Sequence[str], video_names: frozenset[str]) -> bool:
+    """Whether pictures are called as the videos beside their folder; plain numbers are what frames are called, too."""
+    stems = {_stem(path) for path in pictures}
+    return stems <= video_names and not any(stem.isdecimal() for stem in stems)
 
 
 def _sorted_out(folder: str, scan: Scan) -> tuple[list[str], list[str], list[str]]:
