@@ -1,4 +1,4 @@
-"""Look for damaged files, wrong labels, clips in two splits and the like, before a training meets them.
+"""Look for damaged files, wrong labels and clips in two splits, and write lists without them.
 
 dust check data/mine
 dust check data/mine --cfg configs/quickstart/video.yaml      the spans, cameras and channels of a configuration
@@ -76,8 +76,13 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = args.root
     values: dict[str, Any] = {}
+    overrides = list(args.overrides)
+    if len(overrides) % 2:  # of "--cfg FILE KEY VALUE" the first word was taken for the folder
+        root, overrides = "", [root, *overrides]
+    if overrides and not args.cfg:
+        raise ConfigError(f"{' '.join(overrides)}: keys belong to a configuration, give it as --cfg FILE.yaml")
     if args.cfg:
-        cfg = load_config(args.cfg)
+        cfg = load_config(args.cfg, overrides)
         values, root = build_options(cfg), root or cfg.DATA.PATH_TO_DATA_DIR
     if not root:
         raise ConfigError("which data? Give a folder, or a --cfg with DATA.PATH_TO_DATA_DIR")
@@ -110,4 +115,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", **facts)
 
 
-main = command("check", __doc__, add_arguments, run)
+main = command("check", __doc__, add_arguments, run, flags_of_old=("--root",))

@@ -353,4 +353,10 @@ def test_a_configuration_says_the_span(tmp_path, capsys):
     )
     assert command.main(["--cfg", str(tmp_path / "my.yaml"), "--workers", "0"]) == 1
     assert "0.40 s, where the configuration takes 2.13 s" in capsys.readouterr().out
+    keys = ["DATA.SAMPLING_RATE", "2"]
+    command.main(["--cfg", str(tmp_path / "my.yaml"), *keys, "--workers", "0"])
+    assert "where the configuration takes" not in capsys.readouterr().out
+    command.main([str(tmp_path), "--workers", "0", "--cfg", str(tmp_path / "my.yaml"), *keys])
+    assert "where the configuration takes" not in capsys.readouterr().out
+    assert command.main([str(tmp_path), "--workers", "0", *keys]) == 2
     assert command.main(["--workers", "0"]) == 2
