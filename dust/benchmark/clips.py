@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv
+from dust.datasets.manifest.table import read_csv
 from dust.datasets.transforms.clip import EvalTransform, Geometry, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
+from dust.decode.folders import iter_clips
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, DustError
 
@@ -78,7 +79,7 @@ def find_videos(sources: Sequence[str]) -> list[str]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            here = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+            here = sorted(iter_clips(path, frames=False))
         elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
             here = _listed(path)
         else:
@@ -94,7 +95,7 @@ def find_videos(sources: Sequence[str]) -> list[str]:
 
 def _listed(path: Path) -> list[str]:
     """The clips of a csv; relative paths are looked for beside it, then in the working folder."""
-    raw = read_csv(path, split="test")
+    raw = read_csv(path, split="")
     raw.problems.raise_if_any(raw.source)
     beside = [path.parent / row.written for row in raw.rows]
     return [str(file if file.is_file() else row.written) for file, row in zip(beside, raw.rows, strict=True)]

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dust.cli import check
 from dust.cli.command import command, numbers
-from dust.convert.check import check_data
 from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
-from dust.datasets.manifest.manifest import FORMATS
 
 #: Keyword arguments of argparse's add_argument.
 Option = dict[str, Any]
@@ -78,13 +77,6 @@ PROCEDURES = {
     "procedure": text("", "procedure_info.json, if it is not in DIR"),
     **FORCE,
 }
-CHECK = {
-    "out": text("", "folder for bad_clips.csv (default: DIR)"),
-    "format": {"default": "auto", "choices": FORMATS, "help": "default: auto"},
-    "separator": text("", "of csv columns (default: found)"),
-    "multi-label": flag("several labels per clip"),
-    **FORCE, **WORKERS, **SPLIT, **PREFIX,
-}  # fmt: skip
 
 
 def convert_lists(args: argparse.Namespace) -> None:
@@ -127,15 +119,6 @@ def convert_recordings(args: argparse.Namespace) -> None:
     print_next(args.out, f" MODEL.NUM_CLASSES {result.components}")
 
 
-def check(args: argparse.Namespace) -> int:
-    """Every clip of a data folder."""
-    total, bad, path = check_data(args.root, **options_of(args, CHECK))
-    for split, _, clip, reason in bad:
-        print(f"{split}: {clip}: {reason}")
-    print(f"{total} clips decoded, {len({row[2] for row in bad})} bad; the list is in {path}")
-    return 1 if bad else 0
-
-
 def options_of(args: argparse.Namespace, options: dict[str, Option]) -> dict[str, Any]:
     """The values of those options that this sub-command has."""
     names = (name.replace("-", "_") for name in options)
@@ -167,9 +150,7 @@ KINDS = {
     ),
     "industreal": Kind(RECORDINGS, convert_recordings, PROCEDURES),
     "meccano": Kind("the same of MECCANO-PSR", convert_recordings, PROCEDURES),
-    "check": Kind(
-        "decode every clip of a data folder and list the bad ones; exit status 1 if there are any", check, CHECK
-    ),
+    "check": Kind("what `dust check` does", check.run, check.OPTIONS),
 }
 
 

@@ -148,6 +148,10 @@ CORE = gather(
         PATH_LABEL_SEPARATOR=Key("", "between path and label in a csv; '' = found out (tab, comma, last space)"),
         PATH_PREFIX=Key("", "put before relative paths of the lists", affects="nothing"),
         CLASS_LIST=Key("", "file with one class name per line, in the order of the logits; '' = from the data"),
+        GROUP_COLUMN=Key("", "column of the lists that says what belongs together (subject, recording, camera), to be "
+                         "in one split only; '' = group, if there is one", affects="nothing"),
+        CORRECTIONS=Key("", "csv of id,action,label[,split] (keep | drop | relabel), applied when lists are read; "
+                        "`dust check --fix FILE.csv` writes one"),
         SPLIT_NUMBER=Key(1, "which of the official splits of UCF101 and HMDB51", low=1, high=3),
         CHECK_FILES=Key(True, "look whether every listed file exists before the run begins", affects="nothing"),
         MAX_BAD_FRACTION=Key(0.05, "stop when more of an epoch's clips than this share cannot be read", low=0, high=1,
@@ -173,6 +177,7 @@ CORE = gather(
         TRAIN_CROP_SIZE=Key(224, "side of training and validation clips, pixels", low=1),
         TEST_CROP_SIZE=Key(256, "side of test clips, pixels", low=1, affects="features"),
         DECODER=Key("pyav", "what decodes video files", values="pyav, torchcodec, or a registered reader"),
+        FRAME_PATTERN=Key("", "which pictures of a folder are its frames, where there are several kinds: img_*.jpg"),
         RESIZE=Key("swscale", "who scales the frames",
                    choices="swscale (while decoding) | torch (after it; SlowFast's arithmetic)"),
         REVERSE_INPUT_CHANNEL=Key(False, "BGR instead of RGB"),

@@ -1,60 +1,295 @@
-"""Decodes every clip of a data folder and lists the bad ones, before a training finds them."""
+"""Looks for what is wrong with a data folder before a training meets it: files, labels, splits, sizes."""
 
 import os
-from pathlib import Path
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from dust.convert.health import examine_all
-from dust.convert.splits import BAD_CLIPS, bad_rows, refuse_overwriting, write_bad_clips
-from dust.datasets.manifest.manifest import available_splits, read_manifest
-from dust.utils.errors import DataError
+import numpy as np
+
+from dust.convert.duplicates import same_content
+from dust.convert.health import Health
+from dust.convert.lists import ListOptions, Lists, look_at_files, read_lists
+from dust.datasets.arrays import split_reference
+from dust.datasets.manifest.conflicts import (
+    DUPLICATE,
+    ERROR,
+    GROUP_LEAK,
+    LABELS,
+    LEAK,
+    SHARED,
+    WARNING,
+    Sample,
+    find_conflicts,
+    samples_of,
+)
+from dust.utils.errors import SHOWN
+
+BAD, SIZE, CLASSES, NAMES = "bad", "size", "classes", "names"
+SMALL = 16  # pixels: a side below this is hardly a picture
 
 
-def check_data(
-    root: str,
-    *,
-    out: str | os.PathLike = "",
-    format: str = "auto",
-    separator: str = "",
-    path_prefix: str = "",
-    multi_label: bool = False,
-    split_number: int = 1,
-    workers: int = 0,
-    force: bool = False,
-) -> tuple[int, list[tuple[str, str, str, str]], Path]:
-    """Reads every split that there is, decodes each of its clips to the end, and writes ``bad_clips.csv``.
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that one sample has to do with.
+
+    Attributes:
+        level: error | warning.
+        kind: bad | leak | group | labels | shared | duplicate | size | classes | names.
+        detail: what is wrong, and with which others.
+        action, label: the correction that is proposed: keep | drop | relabel.
+    """
+
+    level: str
+    kind: str
+    split: str
+    id: str
+    path: str
+    detail: str
+    action: str = "keep"
+    label: str = ""
+
+
+@dataclass
+class Report:
+    """What was found, and what there is.
+
+    Attributes:
+        files: how many were read.
+        facts: lines about splits, classes, durations and sizes.
+    """
+
+    lists: Lists
+    findings: list[Finding] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    files: int = 0
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == ERROR]
+
+    def lines(self) -> list[str]:
+        """The findings by kind, the first few of each written out, then the facts."""
+        kinds: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+        for finding in self.findings:
+            kinds[finding.level, finding.kind, _TITLES[finding.kind]].append(finding)
+        lines = []
+        for (level, _, title), found in sorted(kinds.items()):
+            lines.append(f"{level}: {title}: {len(found)}")
+            lines += [f"    {one.split}: {one.id or one.path}: {one.detail}" for one in found[:SHOWN]]
+            if len(found) > SHOWN:
+                lines.append(f"    ... and {len(found) - SHOWN} more")
+        return [*lines, *self.facts]
+
+
+_TITLES = {
+    BAD: "cannot be read",
+    LEAK: "in train and in another split",
+    GROUP_LEAK: "of a group that is in train and in another split",
+    LABELS: "the same clip under several labels",
+    SHARED: "in val and in test",
+    DUPLICATE: "more than once in a split",
+    SIZE: "short or small",
+    CLASSES: "classes",
+    NAMES: "class names that are nearly alike",
+}
+
+
+def check_data(root: str, options: ListOptions | None = None, *, workers: int = 0) -> Report:
+    """Read every split that there is, and every file of it to its end.
 
     Args:
-        root, format, separator, path_prefix, multi_label, split_number: as for read_manifest.
-        out: the folder of bad_clips.csv; "" = the data folder.
-        workers: processes that decode; 0 works in this one.
-        force: replace an older bad_clips.csv.
+        root: a data folder, or a list.
+        workers: processes that read; 0 works in this one.
 
-    Returns:
-        (number of different clips, [(split, id, path, reason)] of the bad ones, the path of bad_clips.csv).
+    Raises:
+        DataError: lists that cannot be read at all, with everything that is wrong with them.
     """
-    folder = Path(out or (os.path.dirname(os.path.abspath(root)) if os.path.isfile(root) else root))
-    splits = ["test"] if os.path.isfile(root) else available_splits(root, format, split_number)
-    if not splits:
-        raise DataError(f"{root} has no train, val or test split in the format {format}")
-    refuse_overwriting(folder, [BAD_CLIPS], force)
-    clips = {}
-    class_names = None
-    for split in splits:
-        manifest = read_manifest(
-            root=root,
-            split=split,
-            format=format,
-            separator=separator,
-            path_prefix=path_prefix,
-            class_names=class_names,
-            multi_label=multi_label,
-            split_number=split_number,
-            check_files=False,  # a missing file is one more bad clip
-        )
-        class_names = manifest.class_names or None
-        clips[split] = manifest.clips
-    paths = dict.fromkeys(clip.path for part in clips.values() for clip in part)
-    bad = {path: "missing" for path in paths if not os.path.exists(path)}
-    bad |= examine_all([path for path in paths if path not in bad], decode=True, workers=workers)
-    rows = bad_rows(clips, bad)
-    return len(paths), rows, write_bad_clips(folder, rows)
+    options = options or ListOptions()
+    lists = read_lists(root, options)
+    report = Report(lists)
+    health = look_at_files(lists, options, workers=workers)
+    report.files = len(health)
+    samples = lists.samples()
+    bad = {path: one.reason for path, one in health.items() if one.reason}
+    for split, path, sample in _each(samples):
+        if path in bad:
+            report.findings.append(Finding(ERROR, BAD, split, sample.id, path, bad[path], "drop"))
+    report.findings += _conflicts(samples, [path for path in health if path not in bad])
+    for split, path, sample in _each(samples):
+        for text in _too_little(health[path], lists.files[path], options.span):
+            report.findings.append(Finding(WARNING, SIZE, split, sample.id, path, text))
+    report.findings += _near_names(lists)
+    report.findings += _class_findings(lists)
+    report.facts = [*_counts(lists), *_extent(health, lists.files)]
+    return report
+
+
+def _each(samples: Mapping[str, Sequence[Sample]]) -> list[tuple[str, str, Sample]]:
+    """(split, file, sample) of every file of every sample, once each."""
+    return [
+        (split, path, sample)
+        for split, part in samples.items()
+        for sample in part
+        for path in dict.fromkeys(file for file, _ in sample.sources)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ conflicts
+
+
+def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) -> list[Finding]:
+    """Same file and same content: in two splits, under two labels, twice."""
+    real = {path: path if split_reference(path)[1] else os.path.realpath(path) for path in paths}
+    same = {path: group[0] for group in same_content(real.values()) for path in group}
+    stands_for = {path: same.get(name, name) for path, name in real.items()}
+    found = []
+    for conflict in find_conflicts(samples, stands_for):
+        if conflict.kind == SHARED and len(conflict.cases) == len(samples["val"]) == len(samples["test"]):
+            detail = f"val and test are one list of {len(conflict.cases)} samples"
+            found.append(Finding(WARNING, SHARED, "test", "", "", detail))
+            continue
+        for case in conflict.cases:
+            for number, (split, sample) in enumerate(case):
+                others = [f"{other.id} ({name})" for name, other in case if (name, other) != (split, sample)]
+                detail = f"the same as {', '.join(others[:5])}" + (", ..." if len(others) > 5 else "")
+                if conflict.kind == GROUP_LEAK:
+                    named = ", ".join(dict.fromkeys(name for name, _ in case if name != split))
+                    detail = f"group {sample.group} is in {named} too"
+                elif conflict.kind == LABELS:
+                    detail = f"one of several labels: {detail}"
+                drop = {
+                    LEAK: split == "train",
+                    GROUP_LEAK: split == "train",
+                    LABELS: True,
+                    DUPLICATE: number > 0,
+                }.get(conflict.kind, False)
+                if conflict.kind in (LEAK, GROUP_LEAK) and not drop:
+                    continue  # one line for each leak: that of train
+                path = sample.sources[0][0]
+                action = "drop" if drop else "keep"
+                found.append(Finding(conflict.level, conflict.kind, split, sample.id, path, detail, action))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- sizes and names
+
+
+def _too_little(health: Health, kind: str, span: float) -> list[str]:
+    """What a clip has too little of; nothing for one that cannot be read."""
+    if health.reason:
+        return []
+    found = []
+    if kind in ("video", "rows") and 0 < min(health.height, health.width) < SMALL:
+        found.append(f"{health.width}x{health.height} pixels")
+    if health.frames == 1:
+        found.append("one frame" if kind != "series" else "one point")
+    elif span and kind == "video" and health.fps and health.frames / health.fps < span / 2:
+        found.append(f"{health.frames / health.fps:.2f} s, where the configuration takes {span:.2f} s")
+    return found
+
+
+def _near_names(lists: Lists) -> list[Finding]:
+    """Class names that differ by case, spaces or signs, or by one letter: one of them may be a slip."""
+    if lists.kind in ("keystep", "epic"):
+        return []
+    counts = Counter(label for part in lists.clips.values() for clip in part for label in _labels(clip))
+    names = lists.class_names
+    rare = {name: counts[number] for number, name in enumerate(names)}
+    found = []
+    for one, other in near_pairs(names):
+        few, many = sorted((one, other), key=lambda name: (rare[name], name))
+        alike = _bare(one) == _bare(other)
+        detail = f"{few!r} ({rare[few]} clips) and {many!r} ({rare[many]} clips) may be one class"
+        number = names.index(few)
+        for split, part in lists.clips.items():
+            for clip in part:
+                if number in _labels(clip):
+                    relabel = alike and not isinstance(clip.label, tuple)
+                    action, label = ("relabel", many) if relabel else ("keep", "")
+                    found.append(Finding(WARNING, NAMES, split, clip.id, clip.path, detail, action, label))
+        if not rare[few]:
+            found.append(Finding(WARNING, NAMES, "all", "", "", detail))
+    return found
+
+
+def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that are equal but for case, spaces and signs, or that differ by one letter (not a digit) of five
+    or more. The time is in proportion to the names' lengths, not to the number of pairs."""
+    found: dict[tuple[str, str], None] = {}
+    shapes: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        bare = _bare(name)
+        cut = {bare[:i] + bare[i + 1 :] for i in range(len(bare)) if not bare[i].isdigit()} if len(bare) >= 5 else set()
+        for shape in {bare, *cut}:
+            for other in shapes[shape]:
+                if re.sub(r"\D", "", other) == re.sub(r"\D", "", name) or _bare(other) == bare:
+                    found[other, name] = None
+            shapes[shape].append(name)
+    return list(found)
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _labels(clip: Any) -> tuple[int, ...]:
+    return clip.label if isinstance(clip.label, tuple) else () if clip.label is None else (clip.label,)
+
+
+# ---------------------------------------------------------------------------------------------------- what there is
+
+
+def _class_findings(lists: Lists) -> list[Finding]:
+    """Classes that training lacks, and a problem of one class."""
+    if lists.kind in ("keystep", "epic") or "train" not in lists.clips:
+        return []
+    used: dict[str, set[int]] = {
+        split: {label for clip in part for label in _labels(clip)} for split, part in lists.clips.items()
+    }
+    found = []
+    for split in (split for split in used if split != "train"):
+        absent = [lists.class_names[label] for label in sorted(used[split] - used["train"])]
+        found += [Finding(ERROR, CLASSES, split, "", "", f"class {name!r} has no clip in train") for name in absent]
+    idle = [
+        lists.class_names[label] for label in sorted(set(range(len(lists.class_names))) - set().union(*used.values()))
+    ]
+    found += [Finding(WARNING, CLASSES, "train", "", "", f"class {name!r} has no clip in any split") for name in idle]
+    if len(used["train"]) == 1:
+        found.append(Finding(WARNING, CLASSES, "train", "", "", "all clips are of one class: nothing can be learnt"))
+    return found
+
+
+def _counts(lists: Lists) -> list[str]:
+    """Clips of each split, and the smallest and largest classes."""
+    lines = []
+    for split, part in lists.clips.items():
+        counts = Counter(label for clip in part for label in _labels(clip))
+        line = f"{split}: {len(part)} samples"
+        if counts:
+            ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            shown = ranked if len(ranked) <= SHOWN else [*ranked[:5], *ranked[-5:]]
+            named = ", ".join(f"{lists.class_names[label]} {count}" for label, count in shown)
+            line += f" of {len(counts)} classes: {named}"
+        groups = {sample.group for sample in samples_of(part)} - {""}
+        lines.append(line + (f"; {len(groups)} groups" if groups else ""))
+    return lines
+
+
+def _extent(health: Mapping[str, Health], kinds: Mapping[str, str]) -> list[str]:
+    """Least, median and largest of what is known of the files, for each kind of them."""
+    lines = []
+    for kind in dict.fromkeys(kinds.values()):
+        whole = [one for path, one in health.items() if kinds[path] == kind and not one.reason]
+        values = {
+            "seconds": [one.frames / one.fps for one in whole if one.frames and one.fps],
+            "points" if kind == "series" else "frames": [float(one.frames) for one in whole if one.frames],
+            "per second": [one.fps for one in whole if one.fps],
+            "height": [float(one.height) for one in whole if one.height],
+            "width": [float(one.width) for one in whole if one.width],
+        }
+        facts = [f"{name} {min(v):g} to {max(v):g} (median {float(np.median(v)):g})" for name, v in values.items() if v]
+        lines.append(f"{len(whole)} x {kind}: {'; '.join(facts)}")
+    return lines

@@ -1,25 +1,47 @@
 """Clips with the same content under several names."""
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
+from dust.datasets.arrays import ArrayFiles, is_row, split_reference
+from dust.decode.folders import scan_pictures
 from dust.utils.errors import DataError
 from dust.utils.files import sha256_of_files
+
+_ARRAYS = ArrayFiles()
 
 
 def _files(path: str) -> list[str]:
     """The file, or the files of a folder of frames, by name."""
     if not os.path.isdir(path):
         return [path]
-    return sorted(os.path.join(path, name) for name in os.listdir(path))
+    return [os.path.join(path, name) for name in scan_pictures(path).found]
 
 
 def content_sha256(path: str) -> str:
-    """The hash of a file's bytes, or of all files of a folder in the order of their names."""
+    """The hash of a file's bytes, of all pictures of a folder in their order, or of a row of an array
+    (``file.npy#7``)."""
+    if is_row(path):
+        return hashlib.sha256(_row(path).tobytes()).hexdigest()
     return sha256_of_files(_files(path))
+
+
+def _row(reference: str) -> np.ndarray:
+    path, key = split_reference(reference)
+    return _ARRAYS.row(path, int(key))
+
+
+def _size(path: str) -> tuple[int, int]:
+    """How many files, and their bytes."""
+    if is_row(path):
+        return 0, _row(path).nbytes
+    files = _files(path)
+    return len(files), sum(os.path.getsize(name) for name in files)
 
 
 def same_content(paths: Iterable[str]) -> list[list[str]]:
@@ -30,8 +52,7 @@ def same_content(paths: Iterable[str]) -> list[list[str]]:
     by_size: dict[tuple[int, int], list[str]] = defaultdict(list)
     try:
         for path in dict.fromkeys(paths):
-            files = _files(path)
-            by_size[len(files), sum(os.path.getsize(name) for name in files)].append(path)
+            by_size[_size(path)].append(path)
         candidates = [path for group in by_size.values() if len(group) > 1 for path in group]
         by_hash: dict[str, list[str]] = defaultdict(list)
         for path in tqdm(candidates, unit="clip", desc="hashing", disable=None):

@@ -1,9 +1,11 @@
-"""Whether clips can be read: opened, or decoded to the end, in parallel processes."""
+"""Whether files can be read: opened, or decoded to the end, in parallel processes; and what they are."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.context import BaseContext
 
 from tqdm import tqdm
@@ -12,56 +14,84 @@ from dust.decode.reader import open_clip
 from dust.utils.errors import VideoError
 
 
-def examine(path: str, *, decode: bool) -> str:
-    """What is wrong with a clip (a video or a folder of frames), in one line; "" if nothing is.
+@dataclass(frozen=True, slots=True)
+class Health:
+    """``reason``: what is wrong with it, in one line, "" if nothing is. The others are 0 where they are not known."""
 
-    ``decode``: decode every frame; else index the packets and decode the first frame only.
+    reason: str = ""
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+    fps: float = 0.0
+
+
+def measure(path: str, *, decode: bool, pattern: str = "") -> Health:
+    """Look at a clip, a video or a folder of frames.
+
+    Args:
+        decode: decode every frame; else index the packets and decode the first frame only.
+        pattern: which pictures of a folder, see :func:`dust.decode.folders.scan_pictures`.
     """
     try:
-        with open_clip(path) as reader:
-            if decode:
-                return reader.check().reason
-            if not reader.report.damaged:
+        with open_clip(path, pattern=pattern) as reader:
+            report = reader.check() if decode else reader.report
+            if not report.damaged:
                 reader.frames([0])
-            return reader.report.reason
+            return Health(reader.report.reason, len(reader), reader.height, reader.width, reader.fps)
     except VideoError as error:
-        return error.reason
+        return Health(error.reason)
+
+
+def examine(path: str, *, decode: bool) -> str:
+    """What is wrong with a clip, in one line; "" if nothing is. See :func:`measure`."""
+    return measure(path, decode=decode).reason
 
 
 def examine_all(paths: Sequence[str], *, decode: bool, workers: int = 0) -> dict[str, str]:
-    """{path: what is wrong with it} for the clips that are bad.
+    """{path: what is wrong with it} for the clips that are bad; see :func:`look_at_all`."""
+    desc = "decoding" if decode else "opening"
+    found = look_at_all(paths, partial(measure, decode=decode), workers=workers, desc=desc)
+    return {path: health.reason for path, health in found.items() if health.reason}
+
+
+def look_at_all(
+    paths: Iterable[str], look: Callable[[str], Health], *, workers: int = 0, desc: str = "reading"
+) -> dict[str, Health]:
+    """{path: what ``look`` says of it}, each path once.
 
     Args:
-        workers: processes; 0 works in this one. A process that a clip crashes costs that clip only.
+        look: can be pickled where there are workers.
+        workers: processes; 0 works in this one. A process that a file crashes costs that file only.
     """
     paths = list(dict.fromkeys(paths))
-    bad: dict[str, str] = {}
-    with tqdm(total=len(paths), unit="clip", desc="decoding" if decode else "opening", disable=None) as bar:
-        if workers <= 0:
+    found: dict[str, Health] = {}
+    with tqdm(total=len(paths), unit="file", desc=desc, disable=None) as bar:
+        if workers <= 0 or not paths:
             for path in paths:
-                _note(bad, path, examine(path, decode=decode))
+                found[path] = _one_line(look(path))
                 bar.update()
-            return bad
-        left = _examine_in_pool(paths, decode, workers, bad, bar)
-        for path in left:  # a clip among these took a process down: each alone now
-            if _examine_in_pool([path], decode, 1, bad, bar):
-                _note(bad, path, "the decoder crashed on it")
+            return found
+        left = _in_pool(paths, look, workers, found, bar)
+        for path in left:  # one of these took a process down: each alone now
+            if _in_pool([path], look, 1, found, bar):
+                found[path] = Health("the decoder crashed on it")
                 bar.update()
-    return {path: bad[path] for path in paths if path in bad}
+    return {path: found[path] for path in paths}
 
 
-def _examine_in_pool(paths: Sequence[str], decode: bool, workers: int, bad: dict[str, str], bar: tqdm) -> list[str]:
-    """Examines the clips and returns those that were not reached because a process died."""
+def _in_pool(
+    paths: Sequence[str], look: Callable[[str], Health], workers: int, found: dict[str, Health], bar: tqdm
+) -> list[str]:
+    """Looks at the files and returns those that were not reached because a process died."""
     pool = ProcessPoolExecutor(min(workers, len(paths)) or 1, mp_context=_context())
     try:
-        jobs = {pool.submit(examine, path, decode=decode): path for path in paths}
+        jobs = {pool.submit(look, path): path for path in paths}
         for job in as_completed(jobs):
             try:
-                reason = job.result()
+                health = job.result()
             except BrokenProcessPool:
                 continue
-            path = jobs.pop(job)
-            _note(bad, path, reason)
+            found[jobs.pop(job)] = _one_line(health)
             bar.update()
         return list(jobs.values())
     finally:
@@ -77,6 +107,5 @@ def _context() -> BaseContext:
     return context
 
 
-def _note(bad: dict[str, str], path: str, reason: str) -> None:
-    if reason:
-        bad[path] = " ".join(reason.split())
+def _one_line(health: Health) -> Health:
+    return Health(" ".join(health.reason.split()), health.frames, health.height, health.width, health.fps)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dust.datasets.manifest.manifest import Clip, Manifest
-from dust.datasets.manifest.table import VIDEO_SUFFIXES
+from dust.decode.folders import iter_clips
 from dust.utils.errors import DataError, Problems
 from dust.utils.rng import numpy_rng
 
@@ -128,10 +128,4 @@ def _number(name: str, pattern: re.Pattern, clip_id: str, problems: Problems) ->
 
 def _clips(root: str) -> list[str]:
     """The videos below root, by path relative to it."""
-    found = []
-    for parent, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
-                found.append(os.path.relpath(os.path.join(parent, name), root).replace(os.sep, "/"))
-    return found
+    return [os.path.relpath(path, root).replace(os.sep, "/") for path in iter_clips(root, frames=False)]

@@ -21,8 +21,9 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, read_csv
+from dust.datasets.manifest.table import read_csv
 from dust.decode.cache import get_index
+from dust.decode.folders import VIDEO_SUFFIXES, iter_clips
 from dust.decode.index import full_scan
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.reader import VideoReader
@@ -172,7 +173,7 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
 
 
 def _folder_jobs(root: Path, target: Path) -> list[tuple[Path, Path]]:
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    found = sorted(Path(path) for path in iter_clips(root, frames=False))
     return [(path, target / _renamed(path.relative_to(root))) for path in found]
 
 
@@ -183,7 +184,7 @@ def _csv_jobs(source: Path, target: Path, prefix: str) -> list[tuple[Path, Path]
 
 def _places(source: Path, prefix: str) -> dict[str, tuple[Path, Path]]:
     """For each path as the csv writes it: the clip, and its new name below ``out``."""
-    raw = read_csv(source, split="test")
+    raw = read_csv(source, split="")
     raw.problems.raise_if_any(str(source))
     bases = [Path(prefix)] if prefix else [source.parent, Path.cwd()]
     found: dict[str, Path] = {}
@@ -291,10 +292,13 @@ def _copy_lists(root: Path, target: Path) -> None:
 
 def _write_list(source: Path, target: Path, prefix: str) -> None:
     places = _places(source, prefix)
-    rows = read_csv(source, split="test").rows
-    header = ["path"]
-    header += ["label"] if any(row.label is not None for row in rows) else []
-    header += ["id"] if any(row.id is not None for row in rows) else []
-    table = [[places[row.written][1].as_posix(), row.label, row.id] for row in rows]
-    keep = [0, *(1 for name in header if name == "label"), *(2 for name in header if name == "id")]
-    write_csv(target / source.name, header, ([line[column] or "" for column in keep] for line in table))
+    rows = read_csv(source, split="").rows
+    table: dict[str, list[str | None]] = {
+        "path": [places[row.written][1].as_posix() for row in rows],
+        "label": [row.label for row in rows],
+        "id": [row.id for row in rows],
+        "group": [row.group for row in rows],
+        "split": [row.split for row in rows],
+    }
+    kept = {name: column for name, column in table.items() if any(cell not in (None, "") for cell in column)}
+    write_csv(target / source.name, kept, ([cell or "" for cell in line] for line in zip(*kept.values(), strict=True)))

@@ -7,15 +7,8 @@ from pathlib import Path
 
 from dust.convert.duplicates import shared_between
 from dust.convert.health import examine_all
-from dust.datasets.manifest.manifest import (
-    CLASS_LIST,
-    SPLITS,
-    Clip,
-    Manifest,
-    available_splits,
-    read_manifest,
-    write_class_list,
-)
+from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
+from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest, available_splits, read_manifest
 from dust.utils.errors import SHOWN, DataError
 from dust.utils.files import write_csv
 
@@ -98,11 +91,11 @@ def write_splits(
         if split not in clips and other in clips:
             clips[split] = clips[other]
             result.notes.append(f"{split}.csv is a copy of {other}.csv: there is no list of its own")
-    _make_folder(out)
+    make_folder(out)
     for split in SPLITS:
         if split in clips:
             rows = [
-                (_written(clip.path, out, relative_to), ",".join(names[label] for label in _labels(clip)))
+                (written_path(clip.path, out, relative_to), ",".join(names[label] for label in _labels(clip)))
                 for clip in clips[split]
             ]
             write_csv(out / f"{split}.csv", ("path", "label"), rows)
@@ -120,7 +113,8 @@ def refuse_overwriting(folder: Path, names: Sequence[str], force: bool) -> None:
         raise DataError(f"{folder} already holds {', '.join(present)}: give another --out, or --force to replace them")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make it, where it is not there. DataError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,7 +123,7 @@ def _make_folder(folder: Path) -> None:
 
 def write_bad_clips(folder: Path, rows: Sequence[tuple[str, str, str, str]]) -> Path:
     """Writes (split, id, path, reason) of every bad clip, and returns the file's path."""
-    _make_folder(folder)
+    make_folder(folder)
     path = folder / BAD_CLIPS
     write_csv(path, ("split", "id", "path", "reason"), rows)
     return path
@@ -204,7 +198,8 @@ def _handle_leaks(clips: dict[str, list[Clip]], drop_leaks: bool, result: Conver
             result.notes.append(f"{len(groups)} clips are in {split} more than once, under several names:{shown}")
 
 
-def _written(path: str, out: Path, relative_to: str) -> str:
+def written_path(path: str, out: Path, relative_to: str = "") -> str:
+    """A path as a list in ``out`` writes it: relative to ``relative_to``, or to ``out`` if it lies below."""
     full = os.path.abspath(path)
     base = os.path.abspath(relative_to or out)
     inside = os.path.commonpath([full, base]) == base

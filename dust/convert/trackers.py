@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from dust.decode.folders import scan_pictures
 from dust.utils.errors import DataError
-from dust.utils.files import natural_order
 from dust.utils.package import import_extra
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def read_mask(path: Path, numbers: Sequence[int], size: tuple[int, int]) -> Mask
     if not path.is_dir():
         mask = read(path)
         return lambda place: mask
-    files = sorted((file for file in path.iterdir() if file.is_file()), key=natural_order)
+    files = [path / name for name in scan_pictures(path).found]
     if len(files) <= max(numbers):
         raise DataError(f"{path}: {len(files)} masks, but frame {max(numbers)} of the video is tracked: one for each")
     return lambda place: read(files[numbers[place]])

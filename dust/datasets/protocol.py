@@ -25,6 +25,31 @@ class ClipLike(Protocol):
 
 
 @runtime_checkable
+class HasLabel(Protocol):
+    """A clip whose label is known: two labels of one file are said. Default: nothing is compared."""
+
+    @property
+    def label(self) -> Any: ...
+
+
+@runtime_checkable
+class HasGroup(Protocol):
+    """A clip that knows with which others it belongs together (a person, a recording): a group in training and in
+    another split is said. Default: no group."""
+
+    @property
+    def group(self) -> str: ...
+
+
+@runtime_checkable
+class HasSources(Protocol):
+    """A clip of several files, or of parts of files: (file, part) of each. Default: all of its ``path``."""
+
+    @property
+    def sources(self) -> Sequence[tuple[str, str]]: ...
+
+
+@runtime_checkable
 class ClipDataset(Protocol):
     """What every dataset has.
 

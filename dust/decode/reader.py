@@ -10,7 +10,6 @@ file is decoded from the start instead, and what was found stands in ``reader.re
 """
 
 import contextlib
-import fnmatch
 import logging
 import os
 from collections.abc import Sequence
@@ -24,11 +23,11 @@ from dust.decode import torchcodec_reader  # noqa: F401 - registers itself
 from dust.decode.cache import get_index, put_index
 from dust.decode.clip import DECODER_REGISTRY, Clip, ClipReader, Sink, check_resize, deal, reader_class
 from dust.decode.container import READ_ERRORS
+from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import VideoError
-from dust.utils.files import natural_order
 
 __all__ = ["ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
@@ -135,31 +134,37 @@ class FrameFolderReader(Clip):
 
     Args:
         path: the folder. Its pictures are ordered by name, numbers in names by value.
-        pattern: file patterns separated by ``|``; one without a star is an ending ("*.jpg|png").
+        pattern: which pictures, see :func:`dust.decode.folders.scan_pictures`; "" takes all, if they are of one kind.
         fps: frames per second to assume.
         resize: as for VideoReader.
 
-    Raises VideoError where no picture matches; a picture that cannot be read raises it when it is wanted, and stands
-    in ``report``.
+    Raises VideoError where no picture matches, or where there are pictures of several kinds and no pattern says which;
+    a picture that cannot be read raises it when it is wanted, and stands in ``report``.
     """
 
     def __init__(
         self,
         path: str | os.PathLike,
-        pattern: str = "*.jpg|jpeg|png",
+        pattern: str = "",
         fps: float = 30.0,
         *,
         resize: str = "swscale",
     ) -> None:
         self.path, self.resize, self.fps = os.fspath(path), check_resize(resize), float(fps)
-        patterns = [one if "*" in one else f"*.{one.lstrip('.')}" for one in pattern.lower().split("|")]
         try:
-            names = sorted(os.listdir(self.path), key=natural_order)
+            scan = scan_pictures(self.path, pattern)
         except OSError as error:
             raise VideoError(self.path, f"cannot be opened: {error.strerror}") from error
-        self.names = [name for name in names if any(fnmatch.fnmatchcase(name.lower(), one) for one in patterns)]
+        self.names = scan.found
         if not self.names:
-            raise VideoError(self.path, f"holds no picture that matches {pattern!r}")
+            kind = f" that matches {pattern!r}" if pattern else ""
+            there = f"; there are {scan.summary()}" if scan.left_out else ""
+            raise VideoError(self.path, f"holds no picture{kind}{there}")
+        kinds = {} if pattern else picture_kinds(self.names)
+        if len(kinds) > 1:
+            listed = ", ".join(f"{kind} ({count})" for kind, count in list(kinds.items())[:10])
+            way_out = "say which are its frames with DATA.FRAME_PATTERN, for example 'img_*.jpg'"
+            raise VideoError(self.path, f"holds pictures of several kinds: {listed}: {way_out}")
         self.pts = np.arange(len(self.names)) / self.fps
         self.report = VideoReport(declared=len(self.names), decoded=len(self.names))
         self.height, self.width = self._picture(0).shape[:2]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from dust.config import CfgNode, with_values
 from dust.datasets import construct_loader
 from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.data_lists import warnings_of_test
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
@@ -142,6 +143,7 @@ class Test:
             **evaluation.report(),
             "metrics": {name: float(value) for name, value in metrics.items()},
             "counts": counts,
+            "data_warnings": warnings_of_test(self.run.path, self.loader.dataset),
             "config_sha256": self.config_sha256,
             "checkpoint_sha256": self.tested.sha256,
         }

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler, Loader
-from dust.datasets.manifest.manifest import write_class_list
+from dust.datasets.manifest.labels import write_class_list
 from dust.datasets.protocol import HasIdentity, fitted_of
 from dust.datasets.transforms.device import DeviceTransform
+from dust.engine.data_lists import record_training_list
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.hooks import (
     BadClipPolicy,
@@ -364,6 +365,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
     if distributed.is_main():
         write_class_list(run.path / "classes.txt", dataset.class_names)
+        record_training_list(run.path, dataset.clips, None if val_loader is None else val_loader.dataset)
     task = build_task(cfg, DataInfo(dataset.class_names, dataset.class_counts(), fitted)).to(device)
     hooks = build_hooks(cfg)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.datasets.manifest.manifest import CLASS_LIST, write_class_list
+from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.synthetic.motion import SHARES, claim_folder, directions, finish_folder, moving_texture, write_video
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv

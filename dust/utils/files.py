@@ -1,5 +1,6 @@
 """Files that are whole or not there, texts and tables in them, their hashes, and the order of numbered names."""
 
+import codecs
 import contextlib
 import csv
 import errno
@@ -87,17 +88,22 @@ def write_csv(
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Read a file's text, with ``\\n`` line ends and without a byte order mark. DataError if it is not UTF-8 text."""
+    """Read a file's text, UTF-8 or UTF-16, with ``\\n`` line ends and without a byte order mark.
+
+    Raises:
+        DataError: it cannot be read, or is neither.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(_encoding(data))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02X}): save the file as UTF-8 text"
+            f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02X}): save the file as UTF-8 text "
+            "(in a spreadsheet: as 'CSV UTF-8')"
         ) from None
     if "\0" in text:
         raise DataError(
@@ -106,10 +112,33 @@ def read_text(path: str | os.PathLike) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def natural_order(name: str | os.PathLike) -> list[tuple[int, int, str]]:
-    """Return a sort key that puts img_2 before img_10."""
-    parts = re.split(r"(\d+)", os.fspath(name))
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+def _encoding(data: bytes) -> str:
+    """utf-16 by its byte order mark, or by every second byte of a beginning in Latin letters being zero."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    begin = data[:200]
+    if len(begin) >= 4 and len(data) % 2 == 0:
+        even, odd = set(begin[::2]), set(begin[1::2])
+        if odd == {0} and 0 not in even:
+            return "utf-16-le"
+        if even == {0} and 0 not in odd:
+            return "utf-16-be"
+    return "utf-8-sig"
+
+
+_NUMBERS = re.compile(r"(?<![\d.])(\d+\.\d+)(?!\.?\d)|(\d+)")
+
+
+def natural_order(name: str | os.PathLike) -> list[tuple[int, float, str]]:
+    """Return a sort key that puts img_2 before img_10, and t0.25 before t0.5: a single point makes a decimal number."""
+    key: list[tuple[int, float, str]] = []
+    end = 0
+    for match in _NUMBERS.finditer(text := os.fspath(name)):
+        if text[end : match.start()]:
+            key.append((1, 0, text[end : match.start()]))
+        key.append((0, float(match[1]) if match[1] else int(match[2]), ""))
+        end = match.end()
+    return [*key, (1, 0, text[end:])]
 
 
 # ------------------------------------------------------------------------------------------------------------ hashes

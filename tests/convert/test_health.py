@@ -59,10 +59,10 @@ def test_a_clip_that_kills_the_decoder_costs_only_itself(tmp_path, monkeypatch):
     paths = [clip(tmp_path / f"{number}.mp4", number) for number in range(6)]
     opened = health.open_clip
 
-    def open_or_die(path):
+    def open_or_die(path, **options):
         if path == paths[3]:
             os._exit(139)
-        return opened(path)
+        return opened(path, **options)
 
     monkeypatch.setattr(health, "open_clip", open_or_die)
     monkeypatch.setattr(health, "_context", lambda: multiprocessing.get_context("fork"))  # to inherit the patch

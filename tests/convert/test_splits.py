@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dust.cli import convert_data
-from dust.convert.check import check_data
 from dust.convert.splits import read_public, write_splits
 from dust.datasets.manifest.manifest import read_manifest
 from dust.synthetic.motion import write_video
@@ -146,25 +145,7 @@ def test_folder(tmp_path):
     assert result.counts == {"train": 3, "val": 1, "test": 1}
 
 
-# --- check, and the command line --------------------------------------------------------------------------------
-
-
-def test_check_lists_every_bad_clip_once_per_split(ucf, tmp_path, capsys):
-    (ucf / "UCF-101" / "b" / "2.avi").write_text("text")
-    (ucf / "UCF-101" / "a" / "9.avi").unlink()
-    total, bad, path = check_data(str(ucf), out=tmp_path / "out")
-    assert total == 5
-    assert [(row[0], row[1], row[3] == "missing") for row in bad] == [
-        ("train", "b/2.avi", False),
-        ("val", "a/9.avi", True),
-        ("test", "a/9.avi", True),
-    ]
-    assert csv_lists(path) == [["split", "id", "path", "reason"], *map(list, bad)]
-    assert convert_data.main(["check", "--root", str(ucf), "--workers", "0"]) == 1
-    out = capsys.readouterr().out
-    assert "b/2.avi" in out and "5 clips decoded, 2 bad" in out
-    assert convert_data.main(["check", "--root", str(ucf), "--workers", "0"]) == 2  # its list is there already
-    assert "--force" in capsys.readouterr().err
+# --- the command line --------------------------------------------------------------------------------
 
 
 def test_command_line(ucf, tmp_path, capsys):

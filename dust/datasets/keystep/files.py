@@ -18,8 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import read_lines, read_table
+from dust.datasets.manifest.table import check_columns, column_name, find_group, read_lines, read_table, to_number
+from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.reader import open_clip
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
 from dust.utils.errors import DataError, Problems, VideoError
@@ -28,7 +30,7 @@ from dust.utils.files import read_text, write_csv, write_text
 logger = logging.getLogger(__name__)
 
 RECORDINGS, STATES, STEPS, PROCEDURE = "recordings.csv", "states.csv", "steps.csv", "procedure.json"
-PICTURES = (".jpg", ".jpeg", ".png")
+COLUMNS = ("id", "split", "path", "fps", "procedure", "object_states", "group")
 Step = tuple[int, int]
 Row = tuple[str, list[str]]  # where it stands ("file: line 3"), and its cells
 
@@ -45,6 +47,7 @@ class Recording:
         steps: the correct installations and removals, in order.
         num_frames: 0 where they were not counted, or cannot be.
         object_states: csv of what an object detector saw, or "".
+        group: what must not be in two splits (a person), "" where nothing is said.
     """
 
     id: str
@@ -55,6 +58,7 @@ class Recording:
     steps: tuple[Step, ...] = ()
     num_frames: int = 0
     object_states: str = ""
+    group: str = ""
     label: None = None  # what every dataset's clips have
 
 
@@ -89,7 +93,15 @@ class ProcedureData:
 
 
 def read_own(
-    root: str | os.PathLike, split: str, *, labels: bool = True, frames: bool = True, index_cache: str = ""
+    root: str | os.PathLike,
+    split: str,
+    *,
+    labels: bool = True,
+    frames: bool = True,
+    index_cache: str = "",
+    pattern: str = "",
+    group_column: str = "",
+    corrections: str | os.PathLike = "",
 ) -> ProcedureData:
     """One split of a folder in our own format.
 
@@ -97,19 +109,22 @@ def read_own(
         labels: read states and steps; else recordings have none.
         frames: look for the frames and count them, so that labels beyond the last one are found.
         index_cache: folder that keeps the numbers of frames of video files between runs, or "".
+        pattern: DATA.FRAME_PATTERN, which pictures of a folder are frames.
+        group_column, corrections: DATA.GROUP_COLUMN and DATA.CORRECTIONS; a recording can be dropped, not relabelled.
 
     Raises:
         DataError: with all problems.
     """
     folder, problems = Path(root), Problems()
     facts = read_procedure(folder / PROCEDURE)
-    found = [one for one, where in _read_recordings(folder, facts, problems) if where == split]
+    found = [one for one, where in _read_recordings(folder, facts, group_column, problems) if where == split]
+    found = Corrections(corrections).apply(found, split, problems)
     if not found and not problems.kinds:
         problems.add(
             f"no recording of the {split} split: the column split says which one a recording is of", RECORDINGS
         )
     if frames:
-        found = [count_frames(one, problems, index_cache=index_cache) for one in found]
+        found = [count_frames(one, problems, index_cache=index_cache, pattern=pattern) for one in found]
     if labels:
         states, steps = _read_labels(folder, facts, [one.id for one in found], problems)
         found = [
@@ -133,7 +148,7 @@ def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> No
     pairs = [(split, one) for split, data in splits.items() for one in data.recordings]
     rows = [
         (one.id, split, _relative(one.path, folder), f"{one.fps:g}" if one.fps else "", one.procedure,
-         _relative(one.object_states, folder))
+         _relative(one.object_states, folder), one.group)
         for split, one in pairs
     ]  # fmt: skip
     states = [(one.id, frame, *state) for _, one in pairs for frame, state in one.states]
@@ -141,7 +156,8 @@ def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> No
     steps = [(one.id, frame, step, names[step]) for _, one in pairs for frame, step in one.steps]
     write_csv(folder / STATES, ("recording", "frame", *facts.components), states)
     write_csv(folder / STEPS, ("recording", "frame", "step", "description"), steps)
-    write_csv(folder / RECORDINGS, ("id", "split", "path", "fps", "procedure", "object_states"), rows)
+    columns = len(COLUMNS) if any(one.group for _, one in pairs) else len(COLUMNS) - 1
+    write_csv(folder / RECORDINGS, COLUMNS[:columns], [row[:columns] for row in rows])
 
 
 def read_procedure(path: Path) -> ProcedureData:
@@ -228,13 +244,23 @@ def _named_rows(path: Path, required: Sequence[str], problems: Problems) -> Iter
         yield where, cells
 
 
-def _read_recordings(folder: Path, facts: ProcedureData, problems: Problems) -> Iterator[tuple[Recording, str]]:
-    seen: set[str] = set()
-    paths: set[str] = set()
+def _read_recordings(
+    folder: Path, facts: ProcedureData, group_column: str, problems: Problems
+) -> Iterator[tuple[Recording, str]]:
+    """Every recording with its split. val and test may share recordings."""
+    seen: dict[str, str] = {}
+    paths: dict[str, str] = {}
+    group: str | None = None
     for where, cells in _named_rows(folder / RECORDINGS, ("id", "split", "path"), problems):
+        if group is None:
+            names = [column_name(name) for name in cells]
+            found = find_group(names, group_column, problems)
+            group = "" if found is None else list(cells)[found]
+            check_columns(list(cells), [*COLUMNS, group], str(folder / RECORDINGS), problems)
         name, split, fps = cells["id"], cells["split"], cells.get("fps", "")
         procedure = cells.get("procedure") or next(iter(facts.start_states))
-        if not name or name in seen:
+        shared = {"val", "test"} == {split, seen.get(name, paths.get(cells["path"], ""))}
+        if not name or (name in seen and not shared):
             problems.add("a recording without an id, or with one that stands there already", f"{where}: {name!r}")
         if split not in SPLITS:
             problems.add(f"a split that is none of {', '.join(SPLITS)}", f"{where}: {split!r}")
@@ -244,19 +270,19 @@ def _read_recordings(folder: Path, facts: ProcedureData, problems: Problems) -> 
         if fps and not _positive(fps):
             problems.add("fps must be a number above 0, or empty", f"{where}: {fps!r}")
             fps = ""
-        if not cells["path"] or cells["path"] in paths:
+        if not cells["path"] or (cells["path"] in paths and not shared):
             problems.add("a recording without a path, or with that of another one", f"{where}: {cells['path']!r}")
             continue
-        seen.add(name)
-        paths.add(cells["path"])
+        seen[name] = paths[cells["path"]] = split
         objects = cells.get("object_states", "")
         path, objects = str(folder / cells["path"]), str(folder / objects) if objects else ""
-        yield Recording(name, path, float(fps or 0), procedure, object_states=objects), split
+        rate = to_number(fps) if fps else 0.0
+        yield Recording(name, path, rate, procedure, object_states=objects, group=cells.get(group or "", "")), split
 
 
 def _positive(text: str) -> bool:
     try:
-        return 0 < float(text) < float("inf")
+        return 0 < to_number(text) < float("inf")
     except ValueError:
         return False
 
@@ -359,15 +385,16 @@ def _frame(recording: Recording, where: str, text: str, problems: Problems) -> i
 
 
 def count_frames(
-    recording: Recording, problems: Problems, *, first: int | None = None, index_cache: str = ""
+    recording: Recording, problems: Problems, *, first: int | None = None, index_cache: str = "", pattern: str = ""
 ) -> Recording:
     """The recording with its number of frames, 0 for a video file that cannot be read, or is damaged.
 
-    A folder's pictures are numbered without gaps, from ``first`` (None: 0 or 1) on; anything else is a problem.
+    A folder's pictures (those of ``pattern``, DATA.FRAME_PATTERN) are numbered without gaps, from ``first`` (None: 0 or
+    1) on; anything else is a problem.
     """
     path = Path(recording.path)
     if path.is_dir():
-        return replace(recording, num_frames=_count_pictures(path, first, problems))
+        return replace(recording, num_frames=_count_pictures(path, first, pattern, problems))
     if not path.exists():
         problems.add("frames that are not there", f"{recording.id}: {path}")
         return recording
@@ -381,13 +408,15 @@ def count_frames(
         return recording
 
 
-def _count_pictures(folder: Path, first: int | None, problems: Problems) -> int:
+def _count_pictures(folder: Path, first: int | None, pattern: str, problems: Problems) -> int:
     numbers: dict[int, str] = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in PICTURES:
-            continue
-        digits = re.search(r"(\d+)$", stem)
+    names = scan_pictures(folder, pattern).found
+    kinds = {} if pattern else picture_kinds([name for name in names if re.search(r"\d", name)])
+    if len(kinds) > 1:
+        listed = ", ".join(f"{kind} ({count})" for kind, count in list(kinds.items())[:10])
+        problems.add("pictures of several kinds: say which with DATA.FRAME_PATTERN", f"{folder}: {listed}")
+    for name in names:
+        digits = re.search(r"(\d+)$", os.path.splitext(name)[0])
         if digits is None:
             problems.add("a picture without a number at the end of its name", f"{folder / name}")
         elif int(digits[1]) in numbers:

@@ -28,6 +28,7 @@ def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
     """The split that cfg.DATA and cfg.KEYSTEP name; options as of :func:`read_procedures`."""
     data, node = cfg.DATA, cfg.KEYSTEP
     options = {"layout": node.LAYOUT, "table": node.PROCEDURE, "index_cache": data.INDEX_CACHE, **options}
+    options |= {"pattern": data.FRAME_PATTERN, "group_column": data.GROUP_COLUMN, "corrections": data.CORRECTIONS}
     return read_procedures(data.PATH_TO_DATA_DIR, split, **options)
 
 
@@ -36,19 +37,23 @@ class FrameReader:
 
     Args:
         size: side of the square, pixels.
-        resize, index_cache, decoder: see :func:`dust.decode.reader.open_clip`.
+        resize, index_cache, decoder, pattern: see :func:`dust.decode.reader.open_clip`.
     """
 
-    def __init__(self, size: int, *, resize: str = "swscale", index_cache: str = "", decoder: str = "pyav") -> None:
+    def __init__(
+        self, size: int, *, resize: str = "swscale", index_cache: str = "", decoder: str = "pyav", pattern: str = ""
+    ) -> None:
         self.size = size
         self.options: dict[str, Any] = {"decoder": decoder, "resize": resize, "index_cache": index_cache or None}
+        self.options["pattern"] = pattern
         reader_class(decoder)  # an error of it comes now, not with the first recording
         self._open: Any = None
 
     @classmethod
     def of(cls, cfg) -> "FrameReader":
         data = cfg.DATA
-        return cls(data.TRAIN_CROP_SIZE, resize=data.RESIZE, index_cache=data.INDEX_CACHE, decoder=data.DECODER)
+        options = {"index_cache": data.INDEX_CACHE, "decoder": data.DECODER, "pattern": data.FRAME_PATTERN}
+        return cls(data.TRAIN_CROP_SIZE, resize=data.RESIZE, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}  # each process opens its own

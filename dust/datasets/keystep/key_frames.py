@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import PICTURES, ProcedureData, Recording
+from dust.datasets.keystep.files import ProcedureData, Recording
 from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.samplers import DrawnBatchSampler
 from dust.datasets.transforms.augment import Augmentation, augment_clip, build_augmentations
+from dust.decode.folders import scan_pictures
 from dust.procedure.table import State
 from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.rng import numpy_rng
@@ -136,7 +137,9 @@ class KeyFrames(Dataset[Any]):
         self.real: dict[int, list[KeyFrame]] = {}
         for frame in frames:
             self.real.setdefault(frame.label, []).append(frame)
-        self.synthetic = _synthetic_pictures(synthetic, self.class_names) if n_synth and training else {}
+        self.synthetic: dict[int, list[KeyFrame]] = {}
+        if n_synth and training:
+            self.synthetic = _synthetic_pictures(synthetic, self.class_names, reader.options.get("pattern", ""))
         self.clips: list[Any] = frames
         if training:
             self._check_batches()
@@ -309,11 +312,11 @@ def _some(pool: Sequence[KeyFrame], count: int, rng: np.random.RandomState) -> l
     return [pool[i] for i in rng.choice(len(pool), count, replace=len(pool) < count)]
 
 
-def _synthetic_pictures(folder: str, class_names: Sequence[str]) -> dict[int, list[KeyFrame]]:
+def _synthetic_pictures(folder: str, class_names: Sequence[str], pattern: str) -> dict[int, list[KeyFrame]]:
     found: dict[int, list[KeyFrame]] = {}
     for label, name in enumerate(class_names[1:], 1):
         home = Path(folder) / name
-        count = sum(path.suffix.lower() in PICTURES for path in home.iterdir()) if home.is_dir() else 0
+        count = len(scan_pictures(home, pattern).found) if home.is_dir() else 0
         if count:
             found[label] = [KeyFrame(f"synthetic/{name}:{i}", str(home), label, i) for i in range(count)]
     if not found:

@@ -7,6 +7,7 @@ per second. Instead of pictures a recording may be one video file: ``rgb.mp4`` o
 ``PSR_labels_raw.csv`` (picture, K states), without headers.
 """
 
+import glob
 import json
 import math
 import os
@@ -25,8 +26,10 @@ from dust.datasets.keystep.files import (
     read_rows,
     with_labels,
 )
+from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import VIDEO_SUFFIXES
+from dust.datasets.manifest.table import to_number
+from dust.decode.folders import is_video, scan_pictures, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 
@@ -70,13 +73,17 @@ def read_procedures(
     labels: bool = True,
     frames: bool = True,
     index_cache: str = "",
+    pattern: str = "",
+    group_column: str = "",
+    corrections: str | os.PathLike = "",
 ) -> ProcedureData:
     """One split of a data folder.
 
     Args:
         layout: auto (looks at the files) | own | industreal | meccano.
         table: the public data sets' ``procedure_info.json``, where it is not in the folder.
-        labels, frames, index_cache: see :func:`dust.datasets.keystep.files.read_own`.
+        labels, frames, index_cache, pattern, group_column, corrections: as in
+            :func:`dust.datasets.keystep.files.read_own`.
 
     Raises:
         DataError: with every problem of the split, its file and line.
@@ -88,8 +95,23 @@ def read_procedures(
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     layout = detect_layout(folder) if layout == "auto" else layout
     if layout == "own":
-        return read_own(folder, split, labels=labels, frames=frames, index_cache=index_cache)
-    return _read_public(folder, split, layout, table, labels, frames, index_cache)
+        return read_own(
+            folder,
+            split,
+            labels=labels,
+            frames=frames,
+            index_cache=index_cache,
+            pattern=pattern,
+            group_column=group_column,
+            corrections=corrections,
+        )
+    if group_column:
+        raise DataError(f"DATA.GROUP_COLUMN {group_column}: {folder} has no list with columns; set it to ''")
+    data = _read_public(folder, split, layout, table, labels, frames, index_cache, pattern)
+    problems = Problems()
+    kept = Corrections(corrections).apply(data.recordings, split, problems)
+    problems.raise_if_any(str(folder))
+    return replace(data, recordings=kept)
 
 
 def detect_layout(folder: Path) -> str:
@@ -107,7 +129,7 @@ def detect_layout(folder: Path) -> str:
 
 
 def _read_public(
-    folder: Path, split: str, name: str, table: str, labels: bool, frames: bool, index_cache: str
+    folder: Path, split: str, name: str, table: str, labels: bool, frames: bool, index_cache: str, pattern: str
 ) -> ProcedureData:
     layout, problems = LAYOUTS[name], Problems()
     base = folder / "recordings" if (folder / "recordings").is_dir() else folder
@@ -122,7 +144,7 @@ def _read_public(
             object_states=_predictions_of(home, folder),
         )
         if frames and recording.path:
-            recording = count_frames(recording, problems, first=layout.first, index_cache=index_cache)
+            recording = count_frames(recording, problems, first=layout.first, index_cache=index_cache, pattern=pattern)
         if labels:
             states = _label_rows(home / STATE_LABELS, layout.first, problems)
             steps = _label_rows(home / STEP_LABELS, layout.first, problems)
@@ -133,7 +155,7 @@ def _read_public(
 
 
 def _recording_folders(base: Path, problems: Problems) -> list[Path]:
-    found = sorted(path for path in base.iterdir() if path.is_dir()) if base.is_dir() else []
+    found = [Path(entry.path) for entry in visible(base) if entry.is_dir()]
     if not found:
         problems.add("no recordings: each is a folder in that of its split", str(base))
     return found
@@ -150,11 +172,11 @@ def _procedure_of(home: Path, layout: Layout, problems: Problems) -> str:
 def _frames_of(home: Path, layout: Layout, problems: Problems) -> str:
     """The folder of pictures, or the video file; "" and a problem where there is not exactly one."""
     pictures = home / layout.pictures
-    if pictures.is_dir() and any(name.suffix.lower() in (".jpg", ".png", ".jpeg") for name in pictures.iterdir()):
+    if pictures.is_dir() and scan_pictures(pictures).found:
         return str(pictures)
-    inside = sorted(path for path in home.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    inside = [Path(entry.path) for entry in visible(home) if is_video(entry.name) and entry.is_file()]
     named = [path for path in inside if path.stem in ("rgb", home.name)] or inside
-    beside = sorted(path for path in home.parent.glob(f"{home.name}.*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    beside = sorted(path for path in home.parent.glob(f"{glob.escape(home.name)}.*") if is_video(path))
     found = named or beside
     if len(found) == 1:
         return str(found[0])
@@ -215,7 +237,7 @@ def read_object_states(path: str | os.PathLike, num_frames: int, num_classes: in
     detections: Detections = [[] for _ in range(num_frames)]
     for where, cells in read_rows(Path(path), problems)[1:]:
         try:
-            frame, label, confidence = int(cells[1].split(".")[0]), int(float(cells[2])), float(cells[3])
+            frame, label, confidence = int(cells[1].split(".")[0]), int(to_number(cells[2])), to_number(cells[3])
         except (IndexError, ValueError):
             problems.add("columns 1 to 3 (from 0) are frame, class and confidence", f"{where}: {','.join(cells[:8])}")
             continue

@@ -1,13 +1,12 @@
 """Lists of clips and labels: from a csv, folders, or another project's annotation files."""
 
+from dust.datasets.manifest.labels import read_class_list, write_class_list
 from dust.datasets.manifest.manifest import (
     Clip,
     Manifest,
     available_splits,
     detect_format,
-    read_class_list,
     read_manifest,
-    write_class_list,
 )
 
 __all__ = [

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES, RawSplit, Row
+from dust.datasets.manifest.table import RawSplit, Row
+from dust.decode.folders import Scan, is_hidden, is_video, iter_clips, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 
@@ -27,30 +28,12 @@ SPLIT_FOLDERS = {
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}  # of each class, where class folders come without split folders
 
 
-def _visible(folder: str) -> list[os.DirEntry]:
-    """The entries of a folder that are not hidden, by name; none if it is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _folders(folder: str) -> list[str]:
-    return [entry.name for entry in _visible(folder) if entry.is_dir()]
+    return [entry.name for entry in visible(folder) if entry.is_dir()]
 
 
-def _videos(folder: str) -> Iterator[str]:
-    """The videos below a folder at any depth, by path; links to folders are followed only at the top."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
-                yield os.path.join(parent, name)
-
-
-def _holds_videos(folder: str) -> bool:
-    return next(_videos(folder), None) is not None
+def _holds_clips(folder: str, *, frames: bool = True) -> bool:
+    return next(iter_clips(folder, frames=frames), None) is not None
 
 
 # --- one folder per class ---------------------------------------------------------------------------------------
@@ -69,13 +52,15 @@ def _split_and_class_folders(root: str) -> tuple[dict[str, str], list[str]]:
     for name in _folders(root):
         path = os.path.join(root, name)
         split = next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
-        direct = any(os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES for entry in _visible(path))
+        direct = any(is_video(entry.name) for entry in visible(path) if not entry.is_dir())
         if split is not None and _folders(path) and not direct:
             if split in splits:
                 raise DataError(f"{root}: both {splits[split]}/ and {name}/ could be the {split} split: remove one")
             splits[split] = name
-        elif _holds_videos(path):
+        elif _holds_clips(path):
             classes.append(name)
+    if splits:  # pictures beside split folders are mostly of something else
+        classes = [name for name in classes if _holds_clips(os.path.join(root, name), frames=False)]
     return splits, classes
 
 
@@ -104,19 +89,24 @@ def read_folders(root: str, split: str) -> RawSplit:
     top = os.path.join(root, splits[split]) if splits else root
     raw = RawSplit(source=f"{top} (one folder per class)", rows=[], bases=[root])
     names = set(classes)
-    for folder in splits.values():
+    for folder in [splits["train"]] if "train" in splits else splits.values():  # others' classes must be among train's
         names.update(_folders(os.path.join(root, folder)))
     raw.class_names = sorted(names)
-    for path in _visible(top):
-        if path.is_file() and os.path.splitext(path.name)[1].lower() in VIDEO_SUFFIXES:
+    for path in visible(top):
+        if path.is_file() and is_video(path.name):
             raw.problems.add("a clip outside the class folders: move it into one", path.path)
+    scan = Scan()
     for name in _folders(top):
-        clips = [os.path.relpath(path, root).replace(os.sep, "/") for path in _videos(os.path.join(top, name))]
+        found = iter_clips(os.path.join(top, name), scan)
+        clips = [os.path.relpath(path, root).replace(os.sep, "/") for path in found]
         if not splits:
             clips = _share(clips, split, name, raw.problems) if name in names else []
         elif not clips:
             logger.warning("%s: class folder %s holds no video", top, name)
         raw.rows.extend(Row(clip, clip, name, clip, os.path.join(root, *clip.split("/"))) for clip in clips)
+    if scan.left_out:
+        level = logging.INFO if scan.only_hidden else logging.WARNING
+        logger.log(level, "%s: left out: %s", top, scan.summary())
     if not splits:
         logger.info("%s has no split folders: 80/10/10 of each class by the hash of the clips' ids", root)
     return raw
@@ -231,12 +221,12 @@ def _by_stem(folders: Sequence[str]) -> dict[str, str]:
     for folder in folders:
         try:
             with os.scandir(folder) as entries:
-                names = sorted((entry.is_dir(), entry.name) for entry in entries if not entry.name.startswith("."))
+                names = sorted((entry.is_dir(), entry.name) for entry in entries if not is_hidden(entry.name))
         except (FileNotFoundError, NotADirectoryError):
             continue
         for is_folder, name in names:
-            stem, suffix = (name, "") if is_folder else os.path.splitext(name)
-            if is_folder or suffix.lower() in VIDEO_SUFFIXES:
+            if is_folder or is_video(name):
+                stem = name if is_folder else os.path.splitext(name)[0]
                 found.setdefault(stem, os.path.join(folder, name))
     return found
 
@@ -348,7 +338,7 @@ _HMDB_NAME = re.compile(r"(.+)_test_split(\d+)\.txt")
 def hmdb_files(root: str, split_number: int) -> dict[str, str]:
     """{class: its split file} in the first folder that has any."""
     for folder in _HMDB_FOLDERS:
-        matches = [(entry.path, _HMDB_NAME.fullmatch(entry.name)) for entry in _visible(os.path.join(root, folder))]
+        matches = [(entry.path, _HMDB_NAME.fullmatch(entry.name)) for entry in visible(os.path.join(root, folder))]
         files = {match[1]: path for path, match in matches if match and int(match[2]) == split_number}
         if files:
             return files

@@ -3,36 +3,34 @@
 DATASET.md describes the layouts. A manifest is complete and right, or there is one error that lists everything wrong.
 """
 
-import difflib
 import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dust.datasets.manifest import formats
+from dust.datasets.manifest.corrections import Corrections
+from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.table import RawSplit, Row, read_csv
-from dust.utils.errors import DataError, Problems
-from dust.utils.files import read_text, write_text
+from dust.utils.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51")
 SPLITS = ("train", "val", "test")
-CLASS_LIST = "classes.txt"  # beside the csv files: the classes in their order, where that is not the sorted one
-
-_INTEGER = re.compile(r"([+-]?\d+)(?:\.0+)?")  # 3.0 is what a spreadsheet or pandas makes of 3
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     """``id``: unique in its split. ``path``: a file, or a folder of frames. ``label``: a class index, several (sorted,
-    each once) with ``multi_label``, None in a test split without labels."""
+    each once) with ``multi_label``, None in a test split without labels. ``group``: what should be in one split only (a
+    person, a recording), "" where the list does not say."""
 
     id: str
     path: str
     label: int | tuple[int, ...] | None
+    group: str = ""
 
 
 @dataclass
@@ -57,6 +55,8 @@ def read_manifest(
     num_classes: int | None = None,
     split_number: int = 1,
     check_files: bool = True,
+    group_column: str = "",
+    corrections: str | os.PathLike = "",
 ) -> Manifest:
     """Reads one split.
 
@@ -71,6 +71,8 @@ def read_manifest(
         num_classes: what the model has; another number of classes is an error, as are training labels that end below.
         split_number: 1..3, of UCF101's and HMDB51's official splits.
         check_files: whether a missing file is an error.
+        group_column: of a csv; "" reads a column called group, if there is one.
+        corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
 
     Raises:
         DataError: with all problems of the split, or what was looked for and found.
@@ -85,7 +87,8 @@ def read_manifest(
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist: set DATA.PATH_TO_DATA_DIR")
     layout = detect_format(root) if format == "auto" else format
-    reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files)
+    reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
+    reader.corrections = Corrections(corrections)
     raw = reader.read(split)
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
@@ -166,8 +169,17 @@ class _Reader:
     multi_label: bool
     split_number: int
     check_files: bool
+    group_column: str = ""
+    corrections: Corrections = field(default_factory=Corrections)
 
     def read(self, split: str) -> RawSplit:
+        """The rows of a split, each with an id, as they are after the corrections."""
+        raw = self._read(split)
+        _name_rows(raw)
+        raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled)
+        return raw
+
+    def _read(self, split: str) -> RawSplit:
         if self.format != "csv" and not os.path.isdir(self.root):
             raise DataError(f"{self.root} is a file: DATA.FORMAT {self.format} needs a folder")
         if self.format == "folder":
@@ -196,7 +208,13 @@ class _Reader:
             if len(paths) > 1:
                 logger.warning("%s is read, %s is not", *paths)
         folder = os.path.dirname(path)
-        raw = read_csv(path, split=split, separator=self.separator, multi_label=self.multi_label)
+        raw = read_csv(
+            path,
+            split=split,
+            separator=self.separator,
+            multi_label=self.multi_label,
+            group_column=self.group_column,
+        )
         bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
         raw.bases = list(dict.fromkeys(bases))
         classes = os.path.join(folder, CLASS_LIST)
@@ -227,125 +245,14 @@ class _Reader:
         return names
 
 
-# --- labels -----------------------------------------------------------------------------------------------------
-
-
-def index_labels(
-    raw: RawSplit, class_names: Sequence[str] | None, num_classes: int | None, multi_label: bool
-) -> tuple[list[tuple[int, ...] | None], list[str]]:
-    """(the class indices of each row, the class names). Problems go into ``raw.problems``; such rows get None.
-
-    Without ``class_names``: if every label is an integer, the classes are "0", "1", ... up to ``num_classes`` or the
-    largest label; else they are the labels' names, sorted. With them: a label is one of the names; integer labels under
-    a list of names that are not integers are positions in it.
-    """
-    words = [None if row.label is None else _words(row.label, multi_label) for row in raw.rows]
-    used = {word for row_words in words if row_words for word in row_words if word}
-    numbers = {word: int(match[1]) for word in used if (match := _INTEGER.fullmatch(word))}
-    integers = len(numbers) == len(used)
-    if class_names is not None:
-        names = list(class_names)
-    elif integers:
-        names = _integer_names(num_classes if num_classes is not None else max(numbers.values(), default=-1) + 1)
-    else:
-        names = sorted(used)
-        if numbers:
-            logger.warning("%s: labels are both names and integers (%s): all names", raw.source, min(numbers))
-    if num_classes is not None and len(names) != num_classes and used:
-        raw.problems.add(
-            f"{len(names)} classes, but MODEL.NUM_CLASSES is {num_classes}: set MODEL.NUM_CLASSES {len(names)}, or "
-            "correct the labels",
-            _sample(names),
-        )
-    positions = integers and (names == _integer_names(len(names)) or not any(map(_INTEGER.fullmatch, names)))
-    if positions:
-        table = {word: number for word, number in numbers.items() if 0 <= number < len(names)}
-    else:
-        table = {name: index for index, name in enumerate(names)}
-        table.update({word: table[str(n)] for word, n in numbers.items() if word not in table and str(n) in table})
-    if not used <= table.keys() or any(row_words and "" in row_words for row_words in words):
-        report = _report_numbers if positions else _report_names
-        report(raw, words, table, names)
-    return [None if row_words is None else _indices(row_words, table) for row_words in words], names
-
-
-def report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:
-    """Numbered classes that end below NUM_CLASSES: mostly a NUM_CLASSES that was left as it was."""
-    largest = max((index for row in labels if row for index in row), default=len(names) - 1)
-    if largest + 1 < len(names):
-        raw.problems.add(
-            f"labels end below MODEL.NUM_CLASSES {len(names)}: set MODEL.NUM_CLASSES {largest + 1}, or, if the classes "
-            f"above have no training clip, list all {len(names)} in {CLASS_LIST} beside the file or in DATA.CLASS_LIST",
-            f"the largest label is {largest}",
-        )
-
-
-def _integer_names(size: int) -> list[str]:
-    return [str(index) for index in range(size)]
-
-
-def _words(label: str, multi_label: bool) -> list[str]:
-    if not multi_label:
-        return [label]
-    return [word.strip() for word in label.split(",")] if label else []
-
-
-def _indices(words: list[str], table: dict[str, int]) -> tuple[int, ...] | None:
-    try:
-        return tuple(sorted({table[word] for word in words}))
-    except KeyError:
-        return None
-
-
-def _sample(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-
-
-Words = Sequence[Sequence[str] | None]
-
-
-def _unknown(raw: RawSplit, words: Words, table: dict[str, int]) -> Iterator[tuple[Row, str]]:
-    """Every label that is not in the table, with its row; empty ones are reported at once."""
-    for row, row_words in zip(raw.rows, words, strict=True):
-        for word in row_words or ():
-            if not word:
-                raw.problems.add("an empty label among several", f"{row.where}: {row.label}")
-            elif word not in table:
-                yield row, word
-
-
-def _report_numbers(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
-    numbers = [int(float(word)) for row_words in words for word in row_words or () if word]
-    way_out = f"set MODEL.NUM_CLASSES {max(numbers) + 1}, or correct the labels"
-    if min(numbers) == 1 and max(numbers) == len(names):
-        way_out = "they seem to count from 1: subtract 1 from every label"
-    for row, word in _unknown(raw, words, table):
-        if word.startswith("-"):
-            raw.problems.add("a negative label: classes count from 0", f"{row.where}: {word}")
-        else:
-            raw.problems.add(f"a label out of range 0..{len(names) - 1} ({way_out})", f"{row.where}: {word}")
-
-
-def _report_names(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
-    near: dict[str, str] = {}
-    for row, word in _unknown(raw, words, table):
-        if word not in near:
-            close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
-            near[word] = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-        kind = f"a label that is none of the {len(names)} classes ({_sample(names)})"
-        raw.problems.add(kind, f"{row.where}: {word!r}{near[word]}")
-
-
 # --- files and ids ----------------------------------------------------------------------------------------------
 
 
 def _locate(
     raw: RawSplit, labels: Sequence[tuple[int, ...] | None], multi_label: bool, check_files: bool
 ) -> list[Clip]:
-    """The clips, with paths found and ids made unique; missing files and repeated ids go into ``raw.problems``."""
+    """The clips, with paths found; missing files go into ``raw.problems``."""
     clips: list[Clip] = []
-    seen: dict[str, str] = {}
-    repeated = 0
     for row, indices in zip(raw.rows, labels, strict=True):
         path = row.path or find_file(row.written, raw.bases, check_files)
         if path is None:
@@ -353,25 +260,39 @@ def _locate(
             shown = row.written if os.path.isabs(row.written) else os.path.join(raw.bases[0], row.written)
             raw.problems.add(missing_file(raw.bases), f"{row.where}: {shown}{hint}")
             continue
+        if row.label is not None and indices is None:
+            continue  # reported with the labels
+        label = indices if multi_label or not indices else indices[0]
+        clips.append(Clip(row.id or row.written, path, label, row.group))
+    return clips
+
+
+def _relabelled(row: Row, label: str) -> Row:
+    row.label = label
+    return row
+
+
+def _name_rows(raw: RawSplit) -> None:
+    """Give every row an id of its own: that of its column, which must differ, else its path, with #2, #3, ... where a
+    path stands there again."""
+    seen: dict[str, str] = {}
+    repeated = 0
+    for row in raw.rows:
         clip_id = row.id or row.written
         if clip_id in seen and row.id:
             raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
-            continue
-        if clip_id in seen:
+        elif clip_id in seen:
             repeated += 1
             number = 2
             while f"{clip_id}#{number}" in seen:
                 number += 1
             clip_id = f"{clip_id}#{number}"
-        seen[clip_id] = row.where
-        if row.label is not None and indices is None:
-            continue  # reported with the labels
-        clips.append(Clip(clip_id, path, indices if indices is None or multi_label else indices[0]))
+        row.id = clip_id
+        seen.setdefault(clip_id, row.where)
     if repeated:
         logger.warning(
             "%s: %d rows name a file that is named before: their ids end in #2, #3, ...", raw.source, repeated
         )
-    return clips
 
 
 def missing_file(bases: Sequence[str]) -> str:
@@ -386,31 +307,3 @@ def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:
     paths = [os.path.join(folder, written) for folder in bases]
     found = next((path for path in paths if os.path.exists(path)), None)
     return paths[0] if found is None and not check else found
-
-
-# --- class lists ------------------------------------------------------------------------------------------------
-
-
-def write_class_list(path: str | os.PathLike, names: Sequence[str]) -> None:
-    """Writes the class names in their order, one per line."""
-    bad = [name for name in names if not name.strip() or "\n" in name or "\r" in name]
-    if bad:
-        raise DataError(f"class names must be single lines of text; got {bad[0]!r}")
-    write_text(path, "".join(f"{name}\n" for name in names))
-
-
-def read_class_list(path: str | os.PathLike) -> list[str]:
-    """Reads what :func:`write_class_list` wrote. DataError for an empty list, an empty line or a name twice."""
-    names = read_text(path).split("\n")
-    if names[-1] == "":
-        names.pop()
-    problems = Problems()
-    for number, name in enumerate(names, 1):
-        if not name.strip():
-            problems.add("an empty line: remove it", f"line {number}")
-        elif name in names[: number - 1]:
-            problems.add("a class named twice", f"line {number}: {name}")
-    if not names:
-        problems.add("no class in it: write one name per line", str(path))
-    problems.raise_if_any(str(path))
-    return names

@@ -2,28 +2,50 @@
 
 Rules (DATASET.md says them with examples):
 
-* separator: the one given, else a tab, else a comma, else the LAST space of the line;
-* a header is there if the first row names a path column (path, video, file, id) and a label column (label, labels,
-  class), or consists of such names only;
-* ``"`` quotes a field that holds the separator; a byte order mark and CRLF are accepted; UTF-8 only.
+* separator: the one given, or that of a first line ``sep=;``, else a tab, a semicolon, a comma, else the LAST space of
+  the line;
+* a header is there if the first row names a path column (path, video, file, filename ...) and a label column (label,
+  class, category, target ...), or consists of such names only;
+* ``"`` quotes a field that holds the separator; UTF-8 or UTF-16; a byte order mark and CRLF are accepted;
+* a column ``group`` (or the one of DATA.GROUP_COLUMN) is read, a column ``split`` chooses rows, columns that cut videos
+  into segments are refused, and all others are named in the log.
 """
 
 import csv
+import logging
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dust.decode.folders import is_picture, is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 
-PATH_NAMES = ("path", "video", "file", "id")
-LABEL_NAMES = ("label", "labels", "class")
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
-    | {".wmv", ".flv", ".3gp", ".ogv", ".vob", ".gif"}
+logger = logging.getLogger(__name__)
+
+#: What tools call the column of the file, in the order in which one is chosen; an id names it where nothing else does.
+PATH_NAMES = (
+    *("path", "video", "file", "filename", "file_name", "filepath", "file_path", "video_path", "videopath"),
+    *("video_file", "video_filename", "video_name", "videoname", "clip", "clip_path", "clip_file", "clip_name"),
+    *("relative_path", "rel_path", "full_path", "fname", "frame_dir", "id"),
 )
+LABEL_NAMES = (
+    *("label", "labels", "class", "classes", "class_name", "classname", "label_name", "category", "category_name"),
+    *("target", "action", "activity", "gesture", "class_id", "class_index", "class_label", "label_id", "category_id"),
+)
+GROUP = "group"
+SPLIT_NAMES = {
+    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"},
+    **{"test": "test", "testing": "test"},
+}
+#: Columns that say which part of a video is meant.
+_SEGMENT = re.compile(
+    r"(start|end|begin|stop|onset|offset)(_?(time|frame|timestamp|s|sec|secs|second|seconds|ms))?"
+    r"|(time|frame|t|timestamp|temporal|clip|segment)_(start|end|begin|stop)|timestamp_?s"
+)
+_NUMBERED = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")  # 0,5: a comma for the decimal point
 
 # "a path" <spaces> "a label", each quoted or not; without quotes the label is what follows the last space
 _SPACED = re.compile(r'(?:"((?:[^"]|"")*)"|(.*?\S))[ \t]+(?:"((?:[^"]|"")*)"|(\S+))')
@@ -33,13 +55,16 @@ _INTEGERS = re.compile(r"\d+(,\d+)+")
 
 @dataclass(slots=True)
 class Row:
-    """One clip as a file names it. ``path`` is None until the file is located; ``label`` None where there is none."""
+    """One clip as a file names it. ``path`` is None until the file is located; ``label`` None where there is none.
+    ``group``: what must not be in two splits (a person, a recording), ``split``: as written; "" where there is none."""
 
     where: str
     written: str
     label: str | None
     id: str | None = None
     path: str | None = None
+    group: str = ""
+    split: str = ""
 
 
 @dataclass
@@ -54,20 +79,68 @@ class RawSplit:
     problems: Problems = field(default_factory=Problems)
 
 
+def column_name(cell: str) -> str:
+    """A column's name as it is compared: ``" Video Path"`` and ``#video-path`` are ``video_path``."""
+    return re.sub(r"[\s\-]+", "_", cell.strip().lstrip("#").strip().lower())
+
+
+def to_number(cell: str) -> float:
+    """The number in a cell, also with a comma for the decimal point. ValueError if it is none."""
+    text = cell.strip()
+    return float(text.replace(",", ".") if _NUMBERED.fullmatch(text) else text)
+
+
+def find_group(names: Sequence[str], group_column: str, problems: Problems) -> int | None:
+    """Which of the columns is the group's: that of DATA.GROUP_COLUMN, which must be there, else ``group``."""
+    wanted = column_name(group_column) or GROUP
+    if wanted in names:
+        return list(names).index(wanted)
+    if group_column:
+        kind = f"no column {group_column}, which DATA.GROUP_COLUMN names"
+        problems.add(kind, f"the columns are {', '.join(names) or 'without names'}")
+    return None
+
+
+def check_columns(names: Sequence[str], used: Sequence[str], source: str, problems: Problems) -> None:
+    """Refuse columns that say which part of a video is meant, and name in the log those that nobody reads."""
+    others = [name for name in names if name not in used]
+    segments = [name for name in others if _SEGMENT.fullmatch(name)]
+    if segments:
+        problems.add(
+            "columns that cut videos into segments, which are not read from this list (whole videos would be): cut the "
+            "videos into clips, or remove these columns",
+            ", ".join(segments),
+        )
+    ignored = [name or "(without a name)" for name in others if name not in segments]
+    if ignored:
+        logger.info("%s: columns that are not read: %s", source, ", ".join(ignored))
+
+
 def _written_with_spaces(line: str) -> bool:
     """Whether the comma in this line belongs to a path or to a list of labels (``a.mp4 0,5,17``), since what stands
     before the last space is already a whole path."""
-    head = line.rstrip().rpartition(" ")[0].rstrip().strip('"')
-    return os.path.splitext(head)[1].lower() in VIDEO_SUFFIXES
+    return is_video(line.rstrip().rpartition(" ")[0].rstrip().strip('"'))
 
 
 def find_separator(lines: Sequence[str]) -> str:
-    """A tab or a comma if at least half of the lines hold one outside quotes; else a space."""
+    """The one under which the first line is a header; else a tab, a semicolon or a comma, if at least half of the lines
+    hold it outside quotes; else a space."""
     bare = [_QUOTED.sub("", line) if '"' in line else line for line in lines]
+    for mark in "\t;,":
+        if lines and mark in bare[0] and find_header(lines[0], mark) is not None:
+            return mark
     if 2 * sum("\t" in text for text in bare) >= len(lines):
         return "\t"
-    commas = sum("," in text and not _written_with_spaces(line) for text, line in zip(bare, lines, strict=True))
-    return "," if 2 * commas >= len(lines) else " "
+
+    def count(mark: str) -> int:
+        return sum(mark in text and not _written_with_spaces(line) for text, line in zip(bare, lines, strict=True))
+
+    def files(mark: str) -> int:
+        cells = [line.split(mark)[0].strip().strip('"') for line in lines]
+        return sum(is_video(cell) or is_picture(cell) for cell in cells)
+
+    found = [mark for mark in ";," if 2 * count(mark) >= len(lines)]
+    return max(found, key=files) if found else " "
 
 
 def split_line(line: str, separator: str, columns: int | None = None) -> list[str]:
@@ -103,6 +176,9 @@ class _Columns:
     path: int = 0
     label: int | None = 1
     id: int | None = None
+    group: int | None = None
+    split: int | None = None
+    names: tuple[str, ...] = ()
 
 
 def find_header(line: str, separator: str) -> _Columns | None:
@@ -113,53 +189,86 @@ def find_header(line: str, separator: str) -> _Columns | None:
         return None
     if separator == " " and '"' not in line:
         cells = line.split()  # "id path label": three names, which the rule of the last space would not part
-    names = [cell.strip().lower() for cell in cells]
+    names = tuple(map(column_name, cells))
     paths = [name for name in PATH_NAMES if name in names]
     labels = [name for name in LABEL_NAMES if name in names]
-    if not paths or not (labels or all(name in PATH_NAMES + LABEL_NAMES for name in names)):
+    known = (*PATH_NAMES, *LABEL_NAMES, GROUP, "split")
+    certain = any("path" in name or "file" in name for name in paths) and len(names) > 1
+    if not paths or not (labels or certain or all(name in known for name in names)):
         return None
+    if certain and not labels and any(re.fullmatch(r"[\d.,+-]*", cell.strip()) for cell in cells):
+        return None  # a folder of frames that is called "file", and its number
     return _Columns(
         count=len(names),
         path=names.index(paths[0]),
         label=names.index(labels[0]) if labels else None,
         id=names.index("id") if "id" in names and paths[0] != "id" else None,
+        split=names.index("split") if "split" in names else None,
+        names=names,
     )
 
 
 def _clips_only(lines: Sequence[str]) -> bool:
     """Whether every line ends in the name of a video: a list of clips without labels."""
-    return all(os.path.splitext(line.strip().strip('"'))[1].lower() in VIDEO_SUFFIXES for line in lines)
+    return all(is_video(line.strip().strip('"')) for line in lines)
 
 
-def read_csv(path: str | os.PathLike, *, split: str, separator: str = "", multi_label: bool = False) -> RawSplit:
-    """Reads one csv file. Labels stay text. Problems are collected in the result, with line numbers.
-
-    Args:
-        split: only in "test" may the labels be absent (a header without a label column, or one column everywhere).
-        separator: "" to find it; " " means the last space of the line; ``\\t`` may be written with a backslash.
-        multi_label: an empty label field then means "none of the classes".
-    """
-    raw = RawSplit(source=str(path), rows=[])
+def text_lines(path: str | os.PathLike, separator: str = "") -> tuple[list[str], str, int]:
+    """The lines of a file, the separator that is given or that a first line ``sep=;`` names, and the first line's
+    number."""
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if len(numbered) < len(lines):
-        filled = {number for number, _ in numbered}
-        for number in range(1, len(lines) + 1):
-            if number not in filled:
-                raw.problems.add("an empty line: remove it", f"line {number}")
+    separator = {"\\t": "\t"}.get(separator, separator)
+    if lines and (match := re.fullmatch(r'"?sep=(.)"?', lines[0].strip(" "), re.IGNORECASE)):
+        return lines[1:], separator or match[1], 2
+    return lines, separator, 1
+
+
+def read_csv(
+    path: str | os.PathLike,
+    *,
+    split: str,
+    separator: str = "",
+    multi_label: bool = False,
+    group_column: str = "",
+) -> RawSplit:
+    """Reads one csv file. Labels stay text. Problems are collected in the result, with line numbers.
+
+    Args:
+        split: only in "test" may the labels be absent (a header without a label column, or one column everywhere). A
+            column ``split`` chooses the rows of this one. "" reads the rows of all splits, and labels may be absent.
+        separator: "" to find it; " " means the last space of the line; ``\\t`` may be written with a backslash.
+        multi_label: an empty label field then means "none of the classes".
+        group_column: see :func:`find_group`.
+    """
+    raw = RawSplit(source=str(path), rows=[])
+    lines, separator, first = text_lines(path, separator)
+    numbered = []
+    for number, line in enumerate(lines, first):
+        if line.strip():
+            numbered.append((number, line))
+        else:
+            raw.problems.add("an empty line: remove it", f"line {number}")
     if not numbered:
         return raw
     texts = [line for _, line in numbered]
-    separator = {"\\t": "\t"}.get(separator, separator) or find_separator(texts)
+    separator = separator or find_separator(texts)
     header = find_header(texts[0], separator)
     if header is not None:
         numbered = numbered[1:]
-    elif split == "test" and separator == " " and _clips_only(texts):
-        header = _Columns(count=1, label=None)
-    if header is not None and header.label is None and split != "test":
-        raw.problems.add(f"no label column in a {split} split: add one named label", f"line 1: {texts[0]}")
+        header.group = find_group(header.names, group_column, raw.problems)
+        used = [header.path, header.label, header.id, header.group, header.split]
+        check_columns(header.names, [header.names[i] for i in used if i is not None], str(path), raw.problems)
+    else:
+        find_group((), group_column, raw.problems)
+        if split in ("test", "") and separator == " " and _clips_only(texts):
+            header = _Columns(count=1, label=None)
+    if header is not None and header.label is None and split not in ("test", ""):
+        raw.problems.add(
+            f"no label column in a {split} split: call it label (or {', '.join(LABEL_NAMES[1:8])})",
+            f"line {first}: {texts[0]}",
+        )
         return raw
     _read_rows(raw, numbered, separator, header or _Columns(), split, multi_label)
     return raw
@@ -168,7 +277,7 @@ def read_csv(path: str | os.PathLike, *, split: str, separator: str = "", multi_
 def _read_rows(
     raw: RawSplit, numbered: list[tuple[int, str]], separator: str, columns: _Columns, split: str, multi_label: bool
 ) -> None:
-    shown = {"\t": "a tab", " ": "a space", ",": "a comma"}.get(separator, repr(separator))
+    shown = {"\t": "a tab", " ": "a space", ",": "a comma", ";": "a semicolon"}.get(separator, repr(separator))
     bare: list[int] = []
     for number, line in numbered:
         where = f"line {number}"
@@ -190,6 +299,9 @@ def _read_rows(
                 f"{where}: {len(cells)} columns: {line}",
             )
             continue
+        of = "" if columns.split is None else cells[columns.split].strip()
+        if columns.split is not None and not _is_of_split(of, split, where, raw):
+            continue
         label = None if columns.label is None else cells[columns.label].strip()
         if label == "" and not multi_label:
             raw.problems.add("an empty label", f"{where}: {line}")
@@ -199,8 +311,9 @@ def _read_rows(
             raw.problems.add("an empty path", f"{where}: {line}")
         else:
             clip_id = None if columns.id is None else cells[columns.id].strip()
-            raw.rows.append(Row(where, cells[columns.path], label, clip_id))
-    if bare and (split != "test" or len(bare) < len(raw.rows)):
+            group = "" if columns.group is None else cells[columns.group].strip()
+            raw.rows.append(Row(where, cells[columns.path], label, clip_id, group=group, split=of))
+    if bare and (split not in ("test", "") or len(bare) < len(raw.rows)):
         for index in bare:
             raw.problems.add(
                 f"one column, where a path and a label are needed (separator: {shown}; "
@@ -208,6 +321,18 @@ def _read_rows(
                 f"{raw.rows[index].where}: {raw.rows[index].written}",
             )
         raw.rows = [row for row in raw.rows if row.label is not None]
+
+
+def _is_of_split(written: str, split: str, where: str, raw: RawSplit) -> bool:
+    """Whether the column ``split`` of a row names this one. A list that is called as a split has no rows of others."""
+    if not split:
+        return True
+    named = SPLIT_NAMES.get(written.lower())
+    if named is None:
+        raw.problems.add("a split that is none of train, val, test", f"{where}: {written!r}")
+    elif named != split and os.path.basename(raw.source) == f"{split}.csv":
+        raw.problems.add(f"a row of another split in {split}.csv", f"{where}: {written}")
+    return named == split
 
 
 # ------------------------------------------------------------------------------------------------ tables with a header
@@ -222,25 +347,25 @@ class Line(NamedTuple):
 
 
 def read_lines(
-    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = ",", empty: bool = True
+    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = "", empty: bool = True
 ) -> list[Line]:
     """Read the lines of a csv file, each with its cells, without spaces around them.
 
     Args:
         problems: gets the lines whose quoting is broken.
         where: how a line is named in an error: its number for ``{}``.
-        separator: "" to find it in the first line: a tab, a comma or a space.
+        separator: "" to find it in the first line: a tab, a semicolon, a comma or a space.
         empty: whether empty lines are passed over; else they are a problem.
 
     Raises:
         DataError: it is no text file, or its first line is broken.
     """
-    texts = read_text(path).split("\n")
-    if texts[-1] == "":
-        texts.pop()
-    separator = {"\\t": "\t"}.get(separator, separator) or find_separator(texts[:1])
+    texts, separator, first = text_lines(path, separator)
+    separator = separator or find_separator(texts[:1])
+    if separator == " ":  # a first line of one word does not tell
+        separator = find_separator(texts[:100])
     lines: list[Line] = []
-    for number, text in enumerate(texts, 1):
+    for number, text in enumerate(texts, first):
         name = where.format(number)
         if not text.strip():
             if not empty:
@@ -268,7 +393,7 @@ class Table:
 
 
 def read_table(
-    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = ",", empty: bool = True
+    path: str | os.PathLike, problems: Problems, *, where: str = "line {}", separator: str = "", empty: bool = True
 ) -> Table:
     """Read a csv file whose first line names its columns; an empty file has no header. See :func:`read_lines`.
 

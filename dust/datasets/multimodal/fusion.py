@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
+from dust.datasets.manifest.labels import read_class_list
+from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.multimodal.series_split import SplitSeries
@@ -171,6 +172,8 @@ class FusedDataset(Dataset[Any]):
             multi_label=data.MULTI_LABEL,
             num_classes=cfg.MODEL.NUM_CLASSES or None,
             check_files=data.CHECK_FILES,
+            group_column=data.GROUP_COLUMN,
+            corrections=data.CORRECTIONS,
         )
         features = None
         if "video_features" in modalities:
@@ -196,7 +199,7 @@ class FusedDataset(Dataset[Any]):
         references = [clip.video for clip in self.clips]
         if all(map(is_row, references)):
             return StackedVideos(references, channels)
-        clips = [Clip(clip.id, clip.video, clip.label) for clip in self.clips]
+        clips = [Clip(clip.id, clip.video, clip.label, clip.group) for clip in self.clips]
         return VideoDataset(
             manifest=Manifest(clips, self.class_names, manifest.source, manifest.multi_label), **options
         )

@@ -12,21 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_reference
-from dust.datasets.manifest.manifest import (
-    CLASS_LIST,
-    SPLITS,
-    find_file,
-    index_labels,
-    missing_file,
-    read_class_list,
-    report_unused,
-)
-from dust.datasets.manifest.table import RawSplit, Row, read_table
+from dust.datasets.manifest.corrections import Corrections
+from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
+from dust.datasets.manifest.manifest import SPLITS, find_file, missing_file
+from dust.datasets.manifest.table import RawSplit, Row, column_name, find_group, read_table
 from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("id", "label", "video", "series", "split")
+COLUMNS = ("id", "label", "video", "series", "split", "group")
 FILES = ("video", "series")  # columns that name files
 ONE_FILE = "manifest.csv"
 # what people write where one of COLUMNS or SPLITS is meant: for the hint in the error
@@ -45,6 +39,12 @@ class FusedClip:
     label: int | tuple[int, ...] | None
     video: str = ""
     series: str = ""
+    group: str = ""
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """See :class:`dust.datasets.protocol.HasSources`; a row of an array is a file of its own."""
+        return tuple((name, "") for name in (self.video, self.series) if name)
 
 
 @dataclass
@@ -111,6 +111,8 @@ def read_fused_manifest(
     multi_label: bool = False,
     num_classes: int | None = None,
     check_files: bool = True,
+    group_column: str = "",
+    corrections: str | os.PathLike = "",
 ) -> FusedManifest:
     """Reads one split.
 
@@ -118,7 +120,8 @@ def read_fused_manifest(
         root: the folder of ``<split>.csv`` or ``manifest.csv``, or a csv file itself.
         modalities: those of video and series whose files are needed.
         path_prefix: folder that relative paths are under; "" is the csv's own.
-        separator, class_names, multi_label, num_classes: as in :func:`dust.datasets.manifest.manifest.read_manifest`.
+        separator, class_names, multi_label, num_classes, group_column, corrections: as in
+            :func:`dust.datasets.manifest.manifest.read_manifest`.
         check_files: a missing file, or a row that an array does not have, is an error.
 
     Raises:
@@ -130,13 +133,14 @@ def read_fused_manifest(
     path = _csv_of(root, split)
     folder = os.path.dirname(path)
     wanted = [name for name in FILES if name in modalities]
-    table = _read_table(path, split, wanted, separator)
-    rows = table.of(split, multi_label)
+    correct = Corrections(corrections)
+    table = _read_table(path, split, wanted, separator, group_column)
+    rows = correct.apply(table.of(split, multi_label), split, table.problems, _relabelled)
     raw = RawSplit(path, [*rows], bases=[path_prefix or folder], problems=table.problems)
     names = list(class_names) if class_names is not None else _class_list(folder)
     own_names = names is None
     if names is None and split != "train":
-        names = _train_classes(root, table, separator, num_classes, multi_label)
+        names = _train_classes(root, table, separator, group_column, correct, num_classes, multi_label)
     labels, names = index_labels(raw, names, num_classes, multi_label)
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
@@ -147,7 +151,7 @@ def read_fused_manifest(
     clips = []
     for row, indices, video, series in zip(rows, labels, places["video"], places["series"], strict=True):
         label = indices if indices is None or multi_label else indices[0]
-        clips.append(FusedClip(row.id or "", video or series, label, video, series))
+        clips.append(FusedClip(row.id or "", video or series, label, video, series, row.group))
     logger.info("%s: %d samples of %d classes for %s", path, len(clips), len(names), split)
     return FusedManifest(clips, names, path, multi_label)
 
@@ -177,22 +181,32 @@ def _csv_of(root: str, split: str) -> str:
     return found[0]
 
 
-def _read_table(path: str, split: str, wanted: Sequence[str], separator: str) -> _Table:
+def _relabelled(row: _Row, label: str) -> _Row:
+    row.label = label
+    return row
+
+
+def _read_table(path: str, split: str, wanted: Sequence[str], separator: str, group_column: str = "") -> _Table:
     """Header and cells. Problems of the header are raised here; those of rows are collected."""
     problems, problems_of_header = Problems(), Problems()
     table = read_table(path, problems, separator=separator, empty=False)
     if not table.header:
         raise DataError(f"{path}: an empty file: its first line must be a header, id,label[,video][,series][,split]")
-    _check_columns(problems_of_header, table.header, split, wanted)
+    found = find_group([column_name(name) for name in table.header], group_column, problems_of_header)
+    group = "" if found is None else table.header[found]
+    _check_columns(problems_of_header, table.header, split, wanted, group)
     problems_of_header.raise_if_any(path)
-    rows = [_Row(where, text, cells.get("label"), cells["id"], cells=cells) for where, text, cells in table.rows]
+    rows = [
+        _Row(where, text, cells.get("label"), cells["id"], group=cells.get(group, ""), cells=cells)
+        for where, text, cells in table.rows
+    ]
     _check_ids(problems, rows)
     return _Table(path, table.header, rows, problems)
 
 
-def _check_columns(problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str]) -> None:
+def _check_columns(problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str], group: str) -> None:
     for name in columns:
-        if name not in COLUMNS:
+        if name not in (*COLUMNS, group):
             near = _OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, COLUMNS, 1)), "")
             hint = f"; did you mean {near}?" if near and near not in columns else ""
             problems.add(f"an unknown column: the header's names are {', '.join(COLUMNS)}", f"{name!r}{hint}")
@@ -209,7 +223,8 @@ def _check_columns(problems: Problems, columns: Sequence[str], split: str, wante
 
 
 def _check_ids(problems: Problems, rows: Sequence[_Row]) -> None:
-    """Ids differ within a file, whatever the split: a sample in two splits would be tested on what it was taught."""
+    """Ids differ within a file: a sample of train that is in another split too would be tested on what it was taught.
+    val and test may share samples."""
     seen: dict[str, _Row] = {}
     for row in rows:
         if not row.id:
@@ -221,9 +236,9 @@ def _check_ids(problems: Problems, rows: Sequence[_Row]) -> None:
         splits = [one.cells.get("split", "").strip() for one in (row, before)]
         if splits[0] == splits[1]:
             problems.add("an id used twice: ids must differ", f"{row.where}: {row.id} (before: {before.where})")
-        else:
+        elif "train" in splits:
             case = f"{row.where}: {row.id} in {splits[0]} (before: {before.where}, in {splits[1]})"
-            problems.add("an id in two splits: a sample belongs to one", case)
+            problems.add("an id in train and in another split: a sample of training is in no other", case)
 
 
 # --- classes --------------------------------------------------------------------------------------------------------
@@ -235,15 +250,23 @@ def _class_list(folder: str) -> list[str] | None:
 
 
 def _train_classes(
-    root: str, table: _Table, separator: str, num_classes: int | None, multi_label: bool
+    root: str,
+    table: _Table,
+    separator: str,
+    group_column: str,
+    correct: Corrections,
+    num_classes: int | None,
+    multi_label: bool,
 ) -> list[str] | None:
     """The classes of the train split, or None where there is none."""
     train = os.path.join(root, "train.csv")
     if os.path.isfile(train):
-        table = _read_table(train, "train", (), separator)
+        table = _read_table(train, "train", (), separator, group_column)
     elif "split" not in table.columns:
         return None
-    raw = RawSplit(table.path, [*_Table(table.path, table.columns, table.rows, Problems()).of("train", multi_label)])
+    raw = RawSplit(table.path, [])
+    rows = _Table(table.path, table.columns, table.rows, Problems()).of("train", multi_label)
+    raw.rows = [*correct.apply(rows, "train", raw.problems, _relabelled)]
     if not raw.rows:
         return None
     names = index_labels(raw, None, num_classes, multi_label)[1]

@@ -10,20 +10,21 @@ Rules (DATASET.md says them with examples):
   neighbours, without a low-pass filter, and never across a missing value or a gap: such a point is missing, too.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dust.datasets.arrays import DAMAGE, ArrayFiles, SampleError, array_error, load, split_reference
-from dust.datasets.manifest.table import split_line
+from dust.datasets.manifest.table import split_line, text_lines, to_number
 from dust.utils.errors import DataError
-from dust.utils.files import read_text
 
 TIME_NAMES = ("time", "t", "timestamp", "seconds")
 MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none"})
 GAP = 5.0  # a step of more than so many median steps is a gap
 SUFFIXES = (".npy", ".npz", ".csv")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _ON_POINT = 1e-6  # of a step: nearer than that to a time point, its value alone is taken
 
 
@@ -62,6 +63,23 @@ def read_series(reference: str, num_channels: int, files: ArrayFiles | None = No
     if times is not None:
         times = _checked_times(times, series.shape[1], path)
     return Series(series, times)
+
+
+def count_channels(reference: str) -> int:
+    """How many channels a series seems to have: the columns of a csv but its times, the first axis of an array.
+
+    Raises:
+        SampleError: as :func:`read_series`.
+    """
+    path, key = split_reference(reference)
+    suffix = path[-4:].lower()
+    if suffix == ".csv":
+        shape = _read_csv(path, None)[0].shape
+    elif suffix == ".npz":
+        shape = _read_npz(path, key)[0].shape
+    else:
+        shape = ArrayFiles().row(path, int(key)).shape if key else load(path).shape
+    return int(shape[0]) if len(shape) > 1 else 1
 
 
 def channel_axis(shape: tuple[int, ...], num_channels: int, path: str) -> int | None:
@@ -112,17 +130,15 @@ def _read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         raise array_error(path, error) from error
 
 
-def _read_csv(path: str, num_channels: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """(C, L) values and the times of a csv file."""
+def _read_csv(path: str, num_channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """(C, L) values and the times of a csv file. ``num_channels``: None for any."""
     try:
-        lines = read_text(path).split("\n")
+        lines, separator, _ = text_lines(path)
     except DataError as error:
         raise SampleError(path, str(error).removeprefix(f"{path}: ")) from error
-    if lines[-1] == "":
-        lines.pop()
     if not lines:
         raise SampleError(path, "an empty file: remove the sample")
-    separator = next((mark for mark in ("\t", ";", ",") if mark in lines[0]), " ")
+    separator = separator or next((mark for mark in ("\t", ";", ",") if mark in lines[0]), " ")
     try:
         cells = [line.split() if separator == " " else split_line(line, separator) for line in lines]
     except ValueError as error:
@@ -133,13 +149,15 @@ def _read_csv(path: str, num_channels: int) -> tuple[np.ndarray, np.ndarray | No
     if ragged:
         reason = "rows of different length: every row needs a cell per column; an empty cell is a missing value"
         raise SampleError(path, reason, f"line {ragged}: {len(cells[ragged - 1])} cells, line 1: {len(cells[0])}")
-    table = _numbers(rows, path, 2 if header else 1)
+    table = _numbers(rows, path, 2 if header else 1, separator)
     timed = [column for column, name in enumerate(header) if name in TIME_NAMES]
     if len(timed) > 1:
         raise SampleError(path, "more than one time column", ", ".join(header))
     values = np.delete(table, timed, axis=1).T
-    if len(values) != num_channels:  # said here, because a csv's axes are known
+    if num_channels is not None and len(values) != num_channels:  # said here, because a csv's axes are known
         reason = f"another number of columns than SERIES.NUM_CHANNELS {num_channels}, besides one called time"
+        if separator == "," and len(cells[0]) == 2 * (num_channels + bool(timed)) and not header:
+            reason += " (commas as decimal points? put semicolons between the columns, or write points)"
         raise SampleError(path, reason, f"{len(values)} columns: {', '.join(cells[0])}")
     return values, table[:, timed[0]] if timed else None
 
@@ -159,20 +177,22 @@ def _header(cells: list[str], path: str) -> list[str]:
 
 def _is_number(word: str) -> bool:
     try:
-        float(word)
+        to_number(word)
     except ValueError:
         return False
     return True
 
 
-def _numbers(rows: list[list[str]], path: str, first_line: int) -> np.ndarray:
-    """(L, columns) float64; NaN for missing values. SampleError for cells that are neither."""
+def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str) -> np.ndarray:
+    """(L, columns) float64; NaN for missing values. SampleError for cells that are neither, and where a comma may be a
+    decimal point or part thousands off."""
     if not rows:
         raise SampleError(path, "a header without values: remove the sample")
     try:
         return np.array(rows, dtype=np.float64)
     except ValueError:
         pass
+    _check_commas([cell.strip() for row in rows for cell in row if "," in cell or "." in cell], path, separator)
     table = np.full((len(rows), len(rows[0])), np.nan)
     for number, row in enumerate(rows):
         for column, cell in enumerate(row):
@@ -180,11 +200,22 @@ def _numbers(rows: list[list[str]], path: str, first_line: int) -> np.ndarray:
             if word.lower() in MISSING_WORDS:
                 continue
             try:
-                table[number, column] = float(word)
+                table[number, column] = to_number(word)
             except ValueError:
                 reason = "a cell that is no number (a missing value is an empty cell or NaN; decimals take a point)"
                 raise SampleError(path, reason, f"line {number + first_line}: {word!r}") from None
     return table
+
+
+def _check_commas(cells: list[str], path: str, separator: str) -> None:
+    """SampleError where commas within numbers can be read in two ways."""
+    commas, points = [cell for cell in cells if "," in cell], [cell for cell in cells if "." in cell]
+    if commas and points:
+        reason = "numbers with commas and numbers with points: write all of them with a decimal point"
+        raise SampleError(path, reason, f"{commas[0]!r} and {points[0]!r}")
+    if commas and separator != ";" and all(_THOUSANDS.fullmatch(cell) for cell in commas):
+        reason = "a comma that may be a decimal point or part thousands off: write numbers with a decimal point"
+        raise SampleError(path, reason, repr(commas[0]))
 
 
 def _checked_times(times: np.ndarray, length: int, path: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dust.decode import folders
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
 
@@ -200,7 +201,8 @@ def _without_copies(xy: np.ndarray) -> np.ndarray:
 def _read_folder(folder: Path, threshold: float) -> Tracks:
     """Files of one frame or several, joined. Parts with fewer points than others get invisible ones."""
     files = sorted(
-        (path for path in folder.iterdir() if path.suffix in SUFFIXES), key=lambda path: natural_order(path.name)
+        (Path(entry.path) for entry in folders.visible(folder) if os.path.splitext(entry.name)[1].lower() in SUFFIXES),
+        key=lambda path: natural_order(path.name),
     )
     if not files:
         raise DataError(f"{folder}: no tracks in this folder: {', '.join(SUFFIXES)} are looked for")

@@ -6,13 +6,16 @@ A manifest is complete and right, or there is one error that lists everything wr
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.manifest.manifest import CLASS_LIST, SPLITS, index_labels, read_class_list
-from dust.datasets.manifest.table import RawSplit, Row, read_table
+from dust.datasets.manifest.corrections import Corrections
+from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list
+from dust.datasets.manifest.manifest import SPLITS
+from dust.datasets.manifest.table import RawSplit, Row, check_columns, column_name, find_group, read_table
 from dust.datasets.tracks.files import SUFFIXES
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
@@ -51,11 +54,18 @@ class TrackClip:
     start: int = 0
     end: int | None = None
     clock: int | None = None
+    group: str = ""
 
     @property
     def path(self) -> str:
         """The file of the first camera."""
         return self.files[min(self.files)]
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """The cameras' files, with the frames that are meant; see :class:`dust.datasets.protocol.HasSources`."""
+        frames = "" if not self.start and self.end is None else f"frames {self.start} to {self.end}"
+        return tuple((self.files[view], frames) for view in sorted(self.files))
 
 
 @dataclass
@@ -75,6 +85,9 @@ def read_track_manifest(
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
     views: Sequence[int] = (),
+    group_column: str = "",
+    corrections: str | os.PathLike = "",
+    leaks: bool = False,
 ) -> TrackManifest:
     """Reads one split.
 
@@ -85,6 +98,9 @@ def read_track_manifest(
             the file, else of the original's ``classes.json``, else the training labels, sorted.
         num_classes: what the model has; another number of classes is an error.
         views: the cameras that will be used. A clip may lack some of them, which is logged; all clips may not.
+        group_column: see :func:`dust.datasets.manifest.table.find_group`; without one the sequence is the group.
+        corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
+        leaks: let sequences of train be in other splits too.
 
     Raises:
         DataError: with all problems of all splits.
@@ -93,9 +109,15 @@ def read_track_manifest(
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     table = _find_table(root)
     problems = Problems()
-    clips = [clip for path in table for clip in _read_table(path, problems)]
+    clips = [clip for path in table for clip in _read_table(path, problems, group_column)]
     _assign_splits(clips, str(table[0].parent), problems)
-    _check_sequences(clips, problems)
+    correct = Corrections(corrections)
+    clips = [
+        clip
+        for name in SPLITS
+        for clip in correct.apply([clip for clip in clips if clip.split == name], name, problems, _relabelled)
+    ]
+    _check_sequences(clips, leaks, problems)
     source = str(table[0] if len(table) == 1 else table[0].parent)
     names = list(class_names) if class_names is not None else _listed_classes(table[0].parent, clips)
     names = _index(clips, "train", names, num_classes, source, problems)
@@ -139,25 +161,33 @@ def _find_table(root: str) -> list[Path]:
 # --- tables -----------------------------------------------------------------------------------------------------
 
 
-def _read_table(path: Path, problems: Problems) -> list[TrackClip]:
+def _relabelled(clip: TrackClip, label: str) -> TrackClip:
+    clip.word = label
+    return clip
+
+
+def _read_table(path: Path, problems: Problems, group_column: str) -> list[TrackClip]:
     table = read_table(path, problems, where=f"{path.name} line {{}}")
     if not table.header:
         raise DataError(f"{path} is empty")
     rows = [(where, cells) for where, _, cells in table.rows]
     if set(PUBLISHED_COLUMNS) <= set(table.header):
         return _published_clips(path.parent, rows, problems)
-    return _clips(path, table.header, rows, problems)
+    return _clips(path, table.header, rows, group_column, problems)
 
 
 Rows = Iterable[tuple[str, dict[str, str]]]
 
 
-def _clips(path: Path, header: list[str], rows: Rows, problems: Problems) -> list[TrackClip]:
+def _clips(path: Path, header: list[str], rows: Rows, group_column: str, problems: Problems) -> list[TrackClip]:
     """One row per clip and camera."""
     named = {name: next((alias for alias in aliases if alias in header), "") for name, aliases in COLUMNS.items()}
     missing = [name for name in NEEDED if not named[name]]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)} in the header {','.join(header)}")
+    group = find_group([column_name(name) for name in header], group_column, problems)
+    named["group"] = "" if group is None else header[group]
+    check_columns(header, [column for column in named.values() if column], str(path), problems)
     own_split = path.stem if path.stem in SPLITS and not named["split"] else ""
     clips: dict[str, TrackClip] = {}
     for where, cells in rows:
@@ -179,6 +209,7 @@ def _clips(path: Path, header: list[str], rows: Rows, problems: Problems) -> lis
             "word": row["label"] or None,
             "sequence": row["sequence"],
             "split": row["split"],
+            "group": row["group"] or row["sequence"],
             "start": start,
         }
         facts["end"] = end
@@ -244,6 +275,7 @@ def _published_clips(folder: Path, rows: Rows, problems: Problems) -> list[Track
                 start=start or 0,
                 end=end,
                 clock=clock - 1 if clock - 1 in files else None,
+                group=sequence,
             )
         )
     return clips
@@ -274,18 +306,19 @@ def _assign_splits(clips: list[TrackClip], root: str, problems: Problems) -> Non
     logger.info("%s has no splits: 80/10/10 of %d sequences by the hash of their names", root, len(sequences))
 
 
-def _check_sequences(clips: list[TrackClip], problems: Problems) -> None:
-    first: dict[str, TrackClip] = {}
-    ids: dict[str, TrackClip] = {}
+def _check_sequences(clips: list[TrackClip], leaks: bool, problems: Problems) -> None:
+    """A sequence of train is in no other split; val and test may be one list."""
+    train = {clip.sequence: clip for clip in clips if clip.split == "train"}
+    ids: dict[tuple[str, str], TrackClip] = {}
     for clip in clips:
-        other = first.setdefault(clip.sequence, clip)
-        if other.split != clip.split:
+        other = train.get(clip.sequence)
+        if other is not None and clip.split != "train" and not leaks:
             problems.add(
-                "a sequence in two splits, which would test on what was trained on: keep a sequence together",
-                f"{_first(clip)}: {clip.sequence} in {clip.split}, and in {other.split} ({_first(other)})",
+                "a sequence of train in another split, which would test on what was trained on: keep it together",
+                f"{_first(clip)}: {clip.sequence} in {clip.split}, and in train ({_first(other)})",
             )
-        if ids.setdefault(clip.id, clip) is not clip:
-            problems.add("a sample named twice", f"{_first(clip)}: {clip.id} ({_first(ids[clip.id])})")
+        if ids.setdefault((clip.id, clip.split), clip) is not clip:
+            problems.add("a sample named twice", f"{_first(clip)}: {clip.id} ({_first(ids[clip.id, clip.split])})")
 
 
 def _first(clip: TrackClip) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.manifest.manifest import read_class_list
+from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.files import Tracks, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_manifest
@@ -171,6 +171,8 @@ class PointTracks(Dataset[Any]):
             class_names=class_names,
             num_classes=cfg.MODEL.NUM_CLASSES,
             views=node.VIEWS,
+            group_column=cfg.DATA.GROUP_COLUMN,
+            corrections=cfg.DATA.CORRECTIONS,
         )
         training = (views or split) == "train"
         return {

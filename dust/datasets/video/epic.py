@@ -3,15 +3,16 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import Clip, Manifest
-from dust.datasets.manifest.table import read_lines, read_table
+from dust.datasets.manifest.table import Row, check_columns, column_name, find_group, read_lines, read_table
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import DataError, Problems
 
@@ -65,6 +66,8 @@ class EpicKitchens(VideoDataset):
             path_prefix=data.PATH_PREFIX,
             class_names=class_names,
             check_files=data.CHECK_FILES,
+            group_column=data.GROUP_COLUMN,
+            corrections=data.CORRECTIONS,
         )
         return {
             "manifest": manifest,
@@ -91,8 +94,13 @@ def read_epic(
     path_prefix: str = "",
     class_names: Sequence[str] | None = None,
     check_files: bool = True,
+    group_column: str = "",
+    corrections: str | os.PathLike = "",
 ) -> Manifest:
     """The clips of a split, labels (verb, num_verbs + noun). In "test" a row of a clip_id alone has no label.
+
+    A header may name further columns; ``group`` (or ``group_column``) among them is read. A correction's label is
+    ``verb,noun``, two numbers.
 
     Raises:
         DataError: all problems of the file, with line numbers.
@@ -105,21 +113,25 @@ def read_epic(
         problems.add("other verbs or nouns than in training", f"{len(names)} names here, {len(class_names)} there")
     seen: dict[str, str] = {}
     bases = [path_prefix] if path_prefix else [str(folder), str(folder / "videos")]
-    for number, (where, _, cells) in enumerate(read_lines(path, problems, empty=False)):
-        if number == 0 and cells[:3] == HEADER:
-            continue
+    rows = []
+    for where, group, cells in _rows(path, group_column, problems):
         if not (len(cells) == 3 or (split == "test" and len(cells) == 1)) or not cells[0]:
             problems.add("not clip_id,verb,noun", f"{where}: {','.join(cells)}")
             continue
-        label = None if len(cells) == 1 else _label(cells[1:], (num_verbs, num_nouns), problems, where)
         if cells[0] in seen:
             problems.add("a clip named twice", f"{where}: {cells[0]} (before: {seen[cells[0]]})")
         seen[cells[0]] = where
-        file = _find(cells[0], bases, check_files)
+        rows.append(Row(where, cells[0], ",".join(cells[1:]) or None, cells[0], group=group))
+    for row in Corrections(corrections).apply(rows, split, problems, _relabelled):
+        words = row.label.split(",") if row.label else []
+        label = _label(words, (num_verbs, num_nouns), problems, row.where) if words else None
+        file = _find(row.written, bases, check_files)
         if file is None:
-            problems.add(f"a file that is missing (looked for in {', then '.join(bases)})", f"{where}: {cells[0]}.MP4")
+            problems.add(
+                f"a file that is missing (looked for in {', then '.join(bases)})", f"{row.where}: {row.written}.MP4"
+            )
         else:
-            clips.append(Clip(cells[0], file, label))
+            clips.append(Clip(row.written, file, label, row.group))
     problems.raise_if_any(str(path))
     if not clips:
         raise DataError(f"{path}: holds no clip")
@@ -127,7 +139,35 @@ def read_epic(
     return Manifest(clips, names, str(path), True)
 
 
+def _rows(path: Path, group_column: str, problems: Problems) -> Iterator[tuple[str, str, list[str]]]:
+    """Where each row stands, its group, and clip_id, verb, noun as far as they are there."""
+    lines = read_lines(path, problems, empty=False)
+    names = [column_name(cell) for cell in lines[0].cells] if lines else []
+    if HEADER[0] not in names:
+        find_group((), group_column, problems)
+        yield from ((line.where, "", line.cells) for line in lines)
+        return
+    group = find_group(names, group_column, problems)
+    wanted = [names.index(name) for name in HEADER if name in names]
+    used = [*HEADER, *([] if group is None else [names[group]])]
+    check_columns(names, used, str(path), problems)
+    for line in lines[1:]:
+        if len(line.cells) in (len(names), 1):
+            cells = [line.cells[column] for column in wanted] if len(line.cells) > 1 else line.cells
+            yield line.where, "" if group is None or len(line.cells) == 1 else line.cells[group], cells
+        else:
+            yield line.where, "", line.cells  # said to be none
+
+
+def _relabelled(row: Row, label: str) -> Row:
+    row.label = label
+    return row
+
+
 def _label(cells: Sequence[str], sizes: tuple[int, int], problems: Problems, where: str) -> tuple[int, ...] | None:
+    if len(cells) != 2:
+        problems.add("a label that is not verb,noun", f"{where}: {','.join(cells)}")
+        return None
     for kind, cell, size in zip(("verb", "noun"), cells, sizes, strict=True):
         if not _NUMBER.fullmatch(cell) or int(cell) >= size:
             problems.add(

@@ -10,7 +10,8 @@ from torch import Tensor
 from dust.config import with_values
 from dust.config.expand import grouping_of
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list
+from dust.datasets.manifest.labels import read_class_list
+from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.samplers import GroupBalancedSampler
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import ConfigError, DataError, Problems

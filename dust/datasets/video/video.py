@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.manifest.manifest import Clip, Manifest, read_class_list, read_manifest
+from dust.datasets.manifest.labels import read_class_list
+from dust.datasets.manifest.manifest import Clip, Manifest, read_manifest
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
@@ -41,6 +42,7 @@ class VideoDataset(Dataset[Any]):
         resize: ``swscale`` (fast) | ``torch`` (the published protocols' bilinear).
         index_cache: folder of cached frame indices, or empty.
         decoder: what reads video files: pyav | torchcodec | one that is registered, see :mod:`dust.decode.clip`.
+        frame_pattern: which pictures of a folder are its frames, see :func:`dust.decode.folders.scan_pictures`.
         seed: the run's seed, from which augmentation is drawn.
         multi_label: labels become (K,) float zeros and ones.
     """
@@ -58,6 +60,7 @@ class VideoDataset(Dataset[Any]):
         resize: str = "swscale",
         index_cache: str = "",
         decoder: str = "pyav",
+        frame_pattern: str = "",
         seed: int = 0,
         multi_label: bool = False,
     ) -> None:
@@ -75,6 +78,7 @@ class VideoDataset(Dataset[Any]):
         self.index_cache = index_cache or None
         self.decoder = decoder
         reader_class(decoder)  # an error of it comes now, not with the first clip
+        self.frame_pattern = frame_pattern
         self.seed = seed
         self.multi_label = multi_label
 
@@ -100,6 +104,8 @@ class VideoDataset(Dataset[Any]):
             num_classes=cfg.MODEL.NUM_CLASSES or None,
             split_number=data.SPLIT_NUMBER,
             check_files=data.CHECK_FILES,
+            group_column=data.GROUP_COLUMN,
+            corrections=data.CORRECTIONS,
         )
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
@@ -125,6 +131,7 @@ class VideoDataset(Dataset[Any]):
             "resize": data.RESIZE,
             "index_cache": data.INDEX_CACHE,
             "decoder": data.DECODER,
+            "frame_pattern": data.FRAME_PATTERN,
             "seed": cfg.RNG_SEED,
             "multi_label": data.MULTI_LABEL,
         }
@@ -160,7 +167,13 @@ class VideoDataset(Dataset[Any]):
 
     def open(self, clip: Clip) -> ClipReader:
         """A reader of the clip. VideoError where it cannot be opened."""
-        return open_clip(clip.path, decoder=self.decoder, resize=self.resize, index_cache=self.index_cache)
+        return open_clip(
+            clip.path,
+            decoder=self.decoder,
+            resize=self.resize,
+            index_cache=self.index_cache,
+            pattern=self.frame_pattern,
+        )
 
     def _training_views(self, clip: Clip, draw: SampleRequest) -> Any:
         assert self.train_transform is not None

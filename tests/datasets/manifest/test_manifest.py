@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dust.datasets.manifest.manifest import detect_format, read_class_list, read_manifest, write_class_list
+from dust.datasets.manifest.labels import read_class_list, write_class_list
+from dust.datasets.manifest.manifest import detect_format, read_manifest
 from dust.utils.errors import DataError
 
 
@@ -117,7 +118,7 @@ def test_id_column_and_ids_of_repeated_paths(tmp_path):
 def test_a_header_row_is_not_taken_for_a_clip_nor_a_clip_for_a_header(tmp_path):
     touch(tmp_path, "video", "a.mp4")
     assert pairs(csv(tmp_path, "video,3\na.mp4,1\n")) == [("video", 3), ("a.mp4", 1)]
-    assert "a header?" in problem(tmp_path, "video_name,gesture\na.mp4,1\n")
+    assert "a header?" in problem(tmp_path, "aufnahme,geste\na.mp4,1\n")
 
 
 # --- csv: where files are ---------------------------------------------------------------------------------------
@@ -288,7 +289,6 @@ def test_an_empty_line_also_at_the_end(tmp_path, blank):
         (",0\na.mp4,1\n", "an empty path"),
         ('"a.mp4,0\n', "quoting"),
         ("b\xe9.mp4 0\na.mp4 0\n".encode("latin-1"), "line 1 is not UTF-8"),
-        ("a.mp4 0\n".encode("utf-16"), "not UTF-8"),
         (b"a.mp4 0\na\0.mp4 1\n", "line 2 holds a NUL"),
     ],
 )
@@ -325,6 +325,29 @@ def test_split_folders_of_class_folders(tmp_path):
     touch(tmp_path, "train/loose.mp4", "validation/wave/5.mp4")
     with pytest.raises(DataError, match="both val/ and validation/"):
         read(tmp_path)
+
+
+def test_classes_of_val_are_those_of_train(tmp_path):
+    touch(tmp_path, "train/wave/1.mp4", "train/push/2.mp4", "val/Wave/3.mp4")
+    with pytest.raises(DataError, match=r"none of the 2 classes \(push, wave\):\n.*'Wave'; did you mean 'wave'\?"):
+        read(tmp_path, "val")
+
+
+def test_what_class_folders_leave_out_is_said(tmp_path, caplog):
+    touch(
+        tmp_path,
+        "train/wave/1.mp4",
+        "train/wave/2.asf",
+        "train/wave/._1.mp4",
+        "train/wave/4/1.jpg",
+        "train/wave/4/2.jpg",
+    )
+    caplog.set_level("WARNING")
+    assert len(read(tmp_path).clips) == 3 and not caplog.text  # a hidden file is no news
+    touch(tmp_path, "train/wave/5.xyz", "train/wave/6.jpg")
+    assert len(read(tmp_path).clips) == 3
+    assert "1 x .xyz, which is not read as video (5.xyz)" in caplog.text
+    assert "1 x a picture that is not in a folder of frames (6.jpg)" in caplog.text
 
 
 def test_a_clip_outside_the_class_folders(tmp_path):

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from dust.datasets.manifest.table import read_table
+from dust.datasets.manifest.table import read_csv, read_table, to_number
 from dust.utils.errors import DataError, Problems
 from tests.helpers import ROOT
 
@@ -37,6 +37,67 @@ def test_all_broken_rows_are_said(tmp_path):
     ]
     with pytest.raises(DataError, match="a.csv: line 1: broken quoting"):
         read(tmp_path, '"id,label\n')
+
+
+WAYS = {
+    "semicolons": ("path;label\na.mp4;wave\nb, c.mp4;push\n", "utf-8"),
+    "semicolons, no header": ("a.mp4;wave\nb, c.mp4;push\n", "utf-8"),
+    "tabs in UTF-16, as a spreadsheet's Unicode text": ("path\tlabel\r\na.mp4\twave\r\nb, c.mp4\tpush\r\n", "utf-16"),
+    "UTF-16 without a byte order mark": ("path\tlabel\na.mp4\twave\nb, c.mp4\tpush\n", "utf-16-be"),
+    "byte order mark, CRLF, a line that names the separator": (
+        "\ufeffsep=;\r\nVideo Path;Category\r\na.mp4;wave\r\nb, c.mp4;push\r\n",
+        "utf-8",
+    ),
+    "another tool's names": ('filename,category\na.mp4,wave\n"b, c.mp4",push\n', "utf-8"),
+    "a comment as header": ("#file;target\na.mp4;wave\nb, c.mp4;push\n", "utf-8"),
+    "quotes": ('"video_name";"class name"\n"a.mp4";"wave"\n"b, c.mp4";"push"\n', "utf-8"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_of_other_tools(tmp_path, way):
+    text, encoding = WAYS[way]
+    (tmp_path / "train.csv").write_bytes(text.encode(encoding))
+    raw = read_csv(tmp_path / "train.csv", split="train")
+    assert not raw.problems.kinds
+    assert [(row.written, row.label) for row in raw.rows] == [("a.mp4", "wave"), ("b, c.mp4", "push")]
+
+
+def test_tables_find_their_separator_too(tmp_path):
+    assert read(tmp_path, "id;label\na;x, y\n")[1] == [("line 2", ["a", "x, y"])]
+    assert read(tmp_path, "id\tlabel\na\tx\n")[1] == [("line 2", ["a", "x"])]
+    assert read(tmp_path, "sep=;\nid;label\na;x\n")[1] == [("line 3", ["a", "x"])]
+    assert to_number("0,5") == 0.5 and to_number("-1,5e3") == -1500 and to_number("2.5") == 2.5
+    with pytest.raises(ValueError):
+        to_number("1.234,5")
+
+
+@pytest.mark.parametrize("columns", ["start,end", "start_time,end_time", "start_frame,stop_frame", "t_start,t_end"])
+def test_segments_are_refused_by_name(tmp_path, columns):
+    (tmp_path / "train.csv").write_text(f"path,{columns},label\na.mp4,0,5,wave\n")
+    kinds = read_csv(tmp_path / "train.csv", split="train").problems.kinds
+    assert [cases for kind, cases in kinds.items() if "segments" in kind] == [[columns.replace(",", ", ")]]
+
+
+def test_columns_that_nobody_reads_are_named(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "train.csv").write_text("path,label,fps,camera\na.mp4,wave,30,2\n")
+    raw = read_csv(tmp_path / "train.csv", split="train")
+    assert not raw.problems.kinds and "columns that are not read: fps, camera" in caplog.text
+    raw = read_csv(tmp_path / "train.csv", split="train", group_column="Camera")
+    assert [row.group for row in raw.rows] == ["2"]
+    kinds = read_csv(tmp_path / "train.csv", split="train", group_column="person").problems.kinds
+    assert list(kinds) == ["no column person, which DATA.GROUP_COLUMN names"]
+
+
+def test_a_column_split_chooses_rows(tmp_path):
+    text = "path,label,split\na.mp4,x,train\nb.mp4,y,validation\nc.mp4,y,test\n"
+    (tmp_path / "all.csv").write_text(text)
+    for split, written in {"train": ["a.mp4"], "val": ["b.mp4"], "test": ["c.mp4"]}.items():
+        assert [row.written for row in read_csv(tmp_path / "all.csv", split=split).rows] == written
+    (tmp_path / "train.csv").write_text(text)
+    kinds = read_csv(tmp_path / "train.csv", split="train").problems.kinds
+    assert kinds == {"a row of another split in train.csv": ["line 3: validation", "line 4: test"]}
 
 
 def test_nobody_reads_csv_files_another_way():

@@ -165,7 +165,8 @@ def test_all_problems_at_once(root):
 
 def test_an_id_in_two_splits_of_one_file(root):
     message = problem(root, ONE + "a,0,series.npy#4,val\n", name="manifest.csv", modalities=["series"])
-    assert "an id in two splits: a sample belongs to one:\n      line 6: a in val (before: line 2, in train)" in message
+    assert "an id in train and in another split: a sample of training is in no other:\n" in message
+    assert "line 6: a in val (before: line 2, in train)" in message
 
 
 def test_two_kinds_of_lists_are_ambiguous(root):

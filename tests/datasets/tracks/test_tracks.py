@@ -107,7 +107,7 @@ def test_every_problem_of_a_list_is_named_with_its_line(tmp_path):
     text = str(caught.value)
     for words in (
         "a view that a sample has twice:\n      tracks.csv line 3: sample a, view 0 (tracks.csv line 2)",
-        "a sequence in two splits",
+        "a sequence of train in another split",
         "line 4: seq_a in test, and in train (tracks.csv line 2)",
         "not a camera's number (0, 1, ...):\n      tracks.csv line 5: 'x'",
         "a file that is missing:\n      tracks.csv line 6",

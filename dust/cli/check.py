@@ -1,0 +1,118 @@
+"""Look for damaged files, wrong labels and clips in two splits, and write lists without them.
+
+dust check data/mine
+dust check data/mine --cfg configs/quickstart/video.yaml      the spans, cameras and channels of a configuration
+dust check data/mine --fix data/clean                         clean train.csv, val.csv, test.csv
+dust check data/mine --fix corrections.csv                    for DATA.CORRECTIONS
+
+Exit status: 0 without errors (there may be warnings), 1 with, 2 where the lists cannot be read.
+"""
+
+import argparse
+import logging
+import os
+from typing import Any
+
+from dust.cli.command import command
+from dust.config import CfgNode, load_config
+from dust.convert.check import check_data
+from dust.convert.fixes import folder_of_findings, write_clean, write_corrections, write_findings
+from dust.convert.lists import KINDS, ListOptions
+from dust.datasets.manifest.manifest import FORMATS
+from dust.datasets.multimodal.series import SeriesRules
+from dust.utils.errors import ConfigError
+from dust.utils.registry import build
+
+#: Which dataset class of a configuration reads which kind of list.
+_DATASETS = {"FusedDataset": "fusion", "PointTracks": "tracks", "EpicKitchens": "epic"}
+_RECORDINGS = ("KeyFrames", "RecordingFrames", "EmbeddingWindows", "VideoWindows", "ProcedureRecordings")
+
+
+#: What is asked besides the folder, as keyword arguments of argparse's add_argument.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "out": {"default": "", "help": "folder for bad_clips.csv and check.csv (default: the data folder)"},
+    "fix": {"default": "", "metavar": "DIR|FILE.csv", "help": "write clean lists, or a list of corrections"},
+    "force": {"action": "store_true", "help": "replace files that are there already"},
+    "workers": {"type": int, "default": os.cpu_count() or 1, "help": "processes (default: all cores)"},
+    "kind": {"default": "", "choices": ("", *KINDS), "help": "of lists (default: found)"},
+    "format": {"default": "", "choices": ("", *FORMATS), "help": "of clips (default: found)"},
+    "separator": {"default": "", "help": "of csv columns (default: found)"},
+    "path-prefix": {"default": "", "help": "folder that relative paths are under"},
+    "multi-label": {"action": "store_true", "help": "several labels per clip"},
+    "split-number": {"type": int, "default": 0, "choices": (0, 1, 2, 3), "help": "official split (default 1)"},
+    "group-column": {"default": "", "help": "what may be in one split only (default: group)"},
+    "corrections": {"default": "", "help": "csv of corrections that is applied first"},
+    "cfg": {"default": "", "help": "a configuration whose keys say the rest"},
+}
+
+
+def build_options(cfg: CfgNode) -> dict[str, Any]:
+    """What a configuration says of its lists, as arguments of ListOptions."""
+    data, dataset = cfg.DATA, cfg.TRAIN.DATASET
+    kind = _DATASETS.get(dataset, "keystep" if dataset in _RECORDINGS else "clips")
+    size = tuple(cfg.TRACKS.FRAME_SIZE)
+    return {
+        "kind": kind,
+        "format": data.FORMAT if data.FORMAT != "auto" or dataset != "SSv2" else "ssv2",
+        "separator": data.PATH_LABEL_SEPARATOR,
+        "path_prefix": data.PATH_PREFIX,
+        "multi_label": data.MULTI_LABEL,
+        "split_number": data.SPLIT_NUMBER,
+        "group_column": data.GROUP_COLUMN,
+        "corrections": data.CORRECTIONS,
+        "frame_pattern": data.FRAME_PATTERN,
+        "span": 0.0 if kind in ("tracks", "keystep") else data.NUM_FRAMES * data.SAMPLING_RATE / data.TARGET_FPS,
+        "layout": cfg.KEYSTEP.LAYOUT,
+        "table": cfg.KEYSTEP.PROCEDURE,
+        "rules": build(SeriesRules, cfg) if "series" in data.MODALITIES else None,
+        "frame_size": (int(size[0]), int(size[1])) if size else None,
+        "num_verbs": cfg.CAST.NUM_VERBS,
+        "num_nouns": cfg.CAST.NUM_NOUNS,
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check one folder or list; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    root = args.root
+    values: dict[str, Any] = {}
+    overrides = list(args.overrides)
+    if len(overrides) % 2:  # of "--cfg FILE KEY VALUE" the first word was taken for the folder
+        root, overrides = "", [root, *overrides]
+    if overrides and not args.cfg:
+        raise ConfigError(f"{' '.join(overrides)}: keys belong to a configuration, give it as --cfg FILE.yaml")
+    if args.cfg:
+        cfg = load_config(args.cfg, overrides)
+        values, root = build_options(cfg), root or cfg.DATA.PATH_TO_DATA_DIR
+    if not root:
+        raise ConfigError("which data? Give a folder, or a --cfg with DATA.PATH_TO_DATA_DIR")
+    own = ("kind", "format", "separator", "path_prefix", "multi_label", "split_number", "group_column", "corrections")
+    values |= {name: getattr(args, name) for name in own if getattr(args, name)}
+    folder = folder_of_findings(root, args.out, force=args.force)
+    report = check_data(root, ListOptions(**values), workers=args.workers)
+    print("\n".join(report.lines()))
+    bad = len({one.path for one in report.findings if one.kind == "bad"})
+    path = write_findings(report, folder)
+    warnings = len(report.findings) - len(report.errors)
+    print(f"{report.files} files read, {bad} bad; {len(report.errors)} errors and {warnings} warnings are in {path}")
+    if args.fix.endswith(".csv"):
+        counts = write_corrections(report, args.fix, force=args.force)
+        listed = ", ".join(f"{count} {action}" for action, count in counts.items())
+        print(f"wrote {args.fix} ({listed}): look through it, then set DATA.CORRECTIONS {args.fix}")
+    elif args.fix:
+        kept = write_clean(report, args.fix, force=args.force)
+        listed = ", ".join(f"{split} {count} of {len(report.lists.clips[split])}" for split, count in kept.items())
+        prefix = ""
+        if report.lists.kind == "epic":  # whose lists have no paths
+            prefix = f" DATA.PATH_PREFIX {os.path.commonpath([os.path.dirname(path) for path in report.lists.files])}"
+        print(f"wrote {args.fix}: {listed} samples; next: set DATA.PATH_TO_DATA_DIR {args.fix}{prefix}")
+    return 1 if report.errors else 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", nargs="?", default="", metavar="DIR", help="a data folder, or a csv")
+    for name, facts in OPTIONS.items():
+        parser.add_argument(f"--{name}", **facts)
+
+
+main = command("check", __doc__, add_arguments, run, flags_of_old=("--root",))

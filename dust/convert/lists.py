@@ -1,0 +1,329 @@
+"""The lists of a data folder of any kind that dust reads, in one form: what ``dust check`` looks at."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dust.convert.health import Health, look_at_all, measure
+from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_reference
+from dust.datasets.keystep.files import RECORDINGS
+from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
+from dust.datasets.manifest.conflicts import Sample, samples_of
+from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
+from dust.datasets.manifest.table import SPLIT_NAMES, column_name, read_csv, read_lines, read_table
+from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
+from dust.datasets.multimodal.series import SeriesRules, count_channels, read_series
+from dust.datasets.tracks.files import read_tracks
+from dust.datasets.tracks.manifest import PUBLISHED_TABLE, read_track_manifest
+from dust.datasets.tracks.manifest import TABLE as TRACK_TABLE
+from dust.datasets.video.epic import HEADER, NAMES, read_epic
+from dust.utils.errors import DataError, Problems
+
+KINDS = ("clips", "fusion", "tracks", "keystep", "epic")
+#: A frame so large that no point is outside: for tracks whose files do not say their size.
+_ANY_SIZE = (1_000_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """What a configuration says of the lists.
+
+    Attributes:
+        kind: one of KINDS; "" finds it.
+        span: seconds that a clip of the configuration covers; 0 = not known.
+        layout, table: KEYSTEP.LAYOUT and PROCEDURE.
+        rules: of series; None takes what the first series shows.
+        frame_size: of tracks, height and width; None = as the files say.
+        num_verbs, num_nouns: of EPIC-KITCHENS.
+    """
+
+    kind: str = ""
+    format: str = "auto"
+    separator: str = ""
+    path_prefix: str = ""
+    multi_label: bool = False
+    split_number: int = 1
+    group_column: str = ""
+    corrections: str = ""
+    frame_pattern: str = ""
+    span: float = 0.0
+    layout: str = "auto"
+    table: str = ""
+    rules: SeriesRules | None = None
+    frame_size: tuple[int, int] | None = None
+    num_verbs: int = 97
+    num_nouns: int = 300
+
+
+@dataclass
+class Lists:
+    """All splits of a data folder.
+
+    Attributes:
+        clips: split -> what its reader returns.
+        files: what is to be read -> video | rows | series | tracks.
+        source: split -> what was read, as the reader returns it (a manifest, or a procedure's data).
+    """
+
+    kind: str
+    class_names: list[str]
+    clips: dict[str, list[Any]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def samples(self) -> dict[str, list[Sample]]:
+        return {split: samples_of(clips) for split, clips in self.clips.items()}
+
+    def words(self, clip: Any) -> str:
+        """The label as a list writes it; "" for none."""
+        label = clip.label
+        if self.kind == "epic" and label is not None:
+            return f"{label[0]},{label[1] - self.source['num_verbs']}"
+        numbers = label if isinstance(label, tuple) else () if label is None else (label,)
+        return ",".join(self.class_names[number] for number in numbers)
+
+
+def find_kind(root: str) -> str:
+    """Which of KINDS a folder, or a list, is of."""
+    folder = Path(root)
+    if folder.is_dir():
+        if (folder / RECORDINGS).is_file() or (folder / TABLE).is_file() or _has_recordings(folder):
+            return "keystep"
+        if (folder / TRACK_TABLE).is_file() or (folder / PUBLISHED_TABLE).is_file():
+            return "tracks"
+        if (folder / ONE_FILE).is_file():
+            return "fusion"
+        if any((folder / name).is_file() for name in NAMES.values()):
+            return "epic"
+    lists = [folder / f"{split}.csv" for split in SPLITS] if folder.is_dir() else [folder]
+    first = next((path for path in lists if path.is_file()), None)
+    if first is None:
+        return "clips"
+    lines = read_lines(first, Problems())
+    names = [column_name(cell) for cell in lines[0].cells] if lines else []
+    if {"sample", "view", "file"} <= set(names) or {"sample_id", "camera", "path"} <= set(names):
+        return "tracks"
+    if set(HEADER) <= set(names) or (len(names) == 3 and all(cell.isdecimal() for cell in names[1:])):
+        return "epic"
+    stacked = "video" in names and len(lines) > 1 and is_row(lines[1].cells[min(names.index("video"), len(names) - 1)])
+    return "fusion" if "id" in names and ("series" in names or stacked) else "clips"
+
+
+def _has_recordings(folder: Path) -> bool:
+    return any(next(folder.glob(f"{pattern}{STATE_LABELS}"), None) for pattern in ("recordings/*/*/", "*/*/"))
+
+
+def read_lists(root: str, options: ListOptions) -> Lists:
+    """Read every split that there is. DataError for lists that cannot be read, with all their problems."""
+    root = os.path.expanduser(root)
+    if not os.path.exists(root):
+        raise DataError(f"the data folder {root} does not exist")
+    kind = options.kind or find_kind(root)
+    readers = {"fusion": _fusion, "tracks": _tracks, "keystep": _keystep, "epic": _epic, "clips": _clips}
+    if kind not in readers:
+        raise DataError(f"kind {kind!r} is none of {', '.join(KINDS)}")
+    lists = readers[kind](root, options)
+    if not lists.clips:
+        raise DataError(f"{root} has no train, val or test split in the format {options.format}")
+    return lists
+
+
+def _shared(options: ListOptions) -> dict[str, Any]:
+    return {"group_column": options.group_column, "corrections": options.corrections}
+
+
+def _clips(root: str, options: ListOptions) -> Lists:
+    lists = Lists("clips", [])
+    if os.path.isfile(root):
+        rows = read_csv(root, split="", separator=options.separator, multi_label=options.multi_label).rows
+        splits = [split for split in SPLITS if any(SPLIT_NAMES.get(row.split.lower()) == split for row in rows)] or [
+            "test"
+        ]
+    else:
+        splits = available_splits(root, options.format, options.split_number)
+    for split in splits:
+        manifest = read_manifest(
+            root=root,
+            split=split,
+            format=options.format,
+            separator=options.separator,
+            path_prefix=options.path_prefix,
+            class_names=lists.class_names or None,
+            multi_label=options.multi_label,
+            split_number=options.split_number,
+            check_files=False,  # a missing file is one more bad clip
+            **_shared(options),
+        )
+        lists.class_names, lists.source[split] = manifest.class_names, manifest
+        lists.clips[split] = manifest.clips
+        lists.files |= {clip.path: "video" for clip in manifest.clips}
+    return lists
+
+
+def _csv_splits(root: str) -> dict[str, list[dict[str, str]]]:
+    """The rows of each split's csv by column; those of one file for all splits under ""."""
+    one = root if os.path.isfile(root) else os.path.join(root, ONE_FILE)
+    paths = {"": one} if os.path.isfile(one) else {split: os.path.join(root, f"{split}.csv") for split in SPLITS}
+    return {
+        split: [cells for _, _, cells in read_table(path, Problems()).rows]
+        for split, path in paths.items()
+        if os.path.isfile(path)
+    }
+
+
+def _fusion(root: str, options: ListOptions) -> Lists:
+    lists = Lists("fusion", [])
+    tables = _csv_splits(root)
+    rows = [row for table in tables.values() for row in table]
+    modalities = [name for name in FILES if any(row.get(name) for row in rows)]
+    splits = list(tables)
+    if splits == [""]:
+        splits = [split for split in SPLITS if any(row.get("split", "") in (split, "") for row in rows)]
+    for split in splits:
+        manifest = read_fused_manifest(
+            root=root,
+            split=split,
+            modalities=modalities,
+            separator=options.separator,
+            path_prefix=options.path_prefix,
+            class_names=lists.class_names or None,
+            multi_label=options.multi_label,
+            check_files=False,
+            **_shared(options),
+        )
+        lists.class_names, lists.source[split] = manifest.class_names, manifest
+        lists.clips[split] = manifest.clips
+        for clip in manifest.clips:
+            if clip.video:
+                lists.files[clip.video] = "rows" if is_row(clip.video) else "video"
+            if clip.series:
+                lists.files[clip.series] = "series"
+    return lists
+
+
+def _tracks(root: str, options: ListOptions) -> Lists:
+    lists = Lists("tracks", [])
+    for split in SPLITS:
+        try:
+            manifest = read_track_manifest(
+                root=root, split=split, class_names=lists.class_names or None, leaks=True, **_shared(options)
+            )
+        except DataError as error:
+            if "split holds no clip" in str(error):
+                continue
+            raise
+        lists.class_names, lists.source[split] = manifest.class_names, manifest
+        lists.clips[split] = manifest.clips
+        lists.files |= {file: "tracks" for clip in manifest.clips for file in clip.files.values()}
+    return lists
+
+
+def _keystep(root: str, options: ListOptions) -> Lists:
+    lists = Lists("keystep", [])
+    own = Path(root, RECORDINGS)
+    if own.is_file():
+        splits = [split for split in SPLITS if any(row.get("split") == split for row in _csv_splits(str(own))[""])]
+    else:
+        splits = [split for split in SPLITS if any(Path(root, name, split).is_dir() for name in ("recordings", ""))]
+    for split in splits:
+        data = read_procedures(
+            root,
+            split,
+            layout=options.layout,
+            table=options.table,
+            pattern=options.frame_pattern,
+            **_shared(options),
+        )
+        lists.class_names, lists.source[split] = data.components, data
+        lists.clips[split] = data.recordings
+        lists.files |= {one.path: "video" for one in data.recordings}
+    return lists
+
+
+def _epic(root: str, options: ListOptions) -> Lists:
+    lists = Lists("epic", [])
+    lists.source["num_verbs"] = options.num_verbs
+    for split in (split for split in SPLITS if os.path.isfile(os.path.join(root, f"{split}.csv"))):
+        manifest = read_epic(
+            root,
+            split,
+            num_verbs=options.num_verbs,
+            num_nouns=options.num_nouns,
+            path_prefix=options.path_prefix,
+            check_files=False,
+            **_shared(options),
+        )
+        lists.class_names, lists.source[split] = manifest.class_names, manifest
+        lists.clips[split] = manifest.clips
+        lists.files |= {clip.path: "video" for clip in manifest.clips}
+    return lists
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
+    """Read one file of ``Lists.files`` to its end. One that is not there is missing."""
+    file, _ = split_reference(path)
+    if not os.path.exists(file):
+        hint = "" if os.path.splitext(file)[1] else " (a header? name its columns path and label)"
+        return Health(f"missing{hint}")
+    try:
+        if kind == "rows":
+            return _look_at_row(path)
+        if kind == "series":
+            return _look_at_series(path, options)
+        if kind == "tracks":
+            tracks = read_tracks(path, size=options.frame_size or _ANY_SIZE)
+            return Health("", len(tracks.xy), fps=tracks.fps)
+    except DataError as error:
+        return Health(str(error).removeprefix(f"{path}: ").removeprefix(f"{file}: "))
+    return measure(path, decode=True, pattern=options.frame_pattern)
+
+
+def look_at_files(lists: Lists, options: ListOptions, *, workers: int = 0) -> dict[str, Health]:
+    """Read every file of the lists, in parallel where there are ``workers``."""
+    found: dict[str, Health] = {}
+    for kind in dict.fromkeys(lists.files.values()):
+        paths = [path for path, own in lists.files.items() if own == kind]
+        if kind == "series" and options.rules is None:
+            options = replace(options, rules=_rules_of(paths))
+        found |= look_at_all(paths, partial(look_at, kind=kind, options=options), workers=workers, desc=kind)
+    return found
+
+
+def _rules_of(paths: Sequence[str]) -> SeriesRules:
+    """As many channels as the first series has that can be read; missing values are nobody's fault here."""
+    for path in paths:
+        try:
+            return SeriesRules(num_channels=count_channels(path), missing="mask")
+        except SampleError:
+            continue
+    return SeriesRules(num_channels=1, missing="mask")
+
+
+def _look_at_series(path: str, options: ListOptions) -> Health:
+    assert options.rules is not None
+    series = read_series(path, options.rules.num_channels)
+    options.rules.check_values(series.values, path)
+    count = series.values.shape[1]
+    if series.times is None or count < 2:
+        return Health("", count)
+    return Health("", count, fps=float((count - 1) / (series.times[-1] - series.times[0])))
+
+
+def _look_at_row(path: str) -> Health:
+    file, key = split_reference(path)
+    if not key.isdecimal():
+        return Health("a row that is no number")
+    row = ArrayFiles().row(file, int(key))
+    if row.ndim != 4:
+        return Health(f"a row of shape {row.shape}, where (channels, frames, height, width) is needed")
+    if row.dtype.kind == "f" and not np.isfinite(row).all():
+        return Health("values that are not finite")
+    return Health("", row.shape[1], row.shape[2], row.shape[3])

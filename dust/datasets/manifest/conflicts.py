@@ -1,0 +1,149 @@
+"""What contradicts itself in the lists of a data set: clips in two splits, one clip under two labels, clips twice.
+
+One rule for every kind of data. A clip (or a group: a person, a recording) of training that is in another split too is
+a leak, an error; that val and test share clips is usual in published splits, a warning.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dust.datasets.protocol import HasGroup, HasLabel, HasSources
+from dust.utils.errors import SHOWN
+
+ERROR, WARNING = "error", "warning"
+LEAK, GROUP_LEAK, SHARED, LABELS, DUPLICATE = "leak", "group", "shared", "labels", "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of a list.
+
+    Attributes:
+        label: anything that can be compared; None for no label.
+        group: "" for none.
+        sources: (file, part of it that is meant, "" for all) of everything that the sample is made of.
+    """
+
+    id: str
+    label: Any
+    group: str
+    sources: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One kind of contradiction.
+
+    Attributes:
+        level: error | warning.
+        kind: leak | group | shared | labels | duplicate.
+        cases: for each, (split, sample) of all that are in it; those of train first.
+    """
+
+    level: str
+    kind: str
+    text: str
+    cases: list[list[tuple[str, Sample]]]
+
+    def summary(self) -> str:
+        """The contradiction in a line, with the first few ids."""
+        ids = [" = ".join(dict.fromkeys(f"{sample.id} ({split})" for split, sample in case[:4])) for case in self.cases]
+        more = ", ..." if len(ids) > SHOWN else ""
+        return f"{len(self.cases)} {self.text}: {', '.join(ids[:SHOWN])}{more}"
+
+
+def samples_of(clips: Iterable[Any]) -> list[Sample]:
+    """The clips of any dataset (``dataset.clips``) as samples."""
+    found: list[Sample] = []
+    labelled = grouped = made = None
+    for clip in clips:
+        if labelled is None:  # all clips of a list are of one class
+            labelled, grouped, made = (
+                isinstance(clip, HasLabel),
+                isinstance(clip, HasGroup),
+                isinstance(clip, HasSources),
+            )
+        sources = tuple(clip.sources) if made else ((str(clip.path), ""),)
+        found.append(Sample(clip.id, _plain(clip.label) if labelled else None, clip.group if grouped else "", sources))
+    return found
+
+
+def _plain(label: Any) -> Any:
+    """A label that can be compared and stored; None for one of another kind (an array, a dictionary)."""
+    if isinstance(label, np.generic):
+        return label.item()
+    if isinstance(label, (list, tuple)):
+        return tuple(map(_plain, label))
+    return label if isinstance(label, (int, str, float)) else None
+
+
+def find_conflicts(
+    splits: Mapping[str, Sequence[Sample]], same: Mapping[str, str] | None = None, *, groups: bool = True
+) -> list[Conflict]:
+    """Everything that contradicts itself in these lists.
+
+    Args:
+        splits: train, val, test, as far as they are there.
+        same: file -> the file that stands for all with its content; without it, files differ by their names alone.
+        groups: look at groups too.
+    """
+    same = same or {}
+    of_source: dict[tuple[str, str], list[tuple[str, Sample]]] = defaultdict(list)
+    of_whole: dict[tuple[tuple[str, str], ...], list[tuple[str, Sample]]] = defaultdict(list)
+    of_group: dict[str, list[tuple[str, Sample]]] = defaultdict(list)
+    for split in sorted(splits, key=lambda name: name != "train"):
+        for sample in splits[split]:
+            sources = tuple((same.get(file, file), part) for file, part in sample.sources)
+            for source in dict.fromkeys(sources):
+                of_source[source].append((split, sample))
+            of_whole[sources].append((split, sample))
+            if sample.group and groups:
+                of_group[sample.group].append((split, sample))
+    how = "the same content" if same else "the same file"
+    leaks, shared = _several_splits(of_source.values())
+    labels = [case for case in of_whole.values() if _labels_differ(case)]
+    found = [
+        Conflict(ERROR, LEAK, f"clips of train are in another split too ({how})", leaks),
+        Conflict(ERROR, GROUP_LEAK, "groups of train are in another split too", _several_splits(of_group.values())[0]),
+        Conflict(ERROR, LABELS, f"clips have several labels ({how})", labels),
+        Conflict(
+            WARNING, SHARED, f"clips are in val and in test ({how}), as in data sets without a list for each", shared
+        ),
+        Conflict(WARNING, DUPLICATE, f"clips stand in one split more than once ({how})", _repeated(of_whole.values())),
+    ]
+    return [conflict for conflict in found if conflict.cases]
+
+
+Cases = Iterable[list[tuple[str, Sample]]]
+
+
+def _several_splits(cases: Cases) -> tuple[list[list[tuple[str, Sample]]], list[list[tuple[str, Sample]]]]:
+    """Those in train and another split, and those in val and test alone; each sample's case once."""
+    leaks: list[list[tuple[str, Sample]]] = []
+    shared: list[list[tuple[str, Sample]]] = []
+    seen: set[tuple[tuple[str, str], ...]] = set()
+    for case in cases:
+        owners = {split for split, _ in case}
+        key = tuple((split, sample.id) for split, sample in case)
+        if len(owners) > 1 and key not in seen:
+            seen.add(key)
+            (leaks if "train" in owners else shared).append(case)
+    return leaks, shared
+
+
+def _labels_differ(case: list[tuple[str, Sample]]) -> bool:
+    return len({sample.label for _, sample in case if sample.label is not None}) > 1
+
+
+def _repeated(cases: Cases) -> list[list[tuple[str, Sample]]]:
+    found = []
+    for case in cases:
+        for split in dict.fromkeys(split for split, _ in case):
+            own = [(split, sample) for name, sample in case if name == split]
+            if len(own) > 1 and not _labels_differ(own):
+                found.append(own)
+    return found

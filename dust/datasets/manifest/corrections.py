@@ -1,0 +1,105 @@
+"""Corrections of a list, made once and applied whenever the list is read (DATA.CORRECTIONS).
+
+``id,action,label,split``, and any other columns for people: ``keep`` changes nothing, ``drop`` leaves a sample out,
+``relabel`` gives it the label. Where ``split`` is empty, or absent, a row is about that id in every split.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dust.datasets.manifest.table import SPLIT_NAMES, read_table
+from dust.utils.errors import DataError, Problems
+
+logger = logging.getLogger(__name__)
+
+ACTIONS = ("keep", "drop", "relabel")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """``label`` as a list writes it, "" unless the action is relabel. ``split``: "" for all."""
+
+    id: str
+    action: str
+    label: str = ""
+    split: str = ""
+    where: str = ""
+
+
+def read_corrections(path: str | os.PathLike) -> list[Correction]:
+    """Read a file of corrections. DataError with everything that is wrong with it."""
+    path, problems = os.path.expanduser(path), Problems()
+    table = read_table(path, problems)
+    missing = [name for name in ("id", "action") if name not in table.header]
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(missing)}: corrections have id,action,label[,split]")
+    seen: dict[tuple[str, str], Correction] = {}
+    for where, _, cells in table.rows:
+        action, label, split = cells["action"].lower(), cells.get("label", ""), cells.get("split", "").lower()
+        if action not in ACTIONS:
+            problems.add(f"an action that is none of {', '.join(ACTIONS)}", f"{where}: {cells['action']!r}")
+        if action == "relabel" and not label:
+            problems.add("relabel without a label", f"{where}: {cells['id']}")
+        if split and split not in SPLIT_NAMES:
+            problems.add("a split that is none of train, val, test", f"{where}: {cells['split']!r}")
+        found = Correction(cells["id"], action, label if action == "relabel" else "", SPLIT_NAMES.get(split, ""), where)
+        before = seen.setdefault((found.id, found.split), found)
+        if (before.action, before.label) != (found.action, found.label):
+            problems.add("an id that is corrected in two ways", f"{where}: {found.id} (before: {before.where})")
+    problems.raise_if_any(path)
+    return list(seen.values())
+
+
+class Corrections:
+    """The corrections that DATA.CORRECTIONS names; none for "".
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str | os.PathLike = "") -> None:
+        self.path = os.fspath(path)
+        self.rows = read_corrections(path) if path else []
+
+    def apply(
+        self, items: Sequence[T], split: str, problems: Problems, relabel: Callable[[T, str], T] | None = None
+    ) -> list[T]:
+        """The items of one split (each with an ``id``) as they are after the corrections.
+
+        Args:
+            problems: gets ids of this split that it lacks, and labels where there are none to change.
+            relabel: gives an item the label of a list; None where items have no label of their own.
+        """
+        if not self.rows:
+            return list(items)
+        wanted: dict[str, Correction] = {}
+        for row in sorted((row for row in self.rows if row.split in ("", split)), key=lambda row: row.split):
+            wanted[row.id] = row  # one of this split comes after, and instead of, one of all splits
+        kept: list[T] = []
+        done = dict.fromkeys(ACTIONS, 0)
+        for item in items:
+            correction = wanted.get(_id(item))
+            if correction is not None:
+                done[correction.action] += 1
+            if correction is None or correction.action == "keep":
+                kept.append(item)
+            elif correction.action == "relabel" and relabel is not None:
+                kept.append(relabel(item, correction.label))
+            elif correction.action == "relabel":
+                problems.add(
+                    "relabel of what has no label of its own", f"{self.path}: {correction.where}: {correction.id}"
+                )
+        here = {_id(item) for item in items}
+        for row in wanted.values():
+            if row.split and row.id not in here:
+                problems.add(f"corrections of an id that {split} lacks", f"{self.path}: {row.where}: {row.id}")
+        logger.info("%s: %d samples of %s dropped, %d relabelled", self.path, done["drop"], split, done["relabel"])
+        return kept
+
+
+def _id(item: Any) -> str:
+    return str(item.id)

@@ -1,0 +1,151 @@
+"""Labels of a list as class indices, and the list of the classes."""
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from dust.datasets.manifest.table import RawSplit, Row
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text, write_text
+
+logger = logging.getLogger(__name__)
+
+CLASS_LIST = "classes.txt"  # beside the csv files: the classes in their order, where that is not the sorted one
+
+_INTEGER = re.compile(r"([+-]?\d+)(?:\.0+)?")  # 3.0 is what a spreadsheet or pandas makes of 3
+
+
+def index_labels(
+    raw: RawSplit, class_names: Sequence[str] | None, num_classes: int | None, multi_label: bool
+) -> tuple[list[tuple[int, ...] | None], list[str]]:
+    """(the class indices of each row, the class names). Problems go into ``raw.problems``; such rows get None.
+
+    Without ``class_names``: if every label is an integer, the classes are "0", "1", ... up to ``num_classes`` or the
+    largest label; else they are the labels' names, sorted. With them: a label is one of the names; integer labels under
+    a list of names that are not integers are positions in it.
+    """
+    words = [None if row.label is None else _words(row.label, multi_label) for row in raw.rows]
+    used = {word for row_words in words if row_words for word in row_words if word}
+    numbers = {word: int(match[1]) for word in used if (match := _INTEGER.fullmatch(word))}
+    integers = len(numbers) == len(used)
+    if class_names is not None:
+        names = list(class_names)
+    elif integers:
+        names = _integer_names(num_classes if num_classes is not None else max(numbers.values(), default=-1) + 1)
+    else:
+        names = sorted(used)
+        if numbers:
+            logger.warning("%s: labels are both names and integers (%s): all names", raw.source, min(numbers))
+    if num_classes is not None and len(names) != num_classes and used:
+        raw.problems.add(
+            f"{len(names)} classes, but MODEL.NUM_CLASSES is {num_classes}: set MODEL.NUM_CLASSES {len(names)}, or "
+            "correct the labels",
+            _sample(names),
+        )
+    positions = integers and (names == _integer_names(len(names)) or not any(map(_INTEGER.fullmatch, names)))
+    if positions:
+        table = {word: number for word, number in numbers.items() if 0 <= number < len(names)}
+    else:
+        table = {name: index for index, name in enumerate(names)}
+        table.update({word: table[str(n)] for word, n in numbers.items() if word not in table and str(n) in table})
+    if not used <= table.keys() or any(row_words and "" in row_words for row_words in words):
+        report = _report_numbers if positions else _report_names
+        report(raw, words, table, names)
+    return [None if row_words is None else _indices(row_words, table) for row_words in words], names
+
+
+def report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:
+    """Numbered classes that end below NUM_CLASSES: mostly a NUM_CLASSES that was left as it was."""
+    largest = max((index for row in labels if row for index in row), default=len(names) - 1)
+    if largest + 1 < len(names):
+        raw.problems.add(
+            f"labels end below MODEL.NUM_CLASSES {len(names)}: set MODEL.NUM_CLASSES {largest + 1}, or, if the classes "
+            f"above have no training clip, list all {len(names)} in {CLASS_LIST} beside the file or in DATA.CLASS_LIST",
+            f"the largest label is {largest}",
+        )
+
+
+def _integer_names(size: int) -> list[str]:
+    return [str(index) for index in range(size)]
+
+
+def _words(label: str, multi_label: bool) -> list[str]:
+    if not multi_label:
+        return [label]
+    return [word.strip() for word in label.split(",")] if label else []
+
+
+def _indices(words: list[str], table: dict[str, int]) -> tuple[int, ...] | None:
+    try:
+        return tuple(sorted({table[word] for word in words}))
+    except KeyError:
+        return None
+
+
+def _sample(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+Words = Sequence[Sequence[str] | None]
+
+
+def _unknown(raw: RawSplit, words: Words, table: dict[str, int]) -> Iterator[tuple[Row, str]]:
+    """Every label that is not in the table, with its row; empty ones are reported at once."""
+    for row, row_words in zip(raw.rows, words, strict=True):
+        for word in row_words or ():
+            if not word:
+                raw.problems.add("an empty label among several", f"{row.where}: {row.label}")
+            elif word not in table:
+                yield row, word
+
+
+def _report_numbers(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
+    numbers = [int(float(word)) for row_words in words for word in row_words or () if word]
+    way_out = f"set MODEL.NUM_CLASSES {max(numbers) + 1}, or correct the labels"
+    if min(numbers) == 1 and max(numbers) == len(names):
+        way_out = "they seem to count from 1: subtract 1 from every label"
+    for row, word in _unknown(raw, words, table):
+        if word.startswith("-"):
+            raw.problems.add("a negative label: classes count from 0", f"{row.where}: {word}")
+        else:
+            raw.problems.add(f"a label out of range 0..{len(names) - 1} ({way_out})", f"{row.where}: {word}")
+
+
+def _report_names(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
+    near: dict[str, str] = {}
+    for row, word in _unknown(raw, words, table):
+        if word not in near:
+            close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
+            near[word] = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        kind = f"a label that is none of the {len(names)} classes ({_sample(names)})"
+        raw.problems.add(kind, f"{row.where}: {word!r}{near[word]}")
+
+
+# --- class lists ------------------------------------------------------------------------------------------------
+
+
+def write_class_list(path: str | os.PathLike, names: Sequence[str]) -> None:
+    """Writes the class names in their order, one per line."""
+    bad = [name for name in names if not name.strip() or "\n" in name or "\r" in name]
+    if bad:
+        raise DataError(f"class names must be single lines of text; got {bad[0]!r}")
+    write_text(path, "".join(f"{name}\n" for name in names))
+
+
+def read_class_list(path: str | os.PathLike) -> list[str]:
+    """Reads what :func:`write_class_list` wrote. DataError for an empty list, an empty line or a name twice."""
+    names = read_text(path).split("\n")
+    if names[-1] == "":
+        names.pop()
+    problems = Problems()
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            problems.add("an empty line: remove it", f"line {number}")
+        elif name in names[: number - 1]:
+            problems.add("a class named twice", f"line {number}: {name}")
+    if not names:
+        problems.add("no class in it: write one name per line", str(path))
+    problems.raise_if_any(str(path))
+    return names

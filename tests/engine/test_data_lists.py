@@ -1,0 +1,78 @@
+"""What training and test say of lists that contradict themselves."""
+
+import json
+
+from dust.datasets.manifest.manifest import Clip
+from dust.datasets.multimodal.fusion_manifest import FusedClip
+from dust.datasets.tracks.manifest import TrackClip
+from dust.engine.data_lists import TRAIN_LIST, record_training_list, warnings_of_test
+
+
+class Listed:
+    """A dataset of these clips."""
+
+    def __init__(self, *clips):
+        self.clips, self.class_names = list(clips), ["x", "y"]
+
+    def class_counts(self):
+        return []
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, key):
+        raise KeyError(key)
+
+
+def clip(name, label=0, group=""):
+    return Clip(f"{name}.mp4", f"/data/{name}.mp4", label, group)
+
+
+def test_training_warns_and_a_test_repeats_it(tmp_path, caplog):
+    train = [clip("a", group="p"), clip("b"), Clip("b again", "/data/b.mp4", 1)]
+    warnings = record_training_list(tmp_path, train, Listed(clip("a"), clip("v", group="p")))
+    assert warnings == [
+        "1 clips of train are in another split too (the same file): a.mp4 (train) = a.mp4 (val)",
+        "1 groups of train are in another split too: a.mp4 (train) = v.mp4 (val)",
+        "1 clips have several labels (the same file): b.mp4 (train) = b again (train)",
+    ]
+    assert all(text in caplog.text for text in warnings)
+    tested = Listed(clip("t"), clip("b"), Clip("t too", "/data/t.mp4", 0))
+    found = warnings_of_test(tmp_path, tested)
+    assert found[:3] == warnings
+    assert (
+        "1 clips of train are in another split too (the same file): b.mp4 (train) = b again (train) = b.mp4 (test)"
+        in found
+    )
+    assert "1 clips stand in one split more than once (the same file): t.mp4 (test) = t too (test)" in found
+
+
+def test_nothing_is_said_of_lists_that_agree(tmp_path, caplog):
+    assert record_training_list(tmp_path, [clip("a", (0, 1)), clip("b", (1,))], Listed(clip("c", (1,)))) == []
+    assert warnings_of_test(tmp_path, Listed(clip("d", (0,)))) == [] and not caplog.text
+    # the labels of several classes come back from the file as they were
+    assert len(warnings_of_test(tmp_path, Listed(clip("a", (0, 1))))) == 1
+
+
+def test_parts_of_one_file_are_no_contradiction(tmp_path):
+    segments = [TrackClip(f"{n}", n, "s", {0: "a.npz"}, {}, start=10 * n, end=10 * n + 10, group="s") for n in range(2)]
+    assert record_training_list(tmp_path, segments, None) == []
+    windows = [FusedClip(f"{n}", "a.mp4", n, "a.mp4", f"{n}.csv") for n in range(2)]
+    assert record_training_list(tmp_path, windows, None) == []
+    assert (
+        "several labels"
+        in record_training_list(tmp_path, [windows[0], FusedClip("2", "", 1, "a.mp4", "0.csv")], None)[0]
+    )
+
+
+def test_a_test_may_begin_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record_training_list(tmp_path, [Clip("a", "data/a.mp4", 0)], None)
+    monkeypatch.chdir("/")
+    (warning,) = warnings_of_test(tmp_path, Listed(Clip("t", str(tmp_path / "data/a.mp4"), 0)))
+    assert "another split" in warning
+
+
+def test_a_list_that_cannot_be_read(tmp_path, caplog):
+    (tmp_path / TRAIN_LIST).write_text(json.dumps({"samples": 3}))
+    assert warnings_of_test(tmp_path, Listed(clip("a"))) == [] and "cannot be read" in caplog.text
