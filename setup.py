@@ -34,7 +34,7 @@ REQUIRES = [
 ]
 TRACKS = ["opencv-python-headless>=4.10"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "setuptools>=70.1", *TRACKS]
+TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS]
 
 
 class BuildWithConfigs(build_py):
@@ -57,7 +57,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["dust", "dust.*"]),
-    package_data={"dust": ["py.typed", "datasets/DATASET.md", "zoo/weights.yaml"]},
+    package_data={"dust": ["py.typed", "datasets/DATASET.md", "zoo/weights.yaml", "analysis/report/page.*"]},
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require={

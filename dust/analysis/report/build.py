@@ -1,0 +1,339 @@
+"""The report of a test: which sections it has, and the page around them."""
+
+import html
+import json
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dust.analysis.predictions import Answers, Results, read_results
+from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
+from dust.analysis.report.clips import small_video
+from dust.utils.errors import VideoError
+from dust.utils.files import write_text
+from dust.utils.statistics import (
+    FEW_GROUPS,
+    Interval,
+    classification_intervals,
+    coverage_risk,
+    mean_intervals,
+    measure_calibration,
+    multilabel_intervals,
+    reliability_bins,
+)
+
+HERE = Path(__file__).parent
+#: Rows of the table of clips; of a larger test, the wrong and the least sure.
+MOST_ROWS = 20_000
+#: Pairs of classes that are listed as most confused.
+PAIRS = 12
+Section = tuple[str, str]
+
+
+def write_report(run: str | Path, *, clips: int = 0, path: Path | None = None) -> Path:
+    """Write the report of a run that was tested; returns its path, ``results/report.html`` by default.
+
+    Args:
+        run: the run's folder.
+        clips: so many of the clips that are wrong or least sure are shown playing.
+
+    Raises:
+        DataError: the run has no results.
+    """
+    folder = Path(run)
+    target = path or (folder / "results" if (folder / "results").is_dir() else folder) / "report.html"
+    write_text(target, build_report(folder, clips=clips))
+    return target
+
+
+def build_report(run: Path, *, clips: int = 0) -> str:
+    """Make the page's HTML; see :func:`write_report`."""
+    results = read_results(run)
+    folder = run if (run / "config.yaml").is_file() else run.parent
+    sections: list[Section] = [("Summary", _summary(results)), ("Learning curves", _curves(folder))]
+    for answers in results.answers:
+        of = f" ({answers.name})" if answers.name else ""
+        if not answers.multi_label:
+            sections += [(f"Confusion{of}", _confusion(answers)), (f"Classes{of}", _classes(answers))]
+        sections.append((f"Can a probability be believed?{of}", _calibration(answers)))
+    sections += [
+        ("Clips", _clips(results, clips)),
+        ("Recordings", _recordings(results)),
+        ("Clips that could not be read", _bad_clips(folder)),
+        ("Data and run", _facts(results, folder)),
+        ("Configuration", _configuration(results)),
+    ]
+    return _page(results.name, [one for one in sections if one[1]])
+
+
+def _page(name: str, sections: Sequence[Section]) -> str:
+    style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("page.css", "page.js"))
+    marks = [re.sub(r"[^a-z]+", "-", title.lower()).strip("-") for title, _ in sections]
+    links = "".join(
+        f'<a href="#{mark}">{html.escape(title)}</a>' for mark, (title, _) in zip(marks, sections, strict=True)
+    )
+    bodies = "".join(
+        f'<section id="{mark}"><h2>{html.escape(title)}</h2>{body}</section>'
+        for mark, (title, body) in zip(marks, sections, strict=True)
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(name)} - report</title><style>{style}</style></head><body><header><h1>{html.escape(name)}"
+        f"</h1><nav>{links}</nav></header><main>{bodies}</main><script>{script}</script></body></html>\n"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- sections
+
+
+def _summary(results: Results) -> str:
+    metrics = results.report.get("metrics", {})
+    intervals = intervals_of(results)
+    counts = results.report.get("counts", {})
+    groups = len(set(results.groups))
+    notes = [f"{counts.get('samples', len(results.ids))} clips in {groups} groups"]
+    if counts.get("bad_clips"):
+        notes.append(f"<b>{counts['bad_clips']} clips could not be read</b>")
+    if groups < FEW_GROUPS:
+        notes.append(f"<b>only {groups} groups</b>: the intervals are little more than a guess")
+    notes += [html.escape(str(one)) for one in results.report.get("data_warnings", [])]
+    rows = []
+    for name, value in metrics.items():
+        if not isinstance(value, int | float):
+            continue
+        found = intervals.get(name)
+        shown = f"{found.low:.2f} to {found.high:.2f}" if found else ""
+        largest = 100.0 if name.endswith(("acc", "f1", "map", "pos")) and value > 1 else max(1.0, value)
+        bar = interval_bar(value, found.low, found.high, largest) if found else ""
+        rows.append(
+            f"<tr><td>{html.escape(name)}</td><td class=n>{value:.2f}</td><td class=n>{shown}</td><td>{bar}</td></tr>"
+        )
+    table = f"<table><tr><th>metric</th><th>value</th><th>95 % interval</th><th></th></tr>{''.join(rows)}</table>"
+    return f"<p>{'; '.join(notes)}.</p>{table if rows else '<p>No labels, so nothing was measured.</p>'}"
+
+
+def intervals_of(results: Results) -> dict[str, Interval]:
+    """Give the intervals of a test's metrics: those that it wrote, else from its predictions."""
+    written = results.report.get("intervals")
+    if isinstance(written, dict):
+        return {name: Interval(low, high, "") for name, (low, high) in written.items()}
+    found: dict[str, Interval] = {}
+    for answers in results.answers:
+        prefix = f"{answers.name}_" if answers.name else ""
+        known = np.flatnonzero(answers.labels >= 0) if not answers.multi_label else np.arange(len(answers.labels))
+        if not len(known):
+            continue
+        part = answers.rows(known)
+        measure = multilabel_intervals if answers.multi_label else classification_intervals
+        each = measure(part.scores, part.labels, [results.groups[index] for index in known])
+        found |= {prefix + name: one for name, one in each.items() if answers.graded or name != "top5_acc"}
+    for name, upper in (("pos", 1.0), ("f1", 1.0), ("tau_s", None)):
+        values = [one[name] for one in results.recordings.values() if one.get(name) is not None]
+        if values:
+            found[name] = mean_intervals(np.array(values, float), upper=upper)
+    return found
+
+
+def _curves(folder: Path) -> str:
+    """Loss and error by epoch, as the log has them."""
+    log = folder / "stdout.log"
+    if not log.is_file():
+        return ""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {"loss": {}, "top1_err": {}, "lr": {}}
+    with open(log, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if '_epoch"' not in line or "json_stats: " not in line:
+                continue
+            try:
+                stats = json.loads(line.partition("json_stats: ")[2])
+                kind, epoch = stats["_type"].removesuffix("_epoch"), float(stats["epoch"].split("/")[0])
+            except (ValueError, KeyError, AttributeError):
+                continue
+            for name, by_kind in curves.items():
+                if isinstance(stats.get(name), int | float):
+                    by_kind.setdefault(kind, []).append((epoch, float(stats[name])))
+    drawn = [line_chart(name, by_kind, "epoch") for name, by_kind in curves.items()]
+    return f"<div class=charts>{''.join(drawn)}</div>" if any(drawn) else ""
+
+
+def _confusion(answers: Answers) -> str:
+    """The matrix (up to 40 classes), and the pairs that are most confused."""
+    known = answers.labels >= 0
+    labels, predicted = answers.labels[known], answers.scores[known].argmax(axis=1)
+    if not len(labels):
+        return ""
+    size = len(answers.classes)
+    counts = np.zeros((size, size), int)
+    np.add.at(counts, (labels, predicted), 1)
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+    pairs = [(int(index // size), int(index % size)) for index in order if wrong.flat[index]]
+    names = [html.escape(name) for name in answers.classes]
+    rows = "".join(
+        f'<tr class=pick data-l="{names[i]}" data-p="{names[j]}" tabindex=0><td>{names[i]}</td><td>{names[j]}</td>'
+        f"<td class=n>{counts[i, j]}</td><td class=n>{100 * counts[i, j] / max(1, counts[i].sum()):.1f} %</td></tr>"
+        for i, j in pairs
+    )
+    head = "<tr><th>label</th><th>taken for</th><th>clips</th><th>of the class</th></tr>"
+    table = f"<h3>Most confused</h3><table>{head}{rows}</table>" if pairs else "<p>Nothing was confused.</p>"
+    if size > 40:
+        return f"<p>{size} classes: too many for a picture.</p>{table}"
+    cells = []
+    for i in range(size):
+        total = max(1, counts[i].sum())
+        row = "".join(
+            f'<td class="cell pick" tabindex=0 style="--v:{counts[i, j] / total:.3f}" data-l="{names[i]}" '
+            f'data-p="{names[j]}" title="{names[i]} taken for {names[j]}: {counts[i, j]}">{counts[i, j] or ""}</td>'
+            for j in range(size)
+        )
+        cells.append(f"<tr><th>{names[i]}</th>{row}</tr>")
+    head = "".join(f"<th class=turn><span>{name}</span></th>" for name in names)
+    return (
+        "<p>Rows are labels, columns predictions. A click on a cell shows its clips below.</p><div class=wide>"
+        f"<table class=matrix><tr><td></td>{head}</tr>{''.join(cells)}</table></div>{table}"
+    )
+
+
+def _classes(answers: Answers) -> str:
+    known = answers.labels >= 0
+    labels, predicted = answers.labels[known], answers.scores[known].argmax(axis=1)
+    if not len(labels):
+        return ""
+    rows = []
+    for number, name in enumerate(answers.classes):
+        support, given = int((labels == number).sum()), int((predicted == number).sum())
+        hits = int(((labels == number) & (predicted == number)).sum())
+        if not support and not given:
+            continue
+        recall, precision = (100 * hits / count if count else 0.0 for count in (support, given))
+        f1 = 200 * hits / (support + given)
+        cells = "".join(f"<td class=n>{value:.1f}</td>" for value in (precision, recall, f1))
+        rows.append(f"<tr><td>{html.escape(name)}</td><td class=n>{support}</td>{cells}</tr>")
+    head = "<tr><th>class</th><th>clips</th><th>precision</th><th>recall</th><th>F1</th></tr>"
+    return f"<div class=tall><table class=sortable>{head}{''.join(rows)}</table></div>"
+
+
+def _calibration(answers: Answers) -> str:
+    """Reliability, calibration figures, and what answering only when sure would give."""
+    known = np.flatnonzero(answers.labels >= 0) if not answers.multi_label else np.arange(len(answers.labels))
+    part = answers.rows(known)
+    if not answers.graded or not len(known) or part.scores.max() > 1 + 1e-6:
+        return ""
+    scores = np.clip(part.scores, 0, 1)
+    found = measure_calibration(scores, part.labels)
+    if answers.multi_label:
+        confidence, right = scores.ravel(), part.labels.ravel() > 0
+    else:
+        confidence, right = scores.max(axis=1), scores.argmax(axis=1) == part.labels
+    figures = (
+        f"<p>Expected calibration error {100 * found.ece:.1f} % (15 bins of equal size), Brier score "
+        f"{found.brier:.3f}, negative log-likelihood {found.nll:.3f}. Points below the line: more is claimed than "
+        "holds.</p>"
+    )
+    chart = reliability_chart(reliability_bins(confidence, right))
+    if answers.multi_label:
+        return f"{figures}<div class=charts>{chart}</div>"
+    rows = []
+    for row in coverage_risk(confidence, right):
+        accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.1f} %"
+        values = (row["threshold"], row["answered"], f"{row['coverage']:.1f} %", accuracy)
+        rows.append(f"<tr>{''.join(f'<td class=n>{value}</td>' for value in values)}</tr>")
+    head = "<tr><th>answer from</th><th>clips</th><th>answered</th><th>right of these</th></tr>"
+    return f"{figures}<div class=charts>{chart}<table>{head}{''.join(rows)}</table></div>"
+
+
+def _clips(results: Results, count: int) -> str:
+    """A table that can be filtered, and the wrong and least sure clips playing."""
+    if not results.answers or results.answers[0].multi_label:
+        return ""
+    answers = results.answers[0]
+    best = answers.scores.argmax(axis=1)
+    sure = answers.scores.max(axis=1)
+    wrong = (best != answers.labels) & (answers.labels >= 0)
+    order = np.lexsort((np.where(wrong, -sure, sure), ~wrong))  # wrong ones first, the surest of them first of all
+    names = np.array([*answers.classes, ""], object)
+    rows = [
+        [results.ids[i], names[answers.labels[i]], names[best[i]], round(float(sure[i]), 4) if answers.graded else None]
+        for i in order[:MOST_ROWS]
+    ]
+    data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")
+    playing = "".join(_player(results, answers, int(i)) for i in order[:count])
+    left_out = (
+        f"<p>{len(order) - MOST_ROWS} clips that are right and sure are left out.</p>" if len(order) > MOST_ROWS else ""
+    )
+    return (
+        '<p><label>Filter <input id="filter" type="search" placeholder="part of a name or class"></label> '
+        '<button id="all" type="button">show all</button> <span id="shown" role="status"></span></p>'
+        f'{left_out}<div class=tall><table id="clips" class=sortable><thead><tr><th>clip</th><th>label</th>'
+        "<th>prediction</th><th>confidence</th></tr></thead><tbody></tbody></table></div>"
+        f"<div class=players>{playing}</div>"
+        f'<script type="application/json" id="data">{data}</script>'
+    )
+
+
+def _player(results: Results, answers: Answers, index: int) -> str:
+    label = answers.classes[answers.labels[index]] if answers.labels[index] >= 0 else "no label"
+    best = int(answers.scores[index].argmax())
+    text = f"{label} taken for {answers.classes[best]}" if best != answers.labels[index] else f"{label}, right"
+    sure = f", {100 * float(answers.scores[index, best]):.0f} %" if answers.graded else ""
+    try:
+        source = small_video(results.paths[index])
+        video = f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>'
+    except VideoError as error:
+        video = f"<p class=gone>{html.escape(error.reason)}</p>"
+    caption = f"{html.escape(results.ids[index])}<br><b>{html.escape(text + sure)}</b>"
+    return f"<figure>{video}<figcaption>{caption}</figcaption></figure>"
+
+
+def _recordings(results: Results) -> str:
+    """Figures of whole recordings (KeyStep), the worst first."""
+    if not results.recordings:
+        return ""
+    names = ("f1", "pos", "tau_s", "tp", "fp", "fn")
+    rows = []
+    for name, one in sorted(results.recordings.items(), key=lambda pair: pair[1].get("f1") or 0.0):
+        values = ("" if one.get(key) is None else f"{one[key]:.3g}" for key in names)
+        rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(f'<td class=n>{value}</td>' for value in values)}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("recording", *names))
+    return f"<div class=tall><table class=sortable><tr>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _bad_clips(folder: Path) -> str:
+    file = folder / "bad_clips.csv"
+    if not file.is_file():
+        return ""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    shown = html.escape("\n".join(lines[:201]))
+    more = f"<p>... and {len(lines) - 201} more in {html.escape(str(file))}</p>" if len(lines) > 201 else ""
+    return f"<pre>{shown}</pre>{more}" if len(lines) > 1 else ""
+
+
+def _facts(results: Results, folder: Path) -> str:
+    import torch
+
+    import dust
+
+    report = results.report
+    facts = {
+        "run": str(folder),
+        "clips": str(len(results.ids)),
+        "checkpoint": f"{report.get('checkpoint', '')} sha256 {report.get('checkpoint_sha256', 'unknown')}".strip(),
+        "configuration": f"sha256 {report.get('config_sha256', 'unknown')}",
+        "made by": f"dust {dust.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}",
+        "again": f"dust --cfg {folder}/config.yaml TRAIN.ENABLE False",
+    }
+    rows = "".join(f"<tr><th>{name}</th><td><code>{html.escape(text)}</code></td></tr>" for name, text in facts.items())
+    return f"<table>{rows}</table>"
+
+
+def _configuration(results: Results) -> str:
+    import yaml
+
+    if not results.config:
+        return ""
+    return f"<details><summary>all keys</summary><pre>{html.escape(yaml.safe_dump(results.config))}</pre></details>"

@@ -1,0 +1,28 @@
+"""Write the report of a tested run: one page of HTML with figures, confusions, and clips that play.
+
+dust report runs/kitchen
+
+The page opens from disk and asks no other address for anything. TEST writes one without clips (TEST.REPORT); this adds
+the clips that are wrong or least sure.
+"""
+
+import argparse
+from pathlib import Path
+
+from dust.cli.command import command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's folder that was tested")
+    parser.add_argument("--clips", type=int, default=24, metavar="N", help="clips that are shown playing (24)")
+    parser.add_argument("-o", "--out", metavar="FILE.html", help="where to write (RUN/results/report.html)")
+
+
+def run(args: argparse.Namespace) -> None:
+    from dust.analysis.report import write_report
+
+    path = write_report(args.run, clips=args.clips, path=Path(args.out) if args.out else None)
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+main = command("report", __doc__, add_arguments, run)

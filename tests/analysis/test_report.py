@@ -1,0 +1,116 @@
+"""The report: one page without outside addresses, whose cells show their clips, for tests of every kind."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+
+from dust.analysis.report import build_report, write_report
+from dust.cli.main import main
+from dust.utils.errors import DataError
+from dust.utils.files import write_csv
+from tests.analysis.test_compare import run
+from tests.browser import chromium
+from tests.convert.test_health import clip
+
+
+def a_tested_run(folder, count=40, **options):
+    """A run with results, curves and clips that can be read but for the last."""
+    labels = np.arange(count) % 3
+    rng = np.random.default_rng(0)
+    run(folder, labels, rng.random(count) < 0.7, **options)
+    stats = [{"_type": f"{kind}_epoch", "epoch": f"{e}/3", "loss": 1 / e, "top1_err": 50 / e}
+             for e in (1, 2, 3) for kind in ("train", "val")]  # fmt: skip
+    (folder / "stdout.log").write_text("".join(f"[x] json_stats: {json.dumps(one)}\n" for one in stats))
+    metrics = {"top1_acc": 70.0, "macro_f1": 69.0}
+    report = {"metrics": metrics, "counts": {"samples": count, "bad_clips": 1}, "checkpoint_sha256": "abc"}
+    (folder / "results" / "test.json").write_text(json.dumps(report))
+    (folder / "bad_clips.csv").write_text("split,id,path,reason\ntest,x,x.mp4,<script>alert(1)</script>\n")
+    return folder
+
+
+def test_a_page_by_itself(tmp_path):
+    page = build_report(a_tested_run(tmp_path / "kitchen"))
+    for wanted in ("Summary", "Learning curves", "Confusion", "Classes", "believed", "Clips", "40 clips", "top1_acc"):
+        assert wanted in page
+    assert "1 clips could not be read" in page and "pour, slow" in page
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "http" not in page.split("<script>")[0]
+    assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_names_cannot_leave_their_place(tmp_path):
+    folder = tmp_path / "kitchen"
+    run(folder, np.zeros(2, int), np.ones(2, bool), ids=["</script><b>x", '"onload=y'])
+    page = build_report(folder)
+    assert "</script><b>x" not in page and "\\u003c/script" in page
+
+
+def test_the_clips_of_a_cell_are_shown_and_play(tmp_path):
+    folder = a_tested_run(tmp_path / "kitchen", count=9)
+    lines = (folder / "results" / "predictions.csv").read_text().splitlines()
+    rows = []
+    for number, line in enumerate(lines[1:]):
+        cells = line.split(",")
+        cells[1] = str(clip(tmp_path / f"{number}.mp4", number) if number < 8 else tmp_path / "gone.mp4")
+        rows.append(",".join(cells))
+    (folder / "results" / "predictions.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    path = write_report(folder, clips=9)
+    assert path == folder / "results" / "report.html" and path.stat().st_size < 2e6
+    assert path.read_text().count("<video") == 8 and "gone" in path.read_text()
+    with chromium(tmp_path / "profile") as page:
+        page.get(f"file://{path}")
+        shown = page.find_element("id", "shown")
+        assert shown.text == "9 clips"
+        cell = page.find_element("css selector", ".matrix td.pick:not(:empty)")
+        cell.click()
+        assert f"{cell.text} clips of {cell.get_attribute('data-l')}" in shown.text
+        assert len(page.find_elements("css selector", "#clips tbody tr")) == int(cell.text)
+        page.find_element("id", "all").click()
+        page.find_element("id", "filter").send_keys("stir")
+        assert 0 < len(page.find_elements("css selector", "#clips tbody tr")) < 9
+        video = page.find_element("tag name", "video")
+        page.execute_script("arguments[0].play()", video)
+        deadline = time.monotonic() + 20
+        while not page.execute_script("return arguments[0].currentTime > 0", video):
+            assert time.monotonic() < deadline, "the video does not play"
+            time.sleep(0.1)
+
+
+def test_recordings_and_several_labels(tmp_path):
+    results = tmp_path / "keystep" / "results"
+    results.mkdir(parents=True)
+    recordings = {f"r{n}": {"f1": 0.9, "pos": 1.0, "tau_s": 2.0, "tp": 3, "fp": 0, "fn": 1} for n in range(12)}
+    (results / "test.json").write_text(json.dumps({"recordings": recordings, "metrics": {"f1": 0.9, "tau_s": 2.0}}))
+    page = build_report(tmp_path / "keystep")
+    assert "Recordings" in page and "r11" in page and "95 % interval" in page
+    several = tmp_path / "several" / "results"
+    several.mkdir(parents=True)
+    (several / "test.json").write_text('{"metrics": {"map": 70.0}}')
+    rows = [[n, f"{n}.mp4", "x,y", "x", 0.9, 0.1 * (n % 9)] for n in range(20)]
+    write_csv(several / "predictions.csv", ["id", "path", "label", "prediction", "prob_x", "prob_y"], rows)
+    assert "Expected calibration error" in build_report(tmp_path / "several")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_tiny_tests(tmp_path, count):
+    assert "little more than a guess" in build_report(a_tested_run(tmp_path / "kitchen", count=count))
+
+
+def test_a_large_test_makes_a_small_page(tmp_path):
+    folder = tmp_path / "large"
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 30_000)
+    run(folder, labels, rng.random(30_000) < 0.9)
+    page = build_report(folder)
+    assert len(page) < 3e6 and "10000 clips that are right and sure are left out" in page
+
+
+def test_the_sub_command(tmp_path, capsys):
+    a_tested_run(tmp_path / "kitchen")
+    assert main(["report", str(tmp_path / "kitchen"), "--clips", "0", "-o", str(tmp_path / "page.html")]) == 0
+    assert "page.html" in capsys.readouterr().out and (tmp_path / "page.html").is_file()
+    assert main(["report", str(tmp_path / "none")]) == 2
+    with pytest.raises(DataError, match="no results of a test"):
+        build_report(tmp_path)
