@@ -1,0 +1,177 @@
+"""The lists that curating a data folder leaves: copies, suspected labels, outliers, what to label next, corrections."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dust.analysis.curate import (
+    LabelIssue,
+    families,
+    label_issues,
+    label_next,
+    least_sure,
+    near_duplicates,
+    normalised,
+    out_of_fold,
+    outliers,
+)
+from dust.datasets.manifest.manifest import available_splits, read_manifest
+from dust.utils.errors import DataError
+from dust.utils.features import FeatureStore
+from dust.utils.files import write_csv
+
+#: Outliers and clips to label next that are listed.
+LISTED = 50
+
+
+@dataclass(frozen=True)
+class Curated:
+    """Clips of all splits that have features, and what was found. Indices count the rows of ``ids``.
+
+    Attributes:
+        copies: families of near duplicates.
+        issues: labels that look wrong.
+        odd: (index, distance) of the clips that stand most alone.
+        unsure: clips that have a label and are hardest to tell.
+        unlabelled: clips without one, in the order in which labels would help most.
+    """
+
+    ids: list[str]
+    splits: list[str]
+    labels: np.ndarray
+    class_names: list[str]
+    copies: list[list[int]]
+    issues: list[LabelIssue]
+    odd: list[tuple[int, float]]
+    unsure: list[int]
+    unlabelled: list[int]
+
+
+def curate(features: str | Path, data: str, *, threshold: float = 0.95, folds: int = 5, seed: int = 0) -> Curated:
+    """Look at a data folder through stored features.
+
+    Args:
+        features: a folder of features, or a run that extracted some (FEATURES.ENABLE True).
+        data: the folder of the lists.
+        threshold: cosine, around the mean of all features, from which two clips are copies of each other.
+        folds: parts of the out-of-fold classifier.
+
+    Raises:
+        DataError: there are no features of any clip of the lists.
+    """
+    rows, ids, splits, labels, groups, names = _read(Path(features), data)
+    unit = normalised(rows)
+    copies = families(near_duplicates(unit, threshold=threshold), len(ids))
+    known = labels >= 0
+    issues: list[LabelIssue] = []
+    unsure: list[int] = []
+    if known.any():
+        where = np.flatnonzero(known)
+        together = _together(copies, groups)  # a copy in another fold would vouch for a wrong label
+        probabilities = out_of_fold(
+            rows[where].reshape(len(where), -1), labels[where], [together[i] for i in where], folds=folds, seed=seed
+        )
+        for issue in label_issues(probabilities, labels[where]):
+            issues.append(LabelIssue(int(where[issue.index]), issue.given, issue.suggested, issue.own, issue.other))
+        unsure = [int(where[index]) for index in least_sure(probabilities)[:LISTED]]
+    distance = outliers(unit)
+    odd = [(int(index), float(distance[index])) for index in np.argsort(-distance, kind="stable")[:LISTED]]
+    unlabelled = label_next(unit, known, count=LISTED) if not known.all() else []
+    return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled)
+
+
+def _together(copies: list[list[int]], groups: list[str]) -> list[str]:
+    """The group of each clip, where families of copies share theirs."""
+    parent = {group: group for group in groups}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            group = parent[group]
+        return group
+
+    for family in copies:
+        first = root(groups[family[0]])
+        for index in family[1:]:
+            parent[root(groups[index])] = first
+    return [root(group) for group in groups]
+
+
+def _read(features: Path, data: str) -> tuple[np.ndarray, list[str], list[str], np.ndarray, list[str], list[str]]:
+    folder = features / "features" if (features / "features").is_dir() else features
+    parts, ids, splits, labels, groups = [], [], [], [], []
+    names: list[str] = []
+    for split in available_splits(data):
+        if not (folder / f"{split}.json").is_file() and not (folder / f"{split}.npz").is_file():
+            continue
+        store = FeatureStore.open(folder, split)
+        manifest = read_manifest(root=data, split=split, class_names=names or None, check_files=False)
+        names = manifest.class_names
+        there = set(store.ids) - set(store.missing)
+        clips = [clip for clip in manifest.clips if clip.id in there]
+        if not clips:
+            continue
+        if any(isinstance(clip.label, tuple) for clip in clips):
+            raise DataError(f"{data}: clips with several labels cannot be curated yet")
+        parts.append(np.stack([_one(store.get(clip.id)) for clip in clips]))
+        ids += [clip.id for clip in clips]
+        splits += [split] * len(clips)
+        labels += [-1 if clip.label is None else int(clip.label) for clip in clips]  # type: ignore[arg-type]
+        groups += [clip.group or clip.path for clip in clips]
+    if not parts:
+        raise DataError(
+            f"{folder}: no features of any clip of {data}. Extract some: dust --cfg RUN.yaml TRAIN.ENABLE False "
+            "TEST.ENABLE False FEATURES.ENABLE True"
+        )
+    return np.concatenate(parts), ids, splits, np.array(labels), groups, names
+
+
+def _one(feature: np.ndarray) -> np.ndarray:
+    """One vector: of windows or maps their mean."""
+    return np.asarray(feature, np.float32).reshape(-1, feature.shape[-1]).mean(axis=0)
+
+
+def write_curated(found: Curated, folder: Path) -> list[Path]:
+    """Write ``duplicates.csv``, ``label_issues.csv``, ``outliers.csv``, ``label_next.csv`` and ``corrections.csv``.
+
+    The corrections give suspected labels the class that they look like, and drop training clips of which another split
+    has a copy, and all but the first of copies inside a split. They are a proposal: read them before DATA.CORRECTIONS
+    names them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = {-1: ""} | dict(enumerate(found.class_names))
+    label = [name[int(number)] for number in found.labels]
+    copies = [
+        [number, found.ids[i], found.splits[i], label[i]] for number, family in enumerate(found.copies) for i in family
+    ]
+    write_csv(folder / "duplicates.csv", ["family", "id", "split", "label"], copies)
+    issues = [
+        [found.ids[one.index], found.splits[one.index], name[one.given], name[one.suggested], f"{one.own:.4f}",
+         f"{one.other:.4f}"] for one in found.issues
+    ]  # fmt: skip
+    write_csv(folder / "label_issues.csv", ["id", "split", "label", "suggested", "p_label", "p_suggested"], issues)
+    odd = [[found.ids[i], found.splits[i], label[i], f"{distance:.4f}"] for i, distance in found.odd]
+    write_csv(folder / "outliers.csv", ["id", "split", "label", "distance"], odd)
+    chosen = [[found.ids[i], found.splits[i], "no label yet"] for i in found.unlabelled]
+    chosen += [[found.ids[i], found.splits[i], f"hard to tell: {label[i]}"] for i in found.unsure]
+    write_csv(folder / "label_next.csv", ["id", "split", "why"], chosen)
+    write_csv(folder / "corrections.csv", ["id", "action", "label", "split", "why"], _corrections(found, name))
+    names = ("duplicates", "label_issues", "outliers", "label_next", "corrections")
+    return [folder / f"{one}.csv" for one in names]
+
+
+def _corrections(found: Curated, name: dict[int, str]) -> list[list[str]]:
+    dropped: dict[int, str] = {}
+    for family in found.copies:
+        held = [i for i in family if found.splits[i] != "train"]
+        for i in family:
+            if found.splits[i] == "train" and held:
+                dropped[i] = f"a copy of {found.ids[held[0]]} in {found.splits[held[0]]}"
+            elif any(j < i and found.splits[j] == found.splits[i] for j in family):
+                dropped[i] = f"a copy of {found.ids[family[0]]}"
+    rows = [[found.ids[i], "drop", "", found.splits[i], why] for i, why in sorted(dropped.items())]
+    for one in found.issues:
+        if one.index not in dropped:
+            why = f"looks like it: {one.other:.2f} against {one.own:.2f}"
+            rows.append([found.ids[one.index], "relabel", name[one.suggested], found.splits[one.index], why])
+    return rows

@@ -1,0 +1,39 @@
+"""Look at data through features: copies, labels that look wrong, outliers, what to label next.
+
+dust curate runs/kitchen clips/
+
+The first word is a run that extracted features (FEATURES.ENABLE True), or a folder of features; the second the folder
+of the lists. Nothing is changed: lists are written, and corrections.csv. Read it before DATA.CORRECTIONS names it.
+"""
+
+import argparse
+from pathlib import Path
+
+from dust.cli.command import command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("features", metavar="FEATURES", help="a run with features, or their folder")
+    parser.add_argument("data", metavar="DIR", help="the folder of the lists")
+    parser.add_argument("-o", "--out", default="curated", metavar="DIR", help="where the lists go (curated)")
+    parser.add_argument("--threshold", type=float, default=0.95, help="cosine from which clips are copies (0.95)")
+    parser.add_argument("--folds", type=int, default=5, help="of the classifier that judges labels (5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the folds (0)")
+
+
+def run(args: argparse.Namespace) -> None:
+    from dust.analysis.curation import curate, write_curated
+
+    found = curate(args.features, args.data, threshold=args.threshold, folds=args.folds, seed=args.seed)
+    across = sum(len({found.splits[i] for i in family}) > 1 for family in found.copies)
+    print(f"{len(found.ids)} clips with features")
+    print(f"{len(found.copies)} families of copies, {across} of them across splits")
+    print(f"{len(found.issues)} labels that look wrong" + ", the first:" * bool(found.issues))
+    for one in found.issues[:5]:
+        names = found.class_names[one.given], found.class_names[one.suggested]
+        print(f"  {found.ids[one.index]}: {names[0]} ({one.own:.2f}), looks like {names[1]} ({one.other:.2f})")
+    for path in write_curated(found, Path(args.out)):
+        print(f"wrote {path}")
+
+
+main = command("curate", __doc__, add_arguments, run)
