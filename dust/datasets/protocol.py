@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
-__all__ = ["PROTOCOLS", "ClipDataset", "fitted_of"]
+__all__ = ["PROTOCOLS", "ClipDataset", "fitted_of", "groups_of"]
 
 
 class ClipLike(Protocol):
@@ -185,3 +185,9 @@ PROTOCOLS: tuple[type, ...] = (
 def fitted_of(dataset: Dataset[Any]) -> dict[str, Any]:
     """What the dataset learnt of its training split; nothing by default."""
     return dict(dataset.fitted) if isinstance(dataset, LearnsFromTraining) else {}
+
+
+def groups_of(dataset: Dataset[Any]) -> dict[str, str]:
+    """Id -> group of a dataset's samples that know theirs (:class:`HasGroup`)."""
+    clips: Sequence[Any] = dataset.clips if isinstance(dataset, ClipDataset) else ()
+    return {str(clip.id): str(clip.group) for clip in clips if isinstance(clip, HasGroup) and clip.group}

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from dust.config import CfgNode, with_values
 from dust.datasets import construct_loader
+from dust.datasets.protocol import groups_of
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.data_lists import warnings_of_test
 from dust.engine.evaluator import Evaluator, build_evaluator
@@ -139,9 +140,11 @@ class Test:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         evaluation.write(temporary)
+        intervals = evaluation.intervals(groups_of(self.loader.dataset))
         report = {
             **evaluation.report(),
             "metrics": {name: float(value) for name, value in metrics.items()},
+            "intervals": {name: [found.low, found.high] for name, found in intervals.items() if name in metrics},
             "counts": counts,
             "data_warnings": warnings_of_test(self.run.path, self.loader.dataset),
             "config_sha256": self.config_sha256,
@@ -149,7 +152,11 @@ class Test:
         }
         write_text(temporary / "test.json", json.dumps(report, indent=2) + "\n")
         self.run.publish_results(temporary, self.tested.sha256)
-        summary = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items()) or "no labels, no metrics"
+        figures = []
+        for name, value in metrics.items():
+            found = intervals.get(name)
+            figures.append(f"{name} {value:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found else ""))
+        summary = ", ".join(figures) or "no labels, no metrics"
         logger.info("%s over %d clips (%d bad)", summary, counts["samples"], counts["bad_clips"])
         logger.info("report: %s", self.run.results)
 

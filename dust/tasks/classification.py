@@ -1,6 +1,7 @@
 """Classification of clips: one label each, or several (multi-label)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from dust.utils.metrics import (
     named_metrics,
     per_class_report,
     topk_correct,
+)
+from dust.utils.statistics import (
+    Interval,
+    classification_intervals,
+    coverage_risk,
+    measure_calibration,
+    multilabel_intervals,
 )
 
 #: The entry of a model's outputs that is its answer.
@@ -179,16 +187,39 @@ class ClassificationEvaluation(Evaluation):
         labelled = self._labelled()
         if not labelled:
             return {}
-        scores = np.stack([record["scores"] for record in labelled])
-        labels = np.array([record["label"] for record in labelled])
+        scores, labels = self._arrays("scores")
         measure = multilabel_metrics if self.multi_label else classification_metrics
-        labels = labels.astype(int) if self.multi_label else labels
         metrics = measure(scores, labels) | named_metrics(self.own_metrics, scores, labels)
         for name in labelled[0]["others"]:
             alone = measure(np.stack([record["others"][name] for record in labelled]), labels)
             first = next(iter(alone))
             metrics[_prefixed(name, first)] = alone[first]
         return metrics
+
+    def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
+        labelled = self._labelled()
+        if not labelled:
+            return {}
+        measure = multilabel_intervals if self.multi_label else classification_intervals
+        return measure(*self._arrays("scores"), self.group_names(labelled, groups))
+
+    def report(self) -> dict[str, Any]:
+        """``calibration`` (see :class:`dust.utils.statistics.Calibration`) and, single-label, ``confidence``: what
+        answering only above a confidence would give."""
+        if not self._labelled():
+            return {}
+        probabilities, labels = self._arrays("probabilities")
+        report: dict[str, Any] = {"calibration": asdict(measure_calibration(probabilities, labels))}
+        if not self.multi_label:
+            right = self._arrays("scores")[0].argmax(axis=1) == labels
+            report["confidence"] = coverage_risk(probabilities.max(axis=1), right)
+        return report
+
+    def _arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of the clips with labels, ``scores`` or ``probabilities`` (N, K) and labels (N,) or (N, K)."""
+        labelled = self._labelled()
+        labels = np.array([record["label"] for record in labelled])
+        return np.stack([record[name] for record in labelled]), labels.astype(int) if self.multi_label else labels
 
     def figures(self) -> dict[str, Any]:
         if self.multi_label or not self._labelled():

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dust.procedure.windows import window_padding
 from dust.tasks.task import Evaluation, InferenceLoop
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv
+from dust.utils.statistics import Interval, mean_intervals
 
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
 SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
@@ -115,6 +116,19 @@ class RecordingsEvaluation(Evaluation):
             return {}
         found = self._summary()
         return {name: found[name] for name in ("pos", "f1", "tau_s", "tp", "fp", "fn") if found[name] is not None}
+
+    def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
+        """Of ``pos`` and ``f1`` (0..1), and of ``tau_s`` over the recordings that have one."""
+        scores = [self._score(one, one["predicted"]) for one in self._records]
+        names = self.group_names(self._records, groups)
+        found = {}
+        for name, upper in (("pos", 1.0), ("f1", 1.0), ("tau_s", None)):
+            pairs = [(value, group) for score, group in zip(scores, names, strict=True)
+                     if (value := getattr(score, name)) is not None]  # fmt: skip
+            if pairs:
+                values = np.array([value for value, _ in pairs], float)
+                found[name] = mean_intervals(values, [group for _, group in pairs], upper=upper)
+        return found
 
     def report(self) -> dict[str, Any]:
         """The summary, also of recordings with and without errors; every recording; the share of steps that were

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from dust.utils.statistics import Interval
+
 Outputs = Tensor | dict[str, Tensor]
 
 
@@ -104,6 +106,19 @@ class Evaluation(ABC):
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Named figures; accuracies in percent."""
+
+    def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
+        """Intervals of some or all of :meth:`metrics`, in their units; none by default.
+
+        Args:
+            groups: id of a sample -> what it belongs to (a person, a recording). A sample that is not named belongs to
+                its file: segments of one video are one group.
+        """
+        return {}
+
+    def group_names(self, records: Sequence[Mapping[str, Any]], groups: Mapping[str, str]) -> list[str]:
+        """The groups of records, see :meth:`intervals`."""
+        return [groups.get(record["id"]) or str(record["path"]) for record in records]
 
     def figures(self) -> dict[str, Any]:
         """Named matplotlib figures for TensorBoard; empty by default."""

@@ -1,6 +1,6 @@
 """Verbs and nouns of actions (EPIC-KITCHENS): two classifications, and how well both together are right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
 from dust.utils.metrics import topk_correct
+from dust.utils.statistics import Interval, mean_intervals
 
 KINDS = ("verb", "noun")
 
@@ -113,7 +114,20 @@ class VerbNounEvaluation(Evaluation):
         return {"id": record["id"], "path": record["path"], "label": record["label"], **found}
 
     def metrics(self) -> dict[str, float]:
-        labelled = [record for record in self._records if record["label"] is not None]
+        return {name: 100.0 * float(hit.double().mean()) for name, hit in self._hits().items()}
+
+    def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
+        names = self.group_names(self._labelled(), groups)
+        return {
+            name: mean_intervals(100.0 * hit.double().numpy(), names, upper=100.0) for name, hit in self._hits().items()
+        }
+
+    def _labelled(self) -> list[dict[str, Any]]:
+        return [record for record in self._records if record["label"] is not None]
+
+    def _hits(self) -> dict[str, Tensor]:
+        """For each accuracy, which clips (N,) are right."""
+        labelled = self._labelled()
         if not labelled:
             return {}
         p = {kind: torch.from_numpy(np.stack([record[kind] for record in labelled])) for kind in KINDS}
@@ -128,11 +142,7 @@ class VerbNounEvaluation(Evaluation):
             )  # -1, never seen, is wrong
             hits["action_seen"] = topk_correct(p["verb"][:, verbs] * p["noun"][:, nouns], number, (1, 5))
         hits["action_both"] = [verb & noun for verb, noun in zip(hits["verb"], hits["noun"], strict=True)]
-        return {
-            f"{kind}_top{k}_acc": 100.0 * float(hit.double().mean())
-            for kind, both in hits.items()
-            for k, hit in zip((1, 5), both, strict=True)
-        }
+        return {f"{kind}_top{k}_acc": hit for kind, both in hits.items() for k, hit in zip((1, 5), both, strict=True)}
 
     def write(self, folder: Path) -> list[Path]:
         """``predictions.csv``: id, path, and of verb and noun the label, the prediction and its probability."""
