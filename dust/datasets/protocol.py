@@ -190,4 +190,5 @@ def fitted_of(dataset: Dataset[Any]) -> dict[str, Any]:
 def groups_of(dataset: Dataset[Any]) -> dict[str, str]:
     """Id -> group of a dataset's samples that know theirs (:class:`HasGroup`)."""
     clips: Sequence[Any] = dataset.clips if isinstance(dataset, ClipDataset) else ()
-    return {str(clip.id): str(clip.group) for clip in clips if isinstance(clip, HasGroup) and clip.group}
+    groups = {str(clip.id): clip.group if isinstance(clip, HasGroup) else "" for clip in clips}
+    return {name: group for name, group in groups.items() if group}

@@ -1,4 +1,4 @@
-"""What a test says of its figures besides the figures: intervals by group, calibration, what sure answers would give."""
+"""What a test says of its figures: intervals by group, calibration, what sure answers would give."""
 
 import numpy as np
 import pytest
