@@ -2,17 +2,18 @@
 
 import csv
 import io
-import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dust.datasets.manifest.table import find_separator
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
+from dust.utils.structured import parse_yaml, read_json
+from dust.utils.text import csv_value
 
 PREDICTIONS, REPORT, CONFIG = "predictions.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
@@ -113,10 +114,10 @@ def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str)
     problems.raise_if_any(str(path))
 
     def column(wanted: str) -> list[str] | None:
-        return [row[lower.index(wanted)] for row in rows] if wanted in lower else None
+        return [csv_value(row[lower.index(wanted)]) for row in rows] if wanted in lower else None
 
     ids, paths = column("id") or column("path") or [], column("path") or column("id") or []
-    twice = sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []
+    twice = sorted(one for one, rows_of_it in Counter(ids).items() if rows_of_it > 1)
     if twice:
         raise DataError(f"{path}: {len(twice)} ids stand in several rows, {twice[0]!r} for one: a clip has one answer")
     answers = _questions(path, header, rows, column, config)
@@ -208,10 +209,7 @@ def _numbers(path: Path, rows: list[list[str]], columns: list[int]) -> np.ndarra
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}): test the run again") from error
+    report = read_json(path, "test the run again")
     if not isinstance(report, dict):
         raise DataError(f"{path}: not the report of a test: test the run again")
     return report
@@ -219,7 +217,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, RecursionError):
+        config = parse_yaml(read_text(path), path)
+    except DataError:
         return {}
     return config if isinstance(config, dict) else {}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dust.utils.files import natural_order
+from dust.utils.errors import DataError
+from dust.utils.files import natural_order, open_file, read_bytes
+from dust.utils.structured import parse_yaml
 
 #: A run that has written nothing for so many seconds is taken for lost.
 SIGN_OF_LIFE_S = 600.0
@@ -117,7 +117,9 @@ def _best(log: str) -> str:
             continue
         try:
             stats = json.loads(line.partition("json_stats: ")[2])
-        except ValueError:
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(stats, dict):
             continue
         for name, value in stats.items():
             if name.startswith("min_") and name.endswith("_err") and isinstance(value, int | float):
@@ -152,22 +154,22 @@ def _gone(host: str, pid: int) -> bool:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(_text(folder / "config.yaml"))
-    except (yaml.YAMLError, RecursionError):
+        config = parse_yaml(_text(folder / "config.yaml"), folder)
+    except DataError:
         return {}
     return config if isinstance(config, dict) else {}
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8", errors="replace")
+        return read_bytes(file).decode("utf-8", errors="replace")
     except OSError:
         return ""
 
 
 def _tail(file: Path) -> str:
     try:
-        with open(file, "rb") as opened:
+        with open_file(file) as opened:
             opened.seek(max(0, file.stat().st_size - TAIL))
             return opened.read().decode("utf-8", errors="replace")
     except OSError:

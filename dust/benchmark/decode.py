@@ -19,6 +19,7 @@ from dust.benchmark.report import Report
 from dust.datasets.transforms.device import DeviceTransform
 from dust.decode.reader import FrameRequest, VideoReader
 from dust.utils.errors import DustError
+from dust.utils.files import open_file
 from dust.utils.rng import numpy_rng
 
 METHOD = (
@@ -150,7 +151,7 @@ class _Facts:
     @classmethod
     def of(cls, path: str) -> "_Facts":
         """Reads the file once, which warms the page cache and this process's index."""
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             while file.read(1 << 22):
                 pass
         with require_healthy(path) as reader:

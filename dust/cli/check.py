@@ -22,6 +22,7 @@ from dust.datasets.manifest.manifest import FORMATS
 from dust.datasets.multimodal.series import SeriesRules
 from dust.utils.errors import ConfigError
 from dust.utils.registry import build
+from dust.utils.text import printable_lines
 
 #: Which dataset class of a configuration reads which kind of list.
 _DATASETS = {"FusedDataset": "fusion", "PointTracks": "tracks", "EpicKitchens": "epic"}
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     values |= {name: getattr(args, name) for name in own if getattr(args, name)}
     folder = folder_of_findings(root, args.out, force=args.force)
     report = check_data(root, ListOptions(**values), workers=args.workers)
-    print("\n".join(report.lines()))
+    print("\n".join(printable_lines(line) for line in report.lines()))
     bad = len({one.path for one in report.findings if one.kind == "bad"})
     path = write_findings(report, folder)
     warnings = len(report.findings) - len(report.errors)

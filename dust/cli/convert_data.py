@@ -21,6 +21,7 @@ from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
+from dust.utils.text import printable_lines
 
 #: Keyword arguments of argparse's add_argument.
 Option = dict[str, Any]
@@ -88,7 +89,7 @@ def convert_lists(args: argparse.Namespace) -> None:
         manifests = read_public(args.root, args.command, **reading)
     result = write_splits(manifests, **options_of(args, LISTS))
     for note in result.notes:
-        print(f"note: {note}")
+        print(printable_lines(f"note: {note}"))
     print(f"wrote {args.out}: " + ", ".join(f"{split}.csv ({clips} clips)" for split, clips in result.counts.items()))
     prefix = f" DATA.PATH_PREFIX {shlex.quote(args.relative_to)}" if args.relative_to else ""
     print_next(args.out, f"{prefix} MODEL.NUM_CLASSES {len(manifests['train'].class_names)}")
@@ -98,7 +99,7 @@ def convert_pickles(args: argparse.Namespace) -> None:
     """DUST's pickles."""
     result = convert_dust(args.root, **options_of(args, PICKLES))
     for note in result.notes:
-        print(f"note: {note}")
+        print(printable_lines(f"note: {note}"))
     listed = ", ".join(f"{split}.csv ({samples} samples)" for split, samples in result.counts.items())
     shapes = "; ".join(f"{kind} {shape}" for kind, shape in result.shapes.items())
     print(f"wrote {args.out}: {listed}" + (f"; one sample: {shapes}" if shapes else ""))
@@ -113,7 +114,7 @@ def convert_recordings(args: argparse.Namespace) -> None:
     """Recordings of a procedure."""
     result = convert_procedures(args.root, args.out, layout=args.command, table=args.procedure, force=args.force)
     for note in result.notes:
-        print(f"note: {note}")
+        print(printable_lines(f"note: {note}"))
     listed = ", ".join(f"{recordings} {split}" for split, recordings in result.counts.items())
     print(f"wrote {args.out}/recordings.csv: {listed}; {result.frames} frames, {result.components} components")
     print_next(args.out, f" MODEL.NUM_CLASSES {result.components}")

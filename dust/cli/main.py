@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dust
+from dust.utils.text import forgiving_console
 
 #: Files of this room that are no sub-command.
 SHARED = ("__init__", "command", "main")
@@ -49,6 +50,7 @@ def help_text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Returns its exit code; 2 for words that mean nothing."""
+    forgiving_console()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), file=sys.stdout if words else sys.stderr)

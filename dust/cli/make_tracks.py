@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dust.cli.command import command
 from dust.convert.make_tracks import make_tracks
 from dust.convert.trackers import COTRACKER, COTRACKER_LICENCE, TRACKERS, Settings
+from dust.utils.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     made = make_tracks(args.source, args.out, settings, progress=lambda jobs: tqdm(jobs, unit="video", disable=None))
     print(f"wrote {made.written} files of tracks to {args.out} ({made.ready} were ready), listed in tracks.csv")
     for video, reason in made.left_out.items():
-        print(f"left out: {video}: {reason}")
+        print(printable(f"left out: {video}: {reason}"))
     print(f"next: set DATA.PATH_TO_DATA_DIR {args.out} TRACKS.NUM_POINTS {args.points}")
     return 1 if made.left_out else 0
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from dust.cli.command import command
 from dust.convert.prepare import Encoding, prepare
+from dust.utils.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     size = f"{done.bytes_before / 1e6:.1f} MB -> {done.bytes_after / 1e6:.1f} MB"
     print(f"wrote {done.written} clips to {args.out} ({done.ready} were ready, {len(done.copied)} copied): {size}")
     for clip, reason in done.copied.items():
-        print(f"copied as it is: {clip}: {reason}")
+        print(printable(f"copied as it is: {clip}: {reason}"))
 
 
 main = command("prepare", __doc__, add_arguments, run, resumable=True)

@@ -17,7 +17,7 @@ from dust.config.schema import Problem, set_value
 from dust.config.sources import Setting, SourceError, read_overrides, read_yaml
 from dust.config.validate import find_problems, list_problems
 from dust.config.values import read_value
-from dust.utils.errors import ConfigError
+from dust.utils.errors import SHOWN, ConfigError
 from dust.utils.package import matching
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ Trains and tests by configuration files, one after the other.
 First steps: dust --cfg configs/quickstart/video.yaml, on the clips of dust gen-data video data/quickstart.
 """
 FLAGS = ("--cfg", "--opts", "--num_shards", "--shard_id", "--init_method", "--help", "-h")
+LONGEST_KEY = 200  # characters for which like ones are looked for
 YAML_ENDINGS = (".yaml", ".yml")
 
 
@@ -175,6 +176,7 @@ def _merge(
     last = {setting.key: setting for setting in settings}
     sections = {key.rsplit(".", depth)[0] for key in types for depth in range(1, key.count(".") + 1)}
     written, wrong = set(), set()
+    unknown = 0
     for key, setting in last.items():
         text = None
         if key in types:
@@ -187,7 +189,9 @@ def _merge(
             if setting.value not in (None, {}):
                 text = f"{key} ({setting.where}): is a section, not a key; write its keys as {key}.NAME"
         elif setting.value != {}:
-            text = f"{key} ({setting.where}): {_unknown(key, list(types))}"
+            unknown += 1  # looking for what is alike takes time: not for thousands
+            why = _unknown(key, list(types)) if unknown <= SHOWN and len(key) < LONGEST_KEY else "unknown key"
+            text = f"{key[:LONGEST_KEY]} ({setting.where}): {why}"
         if text:
             wrong.add(key)
             problems.append(Problem((key,), text))

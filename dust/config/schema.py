@@ -129,7 +129,7 @@ def section(name: str, *, affects: Affects = "all", **keys: Key) -> dict[str, Ke
         declared[whole] = dataclasses.replace(facts, affects=facts.affects or ("features" if facts.stage else affects))
         missing += [f"{whole}: {text}" for text in _missing(declared[whole])]
     if missing:
-        raise ConfigError("\n".join(["keys without their facts (dust/config/schema.py):", *missing]))
+        raise ConfigError("\n  ".join(["keys without their facts (dust/config/schema.py):", *missing]))
     return declared
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 import yaml
 
+from dust.utils.files import read_bytes
 from dust.utils.package import CONFIGS, PREFIX, found_or_shipped, shipped
+from dust.utils.structured import LONGEST_YAML, PlainYamlError, compose_yaml
 
 BASE_KEY = "_BASE_"
-MAX_NODES, MAX_DEPTH = 20_000, 40
+MAX_FILES = 100  # that one configuration may be put together from, each as often as it is named
 
 
 @dataclass(frozen=True)
@@ -32,54 +34,56 @@ class SourceError(Exception):
     """A file, or a list of overrides, of which nothing can be taken."""
 
 
-def read_yaml(path: str | os.PathLike[str], chain: tuple[Path, ...] = ()) -> list[Setting]:
+def read_yaml(
+    path: str | os.PathLike[str], chain: tuple[Path, ...] = (), opened: list[Path] | None = None
+) -> list[Setting]:
     """All settings of a file, after those of the files that it names under ``_BASE_``; later ones win.
 
     ``configs/...`` is a file of the working folder, else the one of that name that came with dust.
 
     Raises:
-        SourceError: no such file, not YAML, no mapping, a tag, or bases in a circle.
+        SourceError: no such file, not YAML, no mapping, a tag, bases in a circle or hundreds of them.
     """
+    opened = [] if opened is None else opened
     shown, file = os.fspath(path), found_or_shipped(path)
     identity = file.resolve()
     if identity in chain:
         circle = " -> ".join(str(one) for one in (*chain[chain.index(identity) :], identity))
         raise SourceError(f"{BASE_KEY} goes in a circle: {circle}")
+    opened.append(identity)
+    if len(opened) > MAX_FILES:
+        raise SourceError(f"{shown}: {BASE_KEY} leads to more than {MAX_FILES} files")
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise SourceError(f"{shown}: a configuration ends in .yaml or .yml")
-    loader = _open(file, shown)
     try:
-        root = loader.get_single_node()
-        if root is None or (isinstance(root, yaml.MappingNode) and not root.value):
-            raise SourceError(f"{shown}: the file holds no settings")
-        if not isinstance(root, yaml.MappingNode):
-            what = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
-            raise SourceError(f"{shown}: the file holds {what}; a configuration is made of KEY: VALUE lines")
-        settings = list(_Walk(loader, shown).mapping(root, "", 0))
-    except yaml.YAMLError as error:
-        raise SourceError(f"{shown}: not valid YAML: {_one_line(error)}") from None
-    finally:
-        loader.dispose()
+        loader, root = compose_yaml(_text(file, shown), shown)
+    except PlainYamlError as error:
+        raise SourceError(f"{shown}{f':{error.line}' if error.line else ''}: {error.reason}") from None
+    if root is None or (isinstance(root, yaml.MappingNode) and not root.value):
+        raise SourceError(f"{shown}: the file holds no settings")
+    if not isinstance(root, yaml.MappingNode):
+        what = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+        raise SourceError(f"{shown}: the file holds {what}; a configuration is made of KEY: VALUE lines")
+    try:
+        settings = list(_Walk(loader, shown).mapping(root, ""))
+    except yaml.YAMLError as error:  # a merge key of what is no mapping
+        raise SourceError(f"{shown}: not valid YAML: {' '.join(str(error).split())}") from None
     inherited: list[Setting] = []
     for setting in settings:
         if setting.key == BASE_KEY:
-            inherited += _read_bases(setting, file, (*chain, identity))
+            inherited += _read_bases(setting, file, (*chain, identity), opened)
     return inherited + [setting for setting in settings if setting.key != BASE_KEY]
 
 
-def _open(file: Path, shown: str) -> yaml.SafeLoader:
+def _text(file: Path, shown: str) -> str:
     try:
-        loader = yaml.SafeLoader(file.read_text(encoding="utf-8-sig"))
-        loader.name = shown  # for the marks in its errors
-        return loader
+        return read_bytes(file, longest=4 * LONGEST_YAML).decode("utf-8-sig")
     except FileNotFoundError:
         raise SourceError(f"{shown}: no such file{_near(file)}") from None
     except UnicodeDecodeError:
         raise SourceError(f"{shown}: not a UTF-8 text file") from None
     except OSError as error:
         raise SourceError(f"{shown}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise SourceError(f"{shown}: not valid YAML: {_one_line(error)}") from None
 
 
 def _near(file: Path) -> str:
@@ -92,7 +96,7 @@ def _near(file: Path) -> str:
     return f", here or among dust's own{hint} `dust configs list` names them"
 
 
-def _read_bases(setting: Setting, file: Path, chain: tuple[Path, ...]) -> list[Setting]:
+def _read_bases(setting: Setting, file: Path, chain: tuple[Path, ...], opened: list[Path]) -> list[Setting]:
     names = setting.value if isinstance(setting.value, list) else [setting.value]
     settings: list[Setting] = []
     for name in names:
@@ -102,61 +106,43 @@ def _read_bases(setting: Setting, file: Path, chain: tuple[Path, ...]) -> list[S
         if not base.exists():
             base = shipped(base) or shipped(name) or base
         try:
-            settings += read_yaml(base, chain)
+            settings += read_yaml(base, chain, opened)
         except SourceError as error:
             raise SourceError(f"{error} ({BASE_KEY} in {setting.where})") from None
     return settings
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    text = " ".join(str(error).split())
-    return text + (" (YAML is indented with spaces, not tabs)" if "\\t" in text else "")
 
 
 class _Walk:
     """Flattens the nodes of one file."""
 
     def __init__(self, loader: yaml.SafeLoader, shown: str) -> None:
-        self.loader, self.shown, self.nodes = loader, shown, 0
+        self.loader, self.shown = loader, shown
 
     def where(self, node: yaml.Node) -> str:
         return f"{self.shown}:{node.start_mark.line + 1}"
 
-    def count(self, node: yaml.Node, depth: int) -> None:
-        self.nodes += 1
-        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise SourceError(f"{self.where(node)}: far too many values, or aliases in a circle")
-        tag = node.tag or ""
-        if not tag.startswith("tag:yaml.org,2002:") or tag.startswith("tag:yaml.org,2002:python"):
-            name = tag.replace("tag:yaml.org,2002:", "!!")
-            raise SourceError(f"{self.where(node)}: the tag {name} is refused: a configuration holds plain values only")
-
-    def mapping(self, node: yaml.MappingNode, prefix: str, depth: int) -> Iterator[Setting]:
-        self.count(node, depth)
+    def mapping(self, node: yaml.MappingNode, prefix: str) -> Iterator[Setting]:
         self.loader.flatten_mapping(node)  # merge keys: <<
         for key_node, value_node in node.value:
-            self.count(key_node, depth)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise SourceError(f"{self.where(key_node)}: a key is a word")
             key = prefix + key_node.value
             if isinstance(value_node, yaml.MappingNode) and value_node.value:
-                yield from self.mapping(value_node, key + ".", depth + 1)
+                yield from self.mapping(value_node, key + ".")
             else:
-                yield Setting(key, self.value(value_node, depth + 1), self.where(key_node))
+                yield Setting(key, self.value(value_node), self.where(key_node))
 
-    def value(self, node: yaml.Node, depth: int) -> Any:
-        self.count(node, depth)
+    def value(self, node: yaml.Node) -> Any:
         if isinstance(node, yaml.ScalarNode):
             return None if node.tag == "tag:yaml.org,2002:null" else node.value
         if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, depth + 1) for item in node.value]
+            return [self.value(item) for item in node.value]
         # within a list: {name: {argument: value}}, which the list's key takes or refuses
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            self.count(key_node, depth)
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value in found:
                 raise SourceError(f"{self.where(key_node)}: a key is a word, and stands once")
-            found[key_node.value] = self.value(value_node, depth + 1)
+            found[key_node.value] = self.value(value_node)
         return found
 
 

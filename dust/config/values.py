@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from dust.utils.errors import DataError
+from dust.utils.structured import parse_yaml
 
 TRUE, FALSE, NONE = ("true", "yes", "on"), ("false", "no", "off"), ("none", "null", "~", "")
 
@@ -139,8 +140,8 @@ def _list_of_text(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
     try:  # names without quotes, or numbers as YAML writes them
-        return yaml.safe_load(stripped)
-    except yaml.YAMLError:
+        return parse_yaml(stripped, "the list")
+    except DataError:
         return text
 
 

@@ -18,8 +18,10 @@ from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
 from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
 from dust.datasets.manifest.table import read_table
 from dust.decode.reader import VideoReader
+from dust.utils.arrays import open_npz
 from dust.utils.errors import DataError, Problems, VideoError
 from dust.utils.files import replacing, write_csv
+from dust.utils.text import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +113,8 @@ def _is_ready(job: Job, target: Path) -> bool:
     """Whether the tracks are there, of this part of this video, and newer than it."""
     if not target.is_file() or target.stat().st_mtime < job.video.stat().st_mtime:
         return False
-    with np.load(target, allow_pickle=False) as arrays:
-        return str(arrays["source"]) == _source(job)
+    with open_npz(target) as archive:
+        return str(archive.read("source", text=True)) == _source(job)
 
 
 def _source(job: Job) -> str:
@@ -193,7 +195,7 @@ def _read_csv(path: Path, problems: Problems) -> list[Job]:
     jobs = []
     for where, _, named in table.rows:
         cells = dict.fromkeys(COLUMNS, "") | named
-        wrong = [name for name in ("view", "start", "end") if cells[name] and not cells[name].isdecimal()]
+        wrong = [name for name in ("view", "start", "end") if cells[name] and whole_number(cells[name]) is None]
         for name in wrong:
             problems.add(f"a {name} that is not a number from 0", f"{where}: {cells[name]!r}")
         if wrong or not cells["video"]:

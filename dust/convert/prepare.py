@@ -29,6 +29,7 @@ from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
 from dust.utils.files import read_text, replacing, write_csv, write_text
+from dust.utils.structured import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +226,8 @@ def agree_on_settings(target: Path, record_name: str, wanted: dict[str, Any], ve
     record = target / record_name
     if record.is_file():
         try:
-            before = json.loads(read_text(record))
-        except ValueError:
+            before = read_json(record)
+        except DataError:
             before = None
         if before != wanted:
             raise DataError(f"{target} was {verb} with {before}, not with {wanted}: choose another --out")

@@ -53,7 +53,7 @@ def convert_procedures(
     except DataError as error:
         failed.append(str(error))
     if failed:
-        raise DataError("\n".join(failed))
+        raise DataError("\n  ".join(failed))
     refuse_overwriting(out, [RECORDINGS, STATES, STEPS, PROCEDURE], force)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.files import open_file
 
 __all__ = ["PickledArray", "read_pickled_array"]
 
@@ -93,7 +94,7 @@ class PickledArray:
             for first in range(0, self.shape[0], step):
                 yield first, whole[first : first + step]
             return
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             source = self._source(file)
             for first in range(0, self.shape[0], step):
                 count = min(step, self.shape[0] - first)
@@ -103,7 +104,7 @@ class PickledArray:
 
     def load(self) -> np.ndarray:
         """The whole array, read-only. Raises DataError like ``blocks``."""
-        with open(self.path, "rb") as file:
+        with open_file(self.path) as file:
             source = self._source(file)
             array = self._numbers(source.read(math.prod(self.stored) * self.dtype.itemsize), self.stored)
             self._check_end(source)
@@ -157,7 +158,7 @@ def read_pickled_array(path: str | os.PathLike) -> PickledArray:
             message says what), or holds another thing than one array of bools, integers or floats.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _Reader(Path(path), file).run()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

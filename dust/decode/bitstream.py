@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from dust.utils.files import open_file
+
 _H264_IDR, _H264_SEI, _H264_SLICE = 5, 6, 1
 _HOLE = bytes(16)
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
@@ -213,7 +215,7 @@ def mp4_is_upright(path: str) -> bool:
     is not certain."""
     tracks = 0
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             for moov in _boxes(file, 0, os.fstat(file.fileno()).st_size, b"moov"):
                 for at, _ in _boxes(file, *moov, b"mvhd"):
                     if not _matrix_is_upright(file, at, (36, 48)):
@@ -256,7 +258,7 @@ def _boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[
 def matroska_is_cut(path: str) -> bool:
     """True if a Matroska/WebM file ends before the place its segment header names. Live files name none."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head, total = file.read(4096), os.fstat(file.fileno()).st_size
         if head[:4] != b"\x1a\x45\xdf\xa3":
             return False
@@ -273,7 +275,7 @@ def matroska_is_cut(path: str) -> bool:
 def transport_is_cut(path: str) -> bool:
     """True if an MPEG transport stream (188-byte packets) ends inside a packet."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head, total = file.read(2 * 188 + 1), os.fstat(file.fileno()).st_size
         return head[0] == head[188] == head[376] == 0x47 and total % 188 != 0
     except (OSError, IndexError):

@@ -1,7 +1,8 @@
 """Keeps video indexes: a bounded memory per process, and, where a folder is given, one small file per clip.
 
 An entry is good for one (path, size, modification time) and one PyAV version; anything else, a torn file too, counts
-as absent. The files hold numbers and plain words only: reading one runs no code.
+as absent. The files hold numbers and plain words only: reading one runs no code. What an entry says of the order of
+frames is held against the timestamps here, and against the packets and frames themselves while they are read.
 """
 
 import hashlib
@@ -16,14 +17,14 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.decode.index import VideoIndex, VideoReport, build_index
+from dust.decode.index import VideoIndex, VideoReport, build_index, checked
 from dust.decode.pixels import Orientation
 from dust.utils.errors import VideoError
-from dust.utils.files import write_atomically
+from dust.utils.files import read_bytes, refuse_special, write_atomically
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3
+_FORMAT = 4
 _MEMORY = 32 << 20  # bytes of indexes that one process keeps
 _ARRAYS = ("packet_pts", "order", "frame_pts", "entries", "disposable")
 _TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4", "disposable": "|b1"}
@@ -58,9 +59,10 @@ def put_index(path: str, index: VideoIndex, folder: str | None = None) -> None:
 
 def _key(path: str) -> tuple[str, int, int]:
     try:
+        refuse_special(path)
         facts = os.stat(path)
-    except OSError as error:
-        raise VideoError(path, f"cannot be opened: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise VideoError(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     if not facts.st_size:
         raise VideoError(path, "the file is empty")
     return os.path.abspath(path), facts.st_size, facts.st_mtime_ns
@@ -86,10 +88,9 @@ def _identity(key: tuple) -> list[Any]:
 
 def _load(key: tuple, folder: str) -> VideoIndex | None:
     try:
-        with open(_file(key, folder), "rb") as file:
-            head, body = file.readline(), file.read()
+        head, _, body = read_bytes(_file(key, folder)).partition(b"\n")
         facts = json.loads(head)
-        if facts.pop("identity") != _identity(key) or facts.pop("crc32") != zlib.crc32(body):
+        if facts.pop("identity") != _identity(key) or facts.pop("crc32") != _checksum(facts, body):
             return None
         at = 0
         for name in _ARRAYS:
@@ -98,9 +99,14 @@ def _load(key: tuple, folder: str) -> VideoIndex | None:
             at += facts[name].nbytes
         facts["report"] = VideoReport(**facts["report"])
         facts["orientation"] = Orientation(*facts["orientation"])
-        return VideoIndex(**facts)
-    except (OSError, ValueError, KeyError, TypeError):
+        return checked(VideoIndex(**facts))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def _checksum(facts: dict[str, Any], body: bytes) -> int:
+    """Of all that an entry says; against damage, not against somebody who means harm."""
+    return zlib.crc32(body, zlib.crc32(json.dumps(facts, sort_keys=True).encode()))
 
 
 def _store(key: tuple, index: VideoIndex, folder: str | None) -> None:
@@ -111,7 +117,9 @@ def _store(key: tuple, index: VideoIndex, folder: str | None) -> None:
     body = b"".join(array.tobytes() for array in arrays.values())
     facts = {name: value for name, value in vars(index).items() if name not in _ARRAYS}
     facts |= {name: len(array) for name, array in arrays.items()}
-    facts |= {"report": asdict(index.report), "identity": _identity(key), "crc32": zlib.crc32(body)}
+    facts |= {"report": asdict(index.report)}
+    facts = json.loads(json.dumps(facts))  # as they will be read
+    facts |= {"crc32": _checksum(facts, body), "identity": _identity(key)}
     target = _file(key, folder)
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)

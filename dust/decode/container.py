@@ -8,6 +8,7 @@ import numpy as np
 
 from dust.decode import bitstream
 from dust.utils.errors import VideoError
+from dust.utils.files import refuse_special
 
 NO_PTS = int(np.iinfo(np.int64).min)
 READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
@@ -18,6 +19,7 @@ _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds 
 def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     """(container, best video stream); VideoError where there is none."""
     try:
+        refuse_special(path)
         container = av.open(path, metadata_errors="ignore")
     except (*READ_ERRORS, ValueError) as error:
         raise VideoError(path, f"cannot be opened: {words(error)}") from error

@@ -88,6 +88,34 @@ class VideoIndex:
         return 1024 + sum(array.nbytes for array in arrays)
 
 
+def checked(index: VideoIndex) -> VideoIndex | None:
+    """What may be believed of an index that somebody kept; None where it is none that :func:`build_index` makes.
+
+    Its order of frames is held against its timestamps; these, and what timestamps cannot tell, are held against the
+    file while it is read (:class:`dust.decode.session.DecodeSession`).
+    """
+    pts, order, entries = index.packet_pts, index.order, index.entries
+    packets, frames = len(pts), len(order)
+    if not frames or len(index.frame_pts) != frames or len(index.disposable) != packets:
+        return None
+    if index.mode not in ("seek", "start", "count") or not (np.diff(index.frame_pts) >= 0).all():
+        return None
+    if not (np.isfinite(index.fps) and 0 < index.height < 1 << 20 and 0 < index.width < 1 << 20):
+        return None
+    if index.mode == "count":
+        return index
+    if ((order < 0) | (order >= packets)).any() or len(np.unique(order)) < frames:
+        return None
+    by_time = bool((np.diff(pts[order]) > 0).all() and (pts[order] != NO_PTS).all())
+    if index.mode == "start":
+        # without times only a decoder that skips nothing shows whether the order is right
+        return None if len(entries) else index if by_time else replace(index, skip_nonref=False)
+    if not by_time or not len(entries) or ((entries < 0) | (entries >= packets)).any():
+        return None
+    ordered = entries[0] == 0 and bool((np.diff(pts[entries]) > 0).all()) and pts[order[0]] >= pts[0]
+    return index if ordered else None
+
+
 def build_index(path: str, threads: int = 1, spare: list[Any] | None = None) -> VideoIndex:
     """The index of one file: by demuxing, or where that proves too little, by one decode from the start.
 

@@ -28,6 +28,7 @@ from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import VideoError
+from dust.utils.files import open_file
 
 __all__ = ["ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
@@ -189,7 +190,8 @@ class FrameFolderReader(Clip):
         from PIL import Image
 
         try:
-            with Image.open(os.path.join(self.path, self.names[number])) as image:
+            path = os.path.join(self.path, self.names[number])
+            with open_file(path) as file, Image.open(file) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             text = f"{self.names[number]} cannot be read: {error}"

@@ -31,8 +31,10 @@ class DecodeSession:
         self._threads = threads
         self._container: Any = None
         self._shown = np.zeros(len(index.packet_pts), bool)
-        if index.mode == "seek":
+        self._place = np.full(len(index.packet_pts), -1)  # which frame a packet gives
+        if index.mode != "count":
             self._shown[index.order] = True
+            self._place[index.order] = np.arange(len(index.order))
         self._open(opened)
 
     def close(self) -> None:
@@ -113,6 +115,8 @@ class DecodeSession:
         self._packets = packets(self._container, self._stream)
         for packet in itertools.islice(self._packets, start + 1):
             if packet.pts == pts:
+                if not packet.is_keyframe:
+                    raise Contradiction(f"packet {start} is no entry point")
                 self._packets, self._next = itertools.chain([packet], self._packets), start
                 return
         self.close()  # it landed too late: walk there from the first packet
@@ -139,6 +143,7 @@ class DecodeSession:
         index, context = self.index, self._stream.codec_context
         by_packet = {int(index.order[number]): number for number in numbers}
         last, missing, latest, whole = max(by_packet), len(numbers), NO_PTS, index.mode == "start"
+        place_before = -1
         skipping, start, came = None, self._next, 0
         self._primed = self._primed or self._next == 0
         while True:
@@ -156,9 +161,11 @@ class DecodeSession:
                     continue
                 if frame.is_corrupt:
                     raise Contradiction("a frame is marked corrupt")
-                if time <= latest and not whole:
-                    raise Contradiction("frames come in another order than their times")
-                latest = time
+                place = int(self._place[ordinal])
+                misplaced = self._lacks(place_before, place) if whole else time <= latest
+                if misplaced or place <= place_before:
+                    raise Contradiction("frames come in another order than the index says")
+                latest, place_before = time, place
                 came += 1
                 number = by_packet.get(ordinal)
                 if number is not None:
@@ -171,6 +178,11 @@ class DecodeSession:
         context.flush_buffers()
         if missing or (not whole and came != self._expected(start, last, floor, by_packet)):
             raise Contradiction("frames did not come")
+
+    def _lacks(self, before: int, place: int) -> bool:
+        """Whether a frame between two that came one after the other was not skipped: it never got its packet."""
+        between = self.index.order[before + 1 : place]
+        return bool(len(between)) and (not self.index.skip_nonref or bool((between >= self._next).any()))
 
     def _expected(self, start: int, last: int, floor: int, wanted: dict[int, int]) -> int:
         """How many frames packets ``start`` to ``last`` must give: one each, but for those not shown and those that

@@ -16,6 +16,7 @@ from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_resize, deal
 from dust.decode.index import VideoReport
 from dust.decode.pixels import FrameConverter, FrameRequest
 from dust.utils.errors import ConfigError, VideoError
+from dust.utils.files import refuse_special
 from dust.utils.package import import_extra
 
 READ_ERRORS = (RuntimeError, ValueError, IndexError, OSError)  # what torchcodec raises for bad data
@@ -107,6 +108,7 @@ class TorchCodecReader(Clip):
         if self._decoder is None or self._owner != os.getpid():  # the parent process's file: its place would be shared
             options: dict[str, Any] = {"dimension_order": "NHWC", "num_ffmpeg_threads": self._threads}
             try:
+                refuse_special(self.path)
                 self._decoder, self._owner = VideoDecoder(self.path, seek_mode="exact", **options), os.getpid()
             except READ_ERRORS as error:
                 raise VideoError(self.path, f"cannot be opened: {_words(error)}") from error

@@ -15,7 +15,8 @@ from typing import Any
 from dust.datasets.manifest.conflicts import Sample, find_conflicts, samples_of
 from dust.datasets.protocol import ClipDataset
 from dust.utils.errors import DataError
-from dust.utils.files import read_text, write_text
+from dust.utils.files import write_text
+from dust.utils.structured import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def warnings_of_test(folder: Path, dataset: Any) -> list[str]:
     path = folder / TRAIN_LIST
     if path.is_file():
         try:
-            saved = json.loads(read_text(path))
+            saved = read_json(path)
             splits["train"] = [
                 Sample(str(name), _hashable(label), str(group), tuple((str(file), str(part)) for file, part in sources))
                 for name, label, group, sources in saved["samples"]

@@ -5,7 +5,6 @@ import csv
 import errno
 import fcntl
 import io
-import json
 import logging
 import os
 import shutil
@@ -15,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dust.config import KEYS
 from dust.datasets.sample import BadClip
 from dust.utils.errors import DataError, DustError
-from dust.utils.files import write_text
+from dust.utils.files import csv_text, read_bytes, write_text
+from dust.utils.structured import parse_yaml, read_json
+from dust.utils.text import csv_value, printable
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +98,8 @@ class RunDir:
         shutil.rmtree(replaced, ignore_errors=True)  # which a killed run left
         if results.exists():
             try:
-                other = json.loads((results / "test.json").read_text())["checkpoint_sha256"]
-            except (OSError, ValueError, KeyError):
+                other = read_json(results / "test.json")["checkpoint_sha256"]
+            except (DataError, KeyError, TypeError):
                 other = "unknown"
             if other == checkpoint_sha256:
                 results.rename(replaced)
@@ -129,8 +128,11 @@ def _free_name(path: Path) -> Path:
 
 
 def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
-    """Lines ``KEY: saved value -> present value`` of two configurations, without keys that may change on resume."""
-    saved, present = flatten(yaml.safe_load(saved_cfg)), flatten(yaml.safe_load(cfg_text))
+    """Lines ``KEY: saved value -> present value`` of two configurations, without keys that may change on resume.
+
+    DataError if what was saved is no plain YAML.
+    """
+    saved, present = (flatten(parse_yaml(text, "the saved configuration")) for text in (saved_cfg, cfg_text))
     lines = []
     for key in sorted(saved.keys() | present.keys()):
         free = key in KEYS and KEYS[key].may_change_on_resume
@@ -170,7 +172,7 @@ class BadClipLog:
         self.key = key or ("TEST.ON_BAD_CLIP" if split == "test" else "TRAIN.ON_BAD_CLIP")
         self.limit = limit
         self.count = 0
-        self._known = {(row[0], row[1]) for row in _rows(path) if len(row) == len(_COLUMNS)}
+        self._known = {(row[0], csv_value(row[1])) for row in _rows(path) if len(row) == len(_COLUMNS)}
 
     def start_epoch(self, count: int = 0) -> None:
         self.count = count
@@ -178,8 +180,9 @@ class BadClipLog:
     def __call__(self, bad: BadClip) -> None:
         """Note one bad clip. Raises DataError by policy ``raise`` or when there are too many."""
         self.count += 1
-        if (self.split, bad.id) not in self._known:
-            self._known.add((self.split, bad.id))
+        known = (self.split, printable(bad.id))
+        if known not in self._known:
+            self._known.add(known)
             logger.warning("bad clip in %s: %s (%s)", self.split, bad.path, bad.reason)
             try:
                 self._write(bad)
@@ -202,24 +205,25 @@ class BadClipLog:
 
     def _write(self, bad: BadClip) -> None:
         """Add a line in one write: several processes add to the same file, and any of them may be killed."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
+        text = ""
         with open(self.path, "a+b", buffering=0) as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             size = file.seek(0, os.SEEK_END)
             if not size:
-                writer.writerow(_COLUMNS)
+                text = csv_text([_COLUMNS], line_end="\r\n")
             elif os.pread(file.fileno(), 1, size - 1) != b"\n":  # a line that was cut off, maybe within quotes
-                text.write('"\r\n' if self.path.read_bytes().count(b'"') % 2 else "\r\n")
-            writer.writerow([self.split, bad.id, bad.path, bad.reason])
-            file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+                text = '"\r\n' if self.path.read_bytes().count(b'"') % 2 else "\r\n"
+            text += csv_text([[self.split, bad.id, bad.path, bad.reason]], line_end="\r\n")
+            file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def _rows(path: Path) -> list[list[str]]:
     """The lines of a ``bad_clips.csv``, without its head. One that was cut off is among them as it is."""
     try:
-        text = path.read_bytes().decode("utf-8", "replace").replace("\0", "")
+        text = read_bytes(path).decode("utf-8", "replace").replace("\0", "")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     return list(csv.reader(io.StringIO(text, newline="")))[1:]

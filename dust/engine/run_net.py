@@ -17,6 +17,7 @@ from dust.config.parser import log_notes
 from dust.launch.requeue import ExitHandler
 from dust.launch.signals import Interrupted, handle_signals
 from dust.utils.errors import ConfigError, DustError
+from dust.utils.text import forgiving_console
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
+    forgiving_console()
     try:
         args = parse_args(argv)
         runs = load_stages(args.cfg_files, args.opts)

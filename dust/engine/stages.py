@@ -1,13 +1,10 @@
 """Several configurations as stages: where each writes, what it takes over from earlier ones, whether it is finished."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from dust.config import KEYS, CfgNode, flatten, with_values
 from dust.config.values import same
@@ -19,6 +16,7 @@ from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
 from dust.utils.files import sha256_of_text
 from dust.utils.stages import stage_checkpoint, stage_features
+from dust.utils.structured import parse_yaml, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +128,7 @@ class Stage:
     def _is_tested(self, run: RunDir) -> bool:
         if self.tested is None:
             return True
-        report = json.loads((run.results / "test.json").read_text(encoding="utf-8"))
+        report = read_json(run.results / "test.json")
         return report["config_sha256"] == sha256_of_text(self.text) and report["checkpoint_sha256"] == file_sha256(
             self.tested.path()
         )
@@ -191,4 +189,4 @@ def _upstream_checkpoint(key: str, name: str, output_dir: str) -> Path:
 
 def _saved_config(path: Path) -> dict[str, Any] | None:
     text = read_checkpoint(path).get("cfg")
-    return yaml.safe_load(text) if isinstance(text, str) else None
+    return parse_yaml(text, f"the configuration in {path}") if isinstance(text, str) else None

@@ -14,7 +14,7 @@ from dust.engine.state import TrainState
 from dust.engine.weights import load_parts, weights_file
 from dust.utils import distributed
 from dust.utils.checkpoint import find_latest, load_checkpoint, load_weights, remove_leftovers
-from dust.utils.errors import CheckpointError
+from dust.utils.errors import CheckpointError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +120,15 @@ def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) ->
     advice = "Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (the old ones are kept aside)."
     if "written" not in saved:
         raise CheckpointError(f"{path} was not written by dust, so it cannot be resumed. {advice}")
-    differing = differing_keys(saved["cfg"], state.metadata["cfg"])
+    try:
+        differing = differing_keys(str(saved.get("cfg", "")), state.metadata["cfg"])
+    except DataError as error:
+        raise CheckpointError(f"{path}: {error}. {advice}") from error
     if saved.get("global_batch") == state.global_batch:  # whatever makes it up
         differing = [line for line in differing if not line.startswith(("TRAIN.BATCH_SIZE:", "GLOBAL_BATCH_SIZE:"))]
     if differing:
         listed = "\n  ".join(differing)
-        raise CheckpointError(f"{path} belongs to another configuration:\n  {listed}\n{advice}")
+        raise CheckpointError(f"{path} belongs to another configuration:\n  {listed}\n  {advice}")
     for name in ("data_sha256", "class_names"):
         if saved[name] != state.metadata[name]:
             raise CheckpointError(

@@ -347,7 +347,7 @@ def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
     """Identity of the training samples and labels, wherever they lie on disk, and of what was learnt of them."""
     digest = hashlib.sha256()
     for clip in dataset.clips:
-        digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode())
+        digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode(errors="surrogateescape"))
     identity = dataset.identity if isinstance(dataset, HasIdentity) else None  # what else it says of its samples
     for extra in (fitted, identity):
         digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")

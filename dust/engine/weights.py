@@ -53,7 +53,7 @@ def _files_of_parts(named: Mapping[str, tuple[str, str]], output_dir: str | Path
             errors[name] = error
     if errors:
         (_, first), *others = errors.items()
-        likewise = f"\nLikewise: {', '.join(name for name, _ in others)}" if others else ""
+        likewise = f"\n  Likewise: {', '.join(name for name, _ in others)}" if others else ""
         raise type(first)(f"{first}{likewise}") from first
     return paths
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from dust.utils.errors import DataError
 from dust.utils.features.formats import read_count
-from dust.utils.files import write_atomically
+from dust.utils.files import read_bytes, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def progress(folders: Iterable[Path]) -> frozenset[str]:
         for name in _names(folder):
             if name.startswith("results") and not name.endswith(".partial"):
                 with contextlib.suppress(OSError):
-                    report = (folder / name / "test.json").read_bytes()
+                    report = read_bytes(folder / name / "test.json")
                     pieces.add(f"{number} test {hashlib.sha256(report).hexdigest()}")
         for name in _names(folder / "features"):
             if name.endswith((".json", ".npz")):

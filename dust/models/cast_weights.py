@@ -69,7 +69,7 @@ def load_experts(model: Any, *, spatial: Weights, temporal: Weights) -> tuple[Lo
         if lacking:
             problems.append(f"{what} expert: {report.path} has no fitting {', '.join(lacking)}")
     if problems:
-        raise CheckpointError("CAST's experts were not loaded. " + "\n".join(problems))
+        raise CheckpointError("CAST's experts were not loaded. " + "\n  ".join(problems))
     state = {f"clip_{key}": tensor for key, tensor in clip.state_dict().items()}
     state = {re.sub(r"^clip_transformer\.resblocks\.(\d+)\.", r"blocks.\1.clip_", k): v for k, v in state.items()}
     for key, tensor in video.state_dict().items():

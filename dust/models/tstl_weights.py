@@ -49,7 +49,7 @@ def load_parts(model: Any, paths: Mapping[str, Path]) -> None:
             problems.append(f"{name}: {error}")
     if problems:
         raise CheckpointError(
-            "TSTL cannot be put together:\n  " + "\n  ".join(problems) + "\nSelector and experts are trained on one "
+            "TSTL cannot be put together:\n  " + "\n  ".join(problems) + "\n  Selector and experts are trained on one "
             "trunk: CAST.SPATIAL_FROM and CAST.TEMPORAL_FROM, or CAST.TRUNK_FROM, of all stages are the same. "
             'TSTL.GROUPS "[3]" trains the expert of group 3 alone.'
         )

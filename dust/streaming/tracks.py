@@ -6,7 +6,6 @@ window costs the front end of its new frames only. The logits are those of the w
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError, DustError
-from dust.utils.files import write_csv, write_text
+from dust.utils.files import file_stems, write_csv, write_text
 from dust.utils.logging import progress
 from dust.utils.metrics import f1_scores
 from dust.visualization.timeline import timeline_figure
@@ -223,7 +222,7 @@ def run_stage(
     bad_clips = BadClipLog(run.path / "bad_clips.csv", split, cfg.TEST.ON_BAD_CLIP, key="TEST.ON_BAD_CLIP")
     folder = run.path / f"stream_{split}"
     folder.mkdir(exist_ok=True)
-    files = _file_names(recordings.names)
+    files = file_stems(recordings.names)
     counts = {"frames": 0, "windows": 0, "front_end_frames": 0, "front_end_frames_without_cache": 0}
     everything: list[np.ndarray] = []
     for number, file in enumerate(progress(files, desc=f"streaming {split}")):
@@ -309,12 +308,6 @@ def _metrics(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return {}
     right = predicted[counted] == labels[counted]
     return {"frame_acc": 100.0 * float(right.mean()), **f1_scores(predicted[counted], labels[counted])}
-
-
-def _file_names(names: Sequence[str]) -> list[str]:
-    """Names that a file may have, each once."""
-    safe = [re.sub(r"[^A-Za-z0-9_.-]+", "_", name) for name in names]
-    return [name if safe.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(safe)]
 
 
 def _write_csv(

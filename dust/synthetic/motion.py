@@ -19,8 +19,9 @@ import av
 import numpy as np
 
 from dust.utils.errors import DataError
-from dust.utils.files import read_text, write_csv, write_text
+from dust.utils.files import write_csv, write_text
 from dust.utils.rng import numpy_rng
+from dust.utils.structured import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -200,12 +201,12 @@ def _record(folder: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(read_text(path))
+        record = read_json(path)
         files = record["files"]
         inside = all(
             isinstance(name, str) and ".." not in Path(name).parts and not os.path.isabs(name) for name in files
         )
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (DataError, KeyError, TypeError):
         inside = False
     if not inside:
         raise DataError(f"{path} is damaged: remove the folder {folder} yourself, or give another one")

@@ -4,12 +4,24 @@ Each message names the thing, its value and the way out. The command line prints
 anything else that surfaces is a defect in dust.
 """
 
+import os
+
+from dust.utils.text import printable_lines
+
 #: How many cases of one kind of problem are written out.
 SHOWN = 10
+LONGEST_LINE = 3000  # characters of a line of an error: what is not text may have any number of them
 
 
 class DustError(Exception):
-    """Base of every error that is about the user's input, files or machine, not about dust's code."""
+    """Base of every error that is about the user's input, files or machine, not about dust's code.
+
+    Its text shows what in a name of a file would steer a terminal, or begin a line of its own, as an escape.
+    """
+
+    def __str__(self) -> str:
+        lines = printable_lines(super().__str__()).split("\n")
+        return "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..." for line in lines)
 
 
 class ConfigError(DustError):
@@ -18,6 +30,17 @@ class ConfigError(DustError):
 
 class DataError(DustError):
     """A manifest, a split or a label that cannot be used."""
+
+
+class SampleError(DataError):
+    """One sample's file that cannot be used. ``reason`` says why and the way out, ``detail`` what was found in it."""
+
+    def __init__(self, path: str | os.PathLike, reason: str, detail: str = "") -> None:
+        super().__init__(f"{path}: {reason}" + (f" ({detail})" if detail else ""))
+        self.path, self.reason, self.detail = os.fspath(path), reason, detail
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.reason, self.detail)
 
 
 class VideoError(DustError):
@@ -44,7 +67,7 @@ class Problems:
 
     def add(self, kind: str, case: str) -> None:
         """``kind`` says what is wrong and the way out; ``case`` says where."""
-        self.kinds.setdefault(kind, []).append(case)
+        self.kinds.setdefault(printable_lines(kind), []).append(printable_lines(case))
 
     def raise_if_any(self, source: str) -> None:
         """Raises one DataError with every kind, its number of cases and the first ten of them."""

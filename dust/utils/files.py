@@ -1,4 +1,8 @@
-"""Files that are whole or not there, texts and tables in them, their hashes, and the order of numbered names."""
+"""Files that are whole or not there, texts and tables in them, their hashes, and the order of numbered names.
+
+A file that somebody names is opened by :func:`open_file` alone: a pipe or a device in its place is refused, and not
+waited for.
+"""
 
 import codecs
 import contextlib
@@ -8,11 +12,17 @@ import hashlib
 import io
 import os
 import re
+import stat
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from dust.utils.errors import DataError
+from dust.utils.text import csv_cell, unescaped
+
+LONGEST_TEXT = 1 << 30  # bytes of a text that is read whole
 
 # ----------------------------------------------------------------------------------------------------------- writing
 
@@ -46,9 +56,12 @@ def replacing(path: str | os.PathLike, *, durable: bool = True, suffix: str = ""
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str, *, durable: bool = True) -> None:
-    """Write bytes, or text as UTF-8, through :func:`replacing`. Raises OSError."""
+    """Write bytes, or text as UTF-8, through :func:`replacing`. Raises OSError.
+
+    A character that stands for a byte of a file's name that is not UTF-8 is written as ``\\udcff``.
+    """
     with replacing(path, durable=durable) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 def sync_folder(folder: Path) -> None:
@@ -76,25 +89,73 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_csv(
     path: str | os.PathLike, header: Iterable[object], rows: Iterable[Sequence[object]], *, line_end: str = "\n"
 ) -> None:
-    """Write a comma-separated file with a header, quoted where a field needs it, atomically. Raises DataError."""
+    """Write a comma-separated file with a header, quoted where a field needs it, atomically. Raises DataError.
+
+    Texts become what :func:`dust.utils.text.csv_cell` makes of them: no formula, and nothing that steers a terminal.
+    """
+    write_text(path, csv_text([list(header), *rows], line_end=line_end))
+
+
+def csv_text(rows: Iterable[Iterable[object]], *, line_end: str = "\n") -> str:
+    """Return rows as comma-separated lines, see :func:`write_csv`."""
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator=line_end)
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+    csv.writer(buffer, lineterminator=line_end).writerows([csv_cell(cell) for cell in row] for row in rows)
+    return buffer.getvalue()
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def read_text(path: str | os.PathLike) -> str:
+def refuse_special(path: str | os.PathLike) -> None:
+    """Raise OSError if ``path`` is a pipe, a socket or a device. A folder, or what is not there, is let pass."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says so better
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and not a file", os.fspath(path))
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading bytes.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe, a socket or a device; none of these is waited for.
+    """
+    refuse_special(path)  # before it is opened: a device may do something then
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError as error:  # a NUL byte in the name
+        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from error
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            what = "directory" if stat.S_ISDIR(mode) else "pipe or a device"  # put there since
+            raise OSError(errno.EISDIR, f"it is a {what}, and not a file", os.fspath(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bytes(path: str | os.PathLike, *, longest: int = LONGEST_TEXT) -> bytes:
+    """Read a whole file of at most ``longest`` bytes. Raises OSError as :func:`open_file`, and for a longer one."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > longest else file.read(longest + 1)
+    if max(size, len(data)) > longest:
+        raise OSError(errno.EFBIG, f"it has more than {longest:,} bytes, far too many for such a file", os.fspath(path))
+    return data
+
+
+def read_text(path: str | os.PathLike, *, longest: int = LONGEST_TEXT) -> str:
     """Read a file's text, UTF-8 or UTF-16, with ``\\n`` line ends and without a byte order mark.
 
     Raises:
-        DataError: it cannot be read, or is neither.
+        DataError: it cannot be read, is far too long, or is neither.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, longest=longest)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
@@ -110,6 +171,30 @@ def read_text(path: str | os.PathLike) -> str:
             f"{path}: line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a NUL byte: not a text file"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def file_stems(names: Sequence[str]) -> list[str]:
+    """Return a name for a file of each of ``names``, readable and each once: ``a/b`` is ``a_b``.
+
+    Where two would share one, or differ in upper and lower case only, both get the beginning of their hash.
+    """
+    plain = [re.sub(r"[^\w.-]", "_", name).encode()[:150].decode(errors="ignore") or "_" for name in names]
+    counts = Counter(stem.casefold() for stem in plain)
+    stems = [
+        stem if counts[stem.casefold()] == 1 else f"{stem}-{sha256_of_text(name)[:8]}"
+        for stem, name in zip(plain, names, strict=True)
+    ]
+    if len({stem.casefold() for stem in stems}) < len(set(names)):  # somebody chose a name that ends in a hash
+        return [sha256_of_text(name) for name in names]
+    return stems
+
+
+def restored(path: str) -> str:
+    """Return the path that is there: ``path``, or what it stands for where a list of ours had to escape it."""
+    if "\\" in path and not os.path.exists(path):
+        name = unescaped(path)
+        return name if os.path.exists(name) else path
+    return path
 
 
 def _encoding(data: bytes) -> str:
@@ -153,7 +238,7 @@ def sha256_of_files(paths: Iterable[str | os.PathLike]) -> str:
     """Return the SHA-256 (hex) of the bytes of several files, one after the other. Raises OSError."""
     digest = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
@@ -161,4 +246,4 @@ def sha256_of_files(paths: Iterable[str | os.PathLike]) -> str:
 
 def sha256_of_text(text: str) -> str:
     """Return the SHA-256 (hex) of a text as UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

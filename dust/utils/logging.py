@@ -11,10 +11,22 @@ import simplejson
 
 from dust.utils import distributed
 from dust.utils.errors import DustError
+from dust.utils.text import printable, printable_lines
 
 FORMAT = "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s"
 DATE = "%m/%d %H:%M:%S"
 LOG_NAME = "stdout.log"
+
+
+class _Formatter(logging.Formatter):
+    """Lines in which no name of a file steers a terminal, or begins what looks like another line of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable_lines(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
 class _AboveProgressBar(logging.Handler):
@@ -27,8 +39,7 @@ class _AboveProgressBar(logging.Handler):
         from tqdm import tqdm
 
         try:
-            # names of files may hold bytes that are no UTF-8
-            tqdm.write(self.format(record).encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stdout)
+            tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._do_without(error)
@@ -90,7 +101,7 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
         except OSError as error:
             raise DustError(f"{path}: cannot be written to ({error.strerror}). Choose another OUTPUT_DIR.") from error
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(FORMAT, DATE))
+        handler.setFormatter(_Formatter(FORMAT, DATE))
         root.addHandler(handler)
 
 

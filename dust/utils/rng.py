@@ -13,7 +13,7 @@ import torch
 def derive_seed(*words: int | str) -> int:
     """A 63-bit seed that depends on every word and on their order, the same on every machine and Python."""
     text = "\x1f".join(f"{type(word).__name__}:{word}" for word in words)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "little") >> 1
 
 
 def numpy_rng(*words: int | str) -> np.random.RandomState:

@@ -18,6 +18,8 @@ import numpy as np
 from dust.utils.errors import DataError
 from dust.utils.files import write_text
 from dust.utils.package import found_or_shipped
+from dust.utils.structured import read_json
+from dust.utils.text import MAX_CLASSES
 
 RESTARTS = 8  # starts of the search for groups, the first of them greedy
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -71,16 +73,13 @@ def read_grouping(path: str | os.PathLike) -> Grouping:
     Raises:
         DataError: all that is wrong, with the names of the classes that are missing or stand twice.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or "head_to_classes" not in content:
         raise DataError(f"{path}: has no head_to_classes, so it is no grouping; `dust group-classes` makes one")
     groups = _read_groups(path, content["head_to_classes"])
     names = content.get("class_names") or []
+    if not isinstance(names, list):
+        raise DataError(f"{path}: class_names is no list of names")
     problems = find_grouping_problems(groups, names, content.get("num_classes"))
     problems += _contradictions(content, groups)
     if problems:
@@ -92,7 +91,7 @@ def _read_groups(path: Any, heads: Any) -> list[list[int]]:
     try:
         items = list(enumerate(heads)) if isinstance(heads, list) else [(int(key), heads[key]) for key in heads]
         groups = {index: [_whole(number) for number in numbers] for index, numbers in items}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: head_to_classes must give each group number a list of class numbers") from error
     if sorted(groups) != list(range(len(groups))) or len(groups) != len(items):
         raise DataError(f"{path}: groups are numbered {sorted(groups)}; they count from 0 without a gap")
@@ -117,6 +116,8 @@ def find_grouping_problems(
         return ", ".join(shown) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
 
     problems = []
+    if not isinstance(total, int) or total > MAX_CLASSES:
+        return [f"num_classes, or the largest class number and 1, is {total!r:.40}: at most {MAX_CLASSES:,} are taken"]
     empty = [index for index, group in enumerate(groups) if not group]
     missing = [number for number in range(total) if number not in counts]
     repeated = sorted(number for number, count in counts.items() if count > 1)

@@ -12,6 +12,7 @@ import torch
 
 from dust.config import CfgNode
 from dust.utils import distributed
+from dust.utils.errors import ConfigError
 from dust.utils.package import import_extra
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,11 @@ class Writer:
         folder = Path(board.LOG_DIR) if board.LOG_DIR else output_dir / f"runs-{cfg.TRAIN.DATASET}"
         if board.LOG_DIR and not folder.is_absolute():
             folder = output_dir / folder
+        if board.ENABLE and str(folder) != str(folder).encode("utf-8", "replace").decode():
+            raise ConfigError(
+                f"TENSORBOARD.ENABLE True: TensorBoard cannot write to {folder}, whose name is not UTF-8: set "
+                "TENSORBOARD.LOG_DIR, or choose another OUTPUT_DIR"
+            )
         return {
             "tensorboard_dir": folder if board.ENABLE else None,
             "wandb": start_wandb(cfg, output_dir) if cfg.WANDB.ENABLE else None,

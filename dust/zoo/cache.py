@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dust.utils.errors import DustError
-from dust.utils.files import sha256_of_file, sync_folder
+from dust.utils.files import open_file, sha256_of_file, sync_folder
 from dust.zoo import hashes
 from dust.zoo.entries import ENTRIES, Entry, HubFile, get
-from dust.zoo.transfer import Broken, Refused, discard, fetch
+from dust.zoo.transfer import MOST, Broken, Refused, discard, fetch
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _check_head(head: bytes) -> None:
 
 def _format_problem(path: Path) -> str:
     """Whether a file is of no known kind, or was cut off where its kind lets one see that."""
-    with open(path, "rb") as handle:
+    with open_file(path) as handle:
         head = handle.read(16)
         kind = format_of(head)
         if not kind:
@@ -169,8 +169,11 @@ def _format_problem(path: Path) -> str:
             handle.seek(8)
             try:
                 header = json.loads(handle.read(length))
-                end = max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-            except (ValueError, KeyError, TypeError, IndexError):
+                ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+                if not all(type(end) is int and 0 <= end < 1 << 62 for end in ends):
+                    raise ValueError("offsets that are no numbers of bytes")
+                end = max(ends, default=0)
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
                 return "its safetensors header cannot be read"
             if path.stat().st_size != 8 + length + end:
                 return f"it is cut off: {path.stat().st_size:,} of {8 + length + end:,} bytes"
@@ -193,6 +196,7 @@ def _bring(entry: Entry, part: Path, progress: bool) -> str:
                 check_head=_check_head,
                 label=entry.name,
                 progress=progress,
+                most=MOST if entry.size is None else entry.size + entry.size_tolerance,
             )
             return url
         except Refused as error:
@@ -212,7 +216,7 @@ def _bring(entry: Entry, part: Path, progress: bool) -> str:
     raise DustError(
         f"could not download {entry.name!r}:\n  "
         + "\n  ".join(problems)
-        + f"\nBehind a proxy set HTTPS_PROXY; {mirror_hint}; or put the file by hand at {cached_path(entry)}."
+        + f"\n  Behind a proxy set HTTPS_PROXY; {mirror_hint}; or put the file by hand at {cached_path(entry)}."
     )
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from dust.utils.errors import CheckpointError
-from dust.utils.files import replacing
+from dust.utils.files import open_file, replacing
 from dust.zoo.entries import ENTRIES
 
 PREFIX = "visual."  # of the image tower, the only one that dust has
@@ -33,7 +34,7 @@ def convert(source: str | os.PathLike, out: str | os.PathLike, *, sha256: str = 
 
     Args:
         sha256: 64 hexadecimal digits that ``source`` must have. "" takes those of the zoo's entry for a file of that
-            name, or else of a folder in the file's path that is named by a hash, as in OpenAI's URLs.
+            name. The names of the folders that a file lies in prove nothing: whoever made it named them.
 
     Raises:
         CheckpointError: a file that is no TorchScript archive, one whose hash is unknown or another, one without such
@@ -62,13 +63,12 @@ def _expected(source: Path, sha256: str) -> str:
             raise CheckpointError(f"--sha256 {sha256}: a SHA-256 has 64 hexadecimal digits")
         return sha256
     named = [entry.sha256 for entry in ENTRIES.values() if entry.sha256 and entry.filename == source.name]
-    folders = [part for part in reversed(source.absolute().parts[:-1]) if _SHA256.fullmatch(part)]
-    if not named and not folders:
+    if not named:
         raise CheckpointError(
             f"{source}: is a program, and is read only where its SHA-256 is known: give --sha256 with the one that its "
-            "publisher shows (OpenAI: the folder of hexadecimal digits in the file's URL)"
+            "publisher shows (OpenAI: the hexadecimal digits in the file's URL on its own site)"
         )
-    return (named or folders)[0]
+    return named[0]
 
 
 def _check_kind(source: Path) -> None:
@@ -77,9 +77,9 @@ def _check_kind(source: Path) -> None:
     if not source.is_file():
         raise CheckpointError(f"{source}: there is no such file")
     try:
-        with zipfile.ZipFile(source) as archive:
+        with open_file(source) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, struct.error):
         raise CheckpointError(f"{source}: {plain} (or, if it is one, it is damaged: download it again)") from None
     if not any(name.endswith("/constants.pkl") for name in names) or not any("/code/" in name for name in names):
         raise CheckpointError(f"{source}: {plain}")
@@ -89,7 +89,7 @@ def _copy_verified(source: Path, private: Path, expected: str) -> None:
     """Copy and hash in one pass: what is opened later is what was hashed, even if ``source`` changes meanwhile."""
     digest = hashlib.sha256()
     try:
-        with open(source, "rb") as reader, open(private, "wb") as writer:
+        with open_file(source) as reader, open(private, "wb") as writer:
             while block := reader.read(1 << 20):
                 digest.update(block)
                 writer.write(block)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dust.utils.errors import DustError
+from dust.utils.errors import DataError, DustError
 from dust.utils.files import write_atomically
+from dust.utils.structured import read_json
 from dust.zoo.entries import Entry
 
 logger = logging.getLogger(__name__)
@@ -74,10 +75,10 @@ def _records_path() -> Path:
 def _records() -> dict[str, dict[str, Any]]:
     path = _records_path()
     try:
-        records = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        if not path.exists():
+            return {}
+        records = read_json(path)
+    except (OSError, DataError) as error:
         raise DustError(
             f"cannot read {path}, which holds the hashes of weights trusted before: {error}. "
             "Repair it, or move it away to trust the next downloads anew."
@@ -138,11 +139,11 @@ def _memo_path(path: Path) -> Path:
 def remembered_sha256(path: Path) -> str:
     """The hash found when ``path`` was last verified, if size and mtime are still the same; else ""."""
     try:
-        memo = json.loads(_memo_path(path).read_text())
+        memo = read_json(_memo_path(path))
         stat = path.stat()
         if (memo["size"], memo["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
             return str(memo["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DataError, KeyError, TypeError):
         pass  # A missing or damaged memo only costs one more hash.
     return ""
 

@@ -7,7 +7,6 @@ library does this: torch.hub's and pooch's downloads begin again, and huggingfac
 
 import contextlib
 import http.client
-import json
 import logging
 import os
 import re
@@ -20,11 +19,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from dust import __version__
+from dust.utils.errors import DataError
+from dust.utils.structured import read_json
 from dust.zoo.hashes import cannot_write, write_json
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 17  # bytes read at once; what a broken connection can lose
+MOST = 1 << 36  # bytes of a file whose size nobody knows
 TIMEOUT_S = 30.0  # without any byte
 RETRIES = 3  # in a row without a new byte
 BACKOFF_S = 1.0  # before the first retry; doubles
@@ -46,9 +48,9 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     which urllib would follow."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if not newurl.startswith(SCHEMES):
+        if not newurl.lower().startswith(SCHEMES):
             raise Refused(f"it redirects to {newurl}, and only http and https URLs are fetched")
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+        if req.full_url.startswith("https:") and not newurl.lower().startswith("https:"):
             raise Refused(f"it redirects from https to {newurl}, which is not secure")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -61,8 +63,9 @@ def fetch(
     check_head: Callable[[bytes], None],
     label: str,
     progress: bool = True,
+    most: int = MOST,
 ) -> None:
-    """Bring the whole file at ``url`` into ``part``.
+    """Bring the whole file at ``url`` into ``part``; not more than ``most`` bytes, whatever the server announces.
 
     ``check_total`` sees the size that the server announces (bytes or None) before the first byte, ``check_head`` the
     first bytes before they are written; either raises to refuse. Raises Broken or Refused; DustError if the disk does.
@@ -70,7 +73,7 @@ def fetch(
     furthest, failures = _size(part), 0
     while True:
         try:
-            _fetch_once(url, part, check_total, check_head, label, progress)
+            _fetch_once(url, part, check_total, check_head, label, progress, most)
             return
         except Broken as error:
             # A server that breaks off again and again at the same place must not keep us for ever.
@@ -104,10 +107,11 @@ def _resumable(url: str, part: Path) -> tuple[int, str, int | None]:
     """(bytes at hand, validator, total) if the part file came from ``url`` and can be continued, else (0, "", None)."""
     have = _size(part)
     try:
-        meta = json.loads(_meta_path(part).read_text())
-        if have and meta["url"] == url and meta["validator"]:
+        meta = read_json(_meta_path(part))
+        known = type(meta["total"]) is int or meta["total"] is None
+        if have and meta["url"] == url and meta["validator"] and isinstance(meta["validator"], str) and known:
             return have, meta["validator"], meta["total"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, KeyError, TypeError):
         pass  # Without its description a part file is of no use: start again.
     return 0, "", None
 
@@ -142,6 +146,8 @@ def _open(url: str, have: int, validator: str) -> http.client.HTTPResponse:
         raise Broken(f"no connection: {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         raise Broken(f"no connection: {error!r}") from None
+    except (ValueError, OverflowError) as error:  # a URL, of a redirect say, that is none
+        raise Refused(f"it leads to no address: {error}") from None
 
 
 class _CannotResume(Exception):
@@ -155,6 +161,7 @@ def _fetch_once(
     check_head: Callable[[bytes], None],
     label: str,
     progress: bool,
+    most: int,
 ) -> None:
     have, validator, total = _resumable(url, part)
     if have and have == total:
@@ -181,20 +188,27 @@ def _fetch_once(
                 logger.info("%s: the server does not continue a transfer; it starts from the beginning", label)
             have = 0
             length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
+            total = _number(length) if length else None
         check_total(total)
         # A 206 may leave out what the first answer said of the file.
         _describe(part, url, _validator(response.headers) or (validator if have else ""), total, have)
         with _bar(label, have, total, progress) as bar:
-            _receive(response, part, have, total, check_head, bar)
+            _receive(response, part, have, total, most, check_head, bar)
 
 
 def _content_range(value: str) -> tuple[int, int | None]:
     """(first byte, total or None) of "bytes 10-99/100"."""
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", value.strip())
+    match = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", value.strip())
     if match is None:
-        raise Broken(f"the server's Content-Range {value!r} cannot be read")
-    return int(match[1]), None if match[2] == "*" else int(match[2])
+        raise Broken(f"the server's Content-Range {value[:100]!r} cannot be read")
+    return _number(match[1]), None if match[2] == "*" else _number(match[2])
+
+
+def _number(text: str) -> int:
+    """A number of bytes in a header. Refused if it is none, or one that no disk holds."""
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
+        raise Refused(f"the server announces {text[:100]!r} as a number of bytes")
+    return int(text)
 
 
 def _describe(part: Path, url: str, validator: str, total: int | None, have: int) -> None:
@@ -205,13 +219,23 @@ def _describe(part: Path, url: str, validator: str, total: int | None, have: int
 
 
 def _receive(
-    response: IO[bytes], part: Path, have: int, total: int | None, check_head: Callable[[bytes], None], bar: Any
+    response: IO[bytes],
+    part: Path,
+    have: int,
+    total: int | None,
+    most: int,
+    check_head: Callable[[bytes], None],
+    bar: Any,
 ) -> None:
+    too_long = ""
     try:
         with open(part, "ab" if have else "wb") as handle:
             while chunk := _read(response):
                 if have == 0:
                     check_head(chunk)
+                if have + len(chunk) > (most if total is None else total):
+                    too_long = f"{have + len(chunk):,} bytes and more"
+                    break
                 handle.write(chunk)
                 have += len(chunk)
                 bar.update(len(chunk))
@@ -219,11 +243,13 @@ def _receive(
             os.fsync(handle.fileno())
     except OSError as error:
         raise cannot_write(part, error) from error
+    if too_long:
+        discard(part)
+        if total is None:
+            raise Refused(f"the server sent {too_long}, where the file has at most {most:,}")
+        raise Broken(f"the server sent {too_long}, and had announced {total:,}")
     if total is not None and have < total:
         raise Broken(f"the connection broke after {have:,} of {total:,} bytes")
-    if total is not None and have > total:
-        discard(part)
-        raise Broken(f"the server sent {have:,} bytes and had announced {total:,}")
 
 
 def _read(response: IO[bytes]) -> bytes:

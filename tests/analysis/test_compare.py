@@ -169,7 +169,7 @@ def test_folders_that_hold_no_results(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "none"), str(tmp_path / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err
     (tmp_path / "root" / "stage2" / "results" / "test.json").write_text("[" * 100_000)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="far too deep: test the run again"):
         read_results(tmp_path / "root" / "stage2")
 
 
@@ -178,3 +178,14 @@ def test_one_clip_and_one_class(tmp_path):
     (found,) = compare_runs([read_results(tmp_path / "a.csv")] * 2)
     assert found.metrics["top1_acc"].p == 1.0 and "only 1 groups" in " ".join(found.notes)
     assert "1 clips" in text_of(found)
+
+
+def test_ids_and_classes_that_a_spreadsheet_takes_for_formulas_are_joined_as_they_are(tmp_path):
+    ids = ["=1+1", "-a/b", "'@c", "plain", "b\udcff", "\tx"]
+    predictions(tmp_path / "ours.csv", np.arange(6) % 3, np.ones(6, bool), ids=ids)
+    found = read_results(tmp_path / "ours.csv")
+    assert found.ids == ["=1+1", "-a/b", "'@c", "plain", "b\\udcff", "\\tx"]
+    theirs = "id,label,prediction\n=1+1,=a,=a\n-a/b,+b,=a\n''@c,+b,+b\n"  # as another tool wrote it
+    (tmp_path / "theirs.csv").write_text(theirs)
+    other = read_results(tmp_path / "theirs.csv")
+    assert other.ids == ["=1+1", "-a/b", "'@c"] and other.answers[0].classes == ["+b", "=a"]

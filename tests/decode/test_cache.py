@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from dust.decode import cache as index_cache
 from dust.decode.cache import get_index
+from dust.decode.index import full_scan
 from dust.decode.reader import VideoReader
 from tests.datasets.clip_files import scratched, write_clip
 
@@ -61,6 +63,80 @@ def test_another_file_or_a_torn_entry_is_built_again(clip, tmp_path):
         assert entry.read_bytes() == whole
     write_clip(clip, 30, options=OPTIONS)
     assert len(get_index(str(clip), folder=folder).order) == 30
+
+
+def forge(folder: str, key, **changes) -> None:
+    """Rewrite the entry of a clip, with the checksum that its new contents have."""
+    forget()
+    index = index_cache._load(key, folder)
+    index_cache._store(key, replace(index, **changes), folder)
+
+
+def swapped(order):
+    order = order.copy()
+    order[[10, 60]] = order[[60, 10]]
+    return order
+
+
+@pytest.mark.parametrize("mode", ["seek", "start"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: {"order": index.order[::-1]},
+        lambda index: {"order": swapped(index.order)},
+        lambda index: {"order": np.roll(index.order, 1)},
+        lambda index: {"order": index.order[np.arange(80) ^ 1]},
+        lambda index: {"order": swapped(index.order), "packet_pts": swapped(index.packet_pts)},
+        lambda index: {"order": index.order[:-7], "frame_pts": index.frame_pts[:-7]},
+        lambda index: {"order": np.delete(index.order, 30), "frame_pts": np.delete(index.frame_pts, 30)},
+        lambda index: {"order": index.order + 1000},
+        lambda index: {"entries": index.entries + 3 * (index.mode == "seek")},
+        lambda index: {"entries": index.entries + 3 * (index.entries > 0)},
+        lambda index: {"frame_pts": index.frame_pts[::-1]},
+        lambda index: {"height": 1 << 40},
+    ],
+)
+def test_a_forged_index_never_gives_another_frame(clip, tmp_path, mode, change):
+    """Its checksum is right: it is found out by its own timestamps, or by packets and frames while they are read."""
+    folder, key = str(tmp_path / "cache"), index_cache._key(str(clip))
+    forget()
+    with VideoReader(clip) as reader:
+        truth = reader.frames(list(range(80)))
+    forget()
+    index = get_index(str(clip)) if mode == "seek" else full_scan(str(clip))
+    assert index.mode == mode
+    index_cache._store(key, index, folder)
+    forge(folder, key, **change(index))
+    for wanted in ([10], [29, 30, 31, 62], [60], [72, 79]):
+        forget()
+        with VideoReader(clip, index_cache=folder) as reader:
+            if wanted[-1] < len(reader):
+                np.testing.assert_array_equal(reader.frames(wanted), truth[wanted])
+
+
+def test_a_changed_head_of_an_entry_counts_as_damage(clip, tmp_path):
+    folder = str(tmp_path / "cache")
+    forget()
+    built = get_index(str(clip), folder=folder)
+    (entry,) = [path for path in Path(folder).rglob("*") if path.is_file()]
+    entry.write_bytes(entry.read_bytes().replace(f'"fps": {built.fps}'.encode(), b'"fps": 12.5'))
+    forget()
+    assert get_index(str(clip), folder=folder).fps == built.fps
+
+
+def test_an_absurd_entry_is_built_again(clip, tmp_path):
+    folder = str(tmp_path / "cache")
+    forget()
+    get_index(str(clip), folder=folder)
+    (entry,) = [path for path in Path(folder).rglob("*") if path.is_file()]
+    for head in (b"[" * 100_000, b"[]", b"1" * 5000, b'{"identity": 1}'):
+        entry.write_bytes(head + b"\n")
+        forget()
+        assert len(get_index(str(clip), folder=folder).order) == 80
+    entry.unlink()
+    os.mkfifo(entry)
+    forget()
+    assert len(get_index(str(clip), folder=folder).order) == 80
 
 
 def test_damage_is_remembered(clip, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from dust.utils import files
 from dust.utils.errors import DataError
 from dust.utils.files import (
     natural_order,
@@ -97,3 +98,56 @@ def test_there_is_one_atomic_write():
     files = (ROOT / "dust").rglob("*.py")
     found = {str(path.relative_to(ROOT)) for path in files if "os.replace(" in path.read_text("utf-8")}
     assert found == {"dust/utils/files.py", *others}
+
+
+@pytest.mark.parametrize("special", ["pipe", "/dev/zero", "folder", "nul"])
+def test_only_files_are_opened(tmp_path, special):
+    path = {"/dev/zero": special, "nul": "a\0b"}.get(special, tmp_path / special)
+    if special == "pipe":
+        os.mkfifo(path)
+    elif special == "folder":
+        path.mkdir()
+    for read in (files.open_file, files.read_bytes, files.sha256_of_file):
+        with pytest.raises(OSError, match="not a file|null"):
+            read(path)
+    with pytest.raises(DataError, match="cannot be read: "):
+        files.read_text(path)
+
+
+def test_a_text_of_absurd_length_is_not_read(tmp_path):
+    with open(tmp_path / "a.csv", "wb") as file:
+        file.truncate(1 << 40)  # holes
+    with pytest.raises(DataError, match="a.csv: cannot be read: it has more than .* bytes"):
+        files.read_text(tmp_path / "a.csv")
+
+
+def test_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
+    files.write_csv(tmp_path / "a.csv", ["id", "value"], [["b\udcff", 1.5], ["=1+1", -2], ["\x1b[2Jx\ny", None]])
+    assert (tmp_path / "a.csv").read_text() == "id,value\nb\\udcff,1.5\n'=1+1,-2\n\\x1b[2Jx\\ny,\n"
+    files.write_text(tmp_path / "a.txt", "b\udcff")
+    assert (tmp_path / "a.txt").read_text() == "b\\udcff"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a/b", "a_b"],
+        ["A", "a"],
+        ["a/b", "a b", "a:b", "a_b", "c"],
+        ["x" * 300 + "1", "x" * 300 + "2"],
+        ["\u8996" * 200 + "1", "\u8996" * 200 + "2"],
+        ["", "_", "b\udcff", ".."],
+    ],
+)
+def test_each_name_has_a_file_of_its_own(tmp_path, names):
+    stems = files.file_stems(names)
+    for stem, name in zip(stems, names, strict=True):
+        (tmp_path / f"{stem}.csv").write_text(name, errors="replace")
+    assert len({stem.casefold() for stem in stems}) == len(os.listdir(tmp_path)) == len(names)
+
+
+def test_a_name_is_readable_and_nobody_can_take_it():
+    assert files.file_stems(["a/b", "c d"]) == ["a_b", "c_d"]
+    stolen = files.file_stems(["a/b", "a_b"])[0]
+    assert len(set(files.file_stems(["a/b", "a_b", stolen]))) == 3

@@ -180,3 +180,49 @@ def test_cut_off_archive_without_announced_length_is_refused(add):
     with pytest.raises(DustError, match="cut off"):
         zoo.download(NAME)
     assert nothing_arrived()
+
+
+@pytest.mark.parametrize("place", ["http://[::1/w.pth", "http://127.0.0.1:99999999/w.pth", "ftp://[x", "gopher://h/w"])
+def test_redirect_to_no_address_is_a_clear_error(add, place):
+    add(Page(redirect=place))
+    with pytest.raises(DustError, match="could not download"):
+        zoo.download(NAME)
+    assert nothing_arrived()
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\u00b2", "-5", "1e9", "0x10"])
+@pytest.mark.parametrize("header", ["Content-Length", "Content-Range"])
+def test_an_absurd_number_in_a_header_is_a_clear_error(add, header, number):
+    ranged = header == "Content-Range"
+    value = f"bytes {number}-{number}/{number}" if ranged else number
+    add(Page(headers={header: value}, breaks=[200_000] if ranged else []))
+    with pytest.raises(DustError, match="could not download"):
+        zoo.download(NAME)
+    assert not path().exists()
+
+
+def test_an_endless_answer_is_cut_off_at_the_known_size(add, monkeypatch):
+    sizes = []
+    discard = transfer.discard
+    monkeypatch.setattr(transfer, "discard", lambda part: sizes.append(transfer._size(part)) or discard(part))
+    add(Page(announce=False, body=BODY + bytes(30 << 20)), sha256=SHA, size=len(BODY))
+    with pytest.raises(DustError, match=f"at most {len(BODY):,}"):
+        zoo.download(NAME)
+    assert nothing_arrived() and max(sizes) <= len(BODY)
+
+
+def test_what_nobody_knows_the_size_of_ends_too(add, monkeypatch):
+    monkeypatch.setattr("dust.zoo.cache.MOST", 100_000)
+    add(Page(announce=False))
+    with pytest.raises(DustError, match="at most 100,000"):
+        zoo.download(NAME)
+    assert nothing_arrived()
+
+
+@pytest.mark.parametrize("meta", ["[" * 100_000, '{"url": 1}', "[]", "9" * 5000])
+def test_an_absurd_description_of_a_part_file_is_not_used(add, home, meta):
+    add()
+    (home / "zoo").mkdir(parents=True)
+    part().write_bytes(OTHER[:1000])
+    part().with_name(part().name + ".json").write_text(meta)
+    assert zoo.download(NAME).read_bytes() == BODY

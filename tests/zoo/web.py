@@ -42,6 +42,7 @@ class Page:
     status: int = 200
     content_type: str = "application/octet-stream"
     announce: bool = True  # send Content-Length
+    headers: dict = dataclasses.field(default_factory=dict)  # in the place of ours
     redirect: str = ""
     breaks: list = dataclasses.field(default_factory=list)  # bytes after which each answer in turn breaks off
     gate: threading.Event | None = None  # held before the body
@@ -78,9 +79,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", page.etag)
         if page.last_modified:
             self.send_header("Last-Modified", page.last_modified)
-        if status == 206:
+        if status == 206 and "Content-Range" not in page.headers:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        if page.announce:
+        for name, value in page.headers.items():
+            self.send_header(name, value)
+        if page.announce and "Content-Length" not in page.headers:
             self.send_header("Content-Length", str(len(body) - start))
         self.send_header("Content-Type", page.content_type)
         self.send_header("X-Repo-Commit", "a" * 40)

@@ -25,7 +25,9 @@ from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.reader import open_clip
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
 from dust.utils.errors import DataError, Problems, VideoError
-from dust.utils.files import read_text, write_csv, write_text
+from dust.utils.files import restored, write_csv, write_text
+from dust.utils.structured import read_json
+from dust.utils.text import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +165,7 @@ def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> No
 def read_procedure(path: Path) -> ProcedureData:
     """``procedure.json``: components, start states, table and names of states, without recordings."""
     try:
-        facts = json.loads(read_text(path))
+        facts = read_json(path)
         data = ProcedureData(
             recordings=[],
             components=[str(name) for name in facts["components"]],
@@ -172,7 +174,7 @@ def read_procedure(path: Path) -> ProcedureData:
             source=str(path),
             state_names=[str(name) for name in facts.get("states", ())],
         )
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: not a procedure ({type(error).__name__}: {error}): it holds components (K names), start_states "
             "(name: K digits), steps (3 K rows) and, if known, states (names of classes)"
@@ -275,7 +277,7 @@ def _read_recordings(
             continue
         seen[name] = paths[cells["path"]] = split
         objects = cells.get("object_states", "")
-        path, objects = str(folder / cells["path"]), str(folder / objects) if objects else ""
+        path, objects = restored(str(folder / cells["path"])), restored(str(folder / objects)) if objects else ""
         rate = to_number(fps) if fps else 0.0
         yield Recording(name, path, rate, procedure, object_states=objects, group=cells.get(group or "", "")), split
 
@@ -357,11 +359,12 @@ def _read_steps(recording: Recording, rows: Sequence[Row], count: int, problems:
     steps: list[Step] = []
     for where, cells in rows:
         frame = _frame(recording, where, cells[0], problems)
-        if len(cells) < 2 or not re.fullmatch(r"\d+", cells[1]) or int(cells[1]) >= count:
+        number = whole_number(cells[1]) if len(cells) > 1 else None
+        if number is None or number >= count:
             kind = f"a step that the procedure table lacks: its ids are 0 to {count - 1}"
             problems.add(kind, f"{where}: {cells[1] if len(cells) > 1 else ''!r}")
         elif frame is not None:
-            step = (frame, int(cells[1]))
+            step = (frame, number)
             if step in steps:
                 problems.add("the same step twice in one frame", f"{where}: frame {frame}, step {step[1]}")
             elif steps and frame < steps[-1][0]:
@@ -371,14 +374,15 @@ def _read_steps(recording: Recording, rows: Sequence[Row], count: int, problems:
 
 
 def _frame(recording: Recording, where: str, text: str, problems: Problems) -> int | None:
-    if not re.fullmatch(r"\d+", text):
+    number = whole_number(text)
+    if number is None:
         problems.add("a frame is a whole number, from 0 on", f"{where}: {text!r}")
         return None
-    if recording.num_frames and int(text) >= recording.num_frames:
+    if recording.num_frames and number >= recording.num_frames:
         kind = "a label beyond the last frame"
         problems.add(kind, f"{where}: frame {text}, but {recording.path} ends with frame {recording.num_frames - 1}")
         return None
-    return int(text)
+    return number
 
 
 # ------------------------------------------------------------------------------------------------------------ frames
@@ -417,12 +421,13 @@ def _count_pictures(folder: Path, first: int | None, pattern: str, problems: Pro
         problems.add("pictures of several kinds: say which with DATA.FRAME_PATTERN", f"{folder}: {listed}")
     for name in names:
         digits = re.search(r"(\d+)$", os.path.splitext(name)[0])
-        if digits is None:
+        number = whole_number(digits[1]) if digits else None
+        if number is None:
             problems.add("a picture without a number at the end of its name", f"{folder / name}")
-        elif int(digits[1]) in numbers:
-            problems.add("two pictures of one number", f"{folder}: {numbers[int(digits[1])]} and {name}")
+        elif number in numbers:
+            problems.add("two pictures of one number", f"{folder}: {numbers[number]} and {name}")
         else:
-            numbers[int(digits[1])] = name
+            numbers[number] = name
     if not numbers:
         problems.add("a folder without pictures", str(folder))
         return 0

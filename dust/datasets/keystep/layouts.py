@@ -8,7 +8,6 @@ per second. Instead of pictures a recording may be one video file: ``rgb.mp4`` o
 """
 
 import glob
-import json
 import math
 import os
 import re
@@ -31,7 +30,8 @@ from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.table import to_number
 from dust.decode.folders import is_video, scan_pictures, visible
 from dust.utils.errors import DataError, Problems
-from dust.utils.files import read_text
+from dust.utils.structured import read_json
+from dust.utils.text import whole_number
 
 TABLE = "procedure_info.json"
 STEP_LABELS, STATE_LABELS = "PSR_labels.csv", "PSR_labels_raw.csv"
@@ -198,12 +198,13 @@ def _label_rows(path: Path, first: int, problems: Problems) -> list[Row]:
         return []
     rows = []
     for where, cells in read_rows(path, problems):
-        number = re.fullmatch(r"(\d+)\.\w+", cells[0])
-        if number is None or int(number[1]) < first:
+        named = re.fullmatch(r"(\d+)\.\w+", cells[0])
+        number = whole_number(named[1]) if named else None
+        if number is None or number < first:
             kind = f"the first column names a picture, numbered from {first} on, such as 000123.jpg"
             problems.add(kind, f"{where}: {cells[0]!r}")
             continue
-        rows.append((where, [str(int(number[1]) - first), *cells[1:]]))
+        rows.append((where, [str(number - first), *cells[1:]]))
     return rows
 
 
@@ -211,9 +212,9 @@ def _read_table(path: Path, layout: Layout) -> ProcedureData:
     if not path.exists():
         raise DataError(f"{path}: the table of the procedure is not there: put {TABLE} there, or set KEYSTEP.PROCEDURE")
     try:
-        rows = [dict(row) for row in json.loads(read_text(path))]
+        rows = [dict(row) for row in read_json(path)]
         names = [str(row["description"]) for row in rows]
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a list of steps with id, description, install ... ({error})") from None
     components = [re.sub(r"^[Ii]nstall(ed)? ", "", name).replace(",", " ") for name in names[::3]]
     data = ProcedureData([], components, rows, dict(layout.start_states), str(path), list(layout.state_names))
@@ -238,7 +239,7 @@ def read_object_states(path: str | os.PathLike, num_frames: int, num_classes: in
     for where, cells in read_rows(Path(path), problems)[1:]:
         try:
             frame, label, confidence = int(cells[1].split(".")[0]), int(to_number(cells[2])), to_number(cells[3])
-        except (IndexError, ValueError):
+        except (IndexError, ValueError, OverflowError):
             problems.add("columns 1 to 3 (from 0) are frame, class and confidence", f"{where}: {','.join(cells[:8])}")
             continue
         if not 0 <= frame < num_frames:

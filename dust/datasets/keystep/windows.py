@@ -20,8 +20,10 @@ from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels
+from dust.utils.arrays import StoredArray
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.features import FeatureStore
+from dust.utils.files import open_file
 from dust.utils.rng import numpy_rng
 from dust.utils.stages import stage_features
 
@@ -269,7 +271,7 @@ class EmbeddingWindows(StepWindows):
         **windows: Any,
     ) -> None:
         self.features = features
-        self._rows: dict[str, np.ndarray] = {}
+        self._rows: dict[str, StoredArray | np.ndarray] = {}
         self.fitted = {"embeddings": self._check(dim, (fitted or {}).get("embeddings"))}
         super().__init__(data=replace(data, recordings=self._with_lengths(data)), **windows)
 
@@ -295,7 +297,7 @@ class EmbeddingWindows(StepWindows):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": {}}  # maps pickle as copies
+        return {**self.__dict__, "_rows": {}}
 
     def _check(self, dim: int, trained: Mapping[str, Any] | None) -> dict[str, Any]:
         store = self.features
@@ -334,7 +336,7 @@ class EmbeddingWindows(StepWindows):
         problems.raise_if_any(str(self.features.path))
         return found
 
-    def _of(self, name: str) -> np.ndarray:
+    def _of(self, name: str) -> StoredArray | np.ndarray:
         """(frames, D)."""
         if name not in self._rows:
             self._rows[name] = self.features.get(name)
@@ -361,7 +363,8 @@ class CsvEmbeddings:
         """(frames, D) float32. DataError for a file that holds something else."""
         path = self.path / sample_id / "embeddings.csv"
         try:
-            found = np.loadtxt(path, delimiter=",", dtype=np.float32, ndmin=2)
+            with open_file(path) as file:
+                found = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2, encoding="utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: not a csv of numbers, one row per frame: {error}") from error
         if not np.isfinite(found).all() or not found.size:

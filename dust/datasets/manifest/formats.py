@@ -5,18 +5,18 @@ Each ``find_*`` says which files of that layout a folder holds (empty: none), ea
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from dust.datasets.manifest.table import RawSplit, Row
 from dust.decode.folders import Scan, is_hidden, is_video, iter_clips, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
+from dust.utils.structured import read_json
+from dust.utils.text import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _share(clips: list[str], split: str, name: str, problems: Problems) -> list[
             f"{name}: {len(clips)}",
         )
         return []
-    order = sorted(clips, key=lambda clip: hashlib.sha256(clip.encode()).digest())
+    order = sorted(clips, key=lambda clip: hashlib.sha256(clip.encode(errors="surrogateescape")).digest())
     held_out = max(1, round(SHARES["val"] * len(clips)))
     parts = {"test": order[-held_out:], "val": order[-2 * held_out : -held_out], "train": order[: -2 * held_out]}
     return sorted(parts[split])
@@ -148,13 +148,6 @@ def find_ssv2(root: str) -> list[str]:
     return [os.path.relpath(path, root) for path in found if path]
 
 
-def _load_json(path: str) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON (line {error.lineno}: {error.msg}): download it again") from error
-
-
 def strip_template(template: str) -> str:
     """``Pushing [something] off of [something]`` -> ``Pushing something off of something``, as in the class list."""
     return template.replace("[", "").replace("]", "").strip()
@@ -162,12 +155,12 @@ def strip_template(template: str) -> str:
 
 def _ssv2_classes(path: str) -> list[str]:
     """The class names in the order of their ids."""
-    table = _load_json(path)
+    table = read_json(path, "download it again")
     if isinstance(table, list):
         return [strip_template(str(name)) for name in table]
     try:
         ids = {strip_template(name): int(number) for name, number in table.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise DataError(f'{path}: must be {{"class name": "id", ...}}') from None
     if sorted(ids.values()) != list(range(len(table))):
         raise DataError(f"{path}: the ids must be 0 to {len(table) - 1}, each once; got {sorted(ids.values())[:10]}...")
@@ -183,7 +176,7 @@ def read_ssv2(root: str, split: str, path_prefix: str, check_files: bool) -> Raw
             f"{root}: no list for the {split} split: looked for something-something-v2-{names[0]} and "
             f"{' and '.join(names)} there, in labels/ and in annotations/; found {', '.join(find_ssv2(root)) or 'none'}"
         )
-    entries = _load_json(path)
+    entries = read_json(path, "download it again")
     if not isinstance(entries, list):
         raise DataError(f'{path}: must be a list of {{"id": ..., "template": ...}}')
     labels = ssv2_file(root, "labels")
@@ -276,13 +269,14 @@ def read_ucf101(root: str, split: str, split_number: int, path_prefix: str) -> R
         written, _, number = line.rpartition(" ") if re.search(r" \d+$", line) else (line, "", "")
         written = written.strip()
         folder = known.get(written.rpartition("/")[0].lower())
-        if number and not 1 <= int(number) <= len(classes):
+        place = whole_number(number) if number else None
+        if number and (place is None or not 1 <= place <= len(classes)):
             raw.problems.add(f"class out of range 1..{len(classes)} of {index}", f"{where}: {line}")
         elif folder is None:
             raw.problems.add(f"the folder is no class of {index}", f"{where}: {line}")
-        elif number and classes[int(number) - 1] != folder:
+        elif place is not None and classes[place - 1] != folder:
             raw.problems.add(
-                f"the folder and the class number disagree by {index}", f"{where}: {line} ({classes[int(number) - 1]})"
+                f"the folder and the class number disagree by {index}", f"{where}: {line} ({classes[place - 1]})"
             )
         elif not number and split == "train":
             raw.problems.add("one column: a training list needs path and class number", f"{where}: {line}")
@@ -295,11 +289,12 @@ def _ucf_classes(path: str) -> list[str]:
     problems = Problems()
     numbers: dict[int, str] = {}
     for where, line in _lines(path, problems):
-        number, _, name = line.partition(" ")
-        if not number.isdigit() or not name.strip() or int(number) in numbers:
+        written, _, name = line.partition(" ")
+        number = whole_number(written)
+        if number is None or not name.strip() or number in numbers:
             problems.add("not '<number> <class>', or a number twice", f"{where}: {line}")
         else:
-            numbers[int(number)] = name.strip()
+            numbers[number] = name.strip()
     if sorted(numbers) != list(range(1, len(numbers) + 1)):
         problems.add("the numbers must run from 1 without a gap", f"they are {sorted(numbers)[:10]}...")
     problems.raise_if_any(path)
@@ -339,7 +334,7 @@ def hmdb_files(root: str, split_number: int) -> dict[str, str]:
     """{class: its split file} in the first folder that has any."""
     for folder in _HMDB_FOLDERS:
         matches = [(entry.path, _HMDB_NAME.fullmatch(entry.name)) for entry in visible(os.path.join(root, folder))]
-        files = {match[1]: path for path, match in matches if match and int(match[2]) == split_number}
+        files = {match[1]: path for path, match in matches if match and whole_number(match[2]) == split_number}
         if files:
             return files
     return {}

@@ -1,20 +1,20 @@
 """Labels of a list as class indices, and the list of the classes."""
 
-import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dust.datasets.manifest.table import RawSplit, Row
-from dust.utils.errors import DataError, Problems
+from dust.utils.errors import SHOWN, DataError, Problems
 from dust.utils.files import read_text, write_text
+from dust.utils.text import MAX_CLASSES, near_names, printable
 
 logger = logging.getLogger(__name__)
 
 CLASS_LIST = "classes.txt"  # beside the csv files: the classes in their order, where that is not the sorted one
 
-_INTEGER = re.compile(r"([+-]?\d+)(?:\.0+)?")  # 3.0 is what a spreadsheet or pandas makes of 3
+_INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0+)?")  # 3.0 is what a spreadsheet or pandas makes of 3
 
 
 def index_labels(
@@ -26,14 +26,14 @@ def index_labels(
     largest label; else they are the labels' names, sorted. With them: a label is one of the names; integer labels under
     a list of names that are not integers are positions in it.
     """
-    words = [None if row.label is None else _words(row.label, multi_label) for row in raw.rows]
+    words = [None if row.label is None else _words(printable(row.label), multi_label) for row in raw.rows]
     used = {word for row_words in words if row_words for word in row_words if word}
-    numbers = {word: int(match[1]) for word in used if (match := _INTEGER.fullmatch(word))}
+    numbers = {word: _number(match[1]) for word in used if (match := _INTEGER.fullmatch(word))}
     integers = len(numbers) == len(used)
     if class_names is not None:
-        names = list(class_names)
+        names = [printable(name) for name in class_names]
     elif integers:
-        names = _integer_names(num_classes if num_classes is not None else max(numbers.values(), default=-1) + 1)
+        names = _integer_names(num_classes if num_classes is not None else _count_classes(raw, words, numbers))
     else:
         names = sorted(used)
         if numbers:
@@ -68,7 +68,26 @@ def report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names
 
 
 def _integer_names(size: int) -> list[str]:
+    if size > MAX_CLASSES:
+        raise DataError(f"MODEL.NUM_CLASSES {size}: at most {MAX_CLASSES:,} classes are taken")
     return [str(index) for index in range(size)]
+
+
+def _number(text: str) -> int:
+    """A label's number; for one of more than 18 digits, one that is as far out of range."""
+    digits = text.lstrip("+-")
+    return int(text) if len(digits) <= 18 else -MAX_CLASSES if text.startswith("-") else 10**18
+
+
+def _count_classes(raw: RawSplit, words: "Words", numbers: Mapping[str, int]) -> int:
+    """One class more than the largest label; a label that would make absurdly many is a problem, not a class."""
+    absurd = {word for word, number in numbers.items() if number >= MAX_CLASSES}
+    for row, row_words in zip(raw.rows, words, strict=True):
+        for word in row_words or ():
+            if word in absurd:
+                kind = f"a label that would make more than {MAX_CLASSES:,} classes: classes count from 0"
+                raw.problems.add(kind, f"{row.where}: {word[:40]}")
+    return max((number for word, number in numbers.items() if word not in absurd), default=-1) + 1
 
 
 def _words(label: str, multi_label: bool) -> list[str]:
@@ -102,7 +121,8 @@ def _unknown(raw: RawSplit, words: Words, table: dict[str, int]) -> Iterator[tup
 
 
 def _report_numbers(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
-    numbers = [int(float(word)) for row_words in words for word in row_words or () if word]
+    found = [_INTEGER.fullmatch(word) for row_words in words for word in row_words or () if word]
+    numbers = [_number(match[1]) for match in found if match]
     way_out = f"set MODEL.NUM_CLASSES {max(numbers) + 1}, or correct the labels"
     if min(numbers) == 1 and max(numbers) == len(names):
         way_out = "they seem to count from 1: subtract 1 from every label"
@@ -115,12 +135,12 @@ def _report_numbers(raw: RawSplit, words: Words, table: dict[str, int], names: S
 
 def _report_names(raw: RawSplit, words: Words, table: dict[str, int], names: Sequence[str]) -> None:
     near: dict[str, str] = {}
+    kind = f"a label that is none of the {len(names)} classes ({_sample(names)})"
     for row, word in _unknown(raw, words, table):
-        if word not in near:
-            close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
+        if word not in near and len(near) < SHOWN:  # what is not shown is not looked for
+            close = near_names(word, names)
             near[word] = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-        kind = f"a label that is none of the {len(names)} classes ({_sample(names)})"
-        raw.problems.add(kind, f"{row.where}: {word!r}{near[word]}")
+        raw.problems.add(kind, f"{row.where}: {word!r}{near.get(word, '')}")
 
 
 # --- class lists ------------------------------------------------------------------------------------------------
@@ -131,7 +151,7 @@ def write_class_list(path: str | os.PathLike, names: Sequence[str]) -> None:
     bad = [name for name in names if not name.strip() or "\n" in name or "\r" in name]
     if bad:
         raise DataError(f"class names must be single lines of text; got {bad[0]!r}")
-    write_text(path, "".join(f"{name}\n" for name in names))
+    write_text(path, "".join(f"{printable(name)}\n" for name in names))
 
 
 def read_class_list(path: str | os.PathLike) -> list[str]:
@@ -140,11 +160,13 @@ def read_class_list(path: str | os.PathLike) -> list[str]:
     if names[-1] == "":
         names.pop()
     problems = Problems()
+    seen: set[str] = set()
     for number, name in enumerate(names, 1):
         if not name.strip():
             problems.add("an empty line: remove it", f"line {number}")
-        elif name in names[: number - 1]:
+        elif name in seen:
             problems.add("a class named twice", f"line {number}: {name}")
+        seen.add(name)
     if not names:
         problems.add("no class in it: write one name per line", str(path))
     problems.raise_if_any(str(path))

@@ -14,6 +14,8 @@ from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.table import RawSplit, Row, read_csv
 from dust.utils.errors import DataError
+from dust.utils.files import restored
+from dust.utils.text import csv_cell, printable
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +128,8 @@ def detect_format(root: str) -> str:
     """
     if os.path.isfile(root):
         return "csv"
+    if not os.path.isdir(root):
+        raise DataError(f"{root} is a pipe or a device: give the data folder, or a csv file")
     lists = {
         "csv": [os.path.relpath(path, root) for split in SPLITS for path in _csv_files(root, split)],
         "ssv2": formats.find_ssv2(root),
@@ -218,7 +222,7 @@ class _Reader:
         bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
         raw.bases = list(dict.fromkeys(bases))
         classes = os.path.join(folder, CLASS_LIST)
-        if os.path.isfile(classes):
+        if os.path.lexists(classes):
             raw.class_names = read_class_list(classes)
             logger.info("the order of the classes is that of %s", classes)
         return raw
@@ -276,17 +280,18 @@ def _name_rows(raw: RawSplit) -> None:
     """Give every row an id of its own: that of its column, which must differ, else its path, with #2, #3, ... where a
     path stands there again."""
     seen: dict[str, str] = {}
+    copies: dict[str, int] = {}
     repeated = 0
     for row in raw.rows:
-        clip_id = row.id or row.written
+        clip_id = printable(row.id or row.written)
         if clip_id in seen and row.id:
             raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
         elif clip_id in seen:
             repeated += 1
-            number = 2
-            while f"{clip_id}#{number}" in seen:
+            first, number = clip_id, copies.get(clip_id, 2)
+            while f"{first}#{number}" in seen:
                 number += 1
-            clip_id = f"{clip_id}#{number}"
+            clip_id, copies[first] = f"{first}#{number}", number + 1
         row.id = clip_id
         seen.setdefault(clip_id, row.where)
     if repeated:
@@ -302,8 +307,10 @@ def missing_file(bases: Sequence[str]) -> str:
 
 def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:
     """The first place where the path exists; the first place at all if nothing is checked."""
-    if os.path.isabs(written):
-        return written if not check or os.path.exists(written) else None
-    paths = [os.path.join(folder, written) for folder in bases]
+    paths = [written] if os.path.isabs(written) else [os.path.join(folder, written) for folder in bases]
     found = next((path for path in paths if os.path.exists(path)), None)
+    if found is None:  # a name that our own lists had to write in another way
+        others = [restored(path) for path in paths]
+        others += [os.path.join(folder, f"'{written}") for folder in bases if csv_cell(written) != written]
+        found = next((path for path in others if os.path.exists(path)), None)
     return paths[0] if found is None and not check else found

@@ -6,6 +6,7 @@ Rules (DATASET.md says them with examples):
   the line;
 * a header is there if the first row names a path column (path, video, file, filename ...) and a label column (label,
   class, category, target ...), or consists of such names only;
+* one ``'`` before = + - @ is taken away: dust writes it so that a spreadsheet takes no text for a formula;
 * ``"`` quotes a field that holds the separator; UTF-8 or UTF-16; a byte order mark and CRLF are accepted;
 * a column ``group`` (or the one of DATA.GROUP_COLUMN) is read, a column ``split`` chooses rows, columns that cut videos
   into segments are refused, and all others are named in the log.
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from dust.decode.folders import is_picture, is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
+from dust.utils.text import csv_value
 
 logger = logging.getLogger(__name__)
 
@@ -288,6 +290,7 @@ def _read_rows(
                 'broken quoting: write "a, b.mp4",3 and double a quote inside', f"{where}: {line} ({error})"
             )
             continue
+        cells = [csv_value(cell) for cell in cells]
         if len(cells) == 1 and columns.count is None:
             bare.append(len(raw.rows))
             raw.rows.append(Row(where, cells[0], None))
@@ -379,7 +382,7 @@ def read_lines(
             kind = 'broken quoting: write "a, b.mp4" and double a quote inside'
             problems.add(kind, f"{name}: {text} ({error})")
             continue
-        lines.append(Line(name, text, [cell.strip() for cell in cells]))
+        lines.append(Line(name, text, [csv_value(cell.strip()) for cell in cells]))
     return lines
 
 

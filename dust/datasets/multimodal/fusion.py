@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
+from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest
@@ -19,7 +19,7 @@ from dust.datasets.multimodal.series_split import SplitSeries
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.video.video import VideoDataset
 from dust.utils.checkpoint import file_sha256
-from dust.utils.errors import DataError, Problems
+from dust.utils.errors import DataError, Problems, SampleError
 from dust.utils.features import FeatureStore
 from dust.utils.stages import stage_checkpoint, stage_features
 
@@ -59,7 +59,7 @@ class StackedVideos:
         """(C, T, H, W) uint8 or float32. SampleError for values that are not finite."""
         row = self.rows.one(index)
         if row.dtype == np.uint8:
-            return torch.from_numpy(np.array(row))
+            return torch.from_numpy(row)
         with np.errstate(over="ignore"):
             clip = np.array(row, np.float32)
         if not np.isfinite(clip).all():
@@ -300,7 +300,7 @@ class FusedDataset(Dataset[Any]):
         if self.series is not None:
             inputs["series"] = self.series.batch(indices, epochs)
         if self.features is not None:
-            found = np.asarray(self.features.features)[self._feature_rows[indices]]
+            found = self.features.features[self._feature_rows[indices]]
             inputs["video_features"] = torch.from_numpy(found.astype(np.float32, copy=False))
         return inputs
 

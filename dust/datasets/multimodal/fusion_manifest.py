@@ -5,18 +5,19 @@ As there, a manifest is complete and
 right, or there is one error that lists everything wrong.
 """
 
-import difflib
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_reference
+from dust.datasets.arrays import ArrayFiles, is_row, split_reference
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS, find_file, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, column_name, find_group, read_table
-from dust.utils.errors import DataError, Problems
+from dust.utils.errors import DataError, Problems, SampleError
+from dust.utils.text import near_names, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -205,12 +206,13 @@ def _read_table(path: str, split: str, wanted: Sequence[str], separator: str, gr
 
 
 def _check_columns(problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str], group: str) -> None:
+    counts = Counter(columns)
     for name in columns:
         if name not in (*COLUMNS, group):
-            near = _OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, COLUMNS, 1)), "")
+            near = _OTHER_NAMES.get(name) or next(iter(near_names(name, COLUMNS, n=1)), "")
             hint = f"; did you mean {near}?" if near and near not in columns else ""
             problems.add(f"an unknown column: the header's names are {', '.join(COLUMNS)}", f"{name!r}{hint}")
-        elif columns.count(name) > 1:
+        elif counts[name] > 1:
             problems.add("a column twice", name)
     if "id" not in columns:
         kind = "no column id: every sample needs a name of its own, by which features are joined to it"
@@ -246,7 +248,7 @@ def _check_ids(problems: Problems, rows: Sequence[_Row]) -> None:
 
 def _class_list(folder: str) -> list[str] | None:
     path = os.path.join(folder, CLASS_LIST)
-    return read_class_list(path) if os.path.isfile(path) else None
+    return read_class_list(path) if os.path.lexists(path) else None
 
 
 def _train_classes(
@@ -292,7 +294,7 @@ class _Finder:
         path, key = split_reference(written)
         problems, where = self.raw.problems, f"{row.where}: {row.id}: {column} {written}"
         stacked = is_row(written)
-        if stacked and not key.isdecimal():
+        if stacked and whole_number(key) is None:
             problems.add("a row that is no number: write file.npy#0 for the first row of file.npy", where)
             return ""
         if path not in self.found:

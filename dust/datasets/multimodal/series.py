@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.arrays import DAMAGE, ArrayFiles, SampleError, array_error, load, split_reference
+from dust.datasets.arrays import ArrayFiles, split_reference
 from dust.datasets.manifest.table import split_line, text_lines, to_number
-from dust.utils.errors import DataError
+from dust.utils.arrays import StoredArray, open_npz, read_npy
+from dust.utils.errors import DataError, SampleError
 
 TIME_NAMES = ("time", "t", "timestamp", "seconds")
 MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none"})
@@ -55,7 +56,7 @@ def read_series(reference: str, num_channels: int, files: ArrayFiles | None = No
     elif suffix == ".npz":
         values, times = _read_npz(path, key)
     elif suffix == ".npy":
-        values = (files or ArrayFiles()).row(path, int(key)) if key else load(path)
+        values = (files or ArrayFiles()).row(path, int(key)) if key else read_npy(path)
     else:
         raise SampleError(path, f"not a series: {', '.join(SUFFIXES)} are read")
     axis = -2 if suffix == ".csv" else channel_axis(values.shape, num_channels, path)
@@ -78,7 +79,7 @@ def count_channels(reference: str) -> int:
     elif suffix == ".npz":
         shape = _read_npz(path, key)[0].shape
     else:
-        shape = ArrayFiles().row(path, int(key)).shape if key else load(path).shape
+        shape = ArrayFiles().row(path, int(key)).shape if key else StoredArray(path).shape
     return int(shape[0]) if len(shape) > 1 else 1
 
 
@@ -117,17 +118,14 @@ def to_float(values: np.ndarray, path: str) -> np.ndarray:
 
 def _read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The array called ``key``, or the only one; and the times, if an array has one of their names."""
-    try:
-        with load(path) as archive:
-            times = [name for name in archive.files if name.lower() in TIME_NAMES]
-            others = [name for name in archive.files if name not in times]
-            name = key or (others[0] if len(others) == 1 else "")
-            if name not in archive.files:
-                reason = "no array of that name" if key else "not one array but several: name one, as file.npz#name"
-                raise SampleError(path, reason, f"{key + ' of ' if key else ''}{', '.join(archive.files) or 'none'}")
-            return archive[name], archive[times[0]] if len(times) == 1 else None
-    except DAMAGE as error:
-        raise array_error(path, error) from error
+    with open_npz(path) as archive:
+        times = [name for name in archive.names if name.lower() in TIME_NAMES]
+        others = [name for name in archive.names if name not in times]
+        name = key or (others[0] if len(others) == 1 else "")
+        if name not in archive.names:
+            reason = "no array of that name" if key else "not one array but several: name one, as file.npz#name"
+            raise SampleError(path, reason, f"{key + ' of ' if key else ''}{', '.join(archive.names) or 'none'}")
+        return archive.read(name), archive.read(times[0]) if len(times) == 1 else None
 
 
 def _read_csv(path: str, num_channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:

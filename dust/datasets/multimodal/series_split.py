@@ -1,6 +1,7 @@
 """The series of one split: looked through once, normalised by what the training split taught, given out in batches."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows, is_row
+from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
 from dust.datasets.multimodal.series import Series, SeriesRules, channel_axis, channels_first, read_series, to_float
-from dust.utils.errors import ConfigError, DataError, Problems
+from dust.utils.errors import ConfigError, DataError, Problems, SampleError
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,8 @@ class SplitSeries:
         order = np.lexsort((self.rows.row, self.rows.file))  # along the disk
         for number in usable:
             of_file = order[self.rows.file[order] == number]
-            row_bytes = self.files.open(self.rows.paths[number])[:1].size * 4
+            shape = self.files.open(self.rows.paths[number]).shape
+            row_bytes = math.prod(shape[1:]) * 4
             step = max(1, _BLOCK // max(1, row_bytes))
             for start in range(0, len(of_file), step):
                 indices = of_file[start : start + step]

@@ -1,15 +1,18 @@
 """Files of point tracks: ours, CoTracker's, and those of the published light weight model."""
 
 import os
-import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dust.decode import folders
-from dust.utils.errors import DataError
+from dust.utils.arrays import open_npz, read_npy
+from dust.utils.checkpoint.reader import read_plain
+from dust.utils.errors import CheckpointError, DataError
 from dust.utils.files import natural_order
 
 TRACK_NAMES = ("tracks", "pred_tracks", "arr_0")
@@ -103,9 +106,10 @@ def _read_file(path: Path, threshold: float) -> Tracks:
     arrays = _arrays(path)
     name, xy = _pick(arrays, TRACK_NAMES)
     if xy is None:
-        raise DataError(
-            f"{path}: no tracks in it: looked for {', '.join(TRACK_NAMES)}, found {', '.join(arrays) or 'nothing'}"
-        )
+        if path.suffix == ".npz":
+            with open_npz(path) as archive:
+                archive.refuse_objects()
+        raise DataError(f"{path}: no tracks in it: looked for {', '.join(TRACK_NAMES)}, found {_listed(arrays)}")
     xy = _tracks(path, xy)
     _, visible = _pick(arrays, VISIBILITY_NAMES)
     if visible is not None:
@@ -115,44 +119,57 @@ def _read_file(path: Path, threshold: float) -> Tracks:
     else:
         raise DataError(f"{path}: no visibility beside {name}: looked for {', '.join(VISIBILITY_NAMES)}")
     _, size = _pick(arrays, SIZE_NAMES)
-    if size is not None and (size.size != 2 or not np.isfinite(size.astype(float)).all()):
-        raise DataError(f"{path}: size is {size.tolist()}, it must be height and width")
-    fps = float(np.asarray(arrays.get("fps", 0.0)).reshape(-1)[0])
-    return Tracks(xy, shown, None if size is None else (int(size.flat[0]), int(size.flat[1])), fps)
+    if size is not None and (size.size != 2 or size.dtype.kind not in "fiu" or not np.isfinite(size).all()):
+        raise DataError(f"{path}: size is {size.reshape(-1)[:10].tolist()}, it must be height and width")
+    _, fps = _pick(arrays, ("fps",))
+    if fps is not None and (fps.size != 1 or fps.dtype.kind not in "fiu"):
+        raise DataError(f"{path}: fps is {fps.reshape(-1)[:10].tolist()}, it must be one number")
+    rate = 0.0 if fps is None else float(fps.reshape(-1)[0])
+    return Tracks(xy, shown, None if size is None else (int(size.flat[0]), int(size.flat[1])), rate)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        if path.suffix in (".pt", ".pth"):
-            return _torch_arrays(path)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"arr_0": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = "holds pickled objects, which are not opened" if "pickle" in str(error).lower() else str(error)
-        raise DataError(f"{path}: cannot be read: {reason}") from error
+def _arrays(path: Path) -> Mapping[str, Callable[[], np.ndarray]]:
+    """What reads each array of a file; what is not asked for is not read."""
+    if path.suffix in (".pt", ".pth"):
+        return _torch_arrays(path)
+    if path.suffix == ".npy":
+        return {"arr_0": lambda: read_npy(path)}
+    with open_npz(path) as archive:
+        return {name: partial(_read_member, path, name) for name in archive.names}
 
 
-def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
-    import pickle
+def _read_member(path: Path, name: str) -> np.ndarray:
+    with open_npz(path) as archive:
+        return archive.read(name)
 
+
+def _torch_arrays(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     import torch
 
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        loaded: Any = read_plain(path)
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
     if isinstance(loaded, (tuple, list)) and len(loaded) >= 2:  # what CoTracker's predictor returns
         loaded = dict(zip(("tracks", "visibility", "confidence"), loaded, strict=False))
     if not isinstance(loaded, dict):
         raise DataError(f"{path}: holds a {type(loaded).__name__}, not a dictionary with tracks and visibility")
-    return {name: np.asarray(value) for name, value in loaded.items() if not isinstance(value, (str, dict))}
+
+    def read(name: str, value: Any) -> np.ndarray:
+        try:
+            return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise DataError(f"{path}: {name} is no array of numbers: {error}") from error
+
+    return {str(name): partial(read, name, value) for name, value in loaded.items()}
 
 
-def _pick(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> tuple[str, np.ndarray | None]:
-    return next(((name, arrays[name]) for name in names if name in arrays), ("", None))
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)[:300] or "nothing"
+
+
+def _pick(arrays: Mapping[str, Callable[[], np.ndarray]], names: tuple[str, ...]) -> tuple[str, np.ndarray | None]:
+    return next(((name, arrays[name]()) for name in names if name in arrays), ("", None))
 
 
 def _tracks(path: Path, xy: np.ndarray) -> np.ndarray:

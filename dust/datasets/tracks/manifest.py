@@ -4,7 +4,6 @@ A manifest is complete and right, or there is one error that lists everything wr
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,9 @@ from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.table import RawSplit, Row, check_columns, column_name, find_group, read_table
 from dust.datasets.tracks.files import SUFFIXES
 from dust.utils.errors import DataError, Problems
-from dust.utils.files import read_text
+from dust.utils.files import restored
+from dust.utils.structured import read_json
+from dust.utils.text import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -231,15 +232,20 @@ def _clips(path: Path, header: list[str], rows: Rows, group_column: str, problem
     return [clip for clip in clips.values() if clip.files]
 
 
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+
 def _number(text: str, problem: str, where: str, problems: Problems) -> int | None:
-    if text.isascii() and text.isdigit():
-        return int(text)
-    problems.add(problem, f"{where}: {text!r}")
-    return None
+    number = whole_number(text)
+    if number is None:
+        problems.add(problem, f"{where}: {text!r}")
+    return number
 
 
 def _locate(folder: Path, written: str) -> str | None:
-    return next((str(path) for path in (folder / written, Path(written)) if path.exists()), None)
+    places = (restored(str(folder / written)), restored(written))
+    return next((path for path in places if os.path.exists(path)), None)
 
 
 def _published_clips(folder: Path, rows: Rows, problems: Problems) -> list[TrackClip]:
@@ -295,7 +301,10 @@ def _assign_splits(clips: list[TrackClip], root: str, problems: Problems) -> Non
             if not clip.split:
                 problems.add("a sample without a split, where others have one", _first(clip))
         return
-    sequences = sorted({clip.sequence for clip in clips}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    sequences = sorted(
+        {clip.sequence for clip in clips},
+        key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest(),
+    )
     if len(sequences) < len(SHARES):
         problems.add("too few sequences for three splits: add a column split", f"{len(sequences)} sequences")
     held_out = max(1, round(SHARES["val"] * len(sequences)))
@@ -326,14 +335,14 @@ def _first(clip: TrackClip) -> str:
 
 
 def _listed_classes(folder: Path, clips: list[TrackClip]) -> list[str] | None:
-    if (folder / CLASS_LIST).is_file():
+    if (folder / CLASS_LIST).exists():
         return read_class_list(folder / CLASS_LIST)
     published = folder / "classes.json"
-    if not published.is_file():
+    if not published.exists():
         return None
     try:
-        numbers = {str(name): int(number) for name, number in json.loads(read_text(published))["classes"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        numbers = {str(name): int(number) for name, number in read_json(published)["classes"].items()}
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError):
         raise DataError(f'{published} is not {{"classes": {{name: number}}}}') from None
     used = {clip.word for clip in clips}  # the list also has "no action", which no segment is labelled with
     return [name for name in sorted(numbers, key=numbers.__getitem__) if name in used]

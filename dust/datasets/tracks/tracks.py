@@ -288,7 +288,7 @@ class PointTracks(Dataset[Any]):
         if found and not problems:
             problems = self._align(clip, found)
         if problems:
-            raise DataError("\n".join(problems))
+            raise DataError("\n  ".join(problems))
         cameras = [found.get(view) for view in self.views]
         size_in_bytes = sum(camera.xy.nbytes + camera.visible.nbytes for camera in cameras if camera is not None)
         if size_in_bytes <= self._cache_bytes_left:

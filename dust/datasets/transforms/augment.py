@@ -89,7 +89,7 @@ def build_augmentations(entries: Sequence[Any], key: str = "AUG.LIST") -> list[A
         except TypeError as error:
             problems.append(f"{where}: {name} cannot be made with {arguments}: {error}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n  ".join(problems))
     return built
 
 

@@ -15,6 +15,7 @@ from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.manifest.table import Row, check_columns, column_name, find_group, read_lines, read_table
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import DataError, Problems
+from dust.utils.text import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,8 @@ def _label(cells: Sequence[str], sizes: tuple[int, int], problems: Problems, whe
         problems.add("a label that is not verb,noun", f"{where}: {','.join(cells)}")
         return None
     for kind, cell, size in zip(("verb", "noun"), cells, sizes, strict=True):
-        if not _NUMBER.fullmatch(cell) or int(cell) >= size:
+        number = whole_number(cell)
+        if number is None or number >= size:
             problems.add(
                 f"a {kind} that is no number from 0 to {size - 1} (CAST.NUM_{kind.upper()}S)", f"{where}: {cell}"
             )
@@ -189,7 +191,7 @@ def _class_names(folder: Path, num_verbs: int, num_nouns: int) -> list[str]:
     for kind, count in (("verb", num_verbs), ("noun", num_nouns)):
         own = [str(number) for number in range(count)]
         path = folder / NAMES[kind]
-        if path.is_file():
+        if path.exists():
             rows = [cells for _, _, cells in read_table(path, Problems()).rows]
             listed = {row.get("id", ""): row.get("key", "") for row in rows}
             if sorted(listed) != sorted(own) or not all(listed.values()):

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 
 from dust.utils.errors import CheckpointError
+from dust.utils.files import open_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,14 @@ def _harmless_globals() -> list[Any]:
 
 
 def read_file(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
+    """The dictionary in a file of weights, see :func:`read_plain`. CheckpointError if that is something else."""
+    data = read_plain(path, mmap=mmap)
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of tensors")
+    return data
+
+
+def read_plain(path: str | os.PathLike, *, mmap: bool = False) -> Any:
     """What a ``.pyth``/``.pth``/``.bin``/``.pt`` or ``.safetensors`` file holds, on the CPU, with nothing executed.
 
     With ``mmap`` the tensors stay on disk until they are read (zip files only). Raises CheckpointError that names the
@@ -58,15 +67,27 @@ def read_file(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
     path = Path(path)
     try:
         kind = _kind(path)
+        named = _is_utf8(path)
         if kind == "safetensors":
-            return safetensors.torch.load_file(path, device="cpu")
+            return (
+                safetensors.torch.load_file(path, device="cpu") if named else safetensors.torch.load(path.read_bytes())
+            )
         with torch.serialization.safe_globals(_harmless_globals()):
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and kind == "zip")
+            if not named:
+                with open_file(path) as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and kind == "zip")
     except _READ_ERRORS as error:
         raise CheckpointError(_why_not(path, error)) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of tensors")
-    return data
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether torch's and safetensors' own readers can open a file of this name."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _kind(path: Path) -> str:
@@ -79,7 +100,7 @@ def _kind(path: Path) -> str:
         raise CheckpointError(f"{path}: is a folder, not a weight file{hint}")
     if not path.is_file():
         raise CheckpointError(f"{path}: is a pipe or a device, not a weight file")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(512)
     if not start.strip(b"\0"):
         raise CheckpointError(f"{path}: is empty ({path.stat().st_size} bytes of nothing): copy or download it again")
@@ -95,6 +116,7 @@ def _kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            refuse_bomb(archive, path)
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"{path}: is truncated or damaged ({error}): copy or download it again") from error
     if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
@@ -105,6 +127,16 @@ def _kind(path: Path) -> str:
     if not any(name.endswith("data.pkl") for name in names):
         raise CheckpointError(f"{path}: is a zip file without torch's data.pkl (it holds {', '.join(names[:4])})")
     return "zip"
+
+
+def refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
+    """CheckpointError where an archive holds more than its own size: torch packs tensors uncompressed, each once."""
+    unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: is {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: torch.save packs nothing, so "
+            f"this is not what it wrote"
+        )
 
 
 def _why_not(path: Path, error: Exception) -> str:
@@ -142,7 +174,7 @@ def pickle_globals(path: str | os.PathLike) -> list[str]:
                         with archive.open(name) as stream:
                             found += _globals_of(stream)
         else:
-            with open(path, "rb") as stream:
+            with open_file(path) as stream:
                 while stream.read(1):  # the old format is several pickles, one behind the other
                     stream.seek(-1, os.SEEK_CUR)
                     found += _globals_of(stream)

@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from dust.utils.checkpoint.single import load_file, save_checkpoint, verify_file
 from dust.utils.errors import CheckpointError
-from dust.utils.files import sha256_of_file, sync_folder
+from dust.utils.files import open_file, sha256_of_file, sync_folder
 
 _METADATA = ".metadata"  # torch's description of the parts
 #: Records of torch.distributed.checkpoint.metadata.
@@ -201,7 +201,7 @@ def _read_metadata(path: Path) -> Any:
     from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             found = _MetadataUnpickler(file).load()
     except _Forbidden as error:
         raise CheckpointError(
@@ -291,7 +291,13 @@ def read_sharded(path: str | os.PathLike, layout: Layout | None = None) -> dict[
         tensors[name] = empty
         return empty
 
-    state = _put_back(saved, (), place)
+    try:
+        state = _put_back(saved, (), place)
+    except (LookupError, AttributeError, AssertionError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path}: is damaged: {STATE} and .metadata do not tell of the same tensors "
+            f"({type(error).__name__}: {error})"
+        ) from error
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:

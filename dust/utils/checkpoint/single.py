@@ -6,6 +6,7 @@ checkpoint; one that does not match means damage. While a file is being replaced
 hash, so that at every instant what stands under the name can be verified.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -20,9 +21,9 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from dust.utils.checkpoint.reader import read_file
+from dust.utils.checkpoint.reader import read_file, refuse_bomb
 from dust.utils.errors import CheckpointError
-from dust.utils.files import replacing, sha256_of_file, write_atomically
+from dust.utils.files import read_bytes, replacing, sha256_of_file, write_atomically
 
 _LONGEST_SIDECAR = 10_000  # bytes; ours have two lines at most
 _HASH_LINE = re.compile(r"([0-9a-f]{64})(?:  .*)?")
@@ -131,11 +132,13 @@ def _sidecar_hashes(path: Path) -> list[str]:
     """The hashes that the sidecar names; [] if there is no sidecar or it is not one."""
     sidecar = sidecar_of(path)
     try:
-        if sidecar.exists() and (not sidecar.is_file() or sidecar.stat().st_size > _LONGEST_SIDECAR):
-            return []  # a pipe or a device would never end
-        lines = sidecar.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(sidecar, longest=_LONGEST_SIDECAR).decode().splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         return []
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EISDIR, errno.EFBIG):  # a pipe, a device, a file of another kind
+            return []
+        raise
     matches = [_HASH_LINE.fullmatch(line) for line in lines]
     return [match.group(1) for match in matches if match] if all(matches) else []
 
@@ -190,6 +193,7 @@ def _check_unsigned(path: Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
+            refuse_bomb(archive, path)
             wrong = archive.testzip()
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         wrong = str(error)

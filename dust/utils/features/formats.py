@@ -1,12 +1,10 @@
-"""The bytes of feature files: .npy headers and maps, .npz archives, counts, and writes that are whole or not there."""
+"""The bytes of feature files: .npy headers, .npz archives, counts, and writes that are whole or not there."""
 
 import contextlib
 import io
 import json
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,8 +12,11 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from dust.utils.errors import DataError
+from dust.utils.arrays import StoredArray, is_stored, open_npz
+from dust.utils.errors import DataError, SampleError
 from dust.utils.files import replacing
+from dust.utils.structured import parse_json
+from dust.utils.structured import read_json as parse_file
 
 FORMATS = ("memmap", "npz", "per_video")
 DTYPES = ("float16", "float32")
@@ -62,9 +63,10 @@ def sync(file: BinaryIO) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A json object. DataError if it is damaged."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged, not readable as json ({error}): remove it and {_AGAIN}") from error
+        value = parse_file(path)
+    except DataError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: damaged, not readable as json ({what}): remove it and {_AGAIN}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: damaged, no json object: remove it and {_AGAIN}")
     return value
@@ -73,9 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_count(path: Path) -> tuple[int, list[str]]:
     """How many samples are done, as the writer counted, and the ids among them that have no feature."""
     try:
-        done, missing = json.loads(path.read_bytes())
+        done, missing = parse_file(path)
         return int(done), [str(one) for one in missing]
-    except (OSError, ValueError, TypeError) as error:
+    except (DataError, ValueError, OverflowError, TypeError) as error:
         raise DataError(f"{path}: damaged, holds no count ({error}): remove the .partial files and {_AGAIN}") from error
 
 
@@ -89,8 +91,12 @@ def checked_identity(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError(f"{path}: damaged, {len(record['ids'])} ids but a count of {record['count']}: {_AGAIN}")
     if record["format"] not in ("memmap", "per_video") or record["dtype"] not in ("float16", "float32"):
         raise DataError(f"{path}: format {record['format']!r} and dtype {record['dtype']!r} are unknown here: {_AGAIN}")
+    missing = record.get("missing", [])
+    texts = isinstance(missing, list) and all(isinstance(one, str) for one in (*record["ids"], *missing))
+    if not texts or not all(type(one) is int and one >= 0 for one in record["shape"]):
+        raise DataError(f"{path}: damaged, ids that are no texts or a shape that is none: remove it and {_AGAIN}")
     identity = {key: record[key] for key in ("ids", "meta", "format", "shape", "dtype")}
-    return {**identity, "missing": record.get("missing", [])}
+    return {**identity, "missing": missing}
 
 
 # --- npy ----------------------------------------------------------------------------------------------------------
@@ -104,12 +110,17 @@ def npy_header(shape: Sequence[int], dtype: np.dtype) -> bytes:
     return buffer.getvalue()
 
 
-def map_npy(path: Path) -> np.ndarray:
-    """A read-only memory map of a .npy file. DataError if it is missing, cut short or no such file."""
+def _unreadable(path: Path, error: SampleError) -> DataError:
+    what = str(error).removeprefix(f"{path}: ")
+    return DataError(f"{path}: not readable as features ({what}): {_AGAIN}")
+
+
+def stored(path: Path, name: str = "") -> StoredArray:
+    """The array of a .npy file, or one that an .npz holds uncompressed, read in parts. DataError if it is damaged."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not readable as features ({error}): {_AGAIN}") from error
+        return StoredArray(path, name)
+    except SampleError as error:
+        raise _unreadable(path, error) from error
 
 
 def npy_names(folder: Path) -> list[str]:
@@ -144,15 +155,18 @@ def pack_npz(path: Path, rows: Path, ids: Sequence[str], missing: Sequence[str],
 def npz_identity(path: Path) -> dict[str, Any]:
     """What an .npz of features says of itself. DataError if it is no such file."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            lacking = {"features", "ids", "meta"} - set(archive.files)
+        with open_npz(path) as archive:
+            lacking = {"features", "ids", "meta"} - set(archive.names)
             if lacking:
                 raise DataError(f"{path}: no {', '.join(sorted(lacking))} in it: not a file of features; {_AGAIN}")
-            ids, meta = archive["ids"].tolist(), json.loads(str(archive["meta"]))
-            missing = archive["missing"].tolist() if "missing" in archive.files else []
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not readable as features ({error}): {_AGAIN}") from error
-    features = map_npz(path)
+            ids = archive.read("ids", text=True).reshape(-1).tolist()
+            meta = parse_json(str(archive.read("meta", text=True)), path, _AGAIN)
+            missing = archive.read("missing", text=True).tolist() if "missing" in archive.names else []
+    except SampleError as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(meta, dict):
+        raise DataError(f"{path}: damaged, its meta is no json object: {_AGAIN}")
+    features = npz_features(path)
     return {
         "ids": ids,
         "meta": meta,
@@ -163,22 +177,16 @@ def npz_identity(path: Path) -> dict[str, Any]:
     }
 
 
-def map_npz(path: Path) -> np.ndarray:
-    """The ``features`` of an .npz: a read-only memory map where they are stored uncompressed, else loaded."""
+def npz_features(path: Path) -> StoredArray | np.ndarray:
+    """The ``features`` of an .npz: read in parts where they are stored uncompressed, else loaded."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("features.npy")
-            if info.compress_type != zipfile.ZIP_STORED:
-                with np.load(path, allow_pickle=False) as arrays:
-                    return arrays["features"]
-        with open(path, "rb") as file:
-            file.seek(info.header_offset + 26)  # of the member's local header: lengths of its name and extra field
-            file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
-            version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0
-            shape, fortran, dtype = (read_header if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-            if fortran:
-                raise ValueError("its features are in Fortran order")
-            return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape)
-    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not readable as features ({error}): {_AGAIN}") from error
+        if is_stored(path, "features"):
+            found: StoredArray | np.ndarray = StoredArray(path, "features")
+        else:
+            with open_npz(path) as archive:
+                found = archive.read("features")
+    except SampleError as error:
+        raise _unreadable(path, error) from error
+    if found.dtype.name not in DTYPES or not found.ndim:
+        raise DataError(f"{path}: {found.dtype} {found.shape} is no array of features: {_AGAIN}")
+    return found

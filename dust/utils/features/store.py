@@ -2,8 +2,8 @@
 
 Layouts, under one folder (``count`` samples, each of ``shape``):
 
-* ``memmap``: ``<split>.npy`` (count, *shape), read through a memory map, and ``<split>.json``;
-* ``npz``: ``<split>.npz`` with ``features``, ``ids`` and ``meta`` (json), uncompressed, so that it can be mapped too;
+* ``memmap``: ``<split>.npy`` (count, *shape), read in parts, and ``<split>.json``;
+* ``npz``: ``<split>.npz`` with ``features``, ``ids`` and ``meta`` (json), uncompressed, so that it can be read so too;
 * ``per_video``: ``<split>/<id>.npy`` (windows, *shape), as OpenTAD and ActionFormer read it, and ``<split>.json``.
 
 The json holds ids, meta, format, shape, dtype, count, complete and missing (ids whose clips could not be read; their
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dust.utils.arrays import StoredArray
 from dust.utils.errors import DataError
 from dust.utils.features import formats as files
 from dust.utils.features.formats import PARTIAL, id_to_name, some_of
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureStore:
-    """The finished features of one split. Mapped, not loaded: it is cheap to open, and to send to a worker.
+    """The finished features of one split. Not loaded: it is cheap to open, and to send to a worker.
 
     ``ids``, ``missing`` (ids without a feature), ``meta``, ``format``, ``shape`` (of one sample; of one window with
     per_video), ``dtype``.
@@ -42,7 +43,7 @@ class FeatureStore:
         self.format: str = identity["format"]
         self.shape = tuple(identity["shape"])
         self.dtype = np.dtype(identity["dtype"])
-        self._features: np.ndarray | None = None
+        self._features: StoredArray | np.ndarray | None = None
         self._table: dict[str, int] | None = None
 
     @classmethod
@@ -85,11 +86,11 @@ class FeatureStore:
         return len(self.ids)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_features": None, "_table": None}  # a map pickles as a copy of the whole array
+        return {**self.__dict__, "_features": None, "_table": None}
 
     @property
-    def features(self) -> np.ndarray:
-        """(N, *shape), a read-only memory map in the order of ``ids``.
+    def features(self) -> StoredArray | np.ndarray:
+        """(N, *shape), in the order of ``ids``; rows are read from the file when they are asked for.
 
         Raises:
             DataError: per_video features, which differ in their number of windows.
@@ -97,7 +98,7 @@ class FeatureStore:
         if self.format == "per_video":
             raise DataError(f"{self.path}: one file per video: such features are read one by one, see get()")
         if self._features is None:
-            self._features = files.map_npz(self.path) if self.format == "npz" else files.map_npy(self.path)
+            self._features = files.npz_features(self.path) if self.format == "npz" else files.stored(self.path)
         return self._features
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
@@ -113,13 +114,13 @@ class FeatureStore:
             )
         return np.fromiter((self._table[sample_id] for sample_id in ids), np.int64, len(ids))
 
-    def get(self, sample_id: str) -> np.ndarray:
+    def get(self, sample_id: str) -> StoredArray | np.ndarray:
         """One sample's feature: (*shape), or (windows, *shape) with per_video. DataError for an id without one."""
         row = int(self.rows([sample_id])[0])
         if self.format != "per_video":
             return self.features[row]
         path = self.path / f"{id_to_name(sample_id)}.npy"
-        feature = files.map_npy(path)
+        feature = files.stored(path)
         if feature.shape[1:] != self.shape or feature.dtype != self.dtype:
             raise DataError(f"{path}: {feature.dtype} {feature.shape}, not {self.dtype} (windows, {self.shape})")
         return feature
@@ -138,7 +139,10 @@ def recorded_shape(folder: str | os.PathLike, split: str) -> tuple[int, ...] | N
     """The shape of one feature of an extraction that is finished, or was begun, in ``folder``; None if none was."""
     for path in (Path(folder) / f"{split}.json", Path(folder) / f"{split}.json{PARTIAL}"):
         if path.exists():
-            return tuple(files.read_json(path)["shape"])
+            shape = files.read_json(path).get("shape")
+            if not isinstance(shape, list) or not all(type(one) is int for one in shape):
+                raise DataError(f"{path}: damaged, it tells no shape: remove it and extract the features again")
+            return tuple(shape)
     archive = Path(folder) / f"{split}.npz"
     return tuple(files.npz_identity(archive)["shape"]) if archive.exists() else None
 

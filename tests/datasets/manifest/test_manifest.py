@@ -10,6 +10,7 @@ import pytest
 from dust.datasets.manifest.labels import read_class_list, write_class_list
 from dust.datasets.manifest.manifest import detect_format, read_manifest
 from dust.utils.errors import DataError
+from dust.utils.files import write_csv
 
 
 def touch(root: Path, *names: str) -> None:
@@ -538,3 +539,60 @@ def test_class_lists(tmp_path):
     path.write_text("")
     with pytest.raises(DataError, match="no class in it"):
         read_class_list(path)
+
+
+def clip_list(tmp_path, labels, classes=None):
+    (tmp_path / "train.csv").write_text("".join(f"clip{n}.mp4,{label}\n" for n, label in enumerate(labels)))
+    if classes is not None:
+        (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["9999999999999", "9" * 5000, "1000000", "9999999999999.0"])
+def test_an_absurd_label_makes_no_classes(tmp_path, label):
+    root = clip_list(tmp_path, ["0", "1", label])
+    with pytest.raises(DataError, match="a label that would make more than 1,000,000 classes.*\n.*line 3"):
+        read_manifest(root=root, split="train", check_files=False)
+    with pytest.raises(DataError, match=r"a label out of range 0..2"):
+        read_manifest(root=root, split="train", check_files=False, num_classes=3)
+    with pytest.raises(DataError, match="at most 1,000,000 classes"):
+        read_manifest(root=root, split="train", check_files=False, num_classes=10**13)
+
+
+def test_thousands_of_unknown_labels_are_looked_up_ten_times(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "dust.datasets.manifest.labels.near_names", lambda word, names: asked.append(word) or ["wave"][: word == "n0"]
+    )
+    root = clip_list(tmp_path, [f"n{n}" for n in range(20_000)], ["wave", "jump"])
+    with pytest.raises(DataError, match="(?s)20000 cases.*'n0'; did you mean 'wave'"):
+        read_manifest(root=root, split="train", check_files=False)
+    assert len(asked) == 10
+
+
+def test_thousands_of_rows_of_one_clip_get_ids_at_once(tmp_path):
+    (tmp_path / "train.csv").write_text("a.mp4,0\n" * 20_000)
+    clips = read_manifest(root=str(tmp_path), split="train", check_files=False).clips
+    assert [clips[0].id, clips[1].id, clips[-1].id] == ["a.mp4", "a.mp4#2", "a.mp4#20000"]
+
+
+def test_names_that_our_own_lists_had_to_write_in_another_way_are_found(tmp_path):
+    names = [b"=1+1.mp4", b"-a.mp4", b"b\xff.mp4", b"line\nend.mp4", b"\x1b[31m.mp4", b"'@c.mp4", b"tab\t.mp4"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    write_csv(tmp_path / "train.csv", ("path", "label"), [(os.fsdecode(name), "=yes") for name in names])
+    found = read_manifest(root=str(tmp_path), split="train")
+    assert [os.path.basename(os.fsencode(clip.path)) for clip in found.clips] == names
+    assert found.class_names == ["=yes"] and all(clip.id.isprintable() for clip in found.clips)
+    (tmp_path / "train.csv").write_text("'@c.mp4,0\n")  # as somebody else wrote it
+    assert os.path.basename(read_manifest(root=str(tmp_path), split="train").clips[0].path) == "'@c.mp4"
+
+
+def test_class_folders_that_are_no_utf8(tmp_path):
+    for number in range(20):
+        path = os.fsencode(tmp_path) + b"/class\xff/clip%d\xfe.mp4" % number
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, "wb").close()
+    found = read_manifest(root=str(tmp_path), split="train")
+    assert found.class_names == ["class\\udcff"] and os.path.exists(found.clips[0].path)
+    assert found.clips[0].id.isprintable()

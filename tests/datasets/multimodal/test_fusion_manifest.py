@@ -185,8 +185,8 @@ def test_a_stack_of_100000_rows_is_opened_once(root, monkeypatch):
     from dust.datasets.multimodal import fusion_manifest as fused_manifest
 
     opened, sought = [], []
-    load, find = arrays.load, fused_manifest.find_file
-    monkeypatch.setattr(arrays, "load", lambda path: opened.append(path) or load(path))
+    load, find = arrays.StoredArray, fused_manifest.find_file
+    monkeypatch.setattr(arrays, "StoredArray", lambda path: opened.append(path) or load(path))
     monkeypatch.setattr(fused_manifest, "find_file", lambda *args: sought.append(args) or find(*args))
     rows = "".join(f"s{n},{n % 4},series.npy#{n % 5}\n" for n in range(5000))
     assert len(read(root, "id,label,series\n" + rows, modalities=["series"]).clips) == 5000

@@ -224,4 +224,4 @@ def test_open_maps_are_bounded(tmp_path):
     files = ArrayFiles()
     for n in range(100):
         files.open(saved(tmp_path / f"{n}.npy", np.zeros(2)))
-    assert len(files._maps) == 64
+    assert len(files._files) == 64

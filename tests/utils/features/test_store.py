@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dust.utils.arrays import StoredArray
 from dust.utils.errors import DataError
 from dust.utils.features import FORMATS, FeatureStore, FeatureWriter, id_to_name, name_to_id
 
@@ -54,7 +55,7 @@ def test_what_is_written_comes_back(tmp_path, format, dtype, shape):
     one.write(0, rows)
     one.finish()
     store = FeatureStore.open(tmp_path, "train")
-    assert isinstance(store.features, np.memmap)
+    assert isinstance(store.features, StoredArray)
     assert (store.ids, store.meta, store.shape, store.dtype) == (IDS, META, shape, np.dtype(dtype))
     np.testing.assert_array_equal(store.features, rows)
     np.testing.assert_array_equal(store.features[store.rows(IDS[::-1])], rows[::-1])
