@@ -2,13 +2,13 @@
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dust.cli.command import add_cfg, command
 from dust.utils.errors import DustError
+from dust.utils.logging import console_logging
 
 EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode takes none)."
 #: (name, what it does, the function options -> report) -> the parser of one more sub-command.
@@ -163,7 +163,7 @@ def views(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    console_logging(logging.WARNING, "%(levelname)s: %(message)s")
     report = args.measure(args)
     if args.json is not None:
         from dust.benchmark.report import save_json

@@ -9,7 +9,6 @@ Exit status: 0 without errors (there may be warnings), 1 with, 2 where the lists
 """
 
 import argparse
-import logging
 import os
 from typing import Any
 
@@ -21,6 +20,7 @@ from dust.convert.lists import KINDS, ListOptions
 from dust.datasets.manifest.manifest import FORMATS
 from dust.datasets.multimodal.series import SeriesRules
 from dust.utils.errors import ConfigError
+from dust.utils.logging import console_logging
 from dust.utils.registry import build
 from dust.utils.text import printable_lines
 
@@ -74,7 +74,7 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Check one folder or list; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    console_logging()
     root = args.root
     values: dict[str, Any] = {}
     overrides = list(args.overrides)

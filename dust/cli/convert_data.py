@@ -8,7 +8,6 @@ dust convert-data check data/ucf101
 """
 
 import argparse
-import logging
 import os
 import shlex
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
+from dust.utils.logging import console_logging
 from dust.utils.text import printable_lines
 
 #: Keyword arguments of argparse's add_argument.
@@ -165,7 +165,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    console_logging()
     return KINDS[args.command].run(args)
 
 

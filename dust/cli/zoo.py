@@ -1,7 +1,6 @@
 """List, download, verify and convert published weights, by name."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from dust import zoo
 from dust.cli.command import command
 from dust.utils.errors import DustError
 from dust.utils.files import write_text
+from dust.utils.logging import console_logging
 from dust.zoo.convert import convert
 
 
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    console_logging()
     names = [name.removeprefix("zoo://") for name in getattr(args, "names", [])]
     if args.command == "list":
         return list_weights()

@@ -105,6 +105,13 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
         root.addHandler(handler)
 
 
+def console_logging(level: int = logging.INFO, form: str = "%(message)s") -> None:
+    """Send log lines to standard error alone, for a command that has no OUTPUT_DIR."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(form))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
 def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
     """One ``json_stats: {...}`` line; keys sorted, floats with five decimals, as SlowFast's log parsers expect."""
     line = {key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()}

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from dust.utils.errors import DataError, Problems, VideoError
-from dust.utils.logging import setup_logging
+from dust.utils.logging import console_logging, setup_logging
 
 NAME = "clip\n[01/01 00:00:00][INFO] all is well\x1b[2J\udcff.mp4"
 SHOWN = "clip\\n[01/01 00:00:00][INFO] all is well\\x1b[2J\\udcff.mp4"
@@ -45,3 +45,12 @@ def test_errors_show_names_as_escapes():
 
 def test_a_line_of_an_error_is_no_longer_than_somebody_reads():
     assert len(str(DataError("x" * 100_000))) < 4000
+
+
+def test_commands_without_a_log_do_the_same(capsys, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    console_logging()
+    logging.getLogger("elsewhere").info("bad clip: %s", NAME)
+    assert capsys.readouterr().err == f"bad clip: {SHOWN}\n"
