@@ -2,12 +2,7 @@
 
 import contextlib
 import itertools
-<<<<<<< HEAD
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-=======
-from collections.abc import Iterable, Iterator, Sequence
->>>>>>> feae612 (Files of strangers: one guarded reader of each kind, names shown as escapes, bounded work)
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +17,8 @@ from dust.procedure.step_decoder import WINDOWS, StepDecoder
 from dust.procedure.windows import window_padding
 from dust.tasks.task import Evaluation, InferenceLoop
 from dust.utils.errors import DataError
-<<<<<<< HEAD
-from dust.utils.files import write_csv
-from dust.utils.statistics import Interval, mean_intervals
-=======
 from dust.utils.files import file_stems, write_csv
->>>>>>> feae612 (Files of strangers: one guarded reader of each kind, names shown as escapes, bounded work)
+from dust.utils.statistics import Interval, mean_intervals
 
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
 SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold

@@ -1,6 +1,7 @@
 """The report of a test: which sections it has, and the page around them."""
 
 import html
+import io
 import json
 import platform
 import re
@@ -13,7 +14,7 @@ from dust.analysis.predictions import Answers, Results, read_results
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
 from dust.analysis.report.clips import small_video
 from dust.utils.errors import VideoError
-from dust.utils.files import write_text
+from dust.utils.files import open_file, read_bytes, write_text
 from dust.utils.statistics import (
     FEW_GROUPS,
     Interval,
@@ -143,14 +144,14 @@ def _curves(folder: Path) -> str:
     if not log.is_file():
         return ""
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {"loss": {}, "top1_err": {}, "lr": {}}
-    with open(log, encoding="utf-8", errors="replace") as lines:
+    with open_file(log) as file, io.TextIOWrapper(file, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if '_epoch"' not in line or "json_stats: " not in line:
                 continue
             try:
                 stats = json.loads(line.partition("json_stats: ")[2])
                 kind, epoch = stats["_type"].removesuffix("_epoch"), float(stats["epoch"].split("/")[0])
-            except (ValueError, KeyError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
             for name, by_kind in curves.items():
                 if isinstance(stats.get(name), int | float):
@@ -306,7 +307,7 @@ def _bad_clips(folder: Path) -> str:
     file = folder / "bad_clips.csv"
     if not file.is_file():
         return ""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_bytes(file).decode("utf-8", errors="replace").splitlines()
     shown = html.escape("\n".join(lines[:201]))
     more = f"<p>... and {len(lines) - 201} more in {html.escape(str(file))}</p>" if len(lines) > 201 else ""
     return f"<pre>{shown}</pre>{more}" if len(lines) > 1 else ""
