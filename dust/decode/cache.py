@@ -23,7 +23,7 @@ from dust.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3
+_FORMAT = 4
 _MEMORY = 32 << 20  # bytes of indexes that one process keeps
 _ARRAYS = ("packet_pts", "order", "frame_pts", "entries", "disposable")
 _TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4", "disposable": "|b1"}

@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
-import numpy as np
 
 from dust.decode import bitstream
 from dust.utils.errors import VideoError
 
-NO_PTS = int(np.iinfo(np.int64).min)
 READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
 TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
@@ -159,3 +157,12 @@ class Facts:
 def words(error: BaseException) -> str:
     """An FFmpeg error's own sentence, without number and path."""
     return str(getattr(error, "strerror", None) or error)
+
+
+_ASPECTS = (0.25, 4.0)  # of a pixel; beyond, a header says nonsense
+
+
+def pixel_aspect(stream: Any) -> float:
+    """Width over height of a stored pixel, as the file states it; 1 where it states none, or nonsense."""
+    stated = float(stream.sample_aspect_ratio or 1)
+    return stated if _ASPECTS[0] <= stated <= _ASPECTS[1] else 1.0

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dust.decode.container import NO_PTS, be_strict, discard_others, open_stream, packets
+from dust.decode.container import be_strict, discard_others, open_stream, packets
 from dust.decode.index import VideoIndex
 from dust.decode.pixels import orientation_of
+from dust.decode.times import NO_PTS
 
 Take = Callable[[int, Any], None]
 
@@ -162,8 +163,8 @@ class DecodeSession:
                 came += 1
                 number = by_packet.get(ordinal)
                 if number is not None:
-                    if missing == len(numbers) and orientation_of(frame) != index.orientation:
-                        raise Contradiction("the picture is turned in another way")
+                    if missing == len(numbers):
+                        self._check_picture(frame)
                     missing -= 1
                     take(number, frame)
             if packet is None:
@@ -171,6 +172,15 @@ class DecodeSession:
         context.flush_buffers()
         if missing or (not whole and came != self._expected(start, last, floor, by_packet)):
             raise Contradiction("frames did not come")
+
+    def _check_picture(self, frame: Any) -> None:
+        """Whether a frame is as the headers say: turned so, and, where frames are sought, of that size."""
+        index = self.index
+        if orientation_of(frame) != index.orientation:
+            raise Contradiction("the picture is turned in another way")
+        size = (frame.width, frame.height) if index.orientation.transpose else (frame.height, frame.width)
+        if index.mode == "seek" and size != (index.height, index.width):
+            raise Contradiction(f"the picture is {frame.width}x{frame.height}, which its header does not say")
 
     def _expected(self, start: int, last: int, floor: int, wanted: dict[int, int]) -> int:
         """How many frames packets ``start`` to ``last`` must give: one each, but for those not shown and those that
