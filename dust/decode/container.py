@@ -6,6 +6,7 @@ from typing import Any
 import av
 
 from dust.decode import bitstream
+from dust.decode.matroska import find_break
 from dust.utils.errors import VideoError
 
 READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
@@ -64,6 +65,7 @@ class Facts:
             self.duration = container.duration / 1e6
         self.seen = self.empty = self.discarded = self.tiny = 0
         self.wrong = ""
+        self.broken: str | None = None
         self.clock: int | None = None
         self.marked: list[int] = []
         codec, extradata = stream.codec_context.name, stream.codec_context.extradata or b""
@@ -135,6 +137,11 @@ class Facts:
     def _is_short(self) -> bool:
         return bool(self.duration) and self.duration - self._span() > max(_SHORT[0], _SHORT[1] * self.duration)
 
+    def _gap(self) -> str:
+        if self.broken is None:
+            self.broken = find_break(self.path)
+        return self.broken
+
     def errors(self) -> list[str]:
         """What already demuxing shows to be wrong, once every packet was seen."""
         found = []
@@ -143,8 +150,8 @@ class Facts:
             found.append(self.wrong)
         if self.marked:
             found.append(f"packet {self.marked[0]} is marked as damaged in transport")
-        if "matroska" in self.format and bitstream.matroska_is_cut(self.path):
-            found.append("the file ends before its segment does")
+        if "matroska" in self.format and (gap := self._gap()):
+            found.append(gap)
         if "mpegts" in self.format and bitstream.transport_is_cut(self.path):
             found.append("the file ends inside a packet")
         if have < declared:

@@ -35,9 +35,10 @@ from dust.decode.clip import (
 from dust.decode.container import READ_ERRORS
 from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
+from dust.decode.pictures import read_picture
 from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest, shown_size
 from dust.decode.session import Contradiction, DecodeSession
-from dust.utils.errors import VideoError
+from dust.utils.errors import DustError, VideoError
 
 __all__ = ["ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
@@ -82,7 +83,7 @@ class VideoReader(Clip):
         opened: list[Any] = []
         self._index = get_index(self.path, threads, index_cache, opened)
         self._follow()
-        for remark in self.report.remarks:
+        for remark in [] if self.report.damaged else self.report.remarks:
             say_once("rate", self.path, remark)
         if self.aspect == "stored" and abs(self.pixel_aspect - 1) > _ROUND:
             remark = f"its pixels are {self.pixel_aspect:.4g} times as wide as high, and read as they are stored"
@@ -171,11 +172,13 @@ class VideoReader(Clip):
     def _from_the_start(self, requests: Sequence[FrameRequest], wanted: list[int]) -> list[Sink]:
         """Decode the whole file, serve the requests on the way, and keep the index that this gives."""
         self.close()
-        sinks = self._sinks(requests)
+        sinks, believed = self._sinks(requests), self._index.orientation
         self._learn(full_scan(self.path, self._threads, deal(sinks)))
-        fresh = self._sinks(requests)
-        if fresh[0].converter.orientation != sinks[0].converter.orientation:
-            sinks = fresh  # the headers told another orientation than the frames
+        if self._index.orientation != believed:  # the headers told another one than the frames
+            try:
+                sinks = self._sinks(requests)
+            except DustError as error:
+                raise VideoError(self.path, f"its frames are turned as its headers do not say; {error}") from error
             full_scan(self.path, self._threads, deal(sinks))
         if wanted[-1] >= len(self):
             reason = self.report.reason or "the file's times promise more frames than it holds"
@@ -240,17 +243,13 @@ class FrameFolderReader(Clip):
 
     def _picture(self, number: int) -> np.ndarray:
         """(H, W, 3) uint8."""
-        from PIL import Image
-
         try:
-            with Image.open(os.path.join(self.path, self.names[number])) as image:
-                return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            text = f"{self.names[number]} cannot be read: {error}"
-            if text not in self.report.errors:
-                errors = [*self.report.errors, text]
+            return read_picture(os.path.join(self.path, self.names[number]))
+        except VideoError as error:
+            if error.reason not in self.report.errors:
+                errors = [*self.report.errors, error.reason]
                 self.report = replace(self.report, errors=errors, decoded=len(self) - len(errors))
-            raise VideoError(self.path, text) from error
+            raise VideoError(self.path, error.reason) from error
 
 
 def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:
