@@ -68,8 +68,8 @@ class VideoIndex:
     """One file's index. Arrays: ``packet_pts`` (packets,) in file order, NO_PTS where missing; ``order`` (frames,) the
     packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time;
     ``disposable`` (packets,) those that no other refers to, as far as that was looked up.
-    ``height`` and ``width`` count stored pixels, turned as displayed; ``pixel_aspect`` is a stored pixel's width over its
-    height, before the turn. ``closed``: nothing shown before an entry point is stored after it."""
+    ``height`` and ``width`` count stored pixels, turned as displayed; ``pixel_aspect`` is a stored pixel's width over
+    its height, before the turn. ``closed``: nothing shown before an entry point is stored after it."""
 
     mode: str
     codec: str

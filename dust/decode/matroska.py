@@ -1,5 +1,5 @@
-"""Whether a Matroska or WebM file is whole, by its elements alone: a demuxer looks for the next sound one without a word,
-and the frames between are lost.
+"""Whether a Matroska or WebM file is whole, by its elements alone: where one is broken, a demuxer looks for the next
+sound one without a word, and the frames between are lost.
 
 Facts are from RFC 8794 (EBML: sizes, CRC-32) and RFC 9559 (which elements a Segment, a Cluster and a BlockGroup hold).
 """

@@ -134,8 +134,8 @@ class _Plan(NamedTuple):
 class FrameConverter:
     """Makes the pictures of one request; ``height`` and ``width`` are the reader's, to which boxes refer.
 
-    ``stretch``: how many times wider than stored a frame is shown, before it is turned. ``remark`` tells of colours that
-    had to be guessed. ConversionError for a frame that cannot be converted.
+    ``stretch``: how many times wider than stored a frame is shown, before it is turned. ``remark`` tells of colours
+    that had to be guessed. ConversionError for a frame that cannot be converted.
     """
 
     def __init__(

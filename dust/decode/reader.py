@@ -59,8 +59,8 @@ class VideoReader(Clip):
         aspect: "stored", pixels as the file stores them, which is what published protocols read; or "displayed", wider
             or narrower by the file's pixel aspect ratio, so that a circle is round.
 
-    Attributes: ``height``, ``width`` as displayed; ``fps`` average rate by the frames' times; ``pts`` float64 seconds of
-    every frame; ``duration`` seconds; ``pixel_aspect`` width over height of a stored pixel; ``report`` what is known of
+    Attributes: ``height``, ``width`` as displayed; ``fps`` average rate by the frames' times; ``pts`` float64 seconds
+    of every frame; ``duration`` seconds; ``pixel_aspect`` width over height of a stored pixel; ``report`` what is known of
     damage so far, and remarks. A read may learn of damage: ``report``, ``len`` and ``pts`` then follow.
 
     Raises VideoError for a file that cannot be opened, has no video stream or holds no frame.

@@ -148,7 +148,23 @@ def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
         loaded = dict(zip(("tracks", "visibility", "confidence"), loaded, strict=False))
     if not isinstance(loaded, dict):
         raise DataError(f"{path}: holds a {type(loaded).__name__}, not a dictionary with tracks and visibility")
-    return {name: np.asarray(value) for name, value in loaded.items() if not isinstance(value, (str, dict))}
+    return {name: _numbers(path, name, value) for name, value in loaded.items() if not isinstance(value, (str, dict))}
+
+
+def _numbers(path: Path, name: str, value: Any) -> np.ndarray:
+    """An array of a tensor of any kind, exactly: of the kinds that NumPy lacks (bfloat16, float8) float32."""
+    import torch
+
+    try:
+        if not isinstance(value, torch.Tensor):
+            return np.asarray(value)
+        value = value.detach().cpu()
+        if value.is_quantized or value.is_sparse:
+            raise TypeError(f"a {value.dtype} tensor of layout {value.layout}; store a dense one of real numbers")
+        known = value.dtype in (torch.float16, torch.float32, torch.float64) or not value.is_floating_point()
+        return (value if known else value.float()).resolve_conj().resolve_neg().numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: {name} is no array of numbers: {error}") from error
 
 
 def _pick(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> tuple[str, np.ndarray | None]:
