@@ -60,8 +60,8 @@ class VideoReader(Clip):
             or narrower by the file's pixel aspect ratio, so that a circle is round.
 
     Attributes: ``height``, ``width`` as displayed; ``fps`` average rate by the frames' times; ``pts`` float64 seconds
-    of every frame; ``duration`` seconds; ``pixel_aspect`` width over height of a stored pixel; ``report`` what is known of
-    damage so far, and remarks. A read may learn of damage: ``report``, ``len`` and ``pts`` then follow.
+    of every frame; ``duration`` seconds; ``pixel_aspect`` width over height of a stored pixel; ``report`` what is known
+    of damage so far, and remarks. A read may learn of damage: ``report``, ``len`` and ``pts`` then follow.
 
     Raises VideoError for a file that cannot be opened, has no video stream or holds no frame.
     """
