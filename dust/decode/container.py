@@ -67,6 +67,9 @@ class Facts:
         self.wrong = ""
         self.broken: str | None = None
         self.clock: int | None = None
+        self.edited = "mov" in self.format  # only there an edit list can hide frames
+        self.steps: set[int] = set()  # from one packet to the next, in ticks
+        self.shown: tuple[int, int] | None = None  # ticks of the first and the last frame that is shown
         self.marked: list[int] = []
         codec, extradata = stream.codec_context.name, stream.codec_context.extradata or b""
         self.looked_into = codec in ("h264", "hevc", "vp8", "vp9")
@@ -90,6 +93,8 @@ class Facts:
                 self.empty += 1
                 continue
             self.discarded += packet.is_discard
+            if self.edited:
+                self._hidden(packet)
             self.tiny += packet.size < TINY_MPEG4
             if "mpegts" in self.format:
                 self._marks(packet)
@@ -101,6 +106,24 @@ class Facts:
                 self.wrong = self.wrong or f"packet {self.seen} is not made of whole units"
             self.seen += 1
             yield packet
+
+    def _hidden(self, packet: Any) -> None:
+        if packet.dts is None or packet.pts is None:
+            self.edited = False
+            return
+        if self.clock is not None and len(self.steps) < 2:
+            self.steps.add(packet.dts - self.clock)
+        self.clock = packet.dts
+        if not packet.is_discard:
+            first, last = self.shown or (packet.pts, packet.pts)
+            self.shown = min(first, packet.pts), max(last, packet.pts)
+
+    def _holes(self) -> int:
+        """Frames that are missing between the shown ones where an edit list hides some and all come at one step: it hides
+        what a wrong time has put elsewhere. An edit list itself leaves no hole."""
+        if not (self.edited and self.discarded and self.shown and len(self.steps) == 1 and min(self.steps) > 0):
+            return 0
+        return (self.shown[1] - self.shown[0]) // min(self.steps) + 1 - (self.seen - self.discarded)
 
     def _marks(self, packet: Any) -> None:
         """Packets that a transport stream marks as broken, but for those just before a splice, where its clock falls
@@ -154,6 +177,8 @@ class Facts:
             found.append(gap)
         if "mpegts" in self.format and bitstream.transport_is_cut(self.path):
             found.append("the file ends inside a packet")
+        if (holes := self._holes()) > 0:
+            found.append(f"{self.discarded} frames are hidden, and {holes} are missing between the others")
         if have < declared:
             found.append(f"only {have} of {declared} declared frames are in the file")
         elif self._is_short():
