@@ -119,8 +119,8 @@ class Facts:
             self.shown = min(first, packet.pts), max(last, packet.pts)
 
     def _holes(self) -> int:
-        """Frames that are missing between the shown ones where an edit list hides some and all come at one step: it hides
-        what a wrong time has put elsewhere. An edit list itself leaves no hole."""
+        """Frames that are missing between the shown ones where an edit list hides some and all come at one step: it
+        then hides what a wrong time has put elsewhere. An edit list itself leaves no hole."""
         if not (self.edited and self.discarded and self.shown and len(self.steps) == 1 and min(self.steps) > 0):
             return 0
         return (self.shown[1] - self.shown[0]) // min(self.steps) + 1 - (self.seen - self.discarded)

@@ -9,8 +9,14 @@ import av
 import numpy as np
 import pytest
 
+from dust.config import load_config
 from dust.convert.health import examine
+from dust.convert.prepare import Encoding, prepare_clip
+from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.sample import BadClip
+from dust.datasets.transforms.clip import EvalTransform
 from dust.datasets.transforms.frames import ClipSampler
+from dust.datasets.video import VideoDataset
 from dust.decode import cache, clip, pixels
 from dust.decode.pixels import FrameConverter, Orientation
 from dust.decode.reader import FrameRequest, VideoReader, open_clip
@@ -150,6 +156,11 @@ def test_the_aspect_of_pixels_is_told_and_followed_on_demand(anamorphic, resize,
         plain = VideoReader(anamorphic, resize=resize).frames([1], size=(96, 96))[0]
         assert np.array_equal(whole, plain)  # the same pixels, scaled once
         assert reader.frames([0], crops=((0, 64, 48, 64),)).shape == (1, 1, 48, 64, 3)
+    values = {"DATA.PIXEL_ASPECT": "displayed", "DATA.NUM_FRAMES": 2}
+    reading = VideoDataset.reading_from_config(load_config(None, values), "val")
+    dataset = VideoDataset(manifest=Manifest([Clip("a", str(anamorphic), 0)], ["one"], "", False), **reading)
+    with dataset.open(dataset.clips[0]) as reader:
+        assert (reader.height, reader.width) == (48, 128)
     with pytest.raises(DustError, match="stored, displayed"):
         VideoReader(anamorphic, aspect="square")
 
@@ -160,6 +171,12 @@ def test_a_turned_picture_is_stretched_along_its_stored_width(anamorphic):
     turn = Orientation(True, False, False)
     (picture,) = FrameConverter(FrameRequest([0]), 128, 48, turn, stretch=4 / 3)(frame)
     assert picture.shape == (128, 48, 3) and np.abs(np.subtract(*extent(picture))) <= 2
+
+
+def test_a_prepared_copy_keeps_the_aspect(anamorphic, tmp_path):
+    assert not prepare_clip(anamorphic, tmp_path / "out.mp4", Encoding(short_side=24))
+    with VideoReader(tmp_path / "out.mp4", aspect="displayed") as reader:
+        assert (reader.height, reader.width) == (24, 64)
 
 
 @needs_cases
@@ -210,6 +227,11 @@ def test_what_cannot_be_converted_at_all_is_a_bad_clip(tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "_reformat", refuse)
     with VideoReader(path) as reader, pytest.raises(VideoError, match="cannot be converted to RGB"):
         reader.frames([0])
+    manifest = Manifest([Clip("a", str(path), 0)], ["one"], "", False)
+    sampler = ClipSampler(mode="dense", num_frames=2, sampling_rate=2, target_fps=25)
+    crop = EvalTransform(crop_size=32, short_side=32, num_crops=1)
+    bad = VideoDataset(manifest=manifest, sampler=sampler, eval_transform=crop)[0]
+    assert isinstance(bad, BadClip) and "cannot be converted to RGB" in bad.reason
     assert "cannot be converted" in examine(str(path), decode=True)
     assert "cannot be converted" in examine(str(path), decode=False)
 

@@ -47,7 +47,7 @@ def test_where_a_demuxer_loses_frames_the_file_is_reported(clips, tmp_path, name
     source, rng, lost = clips[name], random.Random(1), 0
     whole = source.read_bytes()
     right, _ = decode_all(source)
-    for number in range(16):
+    for number in range(8):
         content, at = bytearray(whole), rng.randrange(600, len(whole) - 600)
         if number % 4 == 0:
             content[at : at + 300] = rng.randbytes(300)
@@ -63,7 +63,7 @@ def test_where_a_demuxer_loses_frames_the_file_is_reported(clips, tmp_path, name
         found, _ = decode_all(path)
         lost += len(found) < len(right)
         assert len(found) == len(right) or examine(str(path), decode=True), (number, at)
-    assert lost >= 3, "the demuxer did not lose a frame: the test shows nothing"
+    assert lost >= 2, "the demuxer did not lose a frame: the test shows nothing"
 
 
 def test_a_flipped_bit_of_a_picture_is_seen_by_the_checksum(clips, tmp_path):
