@@ -214,12 +214,12 @@ def mp4_is_upright(path: str) -> bool:
     tracks = 0
     try:
         with open(path, "rb") as file:
-            for moov in _boxes(file, 0, os.fstat(file.fileno()).st_size, b"moov"):
-                for at, _ in _boxes(file, *moov, b"mvhd"):
+            for moov in boxes(file, 0, os.fstat(file.fileno()).st_size, b"moov"):
+                for at, _ in boxes(file, *moov, b"mvhd"):
                     if not _matrix_is_upright(file, at, (36, 48)):
                         return False
-                for track in _boxes(file, *moov, b"trak"):
-                    for at, _ in _boxes(file, *track, b"tkhd"):
+                for track in boxes(file, *moov, b"trak"):
+                    for at, _ in boxes(file, *track, b"tkhd"):
                         if not _matrix_is_upright(file, at, (40, 52)):
                             return False
                         tracks += 1
@@ -236,7 +236,7 @@ def _matrix_is_upright(file: BinaryIO, at: int, offsets: tuple[int, int]) -> boo
     return a > 0 and d > 0 and b == 0 and c == 0
 
 
-def _boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
+def boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
     """(first, last) byte of the content of each ISO box of one kind that lies between two places."""
     while start + 8 <= end:
         file.seek(start)

@@ -5,8 +5,7 @@ from typing import Any
 
 import av
 
-from dust.decode import bitstream
-from dust.decode.matroska import find_break
+from dust.decode import bitstream, iso, matroska
 from dust.utils.errors import VideoError
 
 READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
@@ -161,8 +160,13 @@ class Facts:
         return bool(self.duration) and self.duration - self._span() > max(_SHORT[0], _SHORT[1] * self.duration)
 
     def _gap(self) -> str:
+        """What the file's own structure says, where that is looked through."""
         if self.broken is None:
-            self.broken = find_break(self.path)
+            self.broken = ""
+            if "matroska" in self.format:
+                self.broken = matroska.find_break(self.path)
+            elif "mov" in self.format:
+                self.broken = iso.find_break(self.path, self.stream.id, bool(self.discarded))
         return self.broken
 
     def errors(self) -> list[str]:
@@ -173,7 +177,7 @@ class Facts:
             found.append(self.wrong)
         if self.marked:
             found.append(f"packet {self.marked[0]} is marked as damaged in transport")
-        if "matroska" in self.format and (gap := self._gap()):
+        if gap := self._gap():
             found.append(gap)
         if "mpegts" in self.format and bitstream.transport_is_cut(self.path):
             found.append("the file ends inside a packet")
@@ -198,3 +202,18 @@ def pixel_aspect(stream: Any) -> float:
     """Width over height of a stored pixel, as the file states it; 1 where it states none, or nonsense."""
     stated = float(stream.sample_aspect_ratio or 1)
     return stated if _ASPECTS[0] <= stated <= _ASPECTS[1] else 1.0
+
+
+#: Decoders that keep the time of each packet for its frame, however they order them.
+KEEP_TIMES = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mpeg4", "mjpeg", "prores", "png"}
+
+
+def shown(packet: Any) -> Any:
+    """A packet whose frame is given out, though an edit list hides it: others may refer to it, and if it is damaged
+    nothing else tells. The same packet where it is not hidden."""
+    if not packet.is_discard:
+        return packet
+    copy = av.Packet(bytes(packet))
+    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+    copy.is_keyframe = packet.is_keyframe
+    return copy

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from dust.decode import bitstream
-from dust.decode.container import READ_ERRORS, TINY_MPEG4, Facts, be_strict, open_stream, pixel_aspect, words
+from dust.decode.container import (
+    KEEP_TIMES,
+    READ_ERRORS,
+    TINY_MPEG4,
+    Facts,
+    be_strict,
+    open_stream,
+    pixel_aspect,
+    shown,
+    words,
+)
 from dust.decode.pixels import UPRIGHT, Orientation, orientation_of
 from dust.decode.times import NO_PTS, disagreement, frame_times, rate_of, stated_rate
 from dust.utils.errors import VideoError
@@ -24,8 +34,6 @@ from dust.utils.errors import VideoError
 logger = logging.getLogger(__name__)
 
 NONREF_CODECS = {"h264", "hevc", "mpeg2video"}
-# One visible frame per packet, timestamps kept by the decoder; anything else is decoded once to be sure.
-_PROVABLE = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mpeg4", "mjpeg", "prores", "png"}
 _REORDERING = {"h264", "hevc", "mpeg4"}
 
 
@@ -135,7 +143,7 @@ class _DemuxScan:
 
     def proven(self) -> bool:
         """Whether timestamps and key frames tell everything; ``doubt`` says why not."""
-        if not ("mov" in self.format or "matroska" in self.format) or self.codec not in _PROVABLE:
+        if not ("mov" in self.format or "matroska" in self.format) or self.codec not in KEEP_TIMES:
             self.doubt = f"{self.codec} in {self.format} keeps no exact frame times"
             return False
         self._walk()
@@ -270,7 +278,8 @@ class _FullDecode:
         self.codec, self.base, self.aspect = self.context.name, float(stream.time_base), pixel_aspect(stream)
         self.header_rate, self.stated = float(stream.average_rate or 0), stated_rate(stream)
         self.layered = self.fields = False
-        self.corrupt = 0
+        self.corrupt = self.corrupt_hidden = 0
+        self.hidden: set[int] = set()  # packets whose frames an edit list hides
         self.pts: list[int] = []
         self.order: list[int] = []
         self.first: tuple[int, int, Orientation] | None = None
@@ -286,6 +295,8 @@ class _FullDecode:
                 self.fields |= frame.interlaced_frame
             self.errors = [f"decoding fails after {len(self.order)} frames: {self.error}"] if self.error else []
             self.errors = self.errors or self.facts.errors()
+            if self.corrupt_hidden:
+                self.errors.append(f"{self.corrupt_hidden} frames that an edit list hides are marked corrupt")
             self.declared = self.facts.declared()
         finally:
             container.close()
@@ -297,10 +308,17 @@ class _FullDecode:
             for packet in _then_none(self.facts.watch()):
                 if packet is not None:
                     self.pts.append(NO_PTS if packet.pts is None else packet.pts)
+                    if packet.is_discard and self.codec in KEEP_TIMES:
+                        self.hidden.add(len(self.pts) - 1)
+                        packet = shown(packet)
                     packet.pts = len(self.pts) - 1
                     if self.codec == "hevc":
                         self.layered |= bitstream.hevc_facts(self.facts.data, unit)[1]
-                yield from self.context.decode(packet)
+                for frame in self.context.decode(packet):
+                    if frame.pts in self.hidden:
+                        self.corrupt_hidden += frame.is_corrupt
+                    else:
+                        yield frame
         except READ_ERRORS as error:
             self.error = words(error)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.decode.container import be_strict, discard_others, open_stream, packets
+from dust.decode.container import KEEP_TIMES, be_strict, discard_others, open_stream, packets, shown
 from dust.decode.index import VideoIndex
 from dust.decode.pixels import orientation_of
 from dust.decode.times import NO_PTS
@@ -32,7 +32,7 @@ class DecodeSession:
         self._threads = threads
         self._container: Any = None
         self._shown = np.zeros(len(index.packet_pts), bool)
-        if index.mode == "seek":
+        if index.mode != "count":
             self._shown[index.order] = True
         self._open(opened)
 
@@ -97,6 +97,8 @@ class DecodeSession:
         pts = NO_PTS if packet.pts is None else packet.pts
         if pts != self.index.packet_pts[self._next]:
             raise Contradiction(f"packet {self._next} has another time than before")
+        if packet.is_discard and self.index.codec in KEEP_TIMES:
+            packet = shown(packet)
         packet.pts = self._next  # the decoder hands it on: each frame then names its packet
         self._next += 1
         return packet
@@ -157,6 +159,8 @@ class DecodeSession:
                     continue
                 if frame.is_corrupt:
                     raise Contradiction("a frame is marked corrupt")
+                if not self._shown[ordinal]:
+                    continue
                 if time <= latest and not whole:
                     raise Contradiction("frames come in another order than their times")
                 latest = time

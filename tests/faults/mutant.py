@@ -20,9 +20,9 @@ from dust.utils.errors import VideoError
 MOST = 320  # frames that are compared, from the start
 
 
-def reference(path: str) -> list[int]:
-    """A checksum of each frame as a plain decode from the start gives it, up to the first error."""
-    found: list[int] = []
+def reference(path: str) -> list[tuple[float, int]]:
+    """(seconds, checksum) of each frame as a plain decode from the start gives it, up to the first error."""
+    found: list[tuple[float, int]] = []
     try:
         with av.open(path, metadata_errors="ignore") as container:
             stream = container.streams.best("video")
@@ -33,7 +33,7 @@ def reference(path: str) -> list[int]:
                 except av.error.OSError:  # colours that swscale does not know count as unspecified
                     frame.colorspace, frame.color_range = 2, min(int(frame.color_range), 2)
                     picture = frame.to_ndarray(format="rgb24")
-                found.append(checksum(np.rot90(picture, round(frame.rotation / 90))))
+                found.append((frame.time or 0.0, checksum(np.rot90(picture, round(frame.rotation / 90)))))
                 if len(found) == MOST:
                     break
     except (av.error.FFmpegError, ValueError, IndexError, AttributeError):
@@ -53,9 +53,9 @@ def wanted(count: int, seed: int) -> list[list[int]]:
     return [dense, [*range(0, count, max(1, count // 6))], [rng.randrange(count)], [count - 1]]
 
 
-def read_some(path: str, seed: int) -> tuple[str, dict[int, int]]:
-    """(how the clip is reported, the checksums of what was given out); "" for the first: as a sound one."""
-    given: dict[int, int] = {}
+def read_some(path: str, seed: int) -> tuple[str, dict[int, tuple[float, int]]]:
+    """(how the clip is reported, what was given out: number -> seconds, checksum); "" for the first: as a sound one."""
+    given: dict[int, tuple[float, int]] = {}
     try:
         with VideoReader(path) as reader:
             for numbers in wanted(min(len(reader), MOST), seed):
@@ -63,13 +63,17 @@ def read_some(path: str, seed: int) -> tuple[str, dict[int, int]]:
                 pictures = reader.frames(numbers)
                 if reader.report.damaged:
                     return reader.report.reason, given
-                given |= dict(zip(numbers, map(checksum, pictures), strict=True))
+                given |= named(reader, numbers, pictures)
             return "", given
     except VideoError as error:
         return error.reason, given
 
 
-def read_all(path: str) -> tuple[str, dict[int, int], int]:
+def named(reader: VideoReader, numbers: list[int], pictures: np.ndarray) -> dict[int, tuple[float, int]]:
+    return {one: (float(reader.pts[one]), checksum(picture)) for one, picture in zip(numbers, pictures, strict=True)}
+
+
+def read_all(path: str) -> tuple[str, dict[int, tuple[float, int]], int]:
     """As ``read_some``, after a full check, of all frames; and how many there are."""
     try:
         with VideoReader(path) as reader:
@@ -78,7 +82,7 @@ def read_all(path: str) -> tuple[str, dict[int, int], int]:
             count, given = len(reader), {}
             for begin in range(0, min(count, MOST), 32):
                 numbers = list(range(begin, min(begin + 32, count, MOST)))
-                given |= dict(zip(numbers, map(checksum, reader.frames(numbers)), strict=True))
+                given |= named(reader, numbers, reader.frames(numbers))
             return reader.report.reason, given, count
     except VideoError as error:
         return error.reason, {}, 0
@@ -90,9 +94,15 @@ def judge(mutated: str, original: str, seed: int) -> dict:
     every, all_given, count = read_all(mutated)
     plain, sound = reference(mutated), reference(original)
 
-    def differing(found: dict[int, int]) -> list[int]:
-        right = [{one[number] for one in (plain, sound) if number < len(one)} for number in found]
-        return [number for (number, value), values in zip(found.items(), right, strict=True) if value not in values]
+    def differing(found: dict[int, tuple[float, int]]) -> list[int]:
+        """Frames that are those of no decoder: neither of their number nor, where one before was lost, of their time."""
+        at_time = {round(time, 3): value for time, value in plain}
+        wrong = []
+        for number, (time, value) in found.items():
+            right = {one[number][1] for one in (plain, sound) if number < len(one)} | {at_time.get(round(time, 3))}
+            if value not in right:
+                wrong.append(number)
+        return wrong
 
     if not some and (wrong := differing(given)):
         broken.append(f"read as sound, but frames {wrong} are those of no decoder")
@@ -103,7 +113,7 @@ def judge(mutated: str, original: str, seed: int) -> dict:
             broken.append(f"checked as sound with {count} frames, a plain decode gives {len(plain)}")
         if len(plain) < len(sound):
             broken.append(f"checked as sound, but {len(plain)} of {len(sound)} frames are left")
-    same = plain == sound
+    same = [value for _, value in plain] == [value for _, value in sound]
     return {"read": some, "checked": every, "same": same, "noticed": bool(every) or same, "broken": broken}
 
 
