@@ -1,5 +1,5 @@
-"""Where the boxes of an mp4 or mov file contradict each other: a demuxer takes what it can, and what is lost it does not
-say.
+"""Where the boxes of an mp4 or mov file contradict each other: a demuxer takes what it can, and does not say what is
+lost.
 
 Facts are from ISO/IEC 14496-12: boxes, movie fragments (8.8), sample tables (8.6).
 """

@@ -95,7 +95,7 @@ def judge(mutated: str, original: str, seed: int) -> dict:
     plain, sound = reference(mutated), reference(original)
 
     def differing(found: dict[int, tuple[float, int]]) -> list[int]:
-        """Frames that are those of no decoder: neither of their number nor, where one before was lost, of their time."""
+        """Frames that are those of no decoder: neither of their number nor, behind a lost one, of their time."""
         at_time = {round(time, 3): value for time, value in plain}
         wrong = []
         for number, (time, value) in found.items():
