@@ -15,7 +15,7 @@ from tests.helpers import ROOT, VIDEOS, needs_videos
 
 DEADLINE_S = 120  # for one file; the slowest takes about ten on a busy machine
 MEMORY = 8 << 30  # bytes of addresses that a reader may take: a header that promises a giant picture must not get it
-SEED, COUNT = 20, 400
+SEED, COUNT, PARTS = 20, 400, 8
 #: Small clips of every container and codec that there is.
 SOURCES = (
     "decord_pancake.mkv", "decord_rot90.mov", "decord_rot180.mov", "ivid_example1.mp4", "mma_demo.mp4", "mma_part0.mp4",
@@ -109,8 +109,9 @@ def test_mutations_of_small_clips(tmp_path):
 
 @pytest.mark.mutations
 @needs_videos
-def test_four_hundred_mutated_clips(tmp_path):
-    """Minutes; ``SEED`` and ``COUNT`` of the environment choose others."""
+@pytest.mark.parametrize("part", range(PARTS))
+def test_four_hundred_mutated_clips(tmp_path, part):
+    """A share of them, in minutes; ``SEED`` and ``COUNT`` of the environment choose others."""
     seed, count = int(os.environ.get("SEED", SEED)), int(os.environ.get("COUNT", COUNT))
 
     def one(number: int) -> tuple[str, dict]:
@@ -124,7 +125,7 @@ def test_four_hundred_mutated_clips(tmp_path):
         return f"{number}: {original.name}: {what}", verdict
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = dict(pool.map(one, range(count)))
+        found = dict(pool.map(one, range(part, count, PARTS)))
     unnoticed = sum(not one["noticed"] for one in found.values())
     sys.stderr.write(f"{len(found)} mutated clips, {unnoticed} of them damaged and not noticed even by decoding all\n")
     broken = {what: one["broken"] for what, one in found.items() if one["broken"]}
