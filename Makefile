@@ -4,6 +4,7 @@
 # make test-identical BASE=COMMIT : the same small trainings and golden cases by two commits; no bit may differ
 # make test-quickstarts : the quickstarts that train for minutes
 # make test-faults : 400 kills, and whatever else make test samples, for half an hour
+# make test-mutations : 400 mutated clips from ../shared/videos, read against a plain decode; under half an hour
 # make test-cluster : a Slurm on this machine, as root or with sudo; installed by apt-get where missing
 # make docs : the site, with the reference of every module, into site/   make docs-serve : the same, while you write
 # make lint : style, format and types                                      PYTHON=python3.12 make test : another interpreter
@@ -17,7 +18,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
 endif
 
-.PHONY: demo docs docs-serve test test-cluster test-faults test-identical test-quickstarts test-versions lint clean
+.PHONY: demo docs docs-serve test test-cluster test-faults test-identical test-mutations test-quickstarts test-versions lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
@@ -38,7 +39,7 @@ test-quickstarts: $(VENV)/.test-$(VERSION)
 
 # The oldest Python where it is installed (pyenv's folders are looked at too), else this one.
 OLDEST_PYTHON := python3.10
-FAST := not slow and not cluster and not faults100 and not quickstart
+FAST := not slow and not cluster and not faults100 and not quickstart and not mutations
 test-versions:
 	@python=$$(for one in $(OLDEST_PYTHON) $$(ls -d ~/.pyenv/versions/3.10.*/bin/python 2>/dev/null) $(PYTHON); do \
 	  $$one -c '' 2>/dev/null && { echo $$one; break; }; done); \
@@ -68,7 +69,11 @@ test-identical: $(VENV)/.test-$(VERSION)
 	$(BIN)/python benchmarks/identical.py --base $(BASE)
 
 test-faults: $(VENV)/.test-$(VERSION)
-	$(BIN)/python -m pytest tests/faults -m "faults100 or not faults100" -rs --durations=15
+	$(BIN)/python -m pytest tests/faults -m "not mutations" -rs --durations=15
+
+# SEED=7 COUNT=50 make test-mutations : others, or fewer
+test-mutations: $(VENV)/.test-$(VERSION)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_mutations.py -m "mutations or not mutations" -rs
 
 lint: $(VENV)/.dev-$(VERSION)
 	$(BIN)/ruff check .

@@ -113,7 +113,7 @@ def _read(features: Path, data: str) -> tuple[np.ndarray, list[str], list[str], 
             continue
         if any(isinstance(clip.label, tuple) for clip in clips):
             raise DataError(f"{data}: clips with several labels cannot be curated yet")
-        parts.append(np.stack([_one(store.get(clip.id)) for clip in clips]))
+        parts.append(np.stack([_one(np.asarray(store.get(clip.id))) for clip in clips]))
         ids += [clip.id for clip in clips]
         splits += [split] * len(clips)
         labels += [-1 if clip.label is None else int(clip.label) for clip in clips]  # type: ignore[arg-type]

@@ -180,6 +180,8 @@ CORE = gather(
         FRAME_PATTERN=Key("", "which pictures of a folder are its frames, where there are several kinds: img_*.jpg"),
         RESIZE=Key("swscale", "who scales the frames",
                    choices="swscale (while decoding) | torch (after it; SlowFast's arithmetic)"),
+        PIXEL_ASPECT=Key("stored", "pixels that are not square: as the file stores them, or stretched as it is shown",
+                         choices="stored (as published protocols read them) | displayed"),
         REVERSE_INPUT_CHANNEL=Key(False, "BGR instead of RGB"),
         MULTI_LABEL=Key(False, "several labels per clip"),
         ENSEMBLE_METHOD=Key("sum", "how the answers to a video's views are joined", choices="sum | max",

@@ -175,6 +175,14 @@ def _data(cfg: CfgNode) -> list[Problem]:
     data, problems = cfg.DATA, []
     if any(not 0 < value < math.inf for value in data.STD):
         problems.append(Problem(("DATA.STD",), f"DATA.STD {data.STD}: must be more than 0"))
+    if max(map(abs, [*data.MEAN, *data.STD]), default=0) > 1:
+        shares = "; ".join(
+            f"DATA.{name} {[round(value / 255, 4) for value in values]}"
+            for name, values in (("MEAN", data.MEAN), ("STD", data.STD))
+            if max(map(abs, values), default=0) > 1
+        )
+        text = f"DATA.MEAN {data.MEAN}, DATA.STD {data.STD}: of pixels in 0..1, where values of 0..255 are {shares}"
+        problems.append(Problem(("DATA.MEAN", "DATA.STD"), text))
     if any(channels != 3 for channels in data.INPUT_CHANNEL_NUM) or not data.INPUT_CHANNEL_NUM:
         text = f"DATA.INPUT_CHANNEL_NUM {data.INPUT_CHANNEL_NUM}: clips have 3 channels; write [3]"
         problems.append(Problem(("DATA.INPUT_CHANNEL_NUM",), text))

@@ -25,7 +25,7 @@ from dust.datasets.manifest.table import read_csv
 from dust.decode.cache import get_index
 from dust.decode.folders import VIDEO_SUFFIXES, iter_clips
 from dust.decode.index import full_scan
-from dust.decode.pixels import FrameConverter, FrameRequest
+from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
 from dust.utils.files import read_text, replacing, write_csv, write_text
@@ -146,6 +146,8 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
     with av.open(str(target), "w") as out:
         stream: Any = out.add_stream("libx264", rate=Fraction(index.fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        aspect = 1 / index.pixel_aspect if index.orientation.transpose else index.pixel_aspect
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect).limit_denominator(255)
         stream.codec_context.time_base = Fraction(1, _TICKS)
         stream.codec_context.thread_count = 1
         stream.options = {
@@ -163,7 +165,10 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
             picture.pts, picture.time_base = int(ticks[number]), Fraction(1, _TICKS)
             out.mux(stream.encode(picture))
 
-        found = full_scan(str(source), 1, write)
+        try:
+            found = full_scan(str(source), 1, write)
+        except ConversionError as error:
+            return f"a frame cannot be converted to RGB: {error}"
         out.mux(stream.encode(None))
     if found.report.damaged:
         return found.report.reason

@@ -2,7 +2,7 @@
 
 Facts are from the public specifications: ITU-T H.264 (7.3.2.1, 7.4.1, D.1.8), ITU-T H.265 (7.3.1.2, 7.3.6.1),
 ISO/IEC 14496-12 and -15 (boxes, avcC, hvcC), RFC 6386 (VP8 frame header), the VP9 bitstream specification (6.2,
-annex B), ITU-T H.222.0 (transport packets) and RFC 8794 (EBML). Every function answers the careful way ("not proven")
+annex B) and ITU-T H.222.0 (transport packets). Every function answers the careful way ("not proven")
 for bytes that it does not follow.
 """
 
@@ -216,12 +216,12 @@ def mp4_is_upright(path: str) -> bool:
     tracks = 0
     try:
         with open_file(path) as file:
-            for moov in _boxes(file, 0, os.fstat(file.fileno()).st_size, b"moov"):
-                for at, _ in _boxes(file, *moov, b"mvhd"):
+            for moov in boxes(file, 0, os.fstat(file.fileno()).st_size, b"moov"):
+                for at, _ in boxes(file, *moov, b"mvhd"):
                     if not _matrix_is_upright(file, at, (36, 48)):
                         return False
-                for track in _boxes(file, *moov, b"trak"):
-                    for at, _ in _boxes(file, *track, b"tkhd"):
+                for track in boxes(file, *moov, b"trak"):
+                    for at, _ in boxes(file, *track, b"tkhd"):
                         if not _matrix_is_upright(file, at, (40, 52)):
                             return False
                         tracks += 1
@@ -238,7 +238,7 @@ def _matrix_is_upright(file: BinaryIO, at: int, offsets: tuple[int, int]) -> boo
     return a > 0 and d > 0 and b == 0 and c == 0
 
 
-def _boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
+def boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
     """(first, last) byte of the content of each ISO box of one kind that lies between two places."""
     while start + 8 <= end:
         file.seek(start)
@@ -255,23 +255,6 @@ def _boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[
         start += size
 
 
-def matroska_is_cut(path: str) -> bool:
-    """True if a Matroska/WebM file ends before the place its segment header names. Live files name none."""
-    try:
-        with open_file(path) as file:
-            head, total = file.read(4096), os.fstat(file.fileno()).st_size
-        if head[:4] != b"\x1a\x45\xdf\xa3":
-            return False
-        size, width = _ebml_size(head, 4)
-        at = 4 + width + size
-        if head[at : at + 4] != b"\x18\x53\x80\x67":
-            return False
-        size, width = _ebml_size(head, at + 4)
-        return size >= 0 and at + 4 + width + size > total
-    except (OSError, IndexError):
-        return False
-
-
 def transport_is_cut(path: str) -> bool:
     """True if an MPEG transport stream (188-byte packets) ends inside a packet."""
     try:
@@ -280,10 +263,3 @@ def transport_is_cut(path: str) -> bool:
         return head[0] == head[188] == head[376] == 0x47 and total % 188 != 0
     except (OSError, IndexError):
         return False
-
-
-def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
-    """(value, bytes used) of an EBML size; value -1 = unknown."""
-    width = 9 - data[at].bit_length()
-    value = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
-    return (-1 if value == (1 << 7 * width) - 1 else value), width

@@ -2,7 +2,7 @@
 
     @DECODER_REGISTRY.register()
     class MyReader(Clip):
-        def __init__(self, path, *, threads=1, resize="swscale", index_cache=None): ...
+        def __init__(self, path, *, threads=1, resize="swscale", index_cache=None, aspect="stored"): ...
         def read(self, requests): ...
 
 and ``DATA.DECODER: MyReader``, with the file that defines it in IMPORTS.
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dust.decode.index import VideoReport
-from dust.decode.pixels import RESIZES, FrameConverter, FrameRequest, rescaled
+from dust.decode.pixels import PIXEL_ASPECTS, RESIZES, FrameConverter, FrameRequest, rescaled
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.protocols import members, public_names
 from dust.utils.registry import Registry
@@ -30,7 +30,7 @@ class ClipReader(Protocol):
     Attributes:
         path: of the clip.
         height, width: of a frame as it is displayed, pixels.
-        fps: frames per second, the average.
+        fps: frames per second, the average by the frames' times. Whatever counts in seconds reads this.
         report: what is known of damage so far; a read may learn more.
         tells_damage: False where the report cannot know of damage, and says so.
     """
@@ -66,7 +66,7 @@ class ClipReader(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-#: Readers of video files: classes that take (path, threads=, resize=, index_cache=), see ``VideoReader``.
+#: Readers of video files: classes that take (path, threads=, resize=, index_cache=, aspect=), see ``VideoReader``.
 DECODER_REGISTRY = Registry(
     "decoder", aliases={"pyav": "VideoReader", "torchcodec": "TorchCodecReader"}, protocols=(ClipReader,)
 )
@@ -223,3 +223,23 @@ def check_resize(resize: str) -> str:
     if resize not in RESIZES:
         raise DustError(f"resize is {resize!r}; it must be one of {', '.join(RESIZES)}")
     return resize
+
+
+def check_aspect(aspect: str) -> str:
+    if aspect not in PIXEL_ASPECTS:
+        raise DustError(f"aspect is {aspect!r}; it must be one of {', '.join(PIXEL_ASPECTS)}")
+    return aspect
+
+
+_said: dict[str, set[str]] = {}
+
+
+def say_once(kind: str, path: str, remark: str, most: int = 20) -> None:
+    """Warn of what is odd about a file and is no damage: once for each, and for ``most`` files of one kind in this
+    process, since a data set may have thousands of them. The log at the level DEBUG has all."""
+    paths = _said.setdefault(kind, set())
+    if path in paths:
+        return
+    paths.add(path)
+    last = " (more files like this are not named)" if len(paths) == most else ""
+    logger.log(logging.WARNING if len(paths) <= most else logging.DEBUG, "%s: %s%s", path, remark, last)

@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
-import numpy as np
 
-from dust.decode import bitstream
+from dust.decode import bitstream, iso, matroska
 from dust.utils.errors import VideoError
 from dust.utils.files import refuse_special
 
-NO_PTS = int(np.iinfo(np.int64).min)
 READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
 TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
@@ -68,7 +66,11 @@ class Facts:
             self.duration = container.duration / 1e6
         self.seen = self.empty = self.discarded = self.tiny = 0
         self.wrong = ""
+        self.broken: str | None = None
         self.clock: int | None = None
+        self.edited = "mov" in self.format  # only there an edit list can hide frames
+        self.steps: set[int] = set()  # from one packet to the next, in ticks
+        self.shown: tuple[int, int] | None = None  # ticks of the first and the last frame that is shown
         self.marked: list[int] = []
         codec, extradata = stream.codec_context.name, stream.codec_context.extradata or b""
         self.looked_into = codec in ("h264", "hevc", "vp8", "vp9")
@@ -92,6 +94,8 @@ class Facts:
                 self.empty += 1
                 continue
             self.discarded += packet.is_discard
+            if self.edited:
+                self._hidden(packet)
             self.tiny += packet.size < TINY_MPEG4
             if "mpegts" in self.format:
                 self._marks(packet)
@@ -103,6 +107,24 @@ class Facts:
                 self.wrong = self.wrong or f"packet {self.seen} is not made of whole units"
             self.seen += 1
             yield packet
+
+    def _hidden(self, packet: Any) -> None:
+        if packet.dts is None or packet.pts is None:
+            self.edited = False
+            return
+        if self.clock is not None and len(self.steps) < 2:
+            self.steps.add(packet.dts - self.clock)
+        self.clock = packet.dts
+        if not packet.is_discard:
+            first, last = self.shown or (packet.pts, packet.pts)
+            self.shown = min(first, packet.pts), max(last, packet.pts)
+
+    def _holes(self) -> int:
+        """Frames that are missing between the shown ones where an edit list hides some and all come at one step: it
+        then hides what a wrong time has put elsewhere. An edit list itself leaves no hole."""
+        if not (self.edited and self.discarded and self.shown and len(self.steps) == 1 and min(self.steps) > 0):
+            return 0
+        return (self.shown[1] - self.shown[0]) // min(self.steps) + 1 - (self.seen - self.discarded)
 
     def _marks(self, packet: Any) -> None:
         """Packets that a transport stream marks as broken, but for those just before a splice, where its clock falls
@@ -139,6 +161,16 @@ class Facts:
     def _is_short(self) -> bool:
         return bool(self.duration) and self.duration - self._span() > max(_SHORT[0], _SHORT[1] * self.duration)
 
+    def _gap(self) -> str:
+        """What the file's own structure says, where that is looked through."""
+        if self.broken is None:
+            self.broken = ""
+            if "matroska" in self.format:
+                self.broken = matroska.find_break(self.path)
+            elif "mov" in self.format:
+                self.broken = iso.find_break(self.path, self.stream.id, bool(self.discarded))
+        return self.broken
+
     def errors(self) -> list[str]:
         """What already demuxing shows to be wrong, once every packet was seen."""
         found = []
@@ -147,10 +179,12 @@ class Facts:
             found.append(self.wrong)
         if self.marked:
             found.append(f"packet {self.marked[0]} is marked as damaged in transport")
-        if "matroska" in self.format and bitstream.matroska_is_cut(self.path):
-            found.append("the file ends before its segment does")
+        if gap := self._gap():
+            found.append(gap)
         if "mpegts" in self.format and bitstream.transport_is_cut(self.path):
             found.append("the file ends inside a packet")
+        if (holes := self._holes()) > 0:
+            found.append(f"{self.discarded} frames are hidden, and {holes} are missing between the others")
         if have < declared:
             found.append(f"only {have} of {declared} declared frames are in the file")
         elif self._is_short():
@@ -161,3 +195,27 @@ class Facts:
 def words(error: BaseException) -> str:
     """An FFmpeg error's own sentence, without number and path."""
     return str(getattr(error, "strerror", None) or error)
+
+
+_ASPECTS = (0.25, 4.0)  # of a pixel; beyond, a header says nonsense
+
+
+def pixel_aspect(stream: Any) -> float:
+    """Width over height of a stored pixel, as the file states it; 1 where it states none, or nonsense."""
+    stated = float(stream.sample_aspect_ratio or 1)
+    return stated if _ASPECTS[0] <= stated <= _ASPECTS[1] else 1.0
+
+
+#: Decoders that keep the time of each packet for its frame, however they order them.
+KEEP_TIMES = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mpeg4", "mjpeg", "prores", "png"}
+
+
+def shown(packet: Any) -> Any:
+    """A packet whose frame is given out, though an edit list hides it: others may refer to it, and if it is damaged
+    nothing else tells. The same packet where it is not hidden."""
+    if not packet.is_discard:
+        return packet
+    copy = av.Packet(bytes(packet))
+    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+    copy.is_keyframe = packet.is_keyframe
+    return copy

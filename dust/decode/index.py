@@ -16,15 +16,24 @@ from typing import Any
 import numpy as np
 
 from dust.decode import bitstream
-from dust.decode.container import NO_PTS, READ_ERRORS, TINY_MPEG4, Facts, be_strict, open_stream, words
+from dust.decode.container import (
+    KEEP_TIMES,
+    READ_ERRORS,
+    TINY_MPEG4,
+    Facts,
+    be_strict,
+    open_stream,
+    pixel_aspect,
+    shown,
+    words,
+)
 from dust.decode.pixels import UPRIGHT, Orientation, orientation_of
+from dust.decode.times import NO_PTS, disagreement, frame_times, rate_of, stated_rate
 from dust.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)
 
 NONREF_CODECS = {"h264", "hevc", "mpeg2video"}
-# One visible frame per packet, timestamps kept by the decoder; anything else is decoded once to be sure.
-_PROVABLE = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mpeg4", "mjpeg", "prores", "png"}
 _REORDERING = {"h264", "hevc", "mpeg4"}
 
 
@@ -38,6 +47,8 @@ class VideoReport:
         declared: frames the header declares, less those that an edit list discards; 0 = it declares none.
         decoded: frames that can be had, which is ``len(reader)``.
         unknown: why the reader cannot tell whether there is damage; "" where it can.
+        remarks: what is no damage and yet worth knowing: where a header and the file itself disagree, and which is
+            believed.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -45,6 +56,7 @@ class VideoReport:
     declared: int = 0
     decoded: int = 0
     unknown: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def damaged(self) -> bool:
@@ -64,13 +76,15 @@ class VideoIndex:
     """One file's index. Arrays: ``packet_pts`` (packets,) in file order, NO_PTS where missing; ``order`` (frames,) the
     packet of each frame, ``frame_pts`` (frames,) seconds; ``entries`` packets where decoding may begin, by time;
     ``disposable`` (packets,) those that no other refers to, as far as that was looked up.
-    ``height`` and ``width`` are as displayed; ``closed``: nothing shown before an entry point is stored after it."""
+    ``height`` and ``width`` count stored pixels, turned as displayed; ``pixel_aspect`` is a stored pixel's width over
+    its height, before the turn. ``closed``: nothing shown before an entry point is stored after it."""
 
     mode: str
     codec: str
     height: int
     width: int
     fps: float
+    pixel_aspect: float
     orientation: Orientation
     skip_nonref: bool
     prime: bool
@@ -157,7 +171,7 @@ class _DemuxScan:
 
     def proven(self) -> bool:
         """Whether timestamps and key frames tell everything; ``doubt`` says why not."""
-        if not ("mov" in self.format or "matroska" in self.format) or self.codec not in _PROVABLE:
+        if not ("mov" in self.format or "matroska" in self.format) or self.codec not in KEEP_TIMES:
             self.doubt = f"{self.codec} in {self.format} keeps no exact frame times"
             return False
         self._walk()
@@ -224,14 +238,18 @@ class _DemuxScan:
         entries = entries[np.argsort(pts[entries], kind="stable")]
         orientation = self._orientation()
         height, width = self.context.height, self.context.width
-        seconds = pts[order] * float(self.stream.time_base)
+        base = float(self.stream.time_base)
+        seconds = pts[order] * base
+        header = float(self.stream.average_rate or 0)
+        rate = rate_of(seconds, stated_rate(self.stream), base)
         pixels = self.context.pix_fmt or ""
         return VideoIndex(
             mode="seek",
             codec=self.codec,
             height=width if orientation.transpose else height,
             width=height if orientation.transpose else width,
-            fps=_rate(self.stream, seconds),
+            fps=rate,
+            pixel_aspect=pixel_aspect(self.stream),
             orientation=orientation,
             skip_nonref=self.codec in NONREF_CODECS and not self.layered,
             # Old x264 and Xvid say only in their first packet which of their habits a decoder must follow.
@@ -243,7 +261,9 @@ class _DemuxScan:
             frame_pts=seconds,
             entries=entries,
             disposable=np.array(self.disposable, bool),
-            report=VideoReport(declared=self.facts.declared(), decoded=len(order)),
+            report=VideoReport(
+                declared=self.facts.declared(), decoded=len(order), remarks=disagreement(len(order), rate, header)
+            ),
         )
 
     def _orientation(self) -> Orientation:
@@ -283,9 +303,11 @@ class _FullDecode:
         if strict:
             be_strict(stream)
         self.facts, self.context = Facts(path, container, stream), stream.codec_context
-        self.codec, self.base, self.rate = self.context.name, float(stream.time_base), _rate_or_zero(stream)
+        self.codec, self.base, self.aspect = self.context.name, float(stream.time_base), pixel_aspect(stream)
+        self.header_rate, self.stated = float(stream.average_rate or 0), stated_rate(stream)
         self.layered = self.fields = False
-        self.corrupt = 0
+        self.corrupt = self.corrupt_hidden = 0
+        self.hidden: set[int] = set()  # packets whose frames an edit list hides
         self.pts: list[int] = []
         self.order: list[int] = []
         self.first: tuple[int, int, Orientation] | None = None
@@ -301,6 +323,8 @@ class _FullDecode:
                 self.fields |= frame.interlaced_frame
             self.errors = [f"decoding fails after {len(self.order)} frames: {self.error}"] if self.error else []
             self.errors = self.errors or self.facts.errors()
+            if self.corrupt_hidden:
+                self.errors.append(f"{self.corrupt_hidden} frames that an edit list hides are marked corrupt")
             self.declared = self.facts.declared()
         finally:
             container.close()
@@ -312,10 +336,17 @@ class _FullDecode:
             for packet in _then_none(self.facts.watch()):
                 if packet is not None:
                     self.pts.append(NO_PTS if packet.pts is None else packet.pts)
+                    if packet.is_discard and self.codec in KEEP_TIMES:
+                        self.hidden.add(len(self.pts) - 1)
+                        packet = shown(packet)
                     packet.pts = len(self.pts) - 1
                     if self.codec == "hevc":
                         self.layered |= bitstream.hevc_facts(self.facts.data, unit)[1]
-                yield from self.context.decode(packet)
+                for frame in self.context.decode(packet):
+                    if frame.pts in self.hidden:
+                        self.corrupt_hidden += frame.is_corrupt
+                    else:
+                        yield frame
         except READ_ERRORS as error:
             self.error = words(error)
 
@@ -327,15 +358,19 @@ class _FullDecode:
             self.errors.append(f"only {count} of {self.declared} declared frames can be decoded")
         order, pts = np.array(self.order, np.int32), np.array(self.pts, np.int64)
         named = bool((order >= 0).all() and len(np.unique(order)) == count and order.max() < len(pts))
-        report = VideoReport(self.errors, int(self.corrupt), self.declared, count)
-        seconds = _frame_times(pts, order if named else None, count, self.base, self.rate)
+        broadcast = "mpeg" in self.facts.format
+        seconds = frame_times(pts, order if named else None, count, self.base, self.stated, splices=broadcast)
+        rate = rate_of(seconds, self.stated, self.base)
+        remarks = disagreement(count, rate, self.header_rate)
+        report = VideoReport(self.errors, int(self.corrupt), self.declared, count, remarks=remarks)
         height, width, orientation = self.first
         return VideoIndex(
             mode="start" if named and not report.damaged else "count",
             codec=self.codec,
             height=width if orientation.transpose else height,
             width=height if orientation.transpose else width,
-            fps=self.rate or _rate_of(seconds),
+            fps=rate,
+            pixel_aspect=self.aspect,
             orientation=orientation,
             skip_nonref=self.codec in NONREF_CODECS and not self.layered and not self.fields,
             prime=False,
@@ -360,25 +395,3 @@ def agree(quick: VideoIndex, full: VideoIndex) -> VideoIndex:
 def _then_none(items: Iterator[Any]) -> Iterator[Any]:
     yield from items
     yield None
-
-
-def _frame_times(pts: np.ndarray, order: np.ndarray | None, count: int, base: float, rate: float) -> np.ndarray:
-    """Seconds of each frame, rising; by the frame rate where the file has no usable times."""
-    known = pts[order] if order is not None else pts
-    if len(known) < count or (known == NO_PTS).any():
-        start = float(known[known != NO_PTS].min() * base) if (known != NO_PTS).any() else 0.0
-        return start + np.arange(count) / (rate or 25.0)
-    return np.sort(known)[:count] * base
-
-
-def _rate_or_zero(stream: Any) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 0)
-
-
-def _rate_of(seconds: np.ndarray) -> float:
-    span = float(seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
-    return (len(seconds) - 1) / span if span > 0 else 25.0
-
-
-def _rate(stream: Any, seconds: np.ndarray) -> float:
-    return _rate_or_zero(stream) or _rate_of(seconds)

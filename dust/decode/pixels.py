@@ -21,8 +21,11 @@ from av.video.reformatter import VideoReformatter
 from dust.utils.errors import DustError
 
 RESIZES = ("swscale", "torch")
+PIXEL_ASPECTS = ("stored", "displayed")
 Box = tuple[float, float, float, float]
 Crops = tuple[tuple[int, int, int, int], ...]
+_UNSPECIFIED_MATRIX = 2  # ITU-T H.273; swscale then takes BT.601's
+_LAST_RANGE = 2  # 0 unspecified, 1 limited, 2 full
 # bytes per sample and (vertical, horizontal) chroma shift of the planar formats that can be cut before conversion
 _PLANAR = {
     "gray": (1, 0, 0),
@@ -36,6 +39,10 @@ _PLANAR = {
     "yuv422p10le": (2, 0, 1),
     "yuv444p10le": (2, 0, 0),
 }
+
+
+class ConversionError(Exception):
+    """A decoded frame that swscale can make no RGB picture of; the words are FFmpeg's."""
 
 
 class Orientation(NamedTuple):
@@ -75,6 +82,14 @@ class Orientation(NamedTuple):
 UPRIGHT = Orientation()
 
 
+def shown_size(height: int, width: int, stretch: float, orientation: Orientation) -> tuple[int, int]:
+    """The size at which a frame of (height, width) pixels, already turned, is shown whose stored pixels are ``stretch``
+    times wider than high."""
+    if orientation.transpose:
+        return max(1, round(height * stretch)), width
+    return height, max(1, round(width * stretch))
+
+
 def orientation_of(frame: Any) -> Orientation:
     """The orientation that a frame's display matrix asks for (right angles and mirrorings; anything else: upright)."""
     if not frame.rotation and not any(one.type.name == "DISPLAYMATRIX" for one in frame.side_data):
@@ -108,7 +123,7 @@ class FrameRequest:
 
 
 class _Plan(NamedTuple):
-    """For frames of one size and format: the display size, the box in whole pixels, and its size after scaling."""
+    """For frames of one size and format: their size when turned, the box in it, and the box's size after scaling."""
 
     height: int
     width: int
@@ -117,7 +132,11 @@ class _Plan(NamedTuple):
 
 
 class FrameConverter:
-    """Makes the pictures of one request; ``height`` and ``width`` are the reader's, to which boxes refer."""
+    """Makes the pictures of one request; ``height`` and ``width`` are the reader's, to which boxes refer.
+
+    ``stretch``: how many times wider than stored a frame is shown, before it is turned. ``remark`` tells of colours
+    that had to be guessed. ConversionError for a frame that cannot be converted.
+    """
 
     def __init__(
         self,
@@ -126,10 +145,11 @@ class FrameConverter:
         width: int,
         orientation: Orientation = UPRIGHT,
         resize: str = "swscale",
+        stretch: float = 1.0,
     ) -> None:
         _check(request, height, width)
         self.request, self.height, self.width = request, height, width
-        self.orientation, self.resize = orientation, resize
+        self.orientation, self.resize, self.stretch, self.remark = orientation, resize, stretch, ""
         self._rgb, self._scale = VideoReformatter(), VideoReformatter()
         self._plans: dict[tuple[int, int, str], _Plan] = {}
         self._source, self._part = _PlaneCutter(), _PlaneCutter()
@@ -142,26 +162,39 @@ class FrameConverter:
         plan = self._plans[key]
         y, x, h, w = plan.region
         if (h, w) == plan.size:
-            picture = self.orientation.apply(pixels(reformat(self._rgb, frame)))[y : y + h, x : x + w]
+            picture = self.orientation.apply(pixels(self._reformat(self._rgb, frame)))[y : y + h, x : x + w]
         elif self.resize == "torch":
-            whole = self.orientation.apply(pixels(reformat(self._rgb, frame)))
+            whole = self.orientation.apply(pixels(self._reformat(self._rgb, frame)))
             picture = torch_bilinear(whole[y : y + h, x : x + w], plan.size)
         else:
             return self._scaled(frame, plan)
         return cut(picture, self.request.crops)
 
+    def _reformat(self, reformatter: VideoReformatter, frame: Any, *how: Any) -> Any:
+        """``reformat``; colours by a matrix or a range that swscale does not know are taken as unspecified."""
+        try:
+            return reformat(reformatter, frame, *how)
+        except ConversionError:
+            matrix, span = int(frame.colorspace), int(frame.color_range)
+            frame.colorspace, frame.color_range = _UNSPECIFIED_MATRIX, span if span <= _LAST_RANGE else 0
+            picture = reformat(reformatter, frame, *how)
+            self.remark = f"its colours (matrix {matrix}, range {span}) cannot be converted: read as unspecified ones"
+            return picture
+
     def _plan(self, frame: Any) -> _Plan:
         height, width = frame.height, frame.width
         if self.orientation.transpose:
             height, width = width, height
+        shown_height, shown_width = shown_size(height, width, self.stretch, self.orientation)
         # A file may change its picture size on the way; boxes keep their place in the picture.
-        tall, wide = height / self.height, width / self.width
+        tall, wide = shown_height / self.height, shown_width / self.width
         y, x, h, w = self.request.box or (0.0, 0.0, self.height, self.width)
         box = y * tall, x * wide, h * tall, w * wide
-        region = _whole(box, height, width)
-        size = self.request.size or region[2:]
+        size = self.request.size or _whole(box, shown_height, shown_width)[2:]
         if self.request.crops is not None and self.request.size is None:
             size = _whole((y, x, h, w), self.height, self.width)[2:]  # so that the crops fit frames of any size
+        tall, wide = height / shown_height, width / shown_width
+        region = _whole((box[0] * tall, box[1] * wide, box[2] * tall, box[3] * wide), height, width)
         if self.resize == "swscale" and size != region[2:]:
             region = self._aligned(region, frame)
         return _Plan(height, width, region, size)
@@ -186,13 +219,13 @@ class FrameConverter:
         name, top, left = frame.format.name, 0, 0
         if name not in _PLANAR:
             if (h, w) != (frame.height, frame.width):
-                rgb = pixels(reformat(self._rgb, frame))[y : y + h, x : x + w]
+                rgb = pixels(self._reformat(self._rgb, frame))[y : y + h, x : x + w]
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-            picture = turn.apply(pixels(reformat(self._scale, frame, "rgb24", width, height)))
+            picture = turn.apply(pixels(self._reformat(self._scale, frame, "rgb24", width, height)))
         else:
             if (h, w) != (frame.height, frame.width):
                 frame = self._source(frame, y, x, h, w)
-            frame = reformat(self._scale, frame, name, width, height)
+            frame = self._reformat(self._scale, frame, name, width, height)
             if crops is not None:  # convert only what the crops need
                 part = turn.stored_region(_hull(crops), *plan.size)
                 _, down, across = _PLANAR[name]
@@ -200,7 +233,7 @@ class FrameConverter:
                 h, w = part[0] + part[2] - y, part[1] + part[3] - x
                 frame = self._part(frame, y, x, h, w)
                 top, left, _, _ = turn.shown_region((y, x, h, w), *plan.size)
-            picture = turn.apply(pixels(reformat(self._rgb, frame)))
+            picture = turn.apply(pixels(self._reformat(self._rgb, frame)))
         return cut(picture, crops, top, left)
 
 
@@ -249,8 +282,18 @@ def reformat(
     width: int | None = None,
     height: int | None = None,
 ) -> Any:
-    """One kept swscale context on one thread, with the colours of ``frame.to_ndarray("rgb24")``."""
+    """One kept swscale context on one thread, with the colours of ``frame.to_ndarray("rgb24")``.
+
+    ConversionError where swscale cannot do it.
+    """
     options: Any = {"width": width, "height": height, "format": format, "interpolation": "BILINEAR"}
+    try:
+        return _reformat(reformatter, frame, options)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ConversionError(str(getattr(error, "strerror", None) or error)) from error
+
+
+def _reformat(reformatter: VideoReformatter, frame: Any, options: dict[str, Any]) -> Any:
     try:
         return reformatter.reformat(frame, threads=1, **options)
     except TypeError:  # PyAV before 16 has no such argument, and one thread anyway

@@ -21,18 +21,30 @@ import numpy as np
 
 from dust.decode import torchcodec_reader  # noqa: F401 - registers itself
 from dust.decode.cache import get_index, put_index
-from dust.decode.clip import DECODER_REGISTRY, Clip, ClipReader, Sink, check_resize, deal, reader_class
+from dust.decode.clip import (
+    DECODER_REGISTRY,
+    Clip,
+    ClipReader,
+    Sink,
+    check_aspect,
+    check_resize,
+    deal,
+    reader_class,
+    say_once,
+)
 from dust.decode.container import READ_ERRORS
 from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
-from dust.decode.pixels import FrameConverter, FrameRequest
+from dust.decode.pictures import read_picture
+from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest, shown_size
 from dust.decode.session import Contradiction, DecodeSession
-from dust.utils.errors import VideoError
-from dust.utils.files import open_file
+from dust.utils.errors import DustError, VideoError
 
 __all__ = ["ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
 logger = logging.getLogger(__name__)
+
+_ROUND = 0.02  # a pixel aspect ratio this near to 1 is not worth a word
 
 
 @DECODER_REGISTRY.register()
@@ -44,28 +56,50 @@ class VideoReader(Clip):
         threads: decoder threads; 1 is right where workers run side by side.
         resize: "swscale", or "torch" for the published protocols' plain bilinear (see ``pixels``).
         index_cache: a folder that keeps indexes between runs; None = this process's memory only.
+        aspect: "stored", pixels as the file stores them, which is what published protocols read; or "displayed", wider
+            or narrower by the file's pixel aspect ratio, so that a circle is round.
 
-    Attributes: ``height``, ``width`` as displayed; ``fps`` average rate; ``pts`` float64 seconds of every frame;
-    ``duration`` seconds; ``report`` what is known of damage so far. A read may learn of damage: ``report``, ``len`` and
-    ``pts`` then follow.
+    Attributes: ``height``, ``width`` as displayed; ``fps`` average rate by the frames' times; ``pts`` float64 seconds
+    of every frame; ``duration`` seconds; ``pixel_aspect`` width over height of a stored pixel; ``report`` what is known
+    of damage so far, and remarks. A read may learn of damage: ``report``, ``len`` and ``pts`` then follow.
 
     Raises VideoError for a file that cannot be opened, has no video stream or holds no frame.
     """
 
+    pixel_aspect: float
+
     def __init__(
-        self, path: str | os.PathLike, *, threads: int = 1, resize: str = "swscale", index_cache: str | None = None
+        self,
+        path: str | os.PathLike,
+        *,
+        threads: int = 1,
+        resize: str = "swscale",
+        index_cache: str | None = None,
+        aspect: str = "stored",
     ) -> None:
-        self.path, self.resize = os.fspath(path), check_resize(resize)
+        self.path, self.resize, self.aspect = os.fspath(path), check_resize(resize), check_aspect(aspect)
         self._threads, self._cache = threads, index_cache
         self._session: DecodeSession | None = None
         opened: list[Any] = []
         self._index = get_index(self.path, threads, index_cache, opened)
         self._follow()
+        for remark in [] if self.report.damaged else self.report.remarks:
+            say_once("rate", self.path, remark)
+        if self.aspect == "stored" and abs(self.pixel_aspect - 1) > _ROUND:
+            remark = f"its pixels are {self.pixel_aspect:.4g} times as wide as high, and read as they are stored"
+            say_once("aspect", self.path, f"{remark}; DATA.PIXEL_ASPECT displayed reads them as they are shown", most=1)
         if opened:
             self._session = DecodeSession(self.path, self._index, threads, opened[0])
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
         """See ``Clip.read``. Where the quick way meets a contradiction, the file is decoded from the start."""
+        try:
+            return self._read(requests)
+        except ConversionError as error:
+            self.close()
+            raise VideoError(self.path, f"a frame cannot be converted to RGB: {error}") from error
+
+    def _read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
         wanted = self._numbers(requests)
         sinks = self._sinks(requests)
         if not wanted:
@@ -81,12 +115,30 @@ class VideoReader(Clip):
         except BaseException:
             self.close()  # stopped in the middle: what the decoder still holds is of no use
             raise
+        for consumer in sinks:
+            if consumer.converter.remark:
+                say_once("colours", self.path, consumer.converter.remark)
         return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
-        """Decode everything once, from the start, and report; what is learnt is kept. VideoError if nothing comes."""
+        """Decode everything once, from the start, and report; what is learnt is kept. VideoError if nothing comes, or
+        something that cannot be converted to RGB."""
         self.close()
-        self._learn(agree(self._index, full_scan(self.path, self._threads)))
+        kinds: set[tuple] = set()
+
+        def try_to_convert(_: int, frame: Any) -> None:
+            kind = frame.height, frame.width, frame.format.name, frame.colorspace, frame.color_range
+            if kind not in kinds:
+                kinds.add(kind)
+                converter = FrameConverter(FrameRequest([0]), frame.height, frame.width)
+                converter(frame)
+                if converter.remark:
+                    say_once("colours", self.path, converter.remark)
+
+        try:
+            self._learn(agree(self._index, full_scan(self.path, self._threads, try_to_convert)))
+        except ConversionError as error:
+            raise VideoError(self.path, f"a frame cannot be converted to RGB: {error}") from error
         return self.report
 
     def close(self) -> None:
@@ -96,8 +148,10 @@ class VideoReader(Clip):
 
     def _follow(self) -> None:
         index = self._index
-        self.height, self.width, self.fps = index.height, index.width, index.fps
-        self.pts, self.report = index.frame_pts, index.report
+        self._stretch = index.pixel_aspect if self.aspect == "displayed" else 1.0
+        self.height, self.width = shown_size(index.height, index.width, self._stretch, index.orientation)
+        self.fps, self.pts, self.report = index.fps, index.frame_pts, index.report
+        self.pixel_aspect = index.pixel_aspect
 
     def _learn(self, index: VideoIndex) -> None:
         self._index = index
@@ -105,7 +159,7 @@ class VideoReader(Clip):
         self._follow()
 
     def _sinks(self, requests: Sequence[FrameRequest]) -> list[Sink]:
-        facts = self.height, self.width, self._index.orientation, self.resize
+        facts = self.height, self.width, self._index.orientation, self.resize, self._stretch
         return [Sink(request, FrameConverter(request, *facts)) for request in requests]
 
     def _open(self) -> DecodeSession:
@@ -118,11 +172,13 @@ class VideoReader(Clip):
     def _from_the_start(self, requests: Sequence[FrameRequest], wanted: list[int]) -> list[Sink]:
         """Decode the whole file, serve the requests on the way, and keep the index that this gives."""
         self.close()
-        sinks = self._sinks(requests)
+        sinks, believed = self._sinks(requests), self._index.orientation
         self._learn(full_scan(self.path, self._threads, deal(sinks)))
-        fresh = self._sinks(requests)
-        if fresh[0].converter.orientation != sinks[0].converter.orientation:
-            sinks = fresh  # the headers told another orientation than the frames
+        if self._index.orientation != believed:  # the headers told another one than the frames
+            try:
+                sinks = self._sinks(requests)
+            except DustError as error:
+                raise VideoError(self.path, f"its frames are turned as its headers do not say; {error}") from error
             full_scan(self.path, self._threads, deal(sinks))
         if wanted[-1] >= len(self):
             reason = self.report.reason or "the file's times promise more frames than it holds"
@@ -187,18 +243,13 @@ class FrameFolderReader(Clip):
 
     def _picture(self, number: int) -> np.ndarray:
         """(H, W, 3) uint8."""
-        from PIL import Image
-
         try:
-            path = os.path.join(self.path, self.names[number])
-            with open_file(path) as file, Image.open(file) as image:
-                return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            text = f"{self.names[number]} cannot be read: {error}"
-            if text not in self.report.errors:
-                errors = [*self.report.errors, text]
+            return read_picture(os.path.join(self.path, self.names[number]))
+        except VideoError as error:
+            if error.reason not in self.report.errors:
+                errors = [*self.report.errors, error.reason]
                 self.report = replace(self.report, errors=errors, decoded=len(self) - len(errors))
-            raise VideoError(self.path, text) from error
+            raise VideoError(self.path, error.reason) from error
 
 
 def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:
@@ -209,6 +260,8 @@ def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any)
         options: VideoReader's or FrameFolderReader's; those that only the other one has are left aside.
     """
     folder = os.path.isdir(path)
-    foreign = ("threads", "index_cache") if folder else ("pattern", "fps")
+    foreign = ("threads", "index_cache", "aspect") if folder else ("pattern", "fps")
     options = {name: value for name, value in options.items() if name not in foreign}
+    if options.get("aspect") == "stored":  # what a reader that knows of no other does
+        del options["aspect"]
     return FrameFolderReader(path, **options) if folder else reader_class(decoder)(path, **options)

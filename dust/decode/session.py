@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dust.decode.container import NO_PTS, be_strict, discard_others, open_stream, packets
+from dust.decode.container import KEEP_TIMES, be_strict, discard_others, open_stream, packets, shown
 from dust.decode.index import VideoIndex
 from dust.decode.pixels import orientation_of
+from dust.decode.times import NO_PTS
 
 Take = Callable[[int, Any], None]
 
@@ -31,6 +32,7 @@ class DecodeSession:
         self._threads = threads
         self._container: Any = None
         self._shown = np.zeros(len(index.packet_pts), bool)
+        self._hidden = np.zeros(len(index.packet_pts), bool)  # by an edit list: decoded, and not shown
         self._place = np.full(len(index.packet_pts), -1)  # which frame a packet gives
         if index.mode != "count":
             self._shown[index.order] = True
@@ -98,6 +100,9 @@ class DecodeSession:
         pts = NO_PTS if packet.pts is None else packet.pts
         if pts != self.index.packet_pts[self._next]:
             raise Contradiction(f"packet {self._next} has another time than before")
+        self._hidden[self._next] = packet.is_discard
+        if packet.is_discard and self.index.codec in KEEP_TIMES:
+            packet = shown(packet)
         packet.pts = self._next  # the decoder hands it on: each frame then names its packet
         self._next += 1
         return packet
@@ -161,6 +166,8 @@ class DecodeSession:
                     continue
                 if frame.is_corrupt:
                     raise Contradiction("a frame is marked corrupt")
+                if self._hidden[ordinal] and not self._shown[ordinal]:
+                    continue
                 place = int(self._place[ordinal])
                 misplaced = self._lacks(place_before, place) if whole else time <= latest
                 if misplaced or place <= place_before:
@@ -169,8 +176,8 @@ class DecodeSession:
                 came += 1
                 number = by_packet.get(ordinal)
                 if number is not None:
-                    if missing == len(numbers) and orientation_of(frame) != index.orientation:
-                        raise Contradiction("the picture is turned in another way")
+                    if missing == len(numbers):
+                        self._check_picture(frame)
                     missing -= 1
                     take(number, frame)
             if packet is None:
@@ -178,6 +185,15 @@ class DecodeSession:
         context.flush_buffers()
         if missing or (not whole and came != self._expected(start, last, floor, by_packet)):
             raise Contradiction("frames did not come")
+
+    def _check_picture(self, frame: Any) -> None:
+        """Whether a frame is as the headers say: turned so, and, where frames are sought, of that size."""
+        index = self.index
+        if orientation_of(frame) != index.orientation:
+            raise Contradiction("the picture is turned in another way")
+        size = (frame.width, frame.height) if index.orientation.transpose else (frame.height, frame.width)
+        if index.mode == "seek" and size != (index.height, index.width):
+            raise Contradiction(f"the picture is {frame.width}x{frame.height}, which its header does not say")
 
     def _lacks(self, before: int, place: int) -> bool:
         """Whether a frame between two that came one after the other was not skipped: it never got its packet."""

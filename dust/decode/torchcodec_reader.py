@@ -12,9 +12,9 @@ from typing import Any
 import av
 import numpy as np
 
-from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_resize, deal
+from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_aspect, check_resize, deal
 from dust.decode.index import VideoReport
-from dust.decode.pixels import FrameConverter, FrameRequest
+from dust.decode.pixels import UPRIGHT, FrameConverter, FrameRequest, shown_size
 from dust.utils.errors import ConfigError, VideoError
 from dust.utils.files import refuse_special
 from dust.utils.package import import_extra
@@ -37,7 +37,13 @@ class TorchCodecReader(Clip):
     tells_damage = False
 
     def __init__(
-        self, path: str | os.PathLike, *, threads: int = 1, resize: str = "swscale", index_cache: str | None = None
+        self,
+        path: str | os.PathLike,
+        *,
+        threads: int = 1,
+        resize: str = "swscale",
+        index_cache: str | None = None,
+        aspect: str = "stored",
     ) -> None:
         self.path, self.resize, self._threads = os.fspath(path), check_resize(resize), threads
         self._decoder: Any = None
@@ -46,7 +52,10 @@ class TorchCodecReader(Clip):
         facts, count = decoder.metadata, len(decoder)
         if not count:
             raise VideoError(self.path, "holds no frame")
-        self.height, self.width, self.fps = facts.height, facts.width, float(facts.average_fps)
+        stated = float(getattr(facts, "pixel_aspect_ratio", None) or 1)  # of a turned file, as it is shown
+        self._stretch = stated if check_aspect(aspect) == "displayed" else 1.0
+        self.height, self.width = shown_size(facts.height, facts.width, self._stretch, UPRIGHT)
+        self.fps = float(facts.average_fps)
         self._pts: np.ndarray | None = None
         self._count = count
         declared = facts.num_frames_from_header or 0
@@ -82,7 +91,8 @@ class TorchCodecReader(Clip):
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
         """See ``Clip.read``."""
         wanted = self._numbers(requests)
-        sinks = [Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
+        facts: Any = {"resize": self.resize, "stretch": self._stretch}
+        sinks = [Sink(one, FrameConverter(one, self.height, self.width, **facts)) for one in requests]
         take = deal(sinks)
         if wanted:
             for number, picture in zip(wanted, self._batch(wanted).data.numpy(), strict=True):

@@ -61,6 +61,11 @@ def test_infinity_is_no_rate():
         ({"MIXUP__ENABLE": True, "NUM_GPUS": 8, "TRAIN__BATCH_SIZE": 8}, "needs at least 2 clips per process"),
         ({"DATA__STD": [0.0, 1.0, 1.0]}, "DATA.STD [0.0, 1.0, 1.0]: must be more than 0"),
         ({"DATA__MEAN": [0.5]}, "DATA.MEAN [0.5]: must have 3 values"),
+        (
+            {"DATA__MEAN": [123.675, 116.28, 103.53], "DATA__STD": [58.395, 57.12, 57.375]},
+            "values of 0..255 are DATA.MEAN [0.485, 0.456, 0.406]; DATA.STD [0.229, 0.224, 0.225]",
+        ),
+        ({"DATA__STD": [127.5, 127.5, 127.5]}, "values of 0..255 are DATA.STD [0.5, 0.5, 0.5]"),
         ({"DATA__INPUT_CHANNEL_NUM": [1]}, "clips have 3 channels; write [3]"),
         ({"DATA__TRAIN_JITTER_SCALES": [320, 256]}, "must be [smallest, largest] short side"),
         ({"DATA__TRAIN_JITTER_SCALES": [200, 256]}, "the short side must be at least DATA.TRAIN_CROP_SIZE 224"),

@@ -66,13 +66,10 @@ def test_headers_of_files(tmp_path):
     assert bitstream.mp4_is_upright(str(clip))
     assert not bitstream.mp4_is_upright(str(turned(clip, tmp_path / "turned.mp4", 0, 1, -1, 0)))
     assert not bitstream.mp4_is_upright(str(tmp_path / "missing.mp4"))
-    matroska = write_clip(tmp_path / "clip.mkv", 10)
-    assert not bitstream.matroska_is_cut(str(matroska)) and not bitstream.matroska_is_cut(str(clip))
     transport = write_clip(tmp_path / "clip.ts", 10)
     assert not bitstream.transport_is_cut(str(transport))
-    for path, is_cut in ((matroska, bitstream.matroska_is_cut), (transport, bitstream.transport_is_cut)):
-        path.write_bytes(path.read_bytes()[:-100])
-        assert is_cut(str(path))
+    transport.write_bytes(transport.read_bytes()[:-100])
+    assert bitstream.transport_is_cut(str(transport))
 
 
 def test_hidden_vp8_and_vp9_frames():

@@ -1,6 +1,7 @@
 import multiprocessing
 import pickle
 import random
+import struct
 
 import av
 import numpy as np
@@ -175,6 +176,15 @@ def test_an_edit_list_shortens_the_clip(clips, tmp_path):
             assert len(reader) == len(truth)
             assert_exact(reader, truth, picks(len(truth)))
             assert not reader.check().damaged, reader.report
+
+
+def test_a_frame_that_a_wrong_time_puts_behind_the_end_is_missed(clips, tmp_path):
+    """An edit list hides it, as it hides what it may; the hole that it leaves is damage."""
+    entry, late = 8 + 8 * 10, struct.pack(">I", 1 << 24)  # of the table of composition times, its offset behind a count
+    path = patch_box(clips("bframes.mp4"), tmp_path / "late.mp4", b"ctts", entry + 4, late)
+    assert len(decode_all(path)[0]) < 60
+    with VideoReader(path) as reader:
+        assert "are missing between the others" in reader.report.reason
 
 
 # -- damage ------------------------------------------------------------------------------------------------------

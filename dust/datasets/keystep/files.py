@@ -21,6 +21,7 @@ from typing import Any
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.table import check_columns, column_name, find_group, read_lines, read_table, to_number
+from dust.decode.clip import say_once
 from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.reader import open_clip
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
@@ -43,7 +44,7 @@ class Recording:
 
     Attributes:
         path: a video file or a folder of pictures.
-        fps: frames per second, 0 where only the file knows.
+        fps: frames per second: of a folder as written, of a video file by its own times; 0 where they are not known.
         procedure: the name of what is being done, ``assy`` | ``main`` | ...
         states: (frame, K states), the initial ones first, then one row per change; -1 wrong, 0 not done, 1 done.
         steps: the correct installations and removals, in order.
@@ -393,6 +394,8 @@ def count_frames(
 ) -> Recording:
     """The recording with its number of frames, 0 for a video file that cannot be read, or is damaged.
 
+    A video file knows its own frames per second, whatever is written of it.
+
     A folder's pictures (those of ``pattern``, DATA.FRAME_PATTERN) are numbered without gaps, from ``first`` (None: 0 or
     1) on; anything else is a problem.
     """
@@ -407,7 +410,10 @@ def count_frames(
             if reader.report.damaged:  # its later frames are lost: labels of them are not at fault
                 logger.warning("%s: %s", path, reader.report.reason)
                 return recording
-            return replace(recording, num_frames=len(reader), fps=recording.fps or reader.fps)
+            if recording.fps and abs(recording.fps - reader.fps) > 0.02 * reader.fps:
+                text = f"fps {recording.fps:g} is written of it, its frames' own times say {reader.fps:.5g}"
+                say_once("written rate", str(path), f"{text}: these are believed")
+            return replace(recording, num_frames=len(reader), fps=reader.fps)
     except VideoError:
         return recording
 

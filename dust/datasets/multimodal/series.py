@@ -26,6 +26,9 @@ MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none"})
 GAP = 5.0  # a step of more than so many median steps is a gap
 SUFFIXES = (".npy", ".npz", ".csv")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+MOST_BETWEEN = 10.0  # points that SERIES.RATE may make of one step of a file; more, and its times are of another unit
+_YEAR_5000 = 9.56e10  # seconds since 1970
+_MOST_POINTS = 1 << 28  # of one series at SERIES.RATE, which a single wrong time could ask for
 _ON_POINT = 1e-6  # of a step: nearer than that to a time point, its value alone is taken
 
 
@@ -299,6 +302,7 @@ class SeriesRules:
             if times is None:
                 raise SampleError(path, "no time column: add one called time, in seconds, or set SERIES.RATE 0")
             if len(times) > 1:
+                self._check_unit(times, path)
                 steps = int(np.floor((times[-1] - times[0]) * self.rate + _ON_POINT))
                 at = np.minimum(times[0] + np.arange(steps + 1) / self.rate, times[-1])
                 values = resample(values, times, at, longest_step)
@@ -313,6 +317,23 @@ class SeriesRules:
             start = (own - self.length) // 2 if rng is None else rng.randint(0, own - self.length + 1)
             return values[:, start : start + self.length]
         raise SampleError(path, self._other_length(), f"{own} points")
+
+    def _check_unit(self, times: np.ndarray, path: str) -> None:
+        """SampleError for times that cannot be seconds: next to SERIES.RATE their steps are too long."""
+        step, span = float(np.median(np.diff(times))), float(times[-1] - times[0])
+        points = step * self.rate
+        if points <= MOST_BETWEEN and times[-1] < _YEAR_5000 and span * self.rate < _MOST_POINTS:
+            return
+        units = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+        fitting = [name for name, factor in units.items() if 1 / MOST_BETWEEN < points / factor < MOST_BETWEEN]
+        guess = f"they look like {fitting[0]}: " if fitting else ""
+        raise SampleError(
+            path,
+            f"times that do not go with SERIES.RATE {self.rate:g} as seconds: {guess}write them in seconds, or correct "
+            "the rate",
+            f"median step {step:g}, a rate of {self.rate:g} per second steps by {1 / self.rate:g}; {times[0]:g} to "
+            f"{times[-1]:g}",
+        )
 
     def _other_length(self) -> str:
         wanted = f"not the {self.length} time points of SERIES.LENGTH (or, where that is 0, of the first series)"

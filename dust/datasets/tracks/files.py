@@ -144,7 +144,6 @@ def _read_member(path: Path, name: str) -> np.ndarray:
 
 
 def _torch_arrays(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    import torch
 
     try:
         loaded: Any = read_plain(path)
@@ -154,14 +153,24 @@ def _torch_arrays(path: Path) -> dict[str, Callable[[], np.ndarray]]:
         loaded = dict(zip(("tracks", "visibility", "confidence"), loaded, strict=False))
     if not isinstance(loaded, dict):
         raise DataError(f"{path}: holds a {type(loaded).__name__}, not a dictionary with tracks and visibility")
+    names = (name for name, value in loaded.items() if not isinstance(value, (str, dict)))
+    return {str(name): partial(_numbers, path, str(name), loaded[name]) for name in names}
 
-    def read(name: str, value: Any) -> np.ndarray:
-        try:
-            return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise DataError(f"{path}: {name} is no array of numbers: {error}") from error
 
-    return {str(name): partial(read, name, value) for name, value in loaded.items()}
+def _numbers(path: Path, name: str, value: Any) -> np.ndarray:
+    """An array of a tensor of any kind, exactly: of the kinds that NumPy lacks (bfloat16, float8) float32."""
+    import torch
+
+    try:
+        if not isinstance(value, torch.Tensor):
+            return np.asarray(value)
+        value = value.detach().cpu()
+        if value.is_quantized or value.is_sparse:
+            raise TypeError(f"a {value.dtype} tensor of layout {value.layout}; store a dense one of real numbers")
+        known = value.dtype in (torch.float16, torch.float32, torch.float64) or not value.is_floating_point()
+        return (value if known else value.float()).resolve_conj().resolve_neg().numpy()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise DataError(f"{path}: {name} is no array of numbers: {error}") from error
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -40,6 +40,7 @@ class VideoDataset(Dataset[Any]):
         num_temporal_views: views in time of an evaluation item; 1 is the centre clip if ``centre`` is set.
         num_sample: augmented views per decode in training (repeated augmentation).
         resize: ``swscale`` (fast) | ``torch`` (the published protocols' bilinear).
+        aspect: of pixels that are not square: ``stored`` (as published protocols read them) | ``displayed``.
         index_cache: folder of cached frame indices, or empty.
         decoder: what reads video files: pyav | torchcodec | one that is registered, see :mod:`dust.decode.clip`.
         frame_pattern: which pictures of a folder are its frames, see :func:`dust.decode.folders.scan_pictures`.
@@ -58,6 +59,7 @@ class VideoDataset(Dataset[Any]):
         centre: bool = False,
         num_sample: int = 1,
         resize: str = "swscale",
+        aspect: str = "stored",
         index_cache: str = "",
         decoder: str = "pyav",
         frame_pattern: str = "",
@@ -75,6 +77,7 @@ class VideoDataset(Dataset[Any]):
         self.centre = centre
         self.num_sample = num_sample
         self.resize = resize
+        self.aspect = aspect
         self.index_cache = index_cache or None
         self.decoder = decoder
         reader_class(decoder)  # an error of it comes now, not with the first clip
@@ -129,6 +132,7 @@ class VideoDataset(Dataset[Any]):
             "centre": views == "val",
             "num_sample": cfg.AUG.NUM_SAMPLE if train and cfg.AUG.ENABLE else 1,
             "resize": data.RESIZE,
+            "aspect": data.PIXEL_ASPECT,
             "index_cache": data.INDEX_CACHE,
             "decoder": data.DECODER,
             "frame_pattern": data.FRAME_PATTERN,
@@ -171,6 +175,7 @@ class VideoDataset(Dataset[Any]):
             clip.path,
             decoder=self.decoder,
             resize=self.resize,
+            aspect=self.aspect,
             index_cache=self.index_cache,
             pattern=self.frame_pattern,
         )

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dust.datasets.keystep.files import ProcedureData, Recording, count_frames, read_own, steps_of_states, write_own
 from dust.datasets.keystep.layouts import INDUSTREAL_STATES, detect_layout, read_object_states, read_procedures
+from dust.decode import clip
 from dust.procedure.table import state_vectors
 from dust.synthetic.motion import write_video
 from dust.utils.errors import DataError, Problems
@@ -132,12 +133,18 @@ def test_a_table_that_does_not_fit(own):
         read_own(folder, "train")
 
 
-def test_frames_are_counted_whatever_they_are(tmp_path):
+def test_frames_are_counted_whatever_they_are(tmp_path, caplog):
     write_video(tmp_path / "a.mp4", np.zeros((5, 16, 16, 3), np.uint8), fps=10)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     problems = Problems()
     counted = count_frames(Recording("a", str(tmp_path / "a.mp4")), problems)
     assert (counted.num_frames, counted.fps) == (5, 10.0)
+    for written, said in ((25.0, 1), (10.1, 0)):  # a video file knows better than a list
+        clip._said.clear()
+        caplog.clear()
+        for _ in range(2):
+            assert count_frames(Recording("a", str(tmp_path / "a.mp4"), fps=written), problems).fps == 10.0
+        assert caplog.text.count(f"fps {written:g} is written of it") == said
     assert count_frames(Recording("b", str(tmp_path / "bad.mp4")), problems).num_frames == 0
     pictures(tmp_path / "late", [2, 3])
     assert count_frames(Recording("c", str(tmp_path / "late")), Problems()).num_frames == 2

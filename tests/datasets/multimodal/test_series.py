@@ -9,6 +9,7 @@ import pytest
 
 from dust.datasets.arrays import SampleError, split_reference
 from dust.datasets.multimodal.series import Series, SeriesRules, read_series, resample
+from tests.helpers import SHARED
 
 VALUES = np.array([[0.5, 1.0, 2.0, -3.0], [10.0, 20.0, 30.0, 40.0]], np.float32)  # (2 channels, 4 points)
 
@@ -296,3 +297,32 @@ def test_a_cut_archive(tmp_path):
     assert zipfile.is_zipfile(tmp_path / "a.npz")
     with pytest.raises(SampleError, match="damaged"):
         read_series(str(tmp_path / "a.npz"), 2)
+
+
+@pytest.mark.parametrize("factor, unit", [(1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds")])
+@pytest.mark.parametrize("begin", [0, 1.7e9])
+@pytest.mark.parametrize("own", [25.0, 50.0, 200.0])
+def test_times_of_another_unit_are_refused_beside_the_rate(factor, unit, begin, own):
+    times = np.round((begin + np.arange(200) / own) * factor)
+    with pytest.raises(SampleError, match=f"SERIES.RATE 50 .*{unit}.*median step .*steps by 0.02"):
+        SeriesRules(1, length=100, fit="crop", rate=50.0).prepare(Series(times[None].astype(np.float32), times), "a")
+
+
+def test_seconds_since_1970_and_coarse_series_stay_what_they_are():
+    for times in (1.7e9 + np.arange(200) / 50, np.arange(50) / 6):
+        series = Series(times[None].astype(np.float32), times)
+        assert SeriesRules(1, length=100, fit="crop", rate=50.0).prepare(series, "a").shape == (1, 100)
+    lost = np.append(np.arange(50) / 50, 9e9)
+    with pytest.raises(SampleError, match="SERIES.RATE"):
+        SeriesRules(1, rate=50.0, missing="mask").prepare(Series(lost[None].astype(np.float32), lost), "a")
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="needs the inputs of ../shared/cases")
+def test_cases_of_units():
+    rules = SeriesRules(2, length=100, fit="crop", rate=50.0)
+    paths = [str(SHARED / "cases" / name) for name in ("s_0.csv", "ms_0.csv", "ns_0.csv")]
+    window = rules.prepare(read_series(paths[0], 2), paths[0])
+    assert window.shape == (2, 100) and window[0].min() == pytest.approx(-1, abs=0.01)
+    for path in paths[1:]:
+        with pytest.raises(SampleError, match="median step"):
+            rules.prepare(read_series(path, 2), path)

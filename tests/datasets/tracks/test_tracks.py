@@ -202,6 +202,33 @@ def test_files_of_several_kinds_are_the_same_tracks(tmp_path):
         assert np.array_equal(tracks.xy, xy) and np.array_equal(tracks.visible, visible) and tracks.size == SIZE, name
 
 
+KINDS = [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_of_every_kind_are_read_exactly(tmp_path, kind):
+    values = torch.arange(1, 41).reshape(5, 4, 2).to(torch.float32).to(kind)
+    shown = torch.ones(5, 4).to(kind)
+    torch.save({"tracks": values, "visibility": shown, "size": torch.tensor(SIZE)}, tmp_path / "a.pt")
+    tracks = read_tracks(tmp_path / "a.pt")
+    assert tracks.xy.dtype == np.float32 and np.array_equal(tracks.xy, values.float().numpy()) and tracks.visible.all()
+
+
+def test_a_tensor_that_learns_is_read_and_one_of_no_numbers_refused(tmp_path):
+    xy = torch.tensor(points_of())
+    shown = torch.ones(xy.shape[:2], dtype=torch.bool)
+    torch.save({"tracks": xy.requires_grad_(), "visibility": shown, "size": torch.tensor(SIZE)}, tmp_path / "a.pt")
+    assert np.array_equal(read_tracks(tmp_path / "a.pt").xy, xy.detach().numpy())
+    odd = {
+        "sparse": xy.detach().to_sparse(),
+        "complex": torch.complex(xy.detach(), xy.detach()),
+    }
+    for name, tensor in odd.items():
+        torch.save({"tracks": tensor, "visibility": shown, "size": torch.tensor(SIZE)}, tmp_path / f"{name}.pt")
+        with pytest.raises(DataError, match=f"{name}.pt"):
+            read_tracks(tmp_path / f"{name}.pt")
+
+
 def test_visibility_as_a_share_and_confidence(tmp_path):
     share = np.full((10, 6), 0.8, np.float32)
     share[:, 0] = 0.95
