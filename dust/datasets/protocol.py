@@ -87,6 +87,16 @@ class FromConfig(Protocol):
 
 
 @runtime_checkable
+class ReadsNewClips(Protocol):
+    """A class (this is about the class itself) whose datasets can be made of clips that no list names, for prediction.
+    Default: such a system cannot be asked about new files."""
+
+    def for_clips(self, cfg: Any, manifest: Any) -> Dataset[Any]:
+        """A test's dataset of the clips of ``manifest``, whose labels are None."""
+        ...
+
+
+@runtime_checkable
 class LearnsFromTraining(Protocol):
     """A dataset that learns something of its training split, which other splits must use (a mean, a vocabulary): it
     goes into the checkpoint, and to the constructors of the others as ``fitted=``. Default: nothing."""
@@ -173,6 +183,7 @@ class HasCameras(ClipDataset, Protocol):
 #: All that is optional.
 PROTOCOLS: tuple[type, ...] = (
     FromConfig,
+    ReadsNewClips,
     LearnsFromTraining,
     HasIdentity,
     OrdersTraining,

@@ -76,11 +76,16 @@ class EpicKitchens(VideoDataset):
             **cls.reading_from_config(cfg, views or split),
         }
 
+    @classmethod
+    def for_clips(cls, cfg: Any, manifest: Manifest) -> "EpicKitchens":
+        sizes = {"num_verbs": cfg.CAST.NUM_VERBS, "num_nouns": cfg.CAST.NUM_NOUNS}
+        return cls(manifest=manifest, **sizes, **cls.reading_from_config(cfg, "test"))
+
     def _pair(self, label: Any) -> tuple[int, int]:
         verb, noun = label
         return verb, noun - self.num_verbs
 
-    def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+    def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
         label = None if clip.label is None else dict(zip(("verb", "noun"), self._pair(clip.label), strict=True))
         return {"inputs": {"video": video}, "label": label, "id": clip.id, "path": clip.path}
 

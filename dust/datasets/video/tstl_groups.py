@@ -78,6 +78,14 @@ class GroupedVideo(VideoDataset):
         _check_names(ours, class_names, cfg.MODEL.NUM_CLASSES, f"{role} by {tstl.GROUPING}")
         return {**arguments, "groups_per_batch": tstl.GROUPS_PER_BATCH if role == "selector" else 0}
 
+    @classmethod
+    def for_clips(cls, cfg: Any, manifest: Manifest) -> VideoDataset:
+        """As VideoDataset: a selector and an expert see the video alone, and a router that no label is known."""
+        reading = cls.reading_from_config(cfg, "test")
+        if cfg.MODEL.MODEL_NAME != "TSTL":
+            return VideoDataset(manifest=manifest, **reading)
+        return cls(manifest=manifest, grouping=grouping_of(cfg), role="route", **reading)
+
     def training_sampler(
         self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> GroupBalancedSampler | None:
@@ -88,8 +96,8 @@ class GroupedVideo(VideoDataset):
         where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return GroupBalancedSampler(labels, batch_size, groups_per_batch=self.groups_per_batch, **where)
 
-    def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
-        sample = super()._sample(clip, video)
+    def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+        sample = super().sample(clip, video)
         if self.role == "route" and video.ndim == 5:
             group = self.grouping.group_of[clip.label] if isinstance(clip.label, int) else -1
             sample["inputs"]["group"] = torch.full((len(video),), group)
