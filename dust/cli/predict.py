@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = top.parse_args(argv)
     check(args, top)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("dust.utils.checkpoint").setLevel(logging.ERROR)  # heads of other stages, which nobody needs
     try:
         return predict(args)
     except DustError as error:

@@ -1,8 +1,10 @@
 """``dust.load``: from a run, a checkpoint or a name in the zoo to a predictor; nothing is asked for again."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import torch
 import yaml
 
 from dust import zoo
-from dust.config import KEYS, CfgNode, flatten, load_config
+from dust.config import KEYS, CfgNode, flatten, load_config, with_values
 from dust.config.parser import load_saved_config
+from dust.datasets.video.tstl_groups import GROUPING
 from dust.deploy.predictor import Predictor, build_predictor
 from dust.utils.checkpoint import is_sharded, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError
+from dust.utils.stages import stage_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ def load(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     config: str | os.PathLike[str] = "",
     class_names: Sequence[str] | None = None,
+    procedure: str = "",
 ) -> Predictor:
     """Load a trained model, ready to be asked about new clips.
 
@@ -70,6 +75,7 @@ def load(
         overrides: configuration keys with other values, ``{"TEST.NUM_SPATIAL_CROPS": 1}``.
         config: the YAML of weights that somebody else trained, which hold no configuration.
         class_names: likewise their classes, in the order of the logits; by default "0", "1", ...
+        procedure: of recordings, the name of what they show; "" for the first that was trained.
 
     Raises:
         ConfigError, CheckpointError: there is no such model, or it answers nothing about a clip.
@@ -90,8 +96,44 @@ def load(
         cfg = load_config(origin.file, settings)
     else:
         cfg = load_saved_config(origin.text, settings, name)
-    names = class_names or origin.class_names
-    return build_predictor(cfg, device=where, class_names=names, source=name, threshold=threshold)
+    with build_carried(cfg) as (cfg, files):
+        return build_predictor(
+            cfg,
+            device=where,
+            class_names=class_names or origin.class_names,
+            files=files,
+            source=name,
+            threshold=threshold,
+            procedure=procedure,
+        )
+
+
+@contextlib.contextmanager
+def build_carried(cfg: CfgNode) -> Iterator[tuple[CfgNode, dict[str, str]]]:
+    """The configuration with the files that its checkpoints carry, in a folder of their own in place of the data's; and
+    these files, name -> text."""
+    found: dict[str, str] = {}
+    for path in _checkpoints_of(flatten(cfg), cfg.OUTPUT_DIR):
+        found |= read_checkpoint(path).get("files") or {}
+    if not found:
+        yield cfg, found
+        return
+    with tempfile.TemporaryDirectory(prefix="dust-") as folder:
+        for name, text in found.items():
+            Path(folder, Path(name).name).write_text(text, encoding="utf-8")
+        values: dict[str, Any] = {"DATA.PATH_TO_DATA_DIR": folder}
+        if GROUPING in found:
+            values["TSTL.GROUPING"] = GROUPING
+        yield with_values(cfg, values), found
+
+
+def _checkpoints_of(values: Mapping[str, Any], output_dir: str) -> Iterator[Path]:
+    """The newest checkpoint of the run and those of the stages on which it stands, the run's own last."""
+    for key in (key for key, facts in KEYS.items() if facts.stage in ("checkpoint", "weights") and values.get(key)):
+        if "://" not in str(values[key]):
+            with contextlib.suppress(ConfigError, CheckpointError):
+                yield stage_checkpoint(str(values[key]), output_dir, key)
+    yield from list_checkpoints(Path(output_dir) / "checkpoints")[-1:]
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

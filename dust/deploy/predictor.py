@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dust.config import CfgNode
+from dust.config.expand import grouping_of
 from dust.datasets.sample import BadClip
 from dust.deploy.prediction import Prediction, logits_of
-from dust.deploy.reading import Reader, Reading, build_reader
+from dust.deploy.readers import build_reader
+from dust.deploy.reading import Reader, Reading
 from dust.engine.extract import layer_output
 from dust.engine.inference import Inference
 from dust.engine.setup import build_autocast, build_device_transform
@@ -93,7 +95,7 @@ class Predictor:
     @property
     def preprocess(self) -> dict[str, Any]:
         """How a source becomes what the model sees: frames, sampling, views, sizes, mean and spread; as json can."""
-        return self.reader.description
+        return dict(self.reader.description)
 
     # ------------------------------------------------------------------------------------------------ predictions
 
@@ -107,7 +109,7 @@ class Predictor:
         """
         from dust.deploy.sources import find_sources, is_single
 
-        if isinstance(source, str | os.PathLike) and not is_single(source):
+        if isinstance(source, str | os.PathLike) and not is_single(source, self.reader):
             return list(self.predict(find_sources([os.fspath(source)], self.reader)))
         if isinstance(source, list | tuple):
             return list(self.predict(source))
@@ -187,9 +189,9 @@ class Predictor:
         waiting: deque[Reading] = deque()
 
         def items() -> Iterator[dict[str, Any]]:
-            for reading in readings:
+            for reading in self.reader.complete(readings):
                 waiting.append(reading)
-                for item in reading.items:
+                for item in () if reading.error else reading.items:
                     if isinstance(item, BadClip):
                         reading.error = reading.error or item.reason
                     else:
@@ -201,8 +203,8 @@ class Predictor:
             kept = evaluation.keep(record)
             if told is not None:
                 told.update(record)
-            answer, (logits, each) = evaluation.answer(kept), logits_of(record["outputs"])
-            reading = waiting.popleft()
+            answer, reading = evaluation.answer(kept), waiting.popleft()
+            logits, each = logits_of(record["outputs"]) if evaluation.logits else (None, None)
             yield Prediction(
                 reading.id,
                 reading.path,
@@ -210,7 +212,7 @@ class Predictor:
                 answer.probabilities,
                 logits,
                 each,
-                len(next(iter(each.values())) if isinstance(each, dict) else each),
+                _count(record["outputs"]),
                 answer.heads,
                 answer.facts,
                 damage=reading.damage,
@@ -218,6 +220,10 @@ class Predictor:
             )
         while waiting:
             yield _failed(waiting.popleft())
+
+
+def _count(outputs: Outputs) -> int:
+    return len(next(iter(outputs.values())) if isinstance(outputs, dict) else outputs)
 
 
 def _failed(reading: Reading) -> Prediction:
@@ -259,21 +265,25 @@ def build_predictor(
     *,
     device: torch.device,
     class_names: Sequence[str] | None = None,
+    files: Mapping[str, str] | None = None,
     source: str = "",
     threshold: float = 0.0,
+    procedure: str = "",
 ) -> Predictor:
     """The predictor of the test that cfg describes.
 
     Args:
         class_names: where the weights do not say; None: theirs, else "0", "1", ...
+        files: what the checkpoints carry of the data folder.
         source: what was asked for, for messages.
+        procedure: of recordings, what they show; "" for the first.
 
     Raises:
         CheckpointError: there are no weights, or they do not fit. ConfigError: such a system answers no new clips.
     """
     import_extensions(cfg.IMPORTS)
     tested = build_tested_model(cfg)
-    names = class_names or tested.class_names or [str(number) for number in range(cfg.MODEL.NUM_CLASSES)]
+    names = class_names or tested.class_names or build_class_names(cfg)
     fitted = tested.fitted or {}
     task = build_task(cfg, DataInfo(names, fitted=fitted)).to(device)
     model = tested.model.to(device).eval()
@@ -286,4 +296,14 @@ def build_predictor(
         autocast=build_autocast(cfg, device),
     )
     identity = Identity(source, cfg.MODEL.MODEL_NAME, tested.sha256)
-    return Predictor(loop, task, build_reader(cfg, names, fitted), names, identity=identity, threshold=threshold)
+    reader = build_reader(cfg, names, fitted, files or {}, device, procedure)
+    return Predictor(loop, task, reader, names, identity=identity, threshold=threshold)
+
+
+def build_class_names(cfg: CfgNode) -> list[str]:
+    """The classes of a model whose weights do not say: those of its grouping, else "0", "1", ..."""
+    if cfg.MODEL.MODEL_NAME == "TSTL":
+        grouping = grouping_of(cfg)
+        if grouping.class_names:
+            return list(grouping.class_names)
+    return [str(number) for number in range(cfg.MODEL.NUM_CLASSES)]

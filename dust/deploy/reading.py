@@ -3,24 +3,26 @@
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from dust.config import CfgNode, with_values
-from dust.datasets import DATASET_REGISTRY
-from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.manifest.manifest import Clip
+from dust.datasets.manifest.table import VIDEO_SUFFIXES
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.frames import dense_span
 from dust.datasets.video import VideoDataset
 from dust.decode.reader import ArrayReader, ClipReader
-from dust.utils.errors import ConfigError, DataError, VideoError
+from dust.utils.errors import DataError, VideoError
+from dust.utils.files import natural_order
 
 #: A clip shorter than this share of the training's span is warned of, and a picture smaller than this share of a crop.
 SHORT = 0.5
 SMALL = 0.25
+PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 @dataclass(eq=False)
@@ -43,60 +45,103 @@ class Reading:
     warnings: list[str] = field(default_factory=list)
 
 
-class Reader(Protocol):
-    """Turns sources into readings. Any number of threads may call it at once."""
+class Reader(ABC):
+    """Turns sources into readings. Any number of threads may call :meth:`read` at once."""
 
+    #: How a source becomes what the model sees, as json can hold it.
+    description: Mapping[str, Any]
+
+    @abstractmethod
     def read(self, source: Any) -> Reading:
-        """Read one source. What is wrong with it stands in the reading; nothing is raised for a bad file."""
-        ...
+        """Read one source. What is wrong with a file stands in the reading; nothing is raised for it."""
 
+    @abstractmethod
     def read_list(self, path: str) -> Sequence[Any]:
-        """The sources that a csv list names, in its order."""
-        ...
+        """The sources that a csv list names, in its order; of a list with splits those of the test."""
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """How a source becomes what the model sees, as json can hold it."""
-        ...
+    def in_folder(self, folder: str) -> Iterator[Any]:
+        """The sources of a folder: videos and folders of pictures at any depth, in natural order."""
+        if is_frame_folder(folder):
+            yield folder
+            return
+        for name in sorted(os.listdir(folder), key=natural_order):
+            inside = os.path.join(folder, name)
+            if name.startswith("."):
+                continue
+            if os.path.isdir(inside):
+                yield from self.in_folder(inside)
+            elif os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
+                yield inside
+
+    def is_clip(self, folder: str) -> bool:
+        """Whether a folder is one source."""
+        return is_frame_folder(folder)
+
+    def complete(self, readings: Iterable[Reading]) -> Iterator[Reading]:
+        """The readings with what another model must say of them first; as they are by default."""
+        yield from readings
 
 
-@dataclass(frozen=True)
-class VideoClipReader:
+def is_frame_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a clip of pictures, and holds no videos."""
+    with os.scandir(path) as entries:
+        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if entry.is_file()}
+    return bool(suffixes & PICTURES) and not suffixes & VIDEO_SUFFIXES
+
+
+class VideoClipReader(Reader):
     """Reads clips of video for a test of VideoDataset or one of its kind.
 
     Args:
-        dataset_of: ``dataset_of(manifest)``: the dataset of these clips, with the views of a test.
+        dataset: of no clip; it says how one is read, in the views of a test.
         list_of: ``list_of(path)``: the clips that a csv list names.
-        class_names: of the model.
-        facts: how clips become what the model sees, for people.
     """
 
-    dataset_of: Callable[[Manifest], VideoDataset]
-    list_of: Callable[[str], list[Clip]]
-    class_names: Sequence[str]
-    facts: Mapping[str, Any]
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return dict(self.facts)
+    def __init__(self, dataset: VideoDataset, list_of: Callable[[str], Sequence[Clip]]) -> None:
+        self.dataset, self.list_of = dataset, list_of
+        self.description = describe_video(dataset)
 
     def read_list(self, path: str) -> Sequence[Any]:
         return self.list_of(path)
 
     def read(self, source: Any) -> Reading:
-        clip = source if isinstance(source, Clip) else Clip(*_names_of(source), None)
-        dataset = self.dataset_of(Manifest([clip], list(self.class_names), "prediction", False))
+        clip = source if isinstance(source, Clip) else Clip(*names_of(source), None)
         reading = Reading(clip.id, clip.path)
-        try:
-            with opened(clip.path if isinstance(source, Clip) else source, dataset) as reader:
-                reading.warnings = find_weaknesses(dataset, reader)
-                item = dataset.read_views(clip, dataset.evaluation_views, reader, keep_damaged=True)
-                reading.damage = reader.report.reason
-        except VideoError as error:
-            reading.error = error.reason
-        else:
-            reading.items = [item]
+        read_video(reading, clip, self.dataset, clip.path if isinstance(source, Clip) else source)
         return reading
+
+
+def read_video(reading: Reading, clip: Clip, dataset: VideoDataset, source: Any) -> None:
+    """Read the views of a test into ``reading``, with what there is to say of the clip."""
+    try:
+        with opened(source, dataset) as reader:
+            reading.warnings += find_weaknesses(dataset, reader)
+            item = dataset.read_views(clip, dataset.evaluation_views, reader, keep_damaged=True)
+            reading.damage = reader.report.reason
+    except VideoError as error:
+        reading.error = error.reason
+    else:
+        reading.items = [item]
+
+
+def describe_video(dataset: VideoDataset) -> dict[str, Any]:
+    """How a clip of video becomes what the model sees."""
+    sampler, transform = dataset.sampler, dataset.eval_transform
+    assert transform is not None
+    temporal = 1 if dataset.centre else dataset.num_temporal_views
+    return {
+        "input": "video",
+        "frames": sampler.num_frames,
+        "sampling": sampler.mode,
+        "sampling_rate": sampler.sampling_rate,
+        "target_fps": sampler.target_fps,
+        "views": temporal * transform.num_crops,
+        "temporal_views": temporal,
+        "crops": transform.num_crops,
+        "short_side": max(transform.short_side, transform.crop_size),
+        "crop_size": transform.crop_size,
+        "resize": dataset.resize,
+    }
 
 
 def opened(source: Any, dataset: VideoDataset) -> ClipReader:
@@ -139,7 +184,7 @@ class _BytesReader:
             os.unlink(self._file)
 
 
-def _names_of(source: Any) -> tuple[str, str]:
+def names_of(source: Any) -> tuple[str, str]:
     """(id, path) of a source that no list names."""
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
@@ -170,49 +215,3 @@ def find_weaknesses(dataset: VideoDataset, reader: ClipReader) -> list[str]:
     if min(reader.height, reader.width) < SMALL * crop:
         found.append(f"pictures of {reader.width}x{reader.height} pixels, the model was trained on {crop}x{crop}")
     return found
-
-
-def build_reader(cfg: CfgNode, class_names: Sequence[str], fitted: Mapping[str, Any]) -> Reader:
-    """The reader of sources for the test that cfg describes.
-
-    Raises:
-        ConfigError: the dataset of this system reads no new clips.
-    """
-    cls: Any = DATASET_REGISTRY.get(cfg.TEST.DATASET)
-    if issubclass(cls, VideoDataset):
-        return build_video_reader(cfg, cls, class_names)
-    raise ConfigError(
-        f"TEST.DATASET {cfg.TEST.DATASET} has no for_clips, so it reads no clips but those of its lists; see "
-        "docs/EXTENDING.md"
-    )
-
-
-def build_video_reader(cfg: CfgNode, cls: Any, class_names: Sequence[str]) -> VideoClipReader:
-    def list_of(path: str) -> list[Clip]:
-        listed = with_values(cfg, {"DATA.PATH_TO_DATA_DIR": path, "DATA.FORMAT": "csv", "DATA.CHECK_FILES": False})
-        arguments = cls.from_config(listed, "test", list(class_names))
-        return [replace(clip, label=None) for clip in arguments["manifest"].clips]
-
-    def dataset_of(manifest: Manifest) -> VideoDataset:
-        return cls.for_clips(cfg, manifest)
-
-    data, sample = cfg.DATA, dataset_of(Manifest([], list(class_names), "", False))
-    transform = sample.eval_transform
-    assert transform is not None
-    facts = {
-        "input": "video",
-        "frames": data.NUM_FRAMES,
-        "sampling": sample.sampler.mode,
-        "sampling_rate": data.SAMPLING_RATE,
-        "target_fps": data.TARGET_FPS,
-        "views": sample.num_temporal_views * transform.num_crops,
-        "temporal_views": sample.num_temporal_views,
-        "crops": transform.num_crops,
-        "short_side": transform.short_side,
-        "crop_size": transform.crop_size,
-        "resize": data.RESIZE,
-        "mean": list(data.MEAN),
-        "std": list(data.STD),
-        "channels": "BGR" if data.REVERSE_INPUT_CHANNEL else "RGB",
-    }
-    return VideoClipReader(dataset_of, list_of, list(class_names), facts)

@@ -6,30 +6,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES
 from dust.deploy.reading import Reader
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 LISTS = frozenset({".csv", ".txt"})
 
 
-def is_single(source: str | os.PathLike[str]) -> bool:
-    """Whether a text names one clip: a file, or a folder of pictures; not a pattern, a list or a folder of clips."""
+def is_single(source: str | os.PathLike[str], reader: Reader) -> bool:
+    """Whether a text names one clip: a file, or a folder that is one; not a pattern, a list or a folder of clips."""
     path = os.path.expanduser(source)
     if os.path.isdir(path):
-        return is_frame_folder(path)
+        return reader.is_clip(path)
     if os.path.exists(path):
         return Path(path).suffix.lower() not in LISTS
     return not glob.has_magic(path)
-
-
-def is_frame_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a clip of pictures, and holds no videos."""
-    with os.scandir(path) as entries:
-        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if entry.is_file()}
-    return bool(suffixes & PICTURES) and not suffixes & VIDEO_SUFFIXES
 
 
 def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
@@ -57,34 +48,19 @@ def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
 def _sources_of(word: str, reader: Reader) -> Iterator[Any]:
     path = os.path.expanduser(word)
     if os.path.isdir(path):
-        yield from _in_folder(path)
+        yield from reader.in_folder(path)
     elif Path(path).suffix.lower() in LISTS and os.path.isfile(path):
         yield from reader.read_list(path)
     elif os.path.exists(path) or not glob.has_magic(path):
         yield path  # one that is missing is said in its own line
     else:
         for one in sorted(glob.glob(path, recursive=True), key=natural_order):
-            yield from _in_folder(one) if os.path.isdir(one) else [one]
-
-
-def _in_folder(path: str) -> Iterator[str]:
-    """Videos and folders of pictures at any depth, in natural order; hidden ones are passed by."""
-    if is_frame_folder(path):
-        yield path
-        return
-    for name in sorted(os.listdir(path), key=natural_order):
-        inside = os.path.join(path, name)
-        if name.startswith("."):
-            continue
-        if os.path.isdir(inside):
-            yield from _in_folder(inside)
-        elif os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
-            yield inside
+            yield from reader.in_folder(one) if os.path.isdir(one) else [one]
 
 
 def _nothing(word: str) -> str:
     if os.path.isdir(os.path.expanduser(word)):
-        return f"{word}: the folder holds no video and no folder of pictures ({', '.join(sorted(VIDEO_SUFFIXES))})"
+        return f"{word}: the folder holds nothing that this model reads"
     if glob.has_magic(word):
         return f"{word}: no file matches this pattern"
     return f"{word}: names no clip"

@@ -118,6 +118,8 @@ class Evaluation(ABC):
 
     #: Below this probability a class is not named; 0: the likeliest always is.
     threshold: float = 0.0
+    #: Whether a record's outputs are logits, or a dict of them.
+    logits = True
 
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []

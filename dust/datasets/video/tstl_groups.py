@@ -1,6 +1,6 @@
 """The clips of a data set in the three ways that TSTL needs them: by group, of one group, or all with their group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.samplers import GroupBalancedSampler
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import ConfigError, DataError, Problems
-from dust.utils.tstl_grouping import Grouping
+from dust.utils.tstl_grouping import Grouping, text_of_grouping
 
 ROLES = ("selector", "expert", "route")
+GROUPING = "class_grouping.json"  # as checkpoints carry it
 
 
 @DATASET_REGISTRY.register()
@@ -48,6 +49,7 @@ class GroupedVideo(VideoDataset):
         if role not in ROLES:
             raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
         self.grouping, self.role, self.groups_per_batch = grouping, role, groups_per_batch
+        self.carried_files = {GROUPING: text_of_grouping(grouping)}
         super().__init__(manifest=relabel(manifest, grouping, role, group, expert_classes), **reading)
 
     @classmethod
@@ -79,7 +81,7 @@ class GroupedVideo(VideoDataset):
         return {**arguments, "groups_per_batch": tstl.GROUPS_PER_BATCH if role == "selector" else 0}
 
     @classmethod
-    def for_clips(cls, cfg: Any, manifest: Manifest) -> VideoDataset:
+    def for_clips(cls, cfg: Any, manifest: Manifest, fitted: Mapping[str, Any]) -> VideoDataset:
         """As VideoDataset: a selector and an expert see the video alone, and a router that no label is known."""
         reading = cls.reading_from_config(cfg, "test")
         if cfg.MODEL.MODEL_NAME != "TSTL":

@@ -1,7 +1,7 @@
 """Clips of video files (or frame folders), their labels and their views."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
-from dust.datasets.manifest.manifest import Clip, Manifest, read_manifest
+from dust.datasets.manifest.manifest import Clip, Manifest, read_manifest, read_new_clips
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
@@ -110,9 +110,15 @@ class VideoDataset(Dataset[Any]):
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
     @classmethod
-    def for_clips(cls, cfg, manifest: Manifest) -> "VideoDataset":
+    def for_clips(cls, cfg, manifest: Manifest, fitted: Mapping[str, Any]) -> "VideoDataset":
         """A test's dataset of clips that no list of the data folder names."""
         return cls(manifest=manifest, **cls.reading_from_config(cfg, "test"))
+
+    @classmethod
+    def read_new_clips(cls, cfg, path: str) -> list[Clip]:
+        """The clips of a csv list that are to be predicted, without labels."""
+        data = cfg.DATA
+        return read_new_clips(path, separator=data.PATH_LABEL_SEPARATOR, path_prefix=data.PATH_PREFIX)
 
     @classmethod
     def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
