@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dust.tasks.task import Answer, Outputs
+from dust.deploy.reading import Reading
+from dust.tasks.task import Answer, Evaluation, Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Prediction:
         error: why the clip could not be read; "" where it was.
         warnings: why this answer may be poor: a clip of one frame, pictures that are far too small.
         start, end: seconds of the window in its video; None for a whole clip.
+        delay: seconds from the arrival of a live window's last frame to the answer; None otherwise.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Prediction:
     warnings: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
+    delay: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -84,6 +87,37 @@ class Prediction:
     @property
     def _answer(self) -> Answer:
         return Answer(self.label, self.probabilities, self.heads, self.facts)
+
+
+def make_prediction(
+    evaluation: Evaluation, record: Mapping[str, Any], kept: dict[str, Any], reading: Reading, **when: Any
+) -> Prediction:
+    """The prediction of a reading.
+
+    Args:
+        record: of the loop; ``kept`` is what the evaluation keeps of it.
+        when: start, end and delay of a window.
+    """
+    answer = evaluation.answer(kept)
+    logits, each = logits_of(record["outputs"]) if evaluation.logits else (None, None)
+    return Prediction(
+        reading.id,
+        reading.path,
+        answer.label,
+        answer.probabilities,
+        logits,
+        each,
+        _count(record["outputs"]),
+        answer.heads,
+        answer.facts,
+        damage=reading.damage,
+        warnings=tuple(reading.warnings),
+        **when,
+    )
+
+
+def _count(outputs: Outputs) -> int:
+    return len(next(iter(outputs.values())) if isinstance(outputs, dict) else outputs)
 
 
 def logits_of(outputs: Outputs) -> tuple[Any, Any]:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from dust.config import CfgNode
 from dust.config.expand import grouping_of
 from dust.datasets.sample import BadClip
-from dust.deploy.prediction import Prediction, logits_of
+from dust.deploy.prediction import Prediction, make_prediction
 from dust.deploy.readers import build_reader
 from dust.deploy.reading import Reader, Reading
+from dust.deploy.sources import find_sources, is_single
+from dust.deploy.streams import Stream, open_stream
 from dust.engine.extract import layer_output
 from dust.engine.inference import Inference
 from dust.engine.setup import build_autocast, build_device_transform
@@ -107,8 +109,6 @@ class Predictor:
                 RGB: one :class:`Prediction`. A list of these, a pattern such as ``"clips/*.mp4"``, a folder of videos
                 or a csv list: a list of predictions. What cannot be read has its ``error`` set.
         """
-        from dust.deploy.sources import find_sources, is_single
-
         if isinstance(source, str | os.PathLike) and not is_single(source, self.reader):
             return list(self.predict(find_sources([os.fspath(source)], self.reader)))
         if isinstance(source, list | tuple):
@@ -151,6 +151,19 @@ class Predictor:
         loop = self.loop.with_forward(layer_output(self.loop.model, layer), micro_batch=self.batch_size)
         (record,) = loop(reading.items)
         return record["outputs"].mean(dim=0).numpy()
+
+    def stream(self, source: Any, **options: Any) -> Stream:
+        """Predict a video while it is read: windows of the training's length, one after the other.
+
+            for prediction in model.stream("match.mp4", stride=0.5):
+                print(prediction.start, prediction.end, prediction.label)
+
+        Args:
+            source: a file, frames as an array (T, H, W, 3), ``camera:0``, ``rtsp://...``, ``http://...``; the tracks of
+                a sample for a model of point tracks.
+            options: ``window`` and ``stride`` in seconds, and those of :class:`dust.deploy.streams.Stream`.
+        """
+        return open_stream(self, source, **options)
 
     def evaluation(self) -> Evaluation:
         """An empty evaluation of this model's test, without labels: told of every sample, it writes
@@ -203,27 +216,9 @@ class Predictor:
             kept = evaluation.keep(record)
             if told is not None:
                 told.update(record)
-            answer, reading = evaluation.answer(kept), waiting.popleft()
-            logits, each = logits_of(record["outputs"]) if evaluation.logits else (None, None)
-            yield Prediction(
-                reading.id,
-                reading.path,
-                answer.label,
-                answer.probabilities,
-                logits,
-                each,
-                _count(record["outputs"]),
-                answer.heads,
-                answer.facts,
-                damage=reading.damage,
-                warnings=tuple(reading.warnings),
-            )
+            yield make_prediction(evaluation, record, kept, waiting.popleft())
         while waiting:
             yield _failed(waiting.popleft())
-
-
-def _count(outputs: Outputs) -> int:
-    return len(next(iter(outputs.values())) if isinstance(outputs, dict) else outputs)
 
 
 def _failed(reading: Reading) -> Prediction:

@@ -12,12 +12,13 @@ import numpy as np
 from dust.config import CfgNode
 from dust.datasets.sample import BadClip
 from dust.datasets.tracks import PointTracks
-from dust.datasets.tracks.files import SUFFIXES
+from dust.datasets.tracks.files import SUFFIXES, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_new_clips
 from dust.deploy.reading import SHORT, Reader, Reading
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
 
+DEFAULT_FPS = 30.0  # of tracks that do not say
 #: ``walk_view_0.npz``, ``walk-cam3``: what a recording is called, and the camera's number.
 CAMERA = re.compile(r"(?P<name>.*?)[_.-]?(?:view|camera|cam)[_.-]?(?P<number>\d+)")
 
@@ -50,6 +51,22 @@ class TrackReader(Reader):
         for inside in sorted(Path(folder).iterdir(), key=natural_order):
             if inside.is_dir() and not CAMERA.fullmatch(inside.name) and not inside.name.startswith("."):
                 yield from self.in_folder(str(inside))
+
+    def frames(self, source: Any) -> tuple[dict[str, Any], float, TrackClip]:
+        """A sample frame by frame: ``tracks`` (T, V, P, 2), ``visible`` (T, V, P) and ``view_mask`` (V,) as the model
+        takes them; its frames per second; what it is. DataError where it cannot be read."""
+        with tempfile.TemporaryDirectory(prefix="dust-") as folder:
+            clip = source if isinstance(source, TrackClip) else sample_of(source, Path(folder))
+            dataset = self.dataset_of(TrackManifest([clip], self.class_names, "prediction"))
+            dataset.window = dataset.stride = 1  # every frame is a window, and points are chosen once for all of them
+            item = dataset[0]
+            if isinstance(item, BadClip):
+                raise DataError(f"{clip.id}: {item.reason}")
+            size = (dataset.frame_size[0], dataset.frame_size[1]) if dataset.frame_size else None
+            fps = dataset.fps or read_tracks(clip.path, threshold=dataset.visibility_threshold, size=size).fps
+        inputs = item["inputs"]
+        found = {name: inputs[name][:, :, 0] for name in ("tracks", "visible")}
+        return {**found, "view_mask": inputs["view_mask"][0]}, fps or DEFAULT_FPS, clip
 
     def read(self, source: Any) -> Reading:
         with tempfile.TemporaryDirectory(prefix="dust-") as folder:
