@@ -4,6 +4,7 @@
 else FFmpeg opens by a URL are network streams; anything else is a file or a folder of pictures.
 """
 
+import itertools
 import logging
 import os
 import threading
@@ -12,10 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 
-from dust.decode.container import READ_ERRORS, discard_others, open_stream, words
+from dust.decode.container import READ_ERRORS, Facts, open_stream, words
 from dust.decode.pixels import Orientation, orientation_of
 from dust.decode.reader import FrameFolderReader
 from dust.utils.errors import VideoError
@@ -23,8 +25,10 @@ from dust.utils.errors import VideoError
 logger = logging.getLogger(__name__)
 
 CAMERA = "camera:"
+STREAM_ENDINGS = (".m3u8", ".mpd", ".sdp", ".mjpg", ".mjpeg", ".cgi", ".php")
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each try to connect again; the last one is repeated
 TIMEOUT = (10.0, 10.0)  # seconds to open a network stream, and without a packet until it counts as gone
+SPLICE = 0.5  # seconds that times fall back where two streams were joined
 QUEUE = 30  # frames that wait for the model; a second at the usual rate
 
 
@@ -41,7 +45,15 @@ class StreamFrame:
 
 def is_live(source: object) -> bool:
     """Whether a source is a camera or a network stream, which must be taken as it comes."""
-    return isinstance(source, str) and (source.startswith(CAMERA) or "://" in source)
+    return isinstance(source, str) and (source.startswith(CAMERA) or ("://" in source and not is_remote_file(source)))
+
+
+def is_remote_file(source: object) -> bool:
+    """Whether a source is a file on a web server: http(s), with the ending of a file."""
+    if not isinstance(source, str) or not source.lower().startswith(("http://", "https://")):
+        return False
+    ending = os.path.splitext(urlsplit(source).path)[1].lower()
+    return bool(ending) and ending not in STREAM_ENDINGS
 
 
 class FileFrames:
@@ -89,20 +101,27 @@ class FileFrames:
 
     def _decode(self) -> Iterator[StreamFrame]:
         container, stream = open_stream(self.path, self.threads)
-        discard_others(container, stream)
+        facts = Facts(self.path, container, stream)
         first: float | None = None
-        number, before = 0, 0.0
+        number, before, shift, corrupt = 0, 0.0, 0.0, 0
         with container:
             try:
-                for picture in container.decode(stream):
-                    seconds = None if picture.pts is None else float(picture.pts * stream.time_base)
-                    first = seconds if first is None else first
-                    now = number / self.fps if seconds is None or first is None else seconds - first
-                    before = max(now, before)  # times that go back do not turn the video round
-                    yield StreamFrame(number, before, picture)
-                    number += 1
+                for packet in itertools.chain(facts.watch(), [None]):
+                    for picture in stream.codec_context.decode(packet):
+                        seconds = None if picture.pts is None else float(picture.pts * stream.time_base)
+                        first = seconds if first is None else first
+                        now = number / self.fps if seconds is None or first is None else seconds - first + shift
+                        if now < before - SPLICE:  # two streams were joined, and the clock begins anew
+                            shift, now = shift + before + 1 / self.fps - now, before + 1 / self.fps
+                        before = max(now, before)
+                        corrupt += picture.is_corrupt
+                        yield StreamFrame(number, before, picture)
+                        number += 1
+                found = facts.errors()
             except READ_ERRORS as error:
-                self.damage = f"decoding fails after {number} frames: {words(error)}"
+                found = [f"decoding fails after {number} frames: {words(error)}"]
+            found += [f"{corrupt} of {number} frames are marked corrupt"] if corrupt else []
+            self.damage = "; ".join(found)
         if not number:
             raise VideoError(self.path, self.damage or "no frame can be decoded")
 

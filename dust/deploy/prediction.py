@@ -81,7 +81,8 @@ class Prediction:
         when = f" {self.start:.2f}-{self.end:.2f} s" if self.start is not None else ""
         shown = ", ".join(f"{name} {value:.3f}" for name, value in self.top(3))
         notes = [text for text in (f"damaged: {self.damage}" if self.damage else "", *self.warnings) if text]
-        said = "" if not self.probabilities or self.label == self.top(1)[0][0] else f"{self.label}: "
+        best = self.top(1)[0][0] if self.probabilities else self.label
+        said = f"{self.label}: " if self.label not in ("", best) else ""
         return f"Prediction({self.id}{when}: {said}{shown or self.label}{'; ' + '; '.join(notes) if notes else ''})"
 
     @property

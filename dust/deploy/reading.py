@@ -1,12 +1,13 @@
 """From a source (a file, a folder of pictures, bytes, an array) to what a model sees, by the datasets' own code."""
 
-import io
+import http.client
 import os
 import tempfile
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from dust.datasets.manifest.table import VIDEO_SUFFIXES
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.frames import dense_span
 from dust.datasets.video import VideoDataset
+from dust.decode.live import is_remote_file
 from dust.decode.reader import ArrayReader, ClipReader
 from dust.utils.errors import DataError, VideoError
 from dust.utils.files import natural_order
@@ -22,6 +24,7 @@ from dust.utils.files import natural_order
 #: A clip shorter than this share of the training's span is warned of, and a picture smaller than this share of a crop.
 SHORT = 0.5
 SMALL = 0.25
+DOWNLOAD = 2 << 30  # bytes of one video, at most
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 
 
@@ -145,26 +148,48 @@ def describe_video(dataset: VideoDataset) -> dict[str, Any]:
 
 
 def opened(source: Any, dataset: VideoDataset) -> ClipReader:
-    """Open a path, bytes or an array (T, H, W, 3) uint8 as ``dataset`` opens its clips. VideoError where it cannot."""
+    """Open a path, a web address, bytes or an array (T, H, W, 3) uint8 as ``dataset`` opens its clips. VideoError where
+    it cannot."""
     if isinstance(source, np.ndarray):
         return ArrayReader(source, resize=dataset.resize)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _BytesReader(bytes(source), dataset)
+        return _TemporaryReader(lambda file: file.write(source), dataset, "bytes")
+    if is_remote_file(source):
+        return _TemporaryReader(lambda file: download(source, file), dataset, source)
     return dataset.open(Clip("", os.fspath(source), None))
 
 
-class _BytesReader:
-    """A video file's bytes as a reader: they lie in a temporary file until it is closed."""
+def download(address: str, file: IO[bytes], limit: int = DOWNLOAD) -> None:
+    """Write what a web address holds into an open file. VideoError where it cannot be fetched, or is too large."""
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            size = 0
+            while block := answer.read(1 << 20):
+                size += len(block)
+                if size > limit:
+                    raise VideoError(address, f"holds more than {limit >> 20} MB")
+                file.write(block)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise VideoError(address, f"cannot be fetched: {getattr(error, 'reason', error)}") from error
 
-    def __init__(self, data: bytes, dataset: VideoDataset) -> None:
+
+class _TemporaryReader:
+    """A reader of a temporary file, which is gone once it is closed.
+
+    Args:
+        fill: writes the file.
+        name: for messages.
+    """
+
+    def __init__(self, fill: Callable[[IO[bytes]], Any], dataset: VideoDataset, name: str) -> None:
         handle, self._file = tempfile.mkstemp(prefix="dust-", suffix=".video")
         try:
-            with io.FileIO(handle, "wb") as file:
-                file.write(data)
+            with os.fdopen(handle, "wb") as file:
+                fill(file)
             self._reader = dataset.open(Clip("", self._file, None))
         except VideoError as error:
             os.unlink(self._file)
-            raise VideoError("bytes", error.reason) from error
+            raise VideoError(name, error.reason) from error
         except BaseException:
             os.unlink(self._file)
             raise

@@ -187,5 +187,7 @@ def extents(starts: Sequence[float], ends: Sequence[float], duration: float) -> 
         duration: of the video; 0: the last window's end.
     """
     cuts = [(before + after) / 2 for before, after in zip(ends, starts[1:], strict=False)]
-    last = max(duration, ends[-1]) if ends else 0.0
-    return list(zip([0.0, *cuts], [*cuts, last], strict=True)) if ends else []
+    if not ends:
+        return []
+    last = duration if duration > starts[-1] else ends[-1]
+    return list(zip([0.0, *cuts], [*cuts, last], strict=True))
