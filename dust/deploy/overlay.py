@@ -203,7 +203,7 @@ class _Band:
         named = most_shown(triples, timeline.probabilities, timeline.classes)
         self.colours = {name: tuple(round(255 * value) for value in rgb) for name, rgb in colours_of(named).items()}
         self.big, self.small = _font(font), _font(max(11, font * 4 // 5))
-        widest = max(self.small.getlength(name) for name in timeline.classes)
+        widest = max(self.small.getlength(_printable(name)) for name in timeline.classes)
         self.begin = 2 * lay.pad + round(min(widest, 0.42 * self.width))
         self.strip = self._strip()
         self.image = np.full((*self.canvas, 3), BACK, np.uint8)
@@ -276,12 +276,16 @@ class _Band:
     @staticmethod
     def _fit(draw: Any, text: str, font: Any, room: float) -> str:
         """The text, shortened to so many pixels."""
-        text = "".join(character if character.isprintable() else "?" for character in text)
+        text = _printable(text)
         if draw.textlength(text, font) <= room:
             return text
         while text and draw.textlength(f"{text}…", font) > room:
             text = text[:-1]
         return f"{text}…"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _clock(seconds: float) -> str:

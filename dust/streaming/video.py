@@ -143,7 +143,7 @@ class SlidingClips:
             while len(window.pictures) < len(offsets) and window.start + offsets[len(window.pictures)] < end:
                 picture = self._picture() if picture is None else picture
                 if not window.pictures:
-                    window.begin = frame.time
+                    window.begin = max(frame.time - offsets[0] / self.rule.rate, 0.0)
                 window.pictures.append(picture)
                 window.end, window.arrived = frame.time + rest, frame.arrived
         while self._open and len(self._open[0].pictures) == len(self.rule.offsets):
