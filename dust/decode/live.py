@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 CAMERA = "camera:"
 STREAM_ENDINGS = (".m3u8", ".mpd", ".sdp", ".mjpg", ".mjpeg", ".cgi", ".php")
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each try to connect again; the last one is repeated
+STEADY = 10.0  # seconds that a connection must have held for the pauses to begin anew
 TIMEOUT = (10.0, 10.0)  # seconds to open a network stream, and without a packet until it counts as gone
 SPLICE = 0.5  # seconds that times fall back where two streams were joined
 QUEUE = 30  # frames that wait for the model; a second at the usual rate
@@ -136,7 +137,8 @@ class LiveFrames:
     Args:
         source: ``camera:0``, ``rtsp://...``, ``http://...``.
         queue: frames that wait, at most.
-        retries: how often in a row it is tried to open the source again; None: for ever. A source that has a length and
+        retries: how often in a row it is tried to open the source again; None: for ever. A connection that holds for
+            10 seconds ends a row. A source that has a length and
             has ended is not opened again.
         opener: ``opener(source)`` -> (container, stream); for tests.
         sleep: ``sleep(seconds)`` -> whether to stop; for tests.
@@ -169,14 +171,15 @@ class LiveFrames:
         self._ended = False
         self._number = 0
         self._last = 0.0  # time of the newest frame
-        self._begin = 0.0
+        self._begin = self._connected = 0.0
+        self._tries = 0
         self._container, self._stream = self._opener(source)
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.duration = 0.0
         self._thread = threading.Thread(target=self._run, name="dust-live", daemon=True)
 
     def __enter__(self) -> "LiveFrames":
-        self._begin = time.monotonic()
+        self._begin = self._connected = time.monotonic()
         self._thread.start()
         return self
 
@@ -220,10 +223,14 @@ class LiveFrames:
                     if self._stop.is_set():
                         return True
                     now = time.monotonic()
-                    seconds = now if picture.pts is None else float(picture.pts * self._stream.time_base)
-                    if first is None:
-                        first, offset = seconds, (now - self._begin if self._number else 0.0)
-                    self._put(picture, max(seconds - first + offset, self._last), now)
+                    if picture.pts is None:  # RTSP's first frame, or a source without a clock
+                        seconds = self._last + 1 / self.fps if first is not None else now - self._begin
+                    else:
+                        clock = float(picture.pts * self._stream.time_base)
+                        if first is None:
+                            first, offset = clock, now - self._begin if self._number else 0.0
+                        seconds = clock - first + offset
+                    self._put(picture, max(seconds, self._last), now)
         except READ_ERRORS as error:
             self.error = words(error)
             return False
@@ -241,19 +248,20 @@ class LiveFrames:
 
     def _open_again(self) -> bool:
         """Open the source after it broke off; False where it is given up, or nobody wants it any more."""
-        tries = 0
-        while self.retries is None or tries < self.retries:
-            pause = PAUSES[min(tries, len(PAUSES) - 1)]
+        if time.monotonic() - self._connected >= STEADY:
+            self._tries = 0
+        while self.retries is None or self._tries < self.retries:
+            pause = PAUSES[min(self._tries, len(PAUSES) - 1)]
             logger.warning("%s: %s; it is opened again in %g s", self.source, self.error, pause)
             if self._sleep(pause) or self._stop.is_set():
                 return False
-            tries += 1
+            self._tries += 1
             try:
                 self._container, self._stream = self._opener(self.source)
             except VideoError as error:
                 self.error = error.reason
                 continue
-            self.reconnected += 1
+            self.reconnected, self._connected = self.reconnected + 1, time.monotonic()
             logger.warning("%s: connected again", self.source)
             return True
         return False

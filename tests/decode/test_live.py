@@ -12,6 +12,7 @@ from dust.decode.pixels import pixels, reformat
 from dust.decode.reader import VideoReader
 from dust.utils.errors import VideoError
 from tests.datasets.clip_files import write_clip
+from tests.decode.rtsp import Publisher
 from tests.helpers import VIDEOS, needs_videos
 
 
@@ -141,3 +142,28 @@ def test_a_source_with_a_length_is_not_played_twice():
 
 def test_the_pauses_end():
     assert tuple(sorted(live.PAUSES)) == live.PAUSES and live.PAUSES[-1] <= 60
+
+
+def test_an_rtsp_stream_that_is_unplugged_comes_again():
+    """A real connection: 60 frames by TCP, cut after 30, opened again, and played from the start."""
+    with (
+        Publisher(60, unplug_after=30) as publisher,
+        LiveFrames(publisher.url, retries=1, sleep=lambda seconds: False, queue=200) as frames,
+    ):
+        found = list(frames)
+    assert publisher.clients == 2 and frames.reconnected == 1 and frames.dropped == 0
+    assert 80 <= len(found) <= 90, "a decoder may keep its last frames when it is cut off"
+    times = [frame.time for frame in found]
+    assert times == sorted(times)
+    assert times[20] - times[10] == pytest.approx(10 / 25, abs=0.01), "by the stream's clock, though it came faster"
+
+
+def test_a_source_that_breaks_at_once_is_given_longer_and_longer_pauses():
+    pauses = []
+
+    def opener(source):
+        return pair(Fake(1, error=OSError("gone")))
+
+    with LiveFrames("rtsp://x", retries=8, opener=opener, sleep=lambda s: pauses.append(s)) as frames:
+        assert len(list(frames)) == 9
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]

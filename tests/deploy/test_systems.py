@@ -146,8 +146,10 @@ def test_point_tracks_of_several_cameras(tmp_path):
 @pytest.mark.slow
 def test_the_steps_of_a_procedure(tmp_path):
     data, runs = tmp_path / "data", tmp_path / "runs"
-    generate_procedure(data, recordings=3, parts=3, pace=20)
-    fast = ["KEYSTEP.CONTRAST.N_ITERS", "2", "KEYSTEP.SAMPLER.N_ITER", "16", "MODEL.NUM_CLASSES", "3"]
+    generate_procedure(data, recordings=3, parts=3, pace=40)
+    contrast = {"N_CLASSES": "0", "N_BG": "0", "N_ITERS": "2"}
+    fast = [word for name, value in contrast.items() for word in (f"KEYSTEP.CONTRAST.{name}", value)]
+    fast += ["KEYSTEP.SAMPLER.N_ITER", "16", "MODEL.NUM_CLASSES", "3"]
     names = ["keystep_spatial", "keystep_features", "keystep_temporal", "keystep_finetune", "keystep_test"]
     stages(names, data, runs, *fast, "KEYSTEP.DECODE.CUM_CONF", "0.4", "KEYSTEP.DECODE.CONF", "0.4")
     listed = tmp_path / "recordings.csv"
