@@ -1,5 +1,6 @@
 """Where a model's settings and weights are found: a run, a moved one, a root, a checkpoint, the zoo."""
 
+import dataclasses
 import os
 import shutil
 
@@ -113,7 +114,7 @@ def test_overrides_are_checked(run):
     assert dust.load(run, overrides=["TEST.NUM_SPATIAL_CROPS", "1"]).preprocess["views"] == 2
 
 
-def test_a_name_in_the_zoo(run, model, clips, monkeypatch):
+def test_a_name_in_the_zoo(run, model, clips, tmp_path, monkeypatch):
     from dust import zoo
 
     entry = zoo.Entry(
@@ -123,3 +124,11 @@ def test_a_name_in_the_zoo(run, model, clips, monkeypatch):
     monkeypatch.setattr(zoo, "resolve", lambda name: str(run / "checkpoints" / LAST))
     found = dust.load("zoo://tiny", device="cpu")
     assert found.classes == ["bright", "dark"] and same(found, model, clips)
+    weights = load_checkpoint(run / "checkpoints" / LAST)["model_state"]
+    torch.save(weights, tmp_path / "weights.pth")  # as others publish them: no names in it
+    monkeypatch.setattr(zoo, "resolve", lambda name: str(tmp_path / "weights.pth"))
+    assert dust.load("zoo://tiny", device="cpu").classes == ["0", "1"]
+    (tmp_path / "names.txt").write_text("night\nday\n")
+    listed = dataclasses.replace(entry, class_list=str(tmp_path / "names.txt"))
+    monkeypatch.setitem(zoo.ENTRIES, "tiny", listed)
+    assert dust.load("zoo://tiny", device="cpu").classes == ["night", "day"]
