@@ -1,4 +1,4 @@
-"""Ask a trained model about new clips:
+"""Ask a trained model about new clips.
 
 dust predict runs/kitchen clip.mp4 more/ "b*.avi" list.csv -o out/
 dust predict runs/kitchen match.mp4 --timeline --overlay -o out/
@@ -19,16 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dust.cli.command import command
 from dust.utils.errors import DustError
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="dust predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add_arguments(top: argparse.ArgumentParser) -> None:
     top.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or zoo://NAME")
     top.add_argument("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, csv list, camera or stream")
     top.add_argument("-o", "--out", metavar="DIR", help="folder for predictions.csv, predictions.json and the rest")
@@ -52,13 +47,12 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=None, metavar="N", help="threads that read ahead (default: up to 4)"
     )
     how.add_argument("--procedure", default="", metavar="NAME", help="what recordings show, of those that were trained")
-    how.add_argument("--cfg", default="", metavar="YAML", help="for weights that hold no configuration")
+    how.add_argument("--cfg", dest="config", default="", metavar="YAML", help="for weights that hold no configuration")
     how.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="other values of keys")
-    return top
 
 
-def check(args: argparse.Namespace, top: argparse.ArgumentParser) -> None:
-    """Leave with all that is wrong with the words."""
+def check(args: argparse.Namespace) -> None:
+    """Raise a DustError with all that is wrong with the words."""
     problems = []
     if args.top < 1:
         problems.append(f"--top {args.top}: must be at least 1")
@@ -77,11 +71,14 @@ def check(args: argparse.Namespace, top: argparse.ArgumentParser) -> None:
     if args.watch and (args.timeline or args.overlay):
         problems.append("--watch answers clip by clip: --timeline and --overlay are for files that are there")
     if problems:
-        top.error("; ".join(problems))
+        raise DustError("; ".join(problems))
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 where a clip could not be read."""
+    check(args)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("dust.utils.checkpoint").setLevel(logging.ERROR)  # heads of other stages, which nobody needs
     from dust.decode.live import is_live
     from dust.deploy.loading import load
     from dust.deploy.report import Output
@@ -97,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         threshold=args.threshold,
         overrides=args.opts,
-        config=args.cfg,
+        config=args.config,
         procedure=args.procedure,
     )
     if live:
@@ -247,16 +244,4 @@ def progress(total: int | None, form: str | None = None) -> Any:
     return tqdm(total=total, unit=" clips", disable=hidden, leave=False, dynamic_ncols=True, bar_format=form)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    top = parser()
-    args = top.parse_args(argv)
-    check(args, top)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("dust.utils.checkpoint").setLevel(logging.ERROR)  # heads of other stages, which nobody needs
-    try:
-        return run(args)
-    except DustError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+main = command("predict", __doc__, add_arguments, run)

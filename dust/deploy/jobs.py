@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.manifest.table import VIDEO_SUFFIXES
+from dust.decode.folders import VIDEO_SUFFIXES
 from dust.deploy.overlay import write_overlay
 from dust.deploy.prediction import Prediction
 from dust.deploy.predictor import Predictor

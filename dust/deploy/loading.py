@@ -228,8 +228,6 @@ def _in_zoo(source: str, config: str) -> Origin:
     file = config or entry.config
     if not file:
         raise ConfigError(f"{source}: the zoo names no configuration for it; give one: config=YAML, or --cfg YAML")
-    shipped = Path(__file__).resolve().parents[2] / file
-    file = file if Path(file).is_file() or not shipped.is_file() else str(shipped)
     names = zoo.class_names(entry)
     sizes = {"MODEL.NUM_CLASSES": len(names)} if names else {}
     overrides = {**sizes, **_pairs(entry.options.split())}

@@ -12,10 +12,10 @@ from typing import IO, Any
 import numpy as np
 
 from dust.datasets.manifest.manifest import Clip
-from dust.datasets.manifest.table import VIDEO_SUFFIXES
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.frames import dense_span
 from dust.datasets.video import VideoDataset
+from dust.decode.folders import VIDEO_SUFFIXES
 from dust.decode.live import is_remote_file
 from dust.decode.reader import ArrayReader, ClipReader
 from dust.utils.errors import DataError, VideoError

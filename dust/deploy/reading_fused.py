@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from dust.datasets.manifest.manifest import Clip
-from dust.datasets.manifest.table import VIDEO_SUFFIXES
 from dust.datasets.multimodal.fusion import FusedDataset, with_others
 from dust.datasets.multimodal.fusion_manifest import FusedClip
 from dust.datasets.multimodal.series import SUFFIXES
 from dust.datasets.sample import BadClip
 from dust.datasets.video import VideoDataset
+from dust.decode.folders import VIDEO_SUFFIXES
 from dust.deploy.reading import Reader, Reading, describe_video, names_of, read_video
 from dust.engine.inference import Inference
 from dust.utils.errors import DataError

@@ -151,7 +151,7 @@ def read_new_clips(path: str) -> list[TrackClip]:
         DataError: with all problems of the list.
     """
     problems = Problems()
-    clips = _read_table(Path(path).expanduser(), problems)
+    clips = _read_table(Path(path).expanduser(), problems, "")
     problems.kinds.pop(MISSING, None)
     problems.raise_if_any(path)
     return [clip for clip in clips if clip.split in ("", "test")]
