@@ -167,13 +167,8 @@ def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> No
 
 def text_of_procedure(facts: ProcedureData) -> str:
     """The text of a ``procedure.json``."""
-    document = {
-        "components": facts.components,
-        "start_states": facts.start_states,
-        "states": facts.state_names,
-        "steps": facts.table,
-    }
-    return json.dumps(document, indent=1) + "\n"
+    parts = (facts.components, facts.start_states, facts.state_names, facts.table)
+    return json.dumps(dict(zip(("components", "start_states", "states", "steps"), parts, strict=True)), indent=1) + "\n"
 
 
 def read_procedure(path: Path) -> ProcedureData:
