@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 PUBLIC = {
     "VideoReader": "dust.decode.reader",
     "build_model": "dust.models",
+    "load": "dust.deploy.loading",
     "load_config": "dust.config",
     "load_weights": "dust.utils.checkpoint",
 }

@@ -1,5 +1,7 @@
 """A tiny data set of real mp4s, the configuration of a tiny run on it, and what starts runs in moments."""
 
+import logging
+
 import pytest
 
 
@@ -41,3 +43,26 @@ def zygote():
     from tests.processes import zygote
 
     return zygote()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, clips):
+    """The OUTPUT_DIR of a finished tiny run, with results; nobody writes there."""
+    from dust.config import load_config
+    from dust.engine.run_net import run_stage
+    from tests.runs import TINY
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    values = {**TINY, "DATA.PATH_TO_DATA_DIR": str(clips), "OUTPUT_DIR": str(out), "SOLVER.MAX_EPOCH": 1}
+    run_stage(load_config(None, {**values, "TRAIN.EVAL_PERIOD": 0}))
+    for handler in list(logging.getLogger("dust").handlers):  # of the run, which is over
+        logging.getLogger("dust").removeHandler(handler)
+    return out
+
+
+@pytest.fixture(scope="session")
+def model(run):
+    """The predictor of that run."""
+    import dust
+
+    return dust.load(run, device="cpu")

@@ -27,7 +27,8 @@ ALLOWED = {
     "engine": {*BASE, "procedure", "models", "visualization", "tasks", "datasets", "launch", "zoo"},
 }
 ALLOWED["streaming"] = {*ALLOWED["engine"], "engine", "decode"}
-ALLOWED["analysis"] = {*ALLOWED["streaming"], "streaming"}
+ALLOWED["deploy"] = {*ALLOWED["streaming"], "streaming"}
+ALLOWED["analysis"] = {*ALLOWED["deploy"], "deploy"}
 ALLOWED["benchmark"] = {*ALLOWED["analysis"]}
 ALLOWED["cli"] = {*ALLOWED["analysis"], "analysis", "benchmark", "synthetic", "convert"}
 MODULES = sorted(path for path in (ROOT / "dust").rglob("*.py") if len(path.relative_to(ROOT).parts) > 2)
@@ -163,7 +164,7 @@ def test_nothing_prints_in_the_package():
 
 
 #: Rooms in which a configuration is read by builders alone.
-BUILT = ("engine", "tasks", "launch", "streaming")
+BUILT = ("engine", "tasks", "launch", "streaming", "deploy")
 
 
 def may_read_cfg(names):

@@ -23,6 +23,7 @@ PAGES = [
     "docs/DUST.md",
     "docs/TRACKS.md",
     "docs/KEYSTEP.md",
+    "docs/PREDICT.md",
     "docs/BENCHMARKS.md",
     "dust/datasets/DATASET.md",
 ]
@@ -86,7 +87,7 @@ def test_a_command_of_a_page_exists(line, tmp_path, monkeypatch):
             assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md", "docs/TRACKS.md", "docs/KEYSTEP.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md", "docs/TRACKS.md", "docs/KEYSTEP.md", "docs/PREDICT.md"])
 def test_the_pages_python_is_python(page):
     names = set()
     for block in blocks(page, "python"):
@@ -99,7 +100,7 @@ def test_the_pages_python_is_python(page):
 
 
 LINKING = ["README.md", "CONTRIBUTING.md", "docs/CAST.md", "docs/CLUSTER.md", "docs/CONFIG.md", "docs/DUST.md"]
-LINKING += ["docs/TRACKS.md"]
+LINKING += ["docs/TRACKS.md", "docs/PREDICT.md"]
 
 
 @pytest.mark.parametrize("page", LINKING)

@@ -2,7 +2,7 @@
 
 import sys
 
-from dust.engine.run_net import main
+from dust.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

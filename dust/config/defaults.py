@@ -116,6 +116,20 @@ CORE = gather(
         METRICS=Key([], "registered metrics that are measured beside the task's own", kind=str),
         ENSEMBLE_SPACE=Key("logits", "what DATA.ENSEMBLE_METHOD sums or compares", choices="logits | probs"),
     ),
+    section(
+        "PREDICT", affects="nothing",
+        ENABLE=Key(False, "when all else is done, ask the model about SOURCES, as `dust predict` does"),
+        SOURCES=Key([], "files, folders, patterns, csv lists; or one camera (camera:0) or stream (rtsp://)", kind=str),
+        OUTPUT=Key("", "folder of the predictions; '' = predictions in OUTPUT_DIR. What is there is replaced"),
+        THRESHOLD=Key(0.0, "below this probability the answer is 'none of these'", low=0, high=1),
+        TOP=Key(2, "so many of the likeliest classes are shown", low=1),
+        TIMELINE=Key(False, "windows and segments of long videos, see docs/PREDICT.md"),
+        OVERLAY=Key(False, "write videos with label, bars and timeline burnt in"),
+        WINDOW=Key(0.0, "length of a window in seconds; 0 = the training's", low=0),
+        STRIDE=Key(0.0, "seconds from one window to the next; 0 = half a window", low=0),
+        HYSTERESIS=Key(0.0, "by how much a new label must be likelier", low=0, high=1),
+        MIN_LENGTH=Key(0.0, "segments below so many seconds are merged", low=0),
+    ),
     section("BN", affects="training", WEIGHT_DECAY=Key(0.0, "weight decay of batch-norm parameters", low=0)),
     # -------------------------------------------------------------------------------------------- model
     section(

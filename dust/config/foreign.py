@@ -158,7 +158,8 @@ REFUSED: dict[str, str] = {
     "DATA.TRAIN_CROP_NUM_SPATIAL": "dust takes one crop per training clip; AUG.NUM_SAMPLE gives several clips",
     "DATA.TRAIN_CROP_NUM_TEMPORAL": "dust takes one clip per training sample; AUG.NUM_SAMPLE gives several",
     "DATA.TRAIN_JITTER_MOTION_SHIFT": "motion-shift jitter is not in dust; remove the key",
-    "DEMO.ENABLE": "the demo is not in dust; remove the key",
+    "DEMO.PREDS_BOXES": "detection is not in dust; remove the key",
+    "DEMO.GT_BOXES": "detection is not in dust; remove the key",
     "DETECTION.ENABLE": "detection (AVA) is not in dust; remove the key",
     "MASK.ENABLE": _MASKED,
     "MIXUP.CUTMIX_MINMAX": "dust draws CutMix boxes from MIXUP.CUTMIX_ALPHA; remove the key",
@@ -206,7 +207,7 @@ NO_EFFECT: dict[str, str] = {
     "DATA.CROP_SIZE": "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE act",
     "DATA.TEMPORAL_EXTENT": "DATA.NUM_FRAMES acts",
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes with one thread",
-    "DEMO": "the demo is off",
+    "DEMO": "PREDICT.* acts (docs/PREDICT.md)",
     "DETECTION": "detection is off",
     "MASK": "masked pre-training is off",
     "MODEL.DROPOUT_RATE": "TIMESFORMER.DROP_RATE acts",
@@ -217,6 +218,9 @@ NO_EFFECT: dict[str, str] = {
     "SOLVER.WARMUP_FACTOR": "SOLVER.WARMUP_START_LR acts",
     "TENSORBOARD.CLASS_NAMES_PATH": "class names come with the data or from DATA.CLASS_LIST",
 }
+
+#: SlowFast's keys of its demo that PREDICT.* is filled from.
+DEMO_TAKEN = ("DEMO.ENABLE", "DEMO.WEBCAM", "DEMO.INPUT_VIDEO", "DEMO.OUTPUT_FILE", "DEMO.NUM_VIS_INSTANCES")
 
 #: Names that foreign configurations use -> ours.
 DATASET_ALIASES = {"kinetics": "VideoDataset", "Kinetics": "VideoDataset", "ssv2": "SSv2", "Ssv2": "SSv2"}

@@ -1,5 +1,6 @@
 """What foreign configurations mean here: aliases, keys of features that dust lacks, TimeSformer's own defaults."""
 
+import os
 from collections.abc import Iterator
 
 from yacs.config import CfgNode
@@ -40,7 +41,7 @@ def infer(cfg: CfgNode, written: set[str] | None = None) -> tuple[list[Problem],
     if written is None:
         defaults = flatten(get_cfg())
         written = {key for key, value in flatten(cfg).items() if key not in defaults or not same(value, defaults[key])}
-    notes = [*_global_batch_size(cfg, written), *_names(cfg), *_pretrained(cfg)]
+    notes = [*_global_batch_size(cfg, written), *_names(cfg), *_pretrained(cfg), *_demo(cfg)]
     problems = _mixup(cfg, written)
     for key, reason, refused in _foreign_values(cfg):
         if refused:
@@ -84,6 +85,23 @@ def _pretrained(cfg: CfgNode) -> Iterator[str]:
         yield f"TIMESFORMER.PRETRAINED_MODEL {theirs}: not used, MODEL.PRETRAINED {cfg.MODEL.PRETRAINED} is"
 
 
+def _demo(cfg: CfgNode) -> Iterator[str]:
+    """Take SlowFast's demo for a prediction; what PREDICT.* says itself stays."""
+    demo, predict = cfg.DEMO, cfg.PREDICT
+    if not demo.ENABLE or predict.ENABLE:
+        return
+    predict.ENABLE = True
+    if not predict.SOURCES:
+        predict.SOURCES = [f"camera:{demo.WEBCAM}"] if demo.WEBCAM >= 0 else [demo.INPUT_VIDEO]
+    words = f"PREDICT.SOURCES {predict.SOURCES}"
+    if demo.OUTPUT_FILE:
+        predict.TIMELINE = predict.OVERLAY = True
+        predict.OUTPUT = predict.OUTPUT or os.path.dirname(demo.OUTPUT_FILE) or "."
+        words += f", PREDICT.OVERLAY True into PREDICT.OUTPUT {predict.OUTPUT}"
+    predict.TOP = max(demo.NUM_VIS_INSTANCES, 1)
+    yield f"DEMO.ENABLE True -> PREDICT.ENABLE True, {words}"
+
+
 def _mixup(cfg: CfgNode, written: set[str]) -> list[Problem]:
     """TimeSformer spells MIXUP.ENABLE as MIXUP.ENABLED; both then hold the same."""
     ours, theirs = "MIXUP.ENABLE", "MIXUP.ENABLED"
@@ -100,7 +118,8 @@ def _foreign_values(cfg: CfgNode) -> Iterator[tuple[str, str, bool]]:
     """(key, what to say, whether it is refused) of each foreign key that does not hold its default."""
     values, model = flatten(cfg), cfg.MODEL.MODEL_NAME
     for name in KEYS:
-        if name not in foreign.FOREIGN_KEYS or name == "MIXUP.ENABLED" or same(values[name], KEYS[name].default):
+        taken = name == "MIXUP.ENABLED" or (name in foreign.DEMO_TAKEN and cfg.DEMO.ENABLE)
+        if name not in foreign.FOREIGN_KEYS or taken or same(values[name], KEYS[name].default):
             continue
         refused = foreign.refusal(name, model in OUR_MODELS)
         if refused is not None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from yacs.config import CfgNode
 
 from dust.config.defaults import KEYS, flatten, get_cfg
@@ -136,6 +137,36 @@ def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[str] | 
     log_notes(cfg)
     cfg.freeze()
     return cfg
+
+
+def load_saved_config(text: str, overrides: Sequence[str] | Mapping[str, Any] = (), what: str = "") -> CfgNode:
+    """Load what a run wrote down (``config.yaml``, a checkpoint's ``cfg``), with overrides: checked, frozen.
+
+    Keys that this version of dust does not have are left out, with a log line; those that it has beside them keep their
+    defaults.
+
+    Args:
+        what: where the text comes from, for messages.
+
+    Raises:
+        ConfigError: it is no configuration, or the overrides cannot be.
+    """
+    try:
+        saved = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what}: the configuration in it is not valid YAML: {error}") from error
+    known = flatten(get_cfg())
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{what}: holds no configuration")
+    values = {setting.key: setting.value for setting in read_overrides(saved, set(known))}
+    other = sorted(key for key, value in values.items() if key not in known and value != {})
+    if other:
+        logger.info("%s: left out, as this version has no such keys: %s", what, ", ".join(other))
+    try:
+        mine = {setting.key: setting.value for setting in read_overrides(overrides, set(known))}
+    except SourceError as error:
+        raise ConfigError(str(error)) from error
+    return load_config(None, {key: value for key, value in values.items() if key in known} | mine)
 
 
 NOTES = "__dust_notes__"

@@ -26,7 +26,7 @@ def find_problems(cfg: CfgNode) -> list[Problem]:
     wrong = {key for problem in problems for key in problem.keys}
     defaults = flatten(get_cfg())
     sane = with_values(cfg, {name: defaults[name] for name in wrong})  # so that the checks below may divide and index
-    core = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing)
+    core = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing, _predicting)
     checks = (*core, *(system.check for system in SYSTEMS))
     for check in checks:
         problems += [one for one in check(sane) if not wrong.intersection(one.keys)]
@@ -230,3 +230,13 @@ def _testing(cfg: CfgNode) -> list[Problem]:
         text += f"DATA.TRAIN_JITTER_SCALES {cfg.DATA.TRAIN_JITTER_SCALES}, which is smaller"
         problems.append(Problem(keys, text))
     return problems
+
+
+def _predicting(cfg: CfgNode) -> list[Problem]:
+    predict = cfg.PREDICT
+    if not predict.ENABLE:
+        return []
+    if not [source for source in predict.SOURCES if source]:
+        text = "PREDICT.ENABLE True: name what to predict in PREDICT.SOURCES, e.g. [clip.mp4, more/] or [camera:0]"
+        return [Problem(("PREDICT.SOURCES",), text)]
+    return []

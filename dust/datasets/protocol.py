@@ -2,9 +2,9 @@
 
 A dataset has the members of :class:`ClipDataset`; what an item is stands in CONTRIBUTING.md ("A sample and a batch").
 All else is optional: a class that has a member of one of these protocols keeps it, and each protocol says what happens
-where a class has none. Who asks does so by ``isinstance(dataset, Protocol)``, or by :func:`fitted_of`, which knows the
-default; nobody looks an attribute up by a string. ``tests/test_protocols.py`` asks them of every registered dataset,
-and a name that is nearly one of these is logged as a warning when the class is built.
+where a class has none. Who asks does so by ``isinstance(dataset, Protocol)``, or by :func:`fitted_of` and
+:func:`files_of`, which know the default; nobody looks an attribute up by a string. ``tests/test_protocols.py`` asks
+them of every registered dataset, and a name that is nearly one of these is logged as a warning when the class is built.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
-__all__ = ["PROTOCOLS", "ClipDataset", "fitted_of", "groups_of"]
+__all__ = ["PROTOCOLS", "ClipDataset", "files_of", "fitted_of", "groups_of"]
 
 
 class ClipLike(Protocol):
@@ -84,6 +84,24 @@ class FromConfig(Protocol):
     ) -> dict[str, Any]:
         """The constructor's keyword arguments; see :func:`dust.datasets.build.build_dataset`."""
         ...
+
+
+@runtime_checkable
+class ReadsNewClips(Protocol):
+    """A class (this is about the class itself) whose datasets can be made of clips that no list names, for prediction.
+    Default: such a system cannot be asked about new files."""
+
+    def for_clips(self, cfg: Any, manifest: Any, fitted: Mapping[str, Any]) -> Dataset[Any]:
+        """A test's dataset of the clips of ``manifest``, whose labels are None; ``fitted`` is the training's."""
+        ...
+
+
+@runtime_checkable
+class CarriesFiles(Protocol):
+    """A dataset with small files of the data folder that a prediction needs too (a grouping of classes, a table of
+    steps): name -> text. They go into every checkpoint. Default: none."""
+
+    carried_files: Mapping[str, str]
 
 
 @runtime_checkable
@@ -173,6 +191,8 @@ class HasCameras(ClipDataset, Protocol):
 #: All that is optional.
 PROTOCOLS: tuple[type, ...] = (
     FromConfig,
+    ReadsNewClips,
+    CarriesFiles,
     LearnsFromTraining,
     HasIdentity,
     OrdersTraining,
@@ -192,3 +212,8 @@ def groups_of(dataset: Dataset[Any]) -> dict[str, str]:
     clips: Sequence[Any] = dataset.clips if isinstance(dataset, ClipDataset) else ()
     groups = {str(clip.id): clip.group if isinstance(clip, HasGroup) else "" for clip in clips}
     return {name: group for name, group in groups.items() if group}
+
+
+def files_of(dataset: Dataset[Any]) -> dict[str, str]:
+    """The files that checkpoints carry of the dataset's folder; none by default."""
+    return dict(dataset.carried_files) if isinstance(dataset, CarriesFiles) else {}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import zlib
 from collections import OrderedDict
 from dataclasses import asdict
@@ -30,6 +31,7 @@ _ARRAYS = ("packet_pts", "order", "frame_pts", "entries", "disposable")
 _TYPES = {"packet_pts": "<i8", "order": "<i4", "frame_pts": "<f8", "entries": "<i4", "disposable": "|b1"}
 _memory: "OrderedDict[tuple, VideoIndex]" = OrderedDict()
 _memory_bytes = 0
+_lock = threading.Lock()  # several threads may read clips ahead
 
 
 def get_index(path: str, threads: int = 1, folder: str | None = None, spare: list[Any] | None = None) -> VideoIndex:
@@ -38,10 +40,11 @@ def get_index(path: str, threads: int = 1, folder: str | None = None, spare: lis
     ``spare`` may receive the open file, see ``build_index``.
     """
     key = _key(path)
-    index = _memory.get(key)
-    if index is not None:
-        _memory.move_to_end(key)
-        return index
+    with _lock:
+        index = _memory.get(key)
+        if index is not None:
+            _memory.move_to_end(key)
+            return index
     index = _load(key, folder) if folder else None
     if index is None:
         index = build_index(path, threads, spare)
@@ -70,11 +73,12 @@ def _key(path: str) -> tuple[str, int, int]:
 
 def _remember(key: tuple, index: VideoIndex) -> None:
     global _memory_bytes
-    old = _memory.pop(key, None)
-    _memory_bytes += index.nbytes - (old.nbytes if old is not None else 0)
-    _memory[key] = index
-    while _memory_bytes > _MEMORY and len(_memory) > 1:
-        _memory_bytes -= _memory.popitem(last=False)[1].nbytes
+    with _lock:
+        old = _memory.pop(key, None)
+        _memory_bytes += index.nbytes - (old.nbytes if old is not None else 0)
+        _memory[key] = index
+        while _memory_bytes > _MEMORY and len(_memory) > 1:
+            _memory_bytes -= _memory.popitem(last=False)[1].nbytes
 
 
 def _file(key: tuple, folder: str) -> str:

@@ -40,7 +40,7 @@ from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest, sh
 from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import DustError, VideoError
 
-__all__ = ["ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
+__all__ = ["ArrayReader", "ClipReader", "FrameFolderReader", "FrameRequest", "VideoReader", "VideoReport", "open_clip"]
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +250,42 @@ class FrameFolderReader(Clip):
                 errors = [*self.report.errors, error.reason]
                 self.report = replace(self.report, errors=errors, decoded=len(self) - len(errors))
             raise VideoError(self.path, error.reason) from error
+
+
+class ArrayReader(Clip):
+    """Frames that are in memory already as a clip: the same face as VideoReader.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        path: a name for messages.
+        fps: frames per second; 0 is not known, and they then count as those of DATA.TARGET_FPS.
+        resize: as for VideoReader.
+
+    Raises VideoError for an array of another shape or type.
+    """
+
+    def __init__(self, frames: np.ndarray, path: str = "array", fps: float = 0.0, *, resize: str = "swscale") -> None:
+        self.path, self.resize, self.fps = path, check_resize(resize), float(fps)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+            raise VideoError(
+                path, f"is {frames.dtype} {frames.shape}: frames are uint8 (T, H, W, 3), RGB, at least one"
+            )
+        self._frames = frames
+        self.height, self.width = frames.shape[1:3]
+        self.pts = np.arange(len(frames)) / (self.fps or 1.0)
+        self.report = VideoReport(declared=len(frames), decoded=len(frames))
+
+    def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
+        wanted = self._numbers(requests)
+        sinks = [Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
+        take = deal(sinks)
+        for number in wanted:
+            picture = np.ascontiguousarray(self._frames[number])
+            take(number, av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        return [consumer.result() for consumer in sinks]
+
+    def check(self) -> VideoReport:
+        return self.report
 
 
 def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:

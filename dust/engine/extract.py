@@ -182,19 +182,18 @@ class Extraction:
         return FeatureWriter(self.run.features, split, ids, shape, options.dtype, self.identity, options.format)
 
 
-def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Extraction:
-    """The extraction that cfg.FEATURES describes, with the checkpoint that it names or OUTPUT_DIR's.
+def build_feature_loop(
+    cfg: CfgNode, device: torch.device, should_stop: Callable[[], None] = lambda: None
+) -> tuple[Inference, FeatureOptions, str]:
+    """The loop whose outputs are the features that cfg.FEATURES describes, its options, and the checkpoint's path.
 
     Raises:
-        CheckpointError: there is none, or it does not fit the model.
+        CheckpointError: there is no checkpoint, or it does not fit the model.
     """
     path = build_checkpoint_to_extract(cfg).path()
-    saved = load_checkpoint(path)
-    device = build_device(cfg)
     model = build_for(cfg, device)
-    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED, head=False)
+    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED, head=False)
     options = build(FeatureOptions, cfg)
-    logger.info("features of %s by %s", options.layer, path)
     loop = Inference(
         model,
         layer_output(model, options.layer),
@@ -202,8 +201,31 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
         device,
         micro_batch=options.batch_size,
         autocast=build_autocast(cfg, device),
-        should_stop=interrupt.check,
+        should_stop=should_stop,
     )
+    return loop, options, str(path)
+
+
+def build_fixed_views(cfg: CfgNode) -> tuple[CfgNode, str]:
+    """The configuration of a dataset that gives the views of an extraction, and what kind of views they are."""
+    features = cfg.FEATURES
+    values = {
+        "MODEL.NUM_CLASSES": 0,  # labels do not matter here
+        "TEST.NUM_ENSEMBLE_VIEWS": features.NUM_VIEWS,
+        "TEST.NUM_SPATIAL_CROPS": features.NUM_CROPS,
+    }
+    return with_values(cfg, values), "test" if features.NUM_VIEWS * features.NUM_CROPS > 1 else "val"
+
+
+def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Extraction:
+    """The extraction that cfg.FEATURES describes, with the checkpoint that it names or OUTPUT_DIR's.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit the model.
+    """
+    loop, options, path = build_feature_loop(cfg, build_device(cfg), interrupt.check)
+    logger.info("features of %s by %s", options.layer, path)
+    fitted = load_checkpoint(path).get("fitted")
     config = features_config(flatten(cfg))
     identity = {
         "checkpoint_sha256": file_sha256(path),
@@ -212,19 +234,11 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
         "layer": options.layer,
         "views": options.views,
     }
-    fixed_views = with_values(
-        cfg,
-        {
-            "MODEL.NUM_CLASSES": 0,  # labels do not matter here
-            "TEST.NUM_ENSEMBLE_VIEWS": cfg.FEATURES.NUM_VIEWS,
-            "TEST.NUM_SPATIAL_CROPS": cfg.FEATURES.NUM_CROPS,
-        },
-    )
+    fixed_views, views = build_fixed_views(cfg)
 
     def dataset_of(split: str) -> Any:
-        views = "test" if options.views > 1 else "val"
         name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-        return build_dataset(name, fixed_views, split, views=views, fitted=saved.get("fitted"))
+        return build_dataset(name, fixed_views, split, views=views, fitted=fitted)
 
     def loader_of(dataset: Any, start: int) -> Iterable[Any]:
         return evaluation_loader(cfg, dataset, start=start)

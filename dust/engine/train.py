@@ -15,7 +15,7 @@ from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler, Loader
 from dust.datasets.manifest.labels import write_class_list
-from dust.datasets.protocol import HasIdentity, fitted_of
+from dust.datasets.protocol import HasIdentity, files_of, fitted_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.data_lists import record_training_list
 from dust.engine.evaluator import Evaluator, build_evaluator
@@ -377,6 +377,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         "class_names": list(dataset.class_names),
         "data_sha256": _fingerprint(dataset, fitted),
         "fitted": fitted,
+        "files": files_of(dataset),
         "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),
         "cfg": cfg.dump(),
     }

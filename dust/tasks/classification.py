@@ -12,7 +12,7 @@ from torch import Tensor
 from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss, balanced_class_weights
 from dust.tasks.build import TASK_REGISTRY
-from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
+from dust.tasks.task import NONE, Answer, DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
 from dust.utils.metrics import (
@@ -170,6 +170,18 @@ class ClassificationEvaluation(Evaluation):
             "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
         }
 
+    def answer(self, kept: dict[str, Any]) -> Answer:
+        probabilities = dict(zip(self.class_names, kept["probabilities"].tolist(), strict=True))
+        return Answer(self._said(kept), probabilities)
+
+    def _said(self, kept: dict[str, Any]) -> str:
+        """The predicted class, or those of a clip that may have several."""
+        probabilities = kept["probabilities"]
+        if self.multi_label:
+            return self._names(np.flatnonzero(probabilities >= (self.threshold or 0.5)).tolist())
+        best = int(kept["scores"].argmax())
+        return self._names([best]) if probabilities[best] >= self.threshold else NONE
+
     def ensemble(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(V, K) logits of one video -> (K,) scores that rank the classes, and (K,) probabilities.
 
@@ -261,15 +273,13 @@ class ClassificationEvaluation(Evaluation):
     def _write_predictions(self, path: Path) -> Path:
         rows = []
         for record in self._records:
-            label, probabilities = record["label"], record["probabilities"]
+            label = record["label"]
             if self.multi_label:
                 truth = "" if label is None else self._names(np.flatnonzero(label).tolist())
-                prediction = self._names(np.flatnonzero(probabilities >= 0.5).tolist())
             else:
                 truth = "" if label is None else self._names([label])
-                prediction = self._names([int(record["scores"].argmax())])
-            shown = [f"{value:.6g}" for value in probabilities]
-            rows.append([record["id"], record["path"], truth, prediction, *shown])
+            shown = [f"{value:.6g}" for value in record["probabilities"]]
+            rows.append([record["id"], record["path"], truth, self._said(record), *shown])
         header = ["id", "path", "label", "prediction", *(f"prob_{name}" for name in self.class_names)]
         write_csv(path, header, rows, line_end="\r\n")
         return path

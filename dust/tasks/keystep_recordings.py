@@ -15,7 +15,7 @@ from dust.models.keystep_windows import recording_windows, window_logits
 from dust.procedure.metrics import Step, StepScore, delay_curve, match_steps, score_recording, summarize
 from dust.procedure.step_decoder import WINDOWS, StepDecoder
 from dust.procedure.windows import window_padding
-from dust.tasks.task import Evaluation, InferenceLoop
+from dust.tasks.task import NONE, Answer, Evaluation, InferenceLoop
 from dust.utils.errors import DataError
 from dust.utils.files import file_stems, write_csv
 from dust.utils.statistics import Interval, mean_intervals
@@ -30,6 +30,8 @@ class RecordingsEvaluation(Evaluation):
     Items are pieces of recordings, as :class:`ProcedureRecordings` gives them, whose outputs are the embeddings (T, D)
     of their frames. :meth:`infer` makes whole recordings of them, and what is kept of one holds its decoded steps.
 
+    A recording without labels has steps and timelines all the same, without a verdict.
+
     Args:
         components: K names.
         decoder: how steps are made.
@@ -37,6 +39,9 @@ class RecordingsEvaluation(Evaluation):
         batch: windows that run through the temporal encoder at once.
         metric_mode: see :func:`dust.procedure.metrics.score_recording`.
     """
+
+    #: What comes out of the loop are probabilities of windows.
+    logits = False
 
     def __init__(
         self,
@@ -87,9 +92,22 @@ class RecordingsEvaluation(Evaluation):
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         facts, last = record["facts"], record["last"]
         padding = window_padding(facts["num_frames"], self.frames, self.skip) if len(last) else 0
-        one = {"id": record["id"], "path": record["path"], **facts}
+        one = {"id": record["id"], "path": record["path"], "labelled": True, **facts}
         one |= {"last": last, "probabilities": record["outputs"].numpy(), "padding": padding}
         return {**one, "predicted": self._decode(one, self.decoder)}
+
+    def answer(self, kept: dict[str, Any]) -> Answer:
+        """The steps in their order; the probability of a component is the largest that any window gives a change."""
+        steps = [
+            {"frame": int(frame), "time": frame / kept["fps"], "step": int(step), "description": self._describe(step)}
+            for frame, step in kept["predicted"]
+        ]
+        most = kept["probabilities"].max(axis=0) if len(kept["probabilities"]) else np.zeros(len(self.components))
+        label = ", ".join(step["description"] for step in steps) or NONE
+        return Answer(label, dict(zip(self.components, map(float, most), strict=True)), facts={"steps": steps})
+
+    def _describe(self, step: int) -> str:
+        return f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
 
     def _decode(self, one: dict[str, Any], decoder: StepDecoder) -> list[Step]:
         return decoder.decode(one["procedure"], one["states"], one["detections"], one["last"], one["probabilities"])
@@ -184,7 +202,8 @@ class RecordingsEvaluation(Evaluation):
         for one in self._records:
             score = self._score(one, one["predicted"])
             facts = (one["errors"], one["num_frames"], one["padding"])
-            rows.append([one["id"], *(_short(getattr(score, name)) for name in columns), *facts])
+            figures = [_short(getattr(score, name)) if one["labelled"] else "" for name in columns]
+            rows.append([one["id"], *figures, *facts])
         header = ["recording", *columns, "errors", "frames", "padded_frames"]
         write_csv(paths[0], header, rows, line_end="\r\n")
         stems = file_stems([one["id"] for one in self._records])
@@ -206,17 +225,16 @@ class RecordingsEvaluation(Evaluation):
         rows, right, taken = [], [], set()
         for frame, step in predicted:
             done = done_of.pop((frame, step), None)
-            right.append(done is not None)
+            right.append(done is not None or not one["labelled"])
             if done is None:
-                rows.append((frame, step, "wrong", "", ""))
+                rows.append((frame, step, "wrong" if one["labelled"] else "", "", ""))
             else:
                 taken.add((done, step))
                 rows.append((frame, step, "right", done, f"{(frame - done) / fps:.2f}"))
         rows += [(done, step, "missed", done, "") for done, step in gt if (done, step) not in taken]
         lines = []
         for frame, step, verdict, done, delay in sorted(rows, key=lambda row: row[0]):
-            name = f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
-            lines.append([frame, f"{frame / fps:.2f}", step, name, verdict, done, delay])
+            lines.append([frame, f"{frame / fps:.2f}", step, self._describe(step), verdict, done, delay])
         header = ["frame", "time_s", "step", "description", "verdict", "completed_frame", "delay_s"]
         write_csv(path, header, lines, line_end="\r\n")
         return right

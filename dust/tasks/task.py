@@ -1,6 +1,7 @@
 """The two faces that the engine sees: a task in training, and an evaluation of it."""
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,45 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from dust.utils.errors import ConfigError
 from dust.utils.statistics import Interval
 
 Outputs = Tensor | dict[str, Tensor]
+#: What is said of a sample that no class is likely enough for.
+NONE = "none of these"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task says of one sample.
+
+    Attributes:
+        label: the class, several with commas where a clip may have several, or :data:`NONE`.
+        probabilities: of each class by its name, in the order of the logits, 0..1.
+        heads: where several questions are answered at once (verb and noun), the answer to each.
+        facts: what else there is to say, as json can hold it.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+    heads: Mapping[str, "Answer"] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the likeliest class; of several questions that of all first answers together."""
+        if self.heads:
+            return math.prod(head.confidence for head in self.heads.values())
+        return max(self.probabilities.values(), default=0.0)
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The ``k`` likeliest (name, probability), the best first; of several questions the likeliest combinations."""
+        pairs: list[tuple[str, float]] = [("", 1.0)] if self.heads else list(self.probabilities.items())
+        for kind, head in self.heads.items():
+            words = [(name.removeprefix(f"{kind}:"), value) for name, value in head.top(k)]
+            pairs = [(f"{text} {word}".strip(), p * value) for text, p in pairs for word, value in words]
+            pairs = sorted(pairs, key=lambda pair: -pair[1])[:k]
+        return sorted(pairs, key=lambda pair: -pair[1])[:k]
 
 
 @dataclass(frozen=True)
@@ -79,6 +116,11 @@ class Evaluation(ABC):
     A subclass says in :meth:`keep` what of it is kept; the rest of the collecting is here.
     """
 
+    #: Below this probability a class is not named; 0: the likeliest always is.
+    threshold: float = 0.0
+    #: Whether a record's outputs are logits, or a dict of them.
+    logits = True
+
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []
 
@@ -90,6 +132,12 @@ class Evaluation(ABC):
     @abstractmethod
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         """What is kept of a record, in a form that can travel between processes: NumPy and plain values."""
+
+    def answer(self, kept: dict[str, Any]) -> Answer:
+        """Say in words what :meth:`keep` made of a record. ConfigError where the task answers nothing of a sample."""
+        raise ConfigError(
+            f"{type(self).__name__} has no answer for a single sample: predict with a stage that classifies"
+        )
 
     def update(self, record: dict[str, Any]) -> None:
         """Collect one more record."""

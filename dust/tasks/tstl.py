@@ -1,6 +1,7 @@
 """The two tasks of TSTL: selecting a group of classes, and finding the class by way of the group."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.models.protocol import KnowsItsCost
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
-from dust.tasks.task import DataInfo, Outputs
+from dust.tasks.task import Answer, DataInfo, Outputs
 from dust.utils.files import write_csv
 
 
@@ -115,6 +116,10 @@ class RoutingEvaluation(ClassificationEvaluation):
         if own["label"] is not None and "oracle" in outputs:
             own["oracle"] = int(self.ensemble(outputs["oracle"].float())[0].argmax())
         return own
+
+    def answer(self, kept: dict[str, Any]) -> Answer:
+        facts = {"group": kept["selected"], "routes": kept["routes"]}
+        return replace(super().answer(kept), facts=facts)
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()

@@ -12,7 +12,7 @@ from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification import ClassificationEvaluation
-from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
+from dust.tasks.task import NONE, Answer, DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
 from dust.utils.metrics import topk_correct
@@ -113,6 +113,19 @@ class VerbNounEvaluation(Evaluation):
         }
         return {"id": record["id"], "path": record["path"], "label": record["label"], **found}
 
+    def answer(self, kept: dict[str, Any]) -> Answer:
+        heads = {
+            kind: Answer(self._said(kept, kind), dict(zip(self.names[kind], kept[kind].tolist(), strict=True)))
+            for kind in KINDS
+        }
+        both = {name: value for head in heads.values() for name, value in head.probabilities.items()}
+        words = [head.label.removeprefix(f"{kind}:") for kind, head in heads.items()]
+        return Answer(NONE if NONE in words else " ".join(words), both, heads)
+
+    def _said(self, kept: dict[str, Any], kind: str) -> str:
+        best = int(kept[kind].argmax())
+        return self.names[kind][best] if kept[kind][best] >= self.threshold else NONE
+
     def metrics(self) -> dict[str, float]:
         return {name: 100.0 * float(hit.double().mean()) for name, hit in self._hits().items()}
 
@@ -155,7 +168,7 @@ class VerbNounEvaluation(Evaluation):
             for kind in KINDS:
                 best = int(record[kind].argmax())
                 truth = "" if record["label"] is None else self.names[kind][int(record["label"][kind])]
-                row += [truth, self.names[kind][best], f"{record[kind][best]:.6g}"]
+                row += [truth, self._said(record, kind), f"{record[kind][best]:.6g}"]
             rows.append(row)
         columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
         write_csv(path, ["id", "path", *columns], rows, line_end="\r\n")

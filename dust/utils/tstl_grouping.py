@@ -167,6 +167,11 @@ def write_grouping(path: str | os.PathLike, grouping: Grouping) -> None:
     problems = find_grouping_problems(grouping.groups, grouping.class_names)
     if problems:
         raise DataError(f"{path}: not written: " + "; ".join(problems))
+    write_text(path, text_of_grouping(grouping))
+
+
+def text_of_grouping(grouping: Grouping) -> str:
+    """The text of a file that :func:`read_grouping` reads."""
     content: dict[str, Any] = {
         "num_classes": grouping.num_classes,
         "num_heads": grouping.num_groups,
@@ -179,7 +184,7 @@ def write_grouping(path: str | os.PathLike, grouping: Grouping) -> None:
     }
     if grouping.class_names:
         content["class_names"] = list(grouping.class_names)
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    return json.dumps(content, indent=1) + "\n"
 
 
 # --- making groups ----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ torch, and the network's libraries only when something is fetched.
 """
 
 from dust.zoo.cache import cached, cached_names, cached_path, download, resolve, verify
-from dust.zoo.entries import ENTRIES, Entry, HubFile, get
+from dust.zoo.entries import ENTRIES, Entry, HubFile, class_names, get
 from dust.zoo.table import markdown
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "cached",
     "cached_names",
     "cached_path",
+    "class_names",
     "download",
     "get",
     "markdown",

@@ -38,7 +38,8 @@ class Entry:
     ``key_map`` names the layout of the file's state dict, ``config`` the YAML to use it with (relative to the
     checkout) and ``options`` what must be said besides. ``top1`` and ``top5`` in percent, as published at ``source``;
     ``views`` is "clips x crops". ``frames`` of the clip, ``rate`` the step between them in frames (0: spread over the
-    whole video), ``crop`` in pixels; ``classes`` of the file's head, None where it is not stated.
+    whole video), ``crop`` in pixels; ``classes`` of the file's head, None where it is not stated; ``class_list`` a file
+    beside the list, one name per line in the order of the logits, "" where there is none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Entry:
     config: str = ""
     options: str = ""
     classes: int | None = None
+    class_list: str = ""
     top1: float | None = None
     top5: float | None = None
     views: str = ""
@@ -123,6 +125,13 @@ def _entry(fields: dict[str, Any]) -> Entry:
 
 
 ENTRIES: dict[str, Entry] = read_entries()
+
+
+def class_names(entry: Entry) -> list[str] | None:
+    """The classes of a file of weights in the order of its logits; None where nobody lists them."""
+    if not entry.class_list:
+        return None
+    return (LIST.parent / entry.class_list).read_text(encoding="utf-8").splitlines()
 
 
 def get(name: str) -> Entry:

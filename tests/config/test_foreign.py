@@ -151,7 +151,7 @@ def test_batch_norm_statistics_matter_only_where_there_are_batch_norms(key):
         loads(key, True, model="MyNet")
 
 
-QUIET = {"MIXUP.ENABLED", "DATA.DECODING_BACKEND"}
+QUIET = {"MIXUP.ENABLED", "DATA.DECODING_BACKEND", "DEMO.ENABLE"}  # DEMO.ENABLE is taken: see the last test
 
 
 @pytest.mark.parametrize(
@@ -209,3 +209,19 @@ def test_slowfasts_style_of_use_reports_everything():
     cfg.DATA.RESIZE = "cv2"
     with pytest.raises(ConfigError, match=r"(?s)2 problems .*MULTIGRID.SHORT_CYCLE.*DATA.RESIZE"):
         assert_and_infer_cfg(cfg)
+
+
+def test_slowfasts_demo_is_a_prediction(tmp_path):
+    file = write(tmp_path, "DEMO: {ENABLE: True, INPUT_VIDEO: a.mp4, OUTPUT_FILE: out/b.mp4, DISPLAY_WIDTH: 640}\n")
+    cfg = load_config(file)
+    assert cfg.PREDICT.ENABLE and cfg.PREDICT.SOURCES == ["a.mp4"]
+    assert cfg.PREDICT.OVERLAY and cfg.PREDICT.OUTPUT == "out"
+    said = " ".join(notes(cfg))
+    assert "DEMO.ENABLE True -> PREDICT.ENABLE True" in said and "DEMO.DISPLAY_WIDTH 640 has no effect" in said
+    assert load_config(None, {"DEMO.ENABLE": True, "DEMO.WEBCAM": 1}).PREDICT.SOURCES == ["camera:1"]
+    own = load_config(None, {"DEMO.ENABLE": True, "PREDICT.ENABLE": True, "PREDICT.SOURCES": ["mine.mp4"]})
+    assert own.PREDICT.SOURCES == ["mine.mp4"]
+    with pytest.raises(ConfigError, match=r"PREDICT.SOURCES"):
+        load_config(None, {"DEMO.ENABLE": True})
+    with pytest.raises(ConfigError, match="detection is not in dust"):
+        load_config(None, {"DEMO.PREDS_BOXES": "boxes.csv"})

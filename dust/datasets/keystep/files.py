@@ -138,16 +138,21 @@ def read_own(
     return replace(facts, recordings=found, source=str(folder))
 
 
+def read_new_recordings(path: str | os.PathLike, facts: ProcedureData) -> list[Recording]:
+    """The recordings of a ``recordings.csv`` that are to be predicted, those of the test split; without labels, and
+    files that are missing are found when they are read. DataError with all problems of the list."""
+    problems = Problems()
+    folder, name = os.path.split(os.fspath(path))
+    rows = _read_recordings(Path(folder), facts, "", problems, name)
+    found = [one for one, split in rows if split == "test"]
+    problems.raise_if_any(os.fspath(path))
+    return found
+
+
 def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> None:
     """Write our four files for these splits. Paths inside ``out`` become relative to it; frames are not copied."""
     folder, facts = Path(out), next(iter(splits.values()))
-    document = {
-        "components": facts.components,
-        "start_states": facts.start_states,
-        "states": facts.state_names,
-        "steps": facts.table,
-    }
-    write_text(folder / PROCEDURE, json.dumps(document, indent=1) + "\n")
+    write_text(folder / PROCEDURE, text_of_procedure(facts))
     pairs = [(split, one) for split, data in splits.items() for one in data.recordings]
     rows = [
         (one.id, split, _relative(one.path, folder), f"{one.fps:g}" if one.fps else "", one.procedure,
@@ -161,6 +166,12 @@ def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> No
     write_csv(folder / STEPS, ("recording", "frame", "step", "description"), steps)
     columns = len(COLUMNS) if any(one.group for _, one in pairs) else len(COLUMNS) - 1
     write_csv(folder / RECORDINGS, COLUMNS[:columns], [row[:columns] for row in rows])
+
+
+def text_of_procedure(facts: ProcedureData) -> str:
+    """The text of a ``procedure.json``."""
+    parts = (facts.components, facts.start_states, facts.state_names, facts.table)
+    return json.dumps(dict(zip(("components", "start_states", "states", "steps"), parts, strict=True)), indent=1) + "\n"
 
 
 def read_procedure(path: Path) -> ProcedureData:
@@ -248,18 +259,18 @@ def _named_rows(path: Path, required: Sequence[str], problems: Problems) -> Iter
 
 
 def _read_recordings(
-    folder: Path, facts: ProcedureData, group_column: str, problems: Problems
+    folder: Path, facts: ProcedureData, group_column: str, problems: Problems, listed: str = RECORDINGS
 ) -> Iterator[tuple[Recording, str]]:
     """Every recording with its split. val and test may share recordings."""
     seen: dict[str, str] = {}
     paths: dict[str, str] = {}
     group: str | None = None
-    for where, cells in _named_rows(folder / RECORDINGS, ("id", "split", "path"), problems):
+    for where, cells in _named_rows(folder / listed, ("id", "split", "path"), problems):
         if group is None:
             names = [column_name(name) for name in cells]
             found = find_group(names, group_column, problems)
             group = "" if found is None else list(cells)[found]
-            check_columns(list(cells), [*COLUMNS, group], str(folder / RECORDINGS), problems)
+            check_columns(list(cells), [*COLUMNS, group], str(folder / listed), problems)
         name, split, fps = cells["id"], cells["split"], cells.get("fps", "")
         procedure = cells.get("procedure") or next(iter(facts.start_states))
         shared = {"val", "test"} == {split, seen.get(name, paths.get(cells["path"], ""))}

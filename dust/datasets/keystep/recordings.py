@@ -15,7 +15,7 @@ from dust.datasets.sample import BadClip
 from dust.procedure.metrics import has_errors
 from dust.procedure.step_decoder import OBJECTS
 from dust.procedure.table import REMOVE, Procedure, state_vectors
-from dust.utils.errors import DataError, VideoError
+from dust.utils.errors import ConfigError, DataError, VideoError
 
 
 @DATASET_REGISTRY.register()
@@ -24,9 +24,9 @@ class ProcedureRecordings(Dataset[Any]):
 
     KEYSTEP.DTYPE ``video``: input ``frames`` uint8 (T, C, 1, H, W); ``embedding``: input ``frame_embeddings`` (T, D),
     the whole recording at once. An item also has ``first``, the number of its first frame, and ``facts`` of the
-    recording: num_frames, fps, steps, procedure (:class:`Procedure`), errors (whether something went wrong in it),
-    detections (of each frame) and states (class of the object detector -> components' states). The last two are empty
-    unless they are asked for.
+    recording: num_frames, fps, steps, labelled, procedure (:class:`Procedure`), errors (whether something went wrong in
+    it), detections (of each frame) and states (class of the object detector -> components' states). The last two are
+    empty unless they are asked for.
 
     A recording that cannot be read, or lacks the object states that are asked for, is a BadClip.
 
@@ -86,6 +86,17 @@ class ProcedureRecordings(Dataset[Any]):
         stored = EmbeddingWindows.from_config(cfg, split, class_names, views="test")
         return {"data": stored["data"], "class_names": class_names, "embeddings": stored, "objects": objects}
 
+    @classmethod
+    def for_clips(cls, cfg, manifest: ProcedureData, fitted: Mapping[str, Any]) -> "ProcedureRecordings":
+        """A test's dataset of new recordings of videos. ConfigError for a model of stored embeddings."""
+        if cfg.KEYSTEP.DTYPE != "video":
+            raise ConfigError(
+                f"KEYSTEP.DTYPE {cfg.KEYSTEP.DTYPE}: a new video has no stored embeddings; predict with the stage "
+                "whose KEYSTEP.DTYPE is video"
+            )
+        objects = cfg.KEYSTEP.DECODE.MODE in OBJECTS
+        return cls(data=manifest, reader=FrameReader.of(cfg), objects=objects)
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -128,6 +139,7 @@ class ProcedureRecordings(Dataset[Any]):
             "num_frames": one.num_frames,
             "fps": one.fps,
             "steps": list(one.steps),
+            "labelled": bool(one.states),
             "procedure": procedure,
             "errors": has_errors([step for _, step in one.steps], _required(procedure), [s for _, s in one.states]),
             "detections": detections,

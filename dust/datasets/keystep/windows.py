@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import ProcedureData, Recording
+from dust.datasets.keystep.files import PROCEDURE, ProcedureData, Recording, text_of_procedure
 from dust.datasets.keystep.frames import FrameReader, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.sample import BadClip, SampleRequest
@@ -107,6 +107,7 @@ class StepWindows(Dataset[Any]):
             )
         self.class_names = data.components
         self.rules, self.training, self.seed = rules, training, seed
+        self.carried_files = {PROCEDURE: text_of_procedure(data)}
         self.clips = [one for one in data.recordings if one.num_frames]
         if not self.clips:
             raise DataError(f"{data.source}: none of the {len(data.recordings)} recordings can be read")

@@ -107,6 +107,26 @@ def read_manifest(
     return Manifest(clips, names, raw.source, multi_label)
 
 
+def read_new_clips(path: str, *, separator: str = "", path_prefix: str = "") -> list[Clip]:
+    """The clips of a csv list that are to be predicted. Labels are left aside, whatever they are, and a file that is
+    missing is found when it is read.
+
+    Args:
+        separator, path_prefix: see :func:`read_manifest`.
+
+    Raises:
+        DataError: with all problems of the list.
+    """
+    raw = read_csv(path, split="test", separator=separator)
+    folder = os.path.dirname(path)
+    raw.bases = [path_prefix] if path_prefix else list(dict.fromkeys([folder, ""]))
+    for row in raw.rows:
+        row.label = None
+    clips = _locate(raw, [None] * len(raw.rows), False, False)
+    raw.problems.raise_if_any(path)
+    return clips
+
+
 def available_splits(root: str, format: str = "auto", split_number: int = 1) -> list[str]:
     """Those of train, val, test that a data folder has. DataError if it has no known layout."""
     root = os.path.expanduser(root)

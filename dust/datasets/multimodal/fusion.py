@@ -195,6 +195,23 @@ class FusedDataset(Dataset[Any]):
             "check": data.CHECK_FILES,
         }
 
+    @classmethod
+    def for_clips(cls, cfg, manifest: FusedManifest, fitted: Mapping[str, Any]) -> "FusedDataset":
+        """A test's dataset of new samples, with the modalities that come from files: all but stored features."""
+        modalities = [name for name in cfg.DATA.MODALITIES if name != "video_features"]
+        return cls(
+            manifest=manifest,
+            modalities=modalities,
+            split="test",
+            video=VideoDataset.reading_from_config(cfg, "test") if "video" in modalities else None,
+            channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
+            rules=SeriesRules(**SeriesRules.from_config(cfg)) if "series" in modalities else None,
+            normalize=cfg.SERIES.NORMALIZE,
+            seed=cfg.RNG_SEED,
+            check=False,
+            fitted=fitted,
+        )
+
     def _open_videos(self, manifest: FusedManifest, options: Mapping[str, Any], channels: int) -> Any:
         references = [clip.video for clip in self.clips]
         if all(map(is_row, references)):
@@ -271,14 +288,12 @@ class FusedDataset(Dataset[Any]):
         except SampleError as error:
             reason = error.reason + (f" ({error.detail})" if error.detail else "")
             return BadClip(clip.id, error.path, reason)
-        for sample in samples:
-            sample["inputs"] |= others
         if self.training:
+            for sample in samples:
+                sample["inputs"] |= others
             return samples
         (sample,) = samples
-        views = len(sample["inputs"]["video"]) if "video" in sample["inputs"] else 1
-        sample["inputs"] |= {name: value.expand(views, *value.shape) for name, value in others.items()}
-        return sample
+        return with_others(sample, others)
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         """A batch of items at once, which PyTorch's loader asks for: series and features are read in one go."""
@@ -312,6 +327,13 @@ class FusedDataset(Dataset[Any]):
             "id": clip.id,
             "path": clip.path,
         }
+
+
+def with_others(sample: dict[str, Any], others: Mapping[str, Tensor]) -> dict[str, Any]:
+    """An evaluation sample with inputs (...) that are the same in all of its views."""
+    views = len(sample["inputs"]["video"]) if "video" in sample["inputs"] else 1
+    sample["inputs"] |= {name: value.expand(views, *value.shape) for name, value in others.items()}
+    return sample
 
 
 def _stored_features(cfg, split: str) -> FeatureStore:

@@ -37,6 +37,7 @@ COLUMNS = {  # the names that a column may have
     "end": ("end",),
 }
 NEEDED = ("sample", "view", "file", "sequence")
+MISSING = "a file that is missing"
 PUBLISHED_COLUMNS = ("sequence_number", "view", "action_label", "start frame", "end frame")
 
 
@@ -143,6 +144,20 @@ def read_track_manifest(
     return TrackManifest(wanted, names, source)
 
 
+def read_new_clips(path: str) -> list[TrackClip]:
+    """The clips of a csv of tracks that are to be predicted: all, or where it has splits those of the test. Labels are
+    left aside, and a file that is missing is found when it is read.
+
+    Raises:
+        DataError: with all problems of the list.
+    """
+    problems = Problems()
+    clips = _read_table(Path(path).expanduser(), problems, "")
+    problems.kinds.pop(MISSING, None)
+    problems.raise_if_any(path)
+    return [clip for clip in clips if clip.split in ("", "test")]
+
+
 def _find_table(root: str) -> list[Path]:
     path = Path(root).expanduser()
     if not root or not path.exists():
@@ -204,7 +219,7 @@ def _clips(path: Path, header: list[str], rows: Rows, group_column: str, problem
             continue
         file = _locate(path.parent, row["file"])
         if file is None:
-            problems.add("a file that is missing", f"{where}: {path.parent / row['file']}")
+            problems.add(MISSING, f"{where}: {path.parent / row['file']}")
             file = row["file"]
         facts: dict[str, Any] = {
             "word": row["label"] or None,

@@ -5,7 +5,7 @@ An input is ``tracks`` (V, T, P, 2) float32, x and y in [-1, 1] over the frame (
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,9 +174,18 @@ class PointTracks(Dataset[Any]):
             group_column=cfg.DATA.GROUP_COLUMN,
             corrections=cfg.DATA.CORRECTIONS,
         )
-        training = (views or split) == "train"
+        return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
+
+    @classmethod
+    def for_clips(cls, cfg, manifest: TrackManifest, fitted: Mapping[str, Any]) -> "PointTracks":
+        """A test's dataset of new clips."""
+        return cls(manifest=manifest, **{**cls.reading_from_config(cfg, "test"), "check_files": False})
+
+    @classmethod
+    def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
+        """How clips are read, whatever manifest they are of: all arguments but ``manifest``."""
+        node, training = cfg.TRACKS, views == "train"
         return {
-            "manifest": manifest,
             "views": node.VIEWS,
             "seen_views": () if training else node.TEST_VIEWS,
             "num_points": node.NUM_POINTS,

@@ -77,11 +77,26 @@ class EpicKitchens(VideoDataset):
             **cls.reading_from_config(cfg, views or split),
         }
 
+    @classmethod
+    def read_new_clips(cls, cfg: Any, path: str) -> list[Clip]:
+        """The clips of a csv of ``clip_id[,verb,noun]``, beside their files or with ``videos/`` there."""
+        problems, folder = Problems(), Path(path).parent
+        bases = [cfg.DATA.PATH_PREFIX] if cfg.DATA.PATH_PREFIX else [str(folder), str(folder / "videos")]
+        names = [cells[0] for _, _, cells in read_lines(Path(path), problems, empty=False)]
+        problems.raise_if_any(path)
+        found = [(name, _find(name, bases, True) or _find(name, bases, False)) for name in names if name != HEADER[0]]
+        return [Clip(name, file or name, None) for name, file in found]
+
+    @classmethod
+    def for_clips(cls, cfg: Any, manifest: Manifest, fitted: Mapping[str, Any]) -> "EpicKitchens":
+        sizes = {"num_verbs": cfg.CAST.NUM_VERBS, "num_nouns": cfg.CAST.NUM_NOUNS}
+        return cls(manifest=manifest, fitted=fitted, **sizes, **cls.reading_from_config(cfg, "test"))
+
     def _pair(self, label: Any) -> tuple[int, int]:
         verb, noun = label
         return verb, noun - self.num_verbs
 
-    def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+    def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
         label = None if clip.label is None else dict(zip(("verb", "noun"), self._pair(clip.label), strict=True))
         return {"inputs": {"video": video}, "label": label, "id": clip.id, "path": clip.path}
 

@@ -1,6 +1,6 @@
 """The clips of a data set in the three ways that TSTL needs them: by group, of one group, or all with their group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.samplers import GroupBalancedSampler
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import ConfigError, DataError, Problems
-from dust.utils.tstl_grouping import Grouping
+from dust.utils.tstl_grouping import Grouping, text_of_grouping
 
 ROLES = ("selector", "expert", "route")
+GROUPING = "class_grouping.json"  # as checkpoints carry it
 
 
 @DATASET_REGISTRY.register()
@@ -48,6 +49,7 @@ class GroupedVideo(VideoDataset):
         if role not in ROLES:
             raise ValueError(f"role {role!r} is none of {', '.join(ROLES)}")
         self.grouping, self.role, self.groups_per_batch = grouping, role, groups_per_batch
+        self.carried_files = {GROUPING: text_of_grouping(grouping)}
         super().__init__(manifest=relabel(manifest, grouping, role, group, expert_classes), **reading)
 
     @classmethod
@@ -78,6 +80,14 @@ class GroupedVideo(VideoDataset):
         _check_names(ours, class_names, cfg.MODEL.NUM_CLASSES, f"{role} by {tstl.GROUPING}")
         return {**arguments, "groups_per_batch": tstl.GROUPS_PER_BATCH if role == "selector" else 0}
 
+    @classmethod
+    def for_clips(cls, cfg: Any, manifest: Manifest, fitted: Mapping[str, Any]) -> VideoDataset:
+        """As VideoDataset: a selector and an expert see the video alone, and a router that no label is known."""
+        reading = cls.reading_from_config(cfg, "test")
+        if cfg.MODEL.MODEL_NAME != "TSTL":
+            return VideoDataset(manifest=manifest, **reading)
+        return cls(manifest=manifest, grouping=grouping_of(cfg), role="route", **reading)
+
     def training_sampler(
         self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> GroupBalancedSampler | None:
@@ -88,8 +98,8 @@ class GroupedVideo(VideoDataset):
         where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return GroupBalancedSampler(labels, batch_size, groups_per_batch=self.groups_per_batch, **where)
 
-    def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
-        sample = super()._sample(clip, video)
+    def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+        sample = super().sample(clip, video)
         if self.role == "route" and video.ndim == 5:
             group = self.grouping.group_of[clip.label] if isinstance(clip.label, int) else -1
             sample["inputs"]["group"] = torch.full((len(video),), group)

@@ -1,7 +1,7 @@
 """Clips of video files (or frame folders), their labels and their views."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
-from dust.datasets.manifest.manifest import Clip, Manifest, read_manifest
+from dust.datasets.manifest.manifest import Clip, Manifest, read_manifest, read_new_clips
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
@@ -113,6 +113,17 @@ class VideoDataset(Dataset[Any]):
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
     @classmethod
+    def for_clips(cls, cfg, manifest: Manifest, fitted: Mapping[str, Any]) -> "VideoDataset":
+        """A test's dataset of clips that no list of the data folder names."""
+        return cls(manifest=manifest, **cls.reading_from_config(cfg, "test"))
+
+    @classmethod
+    def read_new_clips(cls, cfg, path: str) -> list[Clip]:
+        """The clips of a csv list that are to be predicted, without labels."""
+        data = cfg.DATA
+        return read_new_clips(path, separator=data.PATH_LABEL_SEPARATOR, path_prefix=data.PATH_PREFIX)
+
+    @classmethod
     def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
         """How clips are read, whatever manifest they are of: all arguments but ``manifest``."""
         data, train = cfg.DATA, views == "train"
@@ -165,7 +176,7 @@ class VideoDataset(Dataset[Any]):
             if self.train_transform is not None:
                 assert isinstance(key, SampleRequest), "a training sample is asked for with its epoch"
                 return self._training_views(clip, key)
-            return self._evaluation_views(clip)
+            return self.read_views(clip, self.evaluation_views)
         except VideoError as error:
             return BadClip(clip.id, clip.path, error.reason)
 
@@ -198,39 +209,49 @@ class VideoDataset(Dataset[Any]):
             frames = torch.from_numpy(array)
             frames = frames[0] if frames.ndim == 5 else frames  # one crop
             video = self.train_transform(frames.permute(0, 3, 1, 2), geometry, rng)  # (T, C, H, W)
-            samples.append(self._sample(clip, video.permute(1, 0, 2, 3).contiguous()))  # (C, T, H, W)
+            samples.append(self.sample(clip, video.permute(1, 0, 2, 3).contiguous()))  # (C, T, H, W)
         return samples
 
-    def _evaluation_views(self, clip: Clip) -> Any:
-        def choose(video_len: int, fps: float) -> list[list[int]]:
-            if self.centre:
-                return [self.sampler.val(video_len, fps)]
-            return self.sampler.test(video_len, fps, self.num_temporal_views)
-
-        return self.read_views(clip, choose)
+    def evaluation_views(self, video_len: int, fps: float) -> list[list[int]]:
+        """The frames of each view in time of an evaluation item, of a video of ``video_len`` frames."""
+        if self.centre:
+            return [self.sampler.val(video_len, fps)]
+        return self.sampler.test(video_len, fps, self.num_temporal_views)
 
     def windows(self, *, stride: int, chunk: int) -> SlidingWindows:
         """The same clips as windows that slide over each whole video, ``chunk`` of them per item."""
         return SlidingWindows(self, stride=stride, chunk=chunk)
 
-    def read_views(self, clip: Clip, choose: Callable[[int, float], list[list[int]]]) -> Any:
+    def read_views(
+        self,
+        clip: Clip,
+        choose: Callable[[int, float], list[list[int]]],
+        reader: ClipReader | None = None,
+        *,
+        keep_damaged: bool = False,
+    ) -> Any:
         """One evaluation sample of the views whose frames ``choose(video_len, fps)`` names.
+
+        Args:
+            reader: of the clip, open; None opens it by its path. It is closed at the end.
+            keep_damaged: what can be read of a damaged clip makes a sample; else it is a :class:`BadClip`.
 
         Raises:
             VideoError: the clip cannot be read.
         """
         assert self.eval_transform is not None
-        with self.open(clip) as reader:
-            views = choose(len(reader), reader.fps)
-            geometry = self.eval_transform.geometry(reader.height, reader.width)
-            arrays = reader.read([FrameRequest(view, geometry.box, geometry.size, geometry.crops) for view in views])
-            if reader.report.damaged:
-                return BadClip(clip.id, clip.path, reader.report.reason)
+        with reader if reader is not None else self.open(clip) as source:
+            views = choose(len(source), source.fps)
+            geometry = self.eval_transform.geometry(source.height, source.width)
+            arrays = source.read([FrameRequest(view, geometry.box, geometry.size, geometry.crops) for view in views])
+            if source.report.damaged and not keep_damaged:
+                return BadClip(clip.id, clip.path, source.report.reason)
         # each (crops, T, H, W, C); SlowFast numbers a video's views temporal * crops + spatial
         video = torch.cat([torch.from_numpy(array) for array in arrays])
-        return self._sample(clip, video.permute(0, 4, 1, 2, 3).contiguous())  # (V, C, T, H, W)
+        return self.sample(clip, video.permute(0, 4, 1, 2, 3).contiguous())  # (V, C, T, H, W)
 
-    def _sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+    def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
+        """A sample of pixels that were read: uint8 (C, T, H, W) in training, (V, C, T, H, W) in evaluation."""
         return {
             "inputs": {"video": video},
             "label": target_of(clip.label, len(self.class_names), self.multi_label),

@@ -1,0 +1,247 @@
+"""Ask a trained model about new clips.
+
+dust predict runs/kitchen clip.mp4 more/ "b*.avi" list.csv -o out/
+dust predict runs/kitchen match.mp4 --timeline --overlay -o out/
+dust predict runs/kitchen camera:0
+dust predict runs/kitchen --watch incoming/ -o out/
+
+MODEL is a run's folder, the root of several stages, a checkpoint, or zoo://NAME. A source is a video file or its web
+address, a folder of pictures, a folder of videos, a pattern, a csv list; or one camera (camera:0) or network stream
+(rtsp://..., http://...). Each clip gets one answer; a long video with --timeline one for every window. The exit code is
+1 where a clip could not be read. See docs/PREDICT.md.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dust.cli.command import command
+from dust.utils.errors import DustError
+
+
+def add_arguments(top: argparse.ArgumentParser) -> None:
+    top.add_argument("model", metavar="MODEL", help="run folder, checkpoint, or zoo://NAME")
+    top.add_argument("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, csv list, camera or stream")
+    top.add_argument("-o", "--out", metavar="DIR", help="folder for predictions.csv, predictions.json and the rest")
+    top.add_argument("--force", action="store_true", help="write into DIR although it is not empty")
+    top.add_argument("--top", type=int, default=2, metavar="K", help="show the K likeliest classes (default 2)")
+    top.add_argument("--threshold", type=float, default=0.0, metavar="P", help='below P: "none of these"')
+    top.add_argument("--watch", metavar="FOLDER", help="predict the videos of FOLDER, and new ones as they come")
+    long = top.add_argument_group("long videos and streams")
+    long.add_argument("--timeline", action="store_true", help="what happens when: csv, ActivityNet json, a picture")
+    long.add_argument("--overlay", action="store_true", help="the video with label, bars and timeline burnt in")
+    long.add_argument("--window", type=float, default=0.0, metavar="S", help="seconds (default: the training's length)")
+    long.add_argument("--stride", type=float, default=0.0, metavar="S", help="seconds (default: half a window)")
+    long.add_argument("--hysteresis", type=float, default=0.0, metavar="P", help="a new label must be likelier by P")
+    long.add_argument("--min-length", type=float, default=0.0, metavar="S", help="shorter segments are merged")
+    long.add_argument("--seconds", type=float, default=0.0, metavar="S", help="end a live source after so long")
+    how = top.add_argument_group("how it runs")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    how.add_argument("--dtype", default="", choices=("", "float32", "bfloat16", "float16"), help="of forward passes")
+    how.add_argument("--batch-size", type=int, default=0, metavar="N", help="views at once (default: as tested)")
+    how.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="threads that read ahead (default: up to 4)"
+    )
+    how.add_argument("--procedure", default="", metavar="NAME", help="what recordings show, of those that were trained")
+    how.add_argument("--cfg", dest="config", default="", metavar="YAML", help="for weights that hold no configuration")
+    how.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="other values of keys")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise a DustError with all that is wrong with the words."""
+    problems = []
+    if args.top < 1:
+        problems.append(f"--top {args.top}: must be at least 1")
+    if args.batch_size < 0:
+        problems.append(f"--batch-size {args.batch_size}: must be at least 1")
+    for name in ("threshold", "hysteresis"):
+        if not 0 <= getattr(args, name) <= 1:
+            problems.append(f"--{name} {getattr(args, name)}: a probability from 0 to 1")
+    for name in ("window", "stride", "min_length", "seconds"):
+        if getattr(args, name) < 0:
+            problems.append(f"--{name.replace('_', '-')} {getattr(args, name)}: seconds, 0 or more")
+    if bool(args.sources) == bool(args.watch):
+        problems.append("name sources, or a folder with --watch" + ("; not both" if args.watch else ""))
+    if args.overlay and not args.out:
+        problems.append("--overlay needs a folder: -o DIR")
+    if args.watch and (args.timeline or args.overlay):
+        problems.append("--watch answers clip by clip: --timeline and --overlay are for files that are there")
+    if problems:
+        raise DustError("; ".join(problems))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 where a clip could not be read."""
+    check(args)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("dust.utils.checkpoint").setLevel(logging.ERROR)  # heads of other stages, which nobody needs
+    from dust.decode.live import is_live
+    from dust.deploy.loading import load
+    from dust.deploy.report import Output
+
+    live = [source for source in args.sources if is_live(source)]
+    if live and len(args.sources) > 1:
+        raise DustError(f"{live[0]}: a camera or a stream is predicted by itself, without other sources")
+    output = Output(args.out, force=args.force) if args.out else None
+    model = load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        threshold=args.threshold,
+        overrides=args.opts,
+        config=args.config,
+        procedure=args.procedure,
+    )
+    if live:
+        return run_live(args, model, output, live[0])
+    if args.timeline or args.overlay:
+        return run_long(args, model, output)
+    return run_clips(args, model, output)
+
+
+def run_clips(args: argparse.Namespace, model: Any, output: Any) -> int:
+    """One answer for each clip, of sources or of a watched folder."""
+    from dust.deploy.jobs import name_of, watch
+    from dust.deploy.report import Table, Tally
+    from dust.deploy.sources import find_sources
+
+    evaluation, tally, kept = model.evaluation(), Tally(), []
+    sources = [] if args.watch else find_sources(args.sources, model.reader)
+    names = ["x" * 40] if args.watch else [name_of(source) for source in sources]
+    table = Table(names, model.classes, top=args.top)
+    say(table.head())
+
+    def take(one: Any, bar: Any) -> None:
+        for line in table.rows(one):
+            bar.write(line, file=sys.stdout)
+        bar.update()
+        tally.add(one)
+        kept.append(one)
+
+    if args.watch:
+        sys.stderr.write(f"watching {args.watch}; Ctrl-C ends it\n")
+        try:
+            with progress(None) as bar:
+                for path in watch(args.watch):
+                    sys.stdout.flush()
+                    if path is not None:
+                        for one in model.predict([path], evaluation=evaluation, workers=0):
+                            take(one, bar)
+                        if output is not None:
+                            output.write(model, evaluation, kept)
+        except KeyboardInterrupt:
+            pass
+    else:
+        with progress(len(sources)) as bar:
+            for one in model.predict(sources, evaluation=evaluation, workers=args.workers):
+                take(one, bar)
+    sys.stdout.flush()
+    sys.stderr.write(f"{tally}\n")
+    if output is not None and kept:
+        tell_written(output.write(model, evaluation, kept))
+    return 1 if tally.failed else 0
+
+
+def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
+    """Timelines, and videos with the answers burnt in."""
+    from dust.deploy.jobs import LongVideos, name_of
+    from dust.deploy.report import shorten
+    from dust.deploy.sources import find_sources
+    from dust.deploy.timeline import MergeRule
+
+    sources = [name_of(source) for source in find_sources(args.sources, model.reader)]
+    rule = MergeRule(args.threshold, args.hysteresis, args.min_length)
+    job = LongVideos(model, args.window, args.stride, rule, output, timeline=args.timeline, overlay=args.overlay)
+    bar = progress(1000, "{desc} {percentage:3.0f}%|{bar}| {elapsed}")
+
+    def show(path: str, now: float, whole: float) -> None:
+        bar.set_description_str(shorten(path, 40, left=True), refresh=False)
+        bar.n = min(round(1000 * now / whole), 1000) if whole else 0
+        bar.refresh()
+
+    with bar:
+        for found, segments in job.run(sources, show):
+            lines = [found.path, *(segment_line(one) for one in segments), *(f"  ! {note}" for note in found.notes)]
+            for line in lines:
+                bar.write(line, file=sys.stdout)
+    for path, reason in job.failed:
+        say(f"{path}\n  unreadable: {reason}")
+    sys.stdout.flush()
+    sys.stderr.write(f"{len(sources)} videos: {len(job.done)} answered, {len(job.failed)} unreadable\n")
+    tell_written(job.written)
+    return 1 if job.failed else 0
+
+
+def run_live(args: argparse.Namespace, model: Any, output: Any, source: str) -> int:
+    """Answers while they come, until Ctrl-C, --seconds, or the end of the stream."""
+    from dust.deploy.jobs import WindowLog, options_of
+    from dust.deploy.timeline import MergeRule, stems, write_activitynet, write_timeline
+
+    stream = model.stream(source, **options_of(model, args.window, args.stride))
+    (name,) = stems([source.replace(":", "_").replace("/", "_")])
+    log = WindowLog(output.path / f"{name}.windows.csv", model.classes) if output is not None else None
+    sys.stderr.write(f"{source}: answers every {args.stride or 'half a window'}; Ctrl-C ends it\n")
+    begin, delays = time.monotonic(), 0.0
+    count = 0
+    try:
+        for one in stream:
+            count, delays = count + 1, delays + (one.delay or 0.0)
+            say(live_line(one, args.top))
+            sys.stdout.flush()
+            if log is not None:
+                log.add(one)
+            if args.seconds and time.monotonic() - begin >= args.seconds:
+                break
+    except KeyboardInterrupt:
+        pass
+    notes = [*stream.notes, f"mean delay from frame to answer {1000 * delays / max(count, 1):.0f} ms"]
+    sys.stderr.write(f"{count} windows; {'; '.join(notes)}\n")
+    if log is not None:
+        found = log.close(source)
+        segments = found.segments(MergeRule(args.threshold, args.hysteresis, args.min_length))
+        written = write_timeline(output.path, name, found, segments)
+        write_activitynet(output.path / "timeline.json", [(name, found, segments)], {"source": source})
+        tell_written([*written, output.path / "timeline.json"])
+    return 0 if count else 1
+
+
+def segment_line(one: Any) -> str:
+    return f"  {clock(one.start)} - {clock(one.end)}  {one.confidence:>6.1%}  {one.label}"
+
+
+def live_line(one: Any, top: int) -> str:
+    """A window: when, what, what else, and how long after its last frame."""
+    words = ", ".join(f"{name} {value:.1%}" for name, value in one.top(top) if name != one.label)
+    delay = f"  ({1000 * one.delay:.0f} ms)" if one.delay is not None else ""
+    label = one.label or "-"
+    return f"{clock(one.end)}  {label}  {one.confidence:.1%}  {words}{delay}"
+
+
+def clock(seconds: float) -> str:
+    hours, rest = divmod(seconds, 3600)
+    return f"{int(hours)}:{int(rest // 60):02d}:{rest % 60:05.2f}"
+
+
+def tell_written(paths: Sequence[Path]) -> None:
+    if paths:
+        sys.stderr.write(f"written: {', '.join(map(str, paths))}\n")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def progress(total: int | None, form: str | None = None) -> Any:
+    """A bar on a terminal with clips per second; elsewhere nothing but the lines that are written through it."""
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty()
+    return tqdm(total=total, unit=" clips", disable=hidden, leave=False, dynamic_ncols=True, bar_format=form)
+
+
+main = command("predict", __doc__, add_arguments, run)

@@ -1,0 +1,1 @@
+"""A trained model at work: predictions for files, streams and arrays, with the very numbers of the test."""

@@ -1,0 +1,131 @@
+"""Which reader a system's test has: of video, of video and series, of point tracks, of recordings of a procedure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dust.config import CfgNode
+from dust.config.parser import load_saved_config
+from dust.datasets import DATASET_REGISTRY
+from dust.datasets.keystep.recordings import ProcedureRecordings
+from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.multimodal.fusion import FusedDataset
+from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
+from dust.datasets.protocol import ReadsNewClips
+from dust.datasets.tracks import PointTracks
+from dust.datasets.video import VideoDataset
+from dust.deploy.reading import Reader, VideoClipReader
+from dust.deploy.reading_fused import FusedReader, VideoFeatures
+from dust.deploy.reading_procedures import build_procedure_reader
+from dust.deploy.reading_tracks import build_track_reader
+from dust.engine.extract import build_feature_loop, build_fixed_views
+from dust.utils.checkpoint import file_sha256
+from dust.utils.errors import CheckpointError, ConfigError
+from dust.utils.stages import stage_path
+
+
+def build_reader(
+    cfg: CfgNode,
+    class_names: Sequence[str],
+    fitted: Mapping[str, Any],
+    files: Mapping[str, str],
+    device: torch.device,
+    procedure: str = "",
+) -> Reader:
+    """The reader of sources for the test that cfg describes.
+
+    Args:
+        class_names, fitted, files: as the checkpoint has them.
+        device: on which another stage's model runs, where the samples hold its features.
+        procedure: the name of what recordings show; "" for the first.
+
+    Raises:
+        ConfigError: the dataset of this system reads no new clips.
+    """
+    cls: Any = DATASET_REGISTRY.get(cfg.TEST.DATASET)
+    new_clips: Any = isinstance(cls, ReadsNewClips)
+    if not new_clips:
+        raise ConfigError(
+            f"TEST.DATASET {cfg.TEST.DATASET} has no for_clips, so it reads no clips but those of its lists; see "
+            "docs/EXTENDING.md"
+        )
+    if issubclass(cls, VideoDataset):
+        return build_video_reader(cfg, cls, class_names, fitted)
+    if issubclass(cls, FusedDataset):
+        return build_fused_reader(cfg, cls, class_names, fitted, device)
+    if issubclass(cls, PointTracks):
+        return build_track_reader(cfg, cls, class_names, fitted)
+    if issubclass(cls, ProcedureRecordings):
+        return build_procedure_reader(cfg, class_names, files, procedure)
+    raise ConfigError(
+        f"TEST.DATASET {cfg.TEST.DATASET}: nobody has said what a source of it is; derive it from one that is"
+    )
+
+
+def build_video_reader(cfg: CfgNode, cls: Any, class_names: Sequence[str], fitted: Mapping[str, Any]) -> Reader:
+    """Of clips of video."""
+    names = list(class_names)
+
+    def list_of(path: str) -> Sequence[Clip]:
+        return cls.read_new_clips(cfg, path)
+
+    return VideoClipReader(cls.for_clips(cfg, Manifest([], names, "", False), fitted), list_of)
+
+
+def build_fused_reader(
+    cfg: CfgNode, cls: Any, class_names: Sequence[str], fitted: Mapping[str, Any], device: torch.device
+) -> Reader:
+    """Of clips of video with their series, of one of both, or of series with the features of a video."""
+    names, modalities = list(class_names), list(cfg.DATA.MODALITIES)
+    sources = ["video" if name == "video_features" else name for name in modalities]
+
+    def dataset_of(clips: Sequence[FusedClip]) -> FusedDataset:
+        return cls.for_clips(cfg, FusedManifest(list(clips), names, "prediction", False), fitted)
+
+    def read(path: str, wanted: Sequence[str]) -> list[FusedClip]:
+        found = read_fused_manifest(
+            root=path, split="test", modalities=wanted, separator=cfg.DATA.PATH_LABEL_SEPARATOR,
+            path_prefix=cfg.DATA.PATH_PREFIX, class_names=names, multi_label=cfg.DATA.MULTI_LABEL,
+            num_classes=cfg.MODEL.NUM_CLASSES, check_files=False,
+        )  # fmt: skip
+        return found.clips
+
+    def list_of(path: str) -> Sequence[FusedClip]:
+        own, whole = read(path, modalities), read(path, sources)  # a test names a sample by what its modalities read
+        pairs = zip(own, whole, strict=True)
+        return [replace(both, label=None, path=one.path) for one, both in pairs]
+
+    features = build_video_features(cfg, fitted, device) if "video_features" in modalities else None
+    video = VideoDataset.for_clips(cfg, Manifest([], names, "", False), {}) if "video" in modalities else None
+    return FusedReader(dataset_of, list_of, sources, video, features)
+
+
+def build_video_features(cfg: CfgNode, fitted: Mapping[str, Any], device: torch.device) -> VideoFeatures:
+    """The stage that extracted the features which cfg's model was trained on, to do the same with a new clip.
+
+    Raises:
+        ConfigError: the stage is gone. CheckpointError: it is another model now.
+    """
+    folder = stage_path(cfg.FUSION.FEATURES_FROM, cfg.OUTPUT_DIR, "FUSION.FEATURES_FROM")
+    folder = folder.parent if folder.name == "features" else folder
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise ConfigError(
+            f"FUSION.FEATURES_FROM {cfg.FUSION.FEATURES_FROM}: {folder} has no config.yaml, so nobody knows how to "
+            "make features of a new clip: predict where the stages that were trained lie"
+        )
+    values = {"OUTPUT_DIR": str(folder), "NUM_GPUS": 0, "TRAIN.ENABLE": False, "TEST.ENABLE": False}
+    stage = load_saved_config(config.read_text(encoding="utf-8"), values, str(config))
+    loop, options, path = build_feature_loop(stage, torch.device("cpu"))
+    trained = fitted.get("video_features", {})
+    found = {"checkpoint_sha256": file_sha256(path), "layer": options.layer}
+    differ = [f"{key} {value}, not {trained[key]}" for key, value in found.items() if trained.get(key, value) != value]
+    if differ:
+        raise CheckpointError(f"{Path(path)}: not what made the features of the training ({'; '.join(differ)})")
+    loop = replace(loop, model=loop.model.to(device).eval(), device=device)
+    views, kind = build_fixed_views(stage)
+    reading = VideoDataset.reading_from_config(views, kind)
+    return VideoFeatures(loop, VideoDataset(manifest=Manifest([], [], "", False), **reading), options.dtype)

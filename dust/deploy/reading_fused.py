@@ -1,0 +1,183 @@
+"""Samples of several modalities that no list names: a video and its series, or what another stage makes of it."""
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dust.datasets.manifest.manifest import Clip
+from dust.datasets.multimodal.fusion import FusedDataset, with_others
+from dust.datasets.multimodal.fusion_manifest import FusedClip
+from dust.datasets.multimodal.series import SUFFIXES
+from dust.datasets.sample import BadClip
+from dust.datasets.video import VideoDataset
+from dust.decode.folders import VIDEO_SUFFIXES
+from dust.deploy.reading import Reader, Reading, describe_video, names_of, read_video
+from dust.engine.inference import Inference
+from dust.utils.errors import DataError
+from dust.utils.files import natural_order
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """How another stage makes a feature of a clip.
+
+    Attributes:
+        loop: its outputs are the features of views; a clip's is their mean.
+        dataset: of no clip; it says how one is read.
+        dtype: in which the features of the training were stored.
+    """
+
+    loop: Inference
+    dataset: VideoDataset
+    dtype: str = "float32"
+
+
+class FusedReader(Reader):
+    """Reads samples for a test of FusedDataset.
+
+    A source is ``{"video": ..., "series": ...}`` (paths, bytes and arrays as they are for each by itself), or a video
+    file beside which the series lies, under the same name: ``a.mp4`` with ``a.csv``, ``a.npy`` or ``a.npz``. A model of
+    series alone takes that file, or the array.
+
+    Args:
+        dataset_of: ``dataset_of(clips)``: the dataset of these samples.
+        list_of: ``list_of(path)``: the samples that a csv names.
+        modalities: what a source needs: video, series or both.
+        video: of no clip; it says how videos are read. None where the model sees none.
+        features: how the video's features are made, where the model sees those.
+    """
+
+    def __init__(
+        self,
+        dataset_of: Callable[[Sequence[FusedClip]], FusedDataset],
+        list_of: Callable[[str], Sequence[FusedClip]],
+        modalities: Sequence[str],
+        video: VideoDataset | None,
+        features: VideoFeatures | None,
+    ) -> None:
+        self.dataset_of, self.list_of, self.modalities = dataset_of, list_of, tuple(dict.fromkeys(modalities))
+        self.video = features.dataset if features is not None else video
+        self.features = features
+        self.description = {
+            **(describe_video(self.video) if self.video is not None else {}),
+            "input": "+".join(self.modalities),
+            **({"video_as": "features of another stage"} if features is not None else {}),
+        }
+
+    def read_list(self, path: str) -> Sequence[Any]:
+        return self.list_of(path)
+
+    def in_folder(self, folder: str) -> Iterator[Any]:
+        if "video" in self.modalities:
+            yield from super().in_folder(folder)
+            return
+        for path in sorted(Path(folder).rglob("*"), key=natural_order):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield str(path)
+
+    def read(self, source: Any) -> Reading:
+        names, parts = self._parts(source)
+        reading = Reading(*names)
+        if "video" in self.modalities:
+            assert self.video is not None
+            read_video(reading, Clip(reading.id, reading.path, None), self.video, parts["video"])
+        if "series" in self.modalities and not reading.error:
+            self._add_series(reading, parts.get("series"))
+        return reading
+
+    def _add_series(self, reading: Reading, series: Any) -> None:
+        if series is None:
+            reading.error = f"no series beside it: looked for the same name with {', '.join(SUFFIXES)}"
+            return
+        reference, temporary = series, ""
+        if isinstance(series, np.ndarray):
+            handle, temporary = tempfile.mkstemp(prefix="dust-", suffix=".npy")
+            os.close(handle)
+            np.save(temporary, series)
+            reference = temporary
+        try:
+            clip = FusedClip(reading.id, reading.path, None, series=os.fspath(reference))
+            # the series alone: the video was read already
+            dataset = self.dataset_of([clip])
+            dataset.videos = None
+            item = dataset[0]
+        finally:
+            if temporary:
+                os.unlink(temporary)
+        if isinstance(item, BadClip):
+            reading.error, reading.items = item.reason, ()
+            return
+        others, whole = {"series": item["inputs"]["series"][0]}, next(iter(reading.items), None)
+        if whole is None:
+            reading.items = [item]
+        elif isinstance(whole, dict):
+            reading.items = [with_others(whole, others) if self.features is None else {**whole, "others": others}]
+
+    def complete(self, readings: Iterable[Reading]) -> Iterator[Reading]:
+        """With the features of their videos, for which the other stage's model runs over all of them in turn."""
+        if self.features is None:
+            yield from readings
+            return
+        waiting: deque[Reading] = deque()
+
+        def items() -> Iterator[dict[str, Any]]:
+            for reading in readings:
+                waiting.append(reading)
+                if not reading.error:
+                    (item,) = reading.items
+                    assert isinstance(item, dict)
+                    yield {**item, "reading": reading}
+
+        for record in self.features.loop(items()):
+            while waiting[0] is not record["reading"]:
+                yield waiting.popleft()
+            reading = waiting.popleft()
+            feature = record["outputs"].mean(dim=0).numpy().astype(self.features.dtype).astype(np.float32)
+            inputs = {**record.get("others", {}), "video_features": torch.from_numpy(feature)}
+            sample: dict[str, Any] = {"id": reading.id, "path": reading.path, "label": None, "inputs": {}}
+            reading.items = [with_others(sample, inputs)]
+            yield reading
+        yield from waiting
+
+    def _parts(self, source: Any) -> tuple[tuple[str, str], dict[str, Any]]:
+        """((id, path), {modality: what is read}) of a source."""
+        if isinstance(source, FusedClip):
+            found = {"video": source.video, "series": source.series}
+            return (source.id, source.path), {name: found[name] for name in self.modalities}
+        if isinstance(source, Mapping):
+            missing = [name for name in self.modalities if name not in source]
+            unknown = sorted(set(source) - {"video", "series"})
+            if missing or unknown:
+                raise DataError(
+                    f"a source of this model has {' and '.join(self.modalities)}; "
+                    f"{', '.join(missing) or 'nothing'} is missing, {', '.join(unknown) or 'nothing'} is unknown"
+                )
+            parts = {name: source[name] for name in self.modalities}
+            return _names(parts[self.modalities[0]]), parts
+        if self.modalities == ("series",):
+            return _names(source), {"series": source}
+        parts = {"video": source}
+        if "series" in self.modalities:
+            parts["series"] = series_beside(source)
+        return names_of(source), parts
+
+
+def _names(source: Any) -> tuple[str, str]:
+    return ("array", "array") if isinstance(source, np.ndarray) else names_of(source)
+
+
+def series_beside(video: Any) -> str | None:
+    """The file of a video's series, which has its name; None where there is none."""
+    if not isinstance(video, str | os.PathLike):
+        return None
+    path = Path(video)
+    stem = path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
+    found = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".npy", ".npz"))
+    return next((str(one) for one in found if one.is_file()), None)

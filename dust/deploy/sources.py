@@ -1,0 +1,66 @@
+"""What a person names, and which clips that means: files, folders, patterns, csv lists."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dust.deploy.reading import Reader
+from dust.utils.errors import DataError
+from dust.utils.files import natural_order
+
+LISTS = frozenset({".csv", ".txt"})
+
+
+def is_single(source: str | os.PathLike[str], reader: Reader) -> bool:
+    """Whether a text names one clip: a file, or a folder that is one; not a pattern, a list or a folder of clips."""
+    path = os.path.expanduser(source)
+    if os.path.isdir(path):
+        return reader.is_clip(path)
+    if os.path.exists(path):
+        return Path(path).suffix.lower() not in LISTS
+    return not glob.has_magic(path)
+
+
+def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
+    """The clips that words name, each word's in natural order.
+
+    Args:
+        words: files; folders of pictures; folders, in which videos and folders of pictures are looked for at any depth;
+            patterns (``**`` for any depth); csv lists, read as a test's.
+
+    Raises:
+        DataError: all words that name nothing.
+    """
+    found: list[Any] = []
+    problems = []
+    for word in words:
+        here = list(_sources_of(word, reader))
+        if not here:
+            problems.append(_nothing(word))
+        found += here
+    if problems:
+        raise DataError("\n".join(problems))
+    return found
+
+
+def _sources_of(word: str, reader: Reader) -> Iterator[Any]:
+    path = os.path.expanduser(word)
+    if os.path.isdir(path):
+        yield from reader.in_folder(path)
+    elif Path(path).suffix.lower() in LISTS and os.path.isfile(path):
+        yield from reader.read_list(path)
+    elif os.path.exists(path) or not glob.has_magic(path):
+        yield path  # one that is missing is said in its own line
+    else:
+        for one in sorted(glob.glob(path, recursive=True), key=natural_order):
+            yield from reader.in_folder(one) if os.path.isdir(one) else [one]
+
+
+def _nothing(word: str) -> str:
+    if os.path.isdir(os.path.expanduser(word)):
+        return f"{word}: the folder holds nothing that this model reads"
+    if glob.has_magic(word):
+        return f"{word}: no file matches this pattern"
+    return f"{word}: names no clip"

@@ -1,0 +1,184 @@
+"""``dust predict`` as a user meets it: the table, the files, the exit code."""
+
+import functools
+import http.server
+import json
+import shutil
+import threading
+import types
+
+import pytest
+
+from dust.cli.main import main
+from dust.decode import live
+from dust.deploy.jobs import watch
+from tests.datasets.clip_files import write_clip
+from tests.decode.test_live import pair
+from tests.deploy.test_streams import Camera
+from tests.helpers import csv_dicts
+
+
+def test_files_folders_and_lists(run, clips, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = [str(clips / "clip_14.mp4"), str(clips / "clip_1*.mp4"), str(clips / "test.csv")]
+    assert main(["predict", str(run), *words, "-o", str(out), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert len(lines) == 1 + 1 + 9 + 4 and lines[0].split()[:3] == ["file", "label", "conf."]
+    assert "14 clips: 14 answered" in said.err and "predictions.csv" in said.err
+    table = csv_dicts(out / "predictions.csv")
+    assert len(table) == 14 and set(table[0]) == {"id", "path", "label", "prediction", "prob_bright", "prob_dark"}
+    document = json.loads((out / "predictions.json").read_text())
+    assert document["classes"] == ["bright", "dark"] and len(document["predictions"]) == 14
+    assert document["predictions"][0]["label"] == table[0]["prediction"] and table[0]["label"] == ""
+    assert not (out / "bad_clips.csv").exists()
+
+
+def test_broken_files_cost_their_own_line(run, clips, tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_text("no video")
+    out = tmp_path / "out"
+    words = [str(tmp_path / "bad.mp4"), str(clips / "clip_14.mp4"), str(tmp_path / "absent.mp4")]
+    assert main(["predict", str(run), *words, "-o", str(out)]) == 1
+    said = capsys.readouterr()
+    assert "bad.mp4" in said.out and said.out.count("unreadable:") == 2 and "2 unreadable" in said.err
+    assert [row["id"] for row in csv_dicts(out / "predictions.csv")] == [words[1]]
+    assert [row["path"] for row in csv_dicts(out / "bad_clips.csv")] == [words[0], words[2]]
+    assert main(["predict", str(run), words[0], "-o", str(out), "--force"]) == 1
+    assert not (out / "predictions.csv").exists(), "an earlier prediction's answers are not this one's"
+
+
+def test_an_output_is_not_overwritten(run, clips, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["predict", str(run), str(clips / "clip_14.mp4"), "-o", str(out)]
+    assert main(words) == 0
+    before = (out / "predictions.json").read_bytes()
+    assert main(words) == 2
+    assert "--force" in capsys.readouterr().err and (out / "predictions.json").read_bytes() == before
+    assert main([*words, "--force"]) == 0
+
+
+def test_a_list_without_clips_that_exist(run, clips, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text(f"path\n{clips / 'clip_3.mp4'}\ngone.mp4\n")
+    assert main(["predict", str(run), str(tmp_path / "mine.csv")]) == 1
+    assert "gone.mp4" in capsys.readouterr().out
+
+
+def test_wrong_options(run, clips, capsys):
+    words = ["--threshold", "1.5", "--top", "0", "--batch-size", "-1", "--overlay", "--stride", "-2"]
+    assert main(["predict", str(run), str(clips / "clip_14.mp4"), *words]) == 2
+    said = capsys.readouterr().err
+    for part in ("--threshold 1.5", "--top 0", "--batch-size -1", "-o DIR", "--stride -2"):
+        assert part in said, "all problems at once"
+    assert main(["predict", str(run)]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(clips / "clip_14.mp4"), "--tpo", "3"])
+    assert stop.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_wrong_models_and_keys(run, clips, capsys):
+    assert main(["predict", "nowhere", str(clips / "clip_14.mp4")]) == 2
+    assert main(["predict", str(run), str(clips / "clip_14.mp4"), "--opts", "TEST.NUM_CROPS", "1"]) == 2
+    assert main(["predict", str(run), str(clips / "nothing*.mp4")]) == 2
+    said = capsys.readouterr().err
+    assert "no such run" in said and "TEST.NUM_CROPS" in said and "no file matches" in said
+
+
+def test_a_long_video_with_timeline_and_overlay(run, tmp_path, capsys):
+    path = write_clip(tmp_path / "long.mp4", 60)
+    (tmp_path / "bad.mp4").write_text("no video")
+    out = tmp_path / "out"
+    words = ["--timeline", "--overlay", "--hysteresis", "0.1", "--min-length", "0.2", "-o", str(out)]
+    assert main(["predict", str(run), str(path), str(tmp_path / "bad.mp4"), *words]) == 1
+    said = capsys.readouterr()
+    assert "0:00:00.00 - 0:00:0" in said.out and "unreadable: cannot be opened" in said.out
+    names = {one.name for one in out.iterdir()}
+    assert names == {"long.windows.csv", "long.segments.csv", "long.png", "long.overlay.mp4", "timeline.json"}
+    segments = csv_dicts(out / "long.segments.csv")
+    assert segments[0]["start"] == "0.000" and float(segments[-1]["end"]) == pytest.approx(60 / 25, abs=0.05)
+    assert json.loads((out / "timeline.json").read_text())["results"]["long"]
+
+
+def test_a_web_address_of_a_file(run, clips, tmp_path, capsys):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(clips))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        words = [f"{address}/clip_14.mp4", f"{address}/absent.mp4"]
+        out = tmp_path / "out"
+        assert main(["predict", str(run), *words, "-o", str(out)]) == 1
+        server.shutdown()
+    assert "cannot be fetched" in capsys.readouterr().out
+    assert main(["predict", str(run), str(clips / "clip_14.mp4"), "-o", str(tmp_path / "local")]) == 0
+    fetched, local = (csv_dicts(folder / "predictions.csv")[0] for folder in (out, tmp_path / "local"))
+    assert fetched["prob_dark"] == local["prob_dark"] and fetched["path"] == words[0]
+
+
+def test_a_watched_folder(run, clips, tmp_path, monkeypatch, capsys):
+    """Files that are there, files that come, one that still grows; Ctrl-C ends it."""
+    incoming, out = tmp_path / "incoming", tmp_path / "out"
+    incoming.mkdir()
+    shutil.copy(clips / "clip_1.mp4", incoming)
+    rounds = []
+
+    def sleep(seconds):
+        rounds.append(seconds)
+        clock[0] += 1.0
+        if len(rounds) == 4:
+            shutil.copy(clips / "clip_2.mp4", incoming)
+            (incoming / "notes.txt").write_text("no clip")
+        if len(rounds) in (5, 6):
+            (incoming / "grows.mp4").write_bytes(b"x" * len(rounds))
+        if len(rounds) == 14:
+            raise KeyboardInterrupt
+
+    clock = [0.0]
+    monkeypatch.setattr("dust.deploy.jobs.time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=None))
+    monkeypatch.setattr("dust.deploy.jobs.watch", functools.partial(watch, sleep=sleep))
+    assert main(["predict", str(run), "--watch", str(incoming), "-o", str(out)]) == 1
+    said = capsys.readouterr()
+    assert [row["path"] for row in csv_dicts(out / "predictions.csv")] == [
+        str(incoming / "clip_1.mp4"), str(incoming / "clip_2.mp4")
+    ]  # fmt: skip
+    assert "3 clips: 2 answered, 1 unreadable" in said.err and "notes.txt" not in said.out
+    assert main(["predict", str(run), "--watch", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_live_source(run, tmp_path, monkeypatch, capsys):
+    camera = Camera(80)
+    camera.taken.release(200)
+    camera.duration = 80  # it ends
+    monkeypatch.setattr(live, "open_live", lambda _: pair(camera))
+    monkeypatch.setattr(live, "QUEUE", 100)
+    out = tmp_path / "out"
+    assert main(["predict", str(run), "camera:0", "-o", str(out), "--seconds", "60"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) > 5 and " ms)" in said.out
+    assert "mean delay from frame to answer" in said.err
+    assert {one.name for one in out.iterdir()} == {
+        "camera_0.windows.csv", "camera_0.segments.csv", "camera_0.png", "timeline.json"
+    }  # fmt: skip
+    assert len(csv_dicts(out / "camera_0.windows.csv")) == len(said.out.splitlines())
+    assert main(["predict", str(run), "camera:0", "clip.mp4"]) == 2
+    assert "by itself" in capsys.readouterr().err
+
+
+def test_a_camera_that_is_not_there(run, capsys):
+    assert main(["predict", str(run), "camera:97"]) == 2
+    assert "no such camera" in capsys.readouterr().err
+
+
+def test_predict_enable_in_a_yaml(run, clips, tmp_path, capsys):
+    config = tmp_path / "predict.yaml"
+    config.write_text(
+        f"_BASE_: {run / 'config.yaml'}\nTRAIN: {{ENABLE: False}}\nTEST: {{ENABLE: False}}\n"
+        f"OUTPUT_DIR: {tmp_path / 'run'}\n"
+    )
+    shutil.copytree(run, tmp_path / "run")
+    words = ["PREDICT.ENABLE", "True", "PREDICT.SOURCES", f"['{clips / 'clip_14.mp4'}']"]
+    assert main(["--cfg", str(config), *words]) == 0
+    assert len(csv_dicts(tmp_path / "run" / "predictions" / "predictions.csv")) == 1
+    assert main(["--cfg", str(config), "PREDICT.ENABLE", "True"]) == 2
+    assert "PREDICT.SOURCES" in capsys.readouterr().err
+    demo = ["DEMO.ENABLE", "True", "DEMO.INPUT_VIDEO", str(clips / "clip_14.mp4")]
+    assert main(["--cfg", str(config), *demo, "PREDICT.OUTPUT", str(tmp_path / "demo")]) == 0
+    assert len(csv_dicts(tmp_path / "demo" / "predictions.csv")) == 1

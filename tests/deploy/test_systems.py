@@ -1,0 +1,187 @@
+"""Every system of the quickstart: predictions are those of its test, to the letter of predictions.csv."""
+
+import csv
+import io
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+import dust
+from dust.deploy.sources import find_sources
+from dust.engine import run_net
+from dust.synthetic.fusion import generate_dust
+from dust.synthetic.keystep import generate_procedure
+from dust.synthetic.motion import generate_motion
+from dust.synthetic.motion_appearance import generate_motion_appearance
+from dust.synthetic.tracks import generate_tracks
+from dust.utils.errors import ConfigError
+from tests.helpers import ROOT, csv_dicts, csv_lists
+
+QUICK = ROOT / "configs" / "quickstart"
+SHORT = ["DATA_LOADER.NUM_WORKERS", "0", "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0", "TRAIN.EVAL_PERIOD", "0"]
+
+
+def stages(names, data, out, *more):
+    """Run quickstart stages, hardly trained."""
+    files = [str(QUICK / f"{name}.yaml") for name in names]
+    folder = out if len(names) > 1 else out / names[0]
+    words = ["--cfg", *files, "DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(folder), *SHORT, *more]
+    assert run_net.main(words) == 0
+    for handler in list(logging.getLogger("dust").handlers):
+        logging.getLogger("dust").removeHandler(handler)
+
+
+def without(path, *columns):
+    """A csv of a test as it is where nobody knows the labels, byte for byte."""
+    rows = csv_lists(path)
+    places = [rows[0].index(column) for column in columns]
+    text = io.StringIO(newline="")
+    for number, row in enumerate(rows):
+        csv.writer(text).writerow([("" if number and n in places else cell) for n, cell in enumerate(row)])
+    return text.getvalue().encode()
+
+
+def check(model, stage, words, tmp_path, labels=("label",)):
+    """Predict what the test saw, and compare the csv; returns the predictions."""
+    evaluation = model.evaluation()
+    found = list(model.predict(find_sources([str(words)], model.reader), evaluation=evaluation))
+    folder = tmp_path / "predicted"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    evaluation.write(folder)
+    assert (folder / "predictions.csv").read_bytes() == without(stage / "results" / "predictions.csv", *labels)
+    return found
+
+
+def test_video(tmp_path):
+    generate_motion(tmp_path / "data", classes=4, clips=7, size=32, frames=16)
+    stages(["video"], tmp_path / "data", tmp_path / "runs", "DATA.TRAIN_JITTER_SCALES", "[64,64]")
+    model = dust.load(tmp_path / "runs", device="cpu")
+    check(model, tmp_path / "runs" / "video", tmp_path / "data" / "test.csv", tmp_path)
+
+
+@pytest.mark.slow
+def test_video_and_series_through_all_four_stages(tmp_path):
+    generate_dust(tmp_path / "data", samples=8)
+    runs = tmp_path / "runs"
+    stages([f"dust_stage{number}" for number in (1, 2, 3, 4)], tmp_path / "data", runs)
+    for number in (1, 2, 4):
+        stage = runs / f"dust_stage{number}"
+        found = check(dust.load(stage, device="cpu"), stage, tmp_path / "data" / "test.csv", tmp_path)
+    model = dust.load(runs, device="cpu")
+    assert model.identity.model == "DualSwinFusion"
+    row = csv_dicts(tmp_path / "data" / "test.csv")[0]
+    parts = {name: str(tmp_path / "data" / row[name]) for name in ("video", "series")}
+    array = np.load(parts["series"])
+    for source in (parts, {**parts, "series": array}):
+        assert list(model(source).probabilities.values()) == pytest.approx(
+            list(found[0].probabilities.values()), abs=1e-5
+        )
+    beside = tmp_path / "beside.mp4"
+    shutil.copy(parts["video"], beside)
+    assert "no series beside it" in model(beside).error
+    shutil.copy(parts["series"], beside.with_suffix(".npy"))
+    assert model(beside).label == found[0].label
+    with pytest.raises(ConfigError, match="does not stream"):
+        model.stream(beside)
+    (runs / "dust_stage3" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="has no config.yaml"):
+        dust.load(runs / "dust_stage4")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cast") / "data"
+    generate_motion_appearance(folder, clips=3, frames=8)
+    return folder
+
+
+@pytest.mark.slow
+def test_cast(clips, tmp_path):
+    stages(["cast_spatial", "cast_temporal", "cast"], clips, tmp_path / "runs")
+    model = dust.load(tmp_path / "runs", device="cpu")
+    assert model.identity.model == "CAST"
+    check(model, tmp_path / "runs" / "cast", clips / "test.csv", tmp_path)
+
+
+@pytest.mark.slow
+def test_tstl_routes_to_its_experts_without_the_data_folder(clips, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(clips, data)
+    stages(["tstl_selector", "tstl_experts", "tstl_test"], data, tmp_path / "runs")
+    (data / "class_grouping.json").unlink()
+    model = dust.load(tmp_path / "runs", device="cpu")
+    assert model.identity.model == "TSTL" and len(model.classes) == 12 and "right" in model.classes
+    found = check(model, tmp_path / "runs" / "tstl_test", data / "test.csv", tmp_path)
+    assert found[0].facts["routes"] and found[0].to_json()["group"] in range(4)
+    groups = dust.load(tmp_path / "runs" / "tstl_selector", device="cpu")
+    assert groups.classes == [f"group_{number}" for number in range(4)]
+    assert groups(str(data / csv_dicts(data / "test.csv")[0]["path"])).label in groups.classes
+
+
+@pytest.mark.slow
+def test_point_tracks_of_several_cameras(tmp_path):
+    data = tmp_path / "data"
+    generate_tracks(data, sequences=10, classes=3, points=40, missing=0.0)
+    stages(["tracks_transformer"], data, tmp_path / "runs", "MODEL.NUM_CLASSES", "3")
+    model = dust.load(tmp_path / "runs", device="cpu")
+    found = check(model, tmp_path / "runs" / "tracks_transformer", data / "tracks.csv", tmp_path)
+    one = model(found[0].path)
+    assert one.id == found[0].id and one.probabilities == found[0].probabilities, "its other cameras lie beside it"
+    assert len(model(data)) == 30
+    with np.load(found[0].path) as file:
+        arrays = dict(file)
+    single = model({0: arrays})
+    assert single.ok and "no tracks of camera 1, 2, 3" in single.warnings[0]
+    windows = list(model.stream(found[0].path, stride=9 / 24))
+    assert windows[0].start == 0 and windows[0].end == pytest.approx(32 / 24)
+    mean = np.mean([one.logits for one in windows], axis=0)
+    np.testing.assert_allclose(mean, one.logits, atol=1e-5)
+    (tmp_path / "broken_view_0.npz").write_bytes(b"nothing")
+    assert "cannot be read" in model(tmp_path / "broken_view_0.npz").error
+
+
+@pytest.mark.slow
+def test_the_steps_of_a_procedure(tmp_path):
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    generate_procedure(data, recordings=3, parts=3, pace=40)
+    contrast = {"N_CLASSES": "0", "N_BG": "0", "N_ITERS": "2"}
+    fast = [word for name, value in contrast.items() for word in (f"KEYSTEP.CONTRAST.{name}", value)]
+    fast += ["KEYSTEP.SAMPLER.N_ITER", "16", "MODEL.NUM_CLASSES", "3"]
+    names = ["keystep_spatial", "keystep_features", "keystep_temporal", "keystep_finetune", "keystep_test"]
+    stages(names, data, runs, *fast, "KEYSTEP.DECODE.CUM_CONF", "0.4", "KEYSTEP.DECODE.CONF", "0.4")
+    listed = tmp_path / "recordings.csv"
+    shutil.copy(data / "recordings.csv", listed)
+    shutil.copytree(data / "videos", tmp_path / "videos")
+    shutil.rmtree(data)
+    model = dust.load(runs, device="cpu")
+    evaluation = model.evaluation()
+    (one,) = model.predict(find_sources([str(listed)], model.reader), evaluation=evaluation)
+    (tmp_path / "out").mkdir()
+    evaluation.write(tmp_path / "out")
+    for name in ("windows", "steps"):
+        ours, tested = (
+            tmp_path / "out" / name / f"{one.id}.csv",
+            runs / "keystep_test" / "results" / name / f"{one.id}.csv",
+        )
+        if name == "windows":
+            assert ours.read_bytes() == tested.read_bytes()
+        else:
+            steps = [row for row in csv_dicts(tested) if row["verdict"] != "missed"]
+            assert [(row["frame"], row["step"]) for row in csv_dicts(ours)] == [(r["frame"], r["step"]) for r in steps]
+            assert all(row["verdict"] == "" for row in csv_dicts(ours))
+    assert [(step["frame"], step["step"]) for step in one.facts["steps"]] == [
+        (int(row["frame"]), int(row["step"])) for row in steps
+    ]
+    stream = list(model.stream(one.path))
+    streamed = [(step["frame"], step["step"]) for window in stream for step in window.facts["steps"]]
+    assert streamed == [(step["frame"], step["step"]) for step in one.facts["steps"]]
+    tested = [
+        [float(value) for value in row[1:]] for row in csv_lists(tmp_path / "out" / "windows" / f"{one.id}.csv")[1:]
+    ]
+    ours = [list(window.probabilities.values()) for window in stream if window.views]
+    np.testing.assert_allclose(ours, tested, atol=2e-5)
+    with pytest.raises(ConfigError, match="no stored embeddings"):
+        dust.load(runs / "keystep_temporal", device="cpu")(one.path)
