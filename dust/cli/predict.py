@@ -8,7 +8,7 @@ dust predict runs/kitchen --watch incoming/ -o out/
 MODEL is a run's folder, the root of several stages, a checkpoint, or zoo://NAME. A source is a video file or its web
 address, a folder of pictures, a folder of videos, a pattern, a csv list; or one camera (camera:0) or network stream
 (rtsp://..., http://...). Each clip gets one answer; a long video with --timeline one for every window. The exit code is
-1 where a clip could not be read. See docs/PREDICT.md.
+1 where a clip could not be read.
 """
 
 import argparse

@@ -123,7 +123,7 @@ CORE = gather(
         OUTPUT=Key("", "folder of the predictions; '' = predictions in OUTPUT_DIR. What is there is replaced"),
         THRESHOLD=Key(0.0, "below this probability the answer is 'none of these'", low=0, high=1),
         TOP=Key(2, "so many of the likeliest classes are shown", low=1),
-        TIMELINE=Key(False, "windows and segments of long videos, see docs/PREDICT.md"),
+        TIMELINE=Key(False, "windows and segments of long videos"),
         OVERLAY=Key(False, "write videos with label, bars and timeline burnt in"),
         WINDOW=Key(0.0, "length of a window in seconds; 0 = the training's", low=0),
         STRIDE=Key(0.0, "seconds from one window to the next; 0 = half a window", low=0),

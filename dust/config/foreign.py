@@ -207,7 +207,7 @@ NO_EFFECT: dict[str, str] = {
     "DATA.CROP_SIZE": "DATA.TRAIN_CROP_SIZE and DATA.TEST_CROP_SIZE act",
     "DATA.TEMPORAL_EXTENT": "DATA.NUM_FRAMES acts",
     "DATA_LOADER.ENABLE_MULTI_THREAD_DECODE": "each worker decodes with one thread",
-    "DEMO": "PREDICT.* acts (docs/PREDICT.md)",
+    "DEMO": "PREDICT.* acts",
     "DETECTION": "detection is off",
     "MASK": "masked pre-training is off",
     "MODEL.DROPOUT_RATE": "TIMESFORMER.DROP_RATE acts",

@@ -11,8 +11,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from dust.utils.errors import Problems
 from dust.utils.files import natural_order
+from dust.utils.text import whole_number
 
 #: Containers and raw streams that FFmpeg reads as video.
 VIDEO_SUFFIXES = frozenset(
@@ -227,3 +230,34 @@ def _sub_kinds(kind: str, stems: list[str]) -> dict[str, int]:
 
 def _same_stem_twice(names: Sequence[str]) -> bool:
     return len({os.path.splitext(name)[0] for name in names}) < len(names)
+
+
+def count_numbered(folder: Path, first: int | None, pattern: str, problems: Problems) -> int:
+    """Count pictures that are numbered without a gap from ``first`` (None: 0 or 1) on; all else is a problem."""
+    numbers: dict[int, str] = {}
+    names = scan_pictures(folder, pattern).found
+    kinds = {} if pattern else picture_kinds([name for name in names if re.search(r"\d", name)])
+    if len(kinds) > 1:
+        listed = ", ".join(f"{kind} ({count})" for kind, count in list(kinds.items())[:10])
+        problems.add("pictures of several kinds: say which with DATA.FRAME_PATTERN", f"{folder}: {listed}")
+    for name in names:
+        digits = re.search(r"(\d+)$", os.path.splitext(name)[0])
+        number = whole_number(digits[1]) if digits else None
+        if number is None:
+            problems.add("a picture without a number at the end of its name", f"{folder / name}")
+        elif number in numbers:
+            problems.add("two pictures of one number", f"{folder}: {numbers[number]} and {name}")
+        else:
+            numbers[number] = name
+    if not numbers:
+        problems.add("a folder without pictures", str(folder))
+        return 0
+    start = min(numbers)
+    if start not in ((0, 1) if first is None else (first,)):
+        expected = "0 or 1" if first is None else str(first)
+        problems.add(f"pictures must be numbered from {expected} on", f"{folder}: begins with {numbers[start]}")
+    gaps = [number for number in range(start, max(numbers)) if number not in numbers]
+    if gaps:
+        text = f"{len(gaps)} of {max(numbers) - start + 1} are missing, the first is number {gaps[0]}"
+        problems.add("a gap in the pictures: every frame must be there", f"{folder}: {text}")
+    return max(numbers) - start + 1

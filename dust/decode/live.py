@@ -19,7 +19,7 @@ import av
 
 from dust.decode.container import READ_ERRORS, Facts, open_stream, words
 from dust.decode.pixels import Orientation, orientation_of
-from dust.decode.reader import FrameFolderReader
+from dust.decode.reader import FrameFolderReader, VideoReader
 from dust.utils.errors import VideoError
 
 logger = logging.getLogger(__name__)
@@ -77,11 +77,8 @@ class FileFrames:
         if self._folder is not None:
             self.fps, self.duration = self._folder.fps, self._folder.duration
             return
-        container, stream = open_stream(self.path)
-        with container:
-            self.fps = float(stream.average_rate or stream.guessed_rate or 25)
-            length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1e6
-            self.duration = float(length)
+        with VideoReader(self.path) as reader:  # by the frames' times, as everywhere
+            self.fps, self.duration = reader.fps, reader.duration
 
     def __iter__(self) -> Iterator[StreamFrame]:
         frames = self._pictures() if self._folder is not None else self._decode()

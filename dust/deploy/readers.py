@@ -49,8 +49,8 @@ def build_reader(
     new_clips: Any = isinstance(cls, ReadsNewClips)
     if not new_clips:
         raise ConfigError(
-            f"TEST.DATASET {cfg.TEST.DATASET} has no for_clips, so it reads no clips but those of its lists; see "
-            "docs/EXTENDING.md"
+            f"TEST.DATASET {cfg.TEST.DATASET} has no for_clips, so it reads no clips but those of its "
+            "lists; give it that classmethod, as VideoDataset has it"
         )
     if issubclass(cls, VideoDataset):
         return build_video_reader(cfg, cls, class_names, fitted)

@@ -140,7 +140,7 @@ def test_point_tracks_of_several_cameras(tmp_path):
     mean = np.mean([one.logits for one in windows], axis=0)
     np.testing.assert_allclose(mean, one.logits, atol=1e-5)
     (tmp_path / "broken_view_0.npz").write_bytes(b"nothing")
-    assert "cannot be read" in model(tmp_path / "broken_view_0.npz").error
+    assert "not a .npz file" in model(tmp_path / "broken_view_0.npz").error
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import itertools
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.table import check_columns, column_name, find_group, read_lines, read_table, to_number
 from dust.decode.clip import say_once
-from dust.decode.folders import picture_kinds, scan_pictures
+from dust.decode.folders import count_numbered
 from dust.decode.reader import open_clip
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
 from dust.utils.errors import DataError, Problems, VideoError
@@ -412,7 +411,7 @@ def count_frames(
     """
     path = Path(recording.path)
     if path.is_dir():
-        return replace(recording, num_frames=_count_pictures(path, first, pattern, problems))
+        return replace(recording, num_frames=count_numbered(path, first, pattern, problems))
     if not path.exists():
         problems.add("frames that are not there", f"{recording.id}: {path}")
         return recording
@@ -427,33 +426,3 @@ def count_frames(
             return replace(recording, num_frames=len(reader), fps=reader.fps)
     except VideoError:
         return recording
-
-
-def _count_pictures(folder: Path, first: int | None, pattern: str, problems: Problems) -> int:
-    numbers: dict[int, str] = {}
-    names = scan_pictures(folder, pattern).found
-    kinds = {} if pattern else picture_kinds([name for name in names if re.search(r"\d", name)])
-    if len(kinds) > 1:
-        listed = ", ".join(f"{kind} ({count})" for kind, count in list(kinds.items())[:10])
-        problems.add("pictures of several kinds: say which with DATA.FRAME_PATTERN", f"{folder}: {listed}")
-    for name in names:
-        digits = re.search(r"(\d+)$", os.path.splitext(name)[0])
-        number = whole_number(digits[1]) if digits else None
-        if number is None:
-            problems.add("a picture without a number at the end of its name", f"{folder / name}")
-        elif number in numbers:
-            problems.add("two pictures of one number", f"{folder}: {numbers[number]} and {name}")
-        else:
-            numbers[number] = name
-    if not numbers:
-        problems.add("a folder without pictures", str(folder))
-        return 0
-    start = min(numbers)
-    if start not in ((0, 1) if first is None else (first,)):
-        expected = "0 or 1" if first is None else str(first)
-        problems.add(f"pictures must be numbered from {expected} on", f"{folder}: begins with {numbers[start]}")
-    gaps = [number for number in range(start, max(numbers)) if number not in numbers]
-    if gaps:
-        text = f"{len(gaps)} of {max(numbers) - start + 1} are missing, the first is number {gaps[0]}"
-        problems.add("a gap in the pictures: every frame must be there", f"{folder}: {text}")
-    return max(numbers) - start + 1
