@@ -53,8 +53,14 @@ KINDS = {
     "program.mpg": {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}},
     "mpeg2.mkv": {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}},
     "motion.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
-    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=15:bframes=4:log-level=none"}},
-    "layered.mkv": {"codec": "libx265", "options": {"x265-params": "keyint=20:temporal-layers=2:log-level=none"}},
+    "hevc.mp4": {
+        "codec": "libx265",
+        "options": {"x265-params": "keyint=15:bframes=4:pools=none:frame-threads=1:log-level=none"},
+    },
+    "layered.mkv": {
+        "codec": "libx265",
+        "options": {"x265-params": "keyint=20:temporal-layers=2:pools=none:frame-threads=1:log-level=none"},
+    },
     "altref.webm": {"codec": "libvpx-vp9", "options": {"g": "20", "cpu-used": "8", "auto-alt-ref": "1"}},
     "vp8.webm": {
         "codec": "libvpx",
