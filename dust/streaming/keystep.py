@@ -17,7 +17,7 @@ from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.setup import build_device, build_device_transform, build_for
-from dust.engine.weights import load_trained
+from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.keystep_windows import window_logits
 from dust.models.protocol import EncodesFrames
 from dust.procedure.decoders import Detections
@@ -147,7 +147,7 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) 
     device = build_device(cfg)
     path = build_checkpoint_to_test(cfg).path()
     model = build_for(cfg, device)
-    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
     decoder = build_step_decoder(cfg)
     return StepStream(
         model,

@@ -22,7 +22,7 @@ from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
-from dust.engine.weights import load_trained
+from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
 from dust.utils.checkpoint import file_sha256, load_checkpoint
@@ -215,7 +215,7 @@ def run_stage(
     model = build_for(cfg, device)
     if not isinstance(model, PointTrackModel):
         raise ConfigError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME}: PointTrackTransformer and PointTrackLSTM stream")
-    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
     recordings = TrackRecordings(PointTracks.from_config(cfg, split, saved.get("class_names"), views="test"))
     window = cfg.TRACKS.WINDOW
     stream = TrackStream(model, window=window, stride=window if stateful else stride, stateful=stateful)
