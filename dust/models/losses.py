@@ -1,5 +1,6 @@
 """Classification losses over logits."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dust.utils.errors import ArgumentError, DataError
+from dust.utils.numbers import as_numbers
 
 
 class ClassificationLoss(nn.Module):
@@ -62,7 +64,8 @@ class ClassificationLoss(nn.Module):
 
 def balanced_class_weights(counts: Sequence[int]) -> list[float]:
     """``N / (K * n_k)``, scikit-learn's "balanced" rule; a class without samples gets 0. Counts below 0: DataError."""
-    if any(count < 0 for count in counts):
-        raise DataError(f"counts of classes {list(counts)}: none can be below 0")
+    counts = as_numbers("counts", counts, ndim=1).tolist()
+    if not all(0 <= count < math.inf for count in counts):
+        raise DataError(f"counts of classes {counts}: none can be below 0")
     total, present = sum(counts), sum(1 for count in counts if count)
     return [total / (present * count) if count else 0.0 for count in counts]

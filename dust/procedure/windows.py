@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.numbers import as_numbers, whole
+from dust.utils.numbers import as_numbers, length_of, whole
 
 EXE_MODES = ("no_error", "errors")
 PHASES = ("first", "all")
@@ -84,6 +84,8 @@ def state_changes(states: States, exe_mode: str = "no_error") -> dict[int, np.nd
     if exe_mode not in EXE_MODES:
         raise ConfigError(f"exe_mode {exe_mode!r}: choose one of {', '.join(EXE_MODES)}")
     problems = []
+    if any(length_of(row) != 2 or length_of(row[1]) < 0 for row in states):
+        raise DataError("component states cannot be used: each is a pair of a frame and the list of all components")
     states = [(frame, state.tolist() if hasattr(state, "tolist") else list(state)) for frame, state in states]
     for row, (frame, state) in enumerate(states):
         if not isinstance(frame, int | np.integer):
@@ -108,11 +110,14 @@ def window_labels(changes: Mapping[int, Any], first: np.ndarray, last: np.ndarra
 
     Raises DataError for windows or changes of other shapes, and for fractions of frames."""
     first, last = (as_numbers(name, values, ndim=1) for name, values in (("first", first), ("last", last)))
-    if len(first) != len(last) or not (np.floor(first) == first).all() or not (np.floor(last) == last).all():
+    both = np.concatenate([first, last])
+    if len(first) != len(last) or not np.isfinite(both).all() or (both != np.floor(both)).any():
         raise DataError(f"{len(first)} first and {len(last)} last frames: whole numbers, and as many of each")
-    wrong = [frame for frame, digits in changes.items() if np.shape(digits) != (num_components,)]
-    if wrong:
-        raise DataError(f"the change in frame {wrong[0]} is {np.shape(changes[wrong[0]])}, not ({num_components},)")
+    for frame in changes:
+        whole("frame", frame)
+    for frame, digits in changes.items():
+        if np.shape(digits) != (num_components,) or not np.isin(digits, (0, 1)).all():
+            raise DataError(f"the change in frame {frame} is {digits!r}: it takes {num_components} zeros and ones")
     frames = np.array(sorted(changes), dtype=np.int64)
     counts = np.zeros((len(frames) + 1, num_components), dtype=np.int64)
     for i, frame in enumerate(frames):

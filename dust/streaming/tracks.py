@@ -100,10 +100,20 @@ class TrackStream:
 
         Returns:
             A window whenever one is full, else None.
+
+        Raises:
+            DustError: other shapes, or than in the frame before; points that are visible and not finite.
         """
-        if points.ndim != 3:
-            raise DustError(f"points of one frame are (V, P, 2), got {tuple(points.shape)}")
+        if not isinstance(points, Tensor) or points.ndim != 3 or points.shape[2] != 2:
+            raise DustError(f"points of one frame are (V, P, 2), got {tuple(np.shape(points))}")
         seen = torch.ones(points.shape[:2], dtype=torch.bool) if visible is None else visible
+        if not isinstance(seen, Tensor) or seen.shape != points.shape[:2] or seen.dtype != torch.bool:
+            raise DustError(f"visible must be bool {tuple(points.shape[:2])}, for each point of the frame")
+        if self._new and points.shape != self._new[-1][0].shape:
+            before = tuple(self._new[-1][0].shape)
+            raise DustError(f"points of frame {self._count} are {tuple(points.shape)}, those before are {before}")
+        if not bool(torch.isfinite(points[seen.to(points.device)]).all()):
+            raise DustError(f"visible points of frame {self._count} are not finite")
         self._new.append((points, seen))
         self._count += 1
         if self._count < self.window or (self._count - self.window) % self.stride:
@@ -139,6 +149,8 @@ class TrackStream:
             time_mask = torch.arange(self.window, device=self.device)[None] < length
             features = self.model.forward_frames(torch.cat([frames, padding], dim=1), self.view_mask, time_mask)
         logits = self.model.forward_head(features)[0].float().cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise DustError(f"the answer for frames {start} to {self._count - 1} is not finite: are the weights?")
         self._windows.append(StreamWindow(start, self._count, logits))
         return self._windows[-1]
 

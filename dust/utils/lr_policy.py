@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dust.utils.errors import ArgumentError
-from dust.utils.numbers import finite, whole
+from dust.utils.numbers import as_numbers, finite, whole
 
 
 def cosine(epoch: float, *, base_lr: float, end_lr: float, max_epoch: float, offset: float = 0.0) -> float:
@@ -28,8 +28,9 @@ def steps_with_relative_lrs(epoch: float, *, base_lr: float, steps: Sequence[flo
 
     Raises ArgumentError for steps that do not begin at 0 and rise, or not as many ``lrs``."""
     finite("epoch", epoch)
-    if not len(steps) or len(steps) != len(lrs) or steps[0] != 0 or list(steps) != sorted(set(steps)):
-        raise ArgumentError(f"steps {list(steps)} and lrs {list(lrs)}: steps begin at 0 and rise, one factor for each")
+    steps, lrs = (as_numbers(name, values, ndim=1).tolist() for name, values in (("steps", steps), ("lrs", lrs)))
+    if not steps or len(steps) != len(lrs) or steps[0] != 0 or list(steps) != sorted(set(steps)):
+        raise ArgumentError(f"steps {steps} and lrs {lrs}: steps begin at 0 and rise, one factor for each")
     return lrs[max(bisect_right(steps, epoch) - 1, 0)] * base_lr
 
 

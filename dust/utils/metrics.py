@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dust.utils.errors import ArgumentError, ConfigError, DataError
-from dust.utils.numbers import as_classes, as_numbers
+from dust.utils.numbers import as_classes, as_numbers, whole
 from dust.utils.registry import Registry
 
 #: Metrics that TEST.METRICS may name: functions (scores (N, K), labels) -> float, as the task's own figures get them.
@@ -26,6 +26,7 @@ def topk_correct(scores: Any, labels: Any, ks: Sequence[int]) -> list[Tensor]:
     """
     scores = scores if isinstance(scores, Tensor) else torch.from_numpy(as_numbers("scores", scores))
     labels = labels if isinstance(labels, Tensor) else torch.from_numpy(as_numbers("labels", labels))
+    ks = [whole("k", k) for k in as_numbers("ks", ks, ndim=1)]
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not scores.shape[1]:
         raise DataError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)}: it takes (N, K) and (N,)")
     known = labels < scores.shape[1]
@@ -109,7 +110,8 @@ def f1_scores(predicted: Any, labels: Any) -> dict[str, float]:
     for "none". NaN without any sample. Raises DataError for other numbers, or different lengths."""
     from sklearn.metrics import f1_score
 
-    labels, predicted = as_classes("label", labels), as_classes("prediction", np.add(predicted, 1)) - 1
+    predicted = as_classes("prediction", as_numbers("predictions", predicted) + 1) - 1
+    labels = as_classes("label", labels)
     if len(labels) != len(predicted):
         raise DataError(f"{len(predicted)} predictions for {len(labels)} labels")
     if not len(labels):
@@ -149,6 +151,7 @@ def per_class_report(predicted: Any, labels: Any, num_classes: int) -> dict[str,
     from sklearn.metrics import precision_recall_fscore_support
 
     predicted, labels = as_numbers("predictions", predicted), as_numbers("labels", labels)
+    num_classes = whole("num_classes", num_classes, low=1)
     if labels.ndim == 2:
         labels = _zeros_and_ones("labels", labels, num_classes)
         predicted = _zeros_and_ones("predictions", predicted, num_classes)
@@ -172,10 +175,10 @@ def per_class_report(predicted: Any, labels: Any, num_classes: int) -> dict[str,
 
 def _scores(scores: Any, labels: Any) -> np.ndarray:
     """(N, K). DataError where no figure can be right: nothing to measure, another number of labels, NaN."""
-    scores, shape = as_numbers("scores", scores), np.shape(labels)
+    scores, shape = as_numbers("scores", scores), as_numbers("labels", labels).shape
     if scores.ndim != 2 or not len(scores) or shape[:1] != scores.shape[:1]:
         raise DataError(
-            f"scores of shape {scores.shape} and labels of shape {tuple(shape)}: it takes (N, K) scores and N labels, "
+            f"scores of shape {scores.shape} and labels of shape {shape}: it takes (N, K) scores and N labels, "
             "N at least 1"
         )
     bad = int(np.isnan(scores).any(axis=1).sum())

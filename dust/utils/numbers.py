@@ -48,6 +48,14 @@ def as_classes(name: str, values: Any, num_classes: int | None = None) -> np.nda
     return array.astype(np.int64)
 
 
+def length_of(value: Any) -> int:
+    """How many it holds; -1 for what holds nothing, such as a number."""
+    try:
+        return len(value)
+    except TypeError:
+        return -1
+
+
 def whole(name: str, value: Any, *, low: int | None = None) -> int:
     """A whole number, also given as a float without a fraction.
 
