@@ -18,7 +18,7 @@ from dust.utils.protocols import find_problems, members, public_names
 from dust.utils.registry import Registry
 from tests.helpers import ROOT
 from tests.models import test_keystep_frames, test_keystep_video, test_tstl, test_videomae
-from tests.models.test_models import SMALL, make
+from tests.models.small_models import SMALL, make
 
 MAKERS = {
     "VideoMAEPretrain": test_videomae.tiny_pretrain,

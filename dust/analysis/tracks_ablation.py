@@ -13,7 +13,7 @@ from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.evaluator import build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
-from dust.engine.weights import load_trained
+from dust.engine.weights import build_weights_choice, load_trained
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
 from dust.utils.checkpoint import file_sha256, load_checkpoint
@@ -54,7 +54,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     saved = load_checkpoint(path)
     device = build_device(cfg)
     model = build_for(cfg, device)
-    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
     loader = construct_loader(cfg, "test", saved.get("class_names"), fitted=saved.get("fitted"))
     dataset: Any = loader.dataset
     if not isinstance(dataset, HasCameras):

@@ -65,8 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument("--force", action="store_true", help="fetch again what is cached")
     check = commands.add_parser("verify", help="hash cached files again")
     check.add_argument("names", nargs="*", metavar="NAME", help="default: all that are cached")
-    change = commands.add_parser("convert", help="OpenAI's CLIP, a TorchScript program, to safetensors")
-    change.add_argument("file", metavar="FILE", help="the program (ViT-B-16.pt), or zoo://NAME")
+    change = commands.add_parser(
+        "convert", help="OpenAI's CLIP (a TorchScript program), or a folder of parts, to safetensors"
+    )
+    change.add_argument("file", metavar="FILE", help="the program (ViT-B-16.pt), a folder, or zoo://NAME")
     change.add_argument("--out", required=True, metavar="FILE.safetensors")
     change.add_argument(
         "--sha256", default="", metavar="HEX", help="of FILE; default: the zoo's, or the one in FILE's path"

@@ -37,6 +37,8 @@ KEYS = gather(  # image size, frames and classes come from DATA and MODEL
         LAYERS=Key(12, "blocks", low=1),
         HEADS=Key(12, "attention heads; OpenAI's models: WIDTH / 64", low=1),
         OUTPUT_DIM=Key(512, "width of the embedding that is classified; 0 = no projection", low=0),
+        ACTIVATION=Key("quick_gelu", "of the MLPs; OpenAI's weights need quick_gelu, most of OpenCLIP's gelu",
+                       choices="quick_gelu | gelu"),
         HEAD_DROP_RATE=Key(0.0, "dropout before the classifier", low=0, below=1),
         DROP_PATH_RATE=Key(0.0, "stochastic depth of the last block, rising from 0", low=0, below=1),
         INIT_SCALE=Key(1.0, "factor of the classifier's first weights", low=0),

@@ -136,8 +136,10 @@ CORE = gather(
         "MODEL",
         MODEL_NAME=Key("TimeSformer", "a registered model class", aliases={"vit_base_patch16_224": "TimeSformer"}),
         NUM_CLASSES=Key(400, "number of classes", low=1, affects="training"),
-        PRETRAINED=Key("", "weight file that the model starts from; any layout that dust knows", stage="weights",
-                       affects="nothing"),
+        PRETRAINED=Key("", "weights that the model starts from: a file in any layout that dust knows, or a folder of "
+                       "Hugging Face's", stage="weights", affects="nothing"),
+        WEIGHTS=Key("auto", "of a file with raw and averaged (EMA) weights; auto: averaged where a run with "
+                    "EMA.ENABLED tests or extracts, else raw", choices="auto | raw | averaged", affects="features"),
         POS_EMBED_RESIZE=Key("official", "positions of a file made for another size", choices="official | bicubic"),
         ACT_CHECKPOINT=Key(False, "recompute activations in the backward: less memory, more time"),
         LOSS_FUNC=Key("cross_entropy", "the loss", choices="cross_entropy | soft_cross_entropy | bce_logit",

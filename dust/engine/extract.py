@@ -21,7 +21,7 @@ from dust.engine.checkpoints import build_checkpoint_to_extract
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_autocast, build_device, build_device_transform, build_for
-from dust.engine.weights import load_trained
+from dust.engine.weights import build_weights_choice, load_trained
 from dust.launch.signals import InterruptFlag
 from dust.models.protocol import HasFeatures
 from dust.utils import distributed
@@ -192,7 +192,8 @@ def build_feature_loop(
     """
     path = build_checkpoint_to_extract(cfg).path()
     model = build_for(cfg, device)
-    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED, head=False)
+    saved = load_checkpoint(path)
+    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg), head=False)
     options = build(FeatureOptions, cfg)
     loop = Inference(
         model,

@@ -14,6 +14,7 @@ from dust.engine.state import TrainState
 from dust.engine.weights import load_parts, weights_file
 from dust.utils import distributed
 from dust.utils.checkpoint import find_latest, load_checkpoint, load_weights, remove_leftovers
+from dust.utils.checkpoint.tensors import find_tensors
 from dust.utils.errors import CheckpointError, DataError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class StartOptions:
         weights_only: of ``checkpoint`` take the weights alone.
         cut_from_names: substrings that are cut out of the names in ``checkpoint``.
         pretrained: MODEL.PRETRAINED: weights, where there is no ``checkpoint``; "" for none.
+        weights: MODEL.WEIGHTS: which of them, where a file has raw and averaged ones.
         max_epoch: epochs of the run.
         batch_size, num_shards: clips of a batch on one node, and nodes, as the run is started now.
     """
@@ -40,6 +42,7 @@ class StartOptions:
     weights_only: bool
     cut_from_names: Sequence[str]
     pretrained: str
+    weights: str
     max_epoch: int
     batch_size: int
     num_shards: int
@@ -54,6 +57,7 @@ class StartOptions:
             "weights_only": train.FINETUNE or train.CHECKPOINT_EPOCH_RESET,
             "cut_from_names": tuple(train.CHECKPOINT_CLEAR_NAME_PATTERN),
             "pretrained": cfg.MODEL.PRETRAINED,
+            "weights": cfg.MODEL.WEIGHTS,
             "max_epoch": cfg.SOLVER.MAX_EPOCH,
             "batch_size": train.BATCH_SIZE,
             "num_shards": cfg.NUM_SHARDS,
@@ -81,7 +85,8 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
         path = weights_file(options.checkpoint, options.output_dir, "TRAIN.CHECKPOINT_FILE_PATH")
         _start_from_file(state, path, options)
     elif options.pretrained:
-        load_weights(state.model, weights_file(options.pretrained, options.output_dir, "MODEL.PRETRAINED"))
+        path = weights_file(options.pretrained, options.output_dir, "MODEL.PRETRAINED")
+        load_weights(state.model, path, weights=options.weights)
     elif not load_parts(state.model, options.output_dir):
         logger.info("training from scratch: no checkpoint in %s and no weights given", run.checkpoints)
     if state.ema is not None:
@@ -143,10 +148,11 @@ def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) ->
 def _start_from_file(state: TrainState, path: str, options: StartOptions) -> None:
     """SlowFast's rule for TRAIN.CHECKPOINT_FILE_PATH."""
     saved = load_checkpoint(path)
-    weights: Any = path
     if options.cut_from_names:
-        weights = _without(saved.get("model_state", saved), options.cut_from_names)
-    report = load_weights(state.model, weights)
+        weights = _without(find_tensors(path, saved, [], options.weights), options.cut_from_names)
+        report = load_weights(state.model, weights)
+    else:
+        report = load_weights(state.model, path, weights=options.weights)
     if options.weights_only or "optimizer_state" not in saved:
         return
     way_out = "set TRAIN.FINETUNE True to take its weights only"

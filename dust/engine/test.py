@@ -20,7 +20,7 @@ from dust.engine.data_lists import warnings_of_test
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
-from dust.engine.weights import load_parts, load_trained
+from dust.engine.weights import build_weights_choice, load_parts, load_trained
 from dust.models.protocol import AssembledFromParts
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
@@ -72,7 +72,7 @@ def build_tested_model(cfg: CfgNode) -> TestedModel:
         class_names = saved.get("class_names")
         _check_classes(class_names, cfg.MODEL.NUM_CLASSES, path)
         model = build_for(cfg, device)
-        load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+        load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
         return TestedModel(model, device, file_sha256(path), class_names, saved.get("fitted"))
     model = build_for(cfg, device)
     whole = isinstance(model, AssembledFromParts) and model.assembled_from_parts

@@ -8,17 +8,21 @@ from typing import Any
 from torch import nn
 
 from dust import zoo
+from dust.config import CfgNode
 from dust.models.protocol import LoadsParts, SavesTrainedPart, init_from
 from dust.utils.checkpoint import is_sharded, load_weights
+from dust.utils.checkpoint.tensors import find_tensors, has_averages
 from dust.utils.errors import CheckpointError, DustError
 from dust.utils.stages import stage_checkpoint
 
 logger = logging.getLogger(__name__)
 
+PREFER_AVERAGED = "prefer_averaged"
+
 
 def weights_file(name: str, output_dir: str | Path, key: str = "") -> str:
-    """Find the file of weights that ``name`` means: a path, ``zoo://NAME`` (downloaded and verified), or another stage,
-    by the name of its folder beside ``output_dir``. ``key`` is the configuration's, for an error."""
+    """Find the weights that ``name`` means: a file, a folder of Hugging Face's, ``zoo://NAME`` (downloaded and
+    verified), or another stage, by the name of its folder beside ``output_dir``. ``key`` is for an error."""
     if "://" in name or Path(name).is_file() or is_sharded(name):
         return zoo.resolve(name)
     return str(stage_checkpoint(name, output_dir, key))
@@ -86,13 +90,19 @@ def restore(
     model.load_partial(state, source)
 
 
+def build_weights_choice(cfg: CfgNode) -> str:
+    """MODEL.WEIGHTS for a test or an extraction: ``raw``, ``averaged``, or ``auto`` with "averaged if there are any"
+    (``prefer_averaged``) where the run averages its weights (EMA.ENABLED)."""
+    return PREFER_AVERAGED if cfg.MODEL.WEIGHTS == "auto" and cfg.EMA.ENABLED else str(cfg.MODEL.WEIGHTS)
+
+
 def load_trained(
     model: nn.Module,
     path: Path,
     saved: dict[str, Any],
     *,
     output_dir: str | Path,
-    averaged: bool = False,
+    weights: str = "auto",
     head: bool = True,
 ) -> None:
     """Load the weights of a checkpoint for a test or an extraction.
@@ -100,17 +110,27 @@ def load_trained(
     Args:
         saved: what the file holds.
         output_dir: beside which the stages of the model's parts lie.
-        averaged: the averaged weights (EMA.ENABLED), where the file has them.
+        weights: raw | averaged | auto (raw) | ``prefer_averaged``: averaged where the file has them.
         head: whether the classifier must come from the file too.
 
     Raises:
-        CheckpointError: the file lacks some of the model, so that random weights would be measured.
+        CheckpointError: the file lacks some of the model, so that random weights would be measured; or it has no
+            averaged weights where they are asked for.
     """
-    average = saved.get("ema_state") if averaged else None
+    both = has_averages(saved)
+    if weights == PREFER_AVERAGED:
+        weights = "averaged" if both else "raw"
+    if both:
+        level = logging.INFO if weights != "auto" else logging.WARNING
+        logger.log(
+            level, "%s holds averaged weights (EMA) too, by which its run was evaluated: the %s ones are used. "
+            "MODEL.WEIGHTS chooses", path, "averaged" if weights == "averaged" else "raw",
+        )  # fmt: skip
     if saved.get("frozen_sha256") and isinstance(model, SavesTrainedPart):
-        restore(model, average or saved["model_state"], str(path), output_dir)
+        state = find_tensors(str(path), saved, [], weights) if weights == "averaged" else saved["model_state"]
+        restore(model, state, str(path), output_dir)
         return
-    report = load_weights(model, average or path)
+    report = load_weights(model, path, weights=weights)
     absent = report.absent if head else report.absent_from_body
     if absent:
         raise CheckpointError(

@@ -13,6 +13,7 @@ import torch.nn as nn
 from dust.models.clip_vit import CLIPVisual
 from dust.models.videomae_vit import State, VideoMAE
 from dust.utils.checkpoint import LoadReport, load_weights, read_checkpoint
+from dust.utils.checkpoint.tensors import find_tensors
 from dust.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -98,12 +99,10 @@ def load_trunk(model: nn.Module, path: str | os.PathLike) -> None:
 
 def read_state(path: str | os.PathLike) -> State:
     """The tensors of a checkpoint of CAST's, ours or the authors' (``module``, and names that begin so)."""
-    saved = read_checkpoint(path)
-    for container in ("model_state", "model", "module"):
-        if isinstance(saved.get(container), Mapping):
-            saved = saved[container]
-            break
-    return {name.removeprefix("module."): value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+    notes: list[str] = []
+    state = find_tensors(str(path), read_checkpoint(path), notes)
+    logger.info("%s: %s", path, "; ".join(notes))
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def trained_names(model: nn.Module) -> list[str]:

@@ -18,7 +18,8 @@ from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, resize_grid
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
 from dust.models.layers.common import drop_path_rates
-from dust.models.layers.frozen import quick_gelu
+from dust.models.layers.foreign import check_patches, fill_biases, require, with_class_position
+from dust.models.layers.frozen import ACTIVATIONS, activate
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.videomae_vit import State, attend
 
@@ -43,26 +44,27 @@ class CLIPAttention(nn.Module):
 
 
 class CLIPMlp(nn.Module):
-    """(..., D) -> (..., D), four times as wide inside."""
+    """(..., D) -> (..., D), four times as wide inside. ``activation``: quick_gelu | gelu."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, activation: str = "quick_gelu") -> None:
         super().__init__()
+        self.activation = activation
         self.c_fc = nn.Linear(dim, 4 * dim)
         self.c_proj = nn.Linear(4 * dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.c_proj(quick_gelu(self.c_fc(x)))
+        return self.c_proj(activate(self.c_fc(x), self.activation))
 
 
 class CLIPBlock(nn.Module):
     """Pre-norm block (M, L, D) -> (M, L, D)."""
 
-    def __init__(self, dim: int, num_heads: int, drop_path: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, drop_path: float = 0.0, activation: str = "quick_gelu") -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(dim, eps=LN_EPS)
         self.attn = CLIPAttention(dim, num_heads)
         self.ln_2 = nn.LayerNorm(dim, eps=LN_EPS)
-        self.mlp = CLIPMlp(dim)
+        self.mlp = CLIPMlp(dim, activation)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -89,6 +91,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         patch_size: pixels; H and W must be multiples of it.
         width, layers, heads: sizes of the transformer; ViT-B/16 by default. OpenAI's have heads = width / 64.
         output_dim: width of the embedding; 0 = no projection, features are the LayerNorm's.
+        activation: of the MLPs: quick_gelu (OpenAI's weights, DFN's) or gelu (most of OpenCLIP's). No tensor shows it.
         in_chans: channels of the video.
         num_classes: 0 = no classifier on top of the embedding.
         drop_rate: dropout before the classifier, in [0, 1).
@@ -111,6 +114,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         layers: int = 12,
         heads: int = 12,
         output_dim: int = 512,
+        activation: str = "quick_gelu",
         in_chans: int = 3,
         num_classes: int = 0,
         drop_rate: float = 0.0,
@@ -125,10 +129,12 @@ class CLIPVisual(ClassifierHead, Checkpointed):
             above_zero={"in_chans": in_chans, "layers": layers},
             from_zero={"output_dim": output_dim, "num_classes": num_classes, "init_scale": init_scale},
             rates={"drop_rate": drop_rate, "drop_path_rate": drop_path_rate},
+            choices={"activation": (activation, ACTIVATIONS)},
             multiples=[*clip_multiples(height, across, patch_size, 1, 1), ("width", width, "heads", heads)],
         )
         self.patch_size, self.in_chans = patch_size, in_chans
         self.embed_dim = width
+        self.heads, self.activation = heads, activation
         self.num_features = output_dim or width
         self.num_classes = num_classes
         self.init_scale = init_scale
@@ -140,7 +146,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         self.positional_embedding = nn.Parameter(scale * torch.randn(1 + self.grid[0] * self.grid[1], width))
         self.ln_pre = nn.LayerNorm(width, eps=LN_EPS)
         self.transformer = Transformer(
-            [CLIPBlock(width, heads, rate) for rate in drop_path_rates(drop_path_rate, layers)]
+            [CLIPBlock(width, heads, rate, activation) for rate in drop_path_rates(drop_path_rate, layers)]
         )
         self.ln_post = nn.LayerNorm(width, eps=LN_EPS)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim)) if output_dim else None
@@ -158,6 +164,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
             "layers": node.LAYERS,
             "heads": node.HEADS,
             "output_dim": node.OUTPUT_DIM,
+            "activation": node.ACTIVATION,
             "in_chans": cfg.DATA.INPUT_CHANNEL_NUM[0],
             "num_classes": cfg.MODEL.NUM_CLASSES,
             "drop_rate": node.HEAD_DROP_RATE,
@@ -204,19 +211,36 @@ class CLIPVisual(ClassifierHead, Checkpointed):
     def no_weight_decay(self) -> set[str]:
         return {"class_embedding", "positional_embedding"}
 
+    def constants(self) -> dict[str, Any]:
+        return {"activation": self.activation, "num_heads": self.heads, "norm_eps": LN_EPS, "pooling": "token"}
+
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """OpenAI's, OpenCLIP's, timm's and Hugging Face's tensors under this model's names; ``notes`` gets a line for
         all that was changed. Positions of another size are resized as a picture, bicubic, whatever the rule: CLIP has
-        no rule of its own. Whether the weights were trained with QuickGELU no file shows: timm's must be one of its
-        ``clip_quickgelu`` models.
+        no rule of its own. Whether the weights were trained with QuickGELU or GELU no tensor shows: ``activation``
+        must be theirs. Raises CheckpointError for variants that compute something else.
         """
+        names = set(state)
         state = to_clip_names(state, notes, projects=self.proj is not None)
+        if set(state) - names:
+            notes.append(f"{self.activation} and {self.heads} heads are the model's own: no tensor shows the file's")
+        needed = {"class_embedding": "no class token", "positional_embedding": "no positions, or rotary ones"}
+        needed |= {"ln_pre.weight": "no norm before the blocks: a plain ViT"}
+        if self.proj is not None:
+            needed["proj"] = "no projection to an embedding: set CLIP.OUTPUT_DIM 0"
+        require(state, needed, sign="transformer.resblocks")
+        check_patches(state, "conv1.weight", self.conv1.weight.shape, "CLIP.PATCH_SIZE")
+        own = dict(self.named_parameters())
+        fill_biases(state, own, r"\.attn\.in_proj_bias$", notes, weight="_weight")
         positions = state.get("positional_embedding")
-        if positions is not None and positions.ndim == 2 and len(positions) != len(self.positional_embedding):
+        if positions is not None and positions.ndim == 2:
+            patches = self.grid[0] * self.grid[1]
+            positions = with_class_position(positions[None], patches, "positional_embedding", notes)[0]
             side = math.isqrt(len(positions) - 1)
-            if side * side == len(positions) - 1:
-                state["positional_embedding"] = resize_positions(positions.float(), (side, side), self.grid)
+            if len(positions) != len(self.positional_embedding) and side * side == len(positions) - 1:
+                positions = resize_positions(positions.float(), (side, side), self.grid)
                 notes.append(f"positional_embedding: bicubic, {side}x{side} -> {self.grid[0]}x{self.grid[1]} patches")
+            state["positional_embedding"] = positions
         return state
 
 
@@ -279,7 +303,7 @@ def to_clip_names(state: State, notes: list[str], projects: bool) -> State:
         state = visual
     elif any(re.match(r"(vision_model\.)?embeddings\.class_embedding$", key) for key in state):
         state = _from_hugging_face(state, notes)
-    elif "cls_token" in state and any(key.startswith("norm_pre.") for key in state):
+    elif any(re.match(r"blocks\.\d+\.attn\.qkv\.", key) for key in state):
         state = _from_timm(state, notes, projects)
     state = dict(state)
     if "proj" in state and not projects:
@@ -299,7 +323,8 @@ def _renamed(state: State, table: list[tuple[str, str]]) -> State:
 
 def _from_timm(state: State, notes: list[str], projects: bool) -> State:
     state = _renamed(state, _TIMM)
-    state["class_embedding"] = state["class_embedding"].flatten()
+    if "class_embedding" in state:
+        state["class_embedding"] = state["class_embedding"].flatten()
     if "positional_embedding" in state:
         state["positional_embedding"] = state["positional_embedding"].flatten(0, -2)
     bias = state.get("head.bias")

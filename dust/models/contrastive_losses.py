@@ -81,7 +81,13 @@ def batch_all_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.01, 
 
 
 def state_cross_entropy(logits: Tensor, labels: Tensor, *, exclude_bg: bool = False) -> Tensor:
-    """Cross-entropy of (B, K) logits; with ``exclude_bg`` rows of label 0 do not count."""
+    """Cross-entropy of (B, K) logits; with ``exclude_bg`` rows of label 0 do not count. DataError for other shapes and,
+    on a CPU, for labels that are none of the K classes."""
+    _check_batch(logits, labels)
+    if labels.is_floating_point() or labels.is_complex():
+        raise DataError(f"labels are {labels.dtype}: states are whole numbers")
+    if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < logits.shape[1])).all()):
+        raise DataError(f"labels {labels.min()} to {labels.max()} of {logits.shape[1]} states that have logits")
     per_row = F.cross_entropy(_at_least_float32(logits), labels, reduction="none")
     return _mean(per_row, _anchors(labels, exclude_bg))
 
@@ -126,10 +132,12 @@ class ContrastiveLoss(nn.Module):
 
 
 def _check_batch(embeddings: Tensor, labels: Tensor) -> None:
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+    if not isinstance(embeddings, Tensor) or not isinstance(labels, Tensor):
+        raise DataError(f"a contrastive loss takes tensors, got {type(embeddings).__name__}, {type(labels).__name__}")
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1] or not len(labels):
         raise DataError(
             f"a contrastive loss got embeddings {tuple(embeddings.shape)} and labels {tuple(labels.shape)}; "
-            f"it takes (B, D) and (B,): flatten the views into rows"
+            f"it takes (B, D) and (B,), B at least 1: flatten the views into rows"
         )
 
 
@@ -170,11 +178,7 @@ def batch_all_triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float 
     0, with a zero gradient, where the batch has no such triplet. float32; memory B^3. Tests compare with numbers that
     the authors' code gave.
     """
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-        raise DataError(
-            f"the triplet loss got embeddings {tuple(embeddings.shape)} and labels {tuple(labels.shape)}; "
-            "it takes (B, D) and (B,)"
-        )
+    _check_batch(embeddings, labels)
     embeddings = embeddings.float()
     squares = (embeddings[:, None] - embeddings).square().sum(dim=2)
     equal = squares == 0  # the root's gradient at 0 would be infinite

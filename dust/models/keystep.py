@@ -217,6 +217,8 @@ class TemporalEncoder(ClassifierHead, Checkpointed):
             return dict(state)
         renamed = {}
         for key, tensor in state.items():
+            if key.startswith("spatial_enc."):
+                continue  # of the file's other part
             for pattern, ours in _STORM_PSR:
                 key = re.sub(pattern, ours, key)
             renamed[key] = tensor

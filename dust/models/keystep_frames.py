@@ -129,7 +129,8 @@ class KeyStepFrameEncoder(nn.Module):
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """STORM-PSR's names (``encoder.*``, ``first_head.*``, ``second_head.*``, in stage 3 under ``spatial_enc.``; of
         ResNets its layers have no names) or timm's own to ours; a new dict."""
-        state = {key.removeprefix("spatial_enc."): tensor for key, tensor in state.items()}
+        if any(key.startswith("spatial_enc.") for key in state):  # without the file's other part
+            state = {k.removeprefix("spatial_enc."): t for k, t in state.items() if k.startswith("spatial_enc.")}
         if any(key.startswith("first_head.") for key in state):
             theirs = {"encoder.": "body.", "first_head.": "neck.", "second_head.": "projection."}
             notes.append("names translated from STORM-PSR's layout")

@@ -1,10 +1,14 @@
 """Classification losses over logits."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dust.utils.errors import ArgumentError, DataError
+from dust.utils.numbers import as_numbers
 
 
 class ClassificationLoss(nn.Module):
@@ -22,22 +26,46 @@ class ClassificationLoss(nn.Module):
     def __init__(self, kind: str, *, class_weights: Sequence[float] = (), label_smoothing: float = 0.0) -> None:
         super().__init__()
         if kind not in ("cross_entropy", "soft_cross_entropy", "bce_logit"):
-            raise ValueError(f"loss {kind!r}: choose cross_entropy, soft_cross_entropy or bce_logit")
+            raise ArgumentError(f"loss {kind!r}: choose cross_entropy, soft_cross_entropy or bce_logit")
         self.kind = kind
         self.label_smoothing = label_smoothing
         weights = torch.tensor(class_weights, dtype=torch.float32) if len(class_weights) else None
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean loss of (B, K) logits against (B,) class numbers or (B, K) targets in 0..1, as float32."""
+        """Mean loss of (B, K) logits against (B,) class numbers or (B, K) targets in 0..1, as float32.
+
+        NaN logits give a NaN loss. Raises DataError for other shapes, for another number of class weights and, on a
+        CPU (a device would have to be waited for), for class numbers that are none of the K.
+        """
+        self._check(logits, target)
         logits = logits.float()
         if self.kind == "bce_logit":
             return F.binary_cross_entropy_with_logits(logits, target.float(), weight=self.class_weights)
         smoothing = self.label_smoothing if target.ndim == 1 else 0.0
         return F.cross_entropy(logits, target, weight=self.class_weights, label_smoothing=smoothing)
 
+    def _check(self, logits: Tensor, target: Tensor) -> None:
+        if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
+            raise DataError(f"a loss takes tensors, got {type(logits).__name__} and {type(target).__name__}")
+        hard = target.ndim == 1 and self.kind != "bce_logit"
+        fits = target.shape == (logits.shape[:1] if hard else logits.shape)
+        if logits.ndim != 2 or not fits or not len(logits) or (hard and target.is_floating_point()):
+            raise DataError(
+                f"{self.kind} got logits {tuple(logits.shape)} and targets {target.dtype} {tuple(target.shape)}; it "
+                "takes (B, K) and (B,) class numbers or (B, K) shares, B at least 1"
+            )
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise DataError(f"{len(self.class_weights)} class weights for logits of {logits.shape[1]} classes")
+        if hard and target.device.type == "cpu" and not bool(((target >= 0) & (target < logits.shape[1])).all()):
+            wrong = int(target[(target < 0) | (target >= logits.shape[1])][0])
+            raise DataError(f"label {wrong} is none of the {logits.shape[1]} classes that have logits")
+
 
 def balanced_class_weights(counts: Sequence[int]) -> list[float]:
-    """``N / (K * n_k)``, scikit-learn's "balanced" rule; a class without samples gets 0."""
+    """``N / (K * n_k)``, scikit-learn's "balanced" rule; a class without samples gets 0. Counts below 0: DataError."""
+    counts = as_numbers("counts", counts, ndim=1).tolist()
+    if not all(0 <= count < math.inf for count in counts):
+        raise DataError(f"counts of classes {counts}: none can be below 0")
     total, present = sum(counts), sum(1 for count in counts if count)
     return [total / (present * count) if count else 0.0 for count in counts]

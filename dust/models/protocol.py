@@ -13,9 +13,17 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from dust.utils.checkpoint import AdaptsStateDict
+from dust.utils.checkpoint import AdaptsStateDict, HasFreshParts, StatesConstants
 
-__all__ = ["PROTOCOLS", "AdaptsStateDict", "init_from", "lr_scales", "no_weight_decay"]
+__all__ = [
+    "PROTOCOLS",
+    "AdaptsStateDict",
+    "HasFreshParts",
+    "StatesConstants",
+    "init_from",
+    "lr_scales",
+    "no_weight_decay",
+]
 
 #: Part -> (key of the configuration, what it names: a file, a stage, or zoo://NAME).
 InitFrom = Mapping[str, tuple[str, str]]
@@ -190,6 +198,8 @@ PROTOCOLS: tuple[type, ...] = (
     AssembledFromParts,
     SavesTrainedPart,
     AdaptsStateDict,
+    HasFreshParts,
+    StatesConstants,
     ExemptsFromDecay,
     ScalesLearningRates,
     HasLayers,

@@ -21,6 +21,7 @@ _UNDECAYED = ("norm", "relative_position_bias_table", "absolute_pos_embed", "log
 class Swin(ClassifierHead, Checkpointed):
     """What both have: patches, stages of shifted windows, a last norm, the mean over all tokens, a linear head."""
 
+    fresh_parts = r"relative_position_bias_table$"  # of another window or number of heads
     axes: tuple[str, ...]  # of the input, behind (B, C)
     input_name: str
 

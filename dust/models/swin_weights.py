@@ -8,6 +8,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from dust.models.layers.foreign import check_patches, fill_biases
+from dust.models.layers.window_attention import SwinBlock, WindowAttention, relative_index
+from dust.utils.errors import CheckpointError
+
 State = dict[str, torch.Tensor]
 
 _BUFFERS = ("relative_position_index", "relative_coords_table", "attn_mask")
@@ -21,8 +25,10 @@ def adapt(model: nn.Module, state: State, notes: list[str]) -> State:
 
     Knows Video Swin's files (``backbone.*``, ``cls_head.fc_cls.*``), torchvision's, Swin-1D's, DUST's (ours), and image
     Swins (the authors', timm's, torchvision's) for a video model. What does not fit stays as it is, for
-    :func:`dust.utils.checkpoint.load_weights` to report.
+    :func:`dust.utils.checkpoint.load_weights` to report. Raises CheckpointError for variants that compute something
+    else: other windows or patches, another order of norms.
     """
+    _check_norms(model, state)
     state = _renamed(state, _OFFICIAL, "Video Swin's", notes)
     state = _renamed(state, _SWIN_1D, "Swin-1D's", notes)
     state = _from_torchvision(state, notes)
@@ -31,7 +37,47 @@ def adapt(model: nn.Module, state: State, notes: list[str]) -> State:
     weight = state.get("patch_embed.proj.weight")
     if weight is not None and weight.ndim == 4 and hasattr(model, "window_size"):
         state = inflate(model, state, notes)
+    own = dict(model.named_parameters())
+    kernel, norm = "patch_embed.proj.weight", "patch_embed.norm.weight"
+    for biases in (r"\.attn\.qkv\.bias$", r"^patch_embed\.proj\.bias$"):
+        fill_biases(state, own, biases, notes)
+    check_patches(state, kernel, own[kernel].shape, "PATCH_SIZE")
+    if norm in own and kernel in state and norm not in state:
+        raise CheckpointError("the file has no norm behind its patches: set PATCH_NORM False")
     return state
+
+
+def _check_norms(model: nn.Module, state: State) -> None:
+    """CheckpointError if a series file's layout shows where its norms stand, and the model's stand elsewhere."""
+    block = next((module for module in model.modules() if isinstance(module, SwinBlock)), None)
+    if block is None or not hasattr(model, "seq_len"):
+        return
+    before = any(key.startswith("classifier.2.") for key in state)  # Swin-1D V1
+    behind = any(re.search(r"blocks\.\d+\.attn_mask$", key) for key in state)  # V2 and DUST keep it in the block
+    if (before and not block.norm_first) or (behind and block.norm_first):
+        stands, norm = ("before", "pre") if before else ("behind", "respost")
+        raise CheckpointError(f"the file's norms stand {stands} attention and MLP: set SERIES_SWIN.NORM {norm}")
+
+
+def _check_window(model: nn.Module, key: str, index: torch.Tensor) -> None:
+    """CheckpointError if a stored ``relative_position_index`` is that of another window: tables of windows 2x7 and 7x2
+    have the same shape."""
+    try:
+        attention = model.get_submodule(key.removesuffix(".relative_position_index"))
+    except AttributeError:
+        return
+    if not isinstance(attention, WindowAttention):
+        return
+    tokens = math.prod(attention.window)
+    if index.numel() == tokens * tokens:
+        same = torch.equal(index.flatten().long(), relative_index(attention.window, tokens, index.device))
+    else:
+        same = not attention.cosine  # a table of biases has another shape then, which is reported
+    if not same:
+        raise CheckpointError(
+            f"{key} is that of another window than {attention.window} ({math.isqrt(index.numel())} tokens, here "
+            f"{tokens}): set WINDOW_SIZE (of a series also SERIES.LENGTH) as the file's model had it"
+        )
 
 
 def _renamed(state: State, names: Sequence[tuple[str, str]], whose: str, notes: list[str]) -> State:
@@ -75,6 +121,9 @@ def _without_buffers(model: nn.Module, state: State, notes: list[str]) -> State:
     if not dropped:
         return state
     kinds = sorted({key.rsplit(".", 1)[-1] for key in dropped})
+    for key in dropped:
+        if key.endswith("relative_position_index"):
+            _check_window(model, key, state[key])
     notes.append(f"{len(dropped)} tables that are computed and not learnt ({', '.join(kinds)}) are not needed")
     if getattr(model, "mask", None) == "exact":
         notes.append(

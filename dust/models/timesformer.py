@@ -17,6 +17,7 @@ from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import Attention, Block, DropPath, Mlp, PatchEmbed, init_linear, resize_grid, resize_sequence
 from dust.models.layers.checks import check_arguments, check_video
 from dust.models.layers.common import drop_path_rates
+from dust.models.layers.foreign import check_patches, fill_biases, require, with_class_position
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError
@@ -102,6 +103,7 @@ class TimeSformer(ClassifierHead, Checkpointed):
     """
 
     layer_stem = r"^(?:cls_token|pos_embed|time_embed|patch_embed)"
+    fresh_parts = r"\.temporal_fc\."  # images have no time
 
     def __init__(
         self,
@@ -132,6 +134,7 @@ class TimeSformer(ClassifierHead, Checkpointed):
         self.num_classes = num_classes
         self.embed_dim = self.num_features = embed_dim
         self.num_frames = num_frames
+        self.num_heads = num_heads
         self.attention_type = attention_type
         self.set_grad_checkpointing(act_checkpoint)
         self.pos_embed_resize = pos_embed_resize
@@ -274,16 +277,34 @@ class TimeSformer(ClassifierHead, Checkpointed):
 
     # ------------------------------------------------------------------------------------- other files' weights
 
+    def constants(self) -> dict[str, Any]:
+        return {"activation": "gelu", "num_heads": self.num_heads, "norm_eps": NORM_EPS, "pooling": "token"}
+
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """A foreign file's tensors under this model's names and shapes; ``notes`` gets a line for all that was changed.
 
         Knows Hugging Face's layout and the image ViTs of timm and DeiT. What cannot be brought into shape stays as it
-        is, for :func:`load_weights` to report.
+        is, for :func:`load_weights` to report. Raises CheckpointError for variants that compute something else.
         """
         state = _from_hugging_face(state, notes)
+        require(state, _NEEDED, sign="blocks")
+        state = _without_pre_logits(state, notes)
         state = _without_distillation(state, notes)
         self._adapt_patch_embed(state, notes)
+        check_patches(state, "patch_embed.proj.weight", self.patch_embed.proj.weight.shape, "TIMESFORMER.PATCH_SIZE")
+        for biases in (
+            r"attn\.qkv\.bias$",
+            r"\.attn\.proj\.bias$",
+            r"mlp\.fc[12]\.bias$",
+            r"^patch_embed\.proj\.bias$",
+        ):
+            own = [name for name, _ in self.named_parameters() if "temporal" not in name]
+            fill_biases(state, own, biases, notes)
         self._adapt_pos_embed(state, notes, pos_embed_resize or self.pos_embed_resize)
+        if self.attention_type != "space_only" and "time_embed" not in state and "blocks.0.norm1.weight" in state:
+            notes.append(
+                f"an image model's: GELU, {self.num_heads} heads and the class token's answer are taken for its"
+            )
         self._adapt_time(state, notes)
         return state
 
@@ -312,7 +333,9 @@ class TimeSformer(ClassifierHead, Checkpointed):
         pos = state.get("pos_embed")
         if pos is None or pos.ndim != 3:
             return
-        stored, wanted = pos.shape[1] - 1, self.grid[0] * self.grid[1]
+        wanted = self.grid[0] * self.grid[1]
+        state["pos_embed"] = pos = with_class_position(pos, wanted, "pos_embed", notes)
+        stored = pos.shape[1] - 1
         if stored == wanted:
             notes.append(f"pos_embed: {stored} patch positions as they are (rule {rule}: nothing to resize)")
             return
@@ -353,6 +376,12 @@ class TimeSformer(ClassifierHead, Checkpointed):
             )
 
 
+_NEEDED = {
+    "cls_token": "no class token",
+    "pos_embed": "no positions, or rotary ones",
+    "norm.weight": "no norm at its end, or fc_norm behind a mean",
+    "norm.bias": "another kind of norm",
+}
 _HUGGING_FACE = [
     (r"^timesformer\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
@@ -388,6 +417,16 @@ def _from_hugging_face(state: State, notes: list[str]) -> State:
     return renamed
 
 
+def _without_pre_logits(state: State, notes: list[str]) -> State:
+    """A ViT of ImageNet-21k's year has a layer before its head: neither is taken, for the head needs that layer."""
+    dropped = [key for key in state if key.startswith("pre_logits.")]
+    if not dropped:
+        return state
+    dropped += [key for key in state if key.startswith("head.")]
+    notes.append(f"{', '.join(dropped)} dropped: this head stands behind a layer (pre_logits) that the model has not")
+    return {key: tensor for key, tensor in state.items() if key not in dropped}
+
+
 def _without_distillation(state: State, notes: list[str]) -> State:
     """A distilled DeiT without its distillation token, that token's position (the second) and its head."""
     if "dist_token" not in state:
@@ -398,5 +437,8 @@ def _without_distillation(state: State, notes: list[str]) -> State:
     dropped = [key for key in state if key == "dist_token" or key.startswith("head_dist.")]
     for key in dropped:
         del state[key]
-    notes.append(f"distilled DeiT: {', '.join(dropped)} and the second position of pos_embed dropped")
+    notes.append(
+        f"distilled DeiT: {', '.join(dropped)} and the second position of pos_embed dropped; that token took part in "
+        "attention, so that outputs differ from DeiT's own"
+    )
     return state

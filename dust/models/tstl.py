@@ -20,7 +20,7 @@ from dust.models.build import MODEL_REGISTRY
 from dust.models.cast import CAST
 from dust.models.cast_weights import is_trained
 from dust.models.layers.checks import check_arguments
-from dust.utils.errors import DustError
+from dust.utils.errors import ArgumentError, DustError
 from dust.utils.tstl_grouping import find_grouping_problems
 
 VOTES = ("maxlogit", "selector_weighted", "majority")
@@ -242,4 +242,4 @@ def vote(said: torch.Tensor, chosen: torch.Tensor, normaliser: torch.Tensor, met
         # below 1 and falling with the expert's place, so that it decides between equally many votes and no others
         seniority = (torch.arange(k, 0, -1, device=said.device) / (k + 1)).to(said)
         return ballots.sum(dim=1) + (ballots * seniority[None, :, None]).amax(dim=1)
-    raise ValueError(f"vote {method!r}: choose one of {', '.join(VOTES)}")
+    raise ArgumentError(f"vote {method!r}: choose one of {', '.join(VOTES)}")

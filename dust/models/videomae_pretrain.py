@@ -17,12 +17,14 @@ from einops import rearrange
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
 from dust.models.layers.common import drop_path_rates
+from dust.models.layers.foreign import check_patches
 from dust.models.layers.head import Checkpointed, run_block
 from dust.models.videomae_vit import (
     SinusoidPositions,
     State,
     TubeletEmbed,
     VideoMAEBlock,
+    fill_query_biases,
     to_official_names,
 )
 from dust.utils.errors import DustError
@@ -301,7 +303,13 @@ class VideoMAEPretrain(Checkpointed):
         """The published pre-trainings' tensors, in the authors' or Hugging Face's layout, under this model's names; of
         a classifier the encoder. ``notes`` gets a line for all that was changed."""
         state = to_official_names(state, notes, self.encoder_num_heads)
-        return {re.sub(r"^(patch_embed|blocks|norm)\.", r"encoder.\1.", key): tensor for key, tensor in state.items()}
+        state = {re.sub(r"^(patch_embed|blocks|norm)\.", r"encoder.\1.", key): tensor for key, tensor in state.items()}
+        fill_query_biases(state, dict(self.named_parameters()), notes)
+        kernel = "encoder.patch_embed.proj.weight"
+        check_patches(state, kernel, self.get_parameter(kernel).shape, "VIDEOMAE.PATCH_SIZE and TUBELET_SIZE")
+        if "fc_norm.weight" in state:
+            notes.append("a classifier's encoder: its norm behind the mean (fc_norm) is not used")
+        return {key: tensor for key, tensor in state.items() if not key.startswith("fc_norm.")}
 
 
 def _expand(order: torch.Tensor, width: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ CC-BY-NC 4.0. Tests compare with numbers that the authors' code gave.
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
 from dust.models.layers.common import drop_path_rates
+from dust.models.layers.foreign import check_patches
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
+from dust.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
@@ -285,6 +288,12 @@ class VideoMAE(ClassifierHead, Checkpointed):
             name for name, _ in self.named_parameters() if name.endswith(("q_bias", "v_bias", "gamma_1", "gamma_2"))
         }
 
+    def constants(self) -> dict[str, Any]:
+        """Hugging Face's configuration of ViT-S (384 wide) has wrong heads: they are not compared."""
+        pooling = "mean" if self.use_mean_pooling else "token"
+        heads = {} if self.embed_dim == 384 else {"num_heads": self.num_heads}
+        return {"activation": "gelu", "pooling": pooling, **heads}
+
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
         """The published classifiers' and pre-trainings' tensors, in the authors' or Hugging Face's layout, under this
         model's names; ``notes`` gets a line for all that was changed. There are no positions to resize: the table is
@@ -292,7 +301,19 @@ class VideoMAE(ClassifierHead, Checkpointed):
         """
         state = to_official_names(state, notes, self.num_heads)
         state = {re.sub(r"^(backbone|encoder)\.", "", key): tensor for key, tensor in state.items()}
+        check_patches(
+            state,
+            "patch_embed.proj.weight",
+            self.patch_embed.proj.weight.shape,
+            "VIDEOMAE.PATCH_SIZE and TUBELET_SIZE",
+        )
+        if self.use_mean_pooling and {"norm.weight", "head.weight"} <= set(state) and "fc_norm.weight" not in state:
+            raise CheckpointError(
+                "the file's classifier reads the first token behind the last norm, the model's the mean of all: set "
+                "VIDEOMAE.USE_MEAN_POOLING False"
+            )
         unused = r"decoder\.|encoder_to_decoder\.|mask_token$" + ("|norm\\." if self.use_mean_pooling else "")
+        fill_query_biases(state, dict(self.named_parameters()), notes)
         dropped = [key for key in state if re.match(unused, key)]
         if dropped:
             notes.append(f"{len(dropped)} tensors of the pre-training are not used: decoder, mask token, last norm")
@@ -347,6 +368,19 @@ def to_official_names(state: State, notes: list[str], num_heads: int) -> State:
         else:
             official[key] = tensor
     return official
+
+
+def fill_query_biases(state: State, own: Iterable[str], notes: list[str]) -> None:
+    """Give attention that the file has without biases (qkv_bias False) such of zeros, which is the same."""
+    biases = [name for name in own if name.endswith((".attn.q_bias", ".attn.v_bias"))]
+    if any(name in state for name in biases):
+        return
+    for name in biases:
+        weight = state.get(re.sub(r"[qv]_bias$", "qkv.weight", name))
+        if weight is not None:
+            state[name] = torch.zeros(weight.shape[1], dtype=weight.dtype)
+    if any(name in state for name in biases):
+        notes.append("biases of queries and values, which the file goes without, are zeros, which is the same")
 
 
 def _from_hugging_face(state: State, notes: list[str]) -> State:

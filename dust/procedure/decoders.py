@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from dust.procedure.checks import check_detections, check_states, check_window, check_windows
 from dust.procedure.metrics import Step
 from dust.procedure.table import INSTALL, REMOVE, Procedure, State
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.numbers import whole
 
 Detections = Sequence[tuple[int, float]]
 Window = tuple[int, Sequence[int], Sequence[float]]
@@ -36,12 +38,14 @@ class NaiveDecoder:
     confidence."""
 
     def __init__(self, states: Mapping[int, State], *, conf_threshold: float = 0.5) -> None:
+        check_states(states)
         self.states = states
         self.conf_threshold = conf_threshold
         self.state: State | None = None
 
     def update(self, frame: int, detections: Detections) -> list[Step]:
         """The steps of one frame."""
+        detections = check_detections(frame, detections)
         best_class, confidence = max(detections, key=lambda detection: detection[1], default=(-1, 0.0))
         target = self.states.get(best_class)
         if target is None or (self.state is not None and confidence <= self.conf_threshold):
@@ -94,16 +98,16 @@ class EvidenceDecoder(_Evidence):
     ) -> None:
         self.states = states
         self.started = procedure is not None
-        length = len(next(iter(states.values())))
+        length = check_states(states)
         if procedure is None:
             procedure = Procedure(frozenset(range(3 * length)), (0,) * length)
         elif procedure.num_components != length:
             raise DataError(f"states have {length} components, the procedure has {procedure.num_components}")
         super().__init__(procedure, cum_threshold=cum_threshold, decay=decay)
 
-    def accumulate(self, detections: Detections) -> None:
+    def accumulate(self, frame: int, detections: Detections) -> None:
         """Evidence of one frame; an empty one only decays."""
-        first_class, confidence = detections[0] if len(detections) else (-1, 0.0)
+        first_class, confidence = next(iter(check_detections(frame, detections)), (-1, 0.0))
         target = self.states.get(first_class)
         if target is not None and not self.started:
             self.state[:], self.started = target, True
@@ -115,7 +119,7 @@ class EvidenceDecoder(_Evidence):
 
     def update(self, frame: int, detections: Detections) -> list[Step]:
         """The steps of one frame."""
-        self.accumulate(detections)
+        self.accumulate(frame, detections)
         return self.settle(frame, self.crossed(self.cum))
 
 
@@ -156,13 +160,11 @@ class TemporalDecoder(_Evidence):
 
     def accumulate(self, frame: int, digits: Sequence[int], confidences: Sequence[float], phase: int = 0) -> None:
         """Evidence of the window that ends in ``frame``."""
-        if not len(digits) == len(confidences) == len(self.state):
-            raise DataError(
-                f"the window that ends in frame {frame} has {len(digits)} digits and {len(confidences)} confidences; "
-                f"the procedure has {len(self.state)} components"
-            )
+        changed, sure = check_window(frame, digits, confidences, len(self.state))
+        if not 0 <= phase < len(self.cum):
+            raise ConfigError(f"phase {phase} of a decoder with {len(self.cum)}")
         cum, gained = self.cum[phase], self.gained[phase]
-        positive = np.flatnonzero(digits).tolist()
+        positive = np.flatnonzero(changed).tolist()
         if not positive:
             others = np.ones(len(cum), dtype=bool)
             others[list(gained)] = False
@@ -173,7 +175,7 @@ class TemporalDecoder(_Evidence):
         for k in positive:
             if not blocked[k]:
                 step = 3 * k + (REMOVE if self.state[k] else INSTALL)
-                cum[step] += confidences[k]
+                cum[step] += sure[k]
                 gained.add(step)
 
     def _in_view(self, frame: int) -> np.ndarray:
@@ -213,6 +215,7 @@ class NaiveTemporalDecoder:
 
     def update(self, frame: int, digits: Sequence[int], confidences: Sequence[float]) -> list[Step]:
         """The steps of the window that ends in ``frame``."""
+        digits, confidences = (one.tolist() for one in check_window(frame, digits, confidences, len(self.state)))
         in_view: Sequence[int] = [0] * len(digits)
         if self.last is not None and frame - self.last[0] <= self.window:
             in_view = self.last[1]
@@ -273,7 +276,7 @@ class DualStreamDecoder:
         phase: int = 0,
     ) -> list[Step]:
         """The steps of one frame; ``digits`` None where no window ends in it."""
-        self.objects.accumulate(detections)
+        self.objects.accumulate(frame, detections)
         if digits is not None:
             self.temporal.accumulate(frame, digits, confidences, phase)
             self.phase = phase
@@ -344,6 +347,7 @@ def decode_temporal(
     phases: int = 1,
 ) -> list[Step]:
     """:class:`TemporalDecoder` over a recording's windows, in order; the phases take turns."""
+    check_windows(windows)
     decoder = TemporalDecoder(procedure, window=window, cum_threshold=cum_threshold, decay=decay, phases=phases)
     return [step for i, each in enumerate(windows) for step in decoder.update(*each, phase=i % phases)]
 
@@ -352,6 +356,7 @@ def decode_temporal_naive(
     windows: Sequence[Window], procedure: Procedure, *, window: int, conf_threshold: float = 0.5
 ) -> list[Step]:
     """:class:`NaiveTemporalDecoder` over a recording's windows, in order."""
+    check_windows(windows)
     decoder = NaiveTemporalDecoder(procedure, window=window, conf_threshold=conf_threshold)
     return [step for each in windows for step in decoder.update(*each)]
 
@@ -412,7 +417,8 @@ def decode_dual_published(
 
 def _by_last_frame(windows: Sequence[Window], num_frames: int) -> dict[int, tuple[int, Sequence[int], Sequence[float]]]:
     """Last frame -> (number of the window, digits, confidences)."""
-    late = [frame for frame, _, _ in windows if not 0 <= frame < num_frames]
+    check_windows(windows)
+    late = [frame for frame, _, _ in windows if not 0 <= whole("a window's last frame", frame) < num_frames]
     if late:
         raise DataError(
             f"a window ends in frame {late[0]}, but there are detections of {num_frames} frames: "

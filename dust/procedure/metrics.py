@@ -18,13 +18,28 @@ from typing import Any
 
 import numpy as np
 
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ArgumentError, ConfigError, DataError
+from dust.utils.numbers import as_numbers, whole
 
 Step = tuple[int, int]
 MODES = ("paper", "industreal", "storm")
 F1_EPS = 1e-6
 NO_DELAY = {"paper": None, "industreal": 100.0, "storm": 0.0}  # frames that stand for "nothing was recognised"
 TAKEN = 1e9  # what the published matchers write over a time that is no candidate
+
+
+def as_steps(name: str, steps: Any) -> list[Step]:
+    """(frame, step id) pairs of whole numbers from a list, an array or a tensor (N, 2).
+
+    Raises:
+        DataError: other shapes, fractions of frames, NaN.
+    """
+    table = as_numbers(name, steps, ndim=2)
+    if len(table) and table.shape[1] != 2:
+        raise DataError(f"{name}: shape {table.shape}; steps are pairs of frame and step id")
+    if not (table == np.floor(table)).all():
+        raise DataError(f"{name}: {table[(table != np.floor(table)).any(axis=1)][0].tolist()}; both are whole numbers")
+    return [(int(frame), int(step)) for frame, step in table]
 
 
 # ------------------------------------------------------------------------------------------------------------- POS
@@ -59,10 +74,14 @@ def pos(gt_ids: Sequence[int], pred_ids: Sequence[int]) -> float:
 
     Without any completed step it is 1 where nothing was predicted, else 0.
     """
+    lists = []
     for name, ids in (("gt_ids", gt_ids), ("pred_ids", pred_ids)):
-        wrong = [step for step in ids if not isinstance(step, int | np.integer)]
+        plain = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        wrong = [step for step in plain if not isinstance(step, int | np.integer)]
         if wrong:
             raise DataError(f"pos: {name} holds {wrong[0]!r}; it takes step ids alone, without their frames")
+        lists.append(plain)
+    gt_ids, pred_ids = lists
     if not len(gt_ids):
         return 0.0 if len(pred_ids) else 1.0
     return 1.0 - min(edit_distance(gt_ids, pred_ids) / len(gt_ids), 1.0)
@@ -76,7 +95,8 @@ def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int)
     tables: a right order may be swapped too, and where the first predictions are the steps completed until then, every
     predicted id is overwritten by the ground truth's, for as long as both lists are.
     """
-    steps = [(int(frame), int(step)) for frame, step in pred]
+    gt, steps = as_steps("completed steps", gt), as_steps("predicted steps", pred)
+    window = whole("window", window, low=0)
     if any(frame for frame, _ in steps):
         now = steps[0][0]
         first = [i for i, (frame, _) in enumerate(steps) if frame == now]
@@ -98,7 +118,9 @@ def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int)
 
 def f1(tp: int, fp: int, fn: int) -> float:
     """``2PR / (P + R + 1e-6)``, 0..1, as the published programs compute it: a perfect score is 0.9999995. P or R is
-    1e-6 where its denominator is 0, so that a recording without any step, done or predicted, has 6.7e-7."""
+    1e-6 where its denominator is 0, so that a recording without any step, done or predicted, has 6.7e-7. Raises
+    ArgumentError for counts below 0 or that are none."""
+    tp, fp, fn = (whole(name, count, low=0) for name, count in (("tp", tp), ("fp", fp), ("fn", fn)))
     precision = tp / (tp + fp) if tp + fp else F1_EPS
     recall = tp / (tp + fn) if tp + fn else F1_EPS
     return 2 * precision * recall / (precision + recall + F1_EPS)
@@ -128,9 +150,10 @@ def match_steps(gt: Sequence[Step], pred: Sequence[Step], mode: str = "paper") -
     completion chooses first and takes the earliest free prediction. Every other prediction is a false positive;
     completions that outnumber the predictions of their id are false negatives. So an early prediction costs once.
 
-    Raises DataError for steps out of order, ConfigError for an unknown mode.
+    Raises DataError for steps out of order, fractions of frames and NaN, ConfigError for an unknown mode.
     """
     _check_mode(mode)
+    gt, pred = as_steps("completed steps", gt), as_steps("predicted steps", pred)
     for name, steps in (("completed", gt), ("predicted", pred)):
         frames = [frame for frame, _ in steps]
         if frames != sorted(frames) or (frames and frames[0] < 0):
@@ -210,14 +233,17 @@ def score_recording(
     """POS, F1 and delay of one recording.
 
     Args:
-        gt, pred: completed and predicted steps, (frame, step id) in the order of frames.
+        gt, pred: completed and predicted steps, (frame, step id) in the order of frames; lists, arrays or tensors.
         fps: frames per second of the recording, > 0.
         mode: ``paper`` | ``industreal`` | ``storm``. The F1 of a perfect recording is 1 in ``paper`` and 0.9999995 in
             the others.
         window: frames within which ``storm`` corrects the order before POS; None does not. Other modes ignore it.
+
+    A recording in which nothing was completed and nothing predicted has POS 1 and, by the published F1, 6.7e-7.
     """
-    if not fps > 0:
+    if not 0 < fps < np.inf:
         raise DataError(f"a recording at {fps} frames per second has no delay in seconds: give its fps, above 0")
+    gt, pred = as_steps("completed steps", gt), as_steps("predicted steps", pred)
     matches = match_steps(gt, pred, mode)
     pred_ids = [step for _, step in pred]
     if mode == "storm" and window is not None:
@@ -278,6 +304,9 @@ def has_errors(gt_ids: Iterable[int], expected_ids: Iterable[int], states: Itera
 def delay_curve(scores: Sequence[StepScore], seconds: Sequence[float]) -> list[float | None]:
     """For each number of seconds, the share (0..1) of all completed steps that were recognised within it. None
     without any completed step."""
+    seconds = as_numbers("seconds", seconds, ndim=1).tolist()
+    if any(limit != limit for limit in seconds):
+        raise ArgumentError("seconds holds NaN")
     delays = [delay for score in scores for delay in score.delays_s]
     return [_mean([delay is not None and delay <= limit for delay in delays]) for limit in seconds]
 

@@ -18,6 +18,7 @@ from dust.procedure.decoders import (
 from dust.procedure.metrics import Step
 from dust.procedure.table import Procedure, State
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.numbers import as_numbers, whole
 
 #: ``update(frame, detections, digits, confidences, phase) -> steps``; digits are None where no window ends.
 Update = Callable[[int, Detections, Any, Any, int], list[Step]]
@@ -88,7 +89,10 @@ class StepDecoder:
         )
 
     def digits(self, probabilities: np.ndarray) -> np.ndarray:
-        """(..., K) in 0..1 -> zeros and ones, "this component changed"."""
+        """(..., K) in 0..1 -> zeros and ones, "this component changed". NaN: DataError."""
+        probabilities = as_numbers("probabilities", probabilities)
+        if not np.isfinite(probabilities).all():
+            raise DataError("probabilities are not finite: the model's weights or the recording are at fault")
         return (probabilities > self.conf).astype(int)
 
     def decode(
@@ -105,8 +109,17 @@ class StepDecoder:
             detections: of every frame; lists may be empty.
             last: (W,) rising, the frame that each window ends with.
             probabilities: (W, K).
+
+        Raises:
+            DataError: NaN, windows and probabilities that are not as many, windows that end in no frame.
         """
+        probabilities, last = as_numbers("probabilities", probabilities), as_numbers("last", last, ndim=1)
         digits = self.digits(probabilities)
+        if len(last) != len(probabilities):
+            raise DataError(f"{len(last)} windows and {len(probabilities)} rows of probabilities")
+        ends = [whole("a window's last frame", frame) for frame in last]
+        if ends and not (ends == sorted(set(ends)) and ends[0] >= 0 and ends[-1] < len(detections)):
+            raise DataError(f"windows end in frames {ends}, which do not rise within the {len(detections)} frames")
         if self.mode == "dual_published":
             windows = [(int(t), d, p) for t, d, p in zip(last, digits, probabilities, strict=True)]
             options: dict[str, Any] = {"cum_threshold": self.threshold, "decay": self.decay, "window": self.window}

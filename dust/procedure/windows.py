@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.numbers import as_numbers, length_of, whole
 
 EXE_MODES = ("no_error", "errors")
 PHASES = ("first", "all")
@@ -20,6 +21,7 @@ States = Sequence[tuple[int, Sequence[int]]]
 
 def window_span(num_frames: int, skip: int) -> int:
     """Frames from a window's first to its last, both included."""
+    num_frames, skip = whole("num_frames", num_frames), whole("skip", skip)
     if num_frames < 1 or skip < 0:
         raise ConfigError(f"a window of {num_frames} frames with skip {skip}: at least 1 frame, and a skip from 0 on")
     return (num_frames - 1) * (skip + 1) + 1
@@ -36,8 +38,7 @@ def clip_indices(last: int, num_frames: int, skip: int, video_len: int) -> tuple
     A window that would leave the video is moved into it. Where the video is shorter than the window, its last frame is
     the window's last and its first frame is repeated on the left.
     """
-    if video_len < 1:
-        raise DataError(f"a recording of {video_len} frames has no window; leave it out")
+    video_len, last = _length(video_len), whole("last", last)
     last = min(max(last, window_span(num_frames, skip) - 1), video_len - 1)
     indices = last - (skip + 1) * np.arange(num_frames - 1, -1, -1)
     return np.maximum(indices, 0), int((indices < 0).sum())
@@ -51,11 +52,17 @@ def window_ends(video_len: int, num_frames: int, skip: int = 0, *, phases: str =
     """
     check_phases(phases)
     span = window_span(num_frames, skip)
-    if video_len < 1:
-        raise DataError(f"a recording of {video_len} frames has no window; leave it out")
+    video_len = _length(video_len)
     if video_len < span:
         return np.array([video_len - 1])
     return np.arange(span - 1, video_len, skip + 1 if phases == "first" else 1)
+
+
+def _length(video_len: int) -> int:
+    video_len = whole("video_len", video_len)
+    if video_len < 1:
+        raise DataError(f"a recording of {video_len} frames has no window; leave it out")
+    return video_len
 
 
 def check_phases(phases: str) -> None:
@@ -77,8 +84,13 @@ def state_changes(states: States, exe_mode: str = "no_error") -> dict[int, np.nd
     if exe_mode not in EXE_MODES:
         raise ConfigError(f"exe_mode {exe_mode!r}: choose one of {', '.join(EXE_MODES)}")
     problems = []
+    if any(length_of(row) != 2 or length_of(row[1]) < 0 for row in states):
+        raise DataError("component states cannot be used: each is a pair of a frame and the list of all components")
+    states = [(frame, state.tolist() if hasattr(state, "tolist") else list(state)) for frame, state in states]
     for row, (frame, state) in enumerate(states):
-        if row and frame <= states[row - 1][0]:
+        if not isinstance(frame, int | np.integer):
+            problems.append(f"row {row}: frame {frame!r}; frames are whole numbers")
+        elif row and frame <= states[row - 1][0]:
             problems.append(f"row {row}: frame {frame} follows frame {states[row - 1][0]}; frames must rise")
         if len(state) != len(states[0][1]):
             problems.append(f"row {row}: {len(state)} components where the first row has {len(states[0][1])}")
@@ -94,7 +106,18 @@ def state_changes(states: States, exe_mode: str = "no_error") -> dict[int, np.nd
 
 def window_labels(changes: Mapping[int, Any], first: np.ndarray, last: np.ndarray, num_components: int) -> np.ndarray:
     """(W, K) uint8 labels of windows from frame ``first[i]`` to ``last[i]``, both included: the XOR of the changes in
-    them, so that an installation and its removal cancel out. ``changes`` from :func:`state_changes`."""
+    them, so that an installation and its removal cancel out. ``changes`` from :func:`state_changes`.
+
+    Raises DataError for windows or changes of other shapes, and for fractions of frames."""
+    first, last = (as_numbers(name, values, ndim=1) for name, values in (("first", first), ("last", last)))
+    both = np.concatenate([first, last])
+    if len(first) != len(last) or not np.isfinite(both).all() or (both != np.floor(both)).any():
+        raise DataError(f"{len(first)} first and {len(last)} last frames: whole numbers, and as many of each")
+    for frame in changes:
+        whole("frame", frame)
+    for frame, digits in changes.items():
+        if np.shape(digits) != (num_components,) or not np.isin(digits, (0, 1)).all():
+            raise DataError(f"the change in frame {frame} is {digits!r}: it takes {num_components} zeros and ones")
     frames = np.array(sorted(changes), dtype=np.int64)
     counts = np.zeros((len(frames) + 1, num_components), dtype=np.int64)
     for i, frame in enumerate(frames):

@@ -17,7 +17,7 @@ from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.setup import build_device, build_device_transform, build_for
-from dust.engine.weights import load_trained
+from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.keystep_windows import window_logits
 from dust.models.protocol import EncodesFrames
 from dust.procedure.decoders import Detections
@@ -86,12 +86,22 @@ class StepStream:
     @torch.inference_mode()
     def push(self, frame: Tensor, detections: Detections = ()) -> StepUpdate:
         """The next frame: an embedding (D,) for a TemporalEncoder, else a picture (C, H, W) that ``transform`` takes,
-        or the model. ``detections``: what an object detector saw in it, (class, confidence) each."""
+        or the model. ``detections``: what an object detector saw in it, (class, confidence) each.
+
+        Raises DataError for a frame that is no tensor of finite numbers, or of another shape than those before, and for
+        an answer of the model that is not finite.
+        """
+        if not isinstance(frame, Tensor) or (frame.is_floating_point() and not bool(torch.isfinite(frame).all())):
+            what = "is not finite" if isinstance(frame, Tensor) else f"is a {type(frame).__name__}, not a tensor"
+            raise DataError(f"frame {self.count} of the stream {what}")
         kept = frame.to(self.device) if self.transform is None else self.transform(frame.to(self.device))
         if self.cache:
             kept = self._embed(kept[None])[0]
         if self._ring is None:
             self._ring = kept.new_zeros((self.span, *kept.shape))
+        if kept.shape != self._ring.shape[1:]:
+            before = tuple(self._ring.shape[1:])
+            raise DataError(f"frame {self.count} of the stream is {tuple(kept.shape)}, those before are {before}")
         self._ring[self.count % self.span] = kept
         self.count += 1
         done = self.count - self.span
@@ -147,7 +157,7 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) 
     device = build_device(cfg)
     path = build_checkpoint_to_test(cfg).path()
     model = build_for(cfg, device)
-    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+    load_trained(model, path, load_checkpoint(path), output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
     decoder = build_step_decoder(cfg)
     return StepStream(
         model,

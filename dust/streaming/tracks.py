@@ -22,7 +22,7 @@ from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
-from dust.engine.weights import load_trained
+from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
 from dust.utils.checkpoint import file_sha256, load_checkpoint
@@ -100,10 +100,20 @@ class TrackStream:
 
         Returns:
             A window whenever one is full, else None.
+
+        Raises:
+            DustError: other shapes, or than in the frame before; points that are visible and not finite.
         """
-        if points.ndim != 3:
-            raise DustError(f"points of one frame are (V, P, 2), got {tuple(points.shape)}")
+        if not isinstance(points, Tensor) or points.ndim != 3 or points.shape[2] != 2:
+            raise DustError(f"points of one frame are (V, P, 2), got {tuple(np.shape(points))}")
         seen = torch.ones(points.shape[:2], dtype=torch.bool) if visible is None else visible
+        if not isinstance(seen, Tensor) or seen.shape != points.shape[:2] or seen.dtype != torch.bool:
+            raise DustError(f"visible must be bool {tuple(points.shape[:2])}, for each point of the frame")
+        if self._new and points.shape != self._new[-1][0].shape:
+            before = tuple(self._new[-1][0].shape)
+            raise DustError(f"points of frame {self._count} are {tuple(points.shape)}, those before are {before}")
+        if not bool(torch.isfinite(points[seen.to(points.device)]).all()):
+            raise DustError(f"visible points of frame {self._count} are not finite")
         self._new.append((points, seen))
         self._count += 1
         if self._count < self.window or (self._count - self.window) % self.stride:
@@ -139,6 +149,8 @@ class TrackStream:
             time_mask = torch.arange(self.window, device=self.device)[None] < length
             features = self.model.forward_frames(torch.cat([frames, padding], dim=1), self.view_mask, time_mask)
         logits = self.model.forward_head(features)[0].float().cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise DustError(f"the answer for frames {start} to {self._count - 1} is not finite: are the weights?")
         self._windows.append(StreamWindow(start, self._count, logits))
         return self._windows[-1]
 
@@ -215,7 +227,7 @@ def run_stage(
     model = build_for(cfg, device)
     if not isinstance(model, PointTrackModel):
         raise ConfigError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME}: PointTrackTransformer and PointTrackLSTM stream")
-    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, averaged=cfg.EMA.ENABLED)
+    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
     recordings = TrackRecordings(PointTracks.from_config(cfg, split, saved.get("class_names"), views="test"))
     window = cfg.TRACKS.WINDOW
     stream = TrackStream(model, window=window, stride=window if stateful else stride, stateful=stateful)

@@ -43,6 +43,10 @@ class SampleError(DataError):
         return type(self), (self.path, self.reason, self.detail)
 
 
+class ArgumentError(ConfigError, DataError, ValueError):
+    """An argument of a public function that it cannot take. Also a ValueError, as Python's own functions raise."""
+
+
 class VideoError(DustError):
     """A clip that cannot be read as asked. ``path`` and ``reason`` are kept apart for reports."""
 

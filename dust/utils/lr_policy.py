@@ -10,14 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dust.utils.errors import ArgumentError
+from dust.utils.numbers import as_numbers, finite, whole
+
 
 def cosine(epoch: float, *, base_lr: float, end_lr: float, max_epoch: float, offset: float = 0.0) -> float:
-    """Half a cosine from ``base_lr`` at epoch ``offset`` to ``end_lr`` at ``max_epoch`` (epochs, fractions allowed)."""
+    """Half a cosine from ``base_lr`` at epoch ``offset`` to ``end_lr`` at ``max_epoch`` (epochs, fractions allowed).
+
+    Raises ArgumentError where no line leads from one to the other: ``max_epoch`` is not above ``offset``."""
+    finite("epoch", epoch)
+    finite("max_epoch", max_epoch, above=finite("offset", offset))
     return end_lr + (base_lr - end_lr) * 0.5 * (1.0 + math.cos(math.pi * (epoch - offset) / (max_epoch - offset)))
 
 
 def steps_with_relative_lrs(epoch: float, *, base_lr: float, steps: Sequence[float], lrs: Sequence[float]) -> float:
-    """``lrs[k] * base_lr`` for ``steps[k] <= epoch < steps[k + 1]``; ``steps`` are epochs and begin at 0."""
+    """``lrs[k] * base_lr`` for ``steps[k] <= epoch < steps[k + 1]``; ``steps`` are epochs and begin at 0.
+
+    Raises ArgumentError for steps that do not begin at 0 and rise, or not as many ``lrs``."""
+    finite("epoch", epoch)
+    steps, lrs = (as_numbers(name, values, ndim=1).tolist() for name, values in (("steps", steps), ("lrs", lrs)))
+    if not steps or len(steps) != len(lrs) or steps[0] != 0 or list(steps) != sorted(set(steps)):
+        raise ArgumentError(f"steps {steps} and lrs {lrs}: steps begin at 0 and rise, one factor for each")
     return lrs[max(bisect_right(steps, epoch) - 1, 0)] * base_lr
 
 
@@ -25,6 +38,7 @@ def videomae_cosine(
     step: int, *, base_lr: float, end_lr: float, total_steps: int, warmup_steps: int, warmup_start_lr: float
 ) -> float:
     """VideoMAE's schedule, per iteration: ``warmup_steps`` values from start to base **inclusive**, then a cosine."""
+    whole("step", step, low=0)
     if step < warmup_steps:
         return warmup_start_lr + (base_lr - warmup_start_lr) * step / max(warmup_steps - 1, 1)
     progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
@@ -83,13 +97,18 @@ class LRSchedule:
 
     def at(self, epoch: float) -> float:
         """The rate at a position in epochs, by SlowFast's rule: warm-up is a line to the policy's value at its end."""
+        finite("epoch", epoch)
         if epoch < self.warmup_epochs:
             slope = (self._policy(self.warmup_epochs) - self.warmup_start_lr) / self.warmup_epochs
             return self.warmup_start_lr + epoch * slope
         return self._policy(epoch)
 
     def at_iteration(self, epoch: int, iteration: int, iters_per_epoch: int) -> float:
-        """The rate of optimizer step ``iteration`` (from 0) of ``epoch`` (from 0)."""
+        """The rate of optimizer step ``iteration`` (from 0) of ``epoch`` (from 0).
+
+        Raises ArgumentError for negative or fractional ones, and for epochs without an iteration."""
+        whole("iters_per_epoch", iters_per_epoch, low=1)
+        whole("epoch", epoch, low=0), whole("iteration", iteration, low=0)
         if self.policy == "videomae_cosine":
             return videomae_cosine(
                 epoch * iters_per_epoch + iteration,
@@ -115,4 +134,4 @@ class LRSchedule:
         if self.policy == "cosine":
             offset = self.warmup_epochs if self.cosine_after_warmup else 0.0
             return cosine(epoch, base_lr=self.base_lr, end_lr=self.end_lr, max_epoch=self.max_epoch, offset=offset)
-        raise ValueError(f"LR policy {self.policy!r}: choose cosine, steps_with_relative_lrs or videomae_cosine")
+        raise ArgumentError(f"LR policy {self.policy!r}: choose cosine, steps_with_relative_lrs or videomae_cosine")

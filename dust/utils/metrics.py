@@ -1,57 +1,78 @@
 """Figures of merit: pure functions of arrays, in percent unless said otherwise."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ArgumentError, ConfigError, DataError
+from dust.utils.numbers import as_classes, as_numbers, whole
 from dust.utils.registry import Registry
 
 #: Metrics that TEST.METRICS may name: functions (scores (N, K), labels) -> float, as the task's own figures get them.
 METRIC_REGISTRY = Registry("metric")
 
 
-def topk_correct(scores: Tensor, labels: Tensor, ks: Sequence[int]) -> list[Tensor]:
+def topk_correct(scores: Any, labels: Any, ks: Sequence[int]) -> list[Tensor]:
     """Tell for each k whether the label is among the k highest of ``scores`` (N, K): (N,) bools.
 
     Of equal scores the first class is the higher one, as for ``argmax``, so that top-1 is what predictions say. NaN
     is higher than everything, and a label whose own score is NaN, or that is below 0, is never a hit.
+
+    Tensors stay on their device; lists and arrays are taken too. Raises DataError for other shapes and, on a CPU (a
+    device would have to be waited for), for a label that is none of the K classes; elsewhere that is no hit.
     """
-    own = scores.gather(1, labels[:, None].long().clamp(min=0))
+    scores = scores if isinstance(scores, Tensor) else torch.from_numpy(as_numbers("scores", scores))
+    labels = labels if isinstance(labels, Tensor) else torch.from_numpy(as_numbers("labels", labels))
+    ks = [whole("k", k) for k in as_numbers("ks", ks, ndim=1)]
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not scores.shape[1]:
+        raise DataError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)}: it takes (N, K) and (N,)")
+    known = labels < scores.shape[1]
+    if labels.device.type == "cpu" and not (bool(known.all()) and bool((labels == labels.long()).all())):
+        raise DataError(f"label {labels.max().item()} is none of the {scores.shape[1]} classes that have scores")
+    own = scores.gather(1, labels[:, None].long().clamp(min=0, max=scores.shape[1] - 1))
     index = torch.arange(scores.shape[1], device=scores.device)
     behind = (scores < own) | ((scores == own) & (index >= labels[:, None]))
     rank = (~behind).sum(dim=1)
-    return [(rank < k) & (labels >= 0) for k in ks]
+    return [(rank < k) & (labels >= 0) & known for k in ks]
 
 
-def ensemble_views(outputs: Tensor, method: str) -> Tensor:
+def ensemble_views(outputs: Any, method: str) -> Tensor:
     """One (K,) score from the (V, K) scores of a video's views: their ``sum`` or their element-wise ``max``.
 
-    The maximum starts at minus infinity: negative logits count (SlowFast starts at 0 and clips them).
+    The maximum starts at minus infinity: negative logits count (SlowFast starts at 0 and clips them). A NaN stays one.
+    Raises ArgumentError for another method, DataError without any view.
     """
+    outputs = outputs if isinstance(outputs, Tensor) else torch.from_numpy(as_numbers("outputs", outputs))
+    if outputs.ndim != 2 or not len(outputs):
+        raise DataError(f"outputs of a video's views are {tuple(outputs.shape)}: it takes (V, K), V at least 1")
     if method == "sum":
         return outputs.sum(dim=0)
     if method == "max":
         return outputs.amax(dim=0)
-    raise ValueError(f"ensemble method {method!r}: choose sum or max")
+    raise ArgumentError(f"ensemble method {method!r}: choose sum or max")
 
 
-def classification_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def classification_metrics(scores: Any, labels: Any) -> dict[str, float]:
     """Accuracy figures of single-label classification, percent.
 
     Args:
-        scores: (N, K) any scores whose order ranks the classes.
+        scores: (N, K) any scores whose order ranks the classes; a list, an array or a tensor, as ``labels``.
         labels: (N,) class numbers.
 
     Returns:
         ``top1_acc``; ``top5_acc`` where K >= 5; ``mean_class_acc``, the mean recall over the classes that occur in
         ``labels``; ``macro_f1`` and ``weighted_f1``, see :func:`f1_scores`.
+
+    Raises:
+        DataError: nothing to measure, other shapes, NaN, labels that are none of the K classes.
     """
     from sklearn.metrics import recall_score
 
-    _check_scores(scores, labels)
+    scores = _scores(scores, labels)
+    labels = as_classes("label", labels, scores.shape[1])
     num_classes = scores.shape[1]
     ks = (1, 5) if num_classes >= 5 else (1,)
     hits = topk_correct(torch.from_numpy(scores), torch.from_numpy(labels), ks)
@@ -83,26 +104,37 @@ def named_metrics(names: Sequence[str], scores: np.ndarray, labels: np.ndarray) 
     return figures
 
 
-def f1_scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def f1_scores(predicted: Any, labels: Any) -> dict[str, float]:
     """scikit-learn's F1 over the classes that occur in labels or predictions, percent: their mean, ``macro_f1``, and
-    that weighted by how often a class is the label, ``weighted_f1``. Both arrays are (N,) class numbers."""
+    that weighted by how often a class is the label, ``weighted_f1``. Both are (N,) class numbers; -1 may be predicted,
+    for "none". NaN without any sample. Raises DataError for other numbers, or different lengths."""
     from sklearn.metrics import f1_score
 
+    predicted = as_classes("prediction", as_numbers("predictions", predicted) + 1) - 1
+    labels = as_classes("label", labels)
+    if len(labels) != len(predicted):
+        raise DataError(f"{len(predicted)} predictions for {len(labels)} labels")
+    if not len(labels):
+        return {"macro_f1": float("nan"), "weighted_f1": float("nan")}
     return {
         f"{average}_f1": 100.0 * float(f1_score(labels, predicted, average=average, zero_division=0))
         for average in ("macro", "weighted")
     }
 
 
-def multilabel_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """``map``: mean average precision over the classes that have at least one positive, percent.
+def multilabel_metrics(scores: Any, labels: Any) -> dict[str, float]:
+    """``map``: mean average precision over the classes that have at least one positive, percent; NaN where none has.
 
     Args:
-        scores: (N, K) scores. labels: (N, K) zeros and ones.
+        scores: (N, K) scores. labels: (N, K) zeros and ones. Lists, arrays or tensors.
+
+    Raises:
+        DataError: nothing to measure, other shapes, NaN, labels that are neither 0 nor 1.
     """
     from sklearn.metrics import average_precision_score
 
-    _check_scores(scores, labels)
+    scores = _scores(scores, labels)
+    labels = _zeros_and_ones("labels", labels, scores.shape[1])
     present = labels.any(axis=0)
     if not present.any():
         return {"map": float("nan")}
@@ -110,12 +142,26 @@ def multilabel_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, floa
     return {"map": 100.0 * float(np.mean(per_class))}
 
 
-def per_class_report(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+def per_class_report(predicted: Any, labels: Any, num_classes: int) -> dict[str, np.ndarray]:
     """``precision``, ``recall``, ``f1`` (0..1) and ``support`` (clips) of every class; 0 where undefined.
 
-    Both arrays are (N,) class numbers, or (N, K) zeros and ones for multi-label.
+    Both are (N,) class numbers, or (N, K) zeros and ones for multi-label; lists, arrays or tensors. Raises DataError
+    for different lengths, and numbers that are none of the classes.
     """
     from sklearn.metrics import precision_recall_fscore_support
+
+    predicted, labels = as_numbers("predictions", predicted), as_numbers("labels", labels)
+    num_classes = whole("num_classes", num_classes, low=1)
+    if labels.ndim == 2:
+        labels = _zeros_and_ones("labels", labels, num_classes)
+        predicted = _zeros_and_ones("predictions", predicted, num_classes)
+    else:
+        labels = as_classes("label", labels, num_classes)
+        predicted = as_classes("prediction", predicted, num_classes)
+    if len(labels) != len(predicted):
+        raise DataError(f"{len(predicted)} predictions for {len(labels)} labels")
+    if not len(labels):
+        return {name: np.zeros(num_classes) for name in ("precision", "recall", "f1", "support")}
 
     names = ("precision", "recall", "f1", "support")
     if labels.ndim == 2 and num_classes == 1:  # scikit-learn takes one column for two classes, absent and present
@@ -127,16 +173,22 @@ def per_class_report(predicted: np.ndarray, labels: np.ndarray, num_classes: int
     return dict(zip(names, values, strict=True))
 
 
-def _check_scores(scores: np.ndarray, labels: np.ndarray) -> None:
-    """Raise DataError where no figure can be right: nothing to measure, NaN, or labels that are no classes."""
-    if scores.ndim != 2 or not len(scores) or len(scores) != len(labels):
+def _scores(scores: Any, labels: Any) -> np.ndarray:
+    """(N, K). DataError where no figure can be right: nothing to measure, another number of labels, NaN."""
+    scores, shape = as_numbers("scores", scores), as_numbers("labels", labels).shape
+    if scores.ndim != 2 or not len(scores) or shape[:1] != scores.shape[:1]:
         raise DataError(
-            f"scores of shape {scores.shape} and labels of shape {labels.shape}: it takes (N, K) scores and N labels, "
+            f"scores of shape {scores.shape} and labels of shape {shape}: it takes (N, K) scores and N labels, "
             "N at least 1"
         )
     bad = int(np.isnan(scores).any(axis=1).sum())
     if bad:
         raise DataError(f"{bad} of {len(scores)} samples have NaN scores, so no accuracy can be given")
-    if labels.ndim == 1 and not ((labels >= 0) & (labels < scores.shape[1])).all():
-        wrong = labels[(labels < 0) | (labels >= scores.shape[1])]
-        raise DataError(f"label {wrong[0]} is none of the {scores.shape[1]} classes that have scores")
+    return scores
+
+
+def _zeros_and_ones(name: str, values: Any, num_classes: int) -> np.ndarray:
+    array = as_numbers(name, values)
+    if array.ndim != 2 or array.shape[1] != num_classes or not np.isin(array, (0, 1)).all():
+        raise DataError(f"{name} of shape {array.shape}: it takes (N, {num_classes}) zeros and ones")
+    return array.astype(np.int64)

@@ -4,15 +4,20 @@ Both are defined in https://arxiv.org/abs/2003.08505, section 3.2. A query looks
 label; similarity is the cosine. Queries that have no such row are left out. Figures are percent.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from dust.utils.errors import DataError
+from dust.utils.numbers import as_classes, as_numbers
 
 CHUNK = 1024  # queries at a time: memory is CHUNK times the number of rows
 
 
 def retrieval_metrics(
-    embeddings: np.ndarray, labels: np.ndarray, *, ignore: int | None = None, groups: np.ndarray | None = None
+    embeddings: Any, labels: Any, *, ignore: int | None = None, groups: Any | None = None
 ) -> dict[str, float]:
     """``precision_at_1``: the nearest row has the query's label. ``map_at_r``: with R rows of the query's label, the
     mean over the R nearest of the precision so far where the row is one of them, and 0 where it is not. NaN without any
@@ -24,10 +29,21 @@ def retrieval_metrics(
         ignore: a label whose rows are no queries, but are found, such as the background.
         groups: (N,) integers; rows of the query's own group are not looked among, so that neighbours in time do not
             count. None: only the query itself is not.
+
+    Lists, arrays or tensors. Raises DataError for other shapes and for embeddings that are not finite.
     """
-    rows = torch.nn.functional.normalize(torch.from_numpy(np.asarray(embeddings, np.float32)), dim=1)
-    labels_of = torch.from_numpy(np.asarray(labels))
-    groups_of = torch.arange(len(rows)) if groups is None else torch.from_numpy(np.asarray(groups))
+    vectors = as_numbers("embeddings", embeddings, ndim=2).astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise DataError(f"{int((~np.isfinite(vectors).all(axis=1)).sum())} of {len(vectors)} embeddings are not finite")
+    named = {"labels": labels} if groups is None else {"labels": labels, "groups": groups}
+    numbers = {name: as_numbers(name, values, ndim=1) for name, values in named.items()}
+    for name, values in numbers.items():
+        if len(values) != len(vectors):
+            raise DataError(f"{len(values)} {name} for {len(vectors)} embeddings")
+        as_classes(name, np.abs(values))  # whole numbers
+    rows = torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1)
+    labels_of = torch.from_numpy(numbers["labels"].astype(np.int64))
+    groups_of = torch.arange(len(rows)) if groups is None else torch.from_numpy(numbers["groups"].astype(np.int64))
     queries = torch.arange(len(rows)) if ignore is None else torch.nonzero(labels_of != ignore).flatten()
     first, average = [], []
     for chunk in queries.split(CHUNK):

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dust.utils.checkpoint import is_sharded, list_checkpoints
+from dust.utils.checkpoint import is_sharded, is_weights_folder, list_checkpoints
 from dust.utils.errors import CheckpointError, ConfigError
 
 
@@ -30,14 +30,14 @@ def stage_path(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
 
 
 def stage_checkpoint(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
-    """The file of weights that ``name`` means: that file, or the newest checkpoint of that stage.
+    """The weights that ``name`` means: that file (or folder of Hugging Face's), or the newest checkpoint of that stage.
 
     Raises:
         ConfigError: there is no such stage.
         CheckpointError: the stage has no checkpoint yet.
     """
     path = stage_path(name, output_dir, key)
-    if path.is_file() or is_sharded(path):
+    if path.is_file() or is_sharded(path) or (is_weights_folder(path) and not (path / "checkpoints").is_dir()):
         return path
     found = [one for one in list_checkpoints(path / "checkpoints") if "_iter_" not in one.name]
     if not found:

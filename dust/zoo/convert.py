@@ -1,4 +1,4 @@
-"""OpenAI's CLIP files, which are TorchScript programs, to safetensors.
+"""OpenAI's CLIP files, which are TorchScript programs, and folders of parts as Hugging Face has them, to safetensors.
 
 Reading such a program may run what stands in it. So it is read only if its SHA-256 is that of the file its publisher
 named, and in a child process, which hands back tensors and nothing else.
@@ -30,7 +30,7 @@ def convert(source: str | os.PathLike, out: str | os.PathLike, *, sha256: str = 
     """Write the tensors of a TorchScript archive to ``out`` (.safetensors); the number of tensors written.
 
     Types and shapes stay as they are. Without ``everything`` only tensors named ``visual.*`` are kept, under these
-    names, which CLIPVisual loads.
+    names, which CLIPVisual loads. A folder of weights in parts becomes one file of all tensors.
 
     Args:
         sha256: 64 hexadecimal digits that ``source`` must have. "" takes those of the zoo's entry for a file of that
@@ -46,6 +46,8 @@ def convert(source: str | os.PathLike, out: str | os.PathLike, *, sha256: str = 
     if out.exists():
         raise CheckpointError(f"--out {out}: is there already; remove it or name another file")
     with tempfile.TemporaryDirectory(prefix="dust_convert_") as folder:
+        if source.is_dir():
+            return _join(source, Path(folder) / "tensors.safetensors", out)
         private = Path(folder) / "program.pt"
         _copy_verified(source, private, _expected(source, sha256))
         tensors = Path(folder) / "tensors.safetensors"
@@ -137,6 +139,19 @@ def _child() -> None:
     if not kept:
         sys.exit(NOTHING_KEPT)
     save_file(kept, tensors)
+
+
+def _join(source: Path, tensors: Path, out: Path) -> int:
+    """A folder's parts, which hold no program, as one file."""
+    from safetensors.torch import save_file
+
+    from dust.utils.checkpoint import read_checkpoint
+    from dust.utils.checkpoint.tensors import find_tensors
+
+    state = find_tensors(str(source), read_checkpoint(source), [])
+    save_file({name: value.clone().contiguous() for name, value in state.items()}, tensors)
+    _put(tensors, out)
+    return len(state)
 
 
 def _put(tensors: Path, out: Path) -> None:

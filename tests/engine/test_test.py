@@ -95,10 +95,28 @@ def test_averaged_weights_are_tested_where_asked_for(tiny, trained):
         run_test(cfg, RunDir(cfg.OUTPUT_DIR))
         weights[name] = csv_dicts(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"]
     assert weights["plain"] != weights["averaged"]
+    for name, ema, asked in (("plain", True, "raw"), ("averaged", False, "averaged")):
+        cfg = tiny(f"asked_{name}", TEST__CHECKPOINT_FILE_PATH=str(trained), EMA__ENABLED=ema, MODEL__WEIGHTS=asked)
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+        assert csv_dicts(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"] == weights[name]
     only_average = tiny("only", TEST__CHECKPOINT_FILE_PATH=str(trained.with_name("average.pyth")))
     save_checkpoint(trained.with_name("average.pyth"), {"model_state": saved["ema_state"]})
     run_test(only_average, RunDir(only_average.OUTPUT_DIR))
     assert csv_dicts(RunDir(only_average.OUTPUT_DIR).results / "predictions.csv")[0]["prob_dark"] == weights["averaged"]
+
+
+def test_which_weights_are_tested_is_said(tiny, trained, caplog):
+    for ema, level, word in ((False, "WARNING", "raw"), (True, "INFO", "averaged")):
+        caplog.clear()
+        cfg = tiny(word, TEST__CHECKPOINT_FILE_PATH=str(trained), EMA__ENABLED=ema)
+        with caplog.at_level("INFO", logger="dust"):
+            run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+        (line,) = [record for record in caplog.records if "holds averaged weights (EMA) too" in record.getMessage()]
+        assert line.levelname == level and f"the {word} ones are used. MODEL.WEIGHTS" in line.getMessage()
+    cfg = tiny("none", TEST__CHECKPOINT_FILE_PATH=str(trained.with_name("raw.pyth")), MODEL__WEIGHTS="averaged")
+    save_checkpoint(trained.with_name("raw.pyth"), {"model_state": load_checkpoint(trained)["model_state"]})
+    with pytest.raises(CheckpointError, match="raw.pyth: holds no averaged weights"):
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
 
 
 def test_no_checkpoint_is_an_error(tiny):

@@ -183,31 +183,6 @@ def test_clips_do_not_see_each_other():
     assert model(VIDEO[:0]).shape == (0, 7)
 
 
-def test_activation_checkpointing_changes_nothing():
-    results = []
-    for act_checkpoint in (False, True):
-        model = tiny(act_checkpoint=act_checkpoint, drop_path_rate=0.4, drop_rate=0.2).train()
-        torch.manual_seed(7)
-        model(VIDEO).square().sum().backward()
-        results.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
-    assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
-
-
-def test_compiles_without_graph_breaks():
-    model = tiny()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(VIDEO), model(VIDEO))
-
-
-def test_bf16_autocast_is_close():
-    model = fresh()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05) if parameter.ndim > 1 else None
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(VIDEO)
-    torch.testing.assert_close(logits.float(), model(VIDEO), atol=0.05, rtol=0.05)
-
-
 # ----------------------------------------------------------------------------------------------- what it offers
 
 

@@ -236,8 +236,9 @@ def test_impossible_video_is_named(video, words):
 
 def test_from_config_takes_everything_from_where_people_write_it():
     node = SimpleNamespace(
-        PATCH_SIZE=8, WIDTH=48, LAYERS=3, HEADS=3, OUTPUT_DIM=0, HEAD_DROP_RATE=0.1, DROP_PATH_RATE=0.2, INIT_SCALE=0.0
-    )
+        PATCH_SIZE=8, WIDTH=48, LAYERS=3, HEADS=3, OUTPUT_DIM=0, HEAD_DROP_RATE=0.1, DROP_PATH_RATE=0.2, INIT_SCALE=0.0,
+        ACTIVATION="gelu",
+    )  # fmt: skip
     cfg = SimpleNamespace(
         CLIP=node,
         DATA=SimpleNamespace(TRAIN_CROP_SIZE=40, INPUT_CHANNEL_NUM=[3]),
@@ -245,5 +246,6 @@ def test_from_config_takes_everything_from_where_people_write_it():
     )
     model = CLIPVisual(**CLIPVisual.from_config(cfg))
     assert model.grid == (5, 5) and len(model.blocks) == 3 and model.blocks[0].attn.num_heads == 3
+    assert {block.mlp.activation for block in model.blocks} == {"gelu"}
     assert model.proj is None and model.head.weight.shape == (5, 48) and not model.head.weight.any()
     assert (model.head_dropout.p, model.blocks[2].drop_path.rate, model.act_checkpoint) == (0.1, 0.2, True)

@@ -1,4 +1,5 @@
-"""What every registered model must do. A model is tested by being registered: a name without a case here fails."""
+"""What every registered model must do. A model is tested by being registered: a name without a case fails. The laws of
+its numbers are in test_laws.py."""
 
 import copy
 import re
@@ -11,81 +12,20 @@ from dust.config import get_cfg
 from dust.models import MODEL_REGISTRY, build_model
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
+from tests.models.small_models import OTHERS, SMALL, inputs_of, make
 
-_VIDEO = {"video": (2, 3, 4, 32, 32)}
-_TIMESFORMER = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4}
-_VIDEO_SWIN = {"embed_dim": 16, "depths": [2, 1, 2], "num_heads": [2, 4, 4], "window_size": [2, 3, 3]}
-_SERIES_SWIN = {"embed_dim": 16, "depths": [2, 3], "num_heads": [2, 4], "window_size": 4}
-_FUSED_VIDEO = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": [2, 2, 2]}
-_FUSION = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4}
-_FUSION |= {"video_feature_dim": 6, "fusion_dim": 8}
-
-_TEMPORAL = {"seq_len": 6, "dim": 16, "depth": 2, "heads": 4, "dim_head": 8, "mlp_dim": 24}
-_TRACKS = {"num_views": 2, "num_points": 12, "view_dim": 8}
-_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "all_frames": 4}
-_VJEPA2 = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "probe_depth": 2, "probe_heads": 4}
-_VJEPA21 = {"version": "2.1", "embed_dim": 24, "depth": 12, "num_heads": 2, "probe_depth": 1, "probe_heads": 2}
-_CLIP = {"input_resolution": 32, "patch_size": 8, "width": 48, "layers": 2, "heads": 4}
-# name: (arguments for a small one, shapes of its inputs), as many as a model has variants
-SMALL = [
-    ("VideoMAE", {**_VIT, "init_scale": 1.0}, _VIDEO),
-    ("VideoMAE", {**_VIT, "init_scale": 1.0, "init_values": 0.1, "tubelet_size": 4, "use_mean_pooling": False}, _VIDEO),
-    ("CLIPVisual", {**_CLIP, "output_dim": 20}, _VIDEO),
-    ("CLIPVisual", {**_CLIP, "output_dim": 0}, {"video": (2, 3, 32, 32)}),
-    ("VJEPA2", _VJEPA2, _VIDEO),
-    ("VJEPA2", {**_VJEPA21, "num_clips": 2, "mlp_ratio": 1.0}, _VIDEO),
-    ("CAST", _VIT, _VIDEO),
-    ("TimeSformer", {**_TIMESFORMER, "attention_type": "divided_space_time"}, _VIDEO),
-    ("TimeSformer", {**_TIMESFORMER, "attention_type": "joint_space_time"}, _VIDEO),
-    ("TimeSformer", {**_TIMESFORMER, "attention_type": "space_only"}, _VIDEO),
-    ("VideoSwin", _VIDEO_SWIN, _VIDEO),
-    ("SeriesSwin", _SERIES_SWIN, {"series": (2, 3, 20)}),
-    ("SeriesSwin", {**_SERIES_SWIN, "attention": "cosine", "seq_len": 20, "ape": True}, {"series": (2, 3, 20)}),
-    ("SeriesSwin", {**_SERIES_SWIN, "norm": "pre", "mask": "legacy", "patch_size": 3}, {"series": (2, 3, 50)}),
-    ("DualSwinFusion", {**_FUSION, "mode": "concat"}, {"series": (2, 3, 20), "video_features": (2, 6)}),
-    ("DualSwinFusion", {**_FUSION, "mode": "gated"}, {"series": (2, 3, 20), "video_features": (2, 6)}),
-    ("DualSwinFusion", {**_FUSION, "mode": "cross_attention"}, {"series": (2, 3, 20), "video_features": (2, 5, 6)}),
-    ("DualSwinFusion", {**_FUSION, "video": _FUSED_VIDEO}, {"series": (2, 3, 20), "video": (2, 3, 4, 32, 32)}),
-    ("TemporalEncoder", {**_TEMPORAL, "pool": "cls"}, {"embeddings": (2, 6, 16)}),
-    ("TemporalEncoder", {**_TEMPORAL, "pool": "mean"}, {"embeddings": (2, 6, 16)}),
-    ("PointTrackTransformer", {**_TRACKS, "embed_dim": 16, "heads": 2}, {"tracks": (2, 2, 4, 12, 2)}),
-    ("PointTrackLSTM", {**_TRACKS, "hidden_dim": 16}, {"tracks": (2, 2, 4, 12, 2)}),
-]
-NO_CLASSIFIERS = {"VideoMAEPretrain", "KeyStepFrameEncoder", "KeyStepVideo", "TSTL"}  # tested where they are
-# what makes a model draw in training, where it is not drop_rate and drop_path_rate
-RATES = {"VJEPA2": {"drop_path_rate": 0.4}, "TemporalEncoder": {"dropout": 0.2}}
-NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM"}  # they are small
-NO_COMPILING = {"PointTrackLSTM"}  # Dynamo refuses LSTMs
 # of CAST's last block only the class tokens of the spatial stream are classified, so what its patches ask is not
 WITHOUT_EFFECT = {"CAST": r"blocks\.1\.t2s_cross\."}
 
 
-def models_but(*without):
-    cases = [
-        pytest.param(*case, id=f"{case[0]}-{number}") for number, case in enumerate(SMALL) if case[0] not in without
-    ]
-    return pytest.mark.parametrize(("name", "arguments", "shapes"), cases)
-
-
-every_model = models_but()
-
-
-def make(name, arguments, **more):
-    torch.manual_seed(0)
-    model = MODEL_REGISTRY.get(name)(**{**arguments, "num_classes": 5, **more})
-    with torch.no_grad():  # parameters that start at zero count too
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return model
-
-
-def inputs_of(shapes):
-    generator = torch.Generator().manual_seed(1)
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+every_model = pytest.mark.parametrize(
+    ("name", "arguments", "shapes"),
+    [pytest.param(*case, id=f"{case[0]}-{number}") for number, case in enumerate(SMALL)],
+)
 
 
 def test_every_registered_model_has_a_case():
-    assert {name for name, _, _ in SMALL} | NO_CLASSIFIERS == set(MODEL_REGISTRY)
+    assert {name for name, _, _ in SMALL + OTHERS} == set(MODEL_REGISTRY)
 
 
 @every_model
@@ -99,13 +39,6 @@ def test_forward_backward(name, arguments, shapes):
             assert parameter.grad is None, key
         elif not re.match(WITHOUT_EFFECT.get(name, "$"), key):
             assert parameter.grad is not None and parameter.grad.any(), key
-
-
-@every_model
-def test_clips_do_not_see_each_other(name, arguments, shapes):
-    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
-    alone = torch.cat([model(**{key: value[i : i + 1] for key, value in inputs.items()}) for i in range(2)])
-    torch.testing.assert_close(model(**inputs), alone, atol=1e-5, rtol=0)
 
 
 @every_model
@@ -175,26 +108,6 @@ def test_state_dict_round_trip(name, arguments, shapes, tmp_path):
     report = load_weights(other, tmp_path / "weights.pyth", strict=True)
     assert report.complete and len(report.loaded) == len(model.state_dict())
     assert torch.equal(other(**inputs), model(**inputs))
-
-
-@models_but(*NO_CHECKPOINTING)
-def test_activation_checkpointing_changes_nothing(name, arguments, shapes):
-    inputs, rates = inputs_of(shapes), RATES.get(name, {"drop_path_rate": 0.4, "drop_rate": 0.2})
-    results = []
-    for act_checkpoint in (False, True):
-        model = make(name, arguments, act_checkpoint=act_checkpoint, **rates).train()
-        torch.manual_seed(7)
-        logits = model(**inputs)
-        logits.square().sum().backward()
-        results.append([logits.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
-    assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
-
-
-@models_but(*NO_COMPILING)
-def test_compiles_without_graph_breaks(name, arguments, shapes):
-    model, inputs = make(name, arguments).eval(), inputs_of(shapes)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(**inputs), model(**inputs))
 
 
 @every_model

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from dust.engine.sharding import blocks_of, gathered, shard, whole_tensors
 from dust.utils.errors import ConfigError
-from tests.models.test_models import SMALL, inputs_of, make
+from tests.models.small_models import SMALL, inputs_of, make
 
 
 def total(outputs):

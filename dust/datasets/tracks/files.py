@@ -193,23 +193,26 @@ def _tracks(path: Path, xy: np.ndarray) -> np.ndarray:
 def _visibility(
     path: Path, visible: np.ndarray, confidence: np.ndarray | None, shape: tuple[int, ...], threshold: float
 ) -> np.ndarray:
-    """(T, P) bool from booleans or shares, also with a batch of one before it or a last axis of one."""
-    if confidence is not None and confidence.shape == visible.shape:
-        visible = visible * confidence
-    if visible.ndim == 4 and visible.shape[-1] == 1:
-        visible = visible[..., 0]
-    if visible.ndim == 3:
-        visible = visible[0] if visible.shape[0] == 1 else visible[..., 0] if visible.shape[-1] == 1 else visible
-    if visible.shape != shape:
-        swapped = "; frames and points are swapped in one of them" if visible.shape == shape[::-1] else ""
-        raise DataError(
-            f"{path}: visibility is {visible.shape}, tracks have {shape[0]} frames of {shape[1]} points{swapped}"
-        )
-    if visible.dtype == bool:
-        return visible
-    if visible.dtype.kind not in "fiu" or not ((visible >= 0) & (visible <= 1)).all():
-        raise DataError(f"{path}: visibility must be True and False, or shares from 0 to 1")
-    return visible > threshold
+    """(T, P) bool from booleans or shares, times the confidences if there are any."""
+    shares = _shares(path, "visibility", visible, shape)
+    if confidence is not None:
+        shares = shares * _shares(path, "confidence", confidence, shape)
+    return shares if shares.dtype == bool else shares > threshold
+
+
+def _shares(path: Path, name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(T, P) booleans or numbers from 0 to 1, also given with a batch of one before it or a last axis of one."""
+    given = values.shape
+    if values.ndim == 4 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim == 3:
+        values = values[0] if values.shape[0] == 1 else values[..., 0] if values.shape[-1] == 1 else values
+    if values.shape != shape:
+        swapped = "; frames and points are swapped in one of them" if values.shape == shape[::-1] else ""
+        raise DataError(f"{path}: {name} is {given}, tracks have {shape[0]} frames of {shape[1]} points{swapped}")
+    if values.dtype != bool and (values.dtype.kind not in "fiu" or not ((values >= 0) & (values <= 1)).all()):
+        raise DataError(f"{path}: {name} must be True and False, or shares from 0 to 1")
+    return values
 
 
 def _without_copies(xy: np.ndarray) -> np.ndarray:

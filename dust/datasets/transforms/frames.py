@@ -1,6 +1,7 @@
 """Which frames of a video make a clip: pure functions from lengths to frame numbers.
 
-Every function returns ``num_frames`` ints in 0..video_len-1, in order of time, for any ``video_len`` of at least 1.
+Every function returns ``num_frames`` ints in 0..video_len-1, in order of time, for any ``video_len`` of at least 1; a
+fraction of a frame, no frames, or a clip that is none of ``num_clips`` is a DataError.
 ``rng`` is anything with NumPy RandomState's ``randint(low, high)`` (high excluded) and ``uniform(low, high)``.
 
 The dense, segment and VideoMAE rules are those of SlowFast/TimeSformer and VideoMAE (their numbers are in
@@ -14,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ArgumentError, ConfigError, DataError
+from dust.utils.numbers import finite, whole
 
 
 class Rng(Protocol):
@@ -25,6 +27,18 @@ class Rng(Protocol):
     def uniform(self, low: float, high: float) -> Any: ...
 
 
+def _check(
+    video_len: float, num_frames: float, *, num_clips: float = 1, clip_idx: float = 0
+) -> tuple[int, int, int, int]:
+    """The first four as whole numbers. ArgumentError that names what cannot be."""
+    counts = (("video_len", video_len), ("num_frames", num_frames), ("num_clips", num_clips))
+    length, frames, clips = (whole(name, value, low=1) for name, value in counts)
+    clip = whole("clip_idx", clip_idx, low=0)
+    if clip >= clips:
+        raise ArgumentError(f"clip_idx is {clip}, and there are {clips} clips, which count from 0")
+    return length, frames, clips, clip
+
+
 # --- dense: a window of fixed duration ----------------------------------------------------------------------------
 
 
@@ -33,6 +47,8 @@ def dense_span(num_frames: int, sampling_rate: float, fps: float, target_fps: fl
 
     ``fps`` is the video's rate; 0 or NaN (frame folders have none) means that its frames count as ``target_fps``.
     """
+    whole("num_frames", num_frames, low=1)
+    finite("sampling_rate", sampling_rate, above=0), finite("target_fps", target_fps, above=0)
     rate = fps if math.isfinite(fps) and fps > 0 else target_fps
     return sampling_rate * num_frames / target_fps * rate
 
@@ -42,6 +58,8 @@ def dense_window(video_len: int, start: float, span: float, num_frames: int) -> 
 
     Past the end of the video its last frame is repeated.
     """
+    video_len, num_frames, *_ = _check(video_len, num_frames)
+    finite("start", start), finite("span", span)
     points = _single_linspace(start, start + max(span, 1.0) - 1.0, num_frames)
     return np.clip(points, 0, video_len - 1).astype(int).tolist()
 
@@ -63,6 +81,7 @@ def dense_train(
     video_len: int, fps: float, num_frames: int, sampling_rate: float, target_fps: float, rng: Rng
 ) -> list[int]:
     """A dense clip that starts anywhere (uniform over the reals) so that it ends within the video, if it can."""
+    video_len, num_frames, *_ = _check(video_len, num_frames)
     span = dense_span(num_frames, sampling_rate, fps, target_fps)
     start = float(rng.uniform(0.0, max(video_len - span, 0.0)))
     return dense_window(video_len, start, span, num_frames)
@@ -75,7 +94,8 @@ def dense_start(video_len: int, span: float, num_clips: int, clip_idx: int, use_
     and the end of the video is never reached. With ``use_offset`` one clip lies in the centre, and several reach
     from the beginning to the end in whole steps.
     """
-    slack = max(video_len - span, 0.0)
+    video_len, _, num_clips, clip_idx = _check(video_len, 1, num_clips=num_clips, clip_idx=clip_idx)
+    slack = max(video_len - finite("span", span), 0.0)
     if not use_offset:
         return slack * clip_idx / num_clips
     if num_clips == 1:
@@ -109,6 +129,7 @@ def dense_centre(video_len: int, fps: float, num_frames: int, sampling_rate: flo
 
 def _segment_bounds(video_len: int, num_frames: int) -> list[tuple[int, int]]:
     """First and last frame of each part; neighbours share their boundary, which is rounded half to even."""
+    video_len, num_frames, *_ = _check(video_len, num_frames)
     length = (video_len - 1) / num_frames
     bounds = [int(np.round(length * i)) for i in range(num_frames + 1)]
     return list(pairwise(bounds))
@@ -124,6 +145,7 @@ def segments_test(video_len: int, num_frames: int, *, num_clips: int = 1, clip_i
 
     The original knows one view only. Of n views, view c takes the frame at (2c + 1) / 2n of every part.
     """
+    _, _, num_clips, clip_idx = _check(video_len, num_frames, num_clips=num_clips, clip_idx=clip_idx)
     return [
         first + (last - first) * (2 * clip_idx + 1) // (2 * num_clips)
         for first, last in _segment_bounds(video_len, num_frames)
@@ -138,6 +160,7 @@ def whole_clip_random(video_len: int, num_frames: int, rng: Rng) -> list[int]:
 
     The segments do not overlap. Where the video is shorter than the clip, frames are repeated evenly.
     """
+    video_len, num_frames, *_ = _check(video_len, num_frames)
     bounds = [video_len * i // num_frames for i in range(num_frames + 1)]
     return [int(rng.randint(low, max(high, low + 1))) for low, high in pairwise(bounds)]
 
@@ -147,6 +170,7 @@ def whole_clip_uniform(video_len: int, num_frames: int, *, num_clips: int = 1, c
 
     Of n views, view c takes the frame at (2c + 1) / 2n of every segment, so all together are again evenly spaced.
     """
+    video_len, num_frames, num_clips, clip_idx = _check(video_len, num_frames, num_clips=num_clips, clip_idx=clip_idx)
     return [
         video_len * (2 * num_clips * i + 2 * clip_idx + 1) // (2 * num_clips * num_frames) for i in range(num_frames)
     ]
@@ -160,6 +184,8 @@ def videomae_dense_train(video_len: int, num_frames: int, sampling_rate: int, rn
 
     A video no longer than the window is walked through at about ``sampling_rate``, then its last frame is repeated.
     """
+    video_len, num_frames, *_ = _check(video_len, num_frames)
+    sampling_rate = whole("sampling_rate", sampling_rate, low=1)
     span = num_frames * sampling_rate
     if video_len <= span:
         indices = np.linspace(0, video_len, max(video_len // sampling_rate, 1))
@@ -176,6 +202,8 @@ def videomae_dense_test(
 
     One clip lies in the centre (the original divides by zero there). All clips of a short video are equal.
     """
+    video_len, num_frames, num_clips, clip_idx = _check(video_len, num_frames, num_clips=num_clips, clip_idx=clip_idx)
+    sampling_rate = whole("sampling_rate", sampling_rate, low=1)
     taken = list(range(0, video_len, sampling_rate))
     taken += [taken[-1]] * (num_frames - len(taken))
     slack = len(taken) - num_frames
@@ -188,6 +216,7 @@ def tsn_train(video_len: int, num_frames: int, rng: Rng) -> list[int]:
 
     As in the original, the remainder at the end is never seen, and a video shorter than the clip gives frame 0 only.
     """
+    video_len, num_frames, *_ = _check(video_len, num_frames)
     length = video_len // num_frames
     if length == 0:
         return [0] * num_frames
@@ -199,6 +228,7 @@ def tsn_test(video_len: int, num_frames: int, *, num_clips: int = 2, clip_idx: i
 
     With two clips this is the original's rule (the beginnings, then the midpoints), which knows no other number.
     """
+    video_len, num_frames, num_clips, clip_idx = _check(video_len, num_frames, num_clips=num_clips, clip_idx=clip_idx)
     tick = video_len / num_frames
     shift = tick / 2 if num_clips == 1 else tick * clip_idx / num_clips
     return [int(shift + tick * i) for i in range(num_frames)]

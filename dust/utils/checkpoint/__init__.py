@@ -3,6 +3,7 @@
 reader (what is in a file, safely) <- single (one file) <- sharded (a folder of parts) <- store (both) <- weights.
 """
 
+from dust.utils.checkpoint.hub import is_weights_folder, weights_files
 from dust.utils.checkpoint.reader import pickle_globals
 from dust.utils.checkpoint.sharded import Layout, save_sharded
 from dust.utils.checkpoint.single import save_checkpoint
@@ -19,17 +20,26 @@ from dust.utils.checkpoint.store import (
     remove_leftovers,
     verify_checkpoint,
 )
-from dust.utils.checkpoint.weights import AdaptsStateDict, LoadReport, load_weights
+from dust.utils.checkpoint.weights import (
+    AdaptsStateDict,
+    HasFreshParts,
+    LoadReport,
+    StatesConstants,
+    load_weights,
+)
 
 __all__ = [
     "AdaptsStateDict",
+    "HasFreshParts",
     "Layout",
     "LoadReport",
+    "StatesConstants",
     "checkpoint_name",
     "file_sha256",
     "find_latest",
     "is_checkpoint_name",
     "is_sharded",
+    "is_weights_folder",
     "list_checkpoints",
     "load_checkpoint",
     "load_weights",
@@ -40,4 +50,5 @@ __all__ = [
     "save_checkpoint",
     "save_sharded",
     "verify_checkpoint",
+    "weights_files",
 ]

@@ -10,11 +10,12 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+from dust.utils.checkpoint.hub import is_weights_folder, read_folder, weights_files
 from dust.utils.checkpoint.reader import read_file
 from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, verify_sharded
 from dust.utils.checkpoint.single import load_file, refuse_damaged, sidecar_of, verify_file
 from dust.utils.errors import CheckpointError
-from dust.utils.files import sha256_of_file
+from dust.utils.files import sha256_of_file, sha256_of_text
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,12 @@ def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 (hex) of a file's bytes; of a sharded checkpoint that of the file which holds the others' hashes.
+    """The SHA-256 (hex) of a file's bytes; of a sharded checkpoint that of the file which holds the others' hashes; of
+    a folder of Hugging Face's that of the names and hashes of its files of weights.
 
     Raises OSError."""
+    if is_weights_folder(path):
+        return sha256_of_text("".join(f"{sha256_of_file(file)}  {file.name}\n" for file in weights_files(path)))
     return sha256_of_file(Path(path) / STATE if is_sharded(path) else path)
 
 
@@ -59,6 +63,9 @@ def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "dama
     """
     if _is_folder(path):
         return "damaged" if verify_sharded(path) else "ok"
+    if is_weights_folder(path):
+        verdicts = {verify_file(file) for file in weights_files(path)}
+        return "damaged" if "damaged" in verdicts else "foreign" if "foreign" in verdicts else "ok"
     return verify_file(path)
 
 
@@ -68,20 +75,30 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
     ``layout`` says of which tensors of a sharded checkpoint this process only wants its part. Raises CheckpointError
     if it is damaged, missing, or holds anything but plain values.
     """
-    return read_sharded(path, layout) if _is_folder(path) else load_file(path)
+    if _is_folder(path):
+        return read_sharded(path, layout)
+    return _read_parts(path) if is_weights_folder(path) else load_file(path)
 
 
 def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
-    """What a weight file or a sharded checkpoint holds, verified where it can be.
+    """What a weight file, a sharded checkpoint or a folder of Hugging Face's holds, verified where it can be.
 
     A file with a sidecar must be what that says, one without must have the checksums of its own zip archive, where it
     is one. See :func:`dust.utils.checkpoint.reader.read_file`. Raises CheckpointError.
     """
     if _is_folder(path):
         return read_sharded(path)
+    if is_weights_folder(path):
+        return _read_parts(path)
     if Path(path).is_file():
         refuse_damaged(path)
     return read_file(path, mmap=mmap)
+
+
+def _read_parts(path: str | os.PathLike) -> dict[str, Any]:
+    for file in weights_files(path):
+        refuse_damaged(file)
+    return read_folder(path)
 
 
 def _is_folder(path: str | os.PathLike) -> bool:

@@ -10,20 +10,27 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn as nn
 
+from dust.utils.checkpoint.hub import folder_constants, is_weights_folder
 from dust.utils.checkpoint.store import read_checkpoint
+from dust.utils.checkpoint.tensors import check_values, find_tensors, shorten
 from dust.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-CONTAINERS = ("state_dict", "model_state", "model", "module")  # where the tensors lie in a file, in order of trust
 PREFIXES = ("module.", "model.", "_orig_mod.")  # what wrappers put before every name
 HEADS = ("head", "classifier", "fc")  # the classifier, which another set of classes may leave fresh
+#: What may be left over of a file: answers to other questions than the model's, and what training alone needs.
+LEFT_OVER = re.compile(r"(\w*head\w*|classifier\w*|fc\d*|\w*projection|projector|neck)\.")
 MIN_FIT = 0.5  # share of the model's parameters (head aside, counted in numbers) below which a file does not fit
 
 
 @runtime_checkable
 class AdaptsStateDict(Protocol):
-    """A model that reads files of other layouts. Default: names and shapes must be its own."""
+    """A model that reads files of other layouts. Default: names and shapes must be its own.
+
+    What its ``adapt_state_dict`` leaves over beside heads is part of a computation that the model does not do, so that
+    such a file is refused.
+    """
 
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
@@ -35,6 +42,25 @@ class AdaptsStateDict(Protocol):
             pos_embed_resize: ``official`` | ``bicubic``, the rule for positions of another image size; None: its own.
         """
         ...
+
+
+@runtime_checkable
+class StatesConstants(Protocol):
+    """A model that says what of its computation no tensor shows, for a comparison with the configuration that lies
+    beside a file. Default: nothing is compared."""
+
+    def constants(self) -> dict[str, Any]:
+        """``activation``, ``num_heads``, ``norm_eps``, ``pooling`` (token | mean), as far as they can differ."""
+        ...
+
+
+@runtime_checkable
+class HasFreshParts(Protocol):
+    """A model in whose blocks stands what files of other layouts do not have. Default: blocks come whole from the
+    file, or it is refused."""
+
+    #: Pattern of the names, searched for.
+    fresh_parts: str
 
 
 @dataclass
@@ -76,7 +102,7 @@ class LoadReport:
             lines.append(f"  misshapen, not loaded: {key} is {theirs} in the file and {ours} in the model")
         for word, keys in {"missing in the file": self.missing, "unexpected, not used": self.unexpected}.items():
             if keys:
-                lines.append(f"  {word} ({len(keys)}): {_shorten(keys, 20)}")
+                lines.append(f"  {word} ({len(keys)}): {shorten(keys, 20)}")
         return "\n".join(lines)
 
 
@@ -86,17 +112,26 @@ def load_weights(
     *,
     pos_embed_resize: str | None = None,
     strict: bool = False,
+    weights: str = "auto",
 ) -> LoadReport:
     """Put a file's (or a dictionary's) weights into ``model`` and say what became of each tensor.
 
     Takes dust's and SlowFast's checkpoints (``model_state``), ``state_dict``/``model``/``module`` containers, bare
-    dictionaries, safetensors files, and every foreign layout that the model's own ``adapt_state_dict`` knows.
-    ``pos_embed_resize`` ("official" or "bicubic") overrides the model's rule for position embeddings of another image
-    size. Tensors of another shape are left out and reported; so is a head for other classes.
+    dictionaries, safetensors files, folders as Hugging Face has them, and every foreign layout that the model's own
+    ``adapt_state_dict`` knows. Tensors of another shape are left out and reported; so is a head for other classes.
 
-    Raises CheckpointError, with the model untouched, if less than half of the model's parameters (head aside, counted
-    in numbers) would come from the file, if a tensor to be loaded holds NaN or infinity, or with ``strict`` if
-    anything is missing, unexpected or misshapen.
+    Args:
+        model: is changed in place.
+        path_or_state_dict: a file, a folder, or what one holds.
+        pos_embed_resize: ``official`` | ``bicubic`` overrides the model's rule for positions of another image size.
+        strict: raise if anything is missing, unexpected or misshapen.
+        weights: ``auto`` | ``raw`` | ``averaged``, of a file that has both; see
+            :func:`dust.utils.checkpoint.tensors.find_tensors`.
+
+    Raises:
+        CheckpointError: with the model untouched: less than half of the model's parameters (head aside, counted in
+            numbers) would come from the file; the file is of a variant that computes something else than the model;
+            a tensor to be loaded holds NaN, infinity or quantised integers.
     """
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
@@ -106,10 +141,16 @@ def load_weights(
     else:
         source, data = str(path_or_state_dict), read_checkpoint(path_or_state_dict)
     report = LoadReport(source)
-    state = _strip_prefixes(_find_tensors(source, data, report.notes), own)
+    if source != "state dict" and is_weights_folder(source):
+        _check_constants(report, model, folder_constants(source))
+    state = _strip_prefixes(find_tensors(source, data, report.notes, weights), own)
     in_file = list(state)
+    adapts = isinstance(model, AdaptsStateDict)
     if isinstance(model, AdaptsStateDict):
-        state = model.adapt_state_dict(dict(state), report.notes, pos_embed_resize)
+        try:
+            state = model.adapt_state_dict(dict(state), report.notes, pos_embed_resize)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: does not fit {type(model).__name__}: {error}") from error
     for key, tensor in own.items():
         if key not in state:
             report.missing.append(key)
@@ -122,37 +163,15 @@ def load_weights(
         report.notes.append("the head keeps the model's own values: the file has none for these classes")
 
     _check_fit(report, model, own, in_file)
-    bad = [key for key in report.loaded if not _finite(state[key])]
-    if bad:
-        raise CheckpointError(f"{source}: NaN or infinity in {_shorten(bad, 8)}: the run that wrote it had diverged")
+    if adapts:
+        _refuse_variant(report, model)
+    check_values(source, {key: state[key] for key in report.loaded}, own)
     if strict and (not report.complete or report.unexpected):
         raise CheckpointError(f"strict loading needs an exact fit, so nothing was loaded. {report}")
     model.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
     level = logging.INFO if report.complete and not report.unexpected else logging.WARNING
     logger.log(level, "%s", report)
     return report
-
-
-def _find_tensors(source: str, data: Mapping[Any, Any], notes: list[str]) -> dict[str, torch.Tensor]:
-    for name in CONTAINERS:
-        inner = data.get(name)
-        if isinstance(inner, Mapping) and any(isinstance(value, torch.Tensor) for value in inner.values()):
-            notes.append(f"read from {name!r}")
-            data = inner
-            break
-    tensors = {str(key): value.detach() for key, value in data.items() if isinstance(value, torch.Tensor)}
-    if not tensors:  # a model that was saved in parts, each under its own name
-        parts = {str(name): part for name, part in data.items() if isinstance(part, Mapping) and part}
-        parts = {n: p for n, p in parts.items() if all(isinstance(value, torch.Tensor) for value in p.values())}
-        tensors = {f"{name}.{key}": value.detach() for name, part in parts.items() for key, value in part.items()}
-        if parts:
-            notes.append(f"read from the parts {', '.join(parts)}")
-    if not tensors:
-        raise CheckpointError(
-            f"{source}: holds no tensors, neither itself nor under {', '.join(CONTAINERS)}; its keys: "
-            f"{_shorten([str(key) for key in data], 8) or 'none'}"
-        )
-    return tensors
 
 
 def _strip_prefixes(state: dict[str, torch.Tensor], own: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -178,20 +197,73 @@ def _check_fit(report: LoadReport, model: nn.Module, own: Mapping[str, torch.Ten
         )
         raise CheckpointError(
             f"{report.path}: does not fit {type(model).__name__}: only {100 * fit:.0f} % of the model's parameters "
-            f"would come from it. The file's first tensors: {_shorten(in_file, 5)}. "
-            f"The model's: {_shorten(list(own), 5)}."
+            f"would come from it. The file's first tensors: {shorten(in_file, 5)}. "
+            f"The model's: {shorten(list(own), 5)}."
             + (f" Of another shape: {shapes}." if shapes else "")
             + " Is it from another architecture or size?"
         )
 
 
-def _finite(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+#: Beginnings and ends of names, and what a file that has such tensors computes.
+_VARIANTS = [
+    (r"(^|\.)(ls|ls_)[12]\.|(^|\.)gamma_[12]$|layer_?scale", "layer scale"),
+    (r"(^|\.)reg(ister)?_tokens?$", "register tokens"),
+    (r"(^|\.)[qk]_norm\.", "normalised queries and keys (qk_norm)"),
+    (r"^fc_norm\.", "mean pooling before the last norm (fc_norm)"),
+    (r"^(norm_pre|ln_pre)\.", "a norm before the first block (pre_norm)"),
+    (r"(^|\.)attn_?pool", "attention pooling"),
+    (r"relative_position_bias_table$|rel_pos|rel_bias", "relative positions"),
+    (r"(^|\.)(pos_embed|position\w*|absolute_pos_embed)", "learnt positions"),
+    (r"temporal_|^time_embed", "attention over time (TIMESFORMER.ATTENTION_TYPE)"),
+    (r"logit_scale$|cpb_mlp|attn\.scale$", "cosine attention"),
+    (r"(^|\.)(cls_token|dist_token|class_embedding)$", "a class token"),
+    (r"bias$", "biases that the model was built without"),
+]
+
+
+_IN_BLOCK = re.compile(r"(^|\.)(blocks|layers|resblocks)\.\d+\.")
+
+
+def _check_constants(report: LoadReport, model: nn.Module, theirs: Mapping[str, Any]) -> None:
+    """CheckpointError if the file's model has another activation, other heads or pooling than ``model``; a note where
+    only the epsilon of its norms differs, which is too small to matter in a trained model."""
+    ours = model.constants() if isinstance(model, StatesConstants) else {}
+    differing = [
+        f"{name} {value} in its configuration, {ours[name]} in the model"
+        for name, value in theirs.items()
+        if name in ours and value != ours[name]
+    ]
+    epsilon = [line for line in differing if line.startswith("norm_eps")]
+    report.notes += epsilon
+    wrong = [line for line in differing if line not in epsilon]
+    if wrong:
+        raise CheckpointError(
+            f"{report.path}: is of a variant that {type(model).__name__} does not compute as it is built: "
+            f"{'; '.join(wrong)}"
+        )
+
+
+def _refuse_variant(report: LoadReport, model: nn.Module) -> None:
+    """CheckpointError if the file holds tensors of the trunk that the model has no place for."""
+    surplus = [key for key in report.unexpected if not LEFT_OVER.match(key)]
+    if not surplus:
+        fresh = model.fresh_parts if isinstance(model, HasFreshParts) else "$^"
+        lacking = [key for key in report.absent if _IN_BLOCK.search(key) and not re.search(fresh, key)]
+        if lacking:
+            raise CheckpointError(
+                f"{report.path}: does not give the blocks of {type(model).__name__} whole (another depth, width of "
+                f"MLPs or kind of norm?): it has no fitting {shorten(lacking, 6)}"
+            )
+        return
+    kinds = [words for pattern, words in _VARIANTS if any(re.search(pattern, key) for key in surplus)]
+    blocks = sorted({key.rsplit(".", 2)[0] for key in surplus if re.search(r"(blocks|layers)\.\d+\.", key)})
+    what = f" ({'; '.join(kinds[:3])})" if kinds else f" (more blocks: {blocks[-1]})" if blocks else ""
+    raise CheckpointError(
+        f"{report.path}: is of a variant that {type(model).__name__} does not compute, so that its answers would be "
+        f"wrong: it has no place for {shorten(surplus, 6)}{what}. Build the model as the file's was, or take another "
+        "file"
+    )
 
 
 def _is_head(key: str) -> bool:
     return re.split(r"\.", key, maxsplit=1)[0] in HEADS
-
-
-def _shorten(keys: list[str], count: int) -> str:
-    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")

@@ -224,7 +224,7 @@ class FeatureWriter:
 
     def _checked(self, index: int, feature: Any) -> np.ndarray:
         """One sample's feature in the file's dtype; refused where that shape or dtype does not hold it."""
-        given = np.asarray(feature)
+        given = _as_array(self.ids[index], feature)
         shape = given.shape[1:] if self.format == "per_video" else given.shape
         if shape != self.shape:
             raise DataError(
@@ -255,3 +255,15 @@ class FeatureWriter:
                 write_atomically(self._path(".json"), json.dumps(record).encode())
             self._remove_partial()
         self.complete = True
+
+
+def _as_array(sample_id: str, feature: Any) -> np.ndarray:
+    """A feature's numbers; tensors without their gradients, those of a type that NumPy has not as float32, exactly."""
+    if hasattr(feature, "detach"):  # a tensor, whose library is not imported for arrays
+        feature = feature.detach().cpu()
+        feature = feature.float() if feature.is_floating_point() and feature.element_size() < 4 else feature
+        feature = feature.numpy()
+    given = np.asarray(feature)
+    if given.dtype.kind not in "fiub":
+        raise DataError(f"the feature of {sample_id} is {given.dtype}: features are real numbers")
+    return given

@@ -239,6 +239,51 @@ def test_visibility_as_a_share_and_confidence(tmp_path):
     assert read_tracks(file, threshold=0.6).visible.any(axis=0).tolist() == [True] + [False] * 5
 
 
+@pytest.mark.parametrize("shape", [(10, 6), (1, 10, 6), (10, 6, 1), (1, 10, 6, 1)])
+@pytest.mark.parametrize("of_visibility", [(10, 6), (1, 10, 6), (10, 6, 1)])
+def test_a_confidence_counts_whatever_axes_of_one_it_has(tmp_path, shape, of_visibility):
+    confidence = np.full((10, 6), 0.95, np.float32)
+    confidence[3:, 2] = 0.2
+    visibility = np.ones((10, 6), bool)
+    visibility[0, 4] = False
+    file = tmp_path / "a.npz"
+    write(file, visibility=visibility.reshape(of_visibility), confidence=confidence.reshape(shape))
+    assert (read_tracks(file, threshold=0.9).visible == (visibility & (confidence > 0.9))).all()
+
+
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [
+        (
+            np.ones((6, 10)),
+            r"confidence is \(6, 10\), tracks have 10 frames of 6 points; frames and points are swapped",
+        ),
+        (np.ones(10), r"confidence is \(10,\)"),
+        (np.ones((10, 6, 2)), r"confidence is \(10, 6, 2\)"),
+        (np.full((10, 6), 90.0), "confidence must be True and False, or shares"),
+        (np.full((10, 6), np.nan), "confidence must be True and False, or shares"),
+        (np.full((10, 6), "x"), "confidence must be True and False, or shares"),
+    ],
+)
+def test_a_confidence_that_cannot_be_used_is_refused(tmp_path, confidence, words):
+    with pytest.raises(DataError, match=f"a.npz: {words}"):
+        read_tracks(write(tmp_path / "a.npz", confidence=confidence), threshold=0.9)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "float8_e5m2", "int16"])
+def test_tensors_of_other_types_and_with_gradients_are_read_exactly(tmp_path, dtype):
+    xy = torch.from_numpy(points_of()).round().clamp(max=40).to(getattr(torch, dtype))
+    if xy.is_floating_point() and xy.element_size() > 1:
+        xy.requires_grad_()
+    shares = torch.full((10, 6), 0.75, dtype=torch.bfloat16, requires_grad=True)
+    torch.save({"tracks": xy, "visibility": shares, "size": torch.tensor(SIZE)}, tmp_path / "a.pt")
+    tracks = read_tracks(tmp_path / "a.pt", threshold=0.5)
+    assert torch.equal(torch.from_numpy(tracks.xy), xy.detach().float()) and tracks.visible.all()
+    torch.save({"tracks": xy.detach().float().to_sparse(), "visibility": shares}, tmp_path / "b.pt")
+    with pytest.raises(DataError, match="b.pt: tracks is a tensor of torch.float32 .torch.sparse_coo.*dense"):
+        read_tracks(tmp_path / "b.pt", threshold=0.5)
+
+
 def test_repeated_first_points_are_padding_in_the_published_files(tmp_path):
     xy = points_of(T=1, P=7)
     xy[:, 5:] = xy[:, :1]

@@ -204,8 +204,8 @@ def test_what_is_no_weight_file_is_named(tmp_path, content, words):
 def test_missing_folder_and_foreign_zip(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         read_checkpoint(tmp_path / "absent.pth")
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match="is a folder.*model.safetensors"):
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(CheckpointError, match="is a folder.*weights.safetensors"):
         read_checkpoint(tmp_path)
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     with pytest.raises(CheckpointError, match="zip file without torch's data.pkl"):

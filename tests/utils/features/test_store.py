@@ -2,6 +2,7 @@
 wrong file is refused by name."""
 
 import json
+import math
 import os
 import pickle
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dust.utils.arrays import StoredArray
 from dust.utils.errors import DataError
@@ -346,3 +348,32 @@ def test_a_clip_without_a_feature_is_named_and_never_handed_out(tmp_path, format
     np.testing.assert_array_equal(store.get(IDS[2]), rows[2])
     with pytest.raises(DataError, match="no features for 1 of 1 samples"):
         store.get(IDS[4])
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64", "float8_e5m2", "int8"])
+@pytest.mark.parametrize("format", ["memmap", "per_video"])
+def test_tensors_of_any_real_type_and_with_gradients_are_written_exactly(tmp_path, format, kind):
+    shape = (len(IDS), 2, 4) if format == "per_video" else (len(IDS), 4)
+    tensors = (torch.arange(math.prod(shape)) % 4 - 1).view(shape).to(getattr(torch, kind))
+    if tensors.is_floating_point() and tensors.element_size() > 1:
+        tensors.requires_grad_()
+    out = writer(tmp_path, format)
+    out.write(0, list(tensors))
+    out.finish()
+    store = FeatureStore.open(tmp_path, "train")
+    for sample_id, tensor in zip(IDS, tensors, strict=True):
+        assert np.array_equal(store.get(sample_id), tensor.detach().float().numpy())
+
+
+def test_numbers_that_are_not_real_are_refused(tmp_path):
+    for values in (np.ones(4, complex), np.array(["a"] * 4), np.array([None] * 4)):
+        with pytest.raises(DataError, match="features are real numbers"):
+            writer(tmp_path).write(0, [values])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.dtype("V2")])  # NumPy has bfloat16 as V2
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_quantised_features_of_others_are_refused_by_name(tmp_path, dtype, save):
+    save(tmp_path / "train.npz", features=np.zeros((2, 4), dtype), ids=["a", "b"], meta="{}")
+    with pytest.raises(DataError, match=r"train\.npz: its features are .*float16 or float32"):
+        FeatureStore.open(tmp_path, "train")

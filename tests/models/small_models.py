@@ -1,0 +1,78 @@
+"""A small model of every registered class, as many as it has variants, with the shapes of its inputs."""
+
+import torch
+
+from dust.models import MODEL_REGISTRY
+
+_VIDEO = {"video": (2, 3, 4, 32, 32)}
+_TIMESFORMER = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_frames": 4}
+_VIDEO_SWIN = {"embed_dim": 16, "depths": [2, 1, 2], "num_heads": [2, 4, 4], "window_size": [2, 3, 3]}
+_SERIES_SWIN = {"embed_dim": 16, "depths": [2, 3], "num_heads": [2, 4], "window_size": 4}
+_FUSED_VIDEO = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": [2, 2, 2]}
+_FUSION = {"embed_dim": 8, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4}
+_FUSION |= {"video_feature_dim": 6, "fusion_dim": 8}
+
+_TEMPORAL = {"seq_len": 6, "dim": 16, "depth": 2, "heads": 4, "dim_head": 8, "mlp_dim": 24}
+_TRACKS = {"num_views": 2, "num_points": 12, "view_dim": 8}
+_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "all_frames": 4}
+_VJEPA2 = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "probe_depth": 2, "probe_heads": 4}
+_VJEPA21 = {"version": "2.1", "embed_dim": 24, "depth": 12, "num_heads": 2, "probe_depth": 1, "probe_heads": 2}
+_CLIP = {"input_resolution": 32, "patch_size": 8, "width": 48, "layers": 2, "heads": 4}
+# name: (arguments for a small one, shapes of its inputs), as many as a model has variants
+SMALL = [
+    ("VideoMAE", {**_VIT, "init_scale": 1.0}, _VIDEO),
+    ("VideoMAE", {**_VIT, "init_scale": 1.0, "init_values": 0.1, "tubelet_size": 4, "use_mean_pooling": False}, _VIDEO),
+    ("CLIPVisual", {**_CLIP, "output_dim": 20}, _VIDEO),
+    ("CLIPVisual", {**_CLIP, "output_dim": 0}, {"video": (2, 3, 32, 32)}),
+    ("VJEPA2", _VJEPA2, _VIDEO),
+    ("VJEPA2", {**_VJEPA21, "num_clips": 2, "mlp_ratio": 1.0}, _VIDEO),
+    ("CAST", _VIT, _VIDEO),
+    ("TimeSformer", {**_TIMESFORMER, "attention_type": "divided_space_time"}, _VIDEO),
+    ("TimeSformer", {**_TIMESFORMER, "attention_type": "joint_space_time"}, _VIDEO),
+    ("TimeSformer", {**_TIMESFORMER, "attention_type": "space_only"}, _VIDEO),
+    ("VideoSwin", _VIDEO_SWIN, _VIDEO),
+    ("SeriesSwin", _SERIES_SWIN, {"series": (2, 3, 20)}),
+    ("SeriesSwin", {**_SERIES_SWIN, "attention": "cosine", "seq_len": 20, "ape": True}, {"series": (2, 3, 20)}),
+    ("SeriesSwin", {**_SERIES_SWIN, "norm": "pre", "mask": "legacy", "patch_size": 3}, {"series": (2, 3, 29)}),
+    ("DualSwinFusion", {**_FUSION, "mode": "concat"}, {"series": (2, 3, 20), "video_features": (2, 6)}),
+    ("DualSwinFusion", {**_FUSION, "mode": "gated"}, {"series": (2, 3, 20), "video_features": (2, 6)}),
+    ("DualSwinFusion", {**_FUSION, "mode": "cross_attention"}, {"series": (2, 3, 20), "video_features": (2, 5, 6)}),
+    ("DualSwinFusion", {**_FUSION, "video": _FUSED_VIDEO}, {"series": (2, 3, 20), "video": (2, 3, 4, 32, 32)}),
+    ("TemporalEncoder", {**_TEMPORAL, "pool": "cls"}, {"embeddings": (2, 6, 16)}),
+    ("TemporalEncoder", {**_TEMPORAL, "pool": "mean"}, {"embeddings": (2, 6, 16)}),
+    ("PointTrackTransformer", {**_TRACKS, "embed_dim": 16, "heads": 2}, {"tracks": (2, 2, 4, 12, 2)}),
+    ("PointTrackLSTM", {**_TRACKS, "hidden_dim": 16}, {"tracks": (2, 2, 4, 12, 2)}),
+]
+FRAMES = {"arch": "test_vit", "img_size": 32, "embed_dim": 16}
+_PRETRAIN = {
+    "img_size": 32, "patch_size": 8, "num_frames": 4, "encoder_embed_dim": 48, "encoder_depth": 2,
+    "encoder_num_heads": 4, "decoder_embed_dim": 24, "decoder_depth": 1, "decoder_num_heads": 3, "mask_ratio": 0.75,
+}  # fmt: skip
+_TSTL = {"groups": ((4, 0), (1, 2), (3,)), "img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2,
+         "num_heads": 2, "all_frames": 4}  # fmt: skip
+_WINDOWS = {"seq_len": 4, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 24}
+#: Those whose answer is not (B, num_classes): what a classifier offers is not asked of them.
+OTHERS = [
+    ("VideoMAEPretrain", _PRETRAIN, _VIDEO),
+    ("KeyStepFrameEncoder", {**FRAMES, "proj_dim": 8, "num_classes": 5}, {"video": (4, 3, 1, 32, 32)}),
+    ("KeyStepFrameEncoder", {**FRAMES, "arch": "test_resnet", "proj_dim": 0}, {"video": (4, 3, 1, 32, 32)}),
+    ("KeyStepVideo", {"frames": FRAMES, "temporal": _WINDOWS, "num_classes": 5}, _VIDEO),
+    ("TSTL", _TSTL, {"video": (3, 3, 4, 16, 16)}),
+]
+
+
+def make(name, arguments, **more):
+    """One of 5 classes in which everything counts: parameters that start at zero too."""
+    torch.manual_seed(0)
+    classes = {"num_classes": 5} if any(name == one for one, *_ in SMALL) else {}
+    model = MODEL_REGISTRY.get(name)(**{**classes, **arguments, **more})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def inputs_of(shapes):
+    """The same noise every time."""
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
