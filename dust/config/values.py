@@ -126,8 +126,19 @@ def _plain_tree(value: Any) -> Any:
     return plain(value)
 
 
-EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5]}
-_READERS = {bool: read_bool, int: read_int, float: read_float, str: read_text, object: read_entry}
+class Weight(float):
+    """The ``kind`` of a list of numbers of which some may be by name, ``{name: number}``."""
+
+
+EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5], Weight: [1.0, 0.5]}
+_READERS = {
+    bool: read_bool,
+    int: read_int,
+    float: read_float,
+    str: read_text,
+    object: read_entry,
+    Weight: read_weight,
+}
 
 
 def _shown(value: Any) -> str:

@@ -113,7 +113,7 @@ def construct_loader(
         split, class_names, views, fitted: see :func:`dust.datasets.build.build_dataset`.
     """
     views = views or split
-    name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+    name = cfg.TEST.DATASET if views == "test" else cfg.TRAIN.DATASET
     dataset: Dataset[Any] = build_dataset(name, cfg, split, class_names, views=views, fitted=fitted)
     size = len(dataset)  # type: ignore[arg-type]
     if size == 0:

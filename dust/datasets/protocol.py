@@ -97,6 +97,16 @@ class ReadsNewClips(Protocol):
 
 
 @runtime_checkable
+class NamesClasses(Protocol):
+    """A class (this is about the class itself) that knows its classes without being built, for MODEL.NUM_CLASSES -1.
+    Default: a dataset of the split is built, and asked."""
+
+    def class_names_of(self, cfg: Any, split: str) -> Sequence[str]:
+        """The classes of a split, in the order of the logits, whatever MODEL.NUM_CLASSES is."""
+        ...
+
+
+@runtime_checkable
 class CarriesFiles(Protocol):
     """A dataset with small files of the data folder that a prediction needs too (a grouping of classes, a table of
     steps): name -> text. They go into every checkpoint. Default: none."""
@@ -193,6 +203,7 @@ PROTOCOLS: tuple[type, ...] = (
     FromConfig,
     ReadsNewClips,
     CarriesFiles,
+    NamesClasses,
     LearnsFromTraining,
     HasIdentity,
     OrdersTraining,

@@ -31,6 +31,7 @@ from dust.utils.features import FeatureWriter, recorded_shape
 from dust.utils.files import sha256_of_text
 from dust.utils.logging import progress
 from dust.utils.registry import build
+from dust.utils.stages import takes_best
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ def features_config(values: Mapping[str, Any]) -> str:
     """Of a configuration's ``{key: value}``, those that features depend on, as ``KEY: value`` lines; they are stored
     with the features."""
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    best = takes_best(flat["TEST.CHECKPOINT"], flat["TRAIN.EARLY_STOPPING_PATIENCE"])
+    flat["TEST.CHECKPOINT"] = "best" if best else "last"
     kept = {key for key in flat.keys() & KEYS.keys() if KEYS[key].changes_features}
     kept -= {key for key, before in ADDED.items() if flat[key] == before}
     return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})

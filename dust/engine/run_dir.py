@@ -91,22 +91,27 @@ class RunDir:
             self.checkpoints.mkdir()
             logger.warning("TRAIN.AUTO_RESUME is False: the checkpoints of an earlier run are kept in %s", aside)
 
-    def publish_results(self, temporary: Path, checkpoint_sha256: str, name: str = "results") -> None:
-        """Make ``temporary`` the results folder. Results of another checkpoint are kept aside under its hash."""
+    def publish_results(
+        self, temporary: Path, checkpoint_sha256: str, name: str = "results", *, split: str = "test"
+    ) -> None:
+        """Make ``temporary`` the results folder. Results of another checkpoint, or on another split, are kept aside
+        under its hash."""
         results, replaced = self.path / name, self.path / f"{name}.replaced"
         _sync_files(temporary)
         shutil.rmtree(replaced, ignore_errors=True)  # which a killed run left
         if results.exists():
             try:
-                other = read_json(results / "test.json")["checkpoint_sha256"]
-            except (DataError, KeyError, TypeError):
-                other = "unknown"
-            if other == checkpoint_sha256:
+                report = read_json(results / "test.json")
+                other, measured = report["checkpoint_sha256"], report.get("split", "test")
+            except (DataError, KeyError, TypeError, AttributeError):
+                other, measured = "unknown", split
+            if (other, measured) == (checkpoint_sha256, split):
                 results.rename(replaced)
             else:
                 aside = _free_name(self.path / f"{name}.{other[:8]}")
                 results.rename(aside)
-                logger.info("results of another checkpoint are kept in %s", aside)
+                what = "another checkpoint" if other != checkpoint_sha256 else f"the {measured} split"
+                logger.info("results of %s are kept in %s", what, aside)
         temporary.rename(results)
         shutil.rmtree(replaced, ignore_errors=True)
 

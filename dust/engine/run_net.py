@@ -33,7 +33,7 @@ def run_stage(cfg: CfgNode) -> None:
     # torch and all that stands on it are imported only now, so that --help and a wrong key answer at once
     from dust.engine import extract, test, train
     from dust.engine.run_dir import RunDir
-    from dust.engine.stages import build_inherited
+    from dust.engine.stages import build_settled
     from dust.utils import distributed
     from dust.utils.logging import record_error, setup_logging
     from dust.utils.registry import import_extensions
@@ -44,7 +44,7 @@ def run_stage(cfg: CfgNode) -> None:
         try:
             log_notes(cfg)
             import_extensions(cfg.IMPORTS)
-            cfg = build_inherited(cfg)
+            cfg = build_settled(cfg)
             if distributed.is_main():
                 run_dir.write_config(cfg.dump())
             logger.info("configuration: %s", run_dir.path / "config.yaml")

@@ -1,5 +1,6 @@
 """Classification of clips: one label each, or several (multi-label)."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,8 @@ from dust.utils.statistics import (
     measure_calibration,
     multilabel_intervals,
 )
+
+logger = logging.getLogger(__name__)
 
 #: The entry of a model's outputs that is its answer.
 MAIN = "logits"
@@ -82,11 +85,7 @@ class Classification(Task):
         loss = cfg.MODEL.LOSS_FUNC
         if multi_label and loss == "cross_entropy":
             loss = "bce_logit"
-        weights: Sequence[float]
-        if cfg.MODEL.CLASS_WEIGHTS == "balanced":
-            weights = balanced_class_weights(info.class_counts) if info.class_counts else ()
-        else:
-            weights = list(cfg.MODEL.CLASS_WEIGHTS)
+        weights = _class_weights(cfg.MODEL.CLASS_WEIGHTS, info)
         if weights and len(weights) != cfg.MODEL.NUM_CLASSES:
             raise ConfigError(
                 f"MODEL.CLASS_WEIGHTS has {len(weights)} values for MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}"
@@ -133,6 +132,21 @@ class Classification(Task):
             space=self.ensemble_space,
             metrics=self.own_metrics,
         )
+
+
+def _class_weights(written: Any, info: DataInfo) -> Sequence[float]:
+    """The factors of all classes that ``balanced``, a list of numbers or one of ``{name: number}`` stands for."""
+    if written == "balanced":
+        return balanced_class_weights(info.class_counts) if info.class_counts else ()
+    named = {name: number for entry in written if isinstance(entry, dict) for name, number in entry.items()}
+    if not named:
+        return list(written)
+    unknown = sorted(named.keys() - set(info.class_names))
+    if unknown:
+        logger.warning("MODEL.CLASS_WEIGHTS: no class is called %s; these have no effect", ", ".join(unknown))
+    if len(unknown) == len(named):
+        return ()
+    return [named.get(name, 1.0) for name in info.class_names]
 
 
 def _by_name(outputs: Outputs) -> dict[str, Tensor]:

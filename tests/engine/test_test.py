@@ -52,9 +52,10 @@ def test_the_report_equals_a_slow_computation(tiny, trained, clips):
     report = json.loads((results / "test.json").read_text())
     assert report["metrics"] == metrics
     more = {"intervals", "calibration", "confidence"}
-    assert set(report) == {"metrics", "counts", "data_warnings", "config_sha256", "checkpoint_sha256", *more}
+    assert set(report) == {"metrics", "counts", "data_warnings", "split", "checkpoint", "epoch", "config_sha256", "checkpoint_sha256", *more}
     assert all(low <= metrics[name] <= high for name, (low, high) in report["intervals"].items())
     assert report["intervals"].keys() == metrics.keys()
+    assert (report["split"], report["checkpoint"], report["epoch"]) == ("test", str(trained), 4)
     assert set(metrics) == {"top1_acc", "mean_class_acc", "macro_f1", "weighted_f1"}
     assert report["counts"] == {"samples": 4, "bad_clips": 0}
     assert report["checkpoint_sha256"] == hashlib.sha256(trained.read_bytes()).hexdigest()

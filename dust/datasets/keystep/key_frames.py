@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import ProcedureData, Recording
-from dust.datasets.keystep.frames import FrameReader, procedures_of
+from dust.datasets.keystep.frames import FrameReader, component_names, procedures_of
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.samplers import DrawnBatchSampler
 from dust.datasets.transforms.augment import Augmentation, augment_clip, build_augmentations
@@ -153,9 +153,8 @@ class KeyFrames(Dataset[Any]):
         node = cfg.KEYSTEP.CONTRAST
         data = procedures_of(cfg, split)
         if class_names is None:
-            train = data if split == "train" or data.state_names else procedures_of(cfg, "train")
-            class_names = state_classes(train, node.KEY_FRAMES)
-        if node.LOSS == "ce" and cfg.MODEL.NUM_CLASSES not in (0, len(class_names)):
+            class_names = _state_classes(cfg, data, split)
+        if node.LOSS == "ce" and cfg.MODEL.NUM_CLASSES not in (-1, 0, len(class_names)):
             raise ConfigError(
                 f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: cross-entropy needs {len(class_names)} for {data.source}: "
                 f"background and {len(class_names) - 1} states"
@@ -179,6 +178,13 @@ class KeyFrames(Dataset[Any]):
             "synthetic": node.SYNTH_DIR,
             "seed": cfg.RNG_SEED,
         }
+
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        """The states where they are classified; else the components, as later stages have them."""
+        if cfg.KEYSTEP.CONTRAST.LOSS != "ce":
+            return component_names(cfg, split)
+        return _state_classes(cfg, procedures_of(cfg, split), split)
 
     def _find(self, recordings: Sequence[Recording], count: int, offset: tuple[int, int]) -> dict[str, list[KeyFrame]]:
         """Key and background frames of each recording, in order of time."""
@@ -299,6 +305,11 @@ class KeyFrames(Dataset[Any]):
             "id": one.id,
             "path": one.path,
         }
+
+
+def _state_classes(cfg, data: ProcedureData, split: str) -> list[str]:
+    train = data if split == "train" or data.state_names else procedures_of(cfg, "train")
+    return state_classes(train, cfg.KEYSTEP.CONTRAST.KEY_FRAMES)
 
 
 def _sample(picture: KeyFrame, pixels: Tensor) -> dict[str, Any]:

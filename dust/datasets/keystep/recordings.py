@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import ProcedureData, Recording
-from dust.datasets.keystep.frames import PIECE, FrameReader, procedures_of
+from dust.datasets.keystep.frames import PIECE, FrameReader, component_names, procedures_of
 from dust.datasets.keystep.layouts import read_object_states
 from dust.datasets.keystep.windows import EmbeddingWindows, check_components
 from dust.datasets.sample import BadClip
@@ -96,6 +96,10 @@ class ProcedureRecordings(Dataset[Any]):
             )
         objects = cfg.KEYSTEP.DECODE.MODE in OBJECTS
         return cls(data=manifest, reader=FrameReader.of(cfg), objects=objects)
+
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        return component_names(cfg, split)
 
     def __len__(self) -> int:
         return len(self._items)

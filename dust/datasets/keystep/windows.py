@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import PROCEDURE, ProcedureData, Recording, text_of_procedure
-from dust.datasets.keystep.frames import FrameReader, procedures_of
+from dust.datasets.keystep.frames import FrameReader, component_names, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels
@@ -124,6 +124,10 @@ class StepWindows(Dataset[Any]):
         elif not training:
             self._items = [(r, part) for r in range(len(self.clips)) for part in self._parts(r, chunk)]
 
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        return component_names(cfg, split)
+
     def _parts(self, recording: int, chunk: int) -> list[np.ndarray]:
         ends = window_ends(self.clips[recording].num_frames, self.rules.frames, self.rules.skip)[:: self.rules.every]
         return [ends[i : i + chunk] for i in range(0, len(ends), chunk)] if chunk else [ends]
@@ -198,7 +202,7 @@ class StepWindows(Dataset[Any]):
 
 def check_components(cfg, data: ProcedureData) -> None:
     """ConfigError unless the model has an output for each component."""
-    if cfg.MODEL.NUM_CLASSES not in (0, len(data.components)):
+    if cfg.MODEL.NUM_CLASSES not in (-1, 0, len(data.components)):
         raise ConfigError(
             f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, each is "
             "an output; set it to that"
