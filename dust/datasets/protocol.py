@@ -115,6 +115,30 @@ class CarriesFiles(Protocol):
 
 
 @runtime_checkable
+class LooksAhead(Protocol):
+    """A class (this is about the class itself) that takes stored features of an earlier stage, and can check all else
+    before these are there. Default: such a dataset is looked at when its own stage begins."""
+
+    def look_ahead(
+        self,
+        cfg: Any,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> "tuple[ClipDataset | None, list[str]]":
+        """A dataset of what is there already, or None; and what will be wrong with the features.
+
+        Args:
+            expected: ``{key: value}`` of the configuration of the stage that will store them.
+            cfg, split, class_names, views, fitted: see :func:`dust.datasets.build.build_dataset`.
+        """
+        ...
+
+
+@runtime_checkable
 class LearnsFromTraining(Protocol):
     """A dataset that learns something of its training split, which other splits must use (a mean, a vocabulary): it
     goes into the checkpoint, and to the constructors of the others as ``fitted=``. Default: nothing."""
@@ -204,6 +228,7 @@ PROTOCOLS: tuple[type, ...] = (
     ReadsNewClips,
     CarriesFiles,
     NamesClasses,
+    LooksAhead,
     LearnsFromTraining,
     HasIdentity,
     OrdersTraining,

@@ -247,6 +247,12 @@ class ClassificationEvaluation(Evaluation):
         labels = np.array([record["label"] for record in labelled])
         return np.stack([record[name] for record in labelled]), labels.astype(int) if self.multi_label else labels
 
+    def metric_names(self) -> Sequence[str]:
+        if self.multi_label:
+            return ["map", *self.own_metrics, "*_map"]
+        top5 = ["top5_acc"] if len(self.class_names) >= 5 else []
+        return ["top1_acc", *top5, "mean_class_acc", "macro_f1", "weighted_f1", *self.own_metrics, "*_top1_acc"]
+
     def figures(self) -> dict[str, Any]:
         if self.multi_label or not self._labelled():
             return {}

@@ -7,10 +7,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import ProcedureData, Recording
+from dust.datasets.keystep.files import ProcedureData, Recording, unknown_rates, with_rates
 from dust.datasets.keystep.frames import PIECE, FrameReader, component_names, procedures_of
 from dust.datasets.keystep.layouts import read_object_states
-from dust.datasets.keystep.windows import EmbeddingWindows, check_components
+from dust.datasets.keystep.windows import EmbeddingWindows, check_components, expected_embeddings
 from dust.datasets.sample import BadClip
 from dust.procedure.metrics import has_errors
 from dust.procedure.step_decoder import OBJECTS
@@ -59,17 +59,14 @@ class ProcedureRecordings(Dataset[Any]):
                 "procedure"
             )
         if objects and not data.state_names:
-            raise DataError(f"{data.source} does not name the object detector's states: procedure.json has none")
+            raise DataError(unnamed_states(data.source))
         self.data, self.reader, self.objects = data, reader, objects
         self.embeddings = None if embeddings is None else EmbeddingWindows(**embeddings, fitted=fitted)
         self.class_names = data.components
         self.clips: list[Recording] = data.recordings if self.embeddings is None else self.embeddings.clips
-        unknown = [one.id for one in self.clips if one.num_frames and not one.fps]
-        if unknown:
-            raise DataError(
-                f"{data.source}: no frames per second for {', '.join(unknown[:5])}: write them into the column fps of "
-                "recordings.csv, delays are measured in seconds"
-            )
+        readable = [one for one in self.clips if one.num_frames]
+        if not all(one.fps for one in readable):
+            raise DataError(unknown_rates(data.source, readable))
         chunk = PIECE if self.embeddings is None else 2**62
         self._items = [(r, t) for r, one in enumerate(self.clips) for t in range(0, max(1, one.num_frames), chunk)]
         self._chunk = chunk
@@ -84,6 +81,7 @@ class ProcedureRecordings(Dataset[Any]):
             check_components(cfg, data)
             return {"data": data, "class_names": class_names, "reader": FrameReader.of(cfg), "objects": objects}
         stored = EmbeddingWindows.from_config(cfg, split, class_names, views="test")
+        stored["data"] = with_rates(stored["data"], cfg.DATA.INDEX_CACHE)
         return {"data": stored["data"], "class_names": class_names, "embeddings": stored, "objects": objects}
 
     @classmethod
@@ -96,6 +94,26 @@ class ProcedureRecordings(Dataset[Any]):
             )
         objects = cfg.KEYSTEP.DECODE.MODE in OBJECTS
         return cls(data=manifest, reader=FrameReader.of(cfg), objects=objects)
+
+    @classmethod
+    def look_ahead(
+        cls,
+        cfg,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> tuple[None, list[str]]:
+        """Nothing without embeddings, but recordings have rates, and states where these are asked for."""
+        data = with_rates(procedures_of(cfg, split, frames=False), cfg.DATA.INDEX_CACHE)
+        problems = expected_embeddings(cfg, expected)
+        if not all(one.fps for one in data.recordings):
+            problems.append(unknown_rates(data.source, data.recordings))
+        if cfg.KEYSTEP.DECODE.MODE in OBJECTS and not data.state_names:
+            problems.append(unnamed_states(data.source))
+        return None, problems
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
@@ -149,6 +167,10 @@ class ProcedureRecordings(Dataset[Any]):
             "detections": detections,
             "states": state_vectors(self.data.state_names) if self.objects else {},
         }
+
+
+def unnamed_states(source: str) -> str:
+    return f"{source} does not name the object detector's states: procedure.json has none"
 
 
 def _required(procedure: Procedure) -> set[int]:

@@ -209,6 +209,20 @@ def check_components(cfg, data: ProcedureData) -> None:
         )
 
 
+def expected_embeddings(cfg, expected: Mapping[str, Any]) -> list[str]:
+    """What will be wrong with the embeddings of a stage whose configuration is ``{key: value}``."""
+    problems, key = [], f"KEYSTEP.FEATURES_FROM {cfg.KEYSTEP.FEATURES_FROM}"
+    if expected["FEATURES.FORMAT"] != "per_video":
+        problems.append(f"{key}: will store no embedding of every frame; set its FEATURES.FORMAT per_video")
+    encoder = expected["MODEL.MODEL_NAME"] == "KeyStepFrameEncoder" and expected["FEATURES.LAYER"] == "pooled"
+    if encoder and expected["KEYSTEP.EMBED_DIM"] != cfg.KEYSTEP.EMBED_DIM:
+        problems.append(
+            f"{key}: its KEYSTEP.EMBED_DIM is {expected['KEYSTEP.EMBED_DIM']}, that of this stage "
+            f"{cfg.KEYSTEP.EMBED_DIM}"
+        )
+    return problems
+
+
 def split_to_read(cfg, split: str) -> str:
     """A check whether two training windows can be learnt validates on them."""
     return "train" if cfg.KEYSTEP.SANITY_CHECK else split
@@ -300,6 +314,20 @@ class EmbeddingWindows(StepWindows):
             "features": open_embeddings(folder, split),
             "dim": node.EMBED_DIM,
         }
+
+    @classmethod
+    def look_ahead(
+        cls,
+        cfg,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> tuple[None, list[str]]:
+        """Nothing without embeddings; recordings and labels were read when these were missed."""
+        return None, expected_embeddings(cfg, expected)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": {}}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dust.config import with_values
 from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
@@ -197,6 +198,30 @@ class FusedDataset(Dataset[Any]):
             check=False,
             fitted=fitted,
         )
+
+    @classmethod
+    def look_ahead(
+        cls,
+        cfg,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> tuple["FusedDataset", list[str]]:
+        """The samples with all but their features."""
+        problems, key = [], f"FUSION.FEATURES_FROM {cfg.FUSION.FEATURES_FROM}"
+        if expected["FEATURES.FORMAT"] == "per_video":
+            problems.append(f"{key}: will store a file per video; set its FEATURES.FORMAT memmap or npz")
+        if cfg.FUSION.MODE == "cross_attention" and expected["FEATURES.LAYER"] == "pooled":
+            problems.append(
+                f"{key}: will store a vector per sample, but FUSION.MODE cross_attention needs maps: set its "
+                "FEATURES.LAYER map, or FUSION.MODE concat"
+            )
+        others = [name for name in cfg.DATA.MODALITIES if name != "video_features"]
+        arguments = cls.from_config(with_values(cfg, {"DATA.MODALITIES": others}), split, class_names, views=views)
+        return cls(**arguments, fitted=fitted), problems
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
