@@ -118,6 +118,8 @@ CORE = gather(
                                kind=int),
         ON_BAD_CLIP=Key("raise", "a clip that cannot be read in test or extraction", choices="raise | skip"),
         METRICS=Key([], "registered metrics that are measured beside the task's own", kind=str),
+        PREDICTIONS_TOP_K=Key(0, "predictions.csv holds the so many most probable classes of a clip; 0 = the "
+                              "probability of every class", low=0),
         ENSEMBLE_SPACE=Key("logits", "what DATA.ENSEMBLE_METHOD sums or compares", choices="logits | probs"),
     ),
     section(
@@ -143,6 +145,8 @@ CORE = gather(
                         affects="training"),
         PRETRAINED=Key("", "weight file that the model starts from; any layout that dust knows", stage="weights",
                        affects="nothing"),
+        EXPECT_PRETRAINED=Key(False, "the recipe is meant for pre-trained weights: a training that begins from random "
+                              "ones warns", affects="nothing"),
         POS_EMBED_RESIZE=Key("official", "positions of a file made for another size", choices="official | bicubic"),
         ACT_CHECKPOINT=Key(False, "recompute activations in the backward: less memory, more time"),
         LOSS_FUNC=Key("cross_entropy", "the loss", choices="cross_entropy | soft_cross_entropy | bce_logit",

@@ -1,6 +1,8 @@
 """Batches: how samples are put together, and by which processes."""
 
+import functools
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,8 +74,23 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def num_workers(wanted: int) -> int:
+    """The workers that a process starts: no more than it has cores, and that is said."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if wanted > cores:
+        _say_once(wanted, cores)
+    return min(wanted, cores)
+
+
+@functools.lru_cache
+def _say_once(wanted: int, cores: int) -> None:
+    logger.warning(
+        "DATA_LOADER.NUM_WORKERS %d: there are %d cores here, and so many workers are started", wanted, cores
+    )
+
+
 def _common(cfg, **kwargs: Any) -> dict[str, Any]:
-    workers = cfg.DATA_LOADER.NUM_WORKERS
+    workers = num_workers(cfg.DATA_LOADER.NUM_WORKERS)
     options: dict[str, Any] = {
         "num_workers": workers,
         "pin_memory": cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
@@ -131,8 +148,10 @@ def construct_loader(
     if sampler is None:
         sampler = EpochBatchSampler(size, batch_size, drop_last=cfg.DATA_LOADER.DROP_LAST, **where)
     if sampler.length < sampler.global_batch:
+        key = "GLOBAL_BATCH_SIZE" if sampler.global_batch > batch_size else "TRAIN.BATCH_SIZE"
         logger.warning(
-            "the training split has %d clips, less than one batch of %d", sampler.length, sampler.global_batch
-        )
+            "%s: an optimizer step wants %d clips, and the training split has %d: each epoch is one smaller step",
+            key, sampler.global_batch, sampler.length,
+        )  # fmt: skip
     options = _common(cfg, batch_sampler=sampler, collate_fn=collate_training)
-    return Loader(dataset, **options, persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0)
+    return Loader(dataset, **options, persistent_workers=options["num_workers"] > 0)

@@ -167,15 +167,18 @@ class BadClipLog:
     Args:
         policy: ``skip`` | ``raise``.
         key: the configuration key that holds the policy; by default that of the split.
-        limit: bad clips of one epoch above which training stops; None for no limit.
+        limit: share of an epoch's clips above which training stops; None for no limit.
+        total: clips of an epoch, which ``limit`` is a share of.
     """
 
-    def __init__(self, path: Path, split: str, policy: str, *, key: str = "", limit: float | None = None) -> None:
+    def __init__(
+        self, path: Path, split: str, policy: str, *, key: str = "", limit: float | None = None, total: int = 0
+    ) -> None:
         self.path = path
         self.split = split
         self.policy = policy
         self.key = key or ("TEST.ON_BAD_CLIP" if split == "test" else "TRAIN.ON_BAD_CLIP")
-        self.limit = limit
+        self.limit, self.total = limit, total
         self.count = 0
         self._known = {(row[0], csv_value(row[1])) for row in _rows(path) if len(row) == len(_COLUMNS)}
 
@@ -202,10 +205,12 @@ class BadClipLog:
 
     def check(self, count: int) -> None:
         """Raise DataError if ``count``, of this process or of all, is more than an epoch may have."""
-        if self.limit is not None and count > self.limit:
+        if self.limit is not None and count > self.limit * self.total:
+            share = f" ({count / self.total:.3g})" if self.total else ""
             raise DataError(
-                f"{count} clips of this epoch could not be read, more than DATA.MAX_BAD_FRACTION allows "
-                f"({self.limit:g}). They are listed in {self.path}; mend them, or raise the fraction."
+                f"{count} of the {self.total} clips of this epoch{share} could not be read, more than "
+                f"DATA.MAX_BAD_FRACTION {self.limit:g} allows. They are listed in {self.path}; mend them, or raise the "
+                "fraction."
             )
 
     def _write(self, bad: BadClip) -> None:

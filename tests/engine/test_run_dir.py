@@ -101,7 +101,7 @@ class TestBadClipLog:
         assert self.rows(tmp_path / "bad_clips.csv") == [("test", "a", "no frames")]
 
     def test_too_many_stop_the_epoch(self, tmp_path):
-        log = BadClipLog(tmp_path / "bad_clips.csv", "train", "skip", limit=2.0)
+        log = BadClipLog(tmp_path / "bad_clips.csv", "train", "skip", limit=0.2, total=10)
         for name in "ab":
             log(BadClip(name, name, "broken"))
         with pytest.raises(DataError, match=r"MAX_BAD_FRACTION"):

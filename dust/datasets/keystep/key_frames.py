@@ -132,7 +132,7 @@ class KeyFrames(Dataset[Any]):
         self.n_classes, self.n_real, self.n_synth, self.n_bg, self.n_iters = n_classes, n_real, n_synth, n_bg, n_iters
         self.num_views, self.jitter, self.blur = num_views, tuple(jitter), tuple(blur)
         self.augmentations = list(augmentations)
-        self._of_recording = self._find(data.recordings, count, offset)
+        self._of_recording = self._find(data.recordings, count, offset, named=bool(data.state_names))
         frames = [frame for found in self._of_recording.values() for frame in found]
         self.real: dict[int, list[KeyFrame]] = {}
         for frame in frames:
@@ -186,7 +186,9 @@ class KeyFrames(Dataset[Any]):
             return component_names(cfg, split)
         return _state_classes(cfg, procedures_of(cfg, split), split)
 
-    def _find(self, recordings: Sequence[Recording], count: int, offset: tuple[int, int]) -> dict[str, list[KeyFrame]]:
+    def _find(
+        self, recordings: Sequence[Recording], count: int, offset: tuple[int, int], *, named: bool
+    ) -> dict[str, list[KeyFrame]]:
         """Key and background frames of each recording, in order of time."""
         numbers = {name: label for label, name in enumerate(self.class_names)}
         found: dict[str, list[KeyFrame]] = {}
@@ -203,7 +205,9 @@ class KeyFrames(Dataset[Any]):
                     unknown[state_name(state)] += 1
             found[one.id] = [KeyFrame(f"{one.id}:{f}", one.path, label, f) for f, label in sorted(labels.items())]
         if unknown:
-            logger.info("key frames of %d states that are no class are left out: %s", len(unknown), dict(unknown))
+            # where nobody lists the states, these are what training shows: others in another split are a surprise
+            level = logging.INFO if self.training or named else logging.WARNING
+            logger.log(level, "key frames of %d states that are no class are left out: %s", len(unknown), dict(unknown))
         return found
 
     def _check_batches(self) -> None:
