@@ -6,10 +6,11 @@ import pytest
 import torch
 import yaml
 
-from dust.config import accumulation_steps, load_config, notes
+from dust.config import accumulation_steps, load_config, notes, with_values
 from dust.datasets import DATASET_REGISTRY
 from dust.models import MODEL_REGISTRY, build_model
 from dust.tasks import TASK_REGISTRY
+from dust.utils.errors import ConfigError
 from dust.utils.lr_policy import LRSchedule
 from dust.utils.registry import build
 from dust.utils.tstl_grouping import Grouping, write_grouping
@@ -134,6 +135,9 @@ def test_quickstarts_take_the_classes_of_any_data():
 def test_quickstart_runs_on_a_cpu_and_serves_any_folder():
     path = ROOT / "configs" / "quickstart" / "video.yaml"
     cfg = load_config(path, ["DATA.PATH_TO_DATA_DIR", "my clips"])
+    with pytest.raises(ConfigError, match="MODEL.NUM_CLASSES -1: as many as the data has"):
+        build_model(cfg)
+    cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 7})
     assert (cfg.NUM_GPUS, cfg.DATA.RANDOM_FLIP, cfg.DATA.PATH_TO_DATA_DIR) == (0, False, "my clips")
     model = build_model(cfg)
     clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)

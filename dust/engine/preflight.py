@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -19,24 +20,25 @@ from typing import Any
 import torch
 
 from dust import zoo
-from dust.config import CfgNode, flatten, with_values
+from dust.config import KEYS, CfgNode, flatten, with_values
 from dust.datasets import construct_loader
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.protocol import LooksAhead, fitted_of
 from dust.datasets.sample import unlearnt_classes
 from dust.engine.checkpoints import build_checkpoint_to_extract, build_checkpoint_to_test
+from dust.engine.classes import build_with_classes
 from dust.engine.extract import build_split_to_extract, layer_output
 from dust.engine.hooks import build_hooks
 from dust.engine.setup import build_device
-from dust.engine.stages import build_settled, build_stage, finished
-from dust.engine.weights import weights_file
+from dust.engine.stages import build_inherited, build_stage, finished
+from dust.engine.weights import load_trained, weights_file
 from dust.models import build_model
 from dust.models.optimizer import construct_optimizer
 from dust.models.protocol import AssembledFromParts, init_from
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Task, metric_names
-from dust.utils.checkpoint import list_checkpoints, read_checkpoint
-from dust.utils.errors import ConfigError, DustError
+from dust.utils.checkpoint import list_checkpoints, load_weights, read_checkpoint
+from dust.utils.errors import ConfigError, DustError, NotFitted
 from dust.utils.metrics import METRIC_REGISTRY
 from dust.utils.registry import import_extensions
 from dust.utils.stages import StageToCome, expect_stages
@@ -50,11 +52,13 @@ class _Ahead:
 
     Attributes:
         errors: what is wrong, each once.
-        class_names, fitted: what a checkpoint of it will hold; None where its data could not be read yet.
+        trains: it will leave a checkpoint.
+        class_names, fitted: what that will hold; None where its data could not be read yet.
     """
 
     name: str
     output_dir: str
+    trains: bool = False
     errors: dict[str, DustError] = field(default_factory=dict)
     class_names: Sequence[str] | None = None
     fitted: Mapping[str, Any] | None = None
@@ -64,11 +68,12 @@ class _Ahead:
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Note what is wrong within, and go on behind it. What depends on a stage to come ends there, too."""
+        """Note what is wrong within, and go on behind it. What depends on a stage to come, or on what a training split
+        would teach that cannot be read, ends there, too."""
         try:
             yield
-        except StageToCome as stage:
-            logger.debug("%s: %s", self.name, stage)
+        except (StageToCome, NotFitted) as error:
+            logger.debug("%s: %s", self.name, error)
         except DustError as error:
             self.errors.setdefault(str(error), error)
 
@@ -91,19 +96,19 @@ def build_ahead(runs: Sequence[tuple[str, Any]]) -> int:
         if not finished(functools.partial(build_stage, cfg), cfg.OUTPUT_DIR):
             break
         done += 1
+    looked_at: list[_Ahead] = []
     stages: dict[Path, _Ahead] = {}
     to_come: dict[Path, Mapping[str, Any]] = {}
     notes: list[str] = []
     with _quiet(), expect_stages(to_come):
         for name, cfg in runs[done:]:
             stage = _Ahead(name, cfg.OUTPUT_DIR)
+            looked_at.append(stage)
             home = _home(cfg.OUTPUT_DIR)
-            if home in stages:
-                stage.say(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: {stages[home].name} of this command writes there, too")
             settled = build_stage_ahead(cfg, stage, stages, notes)
-            stages.setdefault(home, stage)
-            to_come[home] = flatten(settled)
-    _raise_if_any([stage for stage in stages.values() if stage.errors], several=len(runs) > 1)
+            if home not in stages or settled.TRAIN.ENABLE:  # who only tests what another one trained adds nothing
+                stages[home], to_come[home] = stage, flatten(settled)
+    _raise_if_any(looked_at, several=len(runs) > 1)
     for note in notes:
         logger.warning("%s", note)
     return done
@@ -131,13 +136,14 @@ def _raise_if_any(stages: Sequence[_Ahead], *, several: bool) -> None:
         return
     if len(errors) == 1 and not several:
         raise errors[0]
-    lines = [f"{len(errors)} problem{'s' if len(errors) > 1 else ''} before the first step, nothing was begun:"]
-    number = 0
+    where: dict[str, list[str]] = {}  # what several stages have in common is said once
     for stage in stages:
-        lines += [f"{stage.name} -> {stage.output_dir}"] * several
         for text in stage.errors:
-            number += 1
-            lines.append(f"  {number}. " + text.replace("\n", "\n     "))
+            where.setdefault(text, []).append(stage.name)
+    lines = [f"{len(where)} problem{'s' if len(where) > 1 else ''}, and nothing was begun:"]
+    for number, (text, names) in enumerate(where.items(), 1):
+        of = f"{', '.join(names)}: " if several else ""
+        lines.append(f"  {number}. {of}" + text.replace("\n", "\n     "))
     raise ConfigError("\n".join(lines))
 
 
@@ -151,17 +157,25 @@ def build_stage_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
     if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE or cfg.FEATURES.ENABLE):
         stage.say("TRAIN.ENABLE, TEST.ENABLE and FEATURES.ENABLE are all False: nothing would be done; set one True")
     _check_folder(stage)
+    same = stages.get(_home(stage.output_dir))
+    if same is not None and same.trains and cfg.TRAIN.ENABLE:
+        stage.say(f"OUTPUT_DIR {stage.output_dir}: {same.name} of this command trains there, too")
+    stage.trains = cfg.TRAIN.ENABLE
     with stage.noting():
         import_extensions(cfg.IMPORTS)
         build_device(cfg)
-    settled = with_values(cfg, {"MODEL.NUM_CLASSES": max(cfg.MODEL.NUM_CLASSES, 0)})
+    settled: Any = cfg
     with stage.noting():
-        settled = build_settled(cfg)
-    build_names_ahead(settled, stage)
+        settled = build_inherited(settled)
+    with stage.noting():
+        settled = build_with_classes(settled)
+    if settled.MODEL.NUM_CLASSES < 0:  # and why is noted
+        settled = with_values(settled, {"MODEL.NUM_CLASSES": 0})
+    metrics = build_names_ahead(settled, stage)
     before = build_start_ahead(settled, stage, stages)
     info = build_data_ahead(settled, stage, before, notes)
     with stage.noting():
-        task = build_task(settled, info)
+        task = build_task(with_values(settled, {"TEST.METRICS": metrics}), info)
         if settled.TRAIN.ENABLE and settled.TRAIN.EVAL_PERIOD:
             _check_metric(task, settled.TRAIN.BEST_METRIC)
     build_model_ahead(settled, stage, before)
@@ -178,8 +192,8 @@ def _check_folder(stage: _Ahead) -> None:
         stage.say(f"OUTPUT_DIR {stage.output_dir}: {there} cannot be written to; choose a folder that you may write to")
 
 
-def build_names_ahead(cfg: CfgNode, stage: _Ahead) -> None:
-    """All names that a registry must know, those too that are asked for late."""
+def build_names_ahead(cfg: CfgNode, stage: _Ahead) -> list[str]:
+    """Note the names that no registry knows, those too that are asked for late. Returns the metrics that are known."""
     for used, name in ((cfg.TRAIN.ENABLE, cfg.TRAIN.DATASET), (cfg.TEST.ENABLE, cfg.TEST.DATASET)):
         with stage.noting():
             if used:
@@ -189,6 +203,7 @@ def build_names_ahead(cfg: CfgNode, stage: _Ahead) -> None:
             METRIC_REGISTRY.get(name)
     with stage.noting():
         build_hooks(cfg)
+    return [name for name in cfg.TEST.METRICS if name in METRIC_REGISTRY]
 
 
 # ---------------------------------------------------------------------------------------------------- weights at start
@@ -196,28 +211,40 @@ def build_names_ahead(cfg: CfgNode, stage: _Ahead) -> None:
 
 @dataclass(frozen=True)
 class _Start:
-    """What the checkpoint says that a stage works on which trains nothing."""
+    """The weights that a stage begins from, or works on where it trains nothing.
+
+    Attributes:
+        class_names, fitted: what such a checkpoint says; None where that is not known.
+        found: there is one, or there will be.
+        path, saved: its file and what that holds, where it is there.
+    """
 
     class_names: Sequence[str] | None = None
     fitted: Mapping[str, Any] | None = None
     found: bool = False
+    path: Path | None = None
+    saved: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build_start_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]) -> _Start:
     """That every weight file can be read which the configuration names. Nothing is downloaded."""
     train = cfg.TRAIN
+    start = _Start()
     if train.ENABLE:
         key = "TRAIN.CHECKPOINT_FILE_PATH" if train.CHECKPOINT_FILE_PATH else "MODEL.PRETRAINED"
         with stage.noting():
-            _check_weights(stage, key, train.CHECKPOINT_FILE_PATH or cfg.MODEL.PRETRAINED)
+            start = _check_weights(stage, key, train.CHECKPOINT_FILE_PATH or cfg.MODEL.PRETRAINED)
     choices = []
     if cfg.TEST.ENABLE and (not train.ENABLE or cfg.TEST.CHECKPOINT_FILE_PATH):
         choices.append(build_checkpoint_to_test(cfg))
     if cfg.FEATURES.ENABLE and (not train.ENABLE or cfg.FEATURES.CHECKPOINT_FILE_PATH):
         choices.append(build_checkpoint_to_extract(cfg))
-    start = _Start()
     for choice in choices:
         with stage.noting():
+            same = stages.get(_home(stage.output_dir))
+            if not choice.name and same is not None and same.trains:  # an earlier stage trains in this very folder
+                start = _Start(same.class_names, same.fitted, True)
+                continue
             if "://" in choice.name:
                 _check_weights(stage, choice.key, choice.name)
                 start = _Start(found=True)
@@ -231,7 +258,7 @@ def build_start_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
                 continue
             if path is not None:
                 saved = read_checkpoint(path)
-                start = _Start(saved.get("class_names"), saved.get("fitted"), True)
+                start = _Start(saved.get("class_names"), saved.get("fitted") or {}, True, path, saved)
             elif "://" in choice.fallback:
                 _check_weights(stage, "TRAIN.CHECKPOINT_FILE_PATH", choice.fallback)
                 start = _Start(found=True)
@@ -240,20 +267,20 @@ def build_start_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
     return start
 
 
-def _check_weights(stage: _Ahead, key: str, name: str) -> None:
+def _check_weights(stage: _Ahead, key: str, name: str) -> _Start:
     """Raises DustError where ``name`` means no file of weights, nor a stage that will leave one."""
     if not name:
-        return
-    if name.startswith("zoo://"):
-        zoo.get(name.removeprefix("zoo://"))
-        return
+        return _Start()
+    if "://" in name:
+        if name.startswith("zoo://"):
+            zoo.get(name.removeprefix("zoo://"))
+        return _Start(found=True)
     try:
-        path = weights_file(name, stage.output_dir, key) if "://" not in name else ""
+        path = Path(weights_file(name, stage.output_dir, key))
     except StageToCome as source:
         _check_trains(stage, source)
-        return
-    if path:
-        read_checkpoint(path)
+        return _Start(found=True)
+    return _Start(found=True, path=path, saved=read_checkpoint(path))
 
 
 def _check_trains(stage: _Ahead, source: StageToCome) -> None:
@@ -269,11 +296,11 @@ def _check_trains(stage: _Ahead, source: StageToCome) -> None:
 
 def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str]) -> DataInfo:
     """Every split that is asked for. Returns what the task may know of training's, or of the checkpoint's."""
-    names, fitted = start.class_names, dict(start.fitted or {})
+    names, fitted = start.class_names, start.fitted
     counts: Sequence[int] = ()
     if cfg.TRAIN.ENABLE:
-        names, fitted = None, {}
-        dataset = build_split_ahead(cfg, stage, "train", "train", None, {})
+        names, fitted = None, None
+        dataset = build_split_ahead(cfg, stage, "train", "train", None, None)
         if dataset is not None:
             names, counts, fitted = dataset.class_names, dataset.class_counts(), fitted_of(dataset)
     stage.class_names, stage.fitted = names, fitted
@@ -287,17 +314,25 @@ def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str
         for split in cfg.FEATURES.SPLITS:
             with stage.noting():
                 build_split_to_extract(cfg, split, fitted)
-    return DataInfo(names or [str(number) for number in range(cfg.MODEL.NUM_CLASSES)], counts, fitted)
+    return DataInfo(names or [str(number) for number in range(cfg.MODEL.NUM_CLASSES)], counts, fitted or {})
 
 
 def build_split_ahead(
-    cfg: CfgNode, stage: _Ahead, split: str, views: str, names: Sequence[str] | None, fitted: Mapping[str, Any]
+    cfg: CfgNode, stage: _Ahead, split: str, views: str, names: Sequence[str] | None, fitted: Mapping[str, Any] | None
 ) -> Any:
-    """The dataset of a split; None where it cannot be built, or not yet."""
+    """The dataset of a split; None where it cannot be built, or not yet.
+
+    Args:
+        fitted: what training's dataset has learnt; None where that is not known.
+    """
     try:
         return construct_loader(cfg, split, names, views=views, fitted=fitted).dataset
     except StageToCome as error:
         source = error
+    except NotFitted as error:
+        if fitted is not None:
+            stage.errors.setdefault(str(error), error)
+        return None
     except DustError as error:
         stage.errors.setdefault(str(error), error)
         return None
@@ -336,11 +371,25 @@ def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start) -> None:
                 model = build_model(cfg)
         except (NotImplementedError, RuntimeError) as error:  # a model that needs values to be built
             logger.debug("%s: %s is not built ahead: %s", stage.name, cfg.MODEL.MODEL_NAME, error)
-    if model is None:
+    begins_elsewhere = cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.MODEL.PRETRAINED or start.found
+    if model is None:  # nor does it say from which parts it begins
+        named = {key: str(value) for key, value in flatten(cfg).items() if key in KEYS and value}
+        for key in () if begins_elsewhere else named:
+            if KEYS[key].stage == "checkpoint":
+                with stage.noting():
+                    _check_weights(stage, key, named[key])
         return
+    if start.path is not None and not start.saved.get("frozen_sha256"):
+        with stage.noting(), contextlib.suppress(NotImplementedError, RuntimeError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nothing is copied to where there are no values
+            if cfg.TRAIN.ENABLE:
+                if not cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN:
+                    load_weights(model, start.path)
+            else:
+                how = {"averaged": cfg.EMA.ENABLED, "head": cfg.TEST.ENABLE}
+                load_trained(model, start.path, dict(start.saved), output_dir=stage.output_dir, **how)
     parts = init_from(model)
-    begins_elsewhere = cfg.TRAIN.CHECKPOINT_FILE_PATH or cfg.MODEL.PRETRAINED
-    if not begins_elsewhere and not start.found:
+    if not begins_elsewhere:
         for key, name in parts.values():
             with stage.noting():
                 _check_weights(stage, key, name)

@@ -126,7 +126,10 @@ def _raise_all(errors: Sequence[DustError]) -> None:
     for error in errors:
         head, _, body = str(error).partition("\n")
         heads.setdefault(body, []).append(head)
-    texts = [f"{'; '.join(dict.fromkeys(alike))}\n{body}".rstrip() for body, alike in heads.items()]
+    texts = []
+    for body, alike in heads.items():
+        names = "; ".join(dict.fromkeys(head.removesuffix(":") for head in alike))
+        texts.append(f"{names}:\n{body}" if body else names)
     raise ConfigError("\n".join(texts))
 
 

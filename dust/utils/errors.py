@@ -43,6 +43,10 @@ class SampleError(DataError):
         return type(self), (self.path, self.reason, self.detail)
 
 
+class NotFitted(DataError):
+    """A split that must be read with what was learnt of training's, and there is nothing."""
+
+
 class VideoError(DustError):
     """A clip that cannot be read as asked. ``path`` and ``reason`` are kept apart for reports."""
 
