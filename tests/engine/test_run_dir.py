@@ -108,3 +108,10 @@ class TestBadClipLog:
             log(BadClip("c", "c", "broken"))
         log.start_epoch()
         log(BadClip("d", "d", "broken"))
+
+
+def test_a_fraction_is_reported_as_a_fraction(tmp_path):
+    log = BadClipLog(tmp_path / "bad_clips.csv", "train", "skip", limit=0.25, total=8)
+    log.check(2)
+    with pytest.raises(DataError, match=r"3 of the 8 clips of this epoch \(0\.375\) .*MAX_BAD_FRACTION 0\.25 allows"):
+        log.check(3)
