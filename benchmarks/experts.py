@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dust.benchmark.cost import MIB, cpu_of, peak_rss_mib, rss_mib
+from dust.benchmark.device import with_classes
 from dust.benchmark.model import in_own_process, random_batch
 from dust.benchmark.report import Report
 from dust.config import load_config
@@ -83,7 +84,7 @@ def _build(run: ExpertsRun) -> tuple[Any, Any]:
     """(the configuration, its model)."""
     if run.threads:
         torch.set_num_threads(run.threads)
-    cfg = load_config(run.cfg_file, list(run.overrides))
+    cfg = with_classes(load_config(run.cfg_file, list(run.overrides)))
     return cfg, build_for(cfg, torch.device("cpu"))
 
 

@@ -1,6 +1,5 @@
 """Batches: how samples are put together, and by which processes."""
 
-import functools
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from dust.datasets.sample import BadClip
 from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler
 from dust.utils import distributed
 from dust.utils.errors import DataError
+from dust.utils.registry import say_once
 from dust.utils.rng import torch_generator
 from dust.utils.signals import block_signals, mind_only_the_parent
 
@@ -78,15 +78,9 @@ def num_workers(wanted: int) -> int:
     """The workers that a process starts: no more than it has cores, and that is said."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if wanted > cores:
-        _say_once(wanted, cores)
+        message = "DATA_LOADER.NUM_WORKERS %d: there are %d cores here, and so many workers are started"
+        say_once(logger, logging.WARNING, message, wanted, cores)
     return min(wanted, cores)
-
-
-@functools.lru_cache
-def _say_once(wanted: int, cores: int) -> None:
-    logger.warning(
-        "DATA_LOADER.NUM_WORKERS %d: there are %d cores here, and so many workers are started", wanted, cores
-    )
 
 
 def _common(cfg, **kwargs: Any) -> dict[str, Any]:

@@ -113,6 +113,6 @@ def test_eight_clips_cross_the_worker_boundary_as_9_mib():
 
 def test_no_more_workers_than_cores(monkeypatch, caplog):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
-    loader._say_once.cache_clear()
+    monkeypatch.setattr("dust.utils.registry._SAID", set())
     assert [loader.num_workers(wanted) for wanted in (0, 3, 8, 8)] == [0, 3, 3, 3]
     assert caplog.text.count("DATA_LOADER.NUM_WORKERS 8: there are 3 cores here") == 1
