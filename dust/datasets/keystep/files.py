@@ -429,32 +429,6 @@ def count_frames(
         return recording
 
 
-def with_rates(data: ProcedureData, index_cache: str = "") -> ProcedureData:
-    """The recordings with the frames per second of their video files, where the list leaves them open."""
-    return replace(data, recordings=[_with_rate(one, index_cache) for one in data.recordings])
-
-
-def _with_rate(recording: Recording, index_cache: str) -> Recording:
-    if recording.fps or not os.path.isfile(recording.path):
-        return recording
-    try:
-        with open_clip(recording.path, index_cache=index_cache or None) as reader:
-            return replace(recording, fps=reader.fps)
-    except VideoError as error:
-        logger.warning("%s: its frames per second cannot be read: %s", recording.path, error.reason)
-        return recording
-
-
-def unknown_rates(source: str, recordings: Sequence[Recording]) -> str:
-    """What to do about recordings of which nobody knows the frames per second."""
-    unknown = [one.id for one in recordings if not one.fps]
-    listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    return (
-        f"{source}: no frames per second for {listed}: write them into the column fps of {RECORDINGS}, delays are "
-        "measured in seconds (a video file says them itself, a folder of pictures does not)"
-    )
-
-
 def _count_pictures(folder: Path, first: int | None, pattern: str, problems: Problems) -> int:
     numbers: dict[int, str] = {}
     names = scan_pictures(folder, pattern).found

@@ -1,21 +1,27 @@
 """Whole recordings of procedures to be tested: their frames or stored embeddings, and the steps that were completed."""
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import ProcedureData, Recording, unknown_rates, with_rates
+from dust.datasets.keystep.files import RECORDINGS, ProcedureData, Recording
 from dust.datasets.keystep.frames import PIECE, FrameReader, component_names, procedures_of
 from dust.datasets.keystep.layouts import read_object_states
 from dust.datasets.keystep.windows import EmbeddingWindows, check_components, expected_embeddings
 from dust.datasets.sample import BadClip
+from dust.decode.reader import open_clip
 from dust.procedure.metrics import has_errors
 from dust.procedure.step_decoder import OBJECTS
 from dust.procedure.table import REMOVE, Procedure, state_vectors
 from dust.utils.errors import ConfigError, DataError, VideoError
+
+logger = logging.getLogger(__name__)
 
 
 @DATASET_REGISTRY.register()
@@ -177,3 +183,29 @@ def _required(procedure: Procedure) -> set[int]:
     """The expected steps without which a recording is one with errors. To remove what is not there at the start is
     never required: tables expect it so that a removal is recognised where it happens."""
     return {s for s in procedure.expected if s % 3 != REMOVE or procedure.start_state[s // 3]}
+
+
+def with_rates(data: ProcedureData, index_cache: str = "") -> ProcedureData:
+    """The recordings with the frames per second of their video files, where the list leaves them open."""
+    return replace(data, recordings=[_with_rate(one, index_cache) for one in data.recordings])
+
+
+def _with_rate(recording: Recording, index_cache: str) -> Recording:
+    if recording.fps or not os.path.isfile(recording.path):
+        return recording
+    try:
+        with open_clip(recording.path, index_cache=index_cache or None) as reader:
+            return replace(recording, fps=reader.fps)
+    except VideoError as error:
+        logger.warning("%s: its frames per second cannot be read: %s", recording.path, error.reason)
+        return recording
+
+
+def unknown_rates(source: str, recordings: Sequence[Recording]) -> str:
+    """What to do about recordings of which nobody knows the frames per second."""
+    unknown = [one.id for one in recordings if not one.fps]
+    listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+    return (
+        f"{source}: no frames per second for {listed}: write them into the column fps of {RECORDINGS}, delays are "
+        "measured in seconds (a video file says them itself, a folder of pictures does not)"
+    )
