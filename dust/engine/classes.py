@@ -4,15 +4,15 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from dust.config import CfgNode, with_values
 from dust.datasets.build import DATASET_REGISTRY, build_dataset
 from dust.datasets.protocol import NamesClasses
 from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
 from dust.utils.checkpoint import read_checkpoint
+from dust.utils.errors import DataError
 from dust.utils.registry import import_extensions
 from dust.utils.stages import StageToCome
+from dust.utils.structured import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _classes_of_checkpoint(choice: CheckpointChoice) -> tuple[int | None, str]:
 def _number_in(saved: dict[Any, Any]) -> int | None:
     """MODEL.NUM_CLASSES of the configuration in a checkpoint, else the number of its class names."""
     try:
-        number = yaml.safe_load(saved["cfg"])["MODEL"]["NUM_CLASSES"]
-    except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError, RecursionError):
+        number = parse_yaml(saved["cfg"], "the checkpoint's cfg")["MODEL"]["NUM_CLASSES"]
+    except (DataError, KeyError, TypeError, AttributeError):
         number = len(saved["class_names"]) if isinstance(saved.get("class_names"), list) else None
     return number if isinstance(number, int) and number > 0 else None

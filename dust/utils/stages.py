@@ -8,10 +8,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dust.utils.checkpoint import is_sharded, list_checkpoints
-from dust.utils.errors import CheckpointError, ConfigError
+from dust.utils.errors import CheckpointError, ConfigError, DataError
+from dust.utils.files import read_text
+from dust.utils.structured import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +114,9 @@ def stage_checkpoint(name: str, output_dir: str | os.PathLike, key: str = "") ->
 def _is_tested_by_best(config: Path) -> bool:
     """What the configuration that a stage left says. One that cannot be read says nothing."""
     try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(config), config)
         return takes_best(values["TEST"]["CHECKPOINT"], values["TRAIN"]["EARLY_STOPPING_PATIENCE"])
-    except (OSError, ValueError, yaml.YAMLError, RecursionError, KeyError, TypeError):
+    except (DataError, KeyError, TypeError):
         return False
 
 
