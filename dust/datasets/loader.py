@@ -16,7 +16,7 @@ from dust.datasets.sample import BadClip
 from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler
 from dust.utils import distributed
 from dust.utils.errors import DataError
-from dust.utils.registry import say_once
+from dust.utils.registry import log_once
 from dust.utils.rng import torch_generator
 from dust.utils.signals import block_signals, mind_only_the_parent
 
@@ -79,7 +79,7 @@ def num_workers(wanted: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if wanted > cores:
         message = "DATA_LOADER.NUM_WORKERS %d: there are %d cores here, and so many workers are started"
-        say_once(logger, logging.WARNING, message, wanted, cores)
+        log_once(logger, logging.WARNING, message, wanted, cores)
     return min(wanted, cores)
 
 

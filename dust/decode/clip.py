@@ -19,7 +19,7 @@ from dust.decode.index import VideoReport
 from dust.decode.pixels import PIXEL_ASPECTS, RESIZES, FrameConverter, FrameRequest, rescaled
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.protocols import members, public_names
-from dust.utils.registry import Registry, say_once
+from dust.utils.registry import Registry, log_once
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +79,13 @@ def reader_class(decoder: str) -> Callable[..., ClipReader]:
         ConfigError: there is none of that name, it lacks what a reader has, or what it needs is not installed.
     """
     cls = _checked_class(decoder)
-    say_once(logger, logging.INFO, "DATA.DECODER %s: %s reads video files", decoder, cls.__qualname__)
+    log_once(logger, logging.INFO, "DATA.DECODER %s: %s reads video files", decoder, cls.__qualname__)
     if not cls.tells_damage:
         message = (
             "DATA.DECODER %s cannot tell damage: a clip counts as bad only where no frame comes at all, and damaged "
             "ones may give wrong pictures; DATA.DECODER pyav checks every clip"
         )
-        say_once(logger, logging.WARNING, message, decoder)
+        log_once(logger, logging.WARNING, message, decoder)
     made: Callable[..., ClipReader] = cls
     return made
 

@@ -79,7 +79,7 @@ class Registry:
 _SAID: set[tuple[Any, ...]] = set()
 
 
-def say_once(logger: logging.Logger, level: int, message: str, *args: Any) -> None:
+def log_once(logger: logging.Logger, level: int, message: str, *args: Any) -> None:
     """Log a message once in the life of the process; as long as ``logger`` is silent, it has not been said."""
     if logger.isEnabledFor(level) and (message, *args) not in _SAID:
         _SAID.add((message, *args))

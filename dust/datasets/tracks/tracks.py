@@ -162,7 +162,6 @@ class PointTracks(Dataset[Any]):
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
         """The arguments that a configuration asks for; ``views`` as in :func:`dust.datasets.build.build_dataset`."""
-        node = cfg.TRACKS
         manifest = _manifest_of(cfg, split, class_names)
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
