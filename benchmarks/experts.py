@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dust.benchmark.cost import MIB, cpu_of, peak_rss_mib, rss_mib
+from dust.benchmark.device import with_classes
 from dust.benchmark.model import in_own_process, random_batch
 from dust.benchmark.report import Report
-from dust.config import load_config
+from dust.config import load_config, with_values
+from dust.config.expand import grouping_of
 from dust.engine.setup import build_for
 from dust.models import cast, videomae_vit
 from dust.models.cast_weights import trained_names
@@ -84,6 +86,9 @@ def _build(run: ExpertsRun) -> tuple[Any, Any]:
     if run.threads:
         torch.set_num_threads(run.threads)
     cfg = load_config(run.cfg_file, list(run.overrides))
+    if cfg.MODEL.MODEL_NAME == "TSTL" and cfg.MODEL.NUM_CLASSES < 0:
+        cfg = with_values(cfg, {"MODEL.NUM_CLASSES": grouping_of(cfg).num_classes})
+    cfg = with_classes(cfg)
     return cfg, build_for(cfg, torch.device("cpu"))
 
 

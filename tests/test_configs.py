@@ -6,10 +6,11 @@ import pytest
 import torch
 import yaml
 
-from dust.config import accumulation_steps, load_config, notes
+from dust.config import accumulation_steps, load_config, notes, with_values
 from dust.datasets import DATASET_REGISTRY
 from dust.models import MODEL_REGISTRY, build_model
 from dust.tasks import TASK_REGISTRY
+from dust.utils.errors import ConfigError
 from dust.utils.lr_policy import LRSchedule
 from dust.utils.registry import build
 from dust.utils.tstl_grouping import Grouping, write_grouping
@@ -57,15 +58,16 @@ def test_loads_and_names_registered_classes(path: Path):
 
 
 def overrides_for(path: Path, folder: Path) -> dict:
-    """What only earlier stages know: the width of stored features, a grouping of the classes."""
+    """What only earlier stages and the data know: the width of stored features, the classes and a grouping of them."""
     cfg = load_config(path)
+    known = {"MODEL.NUM_CLASSES": 12} if cfg.MODEL.NUM_CLASSES < 0 else {}
     if cfg.MODEL.MODEL_NAME == "DualSwinFusion":
-        return {"FUSION.FEATURE_DIM": 1024}
+        return {**known, "FUSION.FEATURE_DIM": 1024}
     if cfg.MODEL.MODEL_NAME == "TSTL" and not Path(cfg.TSTL.GROUPING).is_file():
-        groups = tuple(tuple(range(k, cfg.MODEL.NUM_CLASSES, 4)) for k in range(4))
+        groups = tuple(tuple(range(k, known.get("MODEL.NUM_CLASSES", cfg.MODEL.NUM_CLASSES), 4)) for k in range(4))
         write_grouping(folder / "class_grouping.json", Grouping(groups))
-        return {"TSTL.GROUPING": str(folder / "class_grouping.json")}
-    return {}
+        return {**known, "TSTL.GROUPING": str(folder / "class_grouping.json")}
+    return known
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
@@ -124,9 +126,18 @@ def test_muwiges():
     assert (vn.DATA.PATH_LABEL_SEPARATOR, vn.NUM_GPUS, vn.TENSORBOARD.ENABLE) == (",", 1, True)
 
 
+def test_quickstarts_take_the_classes_of_any_data():
+    for path in CONFIGS:
+        if path.parent.name == "quickstart":
+            assert load_config(path).MODEL.NUM_CLASSES == -1, path
+
+
 def test_quickstart_runs_on_a_cpu_and_serves_any_folder():
     path = ROOT / "configs" / "quickstart" / "video.yaml"
-    cfg = load_config(path, ["DATA.PATH_TO_DATA_DIR", "my clips", "MODEL.NUM_CLASSES", "7"])
+    cfg = load_config(path, ["DATA.PATH_TO_DATA_DIR", "my clips"])
+    with pytest.raises(ConfigError, match="MODEL.NUM_CLASSES -1: as many as the data has"):
+        build_model(cfg)
+    cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 7})
     assert (cfg.NUM_GPUS, cfg.DATA.RANDOM_FLIP, cfg.DATA.PATH_TO_DATA_DIR) == (0, False, "my clips")
     model = build_model(cfg)
     clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, cfg.DATA.TEST_CROP_SIZE, cfg.DATA.TEST_CROP_SIZE)

@@ -10,6 +10,7 @@ import pytest
 
 from dust.cli.main import module_of, names
 from dust.config import load_config, parse_args
+from dust.zoo import ENTRIES
 from tests.helpers import ROOT, command, tool
 
 PAGES = [
@@ -109,3 +110,16 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if not target.startswith("http"):
             assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_pre_trained_timesformer_is_pre_trained():
+    """Every training of that section begins from weights that the zoo has."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## A pre-trained TimeSformer on your clips")[1]
+    lines = [line for line in section.split("```")[1].splitlines() if line.startswith("dust --cfg")]
+    configs = [load_config(str(ROOT / args.cfg_files[0]), args.opts) for args in map(parse_args, map(words_of, lines))]
+    training = [cfg for cfg in configs if cfg.TRAIN.ENABLE]
+    assert training and all(cfg.MODEL.PRETRAINED.removeprefix("zoo://") in ENTRIES for cfg in training)
+
+
+def words_of(line):
+    return expanded(line)[1:]

@@ -13,6 +13,7 @@ from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.evaluator import build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
+from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
@@ -50,6 +51,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
         ConfigError: the test's dataset has no cameras, or sizes that it does not have.
         CheckpointError, DataError: as in a test.
     """
+    cfg = build_settled(cfg)
     path = build_checkpoint_to_test(cfg).path()
     saved = load_checkpoint(path)
     device = build_device(cfg)

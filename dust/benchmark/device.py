@@ -4,9 +4,12 @@ from typing import Any
 
 import torch
 
-from dust.config import with_values
+from dust.config import KEYS, with_values
 from dust.engine.setup import build_device
 from dust.utils.errors import ConfigError
+
+#: Of a model that is measured without its data.
+NUM_CLASSES = KEYS["MODEL.NUM_CLASSES"].default
 
 #: Dense (not sparse) peak of 16-bit matrix products with 32-bit accumulation, FLOP/s, from the makers' data sheets.
 #: The first name that the device's name contains counts, so the longer ones stand first. bfloat16 and float16 are
@@ -70,6 +73,11 @@ def one_device(cfg, choice: str) -> tuple[Any, torch.device]:
     cuda = choice == "cuda" or (choice == "auto" and cfg.NUM_GPUS > 0 and torch.cuda.is_available())
     cfg = with_values(cfg, {"NUM_GPUS": int(cuda), "NUM_SHARDS": 1, "SHARD_ID": 0, "NUM_PROCS_PER_NODE": 1})
     return cfg, build_device(cfg)
+
+
+def with_classes(cfg) -> Any:
+    """The configuration with a number of classes, where it leaves that to the data (-1): the key's default."""
+    return with_values(cfg, {"MODEL.NUM_CLASSES": NUM_CLASSES}) if cfg.MODEL.NUM_CLASSES < 0 else cfg
 
 
 def synchronize(device: torch.device) -> None:

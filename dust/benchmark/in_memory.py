@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from dust.benchmark.device import with_classes
 from dust.benchmark.model import in_own_process
 from dust.config import CfgNode, load_config, processes_per_node, with_values
 from dust.datasets.build import DATASET_REGISTRY
@@ -110,7 +111,7 @@ class InMemoryClips(Dataset[Any]):
 
 def in_memory_config(cfg_file: str, overrides: Sequence[str], *more: str):
     """The configuration with its data in memory and nothing but training, on the CPU of this machine."""
-    return load_config(cfg_file, [*overrides, *OVERRIDES, *more])
+    return with_classes(load_config(cfg_file, [*overrides, *OVERRIDES, *more]))
 
 
 @dataclass(frozen=True)

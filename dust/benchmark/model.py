@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dust.benchmark.cost import MIB, peak_rss_mib, rss_mib
-from dust.benchmark.device import one_device, peak_flops, synchronize
+from dust.benchmark.device import one_device, peak_flops, synchronize, with_classes
 from dust.benchmark.report import Report
 from dust.config import load_config
 from dust.engine.setup import build_autocast, build_for
@@ -160,7 +160,7 @@ def measure_model(run: ModelRun) -> dict[str, Any]:
     """The figures of one process: seconds, MiB, parameters in millions, GFLOP per clip, MFU on a known CUDA device."""
     if run.threads:
         torch.set_num_threads(run.threads)
-    cfg, device = one_device(load_config(run.cfg_file, list(run.overrides)), run.device)
+    cfg, device = one_device(with_classes(load_config(run.cfg_file, list(run.overrides))), run.device)
     model = (_Torchvision(run.peer, cfg).to(device) if run.peer else build_for(cfg, device)).train(run.train)
     task = build_task(cfg, DataInfo([str(index) for index in range(cfg.MODEL.NUM_CLASSES)])).to(device)
     batch = random_batch(cfg, run.batch, device)

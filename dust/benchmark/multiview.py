@@ -9,10 +9,12 @@ import torch
 from dust.benchmark.cost import cpu_seconds
 from dust.benchmark.device import one_device, synchronize
 from dust.benchmark.report import Report
+from dust.config import with_values
 from dust.datasets import construct_loader
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
 from dust.engine.setup import build_autocast, build_device_transform, build_for
+from dust.engine.stages import build_settled
 from dust.engine.weights import weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
@@ -55,6 +57,7 @@ def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0
     """Test the first ``limit`` videos (0: all) of cfg's test split with the weights of ``checkpoint``."""
     cfg, where = one_device(cfg, device)
     path = weights_file(checkpoint, cfg.OUTPUT_DIR)
+    cfg = build_settled(with_values(cfg, {"TEST.CHECKPOINT_FILE_PATH": path, "TRAIN.ENABLE": False}))
     model = build_for(cfg, where)
     load_weights(model, path)
     loader: Any = construct_loader(cfg, "test", read_checkpoint(path).get("class_names"))

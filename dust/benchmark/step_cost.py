@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dust.benchmark.device import with_classes
 from dust.benchmark.model import random_batch
 from dust.engine.setup import build_autocast
 from dust.engine.sharding import blocks_of
@@ -47,6 +48,7 @@ class StepCost:
 
 def count_step(cfg, batch: int) -> StepCost:
     """Count a training step of cfg's model on ``batch`` clips (AUG.NUM_SAMPLE views of each), in cfg's precision."""
+    cfg = with_classes(cfg)
     with torch.device("meta"):
         model = build_model(cfg)
     classes = [str(index) for index in range(cfg.MODEL.NUM_CLASSES)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dust.benchmark.cost import cpu_of
+from dust.benchmark.device import with_classes
 from dust.benchmark.report import Report
 from dust.config import with_values
 from dust.engine.setup import build_for
@@ -73,7 +74,7 @@ def benchmark_tracks(cfg, *, rounds: int = 10, windows: int = 20, stride: int = 
 
 
 def _build(cfg, values: dict[str, Any]) -> PointTrackModel:
-    variant = with_values(cfg, {f"TRACKS.{key}": value for key, value in values.items()})
+    variant = with_values(with_classes(cfg), {f"TRACKS.{key}": value for key, value in values.items()})
     model = build_for(variant, torch.device("cpu")).eval()
     assert isinstance(model, PointTrackModel)
     return model

@@ -49,7 +49,7 @@ GENERATORS = {
             "frames": (32, "frames per clip, 30 per second"),
         },
         ("video",),
-        "MODEL.NUM_CLASSES {classes}",
+        "",
     ),
     "dust": Generator(
         generate_dust,
@@ -88,7 +88,7 @@ GENERATORS = {
             "mishaps": (0.25, "share of recordings with one"),
         },
         ("keystep_spatial", "keystep_features", "keystep_temporal", "keystep_finetune", "keystep_test"),
-        "MODEL.NUM_CLASSES {parts} OUTPUT_DIR runs/keystep",
+        "OUTPUT_DIR runs/keystep",
     ),
     "tracks": Generator(
         generate_tracks,
@@ -103,7 +103,7 @@ GENERATORS = {
             "missing": (0.02, "chance that a camera has no file"),
         },
         ("tracks_transformer",),
-        'MODEL.NUM_CLASSES {classes} TRACKS.VIEWS "{cameras}"',
+        'TRACKS.VIEWS "{cameras}"',
     ),
 }
 

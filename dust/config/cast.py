@@ -142,7 +142,7 @@ def _stages(cfg: CfgNode) -> list[Problem]:
         text = f"TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE}: must be a multiple of TSTL.GROUPS_PER_BATCH "
         problems.append(Problem(("TRAIN.BATCH_SIZE", "TSTL.GROUPS_PER_BATCH"), f"{text}{tstl.GROUPS_PER_BATCH}"))
     node, classes = cfg.CAST, cfg.MODEL.NUM_CLASSES
-    if node.COMPOSITION and classes != node.NUM_VERBS + node.NUM_NOUNS:
+    if node.COMPOSITION and classes not in (-1, node.NUM_VERBS + node.NUM_NOUNS):
         text = f"MODEL.NUM_CLASSES {classes}: with CAST.COMPOSITION it is CAST.NUM_VERBS + CAST.NUM_NOUNS, "
         keys = ("MODEL.NUM_CLASSES", "CAST.COMPOSITION", "CAST.NUM_VERBS", "CAST.NUM_NOUNS")
         problems.append(Problem(keys, f"{text}{node.NUM_VERBS + node.NUM_NOUNS}"))

@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 from dust.config import cast, fusion, keystep, timesformer, tracks, vjepa2
 from dust.config.foreign import DATASET_ALIASES, foreign_keys
 from dust.config.schema import Key, System, gather, section, set_value, tree
+from dust.config.values import Weight
 from dust.utils.errors import ConfigError
 
 #: The systems, one line for each key file.
@@ -107,13 +108,18 @@ CORE = gather(
         BATCH_SIZE=Key(8, "views that run through the model at once", low=1),
         CHECKPOINT_FILE_PATH=Key("", "weights to test; '' = those of OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH",
                                  stage="weights", affects="nothing"),
-        CHECKPOINT=Key("last", "which of OUTPUT_DIR's checkpoints", choices="last | best", affects="features"),
+        CHECKPOINT=Key("auto", "which checkpoint of OUTPUT_DIR; later stages that name this one take the same",
+                       choices="auto (best where EARLY_STOPPING_PATIENCE > 0, else last) | last | best",
+                       affects="features"),
+        SPLIT=Key("test", "whose clips are measured, with TEST's views and metrics", choices="test | val"),
         NUM_ENSEMBLE_VIEWS=Key(10, "clips over time per video", values="at least 1, or -1: 1, 3, 5, 7 and 10 in turn"),
         NUM_SPATIAL_CROPS=Key(3, "crops per clip", values="1 (centre) or 3 (left, centre, right)"),
         NUM_TEMPORAL_CLIPS=Key([], "several NUM_ENSEMBLE_VIEWS to test in turn, e.g. [1, 5, 10]; [] = only that one",
                                kind=int),
         ON_BAD_CLIP=Key("raise", "a clip that cannot be read in test or extraction", choices="raise | skip"),
         METRICS=Key([], "registered metrics that are measured beside the task's own", kind=str),
+        PREDICTIONS_TOP_K=Key(0, "predictions.csv holds the so many most probable classes of a clip; 0 = the "
+                              "probability of every class", low=0),
         ENSEMBLE_SPACE=Key("logits", "what DATA.ENSEMBLE_METHOD sums or compares", choices="logits | probs"),
     ),
     section(
@@ -135,17 +141,21 @@ CORE = gather(
     section(
         "MODEL",
         MODEL_NAME=Key("TimeSformer", "a registered model class", aliases={"vit_base_patch16_224": "TimeSformer"}),
-        NUM_CLASSES=Key(400, "number of classes", low=1, affects="training"),
+        NUM_CLASSES=Key(400, "number of classes; -1 = as many as the data has, 0 = no classifier", low=-1,
+                        affects="training"),
         PRETRAINED=Key("", "weights that the model starts from: a file in any layout that dust knows, or a folder of "
                        "Hugging Face's", stage="weights", affects="nothing"),
         WEIGHTS=Key("auto", "of a file with raw and averaged (EMA) weights; auto: averaged where a run with "
                     "EMA.ENABLED tests or extracts, else raw", choices="auto | raw | averaged", affects="features"),
+        EXPECT_PRETRAINED=Key(False, "the recipe is meant for pre-trained weights: a training that begins from random "
+                              "ones warns", affects="nothing"),
         POS_EMBED_RESIZE=Key("official", "positions of a file made for another size", choices="official | bicubic"),
         ACT_CHECKPOINT=Key(False, "recompute activations in the backward: less memory, more time"),
         LOSS_FUNC=Key("cross_entropy", "the loss", choices="cross_entropy | soft_cross_entropy | bce_logit",
                       aliases={"bce": "bce_logit"}),
         LABEL_SMOOTHING=Key(0.0, "share of a hard target that is spread over all classes", low=0, below=1),
-        CLASS_WEIGHTS=Key([], "one factor per class; [] = none", kind=float, words=("balanced",)),
+        CLASS_WEIGHTS=Key([], "one factor per class, or of the classes that are named, 1 for others: [{cut: 2}]; "
+                          "[] = none", kind=Weight, words=("balanced",)),
     ),
     section(
         "EMA",

@@ -59,6 +59,8 @@ def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
         cfg.GLOBAL_BATCH_SIZE = foreign.TIMESFORMER_GLOBAL_BATCH_SIZE
         yield f"GLOBAL_BATCH_SIZE {cfg.GLOBAL_BATCH_SIZE}: the default of TimeSformer's own configurations"
     start = (cfg.MODEL.PRETRAINED, cfg.TIMESFORMER.PRETRAINED_MODEL, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+    if "MODEL.EXPECT_PRETRAINED" not in written:
+        cfg.MODEL.EXPECT_PRETRAINED = True
     if cfg.TRAIN.ENABLE and not any(start):
         yield (
             "training starts from random weights; TimeSformer itself would fetch an ImageNet ViT-B/16 here: "

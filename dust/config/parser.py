@@ -15,7 +15,7 @@ from dust.config.defaults import KEYS, flatten, get_cfg
 from dust.config.foreign import FOREIGN_KEYS
 from dust.config.infer import infer
 from dust.config.schema import Problem, set_value
-from dust.config.sources import Setting, SourceError, read_overrides, read_yaml
+from dust.config.sources import EQUALS, Setting, SourceError, read_overrides, read_yaml
 from dust.config.validate import find_problems, list_problems
 from dust.config.values import read_value
 from dust.utils.errors import SHOWN, ConfigError
@@ -77,6 +77,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         elif word.startswith("--") and word != "--opts":
             near = difflib.get_close_matches(word, FLAGS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
+            if word[2:] in KEYS:
+                hint = f" A key is written without dashes and without =: {word[2:]} VALUE."
             raise ConfigError(f"unknown option {word}.{hint} Options: {', '.join(FLAGS)}")
         elif word != "--opts":
             args.opts += [word, *([_take_value(word, words)] if words else [])]
@@ -240,7 +242,7 @@ def _read(setting: Setting, default: Any) -> Any:
 def _unknown(key: str, known: list[str]) -> str:
     """Why a key is unknown, with near misses: of the whole path, and of the last word in any section."""
     if "=" in key:
-        return "overrides are written KEY VALUE, with a space and no ="
+        return f"{EQUALS}: {key.lstrip('-').replace('=', ' ', 1)}"
     if key.lower().endswith(YAML_ENDINGS):
         return "a configuration file stands right behind --cfg, before the overrides"
     parent = next((name for name in known if key.startswith(name + ".")), None)

@@ -6,6 +6,7 @@ Nothing of a file is ever constructed: YAML's tags are refused by name.
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from dust.utils.structured import LONGEST_YAML, PlainYamlError, compose_yaml
 
 BASE_KEY = "_BASE_"
 MAX_FILES = 100  # that one configuration may be put together from, each as often as it is named
+EQUALS = "overrides are written KEY VALUE, with a space and no ="
+#: A key and, behind =, its value, as other command lines take them.
+_JOINED = re.compile(r"-*[A-Za-z_][\w.]*=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -155,13 +159,33 @@ def read_overrides(overrides: Sequence[str] | Mapping[str, Any], known: set[str]
     where = "override"
     if isinstance(overrides, Mapping):
         return list(_flatten(overrides, "", where))
-    words = [word if isinstance(word, str) else str(word) for word in overrides]
+    words, joined = _take_out_joined([word if isinstance(word, str) else str(word) for word in overrides])
+    if len(words) % 2 and joined:  # a word stands alone only because people take = for a space
+        raise SourceError("; ".join(f"{key}: {EQUALS}" for key in joined))
     if len(words) % 2:
         followed_by_key = (w for w, after in zip(words[::2], words[1::2], strict=False) if after in known)
         lone = next(followed_by_key, words[-1])
         text = f"overrides come in pairs KEY VALUE, and {lone} seems to stand alone in: {' '.join(words)}"
         raise SourceError(f"{text} (quote a value that has spaces)")
-    return [Setting(key, value, where) for key, value in zip(words[::2], words[1::2], strict=True)]
+    pairs = [Setting(key, value, where) for key, value in zip(words[::2], words[1::2], strict=True)]
+    return pairs + [Setting(key, "", where) for key in joined]
+
+
+def _take_out_joined(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without those of ``KEY=VALUE``, ``KEY= VALUE`` and ``KEY = VALUE``, and these, each as one word."""
+    rest: list[str] = []
+    joined: list[str] = []
+    place = 0
+    while place < len(words):
+        match = _JOINED.fullmatch(words[place])
+        if match is None:
+            apart = words[place + 1 : place + 2] == ["="]
+            (joined if apart else rest).extend(["".join(words[place : place + 3])] if apart else words[place:][:2])
+            place += 3 if apart else 2
+        else:
+            joined.append(words[place] if match[1] else "".join(words[place : place + 2]))
+            place += 1 if match[1] else 2
+    return rest, joined
 
 
 def _flatten(values: Mapping[str, Any], prefix: str, where: str) -> Iterator[Setting]:

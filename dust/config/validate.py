@@ -54,6 +54,11 @@ def processes_per_node(cfg: CfgNode) -> int:
 
 def _run(cfg: CfgNode) -> list[Problem]:
     problems = []
+    processes = processes_per_node(cfg) * cfg.NUM_SHARDS
+    if cfg.FEATURES.ENABLE and (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and processes > 1:
+        text = f"FEATURES.ENABLE True: features are extracted by one process, and TRAIN or TEST would use {processes}"
+        of_processes = ("FEATURES.ENABLE", "NUM_GPUS", "NUM_PROCS_PER_NODE", "NUM_SHARDS")
+        problems.append(Problem(of_processes, f"{text}; extract them in a stage of their own, or use one"))
     if cfg.SHARD_ID >= cfg.NUM_SHARDS:
         text = f"SHARD_ID {cfg.SHARD_ID}: must be below NUM_SHARDS {cfg.NUM_SHARDS} (nodes count from 0)"
         problems.append(Problem(("SHARD_ID", "NUM_SHARDS"), text))
@@ -138,10 +143,15 @@ def _loss(cfg: CfgNode) -> list[Problem]:
     weights = model.CLASS_WEIGHTS
     if isinstance(weights, str) or not weights:
         return problems
-    if len(weights) != model.NUM_CLASSES:
+    by_name = [entry for entry in weights if isinstance(entry, dict)]
+    named = [number for entry in by_name for number in entry.values()]
+    if by_name and (len(by_name) < len(weights) or not named):
+        text = f"MODEL.CLASS_WEIGHTS {weights}: numbers for all classes, or {{name: number}} for some; not both"
+        return [*problems, Problem(("MODEL.CLASS_WEIGHTS",), text)]
+    if not named and len(weights) != model.NUM_CLASSES and model.NUM_CLASSES >= 0:
         text = f"MODEL.CLASS_WEIGHTS: {len(weights)} weights for MODEL.NUM_CLASSES {model.NUM_CLASSES}"
         problems.append(Problem(("MODEL.CLASS_WEIGHTS", "MODEL.NUM_CLASSES"), text))
-    if any(not 0 <= weight < math.inf for weight in weights) or not any(weights):
+    if any(not 0 <= weight < math.inf for weight in named or weights) or not (named or any(weights)):
         text = f"MODEL.CLASS_WEIGHTS {weights}: must not be negative, nor all 0"
         problems.append(Problem(("MODEL.CLASS_WEIGHTS",), text))
     return problems

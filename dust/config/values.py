@@ -23,12 +23,17 @@ def read_value(value: Any, default: Any, *, element: type | None = None, words: 
         element: type of a list's elements, or of a value whose default is None, where the default does not tell.
         words: texts that a list key takes instead of a list.
 
+    An empty list may be written ``[]``, ``''`` or as one of the words for nothing, quoted or not.
+
     Raises:
         ValueError: what is wrong with it and what to write instead.
     """
     if isinstance(default, (list, tuple)):
+        value = _unquoted(value)
         if isinstance(value, str) and value in words:
             return value
+        if value is None or (isinstance(value, str) and value.strip().lower() in NONE):
+            value = []
         return type(default)(_read_list(value, default, element, words))
     if value is None or (isinstance(value, str) and value.strip().lower() in NONE and not _is_text(value, default)):
         if default is None:
@@ -37,6 +42,14 @@ def read_value(value: Any, default: Any, *, element: type | None = None, words: 
     if default is None:
         return _READERS[element](value) if element else plain(value)
     return _READERS[type(default)](value)
+
+
+def _unquoted(value: Any) -> Any:
+    """The text between quotes that a shell or YAML left standing: ``'[]'``, ``""``."""
+    text = value.strip() if isinstance(value, str) else ""
+    while len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        value = text = text[1:-1].strip()
+    return value
 
 
 def _is_text(value: str, default: Any) -> bool:
@@ -100,14 +113,32 @@ def read_entry(value: Any) -> Any:
     return _plain_tree(value) if isinstance(value, Mapping) else read_text(value)
 
 
+def read_weight(value: Any) -> Any:
+    """A number, or {name: number}: what weighs otherwise than 1."""
+    if not isinstance(value, Mapping):
+        return read_float(value)
+    return {str(name): read_float(number) for name, number in value.items()}
+
+
 def _plain_tree(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain_tree(item) for key, item in value.items()}
     return plain(value)
 
 
-EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5]}
-_READERS = {bool: read_bool, int: read_int, float: read_float, str: read_text, object: read_entry}
+class Weight(float):
+    """The ``kind`` of a list of numbers of which some may be by name, ``{name: number}``."""
+
+
+EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5], Weight: [1.0, 0.5]}
+_READERS = {
+    bool: read_bool,
+    int: read_int,
+    float: read_float,
+    str: read_text,
+    object: read_entry,
+    Weight: read_weight,
+}
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Batches: how samples are put together, and by which processes."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from dust.datasets.sample import BadClip
 from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler
 from dust.utils import distributed
 from dust.utils.errors import DataError
+from dust.utils.registry import log_once
 from dust.utils.rng import torch_generator
 from dust.utils.signals import block_signals, mind_only_the_parent
 
@@ -72,8 +74,17 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def num_workers(wanted: int) -> int:
+    """The workers that a process starts: no more than it has cores, and that is said."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if wanted > cores:
+        message = "DATA_LOADER.NUM_WORKERS %d: there are %d cores here, and so many workers are started"
+        log_once(logger, logging.WARNING, message, wanted, cores)
+    return min(wanted, cores)
+
+
 def _common(cfg, **kwargs: Any) -> dict[str, Any]:
-    workers = cfg.DATA_LOADER.NUM_WORKERS
+    workers = num_workers(cfg.DATA_LOADER.NUM_WORKERS)
     options: dict[str, Any] = {
         "num_workers": workers,
         "pin_memory": cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
@@ -113,7 +124,7 @@ def construct_loader(
         split, class_names, views, fitted: see :func:`dust.datasets.build.build_dataset`.
     """
     views = views or split
-    name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+    name = cfg.TEST.DATASET if views == "test" else cfg.TRAIN.DATASET
     dataset: Dataset[Any] = build_dataset(name, cfg, split, class_names, views=views, fitted=fitted)
     size = len(dataset)  # type: ignore[arg-type]
     if size == 0:
@@ -131,8 +142,10 @@ def construct_loader(
     if sampler is None:
         sampler = EpochBatchSampler(size, batch_size, drop_last=cfg.DATA_LOADER.DROP_LAST, **where)
     if sampler.length < sampler.global_batch:
+        key = "GLOBAL_BATCH_SIZE" if sampler.global_batch > batch_size else "TRAIN.BATCH_SIZE"
         logger.warning(
-            "the training split has %d clips, less than one batch of %d", sampler.length, sampler.global_batch
-        )
+            "%s: an optimizer step wants %d clips, and the training split has %d: each epoch is one smaller step",
+            key, sampler.global_batch, sampler.length,
+        )  # fmt: skip
     options = _common(cfg, batch_sampler=sampler, collate_fn=collate_training)
-    return Loader(dataset, **options, persistent_workers=cfg.DATA_LOADER.NUM_WORKERS > 0)
+    return Loader(dataset, **options, persistent_workers=options["num_workers"] > 0)

@@ -97,11 +97,45 @@ class ReadsNewClips(Protocol):
 
 
 @runtime_checkable
+class NamesClasses(Protocol):
+    """A class (this is about the class itself) that knows its classes without being built, for MODEL.NUM_CLASSES -1.
+    Default: a dataset of the split is built, and asked."""
+
+    def class_names_of(self, cfg: Any, split: str) -> Sequence[str]:
+        """The classes of a split, in the order of the logits, whatever MODEL.NUM_CLASSES is."""
+        ...
+
+
+@runtime_checkable
 class CarriesFiles(Protocol):
     """A dataset with small files of the data folder that a prediction needs too (a grouping of classes, a table of
     steps): name -> text. They go into every checkpoint. Default: none."""
 
     carried_files: Mapping[str, str]
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A class (this is about the class itself) that takes stored features of an earlier stage, and can check all else
+    before these are there. Default: such a dataset is looked at when its own stage begins."""
+
+    def look_ahead(
+        self,
+        cfg: Any,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> "tuple[ClipDataset | None, list[str]]":
+        """A dataset of what is there already, or None; and what will be wrong with the features.
+
+        Args:
+            expected: ``{key: value}`` of the configuration of the stage that will store them.
+            cfg, split, class_names, views, fitted: see :func:`dust.datasets.build.build_dataset`.
+        """
+        ...
 
 
 @runtime_checkable
@@ -193,6 +227,8 @@ PROTOCOLS: tuple[type, ...] = (
     FromConfig,
     ReadsNewClips,
     CarriesFiles,
+    NamesClasses,
+    LooksAhead,
     LearnsFromTraining,
     HasIdentity,
     OrdersTraining,

@@ -1,6 +1,6 @@
 """What travels between a sampler, a dataset and the engine besides samples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,20 @@ def class_counts(clips: Iterable[Any], num_classes: int) -> list[int]:
             if label is not None:
                 counts[label] += 1
     return counts
+
+
+def unlearnt_classes(names: Sequence[str], trained: Sequence[int], other: Sequence[int], split: str) -> list[str]:
+    """A sentence, or none, on the classes that have clips in another split and none in training: they cannot be learnt.
+
+    Args:
+        names: of the classes.
+        trained, other: clips of every class in training, and in ``split``.
+    """
+    missing = [name for name, here, there in zip(names, trained, other, strict=False) if there and not here]
+    if not missing or len(trained) != len(other):
+        return []
+    listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+    return [f"{len(missing)} of {len(names)} classes have clips in the {split} split and none in training: {listed}"]
 
 
 def target_of(label: Any, num_classes: int, multi_label: bool) -> Any:

@@ -19,7 +19,7 @@ from dust.decode.index import VideoReport
 from dust.decode.pixels import PIXEL_ASPECTS, RESIZES, FrameConverter, FrameRequest, rescaled
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.protocols import members, public_names
-from dust.utils.registry import Registry
+from dust.utils.registry import Registry, log_once
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +72,26 @@ DECODER_REGISTRY = Registry(
 )
 
 
-@functools.cache
 def reader_class(decoder: str) -> Callable[..., ClipReader]:
     """The class that DATA.DECODER names, looked at once.
 
     Raises:
         ConfigError: there is none of that name, it lacks what a reader has, or what it needs is not installed.
     """
+    cls = _checked_class(decoder)
+    log_once(logger, logging.INFO, "DATA.DECODER %s: %s reads video files", decoder, cls.__qualname__)
+    if not cls.tells_damage:
+        message = (
+            "DATA.DECODER %s cannot tell damage: a clip counts as bad only where no frame comes at all, and damaged "
+            "ones may give wrong pictures; DATA.DECODER pyav checks every clip"
+        )
+        log_once(logger, logging.WARNING, message, decoder)
+    made: Callable[..., ClipReader] = cls
+    return made
+
+
+@functools.cache
+def _checked_class(decoder: str) -> Any:
     cls: Any = DECODER_REGISTRY.get(decoder)
     missing = sorted(set(members(ClipReader)) - public_names(cls))
     if missing:
@@ -87,14 +100,7 @@ def reader_class(decoder: str) -> Callable[..., ClipReader]:
         )
     if issubclass(cls, Clip):
         cls.require()
-    if not cls.tells_damage:
-        logger.warning(
-            "DATA.DECODER %s cannot tell damage: a clip counts as bad only where no frame comes at all, and damaged "
-            "ones may give wrong pictures; DATA.DECODER pyav checks every clip",
-            decoder,
-        )
-    made: Callable[..., ClipReader] = cls
-    return made
+    return cls
 
 
 class Sink:

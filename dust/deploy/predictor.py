@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dust.config import CfgNode
+from dust.config import CfgNode, with_values
 from dust.config.expand import grouping_of
 from dust.datasets.sample import BadClip
 from dust.deploy.prediction import Prediction, make_prediction
@@ -20,6 +20,7 @@ from dust.deploy.readers import build_reader
 from dust.deploy.reading import Reader, Reading
 from dust.deploy.sources import find_sources, is_single
 from dust.deploy.streams import Stream, open_stream
+from dust.engine.classes import build_with_classes
 from dust.engine.extract import layer_output
 from dust.engine.inference import Inference
 from dust.engine.setup import build_autocast, build_device_transform
@@ -277,6 +278,8 @@ def build_predictor(
         CheckpointError: there are no weights, or they do not fit. ConfigError: such a system answers no new clips.
     """
     import_extensions(cfg.IMPORTS)
+    if cfg.MODEL.NUM_CLASSES < 0:  # as many as the weights were trained for
+        cfg = build_with_classes(with_values(cfg, {"TRAIN.ENABLE": False, "TEST.ENABLE": True}))
     tested = build_tested_model(cfg)
     names = class_names or tested.class_names or build_class_names(cfg)
     fitted = tested.fitted or {}

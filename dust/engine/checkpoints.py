@@ -1,5 +1,6 @@
 """Which checkpoint a stage works on that trains nothing: a named one, or one of its own OUTPUT_DIR."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from dust.config import CfgNode
 from dust.engine.weights import weights_file
 from dust.utils.checkpoint import find_latest
 from dust.utils.errors import CheckpointError
+from dust.utils.stages import BEST, takes_best
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,13 @@ class CheckpointChoice:
         """
         if self.name:
             return Path(weights_file(self.name, self.output_dir, self.key))
-        best = self._checkpoints / "checkpoint_best.pyth"
+        best = self._checkpoints / BEST
         if self.best and best.exists():
             return best
         newest = find_latest(self._checkpoints)
         if newest is not None:
+            if self.best:
+                logger.warning("%s holds no best checkpoint, so the last is taken", self._checkpoints)
             return newest[0]
         if self.fallback:
             return Path(weights_file(self.fallback, self.output_dir, "TRAIN.CHECKPOINT_FILE_PATH"))
@@ -69,7 +75,7 @@ def build_checkpoint_to_test(cfg: CfgNode) -> CheckpointChoice:
         cfg.OUTPUT_DIR,
         cfg.TEST.CHECKPOINT_FILE_PATH,
         "TEST.CHECKPOINT_FILE_PATH",
-        best=cfg.TEST.CHECKPOINT == "best",
+        best=takes_best(cfg.TEST.CHECKPOINT, cfg.TRAIN.EARLY_STOPPING_PATIENCE),
         fallback=cfg.TRAIN.CHECKPOINT_FILE_PATH,
     )
 
@@ -80,6 +86,6 @@ def build_checkpoint_to_extract(cfg: CfgNode) -> CheckpointChoice:
         cfg.OUTPUT_DIR,
         cfg.FEATURES.CHECKPOINT_FILE_PATH,
         "FEATURES.CHECKPOINT_FILE_PATH",
-        best=cfg.TEST.CHECKPOINT == "best",
+        best=takes_best(cfg.TEST.CHECKPOINT, cfg.TRAIN.EARLY_STOPPING_PATIENCE),
         purpose=("extract features with", "Name a stage (stage1_video), a file or zoo://NAME."),
     )

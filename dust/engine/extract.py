@@ -31,6 +31,7 @@ from dust.utils.features import FeatureWriter, recorded_shape
 from dust.utils.files import sha256_of_text
 from dust.utils.logging import progress
 from dust.utils.registry import build
+from dust.utils.stages import takes_best
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ def features_config(values: Mapping[str, Any]) -> str:
     """Of a configuration's ``{key: value}``, those that features depend on, as ``KEY: value`` lines; they are stored
     with the features."""
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    best = takes_best(values["TEST.CHECKPOINT"], values["TRAIN.EARLY_STOPPING_PATIENCE"])
+    flat["TEST.CHECKPOINT"] = "best" if best else "last"
     kept = {key for key in flat.keys() & KEYS.keys() if KEYS[key].changes_features}
     kept -= {key for key, before in ADDED.items() if flat[key] == before}
     return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})
@@ -140,10 +143,6 @@ class Extraction:
         dataset = self.dataset_of(split)
         if not self.per_video:
             return dataset
-        if not isinstance(dataset, HasSlidingWindows):
-            raise ConfigError(
-                f"FEATURES.FORMAT per_video: {type(dataset).__name__} has no sliding windows; choose memmap or npz"
-            )
         return dataset.windows(stride=self.options.stride, chunk=self.options.batch_size)
 
     def _in_order(self, dataset: Any, split: str, ids: list[str], done: int) -> Iterator[np.ndarray | None]:
@@ -235,16 +234,26 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
         "layer": options.layer,
         "views": options.views,
     }
-    fixed_views, views = build_fixed_views(cfg)
 
     def dataset_of(split: str) -> Any:
-        name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-        return build_dataset(name, fixed_views, split, views=views, fitted=fitted)
+        return build_split_to_extract(cfg, split, fitted)
 
     def loader_of(dataset: Any, start: int) -> Iterable[Any]:
         return evaluation_loader(cfg, dataset, start=start)
 
     return Extraction(run, loop, options, identity, dataset_of, loader_of)
+
+
+def build_split_to_extract(cfg: CfgNode, split: str, fitted: Mapping[str, Any] | None) -> Any:
+    """A split's dataset in the fixed views that cfg.FEATURES describes, whatever its labels are."""
+    fixed_views, views = build_fixed_views(cfg)
+    name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+    dataset = build_dataset(name, fixed_views, split, views=views, fitted=fitted)
+    if cfg.FEATURES.FORMAT == "per_video" and not isinstance(dataset, HasSlidingWindows):
+        raise ConfigError(
+            f"FEATURES.FORMAT per_video: {type(dataset).__name__} has no sliding windows; choose memmap or npz"
+        )
+    return dataset
 
 
 def run_stage(cfg: CfgNode, run: RunDir) -> None:

@@ -91,22 +91,27 @@ class RunDir:
             self.checkpoints.mkdir()
             logger.warning("TRAIN.AUTO_RESUME is False: the checkpoints of an earlier run are kept in %s", aside)
 
-    def publish_results(self, temporary: Path, checkpoint_sha256: str, name: str = "results") -> None:
-        """Make ``temporary`` the results folder. Results of another checkpoint are kept aside under its hash."""
+    def publish_results(
+        self, temporary: Path, checkpoint_sha256: str, name: str = "results", *, split: str = "test"
+    ) -> None:
+        """Make ``temporary`` the results folder. Results of another checkpoint, or on another split, are kept aside
+        under its hash."""
         results, replaced = self.path / name, self.path / f"{name}.replaced"
         _sync_files(temporary)
         shutil.rmtree(replaced, ignore_errors=True)  # which a killed run left
         if results.exists():
             try:
-                other = read_json(results / "test.json")["checkpoint_sha256"]
-            except (DataError, KeyError, TypeError):
-                other = "unknown"
-            if other == checkpoint_sha256:
+                report = read_json(results / "test.json")
+                other, measured = report["checkpoint_sha256"], report.get("split", "test")
+            except (DataError, KeyError, TypeError, AttributeError):
+                other, measured = "unknown", split
+            if (other, measured) == (checkpoint_sha256, split):
                 results.rename(replaced)
             else:
                 aside = _free_name(self.path / f"{name}.{other[:8]}")
                 results.rename(aside)
-                logger.info("results of another checkpoint are kept in %s", aside)
+                what = "another checkpoint" if other != checkpoint_sha256 else f"the {measured} split"
+                logger.info("results of %s are kept in %s", what, aside)
         temporary.rename(results)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -162,15 +167,18 @@ class BadClipLog:
     Args:
         policy: ``skip`` | ``raise``.
         key: the configuration key that holds the policy; by default that of the split.
-        limit: bad clips of one epoch above which training stops; None for no limit.
+        limit: share of an epoch's clips above which training stops; None for no limit.
+        total: clips of an epoch, which ``limit`` is a share of.
     """
 
-    def __init__(self, path: Path, split: str, policy: str, *, key: str = "", limit: float | None = None) -> None:
+    def __init__(
+        self, path: Path, split: str, policy: str, *, key: str = "", limit: float | None = None, total: int = 0
+    ) -> None:
         self.path = path
         self.split = split
         self.policy = policy
         self.key = key or ("TEST.ON_BAD_CLIP" if split == "test" else "TRAIN.ON_BAD_CLIP")
-        self.limit = limit
+        self.limit, self.total = limit, total
         self.count = 0
         self._known = {(row[0], csv_value(row[1])) for row in _rows(path) if len(row) == len(_COLUMNS)}
 
@@ -197,10 +205,12 @@ class BadClipLog:
 
     def check(self, count: int) -> None:
         """Raise DataError if ``count``, of this process or of all, is more than an epoch may have."""
-        if self.limit is not None and count > self.limit:
+        if self.limit is not None and count > self.limit * self.total:
+            share = f" ({count / self.total:.3g})" if self.total else ""
             raise DataError(
-                f"{count} clips of this epoch could not be read, more than DATA.MAX_BAD_FRACTION allows "
-                f"({self.limit:g}). They are listed in {self.path}; mend them, or raise the fraction."
+                f"{count} of the {self.total} clips of this epoch{share} could not be read, more than "
+                f"DATA.MAX_BAD_FRACTION {self.limit:g} allows. They are listed in {self.path}; mend them, or raise the "
+                "fraction."
             )
 
     def _write(self, bad: BadClip) -> None:

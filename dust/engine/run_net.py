@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def run_stage(cfg: CfgNode) -> None:
     # torch and all that stands on it are imported only now, so that --help and a wrong key answer at once
     from dust.engine import extract, test, train
     from dust.engine.run_dir import RunDir
-    from dust.engine.stages import build_inherited
+    from dust.engine.stages import build_settled
     from dust.utils import distributed
     from dust.utils.logging import record_error, setup_logging
     from dust.utils.registry import import_extensions
@@ -44,7 +44,7 @@ def run_stage(cfg: CfgNode) -> None:
         try:
             log_notes(cfg)
             import_extensions(cfg.IMPORTS)
-            cfg = build_inherited(cfg)
+            cfg = build_settled(cfg)
             if distributed.is_main():
                 run_dir.write_config(cfg.dump())
             logger.info("configuration: %s", run_dir.path / "config.yaml")
@@ -74,8 +74,14 @@ def _file_problem(error: OSError, folder: object) -> str:
 def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """(name, configuration) of every run of a command line, in order. One file may stand for several runs."""
     names = [Path(path).stem for path in files] or ["run"]
-    runs = zip(names, load_files(files, overrides), strict=True)
-    return [(name, run) for name, cfg in runs for run in expand(cfg)]
+    runs, errors = [], []
+    for name, cfg in zip(names, load_files(files, overrides), strict=True):
+        try:
+            runs += [(name, run) for run in expand(cfg)]
+        except DustError as error:
+            errors.append(error)
+    _raise_all(errors)
+    return runs
 
 
 def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
@@ -83,7 +89,7 @@ def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
     its own, named as the file is."""
     keys = list(overrides[::2])
     if len(files) < 2 or "OUTPUT_DIR" not in keys:
-        return [load_config(path, overrides) for path in files] or [load_config(None, overrides)]
+        return _load_all((path, overrides) for path in files) if files else [load_config(None, overrides)]
     stems = [Path(path).stem for path in files]
     repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
     if repeated:
@@ -92,19 +98,72 @@ def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
             "one after the other, each with its OUTPUT_DIR"
         )
     root = overrides[2 * (len(keys) - 1 - keys[::-1].index("OUTPUT_DIR")) + 1 :][:1]
-    return [
-        load_config(path, [*overrides, "OUTPUT_DIR", str(Path(*root) / stem)] if len(overrides) % 2 == 0 else overrides)
+    return _load_all(
+        (path, [*overrides, "OUTPUT_DIR", str(Path(*root) / stem)] if len(overrides) % 2 == 0 else overrides)
         for path, stem in zip(files, stems, strict=True)
-    ]
+    )
 
 
-def _announce(name: str, output_dir: str, finished: Callable[[], bool]) -> bool:
-    """Say which stage comes next, and return whether it is finished."""
+def _load_all(wanted: Iterable[tuple[str, Sequence[str]]]) -> list[Any]:
+    """A configuration per (file, overrides). ConfigError with the problems of all of them."""
+    found, errors = [], []
+    for path, overrides in wanted:
+        try:
+            found.append(load_config(path, overrides))
+        except DustError as error:
+            errors.append(error)
+    _raise_all(errors)
+    return found
+
+
+def _raise_all(errors: Sequence[DustError]) -> None:
+    """One error of several; what is said of several files alike is said once."""
+    if len(errors) < 2:
+        for error in errors:
+            raise error
+        return
+    heads: dict[str, list[str]] = {}
+    for error in errors:
+        head, _, body = str(error).partition("\n")
+        heads.setdefault(body, []).append(head)
+    texts = []
+    for body, alike in heads.items():
+        names = "; ".join(dict.fromkeys(head.removesuffix(":") for head in alike))
+        texts.append(f"{names}:\n{body}" if body else names)
+    raise ConfigError("\n".join(texts))
+
+
+def _announce(name: str, output_dir: str, known: bool, finished: Callable[[], bool]) -> bool:
+    """Say which stage comes next, and return whether it is finished, as is known or must be looked up."""
     print(f"== {name} -> {output_dir}")
-    if not finished():
+    if not (known or finished()):
         return False
     print("   finished already (TRAIN.AUTO_RESUME False begins anew)")
     return True
+
+
+def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]]) -> int:
+    """Let the first process look at all stages before the first begins; returns how many of these it knows to be
+    finished.
+
+    Raises:
+        DustError: what is wrong, all at once.
+    """
+    from dust.engine.preflight import build_ahead
+
+    done, problems = 0, []
+
+    def looked() -> bool:
+        nonlocal done
+        try:
+            done = build_ahead(runs)
+        except DustError as error:
+            problems.append(error)
+        return not problems
+
+    if not launcher.broadcast_decision(looked):
+        raise problems[0] if problems else DustError("the first process says what is wrong with this command")
+    return done
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,14 +197,18 @@ def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
     exit_handler.watch(cfg.OUTPUT_DIR for _, cfg in runs)
     from dust.launch.launcher import Launcher
 
+    folder = runs[0][1].OUTPUT_DIR
     try:
         launcher = Launcher(args.init_method, exit_handler)
-        for name, cfg in runs:
+        done = _look_ahead(launcher, runs)
+        for number, (name, cfg) in enumerate(runs):
+            folder = cfg.OUTPUT_DIR
             if len(runs) > 1:
                 from dust.engine.stages import build_stage, finished
 
+                known = number < done
                 is_finished = functools.partial(finished, functools.partial(build_stage, cfg), cfg.OUTPUT_DIR)
-                if launcher.broadcast_decision(functools.partial(_announce, name, cfg.OUTPUT_DIR, is_finished)):
+                if launcher.broadcast_decision(functools.partial(_announce, name, cfg.OUTPUT_DIR, known, is_finished)):
                     continue
             code = launcher.run(cfg, run_stage)
             if code:
@@ -156,7 +219,7 @@ def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
     except OSError as error:
         if error.errno not in FILE_PROBLEMS:
             raise
-        print(f"error: {_file_problem(error, cfg.OUTPUT_DIR)}", file=sys.stderr)
+        print(f"error: {_file_problem(error, folder)}", file=sys.stderr)
         return 2
     exit_handler.done()
     return 0

@@ -9,16 +9,23 @@ from typing import Any
 from dust.config import KEYS, CfgNode, flatten, with_values
 from dust.config.values import same
 from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
+from dust.engine.classes import build_with_classes
 from dust.engine.extract import features_config
 from dust.engine.run_dir import RunDir, differing_keys
 from dust.utils.checkpoint import file_sha256, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
 from dust.utils.files import sha256_of_text
-from dust.utils.stages import stage_checkpoint, stage_features
+from dust.utils.stages import StageToCome, stage_checkpoint, stage_features
 from dust.utils.structured import parse_yaml, read_json
 
 logger = logging.getLogger(__name__)
+
+
+def build_settled(cfg: CfgNode) -> Any:
+    """The configuration with all that it leaves to other stages, to its data or to its checkpoint: see
+    :func:`build_inherited` and :func:`dust.engine.classes.build_with_classes`."""
+    return build_with_classes(build_inherited(cfg))
 
 
 def build_inherited(cfg: CfgNode) -> Any:
@@ -42,7 +49,12 @@ def inherited_values(values: Mapping[str, Any], output_dir: str) -> dict[str, An
         name = values[key]
         if not name:
             continue
-        saved = _saved_config(_upstream_checkpoint(key, str(name), output_dir))
+        try:
+            saved = _saved_config(_upstream_checkpoint(key, str(name), output_dir))
+        except StageToCome as stage:
+            start = f"{section}."
+            own = {whole.removeprefix(start): value for whole, value in stage.values.items() if whole.startswith(start)}
+            saved = {section: own}
         if saved is None:
             logger.info("%s %s holds weights alone: %s.* stay as configured", key, name, section)
             continue
@@ -147,7 +159,7 @@ def build_stage(cfg: CfgNode) -> Stage:
     Raises:
         ConfigError, CheckpointError: an earlier stage has not run, and neither has this one.
     """
-    cfg = build_inherited(cfg)
+    cfg = build_settled(cfg)
     return Stage(
         cfg.OUTPUT_DIR,
         flatten(cfg),
@@ -179,6 +191,8 @@ def finished(build: Callable[[], Stage], output_dir: str) -> bool:
 def _upstream_checkpoint(key: str, name: str, output_dir: str) -> Path:
     try:
         return stage_checkpoint(name, output_dir, key)
+    except StageToCome:
+        raise
     except (ConfigError, CheckpointError):
         checkpoints = list_checkpoints(Path(output_dir) / "checkpoints")
         if not checkpoints:

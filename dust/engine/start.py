@@ -32,6 +32,7 @@ class StartOptions:
         cut_from_names: substrings that are cut out of the names in ``checkpoint``.
         pretrained: MODEL.PRETRAINED: weights, where there is no ``checkpoint``; "" for none.
         weights: MODEL.WEIGHTS: which of them, where a file has raw and averaged ones.
+        fine_tunes: what says that the recipe is for weights that were trained before; "" where nothing does.
         max_epoch: epochs of the run.
         batch_size, num_shards: clips of a batch on one node, and nodes, as the run is started now.
     """
@@ -43,6 +44,7 @@ class StartOptions:
     cut_from_names: Sequence[str]
     pretrained: str
     weights: str
+    fine_tunes: str
     max_epoch: int
     batch_size: int
     num_shards: int
@@ -50,6 +52,11 @@ class StartOptions:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         train = cfg.TRAIN
+        signs = {
+            "MODEL.EXPECT_PRETRAINED True": cfg.MODEL.EXPECT_PRETRAINED,
+            f"SOLVER.LAYER_DECAY {cfg.SOLVER.LAYER_DECAY:g}": cfg.SOLVER.LAYER_DECAY < 1,
+            f"SOLVER.BACKBONE_LR_SCALE {cfg.SOLVER.BACKBONE_LR_SCALE:g}": cfg.SOLVER.BACKBONE_LR_SCALE < 1,
+        }
         return {
             "output_dir": cfg.OUTPUT_DIR,
             "auto_resume": train.AUTO_RESUME,
@@ -58,6 +65,7 @@ class StartOptions:
             "cut_from_names": tuple(train.CHECKPOINT_CLEAR_NAME_PATTERN),
             "pretrained": cfg.MODEL.PRETRAINED,
             "weights": cfg.MODEL.WEIGHTS,
+            "fine_tunes": " and ".join(name for name, sign in signs.items() if sign),
             "max_epoch": cfg.SOLVER.MAX_EPOCH,
             "batch_size": train.BATCH_SIZE,
             "num_shards": cfg.NUM_SHARDS,
@@ -89,6 +97,11 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
         load_weights(state.model, path, weights=options.weights)
     elif not load_parts(state.model, options.output_dir):
         logger.info("training from scratch: no checkpoint in %s and no weights given", run.checkpoints)
+        if options.fine_tunes:
+            logger.warning(
+                "this configuration fine-tunes (%s), and begins from random weights: name pre-trained ones in "
+                "MODEL.PRETRAINED, such as zoo://NAME (dust zoo list)", options.fine_tunes,
+            )  # fmt: skip
     if state.ema is not None:
         state.ema.set(state.model)
 

@@ -44,6 +44,8 @@ class TestedModel:
 
     Attributes:
         sha256: of the checkpoint, or of all files that make the model up.
+        source: the checkpoint's path, or ``{part: path}`` of these files.
+        epoch: after which the checkpoint was saved, from 1; None where it does not say.
         class_names: in the order of the logits; None where the checkpoint does not say.
         fitted: what the training split's dataset learnt of its data; None likewise.
     """
@@ -51,6 +53,8 @@ class TestedModel:
     model: nn.Module
     device: torch.device
     sha256: str
+    source: str | Mapping[str, str] = ""
+    epoch: int | None = None
     class_names: Sequence[str] | None = None
     fitted: Mapping[str, Any] | None = None
 
@@ -73,14 +77,18 @@ def build_tested_model(cfg: CfgNode) -> TestedModel:
         _check_classes(class_names, cfg.MODEL.NUM_CLASSES, path)
         model = build_for(cfg, device)
         load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
-        return TestedModel(model, device, file_sha256(path), class_names, saved.get("fitted"))
+        epoch = saved["epoch"] + 1 if isinstance(saved.get("epoch"), int) else None
+        logger.info("testing %s%s", path, f" (epoch {epoch})" if epoch is not None else "")
+        return TestedModel(model, device, file_sha256(path), str(path), epoch, class_names, saved.get("fitted"))
     model = build_for(cfg, device)
     whole = isinstance(model, AssembledFromParts) and model.assembled_from_parts
     parts = load_parts(model, cfg.OUTPUT_DIR) if whole else {}
     if not parts:
         choice.path()  # says what to do
     sha256 = sha256_of_text(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
-    return TestedModel(model, device, sha256)
+    source = {name: str(file) for name, file in sorted(parts.items())}
+    logger.info("testing what these make up: %s", ", ".join(f"{name} {file}" for name, file in source.items()))
+    return TestedModel(model, device, sha256, source)
 
 
 def _check_classes(class_names: Sequence[str] | None, num_classes: int, path: Path) -> None:
@@ -96,6 +104,7 @@ class Test:
     """One test of a model on all views of every video.
 
     Attributes:
+        split: test | val: whose clips are measured.
         config_sha256: of the configuration, for the report.
         on_bad_clip: skip | raise.
         log_period: samples between log lines.
@@ -106,6 +115,7 @@ class Test:
     loader: DataLoader[Any]
     evaluator: Evaluator
     config_sha256: str
+    split: str = "test"
     on_bad_clip: str = "raise"
     log_period: int = 10
     writer: Writer = field(default_factory=Writer)
@@ -119,12 +129,12 @@ class Test:
             DataError: no clip could be read, or one could not and may not be left out.
         """
         meter = TestMeter(self.log_period)
-        bad_clips = BadClipLog(self.run.path / "bad_clips.csv", "test", self.on_bad_clip)
+        bad_clips = BadClipLog(self.run.path / "bad_clips.csv", self.split, self.on_bad_clip, key="TEST.ON_BAD_CLIP")
         evaluation, counts = self.evaluator.evaluate(
             self.tested.model, self.loader, split="test", bad_clips=bad_clips, on_sample=meter.log_iter
         )
         if not counts["samples"]:
-            raise DataError(f"none of the {counts['bad_clips']} test clips could be read; see {bad_clips.path}")
+            raise DataError(f"none of the {counts['bad_clips']} {self.split} clips could be read; see {bad_clips.path}")
         metrics = evaluation.metrics()
         meter.log_final(metrics)
         if distributed.is_main():
@@ -148,22 +158,25 @@ class Test:
             "counts": counts,
             "data_warnings": warnings_of_test(self.run.path, self.loader.dataset),
             "config_sha256": self.config_sha256,
+            "split": self.split,
+            "checkpoint": self.tested.source,
+            "epoch": self.tested.epoch,
             "checkpoint_sha256": self.tested.sha256,
         }
         write_text(temporary / "test.json", json.dumps(report, indent=2) + "\n")
-        self.run.publish_results(temporary, self.tested.sha256)
+        self.run.publish_results(temporary, self.tested.sha256, split=self.split)
         figures = []
         for name, value in metrics.items():
             found = intervals.get(name)
             figures.append(f"{name} {value:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found else ""))
         summary = ", ".join(figures) or "no labels, no metrics"
-        logger.info("%s over %d clips (%d bad)", summary, counts["samples"], counts["bad_clips"])
+        logger.info("%s over %d %s clips (%d bad)", summary, counts["samples"], self.split, counts["bad_clips"])
         logger.info("report: %s", self.run.results)
 
 
 def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
-    """The test of a model on the views that cfg.TEST says."""
-    loader = construct_loader(cfg, "test", tested.class_names, fitted=tested.fitted)
+    """The test of a model on the split and the views that cfg.TEST says."""
+    loader = construct_loader(cfg, cfg.TEST.SPLIT, tested.class_names, views="test", fitted=tested.fitted)
     dataset: Any = loader.dataset
     task = build_task(cfg, DataInfo(dataset.class_names, fitted=tested.fitted or {})).to(tested.device)
     return Test(
@@ -172,6 +185,7 @@ def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
         loader,
         build_evaluator(cfg, task, tested.device),
         sha256_of_text(cfg.dump()),
+        split=cfg.TEST.SPLIT,
         on_bad_clip=cfg.TEST.ON_BAD_CLIP,
         log_period=cfg.LOG_PERIOD,
         writer=build(Writer, cfg, run.path),
@@ -192,5 +206,5 @@ def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:
             continue
         copy = run.path / "results.partial"
         shutil.copytree(run.results, copy)
-        run.publish_results(copy, tested.sha256, f"results_{count}_views")
+        run.publish_results(copy, tested.sha256, f"results_{count}_views", split=cfg.TEST.SPLIT)
     return metrics

@@ -16,6 +16,7 @@ from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler, Loader
 from dust.datasets.manifest.labels import write_class_list
 from dust.datasets.protocol import HasIdentity, files_of, fitted_of
+from dust.datasets.sample import unlearnt_classes
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.data_lists import record_training_list
 from dust.engine.evaluator import Evaluator, build_evaluator
@@ -136,8 +137,10 @@ class Trainer:
         self.metric = options.metric or self.task.best_metric
         self.placeholder_batch: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
         self.interrupt = InterruptFlag()
-        limit = options.max_bad_fraction * len(loader.dataset)  # type: ignore[arg-type]
-        self.bad_clips = BadClipLog(run.path / "bad_clips.csv", "train", options.on_bad_clip, limit=limit)
+        self.bad_clips = BadClipLog(
+            run.path / "bad_clips.csv", "train", options.on_bad_clip, limit=options.max_bad_fraction,
+            total=len(loader.dataset),  # type: ignore[arg-type]
+        )  # fmt: skip
         self.meter = TrainMeter(self.iters, options.max_epoch, options.log_period)
         if distributed.is_main():  # it then speaks for all
             self.meter.load_state_dict(state.meter)
@@ -363,6 +366,9 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     val_loader = None
     if cfg.TRAIN.EVAL_PERIOD:
         val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)
+        val: Any = val_loader.dataset
+        for note in unlearnt_classes(dataset.class_names, dataset.class_counts(), val.class_counts(), "val"):
+            logger.warning("%s", note)
     if distributed.is_main():
         write_class_list(run.path / "classes.txt", dataset.class_names)
         record_training_list(run.path, dataset.clips, None if val_loader is None else val_loader.dataset)

@@ -18,6 +18,11 @@ def build_model(cfg: Any, **overrides: Any) -> nn.Module:
     (a SlowFast user's own) is called with ``cfg`` itself and takes no overrides.
     """
     cls: Any = MODEL_REGISTRY.get(cfg.MODEL.MODEL_NAME)
+    if cfg.MODEL.NUM_CLASSES < 0 and "num_classes" not in overrides:
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: as many as the data has, and there is no data here: give the "
+            "number, or load the config.yaml that a run left in its OUTPUT_DIR"
+        )
     if isinstance(cls, FromConfig):
         return cls(**{**cls.from_config(cfg), **overrides})
     if overrides:

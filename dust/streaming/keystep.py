@@ -17,6 +17,7 @@ from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.setup import build_device, build_device_transform, build_for
+from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.keystep_windows import window_logits
 from dust.models.protocol import EncodesFrames
@@ -151,6 +152,7 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) 
     Raises:
         DataError: no such procedure. CheckpointError: nothing to test, or it does not fit.
     """
+    cfg = build_settled(cfg)
     data = procedures_of(cfg, "test", labels=False, frames=False)
     what = data.procedure(procedure or next(iter(data.start_states)))
     states = state_vectors(data.state_names) if data.state_names else {}

@@ -22,6 +22,7 @@ from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
+from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
@@ -221,6 +222,7 @@ def run_stage(
     Raises:
         ConfigError: the model is not one of point tracks.
     """
+    cfg = build_settled(cfg)
     device = build_device(cfg)
     path = build_checkpoint_to_test(cfg).path()
     saved = load_checkpoint(path)

@@ -1,6 +1,7 @@
 """Classification of clips: one label each, or several (multi-label)."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,12 @@ from dust.utils.statistics import (
     multilabel_intervals,
 )
 
+logger = logging.getLogger(__name__)
+
 #: The entry of a model's outputs that is its answer.
 MAIN = "logits"
+#: Classes above which a confusion matrix is no picture, and a csv with a column for each of them no table.
+MOST_IN_FIGURE, MANY = 200, 1000
 
 
 @TASK_REGISTRY.register()
@@ -52,6 +57,7 @@ class Classification(Task):
         ensemble_method: ``sum`` | ``max`` over a video's views.
         ensemble_space: ``logits`` | ``probs``: what is summed or compared.
         metrics: registered metrics that are measured beside the task's own.
+        predictions_top_k: classes of a clip in predictions.csv, the most probable first; 0 = all, in their order.
     """
 
     def __init__(
@@ -65,12 +71,14 @@ class Classification(Task):
         ensemble_method: str = "sum",
         ensemble_space: str = "logits",
         metrics: Sequence[str] = (),
+        predictions_top_k: int = 0,
     ) -> None:
         for name in metrics:
             METRIC_REGISTRY.get(name)  # a wrong name is said before the training
         self.class_names = list(class_names)
         self.multi_label = multi_label
         self.own_metrics = tuple(metrics)
+        self.predictions_top_k = predictions_top_k
         self.loss = ClassificationLoss(loss, class_weights=class_weights, label_smoothing=label_smoothing)
         self.ensemble_method = ensemble_method
         self.ensemble_space = ensemble_space
@@ -82,15 +90,14 @@ class Classification(Task):
         loss = cfg.MODEL.LOSS_FUNC
         if multi_label and loss == "cross_entropy":
             loss = "bce_logit"
-        weights: Sequence[float]
-        if cfg.MODEL.CLASS_WEIGHTS == "balanced":
-            weights = balanced_class_weights(info.class_counts) if info.class_counts else ()
-        else:
-            weights = list(cfg.MODEL.CLASS_WEIGHTS)
+        weights = _class_weights(cfg.MODEL.CLASS_WEIGHTS, info)
         if weights and len(weights) != cfg.MODEL.NUM_CLASSES:
             raise ConfigError(
                 f"MODEL.CLASS_WEIGHTS has {len(weights)} values for MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}"
             )
+        present = [name for name, count in zip(info.class_names, info.class_counts, strict=False) if count]
+        if len(present) == 1 and not multi_label and loss != "bce_logit":
+            logger.warning("all training clips are of one class (%s): there is nothing to tell apart", present[0])
         return {
             "class_names": info.class_names,
             "loss": loss,
@@ -100,6 +107,7 @@ class Classification(Task):
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
             "metrics": cfg.TEST.METRICS,
+            "predictions_top_k": cfg.TEST.PREDICTIONS_TOP_K,
         }
 
     def to(self, device) -> "Classification":
@@ -132,7 +140,23 @@ class Classification(Task):
             method=self.ensemble_method,
             space=self.ensemble_space,
             metrics=self.own_metrics,
+            top_k=self.predictions_top_k,
         )
+
+
+def _class_weights(written: Any, info: DataInfo) -> Sequence[float]:
+    """The factors of all classes that ``balanced``, a list of numbers or one of ``{name: number}`` stands for."""
+    if written == "balanced":
+        return balanced_class_weights(info.class_counts) if info.class_counts else ()
+    named = {name: number for entry in written if isinstance(entry, dict) for name, number in entry.items()}
+    if not named:
+        return list(written)
+    unknown = sorted(named.keys() - set(info.class_names))
+    if unknown:
+        logger.warning("MODEL.CLASS_WEIGHTS: no class is called %s; these have no effect", ", ".join(unknown))
+    if len(unknown) == len(named):
+        return ()
+    return [named.get(name, 1.0) for name in info.class_names]
 
 
 def _by_name(outputs: Outputs) -> dict[str, Tensor]:
@@ -148,9 +172,17 @@ class ClassificationEvaluation(Evaluation):
     """One score per video from all its views, then accuracy, per-class figures and a table of predictions."""
 
     def __init__(
-        self, *, class_names: Sequence[str], multi_label: bool, method: str, space: str, metrics: Sequence[str] = ()
+        self,
+        *,
+        class_names: Sequence[str],
+        multi_label: bool,
+        method: str,
+        space: str,
+        metrics: Sequence[str] = (),
+        top_k: int = 0,
     ) -> None:
         super().__init__()
+        self.top_k = min(top_k, len(class_names))
         self.own_metrics = tuple(metrics)
         self.class_names = list(class_names)
         self.multi_label = multi_label
@@ -233,8 +265,19 @@ class ClassificationEvaluation(Evaluation):
         labels = np.array([record["label"] for record in labelled])
         return np.stack([record[name] for record in labelled]), labels.astype(int) if self.multi_label else labels
 
+    def metric_names(self) -> Sequence[str]:
+        if self.multi_label:
+            return ["map", *self.own_metrics, "*_map"]
+        top5 = ["top5_acc"] if len(self.class_names) >= 5 else []
+        return ["top1_acc", *top5, "mean_class_acc", "macro_f1", "weighted_f1", *self.own_metrics, "*_top1_acc"]
+
     def figures(self) -> dict[str, Any]:
         if self.multi_label or not self._labelled():
+            return {}
+        if len(self.class_names) > MOST_IN_FIGURE:
+            logger.info(
+                "no confusion matrix is drawn of %d classes, more than %d", len(self.class_names), MOST_IN_FIGURE
+            )
             return {}
         from dust.visualization.plots import confusion_matrix_figure
 
@@ -271,18 +314,33 @@ class ClassificationEvaluation(Evaluation):
         return ",".join(self.class_names[index] for index in indices)
 
     def _write_predictions(self, path: Path) -> Path:
-        rows = []
+        count = len(self.class_names)
+        if count > MANY and not self.top_k:
+            logger.warning(
+                "%s has a column for each of %d classes: TEST.PREDICTIONS_TOP_K 5 keeps a clip's five most probable",
+                path.name, count,
+            )  # fmt: skip
+        names = [f"prob_{name}" for name in self.class_names]
+        if self.top_k:
+            names = [f"{what}_{place}" for place in range(1, self.top_k + 1) for what in ("top", "prob")]
+        header = ["id", "path", "label", "prediction", *names]
+        write_csv(path, header, self._prediction_rows(), line_end="\r\n")
+        return path
+
+    def _prediction_rows(self) -> Iterator[list[Any]]:
         for record in self._records:
             label = record["label"]
             if self.multi_label:
                 truth = "" if label is None else self._names(np.flatnonzero(label).tolist())
             else:
                 truth = "" if label is None else self._names([label])
-            shown = [f"{value:.6g}" for value in record["probabilities"]]
-            rows.append([record["id"], record["path"], truth, self._said(record), *shown])
-        header = ["id", "path", "label", "prediction", *(f"prob_{name}" for name in self.class_names)]
-        write_csv(path, header, rows, line_end="\r\n")
-        return path
+            probabilities = record["probabilities"]
+            if self.top_k:
+                best = np.argsort(-record["scores"], kind="stable")[: self.top_k]
+                shown = [text for index in best for text in (self.class_names[index], f"{probabilities[index]:.6g}")]
+            else:
+                shown = [f"{value:.6g}" for value in probabilities]
+            yield [record["id"], record["path"], truth, self._said(record), *shown]
 
     def _write_per_class(self, path: Path) -> Path:
         labelled = self._labelled()

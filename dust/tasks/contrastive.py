@@ -71,7 +71,7 @@ class Contrastive(Task):
         return {"nn_err": 100.0 - metrics["precision_at_1"]} if metrics["queries"] else {}
 
     def evaluation(self, split: str) -> "ContrastiveEvaluation":
-        return ContrastiveEvaluation(self.class_names)
+        return ContrastiveEvaluation(self.class_names, classifies=self.loss.kind == "ce")
 
 
 def _entry(outputs: Outputs, name: str) -> Tensor:
@@ -93,9 +93,9 @@ def _images(ids: Sequence[str]) -> Tensor:
 class ContrastiveEvaluation(Evaluation):
     """Retrieval among the frames of all recordings; records are recordings with labels (V,)."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], *, classifies: bool = False) -> None:
         super().__init__()
-        self.class_names = list(class_names)
+        self.class_names, self.classifies = list(class_names), classifies
 
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         outputs = record["outputs"]
@@ -125,6 +125,10 @@ class ContrastiveEvaluation(Evaluation):
             states = labels != BACKGROUND
             metrics["top1_acc"] = 100.0 * float((predicted == labels)[states].mean())
         return metrics
+
+    def metric_names(self) -> Sequence[str]:
+        retrieval = ("precision_at_1", "map_at_r")
+        return [*retrieval, *(f"{name}_others" for name in retrieval), *(["top1_acc"] if self.classifies else [])]
 
     def write(self, folder: Path) -> list[Path]:
         """``retrieval.csv``: the figures of each state."""

@@ -140,6 +140,9 @@ class KeyStepEvaluation(Evaluation):
             logger.log(level, "KEYSTEP.SANITY_CHECK: the model %s learn its %d windows by heart", could, len(labels))
         return metrics
 
+    def metric_names(self) -> Sequence[str]:
+        return ["macro_f1", "macro_precision", "macro_recall", "map", "window_acc"]
+
     def write(self, folder: Path) -> list[Path]:
         """``windows.csv``: truth, prediction and probabilities of every window; ``components.csv``."""
         if not self._records:

@@ -1,5 +1,6 @@
 """Masked pre-training: the model says what it should have predicted; no labels count."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ class MaskedEvaluation(Evaluation):
         if not self._records:
             return {}
         return {"loss": sum(record["loss"] for record in self._records) / len(self._records)}
+
+    def metric_names(self) -> Sequence[str]:
+        return ["loss"]
 
     def write(self, folder: Path) -> list[Path]:
         """``losses.csv``: id, path, loss."""

@@ -168,6 +168,12 @@ class Evaluation(ABC):
         """The groups of records, see :meth:`intervals`."""
         return [groups.get(record["id"]) or str(record["path"]) for record in records]
 
+    def metric_names(self) -> Sequence[str]:
+        """What :meth:`metrics` may give, so that TRAIN.BEST_METRIC can be checked before anything is evaluated.
+
+        A * stands for what only the model knows. Empty: it is not known."""
+        return ()
+
     def figures(self) -> dict[str, Any]:
         """Named matplotlib figures for TensorBoard; empty by default."""
         return {}
@@ -179,3 +185,10 @@ class Evaluation(ABC):
     def write(self, folder: Path) -> list[Path]:
         """Write the task's own result files into a folder and return their paths."""
         return []
+
+
+def metric_names(evaluation: Evaluation) -> Sequence[str]:
+    """What an evaluation says of its metrics; nothing where a subclass gives others than its base, which said it."""
+    classes = type(evaluation).__mro__
+    said, given = (next(i for i, cls in enumerate(classes) if n in vars(cls)) for n in ("metric_names", "metrics"))
+    return evaluation.metric_names() if said <= given else ()

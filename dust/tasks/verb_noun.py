@@ -157,6 +157,10 @@ class VerbNounEvaluation(Evaluation):
         hits["action_both"] = [verb & noun for verb, noun in zip(hits["verb"], hits["noun"], strict=True)]
         return {f"{kind}_top{k}_acc": hit for kind, both in hits.items() for k, hit in zip((1, 5), both, strict=True)}
 
+    def metric_names(self) -> Sequence[str]:
+        kinds = [*KINDS, "action", *(["action_seen"] if len(self.actions) else []), "action_both"]
+        return [f"{kind}_top{k}_acc" for kind in kinds for k in (1, 5)]
+
     def write(self, folder: Path) -> list[Path]:
         """``predictions.csv``: id, path, and of verb and noun the label, the prediction and its probability."""
         if not self._records:

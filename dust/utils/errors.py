@@ -47,6 +47,10 @@ class ArgumentError(ConfigError, DataError, ValueError):
     """An argument of a public function that it cannot take. Also a ValueError, as Python's own functions raise."""
 
 
+class NotFitted(DataError):
+    """A split that must be read with what was learnt of training's, and there is nothing."""
+
+
 class VideoError(DustError):
     """A clip that cannot be read as asked. ``path`` and ``reason`` are kept apart for reports."""
 

@@ -70,10 +70,20 @@ class Registry:
 
     def _look_at(self, name: str, cls: type) -> None:
         """Warn, once, of methods that nobody will find or that cannot be called."""
-        if self.protocols and name not in self._looked_at:
+        if self.protocols and name not in self._looked_at and logger.isEnabledFor(logging.WARNING):
             self._looked_at.add(name)
             for problem in find_problems(cls, self.protocols, self.base):
                 logger.warning("%s %s", self.kind, problem)
+
+
+_SAID: set[tuple[Any, ...]] = set()
+
+
+def log_once(logger: logging.Logger, level: int, message: str, *args: Any) -> None:
+    """Log a message once in the life of the process; as long as ``logger`` is silent, it has not been said."""
+    if logger.isEnabledFor(level) and (message, *args) not in _SAID:
+        _SAID.add((message, *args))
+        logger.log(level, message, *args)
 
 
 def import_extensions(names: Sequence[str]) -> None:

@@ -179,12 +179,36 @@ def test_an_override_mends_a_wrong_file(yaml_file):
 
 
 def test_an_unreadable_file_hides_no_wrong_override(yaml_file):
-    found = problems_of(yaml_file("- 1\n"), ["NUM_GPU", "1", "TRAIN.ENABLE=True", "x", "b.yaml", "--cfg"])
+    found = problems_of(yaml_file("- 1\n"), ["NUM_GPU", "1", "TRAIN.ENABLE=True", "b.yaml", "--cfg"])
     assert "the file holds a list" in found[0]
     assert found[1] == "NUM_GPU (override): unknown key; did you mean NUM_GPUS?"
-    assert found[2] == "TRAIN.ENABLE=True (override): overrides are written KEY VALUE, with a space and no ="
-    assert found[3] == "b.yaml (override): a configuration file stands right behind --cfg, before the overrides"
+    assert found[2] == "b.yaml (override): a configuration file stands right behind --cfg, before the overrides"
+    advice = "overrides are written KEY VALUE, with a space and no =: TRAIN.ENABLE True"
+    assert found[3] == f"TRAIN.ENABLE=True (override): {advice}"
     assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "advised"),
+    [
+        (["MODEL.NUM_CLASSES=5"], ["MODEL.NUM_CLASSES 5"]),
+        (["NUM_GPUS", "0", "MODEL.NUM_CLASSES=5", "OUTPUT_DIR", "a=b"], ["MODEL.NUM_CLASSES 5"]),
+        (["MODEL.NUM_CLASSES=5", "NUM_GPUS=0"], ["MODEL.NUM_CLASSES 5", "NUM_GPUS 0"]),
+        (["MODEL.NUM_CLASSES=", "5"], ["MODEL.NUM_CLASSES 5"]),
+        (["MODEL.NUM_CLASSES", "=", "5", "NUM_GPUS", "0"], ["MODEL.NUM_CLASSES 5"]),
+        (["--MODEL.NUM_CLASSES=5"], ["MODEL.NUM_CLASSES 5"]),
+    ],
+)
+def test_a_key_joined_to_its_value_is_answered_with_how_to_write_it(words, advised):
+    found = problems_of(None, words)
+    assert len(found) == len(advised)
+    for line, advice in zip(found, advised, strict=True):
+        assert line.endswith(f"overrides are written KEY VALUE, with a space and no =: {advice}")
+
+
+def test_joined_keys_and_a_lone_word_give_the_advice_too():
+    (line,) = problems_of(None, ["NUM_GPUS", "MODEL.NUM_CLASSES=5", "OUTPUT_DIR"])
+    assert "OUTPUT_DIR" in line or "KEY VALUE" in line
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,15 @@ from dust.config.values import plain, read_value, same
         ("[a, b c]", ["x"], ["a", "b c"]),
         ("[]", [1], []),
         ("()", [1], []),
+        ("", [1], []),
+        (None, [1], []),
+        ("none", [1], []),
+        ("None", (1,), ()),
+        ("~", [1], []),
+        ('"[]"', [1], []),
+        ("'[]'", [1], []),
+        ("''", [1], []),
+        ("'[3]'", [1], [3]),
         ("[[3, 3], [4, 4]]", [[3], [4]], [[3, 3], [4, 4]]),
     ],
 )
@@ -80,7 +89,6 @@ def test_reads(written, default, value):
         ("256 320", [1, 2], r"is not a list; write \[1, 2\]"),
         (256, [1, 2], r"256 is not a list; write \[256\]"),
         ("[256, b]", [1, 2], r"in the list \[256, 'b'\]: 'b' is not a whole number"),
-        (None, [1, 2], "not a list"),
         ("[256,", [1, 2], "it does not end; quote a list that has spaces"),
     ],
 )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dust.datasets import loader
 from dust.datasets.loader import EpochBatchSampler, EvaluationSampler, collate_training
 from dust.datasets.sample import BadClip
 
@@ -108,3 +109,10 @@ def test_eight_clips_cross_the_worker_boundary_as_9_mib():
     clip = {**sample("a", 0), "inputs": {"video": torch.zeros(3, 8, 224, 224, dtype=torch.uint8)}}
     video = collate_training([[clip]] * 8)["inputs"]["video"]
     assert video.numel() * video.element_size() / 2**20 == pytest.approx(9.1875)
+
+
+def test_no_more_workers_than_cores(monkeypatch, caplog):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    monkeypatch.setattr("dust.utils.registry._SAID", set())
+    assert [loader.num_workers(wanted) for wanted in (0, 3, 8, 8)] == [0, 3, 3, 3]
+    assert caplog.text.count("DATA_LOADER.NUM_WORKERS 8: there are 3 cores here") == 1

@@ -13,7 +13,7 @@ from dust.datasets.sample import BadClip
 from dust.datasets.transforms.clip import EvalTransform
 from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.video.video import VideoDataset
-from dust.decode.clip import DECODER_REGISTRY, Clip, reader_class
+from dust.decode.clip import DECODER_REGISTRY, Clip, _checked_class, reader_class
 from dust.decode.reader import FrameFolderReader, FrameRequest, VideoReader, open_clip
 from dust.decode.torchcodec_reader import TorchCodecReader
 from dust.utils.errors import ConfigError, VideoError
@@ -22,8 +22,9 @@ from tests.helpers import VIDEOS, needs_videos
 
 
 @pytest.fixture(autouse=True)
-def looked_at_anew():
-    reader_class.cache_clear()
+def looked_at_anew(monkeypatch):
+    monkeypatch.setattr("dust.utils.registry._SAID", set())
+    _checked_class.cache_clear()
 
 
 @pytest.fixture(scope="module")

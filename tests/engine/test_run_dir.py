@@ -101,10 +101,17 @@ class TestBadClipLog:
         assert self.rows(tmp_path / "bad_clips.csv") == [("test", "a", "no frames")]
 
     def test_too_many_stop_the_epoch(self, tmp_path):
-        log = BadClipLog(tmp_path / "bad_clips.csv", "train", "skip", limit=2.0)
+        log = BadClipLog(tmp_path / "bad_clips.csv", "train", "skip", limit=0.2, total=10)
         for name in "ab":
             log(BadClip(name, name, "broken"))
         with pytest.raises(DataError, match=r"MAX_BAD_FRACTION"):
             log(BadClip("c", "c", "broken"))
         log.start_epoch()
         log(BadClip("d", "d", "broken"))
+
+
+def test_a_fraction_is_reported_as_a_fraction(tmp_path):
+    log = BadClipLog(tmp_path / "bad_clips.csv", "train", "skip", limit=0.25, total=8)
+    log.check(2)
+    with pytest.raises(DataError, match=r"3 of the 8 clips of this epoch \(0\.375\) .*MAX_BAD_FRACTION 0\.25 allows"):
+        log.check(3)

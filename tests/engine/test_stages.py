@@ -5,7 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from dust.config import flatten, load_config
+from dust.config import flatten, load_config, with_values
+from dust.engine.checkpoints import build_checkpoint_to_extract, build_checkpoint_to_test
+from dust.engine.extract import features_config
 from dust.engine.run_dir import RunDir
 from dust.engine.stages import build_inherited, build_stage, upstream
 from dust.engine.stages import finished as is_finished
@@ -15,7 +17,7 @@ from dust.models import build_model
 from dust.utils.checkpoint import file_sha256, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError
 from dust.utils.features import FeatureWriter
-from dust.utils.stages import stage_checkpoint, stage_features, stage_path
+from dust.utils.stages import StageToCome, expect_stages, stage_checkpoint, stage_features, stage_path
 
 SERIES = {"SERIES_SWIN.EMBED_DIM": 12, "SERIES_SWIN.DEPTHS": [1, 1], "SERIES_SWIN.NUM_HEADS": [2, 2]}
 
@@ -108,3 +110,43 @@ def test_finished_is_all_that_is_enabled_with_this_very_configuration(tiny):
     assert not finished(tiny(SOLVER__MAX_EPOCH=1, FEATURES__ENABLE=True))
     (run.checkpoints / "checkpoint_epoch_00001.pyth").write_bytes(b"damaged")
     assert not finished(cfg)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "patience", "best"),
+    [("auto", 0, False), ("auto", 3, True), ("best", 0, True), ("last", 3, False)],
+)
+def test_who_names_a_stage_takes_what_its_test_takes(tmp_path, checkpoint, patience, best):
+    values = {"TEST.CHECKPOINT": checkpoint, "TRAIN.EARLY_STOPPING_PATIENCE": patience}
+    cfg = with_values(config(tmp_path, "stage2"), values)
+    folder = tmp_path / "stage2" / "checkpoints"
+    folder.mkdir(parents=True)
+    (tmp_path / "stage2" / "config.yaml").write_text(cfg.dump())
+    for name in ("checkpoint_epoch_00003.pyth", "checkpoint_best.pyth"):
+        save_checkpoint(folder / name, {"model_state": {"w": torch.zeros(1)}, "epoch": 2})
+    wanted = folder / ("checkpoint_best.pyth" if best else "checkpoint_epoch_00003.pyth")
+    assert stage_checkpoint("stage2", tmp_path / "stage4") == wanted
+    assert build_checkpoint_to_test(cfg).path() == wanted, "which is what TEST takes"
+    assert build_checkpoint_to_extract(with_values(cfg, {"FEATURES.CHECKPOINT_FILE_PATH": "stage2"})).path() == wanted
+
+
+def test_auto_is_the_default_and_changes_no_stored_features(tmp_path):
+    cfg = config(tmp_path)
+    assert cfg.TEST.CHECKPOINT == "auto"
+    values = flatten(cfg)
+    assert features_config(values) == features_config({**values, "TEST.CHECKPOINT": "last"})
+    early = {**values, "TRAIN.EARLY_STOPPING_PATIENCE": 2}
+    assert features_config(early) == features_config({**early, "TEST.CHECKPOINT": "best"})
+
+
+def test_a_stage_to_come_is_told_from_one_that_is_missing(tmp_path, stage2):
+    values = {"OUTPUT_DIR": str(tmp_path / "stage2"), "SERIES_SWIN.EMBED_DIM": 24}
+    with expect_stages({tmp_path / "stage2": values}):
+        with pytest.raises(StageToCome) as caught:
+            stage_checkpoint("stage2", tmp_path / "stage4", "FUSION.SERIES_FROM")
+        assert (caught.value.key, caught.value.values) == ("FUSION.SERIES_FROM", values)
+        cfg = config(tmp_path, FUSION__SERIES_FROM="stage2")
+        assert build_inherited(cfg).SERIES_SWIN.EMBED_DIM == 24, "of its configuration, not of what lies there"
+        with pytest.raises(ConfigError, match="there is no"):
+            stage_checkpoint("stage3", tmp_path / "stage4")
+    assert stage_checkpoint("stage2", tmp_path / "stage4") == stage2

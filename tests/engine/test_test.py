@@ -51,10 +51,11 @@ def test_the_report_equals_a_slow_computation(tiny, trained, clips):
     results = RunDir(cfg.OUTPUT_DIR).results
     report = json.loads((results / "test.json").read_text())
     assert report["metrics"] == metrics
-    more = {"intervals", "calibration", "confidence"}
+    more = {"intervals", "calibration", "confidence", "split", "checkpoint", "epoch"}
     assert set(report) == {"metrics", "counts", "data_warnings", "config_sha256", "checkpoint_sha256", *more}
     assert all(low <= metrics[name] <= high for name, (low, high) in report["intervals"].items())
     assert report["intervals"].keys() == metrics.keys()
+    assert (report["split"], report["checkpoint"], report["epoch"]) == ("test", str(trained), 4)
     assert set(metrics) == {"top1_acc", "mean_class_acc", "macro_f1", "weighted_f1"}
     assert report["counts"] == {"samples": 4, "bad_clips": 0}
     assert report["checkpoint_sha256"] == hashlib.sha256(trained.read_bytes()).hexdigest()
@@ -190,3 +191,18 @@ class TestBadClips:
         assert report["counts"] == {"samples": 3, "bad_clips": 1}
         (bad,) = csv_dicts(RunDir(cfg.OUTPUT_DIR).path / "bad_clips.csv")
         assert bad["id"] == "2.mp4" and bad["split"] == "test" and bad["reason"]
+
+
+def test_validation_alone(tiny, trained, clips):
+    """TEST.SPLIT val: the clips of validation by TEST's views; results of the other split are kept."""
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), TEST__SPLIT="val")
+    run = RunDir(cfg.OUTPUT_DIR)
+    run_test(cfg, run)
+    report = json.loads((run.results / "test.json").read_text())
+    listed = [line.split(",")[0] for line in (clips / "val.csv").read_text().splitlines()[1:]]
+    assert [row["id"] for row in csv_dicts(run.results / "predictions.csv")] == listed
+    assert report["split"] == "val" and report["counts"]["samples"] == len(listed)
+    run_test(tiny(TEST__CHECKPOINT_FILE_PATH=str(trained)), run)
+    assert json.loads((run.results / "test.json").read_text())["split"] == "test"
+    (kept,) = [path for path in run.path.glob("results.*") if path.is_dir()]
+    assert json.loads((kept / "test.json").read_text())["split"] == "val"

@@ -216,3 +216,52 @@ def test_no_worker_outlives_a_training(tiny):
         assert not set(multiprocessing.active_children()) - before
     finally:
         gc.enable()
+
+
+def test_a_class_without_a_training_clip_is_said(tiny, clips, tmp_path, caplog):
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = {split: (clips / f"{split}.csv").read_text() for split in ("train", "val")}
+    for split, text in rows.items():
+        (data / f"{split}.csv").write_text(text)
+    (data / "classes.txt").write_text("bright\ndark\ndim\n")
+    (data / "val.csv").write_text(rows["val"].replace("dark", "dim", 1))
+    where = {"DATA__PATH_TO_DATA_DIR": str(data), "DATA__PATH_PREFIX": str(clips), "MODEL__NUM_CLASSES": 3}
+    cfg = tiny(**where)
+    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).close()
+    assert "1 of 3 classes have clips in the val split and none in training: dim" in caplog.text
+
+
+def test_one_class_is_nothing_to_learn(tiny, clips, tmp_path, caplog):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "val"):
+        (data / f"{split}.csv").write_text((clips / f"{split}.csv").read_text().replace("dark", "bright"))
+    cfg = tiny(DATA__PATH_TO_DATA_DIR=str(data), DATA__PATH_PREFIX=str(clips), MODEL__NUM_CLASSES=1)
+    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).close()
+    assert "all training clips are of one class (bright)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ({"MODEL__EXPECT_PRETRAINED": True}, "MODEL.EXPECT_PRETRAINED True"),
+        ({"SOLVER__LAYER_DECAY": 0.75}, "SOLVER.LAYER_DECAY 0.75"),
+        ({}, ""),
+    ],
+)
+def test_fine_tuning_from_random_weights_warns(tiny, caplog, recipe, why):
+    cfg = tiny(**recipe)
+    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).close()
+    assert ("begins from random weights" in caplog.text) == bool(why) and why in caplog.text
+
+
+def test_a_step_that_wants_more_clips_than_there_are_names_its_key(tiny, caplog):
+    for key, count in (("TRAIN__BATCH_SIZE", 16), ("GLOBAL_BATCH_SIZE", 32)):
+        caplog.clear()
+        cfg = tiny(key, **{"TRAIN__BATCH_SIZE": 4, key: count})
+        build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).close()
+        assert (
+            f"{key.replace('__', '.')}: an optimizer step wants {count} clips, and the training split has 10"
+            in caplog.text
+        )

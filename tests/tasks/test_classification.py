@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dust.tasks.classification import Classification
+from dust.config import load_config
+from dust.tasks import build_task
+from dust.tasks.classification import Classification, ClassificationEvaluation
+from dust.tasks.task import DataInfo, metric_names
 from tests.helpers import csv_dicts
 
 NAMES = ["left", "right", "up"]
@@ -102,3 +105,47 @@ def test_each_further_output_is_measured_beside_the_answer():
     plain = task.evaluation("test")
     plain.update(record(0, 0, right))
     assert "series_top1_acc" not in plain.metrics()
+
+
+def test_ten_thousand_classes(tmp_path, caplog):
+    """No picture of a matrix that nobody could read, and a table that need not have a column for each class."""
+    count = 10_000
+    for top_k, columns in ((3, 4 + 2 * 3), (0, 4 + count)):
+        names = [f"c{number}" for number in range(count)]
+        one = ClassificationEvaluation(class_names=names, multi_label=False, method="sum", space="logits", top_k=top_k)
+        logits = torch.zeros(1, count)
+        logits[0, 7], logits[0, 5] = 3.0, 2.0
+        one.update({"id": "a", "path": "a.mp4", "label": 5, "outputs": logits})
+        written = {path.name for path in one.write(tmp_path)}
+        assert written == {"predictions.csv", "per_class.csv"}
+        (row,) = csv_dicts(tmp_path / "predictions.csv")
+        assert len(row) == columns and (row["label"], row["prediction"]) == ("c5", "c7")
+        assert ("TEST.PREDICTIONS_TOP_K 5" in caplog.text) == (not top_k)
+        if top_k:
+            assert [row["top_1"], row["top_2"], row["top_3"]] == ["c7", "c5", "c0"]
+            assert float(row["prob_1"]) == pytest.approx(float(logits.softmax(1)[0, 7]), rel=1e-5)
+
+
+def test_weights_by_name_fit_other_data(caplog):
+    """A class that the data lacks has no weight; its name is said."""
+    cfg = load_config(None, ["MODEL.CLASS_WEIGHTS", "[{cut: 2, stir: 0}]", "MODEL.NUM_CLASSES", "3"])
+    task = build_task(cfg, DataInfo(["chop", "cut", "stir"], [1, 1, 1]))
+    assert task.loss.class_weights.tolist() == [1.0, 2.0, 0.0] and "no class is called" not in caplog.text
+    assert build_task(cfg, DataInfo(["a", "b", "c"], [1, 1, 1])).loss.class_weights is None
+    assert "MODEL.CLASS_WEIGHTS: no class is called cut, stir" in caplog.text
+
+
+def test_metrics_are_known_before_anything_is_measured():
+    """Whatever metrics() gives is among the names, for each kind; a subclass that measures more says nothing."""
+    for multi_label, classes in ((False, 6), (False, 2), (True, 6)):
+        names = [str(number) for number in range(classes)]
+        one = Classification(class_names=names, multi_label=multi_label).evaluation("val")
+        label = torch.eye(classes)[0] if multi_label else 0
+        one.update({"id": "a", "path": "a", "label": label, "outputs": torch.randn(1, classes)})
+        assert set(one.metrics()) == {name for name in metric_names(one) if "*" not in name}
+
+    class More(ClassificationEvaluation):
+        def metrics(self):
+            return {"mine": 1.0}
+
+    assert metric_names(More(class_names=["a"], multi_label=False, method="sum", space="logits")) == ()

@@ -32,6 +32,11 @@ def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
     return read_procedures(data.PATH_TO_DATA_DIR, split, **options)
 
 
+def component_names(cfg, split: str) -> list[str]:
+    """The components that cfg's procedure is made of."""
+    return procedures_of(cfg, split, labels=False, frames=False).components
+
+
 class FrameReader:
     """Frames by number as uint8 (T, 3, size, size). The last recording stays open, so that reading on costs no seek.
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import ProcedureData, Recording
-from dust.datasets.keystep.frames import FrameReader, procedures_of
+from dust.datasets.keystep.frames import FrameReader, component_names, procedures_of
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.samplers import DrawnBatchSampler
 from dust.datasets.transforms.augment import Augmentation, augment_clip, build_augmentations
@@ -132,7 +132,7 @@ class KeyFrames(Dataset[Any]):
         self.n_classes, self.n_real, self.n_synth, self.n_bg, self.n_iters = n_classes, n_real, n_synth, n_bg, n_iters
         self.num_views, self.jitter, self.blur = num_views, tuple(jitter), tuple(blur)
         self.augmentations = list(augmentations)
-        self._of_recording = self._find(data.recordings, count, offset)
+        self._of_recording = self._find(data.recordings, count, offset, named=bool(data.state_names))
         frames = [frame for found in self._of_recording.values() for frame in found]
         self.real: dict[int, list[KeyFrame]] = {}
         for frame in frames:
@@ -153,9 +153,8 @@ class KeyFrames(Dataset[Any]):
         node = cfg.KEYSTEP.CONTRAST
         data = procedures_of(cfg, split)
         if class_names is None:
-            train = data if split == "train" or data.state_names else procedures_of(cfg, "train")
-            class_names = state_classes(train, node.KEY_FRAMES)
-        if node.LOSS == "ce" and cfg.MODEL.NUM_CLASSES not in (0, len(class_names)):
+            class_names = _state_classes(cfg, data, split)
+        if node.LOSS == "ce" and cfg.MODEL.NUM_CLASSES not in (-1, 0, len(class_names)):
             raise ConfigError(
                 f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: cross-entropy needs {len(class_names)} for {data.source}: "
                 f"background and {len(class_names) - 1} states"
@@ -180,7 +179,16 @@ class KeyFrames(Dataset[Any]):
             "seed": cfg.RNG_SEED,
         }
 
-    def _find(self, recordings: Sequence[Recording], count: int, offset: tuple[int, int]) -> dict[str, list[KeyFrame]]:
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        """The states where they are classified; else the components, as later stages have them."""
+        if cfg.KEYSTEP.CONTRAST.LOSS != "ce":
+            return component_names(cfg, split)
+        return _state_classes(cfg, procedures_of(cfg, split), split)
+
+    def _find(
+        self, recordings: Sequence[Recording], count: int, offset: tuple[int, int], *, named: bool
+    ) -> dict[str, list[KeyFrame]]:
         """Key and background frames of each recording, in order of time."""
         numbers = {name: label for label, name in enumerate(self.class_names)}
         found: dict[str, list[KeyFrame]] = {}
@@ -197,7 +205,9 @@ class KeyFrames(Dataset[Any]):
                     unknown[state_name(state)] += 1
             found[one.id] = [KeyFrame(f"{one.id}:{f}", one.path, label, f) for f, label in sorted(labels.items())]
         if unknown:
-            logger.info("key frames of %d states that are no class are left out: %s", len(unknown), dict(unknown))
+            # where nobody lists the states, these are what training shows: others in another split are a surprise
+            level = logging.INFO if self.training or named else logging.WARNING
+            logger.log(level, "key frames of %d states that are no class are left out: %s", len(unknown), dict(unknown))
         return found
 
     def _check_batches(self) -> None:
@@ -299,6 +309,11 @@ class KeyFrames(Dataset[Any]):
             "id": one.id,
             "path": one.path,
         }
+
+
+def _state_classes(cfg, data: ProcedureData, split: str) -> list[str]:
+    train = data if split == "train" or data.state_names else procedures_of(cfg, "train")
+    return state_classes(train, cfg.KEYSTEP.CONTRAST.KEY_FRAMES)
 
 
 def _sample(picture: KeyFrame, pixels: Tensor) -> dict[str, Any]:

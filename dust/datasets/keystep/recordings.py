@@ -1,21 +1,27 @@
 """Whole recordings of procedures to be tested: their frames or stored embeddings, and the steps that were completed."""
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import ProcedureData, Recording
-from dust.datasets.keystep.frames import PIECE, FrameReader, procedures_of
+from dust.datasets.keystep.files import RECORDINGS, ProcedureData, Recording
+from dust.datasets.keystep.frames import PIECE, FrameReader, component_names, procedures_of
 from dust.datasets.keystep.layouts import read_object_states
-from dust.datasets.keystep.windows import EmbeddingWindows, check_components
+from dust.datasets.keystep.windows import EmbeddingWindows, check_components, expected_embeddings
 from dust.datasets.sample import BadClip
+from dust.decode.reader import open_clip
 from dust.procedure.metrics import has_errors
 from dust.procedure.step_decoder import OBJECTS
 from dust.procedure.table import REMOVE, Procedure, state_vectors
 from dust.utils.errors import ConfigError, DataError, VideoError
+
+logger = logging.getLogger(__name__)
 
 
 @DATASET_REGISTRY.register()
@@ -59,17 +65,14 @@ class ProcedureRecordings(Dataset[Any]):
                 "procedure"
             )
         if objects and not data.state_names:
-            raise DataError(f"{data.source} does not name the object detector's states: procedure.json has none")
+            raise DataError(unnamed_states(data.source))
         self.data, self.reader, self.objects = data, reader, objects
         self.embeddings = None if embeddings is None else EmbeddingWindows(**embeddings, fitted=fitted)
         self.class_names = data.components
         self.clips: list[Recording] = data.recordings if self.embeddings is None else self.embeddings.clips
-        unknown = [one.id for one in self.clips if one.num_frames and not one.fps]
-        if unknown:
-            raise DataError(
-                f"{data.source}: no frames per second for {', '.join(unknown[:5])}: write them into the column fps of "
-                "recordings.csv, delays are measured in seconds"
-            )
+        readable = [one for one in self.clips if one.num_frames]
+        if not all(one.fps for one in readable):
+            raise DataError(unknown_rates(data.source, readable))
         chunk = PIECE if self.embeddings is None else 2**62
         self._items = [(r, t) for r, one in enumerate(self.clips) for t in range(0, max(1, one.num_frames), chunk)]
         self._chunk = chunk
@@ -84,6 +87,7 @@ class ProcedureRecordings(Dataset[Any]):
             check_components(cfg, data)
             return {"data": data, "class_names": class_names, "reader": FrameReader.of(cfg), "objects": objects}
         stored = EmbeddingWindows.from_config(cfg, split, class_names, views="test")
+        stored["data"] = with_rates(stored["data"], cfg.DATA.INDEX_CACHE)
         return {"data": stored["data"], "class_names": class_names, "embeddings": stored, "objects": objects}
 
     @classmethod
@@ -96,6 +100,30 @@ class ProcedureRecordings(Dataset[Any]):
             )
         objects = cfg.KEYSTEP.DECODE.MODE in OBJECTS
         return cls(data=manifest, reader=FrameReader.of(cfg), objects=objects)
+
+    @classmethod
+    def look_ahead(
+        cls,
+        cfg,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> tuple[None, list[str]]:
+        """Nothing without embeddings, but recordings have rates, and states where these are asked for."""
+        data = with_rates(procedures_of(cfg, split, frames=False), cfg.DATA.INDEX_CACHE)
+        problems = expected_embeddings(cfg, expected)
+        if not all(one.fps for one in data.recordings):
+            problems.append(unknown_rates(data.source, data.recordings))
+        if cfg.KEYSTEP.DECODE.MODE in OBJECTS and not data.state_names:
+            problems.append(unnamed_states(data.source))
+        return None, problems
+
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        return component_names(cfg, split)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -147,7 +175,37 @@ class ProcedureRecordings(Dataset[Any]):
         }
 
 
+def unnamed_states(source: str) -> str:
+    return f"{source} does not name the object detector's states: procedure.json has none"
+
+
 def _required(procedure: Procedure) -> set[int]:
     """The expected steps without which a recording is one with errors. To remove what is not there at the start is
     never required: tables expect it so that a removal is recognised where it happens."""
     return {s for s in procedure.expected if s % 3 != REMOVE or procedure.start_state[s // 3]}
+
+
+def with_rates(data: ProcedureData, index_cache: str = "") -> ProcedureData:
+    """The recordings with the frames per second of their video files, where the list leaves them open."""
+    return replace(data, recordings=[_with_rate(one, index_cache) for one in data.recordings])
+
+
+def _with_rate(recording: Recording, index_cache: str) -> Recording:
+    if recording.fps or not os.path.isfile(recording.path):
+        return recording
+    try:
+        with open_clip(recording.path, index_cache=index_cache or None) as reader:
+            return replace(recording, fps=reader.fps)
+    except VideoError as error:
+        logger.warning("%s: its frames per second cannot be read: %s", recording.path, error.reason)
+        return recording
+
+
+def unknown_rates(source: str, recordings: Sequence[Recording]) -> str:
+    """What to do about recordings of which nobody knows the frames per second."""
+    unknown = [one.id for one in recordings if not one.fps]
+    listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+    return (
+        f"{source}: no frames per second for {listed}: write them into the column fps of {RECORDINGS}, delays are "
+        "measured in seconds (a video file says them itself, a folder of pictures does not)"
+    )

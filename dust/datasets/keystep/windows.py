@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import PROCEDURE, ProcedureData, Recording, text_of_procedure
-from dust.datasets.keystep.frames import FrameReader, procedures_of
+from dust.datasets.keystep.frames import FrameReader, component_names, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels
@@ -124,6 +124,10 @@ class StepWindows(Dataset[Any]):
         elif not training:
             self._items = [(r, part) for r in range(len(self.clips)) for part in self._parts(r, chunk)]
 
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        return component_names(cfg, split)
+
     def _parts(self, recording: int, chunk: int) -> list[np.ndarray]:
         ends = window_ends(self.clips[recording].num_frames, self.rules.frames, self.rules.skip)[:: self.rules.every]
         return [ends[i : i + chunk] for i in range(0, len(ends), chunk)] if chunk else [ends]
@@ -198,11 +202,25 @@ class StepWindows(Dataset[Any]):
 
 def check_components(cfg, data: ProcedureData) -> None:
     """ConfigError unless the model has an output for each component."""
-    if cfg.MODEL.NUM_CLASSES not in (0, len(data.components)):
+    if cfg.MODEL.NUM_CLASSES not in (-1, 0, len(data.components)):
         raise ConfigError(
             f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, each is "
             "an output; set it to that"
         )
+
+
+def expected_embeddings(cfg, expected: Mapping[str, Any]) -> list[str]:
+    """What will be wrong with the embeddings of a stage whose configuration is ``{key: value}``."""
+    problems, key = [], f"KEYSTEP.FEATURES_FROM {cfg.KEYSTEP.FEATURES_FROM}"
+    if expected["FEATURES.FORMAT"] != "per_video":
+        problems.append(f"{key}: will store no embedding of every frame; set its FEATURES.FORMAT per_video")
+    encoder = expected["MODEL.MODEL_NAME"] == "KeyStepFrameEncoder" and expected["FEATURES.LAYER"] == "pooled"
+    if encoder and expected["KEYSTEP.EMBED_DIM"] != cfg.KEYSTEP.EMBED_DIM:
+        problems.append(
+            f"{key}: its KEYSTEP.EMBED_DIM is {expected['KEYSTEP.EMBED_DIM']}, that of this stage "
+            f"{cfg.KEYSTEP.EMBED_DIM}"
+        )
+    return problems
 
 
 def split_to_read(cfg, split: str) -> str:
@@ -296,6 +314,20 @@ class EmbeddingWindows(StepWindows):
             "features": open_embeddings(folder, split),
             "dim": node.EMBED_DIM,
         }
+
+    @classmethod
+    def look_ahead(
+        cls,
+        cfg,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> tuple[None, list[str]]:
+        """Nothing without embeddings; recordings and labels were read when these were missed."""
+        return None, expected_embeddings(cfg, expected)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": {}}

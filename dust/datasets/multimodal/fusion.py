@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dust.config import with_values
 from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
@@ -160,21 +161,7 @@ class FusedDataset(Dataset[Any]):
     ) -> dict[str, Any]:
         data, views = cfg.DATA, views or split
         modalities = list(data.MODALITIES)
-        if class_names is None and data.CLASS_LIST:
-            class_names = read_class_list(data.CLASS_LIST)
-        manifest = read_fused_manifest(
-            root=data.PATH_TO_DATA_DIR,
-            split=split,
-            modalities=modalities,
-            separator=data.PATH_LABEL_SEPARATOR,
-            path_prefix=data.PATH_PREFIX,
-            class_names=class_names,
-            multi_label=data.MULTI_LABEL,
-            num_classes=cfg.MODEL.NUM_CLASSES or None,
-            check_files=data.CHECK_FILES,
-            group_column=data.GROUP_COLUMN,
-            corrections=data.CORRECTIONS,
-        )
+        manifest = _manifest_of(cfg, split, class_names)
         features = None
         if "video_features" in modalities:
             features = _stored_features(cfg, split)
@@ -211,6 +198,34 @@ class FusedDataset(Dataset[Any]):
             check=False,
             fitted=fitted,
         )
+
+    @classmethod
+    def look_ahead(
+        cls,
+        cfg,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        views: str | None = None,
+        fitted: Mapping[str, Any] | None = None,
+        expected: Mapping[str, Any],
+    ) -> tuple["FusedDataset", list[str]]:
+        """The samples with all but their features."""
+        problems, key = [], f"FUSION.FEATURES_FROM {cfg.FUSION.FEATURES_FROM}"
+        if expected["FEATURES.FORMAT"] == "per_video":
+            problems.append(f"{key}: will store a file per video; set its FEATURES.FORMAT memmap or npz")
+        if cfg.FUSION.MODE == "cross_attention" and expected["FEATURES.LAYER"] == "pooled":
+            problems.append(
+                f"{key}: will store a vector per sample, but FUSION.MODE cross_attention needs maps: set its "
+                "FEATURES.LAYER map, or FUSION.MODE concat"
+            )
+        others = [name for name in cfg.DATA.MODALITIES if name != "video_features"]
+        arguments = cls.from_config(with_values(cfg, {"DATA.MODALITIES": others}), split, class_names, views=views)
+        return cls(**arguments, fitted=fitted), problems
+
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        return _manifest_of(cfg, split, None).class_names
 
     def _open_videos(self, manifest: FusedManifest, options: Mapping[str, Any], channels: int) -> Any:
         references = [clip.video for clip in self.clips]
@@ -334,6 +349,25 @@ def with_others(sample: dict[str, Any], others: Mapping[str, Tensor]) -> dict[st
     views = len(sample["inputs"]["video"]) if "video" in sample["inputs"] else 1
     sample["inputs"] |= {name: value.expand(views, *value.shape) for name, value in others.items()}
     return sample
+
+
+def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> FusedManifest:
+    data = cfg.DATA
+    if class_names is None and data.CLASS_LIST:
+        class_names = read_class_list(data.CLASS_LIST)
+    return read_fused_manifest(
+        root=data.PATH_TO_DATA_DIR,
+        split=split,
+        modalities=data.MODALITIES,
+        separator=data.PATH_LABEL_SEPARATOR,
+        path_prefix=data.PATH_PREFIX,
+        class_names=class_names,
+        multi_label=data.MULTI_LABEL,
+        num_classes=max(cfg.MODEL.NUM_CLASSES, 0) or None,
+        check_files=data.CHECK_FILES,
+        group_column=data.GROUP_COLUMN,
+        corrections=data.CORRECTIONS,
+    )
 
 
 def _stored_features(cfg, split: str) -> FeatureStore:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
 from dust.datasets.multimodal.series import Series, SeriesRules, channel_axis, channels_first, read_series, to_float
-from dust.utils.errors import ConfigError, DataError, Problems, SampleError
+from dust.utils.errors import ConfigError, DataError, NotFitted, Problems, SampleError
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class SplitSeries:
         needed = normalize or noise > 0 or rules.missing != "error"
         fit = needed and statistics is None
         if fit and split != "train":
-            raise DataError(
+            raise NotFitted(
                 f"the {split} split's series need the mean and deviation that training fitted, and there are none: "
                 "test with a checkpoint of this system, or set SERIES.NORMALIZE False and SERIES.MISSING error for a "
                 "model that was trained so"

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
-from dust.datasets.sample import BadClip, SampleRequest
+from dust.datasets.sample import BadClip, SampleRequest, class_counts
 from dust.datasets.tracks.files import Tracks, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_manifest
 from dust.utils.errors import ConfigError, DataError, Problems
@@ -162,18 +162,7 @@ class PointTracks(Dataset[Any]):
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
         """The arguments that a configuration asks for; ``views`` as in :func:`dust.datasets.build.build_dataset`."""
-        node = cfg.TRACKS
-        if class_names is None and cfg.DATA.CLASS_LIST:
-            class_names = read_class_list(cfg.DATA.CLASS_LIST)
-        manifest = read_track_manifest(
-            root=cfg.DATA.PATH_TO_DATA_DIR,
-            split=split,
-            class_names=class_names,
-            num_classes=cfg.MODEL.NUM_CLASSES,
-            views=node.VIEWS,
-            group_column=cfg.DATA.GROUP_COLUMN,
-            corrections=cfg.DATA.CORRECTIONS,
-        )
+        manifest = _manifest_of(cfg, split, class_names)
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
     @classmethod
@@ -208,6 +197,10 @@ class PointTracks(Dataset[Any]):
             "training": training,
             "seed": cfg.RNG_SEED,
         }
+
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        return _manifest_of(cfg, split, None).class_names
 
     def _check_arguments(self) -> None:
         problems = [
@@ -256,8 +249,7 @@ class PointTracks(Dataset[Any]):
 
     def class_counts(self) -> list[int]:
         """Clips of every class, in the order of ``class_names``."""
-        labels = [clip.label for clip in self.clips]
-        return [labels.count(index) for index in range(len(self.class_names))]
+        return class_counts(self.clips, len(self.class_names))
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         index = key.sample if isinstance(key, SampleRequest) else key
@@ -415,3 +407,17 @@ def _at(tracks: Tracks, frames: np.ndarray) -> Tracks:
 
 def _listed(values: dict[int, int]) -> str:
     return ", ".join(f"view {view}: {value}" for view, value in sorted(values.items()))
+
+
+def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> TrackManifest:
+    if class_names is None and cfg.DATA.CLASS_LIST:
+        class_names = read_class_list(cfg.DATA.CLASS_LIST)
+    return read_track_manifest(
+        root=cfg.DATA.PATH_TO_DATA_DIR,
+        split=split,
+        class_names=class_names,
+        num_classes=max(cfg.MODEL.NUM_CLASSES, 0) or None,
+        views=cfg.TRACKS.VIEWS,
+        group_column=cfg.DATA.GROUP_COLUMN,
+        corrections=cfg.DATA.CORRECTIONS,
+    )

@@ -141,7 +141,7 @@ def _no_grouping() -> Grouping:
 
 def _check_names(ours: Sequence[str], expected: Sequence[str] | None, num_classes: int, what: str) -> None:
     problems = []
-    if len(ours) != num_classes:
+    if num_classes > 0 and len(ours) != num_classes:
         problems.append(f"MODEL.NUM_CLASSES is {num_classes}: set MODEL.NUM_CLASSES {len(ours)}")
     if expected is not None and list(expected) != list(ours):
         differing = [f"{a} / {b}" for a, b in zip(ours, expected, strict=False) if a != b][:5]

@@ -104,7 +104,7 @@ class VideoDataset(Dataset[Any]):
             path_prefix=data.PATH_PREFIX,
             class_names=class_names,
             multi_label=data.MULTI_LABEL,
-            num_classes=cfg.MODEL.NUM_CLASSES or None,
+            num_classes=max(cfg.MODEL.NUM_CLASSES, 0) or None,
             split_number=data.SPLIT_NUMBER,
             check_files=data.CHECK_FILES,
             group_column=data.GROUP_COLUMN,

@@ -150,10 +150,22 @@ def _why_not(path: Path, error: Exception) -> str:
             f"state = torch.load(file, weights_only=False), then safetensors.torch.save_file of its dictionary of "
             f"tensors to weights.safetensors, and give that file"
         )
-    first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"{path}: cannot be read ({first_line}): it is truncated, damaged or no weight file; copy or download it again"
-    )
+    text = _beginning_of_text(path)
+    if text:
+        return f"{path}: is a text file ({text!r}), not weights: name the file that a run or a download has left"
+    # torch's first line is advice to read the file without its guard, which is nobody's way out here
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    cause = next((line for line in lines if "error" in line.lower()), lines[0] if lines else type(error).__name__)
+    return f"{path}: cannot be read ({cause}): it is truncated, damaged or no weight file; copy or download it again"
+
+
+def _beginning_of_text(path: Path, length: int = 40) -> str:
+    """The first characters of a file of text; "" for any other."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    text = start.decode("utf-8", "ignore")
+    plain = len(text.encode()) >= len(start) - 3 and all(sign.isprintable() or sign in "\t\r\n\f" for sign in text)
+    return text[:length] if plain else ""
 
 
 def _known_globals() -> set[str]:

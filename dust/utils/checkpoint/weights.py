@@ -169,7 +169,8 @@ def load_weights(
     if strict and (not report.complete or report.unexpected):
         raise CheckpointError(f"strict loading needs an exact fit, so nothing was loaded. {report}")
     model.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
-    level = logging.INFO if report.complete and not report.unexpected else logging.WARNING
+    surplus = [key for key in report.unexpected if not _is_head(key)]  # a part needs no head of its own
+    level = logging.INFO if report.complete and not surplus else logging.WARNING
     logger.log(level, "%s", report)
     return report
 

@@ -124,8 +124,20 @@ def test_what_cannot_be(folder):
     store(folder)
     rows = (folder / "recordings.csv").read_text().replace(".mp4,10,", ".mp4,,")
     (folder / "recordings.csv").write_text(rows)
-    with pytest.raises(DataError, match="no frames per second for test_000"):
+    (folder / "videos" / "test_000.mp4").unlink()
+    with pytest.raises(DataError, match="no frames per second for test_000: write them into the column fps"):
         build_dataset(NAME, config(folder, "KEYSTEP.FEATURES_FROM", str(folder / "stored")), "test")
+
+
+@pytest.mark.parametrize("dtype", ["video", "embedding"])
+def test_a_video_file_says_its_own_frames_per_second(folder, dtype):
+    """The column fps may be empty, whether the test reads frames or stored embeddings of them."""
+    store(folder)
+    rows = (folder / "recordings.csv").read_text()
+    assert ".mp4,10," in rows
+    (folder / "recordings.csv").write_text(rows.replace(".mp4,10,", ".mp4,,"))
+    cfg = config(folder, "KEYSTEP.FEATURES_FROM", str(folder / "stored"), "KEYSTEP.DTYPE", dtype)
+    assert {item["facts"]["fps"] for item in items(build_dataset(NAME, cfg, "test"))} == {10.0}
 
 
 def test_a_video_that_cannot_be_read_costs_only_its_own(folder):

@@ -188,7 +188,9 @@ def test_torchscript_is_named(tmp_path):
         (b"<!DOCTYPE html><html>", "web page"),
         (b"\n  <HTML><body>Quota exceeded", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git-lfs"),
-        (b"not weights", "cannot be read"),
+        (b"not weights", "is a text file \\('not weights'\\), not weights"),
+        (b"path,label\na.mp4,0\n", "is a text file"),
+        ("Gewichte später".encode(), "is a text file"),
         (bytes(range(256)) * 40, "cannot be read"),
         (b"PK\x03\x04 and then nothing", "truncated or damaged"),
     ],
@@ -199,6 +201,7 @@ def test_what_is_no_weight_file_is_named(tmp_path, content, words):
     with pytest.raises(CheckpointError, match=words) as error:
         read_checkpoint(path)
     assert str(path) in str(error.value)
+    assert "weights_only" not in str(error.value), "torch's advice to read it without its guard is nobody's way out"
 
 
 def test_missing_folder_and_foreign_zip(tmp_path):
@@ -270,6 +273,16 @@ def test_missing_unexpected_and_misshapen_are_all_reported(caplog):
     for text in (str(report), caplog.text):
         for word in ("norm.bias", "old.scale", "head.weight is (5, 8) in the file and (3, 8) in the model", "6 of"):
             assert word in text
+
+
+def test_a_part_without_a_head_takes_a_whole_models_file_without_a_warning(caplog):
+    """As a stage does that begins from another one's backbone; anything else that is left over is a warning."""
+    backbone = nn.ModuleDict({name: part for name, part in Net().named_children() if name != "head"})
+    for more, level in (({}, logging.INFO), ({"old.scale": torch.ones(2)}, logging.WARNING)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="dust"):
+            load_weights(backbone, {**weights_of(1), **more})
+        assert [record.levelno for record in caplog.records if "tensors fit" in record.message] == [level]
 
 
 def test_strict_loads_all_or_nothing():

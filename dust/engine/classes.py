@@ -1,0 +1,74 @@
+"""MODEL.NUM_CLASSES -1: as many classes as the data has, or as the checkpoint that is tested was trained on."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from dust.config import CfgNode, with_values
+from dust.datasets.build import DATASET_REGISTRY, build_dataset
+from dust.datasets.protocol import NamesClasses
+from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
+from dust.utils.checkpoint import read_checkpoint
+from dust.utils.errors import DataError
+from dust.utils.registry import import_extensions
+from dust.utils.stages import StageToCome
+from dust.utils.structured import parse_yaml
+
+logger = logging.getLogger(__name__)
+
+#: The value that leaves the number open.
+OPEN = -1
+
+
+def build_with_classes(cfg: CfgNode) -> Any:
+    """The configuration with the number of classes, where it leaves that open.
+
+    A run that trains has the classes of its training split. One that does not has those of the checkpoint that it
+    tests or extracts with; where that does not say, those of the tested split.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: neither can be read.
+    """
+    if cfg.MODEL.NUM_CLASSES != OPEN:
+        return cfg
+    number, source = None, ""
+    if not cfg.TRAIN.ENABLE:
+        only_features = cfg.FEATURES.ENABLE and not cfg.TEST.ENABLE
+        choice = build_checkpoint_to_extract(cfg) if only_features else build_checkpoint_to_test(cfg)
+        number, source = _classes_of_checkpoint(choice)
+    if number is None:
+        split = "train" if cfg.TRAIN.ENABLE else cfg.TEST.SPLIT
+        number, source = len(build_class_names(cfg, split)), f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR}"
+    logger.info("MODEL.NUM_CLASSES %d, as many as %s has", number, source)
+    return with_values(cfg, {"MODEL.NUM_CLASSES": number})
+
+
+def build_class_names(cfg: CfgNode, split: str) -> Sequence[str]:
+    """The classes that the data of a split has, whatever their number. Files of clips are not looked for."""
+    import_extensions(cfg.IMPORTS)
+    name = cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET
+    open_cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 0, "DATA.CHECK_FILES": False})
+    cls: Any = DATASET_REGISTRY.get(name)
+    if isinstance(cls, NamesClasses):
+        return cls.class_names_of(open_cfg, split)
+    dataset: Any = build_dataset(name, open_cfg, split)
+    return dataset.class_names
+
+
+def _classes_of_checkpoint(choice: CheckpointChoice) -> tuple[int | None, str]:
+    """The number that a checkpoint was trained with, and its name; (None, "") where there is none that says it."""
+    try:
+        path = choice.find()
+        return (None, "") if path is None else (_number_in(read_checkpoint(path)), str(path))
+    except StageToCome as stage:
+        number = stage.values["MODEL.NUM_CLASSES"]
+        return (None if number == OPEN else number), f"stage {stage.name}"
+
+
+def _number_in(saved: dict[Any, Any]) -> int | None:
+    """MODEL.NUM_CLASSES of the configuration in a checkpoint, else the number of its class names."""
+    try:
+        number = parse_yaml(saved["cfg"], "the checkpoint's cfg")["MODEL"]["NUM_CLASSES"]
+    except (DataError, KeyError, TypeError, AttributeError):
+        number = len(saved["class_names"]) if isinstance(saved.get("class_names"), list) else None
+    return number if isinstance(number, int) and number > 0 else None
