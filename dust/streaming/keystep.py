@@ -16,6 +16,7 @@ from dust.config import CfgNode
 from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.inference import OutputError, why_not_finite
 from dust.engine.setup import build_device, build_device_transform, build_for
 from dust.engine.weights import load_trained
 from dust.models.keystep_windows import window_logits
@@ -86,7 +87,11 @@ class StepStream:
     @torch.inference_mode()
     def push(self, frame: Tensor, detections: Detections = ()) -> StepUpdate:
         """The next frame: an embedding (D,) for a TemporalEncoder, else a picture (C, H, W) that ``transform`` takes,
-        or the model. ``detections``: what an object detector saw in it, (class, confidence) each."""
+        or the model. ``detections``: what an object detector saw in it, (class, confidence) each.
+
+        Raises:
+            OutputError: what the model says of the window is not finite.
+        """
         kept = frame.to(self.device) if self.transform is None else self.transform(frame.to(self.device))
         if self.cache:
             kept = self._embed(kept[None])[0]
@@ -114,6 +119,9 @@ class StepStream:
         if not self.cache:
             window = self._embed(window)
         probabilities = torch.sigmoid(window_logits(self.model, window[None]).float())[0].cpu()
+        reason = why_not_finite(probabilities)
+        if reason:
+            raise OutputError(f"the window of frames {max(0, self.count - self.span)} to {now}: {reason}")
         phase = self._windows % self.decoder.phases
         self._windows += 1
         values = probabilities.numpy()
