@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--rounds", type=int, default=3)
     resume = add("resume", "seconds to the first step of a resumed run, beyond its imports", in_processes)
     resume.add_argument("--rounds", type=int, default=5)
-    memory = add("memory", "resident memory over a long training: whether it grows")
+    memory = add("memory", "resident memory over a long training: whether it grows", in_processes)
     memory.add_argument("--steps", type=int, default=10_000, help="optimizer steps")
 
 

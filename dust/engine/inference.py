@@ -19,6 +19,11 @@ class OutputError(DataError):
     """A model's output that holds NaN or infinite values."""
 
 
+def refuse(bad: BadClip) -> None:
+    """Raise OutputError: nobody has said what is to become of bad clips."""
+    raise OutputError(f"{bad.path}: {bad.reason}")
+
+
 @dataclass
 class _Sample:
     """One sample on its way: its inputs (V, ...), and the outputs of its first views."""
@@ -42,7 +47,7 @@ class Inference:
             its neighbours, to the last bit.
         autocast: a context for the forward pass.
         on_bad: called with every :class:`BadClip`, and with one for every sample whose outputs are not all finite;
-            it may raise.
+            it may raise, as it does by default.
         should_stop: asked before every forward pass; it may raise.
     """
 
@@ -53,7 +58,7 @@ class Inference:
     micro_batch: int
     across_samples: bool = True
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    on_bad: Callable[[BadClip], None] = lambda bad: None
+    on_bad: Callable[[BadClip], None] = refuse
     should_stop: Callable[[], None] = lambda: None
 
     def __call__(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:

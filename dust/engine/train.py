@@ -1,8 +1,6 @@
 """Training: one loop over (epoch, iteration), which can begin at any of its points."""
 
 import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +14,10 @@ from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler, Loader
 from dust.datasets.manifest.labels import write_class_list
-from dust.datasets.protocol import HasIdentity, files_of, fitted_of
+from dust.datasets.protocol import files_of, fitted_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.datasets.workers import WorkerError
-from dust.engine.data_lists import record_training_list
+from dust.engine.data_lists import fingerprint, record_training_list
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.hooks import (
     BadClipPolicy,
@@ -380,17 +378,6 @@ class Trainer:
         )
 
 
-def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
-    """Identity of the training samples and labels, wherever they lie on disk, and of what was learnt of them."""
-    digest = hashlib.sha256()
-    for clip in dataset.clips:
-        digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode(errors="surrogateescape"))
-    identity = dataset.identity if isinstance(dataset, HasIdentity) else None  # what else it says of its samples
-    for extra in (fitted, identity):
-        digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")
-    return digest.hexdigest()
-
-
 def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     """The training that cfg describes, into ``run``, at the point where it begins or goes on."""
     device = build_device(cfg)
@@ -409,7 +396,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     state.optimizer_step.accumulate = sampler.accumulate
     state.metadata = {
         "class_names": list(dataset.class_names),
-        "data_sha256": _fingerprint(dataset, fitted),
+        "data_sha256": fingerprint(dataset, fitted),
         "fitted": fitted,
         "files": files_of(dataset),
         "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),
