@@ -16,6 +16,7 @@ RUNS = {
     "scaling": ("scaling", "benchmark_scaling", ("processes", "threads", "steps", "warmup", "rounds")),
     "checkpoint": ("saving", "benchmark_saving", ("period", "saves", "processes", "threads", "rounds")),
     "resume": ("resume", "benchmark_resume", ("rounds",)),
+    "memory": ("memory", "benchmark_memory", ("steps",)),
 }
 
 
@@ -45,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--rounds", type=int, default=3)
     resume = add("resume", "seconds to the first step of a resumed run, beyond its imports", in_processes)
     resume.add_argument("--rounds", type=int, default=5)
+    memory = add("memory", "resident memory over a long training: whether it grows", in_processes)
+    memory.add_argument("--steps", type=int, default=10_000, help="optimizer steps")
 
 
 def measure_experts(args: argparse.Namespace) -> Any:

@@ -77,6 +77,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
         figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         logger.info("views %s: %s over %d clips", _named(subset), figures, counts["samples"])
     _write(run.path / FOLDER, table, task.best_metric, file_sha256(path))
+    bad_clips.finish(run.path / FOLDER)
     return table
 
 

@@ -101,10 +101,11 @@ def _number(value: Any, what: str) -> int | float:
 
 
 def read_text(value: Any) -> str:
+    """A text. One that begins with ``~/`` or ``~user/`` is a path, whatever the key: it begins with that folder."""
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        value = os.fspath(value)
     if isinstance(value, (str, bool, int, float)):
-        return str(value)
+        return os.path.expanduser(str(value))
     raise ValueError(f"{_shown(value)} is not a text")
 
 

@@ -143,7 +143,7 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
     converter = FrameConverter(whole, index.height, index.width, index.orientation)
     ticks = np.round((index.frame_pts - index.frame_pts[0]) * _TICKS).astype(np.int64)
     written = [0]
-    with av.open(str(target), "w") as out:
+    with av.open(os.path.abspath(target), "w") as out:
         stream: Any = out.add_stream("libx264", rate=Fraction(index.fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         aspect = 1 / index.pixel_aspect if index.orientation.transpose else index.pixel_aspect

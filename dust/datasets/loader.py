@@ -1,9 +1,10 @@
 """Batches: how samples are put together, and by which processes."""
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from dust.datasets.build import build_dataset
 from dust.datasets.protocol import OrdersTraining, SharesGroups
 from dust.datasets.sample import BadClip
 from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler
+from dust.datasets.workers import ReportingContext, Waiting, WorkersIterator, refuse_exhaustion
 from dust.utils import distributed
 from dust.utils.errors import DataError
 from dust.utils.registry import log_once
@@ -28,6 +30,7 @@ def collate_training(items: Sequence[Any]) -> dict[str, Any]:
 
     Returns ``{"inputs": {name: (B, ...)}, "label", "id", "path", "bad"}``; without ``inputs`` if all clips were bad.
     """
+    refuse_exhaustion(items)
     bad = [item for item in items if isinstance(item, BadClip)]
     samples = [sample for item in items if not isinstance(item, BadClip) for sample in item]
     batch: dict[str, Any] = {"bad": bad, "id": [s["id"] for s in samples], "path": [s["path"] for s in samples]}
@@ -49,23 +52,48 @@ def _stack_labels(labels: list[Any]) -> Any:
 
 def collate_evaluation(items: Sequence[Any]) -> Any:
     """One video per item: nothing to stack."""
+    refuse_exhaustion(items)
     (item,) = items
     return item
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader whose workers no signal reaches before they have said which ones they mind."""
+    """A DataLoader whose workers no signal reaches before they have said which ones they mind, and that waits for none
+    of them without end (:mod:`dust.datasets.workers`).
+
+    Args:
+        limit_s: seconds that a batch of the workers may take; 0 = no bound.
+        options: a DataLoader's.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, limit_s: float = 0.0, **options: Any) -> None:
+        self.waiting = Waiting(limit_s)
+        super().__init__(dataset, **options)
 
     def __iter__(self) -> Any:
         with block_signals():
             return super().__iter__()
+
+    def _get_iterator(self) -> Any:
+        return WorkersIterator(self) if self.num_workers else super()._get_iterator()
+
+    @contextlib.contextmanager
+    def asking(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Call ``on_wait`` about once a second while a batch is waited for; it may raise."""
+        before, self.waiting.on_wait = self.waiting.on_wait, on_wait
+        try:
+            yield
+        finally:
+            self.waiting.on_wait = before
 
     def close(self) -> None:
         """End the workers that are kept from one epoch to the next; the next iteration starts others.
 
         Left to the garbage collector, which takes the queues away first, each of them is waited for 5 seconds.
         """
-        self._iterator = None
+        iterator, self._iterator = self._iterator, None
+        if isinstance(iterator, WorkersIterator):
+            iterator.close()
 
 
 def _start_worker(_: int) -> None:
@@ -91,15 +119,16 @@ def _common(cfg, **kwargs: Any) -> dict[str, Any]:
         "worker_init_fn": _start_worker,
         # the loader draws a base seed at every start; from a stream of its own, not from the global one
         "generator": torch_generator(cfg.RNG_SEED, "loader"),
+        "limit_s": cfg.DATA_LOADER.TIMEOUT,
     }
     if workers:
         if sys.platform == "linux":  # also in a process that was itself spawned: such a one would spawn its workers
-            options["multiprocessing_context"] = "fork"
+            options["multiprocessing_context"] = ReportingContext()
         options["prefetch_factor"] = cfg.DATA_LOADER.PREFETCH_FACTOR
     return {**options, **kwargs}
 
 
-def evaluation_loader(cfg, dataset: Dataset[Any], *, start: int = 0) -> DataLoader[Any]:
+def evaluation_loader(cfg, dataset: Dataset[Any], *, start: int = 0) -> Loader:
     """Each item of ``dataset`` from ``start`` on, once, in order, not stacked; shared out over the ranks."""
     where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     groups = dataset.group_starts() if isinstance(dataset, SharesGroups) else None

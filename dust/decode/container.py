@@ -1,5 +1,6 @@
 """A video file opened for demuxing, and what its header promises against what its packets keep."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,8 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     """(container, best video stream); VideoError where there is none."""
     try:
         refuse_special(path)
-        container = av.open(path, metadata_errors="ignore")
+        # a whole path: FFmpeg takes 12:30.mp4 for an address, of a protocol that is called 12
+        container = av.open(os.path.abspath(path), metadata_errors="ignore")
     except (*READ_ERRORS, ValueError) as error:
         raise VideoError(path, f"cannot be opened: {words(error)}") from error
     stream = container.streams.best("video")

@@ -119,7 +119,8 @@ class TorchCodecReader(Clip):
             options: dict[str, Any] = {"dimension_order": "NHWC", "num_ffmpeg_threads": self._threads}
             try:
                 refuse_special(self.path)
-                self._decoder, self._owner = VideoDecoder(self.path, seek_mode="exact", **options), os.getpid()
+                self._decoder = VideoDecoder(os.path.abspath(self.path), seek_mode="exact", **options)
+                self._owner = os.getpid()
             except READ_ERRORS as error:
                 raise VideoError(self.path, f"cannot be opened: {_words(error)}") from error
         return self._decoder

@@ -1,5 +1,6 @@
 """A video with what the model says burnt in: label, bar and timeline in a band below the picture; its sound is kept."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -46,7 +47,7 @@ def write_overlay(
     frames = FileFrames(timeline.path)
     target = Path(path)
     try:
-        with replacing(target, suffix=".mp4") as temporary, av.open(str(temporary), "w") as out:
+        with replacing(target, suffix=".mp4") as temporary, av.open(os.path.abspath(temporary), "w") as out:
             _Writer(out, frames, timeline, segments, top, crf).run()
     except READ_ERRORS as error:
         raise DataError(f"{path}: cannot be written: {words(error)}") from error

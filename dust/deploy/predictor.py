@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -211,7 +211,12 @@ class Predictor:
                     else:
                         yield {**item, "reading": reading}
 
-        for record in evaluation.infer(self.loop, items()):
+        def note(bad: BadClip) -> None:
+            for reading in waiting:
+                if reading.id == bad.id:
+                    reading.error = reading.error or bad.reason
+
+        for record in evaluation.infer(replace(self.loop, on_bad=note), items()):
             while waiting[0] is not record["reading"]:
                 yield _failed(waiting.popleft())
             kept = evaluation.keep(record)

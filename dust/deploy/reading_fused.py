@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,12 @@ class FusedReader(Reader):
                     assert isinstance(item, dict)
                     yield {**item, "reading": reading}
 
-        for record in self.features.loop(items()):
+        def note(bad: BadClip) -> None:
+            for reading in waiting:
+                if reading.id == bad.id:
+                    reading.error = reading.error or bad.reason
+
+        for record in replace(self.features.loop, on_bad=note)(items()):
             while waiting[0] is not record["reading"]:
                 yield waiting.popleft()
             reading = waiting.popleft()

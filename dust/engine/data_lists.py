@@ -4,6 +4,7 @@ Training writes ``train_list.json`` into OUTPUT_DIR; a test compares its own lis
 reads. ``dust check`` looks deeper, at contents too.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest.conflicts import Sample, find_conflicts, samples_of
-from dust.datasets.protocol import ClipDataset
+from dust.datasets.protocol import ClipDataset, HasIdentity
 from dust.utils.errors import DataError
 from dust.utils.files import write_text
 from dust.utils.structured import read_json
@@ -84,3 +85,14 @@ def _warnings(splits: dict[str, list[Sample]]) -> list[str]:
 
 def _hashable(label: Any) -> Any:
     return tuple(map(_hashable, label)) if isinstance(label, list) else label
+
+
+def fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
+    """Identity of the training samples and labels, wherever they lie on disk, and of what was learnt of them."""
+    digest = hashlib.sha256()
+    for clip in dataset.clips:
+        digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode(errors="surrogateescape"))
+    identity = dataset.identity if isinstance(dataset, HasIdentity) else None  # what else it says of its samples
+    for extra in (fitted, identity):
+        digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")
+    return digest.hexdigest()

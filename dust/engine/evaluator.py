@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dust.config import CfgNode
+from dust.datasets.loader import Loader
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.inference import Inference
@@ -54,7 +55,8 @@ class Evaluator:
         """Evaluate every sample exactly once.
 
         Args:
-            bad_clips: is told of every sample that cannot be read, once.
+            bad_clips: is told of every sample that cannot be read, or whose output is not finite, once; afterwards it
+                knows those of all processes.
             on_sample: called with the samples done and their number, of this process.
             interrupt: asked before every forward pass.
 
@@ -62,6 +64,7 @@ class Evaluator:
             The evaluation with the records of all processes, and ``{"samples", "bad_clips"}`` over all of them.
 
         Raises:
+            DataError: no sample is left.
             Interrupted: in all processes, if a signal has come to any that listens with ``interrupt``.
         """
         bad_ids: set[str] = set()
@@ -89,14 +92,20 @@ class Evaluator:
                 yield item
                 on_sample(done, total)
 
-        with contextlib.suppress(StopEarly):
+        asking: Any = contextlib.nullcontext()
+        if interrupt and isinstance(loader, Loader):
+            asking = loader.asking(interrupt.check_alone)
+        with contextlib.suppress(StopEarly), asking:
             for record in evaluation.infer(loop, watched()):
                 evaluation.update(record)
         if interrupt:
             interrupt.check()
-        gathered = distributed.all_gather_objects((evaluation.records(), bad_clips.count))
-        evaluation.replace_records([record for records, _ in gathered for record in records])
-        return evaluation, {"samples": len(evaluation.records()), "bad_clips": sum(count for _, count in gathered)}
+        gathered = distributed.all_gather_objects(evaluation.records())
+        evaluation.replace_records([record for records in gathered for record in records])
+        counts = {"samples": len(evaluation.records()), "bad_clips": bad_clips.gather()}
+        if not counts["samples"]:
+            bad_clips.refuse_empty(counts["bad_clips"])
+        return evaluation, counts
 
 
 def build_evaluator(cfg: CfgNode, task: Task, device: torch.device) -> Evaluator:

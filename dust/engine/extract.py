@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from dust.config import KEYS, CfgNode, flatten, with_values
 from dust.datasets.build import build_dataset
@@ -61,7 +62,8 @@ class FeatureOptions:
         format: memmap | npz | per_video; per_video: windows that slide over each video, every ``stride`` frames.
         dtype: float32 | float16 of the stored features.
         batch_size: views per forward pass, and samples per write.
-        on_bad_clip: raise | skip: a clip that cannot be read.
+        on_bad_clip: raise | skip: a clip that cannot be used. With raise the split is not finished without it: the
+            others are written, and the next start tries those clips alone.
     """
 
     layer: str = "pooled"
@@ -113,15 +115,22 @@ class Extraction:
         self.per_video = options.format == "per_video"
 
     def split(self, split: str) -> None:
-        """Extract one split from where an earlier run stopped."""
+        """Extract one split from where an earlier run stopped.
+
+        Raises:
+            DataError: a clip could not be used, and may not be left out; all others are written.
+        """
         dataset = self._dataset(split)
         ids = [clip.id for clip in dataset.clips]
         shape, writer = recorded_shape(self.run.features, split), None
         if shape is not None:
             writer = self._writer(split, ids, shape)
+        bad_clips = BadClipLog(self.run.path / "bad_clips.csv", split, self.options.on_bad_clip, key="TEST.ON_BAD_CLIP")
+        if writer is not None and not writer.complete:
+            self._try_again(writer, dataset, bad_clips)
         done = writer.done if writer else 0
         batch: list[Any] = []
-        for feature in self._in_order(dataset, split, ids, done):
+        for feature in self._in_order(dataset, ids, range(done, len(ids)), bad_clips):
             if writer is None and feature is not None:
                 writer = self._writer(split, ids, feature.shape[1:] if self.per_video else feature.shape)
             batch.append(feature)
@@ -129,9 +138,17 @@ class Extraction:
                 writer.write(writer.done, batch)
                 batch = []
         if writer is None:
-            raise DataError(f"none of the {len(ids)} clips of the {split} split could be read; see {self.run.path}")
+            bad_clips.refuse_empty(len(ids))
+        assert writer is not None
         if batch:
             writer.write(writer.done, batch)
+        if writer.missing and not bad_clips.count and self.options.on_bad_clip == "raise":
+            raise DataError(
+                f"{self.run.features} was finished with TEST.ON_BAD_CLIP skip, without {len(writer.missing)} clips of "
+                f"the {split} split. Set it again, or remove the features to extract them anew"
+            )
+        if writer.missing:
+            bad_clips.finish(f"{self.run.features} (unfinished: the same command tries those clips again)")
         writer.finish()
         bad = f", {len(writer.missing)} of them bad clips without" if writer.missing else ""
         logger.info(
@@ -145,35 +162,53 @@ class Extraction:
             return dataset
         return dataset.windows(stride=self.options.stride, chunk=self.options.batch_size)
 
-    def _in_order(self, dataset: Any, split: str, ids: list[str], done: int) -> Iterator[np.ndarray | None]:
-        """The feature of each sample from number ``done`` on; None for a clip that cannot be read."""
-        if done == len(ids):
+    def _try_again(self, writer: FeatureWriter, dataset: Any, bad_clips: BadClipLog) -> None:
+        """Extract the clips that an earlier run could not use; one that still cannot be stays without a feature."""
+        ids = [clip.id for clip in dataset.clips]
+        missing = set(writer.missing)
+        rows = [row for row, sample_id in enumerate(ids) if sample_id in missing]
+        for row, feature in zip(rows, self._in_order(dataset, ids, rows, bad_clips), strict=True):
+            if feature is not None:
+                writer.fill(row, feature)
+
+    def _items(self, dataset: Any, rows: Sequence[int]) -> Iterable[Any]:
+        """The dataset's items of these samples: one each, or the pieces of a video."""
+        first = dataset.first_item if self.per_video else lambda row: row
+        start, total = first(rows[0]), len(dataset)
+        loader: Iterable[Any]
+        if rows[-1] - rows[0] + 1 == len(rows) and rows[-1] + 1 == len(dataset.clips):
+            loader = self.loader_of(dataset, start)
+        else:
+            ends = [first(row + 1) if row + 1 < len(dataset.clips) else total for row in rows]
+            numbers = [number for row, end in zip(rows, ends, strict=True) for number in range(first(row), end)]
+            loader, start, total = self.loader_of(Subset(dataset, numbers), 0), 0, len(numbers)
+        return progress(loader, total=total, initial=start, desc=f"features in {self.run.features}")
+
+    def _in_order(
+        self, dataset: Any, ids: list[str], rows: Sequence[int], bad_clips: BadClipLog
+    ) -> Iterator[np.ndarray | None]:
+        """The feature of each of these samples; None for one that cannot be used."""
+        if not rows:
             return
-        path, policy = self.run.path / "bad_clips.csv", self.options.on_bad_clip
-        bad_clips = BadClipLog(path, split, policy, key="TEST.ON_BAD_CLIP")
         bad_ids: set[str] = set()
 
         def note(bad: BadClip) -> None:
-            bad_clips(bad)
-            bad_ids.add(bad.id)
+            if bad.id not in bad_ids:  # once, also if it comes in pieces
+                bad_ids.add(bad.id)
+                bad_clips(bad)
 
         self.loop.on_bad = note
-        start = dataset.first_item(done) if self.per_video else done
-        items = progress(self.loader_of(dataset, start), total=len(dataset), initial=start, desc=f"features of {split}")
-        row_of = {sample_id: row for row, sample_id in enumerate(ids)}
-        row = done
+        wanted = iter(rows)
         # the windows of one video come in several records, one behind the other
-        for sample_id, records in groupby(self.loop(items), key=lambda record: record["id"]):
-            while row < row_of[sample_id]:  # passed over: a bad clip, which the policy allows
+        for sample_id, records in groupby(self.loop(self._items(dataset, rows)), key=lambda record: record["id"]):
+            while ids[next(wanted)] != sample_id:  # passed over: a bad clip
                 yield None
-                row += 1
             outputs = torch.cat([_tensor(record["outputs"], self.options.layer) for record in records])
-            if sample_id in bad_ids:  # some of its windows could not be read
+            if sample_id in bad_ids:  # some of its windows
                 yield None
             else:
                 yield (outputs if self.per_video else outputs.mean(dim=0)).numpy()
-            row += 1
-        for _ in range(row, len(ids)):
+        for _ in wanted:
             yield None
 
     def _writer(self, split: str, ids: list[str], shape: Sequence[int]) -> FeatureWriter:
@@ -239,7 +274,9 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
         return build_split_to_extract(cfg, split, fitted)
 
     def loader_of(dataset: Any, start: int) -> Iterable[Any]:
-        return evaluation_loader(cfg, dataset, start=start)
+        loader = evaluation_loader(cfg, dataset, start=start)
+        loader.waiting.on_wait = interrupt.check_waiting
+        return loader
 
     return Extraction(run, loop, options, identity, dataset_of, loader_of)
 
@@ -264,6 +301,7 @@ def run_stage(cfg: CfgNode, run: RunDir) -> None:
         )
     interrupt = InterruptFlag()
     extraction = build_extraction(cfg, run, interrupt)
+    run.begin(cfg.dump())
     with interrupt.listening():
         for split in cfg.FEATURES.SPLITS:
             extraction.split(split)

@@ -10,10 +10,11 @@ The loop computes; everything else subscribes. The order at each moment is fixed
 6. :class:`Saving`: checkpoints.
 
 So what a hook of the user's has seen when a checkpoint is written is what the checkpoint holds, and a resumed run
-calls it for what comes after. A run that is stopped during an evaluation evaluates again; no hook has heard of the
-first attempt.
+calls it for what comes after. Before each evaluation a checkpoint is written too: a run that ends in one, however that
+comes, evaluates again, and no hook has heard of the first attempt.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from dust.utils.errors import ConfigError
 from dust.utils.meters import TrainMeter, ValMeter
 from dust.utils.registry import Registry, build
 from dust.visualization.writer import Writer
+
+logger = logging.getLogger(__name__)
 
 HOOK_REGISTRY = Registry("hook")
 
@@ -59,12 +62,14 @@ class EvaluationEnd:
         metrics: as the task names them.
         improved: the run's best so far.
         evaluation, loader: the task's evaluation with all records, and what it was made of.
+        bad_clips: clips that were left out.
     """
 
     metrics: Mapping[str, float]
     improved: bool
     evaluation: Any
     loader: Any
+    bad_clips: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,16 @@ def build_hooks(cfg: CfgNode) -> dict[str, Hook]:
     return {name: build(HOOK_REGISTRY.get(name), cfg) for name in names}
 
 
+def continue_hooks(hooks: Mapping[str, Hook], state: TrainState) -> None:
+    """Give hooks what a checkpoint kept of them. One that it does not know begins now."""
+    for name, hook in hooks.items():
+        if name in state.hooks:
+            hook.load_state_dict(state.hooks[name])
+    gone = sorted(state.hooks.keys() - hooks.keys())
+    if gone:
+        logger.warning("the checkpoint keeps hooks that TRAIN.HOOKS no longer names: %s", ", ".join(gone))
+
+
 class Meters(Hook):
     """SlowFast's ``json_stats`` lines of iterations, epochs and evaluations; an epoch's line comes with its last step.
 
@@ -149,14 +164,18 @@ class Meters(Hook):
             if distributed.world_size() > 1:
                 merged = self.statistics_of_all()
                 self.train.sums, self.train.samples = merged["sums"], merged["samples"]
-            self.train.log_epoch(state.epoch, {"bad_clips": state.bad_clips} if state.bad_clips else None)
+            self.train.log_epoch(state.epoch, _bad(state.bad_clips))
 
     def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
-        self.val.log_epoch(state.epoch, dict(result.metrics))
+        self.val.log_epoch(state.epoch, dict(result.metrics), _bad(result.bad_clips))
         state.least_errors = dict(self.val.best)
 
     def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
         self.train.reset()
+
+
+def _bad(count: int) -> dict[str, int] | None:
+    return {"bad_clips": count} if count else None
 
 
 class Curves(Hook):
@@ -192,9 +211,13 @@ class StopOnSignal(Hook):
         """Begin to ask all processes, so that the optimizer's step hides the wait."""
         self._stop_if_asked = self.interrupt.check_begun()
 
+    def answer(self) -> None:
+        """Raise Interrupted, in all processes, if what was asked by :meth:`ask` says so."""
+        self._stop_if_asked()
+
     def after_step(self, state: TrainState, step: StepEnd) -> None:
         if step.stepped:
-            self._stop_if_asked()
+            self.answer()
 
 
 class BadClipPolicy(Hook):

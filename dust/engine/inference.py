@@ -1,7 +1,7 @@
 """The only evaluation loop. Validation, test and extraction consume it."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.device import DeviceTransform
+from dust.models.protocol import LeavesOutClasses
 from dust.tasks.task import Outputs
+from dust.utils.errors import DataError
+
+
+class OutputError(DataError):
+    """A model's output that holds NaN or infinite values."""
+
+
+def refuse(bad: BadClip) -> None:
+    """Raise OutputError: nobody has said what is to become of bad clips."""
+    raise OutputError(f"{bad.path}: {bad.reason}")
 
 
 @dataclass
@@ -35,7 +46,8 @@ class Inference:
         across_samples: a forward pass may hold views of several samples. False: what a sample gives does not depend on
             its neighbours, to the last bit.
         autocast: a context for the forward pass.
-        on_bad: called with every :class:`BadClip`; it may raise.
+        on_bad: called with every :class:`BadClip`, and with one for every sample whose outputs are not all finite;
+            it may raise, as it does by default.
         should_stop: asked before every forward pass; it may raise.
     """
 
@@ -46,11 +58,11 @@ class Inference:
     micro_batch: int
     across_samples: bool = True
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    on_bad: Callable[[BadClip], None] = lambda bad: None
+    on_bad: Callable[[BadClip], None] = refuse
     should_stop: Callable[[], None] = lambda: None
 
     def __call__(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        """Yield ``{"id", "path", "label", "outputs"}`` per sample in order; outputs (V, ...) on the CPU, float32.
+        """Yield ``{"id", "path", "label", "outputs"}`` per sample in order. Outputs are (V, ...), finite, on the CPU.
 
         The model is in eval mode while this runs, and as it was before afterwards.
         """
@@ -88,6 +100,7 @@ class Inference:
 
     def _drain(self, waiting: list[_Sample], *, everything: bool) -> Iterator[dict[str, Any]]:
         """Run full micro-batches (with ``everything``, also a last short one) and hand out finished samples."""
+        silent = self.model.silent_outputs if isinstance(self.model, LeavesOutClasses) else frozenset()
         while True:
             left = sum(sample.num_views - sample.taken for sample in waiting)
             if left == 0 or (left < self.micro_batch and not everything):
@@ -95,7 +108,12 @@ class Inference:
             self._forward(waiting)
             while waiting and waiting[0].taken == waiting[0].num_views:
                 sample = waiting.pop(0)
-                yield {**sample.record, "outputs": _join(sample.outputs)}
+                outputs = _join(sample.outputs)
+                reason = why_not_finite(outputs, silent)
+                if reason:
+                    self.on_bad(BadClip(sample.record["id"], sample.record["path"], reason))
+                else:
+                    yield {**sample.record, "outputs": outputs}
 
     def _forward(self, waiting: list[_Sample]) -> None:
         self.should_stop()
@@ -147,3 +165,24 @@ def _join(parts: list[Outputs]) -> Outputs:
     if isinstance(first, dict):
         return {name: torch.cat([part[name] for part in parts]) for name in first}  # type: ignore[index]
     return torch.cat(parts)  # type: ignore[arg-type]
+
+
+def why_not_finite(outputs: Outputs, silent: Collection[str] = ()) -> str:
+    """Say which values of one sample's outputs are NaN or infinite; "" where all are finite.
+
+    Args:
+        silent: names of outputs in which -inf means that the model says nothing.
+    """
+    named = outputs if isinstance(outputs, dict) else {"": outputs}
+    for name, value in named.items():
+        wrong = ~torch.isfinite(value)
+        if name in silent:
+            wrong &= ~torch.isneginf(value)
+        if wrong.any():
+            where = f" in {name}" if name else ""
+            return (
+                f"the model's output is not finite ({int(wrong.sum())} of {value.numel()} values{where} are NaN or "
+                "infinite): its weights have diverged, or they overflow in float16 (TRAIN.AMP_DTYPE bfloat16, or "
+                "TRAIN.MIXED_PRECISION False)"
+            )
+    return ""

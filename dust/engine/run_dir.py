@@ -16,6 +16,8 @@ from typing import Any
 
 from dust.config import KEYS
 from dust.datasets.sample import BadClip
+from dust.launch.requeue import note_begin
+from dust.utils import distributed
 from dust.utils.errors import DataError, DustError
 from dust.utils.files import csv_text, read_bytes, write_text
 from dust.utils.structured import parse_yaml, read_json
@@ -77,11 +79,22 @@ class RunDir:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file.fileno(), 0)
 
-    def write_config(self, text: str) -> None:
-        """Raises DataError, naming the file, if the disk is full or read-only; an older one is then left as it was."""
+    def begin(self, config: str, *, anew: bool = False) -> None:
+        """Write ``config.yaml``, once all checks of a stage have passed: a run that is refused changes nothing here.
+
+        Args:
+            anew: keep an earlier run's checkpoints under another name.
+
+        Raises:
+            DataError: the disk is full or read-only; an older file is left as it was.
+        """
         for left in self.path.glob(".*.tmp"):  # by a process that was killed; this one holds the lock
             left.unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", text)
+        write_text(self.path / "config.yaml", config)
+        logger.info("configuration: %s", self.path / "config.yaml")
+        if anew:
+            self.set_checkpoints_aside()
+            note_begin(self.path)
 
     def set_checkpoints_aside(self) -> None:
         """Keep an earlier run's checkpoints under another name when a new run begins from scratch here."""
@@ -164,6 +177,10 @@ _COLUMNS = ("split", "id", "path", "reason")
 class BadClipLog:
     """Collects bad clips into ``bad_clips.csv`` (each once) and enforces the policy.
 
+    A clip is bad if it cannot be read, or if the model's output for it is not finite. Under TRAIN.ON_BAD_CLIP ``raise``
+    the first one ends the run; under TEST.ON_BAD_CLIP ``raise`` :meth:`finish` does, once all others are evaluated and
+    written.
+
     Args:
         policy: ``skip`` | ``raise``.
         key: the configuration key that holds the policy; by default that of the split.
@@ -180,14 +197,16 @@ class BadClipLog:
         self.key = key or ("TEST.ON_BAD_CLIP" if split == "test" else "TRAIN.ON_BAD_CLIP")
         self.limit, self.total = limit, total
         self.count = 0
+        self.first: BadClip | None = None
         self._known = {(row[0], csv_value(row[1])) for row in _rows(path) if len(row) == len(_COLUMNS)}
 
     def start_epoch(self, count: int = 0) -> None:
         self.count = count
 
     def __call__(self, bad: BadClip) -> None:
-        """Note one bad clip. Raises DataError by policy ``raise`` or when there are too many."""
+        """Note one bad clip. Raises DataError by TRAIN.ON_BAD_CLIP ``raise`` or when there are too many."""
         self.count += 1
+        self.first = self.first or bad
         known = (self.split, printable(bad.id))
         if known not in self._known:
             self._known.add(known)
@@ -196,12 +215,34 @@ class BadClipLog:
                 self._write(bad)
             except OSError as error:
                 logger.error("%s cannot be written (%s): this clip is missing there", self.path, error.strerror)
-        if self.policy == "raise":
+        if self.policy == "raise" and self.key != "TEST.ON_BAD_CLIP":
             raise DataError(
                 f"{bad.path}: {bad.reason} ({self.split} split). Mend or remove the clip, or set {self.key} skip to "
                 f"leave such clips out; they are listed in {self.path}."
             )
         self.check(self.count)
+
+    def gather(self) -> int:
+        """Take in what all processes have noted; all call it together. Returns the number of bad clips."""
+        noted = distributed.all_gather_objects((self.count, self.first))
+        self.count = sum(count for count, _ in noted)
+        self.first = next((bad for _, bad in noted if bad is not None), None)
+        return self.count
+
+    def refuse_empty(self, total: int) -> None:
+        """Raise DataError: of ``total`` clips none is left."""
+        why = f", the first because of: {self.first.reason}" if self.first else ""
+        raise DataError(f"none of the {total} clips of the {self.split} split could be used{why}. See {self.path}")
+
+    def finish(self, written: object) -> None:
+        """Raise DataError by policy ``raise`` if any clip was bad. All others stand in ``written``."""
+        if self.policy == "raise" and self.count:
+            assert self.first is not None
+            raise DataError(
+                f"{self.count} clips of the {self.split} split could not be used, the first is {self.first.path}: "
+                f"{self.first.reason}. All others are in {written}. Mend or remove the clips that {self.path} lists, "
+                f"or set {self.key} skip to leave them out."
+            )
 
     def check(self, count: int) -> None:
         """Raise DataError if ``count``, of this process or of all, is more than an epoch may have."""

@@ -45,9 +45,6 @@ def run_stage(cfg: CfgNode) -> None:
             log_notes(cfg)
             import_extensions(cfg.IMPORTS)
             cfg = build_settled(cfg)
-            if distributed.is_main():
-                run_dir.write_config(cfg.dump())
-            logger.info("configuration: %s", run_dir.path / "config.yaml")
             if cfg.TRAIN.ENABLE:
                 train.run_stage(cfg, run_dir)
             if cfg.TEST.ENABLE:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from dust.config import CfgNode
@@ -33,6 +33,19 @@ def build_device(cfg: CfgNode) -> torch.device:
             + (" to run on the CPU." if present == 0 else ".")
         )
     return torch.device("cuda", distributed.local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on ``device``, also those in dicts."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, dict):
+            return {key: move(item) for key, item in value.items()}
+        return value
+
+    return {key: move(value) for key, value in batch.items()}
 
 
 def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:

@@ -12,6 +12,7 @@ from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extrac
 from dust.engine.classes import build_with_classes
 from dust.engine.extract import features_config
 from dust.engine.run_dir import RunDir, differing_keys
+from dust.launch.requeue import begun_by_this_job
 from dust.utils.checkpoint import file_sha256, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
@@ -101,6 +102,7 @@ class Stage:
         max_epoch, patience: of its training; None where it does not train.
         tested, extracted: which checkpoint is tested, and gives features; None where it does not.
         splits: whose features are extracted.
+        skip_bad: a test or extraction that had to leave clips out is finished.
     """
 
     output_dir: str
@@ -112,6 +114,7 @@ class Stage:
     tested: CheckpointChoice | None = None
     extracted: CheckpointChoice | None = None
     splits: Sequence[str] = ()
+    skip_bad: bool = False
 
     def finished(self) -> bool:
         """Whether all that is enabled is there: the last checkpoint, results and features, made by this very
@@ -141,6 +144,8 @@ class Stage:
         if self.tested is None:
             return True
         report = read_json(run.results / "test.json")
+        if not self.skip_bad and report["counts"]["bad_clips"]:
+            return False
         return report["config_sha256"] == sha256_of_text(self.text) and report["checkpoint_sha256"] == file_sha256(
             self.tested.path()
         )
@@ -150,6 +155,8 @@ class Stage:
             return True
         wanted = (sha256_of_text(features_config(self.values)), file_sha256(self.extracted.path()))
         stores = [FeatureStore.open(run.features, split) for split in self.splits]
+        if not self.skip_bad and any(store.missing for store in stores):
+            return False
         return all((store.meta["config_sha256"], store.meta["checkpoint_sha256"]) == wanted for store in stores)
 
 
@@ -164,12 +171,13 @@ def build_stage(cfg: CfgNode) -> Stage:
         cfg.OUTPUT_DIR,
         flatten(cfg),
         cfg.dump(),
-        auto_resume=cfg.TRAIN.AUTO_RESUME,
+        auto_resume=cfg.TRAIN.AUTO_RESUME or begun_by_this_job(cfg.OUTPUT_DIR),
         max_epoch=cfg.SOLVER.MAX_EPOCH if cfg.TRAIN.ENABLE else None,
         patience=cfg.TRAIN.EARLY_STOPPING_PATIENCE,
         tested=build_checkpoint_to_test(cfg) if cfg.TEST.ENABLE else None,
         extracted=build_checkpoint_to_extract(cfg) if cfg.FEATURES.ENABLE else None,
         splits=tuple(cfg.FEATURES.SPLITS),
+        skip_bad=cfg.TEST.ON_BAD_CLIP == "skip",
     )
 
 

@@ -12,6 +12,7 @@ from dust.engine.run_dir import RunDir, differing_keys
 from dust.engine.sharding import layout_of, load_optimizer
 from dust.engine.state import TrainState
 from dust.engine.weights import load_parts, weights_file
+from dust.launch.requeue import begun_by_this_job
 from dust.utils import distributed
 from dust.utils.checkpoint import find_latest, load_checkpoint, load_weights, remove_leftovers
 from dust.utils.checkpoint.tensors import find_tensors
@@ -26,7 +27,8 @@ class StartOptions:
 
     Attributes:
         output_dir: of the run; names of other stages are those of folders beside it.
-        auto_resume: go on from the newest checkpoint there.
+        auto_resume: go on from the newest checkpoint there: by TRAIN.AUTO_RESUME, or because an earlier life of this
+            Slurm job has begun the run.
         checkpoint: TRAIN.CHECKPOINT_FILE_PATH: weights, optimizer and epoch; "" for none.
         weights_only: of ``checkpoint`` take the weights alone.
         cut_from_names: substrings that are cut out of the names in ``checkpoint``.
@@ -59,7 +61,7 @@ class StartOptions:
         }
         return {
             "output_dir": cfg.OUTPUT_DIR,
-            "auto_resume": train.AUTO_RESUME,
+            "auto_resume": train.AUTO_RESUME or begun_by_this_job(cfg.OUTPUT_DIR),
             "checkpoint": train.CHECKPOINT_FILE_PATH,
             "weights_only": train.FINETUNE or train.CHECKPOINT_EPOCH_RESET,
             "cut_from_names": tuple(train.CHECKPOINT_CLEAR_NAME_PATTERN),
@@ -81,8 +83,6 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
     """
     if distributed.is_main():
         remove_leftovers(run.checkpoints)
-        if not options.auto_resume:
-            run.set_checkpoints_aside()
     distributed.barrier()
     if options.auto_resume:
         newest = find_latest(run.checkpoints, layout_of(state.model, state.optimizer))

@@ -1,6 +1,7 @@
 """One optimizer step: the gradients of one batch or of several, on one process or on many; no data and no keys."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,10 @@ class Diverged(DustError):
     def __init__(self, message: str, losses: dict[str, float] | None = None) -> None:
         super().__init__(message)
         self.losses = losses or {}
+
+
+class Abandoned(Exception):
+    """A process could not take part in the optimizer step; none has made it."""
 
 
 class OptimizerStep:
@@ -71,7 +76,9 @@ class OptimizerStep:
         """Whether batches count by their samples; alone, a batch is the whole of its step."""
         return self.accumulate > 1 or distributed.world_size() > 1
 
-    def backward(self, compute: Callable[[], dict[str, Tensor]], samples: int, *, last: bool) -> dict[str, Tensor]:
+    def backward(
+        self, compute: Callable[[], dict[str, Tensor]], samples: int, *, last: bool, abandon: bool = False
+    ) -> dict[str, Tensor]:
         """Add the gradient of one batch.
 
         Args:
@@ -79,6 +86,7 @@ class OptimizerStep:
             samples: of this process in the batch. 0: with other processes, ``compute`` runs over samples that stand
                 in, and counts for nothing; alone, nothing is computed.
             last: the batch is the last of its optimizer step.
+            abandon: with other processes: this one has no batch, and no process shall make the step.
 
         Returns:
             The losses; none for 0 samples alone.
@@ -89,7 +97,7 @@ class OptimizerStep:
         # every sample counts alike, also those of a batch that bad clips made shorter, or of a process with fewer
         weight = samples / self.batch_size if self.weighted else float(samples > 0)
         if last:
-            self._weight_of_all = distributed.total_begun(self._weight + weight)
+            self._weight_of_all = distributed.total_begun(math.nan if abandon else self._weight + weight)
         if not samples and distributed.world_size() == 1:
             return {}
         with self.grad_sync(last):
@@ -108,11 +116,16 @@ class OptimizerStep:
 
         Returns:
             ``grad_norm``, that of all gradients before they were clipped by it, with ``clip_norm``.
+
+        Raises:
+            Abandoned: in all processes, if one of them asked for it; weights and optimizer are as before.
         """
         # gradients are means over the processes, so this is too
         pending = self._weight_of_all() / distributed.world_size()
         if not pending:
             return {}
+        if math.isnan(pending):
+            raise Abandoned
         self.scaler.unscale_(self.optimizer)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         if self.weighted:

@@ -26,7 +26,7 @@ from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
-from dust.utils.errors import CheckpointError, DataError
+from dust.utils.errors import CheckpointError
 from dust.utils.files import sha256_of_text, write_text
 from dust.utils.meters import TestMeter
 from dust.utils.registry import build
@@ -106,7 +106,7 @@ class Test:
     Attributes:
         split: test | val: whose clips are measured.
         config_sha256: of the configuration, for the report.
-        on_bad_clip: skip | raise.
+        on_bad_clip: skip | raise, once the rest is evaluated and written.
         log_period: samples between log lines.
     """
 
@@ -122,19 +122,26 @@ class Test:
 
     __test__ = False  # pytest would otherwise take the class for a test
 
+    def __post_init__(self) -> None:
+        log = self.run.path / "bad_clips.csv"
+        self.bad_clips = BadClipLog(log, self.split, self.on_bad_clip, key="TEST.ON_BAD_CLIP")
+
     def __call__(self) -> dict[str, float]:
         """Test, and write the report; returns the metrics.
 
         Raises:
-            DataError: no clip could be read, or one could not and may not be left out.
+            DataError: no clip could be used, or one could not and may not be left out; all others are in the report.
         """
+        metrics = self.measure()
+        self.bad_clips.finish(self.run.results)
+        return metrics
+
+    def measure(self) -> dict[str, float]:
+        """The same, whatever clips could not be used. Raises DataError if none could."""
         meter = TestMeter(self.log_period)
-        bad_clips = BadClipLog(self.run.path / "bad_clips.csv", self.split, self.on_bad_clip, key="TEST.ON_BAD_CLIP")
         evaluation, counts = self.evaluator.evaluate(
-            self.tested.model, self.loader, split="test", bad_clips=bad_clips, on_sample=meter.log_iter
+            self.tested.model, self.loader, split="test", bad_clips=self.bad_clips, on_sample=meter.log_iter
         )
-        if not counts["samples"]:
-            raise DataError(f"none of the {counts['bad_clips']} {self.split} clips could be read; see {bad_clips.path}")
         metrics = evaluation.metrics()
         meter.log_final(metrics)
         if distributed.is_main():
@@ -196,15 +203,21 @@ def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:
     """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep)."""
     tested = build_tested_model(cfg)
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
+    views = [with_values(cfg, {"TEST.NUM_ENSEMBLE_VIEWS": count}) for count in counts]
+    test = build_test(views[0] if views else cfg, run, tested)
+    if distributed.is_main():
+        run.begin(cfg.dump())
     if not counts:
-        return build_test(cfg, run, tested)()
+        return test()
     metrics: dict[str, float] = {}
-    for count in counts:
+    for number, count in enumerate(counts):
         logger.info("testing %d temporal views", count)
-        metrics = build_test(with_values(cfg, {"TEST.NUM_ENSEMBLE_VIEWS": count}), run, tested)()
+        test = build_test(views[number], run, tested) if number else test
+        metrics = test.measure()
         if not distributed.is_main():
             continue
         copy = run.path / "results.partial"
         shutil.copytree(run.results, copy)
         run.publish_results(copy, tested.sha256, f"results_{count}_views", split=cfg.TEST.SPLIT)
+    test.bad_clips.finish(run.results)
     return metrics

@@ -1,7 +1,6 @@
 """Training: one loop over (epoch, iteration), which can begin at any of its points."""
 
-import hashlib
-import json
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from dust.config import CfgNode, flatten
 from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler, Loader
 from dust.datasets.manifest.labels import write_class_list
-from dust.datasets.protocol import HasIdentity, files_of, fitted_of
+from dust.datasets.protocol import files_of, fitted_of
 from dust.datasets.sample import unlearnt_classes
 from dust.datasets.transforms.device import DeviceTransform
-from dust.engine.data_lists import record_training_list
+from dust.datasets.workers import WorkerError
+from dust.engine.data_lists import fingerprint, record_training_list
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.hooks import (
     BadClipPolicy,
@@ -32,20 +32,22 @@ from dust.engine.hooks import (
     StepEnd,
     StopOnSignal,
     build_hooks,
+    continue_hooks,
 )
+from dust.engine.leaving import Leaving
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import build_device, build_device_transform, build_for, parallel
+from dust.engine.setup import build_device, build_device_transform, build_for, parallel, to_device
 from dust.engine.sharding import gathered
 from dust.engine.stages import upstream
 from dust.engine.start import StartOptions, initialise
 from dust.engine.state import TrainState, build_state, no_statistics
-from dust.engine.step import Diverged
+from dust.engine.step import Abandoned, Diverged
 from dust.launch.signals import Interrupted, InterruptFlag
 from dust.models.optimizer import set_lr
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Outputs
 from dust.utils import distributed
-from dust.utils.errors import CheckpointError, DataError, DustError
+from dust.utils.errors import DataError, DustError
 from dust.utils.logging import progress
 from dust.utils.lr_policy import LRSchedule
 from dust.utils.meters import TrainMeter, ValMeter
@@ -69,6 +71,7 @@ class TrainOptions:
         patience: evaluations without a better one after which the run stops; 0 = never.
         on_bad_clip: skip | raise: a clip of training or validation that cannot be read.
         max_bad_fraction: of an epoch's clips; the run stops when more are bad.
+        compiled: the model compiles when it meets batches of a new size.
     """
 
     max_epoch: int
@@ -79,6 +82,7 @@ class TrainOptions:
     patience: int = 0
     on_bad_clip: str = "skip"
     max_bad_fraction: float = 0.05
+    compiled: bool = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -91,6 +95,7 @@ class TrainOptions:
             "patience": cfg.TRAIN.EARLY_STOPPING_PATIENCE,
             "on_bad_clip": cfg.TRAIN.ON_BAD_CLIP,
             "max_bad_fraction": cfg.DATA.MAX_BAD_FRACTION,
+            "compiled": cfg.TRAIN.COMPILE,
         }
 
 
@@ -137,6 +142,7 @@ class Trainer:
         self.metric = options.metric or self.task.best_metric
         self.placeholder_batch: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
         self.interrupt = InterruptFlag()
+        self._compiled_for: set[int] = set()  # sizes of batches
         self.bad_clips = BadClipLog(
             run.path / "bad_clips.csv", "train", options.on_bad_clip, limit=options.max_bad_fraction,
             total=len(loader.dataset),  # type: ignore[arg-type]
@@ -148,8 +154,17 @@ class Trainer:
         self.val_meter.best = dict(state.least_errors)
         self.writer = Writer() if writer is None else writer
         self.user_hooks = dict(hooks or {})
-        _continue(self.user_hooks, state)
+        continue_hooks(self.user_hooks, state)
         self.stop_on_signal = StopOnSignal(self.interrupt)
+        self.leaving = Leaving(
+            state,
+            self.bad_clips,
+            self.meter,
+            self.user_hooks,
+            self.stop_on_signal,
+            self._save_with,
+            always=options.compiled,
+        )
         self.hooks: list[Hook] = [
             Meters(self.meter, self.val_meter, self._statistics_of_all),
             Curves(self.writer, self.meter.means, options.log_period),
@@ -166,45 +181,79 @@ class Trainer:
                 loader.close()
 
     def fit(self) -> None:
-        """Train, evaluate and save. Raises Interrupted after a signal, with the state saved."""
+        """Train, evaluate and save.
+
+        Raises:
+            Interrupted: after a signal, with the state saved.
+            WorkerError: a loader worker cannot deliver; the state is saved likewise.
+        """
         state, last = self.state, self.options.max_epoch
         if state.epoch >= last:
             logger.info("epoch %d of %d is done: nothing to train", state.epoch, last)
-        with self.interrupt.listening(), self.writer:
+        self.leaving.begin()
+        asking: Any = contextlib.nullcontext()
+        if isinstance(self.loader, Loader):  # a process that waits for it hears of signals
+            asking = self.loader.asking(self.interrupt.check_waiting)
+        with self.interrupt.listening(), self.writer, asking:
             try:
                 while state.epoch < last and not self._stale():
                     self._train_epoch()
                     self._close_epoch()
                 state.saver.wait()
             except Interrupted:
-                try:
-                    state.saver.wait()
-                except CheckpointError as error:  # the one before: it is no reason not to try this one
-                    logger.error("%s", error)
-                path = self.save()
-                state.saver.wait()
-                if distributed.is_main():
-                    logger.warning(
-                        "stopped at epoch %d, iteration %d; saved %s", state.epoch + 1, state.iteration, path
-                    )
+                self.leaving.save()
                 raise
+            finally:
+                self.leaving.settle()
 
     def save(self, *, name: str = "", keep_last: int = 0) -> Any:
         """Write the run as it stands; see :meth:`TrainState.save`. Returns the path."""
-        self.state.hooks = {key: hook.state_dict() for key, hook in self.user_hooks.items()}
+        return self._save_with(None, name=name, keep_last=keep_last)
+
+    def _save_with(self, hooks: Mapping[str, Any] | None, **how: Any) -> Any:
+        """``hooks``: states of the user's hooks; None for what they are now."""
+        own = {key: hook.state_dict() for key, hook in self.user_hooks.items()}
+        self.state.hooks = own if hooks is None else dict(hooks)
         statistics = self._statistics_of_all() if self.state.iteration else None
-        return self.state.save(self.run, statistics, name=name, keep_last=keep_last)
+        return self.state.save(self.run, statistics, **how)
 
     def _train_epoch(self) -> None:
         state = self.state
         self.sampler.set_position(state.epoch, state.iteration)
         self.bad_clips.start_epoch(state.bad_clips)
         self.model.train()
-        for batch in progress(self.loader, total=self.iters, initial=state.iteration, desc=f"epoch {state.epoch + 1}"):
-            self.meter.watch.data_ready()
-            end = self._learn(batch)
+        batches = iter(
+            progress(self.loader, total=self.iters, initial=state.iteration, desc=f"epoch {state.epoch + 1}")
+        )
+        while True:
+            self.leaving.mark()
+            try:
+                with self._breakable(self.loader.num_workers > 0 and distributed.world_size() == 1):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                self.meter.watch.data_ready()
+                end = self._learn(batch)
+            except (Abandoned, Interrupted, WorkerError) as error:
+                self.leaving.leave(error, self._abandon)
             for hook in self.hooks:
                 hook.after_step(state, end)
+
+    def _breakable(self, condition: bool) -> contextlib.AbstractContextManager[None]:
+        """Where a signal need not wait for the end of what is done."""
+        return self.interrupt.breakable() if condition else contextlib.nullcontext()
+
+    def _abandon(self) -> None:
+        """Take part in what is left of this step, so that no process makes it."""
+        batch, iteration, last = self._placeholder(), self.state.iteration, False
+        while not last:
+            iteration += 1
+            last = self._closes_step(iteration)
+            self.state.optimizer_step.backward(
+                lambda: self.task.losses(self.task.forward(self.model, batch["inputs"]), batch),
+                samples=0, last=last, abandon=last,
+            )  # fmt: skip
+        self.stop_on_signal.ask()
 
     def _learn(self, batch: dict[str, Any]) -> StepEnd:
         """Learn from one loaded batch; the optimizer steps where it is the last of its step."""
@@ -234,11 +283,12 @@ class Trainer:
         torch.manual_seed(derive_seed(*words))  # dropout and drop-path of this step
         samples, several = len(batch["id"]), distributed.world_size() > 1
         if samples:
-            batch = self.transform(_to_device(batch, self.device), training=True, seed_words=words)
+            batch = self.transform(to_device(batch, self.device), training=True, seed_words=words)
             self.placeholder_batch = batch if several else None
         elif several:
             batch = self._placeholder()
         outputs: Outputs = {}
+        compiles = self.options.compiled and samples not in self._compiled_for
 
         def compute() -> dict[str, Tensor]:
             nonlocal outputs
@@ -248,9 +298,11 @@ class Trainer:
 
         last = self._closes_step(state.iteration + 1)
         try:
-            losses = state.optimizer_step.backward(compute, samples, last=last)
+            with self._breakable(compiles and (not several or self.leaving.nothing_new)):
+                losses = state.optimizer_step.backward(compute, samples, last=last)
         except Diverged as error:
             raise Diverged(self._why_diverged(error.losses, batch["id"]), error.losses) from error
+        self._compiled_for.add(samples)
         if not samples:
             return {}
         stats = {name: value.item() for name, value in losses.items()}
@@ -271,6 +323,10 @@ class Trainer:
         last = done == options.max_epoch
         improved = False
         if self.val_loader is not None and (last or done % options.eval_period == 0):
+            if self.leaving.position != self.leaving.begun_at:
+                self.save()  # an evaluation that fails, or is killed, costs no epoch
+            # workers are forked now: a lock that is held by the thread that writes would be held in them for ever
+            state.saver.wait()
             improved = self._validate()
         state.next_epoch()
         end = EpochEnd(done, improved, last or self._stale())
@@ -286,7 +342,7 @@ class Trainer:
         self.val_meter.start()
         model = state.ema.module if state.ema is not None else state.model
         with gathered(model):  # processes evaluate each at its own pace
-            evaluation, _ = self.evaluator.evaluate(
+            evaluation, counts = self.evaluator.evaluate(
                 model,
                 self.val_loader,
                 split="val",
@@ -298,7 +354,7 @@ class Trainer:
         if self.metric not in metrics:
             raise DustError(f"TRAIN.BEST_METRIC {self.metric!r} is not measured; choose one of {', '.join(metrics)}")
         improved = state.note_metric(self.metric, metrics[self.metric], self.task.higher_is_better)
-        end = EvaluationEnd(metrics, improved, evaluation, self.val_loader)
+        end = EvaluationEnd(metrics, improved, evaluation, self.val_loader, counts["bad_clips"])
         for hook in self.hooks:
             hook.after_evaluation(state, end)
         return improved
@@ -325,38 +381,6 @@ class Trainer:
         )
 
 
-def _continue(hooks: Mapping[str, Hook], state: TrainState) -> None:
-    """Give hooks what a checkpoint kept of them. One that it does not know begins now."""
-    for name, hook in hooks.items():
-        if name in state.hooks:
-            hook.load_state_dict(state.hooks[name])
-    gone = sorted(state.hooks.keys() - hooks.keys())
-    if gone:
-        logger.warning("the checkpoint keeps hooks that TRAIN.HOOKS no longer names: %s", ", ".join(gone))
-
-
-def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, dict):
-            return {key: move(item) for key, item in value.items()}
-        return value
-
-    return {key: move(value) for key, value in batch.items()}
-
-
-def _fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
-    """Identity of the training samples and labels, wherever they lie on disk, and of what was learnt of them."""
-    digest = hashlib.sha256()
-    for clip in dataset.clips:
-        digest.update(f"{clip.id}\x1f{clip.label}\x1e".encode(errors="surrogateescape"))
-    identity = dataset.identity if isinstance(dataset, HasIdentity) else None  # what else it says of its samples
-    for extra in (fitted, identity):
-        digest.update(json.dumps(extra, sort_keys=True).encode() if extra else b"")
-    return digest.hexdigest()
-
-
 def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     """The training that cfg describes, into ``run``, at the point where it begins or goes on."""
     device = build_device(cfg)
@@ -369,9 +393,6 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         val: Any = val_loader.dataset
         for note in unlearnt_classes(dataset.class_names, dataset.class_counts(), val.class_counts(), "val"):
             logger.warning("%s", note)
-    if distributed.is_main():
-        write_class_list(run.path / "classes.txt", dataset.class_names)
-        record_training_list(run.path, dataset.clips, None if val_loader is None else val_loader.dataset)
     task = build_task(cfg, DataInfo(dataset.class_names, dataset.class_counts(), fitted)).to(device)
     hooks = build_hooks(cfg)
 
@@ -381,18 +402,19 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     state.optimizer_step.accumulate = sampler.accumulate
     state.metadata = {
         "class_names": list(dataset.class_names),
-        "data_sha256": _fingerprint(dataset, fitted),
+        "data_sha256": fingerprint(dataset, fitted),
         "fitted": fitted,
         "files": files_of(dataset),
         "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),
         "cfg": cfg.dump(),
     }
-    initialise(state, run, sampler, build(StartOptions, cfg))
+    start = build(StartOptions, cfg)
+    initialise(state, run, sampler, start)
     state.metadata.update(iters_per_epoch=len(sampler), steps_per_epoch=sampler.num_steps)
     wrapped, state.optimizer_step.grad_sync = parallel(
         model, device, compiled=cfg.TRAIN.COMPILE, static_graph=state.accumulate == 1
     )
-    return Trainer(
+    trainer = Trainer(
         run,
         state,
         wrapped,
@@ -406,6 +428,12 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         writer=build(Writer, cfg, run.path),
         hooks=hooks,
     )
+    if distributed.is_main():
+        run.begin(cfg.dump(), anew=not start.auto_resume)
+        write_class_list(run.path / "classes.txt", dataset.class_names)
+        record_training_list(run.path, dataset.clips, None if val_loader is None else val_loader.dataset)
+    distributed.barrier()  # nobody saves before earlier checkpoints are aside
+    return trainer
 
 
 def run_stage(cfg: CfgNode, run: RunDir) -> None:

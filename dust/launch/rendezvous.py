@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ RENDEZVOUS_TIMEOUT_S = 600.0
 RENDEZVOUS_TIMEOUT_AFTER_ALONE_S = 7 * 24 * 3600.0
 #: Seconds that the first process stays, so that the others can read from its store how it ends.
 HEARING_TIMEOUT_S = 2.0
+#: Addresses that only this machine reaches.
+LOOPBACK = ("127.0.0.1", "localhost")
 #: Where ports of Slurm's jobs lie: below those that Linux gives to outgoing connections.
 PORTS = range(20000, 32000)
 
@@ -70,14 +73,20 @@ def _port(job: int, step: str) -> int:
 
 
 def first_host(nodelist: str) -> str:
-    """The first name of Slurm's compressed list of hosts (``node[3-5,9]``), expanded by scontrol."""
+    """The first name of Slurm's compressed list of hosts (``node[3-5,9]``), expanded by scontrol where it must be."""
+    first = nodelist.split(",")[0].strip()
+    if first and "[" not in first:
+        return first
     try:
         result = subprocess.run(
             ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True, timeout=60
         )
         return result.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
-        raise ConfigError(f"SLURM_STEP_NODELIST {nodelist!r}: scontrol cannot expand it ({error})") from error
+        raise ConfigError(
+            f"SLURM_STEP_NODELIST {nodelist!r}: scontrol cannot expand it ({error}). Put the first node's name into "
+            "MASTER_ADDR (export MASTER_ADDR=..., in the job's script, before srun)"
+        ) from error
 
 
 class Rendezvous:
@@ -91,10 +100,27 @@ class Rendezvous:
         self.env = env
         self.count = 0
         try:
-            meet: Any = dist.rendezvous(env.init_method, env.rank, env.world_size, timeout=timedelta(seconds=timeout))
-            self.store, _, _ = next(meet)
-        except RuntimeError as error:
+            self.store = self._open(timeout)
+        except (RuntimeError, OSError) as error:
             raise _cannot_meet(env, error, timeout) from error
+
+    def _open(self, timeout: float) -> dist.Store:
+        env, url = self.env, urlparse(self.env.init_method)
+        limit = timedelta(seconds=timeout)
+        if url.hostname not in LOOPBACK or url.port is None or env.rank:
+            meet: Any = dist.rendezvous(env.init_method, env.rank, env.world_size, timeout=limit)
+            return next(meet)[0]
+        # of its own accord torch listens at all addresses of the machine
+        with socket.create_server((LOOPBACK[0], url.port), backlog=env.world_size + 128) as server:
+            return dist.TCPStore(
+                LOOPBACK[0],
+                url.port,
+                env.world_size,
+                True,
+                timeout=limit,
+                multi_tenant=True,
+                master_listen_fd=os.dup(server.fileno()),
+            )
 
     def stage(self) -> dist.Store:
         """A part of the store for one process group: names of an earlier one are not met again."""
@@ -161,8 +187,8 @@ class Rendezvous:
         return code
 
 
-def _cannot_meet(env: DistEnv, error: RuntimeError, timeout: float) -> DustError:
-    if "EADDRINUSE" in str(error) or "already in use" in str(error):
+def _cannot_meet(env: DistEnv, error: Exception, timeout: float) -> DustError:
+    if "EADDRINUSE" in str(error) or "already in use" in str(error).lower():
         port = urlparse(env.init_method).port or os.environ.get("MASTER_PORT")
         return ConfigError(
             f"port {port}, where the {env.world_size} processes meet, is in use on this node. Name a free one, the "
@@ -179,6 +205,8 @@ def _cannot_meet(env: DistEnv, error: RuntimeError, timeout: float) -> DustError
 def process_group(env: DistEnv, rendezvous: Rendezvous) -> Iterator[None]:
     """Be one of the processes while this lasts."""
     os.environ.setdefault("LOCAL_RANK", str(env.local_rank))
+    if urlparse(env.init_method).hostname in LOOPBACK and "lo" in {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo listens where the host's name leads to
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(env.local_rank % torch.cuda.device_count())

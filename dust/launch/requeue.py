@@ -5,6 +5,7 @@ step from one start to the next is not queued again (:mod:`dust.launch.lives`).
 """
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 from dust.launch.lives import Lives
 from dust.launch.signals import REQUEUE_SIGNALS, most_urgent
+from dust.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 SAVE_TIMEOUT_S = 600.0
 #: The same where they cannot see it: it has nothing to save.
 EXIT_DELAY_S = 10.0
+#: In OUTPUT_DIR: which life of which job began the run there anew.
+BEGUN = ".begun.json"
 #: The exit code of a job that is not queued again because it gets nowhere: it has failed.
 NOWHERE = 1
 
@@ -83,6 +87,33 @@ def job_of(environ: Mapping[str, str]) -> str:
     if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ.get("SLURM_JOB_ID", "")
+
+
+def note_begin(folder: Path, environ: Mapping[str, str] = os.environ) -> None:
+    """Note that this life of a Slurm job has begun a run anew in ``folder``; outside Slurm do nothing.
+
+    Raises OSError.
+    """
+    job = job_of(environ)
+    if job:
+        write_atomically(folder / BEGUN, json.dumps({"job": job, "restart": _restart(environ)}))
+
+
+def begun_by_this_job(folder: str | os.PathLike, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether an earlier life of this Slurm job has begun the run in ``folder`` anew, so that this one, queued again,
+    goes on from there in spite of TRAIN.AUTO_RESUME False. A second command of the same life begins anew again."""
+    try:
+        with open(Path(folder) / BEGUN, "rb") as file:
+            record: Any = json.loads(file.read(1000))
+        return bool(record["job"] == job_of(environ) and record["restart"] < _restart(environ))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _restart(environ: Mapping[str, str]) -> int:
+    """How often Slurm has queued this job again."""
+    count = environ.get("SLURM_RESTART_COUNT", "0")
+    return int(count) if count.isdecimal() else 0
 
 
 def requeue(signum: int, environ: Mapping[str, str] = os.environ) -> bool:

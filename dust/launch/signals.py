@@ -22,6 +22,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds in which a second INT is the same Ctrl-C, which came on two ways.
 SAME_KEY_PRESS_S = 1.0
+#: Seconds that the main thread gets to end by a second INT, before the process is ended.
+SECOND_PRESS_TIMEOUT_S = 1.0
 #: Seconds that the main thread gets to hear of a signal, where nobody listens, before the process is ended.
 SIGNAL_RESPONSE_TIMEOUT_S = 3.0
 
@@ -48,6 +50,7 @@ class _SignalState:
     def reset(self) -> None:
         self.signum = 0  # the most urgent that came
         self.listeners = 0
+        self.breakable = False  # what the main thread does may be broken off
         self.stopping = False  # Interrupted was raised: later signals change nothing but the reason
         self.pressed = 0.0
         self.forward: Callable[[int], None] | None = None
@@ -85,7 +88,7 @@ class _SignalState:
             self.pressed = self.pressed or now
         if self.stopping:
             return
-        if self.listeners:
+        if self.listeners and not self.breakable:
             if first and _is_main():
                 again = "; once more stops at once" if signum == signal.SIGINT else ""
                 _say(f"{signal.Signals(signum).name}: stopping after this step, with what is done saved{again}\n")
@@ -98,7 +101,7 @@ class _SignalState:
         raise Interrupted(self.signum)
 
     def answered(self) -> bool:
-        return bool(self.signum or self.listeners or self.stopping)
+        return bool(self.signum or (self.listeners and not self.breakable) or self.stopping)
 
     def forget(self) -> None:
         """In a forked child: it is another process, and nobody's signals are taken there yet."""
@@ -180,9 +183,14 @@ def _watch(reader: int, leave: Callable[[int], int], over: threading.Event) -> N
     ``over`` says that the block has been left. On a busy machine this thread may hear of a signal only then, and what
     the state says belongs to the next block: its silence is no reason to end the process.
     """
+    pressed = 0.0
     with os.fdopen(reader, "rb", buffering=0) as numbers:
         while came := numbers.read(64):
             for signum in (number for number in came if number in SIGNALS):
+                if signum == signal.SIGINT and _signals.forward is None:
+                    if pressed and time.monotonic() - pressed > SAME_KEY_PRESS_S:
+                        _end_unless(over, 128 + signum)
+                    pressed = pressed or time.monotonic()
                 deadline = time.monotonic() + SIGNAL_RESPONSE_TIMEOUT_S
                 while not (over.is_set() or _signals.answered()) and time.monotonic() < deadline:
                     time.sleep(0.05)
@@ -192,6 +200,12 @@ def _watch(reader: int, leave: Callable[[int], int], over: threading.Event) -> N
                         code = leave(signum)
                     finally:
                         os._exit(code)
+
+
+def _end_unless(over: threading.Event, code: int) -> None:
+    """The second Ctrl-C: the handler ends the process by it, unless the main thread is stuck in a call."""
+    if not over.wait(SECOND_PRESS_TIMEOUT_S):
+        os._exit(code)
 
 
 class StopEarly(Exception):
@@ -218,6 +232,21 @@ class InterruptFlag:
                 self.check()
             finally:
                 _signals.listeners -= 1
+
+    @contextlib.contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Raise :class:`Interrupted` at once for a signal that comes while this lasts, also while listening: what is
+        done here changes nothing, and may take long (waiting for data, compiling)."""
+        _signals.breakable = True
+        try:
+            yield
+        finally:
+            _signals.breakable = False
+
+    def check_waiting(self) -> None:
+        """Raise :class:`Interrupted` if a signal has come to this process, which waits for data."""
+        if self.signum:
+            _signals.stop(self.signum)
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal has come, to whichever process: all stop at the same step."""

@@ -182,6 +182,15 @@ class EncodesFrames(Protocol):
 
 
 @runtime_checkable
+class LeavesOutClasses(Protocol):
+    """A model that may say nothing of a class: -inf stands there. Default: a clip whose outputs are not all finite is
+    reported as bad."""
+
+    silent_outputs: frozenset[str]
+    """Names of the outputs in which -inf may stand."""
+
+
+@runtime_checkable
 class KnowsItsCost(Protocol):
     """A model that says what a forward pass of one of its parts costs. Default: the cost is not reported."""
 
@@ -208,6 +217,7 @@ PROTOCOLS: tuple[type, ...] = (
     HasFeatures,
     ChecksActivations,
     EncodesFrames,
+    LeavesOutClasses,
     KnowsItsCost,
 )
 

@@ -87,6 +87,7 @@ class TSTL(nn.Module):
         self.register_buffer("member", member, persistent=False)
 
     member: torch.Tensor
+    silent_outputs = frozenset({"logits", "oracle"})
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class TSTL(nn.Module):
         Returns ``logits`` (B, num_classes), the vote of the experts that the selector chose; ``selector`` (B, G), its
         logits; ``routes`` (B, top_k), the groups chosen, the likeliest first; ``forwards`` (B,), how many CAST models
         saw each clip on the way to ``logits``. With ``group`` also ``oracle`` (B, num_classes), what the expert of the
-        clip's own group says (NaN where it is -1); it has no part in the vote.
+        clip's own group says (-inf where it is -1); it has no part in the vote.
 
         Clips of one expert run through it together, in one batch.
         """
@@ -131,7 +132,7 @@ class TSTL(nn.Module):
         scores = scores["logits"] if isinstance(scores, dict) else scores
         routes = scores.topk(self.top_k, dim=1).indices
         said = scores.new_full((len(video), self.top_k, self.num_classes), float("-inf"))
-        oracle = None if group is None else scores.new_full((len(video), self.num_classes), float("nan"))
+        oracle = None if group is None else scores.new_full((len(video), self.num_classes), float("-inf"))
         for index in range(len(self.experts)):
             sent = routes == index  # (B, top_k)
             wanted = sent.any(dim=1) if group is None else sent.any(dim=1) | (group == index)

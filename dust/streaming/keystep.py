@@ -16,6 +16,7 @@ from dust.config import CfgNode
 from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.inference import OutputError, why_not_finite
 from dust.engine.setup import build_device, build_device_transform, build_for
 from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
@@ -89,8 +90,9 @@ class StepStream:
         """The next frame: an embedding (D,) for a TemporalEncoder, else a picture (C, H, W) that ``transform`` takes,
         or the model. ``detections``: what an object detector saw in it, (class, confidence) each.
 
-        Raises DataError for a frame that is no tensor of finite numbers, or of another shape than those before, and for
-        an answer of the model that is not finite.
+        Raises:
+            DataError: a frame that is no tensor of finite numbers, or of another shape than those before.
+            OutputError: what the model says of the window is not finite.
         """
         if not isinstance(frame, Tensor) or (frame.is_floating_point() and not bool(torch.isfinite(frame).all())):
             what = "is not finite" if isinstance(frame, Tensor) else f"is a {type(frame).__name__}, not a tensor"
@@ -125,6 +127,9 @@ class StepStream:
         if not self.cache:
             window = self._embed(window)
         probabilities = torch.sigmoid(window_logits(self.model, window[None]).float())[0].cpu()
+        reason = why_not_finite(probabilities)
+        if reason:
+            raise OutputError(f"the window of frames {max(0, self.count - self.span)} to {now}: {reason}")
         phase = self._windows % self.decoder.phases
         self._windows += 1
         values = probabilities.numpy()

@@ -20,6 +20,7 @@ from dust.datasets.sample import BadClip
 from dust.datasets.tracks.recordings import TrackRecordings
 from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.inference import OutputError, why_not_finite
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
 from dust.engine.stages import build_settled
@@ -27,7 +28,7 @@ from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
 from dust.utils.checkpoint import file_sha256, load_checkpoint
-from dust.utils.errors import ConfigError, DataError, DustError
+from dust.utils.errors import ConfigError, DustError
 from dust.utils.files import file_stems, write_csv, write_text
 from dust.utils.logging import progress
 from dust.utils.metrics import f1_scores
@@ -104,6 +105,7 @@ class TrackStream:
 
         Raises:
             DustError: other shapes, or than in the frame before; points that are visible and not finite.
+            OutputError: what the model says of the window is not finite.
         """
         if not isinstance(points, Tensor) or points.ndim != 3 or points.shape[2] != 2:
             raise DustError(f"points of one frame are (V, P, 2), got {tuple(np.shape(points))}")
@@ -150,8 +152,9 @@ class TrackStream:
             time_mask = torch.arange(self.window, device=self.device)[None] < length
             features = self.model.forward_frames(torch.cat([frames, padding], dim=1), self.view_mask, time_mask)
         logits = self.model.forward_head(features)[0].float().cpu()
-        if not bool(torch.isfinite(logits).all()):
-            raise DustError(f"the answer for frames {start} to {self._count - 1} is not finite: are the weights?")
+        reason = why_not_finite(logits)
+        if reason:
+            raise OutputError(f"frames {start} to {self._count - 1}: {reason}")
         self._windows.append(StreamWindow(start, self._count, logits))
         return self._windows[-1]
 
@@ -221,6 +224,7 @@ def run_stage(
 
     Raises:
         ConfigError: the model is not one of point tracks.
+        dust.utils.errors.DataError: a clip could not be used and may not be left out; all others are written.
     """
     cfg = build_settled(cfg)
     device = build_device(cfg)
@@ -240,7 +244,11 @@ def run_stage(
     counts = {"frames": 0, "windows": 0, "front_end_frames": 0, "front_end_frames_without_cache": 0}
     everything: list[np.ndarray] = []
     for number, file in enumerate(progress(files, desc=f"streaming {split}")):
-        decisions, labels = _stream_one(stream, recordings, number, how, bad_clips, counts)
+        try:
+            decisions, labels = _stream_one(stream, recordings, number, how, bad_clips, counts)
+        except OutputError as error:
+            bad_clips(BadClip(recordings.names[number], recordings.names[number], str(error)))
+            continue
         if not len(labels):
             continue
         predicted, probability = _by_frame(decisions, len(labels))
@@ -250,7 +258,7 @@ def run_stage(
         figure = timeline_figure(predicted, probability, labels, names, cfg.TRACKS.FPS)
         figure.savefig(folder / f"{file}.png", dpi=100)
     if not everything:
-        raise DataError(f"no recording of the {split} split could be read; see {bad_clips.path}")
+        bad_clips.refuse_empty(len(recordings.names))
     report = {
         "metrics": _metrics(*np.concatenate(everything, axis=1)),
         "counts": {"recordings": len(everything), **counts, "bad_clips": bad_clips.count},
@@ -260,6 +268,7 @@ def run_stage(
     }
     write_text(folder / "stream.json", json.dumps(report, indent=2) + "\n")
     logger.info("%d recordings; timelines: %s", len(everything), folder)
+    bad_clips.finish(folder)
     return report
 
 

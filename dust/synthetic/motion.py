@@ -85,7 +85,7 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: int = 30) -> N
 
     H and W must be even.
     """
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(os.path.abspath(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

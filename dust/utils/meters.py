@@ -164,7 +164,7 @@ class ValMeter:
             },
         )
 
-    def log_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+    def log_epoch(self, epoch: int, metrics: dict[str, float], extra: dict[str, int] | None = None) -> None:
         """Write the ``val_epoch`` line: SlowFast's errors beside the metrics, and the least errors so far."""
         errors = {key.replace("_acc", "_err"): 100.0 - value for key, value in metrics.items() if _is_topk(key)}
         for key, value in errors.items():
@@ -180,6 +180,7 @@ class ValMeter:
                 **{key: value for key, value in metrics.items() if not _is_topk(key)},
                 **errors,
                 **self.best,
+                **(extra or {}),
             },
         )
 

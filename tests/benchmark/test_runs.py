@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.memory import benchmark_memory
 from benchmarks.saving import saving_cost
 from benchmarks.scaling import clips_per_second
 from dust.benchmark import in_memory
 from dust.benchmark.in_memory import Stamps, in_memory_config, train_in_memory
 from dust.engine.train import Trainer
 from dust.utils.errors import DustError
+from tests import runs as smallest
 from tests.benchmark.commands import CFG, TINY, main, positive, run_tool
+
+SMALLEST = {**smallest.TINY, "TRAIN.BATCH_SIZE": 1, "TRAIN.EVAL_PERIOD": 0, "SOLVER.MAX_EPOCH": 20}
 
 
 @pytest.fixture
@@ -34,6 +38,16 @@ def test_the_cost_of_saving_is_told_from_the_steps_around_it():
     assert len(costs) == 2  # the last save has nothing behind it to be compared with
     for share, pause in costs:
         assert share == pytest.approx(0.6 / 2.6) and pause == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_memory_is_read_over_the_steps_that_were_asked_for(clips):
+    words = [str(word) for key, value in SMALLEST.items() for word in (key, value)]
+    report = benchmark_memory(None, [*words, "DATA.PATH_TO_DATA_DIR", str(clips)], steps=100)
+    assert [row["steps"] for row in report.figures] == list(range(5, 101, 5))
+    assert all(row["resident_mb"] > 10 for row in report.figures) and "growth_mb_per_1000_steps" in report.notes[0]
+    with pytest.raises(DustError, match=r"raise SOLVER\.MAX_EPOCH"):
+        benchmark_memory(None, [*words, "DATA.PATH_TO_DATA_DIR", str(clips), "SOLVER.MAX_EPOCH", "3"], steps=100)
 
 
 def test_training_in_memory_is_dusts_own(here, monkeypatch):

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from dust.config import load_config
 from dust.config.values import plain, read_value, same
 
 
@@ -105,6 +106,18 @@ def test_element_type_of_a_list_whose_default_is_empty():
     with pytest.raises(ValueError, match=r"'x' is not a list; write \[1.0, 0.1\]"):
         read_value("x", [], element=float)
     assert read_value("balanced", [], element=float, words=("balanced",)) == "balanced"
+
+
+def test_a_path_begins_at_home_whatever_the_key(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read_value("~/runs", ".") == "/home/me/runs" == read_value(pathlib.Path("~/runs"), "")
+    assert read_value("[~/a.py, b~]", [], element=str) == ["/home/me/a.py", "b~"]
+    assert read_value("~nobody-is-called-so/x", "") == "~nobody-is-called-so/x"
+    written = {"OUTPUT_DIR": "~/runs", "DATA.PATH_PREFIX": "~/clips", "MODEL.PRETRAINED": "~/w.pth"}
+    cfg = load_config(None, [word for pair in written.items() for word in pair])
+    assert [cfg.OUTPUT_DIR, cfg.DATA.PATH_PREFIX, cfg.MODEL.PRETRAINED] == [
+        "/home/me/runs", "/home/me/clips", "/home/me/w.pth"
+    ]  # fmt: skip
 
 
 def test_none_only_where_it_is_the_default():

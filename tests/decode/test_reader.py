@@ -265,6 +265,16 @@ def test_what_cannot_be_read_is_a_video_error(tmp_path):
         VideoReader(tmp_path / "missing.mp4")
 
 
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "concat:a.mp4", "http:b.mp4", "C:c.mp4", "-.mp4"])
+def test_a_name_is_never_taken_for_an_address(clips, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(clips("two.mp4").read_bytes())
+    with open_clip(name) as reader:
+        assert len(reader) == 2 and len(reader.frames([0, 1])) == 2
+    with pytest.raises(VideoError, match="cannot be opened"):
+        open_clip("http://127.0.0.1:9/clip.mp4")
+
+
 def test_numbers_outside_are_an_index_error(clips):
     with VideoReader(clips("bframes.mp4")) as reader:
         for number in (-1, 60, 10**6):

@@ -205,3 +205,14 @@ def test_awkward_files(model):
 def test_a_dataset_that_reads_no_new_clips(run):
     with pytest.raises(ConfigError, match="for_clips"):
         dust.load(run, overrides={"TEST.DATASET": "RecordingFrames"})
+
+
+def test_an_output_that_is_not_finite_is_an_error_not_a_prediction(run, clips):
+    model = dust.load(run, device="cpu")
+    with torch.no_grad():
+        next(model.loop.model.parameters()).fill_(float("nan"))
+    path = str(clips / "clip_14.mp4")
+    (found,) = model.predict([path])
+    assert not found.ok and "the model's output is not finite" in found.error
+    with pytest.raises(DataError, match=r"clip_14\.mp4: the model's output is not finite"):
+        model.features(path)

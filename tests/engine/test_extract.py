@@ -1,6 +1,7 @@
 """The FEATURES stage: each sample once, in order, by id; interrupted and resumed = uninterrupted."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from dust.config import flatten
 from dust.datasets import construct_loader
+from dust.decode.reader import VideoReader
 from dust.engine import extract as module
 from dust.engine.extract import layer_output
 from dust.engine.extract import run_stage as extract
@@ -136,13 +138,47 @@ def test_a_bad_clip_stops_or_is_recorded(settings, clips, tmp_path):
     (broken / "val.csv").write_text("\n".join(rows[:4]) + "\n")
     (broken / "train.csv").write_text("\n".join([lines[0], *(f"{clips}/{line}" for line in lines[1:])]) + "\n")
     common = {"DATA__PATH_TO_DATA_DIR": str(broken), "FEATURES__SPLITS": ["val"]}
-    with pytest.raises(DataError, match="TEST.ON_BAD_CLIP skip"):
-        extract(settings(**common), RunDir(settings(**common).OUTPUT_DIR))
+    raising = settings(**common)
+    run = RunDir(raising.OUTPUT_DIR)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"1 clips .*bad\.mp4.*unfinished.*TEST\.ON_BAD_CLIP skip"):
+            extract(raising, run)
+    with pytest.raises(DataError, match="not finished|no features"):
+        FeatureStore.open(run.features, "val")
     cfg = settings("skip", **common, TEST__ON_BAD_CLIP="skip")
     extract(cfg, RunDir(cfg.OUTPUT_DIR))
     store = FeatureStore.open(RunDir(cfg.OUTPUT_DIR).features, "val")
     assert store.missing == [store.ids[1]] and np.isfinite(store.get(store.ids[2])).all()
     assert json.loads((RunDir(cfg.OUTPUT_DIR).features / "val.json").read_text())["missing"]
+
+
+@pytest.mark.parametrize("fmt", ["memmap", "npz", "per_video"])
+def test_a_clip_that_was_mended_is_extracted_alone(settings, clips, tmp_path, monkeypatch, fmt):
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (clips / "val.csv").read_text().splitlines()
+    names = [line.split(",")[0] for line in lines[1:]]
+    for name in names:
+        (data / name).write_bytes((clips / name).read_bytes() if name != names[1] else b"no video")
+    for split in ("train", "val"):
+        (data / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    more = {"FEATURES__SPLITS": ["val"], "FEATURES__FORMAT": fmt, "FEATURES__STRIDE": 3 if fmt == "per_video" else 0}
+    whole = settings("whole", **more)
+    extract(whole, RunDir(whole.OUTPUT_DIR))
+    cfg = settings("mended", DATA__PATH_TO_DATA_DIR=str(data), **more)
+    with pytest.raises(DataError, match=names[1]):
+        extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    (data / names[1]).write_bytes((clips / names[1]).read_bytes())
+    opened, original = [], VideoReader.__init__
+    monkeypatch.setattr(
+        VideoReader, "__init__", lambda self, path, **how: opened.append(Path(path).name) or original(self, path, **how)
+    )
+    extract(cfg, RunDir(cfg.OUTPUT_DIR))
+    assert set(opened) == {names[1]} or fmt == "per_video", "whose windows are counted first"
+    one, other = (FeatureStore.open(RunDir(c.OUTPUT_DIR).features, "val") for c in (whole, cfg))
+    assert one.missing == other.missing == []
+    for sample_id in one.ids:
+        np.testing.assert_array_equal(one.get(sample_id), other.get(sample_id))
 
 
 def test_layers(tiny):

@@ -101,3 +101,39 @@ def test_a_loop_with_another_forward_pass_is_the_same_loop():
     for one, two in zip(loop(items([2])), doubled(items([2])), strict=True):
         torch.testing.assert_close(2 * one["outputs"], two["outputs"])
     assert model.sizes == [2, 1, 1] and len(stopped) == 3 and loop.micro_batch == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_outputs_that_are_not_finite_are_bad_clips(value):
+    """One view of one sample suffices; its neighbours in the batch are as they were."""
+
+    class Overflowing(Weigher):
+        def forward(self, video):
+            outputs = super().forward(video)
+            outputs[video.flatten(1)[:, 0] == 255, 1] = value
+            return outputs
+
+    data, seen = list(items([2, 3, 1])), []
+    data[1]["inputs"]["video"].flatten(1)[:] = 7
+    data[1]["inputs"]["video"][2] = 255
+    data[0]["inputs"]["video"].clamp_(max=254), data[2]["inputs"]["video"].clamp_(max=254)
+    records = run(Overflowing(), data, 2, on_bad=seen.append)
+    assert [record["id"] for record in records] == ["v0", "v2"]
+    (bad,) = seen
+    assert bad.id == "v1" and bad.path == "v1.mp4" and "not finite (1 of 6 values are" in bad.reason
+
+
+def test_a_model_may_say_nothing_of_a_class():
+    class Silent(nn.Module):
+        silent_outputs = frozenset({"logits"})
+
+        def forward(self, video):
+            logits = torch.zeros(len(video), 2)
+            logits[:, 1] = float("-inf")
+            return {"logits": logits, "other": logits if video.amax() == 255 else torch.zeros(1)}
+
+    data, seen = list(items([1, 1])), []
+    data[0]["inputs"]["video"].clamp_(max=254)
+    data[1]["inputs"]["video"][:] = 255
+    assert [record["id"] for record in run(Silent(), data, 1, on_bad=seen.append)] == ["v0"]
+    assert "1 of 2 values in other" in seen[0].reason

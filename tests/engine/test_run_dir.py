@@ -95,10 +95,20 @@ class TestBadClipLog:
         assert self.rows(path) == [("train", "a", "truncated, at 3 s"), ("val", "a", "truncated, at 3 s")]
 
     def test_raise_names_clip_cause_and_key_and_still_lists_it(self, tmp_path):
-        log = BadClipLog(tmp_path / "bad_clips.csv", "test", "raise")
-        with pytest.raises(DataError, match=r"a\.mp4: no frames .*TEST\.ON_BAD_CLIP skip"):
+        log = BadClipLog(tmp_path / "bad_clips.csv", "train", "raise")
+        with pytest.raises(DataError, match=r"a\.mp4: no frames .*TRAIN\.ON_BAD_CLIP skip"):
             log(BadClip("a", "a.mp4", "no frames"))
-        assert self.rows(tmp_path / "bad_clips.csv") == [("test", "a", "no frames")]
+        assert self.rows(tmp_path / "bad_clips.csv") == [("train", "a", "no frames")]
+
+    def test_a_test_raises_at_its_end(self, tmp_path):
+        log = BadClipLog(tmp_path / "bad_clips.csv", "test", "raise")
+        log.finish("results")
+        for name in "ab":
+            log(BadClip(name, f"{name}.mp4", "no frames"))
+        with pytest.raises(DataError, match=r"2 clips .*a\.mp4: no frames.*in results.*TEST\.ON_BAD_CLIP skip"):
+            log.finish("results")
+        with pytest.raises(DataError, match=r"none of the 2 clips .* no frames"):
+            log.refuse_empty(2)
 
     def test_too_many_stop_the_epoch(self, tmp_path):
         log = BadClipLog(tmp_path / "bad_clips.csv", "train", "skip", limit=0.2, total=10)

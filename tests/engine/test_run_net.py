@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,52 @@ def test_a_poisoned_checkpoint_runs_nothing(clips, tmp_path, capsys):
         assert run_net.main([*words(clips, tmp_path / "run"), key, str(tmp_path / "poison.pyth")]) == 2
         assert "system" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_is_refused_changes_nothing(clips, tmp_path, capsys):
+    """Of what stood in the folder; the log says why it was refused."""
+    out = tmp_path / "run"
+    assert run_net.main(words(clips, out, TEST__ENABLE=False)) == 0
+    before = contents(out)
+    (tmp_path / "other.pyth").write_bytes(b"no checkpoint")
+    refused = [
+        {"SOLVER__BASE_LR": 0.5},
+        {"TRAIN__AUTO_RESUME": False, "TRAIN__CHECKPOINT_FILE_PATH": str(tmp_path / "none.pyth")},
+        {"TRAIN__AUTO_RESUME": False, "MODEL__PRETRAINED": str(tmp_path / "other.pyth")},
+        {"TRAIN__AUTO_RESUME": False, "TRAIN__HOOKS": ["nobody"]},
+        {"DATA__PATH_TO_DATA_DIR": str(tmp_path)},
+        {"TRAIN__ENABLE": False, "TEST__CHECKPOINT_FILE_PATH": str(tmp_path / "none.pyth"), "TEST__ENABLE": True},
+        {"TRAIN__ENABLE": False, "FEATURES__ENABLE": True, "FEATURES__LAYER": "nothing"},
+    ]
+    for more in refused:
+        assert run_net.main(words(clips, out, **{"TEST__ENABLE": False, **more})) == 2, more
+    after = contents(out)
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {Path("stdout.log")}, capsys.readouterr().err
+
+
+def test_a_job_that_is_queued_again_goes_on_with_what_it_began_anew(clips, tmp_path, monkeypatch):
+    """TRAIN.AUTO_RESUME False means anew for the job, not for each of its lives: else a limit that is shorter than the
+    training would never end it."""
+    out = tmp_path / "run"
+    argv = words(clips, out, TEST__ENABLE=False, TRAIN__EVAL_PERIOD=0)
+    old = out / "checkpoints.old"
+    assert run_net.main(argv) == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    anew = [*argv, "TRAIN.AUTO_RESUME", "False", "RNG_SEED", "5", "SOLVER.MAX_EPOCH", "2"]
+    assert run_net.main(anew) == 0 and len(list(old.iterdir())) == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    log = out / "stdout.log"
+    text = log.read_text()
+    assert run_net.main(anew) == 0
+    assert "epoch 2 of 2 is done" in log.read_text()[len(text) :] and not (out / "checkpoints.old.2").exists()
+    monkeypatch.setenv("SLURM_JOB_ID", "78")  # another job, queued again before it had begun
+    assert run_net.main(anew) == 0 and (out / "checkpoints.old.2").exists()
+    assert run_net.main(anew) == 0 and (out / "checkpoints.old.3").exists(), "a second command of one life"
 
 
 @pytest.mark.slow

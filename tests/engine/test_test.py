@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from dust.config import with_values
 from dust.decode.reader import VideoReader
 from dust.engine.run_dir import RunDir
+from dust.engine.stages import build_stage, finished
 from dust.engine.test import run_stage as run_test
 from dust.engine.train import run_stage as train
 from dust.models import build_model
@@ -178,11 +180,35 @@ class TestBadClips:
         (root / "test.csv").write_text("path,label\n" + labels)
         return str(root)
 
-    def test_raise_by_default(self, tiny, trained, damaged):
-        cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=damaged)
-        with pytest.raises(DataError, match=r"2\.mp4.*TEST\.ON_BAD_CLIP skip"):
-            run_test(cfg, RunDir(cfg.OUTPUT_DIR))
-        assert not RunDir(cfg.OUTPUT_DIR).results.exists()
+    @pytest.mark.parametrize("sweep", [(), (1, 2)])
+    def test_raise_by_default_once_all_others_are_written(self, tiny, trained, damaged, sweep):
+        cfg = tiny(
+            TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=damaged, TEST__NUM_TEMPORAL_CLIPS=sweep
+        )
+        cfg = with_values(cfg, {"TRAIN.ENABLE": False})
+        run = RunDir(cfg.OUTPUT_DIR)
+        with pytest.raises(DataError, match=r"1 clips of the test split.*2\.mp4.*TEST\.ON_BAD_CLIP skip"):
+            run_test(cfg, run)
+        for folder in (run.results, *(run.path / f"results_{count}_views" for count in sweep)):
+            assert json.loads((folder / "test.json").read_text())["counts"] == {"samples": 3, "bad_clips": 1}
+        assert len(csv_dicts(run.results / "predictions.csv")) == 3
+        assert not finished(lambda: build_stage(cfg), cfg.OUTPUT_DIR), "with the clip left out it has failed"
+        if not sweep:
+            skipping = with_values(cfg, {"TEST.ON_BAD_CLIP": "skip"})
+            run_test(skipping, run)
+            assert finished(lambda: build_stage(skipping), cfg.OUTPUT_DIR)
+
+    def test_an_output_that_is_not_finite_is_never_a_figure(self, tiny, trained, tmp_path):
+        saved = load_checkpoint(trained)
+        for part in ("model_state", "ema_state"):
+            saved[part]["head.weight"][:] = 3e38  # itself finite
+        save_checkpoint(tmp_path / "huge.pyth", saved)
+        cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(tmp_path / "huge.pyth"), TEST__ON_BAD_CLIP="skip")
+        run = RunDir(cfg.OUTPUT_DIR)
+        with pytest.raises(DataError, match=r"none of the 4 clips.*not finite.*bad_clips\.csv"):
+            run_test(cfg, run)
+        assert not run.results.exists()
+        assert len(csv_dicts(run.path / "bad_clips.csv")) == 4
 
     def test_skipped_and_counted(self, tiny, trained, damaged):
         cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=damaged, TEST__ON_BAD_CLIP="skip")

@@ -3,7 +3,9 @@
 import gc
 import json
 import multiprocessing
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,15 @@ import torch
 from torch import nn
 
 from dust.config import accumulation_steps
+from dust.engine.evaluator import Evaluator
 from dust.engine.run_dir import RunDir
 from dust.engine.step import Diverged
-from dust.engine.train import build_trainer, run_stage
+from dust.engine.train import Trainer, build_trainer, run_stage
+from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.logging import setup_logging
-from tests.runs import write_noise
+from tests.runs import RICH, assert_same_run, write_noise
 
 
 def fit(cfg):
@@ -173,6 +177,56 @@ def test_compile_and_mixed_precision_are_switches(tiny, monkeypatch):
     finally:
         handle.remove()
     assert len(compiled) == 1 and torch.bfloat16 in seen
+
+
+@pytest.mark.parametrize(("call", "saved"), [(1, []), (4, ["checkpoint_epoch_00001_iter_0000003.pyth"])])
+def test_a_signal_ends_a_compile(tiny, monkeypatch, call, saved):
+    """The fourth batch is shorter, so that the model compiles again; what was learnt until then is saved."""
+    cfg = tiny(SOLVER__MAX_EPOCH=1, TRAIN__COMPILE=True, TRAIN__EVAL_PERIOD=0, DATA_LOADER__DROP_LAST=False)
+    calls = []
+
+    def compiling(model):
+        model.register_forward_pre_hook(before, with_kwargs=True)
+        return model
+
+    def before(model, args, inputs):
+        calls.append(len(inputs["video"]))
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("it goes on")
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    with pytest.raises(Interrupted):
+        fit(cfg)
+    assert [path.name for path in RunDir(cfg.OUTPUT_DIR).checkpoints.glob("*.pyth")] == saved
+    assert fit(cfg).state.updates == 4 and calls[-1] == 1
+
+
+def test_an_evaluation_that_fails_loses_nothing(tiny, monkeypatch):
+    """Whatever it fails by, however rarely the run saves: it goes on at the evaluation, to the same bits and lines."""
+    rare = {**RICH, "TRAIN__CHECKPOINT_PERIOD": 0}
+    whole = tiny("whole", **rare)
+    fit(whole)
+    cfg, calls, seen = tiny(**rare), [], []
+    evaluate, step = Evaluator.evaluate, Trainer._micro_step
+
+    def failing(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) in errors:
+            raise errors[len(calls)]
+        return evaluate(self, *args, **kwargs)
+
+    errors = {2: RuntimeError("out of memory"), 3: DataError("a clip")}
+    monkeypatch.setattr(Evaluator, "evaluate", failing)
+    for error in errors.values():
+        with pytest.raises(type(error)):
+            fit(cfg)
+    monkeypatch.setattr(Trainer, "_micro_step", lambda self, batch: seen.append(self.state.epoch) or step(self, batch))
+    fit(cfg)
+    assert min(seen) == 2, "epochs count from 0: two were trained before the second evaluation"
+    for name in ("checkpoint_epoch_00003.pyth", "checkpoint_best.pyth"):
+        one, other = (load_checkpoint(RunDir(c.OUTPUT_DIR).checkpoints / name) for c in (cfg, whole))
+        assert_same_run(one, other)
 
 
 def test_gpus_that_are_not_there(tiny):

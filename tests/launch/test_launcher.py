@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from dust.launch.lives import Lives
-from dust.launch.rendezvous import DistEnv, Rendezvous, read_dist_env
+from dust.launch.rendezvous import DistEnv, Rendezvous, first_host, process_group, read_dist_env
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import ROOT
 from tests.processes import KILL, gone, until, zygote
@@ -285,6 +285,31 @@ def test_a_port_that_is_taken_is_named():
         with pytest.raises(ConfigError, match=f"port {port}, where the 2 processes meet, is in use") as error:
             Rendezvous(DistEnv(0, 2, 0, 2, f"tcp://127.0.0.1:{port}"))
     assert "MASTER_PORT" in str(error.value)
+
+
+def test_processes_of_one_machine_are_not_heard_elsewhere(monkeypatch):
+    """torch's store listens at all addresses of its own accord, and gloo at that of the host's name."""
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    before = listening()
+    env = DistEnv(0, 1, 0, 1, f"tcp://127.0.0.1:{free_port()}")
+    with process_group(env, Rendezvous(env)):
+        added = listening() - before
+    assert added and {ip for ip, _ in added} == {"127.0.0.1"}
+
+
+def listening():
+    connections = psutil.Process().net_connections("tcp")
+    return {tuple(one.laddr) for one in connections if one.status == psutil.CONN_LISTEN}
+
+
+def test_a_list_of_one_host_needs_no_scontrol(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert read_dist_env({**SLURM, "SLURM_STEP_NODELIST": "node07"}).init_method.startswith("tcp://node07:")
+    assert first_host("node07,node[9-12]") == "node07"
+    with pytest.raises(ConfigError, match=r"node\[7-8\].*MASTER_ADDR"):
+        read_dist_env(SLURM)
+    assert read_dist_env({**SLURM, "MASTER_ADDR": "a"}).init_method.startswith("tcp://a:")
 
 
 def test_others_that_never_come_are_an_error():

@@ -3,13 +3,17 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
 from dust.launch import signals
 from dust.launch.requeue import ExitHandler, job_of, requeue
 from dust.launch.signals import Interrupted, InterruptFlag, forward_signals, handle_signals, most_urgent
+from tests.helpers import ROOT
 
 
 def send(signum):
@@ -59,6 +63,43 @@ def test_a_loop_stops_where_it_asks_and_the_most_urgent_wins(came, wins):
             steps += 1
         flag.check()
     assert steps == len(came.split()) and stop.value.signum == signal.Signals[f"SIG{wins}"]
+
+
+def test_what_may_be_broken_off_is():
+    flag, before = InterruptFlag(), []
+    with pytest.raises(Interrupted) as stop, handle_signals(never), flag.listening():
+        send(signal.SIGINT)
+        before.append(True)
+        with flag.breakable():
+            send(signal.SIGTERM)
+            pytest.fail("it goes on")
+    assert before and stop.value.signum == signal.SIGTERM
+    with handle_signals(never), pytest.raises(Interrupted), flag.listening():
+        flag.check_waiting()
+        send(signal.SIGTERM)
+        flag.check_waiting()
+
+
+STUCK = """
+import ctypes
+from dust.launch.signals import InterruptFlag, handle_signals
+
+mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+with handle_signals(lambda signum: 1), InterruptFlag().listening():
+    lock(mutex)
+    print("stuck", flush=True)
+    lock(mutex)  # no signal ends this call
+"""
+
+
+def test_a_second_ctrl_c_ends_a_process_that_is_stuck():
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout.readline() == "stuck\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(signals.SAME_KEY_PRESS_S + 0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    process.stdout.close()
 
 
 def test_a_signal_after_the_last_question_is_not_forgotten():

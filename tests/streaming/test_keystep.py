@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dust.engine.inference import OutputError
 from dust.models.keystep import TemporalEncoder
 from dust.models.keystep_video import KeyStepVideo
 from dust.models.keystep_windows import recording_windows, window_logits
@@ -143,3 +144,13 @@ def test_what_cannot_be():
     with pytest.raises(DataError, match="without frames"):
         window_probabilities(make(), torch.zeros(0, 16), frames=5, skip=0)
     assert np.isfinite(window_probabilities(make(), torch.zeros(1, 16), frames=5, skip=0)[1].numpy()).all()
+
+
+def test_an_output_that_is_not_finite_ends_the_stream():
+    model = make()
+    with torch.no_grad():
+        model.temporal_encoder.head.weight.fill_(float("nan"))
+    stream = stream_of(model, 0, "first")
+    with pytest.raises(OutputError, match=r"the window of frames 0 to 4: the model's output is not finite"):
+        for frame in video(5):
+            stream.push(frame)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dust.engine.inference import OutputError
 from dust.models.tracks import PointTrackLSTM, PointTrackTransformer
 from dust.streaming.tracks import TrackStream
 from dust.utils.errors import ConfigError, DustError
@@ -123,3 +124,12 @@ def test_what_cannot_be_is_named():
     with pytest.raises(ConfigError, match="'median'"):
         stream.timeline("median")
     assert stream.timeline() == [] and stream.finish() is None
+
+
+def test_an_output_that_is_not_finite_ends_the_stream():
+    model, (tracks, visible) = make(*MODELS[0]), sequence(30)
+    stream = TrackStream(model, window=20, stride=4)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(OutputError, match=r"frames 0 to 19: the model's output is not finite"):
+        push_all(stream, tracks, visible)

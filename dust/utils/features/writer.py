@@ -203,17 +203,32 @@ class FeatureWriter:
         if not blocks:
             return
         with files.disk_errors(self.folder):
-            if self.format == "per_video":
-                for sample_id, block in zip(self.ids[start:], blocks, strict=False):
-                    data = files.npy_header(block.shape, self.dtype) + block.tobytes()
-                    write_atomically(self._rows / f"{id_to_name(sample_id)}.npy", data)
-            else:
-                with open(self._rows, "r+b") as file:
-                    file.seek(self._offset(start))  # rows that were written and not counted are written again
-                    file.write(b"".join(block.tobytes() for block in blocks))
-                    files.sync(file)
+            self._put(start, blocks)
             self._count(start + len(blocks), missing)
         self.done, self.missing = start + len(blocks), missing
+
+    def fill(self, row: int, feature: Any) -> None:
+        """Write the feature of a sample that was counted without one. Raises DataError as :meth:`write` does."""
+        if self.complete or self.ids[row] not in self.missing:
+            raise ValueError(f"{self.ids[row]} is not missing, or the split is finished")
+        block = self._checked(row, feature)
+        missing = [sample_id for sample_id in self.missing if sample_id != self.ids[row]]
+        with files.disk_errors(self.folder):
+            self._put(row, [block])
+            self._count(self.done, missing)
+        self.missing = missing
+
+    def _put(self, start: int, blocks: Sequence[np.ndarray]) -> None:
+        """Write samples' rows, or their files."""
+        if self.format == "per_video":
+            for sample_id, block in zip(self.ids[start:], blocks, strict=False):
+                data = files.npy_header(block.shape, self.dtype) + block.tobytes()
+                write_atomically(self._rows / f"{id_to_name(sample_id)}.npy", data)
+            return
+        with open(self._rows, "r+b") as file:
+            file.seek(self._offset(start))  # rows that were written and not counted are written again
+            file.write(b"".join(block.tobytes() for block in blocks))
+            files.sync(file)
 
     def _count(self, done: int, missing: list[str]) -> None:
         write_atomically(self._path(".count" + PARTIAL), json.dumps([done, missing]).encode())

@@ -1,0 +1,235 @@
+"""Loader workers that cannot deliver: every wait for them ends, with the cause and the way out.
+
+torch leaves three gaps. A batch that a worker cannot send (shared memory is full, no descriptor is left) is dropped in
+a thread of the worker, and waited for without end. The death of a worker is raised by a signal handler, in the midst
+of whatever the training does. A worker that hangs is waited for without end. Here the first is sent as an error in the
+batch's place, the second is found where a batch is waited for, and the third has a bound.
+"""
+
+import atexit
+import contextlib
+import errno
+import os
+import pickle
+import signal
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing import connection, context, queues
+from typing import Any
+
+from torch._utils import ExceptionWrapper
+from torch.utils.data import _utils
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from dust.datasets.sample import BadClip
+from dust.utils.errors import DataError
+
+#: Seconds between two looks at the workers while a batch is waited for.
+LOOK_S = 1.0
+#: Where tensors travel from the workers.
+SHARED_MEMORY = "/dev/shm"
+#: Errors of the machine, whatever file they were met at.
+EXHAUSTED = tuple(os.strerror(code) for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+_WAYS_OUT = {
+    "shared memory": "make it larger (docker run --shm-size=8g, or --ipc=host), or lower DATA_LOADER.NUM_WORKERS, "
+    "DATA_LOADER.PREFETCH_FACTOR or TRAIN.BATCH_SIZE, or set DATA_LOADER.NUM_WORKERS 0",
+    "memory": "lower DATA_LOADER.NUM_WORKERS, DATA_LOADER.PREFETCH_FACTOR or TRAIN.BATCH_SIZE, or ask for more memory "
+    "(sbatch --mem)",
+    "descriptors": "raise the limit (ulimit -n 65536), or lower DATA_LOADER.NUM_WORKERS or DATA_LOADER.PREFETCH_FACTOR",
+}
+
+
+class WorkerError(DataError):
+    """A loader worker cannot deliver. The clips are not at fault: started again, the run goes on."""
+
+
+@dataclass
+class Waiting:
+    """How batches are waited for.
+
+    Attributes:
+        limit_s: seconds for one batch; 0 = no bound.
+        on_wait: called about once a second meanwhile; it may raise.
+    """
+
+    limit_s: float = 0.0
+    on_wait: Callable[[], None] = lambda: None
+
+
+def refuse_exhaustion(items: Iterable[Any]) -> None:
+    """Raise WorkerError where a clip is bad only because this machine has no descriptors or memory left."""
+    for item in items:
+        if isinstance(item, BadClip) and any(text in item.reason for text in EXHAUSTED):
+            raise WorkerError(f"{item.path}: {item.reason}. {_way_out(item.reason)}")
+
+
+class _Undelivered(ExceptionWrapper):
+    """Stands in the place of a batch that a worker could not send."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def reraise(self) -> None:
+        raise WorkerError(self.text)
+
+
+class _ReportingQueue(queues.Queue):
+    """A queue that sends an error in the place of what it cannot send."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.made_by = os.getpid()
+
+    def _on_queue_feeder_error(self, error: BaseException, item: Any) -> None:  # type: ignore[override]
+        if os.getpid() == self.made_by:  # the trainer's own, to the workers
+            super()._on_queue_feeder_error(error, item)  # type: ignore[misc]
+        else:
+            self.put((item[0], _Undelivered(_why_not_sent(error))))
+
+
+class ReportingContext(context.ForkContext):
+    """Forks workers whose results come through a :class:`_ReportingQueue`."""
+
+    def Queue(self, maxsize: int = 0) -> Any:
+        return _ReportingQueue(maxsize, ctx=self.get_context())
+
+
+class WorkersIterator(_MultiProcessingDataLoaderIter):
+    """torch's iterator over batches made by workers, with an end to every wait.
+
+    Raises:
+        WorkerError: a worker could not be started, has died, could not send its batch, or no batch has come in
+            ``loader.waiting.limit_s`` seconds.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._waiting: Waiting = loader.waiting
+        self._given_up = False
+        try:
+            super().__init__(loader)
+        except OSError as error:
+            end_workers(getattr(self, "_workers", []))
+            self._shutdown = True
+            raise WorkerError(
+                f"DATA_LOADER.NUM_WORKERS {loader.num_workers}: the workers cannot be started ({error.strerror}). "
+                + _way_out(str(error))
+            ) from error
+        _workers.update(self._workers)
+        if self._worker_pids_set:  # else torch raises from a signal handler, in the midst of an optimizer step, say
+            _utils.signal_handling._remove_worker_pids(id(self))
+            self._worker_pids_set = False
+
+    def _get_data(self) -> Any:
+        self._given_up = True  # until the batch is there
+        began, limit = time.monotonic(), self._waiting.limit_s
+        while True:
+            try:
+                came, data = self._try_get_data(LOOK_S)
+            except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+                raise WorkerError(self._why(error)) from error
+            if came:
+                self._given_up = False
+                return data
+            if self._pin_memory and not self._pin_memory_thread.is_alive():
+                raise WorkerError("the thread that pins memory has ended: set DATA_LOADER.PIN_MEMORY False")
+            self._waiting.on_wait()
+            if limit and time.monotonic() - began > limit:
+                raise WorkerError(
+                    f"no batch has come from {len(self._workers)} loader workers in {limit:g} s (DATA_LOADER.TIMEOUT): "
+                    "the storage of the clips hangs, or is too slow. Look whether its files can be read; raise "
+                    "DATA_LOADER.TIMEOUT if a batch may take longer"
+                )
+
+    def _process_data(self, data: Any, worker_idx: int) -> Any:
+        if isinstance(data, ExceptionWrapper) and not isinstance(data, _Undelivered):
+            text = str(data.exc_msg).strip().rsplit("\n", 1)[-1]
+            if data.exc_type is WorkerError or issubclass(data.exc_type, MemoryError) or _exhausted(text):
+                text = text.partition(f"{WorkerError.__name__}: ")[2] or f"a loader worker: {text}. {_way_out(text)}"
+                data = _Undelivered(text)
+        return super()._process_data(data, worker_idx)
+
+    def _why(self, error: BaseException) -> str:
+        """Why nothing comes: how a worker has ended, or what reading its batch has met."""
+        # a connection breaks a moment before its worker is known to be dead
+        for ended in connection.wait([worker.sentinel for worker in self._workers], LOOK_S):
+            next(worker for worker in self._workers if worker.sentinel == ended).join()
+        dead = [(worker.pid, worker.exitcode) for worker in self._workers if worker.exitcode]
+        if not dead:
+            text = str(error) or "its worker could not open what it sends: Too many open files"
+            return f"a batch of a loader worker cannot be received ({text}). {_way_out(text)}"
+        pid, code = dead[0]
+        who = f"a loader worker (pid {pid}) has ended"
+        if code >= 0:
+            return f"{who} with exit code {code}; what it said stands above. DATA_LOADER.NUM_WORKERS 0 shows more"
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL:
+            return f"{who} by {name}: most likely the system's memory was full. {_say('memory')}"
+        if -code == signal.SIGBUS:
+            return f"{who} by {name}: {_shared_memory()}, or a file was cut while it was read. {_say('shared memory')}"
+        return f"{who} by {name}. With DATA_LOADER.NUM_WORKERS 0 the same happens where it can be seen"
+
+    def close(self) -> None:
+        """End the workers."""
+        self._shutdown_workers()
+
+    def _shutdown_workers(self) -> None:
+        if self._given_up:  # one that hangs would be waited for, 5 seconds each
+            end_workers(self._workers)
+        super()._shutdown_workers()
+        end_workers(self._workers)
+
+
+_workers: weakref.WeakSet[Any] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_workers.clear)
+
+
+def end_workers(workers: Iterable[Any]) -> None:
+    """Kill what is left of these processes: one that hangs as it starts takes no other signal."""
+    for worker in list(workers):
+        with contextlib.suppress(ValueError, AssertionError):  # it was closed, or is another process's child
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+
+
+# before multiprocessing's own handler, which waits for them without end
+atexit.register(lambda: end_workers(_workers))
+
+
+def _why_not_sent(error: BaseException) -> str:
+    return f"a loader worker cannot send its batch ({error}): {_cause(str(error))}. {_way_out(str(error))}"
+
+
+def _exhausted(text: str) -> bool:
+    return any(known in text for known in (*EXHAUSTED, "can't allocate memory", "shared memory"))
+
+
+def _kind(text: str) -> str:
+    if "Too many open files" in text or "ancdata" in text:
+        return "descriptors"
+    return "shared memory" if "shm" in text or "shared memory" in text or "No space" in text else "memory"
+
+
+def _cause(text: str) -> str:
+    causes = {"descriptors": "too many files are open", "memory": "the memory is full"}
+    return causes.get(_kind(text)) or _shared_memory()
+
+
+def _way_out(text: str) -> str:
+    return _say(_kind(text))
+
+
+def _say(kind: str) -> str:
+    ways = _WAYS_OUT[kind]
+    return ways[0].upper() + ways[1:]
+
+
+def _shared_memory() -> str:
+    try:
+        room = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return f"the shared memory {SHARED_MEMORY} is full or missing"
+    size, free = (room.f_frsize * blocks / 2**20 for blocks in (room.f_blocks, room.f_bavail))
+    return f"the shared memory {SHARED_MEMORY} is full ({free:.0f} of {size:.0f} MB are free)"
