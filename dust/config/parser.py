@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from dust.config.defaults import KEYS, flatten, get_cfg
@@ -18,8 +17,9 @@ from dust.config.schema import Problem, set_value
 from dust.config.sources import EQUALS, Setting, SourceError, read_overrides, read_yaml
 from dust.config.validate import find_problems, list_problems
 from dust.config.values import read_value
-from dust.utils.errors import SHOWN, ConfigError
+from dust.utils.errors import SHOWN, ConfigError, DataError
 from dust.utils.package import matching
+from dust.utils.structured import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -154,9 +154,9 @@ def load_saved_config(text: str, overrides: Sequence[str] | Mapping[str, Any] = 
         ConfigError: it is no configuration, or the overrides cannot be.
     """
     try:
-        saved = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{what}: the configuration in it is not valid YAML: {error}") from error
+        saved = parse_yaml(text, what, "the configuration in it cannot be used")
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     known = flatten(get_cfg())
     if not isinstance(saved, dict):
         raise ConfigError(f"{what}: holds no configuration")

@@ -6,6 +6,7 @@ pictures is a clip, like a video file.
 """
 
 import fnmatch
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -256,8 +257,9 @@ def count_numbered(folder: Path, first: int | None, pattern: str, problems: Prob
     if start not in ((0, 1) if first is None else (first,)):
         expected = "0 or 1" if first is None else str(first)
         problems.add(f"pictures must be numbered from {expected} on", f"{folder}: begins with {numbers[start]}")
-    gaps = [number for number in range(start, max(numbers)) if number not in numbers]
-    if gaps:
-        text = f"{len(gaps)} of {max(numbers) - start + 1} are missing, the first is number {gaps[0]}"
+    missing = max(numbers) - start + 1 - len(numbers)
+    if missing:  # of a picture whose number has 18 digits, very many
+        gap = next(number for number in itertools.count(start) if number not in numbers)
+        text = f"{missing} of {max(numbers) - start + 1} are missing, the first is number {gap}"
         problems.add("a gap in the pictures: every frame must be there", f"{folder}: {text}")
     return max(numbers) - start + 1

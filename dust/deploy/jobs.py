@@ -17,6 +17,7 @@ from dust.deploy.predictor import Predictor
 from dust.deploy.report import Output, about
 from dust.deploy.timeline import MergeRule, Segment, Timeline, stems, write_activitynet, write_timeline
 from dust.utils.errors import DataError, DustError, VideoError
+from dust.utils.files import csv_text
 
 SETTLED = 1.0  # seconds for which a new file must not have grown before it is read
 
@@ -158,13 +159,15 @@ class WindowLog:
             self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - it lives as long as this
         except OSError as error:
             raise DustError(f"{path}: cannot be written: {error.strerror}") from error
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(["start", "end", "prediction", *(f"prob_{name}" for name in self.classes)])
+        self._write(["start", "end", "prediction", *(f"prob_{name}" for name in self.classes)])
 
     def add(self, one: Prediction) -> None:
         """Write one window, at once."""
         values = (f"{value:.6g}" for value in one.probabilities.values())
-        self._writer.writerow([f"{one.start:.3f}", f"{one.end:.3f}", one.label, *values])
+        self._write([f"{one.start:.3f}", f"{one.end:.3f}", one.label, *values])
+
+    def _write(self, row: Sequence[object]) -> None:
+        self._file.write(csv_text([row], line_end="\r\n"))
         self._file.flush()
 
     def close(self, path: str) -> Timeline:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from dust import zoo
 from dust.config import KEYS, CfgNode, flatten, load_config, with_values
@@ -18,8 +17,10 @@ from dust.config.parser import load_saved_config
 from dust.datasets.video.tstl_groups import GROUPING
 from dust.deploy.predictor import Predictor, build_predictor
 from dust.utils.checkpoint import is_sharded, list_checkpoints, read_checkpoint
-from dust.utils.errors import CheckpointError, ConfigError
+from dust.utils.errors import CheckpointError, ConfigError, DataError
+from dust.utils.files import read_text
 from dust.utils.stages import stage_checkpoint
+from dust.utils.structured import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ def find_origin(source: str, config: str = "") -> Origin:
 
 
 def _in_run(folder: Path) -> Origin:
-    return Origin(text=(folder / "config.yaml").read_text(encoding="utf-8"), output_dir=str(folder))
+    return Origin(text=read_text(folder / "config.yaml"), output_dir=str(folder))
 
 
 def _in_checkpoint(path: Path, config: str) -> Origin:
@@ -237,8 +238,8 @@ def _in_zoo(source: str, config: str) -> Origin:
 def _values(config: Path) -> dict[str, Any]:
     """``{key: value}`` of a run's config.yaml; empty where it cannot be read."""
     try:
-        saved = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        saved = parse_yaml(read_text(config), config)
+    except DataError:
         return {}
     return flatten(CfgNode(saved)) if isinstance(saved, dict) else {}
 

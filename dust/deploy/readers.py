@@ -24,6 +24,7 @@ from dust.deploy.reading_tracks import build_track_reader
 from dust.engine.extract import build_feature_loop, build_fixed_views
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import CheckpointError, ConfigError
+from dust.utils.files import read_text
 from dust.utils.stages import stage_path
 
 
@@ -118,7 +119,7 @@ def build_video_features(cfg: CfgNode, fitted: Mapping[str, Any], device: torch.
             "make features of a new clip: predict where the stages that were trained lie"
         )
     values = {"OUTPUT_DIR": str(folder), "NUM_GPUS": 0, "TRAIN.ENABLE": False, "TEST.ENABLE": False}
-    stage = load_saved_config(config.read_text(encoding="utf-8"), values, str(config))
+    stage = load_saved_config(read_text(config), values, str(config))
     loop, options, path = build_feature_loop(stage, torch.device("cpu"))
     trained = fitted.get("video_features", {})
     found = {"checkpoint_sha256": file_sha256(path), "layer": options.layer}

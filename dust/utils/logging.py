@@ -39,7 +39,8 @@ class _AboveProgressBar(logging.Handler):
         from tqdm import tqdm
 
         try:
-            tqdm.write(self.format(record), file=sys.stdout)
+            # names of files may hold bytes that are no UTF-8, whatever the formatter makes of them
+            tqdm.write(self.format(record).encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stdout)
             sys.stdout.flush()
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._do_without(error)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dust.decode.folders import picture_kinds, scan_clips, scan_pictures
+from dust.decode.folders import count_numbered, picture_kinds, scan_clips, scan_pictures
 from dust.decode.reader import FrameFolderReader
-from dust.utils.errors import VideoError
+from dust.utils.errors import Problems, VideoError
 
 
 def touch(root, *names):
@@ -101,3 +101,13 @@ def test_hidden_files_are_no_frames_and_decimals_are_in_order(tmp_path):
         touch(tmp_path, f"._t{time}.png")
     assert FrameFolderReader(tmp_path).names == ["t0.25.png", "t0.5.png", "t1.png", "t9.5.png", "t10.125.png"]
     assert len(scan_pictures(tmp_path).left_out["hidden, or the system's"]) == 5
+
+
+def test_a_number_that_no_recording_has_is_a_gap_and_no_long_wait(tmp_path):
+    for name in ("0.jpg", "1.jpg", "99999999999999999.jpg", "9" * 100 + ".jpg"):
+        (tmp_path / name).touch()
+    problems = Problems()
+    count_numbered(tmp_path, None, "", problems)
+    (gap,) = problems.kinds["a gap in the pictures: every frame must be there"]
+    assert "99999999999999997 of 100000000000000000 are missing, the first is number 2" in gap
+    assert "9" * 100 in problems.kinds["a picture without a number at the end of its name"][0]

@@ -105,6 +105,8 @@ def test_nobody_reads_csv_files_another_way():
     others = {
         "dust/datasets/manifest/table.py": "the reader itself",
         "dust/engine/run_dir.py": "bad_clips.csv, whose last line may be cut off",
+        "dust/analysis/predictions.py": "predictions.csv as a test wrote it, large",
+        "dust/deploy/jobs.py": "windows of a live source, as it wrote them itself",
         "dust/utils/tstl_grouping_files.py": "predictions.csv as a test wrote it",
     }
     found = set()
