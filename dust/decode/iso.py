@@ -112,7 +112,7 @@ def _table_of(file: BinaryIO, trak: tuple[int, int]) -> str:
         if len(pairs) and counted != samples:
             return f"its tables have {samples} frames and {what} of {counted}"
     spent = int((steps[:, 0] * steps[:, 1]).sum())
-    if duration and spent > _LONGER * duration + steps[:, 1].max():
+    if duration and spent > _LONGER * duration + steps[-1, 1]:
         return f"its frames take {spent / duration:.3g} times as long as its duration"
     return ""
 

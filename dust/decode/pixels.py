@@ -80,6 +80,7 @@ class Orientation(NamedTuple):
 
 
 UPRIGHT = Orientation()
+_SKEW = 0.017  # the tangent of a degree
 
 
 def shown_size(height: int, width: int, stretch: float, orientation: Orientation) -> tuple[int, int]:
@@ -91,16 +92,17 @@ def shown_size(height: int, width: int, stretch: float, orientation: Orientation
 
 
 def orientation_of(frame: Any) -> Orientation:
-    """The orientation that a frame's display matrix asks for (right angles and mirrorings; anything else: upright)."""
+    """The orientation that a frame's display matrix asks for: right angles, to about a degree, and mirrorings; anything
+    else is upright."""
     if not frame.rotation and not any(one.type.name == "DISPLAYMATRIX" for one in frame.side_data):
         return UPRIGHT
     for one in frame.side_data:
         if one.type.name == "DISPLAYMATRIX":
             # stored (x, y) is shown at (a x + c y, b x + d y)
             a, b, _, c, d = struct.unpack("=5i", bytes(one)[:20])
-            if a == 0 and d == 0 and b and c:
+            if max(abs(a), abs(d)) < _SKEW * min(abs(b), abs(c)):
                 return Orientation(True, b < 0, c < 0)
-            if b == 0 and c == 0 and a and d:
+            if max(abs(b), abs(c)) < _SKEW * min(abs(a), abs(d)):
                 return Orientation(False, d < 0, a < 0)
     return UPRIGHT
 

@@ -165,6 +165,13 @@ def test_the_display_matrix_is_applied(clips, tmp_path, matrix):
     assert np.abs(whole.astype(int) - scaled).mean() < 8
 
 
+def test_a_display_matrix_of_nearly_a_right_angle(clips, tmp_path):
+    upright, _ = decode_all(clips("bframes.mp4"))
+    matrix = struct.pack(">5i", 2, 1 << 16, 0, -1 << 16, -300)
+    with VideoReader(patch_box(clips("bframes.mp4"), tmp_path / "turned.mp4", b"tkhd", 40, matrix)) as reader:
+        assert np.array_equal(reader.frames([7])[0], np.rot90(upright[7], -1))
+
+
 def test_an_edit_list_shortens_the_clip(clips, tmp_path):
     source = clips("bframes.mp4")
     content = source.read_bytes()
