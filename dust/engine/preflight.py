@@ -384,10 +384,11 @@ def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start) -> None:
             warnings.simplefilter("ignore")  # that nothing is copied to where there are no values
             if cfg.TRAIN.ENABLE:
                 if not cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN:
-                    load_weights(model, start.path)
+                    load_weights(model, start.path, weights=cfg.MODEL.WEIGHTS)
             else:
-                how = {"averaged": cfg.EMA.ENABLED, "head": cfg.TEST.ENABLE}
-                load_trained(model, start.path, dict(start.saved), output_dir=stage.output_dir, **how)
+                saved, weights = dict(start.saved), build_weights_choice(cfg)
+                folder, head = stage.output_dir, cfg.TEST.ENABLE
+                load_trained(model, start.path, saved, output_dir=folder, weights=weights, head=head)
     parts = init_from(model)
     if not begins_elsewhere:
         for key, name in parts.values():
