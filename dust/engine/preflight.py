@@ -31,7 +31,7 @@ from dust.engine.extract import build_split_to_extract, layer_output
 from dust.engine.hooks import build_hooks
 from dust.engine.setup import build_device
 from dust.engine.stages import build_inherited, build_stage, finished
-from dust.engine.weights import load_trained, weights_file
+from dust.engine.weights import build_weights_choice, load_trained, weights_file
 from dust.models import build_model
 from dust.models.optimizer import construct_optimizer
 from dust.models.protocol import AssembledFromParts, init_from
