@@ -224,6 +224,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
 
     layer_stem = r"^encoder\.(?:patch_embed|img_mod_embed|video_mod_embed)"
     layer_blocks = r"^encoder\.blocks\.(\d+)"
+    fresh_parts = r"^pooler\."  # of a file of the encoder alone
 
     def __init__(
         self,

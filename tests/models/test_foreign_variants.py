@@ -21,6 +21,7 @@ from dust.models.timesformer import TimeSformer
 from dust.models.video_swin import VideoSwin
 from dust.models.videomae_pretrain import VideoMAEPretrain
 from dust.models.videomae_vit import VideoMAE
+from dust.models.vjepa2 import VJEPA2
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError
 from tests.helpers import noise_of, randomised
@@ -330,6 +331,20 @@ def test_a_window_of_cosine_attention_is_seen_by_its_index_alone():
     name = "layers.0.blocks.0.attn.relative_position_index"
     load_weights(model, changed(model, **{name: (torch.arange(4)[:, None] - torch.arange(4)) + 3}), strict=True)
     refused(model, changed(model, **{name: torch.zeros(36, dtype=torch.long)}), "6 tokens, here 4.*SERIES.LENGTH")
+
+
+# ---------------------------------------------------------------------------------------------------------- V-JEPA 2
+
+
+def test_a_file_of_the_encoder_leaves_the_probe_as_it_is_and_a_deeper_one_is_refused():
+    sizes = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "probe_depth": 2, "probe_heads": 4}
+    source, model = randomised(VJEPA2(**sizes, num_classes=5)), VJEPA2(**sizes, num_classes=5).eval()
+    state = {key: tensor for key, tensor in source.state_dict().items() if key.startswith("encoder.")}
+    report = load_weights(model, state)
+    assert report.missing and all(key.startswith(("pooler.", "head.")) for key in report.missing)
+    torch.testing.assert_close(model.encoder(VIDEO), source.encoder(VIDEO))
+    refused(model, VJEPA2(**{**sizes, "depth": 3}, num_classes=5).state_dict(), r"no place for encoder\.blocks\.2")
+    refused(model, VJEPA2(**{**sizes, "depth": 1}, num_classes=5).state_dict(), r"no fitting encoder\.blocks\.1")
 
 
 # --------------------------------------------------------------------------------------------- sequences of embeddings
