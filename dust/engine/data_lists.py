@@ -44,8 +44,8 @@ def record_training_list(folder: Path, clips: Iterable[Any], val: Any) -> list[s
     return warnings
 
 
-def warnings_of_test(folder: Path, dataset: Any) -> list[str]:
-    """The training's warnings, and what its list and that of a test have in common.
+def warnings_of_test(folder: Path, dataset: Any, split: str = "test") -> list[str]:
+    """The training's warnings, and what its list and that of the tested ``split`` have in common.
 
     A run that was not trained here (published weights) has no list: then only the test's own contradictions are known.
     """
@@ -63,7 +63,7 @@ def warnings_of_test(folder: Path, dataset: Any) -> list[str]:
         except (DataError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s cannot be read (%s): the lists of training and test are not compared", path, error)
     if isinstance(dataset, ClipDataset):
-        splits["test"] = _samples(dataset.clips)
+        splits[split] = _samples(dataset.clips)
         found = [text for text in _warnings(splits) if text not in warnings]
         for text in found:
             logger.warning("%s (`dust check` lists them all)", text)

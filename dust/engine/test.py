@@ -163,7 +163,7 @@ class Test:
             "metrics": {name: float(value) for name, value in metrics.items()},
             "intervals": {name: [found.low, found.high] for name, found in intervals.items() if name in metrics},
             "counts": counts,
-            "data_warnings": warnings_of_test(self.run.path, self.loader.dataset),
+            "data_warnings": warnings_of_test(self.run.path, self.loader.dataset, self.split),
             "config_sha256": self.config_sha256,
             "split": self.split,
             "checkpoint": self.tested.source,
