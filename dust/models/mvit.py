@@ -1,13 +1,13 @@
-"""MViT: "Multiscale Vision Transformers", Fan et al., ICCV 2021, https://arxiv.org/abs/2104.11227, and "MViTv2: Improved
-Multiscale Vision Transformers for Classification and Detection", Li et al., CVPR 2022, https://arxiv.org/abs/2112.01526.
+"""MViT: "Multiscale Vision Transformers", Fan et al., ICCV 2021, https://arxiv.org/abs/2104.11227, and "MViTv2:
+Improved Multiscale Vision Transformers for Classification and Detection", Li et al., CVPR 2022,
+https://arxiv.org/abs/2112.01526.
 
-Attention whose queries, keys and values are pooled in time and space, so that channels grow as the grid shrinks. Code of
-the authors: https://github.com/facebookresearch/SlowFast, Apache-2.0. Tests compare with numbers of theirs and of
+Attention whose queries, keys and values are pooled in time and space, so that channels grow as the grid shrinks. Code
+of the authors: https://github.com/facebookresearch/SlowFast, Apache-2.0. Tests compare with numbers of theirs and of
 torchvision's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,31 +15,16 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from dust.models.build import MODEL_REGISTRY
-from dust.models.layers import DropPath, Mlp, init_linear
+from dust.models.layers import init_linear
 from dust.models.layers.checks import check_arguments
 from dust.models.layers.common import drop_path_rates
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
-from dust.models.mvit_weights import our_names, resize_tables
+from dust.models.layers.pooling_attention import MViTBlock, MViTBlockSpec
+from dust.models.mvit_weights import our_names
 from dust.utils.errors import ConfigError, DustError
 
 Size = tuple[int, int, int]
 State = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class MViTBlockSpec:
-    """One block: its heads and channels, and how queries and keys are pooled, each as (time, height, width).
-
-    An empty kernel, or a kernel and a stride of 1 in all, pools nothing; a stride of 1 with a larger kernel still does.
-    """
-
-    num_heads: int
-    dim_in: int
-    dim_out: int
-    kernel_q: Sequence[int] = ()
-    kernel_kv: Sequence[int] = ()
-    stride_q: Sequence[int] = ()
-    stride_kv: Sequence[int] = ()
 
 
 def block_table(
@@ -58,13 +43,13 @@ def block_table(
     """Make the blocks that SlowFast's keys describe.
 
     Args:
-        dim_mul, head_mul: [block, factor]: channels and heads grow there. In v2 (``dim_mul_in_att``) the attention of that
-            block widens, in v1 the MLP of the block before it.
+        dim_mul, head_mul: [block, factor]: channels and heads grow there. In v2 (``dim_mul_in_att``) the attention of
+            that block widens, in v1 the MLP of the block before it.
         pool_q_stride, pool_kv_stride: [block, time, height, width].
         pool_kv_stride_adaptive: the first block's stride of keys; each stride of queries divides it.
         pool_kvq_kernel: of all pooling; empty: one more than the stride where that is above 1.
     """
-    widths, heads = (dict((int(i), float(factor)) for i, factor in table) for table in (dim_mul, head_mul))
+    widths, heads = ({int(i): float(factor) for i, factor in table} for table in (dim_mul, head_mul))
     stride_q = {int(i): tuple(map(int, stride)) for i, *stride in pool_q_stride}
     stride_kv = {int(i): tuple(map(int, stride)) for i, *stride in pool_kv_stride}
     if pool_kv_stride_adaptive:
@@ -95,142 +80,6 @@ def _rounded(width: float, factor: float, divisor: int) -> int:
     return int(rounded + divisor if rounded < 0.9 * width else rounded)
 
 
-class MViTAttention(nn.Module):
-    """Tokens (B, L, dim_in) on a grid -> (B, L', dim), L' those of the pooled queries, and the new grid.
-
-    Decomposed relative positions (v2) add q R_t + q R_h + q R_w to the scores. They are appended to the queries as
-    channels, and one-hot places to the keys, so that the fused kernels compute the same without a matrix of biases.
-    """
-
-    def __init__(
-        self, dim_in: int, dim: int, spec: MViTBlockSpec, grid: Size, *, class_token: bool, qkv_bias: bool,
-        residual_pooling: bool, rel_pos_spatial: bool, rel_pos_temporal: bool, norm_eps: float,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.num_heads, self.class_token, self.residual_pooling = spec.num_heads, class_token, residual_pooling
-        head_dim = dim // spec.num_heads
-        self.scale = head_dim**-0.5
-        self.qkv = nn.Linear(dim_in, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        for name, kernel, stride in (
-            ("q", spec.kernel_q, spec.stride_q), ("k", spec.kernel_kv, spec.stride_kv),
-            ("v", spec.kernel_kv, spec.stride_kv),
-        ):  # fmt: skip
-            pools = bool(kernel) and max(*kernel, *stride) > 1
-            conv = _depthwise(head_dim, kernel, stride) if pools else None
-            self.add_module(f"pool_{name}", conv)
-            self.add_module(f"norm_{name}", nn.LayerNorm(head_dim, eps=norm_eps) if pools else None)
-        self.rel_pos_h = self.rel_pos_w = self.rel_pos_t = None
-        side = max(grid[1:])
-        if rel_pos_spatial:
-            rows = 2 * max(side // _step(spec.stride_q, 1), side // _step(spec.stride_kv, 1)) - 1
-            self.rel_pos_h = nn.Parameter(torch.empty(rows, head_dim))
-            self.rel_pos_w = nn.Parameter(torch.empty(rows, head_dim))
-        if rel_pos_temporal:
-            self.rel_pos_t = nn.Parameter(torch.empty(2 * grid[0] - 1, head_dim))
-
-    def forward(self, x: torch.Tensor, grid: Size) -> tuple[torch.Tensor, Size]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q, grid_q = self._pool("q", q, grid)
-        k, grid_k = self._pool("k", k, grid)
-        v, _ = self._pool("v", v, grid)
-        query, key, value = q * self.scale, k, v
-        if self.rel_pos_h is not None or self.rel_pos_t is not None:
-            biases, places = self._positions(q, grid_q, grid_k)
-            query = torch.cat([query, *biases], dim=-1)
-            key = torch.cat([k, places.to(k).expand(*k.shape[:2], -1, -1)], dim=-1)
-            value = F.pad(v, (0, key.shape[-1] - v.shape[-1]))  # fused kernels want one width
-        out = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., : v.shape[-1]]
-        if self.residual_pooling:
-            begin = int(self.class_token)
-            out = torch.cat([out[:, :, :begin], out[:, :, begin:] + q[:, :, begin:]], dim=2) if begin else out + q
-        return self.proj(out.transpose(1, 2).flatten(2)), grid_q
-
-    def _pool(self, name: str, x: torch.Tensor, grid: Size) -> tuple[torch.Tensor, Size]:
-        """(B, heads, L, head_dim) -> the same on a smaller grid, normed; the class token is only normed."""
-        conv, norm = getattr(self, f"pool_{name}"), getattr(self, f"norm_{name}")
-        if conv is None:
-            return x, grid
-        begin = int(self.class_token)
-        batch, heads, _, width = x.shape
-        tokens = x[:, :, begin:].reshape(batch * heads, *grid, width).permute(0, 4, 1, 2, 3)
-        pooled = conv(tokens)
-        grid = tuple(pooled.shape[2:])
-        pooled = pooled.flatten(2).transpose(1, 2).reshape(batch, heads, -1, width)
-        return norm(torch.cat([x[:, :, :begin], pooled], dim=2) if begin else pooled), grid
-
-    def _positions(self, q: torch.Tensor, grid_q: Size, grid_k: Size) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """What is appended to the queries, (B, heads, L, n) for each axis, and to the keys, (L', sum of n)."""
-        begin = int(self.class_token)
-        tokens = q[:, :, begin:].unflatten(2, grid_q)
-        biases, places = [], []
-        for axis, (name, table) in enumerate((("t", self.rel_pos_t), ("h", self.rel_pos_h), ("w", self.rel_pos_w))):
-            if table is None:
-                continue
-            rows = relative_rows(table, grid_q[axis], grid_k[axis])  # (n_q, n_k, head_dim)
-            bias = torch.einsum(f"bnthwc,{name}kc->bnthwk", tokens, rows.to(q.dtype)).flatten(2, 4)
-            biases.append(F.pad(bias, (0, 0, begin, 0)))  # the class token has no position
-            shape = [1, 1, 1, grid_k[axis]]
-            shape[axis] = grid_k[axis]
-            one_hot = torch.eye(grid_k[axis], device=q.device).view(shape).expand(*grid_k, -1)
-            places.append(F.pad(one_hot.reshape(-1, grid_k[axis]), (0, 0, begin, 0)))
-        return biases, torch.cat(places, dim=-1)
-
-
-def relative_rows(table: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
-    """Rows (queries, keys, D) of a table (L, D) of relative positions, for places on two grids over the same extent.
-
-    A table of another length than 2 max(queries, keys) - 1 is resampled linearly first.
-    """
-    table = resize_tables(table, 2 * max(queries, keys) - 1)
-    q, k = max(keys / queries, 1.0), max(queries / keys, 1.0)
-    i = torch.arange(queries, device=table.device)[:, None] * q
-    j = torch.arange(keys, device=table.device)[None] * k
-    return table[(i - j + (keys - 1) * k).long()]
-
-
-class MViTBlock(nn.Module):
-    """Pre-norm block (B, L, dim_in) on a grid -> (B, L', dim_out) on the pooled grid."""
-
-    def __init__(
-        self, spec: MViTBlockSpec, grid: Size, *, class_token: bool, mlp_ratio: float, qkv_bias: bool, drop_path: float,
-        dim_mul_in_att: bool, residual_pooling: bool, rel_pos_spatial: bool, rel_pos_temporal: bool, norm_eps: float,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        dim = spec.dim_out if dim_mul_in_att else spec.dim_in
-        self.class_token, self.dim_mul_in_att = class_token, dim_mul_in_att
-        self.norm1 = nn.LayerNorm(spec.dim_in, eps=norm_eps)
-        self.attn = MViTAttention(
-            spec.dim_in, dim, spec, grid, class_token=class_token, qkv_bias=qkv_bias, residual_pooling=residual_pooling,
-            rel_pos_spatial=rel_pos_spatial, rel_pos_temporal=rel_pos_temporal, norm_eps=norm_eps,
-        )  # fmt: skip
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), spec.dim_out)
-        self.proj = nn.Linear(spec.dim_in, spec.dim_out) if spec.dim_in != spec.dim_out else None
-        self.pool_skip = None
-        if spec.stride_q and max(spec.stride_q) > 1:
-            kernel = [step + 1 if step > 1 else step for step in spec.stride_q]
-            self.pool_skip = nn.MaxPool3d(kernel, tuple(spec.stride_q), [size // 2 for size in kernel])
-
-    def forward(self, x: torch.Tensor, grid: Size) -> tuple[torch.Tensor, Size]:
-        z = self.norm1(x)
-        attended, grid_out = self.attn(z, grid)
-        skip = self.proj(z) if self.proj is not None and self.dim_mul_in_att else x
-        y = self._pool(skip, grid) + self.drop_path(attended)
-        z = self.norm2(y)
-        if self.proj is not None and not self.dim_mul_in_att:
-            y = self.proj(z)
-        return y + self.drop_path(self.mlp(z)), grid_out
-
-    def _pool(self, x: torch.Tensor, grid: Size) -> torch.Tensor:
-        if self.pool_skip is None:
-            return x
-        begin = int(self.class_token)
-        tokens = self.pool_skip(x[:, begin:].unflatten(1, grid).permute(0, 4, 1, 2, 3))
-        return torch.cat([x[:, :begin], tokens.flatten(2).transpose(1, 2)], dim=1)
-
-
 @MODEL_REGISTRY.register()
 class MViT(ClassifierHead, Checkpointed):
     """Video (B, C, T, H, W) -> logits (B, num_classes).
@@ -252,7 +101,9 @@ class MViT(ClassifierHead, Checkpointed):
         use_mean_pooling: classify the norm of the mean over the tokens, whatever the class token says.
         drop_path_rate: stochastic depth of the last block, in [0, 1); it rises linearly from 0.
         dropout_rate: before the head.
-        init_std: spread of the first weights.
+        zero_decay_pos_cls: no weight decay of the class token and of tables of positions.
+        rel_pos_zero_init: tables of relative positions begin at zero.
+        init_std, init_scale: spread of the first weights, and a factor of the head's.
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
 
     Raises ConfigError that names every argument that cannot be.
@@ -284,7 +135,10 @@ class MViT(ClassifierHead, Checkpointed):
         drop_path_rate: float = 0.0,
         dropout_rate: float = 0.5,
         norm_eps: float = 1e-6,
+        zero_decay_pos_cls: bool = True,
+        rel_pos_zero_init: bool = False,
         init_std: float = 0.02,
+        init_scale: float = 1.0,
         act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -292,6 +146,7 @@ class MViT(ClassifierHead, Checkpointed):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         _check(specs, height, width, num_frames, in_chans, num_classes, drop_path_rate, dropout_rate, patch_stride)
         self.num_classes, self.init_std, self.in_chans = num_classes, init_std, in_chans
+        self.init_scale, self.zero_decay_pos_cls = init_scale, zero_decay_pos_cls
         self.cls_embed_on, self.use_mean_pooling = cls_embed_on, use_mean_pooling
         self.num_features = specs[-1].dim_out
         dim = specs[0].dim_in
@@ -320,7 +175,9 @@ class MViT(ClassifierHead, Checkpointed):
         self.head_drop = nn.Dropout(dropout_rate)
         self.set_grad_checkpointing(act_checkpoint)
         for name, parameter in self.named_parameters():
-            if name.startswith(("cls_token", "pos_embed")) or ".rel_pos_" in name:
+            if ".rel_pos_" in name and rel_pos_zero_init:
+                nn.init.zeros_(parameter)
+            elif name.startswith(("cls_token", "pos_embed")) or ".rel_pos_" in name:
                 nn.init.trunc_normal_(parameter, std=init_std)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -363,6 +220,9 @@ class MViT(ClassifierHead, Checkpointed):
             "sep_pos_embed": node.SEP_POS_EMBED,
             "cls_embed_on": node.CLS_EMBED_ON,
             "use_mean_pooling": node.USE_MEAN_POOLING,
+            "zero_decay_pos_cls": node.ZERO_DECAY_POS_CLS,
+            "rel_pos_zero_init": node.REL_POS_ZERO_INIT,
+            "init_scale": node.HEAD_INIT_SCALE,
             "drop_path_rate": node.DROPPATH_RATE,
             "dropout_rate": cfg.MODEL.DROPOUT_RATE,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
@@ -376,7 +236,7 @@ class MViT(ClassifierHead, Checkpointed):
         """(B, C, T, H, W) float -> tokens (B, L, D) of the last block, a class token first."""
         x, grid = self._embed(video)
         for block in self.blocks:
-            x, grid = run_block(block, self.act_checkpoint, x, grid)
+            x, grid = run_block(block, self.act_checkpoint, x, grid)  # type: ignore[arg-type]
         return x
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -392,8 +252,8 @@ class MViT(ClassifierHead, Checkpointed):
     def _embed(self, video: torch.Tensor) -> tuple[torch.Tensor, Size]:
         if video.ndim != 5 or video.shape[1] != self.in_chans or not video.is_floating_point():
             raise DustError(
-                f"MViT got video of {video.dtype} and shape {tuple(video.shape)}; it takes floats (B, {self.in_chans}, T, "
-                "H, W)"
+                f"MViT got video of {video.dtype} and shape {tuple(video.shape)}; it takes floats (B, {self.in_chans}, "
+                "T, H, W)"
             )
         x = self.patch_embed.proj(video)
         grid: Size = tuple(x.shape[2:])  # type: ignore[assignment]
@@ -408,13 +268,14 @@ class MViT(ClassifierHead, Checkpointed):
         if self.pos_embed is not None:
             if grid != self.grid:
                 raise DustError(
-                    f"MViT with one joint table of positions was built for a grid of {self.grid}, the video has {grid}: "
-                    "crop and sample as it was built, or set MVIT.SEP_POS_EMBED True"
+                    f"MViT with one joint table of positions was built for a grid of {self.grid}, the video has "
+                    f"{grid}: crop and sample as it was built, or set MVIT.SEP_POS_EMBED True"
                 )
             return self.pos_embed
         if self.pos_embed_spatial is None or self.pos_embed_temporal is None:
             return None
-        spatial, temporal = self.pos_embed_spatial, self.pos_embed_temporal
+        spatial: torch.Tensor = self.pos_embed_spatial
+        temporal: torch.Tensor = self.pos_embed_temporal
         if grid[1:] != self.grid[1:]:
             picture = spatial.transpose(1, 2).unflatten(2, self.grid[1:])
             spatial = F.interpolate(picture, grid[1:], mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
@@ -426,7 +287,9 @@ class MViT(ClassifierHead, Checkpointed):
     # ---------------------------------------------------------------------------------- what a classifier offers
 
     def no_weight_decay(self) -> set[str]:
-        """Tokens and tables of positions."""
+        """Tokens and tables of positions; nothing without ``zero_decay_pos_cls``."""
+        if not self.zero_decay_pos_cls:
+            return set()
         names = ("cls_token", "pos_embed")
         return {name for name, _ in self.named_parameters() if name.startswith(names) or ".rel_pos_" in name}
 
@@ -442,15 +305,6 @@ class _PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.proj = nn.Conv3d(in_chans, dim, tuple(kernel), tuple(stride), tuple(padding))  # type: ignore[arg-type]
-
-
-def _depthwise(channels: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Conv3d:
-    padding = [size // 2 for size in kernel]
-    return nn.Conv3d(channels, channels, tuple(kernel), tuple(stride), padding, groups=channels, bias=False)  # type: ignore[arg-type]
-
-
-def _step(stride: Sequence[int], axis: int) -> int:
-    return stride[axis] if stride else 1
 
 
 def _check(specs, height, width, num_frames, in_chans, num_classes, drop_path_rate, dropout_rate, patch_stride) -> None:

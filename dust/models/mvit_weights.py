@@ -5,6 +5,8 @@ import re
 import torch
 import torch.nn.functional as F
 
+from dust.models.layers.pooling_attention import resize_tables
+
 State = dict[str, torch.Tensor]
 
 _TORCHVISION = [
@@ -33,7 +35,7 @@ def our_names(state: State, notes: list[str], own: State, grid: tuple[int, int, 
             renamed[key] = tensor
         state = renamed
     state = {re.sub(r"^head\.projection\.", "head.", key): tensor for key, tensor in state.items()}
-    ours = {}
+    fitted: State = {}
     for key, tensor in state.items():
         wanted = own.get(key)
         if wanted is not None and key.startswith(("cls_token", "pos_embed")):
@@ -41,8 +43,8 @@ def our_names(state: State, notes: list[str], own: State, grid: tuple[int, int, 
                 tensor = tensor.unsqueeze(0)
         if wanted is not None and tensor.ndim == wanted.ndim and tensor.shape != wanted.shape:
             tensor = _resampled(key, tensor, wanted, grid, notes)
-        ours[key] = tensor
-    return ours
+        fitted[key] = tensor
+    return fitted
 
 
 def _resampled(
@@ -63,11 +65,3 @@ def _resampled(
         return tensor
     notes.append(f"{key}: resampled from {tuple(tensor.shape)} to {tuple(resized.shape)}")
     return resized.to(tensor.dtype)
-
-
-def resize_tables(table: torch.Tensor, rows: int) -> torch.Tensor:
-    """A table (L, D) of relative positions with another number of rows, linearly, corners not aligned."""
-    if len(table) == rows:
-        return table
-    dtype = table.dtype if table.dtype == torch.float64 else torch.float32
-    return F.interpolate(table.to(dtype).t()[None], rows, mode="linear", align_corners=False)[0].t().to(table.dtype)

@@ -1,12 +1,13 @@
-"""SlowFast and its single-pathway relatives: "SlowFast Networks for Video Recognition", Feichtenhofer et al., ICCV 2019,
-https://arxiv.org/abs/1812.03982; I3D, "Quo Vadis, Action Recognition?", Carreira and Zisserman, CVPR 2017,
+"""SlowFast and its single-pathway relatives: "SlowFast Networks for Video Recognition", Feichtenhofer et al., ICCV
+2019, https://arxiv.org/abs/1812.03982; I3D, "Quo Vadis, Action Recognition?", Carreira and Zisserman, CVPR 2017,
 https://arxiv.org/abs/1705.07750; C2D and Slow as in the first.
 
-Residual networks over video. Code of the authors: https://github.com/facebookresearch/SlowFast, Apache-2.0. Tests compare
-with numbers of theirs and of pytorchvideo's.
+Residual networks over video. Code of the authors: https://github.com/facebookresearch/SlowFast, Apache-2.0. Tests
+compare with numbers of theirs and of pytorchvideo's.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from dust.models.layers.checks import check_arguments
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.layers.resnet3d import (
     Bottleneck,
+    NonLocal,
     ResBlock,
     classify_positions,
     conv3d,
@@ -38,6 +40,23 @@ TEMPORAL_KERNELS: dict[str, tuple[tuple[int, ...], ...]] = {
 FAST_KERNELS = ((5,), (3,), (3,), (3,), (3,))
 #: Those that halve the time behind the first stage.
 POOLS_TIME = ("c2d", "i3d")
+
+
+@dataclass(frozen=True)
+class NonLocalSpec:
+    """Non-local blocks, as SlowFast's keys have them: for each of the four stages and its pathways.
+
+    Attributes:
+        location: the blocks behind which one stands.
+        group: parts into which the time is cut there.
+        pool: window of keys and values, (time, height, width).
+        softmax: weights by a softmax, else by the mean.
+    """
+
+    location: Sequence[Sequence[Sequence[int]]]
+    group: Sequence[Sequence[int]]
+    pool: Sequence[Sequence[Sequence[int]]]
+    softmax: bool = False
 
 
 class _Stem(nn.Module):
@@ -74,18 +93,25 @@ class _ResNets(ClassifierHead, Checkpointed):
     layer_blocks = r"^s([2-5])"
 
     def _build(
-        self, *, in_chans: int, widths: Sequence[int], lateral: Sequence[int], kernels: Sequence[Sequence[Sequence[int]]],
+        self, *, in_chans: int, widths: Sequence[int], lateral: Sequence[int],
+        kernels: Sequence[Sequence[Sequence[int]]],
         stage_depths: Sequence[int], num_block_temp_kernel: Sequence[Sequence[int]], spatial_strides: Sequence[int],
-        spatial_dilations: Sequence[int], num_groups: int, stride_1x1: bool,
+        spatial_dilations: Sequence[int], num_groups: int, stride_1x1: bool, nonlocal_blocks: NonLocalSpec | None,
     ) -> None:  # fmt: skip
-        """``widths`` and ``lateral``: of each pathway, its stem's channels, and what other pathways add to each input as
-        a share of them, in channels for a width of 1."""
+        """Build the stem and the stages.
+
+        Args:
+            widths: of each pathway, its stem's channels.
+            lateral: of each pathway, the channels that the others add to its stem's; in later stages as many times
+                more as its own.
+            kernels: of each pathway, the temporal kernels of the stem and of the four stages.
+        """
         self.pathways = len(widths)
         self.s1 = nn.ModuleDict(
             {f"pathway{p}_stem": _Stem(in_chans, width, kernels[p][0][0]) for p, width in enumerate(widths)}
         )
         for stage, depth in enumerate(stage_depths):
-            blocks = {}
+            blocks: dict[str, nn.Module] = {}
             for p, width in enumerate(widths):
                 channels_in = (width if stage == 0 else width * 2 ** (stage + 1)) + lateral[p] * (
                     1 if stage == 0 else 2 ** (stage + 1)
@@ -102,6 +128,12 @@ class _ResNets(ClassifierHead, Checkpointed):
                     )  # fmt: skip
                     blocks[f"pathway{p}_res{block}"] = ResBlock(channels_in, out, stride, branch)
                     channels_in = out
+                    if nonlocal_blocks and block in nonlocal_blocks.location[stage][p]:
+                        time_window, height, width_window = nonlocal_blocks.pool[stage][p]
+                        blocks[f"pathway{p}_nonlocal{block}"] = NonLocal(
+                            out, out // 2, pool=(time_window, height, width_window), softmax=nonlocal_blocks.softmax,
+                            groups=nonlocal_blocks.group[stage][p],
+                        )  # fmt: skip
             setattr(self, f"s{stage + 2}", nn.ModuleDict(blocks))
 
     def _stage(self, number: int, pathways: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -120,7 +152,7 @@ class _ResNets(ClassifierHead, Checkpointed):
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
         """SlowFast's (also its Caffe2 files') and pytorchvideo's tensors under this model's names."""
-        return our_names(state, notes)
+        return our_names(state, notes, self.state_dict())
 
 
 def _check(model: str, stage_depths: Sequence[int], **sizes: Any) -> None:
@@ -139,12 +171,13 @@ class ResNet(_ResNets):
         arch: ``slow`` | ``c2d`` | ``i3d`` | ``slow_c2d`` | ``slow_i3d`` (the last two keep all frames).
         stage_depths: blocks of the four stages; R50 is (3, 4, 6, 3).
         width: channels of the stem; stages have 4, 8, 16 and 32 times as many.
-        num_frames, img_size: of training clips: they set what the head pools over. Larger clips leave several positions,
-            which vote; see :func:`dust.models.layers.resnet3d.classify_positions`.
+        num_frames, img_size: of training clips: they set what the head pools over. Larger clips leave several
+            positions, which vote; see :func:`dust.models.layers.resnet3d.classify_positions`.
         num_classes: 0 makes the head an identity.
         num_block_temp_kernel: of each stage, how many blocks have its temporal kernel; the rest have 1.
         spatial_strides, spatial_dilations: of the stages.
         num_groups, stride_1x1: of the bottlenecks (ResNeXt; stride on the first convolution).
+        nonlocal_blocks: where non-local blocks stand; None: nowhere.
         dropout_rate: before the head.
         zero_init_final_bn: the last norm of each block begins at zero.
         init_std: spread of the head's first weights.
@@ -166,6 +199,7 @@ class ResNet(_ResNets):
         spatial_dilations: Sequence[int] = (1, 1, 1, 1),
         num_groups: int = 1,
         stride_1x1: bool = False,
+        nonlocal_blocks: NonLocalSpec | None = None,
         dropout_rate: float = 0.5,
         zero_init_final_bn: bool = True,
         init_std: float = 0.01,
@@ -181,6 +215,7 @@ class ResNet(_ResNets):
             in_chans=in_chans, widths=[width], lateral=[0], kernels=[TEMPORAL_KERNELS[arch]], stage_depths=stage_depths,
             num_block_temp_kernel=num_block_temp_kernel, spatial_strides=spatial_strides,
             spatial_dilations=spatial_dilations, num_groups=num_groups, stride_1x1=stride_1x1,
+            nonlocal_blocks=nonlocal_blocks,
         )  # fmt: skip
         self.time_pool = 2 if arch in POOLS_TIME else 1
         self.window = (num_frames // self.time_pool, img_size // 32, img_size // 32)
@@ -194,8 +229,9 @@ class ResNet(_ResNets):
         """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         return {
             **_of_resnet(cfg),
-            "arch": cfg.MODEL.ARCH,
-            "num_block_temp_kernel": cfg.RESNET.NUM_BLOCK_TEMP_KERNEL,
+            "arch": "slow" if cfg.MODEL.ARCH == "vit" else cfg.MODEL.ARCH,
+            "num_block_temp_kernel": [row[:1] for row in cfg.RESNET.NUM_BLOCK_TEMP_KERNEL],
+            "nonlocal_blocks": _nonlocal(cfg, 1),
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
@@ -249,6 +285,7 @@ class SlowFast(_ResNets):
         spatial_dilations: Sequence[int] = (1, 1, 1, 1),
         num_groups: int = 1,
         stride_1x1: bool = False,
+        nonlocal_blocks: NonLocalSpec | None = None,
         dropout_rate: float = 0.5,
         zero_init_final_bn: bool = True,
         init_std: float = 0.01,
@@ -273,6 +310,7 @@ class SlowFast(_ResNets):
             kernels=[TEMPORAL_KERNELS["slow"], FAST_KERNELS], stage_depths=stage_depths,
             num_block_temp_kernel=num_block_temp_kernel, spatial_strides=spatial_strides,
             spatial_dilations=spatial_dilations, num_groups=num_groups, stride_1x1=stride_1x1,
+            nonlocal_blocks=nonlocal_blocks,
         )  # fmt: skip
         for number in range(1, 5):
             channels = fast if number == 1 else fast * 2**number
@@ -290,6 +328,7 @@ class SlowFast(_ResNets):
         return {
             **_of_resnet(cfg),
             "num_block_temp_kernel": [[*row, *row][:2] for row in cfg.RESNET.NUM_BLOCK_TEMP_KERNEL],
+            "nonlocal_blocks": _nonlocal(cfg, 2),
             "alpha": cfg.SLOWFAST.ALPHA,
             "beta_inv": cfg.SLOWFAST.BETA_INV,
             "fusion_ratio": cfg.SLOWFAST.FUSION_CONV_CHANNEL_RATIO,
@@ -351,3 +390,13 @@ def _of_resnet(cfg: Any) -> dict[str, Any]:
         "init_std": cfg.MODEL.FC_INIT_STD,
         "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
     }
+
+
+def _nonlocal(cfg: Any, pathways: int) -> NonLocalSpec | None:
+    """What NONLOCAL.* asks for; a table with one column is for every pathway."""
+    node = cfg.NONLOCAL
+    if not any(blocks for stage in node.LOCATION for blocks in stage):
+        return None
+    location = [[*row, *([[]] * pathways)][:pathways] for row in node.LOCATION]
+    group, pool = ([[*row, *row][:pathways] for row in table] for table in (node.GROUP, node.POOL))
+    return NonLocalSpec(location, group, pool, node.INSTANTIATION == "softmax")

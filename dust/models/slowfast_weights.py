@@ -1,8 +1,9 @@
-"""Published files of SlowFast, Slow, C2D, I3D and X3D under our names: SlowFast's, its Caffe2 files', pytorchvideo's."""
+"""Published files of SlowFast, Slow, C2D, I3D and X3D under our names: SlowFast's, its Caffe2 files',
+pytorchvideo's."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -12,22 +13,68 @@ State = dict[str, torch.Tensor]
 EPS = 1e-5
 
 
-def our_names(state: State, notes: list[str], own: Mapping[str, torch.Tensor] | None = None) -> State:
+def our_names(state: State, notes: list[str], own: Mapping[str, torch.Tensor]) -> State:
     """The tensors of a file under the names of :class:`dust.models.slowfast.SlowFast`, ``ResNet`` and ``X3D``.
 
     Args:
-        own: the model's own state, for X3D: pytorchvideo's lacks a norm that SlowFast's has; it becomes an identity.
+        own: the model's own state: pytorchvideo's X3D lacks a norm, which becomes an identity; an image ResNet's
+            kernels are inflated; a head for other classes stays as it is.
     """
     state = {key.removeprefix("model."): tensor for key, tensor in state.items()}
+    caffe2 = "conv1_w" in state or "conv1_xy_w" in state
     if any(key.startswith("blocks.") for key in state):
         state = _from_pytorchvideo(state, notes)
-    elif "conv1_w" in state or "conv1_xy_w" in state:
+        _identity_norms(state, own, notes)
+    elif caffe2:
         state = _from_caffe2(state, notes)
+    elif "conv1.weight" in state and "layer1.0.conv1.weight" in state:
+        state = _from_image_resnet(state, notes)
     state = {re.sub(r"^head\.(conv_5|lin_5)", r"\1", key): tensor for key, tensor in state.items()}
     state = {key.replace("head.projection.", "head."): tensor for key, tensor in state.items()}
-    if own is not None:
-        _identity_norms(state, own, notes)
-    return state
+    if caffe2:
+        state = {key: _with_axes(key, tensor, own) for key, tensor in state.items()}
+    return _inflated(state, own, notes)
+
+
+def _inflated(state: State, own: Mapping[str, torch.Tensor], notes: list[str]) -> State:
+    """Kernels of images repeated over time and divided by its length, so that a still video gives the same features
+    (I3D's rule)."""
+    grown, count = dict(state), 0
+    for key, tensor in state.items():
+        wanted = own.get(key)
+        if wanted is None or tensor.ndim != 4 or wanted.ndim != 5 or tensor.shape[2:] != wanted.shape[3:]:
+            continue
+        grown[key] = tensor.unsqueeze(2).repeat(1, 1, wanted.shape[2], 1, 1) / wanted.shape[2]
+        count += 1
+    if count:
+        notes.append(f"{count} kernels of images inflated over time")
+    return grown
+
+
+_IMAGE_BLOCK: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"^conv([123])\.", lambda match: f"branch2.{'abc'[int(match[1]) - 1]}."),
+    (r"^bn([123])\.", lambda match: f"branch2.{'abc'[int(match[1]) - 1]}_bn."),
+    (r"^downsample\.0\.", "branch1."),
+    (r"^downsample\.1\.", "branch1_bn."),
+]
+
+
+def _from_image_resnet(state: State, notes: list[str]) -> State:
+    """torchvision's and timm's ResNet with bottlenecks. Its classes are of pictures, so its head is left out."""
+    renamed: State = {}
+    for key, tensor in state.items():
+        block = re.match(r"layer(\d)\.(\d+)\.", key)
+        if block:
+            rest = key[block.end() :]
+            for pattern, ours in _IMAGE_BLOCK:
+                rest = re.sub(pattern, ours, rest)
+            renamed[f"s{int(block[1]) + 1}.pathway0_res{block[2]}.{rest}"] = tensor
+        elif key.startswith(("conv1.", "bn1.")):
+            renamed["s1.pathway0_stem." + key.replace("conv1.", "conv.").replace("bn1.", "bn.")] = tensor
+        elif not key.startswith("fc."):
+            renamed[key] = tensor
+    notes.append("names translated from an image ResNet, without its head")
+    return renamed
 
 
 def _identity_norms(state: State, own: Mapping[str, torch.Tensor], notes: list[str]) -> None:
@@ -104,14 +151,16 @@ def _from_caffe2(state: State, notes: list[str]) -> State:
         found = _caffe2_name(key)
         renamed[found or key] = tensor
     notes.append("names translated from Caffe2's layout")
-    return {key: _with_axes(key, tensor) for key, tensor in renamed.items()}
+    return renamed
 
 
-def _with_axes(key: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Caffe2 leaves out axes of size 1 at the end of a kernel."""
-    if key.endswith("weight") and tensor.ndim > 1 and not key.startswith("head.projection"):
-        while tensor.ndim < 5:
-            tensor = tensor.unsqueeze(-1)
+def _with_axes(key: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Caffe2 leaves out axes of size 1 at the end of a kernel. One of images (O, I, H, W) stays, to be inflated."""
+    wanted = own.get(key)
+    if wanted is None or tensor.ndim < 2:
+        return tensor
+    while tensor.ndim < wanted.ndim and tensor.shape != wanted.shape[:2] + wanted.shape[3:]:
+        tensor = tensor.unsqueeze(-1)
     return tensor
 
 
@@ -123,6 +172,10 @@ def _caffe2_name(key: str) -> str | None:
     match = re.fullmatch(r"(conv_5|lin_5)_(w|b|bn_(\w+))", name)
     if match:
         return f"head.{match[1]}_bn.{_NORM[match[3]]}" if match[3] else f"head.{match[1]}.{_leaf(match[2])}"
+    match = re.fullmatch(r"nonlocal_conv(\d)_(\d+)_(theta|phi|g|out|bn)_(\w+)", name)
+    if match:
+        block = f"s{match[1]}.pathway{pathway}_nonlocal{match[2]}"
+        return f"{block}.bn.{_NORM[match[4]]}" if match[3] == "bn" else f"{block}.conv_{match[3]}.{_leaf(match[4])}"
     match = re.fullmatch(r"pool1_subsample_(w|bn_(\w+))", name)
     if match:
         return f"s1_fuse.bn.{_NORM[match[2]]}" if match[2] else "s1_fuse.conv_f2s.weight"

@@ -1,8 +1,8 @@
 """X3D: "X3D: Expanding Architectures for Efficient Video Recognition", Feichtenhofer, CVPR 2020,
 https://arxiv.org/abs/2004.04730.
 
-A residual network of depthwise convolutions. Code of the author: https://github.com/facebookresearch/SlowFast, Apache-2.0.
-Tests compare with numbers of it and of pytorchvideo's.
+A residual network of depthwise convolutions. Code of the author: https://github.com/facebookresearch/SlowFast,
+Apache-2.0. Tests compare with numbers of it and of pytorchvideo's.
 """
 
 import math
@@ -29,7 +29,8 @@ STAGE_DEPTHS = (1, 2, 5, 3)
 
 
 def round_width(width: float, factor: float, *, divisor: int = 8, minimum: int = 1) -> int:
-    """Round ``width * factor`` to a multiple of ``divisor``, not more than a tenth below it, and to ``minimum`` or more."""
+    """Round ``width * factor`` to a multiple of ``divisor``, not more than a tenth below it, and to ``minimum`` or
+    more."""
     width *= factor
     rounded = max(minimum, int(width + divisor / 2) // divisor * divisor)
     return int(rounded + divisor if rounded < 0.9 * width else rounded)
@@ -56,16 +57,17 @@ class X3D(ClassifierHead, Checkpointed):
         width_factor, depth_factor, bottleneck_factor: of the published table; M is 2.0, 2.2, 2.25.
         dim_c1, dim_c5: channels before the factor, and of the head's hidden layer.
         scale_res2: the first stage is as wide as ``dim_c1`` times the width factor from the start.
-        width_divisor: channels of the stages are multiples of it; 1 in SlowFast, 8 in pytorchvideo, alike for the published
-            sizes.
+        width_divisor: channels of the stages are multiples of it; 1 in SlowFast, 8 in pytorchvideo, alike for the
+            published sizes.
         se_ratio: width of squeeze-and-excitation over the inner channels, in every other block.
         bn_lin5: a batch norm behind the head's hidden layer.
         channelwise_3x3x3: depthwise convolutions (False: full ones).
-        num_frames, img_size: of training clips: they set what the head pools over. Larger clips leave several positions,
-            which vote; see :func:`dust.models.layers.resnet3d.classify_positions`.
+        num_frames, img_size: of training clips: they set what the head pools over. Larger clips leave several
+            positions, which vote; see :func:`dust.models.layers.resnet3d.classify_positions`.
         num_classes: 0 makes the head an identity.
         dropout_rate: before the head.
-        shortcut_bn: batch norm on a shortcut that changes its stride alone, as in SlowFast; pytorchvideo has none there.
+        shortcut_bn: batch norm on a shortcut that changes its stride alone, as in SlowFast; pytorchvideo has none
+            there.
         zero_init_final_bn: the last norm of each block begins at zero.
         init_std: spread of the head's first weights.
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
@@ -102,7 +104,8 @@ class X3D(ClassifierHead, Checkpointed):
             "X3D",
             above_zero={
                 "width_factor": width_factor, "depth_factor": depth_factor, "bottleneck_factor": bottleneck_factor,
-                "dim_c1": dim_c1, "dim_c5": dim_c5, "num_frames": num_frames, "img_size": img_size, "in_chans": in_chans,
+                "dim_c1": dim_c1, "dim_c5": dim_c5, "num_frames": num_frames, "img_size": img_size,
+                "in_chans": in_chans,
             },
             from_zero={"num_classes": num_classes, "se_ratio": se_ratio},
             rates={"dropout_rate": dropout_rate},
@@ -194,4 +197,4 @@ class X3D(ClassifierHead, Checkpointed):
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
         """SlowFast's and pytorchvideo's tensors under this model's names."""
-        return our_names(state, notes, own=self.state_dict())
+        return our_names(state, notes, self.state_dict())

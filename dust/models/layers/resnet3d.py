@@ -71,7 +71,8 @@ class Bottleneck(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """relu(shortcut + branch2): a shortcut of another size is a 1x1x1 convolution, with batch norm by ``shortcut_bn``."""
+    """relu(shortcut + branch2): a shortcut of another size is a 1x1x1 convolution, with batch norm by
+    ``shortcut_bn``."""
 
     def __init__(
         self, channels_in: int, channels_out: int, stride: Size, branch2: nn.Module, *, shortcut_bn: bool = True
@@ -88,6 +89,42 @@ class ResBlock(nn.Module):
         return (shortcut + self.branch2(x)).relu_()
 
 
+class NonLocal(nn.Module):
+    """x + norm(attention over all positions): (B, C, T, H, W) -> the same ("Non-local Neural Networks", Wang et al.,
+    CVPR 2018, https://arxiv.org/abs/1711.07971).
+
+    Args:
+        inner: channels of the attention.
+        pool: window (time, height, width) of keys and values; all 1: none.
+        softmax: weights are a softmax of the scaled scores; else the scores over the number of keys.
+        groups: parts into which the time is cut, each attending to itself.
+    """
+
+    def __init__(self, channels: int, inner: int, *, pool: Size, softmax: bool, groups: int = 1) -> None:
+        super().__init__()
+        self.inner, self.softmax, self.groups = inner, softmax, groups
+        self.conv_theta, self.conv_phi, self.conv_g = (nn.Conv3d(channels, inner, 1) for _ in range(3))
+        self.conv_out = nn.Conv3d(inner, channels, 1)
+        self.bn = nn.BatchNorm3d(channels)
+        self.pool = nn.MaxPool3d(pool) if max(pool) > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole, groups = x.shape, self.groups
+        if whole[2] % groups:
+            raise DustError(f"a non-local block cuts {whole[2]} frames into {groups} parts (NONLOCAL.GROUP)")
+        if groups > 1:
+            x = x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        pooled = self.pool(x)
+        query, key, value = self.conv_theta(x), self.conv_phi(pooled), self.conv_g(pooled)
+        query, key, value = (part.flatten(2).transpose(1, 2) for part in (query, key, value))
+        if self.softmax:
+            attended = nn.functional.scaled_dot_product_attention(query, key, value)
+        else:
+            attended = query @ (key.transpose(1, 2) @ value) / key.shape[1]
+        out = x + self.bn(self.conv_out(attended.transpose(1, 2).unflatten(2, x.shape[2:])))
+        return out.unflatten(0, (-1, groups)).transpose(1, 2).flatten(2, 3) if groups > 1 else out
+
+
 def pool_positions(x: torch.Tensor, window: Size, model: str) -> torch.Tensor:
     """Mean over a window that slides by one: (B, C, T, H, W) -> (B, C, T', H', W').
 
@@ -98,8 +135,8 @@ def pool_positions(x: torch.Tensor, window: Size, model: str) -> torch.Tensor:
     """
     if any(size < wanted for size, wanted in zip(x.shape[2:], window, strict=True)):
         raise DustError(
-            f"{model}: the clip leaves features of {tuple(x.shape[2:])}, its head pools over {window}: crop and sample at "
-            "least as large as the model was built for (DATA.TRAIN_CROP_SIZE, DATA.NUM_FRAMES)"
+            f"{model}: the clip leaves features of {tuple(x.shape[2:])}, its head pools over {window}: crop and sample "
+            "at least as large as the model was built for (DATA.TRAIN_CROP_SIZE, DATA.NUM_FRAMES)"
         )
     return nn.functional.avg_pool3d(x, window, stride=1)
 
@@ -126,3 +163,5 @@ def init_convolutions(module: nn.Module, *, zero_init_final_bn: bool) -> None:
                 nn.init.zeros_(layer.bias)
         if isinstance(layer, Bottleneck) and zero_init_final_bn:
             nn.init.zeros_(layer.c_bn.weight)
+        if isinstance(layer, NonLocal) and zero_init_final_bn:
+            nn.init.zeros_(layer.bn.weight)
