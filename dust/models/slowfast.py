@@ -144,10 +144,6 @@ class _ResNets(ClassifierHead, Checkpointed):
                     pathways[p] = run_block(block, self.act_checkpoint, pathways[p])
         return pathways
 
-    def no_weight_decay(self) -> set[str]:
-        """None by name: BN.WEIGHT_DECAY says it for the norms."""
-        return set()
-
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:

@@ -88,10 +88,6 @@ class TorchvisionVideo(ClassifierHead, Checkpointed):
         pooled = features.mean(dim=(2, 3, 4))
         return pooled if pre_logits else self.head(self.head_drop(pooled))
 
-    def no_weight_decay(self) -> set[str]:
-        """None by name: BN.WEIGHT_DECAY says it for the norms."""
-        return set()
-
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:

@@ -189,10 +189,6 @@ class X3D(ClassifierHead, Checkpointed):
             return x.mean(dim=(2, 3, 4))
         return classify_positions(self.head_drop(x), self.head, training=self.training)
 
-    def no_weight_decay(self) -> set[str]:
-        """None by name: BN.WEIGHT_DECAY says it for the norms."""
-        return set()
-
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:

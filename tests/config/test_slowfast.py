@@ -3,6 +3,7 @@
 ``python -m tests.config.test_slowfast docs/CONFIG.md`` writes the table of them again.
 """
 
+import functools
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +25,7 @@ BEGIN = "<!-- SlowFast's files: written by python -m tests.config.test_slowfast 
 END = "<!-- end of SlowFast's files -->\n"
 WANTED = ("configs/Kinetics/", "configs/SSv2/", "configs/Charades/")
 #: What tells best why a file is refused, where several things are wrong.
-TELLING = ("DETECTION.ENABLE", "TASK", "MASK.ENABLE", "DEMO.ENABLE", "TRAIN.DATASET", "MVIT.REV.ENABLE",
+TELLING = ("DETECTION.ENABLE", "MASK.ENABLE", "TASK", "DEMO.ENABLE", "TRAIN.DATASET", "MVIT.REV.ENABLE",
            "MULTIGRID.LONG_CYCLE")  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def files():
     """{name of a file: its keys and values}; None for one that is not YAML."""
     facts = golden_json("slowfast_yamls")
     return {
-        name: None if places is None else {key: value for key, value in (facts["settings"][place] for place in places)}
+        name: None if places is None else dict(facts["settings"][place] for place in places)
         for name, places in facts["files"].items()
     }
 
@@ -40,6 +41,7 @@ def files():
 FILES = files()
 
 
+@functools.cache
 def why_not(name):
     """Why a file is refused, in one line; empty if it loads."""
     if FILES[name] is None:

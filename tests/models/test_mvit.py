@@ -66,8 +66,8 @@ def test_golden_of_slowfasts_own_code(given, wanted):
     close(model(video), tensors[f"output.{wanted}"])
 
 
-S = {"depth": 16, "embed_dim": 96, "num_heads": 1, "dim_mul": [[1, 2], [3, 2], [14, 2]],
-     "head_mul": [[1, 2], [3, 2], [14, 2]], "pool_kv_stride_adaptive": [1, 8, 8], "pool_kvq_kernel": [3, 3, 3]}  # fmt: skip
+S = {"depth": 16, "embed_dim": 96, "num_heads": 1, "pool_kv_stride_adaptive": [1, 8, 8], "pool_kvq_kernel": [3, 3, 3]}
+S |= {"dim_mul": [[1, 2], [3, 2], [14, 2]], "head_mul": [[1, 2], [3, 2], [14, 2]]}
 S_Q = [[block, 1, 2, 2] if block in (1, 3, 14) else [block, 1, 1, 1] for block in range(16)]
 B = {**S, "depth": 24, "dim_mul": [[2, 2], [5, 2], [21, 2]], "head_mul": [[2, 2], [5, 2], [21, 2]]}
 B_Q = [[block, 1, 2, 2] if block in (2, 5, 21) else [block, 1, 1, 1] for block in range(24)]

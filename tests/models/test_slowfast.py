@@ -190,6 +190,18 @@ def test_positions_vote_by_the_mean_of_their_probabilities():
         model.train()(video)
 
 
+def test_checkpointed_activations_count_a_batch_once():
+    states = []
+    for act_checkpoint in (False, True):
+        torch.manual_seed(0)
+        model = ResNet(**TINY, num_frames=2, act_checkpoint=act_checkpoint).train()
+        model(torch.randn(2, 3, 2, 32, 32, generator=torch.Generator().manual_seed(1))).square().sum().backward()
+        states.append(dict(model.named_buffers()))
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert states[1]["s2.pathway0_res0.branch2.a_bn.num_batches_tracked"] == 1
+
+
 def test_a_still_video_is_the_image_that_was_inflated(tmp_path):
     torch.manual_seed(0)
     image = randomised(torchvision.models.resnet50())
@@ -260,7 +272,8 @@ def caffe2_name(key):
         layer = parts[2].removeprefix("conv_")
         suffix = norm[parts[3]][3:] if layer == "bn" else leaf[parts[3]]
         return f"nonlocal_conv{parts[0][1]}_{block[8:]}_{layer}_{suffix}"
-    name = f"{prefix}res{parts[0][1]}_{block[3:]}_{'branch1' if parts[2].startswith('branch1') else 'branch2' + parts[3][0]}"
+    branch = "branch1" if parts[2].startswith("branch1") else f"branch2{parts[3][0]}"
+    name = f"{prefix}res{parts[0][1]}_{block[3:]}_{branch}"
     is_norm = parts[-2].endswith("_bn")
     return f"{name}_{norm[parts[-1]] if is_norm else 'w'}"
 

@@ -40,7 +40,7 @@ def test_a_training_clip_has_the_labels_of_its_frames(cfg):
     assert [clip.id for clip in dataset.clips] == ["AAA", "BBB"] and dataset.class_counts() == [0, 1, 0, 1, 1, 0]
     for epoch in range(60):
         batch = collate_training([dataset[SampleRequest(epoch, 0)]])
-        first, last = (int(round(float(frame.float().mean()) / 20)) for frame in batch["inputs"]["video"][0].unbind(1))
+        first, last = (round(float(frame.float().mean()) / 20) for frame in batch["inputs"]["video"][0].unbind(1))
         assert last == first + 2
         shown = set().union(*({1} if frame < 4 else {1, 3} if frame < 6 else set() for frame in range(first, last + 1)))
         assert {int(label) for label in batch["label"][0].nonzero()} == shown
