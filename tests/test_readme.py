@@ -19,6 +19,7 @@ PAGES = [
     "docs/COMMANDS.md",
     "docs/CONFIG.md",
     "docs/ARCHITECTURE.md",
+    "docs/BACKBONES.md",
     "docs/CAST.md",
     "docs/CLUSTER.md",
     "docs/DUST.md",

@@ -9,8 +9,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config import cast, fusion, keystep, timesformer, tracks, vjepa2
-from dust.config.foreign import DATASET_ALIASES, foreign_keys
+from dust.config import cast, fusion, keystep, slowfast, timesformer, tracks, vjepa2
+from dust.config.foreign import DATASET_ALIASES, MODEL_ALIASES, foreign_keys
 from dust.config.schema import Key, System, gather, section, set_value, tree
 from dust.config.values import Weight
 from dust.utils.errors import ConfigError
@@ -21,6 +21,7 @@ SYSTEMS: tuple[System, ...] = (
     fusion.SYSTEM,
     cast.SYSTEM,
     vjepa2.SYSTEM,
+    slowfast.SYSTEM,
     keystep.SYSTEM,
     tracks.SYSTEM,
 )
@@ -81,7 +82,7 @@ CORE = gather(
         "AUG", affects="training",
         ENABLE=Key(False, "the other AUG.* act in training"),
         NUM_SAMPLE=Key(1, "augmented clips per decoded video (repeated augmentation)", low=1),
-        COLOR_JITTER=Key(0.4, "strength of brightness, contrast and saturation jitter", low=0),
+        COLOR_JITTER=Key(0.4, "strength of brightness, contrast and saturation jitter", low=0, empty=0.0),
         AA_TYPE=Key("rand-m9-mstd0.5-inc1", "RandAugment, one draw for all frames of a clip; '' = none"),
         LIST=Key([], "augmentations by name, in place of AA_TYPE and COLOR_JITTER", kind=object,
                  values="names, or {name: {argument: value}}"),
@@ -137,11 +138,20 @@ CORE = gather(
         HYSTERESIS=Key(0.0, "by how much a new label must be likelier", low=0, high=1),
         MIN_LENGTH=Key(0.0, "segments below so many seconds are merged", low=0),
     ),
-    section("BN", affects="training", WEIGHT_DECAY=Key(0.0, "weight decay of batch-norm parameters", low=0)),
+    section(
+        "BN", affects="training",
+        WEIGHT_DECAY=Key(0.0, "weight decay of batch-norm parameters", low=0),
+        USE_PRECISE_STATS=Key(False, "before an evaluation or a checkpoint, batch norms get the statistics of training "
+                              "batches under the weights of that moment"),
+        NUM_BATCHES_PRECISE=Key(200, "of how many batches, or of all of an epoch where it has fewer", low=1),
+    ),
     # -------------------------------------------------------------------------------------------- model
     section(
         "MODEL",
-        MODEL_NAME=Key("TimeSformer", "a registered model class", aliases={"vit_base_patch16_224": "TimeSformer"}),
+        MODEL_NAME=Key("TimeSformer", "a registered model class", aliases=MODEL_ALIASES),
+        ARCH=Key("vit", "the variant of a model that has several; vit = its first",
+                 values="slow, c2d, i3d, slow_c2d, slow_i3d of ResNet; r3d_18, mc3_18, r2plus1d_18, s3d of "
+                 "TorchvisionVideo"),
         NUM_CLASSES=Key(400, "number of classes; -1 = as many as the data has, 0 = no classifier", low=-1,
                         affects="training"),
         PRETRAINED=Key("", "weights that the model starts from: a file in any layout that dust knows, or a folder of "
@@ -151,6 +161,8 @@ CORE = gather(
         EXPECT_PRETRAINED=Key(False, "the recipe is meant for pre-trained weights: a training that begins from random "
                               "ones warns", affects="nothing"),
         POS_EMBED_RESIZE=Key("official", "positions of a file made for another size", choices="official | bicubic"),
+        DROPOUT_RATE=Key(0.5, "dropout before the head, of the models that docs/BACKBONES.md lists", low=0, below=1),
+        FC_INIT_STD=Key(0.01, "spread of a convolutional network's first weights of the head", above=0),
         ACT_CHECKPOINT=Key(False, "recompute activations in the backward: less memory, more time"),
         LOSS_FUNC=Key("cross_entropy", "the loss", choices="cross_entropy | soft_cross_entropy | bce_logit",
                       aliases={"bce": "bce_logit"}),

@@ -10,6 +10,7 @@ finds what it reads. What happens to a value other than the default stands in th
 
 from typing import Any
 
+from dust.config import slowfast
 from dust.config.schema import Key
 
 INF = float("inf")
@@ -26,10 +27,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "MOCO_MULTI_VIEW_QUEUE": False, "DELTA_CLIPS_MIN": -INF, "DELTA_CLIPS_MAX": INF, "PREDICTOR_DEPTHS": [],
         "SEQUENTIAL": False, "SIMCLR_DIST_ON": True, "SWAV_QEUE_LEN": 0, "KNN_ON": True,
     },
-    "BN": {
-        "USE_PRECISE_STATS": False, "NUM_BATCHES_PRECISE": 200, "NORM_TYPE": "batchnorm", "NUM_SPLITS": 1,
-        "NUM_SYNC_DEVICES": 1, "GLOBAL_SYNC": False,
-    },
+    "BN": {"NORM_TYPE": "batchnorm", "NUM_SPLITS": 1, "NUM_SYNC_DEVICES": 1, "GLOBAL_SYNC": False},
     "TRAIN": {
         "KILL_LOSS_EXPLOSION_FACTOR": 0.0, "CHECKPOINT_TYPE": "pytorch", "CHECKPOINT_INFLATE": False,
         "CHECKPOINT_IN_INIT": False,
@@ -41,34 +39,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "VIS_MASK": {"ENABLE": False},
     "MIXUP": {"ENABLED": False, "CUTMIX_MINMAX": None, "MODE": "batch"},
     "TEST": {"CHECKPOINT_TYPE": "pytorch", "SAVE_RESULTS_PATH": ""},
-    "RESNET": {
-        "TRANS_FUNC": "bottleneck_transform", "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "INPLACE_RELU": True,
-        "STRIDE_1X1": False, "ZERO_INIT_FINAL_BN": False, "ZERO_INIT_FINAL_CONV": False, "DEPTH": 50,
-        "NUM_BLOCK_TEMP_KERNEL": [[3], [4], [6], [3]], "SPATIAL_STRIDES": [[1], [2], [2], [2]],
-        "SPATIAL_DILATIONS": [[1], [1], [1], [1]],
-    },
-    "X3D": {
-        "WIDTH_FACTOR": 1.0, "DEPTH_FACTOR": 1.0, "BOTTLENECK_FACTOR": 1.0, "DIM_C5": 2048, "DIM_C1": 12,
-        "SCALE_RES2": False, "BN_LIN5": False, "CHANNELWISE_3x3x3": True,
-    },
-    "NONLOCAL": {
-        "LOCATION": [[[]], [[]], [[]], [[]]], "GROUP": [[1], [1], [1], [1]], "INSTANTIATION": "dot_product",
-        "POOL": [[[1, 2, 2], [1, 2, 2]] for _ in range(4)],
-    },
+    "PREFETCH": {"NUM_LOADERS": 1},
+    "RESNET": {"INPLACE_RELU": True, "ZERO_INIT_FINAL_CONV": False},
     "MODEL": {
-        "ARCH": "vit", "SINGLE_PATHWAY_ARCH": ["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"],
-        "MULTI_PATHWAY_ARCH": ["slowfast"], "DROPOUT_RATE": 0.5, "DROPCONNECT_RATE": 0.0, "FC_INIT_STD": 0.01,
-        "HEAD_ACT": "softmax", "DETACH_FINAL_FC": False, "FROZEN_BN": False, "FP16_ALLREDUCE": False,
+        "SINGLE_PATHWAY_ARCH": ["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"],
+        "MULTI_PATHWAY_ARCH": ["slowfast"], "DROPCONNECT_RATE": 0.0, "HEAD_ACT": "softmax", "DETACH_FINAL_FC": False,
+        "FROZEN_BN": False, "FP16_ALLREDUCE": False,
     },
     "MVIT": {
-        "MODE": "conv", "POOL_FIRST": False, "CLS_EMBED_ON": True, "PATCH_KERNEL": [3, 7, 7],
-        "PATCH_STRIDE": [2, 4, 4], "PATCH_PADDING": [2, 4, 4], "PATCH_2D": False, "EMBED_DIM": 96, "NUM_HEADS": 1,
-        "MLP_RATIO": 4.0, "QKV_BIAS": True, "DROPPATH_RATE": 0.1, "LAYER_SCALE_INIT_VALUE": 0.0, "DEPTH": 16,
-        "NORM": "layernorm", "DIM_MUL": [], "HEAD_MUL": [], "POOL_KV_STRIDE": [], "POOL_KV_STRIDE_ADAPTIVE": None,
-        "POOL_Q_STRIDE": [], "POOL_KVQ_KERNEL": None, "ZERO_DECAY_POS_CLS": True, "NORM_STEM": False,
-        "SEP_POS_EMBED": False, "DROPOUT_RATE": 0.0, "USE_ABS_POS": True, "REL_POS_SPATIAL": False,
-        "REL_POS_TEMPORAL": False, "REL_POS_ZERO_INIT": False, "RESIDUAL_POOLING": False, "DIM_MUL_IN_ATT": False,
-        "SEPARATE_QKV": False, "HEAD_INIT_SCALE": 1.0, "USE_MEAN_POOLING": False, "USE_FIXED_SINCOS_POS": False,
+        "MODE": "conv", "POOL_FIRST": False, "PATCH_2D": False, "LAYER_SCALE_INIT_VALUE": 0.0, "NORM": "layernorm",
+        "NORM_STEM": False, "DROPOUT_RATE": 0.0, "SEPARATE_QKV": False, "USE_FIXED_SINCOS_POS": False,
     },
     "MVIT.REV": {
         "ENABLE": False, "RESPATH_FUSE": "concat", "BUFFER_LAYERS": [], "RES_PATH": "conv", "PRE_Q_FUSION": "avg",
@@ -79,7 +59,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "DECODER_SEP_POS_EMBED": False, "DEC_KV_KERNEL": [], "DEC_KV_STRIDE": [], "PRETRAIN_DEPTH": [15],
         "HEAD_TYPE": "separate", "DECODER_DEPTH": 0, "PRED_HOG": False,
     },
-    "SLOWFAST": {"BETA_INV": 8, "ALPHA": 8, "FUSION_CONV_CHANNEL_RATIO": 2, "FUSION_KERNEL_SZ": 5},
     "DATA": {
         "TRAIN_PCA_EIGVAL": PCA_EIGVAL, "TRAIN_PCA_EIGVEC": PCA_EIGVEC, "PATH_TO_PRELOAD_IMDB": "",
         "TRAIN_JITTER_MOTION_SHIFT": False, "DECODING_BACKEND": "pyav",
@@ -174,25 +153,33 @@ REFUSED: dict[str, str] = {
     "TENSORBOARD.MODEL_VIS.ENABLE": _VIS,
     "TENSORBOARD.PREDICTIONS_PATH": _VIS,
     "TENSORBOARD.WRONG_PRED_VIS.ENABLE": _VIS,
-    "TEST.CHECKPOINT_TYPE": "Caffe2 files are not read; convert the file and write pytorch",
     "TEST.SAVE_RESULTS_PATH": "predictions always go to OUTPUT_DIR/results/predictions.csv; remove the key",
-    "TRAIN.CHECKPOINT_INFLATE": "2-D weights are not inflated here; convert the file, or use MODEL.PRETRAINED, which "
-    "takes image ViTs as they are",
-    "TRAIN.CHECKPOINT_IN_INIT": "use MODEL.PRETRAINED, which takes image weights as they are",
-    "TRAIN.CHECKPOINT_TYPE": "Caffe2 files are not read; convert the file and write pytorch",
     "TRAIN.KILL_LOSS_EXPLOSION_FACTOR": "dust stops at NaN and Inf, not at jumps of the loss; remove the key",
     "VIS_MASK.ENABLE": _MASKED,
 }
 
 #: What the engine would have to do to batch norms; nothing where a model has none.
-REFUSED_WITH_BATCH_NORM: dict[str, str] = {
-    "BN.USE_PRECISE_STATS": "precise batch-norm statistics are not in dust; remove the key",
-    "MODEL.FROZEN_BN": "freezing batch norms is not in dust; remove the key",
-}
+REFUSED_WITH_BATCH_NORM: dict[str, str] = {"MODEL.FROZEN_BN": "freezing batch norms is not in dust; remove the key"}
+
+#: What a model of SlowFast's can do there and not here: key -> the models that would have to, why not.
+REFUSED_FOR_MODELS: dict[str, tuple[tuple[str, ...], str]] = {
+    "MODEL.DROPCONNECT_RATE": (("SlowFast", "ResNet", "X3D"), "these networks drop no branches in dust; write 0.0"),
+    "MVIT.DROPOUT_RATE": (("MViT",), "MViT has dropout before its head only (MODEL.DROPOUT_RATE); write 0.0"),
+    "MVIT.LAYER_SCALE_INIT_VALUE": (("MViT",), "MViT has no layer scale in dust; write 0.0"),
+    "MVIT.MODE": (("MViT",), "MViT pools by depthwise convolutions only; write conv"),
+    "MVIT.NORM": (("MViT",), "MViT has layer norms only; write layernorm"),
+    "MVIT.NORM_STEM": (("MViT",), "MViT has no norm behind its first convolution; remove the key"),
+    "MVIT.PATCH_2D": (("MViT",), "training on images is not in dust; remove the key"),
+    "MVIT.POOL_FIRST": (("MViT",), "MViT pools behind the linear layers only; remove the key"),
+    "MVIT.REV.ENABLE": (("MViT",), "reversible MViT is not in dust; take an MViT, with MODEL.ACT_CHECKPOINT True to "
+                        "spare memory"),
+    "MVIT.SEPARATE_QKV": (("MViT",), "MViT has one linear layer for queries, keys and values; remove the key"),
+    "MVIT.USE_FIXED_SINCOS_POS": (("MViT",), "MViT has no fixed positions in dust; remove the key"),
+    "RESNET.ZERO_INIT_FINAL_CONV": (("SlowFast", "ResNet"), "use RESNET.ZERO_INIT_FINAL_BN"),
+}  # fmt: skip
 
 #: Keys that only a model reads, and ours do not; yet who sets them expects an effect.
 REFUSED_FOR_OURS: dict[str, str] = {
-    "MODEL.ARCH": "asks for a model of SlowFast's that dust lacks; remove the key, and set MODEL.MODEL_NAME",
     "MODEL.DETACH_FINAL_FC": "training the head alone is not in dust; remove the key",
     "MODEL.DROPCONNECT_RATE": "use TIMESFORMER.DROP_PATH_RATE",
 }
@@ -200,6 +187,7 @@ REFUSED_FOR_OURS: dict[str, str] = {
 #: What to say of keys without effect, by key or section; the longest match wins.
 NO_EFFECT: dict[str, str] = {
     "AVA": "detection is off",
+    "BN": "where several processes train, batch norms see the whole batch, on CUDA",
     "BENCHMARK": "`dust benchmark` takes its own options",
     "CONTRASTIVE": "contrastive training is off",
     "DATA.DECODING_BACKEND": "DATA.DECODER says what decodes",
@@ -210,12 +198,19 @@ NO_EFFECT: dict[str, str] = {
     "DEMO": "PREDICT.* acts",
     "DETECTION": "detection is off",
     "MASK": "masked pre-training is off",
-    "MODEL.DROPOUT_RATE": "TIMESFORMER.DROP_RATE acts",
     "MODEL.HEAD_ACT": "models return logits",
+    "MODEL.MULTI_PATHWAY_ARCH": "the model knows its pathways",
+    "MODEL.SINGLE_PATHWAY_ARCH": "the model knows its pathways",
     "MULTIGRID": "multigrid training is off",
+    "PREFETCH": "DATA_LOADER.PREFETCH_FACTOR says how many batches are kept ready",
+    "RESNET.INPLACE_RELU": "it changes no number",
     "SOLVER.GAMMA": "no schedule uses it",
     "SOLVER.STEP_SIZE": "no schedule uses it",
     "SOLVER.WARMUP_FACTOR": "SOLVER.WARMUP_START_LR acts",
+    "TEST.CHECKPOINT_TYPE": "the file itself shows what it is",
+    "TRAIN.CHECKPOINT_INFLATE": "2-D kernels are inflated wherever a file has them",
+    "TRAIN.CHECKPOINT_IN_INIT": "there is no TRAIN.CHECKPOINT_FILE_PATH",
+    "TRAIN.CHECKPOINT_TYPE": "the file itself shows what it is",
     "TENSORBOARD.CLASS_NAMES_PATH": "class names come with the data or from DATA.CLASS_LIST",
 }
 
@@ -223,14 +218,25 @@ NO_EFFECT: dict[str, str] = {
 DEMO_TAKEN = ("DEMO.ENABLE", "DEMO.WEBCAM", "DEMO.INPUT_VIDEO", "DEMO.OUTPUT_FILE", "DEMO.NUM_VIS_INSTANCES")
 
 #: Names that foreign configurations use -> ours.
-DATASET_ALIASES = {"kinetics": "VideoDataset", "Kinetics": "VideoDataset", "ssv2": "SSv2", "Ssv2": "SSv2"}
+DATASET_ALIASES = {
+    "kinetics": "VideoDataset", "Kinetics": "VideoDataset", "ptvkinetics": "VideoDataset",
+    "Ptvkinetics": "VideoDataset", "Ptvssv2": "SSv2", "Ptvcharades": "Charades",
+    "ssv2": "SSv2", "Ssv2": "SSv2", "ptvssv2": "SSv2", "charades": "Charades", "ptvcharades": "Charades",
+}  # fmt: skip
+MODEL_ALIASES = {
+    "vit_base_patch16_224": "TimeSformer", "PTVSlowFast": "SlowFast", "PTVResNet": "ResNet", "PTVX3D": "X3D",
+    "PTVMViT": "MViT", "ResNet_nopool": "ResNet",
+}  # fmt: skip
+#: Other models of SlowFast's -> what they are.
+MODELS_REFUSED = {
+    "PTVCSN": "channel-separated networks",
+    "PTVR2plus1D": "R(2+1)D with bottlenecks (TorchvisionVideo with MODEL.ARCH r2plus1d_18 has basic blocks)",
+    "ContrastiveModel": "contrastive training",
+    "MaskMViT": "masked pre-training of MViT",
+}
 DATASETS_REFUSED = {
     "ava": "detection (AVA)",
-    "charades": "Charades",
     "imagenet": "training on images",
-    "ptvkinetics": "PyTorchVideo's loader (use VideoDataset)",
-    "ptvcharades": "PyTorchVideo's loader of Charades",
-    "ptvssv2": "PyTorchVideo's loader (use SSv2)",
 }
 TASKS_REFUSED = {"ssl": "contrastive training", "ssl_eval": "evaluation of contrastive training"}
 
@@ -253,15 +259,19 @@ def foreign_keys() -> dict[str, Key]:
     return keys
 
 
-def refusal(name: str, ours: bool) -> str | None:
+def refusal(name: str, model: str, ours: bool) -> str | None:
     """Why a value of this foreign key other than its default is refused; None if it is not.
 
     Args:
         name: the key.
-        ours: whether the model is one of dust's; none of them has batch norms.
+        model: what MODEL.MODEL_NAME says.
+        ours: whether that is one of dust's.
     """
     if name in REFUSED_WITH_BATCH_NORM:
-        return None if ours else REFUSED_WITH_BATCH_NORM[name]
+        return REFUSED_WITH_BATCH_NORM[name] if not ours or model in slowfast.WITH_BATCH_NORM else None
+    models, reason = REFUSED_FOR_MODELS.get(name, ((), ""))
+    if model in models:
+        return reason
     return REFUSED.get(name) or (REFUSED_FOR_OURS.get(name) if ours else None)
 
 

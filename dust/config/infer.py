@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from yacs.config import CfgNode
 
-from dust.config import foreign
-from dust.config.defaults import KEYS, OUR_MODELS, flatten, get_cfg
+from dust.config import foreign, slowfast
+from dust.config.defaults import KEYS, OUR_MODELS, OWN_KEYS, flatten, get_cfg
 from dust.config.schema import Problem, set_value
 from dust.config.validate import find_problems, list_problems
 from dust.config.values import same
@@ -41,7 +41,15 @@ def infer(cfg: CfgNode, written: set[str] | None = None) -> tuple[list[Problem],
     if written is None:
         defaults = flatten(get_cfg())
         written = {key for key, value in flatten(cfg).items() if key not in defaults or not same(value, defaults[key])}
-    notes = [*_global_batch_size(cfg, written), *_names(cfg), *_pretrained(cfg), *_demo(cfg)]
+    notes = [
+        *_global_batch_size(cfg, written),
+        *_default_model(cfg, written),
+        *_without_pool(cfg),
+        *_names(cfg),
+        *_pretrained(cfg),
+        *_demo(cfg),
+    ]
+    notes += [*_of_slowfast(cfg, written), *slowfast.unread(cfg, _changed(cfg), OUR_MODELS)]
     problems = _mixup(cfg, written)
     for key, reason, refused in _foreign_values(cfg):
         if refused:
@@ -53,7 +61,8 @@ def infer(cfg: CfgNode, written: set[str] | None = None) -> tuple[list[Problem],
 
 def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
     """TimeSformer's YAMLs rely on a default of 64. They are known by the name of their model."""
-    if cfg.MODEL.MODEL_NAME not in KEYS["MODEL.MODEL_NAME"].aliases:
+    name = cfg.MODEL.MODEL_NAME
+    if name == "TimeSformer" or KEYS["MODEL.MODEL_NAME"].aliases.get(name) != "TimeSformer":
         return
     if "GLOBAL_BATCH_SIZE" not in written:
         cfg.GLOBAL_BATCH_SIZE = foreign.TIMESFORMER_GLOBAL_BATCH_SIZE
@@ -66,6 +75,41 @@ def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
             "training starts from random weights; TimeSformer itself would fetch an ImageNet ViT-B/16 here: "
             "name such a file in MODEL.PRETRAINED"
         )
+
+
+def _default_model(cfg: CfgNode, written: set[str]) -> Iterator[str]:
+    """SlowFast's YAMLs leave out the name of its default model."""
+    if cfg.MODEL.ARCH == "slowfast" and "MODEL.MODEL_NAME" not in written:
+        cfg.MODEL.MODEL_NAME = "SlowFast"
+        yield "MODEL.MODEL_NAME SlowFast: what MODEL.ARCH slowfast means where no model is named"
+
+
+def _without_pool(cfg: CfgNode) -> Iterator[str]:
+    """SlowFast's zoo has a C2D without its pool over time, by a name of model that its code no longer knows."""
+    if cfg.MODEL.MODEL_NAME == "ResNet_nopool" and cfg.MODEL.ARCH in ("c2d", "i3d"):
+        cfg.MODEL.ARCH = f"slow_{cfg.MODEL.ARCH}"
+        yield f"MODEL.ARCH {cfg.MODEL.ARCH}: what ResNet_nopool means"
+
+
+def _of_slowfast(cfg: CfgNode, written: set[str]) -> Iterator[str]:
+    """What SlowFast does by itself where one of its own models runs."""
+    if cfg.TRAIN.CHECKPOINT_IN_INIT and cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.FINETUNE:
+        cfg.TRAIN.CHECKPOINT_EPOCH_RESET = True
+        yield "TRAIN.CHECKPOINT_IN_INIT True -> TRAIN.CHECKPOINT_EPOCH_RESET True: weights only"
+    if cfg.MODEL.MODEL_NAME not in slowfast.MODELS:
+        return
+    if "TEST.ENSEMBLE_SPACE" not in written and cfg.TEST.ENSEMBLE_SPACE == "logits":
+        cfg.TEST.ENSEMBLE_SPACE = "probs"
+        yield f"TEST.ENSEMBLE_SPACE probs: views of a {cfg.MODEL.MODEL_NAME} are joined as SlowFast does it"
+    steps, rates = cfg.SOLVER.STEPS, cfg.SOLVER.LRS
+    if cfg.SOLVER.LR_POLICY == "steps_with_relative_lrs" and 0 < len(steps) < len(rates):
+        cfg.SOLVER.LRS = list(rates[: len(steps)])
+        yield f"SOLVER.LRS {rates[len(steps) :]} are never reached: SOLVER.STEPS has {len(steps)}"
+
+
+def _changed(cfg: CfgNode) -> set[str]:
+    """The keys of dust's own that do not hold their default."""
+    return {name for name, value in flatten(cfg).items() if name in OWN_KEYS and not same(value, KEYS[name].default)}
 
 
 def _names(cfg: CfgNode) -> Iterator[str]:
@@ -123,7 +167,9 @@ def _foreign_values(cfg: CfgNode) -> Iterator[tuple[str, str, bool]]:
         taken = name == "MIXUP.ENABLED" or (name in foreign.DEMO_TAKEN and cfg.DEMO.ENABLE)
         if name not in foreign.FOREIGN_KEYS or taken or same(values[name], KEYS[name].default):
             continue
-        refused = foreign.refusal(name, model in OUR_MODELS)
+        if name == "TRAIN.CHECKPOINT_IN_INIT" and cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            continue
+        refused = foreign.refusal(name, model, model in OUR_MODELS)
         if refused is not None:
             yield name, f"{name} {values[name]}: {refused} (default: {KEYS[name].default!r})", True
             continue

@@ -236,6 +236,12 @@ def _read(setting: Setting, default: Any) -> Any:
         raise ValueError("is a key with a value, not a section")
     if setting.key in FOREIGN_KEYS and (setting.value is None or str(setting.value).lower() in ("none", "null", "~")):
         return None  # some of SlowFast's own files write it where a default is not None
+    if setting.value is None or str(setting.value).lower() in ("none", "null", "~"):
+        facts = KEYS[setting.key]
+        if facts.empty is not None:
+            return facts.empty
+        if default in ([], ()) or (default == "" and setting.value is None):
+            return default
     return read_value(setting.value, default, element=KEYS[setting.key].kind, words=KEYS[setting.key].words)
 
 

@@ -52,6 +52,7 @@ class Key:
             unless that affects training; stored features are others if it affects features.
         stage: what it takes from an earlier stage, where it names one.
         inherits: the section that is taken over from the checkpoint of that stage.
+        empty: what a key that stands without a value means (``COLOR_JITTER:``), where the default does not say it.
         aliases: values that foreign configurations write -> ours.
     """
 
@@ -70,6 +71,7 @@ class Key:
     affects: Affects | None = None
     stage: Stage | None = None
     inherits: str = ""
+    empty: Any = None
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property

@@ -9,7 +9,7 @@ from dust.config.schema import Key
 from dust.utils.errors import ConfigError
 
 BEGIN, END = "<!-- keys: written by python -m dust.config.table docs/CONFIG.md -->\n", "<!-- end of keys -->\n"
-KINDS = {"str": "texts", "int": "whole numbers", "float": "numbers", "object": "entries", "": ""}
+KINDS = {"str": "texts", "int": "whole numbers", "float": "numbers", "object": "entries", "list": "lists", "": ""}
 KINDS["Weight"] = "numbers, or `{name: number}`"
 STAGES = {"features": "a stage or a folder", None: ""}
 
@@ -42,9 +42,7 @@ def _values(facts: Key) -> str:
         facts.bounds,
         facts.values,
         f"{facts.length} values" if facts.length else "",
-        {"str": "texts", "int": "whole numbers", "float": "numbers", "Weight": "numbers", "object": "entries", "": ""}[
-            kind
-        ],
+        KINDS[kind],
         *(f"or `{word}`" for word in facts.words),
         STAGES.get(facts.stage, "a file, `zoo://NAME` or a stage"),
     ]

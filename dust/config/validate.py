@@ -5,9 +5,10 @@ import re
 
 from yacs.config import CfgNode
 
-from dust.config.defaults import KEYS, SYSTEMS, flatten, get_cfg, with_values
-from dust.config.foreign import DATASETS_REFUSED, TASKS_REFUSED
+from dust.config.defaults import KEYS, OUR_MODELS, SYSTEMS, flatten, get_cfg, with_values
+from dust.config.foreign import DATASETS_REFUSED, MODELS_REFUSED, TASKS_REFUSED
 from dust.config.schema import Problem
+from dust.config.slowfast import MODELS as WITH_ARCH
 
 RAND_AUGMENT = re.compile(r"rand(-(m|n|mstd|mmax|inc|w|p)[0-9.]+)*")
 
@@ -37,6 +38,13 @@ def _names(cfg: CfgNode) -> list[Problem]:
     problems = []
     if cfg.TASK in TASKS_REFUSED:
         problems.append(Problem(("TASK",), f"TASK {cfg.TASK}: {TASKS_REFUSED[cfg.TASK]} is not in dust"))
+    model, arch = cfg.MODEL.MODEL_NAME, cfg.MODEL.ARCH
+    if model in MODELS_REFUSED:
+        text = f"MODEL.MODEL_NAME {model}: not in dust: {MODELS_REFUSED[model]}"
+        problems.append(Problem(("MODEL.MODEL_NAME",), text))
+    if arch != KEYS["MODEL.ARCH"].default and model in OUR_MODELS and model not in WITH_ARCH:
+        text = f"MODEL.ARCH {arch}: asks for a model of SlowFast's; set MODEL.MODEL_NAME to it (SlowFast, ResNet, X3D, "
+        problems.append(Problem(("MODEL.ARCH", "MODEL.MODEL_NAME"), f"{text}MViT), or remove the key"))
     for section in ("TRAIN", "TEST"):
         name = cfg[section].DATASET
         if cfg[section].ENABLE and name.lower() in DATASETS_REFUSED:
@@ -175,7 +183,7 @@ def _mixing(cfg: CfgNode) -> list[Problem]:
         text = "MIXUP.ENABLE True: mixed targets are for single labels, not for DATA.MULTI_LABEL or bce_logit"
         problems.append(Problem(("MIXUP.ENABLE", "DATA.MULTI_LABEL", "MODEL.LOSS_FUNC"), text))
     clips = cfg.TRAIN.BATCH_SIZE // processes_per_node(cfg) * cfg.AUG.NUM_SAMPLE
-    if clips < 2:
+    if clips < 2 and mixup.PROB:
         text = f"MIXUP.ENABLE True: needs at least 2 clips per process; TRAIN.BATCH_SIZE {cfg.TRAIN.BATCH_SIZE} gives "
         problems.append(Problem(("MIXUP.ENABLE", "TRAIN.BATCH_SIZE", "NUM_GPUS", "AUG.NUM_SAMPLE"), f"{text}{clips}"))
     return problems

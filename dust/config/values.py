@@ -127,11 +127,19 @@ def _plain_tree(value: Any) -> Any:
     return plain(value)
 
 
+def read_row(value: Any) -> list:
+    """A list within a list, of numbers and further lists."""
+    items = _list_of_text(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError(f"{_shown(value)} is not a list")
+    return plain(items)
+
+
 class Weight(float):
     """The ``kind`` of a list of numbers of which some may be by name, ``{name: number}``."""
 
 
-EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5], Weight: [1.0, 0.5]}
+EXAMPLES: dict[Any, list] = {float: [1.0, 0.1], int: [1, 5], Weight: [1.0, 0.5], list: [[0, 1]]}
 _READERS = {
     bool: read_bool,
     int: read_int,
@@ -139,6 +147,7 @@ _READERS = {
     str: read_text,
     object: read_entry,
     Weight: read_weight,
+    list: read_row,
 }
 
 

@@ -9,6 +9,7 @@ from dust.datasets.loader import construct_loader
 from dust.datasets.multimodal.fusion import FusedDataset
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.tracks import PointTracks
+from dust.datasets.video.charades import Charades
 from dust.datasets.video.epic import EpicKitchens
 from dust.datasets.video.tstl_groups import GroupedVideo
 from dust.datasets.video.video import SSv2, VideoDataset
@@ -16,6 +17,7 @@ from dust.datasets.video.video import SSv2, VideoDataset
 __all__ = [
     "DATASET_REGISTRY",
     "BadClip",
+    "Charades",
     "EmbeddingWindows",
     "EpicKitchens",
     "FusedDataset",

@@ -261,6 +261,10 @@ class SaveOptions:
             "best": train.SAVE_BEST,
         }
 
+    def due(self, epoch: int) -> bool:
+        """Whether the run saves after this epoch (from 1), be it the last or not."""
+        return bool(self.period) and epoch % self.period == 0
+
 
 class Saving(Hook):
     """Writes checkpoints as their periods say.
@@ -284,5 +288,5 @@ class Saving(Hook):
         self.saved_at = 0
         if end.improved and self.options.best:
             self.save(name="checkpoint_best.pyth")
-        if end.last or (self.options.period and end.epoch % self.options.period == 0):
+        if end.last or self.options.due(end.epoch):
             self.save(keep_last=self.options.keep_last)

@@ -18,6 +18,7 @@ from dust.datasets.protocol import files_of, fitted_of
 from dust.datasets.sample import unlearnt_classes
 from dust.datasets.transforms.device import DeviceTransform
 from dust.datasets.workers import WorkerError
+from dust.engine.batch_norm import PreciseStatistics, build_precise
 from dust.engine.data_lists import fingerprint, record_training_list
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.hooks import (
@@ -115,6 +116,8 @@ class Trainer:
         val_loader: of the validation split; None to evaluate never.
         writer: of curves.
         hooks: the user's, by their names, in order.
+        precise: gives batch norms the statistics of the moment, before evaluations and checkpoints; None: they keep
+            their trailing averages.
     """
 
     def __init__(
@@ -132,7 +135,9 @@ class Trainer:
         val_loader: DataLoader[Any] | None = None,
         writer: Writer | None = None,
         hooks: Mapping[str, Hook] | None = None,
+        precise: PreciseStatistics | None = None,
     ) -> None:
+        self.precise, self.save_options = precise, save
         self.run, self.state, self.model, self.options, self.schedule = run, state, model, options, schedule
         self.loader, self.val_loader, self.evaluator, self.transform = loader, val_loader, evaluator, transform
         self.task, self.device, self.autocast = evaluator.task, evaluator.device, evaluator.autocast
@@ -321,13 +326,18 @@ class Trainer:
         state, options = self.state, self.options
         done = state.epoch + 1
         last = done == options.max_epoch
-        improved = False
-        if self.val_loader is not None and (last or done % options.eval_period == 0):
-            if self.leaving.position != self.leaving.begun_at:
-                self.save()  # an evaluation that fails, or is killed, costs no epoch
+        evaluates = self.val_loader is not None and (last or done % options.eval_period == 0)
+        precise = self.precise if evaluates or last or self.save_options.due(done) else None
+        if evaluates and self.leaving.position != self.leaving.begun_at:
+            self.save()  # an evaluation that fails, or is killed, costs no epoch
+        if evaluates or precise:
             # workers are forked now: a lock that is held by the thread that writes would be held in them for ever
             state.saver.wait()
-            improved = self._validate()
+        if precise:
+            models = [state.model] if state.ema is None else [state.model, state.ema.module]
+            self.sampler.set_position(state.epoch, 0)
+            precise.update(models, self.loader, self.interrupt)
+        improved = self._validate() if evaluates else False
         state.next_epoch()
         end = EpochEnd(done, improved, last or self._stale())
         for hook in self.hooks:
@@ -414,19 +424,21 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     wrapped, state.optimizer_step.grad_sync = parallel(
         model, device, compiled=cfg.TRAIN.COMPILE, static_graph=state.accumulate == 1
     )
+    evaluator, transform = build_evaluator(cfg, task, device), build_device_transform(cfg, task.label_classes)
     trainer = Trainer(
         run,
         state,
         wrapped,
         loader,
-        build_evaluator(cfg, task, device),
-        build_device_transform(cfg, task.label_classes),
+        evaluator,
+        transform,
         build(LRSchedule, cfg, state.shards),
         build(TrainOptions, cfg),
         build(SaveOptions, cfg),
         val_loader=val_loader,
         writer=build(Writer, cfg, run.path),
         hooks=hooks,
+        precise=build_precise(cfg, model, transform, task, device, evaluator.autocast),
     )
     if distributed.is_main():
         run.begin(cfg.dump(), anew=not start.auto_resume)

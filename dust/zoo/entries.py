@@ -40,6 +40,7 @@ class Entry:
     ``views`` is "clips x crops". ``frames`` of the clip, ``rate`` the step between them in frames (0: spread over the
     whole video), ``crop`` in pixels; ``classes`` of the file's head, None where it is not stated; ``class_list`` a file
     beside the list, one name per line in the order of the logits, "" where there is none.
+    ``saved_as`` is the file's name in our cache, where another entry's has the name that stands in the URL.
     """
 
     name: str
@@ -63,10 +64,13 @@ class Entry:
     top1: float | None = None
     top5: float | None = None
     views: str = ""
+    saved_as: str = ""
 
     @property
     def filename(self) -> str:
         """The file's name in our cache and on a mirror; unique in the zoo."""
+        if self.saved_as:
+            return self.saved_as
         if not self.urls:
             assert self.hub is not None, f"{self.name} has neither a URL nor a Hugging Face file"
             return self.name + PurePosixPath(self.hub.filename).suffix

@@ -7,7 +7,14 @@ import pytest
 
 from dust.config import flatten, get_cfg
 from dust.config.defaults import OWN_KEYS
-from dust.config.foreign import FOREIGN_KEYS, NO_EFFECT, REFUSED, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM
+from dust.config.foreign import (
+    FOREIGN_KEYS,
+    NO_EFFECT,
+    REFUSED,
+    REFUSED_FOR_MODELS,
+    REFUSED_FOR_OURS,
+    REFUSED_WITH_BATCH_NORM,
+)
 from dust.config.values import same
 from tests.helpers import golden_json
 
@@ -21,6 +28,8 @@ DIFFERENT = {
     "DATA.INPUT_CHANNEL_NUM": [3],
     "DATA.PATH_LABEL_SEPARATOR": "",
     "GLOBAL_BATCH_SIZE": 0,
+    "MVIT.POOL_KVQ_KERNEL": [],  # None there
+    "MVIT.POOL_KV_STRIDE_ADAPTIVE": [],
 }
 
 
@@ -47,10 +56,11 @@ def test_own_and_foreign_keys_are_all_keys_and_do_not_overlap():
 
 def test_foreign_keys_are_not_ours_unless_slowfast_has_them_too():
     others = {"AVA.FRAME_DIR", "AVA.FRAME_LIST_DIR", "AVA.ANNOTATION_DIR", "DEMO.COMMON_CLASS_NAMES"}
+    others |= {"PREFETCH.NUM_LOADERS"}  # of its YAMLs; no code reads it
     assert set(golden_json("slowfast_keys")) | others >= FOREIGN_KEYS
 
 
-@pytest.mark.parametrize("table", [REFUSED, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM])
+@pytest.mark.parametrize("table", [REFUSED, REFUSED_FOR_MODELS, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM])
 def test_what_is_refused_is_a_foreign_key(table):
     assert set(table) <= FOREIGN_KEYS
 

@@ -5,7 +5,7 @@ import textwrap
 import pytest
 
 from dust.config import accumulation_steps, assert_and_infer_cfg, flatten, get_cfg, load_config, notes
-from dust.config.foreign import FOREIGN_KEYS, REFUSED, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM
+from dust.config.foreign import FOREIGN_KEYS, REFUSED, REFUSED_FOR_MODELS, REFUSED_FOR_OURS, REFUSED_WITH_BATCH_NORM
 from dust.utils.errors import ConfigError
 from tests.helpers import golden_json
 
@@ -88,7 +88,7 @@ def test_datasets_with_a_capital_or_without(name):
     assert load_config(None, ["TRAIN.DATASET", name]).TRAIN.DATASET == "VideoDataset"
 
 
-@pytest.mark.parametrize("name", ["ava", "Ava", "charades", "imagenet", "Ptvkinetics"])
+@pytest.mark.parametrize("name", ["ava", "Ava", "imagenet", "Imagenet"])
 def test_datasets_that_we_lack_are_refused_by_name(name):
     with pytest.raises(ConfigError, match=f"TRAIN.DATASET {name}: .* is not in dust"):
         load_config(None, ["TRAIN.DATASET", name])
@@ -126,8 +126,7 @@ def test_mixup_has_two_names():
 @pytest.mark.parametrize("key", sorted(FOREIGN_KEYS & set(golden_json("slowfast_keys"))))
 def test_every_foreign_key_is_accepted_at_its_foreign_defaults(key):
     for default in golden_json("slowfast_keys")[key]:
-        if key != "MODEL.ARCH":  # SlowFast's asks for a SlowFast
-            loads(key, default)
+        loads(key, default)
 
 
 @pytest.mark.parametrize("key", sorted({**REFUSED, **REFUSED_FOR_OURS}))
@@ -147,8 +146,20 @@ def test_what_a_model_of_the_users_own_may_read_is_passed_on(key):
 @pytest.mark.parametrize("key", sorted(REFUSED_WITH_BATCH_NORM))
 def test_batch_norm_statistics_matter_only_where_there_are_batch_norms(key):
     assert f"{key} True has no effect" in notes(loads(key, True))[0]
-    with pytest.raises(ConfigError, match=f"{key} True: .* not in dust"):
-        loads(key, True, model="MyNet")
+    for model in ("MyNet", "SlowFast", "ResNet", "X3D"):
+        with pytest.raises(ConfigError, match=f"{key} True: .* not in dust"):
+            loads(key, True, model=model)
+
+
+@pytest.mark.parametrize(
+    ("key", "model"), [(key, model) for key, (models, _) in REFUSED_FOR_MODELS.items() for model in models]
+)
+def test_what_a_model_of_slowfasts_lacks_here_is_refused_for_it_alone(key, model):
+    value = other_value(flatten(get_cfg())[key])
+    with pytest.raises(ConfigError) as error:
+        loads(key, value, model=model)
+    assert f"{key} {value}: {REFUSED_FOR_MODELS[key][1]}" in str(error.value)
+    assert flatten(loads(key, value, model="MyNet"))[key] == value
 
 
 QUIET = {"MIXUP.ENABLED", "DATA.DECODING_BACKEND", "DEMO.ENABLE"}  # DEMO.ENABLE is taken: see the last test
@@ -180,8 +191,11 @@ def test_what_slowfasts_files_set_beside_a_timesformer_is_accepted():
 
 
 def test_a_slowfast_is_not_silently_replaced_by_the_default_model():
-    with pytest.raises(ConfigError, match="MODEL.ARCH slowfast: asks for a model of SlowFast's"):
-        load_config(None, ["MODEL.ARCH", "slowfast"])
+    cfg = load_config(None, ["MODEL.ARCH", "slowfast"])  # SlowFast's own default, which its YAMLs leave out
+    assert cfg.MODEL.MODEL_NAME == "SlowFast" and "MODEL.MODEL_NAME SlowFast: what MODEL.ARCH" in notes(cfg)[0]
+    for words in (["MODEL.ARCH", "x3d"], ["MODEL.ARCH", "slowfast", "MODEL.MODEL_NAME", "TimeSformer"]):
+        with pytest.raises(ConfigError, match=f"MODEL.ARCH {words[1]}: asks for a model of SlowFast's"):
+            load_config(None, words)
 
 
 def test_refusals_are_found_where_a_default_is_spelt_otherwise():

@@ -69,7 +69,8 @@ def test_kinds_are_read_from_text(name):
     kind, many = OWN[name].kind, OWN[name].default is not None
     quiet = ["TRAIN.ENABLE", "False", "TEST.ENABLE", "False", "MODEL.NUM_CLASSES", "2", "TRACKS.VIEWS", "[3, 4]"]
     quiet += ["AUG.ENABLE", "True"]  # AUG.LIST asks for it
-    read = flatten(load_config(None, [*quiet, name, "[3, 4]" if many else "3"]))[name]
+    text = {list: "[[3, 4]]"}.get(kind, "[3, 4]")
+    read = flatten(load_config(None, [*quiet, name, text if many else "3"]))[name]
     assert {type(value) for value in (read if many else [read])} == {{object: str, Weight: float}.get(kind, kind)}
     for word in OWN[name].words:
         assert flatten(load_config(None, [*quiet, name, word]))[name] == word

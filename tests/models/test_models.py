@@ -10,12 +10,15 @@ from timm.models import group_parameters
 
 from dust.config import get_cfg
 from dust.models import MODEL_REGISTRY, build_model
+from dust.models.protocol import no_weight_decay
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
 from tests.models.small_models import OTHERS, SMALL, inputs_of, make
 
-# of CAST's last block only the class tokens of the spatial stream are classified, so what its patches ask is not
-WITHOUT_EFFECT = {"CAST": r"blocks\.1\.t2s_cross\."}
+# of CAST's last block only the class tokens of the spatial stream are classified, so what its patches ask is not; so it
+# is with MViT's class token, which has no position
+WITHOUT_EFFECT = {"CAST": r"blocks\.1\.t2s_cross\.", "MViT": r"blocks\.2\.attn\.(pool_q|rel_pos)"}
+NO_EXEMPTIONS = {"SlowFast", "ResNet", "X3D", "TorchvisionVideo"}  # BN.WEIGHT_DECAY says it for their norms
 
 
 every_model = pytest.mark.parametrize(
@@ -62,8 +65,8 @@ def test_reset_classifier(name, arguments, shapes):
 @every_model
 def test_no_weight_decay_names_parameters(name, arguments, shapes):
     model = make(name, arguments)
-    wanted = model.no_weight_decay()
-    assert wanted and wanted <= set(dict(model.named_parameters()))
+    wanted = no_weight_decay(model)
+    assert bool(wanted) == (name not in NO_EXEMPTIONS) and wanted <= set(dict(model.named_parameters()))
 
 
 @every_model
@@ -86,14 +89,14 @@ def test_layers_for_layer_decay(name, arguments, shapes):
 STEM = re.compile(
     r"(\w+_backbone\.|clip_|encoder\.)?"
     r"(patch_embed|cls_token|pos_embed|time_embed|absolute_pos_embed|class_embedding|(img|video)_mod_embed|positional_embedding|conv1|ln_pre"
-    r"|eca|reducer|view_embed|fuse)"
+    r"|eca|reducer|view_embed|fuse|s1[._]|features\.0\.)"
 )
 
 
 def place_of(key, model):
     """(stage, block) or (block,) of a parameter; what merges patches stands with the last block of its stage."""
     numbers = re.match(r"(?:\w+_backbone\.|encoder\.)?(?:layers\.(\d+)\.|transformer\.res)?blocks\.(\d+)\.", key)
-    numbers = numbers or re.match(r"lstm\.\w+_l(\d+)$", key)
+    numbers = numbers or re.match(r"lstm\.\w+_l(\d+)$|(?:s(?!1)|features\.(?=[1-9]))(\d+)", key)
     if numbers:
         return tuple(int(number) for number in numbers.groups() if number)
     merging = re.match(r"(.*layers\.(\d+))\.downsample\.", key)

@@ -1,11 +1,13 @@
 """The list, the table made from it, and the command line."""
 
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from dust import zoo
+from dust.config import load_config
 from dust.utils.errors import ConfigError
 from dust.zoo.entries import read_entries
 from tests.helpers import ROOT
@@ -96,6 +98,23 @@ def test_the_list_is_installed():
 def test_configs_exist():
     missing = {entry.config for entry in zoo.ENTRIES.values() if entry.config and not (ROOT / entry.config).is_file()}
     assert not missing
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [entry for entry in zoo.ENTRIES.values() if entry.key_map in ("pytorchvideo", "slowfast", "torchvision")],
+    ids=lambda entry: entry.name,
+)
+def test_recipes_of_convolutional_and_multiscale_models_are_those_of_their_rows(entry):
+    """Frames, crop, classes and views of the configuration with its options."""
+    cfg = load_config(ROOT / entry.config, shlex.split(entry.options))
+    assert (entry.frames, entry.crop, entry.classes) == (
+        cfg.DATA.NUM_FRAMES,
+        cfg.DATA.TEST_CROP_SIZE,
+        cfg.MODEL.NUM_CLASSES,
+    )
+    assert entry.views == f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
+    assert entry.rate in (0, cfg.DATA.SAMPLING_RATE) and (entry.rate == 0) == (cfg.TEST.DATASET == "SSv2")
 
 
 def test_model_zoo_is_not_stale():

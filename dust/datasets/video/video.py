@@ -205,12 +205,17 @@ class VideoDataset(Dataset[Any]):
             if reader.report.damaged:
                 return BadClip(clip.id, clip.path, reader.report.reason)
         samples = []
-        for array, geometry, rng in zip(arrays, geometries, rngs, strict=True):
+        for array, request, geometry, rng in zip(arrays, requests, geometries, rngs, strict=True):
             frames = torch.from_numpy(array)
             frames = frames[0] if frames.ndim == 5 else frames  # one crop
             video = self.train_transform(frames.permute(0, 3, 1, 2), geometry, rng)  # (T, C, H, W)
-            samples.append(self.sample(clip, video.permute(1, 0, 2, 3).contiguous()))  # (C, T, H, W)
+            seen = self.as_seen(clip, request.indices)
+            samples.append(self.sample(seen, video.permute(1, 0, 2, 3).contiguous()))  # (C, T, H, W)
         return samples
+
+    def as_seen(self, clip: Clip, frames: Sequence[int]) -> Clip:
+        """The clip as training sees it in these frames, for datasets whose labels depend on them."""
+        return clip
 
     def evaluation_views(self, video_len: int, fps: float) -> list[list[int]]:
         """The frames of each view in time of an evaluation item, of a video of ``video_len`` frames."""

@@ -1,5 +1,7 @@
 """What classifiers offer besides an answer: a head that can be replaced, counted layers, checkpointed activations."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +24,34 @@ def new_head(in_features: int, num_classes: int, std: float = 0.02, scale: float
 
 
 def run_block(block: nn.Module, act_checkpoint: bool, *tensors: torch.Tensor) -> Any:
-    """Return ``block(*tensors)``; with ``act_checkpoint`` it is computed again in the backward pass, not kept."""
-    if act_checkpoint and torch.is_grad_enabled():
+    """Return ``block(*tensors)``; with ``act_checkpoint`` it is computed again in the backward pass, not kept.
+
+    Batch norms count a batch once: the second time leaves their running statistics alone.
+    """
+    if not (act_checkpoint and torch.is_grad_enabled()):
+        return block(*tensors)
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
         return checkpoint(block, *tensors, use_reentrant=False)
-    return block(*tensors)
+
+    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        return contextlib.nullcontext(), _statistics_kept(norms)
+
+    return checkpoint(block, *tensors, use_reentrant=False, context_fn=contexts)
+
+
+@contextlib.contextmanager
+def _statistics_kept(norms: Sequence[Any]) -> Iterator[None]:
+    """Let batch norms see a batch again with a weight of zero."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class Checkpointed(nn.Module):

@@ -58,7 +58,8 @@ def read_file(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
 
 
 def read_plain(path: str | os.PathLike, *, mmap: bool = False) -> Any:
-    """What a ``.pyth``/``.pth``/``.bin``/``.pt`` or ``.safetensors`` file holds, on the CPU, with nothing executed.
+    """What a ``.pyth``/``.pth``/``.bin``/``.pt``/``.safetensors`` file or a Caffe2 ``.pkl`` (its blobs as
+    ``model_state``) holds, on the CPU, with nothing executed.
 
     With ``mmap`` the tensors stay on disk until they are read (zip files only). Raises CheckpointError that names the
     cause: missing, a folder, empty, truncated, a web page, a TorchScript program, or a pickle that wants to call
@@ -72,6 +73,9 @@ def read_plain(path: str | os.PathLike, *, mmap: bool = False) -> Any:
             return (
                 safetensors.torch.load_file(path, device="cpu") if named else safetensors.torch.load(path.read_bytes())
             )
+        blobs = _caffe2_blobs(path) if kind == "pickle" else None
+        if blobs is not None:
+            return {"model_state": blobs}
         with torch.serialization.safe_globals(_harmless_globals()):
             if not named:
                 with open_file(path) as file:
@@ -88,6 +92,56 @@ def _is_utf8(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+#: How torch's old format begins, behind the pickle's protocol.
+_TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_ARRAYS: dict[str, Any] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{f"numpy.{core}.multiarray._reconstruct": np.ndarray(0).__reduce__()[0] for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")},
+}
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    """What stands for ``_codecs.encode``, by which old pickles write bytes."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"{encoding} is no encoding of an array's bytes")
+    return text.encode("latin1")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds plain values and NumPy arrays of numbers; every other name is an error before anything is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        found = _ARRAYS.get(f"{module}.{name}")
+        if found is None:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return found
+
+
+def _caffe2_blobs(path: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors of a Caffe2 file, ``{"blobs": {name: array}}``; None where the file is no such pickle."""
+    with open_file(path) as file:
+        if _TORCH_MAGIC in file.read(32):
+            return None
+        file.seek(0)
+        try:
+            data = _ArrayUnpickler(file, encoding="latin1").load()
+        except (pickle.UnpicklingError, UnicodeError):
+            return None  # torch's reader says what is wrong
+    blobs = data.get("blobs") if isinstance(data, dict) else None
+    if not isinstance(blobs, dict):
+        return None
+    numbers = {
+        str(name): array for name, array in blobs.items() if isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
+    }
+    return {
+        name: torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="))) for name, array in numbers.items()
+    }
 
 
 def _kind(path: Path) -> str:

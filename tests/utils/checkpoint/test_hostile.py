@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -230,3 +231,37 @@ def test_a_foreign_archive_is_still_read(tmp_path):
     assert zipfile.is_zipfile(tmp_path / "a.pth") and read_checkpoint(tmp_path / "a.pth")["model_state"]
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert set(read_checkpoint(tmp_path / "old.pth")) == {"weight", "bias"}
+
+
+# ------------------------------------------------------------------------------------------------- Caffe2's pickles
+
+
+@pytest.mark.parametrize("protocol", range(5))  # the released files have 2
+def test_caffe2_blobs_are_read_as_arrays(tmp_path, protocol):
+    path = tmp_path / "model.pkl"
+    blobs = {"conv1_w": np.arange(6, dtype=np.float32).reshape(2, 3), "big": np.array([1.5], ">f8"), "cfg": "text"}
+    path.write_bytes(pickle.dumps({"blobs": blobs, "cfg": "NUM_GPUS: 8"}, protocol=protocol))
+    found = read_checkpoint(path)["model_state"]
+    assert found.keys() == {"conv1_w", "big"} and found["big"].tolist() == [1.5]
+    assert torch.equal(found["conv1_w"], torch.arange(6.0).view(2, 3))
+
+
+@pytest.mark.parametrize("where", ["beside", "among the blobs", "in an array"])
+def test_caffe2_pickles_call_nothing(tmp_path, where):
+    mark, path = tmp_path / "mark", tmp_path / "model.pkl"
+    evil, array = Calls(os.system, f"touch {mark}"), np.zeros(3, np.float32)
+    data = {
+        "beside": {"blobs": {"a": array}, "x": evil},
+        "among the blobs": {"blobs": {"a": array, "b": evil}},
+        "in an array": {"blobs": {"a": np.array([evil, 1], dtype=object)}},
+    }[where]
+    path.write_bytes(pickle.dumps(data, protocol=2))
+    with pytest.raises(CheckpointError, match=r"nothing in it was executed\. .*system"):
+        read_checkpoint(path)
+    assert not mark.exists()
+
+
+def test_objects_are_no_numbers(tmp_path):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"a": np.zeros(2), "b": np.array([{}, None], dtype=object)}}, protocol=2))
+    assert read_checkpoint(path)["model_state"].keys() == {"a"}

@@ -1,0 +1,134 @@
+"""Precise batch norm: statistics of training batches under the weights of one moment, instead of a trailing average.
+
+"Rethinking 'Batch' in BatchNorm", Wu and Johnson, https://arxiv.org/abs/2105.07576; SlowFast does it before each
+evaluation and checkpoint (BN.USE_PRECISE_STATS).
+"""
+
+import functools
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dust.config import CfgNode
+from dust.engine.setup import Autocast
+from dust.engine.sharding import gathered
+from dust.utils import distributed
+
+logger = logging.getLogger(__name__)
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def batch_norms(model: nn.Module) -> list[BatchNorm]:
+    """The batch norms of a model that keep statistics."""
+    return [module for module in model.modules() if isinstance(module, BatchNorm) and module.running_mean is not None]
+
+
+@dataclass
+class _Sums:
+    """Over all values of a channel: how many there are, their sum and the sum of their squares."""
+
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+    def add(self, x: Tensor) -> None:
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        variance, mean = torch.var_mean(x.float(), dim=axes, correction=0)
+        count = x.numel() // x.shape[1]
+        mean, variance = mean.double(), variance.double()
+        self.count += count
+        self.first += count * mean
+        self.second += count * (variance + mean.square())
+
+
+def _normalise(sums: _Sums, norm: BatchNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """The hook of a batch norm in eval mode: note the batch, and answer as in training."""
+    (x,) = inputs
+    sums.add(x)
+    answer = nn.functional.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    return answer.to(output.dtype)
+
+
+@torch.no_grad()
+def use_precise_statistics(model: nn.Module, forward: Any, batches: Iterable[Any]) -> int:
+    """Set the running mean and variance of every batch norm to those of all values that ``batches`` bring it.
+
+    Each batch is normalised by its own statistics, as in training; all else, dropout too, is as in an evaluation. With
+    several processes the values of all count. Returns the number of batches of this process.
+
+    Args:
+        forward: ``forward(batch)`` runs the model on one.
+    """
+    norms, was_training = batch_norms(model), model.training
+    if not norms:
+        return 0
+    sums, handles, done = [], [], 0
+    for norm in norms:
+        zeros = torch.zeros_like(norm.running_mean, dtype=torch.float64)  # type: ignore[arg-type]
+        sums.append(_Sums(zeros.sum(), zeros, zeros.clone()))
+        handles.append(norm.register_forward_hook(functools.partial(_normalise, sums[-1])))
+    model.eval()
+    try:
+        with gathered(model):
+            for batch in batches:
+                forward(batch)
+                done += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    for norm, one in zip(norms, sums, strict=True):
+        if distributed.world_size() > 1:
+            for tensor in (one.count, one.first, one.second):
+                torch.distributed.all_reduce(tensor)
+        if not one.count:  # a part that did not run, or no batch at all
+            continue
+        mean = one.first / one.count
+        variance = (one.second / one.count - mean.square()).clamp_min(0)
+        assert isinstance(norm.running_mean, Tensor) and isinstance(norm.running_var, Tensor)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+    return done
+
+
+class PreciseStatistics:
+    """What the training loop calls before an evaluation or a checkpoint.
+
+    Args:
+        batches: of the epoch's, at most.
+        transform, task, device, autocast: as the training has them; erasing and mixing are left out.
+    """
+
+    def __init__(self, batches: int, transform: Any, task: Any, device: torch.device, autocast: Autocast) -> None:
+        self.batches, self.transform, self.task = batches, transform, task
+        self.device, self.autocast = device, autocast
+
+    def update(self, models: Sequence[nn.Module], loader: Iterable[dict[str, Any]], interrupt: Any) -> None:
+        """Give each of ``models`` the statistics of the first batches of ``loader``."""
+        for model in models:
+
+            def forward(batch: dict[str, Any], model: nn.Module = model) -> None:
+                interrupt.check()
+                if batch["id"]:  # not all of its clips were bad
+                    inputs = {name: value.to(self.device) for name, value in batch["inputs"].items()}
+                    moved = self.transform({**batch, "inputs": inputs}, training=False)
+                    with self.autocast():
+                        self.task.forward(model, moved["inputs"])
+
+            done = use_precise_statistics(model, forward, islice(loader, self.batches))
+            if done and distributed.is_main():
+                logger.info("batch norms: statistics of %d batches", done)
+
+
+def build_precise(
+    cfg: CfgNode, model: nn.Module, transform: Any, task: Any, device: torch.device, autocast: Autocast
+) -> PreciseStatistics | None:
+    """What BN.USE_PRECISE_STATS asks for; None where it is off, or the model has no batch norms."""
+    if not cfg.BN.USE_PRECISE_STATS or not batch_norms(model):
+        return None
+    return PreciseStatistics(cfg.BN.NUM_BATCHES_PRECISE, transform, task, device, autocast)
