@@ -121,9 +121,7 @@ class DeviceTransform:
             mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
             if self.reverse_channels:
                 mean, std = mean.flip(0), std.flip(0)
-            scale, shift = (
-                value.float().view(-1, 1, 1, 1).to(device) for value in (1.0 / (255.0 * std), -mean / std)
-            )
+            scale, shift = (value.float().view(-1, 1, 1, 1).to(device) for value in (1.0 / (255.0 * std), -mean / std))
             found = scale, shift
             if not torch.compiler.is_compiling():  # what a trace makes is a part of the trace
                 self._constants[device] = found
