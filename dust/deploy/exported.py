@@ -231,8 +231,7 @@ def read_manifest(path: str | os.PathLike[str], runtime: Runtime) -> Manifest:
     """
     if not runtime.manifest:
         raise ConfigError(
-            f"{path}: holds no manifest, so nobody knows its classes and its preprocessing; name what dust export "
-            "wrote"
+            f"{path}: holds no manifest, so nobody knows its classes and its preprocessing; name what dust export wrote"
         )
     beside = manifest_path(path)
     if beside.is_file():
