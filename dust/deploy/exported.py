@@ -19,6 +19,7 @@ from dust.tasks.task import DataInfo, Outputs
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.files import read_text, sha256_of_file
 from dust.utils.package import import_extra
+from dust.utils.registry import import_extensions
 
 #: Format -> how its files end.
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "openvino": ".xml"}
@@ -259,7 +260,9 @@ def build_exported(
     """
     runtime = open_runtime(source, device)
     manifest = read_manifest(source, runtime)
-    cfg = load_saved_config(manifest.config, dict(overrides or {}), source)
+    # a file is data: the code that its run imported is not imported for it
+    cfg = load_saved_config(manifest.config, {"IMPORTS": [], **(overrides or {})}, source)
+    import_extensions(cfg.IMPORTS)
     with build_with_files(cfg, manifest.files) as cfg:
         task = build_task(cfg, DataInfo(manifest.classes, fitted=manifest.fitted))
         if not task.evaluation("test").logits:

@@ -19,6 +19,7 @@ from dust.deploy.export_graph import NOT_EXPORTED, WITHOUT, Graph, to_onnx, trac
 from dust.deploy.exported import FORMATS, open_runtime
 from dust.models import MODEL_REGISTRY
 from dust.models.keystep_video import KeyStepVideo
+from dust.models.layers.window_attention import relative_index, window_masks
 from dust.tasks import Classification
 from dust.tasks.keystep import KeyStep
 from dust.tasks.verb_noun import VerbNoun
@@ -111,36 +112,31 @@ def test_every_classifier_in_onnx(name, tmp_path):
     agrees(open_runtime(tmp_path / "model.onnx"), graph, shapes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["VideoSwin", "PointTrackLSTM", "VerbNoun"])
-def test_a_trace_takes_any_number_of_clips(name):
-    graph, inputs, shapes = graph_of(name)
-    agrees(in_torch(trace(graph, inputs, name).module()), graph, shapes)
-    if name == "VideoSwin":  # what the trace made of its masks is not what comes next
-        assert in_torch(graph)(inputs)["logits"].isfinite().all()
+def test_a_trace_of_shifted_windows_takes_any_number_of_clips():
+    graph, inputs, shapes = graph_of("VideoSwin")
+    agrees(in_torch(trace(graph, inputs, "VideoSwin").module()), graph, shapes)
 
 
 def test_a_trace_leaves_nothing_behind_in_the_model():
-    """Masks and constants that are kept from call to call are not those of a trace."""
-    from dust.models.layers.window_attention import relative_index, window_masks
-
-    for kept in (window_masks, relative_index):
-        kept.cache_clear()
-    transform = DeviceTransform(mean=(0.4,), std=(0.2,))
+    """Masks and constants that are kept from call to call are not those of a trace, which are no numbers."""
     swin = make("VideoSwin", {"embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": [2, 3, 3]}).eval()
 
     class Whole(nn.Module):
         def __init__(self):
             super().__init__()
-            self.swin = swin
+            self.swin, self.transform = swin, DeviceTransform(mean=(0.4,), std=(0.2,))
 
         def forward(self, video):
-            return self.swin(transform.normalize(video))
+            return self.swin(self.transform.normalize(video))
 
-    whole, video = Whole(), torch.zeros(2, 3, 2, 16, 16, dtype=torch.uint8)
+    video = inputs_of({"video": (2, 3, 2, 16, 16)})["video"]
     with torch.no_grad():
+        expected = Whole()(video)
+        for kept in (window_masks, relative_index):
+            kept.cache_clear()
+        whole = Whole()
         torch.export.export(whole, (video,), strict=False)
-        assert whole(video).isfinite().all() and type(whole(video)) is torch.Tensor
+        assert torch.equal(whole(video), expected)
 
 
 def test_what_no_trace_can_follow_is_said():

@@ -10,7 +10,9 @@ from dust.deploy.export import Request, export
 from dust.deploy.exported import Manifest, build_exported, is_exported
 from dust.deploy.sources import find_sources
 from dust.models import MODEL_REGISTRY
+from dust.synthetic.tracks import generate_tracks
 from dust.utils.errors import CheckpointError, ConfigError, DataError
+from tests.deploy.test_systems import stages
 from tests.helpers import csv_dicts
 
 needs_onnx = pytest.mark.usefixtures("libraries")
@@ -142,3 +144,38 @@ def test_openvino_answers_alike(run, model, clips, tmp_path):
     answers_agree(model, build_exported(str(out)), [str(clips / "clip_3.mp4")], 1e-4)
     with pytest.raises(ConfigError, match="runs on the CPU here"):
         dust.load(out, device="cuda")
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_point_tracks_with_their_masks(tmp_path):
+    data, runs, out = tmp_path / "data", tmp_path / "runs", tmp_path / "tracks.onnx"
+    generate_tracks(data, sequences=6, classes=3, points=20, missing=0.3)
+    stages(["tracks_transformer"], data, runs, "MODEL.NUM_CLASSES", "3", "TRACKS.DEPTH", "1")
+    manifest = export(str(runs), Request(out, measured=()))
+    assert [(one.name, one.dtype) for one in manifest.inputs] == [
+        ("tracks", "float32"),
+        ("visible", "bool"),
+        ("view_mask", "bool"),
+        ("time_mask", "bool"),
+    ]
+    model, other = dust.load(runs, device="cpu"), dust.load(out)
+    answers_agree(model, other, find_sources([str(data / "tracks.csv")], model.reader), 1e-4)
+
+
+def test_code_that_a_file_names_is_not_run(exported, tmp_path):
+    import onnx
+
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    changed = onnx.load(str(exported))
+    (entry,) = changed.metadata_props
+    manifest = json.loads(entry.value)
+    assert "IMPORTS: []" in manifest["config"]
+    manifest["config"] = manifest["config"].replace("IMPORTS: []", f"IMPORTS: ['{evil}']")
+    entry.value = json.dumps(manifest)
+    onnx.save(changed, str(tmp_path / "evil.onnx"))
+    assert dust.load(tmp_path / "evil.onnx").classes == ["bright", "dark"]
+    assert not (tmp_path / "ran").exists()
+    dust.load(tmp_path / "evil.onnx", overrides={"IMPORTS": [str(evil)]})
+    assert (tmp_path / "ran").exists(), "one's own is"
