@@ -5,7 +5,7 @@ dust predict kitchen.onnx clip.mp4
 
 The model is a run's folder, a checkpoint, or zoo://NAME. Clips go in as uint8, series and point tracks as float32 with
 their masks; logits and probabilities come out, for a batch of any size. The file is written once it agrees with the
-original on the test split, or on --check CLIPS. See docs/EXPORT.md.
+original on the test split, or on --check CLIPS.
 """
 
 import argparse

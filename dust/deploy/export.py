@@ -54,6 +54,8 @@ from dust.models import MODEL_REGISTRY
 from dust.models.protocol import FromConfig
 from dust.utils.errors import ConfigError, DataError, DustError
 from dust.utils.files import sha256_of_file, sync_folder, write_text
+from dust.utils.logging import progress
+from dust.utils.package import import_extra
 from dust.utils.stages import stage_path
 
 #: Evaluation items from the first one on, as often as it is called.
@@ -102,6 +104,8 @@ class Request:
             problems.append(f"nobody measures {', '.join(unknown)}: choose {', '.join(RUNTIMES)}")
         if not self.output.parent.is_dir():
             problems.append(f"{self.output}: there is no folder {self.output.parent}")
+        elif not os.access(self.output.parent, os.W_OK):
+            problems.append(f"{self.output}: nothing may be written into {self.output.parent}")
         if not self.force and self.output.exists():
             problems.append(f"{self.output} exists already: name another file, or say --force")
         if problems:
@@ -131,6 +135,10 @@ def export(
         DustError: the file does not say what the original says. Nothing is written then.
     """
     request = request.checked()
+    for library in () if request.format == "torch_export" else ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(library, "export", f"format {request.format}")
+    if request.format == "openvino":
+        import_extra("openvino", "export", "format openvino")
     cfg, names = find_settings(source, dtype="float32", overrides=overrides, config=config)
     name = cfg.MODEL.MODEL_NAME
     if name in NOT_EXPORTED:
@@ -147,7 +155,11 @@ def export(
         }
         exporter = Exporter(predictor, request, about, say)
         calibration = build_calibration(cfg, predictor, request.calibration_clips) if request.int8 else []
-        return exporter(build_items(cfg, predictor, request.check), calibration)
+        items = build_items(cfg, predictor, request.check)
+        try:
+            return exporter(items, calibration)
+        except OSError as error:
+            raise DataError(f"{request.output}: cannot be written: {error.strerror or error}") from error
 
 
 def build_parts(cfg: CfgNode) -> str:
@@ -279,7 +291,8 @@ class Exporter:
 
     def _compare(self, graph: Graph, run: Run, items: Items, what: str) -> tuple[Agreement, dict[str, Tensor]]:
         self.say(f"comparing {what} with the original")
-        return compare(in_torch(graph), run, items(), micro_batch=self.predictor.batch_size)
+        shown = progress(items(), desc=f"{what} and the original", unit=" clips")
+        return compare(in_torch(graph), run, shown, micro_batch=self.predictor.batch_size)
 
     def _refusal(self, agreement: Agreement) -> str:
         others = ", ".join(agreement.other_top1[:3])
@@ -381,10 +394,13 @@ def _with_others(path: Path) -> list[Path]:
 
 def publish(paths: Sequence[Path], output: Path, manifest: Manifest) -> None:
     """Move the files beside ``output``, the one of that name last, and write the json."""
-    hashes = {path.name: sha256_of_file(path) for path in paths}
-    sizes = {path.name: path.stat().st_size for path in paths}
-    for path in reversed(paths):
+    names = {path: output.name if path == paths[0] else path.name for path in paths}
+    hashes = {name: sha256_of_file(path) for path, name in names.items()}
+    sizes = {name: path.stat().st_size for path, name in names.items()}
+    first, *others = paths
+    for path in others:
         os.replace(path, output.with_name(path.name))
+    os.replace(first, output)
     sync_folder(output.parent)
     document = {"file_sha256": hashes, "bytes": sizes, **json.loads(manifest.to_json())}
     write_text(manifest_path(output), json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -92,9 +93,12 @@ class Manifest:
         if version != VERSION:
             raise ConfigError(f"{source}: its manifest has version {version}, this dust reads {VERSION}: export again")
         known = {one.name for one in fields(cls)}
-        kept = {name: value for name, value in found.items() if name in known}
-        kept["inputs"] = [Input(one["name"], one["dtype"], tuple(one["shape"])) for one in found["inputs"]]
-        return cls(**kept)
+        try:
+            kept = {name: value for name, value in found.items() if name in known}
+            kept["inputs"] = [Input(one["name"], one["dtype"], tuple(one["shape"])) for one in found["inputs"]]
+            return cls(**kept)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{source}: its manifest lacks something: {error}; export the run again") from error
 
 
 def is_exported(source: str | os.PathLike[str]) -> bool:
@@ -160,7 +164,8 @@ class OpenVino:
         try:
             model = core.read_model(os.fspath(path))
         except RuntimeError as error:
-            raise CheckpointError(f"{path}: OpenVINO cannot read it: {error}") from error
+            reason = str(error).strip().splitlines()[-1]
+            raise CheckpointError(f"{path}: OpenVINO cannot read it: {reason}") from error
         self.manifest = str(model.get_rt_info([ENTRY]).value) if model.has_rt_info([ENTRY]) else ""
         exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         self.compiled = core.compile_model(model, "CPU", exact)
@@ -181,6 +186,8 @@ def open_runtime(path: str | os.PathLike[str], device: str = "cpu") -> Runtime:
             read. CheckpointError: the file cannot be read.
     """
     suffix = Path(path).suffix.lower()
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device {device!r}: write auto, cpu, cuda or cuda:1")
     if not Path(path).is_file():
         raise ConfigError(f"{path}: there is no such file")
     if suffix == FORMATS["torch_export"]:
@@ -236,12 +243,19 @@ def read_manifest(path: str | os.PathLike[str], runtime: Runtime) -> Manifest:
         )
     beside = manifest_path(path)
     if beside.is_file():
-        expected = json.loads(read_text(beside)).get("file_sha256", {})
-        for name, sha256 in expected.items():
+        for name, sha256 in _hashes_in(beside).items():
             file = Path(path).with_name(name)
             if file.is_file() and sha256_of_file(file) != sha256:
                 raise CheckpointError(f"{file}: is not the file of which {beside.name} speaks: export the run again")
     return Manifest.from_json(runtime.manifest, os.fspath(path))
+
+
+def _hashes_in(path: Path) -> Mapping[str, str]:
+    """The hashes of files that the json beside them holds."""
+    try:
+        return dict(json.loads(read_text(path))["file_sha256"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not the json that dust export wrote: export the run again") from error
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:

@@ -84,7 +84,7 @@ def load(
     if batch_size:
         given["TEST.BATCH_SIZE"] = batch_size
     if is_exported(name):
-        _only_of_runs(name, dtype=dtype, config=os.fspath(config), class_names=class_names)
+        _only_of_runs(name, dtype=dtype, config=os.fspath(config), class_names=class_names, procedure=procedure)
         return build_exported(name, device=device, overrides=given, threshold=threshold)
     where = _device(device)
     cfg, names = find_settings(name, dtype=dtype, overrides=given, config=os.fspath(config))

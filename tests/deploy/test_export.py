@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -246,6 +247,16 @@ def test_what_disagrees_is_not_written(run, tmp_path, monkeypatch):
     with pytest.raises(DustError, match=r"is not written.*4 clips \(24 views\).*times what is allowed"):
         export(str(run), Request(tmp_path / "model.pt2", measured=()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(run, tmp_path, monkeypatch):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r"format onnx needs onnx: pip install 'dust-video\[export\]'"):
+        export(str(run), Request(tmp_path / "model.onnx"))
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"model.onnx needs onnxruntime: pip install 'dust-video\[export\]'"):
+        dust.load(tmp_path / "model.onnx")
 
 
 def test_without_a_test_split_clips_must_be_named(run, tmp_path):

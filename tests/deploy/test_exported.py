@@ -6,6 +6,7 @@ import pytest
 
 import dust
 from dust.cli.main import main
+from dust.deploy import export_graph
 from dust.deploy.export import Request, export
 from dust.deploy.exported import Manifest, build_exported, is_exported
 from dust.deploy.sources import find_sources
@@ -77,6 +78,8 @@ def test_a_manifest_comes_back_whole(exported, model):
     assert [row["runtime"] for row in manifest.runtimes] == ["onnxruntime", "int8"]
     with pytest.raises(ConfigError, match="version 0, this dust reads 1"):
         Manifest.from_json('{"version": 0}', "x")
+    with pytest.raises(ConfigError, match="lacks something: 'inputs'"):
+        Manifest.from_json('{"version": 1}', "x")
     with pytest.raises(ConfigError, match="no json"):
         Manifest.from_json("{", "x")
 
@@ -108,6 +111,8 @@ def test_what_an_exported_model_has_not(exported, clips):
         dust.load(exported, dtype="bfloat16")
     with pytest.raises(ConfigError, match="no CUDA"):
         dust.load(exported, device="cuda")
+    with pytest.raises(ConfigError, match="'gpu': write auto"):
+        dust.load(exported, device="gpu")
     with pytest.raises(ConfigError):
         model.features(clips / "clip_3.mp4")
 
@@ -127,6 +132,9 @@ def test_files_that_are_something_else(exported, tmp_path):
     (tmp_path / "tiny.onnx.json").write_text((exported.parent / "tiny.onnx.json").read_text())
     with pytest.raises(CheckpointError, match=r"is not the file of which tiny\.onnx\.json speaks"):
         dust.load(tmp_path / "tiny.onnx")
+    (tmp_path / "tiny.onnx.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="is not the json that dust export wrote"):
+        dust.load(tmp_path / "tiny.onnx")
     del changed.metadata_props[:]
     onnx.save(changed, str(tmp_path / "foreign.onnx"))
     with pytest.raises(ConfigError, match="holds no manifest"):
@@ -135,6 +143,7 @@ def test_files_that_are_something_else(exported, tmp_path):
 
 
 @needs_onnx
+@pytest.mark.slow
 def test_openvino_answers_alike(run, model, clips, tmp_path):
     pytest.importorskip("openvino")
     out = tmp_path / "tiny.xml"
@@ -144,6 +153,21 @@ def test_openvino_answers_alike(run, model, clips, tmp_path):
     answers_agree(model, build_exported(str(out)), [str(clips / "clip_3.mp4")], 1e-4)
     with pytest.raises(ConfigError, match="runs on the CPU here"):
         dust.load(out, device="cuda")
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_weights_that_are_too_many_for_one_file(run, model, clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_graph, "LARGE", 1000)
+    out = tmp_path / "large.onnx"
+    export(str(run), Request(out, measured=(), check=[str(clips / "clip_1.mp4")]))
+    names = ["large.onnx", "large.onnx.data"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [*names, "large.onnx.json"]
+    assert list(json.loads((tmp_path / "large.onnx.json").read_text())["file_sha256"]) == names
+    answers_agree(model, dust.load(out), [str(clips / "clip_3.mp4")], 1e-4)
+    (tmp_path / names[1]).write_bytes(b"0" * (tmp_path / names[1]).stat().st_size)
+    with pytest.raises(CheckpointError, match=r"large\.onnx\.data: is not the file"):
+        dust.load(out)
 
 
 @needs_onnx
