@@ -33,6 +33,7 @@ REQUIRES = [
     "tqdm>=4.66.1",
 ]
 TRACKS = ["opencv-python-headless>=4.10"]
+EXPORT = ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
 TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS]
 
@@ -65,6 +66,7 @@ setup(
         "dev": [*TEST, "ruff==0.17.*", "mypy"],
         "wandb": ["wandb"],
         "tracks": TRACKS,
+        "export": EXPORT,
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
     },

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import torch
 
 from dust import zoo
-from dust.config import KEYS, CfgNode, flatten, load_config, with_values
+from dust.config import KEYS, CfgNode, flatten, load_config
 from dust.config.parser import load_saved_config
-from dust.datasets.video.tstl_groups import GROUPING
-from dust.deploy.predictor import Predictor, build_predictor
+from dust.deploy.exported import build_exported, is_exported
+from dust.deploy.predictor import Predictor, build_predictor, build_with_files
 from dust.utils.checkpoint import is_sharded, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.files import read_text
@@ -67,8 +66,8 @@ def load(
 
     Args:
         source: a run's folder (OUTPUT_DIR); the root of several stages, of which the last that answers is taken; a
-            checkpoint; ``zoo://NAME``. Configuration, class names, fitted values, preprocessing, sampling and views are
-            those of the training.
+            checkpoint; ``zoo://NAME``; what ``dust export`` wrote (.onnx, .xml). Configuration, class names, fitted
+            values, preprocessing, sampling and views are those of the training.
         device: auto (CUDA where there is one) | cpu | cuda | cuda:1.
         dtype: float32 | bfloat16 | float16 of the forward passes; "" as the run was tested.
         batch_size: views that run through the model at once; 0 as the run was tested.
@@ -82,31 +81,47 @@ def load(
         ConfigError, CheckpointError: there is no such model, or it answers nothing about a clip.
     """
     name = os.fspath(source)
-    origin = find_origin(name, config=os.fspath(config))
-    given = dict(overrides) if isinstance(overrides, Mapping) else _pairs(overrides)
-    where = _device(device)
-    settings = {**(origin.overrides or {}), **given, **_fixed(origin)}
-    if dtype:
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-        reduced = dtype != "float32"
-        settings |= {"TRAIN.MIXED_PRECISION": reduced, **({"TRAIN.AMP_DTYPE": dtype} if reduced else {})}
+    given: dict[str, Any] = dict(overrides) if isinstance(overrides, Mapping) else {**pairs_of(overrides)}
     if batch_size:
-        settings["TEST.BATCH_SIZE"] = batch_size
-    if origin.file:
-        cfg = load_config(origin.file, settings)
-    else:
-        cfg = load_saved_config(origin.text, settings, name)
+        given["TEST.BATCH_SIZE"] = batch_size
+    if is_exported(name):
+        _only_of_runs(name, dtype=dtype, config=os.fspath(config), class_names=class_names, procedure=procedure)
+        return build_exported(name, device=device, overrides=given, threshold=threshold)
+    where = _device(device)
+    cfg, names = find_settings(name, dtype=dtype, overrides=given, config=os.fspath(config))
     with build_carried(cfg) as (cfg, files):
         return build_predictor(
             cfg,
             device=where,
-            class_names=class_names or origin.class_names,
+            class_names=class_names or names,
             files=files,
             source=name,
             threshold=threshold,
             procedure=procedure,
         )
+
+
+def _only_of_runs(name: str, **given: Any) -> None:
+    wrong = ", ".join(key for key, value in given.items() if value)
+    if wrong:
+        raise ConfigError(f"{name}: an exported model has its own {wrong}: leave that out, or name the run")
+
+
+def find_settings(
+    source: str, *, dtype: str = "", overrides: Mapping[str, Any] | None = None, config: str = ""
+) -> tuple[CfgNode, Sequence[str] | None]:
+    """The configuration by which ``source`` is asked, and the class names that its weights do not hold; see
+    :func:`load`."""
+    origin = find_origin(source, config=config)
+    settings = {**(origin.overrides or {}), **(overrides or {}), **_fixed(origin)}
+    if dtype:
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        reduced = dtype != "float32"
+        settings |= {"TRAIN.MIXED_PRECISION": reduced, **({"TRAIN.AMP_DTYPE": dtype} if reduced else {})}
+    if origin.file:
+        return load_config(origin.file, settings), origin.class_names
+    return load_saved_config(origin.text, settings, source), origin.class_names
 
 
 @contextlib.contextmanager
@@ -116,16 +131,8 @@ def build_carried(cfg: CfgNode) -> Iterator[tuple[CfgNode, dict[str, str]]]:
     found: dict[str, str] = {}
     for path in _checkpoints_of(flatten(cfg), cfg.OUTPUT_DIR):
         found |= read_checkpoint(path).get("files") or {}
-    if not found:
-        yield cfg, found
-        return
-    with tempfile.TemporaryDirectory(prefix="dust-") as folder:
-        for name, text in found.items():
-            Path(folder, Path(name).name).write_text(text, encoding="utf-8")
-        values: dict[str, Any] = {"DATA.PATH_TO_DATA_DIR": folder}
-        if GROUPING in found:
-            values["TSTL.GROUPING"] = GROUPING
-        yield with_values(cfg, values), found
+    with build_with_files(cfg, found) as carried:
+        yield carried, found
 
 
 def _checkpoints_of(values: Mapping[str, Any], output_dir: str) -> Iterator[Path]:
@@ -137,7 +144,7 @@ def _checkpoints_of(values: Mapping[str, Any], output_dir: str) -> Iterator[Path
     yield from list_checkpoints(Path(output_dir) / "checkpoints")[-1:]
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
+def pairs_of(words: Sequence[str]) -> dict[str, str]:
     if len(words) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE: {' '.join(map(str, words))}")
     return dict(zip(words[::2], words[1::2], strict=True))
@@ -231,7 +238,7 @@ def _in_zoo(source: str, config: str) -> Origin:
         raise ConfigError(f"{source}: the zoo names no configuration for it; give one: config=YAML, or --cfg YAML")
     names = zoo.class_names(entry)
     sizes = {"MODEL.NUM_CLASSES": len(names)} if names else {}
-    overrides = {**sizes, **_pairs(entry.options.split())}
+    overrides = {**sizes, **pairs_of(entry.options.split())}
     return Origin(file=file, checkpoint=source, overrides=overrides, class_names=names)
 
 

@@ -1,11 +1,14 @@
 """The one way from a source to a prediction: read as a test reads, run as a test runs, answered as a test answers."""
 
+import contextlib
 import itertools
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from dust.config import CfgNode, with_values
 from dust.config.expand import grouping_of
 from dust.datasets.sample import BadClip
+from dust.datasets.video.tstl_groups import GROUPING
 from dust.deploy.prediction import Prediction, make_prediction
 from dust.deploy.readers import build_reader
 from dust.deploy.reading import Reader, Reading
@@ -41,11 +45,13 @@ class Identity:
         source: as it was given to :func:`dust.load`.
         model: the architecture's name.
         checkpoint_sha256: of the weights, as in ``results/test.json``.
+        fitted: what the training learnt of its data.
     """
 
     source: str = ""
     model: str = ""
     checkpoint_sha256: str = ""
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Predictor:
@@ -298,7 +304,7 @@ def build_predictor(
         micro_batch=cfg.TEST.BATCH_SIZE,
         autocast=build_autocast(cfg, device),
     )
-    identity = Identity(source, cfg.MODEL.MODEL_NAME, tested.sha256)
+    identity = Identity(source, cfg.MODEL.MODEL_NAME, tested.sha256, fitted)
     reader = build_reader(cfg, names, fitted, files or {}, device, procedure)
     return Predictor(loop, task, reader, names, identity=identity, threshold=threshold)
 
@@ -310,3 +316,19 @@ def build_class_names(cfg: CfgNode) -> list[str]:
         if grouping.class_names:
             return list(grouping.class_names)
     return [str(number) for number in range(cfg.MODEL.NUM_CLASSES)]
+
+
+@contextlib.contextmanager
+def build_with_files(cfg: CfgNode, files: Mapping[str, str]) -> Iterator[CfgNode]:
+    """The configuration with ``files``, name -> text, in a folder of their own in place of the data's; as it is where
+    there are none."""
+    if not files:
+        yield cfg
+        return
+    with tempfile.TemporaryDirectory(prefix="dust-") as folder:
+        for name, text in files.items():
+            Path(folder, Path(name).name).write_text(text, encoding="utf-8")
+        values: dict[str, Any] = {"DATA.PATH_TO_DATA_DIR": folder}
+        if GROUPING in files:
+            values["TSTL.GROUPING"] = GROUPING
+        yield with_values(cfg, values)

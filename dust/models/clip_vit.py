@@ -189,7 +189,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         x = self.ln_pre(x)  # (B*T, 1+N, D)
         for block in self.transformer.resblocks:
             x = run_block(block, self.act_checkpoint, x)
-        return x.unflatten(0, (-1, T)) if len(x) else x.view(0, T, *x.shape[1:])
+        return x.unflatten(0, (-1, T)) if x.shape[0] else x.view(0, T, *x.shape[1:])
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Tokens (B, T, 1 + N, D) -> logits (B, num_classes), or with ``pre_logits`` the embedding (B, output_dim)."""
@@ -252,7 +252,7 @@ def image_tokens(
     if tuple(x.shape[2:]) != grid:
         positions = resize_positions(positions, grid, (x.shape[2], x.shape[3]))
     x = x.flatten(2).transpose(1, 2)
-    return torch.cat([cls.expand(len(x), 1, -1), x], dim=1) + positions
+    return torch.cat([cls.expand(x.shape[0], 1, -1), x], dim=1) + positions
 
 
 def resize_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:

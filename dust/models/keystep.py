@@ -167,7 +167,7 @@ class TemporalEncoder(ClassifierHead, Checkpointed):
         self._check_embeddings(embeddings)
         x = embeddings
         if self.encoder == "transformer":
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
             x = x + self.pos_embed[:, : x.shape[1]]
         for block in self.blocks:
             x = run_block(block, self.act_checkpoint, x)

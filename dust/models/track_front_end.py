@@ -72,6 +72,8 @@ class SetReducer(nn.Module):
         keep_scale(self.proj)
 
     def forward(self, points: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # how many parts there are would depend on the batch
+            return self.proj(self._pool(points))
         # a few frames at a time stay in the processor's cache; all at once take about twice as long
         return self.proj(torch.cat([self._pool(frames) for frames in points.split(FRAMES_AT_ONCE)]))
 
@@ -242,7 +244,7 @@ _PUBLISHED_NAMES = {
 
 def hide(tracks: Tensor, seen: Tensor) -> Tensor:
     """(..., 2) points, zeros where ``seen`` (...) is False. The coordinates there may be anything, NaN too."""
-    if tracks.dtype not in (torch.float32, torch.float64):
+    if tracks.dtype not in (torch.float32, torch.float64) or torch.compiler.is_exporting():  # ONNX is real
         return torch.where(seen.unsqueeze(-1), tracks, 0.0)
     # the same, an x and y at a time, which takes an eighth of the time
     return torch.view_as_real(torch.where(seen, torch.view_as_complex(tracks.contiguous()), 0.0))

@@ -354,7 +354,7 @@ class PointTrackLSTM(PointTrackModel):
             return masked_mean(out, time_mask)
         steps = torch.arange(out.shape[1], device=out.device)
         last = torch.where(time_mask, steps, 0).amax(dim=1)
-        return out[torch.arange(len(out), device=out.device), last]
+        return out[torch.arange(out.shape[0], device=out.device), last]
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.startswith("lstm.bias")}

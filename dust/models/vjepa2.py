@@ -367,7 +367,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
             )
         clips = video.unflatten(2, (self.num_clips, -1)).transpose(1, 2).flatten(0, 1)  # (B * S, C, T, H, W)
         tokens = self.encoder(clips, self.act_checkpoint, self.frozen_blocks)
-        return tokens.reshape(len(video), -1, tokens.shape[-1])
+        return tokens.reshape(video.shape[0], -1, tokens.shape[-1])
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Tokens (B, N, D) -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, D)."""

@@ -114,6 +114,9 @@ class Classification(Task):
         self.loss.to(device)
         return self
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.multi_label else super().probabilities(logits)
+
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         named = _by_name(outputs)
         return {_prefixed(name, "loss"): self.loss(logits, batch["label"]) for name, logits in named.items()}

@@ -71,6 +71,10 @@ class KeyStep(Task):
             return model.embed(inputs["frames"])
         return model(**inputs)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of each component, that it changed."""
+        return logits.sigmoid()
+
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         return {"loss": F.binary_cross_entropy_with_logits(_logits(outputs).float(), batch["label"])}
 

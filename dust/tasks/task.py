@@ -82,6 +82,10 @@ class Task(ABC):
         """Named means over the batch for the log; no gradient."""
         return {}
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(..., K) logits of one view -> probabilities of the classes; by default one of them is right."""
+        return logits.softmax(dim=-1)
+
     @abstractmethod
     def evaluation(self, split: str) -> "Evaluation":
         """An empty evaluation of a split (``val`` | ``test``)."""

@@ -116,15 +116,16 @@ class DeviceTransform:
 
     def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """x * scale + shift = (x / 255 - mean) / std, each (C, 1, 1, 1) in the order that the channels come out in."""
-        if device not in self._constants:
+        found = self._constants.get(device)
+        if found is None:
             mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
             if self.reverse_channels:
                 mean, std = mean.flip(0), std.flip(0)
-            pair = (1.0 / (255.0 * std), -mean / std)
-            self._constants[device] = tuple(  # type: ignore[assignment]
-                value.float().view(-1, 1, 1, 1).to(device) for value in pair
-            )
-        return self._constants[device]
+            scale, shift = (value.float().view(-1, 1, 1, 1).to(device) for value in (1.0 / (255.0 * std), -mean / std))
+            found = scale, shift
+            if not torch.compiler.is_compiling():  # what a trace makes is a part of the trace
+                self._constants[device] = found
+        return found
 
     def _mix(
         self, mixup: MixUp, inputs: dict[str, Any], names: list[str], label: Any, seed_words: tuple[Word, ...]

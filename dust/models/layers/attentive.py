@@ -80,7 +80,7 @@ class AttentivePooler(nn.Module):
     def forward(self, tokens: torch.Tensor, act_checkpoint: bool = False) -> torch.Tensor:
         for block in self.blocks:
             tokens = run_block(block, act_checkpoint, tokens)
-        queries = self.query_tokens.expand(len(tokens), -1, -1)
+        queries = self.query_tokens.expand(tokens.shape[0], -1, -1)
         return run_block(self.cross_attention_block, act_checkpoint, queries, tokens)
 
 

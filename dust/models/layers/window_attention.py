@@ -8,7 +8,7 @@ checkpoints (Apache-2.0 and MIT), whose parameter names these modules have. Toke
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,19 @@ def pad_end(x: torch.Tensor, multiples: Sequence[int], first: int = 1) -> torch.
 
 
 # ------------------------------------------------------------------------------------------- masks and positions
+
+
+def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the last results of a function whose arguments say all. What is made while a model is being traced is a
+    part of the trace, which later calls could not use."""
+    cached = functools.lru_cache(maxsize=64)(function)
+
+    @functools.wraps(function)
+    def get(*args: Any) -> Any:
+        return function(*args) if torch.compiler.is_compiling() else cached(*args)
+
+    get.cache_info, get.cache_clear = cached.cache_info, cached.cache_clear  # type: ignore[attr-defined]
+    return get
 
 
 def axis_regions(size: int, window: int, shift: int, rule: str) -> list[int]:
@@ -70,7 +83,7 @@ def _legacy_regions(size: int, padded: int, window: int, shift: int) -> list[int
     return [max([number for number, piece in enumerate(pieces) if place in piece], default=0) for place in places]
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def window_masks(
     size: Size, window: Size, shift: Size, rule: str, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -101,7 +114,7 @@ def window_masks(
         return masks, torch.tensor(kind_of_window, device=device)
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def relative_index(window: Size, tokens: int, device: torch.device) -> torch.Tensor:
     """Rows of the bias table for each pair of the first ``tokens`` tokens of a window: (tokens * tokens,).
 
@@ -117,7 +130,7 @@ def relative_index(window: Size, tokens: int, device: torch.device) -> torch.Ten
         return index.flatten()
 
 
-@functools.lru_cache(maxsize=64)
+@_kept
 def log_offsets(window: Size, device: torch.device) -> torch.Tensor:
     """Swin V2's offsets (rows of the table, axes): in parts of the window times 8, on a logarithmic scale."""
     with torch.inference_mode(False):
@@ -225,9 +238,9 @@ class WindowAttention(nn.Module):
         """(B, *padded, C) -> (B * windows, heads, N, head_dim): windows and heads in a single copy."""
         behind = 2 * len(grid) + 1
         sides = [side for pair in zip(grid, window, strict=True) for side in pair]
-        x = x.reshape(len(x), *sides, self.num_heads, x.shape[-1] // self.num_heads)
+        x = x.reshape(x.shape[0], *sides, self.num_heads, x.shape[-1] // self.num_heads)
         x = x.permute(0, *range(1, behind, 2), behind, *range(2, behind, 2), behind + 1)
-        return x.reshape(len(x) * math.prod(grid), self.num_heads, math.prod(window), x.shape[-1])
+        return x.reshape(x.shape[0] * math.prod(grid), self.num_heads, math.prod(window), x.shape[-1])
 
     def _from_windows(self, x: torch.Tensor, B: int, grid: Size, window: Size) -> torch.Tensor:
         """(B * windows, heads, N, head_dim) -> (B, *padded, C), in a single copy."""
@@ -262,7 +275,7 @@ class WindowAttention(nn.Module):
             k, scale = F.normalize(k, dim=-1), 1.0
         mask = None if masks is None else masks[0].index_select(0, masks[1]).unsqueeze(1)  # (windows, 1, N, N)
         if has_fused_kernel(q):
-            bias = bias.expand(len(q), -1, -1, -1) if mask is None else bias + mask
+            bias = bias.expand(q.shape[0], -1, -1, -1) if mask is None else bias + mask
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=drop, scale=scale)
         logits = (q * scale) @ k.transpose(-2, -1)
         logits.add_(bias)  # in place: no gradient needs what the product was
