@@ -5,6 +5,16 @@ import logging
 import pytest
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What a test has said travels from a worker as UTF-8: a name of a file that is none is shown as an escape."""
+    outcome = yield
+    report = outcome.get_result()
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    if isinstance(report.longrepr, str):
+        report.longrepr = report.longrepr.encode("utf-8", "backslashreplace").decode()
+
+
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory):
     """A csv folder: dark and bright clips, 10 train, 4 val, 4 test."""

@@ -300,5 +300,5 @@ def test_track_streams():
     assert stream.push(good).stop == 3, "what was refused is not counted"
     with torch.no_grad():
         model.head.weight.fill_(NAN)
-    with pytest.raises(DustError, match="answer for frames 1 to 3 is not finite"):
+    with pytest.raises(DustError, match="frames 1 to 3: the model's output is not finite"):
         stream.push(good)

@@ -159,7 +159,7 @@ def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]]) -> int:
         return not problems
 
     if not launcher.broadcast_decision(looked):
-        raise problems[0] if problems else DustError("the first process says what is wrong with this command")
+        raise problems[0] if problems else SystemExit(2)  # the first process says what is wrong
     return done
 
 

@@ -57,7 +57,8 @@ class ClassificationLoss(nn.Module):
             )
         if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
             raise DataError(f"{len(self.class_weights)} class weights for logits of {logits.shape[1]} classes")
-        if hard and target.device.type == "cpu" and not bool(((target >= 0) & (target < logits.shape[1])).all()):
+        plain = type(target) is Tensor and target.device.type == "cpu"  # not one that counts operations alone
+        if hard and plain and not bool(((target >= 0) & (target < logits.shape[1])).all()):
             wrong = int(target[(target < 0) | (target >= logits.shape[1])][0])
             raise DataError(f"label {wrong} is none of the {logits.shape[1]} classes that have logits")
 
