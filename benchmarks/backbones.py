@@ -19,9 +19,9 @@ from dust.models import build_model
 from dust.utils.errors import DustError
 
 METHOD = (
-    "One clip of noise, fp32, the same weights in both; in turns within each round after one that does not count. cpu_s "
-    "is the median, all threads together; ratio the median of the rounds' ratios to dust. A step is forward, cross "
-    "entropy and backward, dropout and stochastic depth off."
+    "One clip of noise, fp32, the same weights in both; in turns within each round after one that does not count. "
+    "cpu_s is the median, all threads together; ratio the median of the rounds' ratios to dust. A step is forward, "
+    "cross entropy and backward, dropout and stochastic depth off."
 )
 MODELS = {
     "mvit_v2_s": ("configs/Kinetics/MVITv2_S_16x4.yaml", ("MVIT.DROPPATH_RATE", "0.0", "MODEL.DROPOUT_RATE", "0.0")),
