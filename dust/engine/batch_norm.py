@@ -6,7 +6,7 @@ evaluation and checkpoint (BN.USE_PRECISE_STATS).
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dust.config import CfgNode
 from dust.engine.setup import Autocast
 from dust.engine.sharding import gathered
+from dust.engine.state import TrainState
 from dust.utils import distributed
 
 logger = logging.getLogger(__name__)
@@ -108,9 +109,10 @@ class PreciseStatistics:
         self.batches, self.transform, self.task = batches, transform, task
         self.device, self.autocast = device, autocast
 
-    def update(self, models: Sequence[nn.Module], loader: Iterable[dict[str, Any]], interrupt: Any) -> None:
-        """Give each of ``models`` the statistics of the first batches of ``loader``."""
-        for model in models:
+    def update(self, state: TrainState, loader: Any, interrupt: Any) -> None:
+        """Give the model, and its average, the statistics of the epoch's first batches, which ``loader`` gives."""
+        for model in [state.model] if state.ema is None else [state.model, state.ema.module]:
+            loader.batch_sampler.set_position(state.epoch, 0)
 
             def forward(batch: dict[str, Any], model: nn.Module = model) -> None:
                 interrupt.check()

@@ -116,8 +116,7 @@ class Trainer:
         val_loader: of the validation split; None to evaluate never.
         writer: of curves.
         hooks: the user's, by their names, in order.
-        precise: gives batch norms the statistics of the moment, before evaluations and checkpoints; None: they keep
-            their trailing averages.
+        precise: sets batch norms' statistics before evaluations and checkpoints; None: they keep trailing averages.
     """
 
     def __init__(
@@ -334,9 +333,7 @@ class Trainer:
             # workers are forked now: a lock that is held by the thread that writes would be held in them for ever
             state.saver.wait()
         if precise:
-            models = [state.model] if state.ema is None else [state.model, state.ema.module]
-            self.sampler.set_position(state.epoch, 0)
-            precise.update(models, self.loader, self.interrupt)
+            precise.update(state, self.loader, self.interrupt)
         improved = self._validate() if evaluates else False
         state.next_epoch()
         end = EpochEnd(done, improved, last or self._stale())
@@ -426,12 +423,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     )
     evaluator, transform = build_evaluator(cfg, task, device), build_device_transform(cfg, task.label_classes)
     trainer = Trainer(
-        run,
-        state,
-        wrapped,
-        loader,
-        evaluator,
-        transform,
+        *(run, state, wrapped, loader, evaluator, transform),
         build(LRSchedule, cfg, state.shards),
         build(TrainOptions, cfg),
         build(SaveOptions, cfg),

@@ -21,7 +21,7 @@ _VJEPA21 = {"version": "2.1", "embed_dim": 24, "depth": 12, "num_heads": 2, "pro
 _CLIP = {"input_resolution": 32, "patch_size": 8, "width": 48, "layers": 2, "heads": 4}
 _RESNET = {"stage_depths": (1, 1, 1, 1), "width": 8, "img_size": 32, "dropout_rate": 0.0}
 _RESNET |= {"num_block_temp_kernel": [[9, 9]] * 4, "zero_init_final_bn": False}
-_X3D = {"width_factor": 0.5, "depth_factor": 1.0, "dim_c5": 16, "num_frames": 4, "img_size": 32, "dropout_rate": 0.0}
+_X3D = {"width_factor": 0.5, "depth_factor": 1.0, "dim_c5": 64, "num_frames": 4, "img_size": 32, "dropout_rate": 0.0}
 _MVIT = block_table(
     depth=3, embed_dim=8, num_heads=1, dim_mul=[[1, 2]], head_mul=[[1, 2]], pool_q_stride=[[0, 1, 1, 1], [1, 1, 2, 2]],
     pool_kv_stride_adaptive=[1, 2, 2], pool_kvq_kernel=[3, 3, 3], dim_mul_in_att=True,
@@ -35,7 +35,7 @@ SMALL = [
     ("CLIPVisual", {**_CLIP, "output_dim": 0}, {"video": (2, 3, 32, 32)}),
     ("VJEPA2", _VJEPA2, _VIDEO),
     ("VJEPA2", {**_VJEPA21, "num_clips": 2, "mlp_ratio": 1.0}, _VIDEO),
-    ("SlowFast", {**_RESNET, "alpha": 2, "beta_inv": 2, "num_frames": 4}, _VIDEO),
+    ("SlowFast", {**_RESNET, "alpha": 2, "beta_inv": 2, "num_frames": 4, "fusion_ratio": 1}, _VIDEO),
     ("ResNet", {**_RESNET, "arch": "i3d", "num_frames": 4}, _VIDEO),
     ("X3D", _X3D, _VIDEO),
     ("TorchvisionVideo", {"arch": "s3d"}, {"video": (2, 3, 8, 32, 32)}),
