@@ -232,8 +232,7 @@ class Trainer:
         while True:
             self.leaving.mark()
             try:
-                with self._breakable(self.loader.num_workers > 0 and distributed.world_size() == 1):
-                    batch = next(batches, None)
+                batch = next(batches, None)
                 if batch is None:
                     return
                 self.meter.watch.data_ready()
@@ -242,10 +241,6 @@ class Trainer:
                 self.leaving.leave(error, self._abandon)
             for hook in self.hooks:
                 hook.after_step(state, end)
-
-    def _breakable(self, condition: bool) -> contextlib.AbstractContextManager[None]:
-        """Where a signal need not wait for the end of what is done."""
-        return self.interrupt.breakable() if condition else contextlib.nullcontext()
 
     def _abandon(self) -> None:
         """Take part in what is left of this step, so that no process makes it."""
@@ -302,7 +297,8 @@ class Trainer:
 
         last = self._closes_step(state.iteration + 1)
         try:
-            with self._breakable(compiles and (not several or self.leaving.nothing_new)):
+            breakable = compiles and (not several or self.leaving.nothing_new)
+            with self.interrupt.breakable() if breakable else contextlib.nullcontext():
                 losses = state.optimizer_step.backward(compute, samples, last=last)
         except Diverged as error:
             raise Diverged(self._why_diverged(error.losses, batch["id"]), error.losses) from error

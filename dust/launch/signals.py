@@ -22,6 +22,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 REQUEUE_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds in which a second INT is the same Ctrl-C, which came on two ways.
 SAME_KEY_PRESS_S = 1.0
+#: Seconds after a signal in which data that a step waits for may still come.
+DATA_PATIENCE_S = 3.0
 #: Seconds that the main thread gets to end by a second INT, before the process is ended.
 SECOND_PRESS_TIMEOUT_S = 1.0
 #: Seconds that the main thread gets to hear of a signal, where nobody listens, before the process is ended.
@@ -49,6 +51,7 @@ class _SignalState:
 
     def reset(self) -> None:
         self.signum = 0  # the most urgent that came
+        self.came = 0.0  # when the first did
         self.listeners = 0
         self.breakable = False  # what the main thread does may be broken off
         self.stopping = False  # Interrupted was raised: later signals change nothing but the reason
@@ -77,6 +80,7 @@ class _SignalState:
         if not self.depth:
             return  # a loader worker that has just been forked; its own handlers come with its first line
         first, self.signum = not self.signum, max(self.signum, signum, key=urgency)
+        self.came = time.monotonic() if first else self.came
         if self.forward is not None:
             self.forward(signum)
             return
@@ -236,7 +240,7 @@ class InterruptFlag:
     @contextlib.contextmanager
     def breakable(self) -> Iterator[None]:
         """Raise :class:`Interrupted` at once for a signal that comes while this lasts, also while listening: what is
-        done here changes nothing, and may take long (waiting for data, compiling)."""
+        done here changes nothing, and may take long (compiling)."""
         _signals.breakable = True
         try:
             yield
@@ -244,8 +248,8 @@ class InterruptFlag:
             _signals.breakable = False
 
     def check_waiting(self) -> None:
-        """Raise :class:`Interrupted` if a signal has come to this process, which waits for data."""
-        if self.signum:
+        """Raise :class:`Interrupted` if this process still waits for data some time after a signal has come to it."""
+        if self.signum and time.monotonic() - _signals.came > DATA_PATIENCE_S:
             _signals.stop(self.signum)
 
     def check(self) -> None:

@@ -65,7 +65,7 @@ def test_a_loop_stops_where_it_asks_and_the_most_urgent_wins(came, wins):
     assert steps == len(came.split()) and stop.value.signum == signal.Signals[f"SIG{wins}"]
 
 
-def test_what_may_be_broken_off_is():
+def test_what_may_be_broken_off_is(monkeypatch):
     flag, before = InterruptFlag(), []
     with pytest.raises(Interrupted) as stop, handle_signals(never), flag.listening():
         send(signal.SIGINT)
@@ -75,9 +75,11 @@ def test_what_may_be_broken_off_is():
             pytest.fail("it goes on")
     assert before and stop.value.signum == signal.SIGTERM
     with handle_signals(never), pytest.raises(Interrupted), flag.listening():
-        flag.check_waiting()
         send(signal.SIGTERM)
         flag.check_waiting()
+        monkeypatch.setattr(signals, "DATA_PATIENCE_S", -1.0)
+        flag.check_waiting()
+        pytest.fail("it goes on waiting")
 
 
 STUCK = """
