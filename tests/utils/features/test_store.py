@@ -375,5 +375,7 @@ def test_numbers_that_are_not_real_are_refused(tmp_path):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_quantised_features_of_others_are_refused_by_name(tmp_path, dtype, save):
     save(tmp_path / "train.npz", features=np.zeros((2, 4), dtype), ids=["a", "b"], meta="{}")
-    with pytest.raises(DataError, match=r"train\.npz: its features are .*float16 or float32"):
+    with pytest.raises(
+        DataError, match=r"train\.npz: .*(u?int8 \(2, 4\) is no array of features|not an array of real numbers)"
+    ):
         FeatureStore.open(tmp_path, "train")
