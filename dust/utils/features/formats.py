@@ -167,11 +167,6 @@ def npz_identity(path: Path) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise DataError(f"{path}: damaged, its meta is no json object: {_AGAIN}")
     features = npz_features(path)
-    if features.dtype.kind != "f":
-        raise DataError(
-            f"{path}: its features are {features.dtype}: quantised, or of a type that NumPy lacks (bfloat16, float8). "
-            "Save them as float16 or float32"
-        )
     return {
         "ids": ids,
         "meta": meta,
