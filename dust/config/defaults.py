@@ -161,7 +161,7 @@ CORE = gather(
         EXPECT_PRETRAINED=Key(False, "the recipe is meant for pre-trained weights: a training that begins from random "
                               "ones warns", affects="nothing"),
         POS_EMBED_RESIZE=Key("official", "positions of a file made for another size", choices="official | bicubic"),
-        DROPOUT_RATE=Key(0.5, "dropout before the head, of the models that docs/BACKBONES.md lists", low=0, below=1),
+        DROPOUT_RATE=Key(0.5, "dropout before the head, of the convolutional models and MViT", low=0, below=1),
         FC_INIT_STD=Key(0.01, "spread of a convolutional network's first weights of the head", above=0),
         ACT_CHECKPOINT=Key(False, "recompute activations in the backward: less memory, more time"),
         LOSS_FUNC=Key("cross_entropy", "the loss", choices="cross_entropy | soft_cross_entropy | bce_logit",

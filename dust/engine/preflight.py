@@ -154,7 +154,7 @@ def build_stage_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
         stages: the earlier ones of the command.
         notes: where it is written what is no error, and strange.
     """
-    if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE or cfg.FEATURES.ENABLE):
+    if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE or cfg.FEATURES.ENABLE or cfg.PREDICT.ENABLE):
         stage.say("TRAIN.ENABLE, TEST.ENABLE and FEATURES.ENABLE are all False: nothing would be done; set one True")
     _check_folder(stage)
     same = stages.get(_home(stage.output_dir))

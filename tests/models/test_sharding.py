@@ -128,7 +128,11 @@ def test_scalars_cannot_be_shared():
         shard(model, torch.device("cpu"), None)
 
 
+#: Small models, and networks of convolutions: these are sharded as a whole.
+NO_UNITS = {"PointTrackTransformer", "PointTrackLSTM", "SlowFast", "ResNet", "X3D", "TorchvisionVideo"}
+
+
 def test_transformers_have_units():
     for name, arguments, _ in SMALL:
         blocks = blocks_of(make(name, arguments))
-        assert len(blocks) > 1 or name in ("PointTrackTransformer", "PointTrackLSTM"), name
+        assert len(blocks) > 1 or name in NO_UNITS, name
