@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dust.analysis.predictions import Answers, Results
-from dust.engine.run_dir import flatten
+from dust.config import flatten
 from dust.utils.errors import DataError
 from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.statistics import FEW_GROUPS, Difference, compare_means, compare_scores, holm, mcnemar_p
@@ -182,7 +182,10 @@ def _right(one: Answers) -> np.ndarray:
 
 def _compare_recordings(a: Results, b: Results, found: Comparison, seed: int) -> None:
     for name, factor in OF_RECORDINGS.items():
-        pairs = [(a.recordings[one].get(name), b.recordings[one].get(name), one) for one in a.ids]
+        pairs = [
+            (a.recordings[one].get(name), b.recordings[one].get(name), group)
+            for one, group in zip(a.ids, a.groups, strict=True)
+        ]
         both = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
         if len(both) < len(pairs):
             found.notes.append(f"{name} is of the {len(both)} recordings that have one in both runs")
@@ -212,7 +215,7 @@ def text_of(comparison: Comparison, *, shown: int = 10) -> str:
     lines = [f"{one.a} -> {one.b}: {one.clips} clips in {one.groups} groups"]
     lines += [f"note: {note}" for note in one.notes]
     width = max([len("metric"), *map(len, one.metrics)])
-    lines += ["", f"{'metric':{width}}  {one.a[:14]:>14}  {one.b[:14]:>14}  {'difference [95 %]':>26}  {'p':>7}"]
+    lines += ["", f"{'metric':{width}}  {one.a[-14:]:>14}  {one.b[-14:]:>14}  {'difference [95 %]':>26}  {'p':>7}"]
     for name, found in one.metrics.items():
         interval = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
         lines.append(f"{name:{width}}  {found.a:14.2f}  {found.b:14.2f}  {interval:>26}  {_p(found.p):>7}")

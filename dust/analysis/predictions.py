@@ -3,19 +3,21 @@
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dust.config import flatten, read_written
 from dust.datasets.manifest.table import find_separator
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
-from dust.utils.structured import parse_yaml, read_json
+from dust.utils.structured import read_json
 from dust.utils.text import csv_value
 
-PREDICTIONS, REPORT, CONFIG = "predictions.csv", "test.json", "config.yaml"
+PREDICTIONS, GROUPS, REPORT, CONFIG = "predictions.csv", "groups.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
 
 
@@ -92,14 +94,35 @@ def read_results(path: str | Path) -> Results:
         raise DataError(f"{path} {kind}.{hint or ' Test the run first (TEST.ENABLE True), or name a predictions.csv.'}")
     report = _json(folder / REPORT)
     run = folder.parent if folder.name == "results" else folder
-    config = _yaml(run / CONFIG)
+    config, name = read_written(run / CONFIG), run.resolve().name
     if not (folder / PREDICTIONS).is_file():
         recordings = report.get("recordings")
-        if isinstance(recordings, dict):
+        if isinstance(recordings, dict) and recordings and all(isinstance(one, dict) for one in recordings.values()):
             ids = sorted(recordings)
-            return Results(run.name, ids, ids, ids, [], recordings, report, config)
+            known = _groups(folder)
+            groups = [known.get(one) or one for one in ids]
+            return Results(name, ids, ids, groups, [], recordings, report, config)
         raise DataError(f"{folder}: no {PREDICTIONS}, and {REPORT} has no recordings: test the run again")
-    return _read(folder / PREDICTIONS, report, config, run.name)
+    return _read(folder / PREDICTIONS, report, config, name)
+
+
+def _groups(folder: Path) -> dict[str, str]:
+    """Id -> group of the clips whose list says so, as TEST wrote it beside the predictions."""
+    if not (folder / GROUPS).is_file():
+        return {}
+    header, rows = _table(folder / GROUPS)
+    if header != ["id", "group"] or any(len(row) != 2 for row in rows):
+        raise DataError(f"{folder / GROUPS}: not the columns id and group: test the run again")
+    return {csv_value(name): csv_value(group) for name, group in rows}
+
+
+def read_all(paths: Sequence[str | Path]) -> list[Results]:
+    """Read several, see :func:`read_results`. Where names are the same, the whole paths are the names."""
+    found = [read_results(path) for path in paths]
+    counts = Counter(one.name for one in found)
+    return [
+        replace(one, name=str(path)) if counts[one.name] > 1 else one for one, path in zip(found, paths, strict=True)
+    ]
 
 
 def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str) -> Results:
@@ -121,7 +144,8 @@ def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str)
     if twice:
         raise DataError(f"{path}: {len(twice)} ids stand in several rows, {twice[0]!r} for one: a clip has one answer")
     answers = _questions(path, header, rows, column, config)
-    groups = column("group") or paths
+    known = _groups(path.parent)
+    groups = column("group") or [known.get(one) or file for one, file in zip(ids, paths, strict=True)]
     return Results(name, ids, paths, groups, answers, {}, report, config)
 
 
@@ -143,12 +167,24 @@ def _questions(
 ) -> list[Answers]:
     labels, predictions = column("label"), column("prediction")
     if predictions is not None:
-        multi = bool(config.get("DATA", {}).get("MULTI_LABEL", False))
+        multi = bool(flatten(config).get("DATA.MULTI_LABEL", False))
+        _refuse_blanks(path, "prediction", predictions, may_be_empty=multi)
         return [_answers(path, header, rows, labels, predictions, multi)]
-    kinds = [name[: -len("_prediction")] for name in header if name.endswith("_prediction")]
+    kinds = [name[: -len("_prediction")] for name in map(str.lower, header) if name.endswith("_prediction")]
     if not kinds:
         raise DataError(f"{path}: no column prediction. It needs id, label, prediction and, where known, prob_<class>.")
+    for kind in kinds:
+        _refuse_blanks(path, f"{kind}_prediction", column(f"{kind}_prediction"))
     return [_first_places(kind, column(kind), column(f"{kind}_prediction")) for kind in kinds]
+
+
+def _refuse_blanks(path: Path, name: str, predictions: list[str], *, may_be_empty: bool = False) -> None:
+    blank = [number for number, one in enumerate(predictions, 2) if not one.strip()]
+    if blank and not may_be_empty:
+        raise DataError(
+            f"{path}: {len(blank)} rows have no {name}, row {blank[0]} for one: every clip needs an answer. Remove "
+            "these rows, and they are not compared."
+        )
 
 
 def _first_places(
@@ -166,7 +202,8 @@ def _first_places(
 def _answers(
     path: Path, header: list[str], rows: list[list[str]], labels: list[str] | None, predictions: list[str], multi: bool
 ) -> Answers:
-    columns = [index for index, name in enumerate(header) if name.startswith(PROBABILITY)]
+    # TEST.PREDICTIONS_TOP_K writes top_1, prob_1, top_2...: places, not classes
+    columns = [] if "top_1" in header else [i for i, name in enumerate(header) if name.startswith(PROBABILITY)]
     classes = [header[index][len(PROBABILITY) :] for index in columns]
     named = {*(labels or ()), *predictions} - {""}
     multi = multi or bool(classes and not named <= set(classes) and _are_lists(named, set(classes)))
@@ -174,6 +211,11 @@ def _answers(
         scores = _numbers(path, rows, columns)
         truth = np.array([[name in _parts(text, classes) for name in classes] for text in labels or []], int)
         return Answers("", classes, truth.reshape(-1, len(classes)), scores, True)
+    if multi:
+        raise DataError(
+            f"{path}: clips have several labels each, which needs a column prob_<class> for every class. Test the run "
+            "with TEST.PREDICTIONS_TOP_K 0."
+        )
     missing = tuple(f"{PROBABILITY}{name}" for name in sorted(named - set(classes)))
     if not classes or missing:
         return _first_places("", labels, predictions, missing or (f"{PROBABILITY}<class>",))
@@ -213,11 +255,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict):
         raise DataError(f"{path}: not the report of a test: test the run again")
     return report
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        config = parse_yaml(read_text(path), path)
-    except DataError:
-        return {}
-    return config if isinstance(config, dict) else {}

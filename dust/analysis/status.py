@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dust.utils.errors import DataError
+from dust.config import flatten, read_written
 from dust.utils.files import natural_order, open_file, read_bytes
-from dust.utils.structured import parse_yaml
 
 #: A run that has written nothing for so many seconds is taken for lost.
 SIGN_OF_LIFE_S = 600.0
@@ -71,10 +70,11 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
 
 def read_status(folder: Path) -> RunStatus:
     """Tell what one run is doing."""
-    config = _config(folder)
+    config = flatten(read_written(folder / "config.yaml"))
     log = _tail(folder / "stdout.log")
-    train, test = (config.get(name, {}).get("ENABLE", False) for name in ("TRAIN", "TEST"))
-    epochs = config.get("SOLVER", {}).get("MAX_EPOCH") if train else None
+    train, test = (bool(config.get(f"{name}.ENABLE", False)) for name in ("TRAIN", "TEST"))
+    planned = config.get("SOLVER.MAX_EPOCH") if train else None
+    epochs = planned if isinstance(planned, int) else None
     epoch = _epochs_saved(folder) if train else None
     holder = _HOLDER.search(_text(folder / ".lock"))
     silent = max(0.0, time.time() - _last_written(folder))
@@ -150,14 +150,6 @@ def _gone(host: str, pid: int) -> bool:
     except PermissionError:
         return False
     return False
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = parse_yaml(_text(folder / "config.yaml"), folder)
-    except DataError:
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _text(file: Path) -> str:

@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from dust.analysis.compare import compare_runs, json_of, text_of, write_comparison
-    from dust.analysis.predictions import read_results
+    from dust.analysis.predictions import read_all
     from dust.utils.files import write_text
 
-    found = compare_runs([read_results(name) for name in args.runs], seed=args.seed)
+    found = compare_runs(read_all(args.runs), seed=args.seed)
     for one in found:
         print(text_of(one, shown=args.show) + "\n")
     if args.out:

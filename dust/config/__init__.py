@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 from dust.config.defaults import KEYS, flatten, get_cfg, with_values
 from dust.config.infer import accumulation_steps, assert_and_infer_cfg
 from dust.config.parser import load_config, log_notes, notes, parse_args
+from dust.config.sources import read_written
 from dust.config.validate import processes_per_node
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "notes",
     "parse_args",
     "processes_per_node",
+    "read_written",
     "with_values",
 ]

@@ -310,11 +310,11 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
-    """All keys of a configuration with their values: ``{"TRAIN.BATCH_SIZE": 64, ...}``."""
+def flatten(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """All keys of a configuration, or of nested dicts, with their values: ``{"TRAIN.BATCH_SIZE": 64, ...}``."""
     flat: dict[str, object] = {}
     for name, value in cfg.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from dust.utils.files import read_bytes
+from dust.utils.errors import DataError
+from dust.utils.files import read_bytes, read_text
 from dust.utils.package import CONFIGS, PREFIX, found_or_shipped, shipped
-from dust.utils.structured import LONGEST_YAML, PlainYamlError, compose_yaml
+from dust.utils.structured import LONGEST_YAML, PlainYamlError, compose_yaml, parse_yaml
 
 BASE_KEY = "_BASE_"
 MAX_FILES = 100  # that one configuration may be put together from, each as often as it is named
@@ -186,6 +187,18 @@ def _take_out_joined(words: list[str]) -> tuple[list[str], list[str]]:
             joined.append(words[place] if match[1] else "".join(words[place : place + 2]))
             place += 1 if match[1] else 2
     return rest, joined
+
+
+def read_written(file: Path) -> dict[str, Any]:
+    """Read the ``config.yaml`` that a run left behind, nested as it stands there.
+
+    Empty if there is none or if it is damaged: whoever looks at a run from outside can do without it.
+    """
+    try:
+        parsed = parse_yaml(read_text(file), file)
+    except DataError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str, where: str) -> Iterator[Setting]:

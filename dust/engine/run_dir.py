@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dust.config import KEYS
+from dust.config import KEYS, flatten
 from dust.datasets.sample import BadClip
 from dust.launch.requeue import note_begin
 from dust.utils import distributed
@@ -150,7 +150,7 @@ def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
 
     DataError if what was saved is no plain YAML.
     """
-    saved, present = (flatten(parse_yaml(text, "the saved configuration")) for text in (saved_cfg, cfg_text))
+    saved, present = (flatten(_mapping(text, "the saved configuration")) for text in (saved_cfg, cfg_text))
     lines = []
     for key in sorted(saved.keys() | present.keys()):
         free = key in KEYS and KEYS[key].may_change_on_resume
@@ -160,14 +160,9 @@ def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
     return lines
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Give the entries of nested dicts under names with dots."""
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: list(tree) if isinstance(tree, tuple) else tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(flatten(value, f"{prefix}{key}."))
-    return flat
+def _mapping(text: str, source: str | Path) -> dict[str, Any]:
+    parsed = parse_yaml(text, source)
+    return parsed if isinstance(parsed, dict) else {}
 
 
 #: Of ``bad_clips.csv``.

@@ -27,7 +27,7 @@ from dust.tasks.task import DataInfo, Evaluation
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import CheckpointError
-from dust.utils.files import sha256_of_text, write_text
+from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.meters import TestMeter
 from dust.utils.registry import build
 from dust.visualization.writer import Writer
@@ -157,7 +157,10 @@ class Test:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         evaluation.write(temporary)
-        intervals = evaluation.intervals(groups_of(self.loader.dataset))
+        groups = groups_of(self.loader.dataset)
+        if groups:  # what reads the predictions later must know what belongs together
+            write_csv(temporary / "groups.csv", ["id", "group"], sorted(groups.items()))
+        intervals = evaluation.intervals(groups)
         report = {
             **evaluation.report(),
             "metrics": {name: float(value) for name, value in metrics.items()},

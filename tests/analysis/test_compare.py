@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dust.analysis.compare import compare_runs, json_of, text_of
-from dust.analysis.predictions import read_results
+from dust.analysis.predictions import read_all, read_results
 from dust.cli.main import main
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv
@@ -154,6 +154,8 @@ def test_several_labels_each(tmp_path):
         ("id,label,prediction,prob_x\n1,x,x,high\n", "no number"),
         ("id,label,prediction,prob_x\n1,x,x,nan\n", "row 1 has a probability that is not finite"),
         ("id,label,prediction\n1,x\n", "not 3 columns"),
+        ("id,label,prediction\n1,x,x\n2,x,\n", "1 rows have no prediction, row 3"),
+        ("id,verb,verb_prediction\n1,x, \n", "no verb_prediction, row 2"),
     ],
 )
 def test_files_that_are_no_predictions(tmp_path, text, says):
@@ -189,3 +191,53 @@ def test_ids_and_classes_that_a_spreadsheet_takes_for_formulas_are_joined_as_the
     (tmp_path / "theirs.csv").write_text(theirs)
     other = read_results(tmp_path / "theirs.csv")
     assert other.ids == ["=1+1", "-a/b", "'@c"] and other.answers[0].classes == ["+b", "=a"]
+
+
+def test_places_of_the_most_probable_are_not_classes(tmp_path):
+    """TEST.PREDICTIONS_TOP_K writes top_1, prob_1, ...: beside classes named 1 and 2 these look like theirs."""
+    rows = [[n, 1 + n % 2, 1 + n % 3 % 2, 2, 0.6, 1, 0.4] for n in range(12)]
+    write_csv(tmp_path / "top.csv", ["id", "label", "prediction", "top_1", "prob_1", "top_2", "prob_2"], rows)
+    answers = read_results(tmp_path / "top.csv").answers[0]
+    assert not answers.graded and answers.missing == ("prob_1", "prob_2")
+    assert [answers.classes[one] for one in answers.scores.argmax(axis=1)] == [str(1 + n % 3 % 2) for n in range(12)]
+
+
+def test_several_labels_need_every_class(tmp_path):
+    run(tmp_path / "a", np.arange(3), np.ones(3, bool), "DATA:\n  MULTI_LABEL: True\n")
+    (tmp_path / "a" / "results" / "predictions.csv").write_text('id,label,prediction\n1,"x,y",x\n2,x,\n')
+    with pytest.raises(DataError, match="TEST.PREDICTIONS_TOP_K 0"):
+        read_results(tmp_path / "a")
+
+
+@pytest.mark.parametrize("config", ["DATA: 3\n", "DATA:\n- 1\n", "TRAIN: x\n", "[1]", "a: ["])
+def test_a_damaged_configuration_is_none(tmp_path, config):
+    run(tmp_path / "a", np.arange(3), np.ones(3, bool), config)
+    assert len(read_results(tmp_path / "a").ids) == 3
+
+
+def test_groups_of_the_list_count(tmp_path, monkeypatch):
+    """A test writes groups.csv beside its predictions; what is not named there belongs to its file."""
+    labels = np.arange(30) % 3
+    for name in "ab":
+        run(tmp_path / name, labels, labels < 2)
+        groups = [[n, f"person{n // 10}"] for n in range(20)]
+        write_csv(tmp_path / name / "results" / "groups.csv", ["id", "group"], groups)
+    (found,) = compare_runs([read_results(tmp_path / name) for name in "ab"])
+    assert found.groups == 2 + 10
+    monkeypatch.chdir(tmp_path / "a")
+    assert read_results(".").name == "a"
+    (tmp_path / "a" / "results" / "groups.csv").write_text("id,who\n1,x\n")
+    with pytest.raises(DataError, match="columns id and group"):
+        read_results(".")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for name in ("x/a", "y/a", "z/a"):
+        run(tmp_path / name, np.arange(12) % 3, np.ones(12, bool))
+    found = compare_runs(read_all([tmp_path / name for name in ("x/a", "y/a", "z/a")]))
+    assert set(json_of(found)) == {str(tmp_path / "y/a"), str(tmp_path / "z/a")}
+
+
+def test_names_of_questions_in_capitals(tmp_path):
+    write_csv(tmp_path / "a.csv", ["id", "Verb", "Verb_prediction"], [[n, "cut", "cut"] for n in range(9)])
+    assert read_results(tmp_path / "a.csv").answers[0].name == "verb"

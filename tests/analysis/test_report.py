@@ -7,7 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from dust.analysis.predictions import read_results
 from dust.analysis.report import build_report, write_report
+from dust.analysis.report.build import intervals_of
 from dust.cli.main import main
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv
@@ -91,6 +93,22 @@ def test_recordings_and_several_labels(tmp_path):
     rows = [[n, f"{n}.mp4", "x,y", "x", 0.9, 0.1 * (n % 9)] for n in range(20)]
     write_csv(several / "predictions.csv", ["id", "path", "label", "prediction", "prob_x", "prob_y"], rows)
     assert "Expected calibration error" in build_report(tmp_path / "several")
+
+
+@pytest.mark.parametrize("written", [{"top1_acc": 3}, {"top1_acc": [1, "x"]}, {"top1_acc": [1]}, [1]])
+def test_intervals_that_cannot_be_read_are_computed(tmp_path, written):
+    folder = a_tested_run(tmp_path / "kitchen")
+    (folder / "results" / "test.json").write_text(json.dumps({"metrics": {"top1_acc": 70.0}, "intervals": written}))
+    low, high = next((one.low, one.high) for name, one in intervals_of(read_results(folder)).items())
+    assert 40 < low < 70 < high < 90
+
+
+@pytest.mark.parametrize("recordings", [{"r1": 3}, {}, [1], {"r1": {}, "r2": None}])
+def test_recordings_that_cannot_be_read(tmp_path, recordings):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "test.json").write_text(json.dumps({"recordings": recordings}))
+    with pytest.raises(DataError, match="test the run again"):
+        build_report(tmp_path)
 
 
 @pytest.mark.parametrize("count", [1, 2])

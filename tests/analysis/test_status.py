@@ -78,6 +78,8 @@ def test_all_runs_of_a_folder_in_natural_order(tmp_path):
 
 def test_damaged_files_do_not_end_the_list(tmp_path):
     folder = run(tmp_path / "a")
+    (folder / "config.yaml").write_text("TRAIN: 3\nTEST: [1]\n")
+    assert read_status(folder).epochs is None
     (folder / "config.yaml").write_text("a: [")
     (folder / "stdout.log").write_bytes(b"\xff\xfe json_stats: {\n" + b'"val_epoch" json_stats: [[[\n')
     assert read_status(folder).state == "interrupted"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dust.analysis.predictions import read_results
 from dust.config import with_values
 from dust.decode.reader import VideoReader
 from dust.engine.run_dir import RunDir
@@ -232,3 +233,14 @@ def test_validation_alone(tiny, trained, clips):
     assert json.loads((run.results / "test.json").read_text())["split"] == "test"
     (kept,) = [path for path in run.path.glob("results.*") if path.is_dir()]
     assert json.loads((kept / "test.json").read_text())["split"] == "val"
+
+
+def test_groups_stand_beside_the_predictions(tiny, trained, clips, tmp_path):
+    """So that a comparison of two runs draws the people that the intervals were drawn from."""
+    lines = (clips / "test.csv").read_text().splitlines()
+    rows = [f"{clips}/{line},person{number % 2}" for number, line in enumerate(lines[1:])]
+    (tmp_path / "test.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
+    cfg = tiny(TEST__CHECKPOINT_FILE_PATH=str(trained), DATA__PATH_TO_DATA_DIR=str(tmp_path))
+    run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    found = read_results(cfg.OUTPUT_DIR)
+    assert sorted(set(found.groups)) == ["person0", "person1"] and len(found.ids) == len(rows)

@@ -119,7 +119,7 @@ def _summary(results: Results) -> str:
 def intervals_of(results: Results) -> dict[str, Interval]:
     """Give the intervals of a test's metrics: those that it wrote, else from its predictions."""
     written = results.report.get("intervals")
-    if isinstance(written, dict):
+    if isinstance(written, dict) and all(_is_pair(one) for one in written.values()):
         return {name: Interval(low, high, "") for name, (low, high) in written.items()}
     found: dict[str, Interval] = {}
     for answers in results.answers:
@@ -132,10 +132,19 @@ def intervals_of(results: Results) -> dict[str, Interval]:
         each = measure(part.scores, part.labels, [results.groups[index] for index in known])
         found |= {prefix + name: one for name, one in each.items() if answers.graded or name != "top5_acc"}
     for name, upper in (("pos", 1.0), ("f1", 1.0), ("tau_s", None)):
-        values = [one[name] for one in results.recordings.values() if one.get(name) is not None]
-        if values:
-            found[name] = mean_intervals(np.array(values, float), upper=upper)
+        pairs = [
+            (results.recordings[one][name], group)
+            for one, group in zip(results.ids, results.groups, strict=True)
+            if results.recordings.get(one, {}).get(name) is not None
+        ]
+        if pairs:
+            values = np.array([value for value, _ in pairs], float)
+            found[name] = mean_intervals(values, [group for _, group in pairs], upper=upper)
     return found
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(one, int | float) for one in value)
 
 
 def _curves(folder: Path) -> str:

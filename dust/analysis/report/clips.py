@@ -29,12 +29,15 @@ def small_video(path: str) -> str:
     scale = SIDE / max(frames.shape[1:3])
     height, width = (max(2, round(size * min(1.0, scale)) // 2 * 2) for size in frames.shape[1:3])
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "30", "preset": "veryfast"}
-        for array in frames:
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(width, height, interpolation="AREA")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    try:
+        with av.open(buffer, "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"crf": "30", "preset": "veryfast"}
+            for array in frames:
+                frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(width, height, interpolation="AREA")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    except (av.FFmpegError, ValueError) as error:  # a build of FFmpeg without H.264 gives the second
+        raise VideoError(path, f"its small copy cannot be made: {error}") from error
     return "data:video/mp4;base64," + base64.b64encode(buffer.getvalue()).decode()
