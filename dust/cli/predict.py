@@ -30,6 +30,7 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     top.add_argument("--force", action="store_true", help="write into DIR although it is not empty")
     top.add_argument("--top", type=int, default=2, metavar="K", help="show the K likeliest classes (default 2)")
     top.add_argument("--threshold", type=float, default=0.0, metavar="P", help='below P: "none of these"')
+    top.add_argument("--calibrated", action="store_true", help="probabilities by the temperature of the run's test")
     top.add_argument("--watch", metavar="FOLDER", help="predict the videos of FOLDER, and new ones as they come")
     long = top.add_argument_group("long videos and streams")
     long.add_argument("--timeline", action="store_true", help="what happens when: csv, ActivityNet json, a picture")
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         overrides=args.opts,
         config=args.config,
         procedure=args.procedure,
+        calibrated=args.calibrated,
     )
     if live:
         return run_live(args, model, output, live[0])

@@ -122,6 +122,10 @@ CORE = gather(
         METRICS=Key([], "registered metrics that are measured beside the task's own", kind=str),
         PREDICTIONS_TOP_K=Key(0, "predictions.csv holds the so many most probable classes of a clip; 0 = the "
                               "probability of every class", low=0),
+        CALIBRATE=Key(False, "fit a temperature on val, by TEST's views, into results/calibration.json, which "
+                             "--calibrated applies"),
+        REPORT=Key(True, "write results/report.html after a test of up to 200,000 clips; `dust report` adds "
+                         "playing clips"),
         ENSEMBLE_SPACE=Key("logits", "what DATA.ENSEMBLE_METHOD sums or compares", choices="logits | probs"),
     ),
     section(

@@ -15,6 +15,7 @@ from dust.config import KEYS, CfgNode, flatten, load_config
 from dust.config.parser import load_saved_config
 from dust.deploy.exported import build_exported, is_exported
 from dust.deploy.predictor import Predictor, build_predictor, build_with_files
+from dust.engine.calibration import read_temperature
 from dust.utils.checkpoint import is_sharded, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.files import read_text
@@ -61,6 +62,7 @@ def load(
     config: str | os.PathLike[str] = "",
     class_names: Sequence[str] | None = None,
     procedure: str = "",
+    calibrated: bool = False,
 ) -> Predictor:
     """Load a trained model, ready to be asked about new clips.
 
@@ -76,6 +78,7 @@ def load(
         config: the YAML of weights that somebody else trained, which hold no configuration.
         class_names: likewise their classes, in the order of the logits; by default "0", "1", ...
         procedure: of recordings, the name of what they show; "" for the first that was trained.
+        calibrated: probabilities by the temperature that the run's test has fitted (TEST.CALIBRATE).
 
     Raises:
         ConfigError, CheckpointError: there is no such model, or it answers nothing about a clip.
@@ -85,12 +88,14 @@ def load(
     if batch_size:
         given["TEST.BATCH_SIZE"] = batch_size
     if is_exported(name):
-        _only_of_runs(name, dtype=dtype, config=os.fspath(config), class_names=class_names, procedure=procedure)
+        _only_of_runs(name, dtype=dtype, config=os.fspath(config), class_names=class_names, procedure=procedure,
+            calibrated=calibrated,
+        )  # fmt: skip
         return build_exported(name, device=device, overrides=given, threshold=threshold)
     where = _device(device)
     cfg, names = find_settings(name, dtype=dtype, overrides=given, config=os.fspath(config))
     with build_carried(cfg) as (cfg, files):
-        return build_predictor(
+        predictor = build_predictor(
             cfg,
             device=where,
             class_names=class_names or names,
@@ -99,6 +104,9 @@ def load(
             threshold=threshold,
             procedure=procedure,
         )
+    if calibrated:
+        predictor.calibrate(read_temperature(cfg.OUTPUT_DIR, predictor.identity.checkpoint_sha256))
+    return predictor
 
 
 def _only_of_runs(name: str, **given: Any) -> None:

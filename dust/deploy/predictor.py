@@ -31,6 +31,7 @@ from dust.engine.setup import build_autocast, build_device_transform
 from dust.engine.test import build_tested_model
 from dust.tasks import Evaluation, Task, build_task
 from dust.tasks.task import DataInfo, Outputs
+from dust.utils.errors import ConfigError, DataError
 from dust.utils.registry import import_extensions
 
 #: What makes outputs of inputs, all (B, ...): a model, or an exported one.
@@ -86,6 +87,7 @@ class Predictor:
         self.classes = list(classes)
         self.identity = identity or Identity()
         self.threshold = threshold
+        self.temperature = 1.0
 
     def __repr__(self) -> str:
         model, count = self.identity.model or type(self.loop.model).__name__, len(self.classes)
@@ -150,8 +152,6 @@ class Predictor:
         Raises:
             DataError: the source cannot be read. ConfigError: the model has no such layer.
         """
-        from dust.utils.errors import DataError
-
         reading = self.read(source)
         if reading.error:
             raise DataError(f"{reading.path}: {reading.error}")
@@ -176,8 +176,14 @@ class Predictor:
         """An empty evaluation of this model's test, without labels: told of every sample, it writes
         ``predictions.csv``."""
         evaluation = self.task.evaluation("test")
-        evaluation.threshold = self.threshold
+        evaluation.threshold, evaluation.temperature = self.threshold, self.temperature
         return evaluation
+
+    def calibrate(self, temperature: float) -> None:
+        """Divide logits by ``temperature`` before they become probabilities. ConfigError where the task knows none."""
+        if not self.task.evaluation("test").calibrates:
+            raise ConfigError(f"{self!r}: such a model has no temperature, so it cannot be calibrated")
+        self.temperature = temperature
 
     # ------------------------------------------------------------------------------------------------- what they do
 

@@ -71,6 +71,14 @@ def warnings_of_test(folder: Path, dataset: Any, split: str = "test") -> list[st
     return warnings
 
 
+def shared_clips(one: Any, other: Any) -> list[str]:
+    """The ids of the samples of dataset ``one`` of which some file (or the part of it) is in ``other``, too."""
+    if not (isinstance(one, ClipDataset) and isinstance(other, ClipDataset)):
+        return []
+    known = {source for sample in _samples(other.clips) for source in sample.sources}
+    return [sample.id for sample in _samples(one.clips) if not known.isdisjoint(sample.sources)]
+
+
 def _samples(clips: Iterable[Any]) -> list[Sample]:
     """The clips with absolute paths: a test may begin in another working folder."""
     return [

@@ -25,6 +25,7 @@ from dust.datasets import construct_loader
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.protocol import LooksAhead, fitted_of
 from dust.datasets.sample import unlearnt_classes
+from dust.engine.calibration import build_problems, refuse_shared
 from dust.engine.checkpoints import build_checkpoint_to_extract, build_checkpoint_to_test
 from dust.engine.classes import build_with_classes
 from dust.engine.extract import build_split_to_extract, layer_output
@@ -178,6 +179,9 @@ def build_stage_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
         task = build_task(with_values(settled, {"TEST.METRICS": metrics}), info)
         if settled.TRAIN.ENABLE and settled.TRAIN.EVAL_PERIOD:
             _check_metric(task, settled.TRAIN.BEST_METRIC)
+        if settled.TEST.ENABLE:
+            for problem in build_problems(settled, task.evaluation("test")):
+                stage.say(problem)
     build_model_ahead(settled, stage, before)
     return settled
 
@@ -306,10 +310,16 @@ def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str
     stage.class_names, stage.fitted = names, fitted
     rest = [("val", "val")] if cfg.TRAIN.ENABLE and cfg.TRAIN.EVAL_PERIOD else []
     rest += [(cfg.TEST.SPLIT, "test")] if cfg.TEST.ENABLE else []
+    calibrates = cfg.TEST.ENABLE and cfg.TEST.CALIBRATE and cfg.TEST.SPLIT != "val"
+    rest += [("val", "test")] if calibrates else []
+    seen: dict[tuple[str, str], Any] = {}
     for split, views in rest:
-        dataset = build_split_ahead(cfg, stage, split, views, names, fitted)
+        dataset = seen[split, views] = build_split_ahead(cfg, stage, split, views, names, fitted)
         if dataset is not None and counts and views == "test":
             notes += unlearnt_classes(names or (), counts, dataset.class_counts(), split)
+    if calibrates:
+        with stage.noting():
+            refuse_shared(seen["val", "test"], seen[cfg.TEST.SPLIT, "test"])
     if cfg.FEATURES.ENABLE:
         for split in cfg.FEATURES.SPLITS:
             with stage.noting():

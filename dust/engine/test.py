@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from dust.config import CfgNode, with_values
 from dust.datasets import construct_loader
 from dust.datasets.protocol import groups_of
+from dust.engine.calibration import build_calibration, write_calibration
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.data_lists import warnings_of_test
 from dust.engine.evaluator import Evaluator, build_evaluator
@@ -26,14 +27,17 @@ from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
-from dust.utils.errors import CheckpointError
+from dust.utils.errors import CheckpointError, DustError
 from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.meters import TestMeter
-from dust.utils.registry import build
+from dust.utils.registry import Registry, build, import_extensions
 from dust.visualization.writer import Writer
 
 logger = logging.getLogger(__name__)
 
+#: What may follow a test, by name. Rooms above the engine register it: `dust.analysis` its report.
+AFTER_TEST_REGISTRY = Registry("step after a test")
+REPORT_MODULE = "dust.analysis.report"
 #: SlowFast's sweep for TEST.NUM_ENSEMBLE_VIEWS -1.
 VIEW_SWEEP = (1, 3, 5, 7, 10)
 
@@ -108,6 +112,8 @@ class Test:
         config_sha256: of the configuration, for the report.
         on_bad_clip: skip | raise, once the rest is evaluated and written.
         log_period: samples between log lines.
+        calibrate: fits a temperature, see :mod:`dust.engine.calibration`; by default nothing.
+        after: called with the run's folder once the results stand there.
     """
 
     run: RunDir
@@ -119,6 +125,8 @@ class Test:
     on_bad_clip: str = "raise"
     log_period: int = 10
     writer: Writer = field(default_factory=Writer)
+    calibrate: Callable[[], Mapping[str, Any]] = dict
+    after: Sequence[Callable[[Path], Any]] = ()
 
     __test__ = False  # pytest would otherwise take the class for a test
 
@@ -138,6 +146,7 @@ class Test:
 
     def measure(self) -> dict[str, float]:
         """The same, whatever clips could not be used. Raises DataError if none could."""
+        calibration = self.calibrate()
         meter = TestMeter(self.log_period)
         evaluation, counts = self.evaluator.evaluate(
             self.tested.model, self.loader, split="test", bad_clips=self.bad_clips, on_sample=meter.log_iter
@@ -145,13 +154,19 @@ class Test:
         metrics = evaluation.metrics()
         meter.log_final(metrics)
         if distributed.is_main():
-            self._write_results(evaluation, metrics, counts)
+            self._write_results(evaluation, metrics, counts, calibration)
         with self.writer as writer:
             writer.scalars("Test", metrics, 0)
             writer.evaluation(evaluation, self.loader, 0, name="Test")
         return metrics
 
-    def _write_results(self, evaluation: Evaluation, metrics: dict[str, float], counts: dict[str, int]) -> None:
+    def _write_results(
+        self,
+        evaluation: Evaluation,
+        metrics: dict[str, float],
+        counts: dict[str, int],
+        calibration: Mapping[str, Any],
+    ) -> None:
         """``test.json`` and the task's own files, in a folder that appears whole or not at all."""
         temporary = self.run.path / "results.partial"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -173,7 +188,11 @@ class Test:
             "epoch": self.tested.epoch,
             "checkpoint_sha256": self.tested.sha256,
         }
+        if "calibration" in report:
+            report["calibration"]["temperature"] = calibration.get("temperature")
         write_text(temporary / "test.json", json.dumps(report, indent=2) + "\n")
+        if calibration:
+            write_calibration(temporary, calibration, self.tested.sha256)
         self.run.publish_results(temporary, self.tested.sha256, split=self.split)
         figures = []
         for name, value in metrics.items():
@@ -182,6 +201,11 @@ class Test:
         summary = ", ".join(figures) or "no labels, no metrics"
         logger.info("%s over %d %s clips (%d bad)", summary, counts["samples"], self.split, counts["bad_clips"])
         logger.info("report: %s", self.run.results)
+        for follow in self.after:
+            try:
+                follow(self.run.path)
+            except (DustError, OSError) as error:  # the figures are written, and a page about them can be made again
+                logger.warning("%s", error)
 
 
 def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
@@ -199,7 +223,17 @@ def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
         on_bad_clip=cfg.TEST.ON_BAD_CLIP,
         log_period=cfg.LOG_PERIOD,
         writer=build(Writer, cfg, run.path),
+        calibrate=build_calibration(cfg, run.path, tested, dataset),
+        after=build_after(cfg),
     )
+
+
+def build_after(cfg: CfgNode) -> list[Callable[[Path], Any]]:
+    """What follows the test: the report, by TEST.REPORT."""
+    if not cfg.TEST.REPORT:
+        return []
+    import_extensions([REPORT_MODULE])
+    return [AFTER_TEST_REGISTRY.get("report_of_test")]
 
 
 def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:

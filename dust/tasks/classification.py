@@ -27,8 +27,10 @@ from dust.utils.metrics import (
 )
 from dust.utils.statistics import (
     Interval,
+    apply_temperature,
     classification_intervals,
     coverage_risk,
+    fit_temperature,
     measure_calibration,
     multilabel_intervals,
 )
@@ -174,6 +176,8 @@ def _prefixed(output: str, name: str) -> str:
 class ClassificationEvaluation(Evaluation):
     """One score per video from all its views, then accuracy, per-class figures and a table of predictions."""
 
+    calibrates = True
+
     def __init__(
         self,
         *,
@@ -227,8 +231,14 @@ class ClassificationEvaluation(Evaluation):
         scores = ensemble_views(views, self.method)
         mean = scores / len(logits) if self.method == "sum" else scores
         if self.space == "probs":
-            return scores, mean / mean.sum() if not self.multi_label else mean
-        return scores, to_probabilities(mean)
+            probabilities = mean / mean.sum() if not self.multi_label else mean
+        else:
+            probabilities = to_probabilities(mean)
+        return scores, probabilities if self.temperature == 1 else self._softened(probabilities)
+
+    def _softened(self, probabilities: Tensor) -> Tensor:
+        soft = apply_temperature(probabilities.double().numpy(), self.temperature, multi_label=self.multi_label)
+        return torch.from_numpy(soft).to(probabilities.dtype)
 
     def metrics(self) -> dict[str, float]:
         labelled = self._labelled()
@@ -261,6 +271,15 @@ class ClassificationEvaluation(Evaluation):
             right = self._arrays("scores")[0].argmax(axis=1) == labels
             report["confidence"] = coverage_risk(probabilities.max(axis=1), right)
         return report
+
+    def calibration(self) -> dict[str, Any] | None:
+        if not self._labelled():
+            return None
+        probabilities, labels = self._arrays("probabilities")
+        temperature = fit_temperature(probabilities, labels)
+        soft = apply_temperature(probabilities.astype(np.float64), temperature, multi_label=self.multi_label)
+        before, after = (asdict(measure_calibration(one, labels)) for one in (probabilities, soft))
+        return {"temperature": temperature, "before": before, "after": after}
 
     def _arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Of the clips with labels, ``scores`` or ``probabilities`` (N, K) and labels (N,) or (N, K)."""

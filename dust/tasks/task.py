@@ -122,6 +122,10 @@ class Evaluation(ABC):
 
     #: Below this probability a class is not named; 0: the likeliest always is.
     threshold: float = 0.0
+    #: Logits are divided by it before they become probabilities: 1 leaves them as the model says them.
+    temperature: float = 1.0
+    #: Whether :attr:`temperature` has an effect.
+    calibrates = False
     #: Whether a record's outputs are logits, or a dict of them.
     logits = True
 
@@ -185,6 +189,11 @@ class Evaluation(ABC):
     def report(self) -> dict[str, Any]:
         """What the results' json file holds beside the metrics, as json can."""
         return {}
+
+    def calibration(self) -> dict[str, Any] | None:
+        """Fit a temperature to the labels: ``{"temperature", "before", "after"}``, the latter two as of
+        :func:`dust.utils.statistics.measure_calibration`. None without labels, or where the task knows none."""
+        return None
 
     def write(self, folder: Path) -> list[Path]:
         """Write the task's own result files into a folder and return their paths."""

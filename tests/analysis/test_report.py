@@ -9,13 +9,20 @@ import pytest
 
 from dust.analysis.predictions import read_results
 from dust.analysis.report import build_report, write_report
-from dust.analysis.report.build import intervals_of
+from dust.analysis.report.build import intervals_of, report_of_test
 from dust.cli.main import main
+from dust.engine.run_dir import RunDir
+from dust.engine.test import run_stage as run_test
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv
 from tests.analysis.test_compare import run
 from tests.browser import chromium
 from tests.convert.test_health import clip
+
+
+@pytest.fixture
+def run_of_the_suite(request):  # `run` is a helper here
+    return request.getfixturevalue("run")
 
 
 def a_tested_run(folder, count=40, **options):
@@ -123,6 +130,23 @@ def test_a_large_test_makes_a_small_page(tmp_path):
     run(folder, labels, rng.random(30_000) < 0.9)
     page = build_report(folder)
     assert len(page) < 3e6 and "10000 clips that are right and sure are left out" in page
+
+
+def test_a_test_writes_it_by_itself(tiny, run_of_the_suite):
+    """TEST.REPORT, unless it is off or the test is very large."""
+    checkpoint = str(run_of_the_suite / "checkpoints" / "checkpoint_epoch_00001.pyth")
+    for name, wanted in (("with", True), ("without", False)):
+        cfg = tiny(name, TEST__CHECKPOINT_FILE_PATH=checkpoint, TEST__REPORT=wanted)
+        run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+        assert (RunDir(cfg.OUTPUT_DIR).results / "report.html").exists() == wanted
+
+
+def test_none_of_a_very_large_test(tmp_path, caplog):
+    folder = a_tested_run(tmp_path / "kitchen")
+    (folder / "results" / "test.json").write_text(json.dumps({"metrics": {}, "counts": {"samples": 200_001}}))
+    with caplog.at_level("INFO", logger="dust"):
+        assert report_of_test(folder) is None
+    assert "200001 clips" in caplog.text and not (folder / "results" / "report.html").exists()
 
 
 def test_the_sub_command(tmp_path, capsys):

@@ -35,6 +35,19 @@ def test_probability_space_averages_softmaxes():
     torch.testing.assert_close(probabilities, views.softmax(1).mean(0))
 
 
+@pytest.mark.parametrize("space", ["logits", "probs"])
+def test_a_temperature_softens_without_another_order(space):
+    views, ours = torch.tensor([[1.0, 2.0, 0.0], [3.0, -1.0, 0.5]]), evaluation(ensemble_space=space)
+    plain = ours.ensemble(views)
+    ours.temperature = 2.5
+    scores, soft = ours.ensemble(views)
+    torch.testing.assert_close(scores, plain[0])
+    torch.testing.assert_close(soft, (plain[1].log() / 2.5).softmax(0))
+    several = evaluation(multi_label=True)
+    several.temperature = 2.5
+    torch.testing.assert_close(several.ensemble(views)[1], (views.mean(0) / 2.5).sigmoid())
+
+
 def test_max_starts_below_every_logit():
     views = torch.tensor([[-5.0, -2.0, -3.0], [-4.0, -6.0, -3.5]])
     scores, _ = evaluation(ensemble_method="max").ensemble(views)

@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import logging
 import platform
 import re
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.analysis.predictions import Answers, Results, read_results
+from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_results
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
 from dust.analysis.report.clips import small_video
+from dust.engine.test import AFTER_TEST_REGISTRY
 from dust.utils.errors import VideoError
 from dust.utils.files import open_file, read_bytes, write_text
 from dust.utils.statistics import (
@@ -25,10 +27,15 @@ from dust.utils.statistics import (
     multilabel_intervals,
     reliability_bins,
 )
+from dust.utils.structured import read_json
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 #: Rows of the table of clips; of a larger test, the wrong and the least sure.
 MOST_ROWS = 20_000
+#: Clips of a test above which the report waits until it is asked for.
+MOST_CLIPS = 200_000
 #: Pairs of classes that are listed as most confused.
 PAIRS = 12
 Section = tuple[str, str]
@@ -48,6 +55,24 @@ def write_report(run: str | Path, *, clips: int = 0, path: Path | None = None) -
     target = path or (folder / "results" if (folder / "results").is_dir() else folder) / "report.html"
     write_text(target, build_report(folder, clips=clips))
     return target
+
+
+@AFTER_TEST_REGISTRY.register()
+def report_of_test(run: Path) -> Path | None:
+    """Write the report after a test, as TEST.REPORT asks; None, with a line that says why, where there is none.
+
+    Not for more than 200,000 clips, and not for a test that answers nothing of a clip.
+    """
+    report = read_json(run / "results" / REPORT)
+    clips = report.get("counts", {}).get("samples", 0)
+    if clips > MOST_CLIPS:
+        logger.info("no report.html of %d clips by itself (up to %d): dust report %s", clips, MOST_CLIPS, run)
+        return None
+    if not (run / "results" / PREDICTIONS).is_file() and not report.get("recordings"):
+        return None
+    path = write_report(run)
+    logger.info("open in a browser: %s", path)
+    return path
 
 
 def build_report(run: Path, *, clips: int = 0) -> str:
