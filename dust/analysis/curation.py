@@ -16,6 +16,7 @@ from dust.analysis.curate import (
     out_of_fold,
     outliers,
 )
+from dust.analysis.predictions import PREDICTIONS, Results, read_results
 from dust.datasets.manifest.manifest import available_splits, read_manifest
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureStore
@@ -60,6 +61,8 @@ def curate(features: str | Path, data: str, *, threshold: float = 0.95, folds: i
     Raises:
         DataError: there are no features of any clip of the lists.
     """
+    if _has_answers_only(Path(features)):
+        return curate_answers(read_results(features))
     rows, ids, splits, labels, groups, names = _read(Path(features), data)
     unit = normalised(rows)
     copies = families(near_duplicates(unit, threshold=threshold), len(ids))
@@ -79,6 +82,38 @@ def curate(features: str | Path, data: str, *, threshold: float = 0.95, folds: i
     odd = [(int(index), float(distance[index])) for index in np.argsort(-distance, kind="stable")[:LISTED]]
     unlabelled = label_next(unit, known, count=LISTED) if not known.all() else []
     return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled)
+
+
+def _has_answers_only(run: Path) -> bool:
+    return (run / "results" / PREDICTIONS).is_file() and not (run / "features").is_dir()
+
+
+def curate_answers(results: Results) -> Curated:
+    """Judge labels by the answers of models that have not seen the clips: of a test, or of folds that were pooled.
+
+    Copies, outliers and what to label next need features, so these lists are empty.
+
+    Raises:
+        DataError: several labels a clip, several questions, or not the probabilities of all classes.
+    """
+    if len(results.answers) != 1 or results.answers[0].multi_label or not results.answers[0].graded:
+        raise DataError(
+            f"{results.name}: labels are judged by the probabilities of all classes (prob_<class>) of clips with one "
+            "label each; extract features instead (FEATURES.ENABLE True)"
+        )
+    answers = results.answers[0]
+    known = np.flatnonzero(answers.labels >= 0)
+    if not len(known):
+        raise DataError(f"{results.name}: no clip has a label, so none can look wrong")
+    scores, labels = answers.scores[known], answers.labels[known]
+    issues = [
+        LabelIssue(int(known[one.index]), one.given, one.suggested, one.own, one.other)
+        for one in label_issues(scores, labels)
+    ]
+    unsure = [int(known[index]) for index in least_sure(scores)[:LISTED]]
+    split = "train" if "pooled_from" in results.report else str(results.report.get("split", "test"))
+    splits = [split] * len(results.ids)
+    return Curated(results.ids, splits, answers.labels, answers.classes, [], issues, [], unsure, [])
 
 
 def _together(copies: list[list[int]], groups: list[str]) -> list[str]:

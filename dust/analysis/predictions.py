@@ -110,7 +110,7 @@ def _groups(folder: Path) -> dict[str, str]:
     """Id -> group of the clips whose list says so, as TEST wrote it beside the predictions."""
     if not (folder / GROUPS).is_file():
         return {}
-    header, rows = _table(folder / GROUPS)
+    header, rows = read_table(folder / GROUPS)
     if header != ["id", "group"] or any(len(row) != 2 for row in rows):
         raise DataError(f"{folder / GROUPS}: not the columns id and group: test the run again")
     return {csv_value(name): csv_value(group) for name, group in rows}
@@ -126,7 +126,7 @@ def read_all(paths: Sequence[str | Path]) -> list[Results]:
 
 
 def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str) -> Results:
-    header, rows = _table(path)
+    header, rows = read_table(path)
     problems = Problems()
     lower = [cell.lower() for cell in header]
     for number, row in enumerate(rows, 2):
@@ -149,7 +149,7 @@ def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str)
     return Results(name, ids, paths, groups, answers, {}, report, config)
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header and the rows. (All at once: line by line takes three times as long, and tests are large.)"""
     text = read_text(path)
     separator = find_separator(text.split("\n", 1)[:1])

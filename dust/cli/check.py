@@ -47,6 +47,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def can_write(cfg: CfgNode) -> bool:
+    """Whether lists that ``--fix`` writes are of a kind that the configuration's dataset reads."""
+    return cfg.TRAIN.DATASET in ("VideoDataset", *_DATASETS, *_RECORDINGS)
+
+
 def build_options(cfg: CfgNode) -> dict[str, Any]:
     """What a configuration says of its lists, as arguments of ListOptions."""
     data, dataset = cfg.DATA, cfg.TRAIN.DATASET

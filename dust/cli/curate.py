@@ -3,7 +3,8 @@
 dust curate runs/kitchen clips/
 
 The first word is a run that extracted features (FEATURES.ENABLE True), or a folder of features; the second the folder
-of the lists. Nothing is changed: lists are written, and corrections.csv. Read it before DATA.CORRECTIONS names it.
+of the lists. Of a run without features (OUTPUT_DIR/pooled of `dust train --folds 5` for one) the answers judge labels.
+Nothing is changed: lists are written, and corrections.csv. Read it before DATA.CORRECTIONS names it.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
 
     found = curate(args.features, args.data, threshold=args.threshold, folds=args.folds, seed=args.seed)
     across = sum(len({found.splits[i] for i in family}) > 1 for family in found.copies)
-    print(f"{len(found.ids)} clips with features")
+    print(f"{len(found.ids)} clips")
     print(f"{len(found.copies)} families of copies, {across} of them across splits")
     print(f"{len(found.issues)} labels that look wrong" + ", the first:" * bool(found.issues))
     for one in found.issues[:5]:

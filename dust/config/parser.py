@@ -32,13 +32,15 @@ Trains and tests by configuration files, one after the other.
   [--opts] KEY VALUE .. overrides, e.g. NUM_GPUS 0 TRAIN.BATCH_SIZE 4 "OUTPUT_DIR" "my runs/1"
   --num_shards N        nodes (the same as NUM_SHARDS N)
   --shard_id I          which node this is, from 0 (the same as SHARD_ID I)
+  --folds N             N runs, each tested on another part of the training list; OUTPUT_DIR/pooled joins their answers
+  --seeds N             N runs with other seeds; OUTPUT_DIR/seeds.json has mean and interval of their figures
   --init_method URL     where the processes meet, e.g. tcp://host:29500; by default a free port of this machine
   -h, --help            this text
 
 `dust configs list` names the configurations that came with dust; `dust configs show NAME --whole` has every key.
 First steps: dust --cfg configs/quickstart/video.yaml, on the clips of dust gen-data video data/quickstart.
 """
-FLAGS = ("--cfg", "--opts", "--num_shards", "--shard_id", "--init_method", "--help", "-h")
+FLAGS = ("--cfg", "--opts", "--num_shards", "--shard_id", "--folds", "--seeds", "--init_method", "--help", "-h")
 LONGEST_KEY = 200  # characters for which like ones are looked for
 YAML_ENDINGS = (".yaml", ".yml")
 

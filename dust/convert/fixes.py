@@ -107,10 +107,8 @@ def write_clean(report: Report, out: str | os.PathLike, *, force: bool = False) 
     Raises:
         DataError: files in the way without ``force``, or a split of which nothing is left.
     """
-    out, lists = Path(out), report.lists
-    writers = {"clips": _clips, "fusion": _fusion, "tracks": _tracks, "epic": _epic, "keystep": _keystep}
-    names = [f"{split}.csv" for split in SPLITS] + [CLASS_LIST, "recordings.csv", "procedure.json"]
-    refuse_overwriting(out, names, force)
+    lists = report.lists
+    _refuse_lists(Path(out), force)
     chosen = decisions(report)
     kept: dict[str, list[tuple[Any, str]]] = {}
     for split, clips in lists.clips.items():
@@ -127,12 +125,32 @@ def write_clean(report: Report, out: str | os.PathLike, *, force: bool = False) 
     gone = sorted({lists.words(clip) for clip in lists.clips.get("train", ())} - words)
     if gone:
         logger.warning("train has no sample of %s any more", ", ".join(gone))
-    make_folder(out)
-    writers[lists.kind](out, lists, kept)
+    write_lists(out, lists, kept, force=force)
     return {split: len(rows) for split, rows in kept.items()}
 
 
 Kept = dict[str, list[tuple[Any, str]]]
+
+
+def write_lists(out: str | os.PathLike, lists: Lists, kept: Kept, *, force: bool = False) -> None:
+    """Write lists of the kind of ``lists`` into the folder ``out``.
+
+    Args:
+        kept: split -> (clip of ``lists``, its label as a list writes it).
+
+    Raises:
+        DataError: files in the way without ``force``.
+    """
+    out = Path(out)
+    _refuse_lists(out, force)
+    make_folder(out)
+    writers = {"clips": _clips, "fusion": _fusion, "tracks": _tracks, "epic": _epic, "keystep": _keystep}
+    writers[lists.kind](out, lists, kept)
+
+
+def _refuse_lists(out: Path, force: bool) -> None:
+    names = [f"{split}.csv" for split in SPLITS] + [CLASS_LIST, "recordings.csv", "procedure.json"]
+    refuse_overwriting(out, names, force)
 
 
 def _write(out: Path, split: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -211,5 +229,9 @@ def _epic(out: Path, lists: Lists, kept: Kept) -> None:
 
 
 def _keystep(out: Path, lists: Lists, kept: Kept) -> None:
-    data = {split: replace(lists.source[split], recordings=[clip for clip, _ in rows]) for split, rows in kept.items()}
+    any_split = next(iter(lists.source.values()))  # a part that is new is of the same procedures
+    data = {
+        split: replace(lists.source.get(split, any_split), recordings=[clip for clip, _ in rows])
+        for split, rows in kept.items()
+    }
     write_own(out, data)
