@@ -4,6 +4,7 @@ dust convert-data ucf101 UCF101 --out data/ucf101 --split-number 1
 dust convert-data muwiges MuWiGes --out data/muwiges --test-count 15
 dust convert-data dust-pickles DUST --out data/dust
 dust convert-data industreal IndustReal --out data/industreal
+dust convert-data elan annotations/ --videos recordings/ --label activity --out data/mine
 dust convert-data check data/ucf101
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 from dust.cli import check
 from dust.cli.command import command, numbers
+from dust.convert.annotations import READERS, convert_annotations
 from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
@@ -79,6 +81,14 @@ PROCEDURES = {
     **FORCE,
 }
 
+STRETCHES = {
+    "out": required("folder for the lists"),
+    "videos": text("", "folder of the videos (default: that of the annotations)"),
+    "skip-missing": flag("leave out what is said of videos that are not there"),
+    **FORCE,
+}
+LABEL = {"label": text("", "where the label stands: tier, attribute, or verb, noun, action")}
+
 
 def convert_lists(args: argparse.Namespace) -> None:
     """Lists of clips in a public form."""
@@ -120,6 +130,20 @@ def convert_recordings(args: argparse.Namespace) -> None:
     print_next(args.out, f" MODEL.NUM_CLASSES {result.components}")
 
 
+def convert_stretches(args: argparse.Namespace) -> None:
+    """Annotations of stretches of long videos."""
+    result = convert_annotations(args.command, args.root, **options_of(args, STRETCHES | LABEL))
+    for note in result.notes:
+        print(printable_lines(f"note: {note}"))
+    listed = ", ".join(f"{name}.csv ({count} segments)" for name, count in result.counts.items())
+    print(f"wrote {args.out}: {listed}, {len(result.classes)} classes")
+    if list(result.counts) == ["data"]:
+        folder = shlex.quote(args.out)
+        print(f"next: dust split {folder}/data.csv -o {folder} --ratio 70,15,15 --stratify")
+    else:
+        print_next(args.out, " MODEL.NUM_CLASSES -1")
+
+
 def options_of(args: argparse.Namespace, options: dict[str, Option]) -> dict[str, Any]:
     """The values of those options that this sub-command has."""
     names = (name.replace("-", "_") for name in options)
@@ -151,6 +175,12 @@ KINDS = {
     ),
     "industreal": Kind(RECORDINGS, convert_recordings, PROCEDURES),
     "meccano": Kind("the same of MECCANO-PSR", convert_recordings, PROCEDURES),
+    **{
+        name: Kind(
+            f"segments of long videos: {form.title}", convert_stretches, STRETCHES | (LABEL if form.chooses else {})
+        )
+        for name, form in READERS.items()
+    },
     "check": Kind("what `dust check` does", check.run, check.OPTIONS),
 }
 
@@ -159,7 +189,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="command", required=True, metavar="|".join(KINDS))
     for name, kind in KINDS.items():
         one = kinds.add_parser(name, help=kind.help, description=kind.help)
-        one.add_argument("root", metavar="DIR", help="the data as it was downloaded")
+        one.add_argument("root", metavar="DIR|FILE", help="the data as it was downloaded")
         for option, facts in kind.options.items():
             one.add_argument(f"--{option}", **facts)
 

@@ -1,0 +1,124 @@
+"""What an annotation file says of one stretch of a video, and what its readers have in common."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+from xml.etree import ElementTree
+
+from dust.datasets.manifest.table import SPLIT_NAMES
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
+
+#: How the splits of public sets are called besides the names of our own lists.
+_SUBSETS = {**SPLIT_NAMES, "validate": "val", "held_out": "test", "holdout": "test"}
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A stretch of a video with one label, [start, end).
+
+    Attributes:
+        video: as the file names it, without folders or address.
+        start, end: seconds from the beginning; of ``in_frames``, frames from 0.
+        split: train | val | test; "" where the file does not say.
+        group: what belongs together (a person); "" where the file does not say.
+    """
+
+    video: str
+    start: float
+    end: float
+    label: str
+    split: str = ""
+    group: str = ""
+    in_frames: bool = False
+
+
+@dataclass
+class Annotated:
+    """All stretches of a file. ``notes``: what was left out of it, and why."""
+
+    items: list[Annotation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def left_out(self, count: int, what: str) -> None:
+        if count:
+            self.notes.append(f"left out: {count} {what}")
+
+
+def video_name(written: str) -> str:
+    """The name of a video file without folders and address: ``file:///home/a%20b.mp4?d=x/c.mp4`` -> ``c.mp4``."""
+    text = unquote(written.strip().replace("\\", "/"))
+    if "?d=" in text:  # Label Studio's local files
+        text = text.partition("?d=")[2]
+    elif "://" in text:
+        text = urlparse(text).path
+    return os.path.basename(text.rstrip("/"))
+
+
+def to_split(written: Any) -> str:
+    """Our name of a split; "" for any other."""
+    return _SUBSETS.get(str(written or "").strip().lower(), "")
+
+
+def to_seconds(written: Any, where: str, problems: Problems) -> float:
+    """A time in seconds: a number, or ``HH:MM:SS.sss``; NaN, noted, for anything else."""
+    if isinstance(written, bool) or not isinstance(written, int | float | str):
+        written = repr(written)
+    if isinstance(written, int | float):
+        value = float(written)
+    else:
+        clock = _CLOCK.fullmatch(written.strip())
+        try:
+            value = (
+                int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else float(written or "nan")
+            )
+        except ValueError:
+            value = math.nan
+    if not math.isfinite(value):
+        problems.add(f"{written!r} is no time (seconds, or HH:MM:SS)", where)
+        return math.nan
+    return value
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file. DataError if it is damaged, or declares entities (which can grow without end)."""
+    text = read_text(path)
+    if "<!ENTITY" in text or "<!DOCTYPE" in text:
+        raise DataError(f"{path}: declares entities or a document type, which is refused: export it again")
+    try:
+        return ElementTree.fromstring(text.encode())
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path}: is not XML ({error}): export it again") from error
+
+
+def checked(found: Annotated, path: Path, problems: Problems) -> Annotated:
+    """The annotations, in order. DataError for times that end before they begin, or a file without any."""
+    for one in found.items:
+        if one.end <= one.start or one.start < 0:
+            problems.add(
+                "ends before it begins, or begins below 0", f"{one.video}: {one.label} {one.start:g}-{one.end:g}"
+            )
+        if not one.label.strip():
+            problems.add("has no label", f"{one.video} {one.start:g}-{one.end:g}")
+        if not one.video:
+            problems.add("names no video", f"{one.label} {one.start:g}-{one.end:g}")
+    problems.raise_if_any(str(path))
+    if not found.items:
+        raise DataError(f"{path}: holds no stretch with a label" + "".join(f"; {note}" for note in found.notes))
+    return found
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value, where it is a mapping; else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> Sequence[Any]:
+    """The value, where it is a list; else an empty one."""
+    return value if isinstance(value, list) else []

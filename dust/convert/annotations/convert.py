@@ -1,0 +1,210 @@
+"""From annotation files and a folder of videos to lists of segments."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from dust.convert.annotations import json_files, tables, xml_files
+from dust.convert.annotations.annotation import Annotated, Annotation
+from dust.convert.splits import make_folder, refuse_overwriting, written_path
+from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
+from dust.datasets.manifest.manifest import SPLITS
+from dust.decode.folders import iter_clips
+from dust.decode.reader import open_clip
+from dust.utils.errors import ConfigError, DataError, Problems, VideoError
+from dust.utils.files import natural_order, write_csv
+
+#: All stretches of files that do not say their split, for `dust split`.
+ONE_LIST = "data.csv"
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of annotations: what it is, its reader, the endings of its files, and what ``--label`` chooses ("" for
+    nothing)."""
+
+    title: str
+    read: Callable[..., Annotated]
+    endings: tuple[str, ...]
+    chooses: str = ""
+
+
+READERS = {
+    "activitynet": Form(
+        "ActivityNet's or THUMOS' json, or a timeline that `dust predict` wrote",
+        json_files.read_activitynet,
+        (".json",),
+    ),
+    "ava": Form("AVA's csv, with or without boxes", tables.read_ava, (".csv",)),
+    "boris": Form("BORIS' aggregated or tabular events", tables.read_boris, (".csv", ".tsv")),
+    "cvat": Form(
+        "CVAT for video (tracks) or images (tags), xml 1.1", xml_files.read_cvat, (".xml",), "attribute of a track"
+    ),
+    "elan": Form("ELAN's tiers, .eaf", xml_files.read_elan, (".eaf",), "tier"),
+    "epic": Form("EPIC-KITCHENS' csv over the long videos", tables.read_epic, (".csv",), "verb, noun or action"),
+    "kinetics": Form("Kinetics' csv (youtube_id, time_start, time_end)", tables.read_kinetics, (".csv",)),
+    "label-studio": Form("Label Studio's JSON or JSON-MIN", json_files.read_label_studio, (".json",)),
+    "via": Form("a project of VIA 3", json_files.read_via, (".json",), "attribute"),
+}
+
+
+@dataclass
+class Converted:
+    """``counts``: segments of each list. ``classes``: their names. ``notes``: what was left out, and why."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def convert_annotations(
+    form: str,
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    videos: str = "",
+    label: str = "",
+    skip_missing: bool = False,
+    force: bool = False,
+) -> Converted:
+    """Write ``train.csv`` and so on, or ``data.csv`` where no split is said: path, start, end (seconds), label, group.
+
+    Frames become the times between which they lie, by the exact times of the video; so a video of varying rate is cut
+    at the frames that were annotated.
+
+    Args:
+        form: a key of READERS.
+        source: a file, or a folder of files of this form.
+        videos: folder of the videos; "" for that of ``source``.
+        label: which tier, attribute or column holds the label, where the form has several.
+        skip_missing: leave out what is said of videos that are not there, or cannot be read; else that is an error.
+
+    Raises:
+        DataError: files that cannot be read, with all problems of each; videos that are not there; files in the way.
+    """
+    reader, out = READERS[form], Path(out)
+    if label and not reader.chooses:
+        raise ConfigError(f"--label {label}: {form} has one label for a stretch, there is nothing to choose")
+    source = Path(source).expanduser()
+    files = _files(source, reader)
+    refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
+    result, items = Converted(), []
+    for file in files:
+        found = reader.read(file, label) if reader.chooses else reader.read(file)
+        items += found.items
+        result.notes += [f"{file.name}: {note}" for note in found.notes]
+    folder = Path(videos).expanduser() if videos else source if source.is_dir() else source.parent
+    rows = _located(items, folder, out, skip_missing, result)
+    if not rows:
+        raise DataError(f"{source}: none of its videos is below {folder}; name their folder with --videos")
+    _write(rows, out, result)
+    return result
+
+
+def _files(source: Path, form: Form) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DataError(f"{source}: there is no such file or folder")
+    files = sorted(
+        (one for one in source.iterdir() if one.suffix.lower() in form.endings and not one.name.startswith(".")),
+        key=natural_order,
+    )
+    if not files:
+        raise DataError(f"{source}: no file that ends in {' or '.join(form.endings)}")
+    return files
+
+
+Row = tuple[Annotation, str, float | None, float | None]
+
+
+def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, result: Converted) -> list[Row]:
+    """(annotation, path as written, start, end) of those whose video is there; without start and end where the file
+    holds the stretch alone."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of videos")
+    known: dict[str, list[str]] = {}
+    for path in iter_clips(folder):
+        name = os.path.basename(path)
+        for key in {name, os.path.splitext(name)[0]}:
+            known.setdefault(key, []).append(path)
+    problems, rows, times = Problems(), [], {}
+    for one in items:
+        path, whole = _find(one, known, problems)
+        if not path:
+            continue
+        start, end = (one.start, one.end) if whole else (None, None)
+        if one.in_frames:
+            if path not in times:
+                times[path] = _frame_times(path, problems)
+            edges = times[path]
+            if edges is None:
+                continue
+            if one.start >= len(edges) - 1:
+                problems.add(
+                    f"begins behind the last frame ({len(edges) - 1} frames)", f"{one.video} {one.start:g}-{one.end:g}"
+                )
+                continue
+            start, end = edges[int(one.start)], edges[min(int(one.end), len(edges) - 1)]
+        rows.append((one, written_path(path, out), start, end))
+    if skip:
+        result.notes += [f"left out: {len(cases)} that {kind}" for kind, cases in problems.kinds.items()]
+    else:
+        problems.raise_if_any(f"{folder} (--skip-missing leaves these out)")
+    return rows
+
+
+def _find(one: Annotation, known: dict[str, list[str]], problems: Problems) -> tuple[str, bool]:
+    """The video's path ("" where it is not there), and whether it is the whole video."""
+    cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
+    stem = os.path.splitext(one.video)[0]
+    for name, whole in ((one.video, True), (stem, True), (f"v_{one.video}", True), (cut, False)):
+        paths = known.get(name, [])
+        if len(paths) > 1:
+            problems.add("several videos have the name", f"{one.video}: {paths[0]}, {paths[1]}")
+            return "", True
+        if paths:
+            return paths[0], whole
+    problems.add("the video is not there", one.video)
+    return "", True
+
+
+def _frame_times(path: str, problems: Problems) -> list[float] | None:
+    """Times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame."""
+    try:
+        with open_clip(path) as reader:
+            shown: Any = reader
+            pts = [float(time) - float(shown.pts[0]) for time in shown.pts]
+            return [0.0, *((a + b) / 2 for a, b in pairwise(pts)), pts[-1] + 1 / reader.fps]
+    except VideoError as error:
+        problems.add("the video cannot be read", f"{path}: {error.reason}")
+        return None
+
+
+def _write(rows: list[Row], out: Path, result: Converted) -> None:
+    split_known = all(one.split for one, *_ in rows)
+    lists: dict[str, list[Row]] = {}
+    for row in rows:
+        lists.setdefault(row[0].split if split_known else ONE_LIST.removesuffix(".csv"), []).append(row)
+    if not split_known and any(one.split for one, *_ in rows):
+        result.notes.append(f"some stretches have no split, so all are in {ONE_LIST}")
+    make_folder(out)
+    result.classes = sorted({one.label for one, *_ in rows})
+    for name, part in lists.items():
+        segments = any(start is not None for *_, start, _ in part)
+        groups = any(one.group for one, *_ in part)
+        header = ["path", *(["start", "end"] if segments else []), "label", *(["group"] if groups else [])]
+        table = [
+            [path, *([_time(start), _time(end)] if segments else []), one.label, *([one.group] if groups else [])]
+            for one, path, start, end in part
+        ]
+        write_csv(out / f"{name}.csv", header, table)
+        result.counts[name] = len(part)
+    write_class_list(out / CLASS_LIST, result.classes)
+
+
+def _time(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}".rstrip("0").rstrip(".")

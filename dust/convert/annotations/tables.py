@@ -1,0 +1,156 @@
+"""Annotations in csv: AVA, Kinetics, EPIC-KITCHENS, BORIS."""
+
+import csv
+import io
+from pathlib import Path
+
+from dust.convert.annotations.annotation import Annotated, Annotation, checked, to_seconds, to_split, video_name
+from dust.datasets.manifest.table import find_separator
+from dust.utils.errors import DataError, Problems
+from dust.utils.files import read_text
+from dust.utils.text import csv_value
+
+#: Seconds around a time stamp of AVA's that its label is of.
+AVA_S = 1.0
+
+
+def _rows(path: Path) -> list[list[str]]:
+    text = read_text(path)
+    separator = find_separator(text.split("\n", 1)[:1])
+    try:
+        written = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+        rows = [[csv_value(cell) for cell in row] for row in written]
+    except csv.Error as error:
+        raise DataError(f"{path}: broken quoting ({error})") from error
+    return [row for row in rows if any(row)]
+
+
+def _table(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str, str]]:
+    """Rows by lower-case column names. DataError where a needed column is missing, or a row is short."""
+    rows = _rows(path)
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(missing)}: not {what}")
+    short = next((number for number, row in enumerate(rows[1:], 2) if len(row) < len(header)), None)
+    if short:
+        raise DataError(f"{path}: row {short} has fewer columns than the header")
+    return [dict(zip(header, row, strict=False)) for row in rows[1:]]
+
+
+def read_ava(path: Path) -> Annotated:
+    """AVA's csv, with or without boxes: video, seconds, (box,) action, ... Each row is of the second around its time.
+
+    The same action of one second, of several people, counts once; neighbouring seconds stay apart. Actions are called
+    by their numbers or names, as they stand.
+    """
+    found, problems, seen = Annotated(), Problems(), set()
+    for number, row in enumerate(_rows(path), 1):
+        if number == 1 and row[0].strip().lower() in ("video_id", "video", "video_name"):
+            continue
+        label = row[2] if len(row) in (3, 4) else row[6] if len(row) >= 7 else ""
+        if not label:
+            what = "3 columns (video, time, action), 4 with a person, or 7 and more with a box"
+            problems.add(what, f"row {number}: {', '.join(row)}")
+            continue
+        time = to_seconds(row[1], f"row {number}", problems)
+        if (row[0], time, label) in seen:
+            continue
+        seen.add((row[0], time, label))
+        found.items.append(Annotation(video_name(row[0]), max(0.0, time - AVA_S / 2), time + AVA_S / 2, label))
+    return checked(found, path, problems)
+
+
+def read_kinetics(path: Path) -> Annotated:
+    """Kinetics' own csv: label, youtube_id, time_start, time_end, split."""
+    found, problems = Annotated(), Problems()
+    unlabelled = 0
+    for number, row in enumerate(_table(path, ("youtube_id", "time_start", "time_end"), "Kinetics' csv"), 2):
+        if not row.get("label", "").strip():  # the test list
+            unlabelled += 1
+            continue
+        start, end = (to_seconds(row[name], f"row {number}", problems) for name in ("time_start", "time_end"))
+        found.items.append(Annotation(row["youtube_id"], start, end, row["label"], to_split(row.get("split"))))
+    found.left_out(unlabelled, "rows without a label")
+    return checked(found, path, problems)
+
+
+def read_epic(path: Path, kind: str = "") -> Annotated:
+    """EPIC-KITCHENS' csv over its long videos: participant_id, video_id, start_timestamp, stop_timestamp, verb, noun.
+
+    Args:
+        kind: verb | noun | action, what the label is; "" for action, "verb noun".
+    """
+    if kind not in ("", "verb", "noun", "action"):
+        raise DataError(f"--label {kind}: verb, noun or action")
+    found, problems = Annotated(), Problems()
+    needed = ("video_id", "start_timestamp", "stop_timestamp", "verb", "noun")
+    for number, row in enumerate(_table(path, needed, "EPIC-KITCHENS' csv"), 2):
+        start, end = (to_seconds(row[f"{name}_timestamp"], f"row {number}", problems) for name in ("start", "stop"))
+        label = row[kind] if kind in ("verb", "noun") else f"{row['verb']} {row['noun']}"
+        split = next((one for one in ("train", "validation", "test") if one in path.stem.lower()), "")
+        person = row.get("participant_id", "")
+        found.items.append(Annotation(row["video_id"], start, end, label, to_split(split), person))
+    return checked(found, path, problems)
+
+
+def read_boris(path: Path) -> Annotated:
+    """BORIS' exports: aggregated events (Start (s), Stop (s)), or tabular events (Time with START and STOP).
+
+    Point events have no length and are left out. The subject is the group.
+    """
+    rows = _rows(path)
+    place = next((number for number, row in enumerate(rows) if {"behavior", "subject"} <= _lower(row)), None)
+    if place is None:
+        raise DataError(f"{path}: no row with the columns Subject and Behavior: not BORIS' events")
+    header = [cell.strip().lower() for cell in rows[place]]
+    table = [dict(zip(header, row, strict=False)) for row in rows[place + 1 :]]
+    media = next((name for name in ("media file path", "media file name", "media file") if name in header), "")
+    if not media:
+        raise DataError(f"{path}: no column Media file: nobody knows which video it is of")
+    found, problems = Annotated(), Problems()
+    read = _aggregated if "start (s)" in header else _tabular
+    points = read(table, media, found, problems)
+    found.left_out(points, "point events, which have no length")
+    return checked(found, path, problems)
+
+
+def _lower(row: list[str]) -> set[str]:
+    return {cell.strip().lower() for cell in row}
+
+
+def _aggregated(table: list[dict[str, str]], media: str, found: Annotated, problems: Problems) -> int:
+    points = 0
+    for number, row in enumerate(table, 1):
+        if row.get("behavior type", "STATE").upper() == "POINT":
+            points += 1
+            continue
+        start, end = (to_seconds(row.get(name), f"event {number}", problems) for name in ("start (s)", "stop (s)"))
+        found.items.append(Annotation(video_name(row[media]), start, end, row["behavior"], group=_subject(row)))
+    return points
+
+
+def _tabular(table: list[dict[str, str]], media: str, found: Annotated, problems: Problems) -> int:
+    points = 0
+    begun: dict[tuple[str, str, str], float] = {}
+    for number, row in enumerate(table, 1):
+        key = (video_name(row[media]), _subject(row), row["behavior"])
+        time = to_seconds(row.get("time"), f"event {number}", problems)
+        status = row.get("status", row.get("behavior type", "POINT")).upper()
+        if status == "START":
+            begun[key] = time
+        elif status == "STOP":
+            if key not in begun:
+                problems.add("stops without having started", f"event {number}: {' '.join(key)}")
+                continue
+            found.items.append(Annotation(key[0], begun.pop(key), time, key[2], group=key[1]))
+        else:
+            points += 1
+    for key in begun:
+        problems.add("starts and does not stop", " ".join(key))
+    return points
+
+
+def _subject(row: dict[str, str]) -> str:
+    subject = row.get("subject", "").strip()
+    return "" if subject.lower() in ("", "no focal subject") else subject

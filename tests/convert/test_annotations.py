@@ -1,0 +1,256 @@
+"""Annotations of other tools, each by a small file written by hand, and what becomes of them."""
+
+import json
+import re
+
+import pytest
+
+from dust.cli.main import main
+from dust.convert.annotations import READERS, convert_annotations
+from dust.convert.annotations.annotation import video_name
+from dust.decode.reader import open_clip
+from dust.utils.errors import ConfigError, DataError
+from tests.convert.test_health import clip
+from tests.helpers import ROOT, csv_dicts
+
+ACTIVITYNET = {
+    "database": {
+        "abc": {"subset": "training", "annotations": [{"segment": [0.5, 2], "label": "cut"}]},
+        "def": {"subset": "validation", "annotations": [{"segment": ["00:01.5", 3.25], "label": "stir, slowly"}]},
+        "none": {"subset": "testing", "annotations": []},
+    }
+}
+TIMELINE = {"version": "VERSION 1.3", "results": {"abc": [{"label": "cut", "score": 0.9, "segment": [0.5, 2.0]}]}}
+STUDIO = [
+    {
+        "data": {"video": "/data/local-files/?d=videos%2Fabc.mp4"},
+        "annotations": [
+            {"was_cancelled": True, "result": []},
+            {
+                "result": [
+                    {
+                        "type": "timelinelabels",
+                        "value": {"ranges": [{"start": 1, "end": 5}], "timelinelabels": ["cut"]},
+                    },
+                    {"type": "choices", "value": {"choices": ["good"]}},
+                ]
+            },
+            {"result": [{"value": {"ranges": [{"start": 2, "end": 3}], "timelinelabels": ["other"]}}]},
+        ],
+    }
+]
+STUDIO_MIN = [{"video": "https://x.y/v/abc.mp4?t=1", "sounds": [{"start": 0.5, "end": 2, "labels": ["cut"]}]}]
+VIA = {
+    "project": {"pname": "x"},
+    "attribute": {"1": {"aname": "activity", "options": {"a": "cut", "b": "stir"}}, "2": {"aname": "note"}},
+    "file": {"1": {"fname": "abc.mp4"}, "2": {"src": "file:///home/me/def.mp4"}},
+    "view": {"1": {"fid_list": ["1"]}, "2": {"fid_list": ["2"]}},
+    "metadata": {
+        "1_x": {"vid": "1", "z": [0.5, 2], "xy": [], "av": {"1": "a"}},
+        "2_y": {"vid": "2", "z": [1.5, 3.25], "xy": [], "av": {"1": "b"}},
+        "2_z": {"vid": "2", "z": [1.5], "xy": [2, 1, 1, 5, 5], "av": {"1": "b"}},
+    },
+}
+CVAT = """<annotations><version>1.1</version><meta><task><id>7</id><name>abc.mp4</name><size>100</size>
+<source>abc.mp4</source></task></meta>
+<track id="0" label="cut"><box frame="0" outside="0"><attribute name="hand">left</attribute></box>
+<box frame="4" outside="0"><attribute name="hand">right</attribute></box>
+<box frame="7" outside="1"><attribute name="hand">right</attribute></box>
+<box frame="9" outside="0"><attribute name="hand">left</attribute></box></track></annotations>"""
+CVAT_TAGS = """<annotations><meta><task><name>abc</name></task></meta>
+<image id="0"><tag label="cut"/></image><image id="1"><tag label="cut"/></image>
+<image id="4"><tag label="cut"/><tag label="hot"/></image></annotations>"""
+ELAN = """<ANNOTATION_DOCUMENT><HEADER TIME_UNITS="milliseconds">
+<MEDIA_DESCRIPTOR MEDIA_URL="file:///C:/my%20videos/abc.mp4" TIME_ORIGIN="500"/></HEADER><TIME_ORDER>
+<TIME_SLOT TIME_SLOT_ID="ts1" TIME_VALUE="1000"/><TIME_SLOT TIME_SLOT_ID="ts2" TIME_VALUE="2500"/>
+<TIME_SLOT TIME_SLOT_ID="ts3"/></TIME_ORDER>
+<TIER TIER_ID="activity" PARTICIPANT="anna"><ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
+<ANNOTATION_VALUE> cut </ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
+<ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="ts2" TIME_SLOT_REF2="ts3"><ANNOTATION_VALUE>x</ANNOTATION_VALUE>
+</ALIGNABLE_ANNOTATION></ANNOTATION></TIER>
+<TIER TIER_ID="words"><ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
+<ANNOTATION_VALUE>hello</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"""
+KINETICS = "label,youtube_id,time_start,time_end,split\ncut,abc,0,2,train\n,def,1,3,test\nstir,def,1,3,validate\n"
+AVA = "abc,902,0.1,0.2,0.3,0.4,cut,1\nabc,0902,0.5,0.6,0.7,0.8,cut,2\nabc,903,stir\n"
+EPIC = (
+    "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb,noun\n"
+    "P01_0,P01,abc,00:00:00.50,00:00:02.00,cut,red onion\nP02_0,P02,def,00:00:01.5,01:00:03.25,stir,pot\n"
+)
+BORIS = (
+    "Observation id,Media file,Total length,FPS,Subject,Behavior,Behavior type,Start (s),Stop (s)\n"
+    "o1,videos/abc.mp4,10,25,No focal subject,cut,STATE,0.5,2\no1,videos/abc.mp4,10,25,anna,look,POINT,1,1\n"
+    "o1,videos/abc.mp4,10,25,anna,stir,STATE,1.5,3.25\n"
+)
+BORIS_EVENTS = (
+    "Observation id;o1;;;\n\nTime;Media file path;Subject;Behavior;Status\n0.5;/v/abc.mp4;anna;cut;START\n"
+    "1;/v/abc.mp4;anna;look;POINT\n2;/v/abc.mp4;anna;cut;STOP\n"
+)
+#: form, file, its text, the label option -> (video, start, end, label, split, group, in frames) of each.
+CASES = [
+    ("activitynet", "a.json", ACTIVITYNET, "", [
+        ("abc", 0.5, 2, "cut", "train", "", False), ("def", 1.5, 3.25, "stir, slowly", "val", "", False)]),
+    ("activitynet", "a.json", TIMELINE, "", [("abc", 0.5, 2, "cut", "", "", False)]),
+    ("label-studio", "a.json", STUDIO, "", [("abc.mp4", 0, 5, "cut", "", "", True)]),
+    ("label-studio", "a.json", STUDIO_MIN, "", [("abc.mp4", 0.5, 2, "cut", "", "", False)]),
+    ("via", "a.json", VIA, "activity", [
+        ("abc.mp4", 0.5, 2, "cut", "", "", False), ("def.mp4", 1.5, 3.25, "stir", "", "", False)]),
+    ("cvat", "a.xml", CVAT, "", [("abc.mp4", 0, 7, "cut", "", "", True), ("abc.mp4", 9, 10, "cut", "", "", True)]),
+    ("cvat", "a.xml", CVAT, "hand", [
+        ("abc.mp4", 0, 4, "left", "", "", True), ("abc.mp4", 4, 7, "right", "", "", True),
+        ("abc.mp4", 9, 10, "left", "", "", True)]),
+    ("cvat", "a.xml", CVAT_TAGS, "", [
+        ("abc", 0, 2, "cut", "", "", True), ("abc", 4, 5, "cut", "", "", True), ("abc", 4, 5, "hot", "", "", True)]),
+    ("elan", "a.eaf", ELAN, "activity", [("abc.mp4", 0.5, 2, "cut", "", "anna", False)]),
+    ("kinetics", "a.csv", KINETICS, "", [
+        ("abc", 0, 2, "cut", "train", "", False), ("def", 1, 3, "stir", "val", "", False)]),
+    ("ava", "a.csv", AVA, "", [
+        ("abc", 901.5, 902.5, "cut", "", "", False), ("abc", 902.5, 903.5, "stir", "", "", False)]),
+    ("epic", "EPIC_100_train.csv", EPIC, "", [
+        ("abc", 0.5, 2, "cut red onion", "train", "P01", False),
+        ("def", 1.5, 3603.25, "stir pot", "train", "P02", False)]),
+    ("epic", "x.csv", EPIC, "noun", [
+        ("abc", 0.5, 2, "red onion", "", "P01", False), ("def", 1.5, 3603.25, "pot", "", "P02", False)]),
+    ("boris", "a.csv", BORIS, "", [
+        ("abc.mp4", 0.5, 2, "cut", "", "", False), ("abc.mp4", 1.5, 3.25, "stir", "", "anna", False)]),
+    ("boris", "a.csv", BORIS_EVENTS, "", [("abc.mp4", 0.5, 2, "cut", "", "anna", False)]),
+]  # fmt: skip
+
+
+def written(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def read(form, path, label=""):
+    reader = READERS[form]
+    return reader.read(path, label) if reader.chooses else reader.read(path)
+
+
+@pytest.mark.parametrize(("form", "name", "content", "label", "expected"), CASES)
+def test_every_form_as_it_was_written_by_hand(tmp_path, form, name, content, label, expected):
+    found = read(form, written(tmp_path / name, content), label)
+    assert [
+        (one.video, one.start, one.end, one.label, one.split, one.group, one.in_frames) for one in found.items
+    ] == expected
+
+
+def test_every_form_has_a_case():
+    assert {case[0] for case in CASES} == READERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "content", "says"),
+    [
+        ("activitynet", "a.json", {"videos": {}}, "not ActivityNet's form"),
+        (
+            "activitynet",
+            "a.json",
+            {"database": {"a": {"annotations": [{"segment": [2, 1], "label": "x"}]}}},
+            "ends before",
+        ),
+        ("activitynet", "a.json", {"database": {"a": {"annotations": [{"segment": [2], "label": "x"}]}}}, "start, end"),
+        ("activitynet", "a.json", {"database": {"a": {"annotations": [{"segment": [0, 1]}]}}}, "has no label"),
+        ("activitynet", "a.json", {"database": {"a": {"annotations": []}}}, "1 videos without annotations"),
+        ("label-studio", "a.json", {}, "list of tasks"),
+        ("via", "a.json", VIA, "activity, note: say which one holds the label"),
+        ("cvat", "a.xml", "<x/>", "its root is x"),
+        ("cvat", "a.xml", "<annotations>", "is not XML"),
+        ("elan", "a.eaf", '<!DOCTYPE x [<!ENTITY a "b">]><ANNOTATION_DOCUMENT/>', "declares entities"),
+        ("elan", "a.eaf", ELAN, "activity, words: say which one"),
+        ("kinetics", "a.csv", "label,id\n", "no column youtube_id"),
+        ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx,y,1,soon\n", "'soon' is no time"),
+        ("ava", "a.csv", "abc,1\n", "3 columns"),
+        ("boris", "a.csv", "a,b\n1,2\n", "not BORIS' events"),
+        ("boris", "a.csv", BORIS_EVENTS.rpartition("2;")[0], "starts and does not stop"),
+    ],
+)
+def test_what_is_damaged_or_of_another_form(tmp_path, form, name, content, says):
+    with pytest.raises(DataError, match=says):
+        read(form, written(tmp_path / name, content))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("file:///C:/my%20videos/a.mp4", "a.mp4"), (r"C:\videos\a b.mp4", "a b.mp4"),
+        ("https://x.y/z/a.mp4?q=1", "a.mp4"),
+        ("/data/local-files/?d=deep/er/a.mp4", "a.mp4"), ("abc", "abc"),
+    ],
+)  # fmt: skip
+def test_names_of_videos_without_folders_and_addresses(text, name):
+    assert video_name(text) == name
+
+
+def test_lists_are_written_and_read_again(tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    for name in ("abc.mp4", "v_def.mp4"):
+        clip(tmp_path / "videos" / name, 1)
+    source = written(tmp_path / "a.json", ACTIVITYNET)
+    words = [
+        "convert-data",
+        "activitynet",
+        str(source),
+        "--videos",
+        str(tmp_path / "videos"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "train.csv (1 segments), val.csv (1 segments), 2 classes" in said and "1 videos without annotations" in said
+    (row,) = csv_dicts(tmp_path / "out" / "val.csv")
+    assert (row["path"], row["start"], row["end"]) == (str(tmp_path / "videos" / "v_def.mp4"), "1.5", "3.25")
+    assert main(words) == 2 and "--force" in capsys.readouterr().err
+    (tmp_path / "videos" / "v_def.mp4").unlink()
+    assert main([*words, "--force"]) == 2 and "the video is not there" in capsys.readouterr().err
+    assert main([*words, "--force", "--skip-missing"]) == 0
+    assert "left out: 1 that the video is not there" in capsys.readouterr().out
+
+
+def test_frames_are_cut_between_their_times(tmp_path):
+    """A segment of frames 0 to 4 holds exactly these by the video's own times."""
+    path = clip(tmp_path / "abc.mp4", 1)
+    result = convert_annotations("label-studio", written(tmp_path / "a.json", STUDIO), tmp_path / "out")
+    assert result.counts == {"data": 1} and any("further annotators" in note for note in result.notes)
+    (row,) = csv_dicts(tmp_path / "out" / "data.csv")
+    with open_clip(path) as reader:
+        times = reader.pts - reader.pts[0]
+    inside = [number for number, time in enumerate(times) if float(row["start"]) <= time < float(row["end"])]
+    assert inside == [0, 1, 2, 3, 4]
+    late = json.loads(json.dumps(STUDIO).replace('"start": 1', '"start": 10001').replace('"end": 5', '"end": 10005'))
+    with pytest.raises(DataError, match="behind the last frame"):
+        convert_annotations("label-studio", written(tmp_path / "b.json", late), tmp_path / "late")
+
+
+def test_clips_that_were_cut_already_and_names_that_stand_twice(tmp_path):
+    (tmp_path / "videos" / "more").mkdir(parents=True)
+    clip(tmp_path / "videos" / "abc_000000_000002.mp4", 1)
+    clip(tmp_path / "videos" / "def.mp4", 2)
+    source = written(tmp_path / "a.csv", KINETICS)
+    convert_annotations("kinetics", source, tmp_path / "out", videos=str(tmp_path / "videos"))
+    assert set(csv_dicts(tmp_path / "out" / "train.csv")[0]) == {"path", "label"}
+    assert csv_dicts(tmp_path / "out" / "val.csv")[0]["start"] == "1"
+    clip(tmp_path / "videos" / "more" / "def.mp4", 3)
+    with pytest.raises(DataError, match="several videos have the name"):
+        convert_annotations("kinetics", source, tmp_path / "again", videos=str(tmp_path / "videos"))
+    with pytest.raises(ConfigError, match="nothing to choose"):
+        convert_annotations("kinetics", source, tmp_path / "again", label="x")
+
+
+def test_the_examples_of_the_page_are_read(tmp_path):
+    """Every example of docs/ANNOTATIONS.md by one form at least, and every form has one."""
+    blocks = re.findall(r"```(json|text|xml)\n(.*?)```", (ROOT / "docs" / "ANNOTATIONS.md").read_text(), re.DOTALL)
+    used = set()
+    for number, (kind, text) in enumerate(blocks):
+        read_by = set()
+        for form, facts in READERS.items():
+            if facts.endings[0] in {"json": (".json",), "text": (".csv",), "xml": (".xml", ".eaf")}[kind]:
+                try:
+                    read_by |= (
+                        {form} if read(form, written(tmp_path / f"{number}{facts.endings[0]}", text)).items else set()
+                    )
+                except DataError:
+                    continue
+        assert read_by, text
+        used |= read_by
+    assert used == READERS.keys()
