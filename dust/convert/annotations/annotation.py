@@ -28,6 +28,7 @@ class Annotation:
         start, end: seconds from the beginning; of ``in_frames``, frames from 0.
         split: train | val | test; "" where the file does not say.
         group: what belongs together (a person); "" where the file does not say.
+        confidence: of a prediction.
     """
 
     video: str
@@ -37,6 +38,7 @@ class Annotation:
     split: str = ""
     group: str = ""
     in_frames: bool = False
+    confidence: float = 1.0
 
 
 @dataclass

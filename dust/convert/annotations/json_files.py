@@ -38,9 +38,9 @@ def read_activitynet(path: Path) -> Annotated:
                 problems.add("a segment is [start, end]", f"{name}: {piece.get('segment')!r}")
                 continue
             start, end = (to_seconds(value, f"{name}", problems) for value in ends)
-            found.items.append(
-                Annotation(str(name), start, end, str(piece.get("label", "")), to_split(facts.get("subset")))
-            )
+            sure = to_seconds(piece.get("score", 1.0), f"{name}", problems)
+            label, split = str(piece.get("label", "")), to_split(facts.get("subset"))
+            found.items.append(Annotation(video_name(str(name)), start, end, label, split, confidence=sure))
     found.left_out(unlabelled, "videos without annotations")
     return checked(found, path, problems)
 

@@ -38,6 +38,18 @@ def _table(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str, str
     return [dict(zip(header, row, strict=False)) for row in rows[1:]]
 
 
+def read_segments(path: Path) -> Annotated:
+    """A list of segments: path (or video), start, end (seconds), label; confidence where it is there."""
+    found, problems = Annotated(), Problems()
+    for number, row in enumerate(_table(path, ("start", "end", "label"), "a list of segments"), 2):
+        start, end, sure = (
+            to_seconds(row.get(name, 1.0), f"row {number}", problems) for name in ("start", "end", "confidence")
+        )
+        video = video_name(row.get("path") or row.get("video") or path.name.removesuffix(".segments.csv"))
+        found.items.append(Annotation(video, start, end, row["label"], confidence=sure))
+    return checked(found, path, problems)
+
+
 def read_ava(path: Path) -> Annotated:
     """AVA's csv, with or without boxes: video, seconds, (box,) action, ... Each row is of the second around its time.
 

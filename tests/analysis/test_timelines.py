@@ -1,0 +1,59 @@
+"""Figures of timelines: what is perfect is 100, what is known by hand is as known, files meet by their names."""
+
+import json
+
+import pytest
+
+from dust.analysis.timelines import score_timelines
+from dust.cli.main import main
+from dust.utils.errors import DataError
+from dust.utils.segment_metrics import Segment
+
+TRUE = {"a": [Segment(0, 2, "cut"), Segment(2, 4, "stir")], "b": [Segment(1, 3, "cut")]}
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_what_is_right_is_100(ignored):
+    figures, notes = score_timelines(TRUE, TRUE, ignore_background=ignored)
+    assert set(figures) >= {"map", "map@0.1", "map@0.7", "frame_acc", "edit", "f1@10", "f1@25", "f1@50"} and not notes
+    assert all(value == pytest.approx(100) for value in figures.values())
+
+
+def test_by_hand():
+    """Of 6 annotated seconds 4.5 are right; of 2 predicted cuts and 1 stir, all overlap by 0.5 and more."""
+    predicted = {"a": [Segment(0, 1.5, "cut", 0.9), Segment(1.5, 4, "stir", 0.8)], "b": [Segment(2, 3, "cut", 0.7)]}
+    figures, _ = score_timelines(predicted, TRUE)
+    assert figures["frame_acc"] == pytest.approx(100 * 4.5 / 6)
+    assert figures["edit"] == figures["f1@50"] == 100
+    assert figures["map@0.5"] == pytest.approx(100) and figures["map@0.7"] == pytest.approx((50 + 100) / 2)
+    # what nobody annotated as a class of its own: the first second of b is right, the next one wrong
+    assert score_timelines(predicted, TRUE, ignore_background=False)[0]["frame_acc"] == pytest.approx(100 * 5.5 / 7)
+
+
+def test_what_is_missing_or_cannot_be_measured():
+    figures, notes = score_timelines({"a": TRUE["a"], "x": TRUE["b"]}, TRUE)
+    assert figures["frame_acc"] == pytest.approx(100 * 4 / 6) and figures["edit"] == 50
+    assert "1 annotated videos have no prediction, b" in notes[0] and "nobody annotated, x" in notes[1]
+    figures, notes = score_timelines(TRUE, {"a": [Segment(0, 2, "cut"), Segment(1, 3, "stir")]})
+    assert "frame_acc" not in figures and "overlap" in notes[-1]
+    for predicted, true, says in (
+        ({"c": []}, TRUE, "'c' is predicted, 'a' is annotated"),
+        (TRUE, {"a": []}, "nothing is"),
+    ):
+        with pytest.raises(DataError, match=says):
+            score_timelines(predicted, true)
+
+
+def test_the_sub_command(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    results = {"videos/a.mp4": [{"label": "cut", "score": 0.9, "segment": [0, 2]}]}
+    (tmp_path / "out" / "timeline.json").write_text(json.dumps({"results": results}))
+    (tmp_path / "test.csv").write_text("path,start,end,label\n/else/where/a.mp4,0,2,cut\n")
+    words = ["score-timeline", str(tmp_path / "out"), str(tmp_path / "test.csv")]
+    assert main([*words, "--json", str(tmp_path / "figures.json")]) == 0
+    assert "frame_acc  100.00" in capsys.readouterr().out
+    assert json.loads((tmp_path / "figures.json").read_text())["map"] == 100
+    assert main([*words, "--rate", "0"]) == 2 and "--rate 0" in capsys.readouterr().err
+    assert main([*words[:2], str(tmp_path / "none.csv")]) == 2 and "none.csv" in capsys.readouterr().err
+    (tmp_path / "test.csv").write_text("path,label\na.mp4,cut\n")
+    assert main(words) == 2 and "no column start, end" in capsys.readouterr().err
