@@ -3,7 +3,7 @@
 The loop computes; everything else subscribes. The order at each moment is fixed:
 
 1. :class:`Meters`: the log's lines.
-2. :class:`Curves`: TensorBoard and Weights & Biases.
+2. :class:`Curves`: TensorBoard and Weights & Biases; on a terminal the table of epochs (dust/engine/epoch_table.py).
 3. the hooks that ``TRAIN.HOOKS`` names, in that order.
 4. :class:`StopOnSignal`: ends a run that was asked to stop.
 5. :class:`BadClipPolicy`: ends a run in which too many clips cannot be read.

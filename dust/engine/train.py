@@ -20,6 +20,7 @@ from dust.datasets.transforms.device import DeviceTransform
 from dust.datasets.workers import WorkerError
 from dust.engine.batch_norm import PreciseStatistics, build_precise
 from dust.engine.data_lists import fingerprint, record_training_list
+from dust.engine.epoch_table import build_epoch_table
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.hooks import (
     BadClipPolicy,
@@ -172,6 +173,7 @@ class Trainer:
         self.hooks: list[Hook] = [
             Meters(self.meter, self.val_meter, self._statistics_of_all),
             Curves(self.writer, self.meter.means, options.log_period),
+            *build_epoch_table(self.meter, self.metric),
             *self.user_hooks.values(),
             self.stop_on_signal,
             BadClipPolicy(self.bad_clips, options.log_period),

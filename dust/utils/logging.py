@@ -16,6 +16,7 @@ from dust.utils.text import printable, printable_lines
 FORMAT = "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s"
 DATE = "%m/%d %H:%M:%S"
 LOG_NAME = "stdout.log"
+JSON_STATS = "json_stats: "
 
 
 class _Formatter(logging.Formatter):
@@ -36,12 +37,9 @@ class _AboveProgressBar(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
         try:
-            # names of files may hold bytes that are no UTF-8, whatever the formatter makes of them
-            tqdm.write(self.format(record).encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stdout)
-            sys.stdout.flush()
+            if not (str(record.msg).startswith(JSON_STATS) and sys.stdout.isatty()):  # there a table tells it
+                write_above_progress(self.format(record))
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._do_without(error)
 
@@ -76,6 +74,17 @@ class _LogFile(logging.FileHandler):
     def close(self) -> None:
         with contextlib.suppress(OSError):
             super().close()
+
+
+def write_above_progress(text: str) -> None:
+    """Write a line to the console, above a progress bar where there is one instead of through it.
+
+    OSError or ValueError if the console is gone."""
+    from tqdm import tqdm
+
+    # names of files may hold bytes that are no UTF-8, whatever the formatter makes of them
+    tqdm.write(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stdout)
+    sys.stdout.flush()
 
 
 def _warn(text: str) -> None:
@@ -116,7 +125,7 @@ def console_logging(level: int = logging.INFO, form: str = "%(message)s") -> Non
 def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
     """One ``json_stats: {...}`` line; keys sorted, floats with five decimals, as SlowFast's log parsers expect."""
     line = {key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()}
-    logger.info("json_stats: %s", simplejson.dumps(line, sort_keys=True, ignore_nan=True), stacklevel=2)
+    logger.info(JSON_STATS + "%s", simplejson.dumps(line, sort_keys=True, ignore_nan=True), stacklevel=2)
 
 
 def record_error(message: str) -> None:

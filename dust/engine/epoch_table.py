@@ -1,0 +1,98 @@
+"""What somebody who watches a training on a terminal wants to know: a row for each epoch.
+
+``stdout.log``, and the console where it is no terminal, have the ``json_stats`` lines instead.
+"""
+
+import contextlib
+import datetime
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dust.engine.hooks import EpochEnd, EvaluationEnd, Hook, StepEnd
+from dust.engine.state import TrainState
+from dust.utils import distributed
+from dust.utils.logging import write_above_progress
+from dust.utils.meters import TrainMeter
+
+#: From this share of its time on that training waits for data, the row says so and what to do.
+SLOW_DATA = 0.25
+#: The header is written again after so many rows.
+PAGE = 20
+
+
+@dataclass
+class _Epoch:
+    """Of one epoch, in this process: samples, seconds of computing and of waiting for data, and its loss's sum."""
+
+    samples: int = 0
+    computing: float = 0.0
+    waiting: float = 0.0
+    loss: float = 0.0
+    begun: float = field(default_factory=time.perf_counter)
+
+
+class EpochTable(Hook):
+    """Writes ``epoch  loss  METRIC  best  clips/s  data  eta`` after each epoch.
+
+    Args:
+        meter: of the training, whose stopwatch tells waiting from computing.
+        metric: the validation figure that says which epoch is best.
+        write: takes a line.
+        processes: that learn side by side; the speed is that of all.
+    """
+
+    def __init__(
+        self, meter: TrainMeter, metric: str, write: Callable[[str], None] = write_above_progress, processes: int = 1
+    ) -> None:
+        self.meter, self.metric, self.write, self.processes = meter, metric, write, processes
+        self.epoch = _Epoch()
+        self.value: float | None = None
+        self.rows = 0
+        self.width = max(10, len(metric))
+
+    def after_step(self, state: TrainState, step: StepEnd) -> None:
+        one = self.epoch
+        one.samples += step.samples
+        one.waiting += self.meter.watch.dt_data
+        one.computing += self.meter.watch.dt_net
+        losses = [value for name, value in step.stats.items() if name == "loss" or name.endswith("_loss")]
+        one.loss += sum(losses) * step.samples
+
+    def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
+        self.value = result.metrics.get(self.metric)
+
+    def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
+        one, total = self.epoch, self.meter.max_epoch
+        if not self.rows % PAGE:
+            self._say(
+                f"{'epoch':>9}  {'loss':>9}  {self.metric:>{self.width}}  {'best':>9}  {'clips/s':>8}  {'data':>5}  eta"
+            )
+        self.rows += 1
+        spent = one.waiting + one.computing
+        share = one.waiting / spent if spent else 0.0
+        loss = f"{one.loss / one.samples:.4f}" if one.samples else "-"
+        value = "-" if self.value is None else f"{self.value:.2f}" + ("*" if end.improved else " ")
+        best = state.best.get("value")
+        shown = f"{best:.2f}" if isinstance(best, int | float) else "-"
+        speed = f"{self.processes * one.samples / spent:.1f}" if spent else "-"
+        whole = time.perf_counter() - one.begun  # with evaluation and saving
+        left = datetime.timedelta(seconds=round(whole * (total - end.epoch)))
+        cells = f"{loss:>9}  {value:>{self.width}}  {shown:>9}  {speed:>8}  {share:>5.0%}  {left}"
+        row = f"{end.epoch:>4}/{total:<4}  {cells}"
+        if share >= SLOW_DATA:
+            row += f"  waiting {share:.0%} for data: more NUM_WORKERS, or dust prepare"
+        self._say(row)
+        self.epoch, self.value = _Epoch(), None
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that was closed; the log goes on in its file
+            self.write(line)
+
+
+def build_epoch_table(meter: TrainMeter, metric: str) -> list[Hook]:
+    """The table, where the first process's console is a terminal."""
+    if not (sys.stdout.isatty() and distributed.is_main()):
+        return []
+    return [EpochTable(meter, metric, processes=distributed.world_size())]
