@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 
 import numpy as np
@@ -147,6 +148,18 @@ def test_none_of_a_very_large_test(tmp_path, caplog):
     with caplog.at_level("INFO", logger="dust"):
         assert report_of_test(folder) is None
     assert "200001 clips" in caplog.text and not (folder / "results" / "report.html").exists()
+
+
+def test_a_pdf_where_there_is_a_browser(tmp_path, monkeypatch, capsys):
+    folder = a_tested_run(tmp_path / "kitchen")
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium")
+    assert main(["report", str(folder), "--clips", "0", "--pdf"]) == 0
+    written = folder / "results" / "report.pdf"
+    assert written.read_bytes()[:5] == b"%PDF-" and str(written) in capsys.readouterr().out
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["report", str(folder), "--pdf"]) == 2
+    assert "--pdf needs a browser" in capsys.readouterr().err
 
 
 def test_the_sub_command(tmp_path, capsys):
