@@ -65,6 +65,7 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff==0.17.*", "mypy"],
         "wandb": ["wandb"],
+        "mlflow": ["mlflow-skinny>=2.9"],
         "tracks": TRACKS,
         "export": EXPORT,
         "docs": DOCS,

@@ -296,6 +296,13 @@ CORE = gather(
         NAME=Key("", "the run's name there; '' = the name of OUTPUT_DIR"),
         MODE=Key("online", "whether it is sent at once, by hand, or never", choices="online | offline | disabled"),
     ),
+    section(
+        "MLFLOW", affects="nothing",
+        ENABLE=Key(False, "log to MLflow; needs pip install dust-video[mlflow]"),
+        TRACKING_URI=Key("", "address or folder of its store; '' = as MLflow's environment says"),
+        EXPERIMENT=Key("dust", "the experiment there"),
+        NAME=Key("", "the run's name there; '' = the name of OUTPUT_DIR"),
+    ),
 )  # fmt: skip
 
 OWN = gather(CORE, *(system.keys for system in SYSTEMS))

@@ -1,9 +1,9 @@
-"""One writer for TensorBoard and Weights & Biases; without either it does nothing."""
+"""One writer for TensorBoard and the services of dust/visualization/trackers.py; without any it does nothing."""
 
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from dust.config import CfgNode
 from dust.utils import distributed
 from dust.utils.errors import ConfigError
-from dust.utils.package import import_extra
+from dust.visualization.trackers import Tracker, build_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Writer:
 
     Args:
         tensorboard_dir: where event files go, or None.
-        wandb: an initialised wandb run, or None.
+        trackers: services that take the scalars too.
         confusion_matrix: also draw an evaluation's figures.
         input_clips: how many clips of an evaluated split are shown as animated GIFs.
     """
@@ -32,7 +32,7 @@ class Writer:
         self,
         *,
         tensorboard_dir: Path | None = None,
-        wandb: Any = None,
+        trackers: Sequence[Tracker] = (),
         confusion_matrix: bool = False,
         input_clips: int = 0,
     ) -> None:
@@ -43,13 +43,13 @@ class Writer:
 
             with self._bearing_full_disks():
                 self.board = SummaryWriter(log_dir=str(tensorboard_dir))
-        self.wandb = wandb
+        self.trackers = list(trackers)
         self.confusion_matrix = confusion_matrix
         self.input_clips = input_clips
 
     @classmethod
     def from_config(cls, cfg: CfgNode, output_dir: Path) -> dict[str, Any]:
-        """The first process alone writes; there this starts the Weights & Biases run, if it is on."""
+        """The first process alone writes; there this starts the runs of services that are on."""
         board = cfg.TENSORBOARD
         if not distributed.is_main():
             return {}
@@ -63,7 +63,7 @@ class Writer:
             )
         return {
             "tensorboard_dir": folder if board.ENABLE else None,
-            "wandb": start_wandb(cfg, output_dir) if cfg.WANDB.ENABLE else None,
+            "trackers": build_trackers(cfg, output_dir),
             "confusion_matrix": board.CONFUSION_MATRIX.ENABLE,
             "input_clips": board.INPUT_CLIPS,
         }
@@ -75,8 +75,8 @@ class Writer:
         if self.board is not None:
             with self._bearing_full_disks():
                 self.board.close()
-        if self.wandb is not None:
-            self.wandb.finish()
+        for tracker in self.trackers:
+            tracker.finish()
 
     @contextlib.contextmanager
     def _bearing_full_disks(self) -> Iterator[None]:
@@ -88,7 +88,7 @@ class Writer:
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """``group/name`` scalars. SlowFast's names: Train/loss, Train/lr, Train/Top1_err, Val/Top1_err, Val/mAP."""
-        if self.board is None and self.wandb is None:
+        if self.board is None and not self.trackers:
             return
         named = {f"{group}/{_display(name)}": value for name, value in values.items()}
         named.update(
@@ -99,8 +99,8 @@ class Writer:
                 for name, value in named.items():
                     self.board.add_scalar(name, value, step)
                 self.board.flush()
-        if self.wandb is not None:
-            self.wandb.log({**named, f"{group}/step": step})
+        for tracker in self.trackers:
+            tracker.log({**named, f"{group}/step": step}, step)
 
     def evaluation(self, evaluation: Any, loader: Any, step: int, name: str = "Val") -> None:
         """The evaluation's figures and some of the split's clips, as far as they are asked for."""
@@ -141,28 +141,6 @@ def gif_bytes(frames: np.ndarray, frames_per_second: float) -> bytes:
     duration = round(1000 / frames_per_second)
     images[0].save(buffer, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
     return buffer.getvalue()
-
-
-def start_wandb(cfg: CfgNode, output_dir: Path) -> Any:
-    """A Weights & Biases run that a resumed training continues (its id is kept in OUTPUT_DIR)."""
-    import yaml
-
-    wandb = import_extra("wandb", "wandb", "WANDB.ENABLE True")
-
-    id_file = output_dir / ".wandb_id"
-    run_id = id_file.read_text().strip() if id_file.exists() else ""  # empty: a start that was cut off
-    if not run_id:
-        run_id = wandb.util.generate_id()
-        id_file.write_text(run_id)
-    return wandb.init(
-        project=cfg.WANDB.PROJECT,
-        name=cfg.WANDB.NAME or output_dir.name,
-        id=run_id,
-        resume="allow",
-        mode=cfg.WANDB.MODE,
-        dir=str(output_dir),
-        config=yaml.safe_load(cfg.dump()),
-    )
 
 
 def _is_topk(name: str) -> bool:

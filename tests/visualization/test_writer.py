@@ -62,3 +62,46 @@ def test_wandb_that_is_not_installed_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(DustError, match="pip install"):
         build(Writer, load_config(None, {"WANDB.ENABLE": True}), tmp_path)
+
+
+class FakeMlflow:
+    """Stands for the package: notes what it is told, and fails from the third metric on."""
+
+    def __init__(self):
+        self.told = []
+
+    def __getattr__(self, name):
+        def tell(*args, **options):
+            self.told.append((name, args, options))
+            if name == "log_metrics" and sum(one[0] == name for one in self.told) > 2:
+                raise ConnectionError("the server is gone")
+            return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+
+        return tell
+
+
+def test_mlflow_goes_on_in_its_run_and_never_ends_ours(tmp_path, monkeypatch, caplog):
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    cfg = load_config(None, {"MLFLOW.ENABLE": True, "MLFLOW.TRACKING_URI": "http://x"})
+    for _ in range(2):
+        with build(Writer, cfg, tmp_path) as writer:
+            writer.scalars("Val", {"top1_acc": 80.0}, 3)
+    assert [one for one in fake.told if one[0] == "start_run"] == [
+        ("start_run", (), {"run_name": tmp_path.name}), ("start_run", (), {"run_id": "abc"})
+    ]  # fmt: skip
+    metrics = next(one for one in fake.told if one[0] == "log_metrics")
+    assert metrics[1] == ({"Val/Top1_acc": 80.0, "Val/Top1_err": 20.0, "Val/step": 3.0},)
+    assert metrics[2] == {"step": 3}
+    (params,) = (one[1][0] for one in fake.told if one[0] == "log_params")
+    assert params["MODEL.MODEL_NAME"] == "TimeSformer" and all(len(value) <= 500 for value in params.values())
+    with build(Writer, cfg, tmp_path) as writer:
+        for step in range(3):
+            writer.scalars("Val", {"loss": 1.0}, step)
+    assert caplog.text.count("the server is gone. The run goes on without it") == 1
+
+
+def test_mlflow_that_is_not_installed_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(DustError, match=r"dust-video\[mlflow\]"):
+        build(Writer, load_config(None, {"MLFLOW.ENABLE": True}), tmp_path)
