@@ -271,7 +271,8 @@ async def _converse(socket: Any, service: Service, options: Options, frames: Pus
                     return
                 service.metrics.windows.inc()
                 tell({**shown(one, options.top), **({} if one.delay is None else {"delay": one.delay})})
-            tell({"notes": found.notes})
+            if frames.ended:
+                tell({"notes": found.notes})
         finally:
             tell(None)
 
@@ -286,14 +287,12 @@ async def _converse(socket: Any, service: Service, options: Options, frames: Pus
                 if message["type"] == "websocket.disconnect":
                     raise Stopped
                 if message.get("text") == "end":
-                    return
+                    return await asyncio.to_thread(frames.end)
                 if message.get("bytes") is None:
                     raise Refused(422, "a message is a frame, or the text end")
                 await asyncio.to_thread(frames.push, message["bytes"])
         except asyncio.TimeoutError as error:
             raise Refused(408, f"no frame came for {QUIET:g} s") from error
-        finally:
-            await asyncio.to_thread(frames.end)
 
     tasks = [asyncio.ensure_future(one) for one in (service.in_thread(predict), take(), send())]
     try:
@@ -311,7 +310,7 @@ def build_server(app: Any, *, tls_cert: str = "", tls_key: str = "") -> Any:
 
     return uvicorn.Server(
         uvicorn.Config(
-            app, log_level="warning", access_log=False, ws_max_size=LARGEST_MESSAGE,
+            app, log_config=None, access_log=False, ws_max_size=LARGEST_MESSAGE,
             server_header=False, proxy_headers=False, timeout_graceful_shutdown=5,
             ssl_certfile=tls_cert or None, ssl_keyfile=tls_key or None,
         )

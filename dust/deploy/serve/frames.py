@@ -17,7 +17,7 @@ from dust.deploy.serve.limits import LARGEST, Refused
 #: A message: the frame's time in seconds, a little-endian float64, and behind it a JPEG, PNG or WebP.
 HEAD = struct.Struct("<d")
 FORMS = ("JPEG", "PNG", "WEBP")
-CLOCK = 1_000_000  # ticks of a second
+CLOCK = 90_000  # ticks of a second, as MPEG has them: the usual frame rates have whole numbers of them
 PAUSE = 0.2  # seconds after which one who waits looks whether the other has left
 WAITING = 4  # frames between the network and the stream's own queue
 SOURCE = "client://frames"  # what such a source is called; an address of no protocol that anything opens
@@ -26,7 +26,8 @@ SOURCE = "client://frames"  # what such a source is called; an address of no pro
 class PushedFrames:
     """A live source into which frames are pushed; ``opener`` is that of :class:`dust.decode.live.LiveFrames`.
 
-    :meth:`parse` and :meth:`push` belong to who receives, the rest to the stream's thread.
+    :meth:`parse` and :meth:`push` belong to who receives, the rest to the stream's thread. ``ended``: they have come to
+    their own end.
     """
 
     #: A source with a length is not opened again at its end.
@@ -36,7 +37,7 @@ class PushedFrames:
         self._queue: queue.Queue[Any] = queue.Queue(WAITING)
         self._size: tuple[int, int] | None = None
         self._last = -1
-        self._closed = False
+        self._closed = self.ended = False
         self._stream = SimpleNamespace(time_base=Fraction(1, CLOCK), average_rate=None, guessed_rate=None)
 
     def opener(self, source: str) -> tuple[Any, Any]:
@@ -85,7 +86,8 @@ class PushedFrames:
         self._put(self.parse(message))
 
     def end(self) -> None:
-        """No more frames come."""
+        """No more frames come, and all that came are wanted."""
+        self.ended = True
         self._put(None)
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ def check_video(path: str, limits: Limits) -> None:
     with open_clip(path) as reader:
         if reader.height * reader.width > LARGEST:
             raise VideoError(path, f"has pictures of {reader.width}x{reader.height} pixels, far too many")
-        _check_length(path, reader.duration, limits)
+        _check_length(path, len(reader) / reader.fps, limits)
 
 
 def _check_container(path: str, limits: Limits) -> None:

@@ -155,6 +155,12 @@ function post(sample) {
   });
 }
 
+function brief(text) {
+  const made = element("span", text, "brief");
+  made.title = text;
+  return made;
+}
+
 function fail(sample, reason) {
   Object.assign(sample, { state: "failed", reason });
   sample.answer ??= { id: sample.name, path: sample.name, error: reason };
@@ -166,10 +172,10 @@ function done(sample, answer, timeline) {
   const ok = timeline && !timeline.error && timeline.windows.length;
   Object.assign(sample, { state: "done", answer, timeline: ok ? timeline : null });
   const [, label, sure, second] = sample.row.cells;
-  label.textContent = answer.label;
+  label.replaceChildren(brief(answer.label));
   sure.textContent = percent(answer.confidence);
   const others = (answer.top ?? []).filter(([name]) => name !== answer.label).slice(0, 1);
-  second.textContent = others.map(([name, value]) => `${name} ${percent(value)}`).join(", ");
+  second.replaceChildren(...others.map(([name, value]) => brief(`${percent(value)} ${name}`)));
   sample.notes = [answer.damage ? `damaged: ${answer.damage}` : "", ...(answer.warnings ?? []), timeline?.error ?? ""];
   sample.notes = sample.notes.filter(Boolean);
   tell(sample, sample.notes.join("; "));
@@ -195,7 +201,7 @@ function watch(sample) {
   bars();
   if (!timeline) return;
   $("moment").max = timeline.duration;
-  $("moment").disabled = false;
+  $("slide").hidden = false;
   drawLine($("line"), timeline.segments, 0, timeline.duration, model.classes);
   $("list").hidden = false;
   $("segments").replaceChildren(...timeline.segments.map((one) => {
@@ -290,8 +296,7 @@ async function startCamera(deviceId) {
   const windows = [];
   shown = { live: true, name: "Camera", answer: null, timeline: { windows, segments: [], duration: ROLLING } };
   $("watch").hidden = $("time").hidden = $("moments").hidden = false;
-  $("whole").hidden = $("notes").hidden = $("unplayed").hidden = $("list").hidden = true;
-  $("moment").disabled = true;
+  $("whole").hidden = $("notes").hidden = $("unplayed").hidden = $("list").hidden = $("slide").hidden = true;
   $("watched").textContent = "Camera";
   const video = $("video");
   if (video.src) URL.revokeObjectURL(video.src);
