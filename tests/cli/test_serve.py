@@ -12,8 +12,9 @@ pytest.importorskip("fastapi")
 
 
 def test_wrong_words_are_said_at_once(run, capsys):
-    words = ["--threshold", "2", "--port", "99999", "--max-mb", "0", "--timeout", "-1", "--queue", "0", "--files", "gone",
-             "--stride", "-1", "--tls-key", "x.pem", "--workers", "0", "--batch-size", "-1"]  # fmt: skip
+    words = ["--threshold", "2", "--port", "99999", "--max-mb", "0", "--timeout", "-1", "--queue", "0",
+             "--files", "gone", "--stride", "-1", "--tls-key", "x.pem", "--workers", "0", "--batch-size",
+             "-1"]  # fmt: skip
     assert main(["serve", str(run), *words]) == 2
     said = capsys.readouterr().err
     for part in (
