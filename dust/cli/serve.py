@@ -41,6 +41,7 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     )
     how = top.add_argument_group("how it answers")
     how.add_argument("--threshold", type=float, default=0.0, metavar="P", help='below P: "none of these"')
+    how.add_argument("--calibrated", action="store_true", help="probabilities by the temperature of the run's test")
     how.add_argument("--window", type=float, default=0.0, metavar="S", help="of timelines (the training's length)")
     how.add_argument("--stride", type=float, default=0.0, metavar="S", help="of timelines (half a window)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
@@ -115,6 +116,7 @@ def build(args: argparse.Namespace, guard: Any) -> Any:
         overrides=args.opts,
         config=args.config,
         procedure=args.procedure,
+        calibrated=args.calibrated,
     )
     limits = Limits(args.max_mb, args.max_minutes, args.timeout, args.queue)
     service = Service(model, limits, files=args.files, workers=args.workers, window=args.window, stride=args.stride)

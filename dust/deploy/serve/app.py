@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -92,16 +93,22 @@ def build_app(service: Service, guard: Guard) -> Any:
     return app
 
 
+def _json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
+    """An answer. A byte of a file's name that is not UTF-8 is written as ``\\udcff``."""
+    from starlette.responses import Response
+
+    text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return Response(text, status, headers, "application/json")
+
+
 def _add_errors(app: Any) -> None:
     """Every error is one sentence; what is our own fault is in the log, and not in the answer."""
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
-    from starlette.responses import JSONResponse
 
     def say(status: int, text: str) -> Any:
-        more = {"Retry-After": str(RETRY_AFTER)} if status == 503 else {}
-        return JSONResponse({"error": text}, status, more)
+        return _json({"error": text}, status, {"Retry-After": str(RETRY_AFTER)} if status == 503 else {})
 
     async def refused(_: Any, error: Refused) -> Any:
         return say(error.status, str(error))
@@ -154,8 +161,8 @@ def _add_pages(app: Any, service: Service) -> None:
         return {"status": "ok"}
 
     @app.get("/model", summary="The model, its classes, and what this server takes")
-    async def model() -> dict[str, Any]:
-        return service.describe()
+    async def model() -> Any:
+        return _json(service.describe())
 
     @app.get("/metrics", summary="Counters, in Prometheus' text form", response_class=Response)
     async def metrics() -> Any:
@@ -164,7 +171,6 @@ def _add_pages(app: Any, service: Service) -> None:
 
 def _add_predict(app: Any, service: Service) -> None:
     from fastapi import Query, Request
-    from starlette.responses import JSONResponse
 
     async def answer(request: Any, path: str, options: Options) -> dict[str, Any]:
         if path:
@@ -206,7 +212,7 @@ def _add_predict(app: Any, service: Service) -> None:
             with service.place(), service.metrics.timed("/predict"):
                 found = await asyncio.wait_for(answer(request, path, options), service.limits.timeout)
             status = 422 if "error" in found else 200
-            return JSONResponse(found, status)
+            return _json(found, status)
         except asyncio.TimeoutError:
             status = 504
             raise

@@ -1,6 +1,6 @@
 // The page: videos are sent one sample after the other, a camera frame by frame, and the answers are shown.
 "use strict";
-import { FEW, clock, csvText, drawBars, drawLine, element, moveCursor, percent, segmentAt, windowAt } from "./show.js";
+import { FEW, clock, csvText, drawBars, drawLine, element, labelAt, moveCursor, percent, windowAt } from "./show.js";
 
 const $ = (id) => document.getElementById(id);
 const AT_ONCE = 2; // uploads
@@ -34,13 +34,14 @@ async function hello() {
   const { source, name } = model.model;
   $("model").textContent = `${name}, ${model.classes.length} classes: ${source}`;
   document.title = `dust: ${name}`;
-  const streams = ["video", "recording"].includes(model.preprocess.input);
-  $("camera").hidden = !streams || !navigator.mediaDevices;
-  $("pick").accept = streams ? "video/*,.mkv,.avi,.ts,.flv" : "";
+  $("camera").hidden = !hasTime() || !navigator.mediaDevices;
+  $("pick").accept = hasTime() ? "video/*,.mkv,.avi,.ts,.flv" : "";
   $("hint").textContent = `or drop videos here, each of at most ${model.limits.max_mb} MB and ${model.limits.max_minutes} minutes`;
   say("");
 }
 
+// Whether the model sees a video alone: then one file is one sample, and it has a timeline.
+const hasTime = () => ["video", "recording"].includes(model.preprocess.input);
 const authorization = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
 $("door").addEventListener("submit", (event) => {
@@ -52,10 +53,9 @@ $("door").addEventListener("submit", (event) => {
 // ---- samples: one file, or those that belong together
 
 function take(files) {
-  const alone = ["video", "recording"].includes(model.preprocess.input);
   const groups = new Map();
   for (const file of files) {
-    const key = alone ? groups.size : file.name.replace(/\.[^.]*$/, "").replace(/_view_\d+$/, "");
+    const key = hasTime() ? groups.size : file.name.replace(/\.[^.]*$/, "").replace(/_view_\d+$/, "");
     groups.set(key, [...(groups.get(key) ?? []), file]);
   }
   for (const group of groups.values()) add(group);
@@ -149,7 +149,7 @@ function post(sample) {
       try { body = JSON.parse(request.responseText); } catch { /* a connection that broke off has no answer */ }
       resolve({ status: request.status, body, retry: Number(request.getResponseHeader("Retry-After") ?? 2) || 2 });
     });
-    request.open("POST", "/predict?timeline=true");
+    request.open("POST", `/predict?timeline=${hasTime()}`);
     if (token) request.setRequestHeader("Authorization", `Bearer ${token}`);
     request.send(form);
   });
@@ -169,16 +169,16 @@ function fail(sample, reason) {
 }
 
 function done(sample, answer, timeline) {
-  const ok = timeline && !timeline.error && timeline.windows.length;
+  const ok = timeline && !timeline.error && timeline.segments.length;
   Object.assign(sample, { state: "done", answer, timeline: ok ? timeline : null });
   const [, label, sure, second] = sample.row.cells;
   label.replaceChildren(brief(answer.label));
   sure.textContent = percent(answer.confidence);
   const others = (answer.top ?? []).filter(([name]) => name !== answer.label).slice(0, 1);
   second.replaceChildren(...others.map(([name, value]) => brief(`${percent(value)} ${name}`)));
-  sample.notes = [answer.damage ? `damaged: ${answer.damage}` : "", ...(answer.warnings ?? []), timeline?.error ?? ""];
-  sample.notes = sample.notes.filter(Boolean);
-  tell(sample, sample.notes.join("; "));
+  const remarks = [answer.damage ? `damaged: ${answer.damage}` : "", ...(answer.warnings ?? [])].filter(Boolean);
+  tell(sample, remarks.join("; "));
+  sample.notes = [...remarks, timeline?.error ? `No timeline: ${timeline.error}` : ""].filter(Boolean);
   $("csv").disabled = false;
   if (!shown || (shown.live && !camera)) watch(sample);
 }
@@ -238,10 +238,10 @@ function bars() {
 function at(seconds) {
   const timeline = shown?.timeline;
   if (!timeline) return;
-  const segment = segmentAt(timeline.segments, seconds);
+  const label = labelAt(timeline.segments, seconds);
   $("moment").value = seconds;
-  $("moment").setAttribute("aria-valuetext", `${clock(seconds)}, ${segment?.label ?? ""}`);
-  $("now").textContent = `${clock(seconds)} of ${clock(timeline.duration)}: ${segment?.label ?? ""}`;
+  $("moment").setAttribute("aria-valuetext", `${clock(seconds)}, ${label}`);
+  $("now").textContent = `${clock(seconds)} of ${clock(timeline.duration)}: ${label}`;
   moveCursor($("line"), seconds / timeline.duration);
   drawBars($("bars-now"), windowAt(timeline.windows, seconds)?.top ?? []);
 }

@@ -47,8 +47,11 @@ export function hueOf(label, classes) {
 // segments: {start, end, label, confidence}; they fill the line from `from` to `from + duration`.
 export function drawLine(line, segments, from, duration, classes) {
   const length = duration || 1;
+  const rows = [...new Set(segments.map((one) => one.row ?? 0))].sort((a, b) => a - b); // one for each question
+  line.style.height = `${2 * Math.max(1, rows.length)}rem`;
   line.replaceChildren(...segments.map((one) => {
     const part = element("span", one.label);
+    part.style.top = `${2 * rows.indexOf(one.row ?? 0)}rem`;
     part.title = `${clock(one.start)} to ${clock(one.end)}: ${one.label}`;
     part.style.left = `${(100 * (Math.max(one.start, from) - from)) / length}%`;
     part.style.width = `${(100 * (one.end - Math.max(one.start, from))) / length}%`;
@@ -77,8 +80,12 @@ export function windowAt(windows, seconds) {
   return best;
 }
 
-export const segmentAt = (segments, seconds) =>
-  segments.find((one) => seconds < one.end) ?? segments[segments.length - 1];
+// What is so at a moment, of each question; behind the end what was so last.
+export function labelAt(segments, seconds) {
+  const end = Math.max(...segments.map((one) => one.end));
+  const now = Math.min(seconds, end - 1e-6);
+  return segments.filter((one) => one.start <= now && now < one.end).map((one) => one.label).join(", ");
+}
 
 // ---- csv, as `dust predict` writes it: no cell is a formula, and nothing in it steers a terminal
 
