@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from dust.deploy.serve.frames import SOURCE, PushedFrames
 from dust.deploy.serve.guard import PROTOCOL, Guard, GuardMiddleware
-from dust.deploy.serve.limits import Refused
+from dust.deploy.serve.limits import Refused, main_file
 from dust.deploy.serve.service import RETRY_AFTER, Options, Sample, Service, Stopped, shown, unless_gone
 from dust.deploy.serve.upload import FILE, PATH, receive
 from dust.utils.errors import DustError
@@ -182,8 +182,8 @@ def _add_predict(app: Any, service: Service) -> None:
             if PATH in sent.fields:
                 sample = service.named(sent.fields[PATH])
             elif sent.files:
-                (name, first), *others = sent.files
-                sample = Sample(first, name, folder, [other for _, other in others])
+                name, first = main_file(sent.files, service.kind)
+                sample = Sample(first, name, folder)
             else:
                 raise Refused(400, f"the form has no video: it comes in the field {FILE!r}")
             return await unless_gone(service.predict(sample, options), _gone(request))
@@ -244,10 +244,11 @@ def _add_stream(app: Any, service: Service) -> None:
         threshold: Annotated[float | None, Query(ge=0, le=1)] = None,
         window: Annotated[float, Query(ge=0, le=600)] = 0.0,
         stride: Annotated[float, Query(ge=0, le=600)] = 0.0,
+        fps: Annotated[float, Query(gt=0, le=1000)] = 25.0,
     ) -> None:
         offered = socket.scope.get("subprotocols") or []
         await socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
-        options, frames = Options(top, threshold, False, window, stride), PushedFrames()
+        options, frames = Options(top, threshold, False, window, stride), PushedFrames(fps)
         try:
             with service.place():
                 await _converse(socket, service, options, frames)

@@ -26,6 +26,9 @@ SOURCE = "client://frames"  # what such a source is called; an address of no pro
 class PushedFrames:
     """A live source into which frames are pushed; ``opener`` is that of :class:`dust.decode.live.LiveFrames`.
 
+    Args:
+        fps: how many come in a second, for who counts them instead of reading their times.
+
     :meth:`parse` and :meth:`push` belong to who receives, the rest to the stream's thread. ``ended``: they have come to
     their own end.
     """
@@ -33,12 +36,12 @@ class PushedFrames:
     #: A source with a length is not opened again at its end.
     duration = 1
 
-    def __init__(self) -> None:
+    def __init__(self, fps: float = 25.0) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(WAITING)
         self._size: tuple[int, int] | None = None
         self._last = -1
         self._closed = self.ended = False
-        self._stream = SimpleNamespace(time_base=Fraction(1, CLOCK), average_rate=None, guessed_rate=None)
+        self._stream = SimpleNamespace(time_base=Fraction(1, CLOCK), average_rate=fps)
 
     def opener(self, source: str) -> tuple[Any, Any]:
         return self, self._stream

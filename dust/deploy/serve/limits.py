@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import av
@@ -21,6 +22,7 @@ CONTAINERS = (
 )
 #: Pixels of a picture, at most: those of 8K with some room.
 LARGEST = 40_000_000
+PICTURES_PER_SECOND = 30  # of a folder, as a reader takes them
 #: What stands in the name of a point track's file behind its sample's name.
 VIEW = re.compile(r"_view_\d+$")
 
@@ -60,14 +62,20 @@ class Limits:
 
 
 def check_video(path: str, limits: Limits) -> None:
-    """Raise VideoError for a file that another file's pictures would come out of, and for what is too long or too
-    large. Of a file that cannot be opened the header says nothing; whoever reads it says so."""
-    if not os.path.isdir(path):
-        _check_container(path, limits)
+    """Raise VideoError for a file that another file's pictures would come out of, for what is too long or too large,
+    and for what cannot be opened.
+
+    Args:
+        path: a file, or a folder of pictures.
+    """
+    if os.path.isdir(path):
+        _check_length(path, len(os.listdir(path)) / PICTURES_PER_SECOND, limits)
+        return
+    _check_container(path, limits)
     with open_clip(path) as reader:
         if reader.height * reader.width > LARGEST:
             raise VideoError(path, f"has pictures of {reader.width}x{reader.height} pixels, far too many")
-        _check_length(path, len(reader) / reader.fps, limits)
+        _check_length(path, len(reader) / (reader.fps or 1.0), limits)
 
 
 def _check_container(path: str, limits: Limits) -> None:
@@ -92,9 +100,15 @@ def _check_length(path: str, seconds: float, limits: Limits) -> None:
         )
 
 
-def holds_video(path: str, kind: str) -> bool:
-    """Whether a file of a sample is opened as a video by a model of ``kind`` (``preprocess["input"]``)."""
-    return any(word in kind for word in ("video", "recording")) and not path.lower().endswith(tuple(SUFFIXES))
+def sees_video(kind: str) -> bool:
+    """Whether a model of ``kind`` (``preprocess["input"]``) opens the file that is named to it as a video."""
+    return "video" in kind or "recording" in kind
+
+
+def main_file(files: Sequence[tuple[str, str]], kind: str) -> tuple[str, str]:
+    """Of a sample's files, (name, path), the one that is named to its reader, which finds the others beside it."""
+    videos = [one for one in files if not one[1].lower().endswith(SUFFIXES)]
+    return videos[0] if videos and sees_video(kind) else files[0]
 
 
 def find_under(root: str, name: str) -> str:

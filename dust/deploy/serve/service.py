@@ -10,16 +10,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from dust.decode.cache import forget_index
 from dust.deploy.jobs import LongVideos
 from dust.deploy.prediction import Prediction
 from dust.deploy.predictor import Predictor
 from dust.deploy.reading import Reading
 from dust.deploy.report import about
 from dust.deploy.serve.batcher import Batcher, one_at_a_time
-from dust.deploy.serve.limits import Limits, Refused, check_video, find_under, holds_video
+from dust.deploy.serve.limits import Limits, Refused, check_video, find_under, sees_video
 from dust.deploy.serve.metrics import Metrics
 from dust.deploy.streams import Stream
 from dust.deploy.timeline import MergeRule
@@ -52,13 +53,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Sample:
-    """The files of a request. ``path`` is what is read, ``name`` what it is called in the answer; ``folder`` holds
-    uploads, "" for what lies here anyway."""
+    """What a request is about. ``path`` is read, ``name`` is what it is called in the answer; ``folder`` holds it and
+    what belongs to it where they were sent, "" for what lies here anyway."""
 
     path: str
     name: str
     folder: str = ""
-    others: list[str] = field(default_factory=list)
 
 
 class Stopped(Exception):
@@ -145,6 +145,8 @@ class Service:
         try:
             yield path
         finally:
+            for name in os.listdir(path):
+                forget_index(os.path.join(path, name))
             shutil.rmtree(path, ignore_errors=True)
 
     def named(self, name: str) -> Sample:
@@ -180,9 +182,8 @@ class Service:
     def _read(self, sample: Sample) -> Reading:
         reading = Reading(sample.path, sample.path)
         try:
-            for path in (sample.path, *sample.others):
-                if holds_video(path, self.kind):
-                    check_video(path, self.limits)
+            if sees_video(self.kind):
+                check_video(sample.path, self.limits)
             return self.predictor.read(sample.path)
         except VideoError as error:
             reading.error = error.reason

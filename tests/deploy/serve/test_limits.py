@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dust.deploy.serve import limits
-from dust.deploy.serve.limits import Limits, Refused, check_video, find_under, holds_video
+from dust.deploy.serve.limits import Limits, Refused, check_video, find_under, main_file, sees_video
 from dust.utils.errors import DustError, VideoError
 from tests.datasets.clip_files import write_clip
 from tests.helpers import VIDEOS, needs_videos
@@ -77,12 +77,14 @@ def test_every_usual_container_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("path", "kind", "opened"),
-    [("a.mp4", "video", True), ("a.npz", "video+series", False), ("a.mp4", "video+series", True), ("a", "video", True),
-     ("a.npz", "tracks", False), ("a.mkv", "recording", True), ("a.CSV", "series", False)],
+    ("names", "kind", "main"),
+    [("a.csv a.mp4", "video+series", "a.mp4"), ("a.mp4 a.CSV", "video+series", "a.mp4"), ("a.csv", "video", "a.csv"),
+     ("x_view_1.npz x_view_0.npz", "tracks", "x_view_1.npz"), ("a.npy", "series", "a.npy"),
+     ("r_results_pred.csv r.mkv", "recording", "r.mkv")],
 )  # fmt: skip
-def test_which_files_are_videos(path, kind, opened):
-    assert holds_video(path, kind) == opened
+def test_the_file_that_is_named(names, kind, main):
+    assert main_file([(name, f"/x/{name}") for name in names.split()], kind) == (main, f"/x/{main}")
+    assert sees_video(kind) == any(word in kind for word in ("video", "recording"))
 
 
 def test_a_folder_is_not_left(tmp_path):

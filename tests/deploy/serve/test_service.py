@@ -80,7 +80,7 @@ def test_the_files_of_a_sample_are_found_beside_each_other(tmp_path):
     uploads.mkdir()
     for path in (first, second):
         shutil.copy(path, uploads)
-    sample = Sample(str(uploads / first.name), first.name, str(uploads), [str(uploads / second.name)])
+    sample = Sample(str(uploads / first.name), first.name, str(uploads))
     found = answer(Service(model), sample)
     assert found["predictions"][0]["probabilities"] == pytest.approx(dict(model(first).probabilities), abs=1e-5)
     assert str(uploads) not in str(found)

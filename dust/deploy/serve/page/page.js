@@ -308,10 +308,16 @@ async function startCamera(deviceId) {
   return undefined;
 }
 
+// Frames a second that are sent: a window takes the last one before each of its moments; steps are counted in frames.
+function frameRate() {
+  const { input, target_fps: fps = 30, sampling_rate: step = 1 } = model.preprocess;
+  return input === "recording" ? 10 : Math.min(15, Math.max(5, (2 * fps) / step));
+}
+
 function openStream() {
   const base64 = (text) => btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
   const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/stream`, ["dust", ...(token ? [`dust.token.${base64(token)}`] : [])]);
+  const socket = new WebSocket(`${scheme}://${location.host}/stream?fps=${frameRate()}`, ["dust", ...(token ? [`dust.token.${base64(token)}`] : [])]);
   socket.binaryType = "arraybuffer";
   socket.addEventListener("open", () => { say("The camera's frames are sent."); film(socket); });
   socket.addEventListener("message", (event) => {
@@ -326,8 +332,7 @@ function openStream() {
 }
 
 function film(socket) {
-  const { target_fps: fps = 30, sampling_rate: step = 1, short_side: side = 224 } = model.preprocess;
-  const rate = Math.min(15, Math.max(5, (2 * fps) / step)); // a window takes the last frame before each of its moments
+  const side = model.preprocess.short_side ?? model.preprocess.crop_size ?? 224;
   const video = $("video");
   const scale = Math.min(1, Math.max(side, 240) / Math.min(video.videoWidth, video.videoHeight));
   const canvas = element("canvas");
@@ -347,7 +352,7 @@ function film(socket) {
       encoding = false;
       if (socket.readyState === WebSocket.OPEN) socket.send(message);
     }, "image/jpeg", 0.9);
-  }, 1000 / rate);
+  }, 1000 / frameRate());
 }
 
 function hear(message) {
