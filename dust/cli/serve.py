@@ -11,6 +11,7 @@ frames to /stream, and /openapi.json describes both. Ctrl-C ends it.
 import argparse
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -65,10 +66,10 @@ def check(args: argparse.Namespace) -> None:
     if args.workers is not None and args.workers < 1:
         problems.append(f"--workers {args.workers}: must be at least 1")
     for name in ("max_mb", "max_minutes", "timeout", "queue"):
-        if not getattr(args, name) > 0:
-            problems.append(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+        if not 0 < getattr(args, name) < math.inf:
+            problems.append(f"--{name.replace('_', '-')} {getattr(args, name)}: must be a number above 0")
     for name in ("window", "stride"):
-        if not getattr(args, name) >= 0:
+        if not 0 <= getattr(args, name) < math.inf:
             problems.append(f"--{name} {getattr(args, name)}: seconds, 0 or more")
     if args.files and not os.path.isdir(args.files):
         problems.append(f"--files {args.files}: there is no such folder")

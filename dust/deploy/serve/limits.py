@@ -1,5 +1,6 @@
 """What a stranger may ask of a server: how much at once, which files, which folder."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -52,7 +53,11 @@ class Limits:
     queue: int = 32
 
     def __post_init__(self) -> None:
-        wrong = [f"{name} {value:g}: must be above 0" for name, value in vars(self).items() if not value > 0]
+        wrong = [
+            f"{name} {value:g}: must be a number above 0"
+            for name, value in vars(self).items()
+            if not 0 < value < math.inf
+        ]
         if wrong:
             raise DustError("; ".join(wrong))
 

@@ -199,6 +199,10 @@ def test_a_request_that_takes_too_long(model, clips):
         status, _, found = send(server.port, clips / "clip_1.mp4")
         held.gate.set()
         assert status == 504 and "--timeout" in found["error"]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:  # a body that never ends
+            line.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
+                         b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")  # fmt: skip
+            assert line.recv(1000).startswith(b"HTTP/1.1 504")
         until(lambda: not list(server.folder.iterdir()))
 
 

@@ -16,8 +16,8 @@ from tests.helpers import VIDEOS, needs_videos
 
 def test_limits_are_above_zero():
     assert Limits().max_bytes == 512 << 20
-    with pytest.raises(DustError, match="max_mb 0.*queue -1"):
-        Limits(max_mb=0, queue=-1)
+    with pytest.raises(DustError, match="max_mb 0.*timeout inf.*queue -1"):
+        Limits(max_mb=0, timeout=float("inf"), queue=-1)
 
 
 def test_long_large_and_whole_videos(tmp_path, monkeypatch):

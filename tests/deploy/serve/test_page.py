@@ -110,6 +110,8 @@ def test_a_bad_file_shows_its_sentence_and_the_csv_has_all(page, server, model, 
     found = rows(page, 3)
     assert found[1][:2] == ["bad.mp4", "not answered"] and "cannot be opened" in found[1][4]
     assert text(page, "say") == "2 answered, 1 not"
+    page.find_elements("css selector", "#files td button")[1].click()
+    assert text(page, "watched") == "bad.mp4" and text(page, "notes") == found[1][4]
     page.find_element("id", "csv").click()
     until(page, "window.csv")
     table = list(csv.DictReader(io.StringIO(page.execute_script("return window.csv"), newline="")))

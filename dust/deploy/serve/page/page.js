@@ -166,6 +166,7 @@ function fail(sample, reason) {
   sample.answer ??= { id: sample.name, path: sample.name, error: reason };
   sample.row.cells[1].textContent = "not answered";
   tell(sample, reason, true);
+  if (shown === sample) watch(sample);
 }
 
 function done(sample, answer, timeline) {
@@ -180,7 +181,7 @@ function done(sample, answer, timeline) {
   tell(sample, remarks.join("; "));
   sample.notes = [...remarks, timeline?.error ? `No timeline: ${timeline.error}` : ""].filter(Boolean);
   $("csv").disabled = false;
-  if (!shown || (shown.live && !camera)) watch(sample);
+  if (!shown || shown === sample || (shown.live && !camera)) watch(sample);
 }
 
 // ---- watching one
@@ -193,6 +194,7 @@ function watch(sample) {
   $("watch").hidden = false;
   $("watched").textContent = sample.name;
   $("notes").textContent = sample.reason ?? (sample.notes ?? []).join("; ");
+  $("notes").className = sample.reason ? "note wrong" : "note";
   $("notes").hidden = !$("notes").textContent;
   play(sample.files[0]);
   const timeline = sample.timeline;
@@ -261,7 +263,7 @@ $("line").addEventListener("click", (event) => {
 $("video").addEventListener("error", () => {
   if (!$("video").src || shown?.live) return;
   $("video").hidden = true;
-  $("unplayed").hidden = false;
+  $("unplayed").hidden = Boolean(shown?.reason); // its own sentence is enough
 });
 (function follow() {
   const video = $("video");

@@ -13,9 +13,9 @@ export function element(name, text = "", className = "") {
 }
 
 export function clock(seconds) {
-  const whole = Math.max(0, Math.floor(seconds));
-  const tenth = Math.floor(10 * (Math.max(0, seconds) - whole));
-  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}.${tenth}`;
+  const tenths = Math.round(10 * Math.max(0, seconds));
+  const whole = Math.floor(tenths / 10);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}.${tenths % 10}`;
 }
 
 // pairs: [name, probability]
