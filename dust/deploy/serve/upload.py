@@ -3,9 +3,9 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dust.deploy.serve.limits import Limits, Refused
 from dust.utils.text import printable
@@ -103,6 +103,16 @@ class _Parts:
         self.complete = True
 
 
+async def _done(work: Coroutine[Any, Any, Any]) -> None:
+    """Wait for work in a thread, also where this task is cancelled: nothing is written once the folder is removed."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 async def receive(headers: Mapping[str, str], chunks: AsyncIterator[bytes], folder: str, limits: Limits) -> Upload:
     """Write the files of a request's body into ``folder``.
 
@@ -131,7 +141,7 @@ async def receive(headers: Mapping[str, str], chunks: AsyncIterator[bytes], fold
             size += len(chunk)
             if size > limits.max_bytes + SPARE:
                 raise too_large
-            await asyncio.to_thread(parser.write, chunk)
+            await _done(asyncio.to_thread(parser.write, chunk))
     except ValueError as error:  # every error of the parser is one
         raise Refused(400, f"the form cannot be read: {error}") from error
     finally:
