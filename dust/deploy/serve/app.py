@@ -121,7 +121,7 @@ def _add_errors(app: Any) -> None:
 
     async def full(_: Any, error: OSError) -> Any:
         logger.error("a request failed: %s", error)
-        return say(507, f"the server cannot store the video: {error.strerror or 'input/output error'}")
+        return say(507, f"the server cannot store or read the video: {error.strerror or 'input/output error'}")
 
     async def gone(_: Any, __: Exception) -> Any:
         return say(499, "the client has left")

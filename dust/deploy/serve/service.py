@@ -29,6 +29,7 @@ from dust.utils.text import printable
 
 logger = logging.getLogger(__name__)
 
+PREFIX = "dust-serve-"  # of the folder of uploads
 RETRY_AFTER = 2  # seconds after which one who found no room may come again
 TOP = 5  # classes that are listed as the likeliest, where nobody says how many
 
@@ -99,7 +100,7 @@ class Service:
 
     def start(self) -> None:
         """Make the folder of uploads and the threads; in the event loop that will ask."""
-        self._folder = tempfile.mkdtemp(prefix="dust-serve-")
+        self._folder = tempfile.mkdtemp(prefix=PREFIX)
         self._batcher = Batcher(self.predictor, workers=self.workers, told=self.metrics.batch.observe)
         self._streams = ThreadPoolExecutor(self.limits.queue, thread_name_prefix="dust-stream")
 
@@ -140,12 +141,14 @@ class Service:
     @contextlib.contextmanager
     def folder(self) -> Iterator[str]:
         """A folder for one request's uploads, gone afterwards, also where the client has left."""
+        if not os.path.isdir(self._folder):  # what cleans up temporary files takes it from a server that runs for weeks
+            self._folder = tempfile.mkdtemp(prefix=PREFIX)
         path = os.path.join(self._folder, str(next(self._numbers)))
         os.mkdir(path)
         try:
             yield path
         finally:
-            for name in os.listdir(path):
+            for name in os.listdir(path) if os.path.isdir(path) else ():
                 forget_index(os.path.join(path, name))
             shutil.rmtree(path, ignore_errors=True)
 

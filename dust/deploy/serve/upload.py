@@ -13,7 +13,7 @@ from dust.utils.text import printable
 FILE, PATH = "file", "path"
 MOST_FILES = 16  # of one sample: a video and its series, or the cameras of point tracks
 LONGEST_FIELD = 4096  # bytes of a field that is no file
-LONGEST_NAME = 200  # characters of a file's name that are kept
+LONGEST_NAME = 200  # bytes of a file's name that are kept; file systems allow 255
 SPARE = 1 << 16  # bytes of a body that are not its files'
 
 
@@ -29,7 +29,9 @@ def stored_name(name: str) -> str:
     """The name under which an upload is kept: what its sample's other files are found by, and nothing that leads
     elsewhere."""
     stem, ending = os.path.splitext(re.sub(r"[^\w.-]", "_", re.split(r"[/\\]", name)[-1]))
-    return f"{stem.lstrip('.')[: LONGEST_NAME // 4] or 'clip'}{ending[:16]}"
+    while len(stem.encode()) > LONGEST_NAME:  # its end says which camera it is
+        stem = stem[1:]
+    return f"{stem.lstrip('.') or 'clip'}{ending[:8]}"
 
 
 class _Parts:
@@ -75,7 +77,7 @@ class _Parts:
             return
         if len(self.upload.files) >= MOST_FILES:
             raise Refused(400, f"more than {MOST_FILES} files: one request is one sample")
-        given = re.split(r"[/\\]", options.get(b"filename", b"").decode("utf-8", "replace"))[-1][:LONGEST_NAME]
+        given = re.split(r"[/\\]", options.get(b"filename", b"").decode("utf-8", "replace"))[-1]
         path = os.path.join(self.folder, stored_name(given))
         try:
             self._file = open(path, "xb")  # noqa: SIM115 - closed at the part's end

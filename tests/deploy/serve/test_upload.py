@@ -45,6 +45,9 @@ def test_names_on_the_disk(name, stored):
 
 def test_long_names_fit():
     assert len(stored_name("漢" * 500 + ".mp4" * 99).encode()) < 255
+    assert len(stored_name("a." + "漢" * 500).encode()) < 255
+    cameras = {stored_name("x" * 400 + f"_view_{number}.npz") for number in range(3)}
+    assert len(cameras) == 3 and all(name.endswith(".npz") and "_view_" in name for name in cameras)
 
 
 def test_more_than_is_taken(tmp_path):
