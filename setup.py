@@ -34,8 +34,15 @@ REQUIRES = [
 ]
 TRACKS = ["opencv-python-headless>=4.10"]
 EXPORT = ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23", "openvino>=2025.3"]
+SERVE = [
+    "fastapi>=0.115",
+    "uvicorn>=0.30",
+    "python-multipart>=0.0.18",
+    "websockets>=13.0",
+    "prometheus-client>=0.20",
+]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS]
+TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS, *SERVE]
 
 
 class BuildWithConfigs(build_py):
@@ -58,7 +65,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["dust", "dust.*"]),
-    package_data={"dust": ["py.typed", "datasets/DATASET.md", "zoo/weights.yaml", "analysis/report/page.*"]},
+    package_data={
+        "dust": ["py.typed", "datasets/DATASET.md", "zoo/weights.yaml", "analysis/report/page.*", "deploy/serve/page/*"]
+    },
     python_requires=">=3.10",
     install_requires=REQUIRES,
     extras_require={
@@ -68,6 +77,7 @@ setup(
         "mlflow": ["mlflow-skinny>=2.9"],
         "tracks": TRACKS,
         "export": EXPORT,
+        "serve": SERVE,
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
     },

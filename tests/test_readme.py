@@ -26,6 +26,7 @@ PAGES = [
     "docs/TRACKS.md",
     "docs/KEYSTEP.md",
     "docs/PREDICT.md",
+    "docs/SERVE.md",
     "docs/BENCHMARKS.md",
     "dust/datasets/DATASET.md",
 ]
@@ -102,7 +103,7 @@ def test_the_pages_python_is_python(page):
 
 
 LINKING = ["README.md", "CONTRIBUTING.md", "docs/CAST.md", "docs/CLUSTER.md", "docs/CONFIG.md", "docs/DUST.md"]
-LINKING += ["docs/TRACKS.md", "docs/PREDICT.md"]
+LINKING += ["docs/TRACKS.md", "docs/PREDICT.md", "docs/SERVE.md"]
 
 
 @pytest.mark.parametrize("page", LINKING)

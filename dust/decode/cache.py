@@ -60,6 +60,18 @@ def put_index(path: str, index: VideoIndex, folder: str | None = None) -> None:
     _store(key, index, folder)
 
 
+def forget_index(path: str) -> None:
+    """Keep nothing in memory of a file that is about to go."""
+    global _memory_bytes
+    try:
+        key = _key(path)
+    except VideoError:  # never read
+        return
+    with _lock:
+        index = _memory.pop(key, None)
+        _memory_bytes -= index.nbytes if index is not None else 0
+
+
 def _key(path: str) -> tuple[str, int, int]:
     try:
         refuse_special(path)

@@ -246,6 +246,7 @@ def say_once(kind: str, path: str, remark: str, most: int = 20) -> None:
     paths = _said.setdefault(kind, set())
     if path in paths:
         return
-    paths.add(path)
+    if len(paths) <= most:  # a process that reads for ever remembers no more
+        paths.add(path)
     last = " (more files like this are not named)" if len(paths) == most else ""
     logger.log(logging.WARNING if len(paths) <= most else logging.DEBUG, "%s: %s%s", path, remark, last)

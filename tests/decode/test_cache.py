@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dust.decode import cache as index_cache
-from dust.decode.cache import get_index
+from dust.decode.cache import forget_index, get_index
 from dust.decode.index import full_scan
 from dust.decode.reader import VideoReader
 from tests.datasets.clip_files import scratched, write_clip
@@ -171,3 +171,13 @@ def test_memory_is_bounded(clip, tmp_path, monkeypatch):
         get_index(str(copy))
     assert len(index_cache._memory) == 3
     assert index_cache._memory_bytes == sum(index.nbytes for index in index_cache._memory.values())
+
+
+def test_what_is_forgotten_takes_no_memory(clip, tmp_path):
+    before = index_cache._memory_bytes
+    first = get_index(str(clip))
+    assert index_cache._memory_bytes == before + first.nbytes
+    forget_index(str(clip))
+    forget_index(str(clip))
+    forget_index(str(tmp_path / "gone.mp4"))
+    assert index_cache._memory_bytes == before and get_index(str(clip)) is not first

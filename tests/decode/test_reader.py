@@ -1,3 +1,4 @@
+import logging
 import multiprocessing
 import pickle
 import random
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dust.decode import cache as index_cache
+from dust.decode import clip as clip_module
 from dust.decode import reader as decoder
 from dust.decode.reader import FrameFolderReader, FrameRequest, VideoReader, open_clip
 from dust.decode.session import DecodeSession
@@ -422,3 +424,13 @@ def test_a_file_that_changes_its_picture_size():
 
 def test_the_public_face():
     assert set(decoder.__all__) >= {"VideoReader", "FrameRequest", "VideoReport", "FrameFolderReader", "open_clip"}
+
+
+def test_remarks_about_any_number_of_files_take_no_memory(monkeypatch):
+    said = []
+    monkeypatch.setattr(clip_module, "_said", {})
+    monkeypatch.setattr(clip_module.logger, "log", lambda level, text, *words: said.append((level, text % words)))
+    for number in range(200):
+        clip_module.say_once("odd", f"{number}.mp4", "is odd", most=5)
+    assert [level for level, _ in said[:6]] == [logging.WARNING] * 5 + [logging.DEBUG] and len(said) == 200
+    assert "not named" in said[4][1] and len(clip_module._said["odd"]) <= 6
