@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,26 +193,40 @@ def _too_little(health: Health, kind: str, span: float) -> list[str]:
 
 
 def _near_names(lists: Lists) -> list[Finding]:
-    """Class names that differ by case, spaces or signs, or by one letter: one of them may be a slip."""
+    """Class names of which one may be a slip for another; see :func:`near_pairs` and :func:`same_words`.
+
+    Of several spellings of one name the most frequent stands for all; of equally frequent ones the last by code point.
+    """
     if lists.kind in ("keystep", "epic"):
         return []
-    counts = Counter(label for part in lists.clips.values() for clip in part for label in _labels(clip))
+    numbers = Counter(label for part in lists.clips.values() for clip in part for label in _labels(clip))
     names = lists.class_names
-    rare = {name: counts[number] for number, name in enumerate(names)}
-    found = []
+    counts = {name: numbers[number] for number, name in enumerate(names)}
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        spellings[same_words(name)].append(name)
+    best = {name: max(alike, key=lambda one: (counts[one], one)) for alike in spellings.values() for name in alike}
+    told: dict[
+        tuple[str, str], str
+    ] = {}  # (a name that may be a slip, what to say) -> the name in its place, "" if unsure
     for one, other in near_pairs(names):
-        few, many = sorted((one, other), key=lambda name: (rare[name], name))
-        alike = _bare(one) == _bare(other)
-        detail = f"{few!r} ({rare[few]} clips) and {many!r} ({rare[many]} clips) may be one class"
-        number = names.index(few)
+        few, many = sorted((one, other), key=lambda name: (counts[name], name))
+        sure = best[one] == best[other]
+        if sure:
+            few, many = other if one == best[one] else one, best[one]
+        text = f"{few!r} ({counts[few]} clips) and {many!r} ({counts[many]} clips) may be one class"
+        told[few, text] = many if sure else ""
+    found = []
+    for (name, text), instead in told.items():
+        number = names.index(name)
         for split, part in lists.clips.items():
             for clip in part:
                 if number in _labels(clip):
-                    relabel = alike and not isinstance(clip.label, tuple)
-                    action, label = ("relabel", many) if relabel else ("keep", "")
-                    found.append(Finding(WARNING, NAMES, split, clip.id, clip.path, detail, action, label))
-        if not rare[few]:
-            found.append(Finding(WARNING, NAMES, "all", "", "", detail))
+                    relabel = bool(instead) and not isinstance(clip.label, tuple)
+                    action, label = ("relabel", instead) if relabel else ("keep", "")
+                    found.append(Finding(WARNING, NAMES, split, clip.id, clip.path, text, action, label))
+        if not counts[name]:
+            found.append(Finding(WARNING, NAMES, "all", "", "", text))
     return found
 
 
@@ -223,7 +238,7 @@ def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     for name in names:
         bare = _bare(name)
         cut = {bare[:i] + bare[i + 1 :] for i in range(len(bare)) if not bare[i].isdigit()} if len(bare) >= 5 else set()
-        for shape in {bare, *cut}:
+        for shape in {bare, *cut} - {""}:
             for other in shapes[shape]:
                 if re.sub(r"\D", "", other) == re.sub(r"\D", "", name) or _bare(other) == bare:
                     found[other, name] = None
@@ -231,8 +246,26 @@ def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return list(found)
 
 
+def same_words(name: str) -> str:
+    """A name without what cannot tell two classes apart: its case, and which of space, ``_`` and ``-`` stands between
+    two words. A sign at an end, beside another sign or between digits may mean something (``left-``, ``C++``, ``1-2``),
+    and so does every accent and vowel mark."""
+    text = unicodedata.normalize("NFC", name).strip().lower()
+    return _BETWEEN_WORDS.sub(lambda mark: mark[0] if "-" in mark[0] and _in_number(text, mark) else " ", text)
+
+
+#: Spaces and ``_``, or one ``-``, between two characters that are none of these.
+_BETWEEN_WORDS = re.compile(r"(?<=[^\s_\-])(?:-|\s+-\s+|[\s_]+)(?=[^\s_\-])")
+
+
+def _in_number(text: str, mark: re.Match[str]) -> bool:
+    return text[mark.start() - 1].isdigit() and text[mark.end()].isdigit()
+
+
 def _bare(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    """Letters, digits and the marks that belong to letters; no spaces and signs."""
+    text = unicodedata.normalize("NFC", name.casefold())
+    return "".join(letter for letter in text if letter.isalnum() or unicodedata.category(letter).startswith("M"))
 
 
 def _labels(clip: Any) -> tuple[int, ...]:

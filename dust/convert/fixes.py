@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dust.convert.check import BAD, Finding, Report
+from dust.convert.check import BAD, NAMES, Finding, Report
 from dust.convert.lists import Lists
 from dust.convert.splits import BAD_CLIPS, make_folder, refuse_overwriting, written_path
 from dust.datasets.arrays import split_reference
@@ -16,7 +16,8 @@ from dust.datasets.keystep.files import write_own
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.table import read_lines
-from dust.datasets.video.epic import HEADER, NAMES
+from dust.datasets.video.epic import HEADER
+from dust.datasets.video.epic import NAMES as EPIC_NAMES
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import write_csv
 
@@ -85,13 +86,14 @@ def decisions(report: Report) -> dict[tuple[str, str], Finding]:
 def write_corrections(report: Report, path: str | os.PathLike, *, force: bool = False) -> dict[str, int]:
     """Write the corrections that the findings propose, for DATA.CORRECTIONS; returns how many there are of each action.
 
-    A row of ``keep`` changes nothing: it stands for a person to look at.
+    A row of ``keep`` changes nothing: it stands for a person to look at. Names that are only nearly alike get none.
     """
     path = Path(path)
     refuse_overwriting(path.parent, [path.name], force)
     rows = [
         (sample, one.action, one.label, split, f"{one.kind}: {one.detail}")
         for (split, sample), one in decisions(report).items()
+        if (one.kind, one.action) != (NAMES, "keep")
     ]
     make_folder(path.parent)
     write_csv(path, ("id", "action", "label", "split", "reason"), rows)
@@ -222,7 +224,7 @@ def _epic(out: Path, lists: Lists, kept: Kept) -> None:
     for split, rows in kept.items():
         table = [(clip.id, *(label.split(",") if label else ("", "")), clip.group) for clip, label in rows]
         _write(out, split, (*HEADER, "group"), table)
-    for name in NAMES.values():
+    for name in EPIC_NAMES.values():
         source = Path(lists.source["train" if "train" in lists.source else next(iter(kept))].source).parent / name
         if source.is_file():
             shutil.copy(source, out / name)

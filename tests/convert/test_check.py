@@ -11,7 +11,7 @@ from PIL import Image
 
 from dust.cli import check as command
 from dust.cli import convert_data
-from dust.convert.check import check_data, near_pairs
+from dust.convert.check import check_data, near_pairs, same_words
 from dust.convert.fixes import folder_of_findings, write_clean, write_corrections
 from dust.convert.lists import ListOptions, find_kind
 from dust.datasets.manifest import read_manifest
@@ -164,6 +164,54 @@ def test_short_and_small_clips(tmp_path):
 )
 def test_class_names_that_are_nearly_alike(names, pairs):
     assert set(near_pairs(names)) == pairs
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Open door", "open_door", True),
+        ("open-door", "OPEN  DOOR", True),
+        ("open - door", "open door", True),
+        ("cafe\u0301", "caf\u00e9", True),  # one text, written in two ways
+        ("C", "C++", False),
+        ("C++ -O", "C++ O", False),
+        ("left", "left-", False),
+        ("left", "left_", False),
+        ("temp -1", "temp 1", False),
+        ("1-2", "1 2", False),
+        ("cafe", "caf\u00e9", False),
+        ("opendoor", "open door", False),
+        ("Masse", "Ma\u00dfe", False),
+        ("\u0915\u093f", "\u0915\u0940", False),  # Hindi ki and kii: vowel marks
+        ("\u0e01\u0e48\u0e32", "\u0e01\u0e32", False),  # a Thai tone mark
+    ],
+)
+def test_what_cannot_tell_two_classes_apart(tmp_path, one, other, same):
+    assert (same_words(one) == same_words(other)) is same
+    for seed, name in enumerate("abcd"):
+        clip(tmp_path / f"{name}.mp4", seed)
+    write(
+        tmp_path,
+        train=f'path,label\na.mp4,"{one}"\nb.mp4,"{one}"\nc.mp4,"{other}"\n',
+        val=f'path,label\nd.mp4,"{one}"\n',
+    )
+    report = check_data(str(tmp_path))
+    write_corrections(report, tmp_path / "fix.csv")
+    rows = csv_dicts(tmp_path / "fix.csv")
+    assert [(row["id"], row["action"], row["label"]) for row in rows] == ([("c.mp4", "relabel", one)] if same else [])
+    write_clean(report, tmp_path / "clean")
+    assert len((tmp_path / "clean" / "classes.txt").read_text().splitlines()) == 2 - same
+
+
+def test_every_spelling_becomes_the_most_frequent_one(tmp_path):
+    spellings = ["open door", "open_door", "Open door", "open-door"]
+    counts = {"open door": 2, "open_door": 3, "Open door": 1, "open-door": 3}
+    for order in (spellings, spellings[::-1]):
+        rows = [(f"{name}{number}.mp4", name) for name in order for number in range(counts[name])]
+        (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in order))
+        write(tmp_path, train="path,label\n" + "".join(f"{path},{name}\n" for path, name in rows))
+        relabels = {one.id: one.label for one in check_data(str(tmp_path)).findings if one.kind == "names"}
+        assert relabels == {path: "open_door" for path, name in rows if name != "open_door"}
 
 
 def test_ten_thousand_class_names_take_no_time():
