@@ -1,14 +1,19 @@
 """One picture file as uint8 RGB, the way it is shown: turned as its EXIF says, its depth brought to 8 bits."""
 
 import os
+import struct
 from typing import Any
 
 import numpy as np
 
+from dust.decode.clip import say_once
 from dust.utils.errors import VideoError
 from dust.utils.files import open_file
 
 _SIXTEEN = 65535
+#: What Pillow lets through of a file that breaks its format's rules, besides what it calls no picture.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
+_ORIENTATION = 0x0112  # the tag of CIPA DC-008 (Exif)
 
 
 def read_picture(path: str) -> np.ndarray:
@@ -20,16 +25,34 @@ def read_picture(path: str) -> np.ndarray:
     Raises:
         VideoError: it cannot be read, or its values are of a range that nobody can know.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with open_file(path) as file, Image.open(file) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image)
+            image.load()  # of a TIFF this turns the picture, and takes the tag away
+            return _turned(_rgb(image), _orientation(image, path))
     except UnidentifiedImageError as error:  # whose own text names an open file, another each time
         raise VideoError(path, f"{os.path.basename(path)} cannot be read: it is no picture") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise VideoError(path, f"{os.path.basename(path)} cannot be read: {error}") from error
+
+
+def _orientation(image: Any, path: str) -> int:
+    """How the stored picture is to be turned, 1 to 8; 1 where it does not say, or nobody can read what it says."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE as error:
+        say_once("exif", path, f"its EXIF is damaged ({error}) and left aside: the picture is read as it is stored")
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, 3) as it is shown: 5 to 8 exchange rows and columns; then both, either or none is reversed."""
+    if orientation >= 5:
+        picture = picture.swapaxes(0, 1)
+    rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(picture[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def _rgb(image: Any) -> np.ndarray:

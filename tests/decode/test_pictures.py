@@ -71,18 +71,64 @@ def test_other_kinds_of_colours(tmp_path, mode):
     assert np.abs(read_picture(str(tmp_path / f"a.{suffix}")).astype(int) - np.asarray(picture)).max() <= 2
 
 
+LOSSLESS = {"webp": {"lossless": True, "exact": True}}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "jpg"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_a_picture(tmp_path, orientation):
-    stored = np.random.RandomState(0).randint(0, 255, (6, 8, 3)).astype(np.uint8)
-    image = Image.fromarray(stored)
+def test_exif_turns_a_picture(tmp_path, orientation, suffix):
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (6, 8, 3)).astype(np.uint8))
     exif = image.getexif()
+    image.save(tmp_path / f"plain.{suffix}", **LOSSLESS.get(suffix, {}))
+    stored = np.asarray(Image.open(tmp_path / f"plain.{suffix}").convert("RGB"))
+    (tmp_path / f"plain.{suffix}").unlink()
     exif[274] = orientation
-    image.save(tmp_path / "0.png", exif=exif)
+    image.save(tmp_path / f"0.{suffix}", exif=exif, **LOSSLESS.get(suffix, {}))
     # CIPA DC-008 (Exif): where the 0th row and the 0th column of the stored picture are shown
     shown = {
         1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.swapaxes(0, 1),
         6: np.rot90(stored, -1), 7: stored[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(stored),
     }[orientation]  # fmt: skip
-    assert np.array_equal(read_picture(str(tmp_path / "0.png")), shown)
+    assert np.array_equal(read_picture(str(tmp_path / f"0.{suffix}")), shown)
     with open_clip(tmp_path) as reader:
         assert (reader.height, reader.width) == shown.shape[:2]
+
+
+def mutated(rng, block):
+    """Some bytes of an EXIF block replaced, cut off or repeated."""
+    block = bytearray(block)
+    for _ in range(rng.randint(1, 6)):
+        block[rng.randint(6, len(block))] = (0, 1, 0xFF, rng.randint(0, 256))[rng.randint(0, 4)]
+    kind = rng.randint(0, 4)
+    return (
+        bytes(block[: rng.randint(6, len(block))])
+        if kind == 0
+        else bytes(block + block[6:])
+        if kind == 1
+        else bytes(block)
+    )
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own words about corrupt EXIF
+def test_a_damaged_exif_block_never_costs_the_picture(tmp_path, suffix):
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 255, (6, 8, 3)).astype(np.uint8))
+    exif = image.getexif()
+    exif[274], exif[271], exif[282] = 6, "a maker of cameras", 72.0
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
+    whole, path, rng = exif.tobytes(), tmp_path / f"0.{suffix}", np.random.RandomState(1)
+    image.save(path, **LOSSLESS.get(suffix, {}))
+    stored = read_picture(str(path))
+    for _ in range(150):
+        image.save(path, exif=mutated(rng, whole), **LOSSLESS.get(suffix, {}))
+        shown = read_picture(str(path))
+        assert shown.shape in (stored.shape, stored.swapaxes(0, 1).shape)
+        assert np.array_equal(np.sort(shown, axis=None), np.sort(stored, axis=None))
+
+
+def test_damaged_exif_is_said(tmp_path, caplog):
+    picture = np.random.RandomState(0).randint(0, 255, (6, 8, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "0.png", exif=b"Exif\0\0MM\0*\0\0")  # a header that is cut off
+    with open_clip(tmp_path) as reader:
+        assert np.array_equal(reader.frames([0])[0], picture) and not reader.report.damaged
+    assert "0.png: its EXIF is damaged" in caplog.text
