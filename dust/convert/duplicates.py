@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from dust.datasets.arrays import ArrayFiles, is_row, split_reference
 from dust.decode.folders import scan_pictures
+from dust.utils.arrays import open_npz
 from dust.utils.errors import DataError
 from dust.utils.files import sha256_of_files
 
@@ -24,22 +25,26 @@ def _files(path: str) -> list[str]:
 
 
 def content_sha256(path: str) -> str:
-    """The hash of a file's bytes, of all pictures of a folder in their order, or of a row of an array
-    (``file.npy#7``)."""
-    if is_row(path):
-        return hashlib.sha256(_row(path).tobytes()).hexdigest()
+    """The hash of a file's bytes, of all pictures of a folder in their order, or of the numbers, shape and type of an
+    array within a file (``file.npy#7``, ``file.npz#name``)."""
+    if split_reference(path)[1]:
+        array = _array(path)
+        return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
     return sha256_of_files(_files(path))
 
 
-def _row(reference: str) -> np.ndarray:
+def _array(reference: str) -> np.ndarray:
     path, key = split_reference(reference)
-    return _ARRAYS.row(path, int(key))
+    if is_row(reference):
+        return _ARRAYS.row(path, int(key))
+    with open_npz(path) as archive:
+        return archive.read(key)
 
 
 def _size(path: str) -> tuple[int, int]:
     """How many files, and their bytes."""
-    if is_row(path):
-        return 0, _row(path).nbytes
+    if split_reference(path)[1]:
+        return 0, _array(path).nbytes
     files = _files(path)
     return len(files), sum(os.path.getsize(name) for name in files)
 

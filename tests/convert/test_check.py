@@ -254,6 +254,28 @@ def test_fusion_with_series(tmp_path):
     }
 
 
+def test_series_within_archives(tmp_path):
+    rng = np.random.RandomState(0)
+    one, other = rng.rand(2, 20), rng.rand(2, 20)
+    np.savez(tmp_path / "all.npz", a=one, b=other, c=one, time=np.arange(20.0))
+    np.savez(tmp_path / "bad.npz", d=np.full((2, 20), np.inf))
+    head = "id,label,series\n"
+    write(
+        tmp_path,
+        train=head + "1,x,all.npz#a\n2,y,all.npz#b\n3,y,bad.npz#d\n4,x,all.npz#gone\n",
+        val=head + "5,x,all.npz#c\n",
+    )
+    report = check_data(str(tmp_path))
+    assert found(report, "bad", "leak") == {
+        ("error", "bad", "train", "3", "drop"),
+        ("error", "bad", "train", "4", "drop"),
+        ("error", "leak", "train", "1", "drop"),
+    }
+    write_clean(report, tmp_path / "clean")
+    read = read_fused_manifest(root=str(tmp_path / "clean"), split="train", modalities=["series"])
+    assert [one.series for one in read.clips] == [str(tmp_path / "all.npz") + "#b"]
+
+
 def test_clean_lists_of_fusion(tmp_path):
     for seed, name in enumerate("abc"):
         clip(tmp_path / f"{name}.mp4", seed)

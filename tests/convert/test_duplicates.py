@@ -1,5 +1,8 @@
 """Equal contents under several names, within and between splits."""
 
+import os
+
+import numpy as np
 import pytest
 
 from dust.convert.duplicates import content_sha256, same_content, shared_between
@@ -27,6 +30,16 @@ def test_folders_of_frames(tmp_path):
         for number, content in enumerate(contents):
             (tmp_path / name / f"{number}.jpg").write_bytes(content)
     assert same_content(str(tmp_path / name) for name in "xyz") == [[str(tmp_path / "x"), str(tmp_path / "y")]]
+
+
+def test_arrays_within_files(tmp_path):
+    numbers = np.arange(12, dtype=np.float32)
+    np.savez(tmp_path / "a.npz", x=numbers, y=numbers.reshape(3, 4), z=numbers.view(np.int32), w=numbers)
+    np.savez_compressed(tmp_path / "b.npz", other=numbers)
+    np.save(tmp_path / "c.npy", np.stack([numbers + 1, numbers]))
+    names = ["a.npz#x", "a.npz#y", "a.npz#z", "a.npz#w", "b.npz#other", "c.npy#0", "c.npy#1", "a.npz"]
+    (same,) = same_content(str(tmp_path / name) for name in names)
+    assert [os.path.basename(path) for path in same] == ["a.npz#x", "a.npz#w", "b.npz#other", "c.npy#1"]
 
 
 def test_between_and_within_splits(tmp_path):
