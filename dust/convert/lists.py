@@ -15,7 +15,7 @@ from dust.datasets.keystep.files import RECORDINGS
 from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
 from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
-from dust.datasets.manifest.table import SPLIT_NAMES, column_name, read_csv, read_lines, read_table
+from dust.datasets.manifest.table import SPLIT_NAMES, Table, column_name, read_csv, read_lines, read_table
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules, count_channels, read_series
 from dust.datasets.tracks.files import read_tracks
@@ -88,8 +88,8 @@ class Lists:
         return ",".join(self.class_names[number] for number in numbers)
 
 
-def find_kind(root: str) -> str:
-    """Which of KINDS a folder, or a list, is of."""
+def find_kind(root: str, separator: str = "") -> str:
+    """Which of KINDS a folder, or a list, is of. ``separator``: of csv columns, "" finds it."""
     folder = Path(root)
     if folder.is_dir():
         if (folder / RECORDINGS).is_file() or (folder / TABLE).is_file() or _has_recordings(folder):
@@ -104,7 +104,7 @@ def find_kind(root: str) -> str:
     first = next((path for path in lists if path.is_file()), None)
     if first is None:
         return "clips"
-    lines = read_lines(first, Problems())
+    lines = read_lines(first, Problems(), separator=separator)
     names = [column_name(cell) for cell in lines[0].cells] if lines else []
     if {"sample", "view", "file"} <= set(names) or {"sample_id", "camera", "path"} <= set(names):
         return "tracks"
@@ -123,7 +123,7 @@ def read_lists(root: str, options: ListOptions) -> Lists:
     root = os.path.expanduser(root)
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist")
-    kind = options.kind or find_kind(root)
+    kind = options.kind or find_kind(root, options.separator)
     readers = {"fusion": _fusion, "tracks": _tracks, "keystep": _keystep, "epic": _epic, "clips": _clips}
     if kind not in readers:
         raise DataError(f"kind {kind!r} is none of {', '.join(KINDS)}")
@@ -165,12 +165,12 @@ def _clips(root: str, options: ListOptions) -> Lists:
     return lists
 
 
-def _csv_splits(root: str) -> dict[str, list[dict[str, str]]]:
-    """The rows of each split's csv by column; those of one file for all splits under ""."""
+def _csv_splits(root: str, separator: str = "") -> dict[str, Table]:
+    """The table of each split; that of one file for all splits under ""."""
     one = root if os.path.isfile(root) else os.path.join(root, ONE_FILE)
     paths = {"": one} if os.path.isfile(one) else {split: os.path.join(root, f"{split}.csv") for split in SPLITS}
     return {
-        split: [cells for _, _, cells in read_table(path, Problems()).rows]
+        split: read_table(path, Problems(), separator=separator)
         for split, path in paths.items()
         if os.path.isfile(path)
     }
@@ -178,9 +178,11 @@ def _csv_splits(root: str) -> dict[str, list[dict[str, str]]]:
 
 def _fusion(root: str, options: ListOptions) -> Lists:
     lists = Lists("fusion", [])
-    tables = _csv_splits(root)
-    rows = [row for table in tables.values() for row in table]
+    tables = _csv_splits(root, options.separator)
+    rows = [cells for table in tables.values() for _, _, cells in table.rows]
     modalities = [name for name in FILES if any(row.get(name) for row in rows)]
+    if not modalities:  # reading says what is missing
+        modalities = [name for name in FILES if any(name in table.header for table in tables.values())] or [*FILES]
     splits = list(tables)
     if splits == [""]:
         splits = [split for split in SPLITS if any(row.get("split", "") in (split, "") for row in rows)]
@@ -227,7 +229,8 @@ def _keystep(root: str, options: ListOptions) -> Lists:
     lists = Lists("keystep", [])
     own = Path(root, RECORDINGS)
     if own.is_file():
-        splits = [split for split in SPLITS if any(row.get("split") == split for row in _csv_splits(str(own))[""])]
+        rows = _csv_splits(str(own))[""].rows
+        splits = [split for split in SPLITS if any(cells.get("split") == split for _, _, cells in rows)]
     else:
         splits = [split for split in SPLITS if any(Path(root, name, split).is_dir() for name in ("recordings", ""))]
     for split in splits:

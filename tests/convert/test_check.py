@@ -287,6 +287,17 @@ def test_clean_lists_of_fusion(tmp_path):
         assert [one.id for one in read.clips] == ids and read.class_names == ["x", "y"]
 
 
+def test_fusion_with_a_separator_of_its_own(tmp_path, capsys):
+    for seed, name in enumerate("ab"):
+        np.savetxt(tmp_path / f"{name}.csv", np.random.RandomState(seed).rand(20, 2), delimiter=";")
+    write(tmp_path, train="id|label|series\n1|x|a.csv\n2|y|b.csv\n")
+    assert command.main([str(tmp_path), "--workers", "0", "--separator", "|"]) == 0
+    assert "2 x series" in capsys.readouterr().out
+    write(tmp_path, train="id|label|series\n1|x|\n2|y|\n")  # nothing to read at all
+    assert command.main([str(tmp_path), "--workers", "0", "--separator", "|"]) == 2
+    assert "no series" in capsys.readouterr().err
+
+
 def test_tracks(tmp_path):
     rng = np.random.RandomState(0)
     for name in "abcd":
