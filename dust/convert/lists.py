@@ -156,7 +156,7 @@ def _clips(root: str, options: ListOptions) -> Lists:
             class_names=lists.class_names or None,
             multi_label=options.multi_label,
             split_number=options.split_number,
-            check_files=False,  # a missing file is one more bad clip
+            check_files=False,  # in every kind of list a missing file is one more bad clip
             **_shared(options),
         )
         lists.class_names, lists.source[split] = manifest.class_names, manifest
@@ -213,7 +213,12 @@ def _tracks(root: str, options: ListOptions) -> Lists:
     for split in SPLITS:
         try:
             manifest = read_track_manifest(
-                root=root, split=split, class_names=lists.class_names or None, leaks=True, **_shared(options)
+                root=root,
+                split=split,
+                class_names=lists.class_names or None,
+                leaks=True,
+                check_files=False,
+                **_shared(options),
             )
         except DataError as error:
             if "split holds no clip" in str(error):
@@ -240,6 +245,7 @@ def _keystep(root: str, options: ListOptions) -> Lists:
             layout=options.layout,
             table=options.table,
             pattern=options.frame_pattern,
+            check_files=False,
             **_shared(options),
         )
         lists.class_names, lists.source[split] = data.components, data
@@ -274,7 +280,7 @@ def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
     """Read one file of ``Lists.files`` to its end. One that is not there is missing."""
     file, _ = split_reference(path)
     if not os.path.exists(file):
-        hint = "" if os.path.splitext(file)[1] else " (a header? name its columns path and label)"
+        hint = "" if kind != "video" or os.path.splitext(file)[1] else " (a header? name its columns path and label)"
         return Health(f"missing{hint}")
     try:
         if kind == "rows":

@@ -19,6 +19,7 @@ from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.synthetic.motion import write_video
 from dust.utils.errors import DataError
+from tests.datasets.keystep.test_files import industreal
 from tests.helpers import csv_dicts, csv_lists
 
 
@@ -320,10 +321,21 @@ def test_tracks(tmp_path):
     write_clean(report, tmp_path / "clean")
     read = read_track_manifest(root=str(tmp_path / "clean"), split="train")
     assert [(one.id, one.sequence, one.group) for one in read.clips] == [("1", "s1", "s1")]
+    (tmp_path / "a.npz").unlink()
+    assert ("error", "bad", "train", "1", "drop") in found(check_data(str(tmp_path)), "bad")
     # val and test may share sequences
     head = "sample,view,label,file,sequence\n"
     write(tmp_path / "clean", val=head + "4,0,x,../d.npz,s2\n", test=head + "4,0,x,../d.npz,s2\n")
-    assert not check_data(str(tmp_path / "clean")).errors
+    assert {one.detail for one in check_data(str(tmp_path / "clean")).errors} == {"missing"}  # a.npz
+
+
+def test_sequences_of_the_published_layout_without_tracks(tmp_path):
+    head = "sequence_number,view,action_label,start frame,end frame\n"
+    (tmp_path / "action_labels.csv").write_text(head + "".join(f"seq_{n},1,x,0,4\n" for n in range(3)))
+    report = check_data(str(tmp_path))
+    assert {(one.id, one.detail) for one in report.findings if one.kind == "bad"} == {
+        (f"seq_{n}_0_4", "missing") for n in range(3)
+    }
 
 
 def test_recordings_of_a_procedure(tmp_path):
@@ -357,6 +369,16 @@ def test_recordings_of_a_procedure(tmp_path):
     write_clean(report, tmp_path / "clean")
     kept = csv_dicts(tmp_path / "clean" / "recordings.csv")
     assert [(row["id"], row["group"]) for row in kept] == [("d", "t"), ("c", "q"), ("e", "r")]
+    (tmp_path / "d.mp4").unlink()
+    report = check_data(str(tmp_path), ListOptions(group_column="person"))
+    assert found(report, "bad") == {("error", "bad", "train", "d", "drop")}
+
+
+def test_recordings_of_the_published_layouts_without_frames(tmp_path):
+    home = industreal(tmp_path)
+    shutil.rmtree(home / "rgb")
+    report = check_data(str(tmp_path))
+    assert {(one.id, one.detail) for one in report.errors} == {(home.name, "missing")}
 
 
 def test_epic(tmp_path):

@@ -104,6 +104,7 @@ def read_own(
     pattern: str = "",
     group_column: str = "",
     corrections: str | os.PathLike = "",
+    check_files: bool = True,
 ) -> ProcedureData:
     """One split of a folder in our own format.
 
@@ -113,6 +114,7 @@ def read_own(
         index_cache: folder that keeps the numbers of frames of video files between runs, or "".
         pattern: DATA.FRAME_PATTERN, which pictures of a folder are frames.
         group_column, corrections: DATA.GROUP_COLUMN and DATA.CORRECTIONS; a recording can be dropped, not relabelled.
+        check_files: whether frames that are not there are an error.
 
     Raises:
         DataError: with all problems.
@@ -126,7 +128,8 @@ def read_own(
             f"no recording of the {split} split: the column split says which one a recording is of", RECORDINGS
         )
     if frames:
-        found = [count_frames(one, problems, index_cache=index_cache, pattern=pattern) for one in found]
+        options: dict[str, Any] = {"index_cache": index_cache, "pattern": pattern, "check_files": check_files}
+        found = [count_frames(one, problems, **options) for one in found]
     if labels:
         states, steps = _read_labels(folder, facts, [one.id for one in found], problems)
         found = [
@@ -400,9 +403,16 @@ def _frame(recording: Recording, where: str, text: str, problems: Problems) -> i
 
 
 def count_frames(
-    recording: Recording, problems: Problems, *, first: int | None = None, index_cache: str = "", pattern: str = ""
+    recording: Recording,
+    problems: Problems,
+    *,
+    first: int | None = None,
+    index_cache: str = "",
+    pattern: str = "",
+    check_files: bool = True,
 ) -> Recording:
-    """The recording with its number of frames, 0 for a video file that cannot be read, or is damaged.
+    """The recording with its number of frames, 0 for a video file that cannot be read, or is damaged, and without
+    ``check_files`` for frames that are not there.
 
     A video file knows its own frames per second, whatever is written of it.
 
@@ -413,7 +423,8 @@ def count_frames(
     if path.is_dir():
         return replace(recording, num_frames=count_numbered(path, first, pattern, problems))
     if not path.exists():
-        problems.add("frames that are not there", f"{recording.id}: {path}")
+        if check_files:
+            problems.add("frames that are not there", f"{recording.id}: {path}")
         return recording
     try:
         with open_clip(path, index_cache=index_cache or None) as reader:

@@ -13,6 +13,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dust.datasets.keystep.files import (
     RECORDINGS,
@@ -76,13 +77,14 @@ def read_procedures(
     pattern: str = "",
     group_column: str = "",
     corrections: str | os.PathLike = "",
+    check_files: bool = True,
 ) -> ProcedureData:
     """One split of a data folder.
 
     Args:
         layout: auto (looks at the files) | own | industreal | meccano.
         table: the public data sets' ``procedure_info.json``, where it is not in the folder.
-        labels, frames, index_cache, pattern, group_column, corrections: as in
+        labels, frames, index_cache, pattern, group_column, corrections, check_files: as in
             :func:`dust.datasets.keystep.files.read_own`.
 
     Raises:
@@ -104,10 +106,12 @@ def read_procedures(
             pattern=pattern,
             group_column=group_column,
             corrections=corrections,
+            check_files=check_files,
         )
     if group_column:
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {folder} has no list with columns; set it to ''")
-    data = _read_public(folder, split, layout, table, labels, frames, index_cache, pattern)
+    reading: dict[str, Any] = {"index_cache": index_cache, "pattern": pattern, "check_files": check_files}
+    data = _read_public(folder, split, layout, table, labels, frames, reading)
     problems = Problems()
     kept = Corrections(corrections).apply(data.recordings, split, problems)
     problems.raise_if_any(str(folder))
@@ -129,8 +133,9 @@ def detect_layout(folder: Path) -> str:
 
 
 def _read_public(
-    folder: Path, split: str, name: str, table: str, labels: bool, frames: bool, index_cache: str, pattern: str
+    folder: Path, split: str, name: str, table: str, labels: bool, frames: bool, reading: dict[str, Any]
 ) -> ProcedureData:
+    """``reading``: how frames are counted, see :func:`count_frames`."""
     layout, problems = LAYOUTS[name], Problems()
     base = folder / "recordings" if (folder / "recordings").is_dir() else folder
     facts = _read_table(Path(table) if table else folder / TABLE, layout)
@@ -138,13 +143,13 @@ def _read_public(
     for home in _recording_folders(base / split, problems):
         recording = Recording(
             id=home.name,
-            path=_frames_of(home, layout, problems) if frames else str(home),
+            path=_frames_of(home, layout, problems, reading["check_files"]) if frames else str(home),
             fps=layout.fps,
             procedure=_procedure_of(home, layout, problems),
             object_states=_predictions_of(home, folder),
         )
         if frames and recording.path:
-            recording = count_frames(recording, problems, first=layout.first, index_cache=index_cache, pattern=pattern)
+            recording = count_frames(recording, problems, first=layout.first, **reading)
         if labels:
             states = _label_rows(home / STATE_LABELS, layout.first, problems)
             steps = _label_rows(home / STEP_LABELS, layout.first, problems)
@@ -169,8 +174,9 @@ def _procedure_of(home: Path, layout: Layout, problems: Problems) -> str:
     return found[0]
 
 
-def _frames_of(home: Path, layout: Layout, problems: Problems) -> str:
-    """The folder of pictures, or the video file; "" and a problem where there is not exactly one."""
+def _frames_of(home: Path, layout: Layout, problems: Problems, check_files: bool) -> str:
+    """The folder of pictures, or the video file; "" and a problem where there is not exactly one. Without
+    ``check_files``, where there is none, the file that should be there."""
     pictures = home / layout.pictures
     if pictures.is_dir() and scan_pictures(pictures).found:
         return str(pictures)
@@ -180,6 +186,8 @@ def _frames_of(home: Path, layout: Layout, problems: Problems) -> str:
     found = named or beside
     if len(found) == 1:
         return str(found[0])
+    if not found and not check_files:
+        return str(home / "rgb.mp4")
     looked = f"{layout.pictures or '.'}/*.jpg, rgb.mp4, one video file, or ../{home.name}.mp4"
     problems.add(f"not one set of frames for a recording: looked for {looked}", f"{home}: {len(found)} video files")
     return ""

@@ -37,7 +37,6 @@ COLUMNS = {  # the names that a column may have
     "end": ("end",),
 }
 NEEDED = ("sample", "view", "file", "sequence")
-MISSING = "a file that is missing"
 PUBLISHED_COLUMNS = ("sequence_number", "view", "action_label", "start frame", "end frame")
 
 
@@ -90,6 +89,7 @@ def read_track_manifest(
     group_column: str = "",
     corrections: str | os.PathLike = "",
     leaks: bool = False,
+    check_files: bool = True,
 ) -> TrackManifest:
     """Reads one split.
 
@@ -103,6 +103,7 @@ def read_track_manifest(
         group_column: see :func:`dust.datasets.manifest.table.find_group`; without one the sequence is the group.
         corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
         leaks: let sequences of train be in other splits too.
+        check_files: whether a missing file is an error.
 
     Raises:
         DataError: with all problems of all splits.
@@ -111,7 +112,7 @@ def read_track_manifest(
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     table = _find_table(root)
     problems = Problems()
-    clips = [clip for path in table for clip in _read_table(path, problems, group_column)]
+    clips = [clip for path in table for clip in _read_table(path, problems, group_column, check_files)]
     _assign_splits(clips, str(table[0].parent), problems)
     correct = Corrections(corrections)
     clips = [
@@ -152,8 +153,7 @@ def read_new_clips(path: str) -> list[TrackClip]:
         DataError: with all problems of the list.
     """
     problems = Problems()
-    clips = _read_table(Path(path).expanduser(), problems, "")
-    problems.kinds.pop(MISSING, None)
+    clips = _read_table(Path(path).expanduser(), problems, "", False)
     problems.raise_if_any(path)
     return [clip for clip in clips if clip.split in ("", "test")]
 
@@ -182,20 +182,22 @@ def _relabelled(clip: TrackClip, label: str) -> TrackClip:
     return clip
 
 
-def _read_table(path: Path, problems: Problems, group_column: str) -> list[TrackClip]:
+def _read_table(path: Path, problems: Problems, group_column: str, check_files: bool) -> list[TrackClip]:
     table = read_table(path, problems, where=f"{path.name} line {{}}")
     if not table.header:
         raise DataError(f"{path} is empty")
     rows = [(where, cells) for where, _, cells in table.rows]
     if set(PUBLISHED_COLUMNS) <= set(table.header):
-        return _published_clips(path.parent, rows, problems)
-    return _clips(path, table.header, rows, group_column, problems)
+        return _published_clips(path.parent, rows, problems, check_files)
+    return _clips(path, table.header, rows, group_column, problems, check_files)
 
 
 Rows = Iterable[tuple[str, dict[str, str]]]
 
 
-def _clips(path: Path, header: list[str], rows: Rows, group_column: str, problems: Problems) -> list[TrackClip]:
+def _clips(
+    path: Path, header: list[str], rows: Rows, group_column: str, problems: Problems, check_files: bool
+) -> list[TrackClip]:
     """One row per clip and camera."""
     named = {name: next((alias for alias in aliases if alias in header), "") for name, aliases in COLUMNS.items()}
     missing = [name for name in NEEDED if not named[name]]
@@ -219,8 +221,9 @@ def _clips(path: Path, header: list[str], rows: Rows, group_column: str, problem
             continue
         file = _locate(path.parent, row["file"])
         if file is None:
-            problems.add(MISSING, f"{where}: {path.parent / row['file']}")
-            file = row["file"]
+            file = str(path.parent / row["file"])
+            if check_files:
+                problems.add("a file that is missing", f"{where}: {file}")
         facts: dict[str, Any] = {
             "word": row["label"] or None,
             "sequence": row["sequence"],
@@ -263,7 +266,7 @@ def _locate(folder: Path, written: str) -> str | None:
     return next((path for path in places if os.path.exists(path)), None)
 
 
-def _published_clips(folder: Path, rows: Rows, problems: Problems) -> list[TrackClip]:
+def _published_clips(folder: Path, rows: Rows, problems: Problems, check_files: bool) -> list[TrackClip]:
     """One row per segment; its cameras are what ``seq_4/seq_4_view_1`` (a folder, or a file) and so on hold. Cameras
     count from 1 there and from 0 here."""
     clips = []
@@ -282,8 +285,9 @@ def _published_clips(folder: Path, rows: Rows, problems: Problems) -> list[Track
             if found is not None:
                 files[number - 1] = str(found)
         if not files:
-            problems.add("a sequence without tracks", f"{where}: {folder / sequence / f'{sequence}_view_1'} and so on")
-            continue
+            files[0] = str(folder / sequence / f"{sequence}_view_1")
+            if check_files:
+                problems.add("a sequence without tracks", f"{where}: {files[0]} and so on")
         start, end = frames
         clips.append(
             TrackClip(
