@@ -121,8 +121,9 @@ def read_own(
     """
     folder, problems = Path(root), Problems()
     facts = read_procedure(folder / PROCEDURE)
-    found = [one for one, where in _read_recordings(folder, facts, group_column, problems) if where == split]
-    found = Corrections(corrections).apply(found, split, problems)
+    listed = list(_read_recordings(folder, facts, group_column, problems))
+    found = [one for one, where in listed if where == split]
+    found = Corrections(corrections).apply(found, split, problems, others=lambda: [one.id for one, _ in listed])
     if not found and not problems.kinds:
         problems.add(
             f"no recording of the {split} split: the column split says which one a recording is of", RECORDINGS

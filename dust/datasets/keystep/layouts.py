@@ -112,8 +112,13 @@ def read_procedures(
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {folder} has no list with columns; set it to ''")
     reading: dict[str, Any] = {"index_cache": index_cache, "pattern": pattern, "check_files": check_files}
     data = _read_public(folder, split, layout, table, labels, frames, reading)
-    problems = Problems()
-    kept = Corrections(corrections).apply(data.recordings, split, problems)
+    problems, base = Problems(), _base(folder)
+    kept = Corrections(corrections).apply(
+        data.recordings,
+        split,
+        problems,
+        others=lambda: [one.name for other in SPLITS for one in _recording_folders(base / other, Problems())],
+    )
     problems.raise_if_any(str(folder))
     return replace(data, recordings=kept)
 
@@ -136,8 +141,7 @@ def _read_public(
     folder: Path, split: str, name: str, table: str, labels: bool, frames: bool, reading: dict[str, Any]
 ) -> ProcedureData:
     """``reading``: how frames are counted, see :func:`count_frames`."""
-    layout, problems = LAYOUTS[name], Problems()
-    base = folder / "recordings" if (folder / "recordings").is_dir() else folder
+    layout, problems, base = LAYOUTS[name], Problems(), _base(folder)
     facts = _read_table(Path(table) if table else folder / TABLE, layout)
     recordings = []
     for home in _recording_folders(base / split, problems):
@@ -157,6 +161,11 @@ def _read_public(
         recordings.append(recording)
     problems.raise_if_any(str(base / split))
     return replace(facts, recordings=recordings, source=str(folder))
+
+
+def _base(folder: Path) -> Path:
+    """The folder of the splits' folders."""
+    return folder / "recordings" if (folder / "recordings").is_dir() else folder
 
 
 def _recording_folders(base: Path, problems: Problems) -> list[Path]:

@@ -1,17 +1,18 @@
 """Corrections of a list, made once and applied whenever the list is read (DATA.CORRECTIONS).
 
 ``id,action,label,split``, and any other columns for people: ``keep`` changes nothing, ``drop`` leaves a sample out,
-``relabel`` gives it the label. Where ``split`` is empty, or absent, a row is about that id in every split.
+``relabel`` gives it the label. Where ``split`` is empty, or absent, a row is about that id in every split that has it.
 """
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dust.datasets.manifest.table import SPLIT_NAMES, read_table
 from dust.utils.errors import DataError, Problems
+from dust.utils.text import near_names
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +67,20 @@ class Corrections:
         self.rows = read_corrections(path) if path else []
 
     def apply(
-        self, items: Sequence[T], split: str, problems: Problems, relabel: Callable[[T, str], T] | None = None
+        self,
+        items: Sequence[T],
+        split: str,
+        problems: Problems,
+        relabel: Callable[[T, str], T] | None = None,
+        *,
+        others: Callable[[], Iterable[str]],
     ) -> list[T]:
         """The items of one split (each with an ``id``) as they are after the corrections.
 
         Args:
-            problems: gets ids of this split that it lacks, and labels where there are none to change.
+            problems: gets ids that the splits of their rows lack, and labels where there are none to change.
             relabel: gives an item the label of a list; None where items have no label of their own.
+            others: returns the ids of the other splits; asked where a row of all splits has an id that is not here.
         """
         if not self.rows:
             return list(items)
@@ -94,9 +102,15 @@ class Corrections:
                     "relabel of what has no label of its own", f"{self.path}: {correction.where}: {correction.id}"
                 )
         here = {_id(item) for item in items}
-        for row in wanted.values():
-            if row.split and row.id not in here:
+        absent = [row for row in wanted.values() if row.id not in here]
+        known = set(map(str, others())) if any(not row.split for row in absent) else set()
+        for row in absent:
+            if row.split:
                 problems.add(f"corrections of an id that {split} lacks", f"{self.path}: {row.where}: {row.id}")
+            elif row.id not in known:
+                near = near_names(row.id, [*here, *known], n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                problems.add("corrections of an id that no split has", f"{self.path}: {row.where}: {row.id}{hint}")
         logger.info("%s: %d samples of %s dropped, %d relabelled", self.path, done["drop"], split, done["relabel"])
         return kept
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dust.datasets.manifest import formats
@@ -200,8 +201,16 @@ class _Reader:
         """The rows of a split, each with an id, as they are after the corrections."""
         raw = self._read(split)
         _name_rows(raw)
-        raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled)
+        ids = partial(self._ids_beside, split)
+        raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled, others=ids)
         return raw
+
+    def _ids_beside(self, split: str) -> list[str]:
+        """The ids of the other splits."""
+        found = [self._read(other) for other in SPLITS if other != split and self.has(other)]
+        for raw in found:
+            _name_rows(raw)
+        return [row.id or "" for raw in found for row in raw.rows]
 
     def _read(self, split: str) -> RawSplit:
         if self.format != "csv" and not os.path.isdir(self.root):

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from dust.datasets.arrays import ArrayFiles, is_row, split_reference
 from dust.datasets.manifest.corrections import Corrections
@@ -136,7 +137,8 @@ def read_fused_manifest(
     wanted = [name for name in FILES if name in modalities]
     correct = Corrections(corrections)
     table = _read_table(path, split, wanted, separator, group_column)
-    rows = correct.apply(table.of(split, multi_label), split, table.problems, _relabelled)
+    ids = partial(_ids_beside, root, table, split, separator)
+    rows = correct.apply(table.of(split, multi_label), split, table.problems, _relabelled, others=ids)
     raw = RawSplit(path, [*rows], bases=[path_prefix or folder], problems=table.problems)
     names = list(class_names) if class_names is not None else _class_list(folder)
     own_names = names is None
@@ -185,6 +187,14 @@ def _csv_of(root: str, split: str) -> str:
 def _relabelled(row: _Row, label: str) -> _Row:
     row.label = label
     return row
+
+
+def _ids_beside(root: str, table: _Table, split: str, separator: str) -> list[str]:
+    """The ids of the other splits, in this table or in lists of their own."""
+    paths = [os.path.join(root, f"{other}.csv") for other in SPLITS if other != split]
+    found = [read_table(path, Problems(), separator=separator) for path in paths if os.path.isfile(path)]
+    ids = [cells.get("id", "") for one in found for _, _, cells in one.rows]
+    return [*ids, *(row.id or "" for row in table.rows)]
 
 
 def _read_table(path: str, split: str, wanted: Sequence[str], separator: str, group_column: str = "") -> _Table:
@@ -268,7 +278,8 @@ def _train_classes(
         return None
     raw = RawSplit(table.path, [])
     rows = _Table(table.path, table.columns, table.rows, Problems()).of("train", multi_label)
-    raw.rows = [*correct.apply(rows, "train", raw.problems, _relabelled)]
+    ids = partial(_ids_beside, root, table, "train", separator)
+    raw.rows = [*correct.apply(rows, "train", raw.problems, _relabelled, others=ids)]
     if not raw.rows:
         return None
     names = index_labels(raw, None, num_classes, multi_label)[1]

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,13 @@ def read_track_manifest(
     clips = [clip for path in table for clip in _read_table(path, problems, group_column, check_files)]
     _assign_splits(clips, str(table[0].parent), problems)
     correct = Corrections(corrections)
-    clips = [
-        clip
-        for name in SPLITS
-        for clip in correct.apply([clip for clip in clips if clip.split == name], name, problems, _relabelled)
-    ]
+    ids = [clip.id for clip in clips]
+    kept = []
+    for name in SPLITS:
+        own = [clip for clip in clips if clip.split == name]
+        known = ids if name == split else [*ids, *(row.id for row in correct.rows)]  # an unknown id is said once
+        kept += correct.apply(own, name, problems, _relabelled, others=partial(list, known))
+    clips = kept
     _check_sequences(clips, leaks, problems)
     source = str(table[0] if len(table) == 1 else table[0].parent)
     names = list(class_names) if class_names is not None else _listed_classes(table[0].parent, clips)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.corrections import Corrections
-from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest
 from dust.datasets.manifest.table import Row, check_columns, column_name, find_group, read_lines, read_table
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import DataError, Problems
@@ -138,7 +138,12 @@ def read_epic(
             problems.add("a clip named twice", f"{where}: {cells[0]} (before: {seen[cells[0]]})")
         seen[cells[0]] = where
         rows.append(Row(where, cells[0], ",".join(cells[1:]) or None, cells[0], group=group))
-    for row in Corrections(corrections).apply(rows, split, problems, _relabelled):
+
+    def others() -> list[str]:
+        beside = [folder / f"{name}.csv" for name in SPLITS if name != split and (folder / f"{name}.csv").is_file()]
+        return [cells[0] for one in beside for _, _, cells in _rows(one, "", Problems()) if cells]
+
+    for row in Corrections(corrections).apply(rows, split, problems, _relabelled, others=others):
         words = row.label.split(",") if row.label else []
         label = _label(words, (num_verbs, num_nouns), problems, row.where) if words else None
         file = _find(row.written, bases, check_files)

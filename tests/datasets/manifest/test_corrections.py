@@ -1,10 +1,18 @@
 """A list as it is after its corrections."""
 
+from functools import partial
+
 import pytest
 
+from dust.datasets.keystep.files import ProcedureData, text_of_procedure
+from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.manifest import read_manifest
 from dust.datasets.manifest.corrections import read_corrections
+from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
+from dust.datasets.tracks.manifest import read_track_manifest
+from dust.datasets.video.epic import read_epic
 from dust.utils.errors import DataError
+from tests.datasets.keystep.test_files import industreal, table
 
 
 @pytest.fixture
@@ -40,3 +48,64 @@ def test_what_is_wrong_with_corrections(lists):
     path.write_text("name,what\na,drop\n")
     with pytest.raises(DataError, match="no column id, action"):
         read_corrections(path)
+
+
+def test_an_id_without_a_split_must_be_in_one(lists):
+    (lists / "val.csv").write_text("path,label\nonly_val.mp4,x\n")
+    assert len(correct(lists, "only_val.mp4,drop,,\nb.mp4,keep,,\n")) == 4
+    for split in ("train", "val"):
+        with pytest.raises(DataError, match=r"no split has:\n.*line 2: only_vall.mp4; did you mean only_val.mp4"):
+            correct(lists, "only_vall.mp4,drop,,\n", split)
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.csv").write_text(text)
+    return str(folder)
+
+
+def fused(folder, one_file):
+    if one_file:
+        write(folder, manifest="id,label,video,split\na,x,a.mp4,train\nb,y,b.mp4,train\nc,x,c.mp4,val\n")
+    else:
+        write(folder, train="id,label,video\na,x,a.mp4\nb,y,b.mp4\n", val="id,label,video\nc,x,c.mp4\n")
+    return partial(read_fused_manifest, root=str(folder), modalities=["video"], check_files=False)
+
+
+def tracks(folder):
+    head = "sample,view,label,file,sequence\n"
+    write(folder, train=head + "a,0,x,a.npz,s\nb,0,y,b.npz,t\n", val=head + "c,0,x,c.npz,u\n")
+    return partial(read_track_manifest, root=str(folder), check_files=False)
+
+
+def epic(folder):
+    write(folder, train="clip_id,verb,noun\na,1,2\nb,2,3\n", val="clip_id,verb,noun\nc,1,2\n")
+    return partial(read_epic, str(folder), num_verbs=5, num_nouns=5, check_files=False)
+
+
+def recordings(folder):
+    (folder / "procedure.json").write_text(text_of_procedure(ProcedureData([], ["lid"], table(1), {"assy": "0"}, "")))
+    write(folder, recordings="id,split,path\na,train,a.mp4\nb,train,b.mp4\nc,val,c.mp4\n")
+    return partial(read_procedures, str(folder), frames=False, labels=False)
+
+
+def published_recordings(folder):
+    for split, name in (("train", "a_assy"), ("train", "b_assy"), ("val", "c_assy")):
+        industreal(folder, name, split=split)
+    return partial(read_procedures, str(folder), frames=False, labels=False)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [partial(fused, one_file=False), partial(fused, one_file=True), tracks, epic, recordings, published_recordings],
+)
+def test_every_kind_of_list_says_an_id_that_no_split_has(tmp_path, kind):
+    read, path = kind(tmp_path), tmp_path / "fix.csv"
+    name = "c_assy" if kind is published_recordings else "c"
+    path.write_text(f"id,action\n{name},drop\n")
+    data = read(split="train", corrections=path)
+    assert len(data.recordings if isinstance(data, ProcedureData) else data.clips) == 2
+    path.write_text("id,action\ncc,drop\n")
+    with pytest.raises(DataError, match="an id that no split has:") as caught:
+        read(split="train", corrections=path)
+    assert str(caught.value).count("line 2: cc") == 1
