@@ -26,6 +26,7 @@ from dust.utils.text import printable_lines
 
 #: Which dataset class of a configuration reads which kind of list.
 _DATASETS = {"FusedDataset": "fusion", "PointTracks": "tracks", "EpicKitchens": "epic"}
+_FORMATS = {"SSv2": "ssv2", "Charades": "charades"}
 _RECORDINGS = ("KeyFrames", "RecordingFrames", "EmbeddingWindows", "VideoWindows", "ProcedureRecordings")
 
 
@@ -59,7 +60,7 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
     size = tuple(cfg.TRACKS.FRAME_SIZE)
     return {
         "kind": kind,
-        "format": data.FORMAT if data.FORMAT != "auto" or dataset != "SSv2" else "ssv2",
+        "format": data.FORMAT if data.FORMAT != "auto" else _FORMATS.get(dataset, "auto"),
         "separator": data.PATH_LABEL_SEPARATOR,
         "path_prefix": data.PATH_PREFIX,
         "multi_label": data.MULTI_LABEL,

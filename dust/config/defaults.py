@@ -186,7 +186,7 @@ CORE = gather(
         "DATA",
         PATH_TO_DATA_DIR=Key("", "folder with train.csv, val.csv, test.csv (or what FORMAT says)", affects="nothing"),
         FORMAT=Key("auto", "layout of that folder, as DATASET.md shows them",
-                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51"),
+                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades"),
         MODALITIES=Key(["video"], "what FusedDataset gives the model", choices="video | series | video_features"),
         PATH_LABEL_SEPARATOR=Key("", "between path and label in a csv; '' = found out (tab, comma, last space)"),
         PATH_PREFIX=Key("", "put before relative paths of the lists", affects="nothing"),

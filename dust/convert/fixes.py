@@ -107,10 +107,10 @@ def write_clean(report: Report, out: str | os.PathLike, *, force: bool = False) 
         How many samples each split has.
 
     Raises:
-        DataError: files in the way without ``force``, or a split of which nothing is left.
+        DataError: files in the way without ``force``, a split of which nothing is left, or lists of frames.
     """
     lists = report.lists
-    _refuse_lists(Path(out), force)
+    _refuse_lists(Path(out), lists, force)
     chosen = decisions(report)
     kept: dict[str, list[tuple[Any, str]]] = {}
     for split, clips in lists.clips.items():
@@ -141,16 +141,18 @@ def write_lists(out: str | os.PathLike, lists: Lists, kept: Kept, *, force: bool
         kept: split -> (clip of ``lists``, its label as a list writes it).
 
     Raises:
-        DataError: files in the way without ``force``.
+        DataError: files in the way without ``force``, or lists of frames.
     """
     out = Path(out)
-    _refuse_lists(out, force)
+    _refuse_lists(out, lists, force)
     make_folder(out)
     writers = {"clips": _clips, "fusion": _fusion, "tracks": _tracks, "epic": _epic, "keystep": _keystep}
     writers[lists.kind](out, lists, kept)
 
 
-def _refuse_lists(out: Path, force: bool) -> None:
+def _refuse_lists(out: Path, lists: Lists, force: bool) -> None:
+    if lists.kind == "clips" and any(manifest.frames for manifest in lists.source.values()):
+        raise DataError("lists of frames (Charades) are not written anew: give --fix a FILE.csv, for DATA.CORRECTIONS")
     names = [f"{split}.csv" for split in SPLITS] + [CLASS_LIST, "recordings.csv", "procedure.json"]
     refuse_overwriting(out, names, force)
 

@@ -14,7 +14,7 @@ from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_referenc
 from dust.datasets.keystep.files import RECORDINGS
 from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
 from dust.datasets.manifest.conflicts import Sample, samples_of
-from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
+from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
 from dust.datasets.manifest.table import SPLIT_NAMES, Table, column_name, read_csv, read_lines, read_table
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules, count_channels, read_series
@@ -139,18 +139,21 @@ def _shared(options: ListOptions) -> dict[str, Any]:
 
 def _clips(root: str, options: ListOptions) -> Lists:
     lists = Lists("clips", [])
-    if os.path.isfile(root):
+    layout = detect_format(root) if options.format == "auto" else options.format
+    if layout == "charades":
+        splits, options = available_splits(root, layout), replace(options, multi_label=True)
+    elif os.path.isfile(root):
         rows = read_csv(root, split="", separator=options.separator, multi_label=options.multi_label).rows
         splits = [split for split in SPLITS if any(SPLIT_NAMES.get(row.split.lower()) == split for row in rows)] or [
             "test"
         ]
     else:
-        splits = available_splits(root, options.format, options.split_number)
+        splits = available_splits(root, layout, options.split_number)
     for split in splits:
         manifest = read_manifest(
             root=root,
             split=split,
-            format=options.format,
+            format=layout,
             separator=options.separator,
             path_prefix=options.path_prefix,
             class_names=lists.class_names or None,

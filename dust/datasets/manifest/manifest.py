@@ -5,13 +5,14 @@ DATASET.md describes the layouts. A manifest is complete and right, or there is 
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from dust.datasets.manifest import formats
 from dust.datasets.manifest.corrections import Corrections
+from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.table import RawSplit, Row, read_csv
 from dust.utils.errors import DataError
@@ -20,7 +21,7 @@ from dust.utils.text import csv_cell, printable
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51")
+FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades")
 SPLITS = ("train", "val", "test")
 
 
@@ -38,12 +39,14 @@ class Clip:
 
 @dataclass
 class Manifest:
-    """The clips of one split. ``class_names[label]`` names a class; ``source`` says what was read."""
+    """The clips of one split. ``class_names[label]`` names a class; ``source`` says what was read. ``frames``: id ->
+    what single frames show, where the list says that."""
 
     clips: list[Clip]
     class_names: list[str]
     source: str
     multi_label: bool
+    frames: Mapping[str, FrameLabels] = field(default_factory=dict)
 
 
 def read_manifest(
@@ -90,6 +93,10 @@ def read_manifest(
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist: set DATA.PATH_TO_DATA_DIR")
     layout = detect_format(root) if format == "auto" else format
+    if layout == "charades" and not multi_label:
+        raise DataError("Charades has several labels for a clip: set DATA.MULTI_LABEL True and a loss of bce_logit")
+    if group_column and layout not in ("csv", "charades"):
+        raise DataError(f"DATA.GROUP_COLUMN {group_column}: {root} has no list with columns ({layout}); set it to ''")
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
     reader.corrections = Corrections(corrections)
     raw = reader.read(split)
@@ -105,7 +112,7 @@ def read_manifest(
     if not clips:
         raise DataError(f"{raw.source}: the {split} split holds no clip")
     logger.info("%s: %d clips of %d classes for %s", raw.source, len(clips), len(names), split)
-    return Manifest(clips, names, raw.source, multi_label)
+    return Manifest(clips, names, raw.source, multi_label, index_frames(raw, names, num_classes))
 
 
 def read_new_clips(path: str, *, separator: str = "", path_prefix: str = "") -> list[Clip]:
@@ -118,9 +125,11 @@ def read_new_clips(path: str, *, separator: str = "", path_prefix: str = "") -> 
     Raises:
         DataError: with all problems of the list.
     """
-    raw = read_csv(path, split="test", separator=separator)
-    folder = os.path.dirname(path)
-    raw.bases = [path_prefix] if path_prefix else list(dict.fromkeys([folder, ""]))
+    if is_frame_list(path):
+        raw = read_frame_list(path, "test", path_prefix)
+    else:
+        raw = read_csv(path, split="test", separator=separator)
+        raw.bases = [path_prefix] if path_prefix else list(dict.fromkeys([os.path.dirname(path), ""]))
     for row in raw.rows:
         row.label = None
     clips = _locate(raw, [None] * len(raw.rows), False, False)
@@ -148,7 +157,7 @@ def detect_format(root: str) -> str:
         DataError: no layout, or more than one kind of list.
     """
     if os.path.isfile(root):
-        return "csv"
+        return "charades" if is_frame_list(root) else "csv"
     if not os.path.isdir(root):
         raise DataError(f"{root} is a pipe or a device: give the data folder, or a csv file")
     lists = {
@@ -164,7 +173,8 @@ def detect_format(root: str) -> str:
             f"{root} holds lists of several formats ({listed}): set DATA.FORMAT to one of {', '.join(found)}"
         )
     if found:
-        return next(iter(found))
+        name = next(iter(found))
+        return "charades" if name == "csv" and is_frame_list(os.path.join(root, found[name][0])) else name
     if formats.find_folders(root):
         return "folder"
     names = sorted(os.listdir(root))
@@ -213,7 +223,7 @@ class _Reader:
         return [row.id or "" for raw in found for row in raw.rows]
 
     def _read(self, split: str) -> RawSplit:
-        if self.format != "csv" and not os.path.isdir(self.root):
+        if self.format not in ("csv", "charades") and not os.path.isdir(self.root):
             raise DataError(f"{self.root} is a file: DATA.FORMAT {self.format} needs a folder")
         if self.format == "folder":
             return formats.read_folders(self.root, split)
@@ -223,6 +233,8 @@ class _Reader:
             return formats.read_ucf101(self.root, split, self.split_number, self.path_prefix)
         if self.format == "hmdb51":
             return formats.read_hmdb51(self.root, split, self.split_number, self.path_prefix)
+        if self.format == "charades":
+            return read_frame_list(self.root, split, self.path_prefix, self.group_column)
         return self._read_csv(split)
 
     def _read_csv(self, split: str) -> RawSplit:
@@ -266,6 +278,8 @@ class _Reader:
             return formats.ucf_file(self.root, formats.ucf_list(split, self.split_number)) is not None
         if self.format == "hmdb51":
             return bool(formats.hmdb_files(self.root, self.split_number))
+        if self.format == "charades":
+            return frame_list(self.root, split) is not None
         return os.path.isfile(self.root) or bool(_csv_files(self.root, split))
 
     def train_classes(self, num_classes: int | None) -> list[str] | None:
@@ -289,7 +303,11 @@ def _locate(
     for row, indices in zip(raw.rows, labels, strict=True):
         path = row.path or find_file(row.written, raw.bases, check_files)
         if path is None:
-            hint = "" if clips or os.path.splitext(row.written)[1] else " (a header? name its columns path and label)"
+            hint = (
+                ""
+                if clips or row.frames is not None or os.path.splitext(row.written)[1]
+                else " (a header? name its columns path and label)"
+            )
             shown = row.written if os.path.isabs(row.written) else os.path.join(raw.bases[0], row.written)
             raw.problems.add(missing_file(raw.bases), f"{row.where}: {shown}{hint}")
             continue
@@ -301,7 +319,7 @@ def _locate(
 
 
 def _relabelled(row: Row, label: str) -> Row:
-    row.label = label
+    row.label, row.frames = label, None  # a corrected label is that of all frames
     return row
 
 

@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dust.decode.folders import is_picture, is_video
 from dust.utils.errors import DataError, Problems
@@ -58,7 +58,8 @@ _INTEGERS = re.compile(r"\d+(,\d+)+")
 @dataclass(slots=True)
 class Row:
     """One clip as a file names it. ``path`` is None until the file is located; ``label`` None where there is none.
-    ``group``: what must not be in two splits (a person, a recording), ``split``: as written; "" where there is none."""
+    ``group``: what must not be in two splits (a person, a recording), ``split``: as written; "" where there is none.
+    ``frames``: what a list of frames says of each, see :mod:`dust.datasets.manifest.frame_lists`."""
 
     where: str
     written: str
@@ -67,18 +68,21 @@ class Row:
     path: str | None = None
     group: str = ""
     split: str = ""
+    frames: Any = None
 
 
 @dataclass
 class RawSplit:
     """What a format's reader returns. ``bases``: folders in which relative paths are looked for, in this order.
-    ``class_names``: the classes in their order, where the format has such a list."""
+    ``class_names``: the classes in their order, where the format has such a list. ``label_sets``: of a list of frames,
+    every set of labels that occurs."""
 
     source: str
     rows: list[Row]
     bases: list[str] = field(default_factory=list)
     class_names: list[str] | None = None
     problems: Problems = field(default_factory=Problems)
+    label_sets: list[str] = field(default_factory=list)
 
 
 def column_name(cell: str) -> str:

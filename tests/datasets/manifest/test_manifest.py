@@ -466,6 +466,12 @@ def test_ucf101_errors(tmp_path):
         read(tmp_path)
 
 
+def test_a_group_column_needs_a_list_with_columns(tmp_path):
+    touch(tmp_path, "train/a/1.mp4")
+    with pytest.raises(DataError, match="DATA.GROUP_COLUMN person: .* has no list with columns"):
+        read(tmp_path, group_column="person")
+
+
 def test_hmdb51(tmp_path):
     lists = tmp_path / "testTrainMulti_7030_splits"
     lists.mkdir()
