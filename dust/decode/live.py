@@ -63,17 +63,20 @@ class FileFrames:
     Iterating gives :class:`StreamFrame`; numbers are those of :class:`dust.decode.reader.VideoReader`. What breaks off
     in the middle ends there, and ``damage`` says why.
 
+    Args:
+        pattern: DATA.FRAME_PATTERN, which pictures of a folder are its frames.
+
     Attributes:
         fps: the average rate; ``duration`` seconds, 0 where the file does not say. ``height``, ``width`` as displayed.
 
     Raises VideoError where it cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1, *, pattern: str = "") -> None:
         self.path, self.threads = os.fspath(path), threads
         self.damage = ""
         self.orientation = Orientation()
-        self._folder = FrameFolderReader(self.path) if os.path.isdir(self.path) else None
+        self._folder = FrameFolderReader(self.path, pattern) if os.path.isdir(self.path) else None
         if self._folder is not None:
             self.fps, self.duration = self._folder.fps, self._folder.duration
             return

@@ -75,7 +75,7 @@ class LongVideos:
 
     def _read(self, path: str, progress: Callable[[str, float, float], None]) -> Timeline:
         stream = self.model.stream(path, **options_of(self.model, self.window, self.stride))
-        found = Timeline(path, self.model.classes, stream.duration)
+        found = Timeline(path, self.model.classes, stream.duration, frame_pattern=self.model.reader.frame_pattern)
         for one in stream:
             found.add(one)
             progress(path, stream.now, stream.duration)

@@ -44,7 +44,7 @@ def write_overlay(
     Raises:
         DataError: the file cannot be written. VideoError: the video cannot be read.
     """
-    frames = FileFrames(timeline.path)
+    frames = FileFrames(timeline.path, pattern=timeline.frame_pattern)
     target = Path(path)
     try:
         with replacing(target, suffix=".mp4") as temporary, av.open(os.path.abspath(temporary), "w") as out:

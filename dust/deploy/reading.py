@@ -53,6 +53,8 @@ class Reader(ABC):
 
     #: How a source becomes what the model sees, as json can hold it.
     description: Mapping[str, Any]
+    #: DATA.FRAME_PATTERN, which pictures of a folder are its frames.
+    frame_pattern = ""
 
     @abstractmethod
     def read(self, source: Any) -> Reading:
@@ -102,7 +104,7 @@ class VideoClipReader(Reader):
 
     def __init__(self, dataset: VideoDataset, list_of: Callable[[str], Sequence[Clip]]) -> None:
         self.dataset, self.list_of = dataset, list_of
-        self.description = describe_video(dataset)
+        self.description, self.frame_pattern = describe_video(dataset), dataset.frame_pattern
 
     def read_list(self, path: str) -> Sequence[Any]:
         return self.list_of(path)

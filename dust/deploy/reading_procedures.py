@@ -29,6 +29,7 @@ class ProcedureReader(Reader):
         span: frames of a window.
         default_fps: for recordings whose files do not say.
         facts: how a source becomes what the model sees.
+        frame_pattern: DATA.FRAME_PATTERN, which pictures of a folder are its frames.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class ProcedureReader(Reader):
         procedure: str,
         span: int,
         facts: Mapping[str, Any],
+        frame_pattern: str = "",
     ) -> None:
         self.dataset_of, self.data, self.procedure, self.span = dataset_of, data, procedure, span
-        self.description = dict(facts)
+        self.description, self.frame_pattern = dict(facts), frame_pattern
 
     def read_list(self, path: str) -> Sequence[Any]:
         return read_new_recordings(path, self.data)
@@ -55,7 +57,7 @@ class ProcedureReader(Reader):
             raise DataError(f"a recording is a video file or a folder of pictures, not a {type(source).__name__}")
         reading = Reading(one.id, one.path)
         try:
-            with open_clip(one.path) as reader:
+            with open_clip(one.path, pattern=self.frame_pattern) as reader:
                 one = replace(one, num_frames=len(reader), fps=one.fps or reader.fps)
                 reading.damage = reader.report.reason
         except VideoError as error:
@@ -124,4 +126,4 @@ def build_procedure_reader(
         "crop_size": cfg.DATA.TRAIN_CROP_SIZE,
         "decoder": node.DECODE.MODE,
     }
-    return ProcedureReader(dataset_of, data, name, span, facts)
+    return ProcedureReader(dataset_of, data, name, span, facts, cfg.DATA.FRAME_PATTERN)

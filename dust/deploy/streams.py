@@ -96,7 +96,7 @@ class VideoStream(Stream):
         **live: Any,
     ) -> None:
         self.dataset = reader.dataset
-        self.frames = open_frames(source, self.dataset.sampler.target_fps, **live)
+        self.frames = open_frames(source, self.dataset.sampler.target_fps, reader.frame_pattern, **live)
         taken = isinstance(self.frames, LiveFrames)
         super().__init__(predictor, names_of(source)[1], live=taken, duration=self.frames.duration)
         # what comes live has times but no reliable numbers: positions are those of the training's rate
@@ -196,7 +196,7 @@ class StepPredictions(Stream):
         assert isinstance(task, KeyStep)
         if task.recordings is None:
             raise ConfigError("TEST.DATASET must be ProcedureRecordings for a stream of steps")
-        self.frames = open_frames(source, 10.0, **live)
+        self.frames = open_frames(source, 10.0, reader.frame_pattern, **live)
         super().__init__(
             predictor, names_of(source)[1], live=isinstance(self.frames, LiveFrames), duration=self.frames.duration
         )
@@ -259,16 +259,17 @@ class StepPredictions(Stream):
         return notes_of(self.frames, 0)
 
 
-def open_frames(source: Any, fps: float, **live: Any) -> Any:
+def open_frames(source: Any, fps: float, pattern: str = "", **live: Any) -> Any:
     """The frames of a source one by one. VideoError where it cannot be opened.
 
     Args:
         fps: of an array.
+        pattern: DATA.FRAME_PATTERN, which pictures of a folder are its frames.
         live: options of :class:`dust.decode.live.LiveFrames`.
     """
     if isinstance(source, np.ndarray):
         return ArrayFrames(source, fps)
-    return LiveFrames(source, **live) if is_live(source) else FileFrames(source)
+    return LiveFrames(source, **live) if is_live(source) else FileFrames(source, pattern=pattern)
 
 
 def notes_of(frames: Any, restarts: int) -> list[str]:

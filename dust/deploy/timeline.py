@@ -49,6 +49,7 @@ class Timeline:
         path: of the video.
         classes: names, in the order of the probabilities.
         duration: of the video in seconds; 0 where it is not known.
+        frame_pattern: DATA.FRAME_PATTERN, by which a folder of pictures was read.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Timeline:
     ends: list[float] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    frame_pattern: str = ""
 
     def add(self, one: Prediction) -> None:
         """Collect one more window."""

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dust.decode import live
 from dust.decode.live import FileFrames, LiveFrames, is_live, is_remote_file, open_live
@@ -29,6 +30,16 @@ def test_a_files_frames_are_the_readers(tmp_path):
         assert [frame.number for frame in frames] == list(range(len(reader)))
         assert [frame.time for frame in frames] == pytest.approx(list(reader.pts - reader.pts[0]))
         np.testing.assert_array_equal(np.stack([rgb(frame) for frame in frames]), reader.frames(range(30)))
+
+
+def test_pictures_of_several_kinds_are_told_apart_as_by_the_reader(tmp_path):
+    for number in range(4):
+        for kind, value in (("img", 10 * number), ("flow", 200)):
+            Image.fromarray(np.full((16, 24, 3), value, np.uint8)).save(tmp_path / f"{kind}_{number}.png")
+    frames = list(FileFrames(tmp_path, pattern="img_*.png"))
+    assert [int(rgb(frame).mean()) for frame in frames] == [0, 10, 20, 30]
+    with pytest.raises(VideoError, match=r"DATA.FRAME_PATTERN"):
+        FileFrames(tmp_path)
 
 
 def test_a_file_that_breaks_off_says_so(tmp_path):

@@ -6,10 +6,13 @@ import tracemalloc
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import dust
 from dust.datasets.manifest.manifest import Clip
 from dust.decode.reader import VideoReader
+from dust.deploy.jobs import LongVideos
+from dust.deploy.report import Output
 from dust.utils.errors import ConfigError, DataError, VideoError
 from tests.datasets.clip_files import write_clip
 from tests.decode.test_live import Fake, pair
@@ -65,6 +68,27 @@ def test_an_array_streams_too(model):
     assert len(found) > 5 and found[0].path == "array"
     with pytest.raises(DataError, match="uint8"):
         model.stream(frames.astype(np.float32))
+
+
+def test_a_folder_of_several_kinds_of_pictures(model, tmp_path, monkeypatch):
+    rng = np.random.RandomState(0)
+    for name in ("both", "alone"):
+        (tmp_path / name).mkdir()
+    for number in range(40):
+        picture = Image.fromarray(rng.randint(0, 255, (32, 40, 3), np.uint8))
+        for folder in ("both", "alone"):
+            picture.save(tmp_path / folder / f"img_{number}.png")
+        Image.new("RGB", (32, 40)).save(tmp_path / "both" / f"depth_{number}.png")
+    monkeypatch.setattr(model.reader, "frame_pattern", "img_*.png")
+    found = {}
+    for name in ("both", "alone"):
+        job = LongVideos(model, output=Output(tmp_path / f"{name}.out"), overlay=True)
+        ((found[name], _),) = job.run([str(tmp_path / name)])
+        assert (tmp_path / f"{name}.out" / f"{name}.overlay.mp4").is_file()
+    assert len(found["both"].rows) > 1
+    np.testing.assert_array_equal(found["both"].probabilities, found["alone"].probabilities)
+    with av.open(str(tmp_path / "both.out" / "both.overlay.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 40
 
 
 def test_what_cannot_be_streamed(model, run, tmp_path):
