@@ -3,8 +3,8 @@
 dust make-tracks videos.csv --out data/tracks
 dust make-tracks data/clips --out data/tracks
 
-videos.csv has a row per clip and camera: video,sample,view,label,sequence,split and, if you like, mask,start,end. Only
-the column video is needed. A folder of clips (train.csv, val.csv, test.csv, or class folders) is one camera.
+videos.csv has a row per clip and camera: video,sample,view,label,sequence,split and, if you like, group,mask,start,end.
+Only the column video is needed. A folder of clips (train.csv, val.csv, test.csv, or class folders) is one camera.
 """
 
 import argparse

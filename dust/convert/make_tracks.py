@@ -26,7 +26,7 @@ from dust.utils.text import whole_number
 logger = logging.getLogger(__name__)
 
 RECORD = "make_tracks.json"  # what a folder was made with; another run must agree
-COLUMNS = ("video", "sample", "view", "label", "sequence", "split", "mask", "start", "end")
+COLUMNS = ("video", "sample", "view", "label", "sequence", "split", "group", "mask", "start", "end")
 AT_ONCE = 64  # frames that are decoded together
 
 
@@ -41,6 +41,7 @@ class Job:
     label: str = ""
     sequence: str = ""
     split: str = ""
+    group: str = ""
     mask: Path | None = None
     start: int = 0
     end: int | None = None
@@ -97,15 +98,15 @@ def make_tracks(
             except VideoError as error:
                 made.left_out[str(job.video)] = error.reason
                 continue
-            rows.append((job.sample, job.view, job.label, job.file, job.sequence, job.split))
+            rows.append((job.sample, job.view, job.label, job.file, job.sequence, job.split, job.group))
     except OSError as error:
         raise DataError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from error
     if not rows:
         listed = "".join(f"\n      {video}: {reason}" for video, reason in made.left_out.items())
         raise DataError(f"{source}: none of the videos could be read:{listed}")
-    header = ("sample", "view", "label", "file", "sequence", "split")
-    keep = len(header) if any(row[-1] for row in rows) else len(header) - 1
-    write_csv(out / "tracks.csv", header[:keep], [row[:keep] for row in rows])
+    header = ("sample", "view", "label", "file", "sequence", "split", "group")
+    keep = [place for place, name in enumerate(header) if name not in ("split", "group") or any(r[place] for r in rows)]
+    write_csv(out / "tracks.csv", [header[place] for place in keep], [[row[place] for place in keep] for row in rows])
     return made
 
 
@@ -172,7 +173,8 @@ def read_jobs(source: Path) -> list[Job]:
             for clip in manifest.clips:
                 label = manifest.class_names[clip.label] if isinstance(clip.label, int) else ""
                 name = f"{split}_{clip.id}"
-                jobs.append(Job(clip.path, Path(clip.path), name, label=label, sequence=name, split=split))
+                group = clip.group
+                jobs.append(Job(clip.path, Path(clip.path), name, label=label, sequence=name, split=split, group=group))
         problems = Problems()
     else:
         problems = Problems()
@@ -212,6 +214,7 @@ def _read_csv(path: Path, problems: Problems) -> list[Job]:
                 label=cells["label"],
                 sequence=cells["sequence"] or sample,
                 split=cells["split"],
+                group=cells["group"],
                 mask=_locate(path.parent, cells["mask"]) if cells["mask"] else None,
                 start=int(cells["start"] or 0),
                 end=int(cells["end"]) if cells["end"] else None,
@@ -239,7 +242,7 @@ def _check(jobs: list[Job], problems: Problems) -> None:
         if other is not job:
             problems.add("a sample and view twice", f"{job.where}: {job.sample}, view {job.view} ({other.where})")
         other = samples.setdefault(job.sample, job)
-        for name in ("label", "sequence", "split"):
+        for name in ("label", "sequence", "split", "group"):
             if getattr(job, name) != getattr(other, name):
                 shown = f"{name} {getattr(job, name)!r}, but {getattr(other, name)!r} in {other.where}"
                 problems.add("a sample whose rows disagree", f"{job.where}: {job.sample}: {shown}")

@@ -9,6 +9,7 @@ import pytest
 from dust.cli import make_tracks as command
 from dust.convert.make_tracks import make_tracks, read_jobs
 from dust.convert.trackers import Settings, cotracker, lucas_kanade
+from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.utils.errors import DataError
@@ -134,6 +135,22 @@ def test_several_cameras_by_a_csv(tmp_path):
     np.testing.assert_allclose(np.median(np.diff(tracks.xy, axis=0)[both], axis=0), [-1, 0], atol=0.1)
 
 
+def test_groups_go_on(tmp_path):
+    source, out = two_cameras(tmp_path), tmp_path / "out"
+    header, *rows = source.read_text().split()
+    people = ("ann", "ann", "bob", "eve")
+    lines = [f"{header},group", *(f"{row},{who}" for row, who in zip(rows, people, strict=True))]
+    source.write_text("\n".join(lines) + "\n")
+    make_tracks(source, out, Settings(points=8))
+    read = {split: read_track_manifest(root=str(out), split=split, class_names=["slide", "still"]) for split in SPLITS}
+    assert {split: [clip.group for clip in one.clips] for split, one in read.items()} == {
+        "train": ["ann"], "val": ["bob"], "test": ["eve"],
+    }  # fmt: skip
+    source.write_text("\n".join([lines[0], lines[1], lines[2].replace("ann", "bob")]) + "\n")
+    with pytest.raises(DataError, match="one: group 'bob', but 'ann'"):
+        read_jobs(source)
+
+
 def test_what_is_there_is_kept(tmp_path):
     source, out = two_cameras(tmp_path), tmp_path / "out"
     settings = Settings(points=16)
@@ -228,17 +245,18 @@ def test_a_broken_video_is_left_out_and_named(tmp_path, capsys):
 
 def test_a_folder_of_clips_is_one_camera(tmp_path):
     for split, count in (("train", 2), ("val", 1), ("test", 1)):
-        lines = ["path,label"]
+        lines = ["path,label,group"]
         for number in range(count):
             name = f"{split}_{number}.mp4"
             write_video(tmp_path / "clips" / name, moving(6, seed=number))
-            lines.append(f"{name},{('slide', 'still')[number]}")
+            lines.append(f"{name},{('slide', 'still')[number]},home {split}")
         (tmp_path / "clips" / f"{split}.csv").write_text("\n".join(lines) + "\n")
     made = make_tracks(tmp_path / "clips", tmp_path / "out", Settings(points=8))
     assert made.written == 4
     for split, count in (("train", 2), ("val", 1), ("test", 1)):
         manifest = read_track_manifest(root=str(tmp_path / "out"), split=split, views=[0])
-        assert len(manifest.clips) == count and manifest.class_names == ["slide", "still"]
+        assert [clip.group for clip in manifest.clips] == [f"home {split}"] * count
+        assert manifest.class_names == ["slide", "still"]
 
 
 HUB = """
