@@ -24,7 +24,7 @@ def build_with_classes(cfg: CfgNode) -> Any:
     """The configuration with the number of classes, where it leaves that open.
 
     A run that trains has the classes of its training split. One that does not has those of the checkpoint that it
-    tests or extracts with; where that does not say, those of the tested split.
+    tests or extracts with; where that does not say, those of the split that it reads, as it reads it.
 
     Raises:
         DataError, ConfigError, CheckpointError: neither can be read.
@@ -32,27 +32,31 @@ def build_with_classes(cfg: CfgNode) -> Any:
     if cfg.MODEL.NUM_CLASSES != OPEN:
         return cfg
     number, source = None, ""
+    only_features = cfg.FEATURES.ENABLE and not cfg.TEST.ENABLE
     if not cfg.TRAIN.ENABLE:
-        only_features = cfg.FEATURES.ENABLE and not cfg.TEST.ENABLE
         choice = build_checkpoint_to_extract(cfg) if only_features else build_checkpoint_to_test(cfg)
         number, source = _classes_of_checkpoint(choice)
     if number is None:
-        split = "train" if cfg.TRAIN.ENABLE else cfg.TEST.SPLIT
-        number, source = len(build_class_names(cfg, split)), f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR}"
+        split, dataset = cfg.TEST.SPLIT, cfg.TEST.DATASET
+        if cfg.TRAIN.ENABLE or only_features:
+            split = "train" if cfg.TRAIN.ENABLE else cfg.FEATURES.SPLITS[0]
+            dataset = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+        number = len(build_class_names(cfg, split, dataset))
+        source = f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR} ({dataset})"
     logger.info("MODEL.NUM_CLASSES %d, as many as %s has", number, source)
     return with_values(cfg, {"MODEL.NUM_CLASSES": number})
 
 
-def build_class_names(cfg: CfgNode, split: str) -> Sequence[str]:
-    """The classes that the data of a split has, whatever their number. Files of clips are not looked for."""
+def build_class_names(cfg: CfgNode, split: str, dataset: str) -> Sequence[str]:
+    """The classes that the data of a split has, whatever their number, as the named dataset reads it. Files of clips
+    are not looked for."""
     import_extensions(cfg.IMPORTS)
-    name = cfg.TRAIN.DATASET if split == "train" else cfg.TEST.DATASET
     open_cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 0, "DATA.CHECK_FILES": False})
-    cls: Any = DATASET_REGISTRY.get(name)
+    cls: Any = DATASET_REGISTRY.get(dataset)
     if isinstance(cls, NamesClasses):
         return cls.class_names_of(open_cfg, split)
-    dataset: Any = build_dataset(name, open_cfg, split)
-    return dataset.class_names
+    built: Any = build_dataset(dataset, open_cfg, split)
+    return built.class_names
 
 
 def _classes_of_checkpoint(choice: CheckpointChoice) -> tuple[int | None, str]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from dust.config import load_config, with_values
 from dust.engine import run_net
@@ -84,6 +85,17 @@ def test_the_number_is_logged_and_written_and_a_test_takes_the_checkpoints(clips
     more += ["TEST.CHECKPOINT_FILE_PATH", "run", "OUTPUT_DIR", str(tmp_path / "other")]
     assert run_net.main([*run, *more]) == 0
     assert "NUM_CLASSES: 2" in (tmp_path / "other" / "config.yaml").read_text()
+
+
+def test_the_classes_are_those_of_the_dataset_that_reads_the_split(made, tmp_path):
+    torch.save({"model_state": {}}, tmp_path / "bare.pyth")  # says nothing of its classes
+    cfg = load_config(QUICK / "video.yaml", ["DATA.PATH_TO_DATA_DIR", str(made / "folder"), "TRAIN.ENABLE", "False"])
+    bare = {"TEST.CHECKPOINT_FILE_PATH": str(tmp_path / "bare.pyth"), "TEST.SPLIT": "train"}
+    asked = with_values(cfg, {**bare, "TRAIN.DATASET": "EpicKitchens"})  # which would not read these folders
+    assert build_with_classes(asked).MODEL.NUM_CLASSES == 3
+    features = {"TEST.ENABLE": False, "FEATURES.ENABLE": True, "TEST.DATASET": "EpicKitchens"}
+    features |= {"FEATURES.CHECKPOINT_FILE_PATH": str(tmp_path / "bare.pyth"), "FEATURES.SPLITS": ["train"]}
+    assert build_with_classes(with_values(cfg, features)).MODEL.NUM_CLASSES == 3
 
 
 def test_data_that_cannot_be_read(tmp_path):
