@@ -19,6 +19,7 @@ from dust.convert.fixes import folder_of_findings, write_clean, write_correction
 from dust.convert.lists import KINDS, ListOptions
 from dust.datasets.manifest.manifest import FORMATS
 from dust.datasets.multimodal.series import SeriesRules
+from dust.decode.segment import FRAMES, SECONDS
 from dust.utils.errors import ConfigError
 from dust.utils.logging import console_logging
 from dust.utils.registry import build
@@ -43,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "multi-label": {"action": "store_true", "help": "several labels per clip"},
     "split-number": {"type": int, "default": 0, "choices": (0, 1, 2, 3), "help": "official split (default 1)"},
     "group-column": {"default": "", "help": "what may be in one split only (default: group)"},
+    "segment-unit": {"default": "", "choices": ("", SECONDS, FRAMES), "help": "of the columns start and end (seconds)"},
     "corrections": {"default": "", "help": "csv of corrections that is applied first"},
     "cfg": {"default": "", "help": "a configuration whose keys say the rest"},
 }
@@ -67,6 +69,8 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
         "split_number": data.SPLIT_NUMBER,
         "group_column": data.GROUP_COLUMN,
         "corrections": data.CORRECTIONS,
+        "segment_unit": data.SEGMENT_UNIT,
+        "extra_columns": data.EXTRA_COLUMNS,
         "frame_pattern": data.FRAME_PATTERN,
         "span": 0.0 if kind in ("tracks", "keystep") else data.NUM_FRAMES * data.SAMPLING_RATE / data.TARGET_FPS,
         "layout": cfg.KEYSTEP.LAYOUT,
@@ -93,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
         values, root = build_options(cfg), root or cfg.DATA.PATH_TO_DATA_DIR
     if not root:
         raise ConfigError("which data? Give a folder, or a --cfg with DATA.PATH_TO_DATA_DIR")
-    own = ("kind", "format", "separator", "path_prefix", "multi_label", "split_number", "group_column", "corrections")
+    own = ("kind", "format", "separator", "path_prefix", "multi_label", "split_number", "group_column", "corrections",
+           "segment_unit")  # fmt: skip
     values |= {name: getattr(args, name) for name in own if getattr(args, name)}
     folder = folder_of_findings(root, args.out, force=args.force)
     report = check_data(root, ListOptions(**values), workers=args.workers)

@@ -195,6 +195,10 @@ CORE = gather(
                          "in one split only; '' = group, if there is one", affects="nothing"),
         CORRECTIONS=Key("", "csv of id,action,label[,split] (keep | drop | relabel), applied when lists are read; "
                         "`dust check --fix FILE.csv` writes one"),
+        SEGMENT_UNIT=Key("seconds", "what the columns start and end of a csv count: a clip is [start, end) of its file",
+                         choices="seconds (from the first frame's time) | frames (as they are decoded, from 0)"),
+        EXTRA_COLUMNS=Key([], "columns of the lists that are not read, and of which nothing is to be said", kind=str,
+                          affects="nothing"),
         SPLIT_NUMBER=Key(1, "which of the official splits of UCF101 and HMDB51", low=1, high=3),
         CHECK_FILES=Key(True, "look whether every listed file exists before the run begins", affects="nothing"),
         MAX_BAD_FRACTION=Key(0.05, "stop when more of an epoch's clips than this share cannot be read", low=0, high=1,

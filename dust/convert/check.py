@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from dust.datasets.manifest.conflicts import (
     find_conflicts,
     samples_of,
 )
+from dust.decode.segment import Segment
 from dust.utils.errors import SHOWN
 
 BAD, SIZE, CLASSES, NAMES = "bad", "size", "classes", "names"
@@ -116,11 +117,12 @@ def check_data(root: str, options: ListOptions | None = None, *, workers: int = 
     samples = lists.samples()
     bad = {path: one.reason for path, one in health.items() if one.reason}
     for split, path, sample in _each(samples):
-        if path in bad:
-            report.findings.append(Finding(ERROR, BAD, split, sample.id, path, bad[path], "drop"))
+        reason = bad.get(path) or _outside(health[path], sample, path)
+        if reason:
+            report.findings.append(Finding(ERROR, BAD, split, sample.id, path, reason, "drop"))
     report.findings += _conflicts(samples, [path for path in health if path not in bad])
     for split, path, sample in _each(samples):
-        for text in _too_little(health[path], lists.files[path], options.span):
+        for text in _too_little(_of_part(health[path], sample, path), lists.files[path], options.span):
             report.findings.append(Finding(WARNING, SIZE, split, sample.id, path, text))
     report.findings += _near_names(lists)
     report.findings += _class_findings(lists)
@@ -136,6 +138,28 @@ def _each(samples: Mapping[str, Sequence[Sample]]) -> list[tuple[str, str, Sampl
         for sample in part
         for path in dict.fromkeys(file for file, _ in sample.sources)
     ]
+
+
+def _segment(sample: Sample, path: str) -> Segment | None:
+    """Which part of a file a sample is; None for all of it."""
+    parts = [part for file, part in sample.sources if file == path]
+    return Segment.of_part(parts[0])
+
+
+def _of_part(health: Health, sample: Sample, path: str) -> Health:
+    """What is known of a file, with as many frames as the sample has of it."""
+    segment = _segment(sample, path)
+    if segment is None or not health.fps:
+        return health
+    return replace(health, frames=segment.length(health.frames, health.fps))
+
+
+def _outside(health: Health, sample: Sample, path: str) -> str:
+    """What is wrong with a segment of a file that is whole; "" if nothing is."""
+    segment = _segment(sample, path)
+    if segment is None or not health.frames or not health.fps or segment.length(health.frames, health.fps):
+        return ""
+    return f"no frame lies in {segment.part}; the file has {health.frames} frames, {health.frames / health.fps:.6g} s"
 
 
 # ------------------------------------------------------------------------------------------------------------ conflicts

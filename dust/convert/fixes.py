@@ -194,8 +194,17 @@ def _renamed(lists: Lists, kept: Kept) -> set[str]:
 
 def _clips(out: Path, lists: Lists, kept: Kept) -> None:
     for split, rows in kept.items():
-        table = [(clip.id, _reference(clip.path, out), label, clip.group) for clip, label in rows]
-        _write(out, split, ("id", "path", "label", "group"), table)
+        table = [
+            (
+                clip.id,
+                _reference(clip.path, out),
+                label,
+                clip.group,
+                *(clip.segment.cells if clip.segment else ("", "")),
+            )
+            for clip, label in rows
+        ]
+        _write(out, split, ("id", "path", "label", "group", "start", "end"), table)
     _write_classes(out, lists, kept)
 
 

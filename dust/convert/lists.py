@@ -13,9 +13,10 @@ from dust.convert.health import Health, look_at_all, measure
 from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_reference
 from dust.datasets.keystep.files import RECORDINGS
 from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
+from dust.datasets.manifest.columns import column_name
 from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
-from dust.datasets.manifest.table import SPLIT_NAMES, Table, column_name, read_csv, read_lines, read_table
+from dust.datasets.manifest.table import SPLIT_NAMES, Table, read_csv, read_lines, read_table
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules, count_channels, read_series
 from dust.datasets.tracks.files import read_tracks
@@ -50,6 +51,8 @@ class ListOptions:
     split_number: int = 1
     group_column: str = ""
     corrections: str = ""
+    segment_unit: str = "seconds"
+    extra_columns: Sequence[str] = ()
     frame_pattern: str = ""
     span: float = 0.0
     layout: str = "auto"
@@ -134,7 +137,11 @@ def read_lists(root: str, options: ListOptions) -> Lists:
 
 
 def _shared(options: ListOptions) -> dict[str, Any]:
-    return {"group_column": options.group_column, "corrections": options.corrections}
+    return {
+        "group_column": options.group_column,
+        "corrections": options.corrections,
+        "extra_columns": options.extra_columns,
+    }
 
 
 def _clips(root: str, options: ListOptions) -> Lists:
@@ -159,6 +166,7 @@ def _clips(root: str, options: ListOptions) -> Lists:
             class_names=lists.class_names or None,
             multi_label=options.multi_label,
             split_number=options.split_number,
+            segment_unit=options.segment_unit,
             check_files=False,  # in every kind of list a missing file is one more bad clip
             **_shared(options),
         )

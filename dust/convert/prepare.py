@@ -302,6 +302,8 @@ def _write_list(source: Path, target: Path, prefix: str) -> None:
     table: dict[str, list[str | None]] = {
         "path": [places[row.written][1].as_posix() for row in rows],
         "label": [row.label for row in rows],
+        "start": ["" if row.segment is None else row.segment.cells[0] for row in rows],
+        "end": ["" if row.segment is None else row.segment.cells[1] for row in rows],
         "id": [row.id for row in rows],
         "group": [row.group for row in rows],
         "split": [row.split for row in rows],

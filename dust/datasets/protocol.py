@@ -43,7 +43,8 @@ class HasGroup(Protocol):
 
 @runtime_checkable
 class HasSources(Protocol):
-    """A clip of several files, or of parts of files: (file, part) of each. Default: all of its ``path``."""
+    """A clip of several files, or of parts of files: (file, part) of each; a part is "" for all of the file, or what
+    :attr:`dust.decode.segment.Segment.part` says. Default: all of its ``path``."""
 
     @property
     def sources(self) -> Sequence[tuple[str, str]]: ...

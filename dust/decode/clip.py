@@ -31,6 +31,7 @@ class ClipReader(Protocol):
         path: of the clip.
         height, width: of a frame as it is displayed, pixels.
         fps: frames per second, the average by the frames' times. Whatever counts in seconds reads this.
+        pts: (T,) float64 seconds of every frame, rising; the times of segments count from the first.
         report: what is known of damage so far; a read may learn more.
         tells_damage: False where the report cannot know of damage, and says so.
     """
@@ -39,6 +40,7 @@ class ClipReader(Protocol):
     height: int
     width: int
     fps: float
+    pts: np.ndarray
     report: VideoReport
     tells_damage: bool
 

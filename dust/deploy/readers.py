@@ -90,7 +90,7 @@ def build_fused_reader(
         found = read_fused_manifest(
             root=path, split="test", modalities=wanted, separator=cfg.DATA.PATH_LABEL_SEPARATOR,
             path_prefix=cfg.DATA.PATH_PREFIX, class_names=names, multi_label=cfg.DATA.MULTI_LABEL,
-            num_classes=cfg.MODEL.NUM_CLASSES, check_files=False,
+            num_classes=cfg.MODEL.NUM_CLASSES, check_files=False, extra_columns=cfg.DATA.EXTRA_COLUMNS,
         )  # fmt: skip
         return found.clips
 

@@ -18,6 +18,7 @@ from dust.datasets.video import VideoDataset
 from dust.decode.folders import VIDEO_SUFFIXES
 from dust.decode.live import is_remote_file
 from dust.decode.reader import ArrayReader, ClipReader
+from dust.decode.segment import part_of
 from dust.utils.errors import DataError, VideoError
 from dust.utils.files import natural_order
 
@@ -119,7 +120,7 @@ class VideoClipReader(Reader):
 def read_video(reading: Reading, clip: Clip, dataset: VideoDataset, source: Any) -> None:
     """Read the views of a test into ``reading``, with what there is to say of the clip."""
     try:
-        with opened(source, dataset) as reader:
+        with part_of(opened(source, dataset), clip.segment) as reader:
             reading.warnings += find_weaknesses(dataset, reader)
             item = dataset.read_views(clip, dataset.evaluation_views, reader, keep_damaged=True)
             reading.damage = reader.report.reason

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dust.datasets.manifest.columns import check_columns, column_name, find_group, to_number
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import check_columns, column_name, find_group, read_lines, read_table, to_number
+from dust.datasets.manifest.table import read_lines, read_table
 from dust.decode.clip import say_once
 from dust.decode.folders import count_numbered
 from dust.decode.reader import open_clip
@@ -105,6 +106,7 @@ def read_own(
     group_column: str = "",
     corrections: str | os.PathLike = "",
     check_files: bool = True,
+    extra_columns: Sequence[str] = (),
 ) -> ProcedureData:
     """One split of a folder in our own format.
 
@@ -115,13 +117,14 @@ def read_own(
         pattern: DATA.FRAME_PATTERN, which pictures of a folder are frames.
         group_column, corrections: DATA.GROUP_COLUMN and DATA.CORRECTIONS; a recording can be dropped, not relabelled.
         check_files: whether frames that are not there are an error.
+        extra_columns: see :func:`dust.datasets.manifest.columns.check_columns`.
 
     Raises:
         DataError: with all problems.
     """
     folder, problems = Path(root), Problems()
     facts = read_procedure(folder / PROCEDURE)
-    listed = list(_read_recordings(folder, facts, group_column, problems))
+    listed = list(_read_recordings(folder, facts, group_column, problems, extra=extra_columns))
     found = [one for one, where in listed if where == split]
     found = Corrections(corrections).apply(found, split, problems, others=lambda: [one.id for one, _ in listed])
     if not found and not problems.kinds:
@@ -262,7 +265,13 @@ def _named_rows(path: Path, required: Sequence[str], problems: Problems) -> Iter
 
 
 def _read_recordings(
-    folder: Path, facts: ProcedureData, group_column: str, problems: Problems, listed: str = RECORDINGS
+    folder: Path,
+    facts: ProcedureData,
+    group_column: str,
+    problems: Problems,
+    listed: str = RECORDINGS,
+    *,
+    extra: Sequence[str] = (),
 ) -> Iterator[tuple[Recording, str]]:
     """Every recording with its split. val and test may share recordings."""
     seen: dict[str, str] = {}
@@ -273,7 +282,7 @@ def _read_recordings(
             names = [column_name(name) for name in cells]
             found = find_group(names, group_column, problems)
             group = "" if found is None else list(cells)[found]
-            check_columns(list(cells), [*COLUMNS, group], str(folder / listed), problems)
+            check_columns(list(cells), [*COLUMNS, group], str(folder / listed), problems, extra)
         name, split, fps = cells["id"], cells["split"], cells.get("fps", "")
         procedure = cells.get("procedure") or next(iter(facts.start_states))
         shared = {"val", "test"} == {split, seen.get(name, paths.get(cells["path"], ""))}

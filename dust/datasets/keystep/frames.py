@@ -29,6 +29,7 @@ def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
     data, node = cfg.DATA, cfg.KEYSTEP
     options = {"layout": node.LAYOUT, "table": node.PROCEDURE, "index_cache": data.INDEX_CACHE, **options}
     options |= {"pattern": data.FRAME_PATTERN, "group_column": data.GROUP_COLUMN, "corrections": data.CORRECTIONS}
+    options |= {"extra_columns": data.EXTRA_COLUMNS}
     return read_procedures(data.PATH_TO_DATA_DIR, split, **options)
 
 

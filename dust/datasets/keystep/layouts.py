@@ -11,6 +11,7 @@ import glob
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from dust.datasets.keystep.files import (
     read_rows,
     with_labels,
 )
+from dust.datasets.manifest.columns import to_number
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import to_number
 from dust.decode.folders import is_video, scan_pictures, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
@@ -78,13 +79,14 @@ def read_procedures(
     group_column: str = "",
     corrections: str | os.PathLike = "",
     check_files: bool = True,
+    extra_columns: Sequence[str] = (),
 ) -> ProcedureData:
     """One split of a data folder.
 
     Args:
         layout: auto (looks at the files) | own | industreal | meccano.
         table: the public data sets' ``procedure_info.json``, where it is not in the folder.
-        labels, frames, index_cache, pattern, group_column, corrections, check_files: as in
+        labels, frames, index_cache, pattern, group_column, corrections, check_files, extra_columns: as in
             :func:`dust.datasets.keystep.files.read_own`.
 
     Raises:
@@ -107,6 +109,7 @@ def read_procedures(
             group_column=group_column,
             corrections=corrections,
             check_files=check_files,
+            extra_columns=extra_columns,
         )
     if group_column:
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {folder} has no list with columns; set it to ''")

@@ -5,13 +5,14 @@ a leak, an error; that val and test share clips is usual in published splits, a 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dust.datasets.protocol import HasGroup, HasLabel, HasSources
+from dust.decode.segment import Segment
 from dust.utils.errors import SHOWN
 
 ERROR, WARNING = "error", "warning"
@@ -25,7 +26,8 @@ class Sample:
     Attributes:
         label: anything that can be compared; None for no label.
         group: "" for none.
-        sources: (file, part of it that is meant, "" for all) of everything that the sample is made of.
+        sources: (file, part of it that is meant, "" for all) of everything that the sample is made of; see
+            :class:`dust.datasets.protocol.HasSources`.
     """
 
     id: str
@@ -92,19 +94,19 @@ def find_conflicts(
         groups: look at groups too.
     """
     same = same or {}
-    of_source: dict[tuple[str, str], list[tuple[str, Sample]]] = defaultdict(list)
+    of_file: dict[str, list[tuple[str, Sample, Segment]]] = defaultdict(list)
     of_whole: dict[tuple[tuple[str, str], ...], list[tuple[str, Sample]]] = defaultdict(list)
     of_group: dict[str, list[tuple[str, Sample]]] = defaultdict(list)
     for split in sorted(splits, key=lambda name: name != "train"):
         for sample in splits[split]:
             sources = tuple((same.get(file, file), part) for file, part in sample.sources)
-            for source in dict.fromkeys(sources):
-                of_source[source].append((split, sample))
+            for file, part in dict.fromkeys(sources):
+                of_file[file].append((split, sample, Segment.of_part(part) or Segment()))
             of_whole[sources].append((split, sample))
             if sample.group and groups:
                 of_group[sample.group].append((split, sample))
     how = "the same content" if same else "the same file"
-    leaks, shared = _several_splits(of_source.values())
+    leaks, shared = _several_splits(case for entries in of_file.values() for case in _overlapping(entries))
     labels = [case for case in of_whole.values() if _labels_differ(case)]
     found = [
         Conflict(ERROR, LEAK, f"clips of train are in another split too ({how})", leaks),
@@ -119,6 +121,32 @@ def find_conflicts(
 
 
 Cases = Iterable[list[tuple[str, Sample]]]
+
+
+def _overlapping(entries: list[tuple[str, Sample, Segment]]) -> Iterator[list[tuple[str, Sample]]]:
+    """The samples of one file that have a moment of it in common: all, where all are of the whole file; else for each
+    sample that overlaps with some of other splits a case of it and these."""
+    if all(segment == Segment() for _, _, segment in entries):
+        yield [(split, sample) for split, sample, _ in entries]
+        return
+    if len({split for split, _, _ in entries}) < 2:
+        return
+    met: dict[int, list[int]] = defaultdict(list)
+    running: list[int] = []
+    for number in sorted(range(len(entries)), key=lambda one: entries[one][2].start):
+        split, _, segment = entries[number]
+        running = [one for one in running if _is_running(entries[one][2], segment)]
+        for one in running:
+            if entries[one][0] != split and entries[one][2].overlaps(segment):
+                met[min(one, number)].append(max(one, number))
+        running.append(number)
+    for number in sorted(met):
+        split, sample, _ = entries[number]
+        yield [(split, sample), *(entries[other][:2] for other in sorted(met[number]))]
+
+
+def _is_running(before: Segment, segment: Segment) -> bool:
+    return before.end is None or before.end > segment.start
 
 
 def _several_splits(cases: Cases) -> tuple[list[list[tuple[str, Sample]]], list[list[tuple[str, Sample]]]]:

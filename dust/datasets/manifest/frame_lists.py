@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from dust.datasets.manifest.columns import check_columns, column_name, find_group
 from dust.datasets.manifest.labels import index_labels
-from dust.datasets.manifest.table import RawSplit, Row, check_columns, column_name, find_group, split_line, text_lines
+from dust.datasets.manifest.table import RawSplit, Row, split_line, text_lines
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import natural_order
 from dust.utils.text import whole_number
@@ -70,13 +71,15 @@ class _Video:
     codes: list[int] = field(default_factory=list)
 
 
-def read_frame_list(root: str, split: str, path_prefix: str, group_column: str = "") -> RawSplit:
+def read_frame_list(
+    root: str, split: str, path_prefix: str, group_column: str = "", extra_columns: Sequence[str] = ()
+) -> RawSplit:
     """Read one list: a row for each video, with all its labels, and what its pictures show in ``frames``.
 
     Args:
         root: its folder, or the file.
         path_prefix: folder that the pictures' paths are under; "" looks in the data folder, then in the working one.
-        group_column: see :func:`dust.datasets.manifest.table.find_group`.
+        group_column, extra_columns: see :mod:`dust.datasets.manifest.columns`.
 
     Raises:
         DataError: there is no such list. What is wrong in it is among the problems of the result.
@@ -93,7 +96,8 @@ def read_frame_list(root: str, split: str, path_prefix: str, group_column: str =
     bases = [path_prefix] if path_prefix else [root if os.path.isdir(root) else folder, folder, ""]
     raw = RawSplit(path, [], list(dict.fromkeys(bases)))
     group = find_group(names, group_column, raw.problems)
-    check_columns(names, [*HEADER, *([] if group is None else [names[group]])], path, raw.problems)
+    used = [*HEADER, *([] if group is None else [names[group]])]
+    check_columns(names, used, path, raw.problems, extra_columns)
     sets: dict[str, int] = {}
     videos: dict[str, _Video] = {}
     for number, line in enumerate(lines[1:], first + 1):

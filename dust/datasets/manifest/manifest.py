@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dust.datasets.manifest import formats
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.table import RawSplit, Row, read_csv
+from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError
 from dust.utils.files import restored
 from dust.utils.text import csv_cell, printable
@@ -29,12 +31,19 @@ SPLITS = ("train", "val", "test")
 class Clip:
     """``id``: unique in its split. ``path``: a file, or a folder of frames. ``label``: a class index, several (sorted,
     each once) with ``multi_label``, None in a test split without labels. ``group``: what should be in one split only (a
-    person, a recording), "" where the list does not say."""
+    person, a recording), "" where the list does not say: then it is the file. ``segment``: the part of the file that is
+    the clip, None for all of it."""
 
     id: str
     path: str
     label: int | tuple[int, ...] | None
     group: str = ""
+    segment: Segment | None = None
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """The file and the part of it; see :class:`dust.datasets.protocol.HasSources`."""
+        return ((self.path, "" if self.segment is None else self.segment.part),)
 
 
 @dataclass
@@ -63,6 +72,8 @@ def read_manifest(
     check_files: bool = True,
     group_column: str = "",
     corrections: str | os.PathLike = "",
+    segment_unit: str = SECONDS,
+    extra_columns: Sequence[str] = (),
 ) -> Manifest:
     """Reads one split.
 
@@ -79,6 +90,8 @@ def read_manifest(
         check_files: whether a missing file is an error.
         group_column: of a csv; "" reads a column called group, if there is one.
         corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
+        segment_unit: of a csv's columns start and end: seconds from the first frame's time | frames as decoded, from 0.
+        extra_columns: of a csv, of which nothing is to be said; see :mod:`dust.datasets.manifest.columns`.
 
     Raises:
         DataError: with all problems of the split, or what was looked for and found.
@@ -99,6 +112,7 @@ def read_manifest(
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {root} has no list with columns ({layout}); set it to ''")
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
     reader.corrections = Corrections(corrections)
+    reader.segment_unit, reader.extra_columns = segment_unit, extra_columns
     raw = reader.read(split)
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
@@ -115,21 +129,30 @@ def read_manifest(
     return Manifest(clips, names, raw.source, multi_label, index_frames(raw, names, num_classes))
 
 
-def read_new_clips(path: str, *, separator: str = "", path_prefix: str = "") -> list[Clip]:
+def read_new_clips(
+    path: str,
+    *,
+    separator: str = "",
+    path_prefix: str = "",
+    segment_unit: str = SECONDS,
+    extra_columns: Sequence[str] = (),
+) -> list[Clip]:
     """The clips of a csv list that are to be predicted. Labels are left aside, whatever they are, and a file that is
     missing is found when it is read.
 
     Args:
-        separator, path_prefix: see :func:`read_manifest`.
+        separator, path_prefix, segment_unit, extra_columns: see :func:`read_manifest`.
 
     Raises:
         DataError: with all problems of the list.
     """
     if is_frame_list(path):
-        raw = read_frame_list(path, "test", path_prefix)
+        raw = read_frame_list(path, "test", path_prefix, extra_columns=extra_columns)
     else:
-        raw = read_csv(path, split="test", separator=separator)
+        options: dict[str, Any] = {"segment_unit": segment_unit, "extra_columns": extra_columns}
+        raw = read_csv(path, split="test", separator=separator, **options)
         raw.bases = [path_prefix] if path_prefix else list(dict.fromkeys([os.path.dirname(path), ""]))
+    _name_rows(raw)
     for row in raw.rows:
         row.label = None
     clips = _locate(raw, [None] * len(raw.rows), False, False)
@@ -206,6 +229,8 @@ class _Reader:
     check_files: bool
     group_column: str = ""
     corrections: Corrections = field(default_factory=Corrections)
+    segment_unit: str = SECONDS
+    extra_columns: Sequence[str] = ()
 
     def read(self, split: str) -> RawSplit:
         """The rows of a split, each with an id, as they are after the corrections."""
@@ -234,7 +259,7 @@ class _Reader:
         if self.format == "hmdb51":
             return formats.read_hmdb51(self.root, split, self.split_number, self.path_prefix)
         if self.format == "charades":
-            return read_frame_list(self.root, split, self.path_prefix, self.group_column)
+            return read_frame_list(self.root, split, self.path_prefix, self.group_column, self.extra_columns)
         return self._read_csv(split)
 
     def _read_csv(self, split: str) -> RawSplit:
@@ -259,6 +284,8 @@ class _Reader:
             separator=self.separator,
             multi_label=self.multi_label,
             group_column=self.group_column,
+            segment_unit=self.segment_unit,
+            extra_columns=self.extra_columns,
         )
         bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
         raw.bases = list(dict.fromkeys(bases))
@@ -314,7 +341,7 @@ def _locate(
         if row.label is not None and indices is None:
             continue  # reported with the labels
         label = indices if multi_label or not indices else indices[0]
-        clips.append(Clip(row.id or row.written, path, label, row.group))
+        clips.append(Clip(row.id or row.written, path, label, row.group, row.segment))
     return clips
 
 
@@ -324,13 +351,13 @@ def _relabelled(row: Row, label: str) -> Row:
 
 
 def _name_rows(raw: RawSplit) -> None:
-    """Give every row an id of its own: that of its column, which must differ, else its path, with #2, #3, ... where a
-    path stands there again."""
+    """Give every row an id of its own: that of its column, which must differ, else its path and ``#start-end`` of a
+    segment, with #2, #3, ... where that stands there again."""
     seen: dict[str, str] = {}
     copies: dict[str, int] = {}
     repeated = 0
     for row in raw.rows:
-        clip_id = printable(row.id or row.written)
+        clip_id = printable(row.id or row.written + ("" if row.segment is None else f"#{row.segment}"))
         if clip_id in seen and row.id:
             raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
         elif clip_id in seen:
@@ -342,9 +369,7 @@ def _name_rows(raw: RawSplit) -> None:
         row.id = clip_id
         seen.setdefault(clip_id, row.where)
     if repeated:
-        logger.warning(
-            "%s: %d rows name a file that is named before: their ids end in #2, #3, ...", raw.source, repeated
-        )
+        logger.warning("%s: %d rows name what is named before: their ids end in #2, #3, ...", raw.source, repeated)
 
 
 def missing_file(bases: Sequence[str]) -> str:

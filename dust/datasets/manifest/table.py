@@ -8,8 +8,8 @@ Rules (DATASET.md says them with examples):
   class, category, target ...), or consists of such names only;
 * one ``'`` before = + - @ is taken away: dust writes it so that a spreadsheet takes no text for a formula;
 * ``"`` quotes a field that holds the separator; UTF-8 or UTF-16; a byte order mark and CRLF are accepted;
-* a column ``group`` (or the one of DATA.GROUP_COLUMN) is read, a column ``split`` chooses rows, columns that cut videos
-  into segments are refused, and all others are named in the log.
+* a column ``group`` (or the one of DATA.GROUP_COLUMN) is read, a column ``split`` chooses rows, ``start`` and ``end``
+  say which part of the file is meant; see :mod:`dust.datasets.manifest.columns` for all others.
 """
 
 import csv
@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dust.datasets.manifest.columns import END, GROUP, START, check_columns, column_name, find_group, read_segment
 from dust.decode.folders import is_picture, is_video
+from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 from dust.utils.text import csv_value
@@ -37,17 +39,10 @@ LABEL_NAMES = (
     *("label", "labels", "class", "classes", "class_name", "classname", "label_name", "category", "category_name"),
     *("target", "action", "activity", "gesture", "class_id", "class_index", "class_label", "label_id", "category_id"),
 )
-GROUP = "group"
 SPLIT_NAMES = {
     **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"},
     **{"test": "test", "testing": "test"},
 }
-#: Columns that say which part of a video is meant.
-_SEGMENT = re.compile(
-    r"(start|end|begin|stop|onset|offset)(_?(time|frame|timestamp|s|sec|secs|second|seconds|ms))?"
-    r"|(time|frame|t|timestamp|temporal|clip|segment)_(start|end|begin|stop)|timestamp_?s"
-)
-_NUMBERED = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")  # 0,5: a comma for the decimal point
 
 # "a path" <spaces> "a label", each quoted or not; without quotes the label is what follows the last space
 _SPACED = re.compile(r'(?:"((?:[^"]|"")*)"|(.*?\S))[ \t]+(?:"((?:[^"]|"")*)"|(\S+))')
@@ -59,6 +54,7 @@ _INTEGERS = re.compile(r"\d+(,\d+)+")
 class Row:
     """One clip as a file names it. ``path`` is None until the file is located; ``label`` None where there is none.
     ``group``: what must not be in two splits (a person, a recording), ``split``: as written; "" where there is none.
+    ``segment``: the part of the file, None for all of it.
     ``frames``: what a list of frames says of each, see :mod:`dust.datasets.manifest.frame_lists`."""
 
     where: str
@@ -68,6 +64,7 @@ class Row:
     path: str | None = None
     group: str = ""
     split: str = ""
+    segment: Segment | None = None
     frames: Any = None
 
 
@@ -83,43 +80,6 @@ class RawSplit:
     class_names: list[str] | None = None
     problems: Problems = field(default_factory=Problems)
     label_sets: list[str] = field(default_factory=list)
-
-
-def column_name(cell: str) -> str:
-    """A column's name as it is compared: ``" Video Path"`` and ``#video-path`` are ``video_path``."""
-    return re.sub(r"[\s\-]+", "_", cell.strip().lstrip("#").strip().lower())
-
-
-def to_number(cell: str) -> float:
-    """The number in a cell, also with a comma for the decimal point. ValueError if it is none."""
-    text = cell.strip()
-    return float(text.replace(",", ".") if _NUMBERED.fullmatch(text) else text)
-
-
-def find_group(names: Sequence[str], group_column: str, problems: Problems) -> int | None:
-    """Which of the columns is the group's: that of DATA.GROUP_COLUMN, which must be there, else ``group``."""
-    wanted = column_name(group_column) or GROUP
-    if wanted in names:
-        return list(names).index(wanted)
-    if group_column:
-        kind = f"no column {group_column}, which DATA.GROUP_COLUMN names"
-        problems.add(kind, f"the columns are {', '.join(names) or 'without names'}")
-    return None
-
-
-def check_columns(names: Sequence[str], used: Sequence[str], source: str, problems: Problems) -> None:
-    """Refuse columns that say which part of a video is meant, and name in the log those that nobody reads."""
-    others = [name for name in names if name not in used]
-    segments = [name for name in others if _SEGMENT.fullmatch(name)]
-    if segments:
-        problems.add(
-            "columns that cut videos into segments, which are not read from this list (whole videos would be): cut the "
-            "videos into clips, or remove these columns",
-            ", ".join(segments),
-        )
-    ignored = [name or "(without a name)" for name in others if name not in segments]
-    if ignored:
-        logger.info("%s: columns that are not read: %s", source, ", ".join(ignored))
 
 
 def _written_with_spaces(line: str) -> bool:
@@ -184,6 +144,8 @@ class _Columns:
     id: int | None = None
     group: int | None = None
     split: int | None = None
+    start: int | None = None
+    end: int | None = None
     names: tuple[str, ...] = ()
 
 
@@ -198,7 +160,7 @@ def find_header(line: str, separator: str) -> _Columns | None:
     names = tuple(map(column_name, cells))
     paths = [name for name in PATH_NAMES if name in names]
     labels = [name for name in LABEL_NAMES if name in names]
-    known = (*PATH_NAMES, *LABEL_NAMES, GROUP, "split")
+    known = (*PATH_NAMES, *LABEL_NAMES, GROUP, "split", START, END)
     certain = any("path" in name or "file" in name for name in paths) and len(names) > 1
     if not paths or not (labels or certain or all(name in known for name in names)):
         return None
@@ -210,6 +172,8 @@ def find_header(line: str, separator: str) -> _Columns | None:
         label=names.index(labels[0]) if labels else None,
         id=names.index("id") if "id" in names and paths[0] != "id" else None,
         split=names.index("split") if "split" in names else None,
+        start=names.index(START) if START in names else None,
+        end=names.index(END) if END in names else None,
         names=names,
     )
 
@@ -238,6 +202,8 @@ def read_csv(
     separator: str = "",
     multi_label: bool = False,
     group_column: str = "",
+    segment_unit: str = SECONDS,
+    extra_columns: Sequence[str] = (),
 ) -> RawSplit:
     """Reads one csv file. Labels stay text. Problems are collected in the result, with line numbers.
 
@@ -246,7 +212,9 @@ def read_csv(
             column ``split`` chooses the rows of this one. "" reads the rows of all splits, and labels may be absent.
         separator: "" to find it; " " means the last space of the line; ``\\t`` may be written with a backslash.
         multi_label: an empty label field then means "none of the classes".
-        group_column: see :func:`find_group`.
+        group_column: see :func:`dust.datasets.manifest.columns.find_group`.
+        segment_unit: of the columns ``start`` and ``end``: seconds | frames.
+        extra_columns: see :func:`check_columns`.
     """
     raw = RawSplit(source=str(path), rows=[])
     lines, separator, first = text_lines(path, separator)
@@ -264,8 +232,9 @@ def read_csv(
     if header is not None:
         numbered = numbered[1:]
         header.group = find_group(header.names, group_column, raw.problems)
-        used = [header.path, header.label, header.id, header.group, header.split]
-        check_columns(header.names, [header.names[i] for i in used if i is not None], str(path), raw.problems)
+        places = (header.path, header.label, header.id, header.group, header.split, header.start, header.end)
+        used = [header.names[place] for place in places if place is not None]
+        check_columns(header.names, used, str(path), raw.problems, extra_columns)
     else:
         find_group((), group_column, raw.problems)
         if split in ("test", "") and separator == " " and _clips_only(texts):
@@ -276,13 +245,14 @@ def read_csv(
             f"line {first}: {texts[0]}",
         )
         return raw
-    _read_rows(raw, numbered, separator, header or _Columns(), split, multi_label)
+    _read_rows(raw, numbered, separator, header or _Columns(), split, multi_label, segment_unit)
     return raw
 
 
 def _read_rows(
-    raw: RawSplit, numbered: list[tuple[int, str]], separator: str, columns: _Columns, split: str, multi_label: bool
-) -> None:
+    raw: RawSplit, numbered: list[tuple[int, str]], separator: str, columns: _Columns, split: str, multi_label: bool,
+    unit: str,
+) -> None:  # fmt: skip
     shown = {"\t": "a tab", " ": "a space", ",": "a comma", ";": "a semicolon"}.get(separator, repr(separator))
     bare: list[int] = []
     for number, line in numbered:
@@ -319,7 +289,11 @@ def _read_rows(
         else:
             clip_id = None if columns.id is None else cells[columns.id].strip()
             group = "" if columns.group is None else cells[columns.group].strip()
-            raw.rows.append(Row(where, cells[columns.path], label, clip_id, group=group, split=of))
+            row = Row(where, cells[columns.path], label, clip_id, group=group, split=of)
+            if columns.start is not None or columns.end is not None:
+                start, end = ("" if place is None else cells[place] for place in (columns.start, columns.end))
+                row.segment = read_segment(start, end, unit, where, raw.problems)
+            raw.rows.append(row)
     if bare and (split not in ("test", "") or len(bare) < len(raw.rows)):
         for index in bare:
             raw.problems.add(

@@ -367,6 +367,7 @@ def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> FusedMan
         check_files=data.CHECK_FILES,
         group_column=data.GROUP_COLUMN,
         corrections=data.CORRECTIONS,
+        extra_columns=data.EXTRA_COLUMNS,
     )
 
 

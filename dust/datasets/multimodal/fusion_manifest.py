@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dust.datasets.arrays import ArrayFiles, is_row, split_reference
+from dust.datasets.manifest.columns import column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS, find_file, missing_file
-from dust.datasets.manifest.table import RawSplit, Row, column_name, find_group, read_table
+from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.utils.errors import DataError, Problems, SampleError
 from dust.utils.text import near_names, whole_number
 
@@ -115,6 +116,7 @@ def read_fused_manifest(
     check_files: bool = True,
     group_column: str = "",
     corrections: str | os.PathLike = "",
+    extra_columns: Sequence[str] = (),
 ) -> FusedManifest:
     """Reads one split.
 
@@ -122,7 +124,7 @@ def read_fused_manifest(
         root: the folder of ``<split>.csv`` or ``manifest.csv``, or a csv file itself.
         modalities: those of video and series whose files are needed.
         path_prefix: folder that relative paths are under; "" is the csv's own.
-        separator, class_names, multi_label, num_classes, group_column, corrections: as in
+        separator, class_names, multi_label, num_classes, group_column, corrections, extra_columns: as in
             :func:`dust.datasets.manifest.manifest.read_manifest`.
         check_files: a missing file, or a row that an array does not have, is an error.
 
@@ -136,14 +138,14 @@ def read_fused_manifest(
     folder = os.path.dirname(path)
     wanted = [name for name in FILES if name in modalities]
     correct = Corrections(corrections)
-    table = _read_table(path, split, wanted, separator, group_column)
+    table = _read_table(path, split, wanted, separator, group_column, extra_columns)
     ids = partial(_ids_beside, root, table, split, separator)
     rows = correct.apply(table.of(split, multi_label), split, table.problems, _relabelled, others=ids)
     raw = RawSplit(path, [*rows], bases=[path_prefix or folder], problems=table.problems)
     names = list(class_names) if class_names is not None else _class_list(folder)
     own_names = names is None
     if names is None and split != "train":
-        names = _train_classes(root, table, separator, group_column, correct, num_classes, multi_label)
+        names = _train_classes(root, table, separator, group_column, correct, num_classes, multi_label, extra_columns)
     labels, names = index_labels(raw, names, num_classes, multi_label)
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
@@ -197,7 +199,9 @@ def _ids_beside(root: str, table: _Table, split: str, separator: str) -> list[st
     return [*ids, *(row.id or "" for row in table.rows)]
 
 
-def _read_table(path: str, split: str, wanted: Sequence[str], separator: str, group_column: str = "") -> _Table:
+def _read_table(
+    path: str, split: str, wanted: Sequence[str], separator: str, group_column: str, extra_columns: Sequence[str]
+) -> _Table:
     """Header and cells. Problems of the header are raised here; those of rows are collected."""
     problems, problems_of_header = Problems(), Problems()
     table = read_table(path, problems, separator=separator, empty=False)
@@ -205,7 +209,8 @@ def _read_table(path: str, split: str, wanted: Sequence[str], separator: str, gr
         raise DataError(f"{path}: an empty file: its first line must be a header, id,label[,video][,series][,split]")
     found = find_group([column_name(name) for name in table.header], group_column, problems_of_header)
     group = "" if found is None else table.header[found]
-    _check_columns(problems_of_header, table.header, split, wanted, group)
+    known = [*COLUMNS, group, *map(column_name, extra_columns)]
+    _check_columns(problems_of_header, table.header, split, wanted, known)
     problems_of_header.raise_if_any(path)
     rows = [
         _Row(where, text, cells.get("label"), cells["id"], group=cells.get(group, ""), cells=cells)
@@ -215,13 +220,16 @@ def _read_table(path: str, split: str, wanted: Sequence[str], separator: str, gr
     return _Table(path, table.header, rows, problems)
 
 
-def _check_columns(problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str], group: str) -> None:
+def _check_columns(
+    problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str], known: Sequence[str]
+) -> None:
     counts = Counter(columns)
     for name in columns:
-        if name not in (*COLUMNS, group):
+        if name not in known and column_name(name) not in known:
             near = _OTHER_NAMES.get(name) or next(iter(near_names(name, COLUMNS, n=1)), "")
             hint = f"; did you mean {near}?" if near and near not in columns else ""
-            problems.add(f"an unknown column: the header's names are {', '.join(COLUMNS)}", f"{name!r}{hint}")
+            kind = f"an unknown column: the header's names are {', '.join(COLUMNS)}, and those of DATA.EXTRA_COLUMNS"
+            problems.add(kind, f"{name!r}{hint}")
         elif counts[name] > 1:
             problems.add("a column twice", name)
     if "id" not in columns:
@@ -269,11 +277,12 @@ def _train_classes(
     correct: Corrections,
     num_classes: int | None,
     multi_label: bool,
+    extra_columns: Sequence[str],
 ) -> list[str] | None:
     """The classes of the train split, or None where there is none."""
     train = os.path.join(root, "train.csv")
     if os.path.isfile(train):
-        table = _read_table(train, "train", (), separator, group_column)
+        table = _read_table(train, "train", (), separator, group_column, extra_columns)
     elif "split" not in table.columns:
         return None
     raw = RawSplit(table.path, [])

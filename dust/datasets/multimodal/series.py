@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from dust.datasets.arrays import ArrayFiles, split_reference
-from dust.datasets.manifest.table import split_line, text_lines, to_number
+from dust.datasets.manifest.columns import to_number
+from dust.datasets.manifest.table import split_line, text_lines
 from dust.utils.arrays import StoredArray, open_npz, read_npy
 from dust.utils.errors import DataError, SampleError
 

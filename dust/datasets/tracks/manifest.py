@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dust.datasets.manifest.columns import check_columns, column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list
 from dust.datasets.manifest.manifest import SPLITS
-from dust.datasets.manifest.table import RawSplit, Row, check_columns, column_name, find_group, read_table
+from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.tracks.files import SUFFIXES
+from dust.decode.segment import FRAMES, Segment
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import restored
 from dust.utils.structured import read_json
@@ -66,7 +68,8 @@ class TrackClip:
     @property
     def sources(self) -> tuple[tuple[str, str], ...]:
         """The cameras' files, with the frames that are meant; see :class:`dust.datasets.protocol.HasSources`."""
-        frames = "" if not self.start and self.end is None else f"frames {self.start} to {self.end}"
+        whole = not self.start and self.end is None
+        frames = "" if whole else Segment(self.start, self.end, FRAMES).part
         return tuple((self.files[view], frames) for view in sorted(self.files))
 
 
@@ -91,6 +94,7 @@ def read_track_manifest(
     corrections: str | os.PathLike = "",
     leaks: bool = False,
     check_files: bool = True,
+    extra_columns: Sequence[str] = (),
 ) -> TrackManifest:
     """Reads one split.
 
@@ -101,10 +105,11 @@ def read_track_manifest(
             the file, else of the original's ``classes.json``, else the training labels, sorted.
         num_classes: what the model has; another number of classes is an error.
         views: the cameras that will be used. A clip may lack some of them, which is logged; all clips may not.
-        group_column: see :func:`dust.datasets.manifest.table.find_group`; without one the sequence is the group.
+        group_column: see :func:`dust.datasets.manifest.columns.find_group`; without one the sequence is the group.
         corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
         leaks: let sequences of train be in other splits too.
         check_files: whether a missing file is an error.
+        extra_columns: see :func:`dust.datasets.manifest.columns.check_columns`.
 
     Raises:
         DataError: with all problems of all splits.
@@ -113,7 +118,7 @@ def read_track_manifest(
         raise DataError(f"split {split!r} is none of {', '.join(SPLITS)}")
     table = _find_table(root)
     problems = Problems()
-    clips = [clip for path in table for clip in _read_table(path, problems, group_column, check_files)]
+    clips = [clip for path in table for clip in _read_table(path, problems, group_column, check_files, extra_columns)]
     _assign_splits(clips, str(table[0].parent), problems)
     correct = Corrections(corrections)
     ids = [clip.id for clip in clips]
@@ -185,22 +190,25 @@ def _relabelled(clip: TrackClip, label: str) -> TrackClip:
     return clip
 
 
-def _read_table(path: Path, problems: Problems, group_column: str, check_files: bool) -> list[TrackClip]:
+def _read_table(
+    path: Path, problems: Problems, group_column: str, check_files: bool, extra_columns: Sequence[str] = ()
+) -> list[TrackClip]:
     table = read_table(path, problems, where=f"{path.name} line {{}}")
     if not table.header:
         raise DataError(f"{path} is empty")
     rows = [(where, cells) for where, _, cells in table.rows]
     if set(PUBLISHED_COLUMNS) <= set(table.header):
         return _published_clips(path.parent, rows, problems, check_files)
-    return _clips(path, table.header, rows, group_column, problems, check_files)
+    return _clips(path, table.header, rows, group_column, problems, check_files, extra_columns)
 
 
 Rows = Iterable[tuple[str, dict[str, str]]]
 
 
 def _clips(
-    path: Path, header: list[str], rows: Rows, group_column: str, problems: Problems, check_files: bool
-) -> list[TrackClip]:
+    path: Path, header: list[str], rows: Rows, group_column: str, problems: Problems, check_files: bool,
+    extra_columns: Sequence[str],
+) -> list[TrackClip]:  # fmt: skip
     """One row per clip and camera."""
     named = {name: next((alias for alias in aliases if alias in header), "") for name, aliases in COLUMNS.items()}
     missing = [name for name in NEEDED if not named[name]]
@@ -208,7 +216,8 @@ def _clips(
         raise DataError(f"{path}: no column {', '.join(missing)} in the header {','.join(header)}")
     group = find_group([column_name(name) for name in header], group_column, problems)
     named["group"] = "" if group is None else header[group]
-    check_columns(header, [column for column in named.values() if column], str(path), problems)
+    used = [column for column in named.values() if column]
+    check_columns(header, used, str(path), problems, extra_columns)
     own_split = path.stem if path.stem in SPLITS and not named["split"] else ""
     clips: dict[str, TrackClip] = {}
     for where, cells in rows:

@@ -420,4 +420,5 @@ def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> TrackMan
         views=cfg.TRACKS.VIEWS,
         group_column=cfg.DATA.GROUP_COLUMN,
         corrections=cfg.DATA.CORRECTIONS,
+        extra_columns=cfg.DATA.EXTRA_COLUMNS,
     )

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.columns import check_columns, column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest
-from dust.datasets.manifest.table import Row, check_columns, column_name, find_group, read_lines, read_table
+from dust.datasets.manifest.table import Row, read_lines, read_table
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import DataError, Problems
 from dust.utils.text import whole_number
@@ -69,6 +70,7 @@ class EpicKitchens(VideoDataset):
             check_files=data.CHECK_FILES,
             group_column=data.GROUP_COLUMN,
             corrections=data.CORRECTIONS,
+            extra_columns=data.EXTRA_COLUMNS,
         )
         return {
             "manifest": manifest,
@@ -112,6 +114,7 @@ def read_epic(
     check_files: bool = True,
     group_column: str = "",
     corrections: str | os.PathLike = "",
+    extra_columns: Sequence[str] = (),
 ) -> Manifest:
     """The clips of a split, labels (verb, num_verbs + noun). In "test" a row of a clip_id alone has no label.
 
@@ -130,7 +133,7 @@ def read_epic(
     seen: dict[str, str] = {}
     bases = [path_prefix] if path_prefix else [str(folder), str(folder / "videos")]
     rows = []
-    for where, group, cells in _rows(path, group_column, problems):
+    for where, group, cells in _rows(path, group_column, problems, extra_columns):
         if not (len(cells) == 3 or (split == "test" and len(cells) == 1)) or not cells[0]:
             problems.add("not clip_id,verb,noun", f"{where}: {','.join(cells)}")
             continue
@@ -141,7 +144,7 @@ def read_epic(
 
     def others() -> list[str]:
         beside = [folder / f"{name}.csv" for name in SPLITS if name != split and (folder / f"{name}.csv").is_file()]
-        return [cells[0] for one in beside for _, _, cells in _rows(one, "", Problems()) if cells]
+        return [cells[0] for one in beside for _, _, cells in _rows(one, "", Problems(), extra_columns) if cells]
 
     for row in Corrections(corrections).apply(rows, split, problems, _relabelled, others=others):
         words = row.label.split(",") if row.label else []
@@ -160,7 +163,9 @@ def read_epic(
     return Manifest(clips, names, str(path), True)
 
 
-def _rows(path: Path, group_column: str, problems: Problems) -> Iterator[tuple[str, str, list[str]]]:
+def _rows(
+    path: Path, group_column: str, problems: Problems, extra_columns: Sequence[str] = ()
+) -> Iterator[tuple[str, str, list[str]]]:
     """Where each row stands, its group, and clip_id, verb, noun as far as they are there."""
     lines = read_lines(path, problems, empty=False)
     names = [column_name(cell) for cell in lines[0].cells] if lines else []
@@ -171,7 +176,7 @@ def _rows(path: Path, group_column: str, problems: Problems) -> Iterator[tuple[s
     group = find_group(names, group_column, problems)
     wanted = [names.index(name) for name in HEADER if name in names]
     used = [*HEADER, *([] if group is None else [names[group]])]
-    check_columns(names, used, str(path), problems)
+    check_columns(names, used, str(path), problems, extra_columns)
     for line in lines[1:]:
         if len(line.cells) in (len(names), 1):
             cells = [line.cells[column] for column in wanted] if len(line.cells) > 1 else line.cells

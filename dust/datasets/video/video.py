@@ -18,6 +18,7 @@ from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.video.windows import SlidingWindows
 from dust.decode.clip import reader_class
 from dust.decode.reader import ClipReader, FrameRequest, open_clip
+from dust.decode.segment import part_of
 from dust.utils.errors import VideoError
 from dust.utils.rng import numpy_rng
 
@@ -109,6 +110,8 @@ class VideoDataset(Dataset[Any]):
             check_files=data.CHECK_FILES,
             group_column=data.GROUP_COLUMN,
             corrections=data.CORRECTIONS,
+            segment_unit=data.SEGMENT_UNIT,
+            extra_columns=data.EXTRA_COLUMNS,
         )
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
@@ -121,7 +124,13 @@ class VideoDataset(Dataset[Any]):
     def read_new_clips(cls, cfg, path: str) -> list[Clip]:
         """The clips of a csv list that are to be predicted, without labels."""
         data = cfg.DATA
-        return read_new_clips(path, separator=data.PATH_LABEL_SEPARATOR, path_prefix=data.PATH_PREFIX)
+        return read_new_clips(
+            path,
+            separator=data.PATH_LABEL_SEPARATOR,
+            path_prefix=data.PATH_PREFIX,
+            segment_unit=data.SEGMENT_UNIT,
+            extra_columns=data.EXTRA_COLUMNS,
+        )
 
     @classmethod
     def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
@@ -181,8 +190,8 @@ class VideoDataset(Dataset[Any]):
             return BadClip(clip.id, clip.path, error.reason)
 
     def open(self, clip: Clip) -> ClipReader:
-        """A reader of the clip. VideoError where it cannot be opened."""
-        return open_clip(
+        """A reader of the clip, of its segment alone if it is one. VideoError where it cannot be opened."""
+        reader = open_clip(
             clip.path,
             decoder=self.decoder,
             resize=self.resize,
@@ -190,6 +199,7 @@ class VideoDataset(Dataset[Any]):
             index_cache=self.index_cache,
             pattern=self.frame_pattern,
         )
+        return part_of(reader, clip.segment)
 
     def _training_views(self, clip: Clip, draw: SampleRequest) -> Any:
         assert self.train_transform is not None

@@ -4,7 +4,8 @@ import ast
 
 import pytest
 
-from dust.datasets.manifest.table import read_csv, read_table, to_number
+from dust.datasets.manifest.columns import to_number
+from dust.datasets.manifest.table import read_csv, read_table
 from dust.utils.errors import DataError, Problems
 from tests.helpers import ROOT
 
@@ -72,18 +73,11 @@ def test_tables_find_their_separator_too(tmp_path):
         to_number("1.234,5")
 
 
-@pytest.mark.parametrize("columns", ["start,end", "start_time,end_time", "start_frame,stop_frame", "t_start,t_end"])
-def test_segments_are_refused_by_name(tmp_path, columns):
-    (tmp_path / "train.csv").write_text(f"path,{columns},label\na.mp4,0,5,wave\n")
-    kinds = read_csv(tmp_path / "train.csv", split="train").problems.kinds
-    assert [cases for kind, cases in kinds.items() if "segments" in kind] == [[columns.replace(",", ", ")]]
-
-
 def test_columns_that_nobody_reads_are_named(tmp_path, caplog):
     caplog.set_level("INFO")
     (tmp_path / "train.csv").write_text("path,label,fps,camera\na.mp4,wave,30,2\n")
     raw = read_csv(tmp_path / "train.csv", split="train")
-    assert not raw.problems.kinds and "columns that are not read: fps, camera" in caplog.text
+    assert not raw.problems.kinds and "columns that are not read: fps, camera (DATA.EXTRA_COLUMNS)" in caplog.text
     raw = read_csv(tmp_path / "train.csv", split="train", group_column="Camera")
     assert [row.group for row in raw.rows] == ["2"]
     kinds = read_csv(tmp_path / "train.csv", split="train", group_column="person").problems.kinds

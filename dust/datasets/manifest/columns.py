@@ -1,0 +1,112 @@
+"""What the columns of a list mean: whose name stands for which, and which nobody may ignore.
+
+A column that changes what a row means (where a segment begins, its unit, the one frame that a label is of) and that is
+not read from this list is refused by name. All others are named in one line of the log.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+
+from dust.decode.segment import FRAMES, Segment
+from dust.utils.errors import Problems
+
+logger = logging.getLogger(__name__)
+
+GROUP, START, END = "group", "start", "end"
+_UNITS = r"(_?(time|times|timestamp|frame|frames|s|sec|secs|second|seconds|ms|msec|milliseconds|idx|index|pos))?"
+#: Columns that say which part of a file, which moment of it, or in which unit, is meant.
+_MEANING = re.compile(
+    rf"(start|end|begin|stop|onset|offset|from|to|t0|t1|t_0|t_1|tstart|tend){_UNITS}"
+    r"|(time|frame|t|timestamp|temporal|clip|segment|seg|action|event|label)_?(start|end|begin|stop)"
+    rf"|(time|timestamp|timestamps|time_stamp|frame|moment){_UNITS}|frame_?(id|no|nr|num|number)|segment|segments"
+    r"|unit|units|(time|segment|duration)_units?"
+)
+_LENGTH = re.compile(rf"(duration|length|len|dur){_UNITS}")
+_NUMBERED = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")  # 0,5: a comma for the decimal point
+
+
+def column_name(cell: str) -> str:
+    """A column's name as it is compared: ``" Video Path"`` and ``#video-path`` are ``video_path``."""
+    return re.sub(r"[\s\-]+", "_", cell.strip().lstrip("#").strip().lower())
+
+
+def to_number(cell: str) -> float:
+    """The number in a cell, also with a comma for the decimal point. ValueError if it is none."""
+    text = cell.strip()
+    return float(text.replace(",", ".") if _NUMBERED.fullmatch(text) else text)
+
+
+def find_group(names: Sequence[str], group_column: str, problems: Problems) -> int | None:
+    """Which of the columns is the group's: that of DATA.GROUP_COLUMN, which must be there, else ``group``."""
+    wanted = column_name(group_column) or GROUP
+    if wanted in names:
+        return list(names).index(wanted)
+    if group_column:
+        kind = f"no column {group_column}, which DATA.GROUP_COLUMN names"
+        problems.add(kind, f"the columns are {', '.join(names) or 'without names'}")
+    return None
+
+
+def check_columns(
+    names: Sequence[str], used: Sequence[str], source: str, problems: Problems, extra: Sequence[str] = ()
+) -> None:
+    """Refuse columns that change what a row means, and name in the log those that nobody reads.
+
+    Args:
+        names: of all columns.
+        used: those that are read.
+        source: the list, for the log.
+        extra: DATA.EXTRA_COLUMNS, columns that are known to be of no meaning here: nothing is said of them.
+    """
+    known = {column_name(name) for name in (*used, *extra)}
+    others = [name for name in names if column_name(name) not in known]
+    partial = START in used and END not in used  # then a length says where a segment ends
+    bare = {name: re.sub(r"[()\[\]]", "", column_name(name)) for name in others}
+    meaning = [name for name in others if _MEANING.fullmatch(bare[name]) or (partial and _LENGTH.fullmatch(bare[name]))]
+    if meaning:
+        problems.add(
+            "columns that change what a row means and are not understood: in a list of clips the columns start and end "
+            "cut segments (DATA.SEGMENT_UNIT). Rename them, remove them, or, if they mean something else, name them in "
+            "DATA.EXTRA_COLUMNS",
+            ", ".join(meaning),
+        )
+    ignored = [name or "(without a name)" for name in others if name not in meaning]
+    if ignored:
+        logger.info("%s: columns that are not read: %s (DATA.EXTRA_COLUMNS)", source, ", ".join(ignored))
+
+
+def read_segment(start: str, end: str, unit: str, where: str, problems: Problems) -> Segment | None:
+    """The part [start, end) that two cells say; None where both are empty, and for what is no segment.
+
+    Args:
+        start, end: numbers from 0 on; an empty start is the beginning, an empty end the end of the file.
+        unit: seconds | frames.
+        where: names the row among the problems.
+    """
+    values = [_moment(cell, unit) for cell in (start, end)]
+    if values[0] is None and values[1] is None:
+        return None
+    first, last = values[0] or 0.0, values[1]
+    if math.isnan(first) or (last is not None and math.isnan(last)):
+        kind = "frames, whole numbers" if unit == FRAMES else "seconds, numbers"
+        problems.add(f"start and end are {kind} from 0 on (DATA.SEGMENT_UNIT {unit})", f"{where}: {start!r}, {end!r}")
+    elif last is not None and last <= first:
+        problems.add("an end that is not behind its start", f"{where}: {start}, {end}")
+    else:
+        return Segment(first, last, unit)
+    return None
+
+
+def _moment(cell: str, unit: str) -> float | None:
+    """The number in a cell; None for an empty one, NaN for what is none from 0 on."""
+    if not cell.strip():
+        return None
+    try:
+        value = to_number(cell)
+    except ValueError:
+        return math.nan
+    if unit == FRAMES and (not math.isfinite(value) or value != int(value)):
+        return math.nan
+    return value if 0 <= value < math.inf else math.nan
