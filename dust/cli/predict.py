@@ -151,12 +151,12 @@ def run_clips(args: argparse.Namespace, model: Any, output: Any) -> int:
 
 def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
     """Timelines, and videos with the answers burnt in."""
-    from dust.deploy.jobs import LongVideos, name_of
+    from dust.deploy.jobs import LongVideos, whole_video
     from dust.deploy.report import shorten
     from dust.deploy.sources import find_sources
     from dust.deploy.timeline import MergeRule
 
-    sources = [name_of(source) for source in find_sources(args.sources, model.reader)]
+    sources = [whole_video(source) for source in find_sources(args.sources, model.reader)]
     rule = MergeRule(args.threshold, args.hysteresis, args.min_length)
     job = LongVideos(model, args.window, args.stride, rule, output, timeline=args.timeline, overlay=args.overlay)
     bar = progress(1000, "{desc} {percentage:3.0f}%|{bar}| {elapsed}")

@@ -179,7 +179,9 @@ def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) ->
         for case in conflict.cases:
             for number, (split, sample) in enumerate(case):
                 others = [f"{other.id} ({name})" for name, other in case if (name, other) != (split, sample)]
-                detail = f"the same as {', '.join(others[:5])}" + (", ..." if len(others) > 5 else "")
+                same_part = len({part for _, one in case for _, part in one.sources}) == 1
+                relation = "the same as" if same_part or conflict.kind in (LABELS, DUPLICATE) else "overlaps with"
+                detail = f"{relation} {', '.join(others[:5])}" + (", ..." if len(others) > 5 else "")
                 if conflict.kind == GROUP_LEAK:
                     named = ", ".join(dict.fromkeys(name for name, _ in case if name != split))
                     detail = f"group {sample.group} is in {named} too"
@@ -204,7 +206,7 @@ def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) ->
 
 def _too_little(health: Health, kind: str, span: float) -> list[str]:
     """What a clip has too little of; nothing for one that cannot be read."""
-    if health.reason:
+    if health.reason or (kind == "video" and health.fps and not health.frames):  # the latter: a segment beyond the end
         return []
     found = []
     if kind in ("video", "rows") and 0 < min(health.height, health.width) < SMALL:

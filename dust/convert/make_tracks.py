@@ -18,6 +18,7 @@ from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
 from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
 from dust.datasets.manifest.table import read_table
 from dust.decode.reader import VideoReader
+from dust.decode.segment import Segment
 from dust.utils.arrays import open_npz
 from dust.utils.errors import DataError, Problems, VideoError
 from dust.utils.files import replacing, write_csv
@@ -32,7 +33,8 @@ AT_ONCE = 64  # frames that are decoded together
 
 @dataclass(slots=True)
 class Job:
-    """One camera of one clip. ``start``, ``end``: frames of the video that are the clip, end exclusive."""
+    """One camera of one clip. ``start``, ``end``: frames of the video that are the clip, end exclusive; ``segment``:
+    the same in seconds or frames, None for all of it."""
 
     where: str
     video: Path
@@ -45,6 +47,7 @@ class Job:
     mask: Path | None = None
     start: int = 0
     end: int | None = None
+    segment: Segment | None = None
 
     @property
     def file(self) -> str:
@@ -119,7 +122,8 @@ def _is_ready(job: Job, target: Path) -> bool:
 
 
 def _source(job: Job) -> str:
-    return f"{job.video.resolve()} {job.start} {job.end} {job.mask}"
+    part = "" if job.segment is None else f" {job.segment.part}"
+    return f"{job.video.resolve()} {job.start} {job.end} {job.mask}{part}"
 
 
 def _track(job: Job, target: Path, settings: Settings) -> None:
@@ -145,14 +149,17 @@ def _track(job: Job, target: Path, settings: Settings) -> None:
 
 def _frame_numbers(job: Job, reader: VideoReader, fps: float) -> list[int]:
     """The frames of the clip; with ``fps`` those nearest to its times, if it is below the video's rate."""
-    end = len(reader) if job.end is None else job.end
-    if not job.start < end <= len(reader):
-        raise VideoError(str(job.video), f"frames {job.start} to {end} of a video of {len(reader)} ({job.where})")
+    start, end = job.start, len(reader) if job.end is None else job.end
+    if job.segment is not None:
+        start, end = job.segment.bounds(reader.pts)
+    if not start < end <= len(reader):
+        named = f"frames {start} to {end}" if job.segment is None else job.segment.part
+        raise VideoError(str(job.video), f"{named} of a video of {len(reader)} frames ({job.where})")
     if not fps or fps >= reader.fps:
-        return list(range(job.start, end))
-    times = reader.pts[job.start : end] - reader.pts[job.start]
+        return list(range(start, end))
+    times = reader.pts[start:end] - reader.pts[start]
     wanted = np.arange(0.0, times[-1] + 0.5 / reader.fps, 1.0 / fps)
-    return [job.start + int(np.abs(times - time).argmin()) for time in wanted]
+    return [start + int(np.abs(times - time).argmin()) for time in wanted]
 
 
 def _scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -173,8 +180,10 @@ def read_jobs(source: Path) -> list[Job]:
             for clip in manifest.clips:
                 label = manifest.class_names[clip.label] if isinstance(clip.label, int) else ""
                 name = f"{split}_{clip.id}"
-                group = clip.group
-                jobs.append(Job(clip.path, Path(clip.path), name, label=label, sequence=name, split=split, group=group))
+                jobs.append(
+                    Job(clip.path, Path(clip.path), name, label=label, sequence=name, split=split, group=clip.group,
+                        segment=clip.segment)
+                )  # fmt: skip
         problems = Problems()
     else:
         problems = Problems()

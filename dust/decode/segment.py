@@ -1,6 +1,7 @@
 """A part of a clip as a clip of its own: the frames whose times lie in [start, end), read at the cost of a clip."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from dust.utils.errors import VideoError
 SECONDS, FRAMES = "seconds", "frames"
 _ROUNDING = 1e-7  # seconds: less than a tick of any file, more than what float64 loses of its times
 _TICK = 1e-3  # seconds: the coarsest clock of a container in wide use
+_ID = re.compile(r"(.+)#([0-9.]+(?:e[+-]\d+)?)-([0-9.]*(?:e[+-]\d+)?)(?:#\d+)?")
 _PART = re.compile(r"(seconds|frames) (\S+) to (\S+)")
 
 
@@ -53,6 +55,14 @@ class Segment:
         """The segment that these words say; None for others."""
         match = _PART.fullmatch(part)
         return match and cls(float(match[2]), None if match[3] == "end" else float(match[3]), match[1])
+
+    @classmethod
+    def of_id(cls, clip_id: str, path: str, unit: str) -> "Segment | None":
+        """The segment of a clip that is called ``path#start-end``, as lists do; None for one of another name."""
+        match = _ID.fullmatch(clip_id)
+        if match is None or not path.replace(os.sep, "/").endswith(match[1].lstrip("./")):
+            return None
+        return cls(float(match[2]), float(match[3]) if match[3] else None, unit)
 
     def overlaps(self, other: "Segment") -> bool:
         """Whether both have a moment in common; False for parts of different units, which nobody can compare."""

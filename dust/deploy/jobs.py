@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dust.datasets.manifest.manifest import Clip
 from dust.decode.folders import VIDEO_SUFFIXES
 from dust.deploy.overlay import write_overlay
 from dust.deploy.prediction import Prediction
@@ -180,6 +181,13 @@ class WindowLog:
                 found.ends.append(float(row[1]))
                 found.rows.append(np.array(row[3:], np.float32))
         return found
+
+
+def whole_video(source: Any) -> str:
+    """The path of a source of which a timeline is made. DataError for a segment of a video."""
+    if isinstance(source, Clip) and source.segment is not None:
+        raise DataError(f"{source.id}: a timeline is of a whole video, and this is a segment of one: name the video")
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(source.path)
 
 
 def name_of(source: Any) -> str:

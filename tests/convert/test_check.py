@@ -134,6 +134,49 @@ def test_a_class_that_train_lacks_is_an_error(tmp_path):
     assert details["class 'z' has no clip in any split"] == "warning"
 
 
+def test_segments_of_one_video(tmp_path):
+    for seed, name in enumerate("abc"):
+        clip(tmp_path / f"{name}.mp4", seed, frames=75)  # at 30 frames per second
+    shutil.copy(tmp_path / "c.mp4", tmp_path / "copy.mp4")
+    head = "path,label,start,end\n"
+    write(
+        tmp_path,
+        train=head + "a.mp4,x,0,1\na.mp4,y,0.9,2\nb.mp4,x,0,1\nc.mp4,y,0,1\nb.mp4,x,1,1.03\nb.mp4,y,3,4\na.mp4,x,0,1\n"
+        "c.mp4,y,0,0.4\n",
+        val=head + "a.mp4,x,1.5,2.5\nb.mp4,y,1.03,2\n",
+        test=head + "copy.mp4,y,0.5,3\na.mp4,x,2,3\n",
+    )
+    report = check_data(str(tmp_path), ListOptions(span=0.7))
+    assert report.files == 4
+    assert found(report, "leak") == {
+        ("error", "leak", "train", "a.mp4#0.9-2", "drop"),
+        ("error", "leak", "train", "c.mp4#0-1", "drop"),  # by its content
+    }
+    assert {one[3] for one in found(report, "shared")} == {"a.mp4#1.5-2.5", "a.mp4#2-3"}
+    assert not found(report, "labels", "group")
+    assert found(report, "bad") == {("error", "bad", "train", "b.mp4#3-4", "drop")}
+    assert found(report, "duplicate") == {
+        ("warning", "duplicate", "train", "a.mp4#0-1", "keep"),
+        ("warning", "duplicate", "train", "a.mp4#0-1#2", "drop"),
+    }
+    assert {(one.id, one.detail) for one in report.findings if one.kind == "size"} == {("b.mp4#1-1.03", "one frame")}
+    assert command.main([str(tmp_path), "--workers", "0"]) == 1
+    assert not corrected(tmp_path, report).errors
+    assert write_clean(report, tmp_path / "clean") == {"train": 4, "val": 2, "test": 2}
+    kept = read_manifest(root=str(tmp_path / "clean"), split="train")
+    assert [(one.id, one.segment.part) for one in kept.clips] == [
+        ("a.mp4#0-1", "seconds 0 to 1"),
+        ("b.mp4#0-1", "seconds 0 to 1"),
+        ("b.mp4#1-1.03", "seconds 1 to 1.03"),
+        ("c.mp4#0-0.4", "seconds 0 to 0.4"),
+    ]
+    write(tmp_path, train=head + "a.mp4,x,0,70\n", val=head + "a.mp4,x,70,75\n", test=head + "a.mp4,x,,\n")
+    assert not check_data(str(tmp_path), ListOptions(segment_unit="frames")).lists.clips["test"][0].segment
+    assert command.main([str(tmp_path), "--workers", "0", "--segment-unit", "frames"]) == 1  # the whole video in test
+    (tmp_path / "test.csv").unlink()
+    assert command.main([str(tmp_path), "--workers", "0", "--segment-unit", "frames"]) == 0
+
+
 def test_short_and_small_clips(tmp_path):
     clip(tmp_path / "long.mp4", 0, frames=60)
     clip(tmp_path / "short.mp4", 1, frames=12)

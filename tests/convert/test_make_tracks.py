@@ -259,6 +259,18 @@ def test_a_folder_of_clips_is_one_camera(tmp_path):
         assert manifest.class_names == ["slide", "still"]
 
 
+def test_a_folder_of_segments(tmp_path):
+    write_video(tmp_path / "clips" / "a.mp4", moving(20))
+    for split, times in (("train", "0,0.4"), ("val", "0.4,0.6"), ("test", "0.6,0.8")):
+        (tmp_path / "clips" / f"{split}.csv").write_text(f"path,label,start,end\na.mp4,slide,{times}\n")
+    make_tracks(tmp_path / "clips", tmp_path / "out", Settings(points=8))
+    lengths = []
+    for split in SPLITS:
+        (one,) = read_track_manifest(root=str(tmp_path / "out"), split=split, views=[0]).clips
+        lengths.append(len(read_tracks(one.files[0]).xy))
+    assert lengths == [10, 5, 5]
+
+
 HUB = """
 import torch
 dependencies = ["torch"]

@@ -131,6 +131,15 @@ def test_an_end_beyond_the_files_is_said(tmp_path, caplog):
     assert "seconds 1 to 9 goes beyond its end; the file has 50 frames, 2 s" in caplog.text
 
 
+def test_a_segment_is_known_by_its_clips_name():
+    path = "/data/videos/a#b.mp4"
+    for one in (Segment(0, 2), Segment(1.25, None), Segment(0.00001, 12345.678)):
+        for name in (f"videos/a#b.mp4#{one}", f"./videos/a#b.mp4#{one}#2", f"{path}#{one}"):
+            assert Segment.of_id(name, path, "seconds") == one, name
+    for name in ("videos/a#b.mp4", "a#b.mp4#2", "other.mp4#0-2", "run 1"):
+        assert Segment.of_id(name, path, "seconds") is None
+
+
 def test_parts_are_read_back_and_compared():
     for one in (Segment(0, 2), Segment(1.25, None), Segment(3, 9, FRAMES)):
         assert Segment.of_part(one.part) == one

@@ -5,6 +5,7 @@ import json
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.multimodal.fusion_manifest import FusedClip
 from dust.datasets.tracks.manifest import TrackClip
+from dust.decode.segment import Segment
 from dust.engine.data_lists import TRAIN_LIST, record_training_list, warnings_of_test
 
 
@@ -52,6 +53,22 @@ def test_nothing_is_said_of_lists_that_agree(tmp_path, caplog):
     assert warnings_of_test(tmp_path, Listed(clip("d", (0,)))) == [] and not caplog.text
     # the labels of several classes come back from the file as they were
     assert len(warnings_of_test(tmp_path, Listed(clip("a", (0, 1))))) == 1
+
+
+def test_overlapping_segments_of_one_video_are_a_leak(tmp_path):
+    def part(start, end, unit="seconds"):
+        return Clip(f"a.mp4#{start}-{end}", "/data/a.mp4", 0, "", Segment(start, end, unit))
+
+    train = [part(0, 2), part(4, 6)]
+    assert record_training_list(tmp_path, train, Listed(part(2, 4), part(6, None))) == []
+    assert warnings_of_test(tmp_path, Listed(part(2, 4))) == []
+    (text,) = record_training_list(tmp_path, train, Listed(part(1.5, 3)))
+    assert text == "1 clips of train are in another split too (the same file): a.mp4#0-2 (train) = a.mp4#1.5-3 (val)"
+    record_training_list(tmp_path, train, None)
+    (text,) = warnings_of_test(tmp_path, Listed(part(5.9, 7)))  # read back from the training's list
+    assert "a.mp4#4-6 (train) = a.mp4#5.9-7 (test)" in text
+    (text,) = warnings_of_test(tmp_path, Listed(Clip("a.mp4", "/data/a.mp4", 0)))  # all of it
+    assert "2 clips of train" in text
 
 
 def test_parts_of_one_file_are_no_contradiction(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_results
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
 from dust.analysis.report.clips import small_video
+from dust.decode.segment import SECONDS, Segment
 from dust.engine.test import AFTER_TEST_REGISTRY
 from dust.utils.errors import VideoError
 from dust.utils.files import open_file, read_bytes, write_text
@@ -316,7 +317,8 @@ def _player(results: Results, answers: Answers, index: int) -> str:
     text = f"{label} taken for {answers.classes[best]}" if best != answers.labels[index] else f"{label}, right"
     sure = f", {100 * float(answers.scores[index, best]):.0f} %" if answers.graded else ""
     try:
-        source = small_video(results.paths[index])
+        path, unit = results.paths[index], results.config.get("DATA", {}).get("SEGMENT_UNIT", SECONDS)
+        source = small_video(path, Segment.of_id(results.ids[index], path, unit))
         video = f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>'
     except VideoError as error:
         video = f"<p class=gone>{html.escape(error.reason)}</p>"

@@ -6,19 +6,23 @@ import io
 import av
 
 from dust.decode.reader import open_clip
+from dust.decode.segment import Segment, part_of
 from dust.utils.errors import VideoError
 
 #: Of the small copy: frames, its longer side in pixels, and frames per second.
 FRAMES, SIDE, RATE = 32, 160, 8
 
 
-def small_video(path: str) -> str:
+def small_video(path: str, segment: Segment | None = None) -> str:
     """Give a clip as a data address of H.264 in mp4: up to 32 frames over its whole length, 160 pixels wide at most.
+
+    Args:
+        segment: which part of the file is the clip; None for all of it.
 
     Raises:
         VideoError: the clip cannot be read.
     """
-    with open_clip(path) as reader:
+    with part_of(open_clip(path), segment) as reader:
         count = len(reader)
         wanted = sorted(
             {round(step * (count - 1) / max(1, min(count, FRAMES) - 1)) for step in range(min(count, FRAMES))}

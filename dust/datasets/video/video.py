@@ -71,6 +71,8 @@ class VideoDataset(Dataset[Any]):
             raise ValueError("give either train_transform or eval_transform")
         self.clips: list[Clip] = manifest.clips
         self.class_names = list(manifest.class_names)
+        parts = [clip.segment.part for clip in self.clips if clip.segment is not None]
+        self.identity = parts or None  # a resumed training must find the same parts of files
         self.sampler = sampler
         self.train_transform = train_transform
         self.eval_transform = eval_transform
