@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.manifest.conflicts import Sample, find_conflicts, samples_of
+from dust.datasets.manifest.conflicts import Sample, find_conflicts, samples_of, shared_ids
 from dust.datasets.protocol import ClipDataset, HasIdentity
 from dust.utils.errors import DataError
 from dust.utils.files import write_text
@@ -72,11 +72,10 @@ def warnings_of_test(folder: Path, dataset: Any, split: str = "test") -> list[st
 
 
 def shared_clips(one: Any, other: Any) -> list[str]:
-    """The ids of the samples of dataset ``one`` of which some file (or the part of it) is in ``other``, too."""
+    """The ids of the samples of dataset ``one`` that have some moment of a file in common with one of ``other``."""
     if not (isinstance(one, ClipDataset) and isinstance(other, ClipDataset)):
         return []
-    known = {source for sample in _samples(other.clips) for source in sample.sources}
-    return [sample.id for sample in _samples(one.clips) if not known.isdisjoint(sample.sources)]
+    return shared_ids(_samples(one.clips), _samples(other.clips))
 
 
 def _samples(clips: Iterable[Any]) -> list[Sample]:

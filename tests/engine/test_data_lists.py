@@ -6,7 +6,7 @@ from dust.datasets.manifest.manifest import Clip
 from dust.datasets.multimodal.fusion_manifest import FusedClip
 from dust.datasets.tracks.manifest import TrackClip
 from dust.decode.segment import Segment
-from dust.engine.data_lists import TRAIN_LIST, record_training_list, warnings_of_test
+from dust.engine.data_lists import TRAIN_LIST, record_training_list, shared_clips, warnings_of_test
 
 
 class Listed:
@@ -67,6 +67,7 @@ def test_overlapping_segments_of_one_video_are_a_leak(tmp_path):
     record_training_list(tmp_path, train, None)
     (text,) = warnings_of_test(tmp_path, Listed(part(5.9, 7)))  # read back from the training's list
     assert "a.mp4#4-6 (train) = a.mp4#5.9-7 (test)" in text
+    assert shared_clips(Listed(part(0, 2), part(3, 5)), Listed(part(4, 6))) == ["a.mp4#3-5"]
     (text,) = warnings_of_test(tmp_path, Listed(Clip("a.mp4", "/data/a.mp4", 0)))  # all of it
     assert "2 clips of train" in text
 

@@ -120,6 +120,23 @@ def find_conflicts(
     return [conflict for conflict in found if conflict.cases]
 
 
+def shared_ids(samples: Iterable[Sample], others: Iterable[Sample]) -> list[str]:
+    """The ids of ``samples`` that have some moment of a file in common with one of ``others``."""
+    known: dict[str, list[Segment]] = defaultdict(list)
+    for sample in others:
+        for file, part in sample.sources:
+            known[file].append(Segment.of_part(part) or Segment())
+    return [
+        sample.id
+        for sample in samples
+        if any(
+            (Segment.of_part(part) or Segment()).overlaps(segment)
+            for file, part in sample.sources
+            for segment in known.get(file, ())
+        )
+    ]
+
+
 Cases = Iterable[list[tuple[str, Sample]]]
 
 
