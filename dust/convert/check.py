@@ -122,6 +122,8 @@ def check_data(root: str, options: ListOptions | None = None, *, workers: int = 
             report.findings.append(Finding(ERROR, BAD, split, sample.id, path, reason, "drop"))
     report.findings += _conflicts(samples, [path for path in health if path not in bad])
     for split, path, sample in _each(samples):
+        if _outside(health[path], sample, path):
+            continue
         for text in _too_little(_of_part(health[path], sample, path), lists.files[path], options.span):
             report.findings.append(Finding(WARNING, SIZE, split, sample.id, path, text))
     report.findings += _near_names(lists)
@@ -157,7 +159,10 @@ def _of_part(health: Health, sample: Sample, path: str) -> Health:
 def _outside(health: Health, sample: Sample, path: str) -> str:
     """What is wrong with a segment of a file that is whole; "" if nothing is."""
     segment = _segment(sample, path)
-    if segment is None or not health.frames or not health.fps or segment.length(health.frames, health.fps):
+    if segment is None or not health.frames or not health.fps:
+        return ""
+    rest = Segment(segment.start, None, segment.unit)
+    if rest.length(health.frames, health.fps):
         return ""
     return f"no frame lies in {segment.part}; the file has {health.frames} frames, {health.frames / health.fps:.6g} s"
 
@@ -206,12 +211,14 @@ def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) ->
 
 def _too_little(health: Health, kind: str, span: float) -> list[str]:
     """What a clip has too little of; nothing for one that cannot be read."""
-    if health.reason or (kind == "video" and health.fps and not health.frames):  # the latter: a segment beyond the end
+    if health.reason:
         return []
     found = []
     if kind in ("video", "rows") and 0 < min(health.height, health.width) < SMALL:
         found.append(f"{health.width}x{health.height} pixels")
-    if health.frames == 1:
+    if kind == "video" and health.fps and not health.frames:
+        found.append("no time for a frame at a steady rate")
+    elif health.frames == 1:
         found.append("one frame" if kind != "series" else "one point")
     elif span and kind == "video" and health.fps and health.frames / health.fps < span / 2:
         found.append(f"{health.frames / health.fps:.2f} s, where the configuration takes {span:.2f} s")

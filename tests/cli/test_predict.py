@@ -98,6 +98,16 @@ def test_a_long_video_with_timeline_and_overlay(run, tmp_path, capsys):
     assert json.loads((out / "timeline.json").read_text())["results"]["long"]
 
 
+def test_a_timeline_is_of_a_whole_video(run, tmp_path, capsys):
+    write_clip(tmp_path / "long.mp4", 60)
+    (tmp_path / "videos.csv").write_text("path\nlong.mp4\n")
+    (tmp_path / "parts.csv").write_text("path,start,end\nlong.mp4,0,1\n")
+    for name, status in (("videos", 0), ("parts", 2)):
+        words = ["predict", str(run), str(tmp_path / f"{name}.csv"), "--timeline", "-o", str(tmp_path / name)]
+        assert main(words) == status
+    assert "long.mp4#0-1: a timeline is of a whole video" in capsys.readouterr().err
+
+
 def test_a_web_address_of_a_file(run, clips, tmp_path, capsys):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(clips))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -142,7 +142,7 @@ def test_segments_of_one_video(tmp_path):
     write(
         tmp_path,
         train=head + "a.mp4,x,0,1\na.mp4,y,0.9,2\nb.mp4,x,0,1\nc.mp4,y,0,1\nb.mp4,x,1,1.03\nb.mp4,y,3,4\na.mp4,x,0,1\n"
-        "c.mp4,y,0,0.4\n",
+        "c.mp4,y,0,0.4\nc.mp4,x,0.41,0.42\n",
         val=head + "a.mp4,x,1.5,2.5\nb.mp4,y,1.03,2\n",
         test=head + "copy.mp4,y,0.5,3\na.mp4,x,2,3\n",
     )
@@ -159,16 +159,20 @@ def test_segments_of_one_video(tmp_path):
         ("warning", "duplicate", "train", "a.mp4#0-1", "keep"),
         ("warning", "duplicate", "train", "a.mp4#0-1#2", "drop"),
     }
-    assert {(one.id, one.detail) for one in report.findings if one.kind == "size"} == {("b.mp4#1-1.03", "one frame")}
+    assert {(one.id, one.detail) for one in report.findings if one.kind == "size"} == {
+        ("b.mp4#1-1.03", "one frame"),
+        ("c.mp4#0.41-0.42", "no time for a frame at a steady rate"),
+    }
     assert command.main([str(tmp_path), "--workers", "0"]) == 1
     assert not corrected(tmp_path, report).errors
-    assert write_clean(report, tmp_path / "clean") == {"train": 4, "val": 2, "test": 2}
+    assert write_clean(report, tmp_path / "clean") == {"train": 5, "val": 2, "test": 2}
     kept = read_manifest(root=str(tmp_path / "clean"), split="train")
     assert [(one.id, one.segment.part) for one in kept.clips] == [
         ("a.mp4#0-1", "seconds 0 to 1"),
         ("b.mp4#0-1", "seconds 0 to 1"),
         ("b.mp4#1-1.03", "seconds 1 to 1.03"),
         ("c.mp4#0-0.4", "seconds 0 to 0.4"),
+        ("c.mp4#0.41-0.42", "seconds 0.41 to 0.42"),
     ]
     write(tmp_path, train=head + "a.mp4,x,0,70\n", val=head + "a.mp4,x,70,75\n", test=head + "a.mp4,x,,\n")
     assert not check_data(str(tmp_path), ListOptions(segment_unit="frames")).lists.clips["test"][0].segment

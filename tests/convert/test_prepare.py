@@ -106,6 +106,15 @@ def test_a_csv_is_rewritten_beside_its_clips(folder, tmp_path):
         prepare(lists / "bad.csv", tmp_path / "out2", SMALL)
 
 
+def test_segments_of_a_csv_stay(folder, tmp_path):
+    (tmp_path / "val.csv").write_text(
+        f"path,label,start,end\n{folder}/irregular.mkv,run,0.5,1\n{folder}/irregular.mkv,walk,1,\n"
+    )
+    assert prepare(tmp_path / "val.csv", tmp_path / "out", SMALL).written == 1
+    rows = read_csv(tmp_path / "out" / "val.csv", split="val").rows
+    assert [(row.written, str(row.segment)) for row in rows] == [("irregular.mkv", "0.5-1"), ("irregular.mkv", "1-")]
+
+
 def test_what_cannot_be_prepared_is_an_error(folder, tmp_path):
     with pytest.raises(DataError, match="lie in each other"):
         prepare(folder, folder / "out", SMALL)
