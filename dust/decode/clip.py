@@ -11,7 +11,7 @@ and ``DATA.DECODER: MyReader``, with the file that defines it in IMPORTS.
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,7 +31,6 @@ class ClipReader(Protocol):
         path: of the clip.
         height, width: of a frame as it is displayed, pixels.
         fps: frames per second, the average by the frames' times. Whatever counts in seconds reads this.
-        pts: (T,) float64 seconds of every frame, rising; the times of segments count from the first.
         report: what is known of damage so far; a read may learn more.
         tells_damage: False where the report cannot know of damage, and says so.
     """
@@ -40,7 +39,6 @@ class ClipReader(Protocol):
     height: int
     width: int
     fps: float
-    pts: np.ndarray
     report: VideoReport
     tells_damage: bool
 
@@ -66,6 +64,14 @@ class ClipReader(Protocol):
 
     def __enter__(self) -> "ClipReader": ...
     def __exit__(self, *_: object) -> None: ...
+
+
+@runtime_checkable
+class HasTimes(Protocol):
+    """A reader that knows when its frames are shown: ``pts`` (T,) float64 seconds, rising. Default: it reads no segment
+    of a clip."""
+
+    pts: np.ndarray
 
 
 #: Readers of video files: classes that take (path, threads=, resize=, index_cache=, aspect=), see ``VideoReader``.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dust.decode.clip import Clip, ClipReader, say_once
+from dust.decode.clip import Clip, ClipReader, HasTimes, say_once
 from dust.decode.index import VideoReport
 from dust.decode.pixels import FrameRequest
 from dust.decode.times import rate_of
@@ -97,14 +97,14 @@ class SegmentReader(Clip):
         reader: of the whole clip, which is closed with this one.
 
     Raises:
-        VideoError: no frame lies in the segment.
+        VideoError: no frame lies in the segment, or the reader knows no times.
     """
 
     def __init__(self, reader: ClipReader, segment: Segment) -> None:
         self._reader, self._segment = reader, segment
         self.path, self.tells_damage = reader.path, reader.tells_damage
         self.height, self.width, self.report = reader.height, reader.width, reader.report
-        whole = reader.pts
+        whole = self._times()
         self._first, last = segment.bounds(whole)
         step = 1 / (reader.fps or 1.0)
         length = f"{len(whole)} frames, {whole[-1] - whole[0] + step:.6g} s"
@@ -120,13 +120,21 @@ class SegmentReader(Clip):
         self._numbers(requests)
         found = self._reader.read(self._moved(requests))
         self.report = self._reader.report
-        first, last = self._segment.bounds(self._reader.pts)
+        first, last = self._segment.bounds(self._times())
         if last - first != len(self):  # reading has told that the index was wrong
             raise VideoError(self.path, f"{last - first} frames lie in {self._segment.part}, not {len(self)}")
         if first != self._first:
             self._first = first
             found = self._reader.read(self._moved(requests))
         return found
+
+    def _times(self) -> np.ndarray:
+        if not isinstance(self._reader, HasTimes):
+            kind = type(self._reader).__name__
+            raise VideoError(
+                self.path, f"{kind} knows no times of frames (pts), so no segment can be read: derive it from Clip"
+            )
+        return self._reader.pts
 
     def _moved(self, requests: Sequence[FrameRequest]) -> list[FrameRequest]:
         """The same requests by the numbers of the whole clip."""

@@ -140,6 +140,19 @@ def test_a_segment_is_known_by_its_clips_name():
         assert Segment.of_id(name, path, "seconds") is None
 
 
+def test_a_reader_that_knows_no_times_is_refused_by_name(tmp_path):
+    class Bare:
+        path, tells_damage, height, width, fps, report = "a.mp4", True, 16, 24, 25.0, None
+
+        def close(self):
+            self.closed = True
+
+    reader = Bare()
+    with pytest.raises(VideoError, match="Bare knows no times of frames"):
+        part_of(reader, Segment(0, 1))
+    assert reader.closed
+
+
 def test_parts_are_read_back_and_compared():
     for one in (Segment(0, 2), Segment(1.25, None), Segment(3, 9, FRAMES)):
         assert Segment.of_part(one.part) == one

@@ -1,6 +1,7 @@
 """A clip that is a segment of a video is read as if it had been cut out of it."""
 
 import itertools
+import shutil
 from fractions import Fraction
 
 import av
@@ -99,8 +100,8 @@ def test_a_resumed_training_must_find_the_same_segments(folders):
 
 
 def test_a_prediction_is_what_the_test_of_the_segments_says(run, model, tmp_path):
-    for number in range(2):
-        write_clip(tmp_path / f"{number}.mp4", 100)
+    write_clip(tmp_path / "0.mp4", 100)
+    shutil.copy(tmp_path / "0.mp4", tmp_path / "1.mp4")
     rows = [f"{number}.mp4,{'dark' if number else 'bright'},{start},{start + 1.2}\n"
             for number, start in itertools.product(range(2), (0, 0.9, 2.5))]  # fmt: skip
     for split in ("train", "val", "test"):
