@@ -203,7 +203,8 @@ def _write(rows: list[Row], out: Path, result: Converted) -> None:
         ]
         write_csv(out / f"{name}.csv", header, table)
         result.counts[name] = len(part)
-    write_class_list(out / CLASS_LIST, result.classes)
+    if split_known:  # else `dust split` writes it beside the lists that it cuts
+        write_class_list(out / CLASS_LIST, result.classes)
 
 
 def _time(value: float | None) -> str:
