@@ -47,12 +47,9 @@ class _Sums:
         self.second += count * (variance + mean.square())
 
 
-def _normalise(sums: _Sums, norm: BatchNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    """The hook of a batch norm in eval mode: note the batch, and answer as in training."""
-    (x,) = inputs
-    sums.add(x)
-    answer = nn.functional.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-    return answer.to(output.dtype)
+def _note(sums: _Sums, norm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    """The hook before a batch norm."""
+    sums.add(inputs[0])
 
 
 @torch.no_grad()
@@ -69,10 +66,12 @@ def use_precise_statistics(model: nn.Module, forward: Any, batches: Iterable[Any
     if not norms:
         return 0
     sums, handles, done = [], [], 0
+    trailing = [(norm.running_mean, norm.running_var) for norm in norms]
     for norm in norms:
         zeros = torch.zeros_like(norm.running_mean, dtype=torch.float64)  # type: ignore[arg-type]
         sums.append(_Sums(zeros.sum(), zeros, zeros.clone()))
-        handles.append(norm.register_forward_hook(functools.partial(_normalise, sums[-1])))
+        handles.append(norm.register_forward_pre_hook(functools.partial(_note, sums[-1])))
+        norm.running_mean = norm.running_var = None  # in eval mode it then takes the batch's
     model.eval()
     try:
         with gathered(model):
@@ -80,8 +79,9 @@ def use_precise_statistics(model: nn.Module, forward: Any, batches: Iterable[Any
                 forward(batch)
                 done += 1
     finally:
-        for handle in handles:
+        for norm, handle, (mean, variance) in zip(norms, handles, trailing, strict=True):
             handle.remove()
+            norm.running_mean, norm.running_var = mean, variance
         model.train(was_training)
     for norm, one in zip(norms, sums, strict=True):
         if distributed.world_size() > 1:

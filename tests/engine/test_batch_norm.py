@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 
 from dust.engine.batch_norm import batch_norms, use_precise_statistics
@@ -22,7 +23,7 @@ def test_one_batch_gives_its_own_statistics():
     values = model[0](batch).transpose(0, 1).flatten(1)
     torch.testing.assert_close(model[1].running_mean, values.mean(dim=1))
     torch.testing.assert_close(model[1].running_var, values.var(dim=1, correction=0))
-    assert model.training and model[1].num_batches_tracked == 0 and not model[1]._forward_hooks
+    assert model.training and model[1].num_batches_tracked == 0 and not model[1]._forward_pre_hooks
     inner = model[0](batch)
     inner = (inner - inner.mean((0, 2, 3, 4), keepdim=True)) / (
         inner.var((0, 2, 3, 4), keepdim=True, correction=0) + 1e-5
@@ -39,6 +40,30 @@ def test_batches_of_every_size_weigh_by_their_values():
         use_precise_statistics(model, model, whole.split(sizes))
         found.append((model[1].running_mean, model[1].running_var))
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("convert", [lambda norm: norm, convert_sync_batchnorm], ids=["alone", "several processes"])
+def test_a_norm_that_does_more_than_to_normalise_does_it_here_too(convert):
+    """timm's convolutional nets have their activation in the norm; what comes behind it must be seen as in training."""
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(convert(BatchNormAct2d(3)), nn.BatchNorm2d(3)), torch.randn(4, 3, 5, 5)
+    use_precise_statistics(model, model, [batch])
+    mean, variance = batch.mean((0, 2, 3), keepdim=True), batch.var((0, 2, 3), keepdim=True, correction=0)
+    inner = ((batch - mean) / (variance + 1e-5).sqrt()).relu()
+    torch.testing.assert_close(model[1].running_mean, inner.mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, inner.var((0, 2, 3), correction=0))
+
+
+def test_a_pass_that_fails_leaves_the_statistics_as_they_were():
+    model = network()
+    mean = model[1].running_mean
+
+    def fail(batch):
+        raise ValueError(model(batch).shape)
+
+    with pytest.raises(ValueError):
+        use_precise_statistics(model, fail, [torch.randn(2, 2, 3, 4, 4)])
+    assert model[1].running_mean is mean and not model[1]._forward_pre_hooks and not mean.any()
 
 
 def test_nothing_else_changes():
