@@ -4,9 +4,10 @@
 evaluation and checkpoint (BN.USE_PRECISE_STATS).
 """
 
+import contextlib
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from dust.config import CfgNode
+from dust.datasets.loader import Loader
 from dust.engine.setup import Autocast
 from dust.engine.sharding import gathered
 from dust.engine.state import TrainState
+from dust.launch.signals import InterruptFlag, StopEarly
 from dust.utils import distributed
 
 logger = logging.getLogger(__name__)
@@ -53,14 +56,17 @@ def _note(sums: _Sums, norm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
 
 
 @torch.no_grad()
-def use_precise_statistics(model: nn.Module, forward: Any, batches: Iterable[Any]) -> int:
+def use_precise_statistics(
+    model: nn.Module, forward: Any, batches: Iterable[Any], agree: Callable[[], None] = lambda: None
+) -> int:
     """Set the running mean and variance of every batch norm to those of all values that ``batches`` bring it.
 
     Each batch is normalised by its own statistics, as in training; all else, dropout too, is as in an evaluation. With
     several processes the values of all count. Returns the number of batches of this process.
 
     Args:
-        forward: ``forward(batch)`` runs the model on one.
+        forward: ``forward(batch)`` runs the model on one. It, or ``batches``, may raise StopEarly, in any process.
+        agree: called by all processes once each is through, before anything is changed; it raises if one has stopped.
     """
     norms, was_training = batch_norms(model), model.training
     if not norms:
@@ -74,7 +80,7 @@ def use_precise_statistics(model: nn.Module, forward: Any, batches: Iterable[Any
         norm.running_mean = norm.running_var = None  # in eval mode it then takes the batch's
     model.eval()
     try:
-        with gathered(model):
+        with gathered(model), contextlib.suppress(StopEarly):  # processes go each at its own pace
             for batch in batches:
                 forward(batch)
                 done += 1
@@ -83,6 +89,7 @@ def use_precise_statistics(model: nn.Module, forward: Any, batches: Iterable[Any
             handle.remove()
             norm.running_mean, norm.running_var = mean, variance
         model.train(was_training)
+    agree()
     for norm, one in zip(norms, sums, strict=True):
         if distributed.world_size() > 1:
             for tensor in (one.count, one.first, one.second):
@@ -109,20 +116,24 @@ class PreciseStatistics:
         self.batches, self.transform, self.task = batches, transform, task
         self.device, self.autocast = device, autocast
 
-    def update(self, state: TrainState, loader: Any, interrupt: Any) -> None:
-        """Give the model, and its average, the statistics of the epoch's first batches, which ``loader`` gives."""
+    def update(self, state: TrainState, loader: Any, interrupt: InterruptFlag) -> None:
+        """Give the model, and its average, the statistics of the epoch's first batches, which ``loader`` gives.
+
+        Raises Interrupted in all processes, if a signal has come to any.
+        """
         for model in [state.model] if state.ema is None else [state.model, state.ema.module]:
             loader.batch_sampler.set_position(state.epoch, 0)
 
             def forward(batch: dict[str, Any], model: nn.Module = model) -> None:
-                interrupt.check()
+                interrupt.check_alone()
                 if batch["id"]:  # not all of its clips were bad
                     inputs = {name: value.to(self.device) for name, value in batch["inputs"].items()}
                     moved = self.transform({**batch, "inputs": inputs}, training=False)
                     with self.autocast():
                         self.task.forward(model, moved["inputs"])
 
-            done = use_precise_statistics(model, forward, islice(loader, self.batches))
+            with loader.asking(interrupt.check_alone) if isinstance(loader, Loader) else contextlib.nullcontext():
+                done = use_precise_statistics(model, forward, islice(loader, self.batches), interrupt.check)
             if done and distributed.is_main():
                 logger.info("batch norms: statistics of %d batches", done)
 

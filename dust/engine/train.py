@@ -325,9 +325,9 @@ class Trainer:
         last = done == options.max_epoch
         evaluates = self.val_loader is not None and (last or done % options.eval_period == 0)
         precise = self.precise if evaluates or last or self.save_options.due(done) else None
-        if evaluates and self.leaving.position != self.leaving.begun_at:
-            self.save()  # an evaluation that fails, or is killed, costs no epoch
         if evaluates or precise:
+            if self.leaving.position != self.leaving.begun_at:
+                self.save()  # what fails now, or is killed, costs no epoch
             # workers are forked now: a lock that is held by the thread that writes would be held in them for ever
             state.saver.wait()
         if precise:

@@ -1,14 +1,17 @@
 """Precise statistics of batch norms against the statistics of everything at once, and in a run."""
 
+import signal
+
 import pytest
 import torch
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 
-from dust.engine.batch_norm import batch_norms, use_precise_statistics
+from dust.datasets.workers import WorkerError
+from dust.engine.batch_norm import PreciseStatistics, batch_norms, use_precise_statistics
 from dust.engine.run_dir import RunDir
-from dust.engine.train import build_trainer
-from dust.launch.signals import Interrupted
+from dust.engine.train import Trainer, build_trainer
+from dust.launch.signals import Interrupted, StopEarly
 from tests.runs import StopAfter, assert_same_run, final, train
 
 
@@ -66,6 +69,23 @@ def test_a_pass_that_fails_leaves_the_statistics_as_they_were():
     assert model[1].running_mean is mean and not model[1]._forward_pre_hooks and not mean.any()
 
 
+def test_processes_that_were_asked_to_stop_do_so_before_they_add_their_sums():
+    """One of them stops waiting for its data, the others are through: all come to ``agree``, where all stop."""
+    model = network()
+    mean = model[1].running_mean.clone()
+
+    def agree():
+        raise Interrupted(signal.SIGTERM)
+
+    def stop(batch):
+        raise StopEarly
+
+    for forward in (model, stop):
+        with pytest.raises(Interrupted):
+            use_precise_statistics(model, forward, [torch.randn(2, 2, 3, 4, 4)], agree)
+        assert torch.equal(mean, model[1].running_mean)
+
+
 def test_nothing_else_changes():
     model, batch = network().eval(), torch.randn(2, 2, 3, 4, 4)
     before = {name: value.clone() for name, value in model.named_parameters()}
@@ -111,6 +131,24 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tiny, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         StopAfter(patch, 3)
         train(cfg)
+    assert_same_run(train(cfg), whole)
+
+
+def test_an_epoch_is_saved_before_its_statistics_are_measured(tiny, monkeypatch):
+    """A worker that dies then, or a kill, costs no epoch, in a run without evaluations too."""
+    whole, cfg = train(tiny("whole", **PRECISE)), tiny("cut", **PRECISE)
+
+    def fail(*args):
+        raise WorkerError("gone")
+
+    with monkeypatch.context() as patch, pytest.raises(WorkerError):
+        patch.setattr(PreciseStatistics, "update", fail)
+        train(cfg)
+
+    def learn(*args):
+        raise AssertionError("a step is made again")
+
+    monkeypatch.setattr(Trainer, "_micro_step", learn)
     assert_same_run(train(cfg), whole)
 
 
