@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from dust.config import CfgNode
-from dust.utils.registry import Registry, build
+from dust.utils.errors import ConfigError
+from dust.utils.registry import Registry
 
 if TYPE_CHECKING:
     from dust.tasks.task import DataInfo, Task
@@ -14,6 +15,15 @@ TASK_REGISTRY = Registry(
 
 
 def build_task(cfg: CfgNode, info: "DataInfo") -> "Task":
-    """The task that ``cfg.TASK`` names, for data that ``info`` describes."""
+    """The task that ``cfg.TASK`` names, for data that ``info`` describes.
+
+    Raises ConfigError: TEST.METRICS names metrics, and the task takes none (``metrics`` of its constructor).
+    """
     cls = TASK_REGISTRY.get(cfg.TASK)
-    return build(cls, cfg, info)
+    arguments = cls.from_config(cfg, info)
+    if cfg.TEST.METRICS and "metrics" not in arguments:
+        raise ConfigError(
+            f"TEST.METRICS {', '.join(cfg.TEST.METRICS)}: the task {cls.__name__} measures its own metrics alone; leave "
+            "the list empty"
+        )
+    return cls(**arguments)

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dust.tasks.task import Evaluation
+from dust.config import load_config
+from dust.tasks import build_task
+from dust.tasks.task import DataInfo, Evaluation
+from dust.utils.errors import ConfigError
 
 
 class Mean(Evaluation):
@@ -48,3 +51,9 @@ def test_a_subclass_must_say_what_it_keeps():
 
     with pytest.raises(TypeError, match="keep"):
         Nothing()
+
+
+def test_metrics_that_a_task_would_not_measure_are_refused():
+    cfg = load_config(None, ["TASK", "Masked", "TEST.METRICS", "[mine]"])
+    with pytest.raises(ConfigError, match="TEST.METRICS mine: the task Masked measures its own metrics alone"):
+        build_task(cfg, DataInfo(["a", "b"]))
