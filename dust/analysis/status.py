@@ -20,7 +20,7 @@ TAIL = 1 << 18
 #: Folders below the one that was asked about in which runs are looked for.
 DEPTH = 3
 #: What the log of a run that cannot go on says last.
-DIVERGED = "the loss is not finite"
+DIVERGED = re.compile("the (loss is|gradients are) not finite")
 _HOLDER = re.compile(r"host (\S+) pid (\d+) since")
 _CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)")
 
@@ -81,7 +81,7 @@ def read_status(folder: Path) -> RunStatus:
     where = f"{holder[1]} pid {holder[2]}" if holder else ""
     if holder:
         state = "running" if silent < SIGN_OF_LIFE_S and not _gone(holder[1], int(holder[2])) else "lost"
-    elif DIVERGED in log[-4000:]:
+    elif DIVERGED.search(log[-4000:]):
         state = "diverged"
     elif config and (not train or _trained(epoch, epochs, log)) and (not test or _newer_results(folder, train)):
         state = "finished"

@@ -100,6 +100,7 @@ class TrainState:
         With ``keep_last`` only the newest so many of those that this run wrote stay; a mid-epoch checkpoint of this
         run goes once a later one is safe.
         """
+        self.optimizer_step.check()
         complete = self.iteration == 0 and self.epoch > 0
         epoch = self.epoch - 1 if complete else self.epoch
         numbered = not name

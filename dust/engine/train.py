@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ from dust.engine.sharding import gathered
 from dust.engine.stages import upstream
 from dust.engine.start import StartOptions, initialise
 from dust.engine.state import TrainState, build_state, no_statistics
-from dust.engine.step import Abandoned, Diverged
+from dust.engine.step import Abandoned, BatchName, Diverged
 from dust.launch.signals import Interrupted, InterruptFlag
 from dust.models.optimizer import set_lr
 from dust.tasks import build_task
@@ -200,7 +200,7 @@ class Trainer:
         asking: Any = contextlib.nullcontext()
         if isinstance(self.loader, Loader):  # a process that waits for it hears of signals
             asking = self.loader.asking(self.interrupt.check_waiting)
-        with self.interrupt.listening(), self.writer, asking:
+        with self.interrupt.listening(), self.writer, asking, self._advising():
             try:
                 while state.epoch < last and not self._stale():
                     self._train_epoch()
@@ -298,12 +298,10 @@ class Trainer:
                 return self.task.losses(outputs, batch)
 
         last = self._closes_step(state.iteration + 1)
-        try:
-            breakable = compiles and (not several or self.leaving.nothing_new)
-            with self.interrupt.breakable() if breakable else contextlib.nullcontext():
-                losses = state.optimizer_step.backward(compute, samples, last=last)
-        except Diverged as error:
-            raise Diverged(self._why_diverged(error.losses, batch["id"]), error.losses) from error
+        name = BatchName(f"epoch {state.epoch + 1}, iteration {state.iteration + 1}", batch["id"])
+        breakable = compiles and (not several or self.leaving.nothing_new)
+        with self.interrupt.breakable() if breakable else contextlib.nullcontext():
+            losses = state.optimizer_step.backward(compute, samples, last=last, name=name)
         self._compiled_for.add(samples)
         if not samples:
             return {}
@@ -377,13 +375,16 @@ class Trainer:
                     merged[part][name] = merged[part].get(name, 0) + value
         return merged
 
-    def _why_diverged(self, losses: Mapping[str, float], ids: list[str]) -> str:
-        listed = ", ".join(ids[:16]) + (", ..." if len(ids) > 16 else "")
-        return (
-            f"the loss is not finite at epoch {self.state.epoch + 1}, iteration {self.state.iteration + 1}: {losses}; "
-            f"clips: {listed}. Checkpoints in {self.run.checkpoints} are as they were. Lower SOLVER.BASE_LR, lengthen "
-            "the warm-up, set SOLVER.CLIP_GRAD_L2NORM, or use TRAIN.AMP_DTYPE bfloat16."
-        )
+    @contextlib.contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Say what can be done where the training diverges."""
+        try:
+            yield
+        except Diverged as error:
+            raise Diverged(
+                f"{error}. Checkpoints in {self.run.checkpoints} are as they were. Lower SOLVER.BASE_LR, lengthen the "
+                "warm-up, set SOLVER.CLIP_GRAD_L2NORM, or use TRAIN.AMP_DTYPE bfloat16.", error.losses,
+            ) from error  # fmt: skip
 
 
 def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:

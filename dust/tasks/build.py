@@ -23,7 +23,7 @@ def build_task(cfg: CfgNode, info: "DataInfo") -> "Task":
     arguments = cls.from_config(cfg, info)
     if cfg.TEST.METRICS and "metrics" not in arguments:
         raise ConfigError(
-            f"TEST.METRICS {', '.join(cfg.TEST.METRICS)}: the task {cls.__name__} measures its own metrics alone; leave "
-            "the list empty"
+            f"TEST.METRICS {', '.join(cfg.TEST.METRICS)}: the task {cls.__name__} measures its own metrics alone; "
+            "leave the list empty"
         )
     return cls(**arguments)

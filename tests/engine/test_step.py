@@ -2,13 +2,16 @@
 not finite. The reference is always one big batch and a few lines of torch."""
 
 import contextlib
+import copy
+import math
 
 import pytest
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from dust.engine.step import Diverged, OptimizerStep
+from dust.engine.step import BatchName, Diverged, OptimizerStep
+from dust.utils import distributed
 
 
 @pytest.fixture
@@ -139,6 +142,97 @@ def test_a_loss_that_is_not_finite_adds_nothing(data, bad):
     for parameter, gradient in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter.grad, gradient)
     assert step.updates == 0
+
+
+def spoil(model, value=float("nan")):
+    """Make one gradient not finite, as a kernel with a fault does: the loss is as it should be."""
+    return model[2].weight.register_hook(lambda gradient: gradient * value)
+
+
+def optimizers():
+    return [
+        lambda model: torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9),
+        lambda model: torch.optim.AdamW(model.parameters(), lr=0.5),
+        lambda model: torch.optim.AdamW(model.parameters(), lr=0.5, fused=True),
+    ]
+
+
+@pytest.mark.parametrize("make_optimizer", optimizers(), ids=["sgd", "adamw", "fused"])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"clip_value": 0.1}], ids=["plain", "norm", "value"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_reaches_nothing(data, make_optimizer, options, value):
+    model, step = make(**options)
+    step.optimizer = make_optimizer(model)
+    step.ema = ModelEmaV3(model, decay=0.5)
+    learn(model, step, *data, [6, 6])
+    before = copy.deepcopy([model.state_dict(), step.optimizer.state_dict(), step.ema.module.state_dict()])
+    spoil(model, value)
+    with pytest.raises(Diverged, match=r"^the gradients are not finite: those of 2.weight$"):
+        learn(model, step, *data, [6, 6])
+    assert_equal([model.state_dict(), step.optimizer.state_dict(), step.ema.module.state_dict()], before)
+    assert step.updates == 1
+
+
+def test_where_reading_would_wait_the_optimizer_skips_the_step_and_the_next_one_says_so(data, monkeypatch):
+    """As on a GPU: the flag stays on the device, as ``found_inf`` of a fused optimizer."""
+    monkeypatch.setattr(OptimizerStep, "_defers", lambda self, flag: True)
+    model, step = make()
+    step.optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, fused=True)
+    learn(model, step, *data, [4, 4, 4])
+    step.check()
+    before = copy.deepcopy([model.state_dict(), step.optimizer.state_dict()])
+    handle = spoil(model)
+    step.accumulate = 1
+    name = BatchName("epoch 1, iteration 2", ["a", "b"])
+    step.backward(lambda: {"loss": loss_of(model, *data)}, 12, last=True, name=name)
+    assert step.step() == {}
+    assert_equal([model.state_dict(), step.optimizer.state_dict()], before)
+    handle.remove()
+    with pytest.raises(Diverged, match=r"at epoch 1, iteration 2: those of 2.weight; clips: a, b$"):
+        learn(model, step, *data, [12])
+    assert not hasattr(step.optimizer, "found_inf"), "what was told to the optimizer is forgotten"
+
+
+def test_a_loss_that_is_not_finite_is_known_by_its_gradients(data, monkeypatch):
+    """Whatever they were: so that every process hears of it."""
+    monkeypatch.setattr(OptimizerStep, "_defers", lambda self, flag: True)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "total_begun", lambda value: lambda: 2 * value)
+    monkeypatch.setattr(distributed, "all_gather_objects", lambda value: [([], [], []), value])
+    model, step = make()
+    bad = torch.tensor(float("inf"))
+    step.backward(lambda: {"loss": loss_of(model, *data), "other": bad}, 12, last=True, name=BatchName(ids=["a"]))
+    assert all(parameter.grad.isnan().all() for parameter in model.parameters())
+    before = copy.deepcopy(model.state_dict())
+    step.optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, fused=True)
+    step.step()
+    assert_equal(model.state_dict(), before)
+    with pytest.raises(Diverged, match=r"the loss is not finite: .*'other': inf.*; clips: a$") as error:
+        step.check()
+    assert error.value.losses["other"] == math.inf
+
+
+def test_a_step_that_overflows_in_float16_is_none(data):
+    """The average and the count of steps stand still, and the norm, which is infinite, is not told."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    model, step = make(scaler=scaler, clip_norm=0.1)
+    step.ema = ModelEmaV3(model, decay=0.5)
+    learn(model, step, *data, [4, 4, 4])
+    with torch.no_grad():
+        model[0].weight.add_(1.0)  # so that the average would move
+    before = copy.deepcopy([model.state_dict(), step.ema.module.state_dict()])
+    handle = spoil(model, float("inf"))
+    assert learn(model, step, *data, [4, 4, 4]) == {}
+    assert_equal([model.state_dict(), step.ema.module.state_dict()], before)
+    assert step.updates == 1 and scaler.get_scale() == 512.0
+    with pytest.raises(Diverged, match="however small the scale"):
+        for _ in range(40):
+            learn(model, step, *data, [12])
+    handle.remove()
+
+
+def assert_equal(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_average_follows_the_steps(data):

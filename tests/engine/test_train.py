@@ -80,6 +80,24 @@ def test_a_loss_that_is_not_finite_stops_with_names(tiny):
     assert all(torch.isfinite(value).all() for value in saved["model_state"].values())
 
 
+def test_gradients_that_are_not_finite_never_reach_a_checkpoint(tiny):
+    """The last step of an epoch has them, and a checkpoint would follow."""
+    cfg = tiny(SOLVER__MAX_EPOCH=2, TRAIN__CHECKPOINT_PERIOD_ITERS=1)
+    trainer = build_trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    trainer._train_epoch(), trainer._close_epoch()
+    weight = trainer.state.model.head.weight
+    weight.register_hook(lambda gradient: gradient * float("nan") if trainer.state.iteration == 2 else gradient)
+    with pytest.raises(
+        Diverged, match=r"epoch 2, iteration 3: those of head.weight; clips: clip_\d.*Lower SOLVER"
+    ) as error:
+        trainer.fit()
+    assert str(trainer.run.checkpoints) in str(error.value)
+    paths = sorted(trainer.run.checkpoints.glob("*.pyth"))
+    assert len(paths) > 1
+    for path in paths:
+        assert all(torch.isfinite(value).all() for value in load_checkpoint(path)["model_state"].values()), path
+
+
 def test_early_stopping_and_best(tiny):
     cfg = tiny(SOLVER__MAX_EPOCH=30, TRAIN__EARLY_STOPPING_PATIENCE=2)
     state = fit(cfg).state

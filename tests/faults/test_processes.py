@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 
 import psutil
 import pytest
+import torch
 
 from dust.engine.run_dir import RunDir
+from dust.utils.checkpoint import load_checkpoint
 from tests.faults.victims import PARTS, newest, saves, words
+from tests.helpers import ROOT
 from tests.processes import KILL, Run, gone, until
 from tests.runs import assert_same
 
@@ -88,3 +91,17 @@ def test_every_way_to_disturb_two_processes(zygote, clips, tmp_path, kind, backg
         more["TRAIN__PARALLEL"] = "fsdp"
     ways = [kill_first_rank, kill_second_rank, kill_launcher, term_to_all, term_to_launcher]
     disturb(zygote, clips, tmp_path, ways, epochs=30, **more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_loss_of_one_process_that_is_not_finite_ends_all_by_its_name(zygote, clips, tmp_path, parallel):
+    """All of them in the same step, so that none waits for the others, and the error is said once, with the clips."""
+    settings = {**TWO, "TRAIN__PARALLEL": parallel, "IMPORTS": [str(ROOT / "tests" / "faults" / "spoil.py")]}
+    settings |= {"TRAIN__HOOKS": ["Spoil"], "SOLVER__MAX_EPOCH": 9}
+    victim = zygote.start(words(clips, tmp_path / "run", **settings))
+    _, error = victim.communicate()
+    assert victim.returncode == 2, error
+    assert error.count("the loss is not finite at epoch") == 1 and "clips: " in error and "Traceback" not in error
+    for path in (tmp_path / "run" / "checkpoints").glob("*.pyth"):
+        assert all(torch.isfinite(value).all() for value in load_checkpoint(path)["model_state"].values())
