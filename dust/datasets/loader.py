@@ -115,7 +115,8 @@ def _common(cfg, **kwargs: Any) -> dict[str, Any]:
     workers = num_workers(cfg.DATA_LOADER.NUM_WORKERS)
     options: dict[str, Any] = {
         "num_workers": workers,
-        "pin_memory": cfg.DATA_LOADER.PIN_MEMORY and torch.cuda.is_available(),
+        # of a run on the CPU it would make a CUDA context in every process, half a gigabyte
+        "pin_memory": cfg.DATA_LOADER.PIN_MEMORY and cfg.NUM_GPUS > 0 and torch.cuda.is_available(),
         "worker_init_fn": _start_worker,
         # the loader draws a base seed at every start; from a stream of its own, not from the global one
         "generator": torch_generator(cfg.RNG_SEED, "loader"),

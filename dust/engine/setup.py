@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +15,9 @@ from dust.config import CfgNode
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.sharding import shard
 from dust.engine.step import GradSync
+from dust.launch.rendezvous import own_gpu, read_dist_env
 from dust.models import build_model
 from dust.utils import distributed
-from dust.utils.errors import ConfigError
 from dust.utils.registry import build, import_extensions
 
 logger = logging.getLogger(__name__)
@@ -26,13 +27,10 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 def build_device(cfg: CfgNode) -> torch.device:
     """The device of this process. ``NUM_GPUS 0`` is the CPU."""
-    present = torch.cuda.device_count()
-    if present < cfg.NUM_GPUS:
-        raise ConfigError(
-            f"NUM_GPUS {cfg.NUM_GPUS}: this machine has {present}. Set NUM_GPUS {present}"
-            + (" to run on the CPU." if present == 0 else ".")
-        )
-    return torch.device("cuda", distributed.local_rank()) if cfg.NUM_GPUS else torch.device("cpu")
+    if not cfg.NUM_GPUS:
+        return torch.device("cpu")
+    env = read_dist_env(os.environ)  # None where all processes were started here, each of which sees all GPUs
+    return torch.device("cuda", own_gpu(cfg.NUM_GPUS, distributed.local_rank(), env.local_size if env else 1))
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

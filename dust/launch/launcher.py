@@ -6,7 +6,7 @@
 - otherwise NUM_GPUS (or NUM_PROCS_PER_NODE on a CPU) processes are started here, and NUM_SHARDS such nodes meet at
   ``--init_method tcp://host:port``.
 
-CPU tensors travel by gloo, CUDA tensors by nccl.
+CPU tensors travel by gloo, CUDA tensors by nccl (DIST_BACKEND).
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any
 from urllib.parse import urlparse
 
-import torch
 from tqdm import tqdm
 
 from dust.config import CfgNode, processes_per_node, with_values
@@ -34,6 +33,7 @@ from dust.launch.rendezvous import (
     RENDEZVOUS_TIMEOUT_S,
     DistEnv,
     Rendezvous,
+    own_gpu,
     process_group,
     read_dist_env,
 )
@@ -68,6 +68,7 @@ class LaunchSettings:
             ``shard_id`` (from 0).
         alone: the stage is run by the first process of all by itself.
         batch_size: clips of a training batch on one node, which its processes share; None without training.
+        backend, timeout_s: see :func:`dust.launch.rendezvous.process_group`.
     """
 
     processes: int
@@ -76,6 +77,13 @@ class LaunchSettings:
     shard_id: int = 0
     alone: bool = False
     batch_size: int | None = None
+    backend: str = "nccl"
+    timeout_s: float = 1800.0
+
+    def group(self, env: DistEnv, rendezvous: Rendezvous) -> contextlib.AbstractContextManager[None]:
+        """Be one of the stage's processes while this lasts."""
+        options: dict[str, Any] = {"num_gpus": self.num_gpus, "backend": self.backend, "timeout_s": self.timeout_s}
+        return process_group(env, rendezvous, **options)
 
     def as_alone(self) -> "LaunchSettings":
         """One process, on one GPU if it is on any."""
@@ -113,6 +121,8 @@ def build_settings(cfg: CfgNode) -> LaunchSettings:
         cfg.SHARD_ID,
         alone=not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE,
         batch_size=cfg.TRAIN.BATCH_SIZE if cfg.TRAIN.ENABLE else None,
+        backend=cfg.DIST_BACKEND,
+        timeout_s=cfg.DIST_TIMEOUT,
     )
 
 
@@ -190,7 +200,7 @@ class Launcher:
     def _join(self, payload: Any, function: Callable[[Any], None], env: DistEnv) -> int:
         rendezvous = self._meet(env)
         try:
-            with process_group(env, rendezvous):
+            with build_settings(payload).group(env, rendezvous):
                 function(payload)
         except DustError as error:
             ignore_further_signals()  # srun and torchrun end the others with TERM as soon as one has gone
@@ -228,7 +238,8 @@ class Launcher:
                 f"tcp://{socket.gethostname()}:29500 (the first node's name) and each its --shard_id, or start them by "
                 "torchrun or srun."
             )
-        _check_devices(settings.num_gpus)
+        if settings.num_gpus:
+            own_gpu(settings.num_gpus, 0, 1)
         rendezvous = rendezvous or f"tcp://127.0.0.1:{free_port()}"
         first, world = settings.shard_id * count, count * shards
         envs = [DistEnv(first + local, world, local, count, rendezvous) for local in range(count)]
@@ -245,12 +256,6 @@ def _next_port(url: str) -> str:
     """Where a node's own processes meet: its launchers keep the port itself."""
     parsed = urlparse(url)
     return f"tcp://{parsed.hostname}:{(parsed.port or 0) + 1}"
-
-
-def _check_devices(num_gpus: int) -> None:
-    present = torch.cuda.device_count()
-    if present < num_gpus:
-        raise ConfigError(f"NUM_GPUS {num_gpus}: this machine has {present}. Set NUM_GPUS {present}.")
 
 
 def lost_another(error: RuntimeError) -> bool:
@@ -367,7 +372,7 @@ def _run_process(payload: Any, function: Callable[[Any], None], env: DistEnv, se
     try:
         with handle_signals(lambda signum: 128 + signum):
             try:
-                with process_group(env, Rendezvous(env, patience)):
+                with build_settings(payload).group(env, Rendezvous(env, patience)):
                     function(payload)
             except RuntimeError as error:
                 if not lost_another(error):

@@ -201,19 +201,78 @@ def _cannot_meet(env: DistEnv, error: Exception, timeout: float) -> DustError:
     )
 
 
+def own_gpu(num_gpus: int, local_rank: int, local_size: int) -> int:
+    """Which of the GPUs that this process sees is its own: that of its number on the node, or the only one where Slurm
+    shows every task its own (``--gpus-per-task=1``, ``--gpu-bind=single:1``).
+
+    Raises ConfigError: it sees fewer than ``num_gpus``, those of the node.
+    """
+    present = torch.cuda.device_count()
+    if present == 1 and local_size > 1:
+        return 0
+    if present < num_gpus:
+        raise ConfigError(
+            f"NUM_GPUS {num_gpus}: this machine has {present}. Set NUM_GPUS {present}"
+            + (" to run on the CPU." if present == 0 else ".")
+        )
+    return local_rank
+
+
 @contextlib.contextmanager
-def process_group(env: DistEnv, rendezvous: Rendezvous) -> Iterator[None]:
-    """Be one of the processes while this lasts."""
+def process_group(
+    env: DistEnv, rendezvous: Rendezvous, *, num_gpus: int = 0, backend: str = "nccl", timeout_s: float = 1800.0
+) -> Iterator[None]:
+    """Be one of the processes while this lasts.
+
+    Whoever fails leaves without the others: a group that is taken down properly waits for them, and they for this one.
+
+    Args:
+        num_gpus: of this node; 0: the processes are on the CPU, whatever GPUs there are.
+        backend: nccl | gloo, of tensors on GPUs.
+        timeout_s: seconds that a process waits for the others in a collective.
+
+    Raises:
+        ConfigError: there are too few GPUs, or several processes have the same one.
+    """
     os.environ.setdefault("LOCAL_RANK", str(env.local_rank))
     if urlparse(env.init_method).hostname in LOOPBACK and "lo" in {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo listens where the host's name leads to
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(env.local_rank % torch.cuda.device_count())
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", store=rendezvous.stage(), rank=env.rank, world_size=env.world_size
-    )
+    options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(seconds=timeout_s)}
+    if num_gpus:
+        device = torch.device("cuda", own_gpu(num_gpus, env.local_rank, env.local_size))
+        torch.cuda.set_device(device)
+        if backend == "nccl":
+            os.environ.setdefault("RDMAV_FORK_SAFE", "1")  # loader workers are forked from a process that uses RDMA
+            options |= {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
+    dist.init_process_group(store=rendezvous.stage(), rank=env.rank, world_size=env.world_size, **options)
     try:
+        if num_gpus and env.local_size > 1:
+            _refuse_shared_gpus(env)
         yield
-    finally:
+    except BaseException:
+        _leave_group(options["backend"])
+        raise
+    dist.destroy_process_group()
+
+
+def _refuse_shared_gpus(env: DistEnv) -> None:
+    """ConfigError where several processes see one GPU, and it is the same."""
+    own = (socket.gethostname(), str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
+    everyone: list[Any] = [None] * env.world_size
+    dist.all_gather_object(everyone, own)
+    shared = sorted({f"{uuid} of {host}" for host, uuid in everyone if everyone.count((host, uuid)) > 1})
+    if shared:
+        raise ConfigError(
+            f"several processes have the same GPU ({', '.join(shared)}): start as many on a node as it has GPUs, and "
+            "show each of them all (CUDA_VISIBLE_DEVICES) or one of its own (srun --gpus-per-task=1)"
+        )
+
+
+def _leave_group(backend: str) -> None:
+    """Leave without waiting for anybody."""
+    if not dist.is_initialized():
+        return
+    if "nccl" in backend:
+        dist.distributed_c10d._abort_process_group()  # the proper end would wait for what is under way on the GPUs
+    else:
         dist.destroy_process_group()

@@ -27,6 +27,11 @@ def test_what_the_keys_say():
     assert build_settings(features) == LaunchSettings(1, alone=True)
 
 
+def test_what_the_keys_say_of_exchanges():
+    settings = build_settings(config(DIST_BACKEND="gloo", DIST_TIMEOUT=60))
+    assert (settings.backend, settings.timeout_s) == ("gloo", 60.0)
+
+
 def test_a_configuration_that_fits_is_handed_on_as_it_is():
     cfg = config(NUM_PROCS_PER_NODE=2)
     assert build_launched(cfg, build_settings(cfg)) is cfg
