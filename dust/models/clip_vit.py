@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, resize_grid
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
-from dust.models.layers.common import drop_path_rates
+from dust.models.layers.common import drop_path_rates, embed_patches
 from dust.models.layers.foreign import check_patches, fill_biases, require, with_class_position
 from dust.models.layers.frozen import ACTIVATIONS, activate
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
@@ -248,7 +248,7 @@ def image_tokens(
     images: torch.Tensor, conv: nn.Conv2d, cls: torch.Tensor, positions: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:
     """(M, C, H, W) -> (M, 1 + N, D): the class token and the patches, row by row, with positions of a ``grid``."""
-    x = conv(images)  # (M, D, gh, gw)
+    x = embed_patches(images, conv)  # (M, D, gh, gw)
     if tuple(x.shape[2:]) != grid:
         positions = resize_positions(positions, grid, (x.shape[2], x.shape[3]))
     x = x.flatten(2).transpose(1, 2)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import DropPath, Mlp, init_linear
 from dust.models.layers.checks import check_arguments, check_video, clip_multiples
-from dust.models.layers.common import drop_path_rates
+from dust.models.layers.common import drop_path_rates, embed_patches
 from dust.models.layers.foreign import check_patches
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.utils.errors import CheckpointError
@@ -78,7 +78,7 @@ class TubeletEmbed(nn.Module):
         self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=size, stride=size)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        return self.proj(video).flatten(2).transpose(1, 2)
+        return embed_patches(video, self.proj).flatten(2).transpose(1, 2)
 
 
 class VideoMAEAttention(nn.Module):

@@ -1,6 +1,8 @@
 """Building blocks of vision transformers that several architectures share. Parameter names are those of the public
 checkpoints (``qkv``, ``proj``, ``fc1``, ``fc2``, ``norm1``...), so that weights load without renaming."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -101,6 +103,29 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+def to_patches(x: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
+    """(B, C, *size) -> (B, *grid, C * pixels of a patch), where grid = size // patch; what is left at an end is cut."""
+    n = len(patch)
+    for axis, side in enumerate(patch, start=2):
+        x = x.narrow(axis, 0, x.shape[axis] // side * side)
+    sides = [one for size, side in zip(x.shape[2:], patch, strict=True) for one in (size // side, side)]
+    x = x.reshape(*x.shape[:2], *sides)
+    return x.permute(0, *range(2, 2 + 2 * n, 2), 1, *range(3, 3 + 2 * n, 2)).flatten(1 + n)
+
+
+def as_product(x: torch.Tensor) -> bool:
+    """Whether patches are embedded by one product of matrices. CUDA's convolutions in bfloat16 are slow or wrong for
+    patches, by version, and in float32 they round to TF32 of their own accord; a CPU keeps the convolution's bits."""
+    return x.is_cuda
+
+
+def embed_patches(x: torch.Tensor, conv: nn.Conv2d | nn.Conv3d) -> torch.Tensor:
+    """(B, C, *size) -> (B, D, *grid): ``conv(x)`` of a convolution whose stride is its kernel."""
+    if not as_product(x):
+        return conv(x)
+    return F.linear(to_patches(x, conv.kernel_size), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
+
+
 class PatchEmbed(nn.Module):
     """Images (M, C, H, W) -> tokens (M, gh * gw, D), row by row, where gh = H / patch and gw = W / patch."""
 
@@ -110,7 +135,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
+        return embed_patches(images, self.proj).flatten(2).transpose(1, 2)
 
 
 def resize_sequence(tokens: torch.Tensor, length: int) -> torch.Tensor:

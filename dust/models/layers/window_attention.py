@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from dust.models.layers.common import DropPath, Mlp
+from dust.models.layers.common import DropPath, Mlp, to_patches
 from dust.models.layers.head import run_block
 
 Size = tuple[int, ...]
@@ -351,11 +351,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # the convolution as one product of matrices: its result has the channels last at once
-        n = len(self.patch)
-        x = pad_end(x, self.patch, first=2)
-        sides = [s for side, patch in zip(x.shape[2:], self.patch, strict=True) for s in (side // patch, patch)]
-        x = x.reshape(*x.shape[:2], *sides)
-        x = x.permute(0, *range(2, 2 + 2 * n, 2), 1, *range(3, 3 + 2 * n, 2)).flatten(1 + n)
+        x = to_patches(pad_end(x, self.patch, first=2), self.patch)
         return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
 
 

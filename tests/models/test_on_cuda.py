@@ -1,0 +1,61 @@
+"""What a model does on a CUDA device, as far as tensors without values show it: all of them are there, and no
+convolution embeds patches."""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dust.models.layers import common
+from tests.models.small_models import SMALL, make
+
+#: An LSTM asks the driver for its kernels.
+FAKED = [one for one in SMALL if one[0] != "PointTrackLSTM"]
+#: Their patches do not overlap.
+PATCHES = ("VideoMAE", "CLIPVisual", "VJEPA2", "CAST", "TimeSformer", "VideoSwin")
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "arguments", "shapes"), FAKED, ids=[name for name, _, _ in FAKED])
+def test_all_tensors_of_a_model_are_on_its_device(name, arguments, shapes):
+    model = make(name, arguments).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model.to_empty(device="cuda")
+        inputs = {key: torch.rand(shape, device="cuda") for key, shape in shapes.items()}
+        with Operations() as operations:
+            outputs = model(**inputs)
+    for value in outputs.values() if isinstance(outputs, dict) else [outputs]:
+        assert value.device.type == "cuda"
+    if name in PATCHES:
+        assert not {one for one in operations.names if "convolution" in one}
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (nn.Conv2d(3, 7, 4, 4), (2, 3, 8, 12)),
+        (nn.Conv2d(3, 7, 4, 4, bias=False), (2, 3, 10, 7)),
+        (nn.Conv3d(2, 5, (2, 4, 4), (2, 4, 4)), (2, 2, 4, 8, 12)),
+        (nn.Conv3d(2, 5, (2, 4, 3), (2, 4, 3)), (1, 2, 5, 9, 8)),
+    ],
+)
+def test_patches_are_embedded_alike_by_a_product_and_by_a_convolution(monkeypatch, conv, shape):
+    """Gradients too; a rest at an end counts for nothing in both."""
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    conv, found = conv.double(), []
+    for product in (False, True):
+        monkeypatch.setattr(common, "as_product", lambda x, product=product: product)
+        out = common.embed_patches(x, conv)
+        wanted = [x, *conv.parameters()]
+        found.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+    torch.testing.assert_close(found[0], found[1])
