@@ -94,12 +94,26 @@ def prepare_for_several(model: nn.Module, device: torch.device, *, sharded: bool
         return
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         if device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            from timm.layers import convert_sync_batchnorm
+
+            convert_sync_batchnorm(model)  # torch's own would drop the activations that timm's norms have within
         else:
             logger.warning("batch norms use the statistics of each process's share of a batch: torch has none for CPUs")
     if sharded:
         # autocast's layer_norm takes bfloat16 weights with float32 inputs on CUDA only
         shard(model, device, torch.bfloat16 if reduced and device.type == "cuda" else None)
+
+
+def has_own_statistics(model: nn.Module) -> bool:
+    """Whether processes may come to different buffers, so that the first one's have to be sent with every forward pass.
+    Tables that no checkpoint holds never change, and synchronised batch norms count alike everywhere."""
+    kept = model.state_dict().keys()
+    return any(
+        f"{prefix}.{name}".lstrip(".") in kept
+        for prefix, module in model.named_modules()
+        if not isinstance(module, nn.SyncBatchNorm)
+        for name, _ in module.named_buffers(recurse=False)
+    )
 
 
 def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, GradSync]:
@@ -111,6 +125,7 @@ def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: 
 
         def grad_sync(last: bool) -> contextlib.AbstractContextManager[Any]:
             model.set_requires_gradient_sync(last)
+            model.set_reshard_after_backward(last)  # the next batch of the step needs the same weights
             return contextlib.nullcontext()
 
         return run, grad_sync
@@ -119,5 +134,6 @@ def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: 
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
         static_graph=static_graph,
+        broadcast_buffers=has_own_statistics(model),
     )
     return replica, lambda last: contextlib.nullcontext() if last else replica.no_sync()

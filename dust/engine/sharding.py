@@ -8,6 +8,7 @@ Source: PyTorch's fully_shard (FSDP2), one unit per transformer block and one fo
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dust.utils import distributed
 from dust.utils.errors import ConfigError
+
+#: Options of an optimizer that say how it computes, not what.
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -38,7 +42,8 @@ def shard(model: nn.Module, device: torch.device, param_dtype: torch.dtype | Non
 
     Args:
         param_dtype: what blocks compute in (bfloat16 under mixed precision); gradients are summed in float32. None: as
-            the parameters are.
+            the parameters are. What stands outside of blocks stays as it is: of embeddings in bfloat16 the whole
+            residual stream would be made.
 
     Raises:
         ConfigError: a parameter has no dimension along which it could be cut.
@@ -58,7 +63,7 @@ def shard(model: nn.Module, device: torch.device, param_dtype: torch.dtype | Non
     )
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=replace(policy, param_dtype=None))
     for module in model.modules():
         if any(isinstance(parameter, DTensor) for parameter in module.parameters(recurse=False)):
             module.register_load_state_dict_pre_hook(_take_part_of_weights)
@@ -72,14 +77,20 @@ def _take_part_of_weights(module: nn.Module, state: dict[str, Any], prefix: str,
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """``optimizer.load_state_dict(state)``, where parameters may be shared out and ``state`` whole."""
+    """``optimizer.load_state_dict(state)``, where parameters may be shared out and ``state`` whole, and come from
+    another device: how a step is computed (fused) stays as this optimizer was built."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parts = {
         index: {name: part_of(value, parameters[index]) for name, value in values.items()}
         for index, values in state["state"].items()
         if index < len(parameters)  # else it does not fit, as load_state_dict will say
     }
-    optimizer.load_state_dict({**state, "state": parts})
+    groups = [
+        {**saved, **{name: own[name] for name in IMPLEMENTATION if name in own}}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    groups += state["param_groups"][len(groups) :]  # too many, as load_state_dict will say
+    optimizer.load_state_dict({**state, "state": parts, "param_groups": groups})
 
 
 def part_of(value: Any, like: Tensor) -> Any:

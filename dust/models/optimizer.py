@@ -116,6 +116,9 @@ def build_optimizer(
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameters: nothing to optimize")
     logger.info("%s over %d tensors in %d groups", name, sum(len(group["params"]) for group in groups), len(groups))
+    on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    # one kernel for all tensors, which can skip a step that is not finite; a CPU keeps the plain loop
+    fused = True if on_cuda else None
     if name == "sgd":
         return torch.optim.SGD(
             groups,
@@ -124,15 +127,12 @@ def build_optimizer(
             dampening=dampening,
             nesterov=nesterov and momentum > 0,
             weight_decay=weight_decay,
+            fused=fused,
         )
     if name == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay)
+        return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
     if name == "adamw":
-        on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
-        # one kernel for all tensors; a CPU keeps the plain loop
-        return torch.optim.AdamW(
-            groups, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True if on_cuda else None
-        )
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=fused)
     from timm.optim import create_optimizer_v2, list_optimizers
 
     if name not in list_optimizers():
