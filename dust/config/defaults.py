@@ -66,7 +66,12 @@ CORE = gather(
                       affects="all"),
         COMPILE=Key(False, "torch.compile the model"),
         CHANNELS_LAST=Key(False, "channels-last memory format, which pays for convolutions"),
-        DETERMINISTIC=Key(False, "torch's deterministic algorithms (on CUDA slower; CPU runs repeat anyway)"),
+        DETERMINISTIC=Key(False, "the same bits every time on CUDA (slower; CPU runs repeat anyway), or an error that "
+                                 "names the operation that cannot"),
+        FLOAT32=Key("auto", "how float32 is multiplied on CUDA", affects="all",
+                    choices="auto (tf32, with DETERMINISTIC ieee) | ieee (24 bits) | tf32 (11 bits, much faster)"),
+        SDPA=Key("flash", "which attention kernels may be used on CUDA", affects="nothing",
+                 choices="flash (and efficient) | cudnn (too; not with DETERMINISTIC) | auto (torch's choice)"),
         ON_BAD_CLIP=Key("skip", "a clip that cannot be used in training or validation", choices="skip | raise",
                         affects="nothing"),
         SAVE_BEST=Key(True, "keep the checkpoint with the best validation metric beside the newest",

@@ -90,6 +90,9 @@ def _training(cfg: CfgNode) -> list[Problem]:
     if cfg.TRAIN.PARALLEL == "fsdp" and cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16":
         text = "TRAIN.AMP_DTYPE float16: its loss scaling is not for TRAIN.PARALLEL fsdp; write bfloat16"
         problems.append(Problem(("TRAIN.AMP_DTYPE", "TRAIN.PARALLEL"), text))
+    if cfg.TRAIN.DETERMINISTIC and cfg.TRAIN.SDPA == "cudnn":
+        text = "TRAIN.SDPA cudnn: its backward pass is not deterministic; write flash, or TRAIN.DETERMINISTIC False"
+        problems.append(Problem(("TRAIN.SDPA", "TRAIN.DETERMINISTIC"), text))
     if cfg.TEST.ENABLE and cfg.TEST.CHECKPOINT == "best" and not (cfg.TRAIN.SAVE_BEST and cfg.TRAIN.EVAL_PERIOD):
         text = "TEST.CHECKPOINT best: set TRAIN.SAVE_BEST True and TRAIN.EVAL_PERIOD, or there will be none"
         problems.append(Problem(("TEST.CHECKPOINT", "TRAIN.SAVE_BEST", "TRAIN.EVAL_PERIOD"), text))

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 #: Keys that came later, with what held before: left out at that value, so that features stored before stay valid.
-ADDED = {"DATA.DECODER": "pyav"}
+ADDED = {"DATA.DECODER": "pyav", "TRAIN.FLOAT32": "auto"}
 
 
 def features_config(values: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ def run_stage(cfg: CfgNode) -> None:
     """Run what one configuration enables, TRAIN, then TEST, then FEATURES, in its OUTPUT_DIR."""
     # torch and all that stands on it are imported only now, so that --help and a wrong key answer at once
     from dust.engine import extract, test, train
+    from dust.engine.backends import without_deterministic_form
     from dust.engine.run_dir import RunDir
     from dust.engine.stages import build_settled
     from dust.utils import distributed
@@ -54,6 +55,16 @@ def run_stage(cfg: CfgNode) -> None:
         except DustError as error:
             record_error(str(error))
             raise
+        except RuntimeError as error:
+            operation = without_deterministic_form(error)
+            if not operation:
+                raise
+            message = (
+                f"TRAIN.DETERMINISTIC True: {operation} has no deterministic form on this device. Set it False, or "
+                "choose a model or a setting that does without"
+            )
+            record_error(message)
+            raise ConfigError(message) from error
         except OSError as error:
             if error.errno not in FILE_PROBLEMS:
                 raise

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from dust.config import CfgNode
 from dust.datasets.transforms.device import DeviceTransform
+from dust.engine.backends import Backends
 from dust.engine.sharding import shard
 from dust.engine.step import GradSync
 from dust.launch.rendezvous import own_gpu, read_dist_env
@@ -65,9 +66,7 @@ def build_device_transform(cfg: CfgNode, num_classes: int | Mapping[str, int] | 
 def build_for(cfg: CfgNode, device: torch.device) -> nn.Module:
     """The model of cfg on its device, initialised from RNG_SEED."""
     import_extensions(cfg.IMPORTS)
-    if cfg.TRAIN.DETERMINISTIC:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
+    build(Backends, cfg).use(device)
     torch.manual_seed(cfg.RNG_SEED)
     model = build_model(cfg).to(device)
     if cfg.TRAIN.CHANNELS_LAST:

@@ -18,6 +18,7 @@ from dust.datasets.protocol import files_of, fitted_of
 from dust.datasets.sample import unlearnt_classes
 from dust.datasets.transforms.device import DeviceTransform
 from dust.datasets.workers import WorkerError
+from dust.engine.backends import AttentionLog
 from dust.engine.batch_norm import PreciseStatistics, build_precise
 from dust.engine.data_lists import fingerprint, record_training_list
 from dust.engine.epoch_table import build_epoch_table
@@ -147,6 +148,7 @@ class Trainer:
         self.metric = options.metric or self.task.best_metric
         self.placeholder_batch: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
         self.interrupt = InterruptFlag()
+        self.attention = AttentionLog(wanted=self.device.type == "cuda" and not options.compiled)
         self._compiled_for: set[int] = set()  # sizes of batches
         self.bad_clips = BadClipLog(
             run.path / "bad_clips.csv", "train", options.on_bad_clip, limit=options.max_bad_fraction,
@@ -293,7 +295,7 @@ class Trainer:
 
         def compute() -> dict[str, Tensor]:
             nonlocal outputs
-            with self.autocast():
+            with self.autocast(), self.attention.once():
                 outputs = self.task.forward(self.model, batch["inputs"])
                 return self.task.losses(outputs, batch)
 
