@@ -163,7 +163,8 @@ class TrackWindows(Stream):
             raise ConfigError(f"{type(model).__name__} does not stream; PointTrackTransformer and PointTrackLSTM do")
         window = int(reader.description["window"])
         step = min(max(round(stride * self.fps) if stride else window // 2, 1), window)
-        self.stream = TrackStream(model, window=window, stride=step, view_mask=self.inputs["view_mask"])
+        how: dict[str, Any] = {"window": window, "stride": step, "autocast": predictor.loop.autocast}
+        self.stream = TrackStream(model, view_mask=self.inputs["view_mask"], **how)
 
     def __iter__(self) -> Iterator[Prediction]:
         evaluation = self.predictor.evaluation()
@@ -212,6 +213,7 @@ class StepPredictions(Stream):
             skip=rules["skip"],
             phases=rules["phases"],
             transform=lambda picture: predictor.loop.transform.normalize(picture[None, :, None])[0, :, 0],
+            autocast=predictor.loop.autocast,
         )
 
     def __iter__(self) -> Iterator[Prediction]:

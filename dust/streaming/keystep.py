@@ -5,6 +5,7 @@ probabilities are those of encoding every window anew, at 1/57 of the cost for N
 through the temporal encoder again in every window, since positions are counted from the window's first frame.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.inference import OutputError, why_not_finite
-from dust.engine.setup import build_device, build_device_transform, build_for
+from dust.engine.setup import Autocast, build_autocast, build_device, build_device_transform, build_for
 from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.keystep_windows import window_logits
@@ -53,6 +54,7 @@ class StepStream:
         frames, skip, phases: see :func:`dust.models.keystep_windows.recording_windows`.
         transform: makes of a pushed frame what the model takes; None: it is that already.
         cache: False encodes all frames of every window anew, for comparison.
+        autocast: a context for the frame encoder; windows are in float32, as in a test.
 
     It holds the embeddings of one window's span, whatever the recording's length. ``encoded`` counts the frames that
     went through the frame encoder.
@@ -69,8 +71,10 @@ class StepStream:
         phases: str = "first",
         transform: Callable[[Tensor], Tensor] | None = None,
         cache: bool = True,
+        autocast: Autocast = contextlib.nullcontext,
     ) -> None:
         check_phases(phases)
+        self.autocast = autocast
         self.model, self.decoder, self._start = model.eval(), decoder, start
         self.frames, self.skip, self.phases = frames, skip, phases
         self.transform, self.cache = transform, cache
@@ -141,7 +145,8 @@ class StepStream:
         if not isinstance(self.model, EncodesFrames):
             return frames
         self.encoded += len(frames)
-        return self.model.embed(frames[:, :, None])
+        with self.autocast():
+            return self.model.embed(frames[:, :, None]).float()
 
 
 def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) -> StepStream:
@@ -175,6 +180,7 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) 
         phases=cfg.KEYSTEP.INFER.PHASES,
         transform=build_picture_transform(cfg) if isinstance(model, EncodesFrames) else None,
         cache=cache,
+        autocast=build_autocast(cfg, device),
     )
 
 

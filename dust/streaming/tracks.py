@@ -4,6 +4,7 @@ Windows overlap (of 50 frames every 5), but the front end sees one frame at a ti
 window costs the front end of its new frames only. The logits are those of the whole windows.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from dust.datasets.tracks.tracks import PointTracks
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.inference import OutputError, why_not_finite
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import build_device, build_for
+from dust.engine.setup import Autocast, build_autocast, build_device, build_for
 from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.track_front_end import PointTrackModel
@@ -62,6 +63,7 @@ class TrackStream:
         stride: frames between windows, at most ``window``.
         view_mask: (V,) bool, the cameras that are there in this sequence; None: all.
         stateful: PointTrackLSTM only: go on from the state of the window before; the stride must be the window.
+        autocast: a context for all that the model computes, as in a test.
 
     Every window's logits are kept for :meth:`timeline` until :meth:`reset`.
     ``front_end_frames`` counts the frames (of all cameras) that went through the front end.
@@ -75,7 +77,9 @@ class TrackStream:
         stride: int = 5,
         view_mask: Tensor | None = None,
         stateful: bool = False,
+        autocast: Autocast = contextlib.nullcontext,
     ) -> None:
+        self.autocast = autocast
         if not 1 <= stride <= window:
             raise ConfigError(f"window {window}, stride {stride}: the stride must be in 1..window")
         if stateful and (not isinstance(model, PointTrackLSTM) or stride != window):
@@ -138,6 +142,15 @@ class TrackStream:
     @torch.inference_mode()
     def _decide(self, start: int, length: int | None) -> StreamWindow:
         """The window from ``start`` to the newest frame; of ``length`` frames, the rest padded, if that is given."""
+        with self.autocast():
+            logits = self._logits(start, length)[0].float().cpu()
+        reason = why_not_finite(logits)
+        if reason:
+            raise OutputError(f"frames {start} to {self._count - 1}: {reason}")
+        self._windows.append(StreamWindow(start, self._count, logits))
+        return self._windows[-1]
+
+    def _logits(self, start: int, length: int | None) -> Tensor:
         self._run_front_end()
         assert self._features is not None
         frames = self._features[None, -(self._count - start) :]  # (1, T, V, F)
@@ -151,12 +164,7 @@ class TrackStream:
             padding = frames.new_zeros((1, self.window - length, *frames.shape[2:]))
             time_mask = torch.arange(self.window, device=self.device)[None] < length
             features = self.model.forward_frames(torch.cat([frames, padding], dim=1), self.view_mask, time_mask)
-        logits = self.model.forward_head(features)[0].float().cpu()
-        reason = why_not_finite(logits)
-        if reason:
-            raise OutputError(f"frames {start} to {self._count - 1}: {reason}")
-        self._windows.append(StreamWindow(start, self._count, logits))
-        return self._windows[-1]
+        return self.model.forward_head(features)
 
     def _run_front_end(self) -> None:
         if not self._new:
@@ -236,7 +244,8 @@ def run_stage(
     load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
     recordings = TrackRecordings(PointTracks.from_config(cfg, split, saved.get("class_names"), views="test"))
     window = cfg.TRACKS.WINDOW
-    stream = TrackStream(model, window=window, stride=window if stateful else stride, stateful=stateful)
+    autocast, step = build_autocast(cfg, device), window if stateful else stride
+    stream = TrackStream(model, window=window, stride=step, stateful=stateful, autocast=autocast)
     bad_clips = BadClipLog(run.path / "bad_clips.csv", split, cfg.TEST.ON_BAD_CLIP, key="TEST.ON_BAD_CLIP")
     folder = run.path / f"stream_{split}"
     folder.mkdir(exist_ok=True)

@@ -1,5 +1,7 @@
 """A stream gives what the whole recording gives, and what encoding every window anew gives, for much less."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,21 @@ def test_stream_whole_recording_and_slow_windows_agree(skip, phases, count):
         assert {update.padding for update in seen} == {window_padding(count, 5, skip)}
         assert stream.encoded == (count if cache else 5 * len(seen))
     assert count < 30 or expected, "the comparison of steps needs some"
+
+
+def test_a_stream_encodes_in_the_precision_of_the_test():
+    """Frames under autocast, windows in float32, as RecordingsEvaluation has them."""
+    model, frames = make(), video(9)
+    autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    stream = stream_of(model, 0, "first", autocast=autocast)
+    updates = [stream.push(frame) for frame in frames]
+    with autocast():
+        embeddings = torch.cat([model.embed(frame[None, :, None]) for frame in frames]).float()
+    _, probabilities = window_probabilities(model, embeddings, frames=5, skip=0, phases="first")
+    found = torch.stack([update.probabilities for update in updates if update.probabilities is not None])
+    torch.testing.assert_close(found, probabilities, rtol=0, atol=1e-5)
+    exact = window_probabilities(model, model.embed(frames[:, :, None]), frames=5, skip=0, phases="first")[1]
+    assert (exact - probabilities).abs().max() > 1e-4, "bfloat16 is seen"
 
 
 def test_geometry_is_the_datasets():

@@ -1,5 +1,7 @@
 """A stream gives the logits of the whole windows, and runs the front end on each frame once."""
 
+import functools
+
 import pytest
 import torch
 
@@ -52,6 +54,17 @@ def test_a_stream_equals_whole_windows(cls, arguments):
         frames = slice(window.start, window.stop)
         whole = model(tracks[None, :, frames], visible[None, :, frames], view_mask[None])[0]
         torch.testing.assert_close(window.logits, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("cls", "arguments"), MODELS[:1] + MODELS[4:5])
+def test_a_stream_computes_in_the_precision_of_the_test(cls, arguments):
+    model, (tracks, visible) = make(cls, arguments), sequence(20)
+    autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    (window,) = push_all(TrackStream(model, window=20, stride=4, autocast=autocast), tracks, visible)
+    with torch.no_grad(), autocast():
+        tested = model(tracks[None], visible[None])[0].float()
+    exact = model(tracks[None], visible[None])[0]
+    assert (window.logits - tested).abs().max() < 0.2 * (exact - tested).abs().max()
 
 
 @pytest.mark.parametrize(("cls", "arguments"), MODELS[:1] + MODELS[4:5])
