@@ -20,26 +20,27 @@ from tests.helpers import ROOT, golden_json
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 NAMES = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS]
 
-#: file -> (frames, rate, jitter, crop, attention, classes, batch), from TimeSformer's published recipes.
+#: file -> (frames, rate, jitter, crop, attention, classes, batch), from TimeSformer's published recipes; batches are
+#: ours, of steps of 64 clips as published.
 K, HR = [256, 320], [448, 512]
 DIVIDED, JOINT, SPACE = "divided_space_time", "joint_space_time", "space_only"
 RECIPES = {
-    "Kinetics/TimeSformer_divST_8x32_224": (8, 32, K, 224, DIVIDED, 400, 8),
-    "Kinetics/TimeSformer_divST_8x32_224_4gpus": (8, 32, K, 224, DIVIDED, 400, 4),
-    "Kinetics/TimeSformer_divST_8x32_224_TEST": (8, 32, K, 224, DIVIDED, 400, 8),
-    "Kinetics/TimeSformer_divST_16x16_448": (16, 16, HR, 448, DIVIDED, 400, 8),
+    "Kinetics/TimeSformer_divST_8x32_224": (8, 32, K, 224, DIVIDED, 400, 64),
+    "Kinetics/TimeSformer_divST_8x32_224_4gpus": (8, 32, K, 224, DIVIDED, 400, 32),
+    "Kinetics/TimeSformer_divST_8x32_224_TEST": (8, 32, K, 224, DIVIDED, 400, 64),
+    "Kinetics/TimeSformer_divST_16x16_448": (16, 16, HR, 448, DIVIDED, 400, 16),
     "Kinetics/TimeSformer_divST_96x4_224": (96, 4, K, 224, DIVIDED, 400, 8),
-    "Kinetics/TimeSformer_jointST_8x32_224": (8, 32, K, 224, JOINT, 400, 8),
-    "Kinetics/TimeSformer_spaceOnly_8x32_224": (8, 32, K, 224, SPACE, 400, 8),
+    "Kinetics/TimeSformer_jointST_8x32_224": (8, 32, K, 224, JOINT, 400, 64),
+    "Kinetics/TimeSformer_spaceOnly_8x32_224": (8, 32, K, 224, SPACE, 400, 64),
     "Kinetics/vn": (8, 32, K, 224, DIVIDED, 12, 4),
     "MuWiGes/TimeSformer": (8, 32, K, 224, DIVIDED, 12, 4),
-    "SSv2/TimeSformer_divST_8_224": (8, None, K, 224, DIVIDED, 174, 8),
-    "SSv2/TimeSformer_divST_16_448": (16, None, HR, 448, DIVIDED, 174, 8),
-    "SSv2/TimeSformer_divST_64_224": (64, None, K, 224, DIVIDED, 174, 8),
-    "HowTo100M/TimeSformer_divST_8x32_224": (8, 32, K, 224, DIVIDED, 1059, 8),
-    "HowTo100M/TimeSformer_divST_32x32_224": (32, 32, K, 224, DIVIDED, 1059, 8),
-    "HowTo100M/TimeSformer_divST_64x32_224": (64, 32, K, 224, DIVIDED, 1059, 8),
-    "HowTo100M/TimeSformer_divST_96x32_224": (96, 32, K, 224, DIVIDED, 1059, 8),
+    "SSv2/TimeSformer_divST_8_224": (8, None, K, 224, DIVIDED, 174, 64),
+    "SSv2/TimeSformer_divST_16_448": (16, None, HR, 448, DIVIDED, 174, 16),
+    "SSv2/TimeSformer_divST_64_224": (64, None, K, 224, DIVIDED, 174, 16),
+    "HowTo100M/TimeSformer_divST_8x32_224": (8, 32, K, 224, DIVIDED, 1059, 64),
+    "HowTo100M/TimeSformer_divST_32x32_224": (32, 32, K, 224, DIVIDED, 1059, 32),
+    "HowTo100M/TimeSformer_divST_64x32_224": (64, 32, K, 224, DIVIDED, 1059, 32),
+    "HowTo100M/TimeSformer_divST_96x32_224": (96, 32, K, 224, DIVIDED, 1059, 32),
 }
 
 

@@ -22,6 +22,9 @@ from dust.utils.checkpoint import checkpoint_name, is_checkpoint_name, remove_ch
 
 logger = logging.getLogger(__name__)
 
+#: Clips on a GPU below which a step costs what its launches do.
+FEW_CLIPS = 4
+
 
 def no_statistics() -> dict[str, Any]:
     """The state of a training meter that has seen nothing."""
@@ -171,6 +174,16 @@ def _kept(written: Sequence[str], keep_last: int) -> set[str]:
     return {written[-1], *(complete[-keep_last:] if keep_last else complete)}
 
 
+def say_share(clips: float, accumulate: int) -> None:
+    """Log how many clips a GPU gets at a time, and warn where it is kept waiting by launches of its kernels."""
+    logger.info("%g clips on a GPU at a time, %d batches in an optimizer step", clips, accumulate)
+    if clips < FEW_CLIPS and accumulate > 1:
+        logger.warning(
+            "a GPU gets %g clips at a time, and spends more time on launches than on arithmetic: a larger "
+            "TRAIN.BATCH_SIZE of the same GLOBAL_BATCH_SIZE takes the same steps faster, as far as memory goes", clips
+        )  # fmt: skip
+
+
 def build_state(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainState:
     """A run that has not begun: the weights that ``model`` has, an optimizer that has done nothing, and the average of
     the weights where one is kept; shared out over the processes as TRAIN.PARALLEL says."""
@@ -182,6 +195,8 @@ def build_state(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainSt
         ema = ModelEmaV3(model, decay=cfg.EMA.DECAY, use_warmup=cfg.EMA.WARMUP)
         prepare_for_several(ema.module, device, **several)
     prepare_for_several(model, device, **several)
+    if device.type == "cuda" and distributed.is_main():
+        say_share(cfg.TRAIN.BATCH_SIZE / max(cfg.NUM_GPUS, 1), accumulation_steps(cfg))
     scaled = cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16"
     optimizer_step = OptimizerStep(
         model,

@@ -15,6 +15,7 @@ from torch import nn
 from dust.config import accumulation_steps
 from dust.engine.evaluator import Evaluator
 from dust.engine.run_dir import RunDir
+from dust.engine.state import say_share
 from dust.engine.step import Diverged
 from dust.engine.train import Trainer, build_trainer, run_stage
 from dust.launch.signals import Interrupted
@@ -337,3 +338,11 @@ def test_a_step_that_wants_more_clips_than_there_are_names_its_key(tiny, caplog)
             f"{key.replace('__', '.')}: an optimizer step wants {count} clips, and the training split has 10"
             in caplog.text
         )
+
+
+def test_a_gpu_with_few_clips_at_a_time_is_warned_of(caplog):
+    with caplog.at_level("INFO", "dust.engine.state"):
+        for clips, accumulate in ((1, 8), (8, 1), (1, 1)):
+            say_share(clips, accumulate)
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO", "INFO"]
+    assert "1 clips on a GPU at a time, 8 batches" in caplog.text and "TRAIN.BATCH_SIZE" in caplog.text
