@@ -50,11 +50,20 @@ def _stack_labels(labels: list[Any]) -> Any:
     return torch.stack(labels) if isinstance(first, torch.Tensor) else torch.tensor(labels)
 
 
+class EvaluationItem(dict[str, Any]):
+    """An item of which only the inputs go to the device. The detections of a recording are a hundred thousand tuples,
+    and a loader that pins memory would copy them one by one."""
+
+    def pin_memory(self) -> "EvaluationItem":
+        """The same with its inputs in pinned memory; torch's loader asks for it."""
+        return EvaluationItem(self, inputs={name: value.pin_memory() for name, value in self["inputs"].items()})
+
+
 def collate_evaluation(items: Sequence[Any]) -> Any:
     """One video per item: nothing to stack."""
     refuse_exhaustion(items)
     (item,) = items
-    return item
+    return EvaluationItem(item) if isinstance(item, dict) else item
 
 
 class Loader(DataLoader[Any]):

@@ -1,8 +1,11 @@
+import pickle
+
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from dust.datasets import loader
-from dust.datasets.loader import EpochBatchSampler, EvaluationSampler, collate_training
+from dust.datasets.loader import EpochBatchSampler, EvaluationSampler, collate_evaluation, collate_training
 from dust.datasets.sample import BadClip
 
 
@@ -116,3 +119,16 @@ def test_no_more_workers_than_cores(monkeypatch, caplog):
     monkeypatch.setattr("dust.utils.registry._SAID", set())
     assert [loader.num_workers(wanted) for wanted in (0, 3, 8, 8)] == [0, 3, 3, 3]
     assert caplog.text.count("DATA_LOADER.NUM_WORKERS 8: there are 3 cores here") == 1
+
+
+def test_of_an_evaluation_item_only_the_inputs_are_pinned(monkeypatch):
+    """As torch's loader asks for it on a machine with a GPU; facts of a recording stay the objects that they are."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    facts = {"detections": [(0, 0.5)], "steps": [(1, 2)]}
+    item = collate_evaluation([{"inputs": {"video": torch.zeros(2)}, "label": torch.zeros(1), "facts": facts}])
+    pinned = pin_memory(item)
+    assert pinned["inputs"]["video"].tolist() == [1, 1] and pinned["label"].tolist() == [0]
+    assert pinned["facts"] is facts and item["inputs"]["video"].tolist() == [0, 0]
+    assert pickle.loads(pickle.dumps(item)).keys() == item.keys(), "it comes from a worker"
+    bad = BadClip("a", "a.mp4", "gone")
+    assert collate_evaluation([bad]) is bad
