@@ -164,12 +164,7 @@ class Trainer:
         continue_hooks(self.user_hooks, state)
         self.stop_on_signal = StopOnSignal(self.interrupt)
         self.leaving = Leaving(
-            state,
-            self.bad_clips,
-            self.meter,
-            self.user_hooks,
-            self.stop_on_signal,
-            self._save_with,
+            *(state, self.bad_clips, self.meter, self.user_hooks, self.stop_on_signal, self._save_with),
             always=options.compiled,
         )
         self.hooks: list[Hook] = [

@@ -65,8 +65,11 @@ class Contrastive(Task):
 
     @torch.no_grad()
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
-        """``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class."""
+        """``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class.
+        Nothing where an embedding is not finite, as the loss will say."""
         rows, labels = _entry(outputs, EMBEDDING).detach().float().cpu().numpy(), batch["label"].cpu().numpy()
+        if not np.isfinite(rows).all():
+            return {}
         metrics = retrieval_metrics(rows, labels, ignore=BACKGROUND)
         return {"nn_err": 100.0 - metrics["precision_at_1"]} if metrics["queries"] else {}
 

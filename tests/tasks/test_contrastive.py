@@ -64,6 +64,13 @@ def records():
     ]
 
 
+def test_embeddings_that_are_not_finite_are_left_to_the_loss():
+    """With several processes, and on a GPU, the loss is looked at after the statistics."""
+    found = outputs(4)
+    found["embedding"][1, 2] = float("nan")
+    assert task().stats(found, {"label": torch.tensor([1, 1, 2, 2])}) == {}
+
+
 def test_metrics_are_over_all_recordings():
     evaluation = task().evaluation("val")
     assert evaluation.metrics() == {}
