@@ -102,6 +102,8 @@ class AttentionLog(TorchFunctionMode):
         if torch.is_autocast_enabled(kind):  # which torch applies behind this
             dtype = torch.get_autocast_dtype(kind)
             query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
+            if isinstance(attn_mask, Tensor) and attn_mask.is_floating_point():
+                attn_mask = attn_mask.to(dtype)
         with torch.no_grad():
             choice = torch._fused_sdp_choice(query, key, value, attn_mask, *rest, **more)
         sizes = f"{query.shape[1]} heads of {query.shape[-1]}, {query.shape[-2]} to {key.shape[-2]} tokens"

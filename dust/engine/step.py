@@ -51,7 +51,7 @@ class _Unread:
 
     Attributes:
         flag: (), 1.0 where something was not finite, else 0.0.
-        norms: (P,), the largest absolute gradient of each of ``parameters``.
+        norms: (P,), of the gradient of each of ``parameters``.
         batches: losses and names of the batches of the step.
         done: the copy of ``flag`` on the CPU, and the event after which it holds; None where it is there already.
     """
@@ -221,8 +221,9 @@ class OptimizerStep:
         norms = torch.zeros(0)
         good = torch.stack(finite).all()
         if held and not self.scaler.is_enabled():  # which looks for itself, and goes on with a smaller scale
-            largest = torch._foreach_norm([gradients[index] for index in held], math.inf)
-            norms = torch.stack([value.float() for value in largest])
+            # the quickest sum that NaN and infinity show in; one of more than 1e19 counts as infinite too
+            each = torch._foreach_norm([gradients[index] for index in held], 2)
+            norms = torch.stack([value.float() for value in each])
             good = good & torch.isfinite(norms).all()
         flag = (~good).float()
         if distributed.world_size() > 1 and (self.scaler.is_enabled() or _cut(parameters)):

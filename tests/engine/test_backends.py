@@ -138,10 +138,11 @@ def test_attention_says_once_which_kernel_it_gets(caplog):
         F.scaled_dot_product_attention(q, q, q, attn_mask=mask, dropout_p=0.0)
         with torch.autocast("cpu", torch.bfloat16):
             F.scaled_dot_product_attention(q, q, q)
+            F.scaled_dot_product_attention(q, q, q, attn_mask=mask)
     said = [record.getMessage() for record in caplog.records]
     sizes = "attention of 3 heads of 8, 5 to 5 tokens"
     assert [text.rpartition(":")[0] for text in said] == [
-        f"{sizes}, float32", f"{sizes}, float32, with a mask", f"{sizes}, bfloat16",
+        f"{sizes}, float32", f"{sizes}, float32, with a mask", f"{sizes}, bfloat16", f"{sizes}, bfloat16, with a mask",
     ]  # fmt: skip
     assert {text.rpartition(": ")[2] for text in said} <= {"math", "flash_attention"}
 
