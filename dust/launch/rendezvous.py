@@ -238,16 +238,17 @@ def process_group(
     if urlparse(env.init_method).hostname in LOOPBACK and "lo" in {name for _, name in socket.if_nameindex()}:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo listens where the host's name leads to
     options: dict[str, Any] = {"backend": "gloo", "timeout": timedelta(seconds=timeout_s)}
+    store = rendezvous.stage()
     if num_gpus:
         device = torch.device("cuda", own_gpu(num_gpus, env.local_rank, env.local_size))
         torch.cuda.set_device(device)
+        if torch.cuda.device_count() < env.local_size:
+            _refuse_shared_gpus(env, store)  # before NCCL, which would speak of an invalid usage
         if backend == "nccl":
             os.environ.setdefault("RDMAV_FORK_SAFE", "1")  # loader workers are forked from a process that uses RDMA
             options |= {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
-    dist.init_process_group(store=rendezvous.stage(), rank=env.rank, world_size=env.world_size, **options)
+    dist.init_process_group(store=store, rank=env.rank, world_size=env.world_size, **options)
     try:
-        if num_gpus and env.local_size > 1:
-            _refuse_shared_gpus(env)
         yield
     except BaseException:
         _leave_group(options["backend"])
@@ -255,16 +256,17 @@ def process_group(
     dist.destroy_process_group()
 
 
-def _refuse_shared_gpus(env: DistEnv) -> None:
-    """ConfigError where several processes see one GPU, and it is the same."""
-    own = (socket.gethostname(), str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid))
-    everyone: list[Any] = [None] * env.world_size
-    dist.all_gather_object(everyone, own)
-    shared = sorted({f"{uuid} of {host}" for host, uuid in everyone if everyone.count((host, uuid)) > 1})
-    if shared:
+def _refuse_shared_gpus(env: DistEnv, store: dist.Store) -> None:
+    """ConfigError where processes of this node see one GPU each, and it is the same."""
+    own = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    store.set(f"gpu of {env.rank}", own)
+    first = env.rank - env.local_rank
+    others = [store.get(f"gpu of {rank}").decode() for rank in range(first, first + env.local_size)]
+    if others.count(own) > 1:
         raise ConfigError(
-            f"several processes have the same GPU ({', '.join(shared)}): start as many on a node as it has GPUs, and "
-            "show each of them all (CUDA_VISIBLE_DEVICES) or one of its own (srun --gpus-per-task=1)"
+            f"{others.count(own)} processes of {socket.gethostname()} have the same GPU ({own}): start as many on a "
+            "node as it has GPUs, and show each of them all (CUDA_VISIBLE_DEVICES) or one of its own (srun "
+            "--gpus-per-task=1)"
         )
 
 

@@ -63,8 +63,9 @@ def test_one_gpu_for_each_of_slurms_tasks(gpus, monkeypatch):
 
 @pytest.fixture
 def group(gpus, monkeypatch):
-    """What is done with the process group, and what every process says of its GPU."""
-    done, says = [], [("a", "GPU-1"), ("a", "GPU-2")]
+    """What is done with the process group, and the store in which the other process has said what its GPU is."""
+    done, store = [], dist.HashStore()
+    store.set("gpu of 0", "GPU-0")
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("device", device)))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid="GPU-1"))
@@ -73,25 +74,20 @@ def group(gpus, monkeypatch):
     monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append(("ended", None)))
     monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: done.append(("aborted", None)))
 
-    def gather(everyone, own):
-        everyone[:] = says
+    def member(**keys):
+        settings = build_settings(load_config(None, keys))
+        return settings.group(DistEnv(1, 2, 1, 2, "env://"), SimpleNamespace(stage=lambda: store))
 
-    monkeypatch.setattr(dist, "all_gather_object", gather)
-    return SimpleNamespace(done=done, says=says)
-
-
-def member(**keys):
-    settings = build_settings(load_config(None, keys))
-    return settings.group(DistEnv(1, 2, 1, 2, "env://"), SimpleNamespace(stage=lambda: "store"))
+    return SimpleNamespace(done=done, store=store, member=member)
 
 
 def test_gpus_meet_by_nccl_each_with_its_own(gpus, group, monkeypatch):
     gpus(2)
     monkeypatch.delenv("RDMAV_FORK_SAFE", raising=False)
-    with member(NUM_GPUS=2, DIST_TIMEOUT=90):
+    with group.member(NUM_GPUS=2, DIST_TIMEOUT=90):
         pass
     own = torch.device("cuda", 1)
-    options = {"store": "store", "rank": 1, "world_size": 2, "timeout": timedelta(seconds=90)}
+    options = {"store": group.store, "rank": 1, "world_size": 2, "timeout": timedelta(seconds=90)}
     options |= {"backend": "cpu:gloo,cuda:nccl", "device_id": own}
     assert group.done == [("device", own), ("begun", options), ("ended", None)]
     assert rendezvous.os.environ["RDMAV_FORK_SAFE"] == "1"
@@ -99,7 +95,7 @@ def test_gpus_meet_by_nccl_each_with_its_own(gpus, group, monkeypatch):
 
 def test_a_run_on_the_cpu_touches_no_gpu(gpus, group):
     gpus(2)
-    with member(NUM_GPUS=0):
+    with group.member(NUM_GPUS=0):
         pass
     assert [what for what, _ in group.done] == ["begun", "ended"] and group.done[0][1]["backend"] == "gloo"
     assert not _common(load_config(None, ["NUM_GPUS", "0"]))["pin_memory"]
@@ -108,7 +104,7 @@ def test_a_run_on_the_cpu_touches_no_gpu(gpus, group):
 
 def test_the_backend_that_is_asked_for_is_taken(gpus, group):
     gpus(2)
-    with member(NUM_GPUS=2, DIST_BACKEND="gloo"):
+    with group.member(NUM_GPUS=2, DIST_BACKEND="gloo"):
         pass
     assert group.done[1][1]["backend"] == "gloo" and "device_id" not in group.done[1][1]
 
@@ -117,17 +113,24 @@ def test_the_backend_that_is_asked_for_is_taken(gpus, group):
 def test_who_fails_waits_for_nobody(gpus, group, backend, end):
     """The proper end of a group on GPUs waits for what the others have begun, and they wait for this one."""
     gpus(2)
-    with pytest.raises(KeyError), member(NUM_GPUS=2, DIST_BACKEND=backend):
+    with pytest.raises(KeyError), group.member(NUM_GPUS=2, DIST_BACKEND=backend):
         raise KeyError
     assert [what for what, _ in group.done] == ["device", "begun", end]
 
 
-def test_two_processes_with_the_same_gpu_are_refused(gpus, group):
+def test_each_may_have_one_of_its_own(gpus, group):
     gpus(1)
-    group.says[1] = group.says[0]
-    with pytest.raises(ConfigError, match="same GPU .GPU-1 of a.*--gpus-per-task=1"), member(NUM_GPUS=2):
+    with group.member(NUM_GPUS=2):
+        group.done.append(("inside", None))
+    assert [what for what, _ in group.done] == ["device", "begun", "inside", "ended"]
+    assert group.done[0][1] == torch.device("cuda", 0)
+
+
+def test_two_processes_with_the_same_gpu_are_refused(gpus, group):
+    """Before NCCL begins, which would speak of an invalid usage."""
+    gpus(1)
+    group.store.set("gpu of 0", "GPU-1")
+    said = "2 processes of .* have the same GPU .GPU-1.*--gpus-per-task=1"
+    with pytest.raises(ConfigError, match=said), group.member(NUM_GPUS=2):
         pytest.fail("it has begun")
-    group.says[1] = ("b", "GPU-1")  # another node's
-    with member(NUM_GPUS=2):
-        group.done.append("inside")
-    assert "inside" in group.done
+    assert [what for what, _ in group.done] == ["device"]
