@@ -105,6 +105,13 @@ def test_pictures_of_another_size_are_scaled_and_others_refused(made, tmp_path):
         open_stream(config(made / "data", tmp_path), "main")
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_stream_encodes_in_the_precision_that_its_test_has(made, tmp_path, mixed):
+    stream = open_stream(config(made / "data", tmp_path, "TRAIN.MIXED_PRECISION", str(mixed)))
+    with stream.autocast():
+        assert torch.is_autocast_enabled("cpu") is mixed
+
+
 def test_two_windows_are_trained_on_and_judged(made, tmp_path, caplog):
     """KEYSTEP.SANITY_CHECK, on video, from the weights of another run: the same two windows in training and validation.
     Whether so few steps are enough hangs on rounding, so the verdict itself is tested where it is made."""
