@@ -11,7 +11,7 @@ from dust import zoo
 from dust.config import CfgNode
 from dust.models.protocol import LoadsParts, SavesTrainedPart, init_from
 from dust.utils.checkpoint import is_sharded, load_weights
-from dust.utils.checkpoint.tensors import find_tensors, has_averages
+from dust.utils.checkpoint.tensors import find_tensors, has_averages, has_raw
 from dust.utils.errors import CheckpointError, DustError
 from dust.utils.stages import stage_checkpoint
 
@@ -117,10 +117,10 @@ def load_trained(
         CheckpointError: the file lacks some of the model, so that random weights would be measured; or it has no
             averaged weights where they are asked for.
     """
-    both = has_averages(saved)
+    averaged = has_averages(saved)
     if weights == PREFER_AVERAGED:
-        weights = "averaged" if both else "raw"
-    if both:
+        weights = "averaged" if averaged else "raw"
+    if averaged and has_raw(saved):
         level = logging.INFO if weights != "auto" else logging.WARNING
         logger.log(
             level, "%s holds averaged weights (EMA) too, by which its run was evaluated: the %s ones are used. "

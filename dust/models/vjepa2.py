@@ -302,6 +302,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
             )
             if path
         }  # fmt: skip
+        self.assembled_from_parts = len(self.init_from) == 2
         self.set_grad_checkpointing(act_checkpoint)
         self.reset_classifier(num_classes)
 

@@ -34,6 +34,8 @@ _JOINED = [
     ("attn.qkv", ("attn.q_proj", "attn.k_proj", "attn.v_proj")),
     ("xattn.kv", ("xattn.k_proj", "xattn.v_proj")),
 ]
+#: What the authors' training puts before a name: the part of the file, then the words of its wrappers.
+_WRAPPERS = re.compile(r"^(?:encoder\.(?=module\.|backbone\.))?(?:module\.|backbone\.)*")
 _OF_ENCODER = re.compile(r"(patch_embed|patch_embed_img|blocks|norm|norms_block)\.|(img|video)_mod_embed$")
 
 
@@ -44,7 +46,7 @@ def our_names(state: State, notes: list[str], version: str | None) -> State:
     Raises:
         CheckpointError: the file is of the other version.
     """
-    state = {re.sub(r"^(module\.|backbone\.)+", "", key): tensor for key, tensor in state.items()}
+    state = {_WRAPPERS.sub("", key): tensor for key, tensor in state.items()}
     if any(key.startswith(("encoder.layer.", "vjepa2.encoder.", "encoder.embeddings.")) for key in state):
         state = _from_hugging_face(state, notes)
     state = {_with_prefix(key): tensor for key, tensor in state.items()}

@@ -214,6 +214,44 @@ def test_encoder_and_probe_from_two_files(tmp_path):
     assert torch.equal(model(video), source(video))
 
 
+def authors_files(folder, source, averages="target_encoder"):
+    """An encoder's and a probe's file as the authors' training and evaluation write them."""
+    average = {f"module.backbone.{key}": value for key, value in source.encoder.state_dict().items()}
+    raw = {key: value + 1 for key, value in average.items()}
+    rest = {"predictor": {"module.backbone.x": torch.ones(3)}, "opt": {"state": {}, "param_groups": []}, "scaler": None}
+    torch.save({"encoder": raw, averages: average, **rest, "epoch": 7, "lr": 1e-3}, folder / "vitl.pt")
+    probe = {f"module.pooler.{key}": value for key, value in source.pooler.state_dict().items()}
+    probe |= {f"module.linear.{key}": value for key, value in source.head.state_dict().items()}
+    worse = {key: value + 1 for key, value in probe.items()}
+    torch.save({"classifiers": [probe, worse], "opt": None, "epoch": 20, "batch_size": 4}, folder / "ssv2-vitl.pt")
+    return {"encoder": folder / "vitl.pt", "probe": folder / "ssv2-vitl.pt"}
+
+
+@pytest.mark.parametrize("averages", ["target_encoder", "ema_encoder"])
+def test_files_as_the_authors_write_them(tmp_path, averages, caplog):
+    source, video = tiny(), torch.randn(1, 3, 4, 16, 16)
+    files = authors_files(tmp_path, source, averages)
+    model = VJEPA2(**TINY, encoder_from="e", probe_from="p").eval()
+    with caplog.at_level("INFO"):
+        model.load_parts(files)
+    assert torch.equal(model(video), source(video))
+    tensors, of_probe = len(source.encoder.state_dict()), len(source.pooler.state_dict()) + 2
+    assert f"{tensors} of the model's {tensors} tensors fit" in caplog.text
+    assert f"{of_probe} of the model's {of_probe} tensors fit" in caplog.text and "the first of 2" in caplog.text
+    raw = VJEPA2(**TINY).eval()
+    report = load_weights(raw.encoder, files["encoder"], weights="raw", strict=True)
+    assert torch.equal(raw.encoder.norm.weight, source.encoder.norm.weight + 1)
+    assert any("1 tensors of the predictor" in note for note in report.notes)
+    whole = load_weights(raw, files["encoder"])  # MODEL.PRETRAINED
+    assert whole.absent_from_body and all(key.startswith("pooler.") for key in whole.absent_from_body)
+    assert torch.equal(raw.encoder(video), source.encoder(video))
+
+
+def test_the_authors_encoder_and_probe_make_up_a_model_that_can_be_tested():
+    assert not VJEPA2(**TINY, encoder_from="e").assembled_from_parts
+    assert VJEPA2(**TINY, encoder_from="e", probe_from="p").assembled_from_parts
+
+
 def test_the_other_version_is_refused_by_name():
     old = {"patch_size": 16, "embed_dim": 24, "depth": 12, "num_heads": 2, "probe_heads": 2, "mlp_ratio": 1.0}
     first, second = VJEPA2(**old, num_classes=2), VJEPA2(**old, num_classes=2, version="2.1")

@@ -1,6 +1,6 @@
 """Which tensors of a file are the weights: raw or averaged, and of types that fill a model exactly."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,11 +8,13 @@ import torch
 from dust.utils.errors import CheckpointError, ConfigError
 
 CONTAINERS = ("state_dict", "model_state", "model", "module")  # where the tensors lie in a file, in order of trust
-#: Where files keep a moving average of the weights: dust's own name, then timm's, VideoMAE's and others'.
+#: Where files keep a moving average of the weights: dust's own name, then timm's, VideoMAE's, V-JEPA's and others'.
 AVERAGES = (
     "ema_state", "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema",
-    "averaged_state_dict",
+    "averaged_state_dict", "ema_encoder", "target_encoder",
 )  # fmt: skip
+#: Where files keep a list of classifiers that were trained side by side (V-JEPA's evaluations).
+CLASSIFIERS = "classifiers"
 #: Values of MODEL.WEIGHTS: which of them are taken.
 WEIGHTS = ("auto", "raw", "averaged")
 
@@ -31,24 +33,32 @@ def find_tensors(
         source: the file's name, for errors.
         data: what the file holds: the tensors themselves, or containers of them.
         notes: gets a sentence about what was taken, and about averaged weights that were not.
-        weights: ``raw``; ``averaged`` (a moving average, EMA); ``auto``: raw where the file has both.
+        weights: ``raw``; ``averaged`` (a moving average, EMA); ``auto``: raw where the file has both. V-JEPA's
+            encoders are published beside their averages, and the averages are what its authors evaluate: ``auto``
+            takes those.
 
     Raises:
-        CheckpointError: no tensors, no averaged ones where they are asked for, or of types that cannot be converted.
+        CheckpointError: no tensors, none of the kind that is asked for, or of types that cannot be converted.
     """
     if weights not in WEIGHTS:
         raise ConfigError(f"weights is {weights!r}: choose {', '.join(WEIGHTS)} (MODEL.WEIGHTS)")
     raw = [name for name in CONTAINERS if _inner(data, name)]
     averaged = [name for name in AVERAGES if _inner(data, name)]
+    parts = _parts(data)
     if weights == "averaged" and not averaged:
         raise CheckpointError(
-            f"{source}: holds no averaged weights, under none of {', '.join(AVERAGES)}; its keys: "
-            f"{shorten([str(key) for key in data], 8) or 'none'}. Set MODEL.WEIGHTS raw"
+            f"{source}: holds no averaged weights, under none of {', '.join(AVERAGES)}; its keys: {_keys(data)}. Set "
+            "MODEL.WEIGHTS raw"
         )
-    bare = any(isinstance(value, torch.Tensor) for value in data.values())
-    if averaged and (weights == "averaged" or not (raw or bare)):
-        notes.append(f"read from {averaged[0]!r}: averaged weights" + (f", not those of {raw[0]!r}" if raw else ""))
+    if averaged and (weights == "averaged" or (weights == "auto" and not has_raw(data))):
+        others = raw[:1] or list(parts)
+        instead = f", not those of {', '.join(map(repr, others))}" if others else ""
+        notes.append(f"read from {averaged[0]!r}: averaged weights{instead}")
         return _plain(source, _inner(data, averaged[0]), notes)
+    if averaged and not (has_raw(data) or parts):
+        raise CheckpointError(
+            f"{source}: holds averaged weights alone, under {', '.join(averaged)}. Set MODEL.WEIGHTS averaged, or auto"
+        )
     if averaged:
         notes.append(
             f"the averaged weights that the file also holds ({averaged[0]!r}) are not used: MODEL.WEIGHTS averaged "
@@ -58,23 +68,49 @@ def find_tensors(
         notes.append(f"read from {raw[0]!r}")
         return _plain(source, _inner(data, raw[0]), notes)
     tensors = {str(key): value for key, value in data.items() if isinstance(value, torch.Tensor)}
-    if not tensors:  # a model that was saved in parts, each under its own name
-        parts = {str(name): part for name, part in data.items() if isinstance(part, Mapping) and part}
-        parts = {n: p for n, p in parts.items() if all(isinstance(value, torch.Tensor) for value in p.values())}
+    if not tensors:
         tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
         if parts:
             notes.append(f"read from the parts {', '.join(parts)}")
-    if not tensors:
+    return _plain(source, tensors or _first_classifier(source, data, notes), notes)
+
+
+def _keys(data: Mapping[Any, Any]) -> str:
+    return shorten([str(key) for key in data], 8) or "none"
+
+
+def _parts(data: Mapping[Any, Any]) -> dict[str, Mapping[str, torch.Tensor]]:
+    """The parts of a model that was saved in parts, each under its own name; averages are none of them."""
+    inner = {str(name): part for name, part in data.items() if isinstance(part, Mapping) and part}
+    return {
+        name: part
+        for name, part in inner.items()
+        if name not in AVERAGES and all(isinstance(value, torch.Tensor) for value in part.values())
+    }
+
+
+def _first_classifier(source: str, data: Mapping[Any, Any], notes: list[str]) -> Mapping[str, torch.Tensor]:
+    """The tensors of the first of a list of classifiers, which is all that is left to look for."""
+    found = data.get(CLASSIFIERS)
+    if not isinstance(found, Sequence) or not found or not _inner({"first": found[0]}, "first"):
         raise CheckpointError(
-            f"{source}: holds no tensors, neither itself nor under {', '.join(CONTAINERS)}; its keys: "
-            f"{shorten([str(key) for key in data], 8) or 'none'}"
+            f"{source}: holds no tensors, neither itself nor under {', '.join((*CONTAINERS, CLASSIFIERS))}; its keys: "
+            f"{_keys(data)}"
         )
-    return _plain(source, tensors, notes)
+    others = f", the first of {len(found)}: the others are not used" if len(found) > 1 else ""
+    notes.append(f"read from {CLASSIFIERS!r}{others}")
+    return _inner({"first": found[0]}, "first")
 
 
 def has_averages(data: Mapping[Any, Any]) -> bool:
     """Whether a file's contents hold averaged weights."""
     return any(_inner(data, name) for name in AVERAGES)
+
+
+def has_raw(data: Mapping[Any, Any]) -> bool:
+    """Whether a file's contents hold raw weights that stand for themselves: in a container, or without one."""
+    bare = any(isinstance(value, torch.Tensor) for value in data.values())
+    return bare or any(_inner(data, name) for name in CONTAINERS)
 
 
 def _inner(data: Mapping[Any, Any], name: str) -> Mapping[str, torch.Tensor]:

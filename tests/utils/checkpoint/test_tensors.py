@@ -48,6 +48,29 @@ def test_a_file_of_averages_alone(average):
         model = Net()
         load_weights(model, data, strict=True, weights=weights)
         assert (model.body.weight == 2).all() and has_averages(data)
+    with pytest.raises(CheckpointError, match=f"holds averaged weights alone, under {average}. Set MODEL.WEIGHTS aver"):
+        load_weights(Net(), data, weights="raw")
+
+
+def test_parts_beside_their_average_are_the_raw_weights():
+    data = {"encoder": state_of(1.0), "predictor": state_of(3.0), "target_encoder": state_of(2.0), "epoch": 3}
+    for weights, value in (("auto", 2), ("averaged", 2), ("raw", 1)):
+        notes = []
+        found = find_tensors("w.pt", data, notes, weights)
+        assert (found["body.weight" if value == 2 else "encoder.body.weight"] == value).all()
+        assert ("not those of 'encoder', 'predictor'" in notes[0]) == (value == 2), notes
+    student = {"ema_encoder": state_of(4.0), "target_encoder": state_of(2.0)}  # a distilled one beside its teacher's
+    assert (find_tensors("w.pt", student, [])["body.weight"] == 4).all()
+
+
+def test_the_first_of_several_classifiers():
+    notes = []
+    found = find_tensors("p.pt", {"classifiers": [state_of(1.0), state_of(2.0)], "epoch": 20}, notes)
+    assert (found["body.weight"] == 1).all()
+    assert notes == ["read from 'classifiers', the first of 2: the others are not used"]
+    for empty in ([], [{}], [3], "ab", {"a": 1}):
+        with pytest.raises(CheckpointError, match="p.pt: holds no tensors, .*classifiers; its keys: classifiers, epoch"):
+            find_tensors("p.pt", {"classifiers": empty, "epoch": 20}, [])
 
 
 def test_averages_that_are_not_there(tmp_path):
