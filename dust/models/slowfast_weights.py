@@ -86,7 +86,6 @@ def _identity_norms(state: State, own: Mapping[str, torch.Tensor], notes: list[s
         state[f"{norm}.weight"] = ones * math.sqrt(1 + EPS)
         state[f"{norm}.bias"], state[f"{norm}.running_mean"] = torch.zeros_like(ones), torch.zeros_like(ones)
         state[f"{norm}.running_var"] = ones
-        state[f"{norm}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
         notes.append(f"{norm}: pytorchvideo's X3D has no norm there; it is an identity")
 
 

@@ -17,7 +17,8 @@ from dust.engine.train import run_stage as train
 from dust.models import build_model
 from dust.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, DataError
-from tests.helpers import csv_dicts
+from tests.helpers import csv_dicts, randomised
+from tests.models.test_slowfast import write_caffe2
 from tests.runs import write_noise
 
 
@@ -72,6 +73,21 @@ def test_the_report_equals_a_slow_computation(tiny, trained, clips):
         assert ours == pytest.approx(expected.tolist(), abs=1e-5)
     correct = sum(row["label"] == row["prediction"] for row in table)
     assert metrics["top1_acc"] == pytest.approx(100 * correct / 4)
+
+
+def test_a_caffe2_file_is_tested_whole(tiny, tmp_path):
+    """Its batch norms have no counters, which torch's have."""
+    keys = {"MODEL__MODEL_NAME": "SlowFast", "DATA__NUM_FRAMES": 4, "SLOWFAST__ALPHA": 2, "SLOWFAST__BETA_INV": 2}
+    keys |= {"RESNET__WIDTH_PER_GROUP": 4, "DATA__TRAIN_CROP_SIZE": 32, "DATA__TRAIN_JITTER_SCALES": [32, 40]}
+    cfg = tiny(**keys, DATA__TEST_CROP_SIZE=32, TEST__CHECKPOINT_FILE_PATH=str(tmp_path / "m.pkl"))
+    torch.manual_seed(0)
+    model = randomised(build_model(cfg))
+    write_caffe2(tmp_path / "m.pkl", model)
+    run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    (row, *_) = csv_dicts(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")
+    with torch.no_grad():
+        wanted = slow_probabilities(cfg, model, row["path"])
+    assert [float(row["prob_bright"]), float(row["prob_dark"])] == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
 def test_micro_batches_and_workers_change_nothing(tiny, trained):

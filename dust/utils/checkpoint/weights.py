@@ -151,6 +151,7 @@ def load_weights(
             state = model.adapt_state_dict(dict(state), report.notes, pos_embed_resize)
         except CheckpointError as error:
             raise CheckpointError(f"{source}: does not fit {type(model).__name__}: {error}") from error
+    _count_from_zero(state, own, report.notes)
     for key, tensor in own.items():
         if key not in state:
             report.missing.append(key)
@@ -186,6 +187,16 @@ def _strip_prefixes(state: dict[str, torch.Tensor], own: Mapping[str, Any]) -> d
                 state = {key.removeprefix(prefix): value for key, value in state.items()}
                 again = True
     return state
+
+
+def _count_from_zero(state: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor], notes: list[str]) -> None:
+    """Give batch norms that have their statistics from the file a count of batches, where it was written without one
+    (Caffe2, and torch before 0.4.1). It acts only on norms without a momentum."""
+    counters = [key for key in own if key.endswith("num_batches_tracked") and key not in state]
+    counters = [key for key in counters if key.replace("num_batches_tracked", "running_mean") in state]
+    state |= {key: torch.zeros_like(own[key]) for key in counters}
+    if counters:
+        notes.append(f"{len(counters)} counters of batches that the file goes without are zero")
 
 
 def _check_fit(report: LoadReport, model: nn.Module, own: Mapping[str, torch.Tensor], in_file: list[str]) -> None:
