@@ -21,7 +21,7 @@ from dust.models.layers.checks import check_arguments, check_video
 from dust.models.layers.common import Attention, Block, drop_path_rates
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.videomae_vit import TubeletEmbed
-from dust.models.vjepa2_weights import encoder_names, load_probe, our_names
+from dust.models.vjepa2_weights import check_probe, encoder_names, load_probe, our_names
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import DustError
 
@@ -194,6 +194,11 @@ class VJEPA2Encoder(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """The tensors of a published encoder under this one's names."""
         return encoder_names(state, notes, self.version)
+
+    def constants(self) -> dict[str, Any]:
+        """What of its computation no tensor shows."""
+        first: Any = self.blocks[0]
+        return {"activation": "gelu", "num_heads": first.attn.num_heads, "norm_eps": first.norm1.eps}
 
 
 @MODEL_REGISTRY.register()
@@ -393,4 +398,9 @@ class VJEPA2(ClassifierHead, Checkpointed):
     ) -> dict[str, torch.Tensor]:
         """Encoder and probe in the authors' or in Hugging Face's layout, under this model's names; ``notes`` gets a
         line for all that was changed. There are no positions to resize: they are computed."""
+        check_probe(state, notes, self.encoder, self.pooler)
         return our_names(state, notes, self.encoder.version)
+
+    def constants(self) -> dict[str, Any]:
+        """What of the encoder's computation no tensor shows; of the pooler's see :func:`check_probe`."""
+        return self.encoder.constants()

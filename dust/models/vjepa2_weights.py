@@ -1,6 +1,7 @@
 """V-JEPA 2's published files under our names: the authors' encoders and probes, and Hugging Face's folders."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ _JOINED = [
 ]
 #: What the authors' training puts before a name: the part of the file, then the words of its wrappers.
 _WRAPPERS = re.compile(r"^(?:encoder\.(?=module\.|backbone\.))?(?:module\.|backbone\.)*")
+_HUGGING_FACE_POOLER = re.compile(r"(^|\.)pooler\.cross_attention_layer\.")
+_AUTHORS_EPS = 1e-5
+#: All of the authors' probes have 16 heads; of the published encoders g alone (22) differs from that.
+_AUTHORS_HEADS, _GIANT_HEADS = 16, 22
 _OF_ENCODER = re.compile(r"(patch_embed|patch_embed_img|blocks|norm|norms_block)\.|(img|video)_mod_embed$")
 
 
@@ -63,6 +68,38 @@ def our_names(state: State, notes: list[str], version: str | None) -> State:
             f"VJEPA2.VERSION {found}, or name another file"
         )
     return kept
+
+
+def check_probe(state: State, notes: list[str], encoder: nn.Module, pooler: nn.Module) -> None:
+    """Compare what a probe's layout fixes and no tensor shows, heads and epsilon, with a model's encoder and pooler.
+
+    Hugging Face's pooler has the heads and the epsilon of the encoder, the authors' the epsilon of torch.
+
+    Raises:
+        CheckpointError: they differ, so that the answers would be others than the file's.
+    """
+    first: Any = encoder.get_submodule("blocks.0")
+    last: Any = pooler.get_submodule("cross_attention_block")
+    heads, eps = last.xattn.num_heads, last.norm1.eps
+    of_encoder, wanted, problems = first.attn.num_heads, _AUTHORS_EPS, []
+    if any(_HUGGING_FACE_POOLER.search(key) for key in state):
+        layout, wanted = "Hugging Face's", first.norm1.eps
+        if of_encoder == _GIANT_HEADS and heads == _AUTHORS_HEADS:
+            notes.append(
+                f"pooler with {heads} heads, as the authors trained the published ones of g; Hugging Face's code "
+                f"computes with {of_encoder} (VJEPA2.PROBE_HEADS)"
+            )
+            return
+        if heads != of_encoder:
+            problems.append(f"as many heads as the encoder: set VJEPA2.PROBE_HEADS {of_encoder}, it is {heads}")
+    elif any(re.search(r"(^|\.)linear\.weight$", key) for key in state):
+        layout = "the authors'"
+    else:
+        return
+    if eps != wanted:
+        problems.append(f"norms with an epsilon of {wanted}: set VJEPA2.PROBE_EPS {wanted}, it is {eps}")
+    if problems:
+        raise CheckpointError(f"the probe is in {layout} layout, which has {' and '.join(problems)}")
 
 
 def encoder_names(state: State, notes: list[str], version: str) -> State:
@@ -99,8 +136,10 @@ class _Probe(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.pooler, self.head = model.pooler, model.head
+        self._check = partial(check_probe, encoder=model.encoder, pooler=model.pooler)
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
+        self._check(state, notes)
         ours = our_names(state, notes, None)
         return {key: tensor for key, tensor in ours.items() if not key.startswith("encoder.")}
 

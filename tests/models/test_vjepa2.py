@@ -1,5 +1,7 @@
 """V-JEPA 2 and 2.1 against the authors' and Hugging Face's numbers (vjepa2_*), and by laws."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,6 +9,7 @@ from safetensors.torch import save_file
 from dust.config import get_cfg, with_values
 from dust.models import build_model
 from dust.models.vjepa2 import HIERARCHY, VJEPA2, rotary_tables, rotate
+from dust.models.vjepa2_weights import check_probe
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 from tests.helpers import golden_tensors, part, randomised
@@ -245,6 +248,55 @@ def test_files_as_the_authors_write_them(tmp_path, averages, caplog):
     whole = load_weights(raw, files["encoder"])  # MODEL.PRETRAINED
     assert whole.absent_from_body and all(key.startswith("pooler.") for key in whole.absent_from_body)
     assert torch.equal(raw.encoder(video), source.encoder(video))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"probe_heads": 1}, r"Hugging Face's layout, which has as many heads as the encoder: set VJEPA2.PROBE_HEADS"),
+        ({"probe_eps": 1e-5}, r"norms with an epsilon of 1e-06: set VJEPA2.PROBE_EPS 1e-06, it is 1e-05"),
+        ({"probe_heads": 1, "probe_eps": 1e-5}, r"PROBE_HEADS \d+, it is 1 and norms .* VJEPA2.PROBE_EPS 1e-06"),
+    ],
+)
+def test_probes_of_hugging_face_have_their_heads_and_epsilon(tmp_path, change, says):
+    facts, tensors = golden_tensors("vjepa2_hf_a")
+    arguments = of_hugging_face(facts["args"])
+    save_file(part(tensors, "weight"), tmp_path / "probe.safetensors")
+    for model in (VJEPA2(**{**arguments, **change}), VJEPA2(**{**arguments, **change}, probe_from="p")):
+        with pytest.raises(CheckpointError, match=says):
+            if model.init_from:
+                model.load_parts({"probe": tmp_path / "probe.safetensors"})
+            else:
+                load_weights(model, tmp_path / "probe.safetensors")
+    load_weights(VJEPA2(**{**arguments, **change}).encoder, tmp_path / "probe.safetensors")  # is the same for all
+
+
+def test_the_authors_probes_have_torchs_epsilon(tmp_path):
+    files = authors_files(tmp_path, tiny())
+    with pytest.raises(CheckpointError, match="the authors' layout, .*set VJEPA2.PROBE_EPS 1e-05, it is 1e-06"):
+        VJEPA2(**TINY, probe_eps=1e-6, probe_from="p").load_parts({"probe": files["probe"]})
+
+
+def test_the_published_probes_of_g_keep_the_authors_heads():
+    model = VJEPA2(**{**TINY, "embed_dim": 352, "num_heads": 22, "probe_heads": 16, "depth": 1}, probe_depth=1)
+    notes = []
+    check_probe({"pooler.cross_attention_layer.layer_norm1.weight": torch.ones(352)}, notes, model.encoder, model.pooler)
+    assert "pooler with 16 heads, as the authors trained" in notes[0]
+
+
+def test_a_folder_whose_configuration_has_other_heads(tmp_path):
+    facts, tensors = golden_tensors("vjepa2_hf_a")
+    arguments = of_hugging_face(facts["args"])
+    save_file(part(tensors, "weight"), tmp_path / "model.safetensors")
+    config = {"num_attention_heads": arguments["num_heads"], "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    for heads, act in ((arguments["num_heads"], "gelu"), (1, "gelu"), (arguments["num_heads"], "gelu_new")):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "num_attention_heads": heads, "hidden_act": act}))
+        for model in (VJEPA2(**arguments), VJEPA2(**arguments).encoder):
+            if (heads, act) == (arguments["num_heads"], "gelu"):
+                assert load_weights(model, tmp_path).complete
+                continue
+            with pytest.raises(CheckpointError, match="num_heads 1 in its|activation gelu_tanh in its configuration"):
+                load_weights(model, tmp_path)
 
 
 def test_the_authors_encoder_and_probe_make_up_a_model_that_can_be_tested():
