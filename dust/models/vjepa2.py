@@ -24,6 +24,7 @@ from dust.models.videomae_vit import TubeletEmbed
 from dust.models.vjepa2_weights import check_probe, encoder_names, load_probe, our_names
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import DustError
+from dust.utils.tensors import may_keep
 
 VERSIONS = ("2.0", "2.1")
 #: 2.1: the blocks whose outputs have a norm of their own, by the number of blocks.
@@ -178,11 +179,14 @@ class VJEPA2Encoder(nn.Module):
 
     def _positions(self, grid: tuple[int, int, int], like: torch.Tensor) -> Tables:
         """The tables of a grid, in the type and on the device of the tokens; those of the last grid are kept."""
-        found = None if torch.compiler.is_compiling() else self._tables.get(grid)
+        keep = may_keep()
+        found = self._tables.get(grid) if keep else None
         if found is None or found[0].device != like.device or found[0].dtype != like.dtype:
-            cosine, sine = rotary_tables(grid, self.head_dim, self.version, self.patch_size)
-            found = cosine.to(like), sine.to(like)
-            if not torch.compiler.is_compiling():
+            with torch.inference_mode(False):
+                tables = rotary_tables(grid, self.head_dim, self.version, self.patch_size)
+                cosine, sine = (table.to(device=like.device, dtype=like.dtype) for table in tables)
+            found = cosine, sine
+            if keep:
                 self._tables = {grid: found}
         return found
 

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from dust.models.layers.window_attention import log_offsets, relative_index, window_masks
 from tests.models.small_models import OTHERS, SMALL, inputs_of, make
 
 WINDOWS = next(arguments for name, arguments, _ in OTHERS if name == "KeyStepVideo")["temporal"]
@@ -24,6 +26,8 @@ NO_COMPILING = {
     "TorchvisionVideo": "it can, but S3D's 77 batch norms take a quarter of a minute",
     "TSTL": "which experts see a clip depends on the selector's answer",
 }
+#: Whose way depends on numbers; and torchvision's, which keep nothing.
+NO_FAKES = ("VideoMAEPretrain", "TSTL", "TorchvisionVideo")
 
 
 #: The arguments of each class's last variant.
@@ -101,6 +105,33 @@ def test_bf16_autocast_is_within_1_1_percent(name, arguments, shapes):
             found = answers(model(**inputs))
     assert not torch.equal(found.float(), expected), "autocast must have been on"
     assert distance(found, expected) < 0.011
+
+
+@models_but("TorchvisionVideo")
+def test_what_an_inference_keeps_serves_a_training(name, arguments, shapes):
+    """Tables that a model makes when it sees a size for the first time are of that moment's kind of tensors."""
+    for function in (window_masks, relative_index, log_offsets):
+        function.cache_clear()
+    inputs, model = inputs_of(shapes), make(name, arguments)
+    with torch.inference_mode():
+        model.eval()(**inputs)
+    gradients(model.train(), inputs)
+
+
+@models_but(*NO_FAKES)
+def test_what_a_fake_pass_leaves_serves_a_real_one(name, arguments, shapes):
+    """Shapes alone go through a model where its memory or its cost is asked for, before and after real clips."""
+    for function in (window_masks, relative_index, log_offsets):
+        function.cache_clear()
+    inputs, model = inputs_of(shapes), make(name, arguments)
+    mode = FakeTensorMode()
+    state = {key: mode.from_tensor(value) for key, value in [*model.named_parameters(), *model.named_buffers()]}
+    fakes = {key: mode.from_tensor(value) for key, value in inputs.items()}
+    for _ in range(2):
+        with mode, torch.no_grad():
+            found = torch.func.functional_call(model, state, args=(), kwargs=fakes)
+        assert all(isinstance(part, FakeTensor) for part in (found.values() if isinstance(found, dict) else [found]))
+        assert type(gradients(model.train(), inputs)[0]) is torch.Tensor
 
 
 @models_but(*NO_CHECKPOINTING)

@@ -280,7 +280,9 @@ def test_the_authors_probes_have_torchs_epsilon(tmp_path):
 def test_the_published_probes_of_g_keep_the_authors_heads():
     model = VJEPA2(**{**TINY, "embed_dim": 352, "num_heads": 22, "probe_heads": 16, "depth": 1}, probe_depth=1)
     notes = []
-    check_probe({"pooler.cross_attention_layer.layer_norm1.weight": torch.ones(352)}, notes, model.encoder, model.pooler)
+    check_probe(
+        {"pooler.cross_attention_layer.layer_norm1.weight": torch.ones(352)}, notes, model.encoder, model.pooler
+    )
     assert "pooler with 16 heads, as the authors trained" in notes[0]
 
 

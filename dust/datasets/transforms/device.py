@@ -9,6 +9,7 @@ from torch import Tensor
 from dust.datasets.transforms.mixing import MixUp, RandomErasing, Word
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
+from dust.utils.tensors import may_keep
 
 
 class DeviceTransform:
@@ -116,14 +117,17 @@ class DeviceTransform:
 
     def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """x * scale + shift = (x / 255 - mean) / std, each (C, 1, 1, 1) in the order that the channels come out in."""
-        found = self._constants.get(device)
+        keep = may_keep()
+        found = self._constants.get(device) if keep else None
         if found is None:
-            mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
-            if self.reverse_channels:
-                mean, std = mean.flip(0), std.flip(0)
-            scale, shift = (value.float().view(-1, 1, 1, 1).to(device) for value in (1.0 / (255.0 * std), -mean / std))
+            with torch.inference_mode(False):
+                mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
+                if self.reverse_channels:
+                    mean, std = mean.flip(0), std.flip(0)
+                shape = (-1, 1, 1, 1)
+                scale, shift = (value.float().view(shape).to(device) for value in (1.0 / (255.0 * std), -mean / std))
             found = scale, shift
-            if not torch.compiler.is_compiling():  # what a trace makes is a part of the trace
+            if keep:
                 self._constants[device] = found
         return found
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from dust.models.layers.common import DropPath, Mlp, to_patches
 from dust.models.layers.head import run_block
+from dust.utils.tensors import may_keep
 
 Size = tuple[int, ...]
 _OUTSIDE = {"cyclic": -100.0, "exact": -math.inf, "legacy": -100.0}  # added to the logits of a pair that is kept apart
@@ -35,13 +36,12 @@ def pad_end(x: torch.Tensor, multiples: Sequence[int], first: int = 1) -> torch.
 
 
 def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep the last results of a function whose arguments say all. What is made while a model is being traced is a
-    part of the trace, which later calls could not use."""
+    """Keep the last results of a function whose arguments say all, where :func:`may_keep` says that they last."""
     cached = functools.lru_cache(maxsize=64)(function)
 
     @functools.wraps(function)
     def get(*args: Any) -> Any:
-        return function(*args) if torch.compiler.is_compiling() else cached(*args)
+        return cached(*args) if may_keep() else function(*args)
 
     get.cache_info, get.cache_clear = cached.cache_info, cached.cache_clear  # type: ignore[attr-defined]
     return get

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from dust.config import get_cfg
 from dust.datasets.transforms.device import DeviceTransform
@@ -41,6 +42,16 @@ def test_normalised_video_equals_the_formula():
     assert video.dtype == torch.float32 and video.is_contiguous()
     torch.testing.assert_close(video.double(), reference(batch["inputs"]["video"]), atol=2e-6, rtol=0)
     assert out["label"] is batch["label"] and out["id"] == batch["id"]
+
+
+def test_numbers_that_a_pass_without_any_left_behind_are_not_used():
+    transform, batch = build(), {"inputs": {"video": torch.zeros(1, 3, 2, 4, 4, dtype=torch.uint8)}}
+    mode = FakeTensorMode()
+    for _ in range(2):
+        with mode:
+            fake = {"inputs": {"video": mode.from_tensor(batch["inputs"]["video"])}}
+            assert isinstance(transform(fake, training=False)["inputs"]["video"], FakeTensor)
+        assert type(transform(batch, training=False)["inputs"]["video"]) is torch.Tensor
 
 
 def test_the_given_batch_is_not_changed():

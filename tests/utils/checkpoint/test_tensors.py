@@ -69,7 +69,9 @@ def test_the_first_of_several_classifiers():
     assert (found["body.weight"] == 1).all()
     assert notes == ["read from 'classifiers', the first of 2: the others are not used"]
     for empty in ([], [{}], [3], "ab", {"a": 1}):
-        with pytest.raises(CheckpointError, match="p.pt: holds no tensors, .*classifiers; its keys: classifiers, epoch"):
+        with pytest.raises(
+            CheckpointError, match="p.pt: holds no tensors, .*classifiers; its keys: classifiers, epoch"
+        ):
             find_tensors("p.pt", {"classifiers": empty, "epoch": 20}, [])
 
 
