@@ -17,11 +17,14 @@ from dust.models.cast_weights import frozen_sha256, load_experts
 from dust.models.clip_vit import CLIPVisual
 from dust.models.keystep import TemporalEncoder
 from dust.models.series_swin import SeriesSwin
+from dust.models.slowfast import ResNet, SlowFast
 from dust.models.timesformer import TimeSformer
+from dust.models.torchvision_video import TorchvisionVideo
 from dust.models.video_swin import VideoSwin
 from dust.models.videomae_pretrain import VideoMAEPretrain
 from dust.models.videomae_vit import VideoMAE
 from dust.models.vjepa2 import VJEPA2
+from dust.models.x3d import X3D
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import CheckpointError
 from tests.helpers import noise_of, randomised
@@ -345,6 +348,62 @@ def test_a_file_of_the_encoder_leaves_the_probe_as_it_is_and_a_deeper_one_is_ref
     torch.testing.assert_close(model.encoder(VIDEO), source.encoder(VIDEO))
     refused(model, VJEPA2(**{**sizes, "depth": 3}, num_classes=5).state_dict(), r"no place for encoder\.blocks\.2")
     refused(model, VJEPA2(**{**sizes, "depth": 1}, num_classes=5).state_dict(), r"no fitting encoder\.blocks\.1")
+
+
+def test_a_probe_of_another_depth_is_refused():
+    sizes = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "probe_heads": 4, "num_classes": 5}
+    model = VJEPA2(**sizes, probe_depth=3)
+    for depth, says in ((1, "no fitting pooler.blocks.0"), (2, "no fitting pooler.blocks.1"), (4, "pooler.blocks.2")):
+        refused(model, VJEPA2(**sizes, probe_depth=depth).state_dict(), says)
+
+
+# ------------------------------------------------------------------------------------- residual networks, with stages
+
+RESNET = {"stage_depths": (1, 2, 1, 1), "width": 8, "img_size": 32, "num_classes": 5}
+SLOWFAST = {**RESNET, "num_frames": 8, "alpha": 4}
+X3D_SIZES = {"width_factor": 0.5, "dim_c5": 64, "num_frames": 4, "img_size": 32, "num_classes": 5}
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "deeper"),
+    [
+        (ResNet, RESNET, {"stage_depths": (1, 3, 1, 1)}),
+        (SlowFast, SLOWFAST, {"stage_depths": (1, 3, 1, 1)}),
+        (X3D, {**X3D_SIZES, "depth_factor": 1.0}, {"depth_factor": 1.4}),
+    ],
+)
+def test_residual_networks_of_another_depth(model, sizes, deeper):
+    shallow, deep = randomised(model(**sizes)), randomised(model(**{**sizes, **deeper}))
+    refused(deep, shallow.state_dict(), r"has no fitting s\d\.pathway0_res\d")
+    refused(shallow, deep.state_dict(), r"has no place for s\d\.pathway0_res\d.*more blocks: s\d\.pathway")
+
+
+def test_kernels_of_another_length_are_not_left_out():
+    """Blocks that see several frames in the model and one in the file: all fit but those kernels."""
+    slow = randomised(ResNet(**{**RESNET, "arch": "slow"}))
+    refused(
+        ResNet(**{**RESNET, "arch": "slow_i3d"}), slow.state_dict(), r"has no fitting s2\.pathway0_res0\.branch2\.a"
+    )
+
+
+def test_an_image_resnet_fills_no_second_pathway_and_no_deeper_network():
+    image = torchvision.models.resnet50().state_dict()
+    with torch.device("meta"):
+        deeper = ResNet(stage_depths=(3, 4, 23, 3), num_classes=5)
+    with pytest.raises(CheckpointError, match=r"does not give the blocks of ResNet whole.*s4\.pathway0_res6"):
+        load_weights(deeper, image)
+    model = SlowFast(num_classes=5)
+    refused(model, image, r"whole.*no fitting s2\.pathway1_res0")
+
+
+@pytest.mark.parametrize("arch", ["r3d_18", "s3d"])
+def test_networks_of_torchvision_come_whole(arch):
+    with torch.device("meta"):
+        model = TorchvisionVideo(arch=arch, num_classes=5)
+    names = [name for name in model.state_dict() if name.startswith("features.") and "track" not in name]
+    state = {name: torch.ones(tensor.shape) for name, tensor in model.state_dict().items() if name != names[-1]}
+    with pytest.raises(CheckpointError, match=f"does not give the blocks .* no fitting {names[-1]}"):
+        load_weights(model, state)
 
 
 # --------------------------------------------------------------------------------------------- sequences of embeddings

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,7 +59,8 @@ class HasFreshParts(Protocol):
     """A model in whose blocks stands what files of other layouts do not have. Default: blocks come whole from the
     file, or it is refused."""
 
-    #: Pattern of the names, searched for.
+    #: Pattern of the names, searched for. What it finds at the beginning of a name is a part of the model, which is
+    #: fresh as a whole or not at all.
     fresh_parts: str
 
 
@@ -233,7 +234,8 @@ _VARIANTS = [
 ]
 
 
-_IN_BLOCK = re.compile(r"(^|\.)(blocks|layers|resblocks)\.\d+\.")
+#: A name within one of the blocks that a model repeats: transformers', SlowFast's, and torchvision's networks.
+_IN_BLOCK = re.compile(r"(^|\.)((blocks|layers|resblocks|features)\.\d+|layer\d+\.\d+|pathway\d_res\d+)(?=\.)")
 
 
 def _check_constants(report: LoadReport, model: nn.Module, theirs: Mapping[str, Any]) -> None:
@@ -260,21 +262,37 @@ def _refuse_variant(report: LoadReport, model: nn.Module) -> None:
     surplus = [key for key in report.unexpected if not LEFT_OVER.match(key)]
     if not surplus:
         fresh = model.fresh_parts if isinstance(model, HasFreshParts) else "$^"
-        lacking = [key for key in report.absent if _IN_BLOCK.search(key) and not re.search(fresh, key)]
+        lacking = [key for key in report.absent if _IN_BLOCK.search(key) and not _is_fresh(key, fresh, report.loaded)]
         if lacking:
             raise CheckpointError(
                 f"{report.path}: does not give the blocks of {type(model).__name__} whole (another depth, width of "
                 f"MLPs or kind of norm?): it has no fitting {shorten(lacking, 6)}"
             )
         return
-    kinds = [words for pattern, words in _VARIANTS if any(re.search(pattern, key) for key in surplus)]
-    blocks = sorted({key.rsplit(".", 2)[0] for key in surplus if re.search(r"(blocks|layers)\.\d+\.", key)})
-    what = f" ({'; '.join(kinds[:3])})" if kinds else f" (more blocks: {blocks[-1]})" if blocks else ""
+    ours = {_block_of(key) for key in (*report.loaded, *report.absent)}
+    more = sorted({_block_of(key) for key in surplus} - ours - {""})
+    rest = [key for key in surplus if _block_of(key) not in more]
+    kinds = [words for pattern, words in _VARIANTS if any(re.search(pattern, key) for key in rest)][:3]
+    kinds += [f"more blocks: {more[-1]}"] if more else []
+    what = f" ({'; '.join(kinds)})" if kinds else ""
     raise CheckpointError(
         f"{report.path}: is of a variant that {type(model).__name__} does not compute, so that its answers would be "
         f"wrong: it has no place for {shorten(surplus, 6)}{what}. Build the model as the file's was, or take another "
         "file"
     )
+
+
+def _is_fresh(key: str, pattern: str, loaded: Sequence[str]) -> bool:
+    match = re.search(pattern, key)
+    if match is None or match.start():
+        return match is not None
+    return not any(other.startswith(match[0]) for other in loaded)
+
+
+def _block_of(key: str) -> str:
+    """The block that a name lies in, "" for none."""
+    ends = [match.end() for match in _IN_BLOCK.finditer(key)]
+    return key[: ends[-1]] if ends else ""
 
 
 def _is_head(key: str) -> bool:
