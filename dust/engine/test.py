@@ -89,6 +89,11 @@ def build_tested_model(cfg: CfgNode) -> TestedModel:
     parts = load_parts(model, cfg.OUTPUT_DIR) if whole else {}
     if not parts:
         choice.path()  # says what to do
+    if not (isinstance(model, AssembledFromParts) and model.assembled_from_parts):
+        raise CheckpointError(
+            f"{', '.join(map(str, parts.values()))}: no head for MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}, so random "
+            "weights would be measured. Set it to the file's, or train the model first."
+        )
     sha256 = sha256_of_text(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
     source = {name: str(file) for name, file in sorted(parts.items())}
     logger.info("testing what these make up: %s", ", ".join(f"{name} {file}" for name, file in source.items()))

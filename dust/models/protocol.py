@@ -71,6 +71,7 @@ class AssembledFromParts(Protocol):
     """A model that the parts of ``init_from`` make up whole, so that it can be tested without a checkpoint of its own.
     Default: the rest of it would be random."""
 
+    #: False once the parts are loaded, where their files left something random (a head for other classes).
     assembled_from_parts: bool
 
 

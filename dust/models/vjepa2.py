@@ -23,7 +23,7 @@ from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.videomae_vit import TubeletEmbed
 from dust.models.vjepa2_weights import check_probe, encoder_names, load_probe, our_names
 from dust.utils.checkpoint import load_weights
-from dust.utils.errors import DustError
+from dust.utils.errors import CheckpointError, DustError
 from dust.utils.tensors import may_keep
 
 VERSIONS = ("2.0", "2.1")
@@ -387,11 +387,17 @@ class VJEPA2(ClassifierHead, Checkpointed):
     # ------------------------------------------------------------------------------------------------------- weights
 
     def load_parts(self, paths: Mapping[str, Path]) -> None:
-        """Fill the encoder and the probe from the files that ``init_from`` stands for."""
-        if "encoder" in paths:
-            load_weights(self.encoder, paths["encoder"])
-        if "probe" in paths:
-            load_probe(self, paths["probe"])
+        """Fill the encoder and the probe from the files that ``init_from`` stands for. A probe for other classes leaves
+        the head as it is, so that the model is not assembled from parts.
+
+        Raises CheckpointError where a file does not give its part whole.
+        """
+        for part, path in paths.items():
+            report = load_weights(self.encoder, path) if part == "encoder" else load_probe(self, path)
+            if report.absent_from_body:
+                key, _ = self.init_from[part]
+                raise CheckpointError(f"{key} {path}: it does not fit the model's {part} whole. {report}")
+            self.assembled_from_parts &= not report.fresh_head
 
     def no_weight_decay(self) -> set[str]:
         """The tokens that are learnt as such."""

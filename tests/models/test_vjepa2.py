@@ -301,6 +301,33 @@ def test_a_folder_whose_configuration_has_other_heads(tmp_path):
                 load_weights(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part_of", "lost", "key"),
+    [
+        ("probe", "module.pooler.query_tokens", "VJEPA2.PROBE_FROM"),
+        ("probe", "module.pooler.cross_attention_block.norm1.weight", "VJEPA2.PROBE_FROM"),
+        ("encoder", "module.backbone.norm.weight", "VJEPA2.ENCODER_FROM"),
+        ("encoder", "module.backbone.patch_embed.proj.bias", "VJEPA2.ENCODER_FROM"),
+    ],
+)
+def test_a_part_that_is_not_whole_is_an_error(tmp_path, part_of, lost, key):
+    files = authors_files(tmp_path, tiny())
+    saved = torch.load(files[part_of], weights_only=True)
+    del (saved["classifiers"][0] if part_of == "probe" else saved["target_encoder"])[lost]
+    torch.save(saved, files[part_of])
+    model = VJEPA2(**TINY, encoder_from="e", probe_from="p")
+    with pytest.raises(CheckpointError, match=f"{key} .*: it does not fit the model's {part_of} whole"):
+        model.load_parts(files)
+
+
+def test_a_probe_for_other_classes_leaves_a_head_to_be_trained(tmp_path):
+    files = authors_files(tmp_path, tiny())
+    model = VJEPA2(**{**TINY, "num_classes": 3}, encoder_from="e", probe_from="p")
+    assert model.assembled_from_parts
+    model.load_parts(files)
+    assert not model.assembled_from_parts
+
+
 def test_the_authors_encoder_and_probe_make_up_a_model_that_can_be_tested():
     assert not VJEPA2(**TINY, encoder_from="e").assembled_from_parts
     assert VJEPA2(**TINY, encoder_from="e", probe_from="p").assembled_from_parts
