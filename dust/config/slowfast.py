@@ -20,7 +20,7 @@ KEYS = gather(
         TRANS_FUNC=Key("bottleneck_transform", "the residual function; X3D's is always its own",
                        choices="bottleneck_transform | x3d_transform"),
         NUM_GROUPS=Key(1, "groups of the 3x3 convolutions (ResNeXt)", low=1),
-        WIDTH_PER_GROUP=Key(64, "channels of the stem, for each group", low=1),
+        WIDTH_PER_GROUP=Key(64, "channels of the stem, and of each group in the first stage", low=1),
         STRIDE_1X1=Key(False, "the stride stands on a block's first convolution, not on its 3x3"),
         ZERO_INIT_FINAL_BN=Key(False, "the last batch norm of each block begins at zero"),
         DEPTH=Key(50, "layers", values="50 or 101"),

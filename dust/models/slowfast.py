@@ -116,7 +116,7 @@ class _ResNets(ClassifierHead, Checkpointed):
                 channels_in = (width if stage == 0 else width * 2 ** (stage + 1)) + lateral[p] * (
                     1 if stage == 0 else 2 ** (stage + 1)
                 )
-                out, inner = width * 2 ** (stage + 2), width * 2**stage
+                out, inner = width * 2 ** (stage + 2), width * num_groups * 2**stage
                 for block in range(depth):
                     turn = kernels[p][stage + 1]
                     time = turn[block % len(turn)] if block < num_block_temp_kernel[stage][p] else 1
@@ -172,7 +172,8 @@ class ResNet(_ResNets):
         num_classes: 0 makes the head an identity.
         num_block_temp_kernel: of each stage, how many blocks have its temporal kernel; the rest have 1.
         spatial_strides, spatial_dilations: of the stages.
-        num_groups, stride_1x1: of the bottlenecks (ResNeXt; stride on the first convolution).
+        num_groups: of the 3x3 convolutions (ResNeXt), each as wide as a block without groups has them.
+        stride_1x1: a block's stride stands on its first convolution.
         nonlocal_blocks: where non-local blocks stand; None: nowhere.
         dropout_rate: before the head.
         zero_init_final_bn: the last norm of each block begins at zero.
@@ -372,7 +373,7 @@ def _of_resnet(cfg: Any) -> dict[str, Any]:
     node = cfg.RESNET
     return {
         "stage_depths": DEPTHS[node.DEPTH],
-        "width": node.WIDTH_PER_GROUP * node.NUM_GROUPS,
+        "width": node.WIDTH_PER_GROUP,
         "num_frames": cfg.DATA.NUM_FRAMES,
         "img_size": cfg.DATA.TRAIN_CROP_SIZE,
         "in_chans": cfg.DATA.INPUT_CHANNEL_NUM[0],

@@ -167,6 +167,25 @@ def test_published_sizes(model, arguments, parameters):
         assert sum(parameter.numel() for parameter in model(**arguments).parameters()) == parameters
 
 
+def test_groups_widen_the_inside_of_blocks_alone():
+    """ResNeXt-50 32x4d: a stem of 4 channels as SlowFast has it, 32 groups of 4, 8, 16 and 32 within the stages."""
+    values = {"MODEL.MODEL_NAME": "ResNet", "MODEL.ARCH": "slow", "DATA.NUM_FRAMES": 4, "RESNET.NUM_GROUPS": 32}
+    with torch.device("meta"):
+        model = build_model(load_config(None, {**values, "RESNET.WIDTH_PER_GROUP": 4}))
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shapes["s1.pathway0_stem.conv.weight"] == (4, 3, 1, 7, 7)
+    for stage in range(4):
+        inner = 128 * 2**stage
+        block = f"s{stage + 2}.pathway0_res1.branch2"
+        assert shapes[f"{block}.a.weight"][:2] == (inner, 16 * 2**stage)
+        assert shapes[f"{block}.b.weight"] == (inner, inner // 32, 1, 3, 3)
+        assert shapes[f"{block}.c.weight"][:2] == (16 * 2**stage, inner)
+    with torch.device("meta"):
+        pair = SlowFast(width=8, beta_inv=4, num_groups=2, alpha=4)
+    assert pair.s3["pathway1_res0"].branch2.b.weight.shape[:2] == (2 * 2 * 2, 4)
+    assert pair.s3["pathway0_res0"].branch2.b.weight.shape[:2] == (8 * 2 * 2, 16)
+
+
 # --------------------------------------------------------------------------------------------------- laws
 
 
