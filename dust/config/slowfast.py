@@ -1,7 +1,9 @@
 """The keys of SlowFast's own models, with its names and defaults: SlowFast, Slow, C2D, I3D, X3D, MViT; and of adapters
 that run torchvision's video models."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -90,6 +92,8 @@ ARCHS: dict[str, tuple[str, ...]] = {
     "TorchvisionVideo": ("r3d_18", "mc3_18", "r2plus1d_18", "s3d"),
 }
 MODELS = tuple(ARCHS)
+#: RESNET.DEPTH -> blocks of the four stages.
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _RESNETS = ("SlowFast", "ResNet")
 _CONVOLUTIONS = (*_RESNETS, "X3D")
 #: Models with batch norms.
@@ -149,7 +153,7 @@ def check(cfg: CfgNode) -> list[Problem]:
 
 def _resnets(cfg: CfgNode) -> list[Problem]:
     node, pathways, problems = cfg.RESNET, 2 if cfg.MODEL.MODEL_NAME == "SlowFast" else 1, []
-    if node.DEPTH not in (50, 101):
+    if node.DEPTH not in DEPTHS:
         problems.append(Problem(("RESNET.DEPTH",), f"RESNET.DEPTH {node.DEPTH}: choose 50 or 101"))
     if node.TRANS_FUNC != "bottleneck_transform":
         text = f"RESNET.TRANS_FUNC {node.TRANS_FUNC}: {cfg.MODEL.MODEL_NAME} is built of bottleneck_transform"
@@ -163,16 +167,92 @@ def _resnets(cfg: CfgNode) -> list[Problem]:
     if cfg.MODEL.ARCH in ("c2d", "i3d") and pathways == 1 and frames < 2:
         text = f"DATA.NUM_FRAMES {frames}: MODEL.ARCH {cfg.MODEL.ARCH} halves the time, so it takes 2 or more"
         problems.append(Problem(("DATA.NUM_FRAMES", "MODEL.ARCH"), text))
-    tables = {
-        f"RESNET.{name}": node[name] for name in ("NUM_BLOCK_TEMP_KERNEL", "SPATIAL_STRIDES", "SPATIAL_DILATIONS")
-    }
-    tables |= {f"NONLOCAL.{name}": cfg.NONLOCAL[name] for name in ("LOCATION", "GROUP")}
-    for name, table in tables.items():
-        rows = [len(row) if isinstance(row, (list, tuple)) else 0 for row in table]
-        if len(rows) != 4 or not all(rows):
-            text = f"{name} {table}: needs four rows, one for each stage, with a value for each pathway"
-            problems.append(Problem((name,), text))
+    problems += _tables_of_stages(cfg, pathways)
+    if pathways == 2:
+        problems += _two_pathways(cfg)
+    return problems if problems else _non_local(cfg, pathways)
+
+
+def _two_pathways(cfg: CfgNode) -> list[Problem]:
+    kernel, beta, width, problems = cfg.SLOWFAST.FUSION_KERNEL_SZ, cfg.SLOWFAST.BETA_INV, cfg.RESNET.WIDTH_PER_GROUP, []
+    if kernel % 2 == 0:
+        text = (
+            f"SLOWFAST.FUSION_KERNEL_SZ {kernel}: must be odd, or the fast pathway gives more frames than the slow has"
+        )
+        problems.append(Problem(("SLOWFAST.FUSION_KERNEL_SZ",), text))
+    if width % beta:
+        text = f"RESNET.WIDTH_PER_GROUP {width}: must be a multiple of SLOWFAST.BETA_INV {beta}"
+        problems.append(Problem(("RESNET.WIDTH_PER_GROUP", "SLOWFAST.BETA_INV"), text))
+    for name in ("SPATIAL_STRIDES", "SPATIAL_DILATIONS"):
+        table = cfg.RESNET[name]
+        if any(len(row) > 1 and row[0] != row[1] for row in table if isinstance(row, (list, tuple))):
+            text = f"RESNET.{name} {table}: must be alike in both pathways, which meet after every stage"
+            problems.append(Problem((f"RESNET.{name}",), text))
     return problems
+
+
+def _tables_of_stages(cfg: CfgNode, pathways: int) -> list[Problem]:
+    """Each has a row for each stage, with one value for all pathways, or one for each."""
+    values = "a whole number of {} or more for each pathway"
+    numbers = {"RESNET.NUM_BLOCK_TEMP_KERNEL": 0, "RESNET.SPATIAL_STRIDES": 1, "RESNET.SPATIAL_DILATIONS": 1}
+    wanted: dict[str, tuple[str, Any]] = {
+        name: (values.format(low), lambda value, _, low=low: are_whole([value], low))
+        for name, low in {**numbers, "NONLOCAL.GROUP": 1}.items()
+    }
+    depths = DEPTHS.get(cfg.RESNET.DEPTH, DEPTHS[50])
+    wanted["NONLOCAL.LOCATION"] = (
+        f"a list of blocks for each pathway, which count from 0: RESNET.DEPTH {cfg.RESNET.DEPTH} has "
+        f"{', '.join(map(str, depths))}",
+        lambda value, stage: are_whole(value, 0, depths[stage] - 1),
+    )
+    wanted["NONLOCAL.POOL"] = (
+        "time, height and width, of 1 or more, for each pathway",
+        lambda value, _: are_whole(value, 1) and len(value) == 3,
+    )
+    problems = []
+    for name, (words, right) in wanted.items():
+        part, leaf = name.split(".")
+        table = cfg[part][leaf]
+        whole = len(table) == 4 and all(isinstance(row, (list, tuple)) and 0 < len(row) <= 2 for row in table)
+        if not whole or not all(right(value, stage) for stage, row in enumerate(table) for value in row):
+            text = f"{name} {table}: needs four rows, one for each stage, with {words}"
+            problems.append(Problem((name, "RESNET.DEPTH") if leaf == "LOCATION" else (name,), text))
+    return problems
+
+
+def _non_local(cfg: CfgNode, pathways: int) -> list[Problem]:
+    """Non-local blocks find as many frames and places as they cut and pool."""
+    node, problems = cfg.NONLOCAL, []
+    side, halves = cfg.DATA.TRAIN_CROP_SIZE, pathways == 1 and cfg.MODEL.ARCH in ("c2d", "i3d")
+    for stage in range(4):
+        side = -(-cfg.DATA.TRAIN_CROP_SIZE // total_stride(cfg.RESNET.SPATIAL_STRIDES[: stage + 1]))
+        for pathway, blocks in enumerate(node.LOCATION[stage][:pathways]):
+            frames = cfg.DATA.NUM_FRAMES // (cfg.SLOWFAST.ALPHA if pathways == 2 and pathway == 0 else 1)
+            frames //= 2 if halves and stage else 1
+            group, pool = ([*row, *row][pathway] for row in (node.GROUP[stage], node.POOL[stage]))
+            where = f"at stage {stage + 1} pathway {pathway} has {frames} frames of {side} x {side}"
+            if blocks and frames % group:
+                text = f"NONLOCAL.GROUP {node.GROUP}: must divide the frames, and {where}"
+                problems.append(Problem(("NONLOCAL.GROUP", "DATA.NUM_FRAMES"), text))
+            elif blocks and any(
+                window > size for window, size in zip(pool, (frames // group, side, side), strict=True)
+            ):
+                text = f"NONLOCAL.POOL {node.POOL}: pools over {list(pool)}, and {where}"
+                text += f", cut into {group} (NONLOCAL.GROUP)" if group > 1 else ""
+                problems.append(Problem(("NONLOCAL.POOL", "DATA.NUM_FRAMES", "DATA.TRAIN_CROP_SIZE"), text))
+    return problems
+
+
+def are_whole(values: Any, low: int, high: float = math.inf) -> bool:
+    """Say whether ``values`` is a list (or tuple) of whole numbers of ``low`` to ``high``; True and False are none."""
+    if not isinstance(values, (list, tuple)):
+        return False
+    return all(isinstance(value, int) and not isinstance(value, bool) and low <= value <= high for value in values)
+
+
+def total_stride(strides: Sequence[Any]) -> int:
+    """Multiply the strides of the stem (4) and of stages, which are numbers, or rows that begin with one."""
+    return 4 * math.prod(row if isinstance(row, int) else row[0] for row in strides)
 
 
 def _sizes(cfg: CfgNode) -> list[Problem]:
@@ -181,39 +261,69 @@ def _sizes(cfg: CfgNode) -> list[Problem]:
     crops = [("DATA.TRAIN_CROP_SIZE", data.TRAIN_CROP_SIZE)]
     if cfg.TEST.ENABLE and model != "TorchvisionVideo":
         crops.append(("DATA.TEST_CROP_SIZE", data.TEST_CROP_SIZE))
-    if model in _RESNETS and data.TRAIN_CROP_SIZE % 32:
-        text = f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE}: must be a multiple of 32, the strides of {model} together"
-        problems.append(Problem(("DATA.TRAIN_CROP_SIZE",), text))
     if model == "X3D":
         for name, size in crops:
             if size % 2:
                 text = f"{name} {size}: the first stride of X3D is 2; take an even number of pixels"
                 problems.append(Problem((name,), text))
-    if model in _CONVOLUTIONS and len(crops) > 1 and -(-data.TEST_CROP_SIZE // 32) < -(-data.TRAIN_CROP_SIZE // 32):
-        text = f"DATA.TEST_CROP_SIZE {data.TEST_CROP_SIZE}: the head of {model} pools over what DATA.TRAIN_CROP_SIZE "
-        text += f"{data.TRAIN_CROP_SIZE} leaves, so a test's crop is at least as large"
-        problems.append(Problem(("DATA.TEST_CROP_SIZE", "DATA.TRAIN_CROP_SIZE"), text))
-    if model == "MViT":
-        time, height, width = (max(int(step), 1) for step in cfg.MVIT.PATCH_STRIDE)
-        divisors = [("DATA.NUM_FRAMES", data.NUM_FRAMES, time)] + [(*crop, max(height, width)) for crop in crops]
-        for name, size, divisor in divisors:
+    if model in _CONVOLUTIONS and len(crops) > 1 and data.TEST_CROP_SIZE < data.TRAIN_CROP_SIZE:
+        stride = 32 if model == "X3D" or _tables_of_stages(cfg, 1) else total_stride(cfg.RESNET.SPATIAL_STRIDES)
+        if -(-data.TEST_CROP_SIZE // stride) < -(-data.TRAIN_CROP_SIZE // stride):
+            text = f"DATA.TEST_CROP_SIZE {data.TEST_CROP_SIZE}: the head of {model} pools over what "
+            text += f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE} leaves, so a test's crop is at least as large"
+            problems.append(Problem(("DATA.TEST_CROP_SIZE", "DATA.TRAIN_CROP_SIZE"), text))
+    return problems + (_mvit(cfg, crops) if model == "MViT" else [])
+
+
+def _mvit(cfg: CfgNode, crops: Sequence[tuple[str, int]]) -> list[Problem]:
+    """Its strides divide clips, and its tables of blocks have whole rows of blocks that there are."""
+    node, problems = cfg.MVIT, []
+
+    def wrong(name: str, says: str, *others: str) -> None:
+        problems.append(Problem((f"MVIT.{name}", *others), f"MVIT.{name} {node[name]}: {says}"))
+
+    for name, low in (("PATCH_KERNEL", 1), ("PATCH_STRIDE", 1), ("PATCH_PADDING", 0)):
+        if not are_whole(node[name], low):
+            wrong(name, f"time, height and width are whole numbers of {low} or more")
+    if are_whole(node.PATCH_STRIDE, 1):
+        time, height, width = node.PATCH_STRIDE
+        sides = [(*crop, math.lcm(height, width)) for crop in crops]
+        for name, size, divisor in [("DATA.NUM_FRAMES", cfg.DATA.NUM_FRAMES, time), *sides]:
             if size % divisor:
-                text = f"{name} {size}: must be a multiple of {divisor}, of MVIT.PATCH_STRIDE {cfg.MVIT.PATCH_STRIDE}"
+                text = f"{name} {size}: must be a multiple of {divisor}, of MVIT.PATCH_STRIDE {node.PATCH_STRIDE}"
                 problems.append(Problem((name, "MVIT.PATCH_STRIDE"), text))
-        for name in ("POOL_KV_STRIDE_ADAPTIVE", "POOL_KVQ_KERNEL"):
-            if len(cfg.MVIT[name]) not in (0, 3):
-                text = f"MVIT.{name} {cfg.MVIT[name]}: give time, height and width, or []"
-                problems.append(Problem((f"MVIT.{name}",), text))
-        tables = {"DIM_MUL": "factor", "HEAD_MUL": "factor"}
-        tables |= dict.fromkeys(("POOL_Q_STRIDE", "POOL_KV_STRIDE"), "time, height, width")
-        for name, row_of in tables.items():
-            if any(len(row) != 2 + row_of.count(",") for row in cfg.MVIT[name]):
-                text = f"MVIT.{name} {cfg.MVIT[name]}: each entry is [block, {row_of}]"
-                problems.append(Problem((f"MVIT.{name}",), text))
-        if cfg.MVIT.POOL_KV_STRIDE and cfg.MVIT.POOL_KV_STRIDE_ADAPTIVE:
-            text = "MVIT.POOL_KV_STRIDE and MVIT.POOL_KV_STRIDE_ADAPTIVE: set one of them, [] for the other"
-            problems.append(Problem(("MVIT.POOL_KV_STRIDE", "MVIT.POOL_KV_STRIDE_ADAPTIVE"), text))
+    for name in ("POOL_KV_STRIDE_ADAPTIVE", "POOL_KVQ_KERNEL"):
+        if len(node[name]) not in (0, 3) or not are_whole(node[name], 1):
+            wrong(name, "give time, height and width, or [], as whole numbers of 1 or more")
+    if any(size % 2 == 0 for size in node.POOL_KVQ_KERNEL):
+        wrong("POOL_KVQ_KERNEL", "must be odd, or a stride of 1 would make the grid larger")
+    first = 0 if node.DIM_MUL_IN_ATT else 1  # in v1 the block before widens
+    ranges = {"DIM_MUL": (first, node.DEPTH - 1 + first), "HEAD_MUL": (0, node.DEPTH - 1 + first)}
+    for name, row_of in (
+        ("DIM_MUL", "factor"), ("HEAD_MUL", "factor"),
+        ("POOL_Q_STRIDE", "time, height, width"), ("POOL_KV_STRIDE", "time, height, width"),
+    ):  # fmt: skip
+        low, high = ranges.get(name, (0, node.DEPTH - 1))
+        rows = [
+            row if isinstance(row, (list, tuple)) and len(row) == 2 + row_of.count(",") else () for row in node[name]
+        ]
+        factors = [row[1:] for row in rows]
+        numbers = all(map(_are_factors, factors)) if row_of == "factor" else all(are_whole(row, 1) for row in factors)
+        if not all(rows) or not numbers:
+            above = "a number above 0" if row_of == "factor" else "whole numbers of 1 or more"
+            wrong(name, f"each entry is [block, {row_of}], {above}")
+        elif not are_whole([row[0] for row in rows], low, high) or len({row[0] for row in rows}) < len(rows):
+            wrong(name, f"its blocks are of {low} to {high}, each once (MVIT.DEPTH {node.DEPTH})", "MVIT.DEPTH")
+    if node.POOL_KV_STRIDE and node.POOL_KV_STRIDE_ADAPTIVE:
+        text = "MVIT.POOL_KV_STRIDE and MVIT.POOL_KV_STRIDE_ADAPTIVE: set one of them, [] for the other"
+        problems.append(Problem(("MVIT.POOL_KV_STRIDE", "MVIT.POOL_KV_STRIDE_ADAPTIVE"), text))
     return problems
+
+
+def _are_factors(values: Sequence[Any]) -> bool:
+    return all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf for value in values
+    )
 
 
 SYSTEM = System(KEYS, MODELS, check)

@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from dust.config.slowfast import are_whole
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers import init_linear
 from dust.models.layers.checks import check_arguments
@@ -144,7 +145,11 @@ class MViT(ClassifierHead, Checkpointed):
         super().__init__()
         specs = [spec if isinstance(spec, MViTBlockSpec) else MViTBlockSpec(**spec) for spec in blocks]
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        _check(specs, height, width, num_frames, in_chans, num_classes, drop_path_rate, dropout_rate, patch_stride)
+        _check(
+            specs, {"patch_kernel": patch_kernel, "patch_stride": patch_stride, "patch_padding": patch_padding},
+            height=height, width=width, num_frames=num_frames, in_chans=in_chans, num_classes=num_classes,
+            mlp_ratio=mlp_ratio, rates={"drop_path_rate": drop_path_rate, "dropout_rate": dropout_rate},
+        )  # fmt: skip
         self.num_classes, self.init_std, self.in_chans = num_classes, init_std, in_chans
         self.init_scale, self.zero_decay_pos_cls = init_scale, zero_decay_pos_cls
         self.cls_embed_on, self.use_mean_pooling = cls_embed_on, use_mean_pooling
@@ -152,16 +157,16 @@ class MViT(ClassifierHead, Checkpointed):
         dim = specs[0].dim_in
         self.patch_embed = _PatchEmbed(in_chans, dim, patch_kernel, patch_stride, patch_padding)
         grid: Size = (num_frames // patch_stride[0], height // patch_stride[1], width // patch_stride[2])
-        self.grid = grid
+        self.grid: Size = _convolved((num_frames, height, width), patch_kernel, patch_stride, patch_padding)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_embed_on else None
         self.pos_embed_spatial = self.pos_embed_temporal = self.pos_embed_class = self.pos_embed = None
-        tokens = grid[1] * grid[2]
+        tokens = self.grid[1] * self.grid[2]
         if use_abs_pos and sep_pos_embed:
             self.pos_embed_spatial = nn.Parameter(torch.zeros(1, tokens, dim))
-            self.pos_embed_temporal = nn.Parameter(torch.zeros(1, grid[0], dim))
+            self.pos_embed_temporal = nn.Parameter(torch.zeros(1, self.grid[0], dim))
             self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, dim)) if cls_embed_on else None
         elif use_abs_pos:
-            self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * tokens + int(cls_embed_on), dim))
+            self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * tokens + int(cls_embed_on), dim))
         made = []
         for spec, rate in zip(specs, drop_path_rates(drop_path_rate, len(specs)), strict=True):
             made.append(MViTBlock(
@@ -307,30 +312,86 @@ class _PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_chans, dim, tuple(kernel), tuple(stride), tuple(padding))  # type: ignore[arg-type]
 
 
-def _check(specs, height, width, num_frames, in_chans, num_classes, drop_path_rate, dropout_rate, patch_stride) -> None:
+def _check(
+    specs: Sequence[MViTBlockSpec], patch: Mapping[str, Sequence[int]], *, height: int, width: int, num_frames: int,
+    in_chans: int, num_classes: int, mlp_ratio: float, rates: Mapping[str, float],
+) -> None:  # fmt: skip
+    """Raise one ConfigError that names every argument that cannot be, of blocks by their number."""
     if not specs:
         raise ConfigError("MViT: there are no blocks")
-    more = []
+    more = [
+        f"{name} {tuple(sizes)}: three whole numbers of {low} or more"
+        for (name, sizes), low in zip(patch.items(), (1, 1, 0), strict=True)
+        if len(sizes) != 3 or not are_whole(list(sizes), low)
+    ]
+    above_zero = {"img_size height": height, "img_size width": width, "num_frames": num_frames, "in_chans": in_chans}
+    if not more and min(height, width, num_frames) > 0:
+        grid = tuple(
+            size // step for size, step in zip((num_frames, height, width), patch["patch_stride"], strict=True)
+        )
+        kernel, stride, padding = patch.values()
+        if min(*grid, *_convolved((num_frames, height, width), kernel, stride, padding)) < 1:
+            texts = ", ".join(f"{name} {tuple(sizes)}" for name, sizes in patch.items())
+            more.append(f"{texts} leave nothing of {num_frames} x {height} x {width}")
+        else:
+            more += _block_problems(specs, grid)
+    more += [
+        f"mlp_ratio {mlp_ratio} leaves nothing of {spec.dim_in} channels"
+        for spec in specs[:1]
+        if 0 < spec.dim_in * mlp_ratio < 1
+    ]
+    check_arguments(
+        "MViT", above_zero={**above_zero, "mlp_ratio": mlp_ratio}, from_zero={"num_classes": num_classes}, rates=rates,
+        more=more,
+    )  # fmt: skip
+
+
+def _block_problems(specs: Sequence[MViTBlockSpec], grid: Sequence[int]) -> list[str]:
+    """What cannot be in blocks whose tokens begin on a grid: widths that do not fit, pooling that leaves nothing, or
+    that gives queries another grid than the shortcut has."""
+    problems = []
     for index, spec in enumerate(specs):
+        block = f"block {index}:"
+        if min(spec.num_heads, spec.dim_in, spec.dim_out) < 1:
+            problems.append(f"{block} num_heads, dim_in and dim_out must be above 0")
+            continue
         for name, value in (("dim_in", spec.dim_in), ("dim_out", spec.dim_out)):
             if value % spec.num_heads:
-                more.append(f"block {index}: {name} {value} is not a multiple of num_heads {spec.num_heads}")
-        for name, kernel, stride in (
-            ("q", spec.kernel_q, spec.stride_q), ("kv", spec.kernel_kv, spec.stride_kv)
-        ):  # fmt: skip
-            if {len(kernel), len(stride)} not in ({0}, {3}):
-                more.append(
-                    f"block {index}: kernel_{name} {tuple(kernel)} and stride_{name} {tuple(stride)} need 3 each"
-                )
+                problems.append(f"{block} {name} {value} is not a multiple of num_heads {spec.num_heads}")
+        pooling = {"q": (spec.kernel_q, spec.stride_q), "kv": (spec.kernel_kv, spec.stride_kv)}
+        wrong = []
+        for name, (kernel, stride) in pooling.items():
+            text = f"{block} kernel_{name} {tuple(kernel)} and stride_{name} {tuple(stride)}"
+            if (len(kernel), len(stride)) not in ((0, 0), (3, 3)) or not are_whole([*kernel, *stride], 1):
+                wrong.append(f"{text} need 3 each, whole numbers of 1 or more")
+            elif min(_pooled(grid, kernel, stride), default=1) < 1:
+                wrong.append(f"{text} leave nothing of a grid of {tuple(grid)}")
+        problems += wrong
         if index and spec.dim_in != specs[index - 1].dim_out:
-            more.append(
-                f"block {index}: dim_in {spec.dim_in} is not dim_out {specs[index - 1].dim_out} of the one before"
+            problems.append(f"{block} dim_in {spec.dim_in} is not dim_out {specs[index - 1].dim_out} of the one before")
+        if wrong or not spec.stride_q:
+            continue
+        shortcut = [step + 1 if step > 1 else 1 for step in spec.stride_q]
+        if _pooled(grid, spec.kernel_q, spec.stride_q) != _pooled(grid, shortcut, spec.stride_q):
+            problems.append(
+                f"{block} kernel_q {tuple(spec.kernel_q)} with stride_q {tuple(spec.stride_q)} makes another grid of "
+                f"{tuple(grid)} than the shortcut does: take kernels of {tuple(shortcut)}, or odd ones"
             )
-    sizes = {"img_size height": height, "img_size width": width, "num_frames": num_frames, "in_chans": in_chans}
-    check_arguments(
-        "MViT",
-        above_zero=sizes,
-        from_zero={"num_classes": num_classes},
-        rates={"drop_path_rate": drop_path_rate, "dropout_rate": dropout_rate},
-        more=more,
+        grid = [size // step for size, step in zip(grid, spec.stride_q, strict=True)]
+        if min(grid) < 1:
+            return [*problems, f"{block} stride_q {tuple(spec.stride_q)} leaves nothing of its grid"]
+    return problems
+
+
+def _pooled(grid: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> Size:
+    """The grid behind a pooling that is padded by half its kernel."""
+    kernel = kernel or (1, 1, 1)
+    return _convolved(grid, kernel, stride or (1, 1, 1), [window // 2 for window in kernel])
+
+
+def _convolved(sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Size:
+    time, height, width = (
+        (size + 2 * pad - window) // step + 1
+        for size, window, step, pad in zip(sizes, kernel, stride, padding, strict=True)
     )
+    return time, height, width

@@ -6,6 +6,7 @@ Residual networks over video. Code of the authors: https://github.com/facebookre
 compare with numbers of theirs and of pytorchvideo's.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from dust.config.slowfast import DEPTHS, are_whole, total_stride
 from dust.models.build import MODEL_REGISTRY
-from dust.models.layers.checks import check_arguments
+from dust.models.layers.checks import Multiple, check_arguments
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.layers.resnet3d import (
     Bottleneck,
@@ -28,7 +30,6 @@ from dust.models.layers.resnet3d import (
 from dust.models.slowfast_weights import our_names
 from dust.utils.errors import DustError
 
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 #: Temporal kernels of the stem and of the four stages, in turns within a stage.
 TEMPORAL_KERNELS: dict[str, tuple[tuple[int, ...], ...]] = {
     "c2d": ((1,), (1,), (1,), (1,), (1,)),
@@ -151,12 +152,38 @@ class _ResNets(ClassifierHead, Checkpointed):
         return our_names(state, notes, self.state_dict())
 
 
-def _check(model: str, stage_depths: Sequence[int], **sizes: Any) -> None:
-    more = [] if len(stage_depths) == 4 else [f"stage_depths {tuple(stage_depths)}: there are four stages"]
-    rates = {"dropout_rate": sizes.pop("dropout_rate")}
+def _check(
+    model: str, pathways: int, *, stage_depths: Sequence[int], num_block_temp_kernel: Sequence[Sequence[int]],
+    spatial_strides: Sequence[int], spatial_dilations: Sequence[int], nonlocal_blocks: NonLocalSpec | None,
+    num_classes: int, dropout_rate: float, more: Sequence[str] = (), multiples: Sequence[Multiple] = (), **sizes: int,
+) -> None:  # fmt: skip
+    """Raise one ConfigError that names every argument of a residual network that cannot be."""
+    problems = list(more)
+    for name, values in (
+        ("stage_depths", stage_depths), ("spatial_strides", spatial_strides), ("spatial_dilations", spatial_dilations)
+    ):  # fmt: skip
+        if len(values) != 4 or not are_whole(list(values), 1):
+            problems.append(f"{name} {tuple(values)}: there are four stages, each has a whole number of 1 or more")
+    tables: dict[str, tuple[Sequence[Any], Any]] = {
+        "num_block_temp_kernel": (num_block_temp_kernel, lambda value, _: are_whole([value], 0))
+    }
+    if nonlocal_blocks is not None:
+        spec = nonlocal_blocks
+        tables |= {
+            "nonlocal_blocks.location": (spec.location, lambda value, depth: are_whole(value, 0, depth - 1)),
+            "nonlocal_blocks.group": (spec.group, lambda value, _: are_whole([value], 1)),
+            "nonlocal_blocks.pool": (spec.pool, lambda value, _: are_whole(value, 1) and len(value) == 3),
+        }
+    for name, (table, right) in tables.items() if not problems else ():
+        whole = len(table) == 4 and all(len(row) >= pathways for row in table)
+        if not whole or not all(right(v, depth) for row, depth in zip(table, stage_depths, strict=True) for v in row):
+            problems.append(
+                f"{name} {table}: four stages, a value in each for {pathways} pathways, that its blocks allow"
+            )
     check_arguments(
-        model, above_zero=sizes, from_zero={"num_classes": sizes.pop("num_classes")}, rates=rates, more=more
-    )
+        model, above_zero=sizes, from_zero={"num_classes": num_classes}, rates={"dropout_rate": dropout_rate},
+        multiples=multiples, more=problems,
+    )  # fmt: skip
 
 
 @MODEL_REGISTRY.register()
@@ -204,8 +231,14 @@ class ResNet(_ResNets):
     ) -> None:
         super().__init__()
         check_arguments("ResNet", above_zero={}, choices={"arch": (arch, tuple(TEMPORAL_KERNELS))})
-        sizes = {"width": width, "num_frames": num_frames, "img_size": img_size, "in_chans": in_chans}
-        _check("ResNet", stage_depths, **sizes, num_classes=num_classes, dropout_rate=dropout_rate)
+        halves = arch in POOLS_TIME
+        _check(
+            "ResNet", 1, stage_depths=stage_depths, num_block_temp_kernel=num_block_temp_kernel,
+            spatial_strides=spatial_strides, spatial_dilations=spatial_dilations, nonlocal_blocks=nonlocal_blocks,
+            num_classes=num_classes, dropout_rate=dropout_rate, width=width, num_frames=num_frames, img_size=img_size,
+            in_chans=in_chans, num_groups=num_groups,
+            more=[f"num_frames is {num_frames}, {arch} halves the time"] if halves and num_frames < 2 else [],
+        )  # fmt: skip
         self.arch, self.num_classes, self.init_std, self.in_chans = arch, num_classes, init_std, in_chans
         self.num_features = 32 * width
         self._build(
@@ -214,8 +247,9 @@ class ResNet(_ResNets):
             spatial_dilations=spatial_dilations, num_groups=num_groups, stride_1x1=stride_1x1,
             nonlocal_blocks=nonlocal_blocks,
         )  # fmt: skip
-        self.time_pool = 2 if arch in POOLS_TIME else 1
-        self.window = (num_frames // self.time_pool, img_size // 32, img_size // 32)
+        self.time_pool = 2 if halves else 1
+        side = math.ceil(img_size / total_stride(spatial_strides))
+        self.window = (num_frames // self.time_pool, side, side)
         self.head_drop = nn.Dropout(dropout_rate)
         init_convolutions(self, zero_init_final_bn=zero_init_final_bn)
         self.set_grad_checkpointing(act_checkpoint)
@@ -236,7 +270,7 @@ class ResNet(_ResNets):
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> features (B, 32 width, T', H / 32, W / 32)."""
+        """(B, C, T, H, W) float -> features (B, 32 width, T', H / 32, W / 32), rounded up."""
         pathways = [self.s1["pathway0_stem"](video)]
         for number in range(2, 6):
             pathways = self._stage(number, pathways)
@@ -290,14 +324,12 @@ class SlowFast(_ResNets):
     ) -> None:
         super().__init__()
         _check(
-            "SlowFast", stage_depths, width=width, num_frames=num_frames, img_size=img_size, in_chans=in_chans,
-            alpha=alpha, beta_inv=beta_inv, fusion_ratio=fusion_ratio, fusion_kernel=fusion_kernel,
-            num_classes=num_classes, dropout_rate=dropout_rate,
-        )  # fmt: skip
-        check_arguments(
-            "SlowFast", above_zero={}, multiples=[
-                ("num_frames", num_frames, "alpha", alpha), ("width", width, "beta_inv", beta_inv)
-            ],
+            "SlowFast", 2, stage_depths=stage_depths, num_block_temp_kernel=num_block_temp_kernel,
+            spatial_strides=spatial_strides, spatial_dilations=spatial_dilations, nonlocal_blocks=nonlocal_blocks,
+            num_classes=num_classes, dropout_rate=dropout_rate, width=width, num_frames=num_frames, img_size=img_size,
+            in_chans=in_chans, num_groups=num_groups, fusion_ratio=fusion_ratio, fusion_kernel=fusion_kernel,
+            more=[f"fusion_kernel is {fusion_kernel}, it must be odd"] if fusion_kernel % 2 == 0 else [],
+            multiples=[("num_frames", num_frames, "alpha", alpha), ("width", width, "beta_inv", beta_inv)],
         )  # fmt: skip
         self.num_classes, self.init_std, self.in_chans, self.alpha = num_classes, init_std, in_chans, alpha
         fast = width // beta_inv
@@ -312,7 +344,7 @@ class SlowFast(_ResNets):
         for number in range(1, 5):
             channels = fast if number == 1 else fast * 2**number
             setattr(self, f"s{number}_fuse", _Fuse(channels, fusion_ratio, fusion_kernel, alpha))
-        side = img_size // 32
+        side = math.ceil(img_size / total_stride(spatial_strides))
         self.windows = ((num_frames // alpha, side, side), (num_frames, side, side))
         self.head_drop = nn.Dropout(dropout_rate)
         init_convolutions(self, zero_init_final_bn=zero_init_final_bn)
@@ -337,7 +369,7 @@ class SlowFast(_ResNets):
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Float video -> [slow, fast], (B, C, T, H / 32, W / 32) each."""
+        """Float video -> [slow, fast], (B, C, T, H / 32, W / 32) each, rounded up."""
         pathways = self.pathways_of(video)
         pathways = [self.s1[f"pathway{p}_stem"](x) for p, x in enumerate(pathways)]
         for number in range(2, 6):

@@ -100,15 +100,18 @@ class X3D(ClassifierHead, Checkpointed):
         act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        narrowest = round_width(dim_c1, width_factor, divisor=max(width_divisor, 1), minimum=1)
+        thin = 0 < bottleneck_factor * narrowest < 1
         check_arguments(
             "X3D",
             above_zero={
                 "width_factor": width_factor, "depth_factor": depth_factor, "bottleneck_factor": bottleneck_factor,
                 "dim_c1": dim_c1, "dim_c5": dim_c5, "num_frames": num_frames, "img_size": img_size,
-                "in_chans": in_chans,
+                "in_chans": in_chans, "width_divisor": width_divisor,
             },
             from_zero={"num_classes": num_classes, "se_ratio": se_ratio},
             rates={"dropout_rate": dropout_rate},
+            more=[f"bottleneck_factor {bottleneck_factor} leaves nothing of {narrowest} channels"] if thin else [],
         )  # fmt: skip
         self.num_classes, self.init_std, self.in_chans = num_classes, init_std, in_chans
         self.num_features = dim_c5

@@ -177,6 +177,21 @@ def test_without_a_class_token():
         ({"MVIT.POOL_FIRST": True}, "MVIT.POOL_FIRST True: MViT pools behind the linear layers only"),
         ({"MVIT.DIM_MUL": [[1, 2, 3]]}, r"MVIT.DIM_MUL \[\[1, 2, 3\]\]: each entry is \[block, factor\]"),
         ({"MVIT.POOL_KVQ_KERNEL": [3]}, r"MVIT.POOL_KVQ_KERNEL \[3\]: give time, height and width, or \[\]"),
+        ({"MVIT.POOL_KVQ_KERNEL": [2, 3, 3]}, r"MVIT.POOL_KVQ_KERNEL \[2, 3, 3\]: must be odd"),
+        ({"MVIT.POOL_KV_STRIDE_ADAPTIVE": [0, 8, 8]}, "as whole numbers of 1 or more"),
+        (
+            {"MVIT.PATCH_STRIDE": [2, 0, 4]},
+            r"MVIT.PATCH_STRIDE \[2, 0, 4\]: time, height and width are whole numbers of 1",
+        ),
+        ({"MVIT.PATCH_PADDING": [1, -1, 3]}, r"MVIT.PATCH_PADDING \[1, -1, 3\]: .* of 0 or more"),
+        ({"MVIT.DIM_MUL": [[1, "a"]]}, r"each entry is \[block, factor\], a number above 0"),
+        ({"MVIT.DIM_MUL": [["a", 2]]}, r"its blocks are of 1 to 16, each once \(MVIT.DEPTH 16\)"),
+        ({"MVIT.DIM_MUL": [[0, 2]]}, "of 1 to 16"),
+        ({"MVIT.DIM_MUL": [[16, 2]], "MVIT.DIM_MUL_IN_ATT": True}, "of 0 to 15"),
+        ({"MVIT.HEAD_MUL": [[1, 0]]}, r"MVIT.HEAD_MUL \[\[1, 0\]\]: each entry is \[block, factor\], a number above 0"),
+        ({"MVIT.HEAD_MUL": [[1, 2], [1, 2]]}, "each once"),
+        ({"MVIT.POOL_Q_STRIDE": [[1, 1, 0, 2]]}, "MVIT.POOL_Q_STRIDE .*: each entry .*, whole numbers of 1 or more"),
+        ({"MVIT.POOL_KV_STRIDE": [[99, 1, 2, 2]]}, "MVIT.POOL_KV_STRIDE .*: its blocks are of 0 to 15"),
         ({"MVIT.POOL_KV_STRIDE": [[0, 1, 8, 8]], "MVIT.POOL_KV_STRIDE_ADAPTIVE": [1, 8, 8]}, "set one of them"),
         ({"MODEL.ARCH": "slow"}, "MODEL.ARCH slow: for MODEL.MODEL_NAME MViT write mvit"),
     ],
@@ -184,6 +199,39 @@ def test_without_a_class_token():
 def test_what_cannot_be_is_refused_before_anything_is_built(values, says):
     with pytest.raises(ConfigError, match=says):
         load_config(None, {"MODEL.MODEL_NAME": "MViT", **values})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"blocks": []}, "there are no blocks"),
+        ({"patch_stride": (2, 0, 4)}, r"patch_stride \(2, 0, 4\): three whole numbers of 1 or more"),
+        ({"patch_padding": (1, 3)}, r"patch_padding \(1, 3\): three whole numbers of 0 or more"),
+        ({"patch_kernel": (30, 7, 7)}, r"patch_kernel \(30, 7, 7\), .* leave nothing of 4 x 16 x 16"),
+        ({"num_frames": 1}, "leave nothing of 1 x 16 x 16"),
+        ({"img_size": 0}, "img_size height is 0"),
+        ({"mlp_ratio": 0.01}, "mlp_ratio 0.01 leaves nothing of 8 channels"),
+        ({"blocks": [MViTBlockSpec(0, 8, 8)]}, "block 0: num_heads, dim_in and dim_out must be above 0"),
+        (
+            {"blocks": [MViTBlockSpec(1, 8, 8, (), (2, 2, 2), (), (0, 1, 1))]},
+            "block 0: kernel_kv .* whole numbers of 1",
+        ),
+        ({"blocks": [MViTBlockSpec(1, 8, 8, (3, 3, 3), (), (1, 8, 8), ())]}, r"stride_q \(1, 8, 8\) leaves nothing"),
+        (
+            {"blocks": [MViTBlockSpec(1, 8, 8, (2, 2, 2), (), (1, 1, 1), ())]},
+            r"another grid of \(2, 4, 4\) than the sho",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        MViT(**{"blocks": V2, "img_size": 16, "num_frames": 4, **arguments})
+
+
+def test_slowfasts_own_default_padding_makes_a_table_that_fits():
+    model = MViT(blocks=V2, img_size=16, num_frames=4, num_classes=3, use_abs_pos=True, sep_pos_embed=False,
+                 patch_padding=(2, 4, 4))  # fmt: skip
+    assert model(torch.zeros(1, 3, 4, 16, 16)).shape == (1, 3)
 
 
 def test_blocks_that_do_not_fit_are_all_named():

@@ -10,13 +10,14 @@ from torch import nn
 
 from dust.config import get_cfg, load_config, with_values
 from dust.models import build_model
-from dust.models.layers.resnet3d import NonLocal
+from dust.models.layers.resnet3d import NonLocal, pool_positions
 from dust.models.slowfast import NonLocalSpec, ResNet, SlowFast
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import golden_tensors, part, randomised
 
 TINY = {"stage_depths": (1, 1, 1, 1), "width": 8, "img_size": 32, "num_classes": 7}
+ATTENDING = {"NONLOCAL.LOCATION": [[[]], [[1]], [[]], [[]]]}
 EVERY_BLOCK = [[9, 9]] * 4  # pytorchvideo's builders have no NUM_BLOCK_TEMP_KERNEL: all blocks have the stage's kernel
 
 
@@ -334,7 +335,28 @@ def test_caffe2_files_are_read_whole(tmp_path):
     ("values", "says"),
     [
         ({"DATA.NUM_FRAMES": 30, "SLOWFAST.ALPHA": 4}, "DATA.NUM_FRAMES 30: must be a multiple of SLOWFAST.ALPHA 4"),
-        ({"DATA.TRAIN_CROP_SIZE": 200}, "DATA.TRAIN_CROP_SIZE 200: must be a multiple of 32"),
+        ({"SLOWFAST.FUSION_KERNEL_SZ": 4}, "SLOWFAST.FUSION_KERNEL_SZ 4: must be odd"),
+        ({"RESNET.WIDTH_PER_GROUP": 60}, "RESNET.WIDTH_PER_GROUP 60: must be a multiple of SLOWFAST.BETA_INV 8"),
+        ({"RESNET.SPATIAL_STRIDES": [[1, 2]] * 4}, "must be alike in both pathways"),
+        (
+            {"RESNET.SPATIAL_STRIDES": [[0]] * 4},
+            r"SPATIAL_STRIDES \[\[0\], .*with a whole number of 1 or more for each",
+        ),
+        ({"RESNET.SPATIAL_DILATIONS": [["a"]] * 4}, r"RESNET.SPATIAL_DILATIONS \[\['a'\], .*: needs four rows"),
+        ({"RESNET.NUM_BLOCK_TEMP_KERNEL": [[-1]] * 4}, r"NUM_BLOCK_TEMP_KERNEL .*with a whole number of 0 or more"),
+        ({"NONLOCAL.GROUP": [[0]] * 4}, "NONLOCAL.GROUP .*with a whole number of 1 or more"),
+        ({"NONLOCAL.LOCATION": [[[3]], [[]], [[]], [[]]]}, "NONLOCAL.LOCATION .*RESNET.DEPTH 50 has 3, 4, 6, 3"),
+        ({"NONLOCAL.LOCATION": [[0], [1], [2], [3]]}, "NONLOCAL.LOCATION .*with a list of blocks for each pathway"),
+        ({"NONLOCAL.POOL": [[[1, 2]]] * 4}, "NONLOCAL.POOL .*with time, height and width, of 1 or more"),
+        (
+            {"NONLOCAL.POOL": [[[9, 1, 1]]] * 4, **ATTENDING},
+            r"NONLOCAL.POOL .*pools over \[9, 1, 1\], and at stage 2 "
+            "pathway 0 has 4 frames of 28 x 28",
+        ),
+        (
+            {"NONLOCAL.GROUP": [[3]] * 4, **ATTENDING},
+            "NONLOCAL.GROUP .*must divide the frames, and at stage 2 pathway 0",
+        ),
         ({"DATA.TEST_CROP_SIZE": 128}, "DATA.TEST_CROP_SIZE 128: the head of SlowFast pools over what"),
         ({"MODEL.ARCH": "c2d"}, "MODEL.ARCH c2d: for MODEL.MODEL_NAME SlowFast write slowfast"),
         ({"RESNET.DEPTH": 34}, "RESNET.DEPTH 34: choose 50 or 101"),
@@ -346,6 +368,50 @@ def test_caffe2_files_are_read_whole(tmp_path):
 def test_what_cannot_be_is_refused_before_anything_is_built(values, says):
     with pytest.raises(ConfigError, match=says):
         load_config(None, {"MODEL.MODEL_NAME": "SlowFast", "DATA.NUM_FRAMES": 32, **values})
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "says"),
+    [
+        (SlowFast, {"fusion_kernel": 4}, "fusion_kernel is 4, it must be odd"),
+        (SlowFast, {"stage_depths": (1, 1, 1)}, r"stage_depths \(1, 1, 1\): there are four stages"),
+        (ResNet, {"spatial_strides": (1, 0, 2, 2)}, r"spatial_strides \(1, 0, 2, 2\): there are four stages"),
+        (ResNet, {"spatial_dilations": (1, 1.5, 1, 1)}, "spatial_dilations"),
+        (ResNet, {"num_block_temp_kernel": [[1]] * 3}, "num_block_temp_kernel"),
+        (ResNet, {"num_groups": 0}, "num_groups is 0"),
+        (ResNet, {"arch": "i3d", "num_frames": 1}, "num_frames is 1, i3d halves the time"),
+        (SlowFast, {"num_block_temp_kernel": [[1]] * 4}, "a value in each for 2 pathways"),
+        (
+            ResNet,
+            {"nonlocal_blocks": NonLocalSpec([[[5]]] * 4, [[1]] * 4, [[[1, 1, 1]]] * 4)},
+            "nonlocal_blocks.location",
+        ),
+        (ResNet, {"nonlocal_blocks": NonLocalSpec([[[]]] * 4, [[0]] * 4, [[[1, 1]]] * 4)}, "(?s)group.*blocks.pool"),
+    ],
+)
+def test_arguments_that_cannot_be(model, arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        model(**{**TINY, "num_frames": 8, **arguments})
+
+
+@pytest.mark.parametrize(("crop", "test", "positions"), [(200, 200, 1), (224, 256, 4), (224, 224, 1), (112, 112, 1)])
+def test_training_crops_leave_one_position_and_larger_ones_vote(crop, test, positions):
+    """256 after 224 is the published test (7 x 7 of 8 x 8); sizes that 32 does not divide are rounded up."""
+    keys = {"MODEL.MODEL_NAME": "ResNet", "MODEL.ARCH": "slow", "DATA.NUM_FRAMES": 2, "RESNET.WIDTH_PER_GROUP": 8}
+    cfg = load_config(None, {**keys, "DATA.TRAIN_CROP_SIZE": crop, "DATA.TEST_CROP_SIZE": test, "MODEL.NUM_CLASSES": 5})
+    with torch.device("meta"):
+        model = build_model(cfg)
+        assert model.train()(torch.zeros(2, 3, 2, crop, crop)).shape == (2, 5)
+        features = model.forward_features(torch.zeros(2, 3, 2, test, test))
+        assert model.eval()(torch.zeros(2, 3, 2, test, test)).shape == (2, 5)
+    assert pool_positions(features, model.window, "").shape[2:].numel() == positions
+
+
+def test_strides_and_dilations_of_the_last_stage_leave_one_position_too():
+    with torch.device("meta"):
+        model = ResNet(**{**TINY, "num_frames": 2, "img_size": 64, "spatial_strides": (1, 2, 2, 1),
+                          "spatial_dilations": (1, 1, 1, 2)})  # fmt: skip
+        assert model.window == (2, 4, 4) and model.train()(torch.zeros(2, 3, 2, 64, 64)).shape == (2, 7)
 
 
 def test_pathways_and_clips_that_do_not_fit():

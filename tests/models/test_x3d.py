@@ -113,6 +113,11 @@ def test_what_cannot_be_is_refused_before_anything_is_built(values, says):
         )
 
 
+def test_a_bottleneck_without_channels_is_an_error():
+    with pytest.raises(ConfigError, match="X3D: bottleneck_factor 0.01 leaves nothing of 24 channels"):
+        X3D(bottleneck_factor=0.01)
+
+
 def test_published_crops_are_taken():
     for train, test in ((160, 182), (224, 256), (312, 356)):
         load_config(None, {"MODEL.MODEL_NAME": "X3D", "DATA.TRAIN_CROP_SIZE": train, "DATA.TEST_CROP_SIZE": test,
