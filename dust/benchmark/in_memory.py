@@ -77,9 +77,9 @@ class InMemoryClips(Dataset[Any]):
         cls, cfg: CfgNode, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
         """As many clips as the batches that the environment asks for."""
-        side = cfg.DATA.TRAIN_CROP_SIZE
+        side, frames = cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.NUM_FRAMES * cfg.DATA.CLIPS_PER_VIEW
         return {
-            "clip_shape": (cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, side, side),
+            "clip_shape": (cfg.DATA.INPUT_CHANNEL_NUM[0], frames, side, side),
             "length": int(os.environ[BATCHES]) * cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS,
             "num_classes": cfg.MODEL.NUM_CLASSES,
             "multi_label": cfg.DATA.MULTI_LABEL,

@@ -213,7 +213,7 @@ def random_batch(cfg, size: int, device: torch.device) -> dict[str, Any]:
     """A batch as the loader and the device transform make it: normalised clips (B, C, T, H, W) and labels."""
     generator = torch.Generator().manual_seed(cfg.RNG_SEED)
     crop, classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
-    shape = (size, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES, crop, crop)
+    shape = (size, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES * cfg.DATA.CLIPS_PER_VIEW, crop, crop)
     video = torch.randn(shape, generator=generator)
     label = torch.randint(classes, (size,), generator=generator)
     if cfg.DATA.MULTI_LABEL:

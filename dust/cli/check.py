@@ -59,7 +59,7 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
     """What a configuration says of its lists, as arguments of ListOptions."""
     data, dataset = cfg.DATA, cfg.TRAIN.DATASET
     kind = _DATASETS.get(dataset, "keystep" if dataset in _RECORDINGS else "clips")
-    size = tuple(cfg.TRACKS.FRAME_SIZE)
+    size, frames = tuple(cfg.TRACKS.FRAME_SIZE), data.NUM_FRAMES * data.CLIPS_PER_VIEW
     return {
         "kind": kind,
         "format": data.FORMAT if data.FORMAT != "auto" else _FORMATS.get(dataset, "auto"),
@@ -72,7 +72,7 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
         "segment_unit": data.SEGMENT_UNIT,
         "extra_columns": data.EXTRA_COLUMNS,
         "frame_pattern": data.FRAME_PATTERN,
-        "span": 0.0 if kind in ("tracks", "keystep") else data.NUM_FRAMES * data.SAMPLING_RATE / data.TARGET_FPS,
+        "span": 0.0 if kind in ("tracks", "keystep") else frames * data.SAMPLING_RATE / data.TARGET_FPS,
         "layout": cfg.KEYSTEP.LAYOUT,
         "table": cfg.KEYSTEP.PROCEDURE,
         "rules": build(SeriesRules, cfg) if "series" in data.MODALITIES else None,

@@ -211,10 +211,13 @@ CORE = gather(
         INDEX_CACHE=Key("", "folder that keeps the frame indices of videos between runs; '' = only in memory",
                         affects="nothing"),
         NUM_FRAMES=Key(8, "frames per clip", low=1),
+        CLIPS_PER_VIEW=Key(1, "clips of NUM_FRAMES frames that make a view together, one of each of as many parts of "
+                           "the video; VJEPA2 joins their tokens", low=1),
         SAMPLING_RATE=Key(8, "step between a clip's frames, in frames at TARGET_FPS", low=1),
         TARGET_FPS=Key(30, "frames per second that SAMPLING_RATE counts in", low=1),
         SAMPLING=Key("", "which frames make a clip",
-                     choices="'' (the dataset's own) | dense | segments | whole_clip | videomae_dense | videomae_tsn"),
+                     choices="'' (the dataset's own) | dense | segments | whole_clip | videomae_dense | videomae_tsn | "
+                             "vjepa"),
         USE_OFFSET_SAMPLING=Key(False, "test clips spread to the very end; one clip = the centre, not the start"),
         TRAIN_JITTER_FPS=Key(0.0, "the clip's span varies by up to this many frames per second", low=0),
         INPUT_CHANNEL_NUM=Key([3], "channels of a clip (SlowFast's [3, 3] means the same here)"),

@@ -207,6 +207,12 @@ def _data(cfg: CfgNode) -> list[Problem]:
     if any(channels != 3 for channels in data.INPUT_CHANNEL_NUM) or not data.INPUT_CHANNEL_NUM:
         text = f"DATA.INPUT_CHANNEL_NUM {data.INPUT_CHANNEL_NUM}: clips have 3 channels; write [3]"
         problems.append(Problem(("DATA.INPUT_CHANNEL_NUM",), text))
+    model = cfg.MODEL.MODEL_NAME
+    if data.CLIPS_PER_VIEW > 1 and model in OUR_MODELS and model != "VJEPA2":
+        text = (
+            f"DATA.CLIPS_PER_VIEW {data.CLIPS_PER_VIEW}: joins the tokens of several clips, which {model} does not do; "
+        )
+        problems.append(Problem(("DATA.CLIPS_PER_VIEW", "MODEL.MODEL_NAME"), f"{text}write 1"))
     if not cfg.TRAIN.ENABLE:
         return problems
     low, high = data.TRAIN_JITTER_SCALES

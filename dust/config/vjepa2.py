@@ -18,7 +18,6 @@ KEYS = section(
     MLP_RATIO=Key(4.0, "hidden width of the MLPs over EMBED_DIM; g 48/11 = 4.363636363636363, G 64/13 = "
                   "4.923076923076923", above=0),
     OUT_LAYERS=Key([], "blocks (from 0) whose tokens the pooler sees side by side; [] = those of the last", kind=int),
-    NUM_CLIPS=Key(1, "clips of DATA.NUM_FRAMES / NUM_CLIPS frames whose tokens are joined before the pooler", low=1),
     PROBE_DEPTH=Key(4, "blocks of the pooler, the last of which is the cross-attention", low=1),
     PROBE_HEADS=Key(16, "its attention heads; 16 in all of the authors' probes, Hugging Face's have the encoder's",
                     low=1),
@@ -42,8 +41,7 @@ def check(cfg: CfgNode) -> list[Problem]:
         if part == "TRAIN" or cfg[part].ENABLE:
             divides(f"DATA.{key}", cfg.DATA[key], "VJEPA2.PATCH_SIZE", node.PATCH_SIZE)
     if cfg.DATA.NUM_FRAMES > 1:
-        of = "VJEPA2.NUM_CLIPS times TUBELET_SIZE,"
-        divides("DATA.NUM_FRAMES", cfg.DATA.NUM_FRAMES, of, node.NUM_CLIPS * node.TUBELET_SIZE)
+        divides("DATA.NUM_FRAMES", cfg.DATA.NUM_FRAMES, "VJEPA2.TUBELET_SIZE", node.TUBELET_SIZE)
     divides("VJEPA2.EMBED_DIM", node.EMBED_DIM, "VJEPA2.NUM_HEADS", node.NUM_HEADS)
     divides("VJEPA2.EMBED_DIM", node.EMBED_DIM, "VJEPA2.PROBE_HEADS", node.PROBE_HEADS)
     return problems

@@ -13,7 +13,6 @@ import numpy as np
 
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import BadClip
-from dust.datasets.transforms.frames import dense_span
 from dust.datasets.video import VideoDataset
 from dust.decode.folders import VIDEO_SUFFIXES
 from dust.decode.live import is_remote_file
@@ -138,6 +137,7 @@ def describe_video(dataset: VideoDataset) -> dict[str, Any]:
     return {
         "input": "video",
         "frames": sampler.num_frames,
+        "clips_per_view": sampler.clips_per_view,
         "sampling": sampler.mode,
         "sampling_rate": sampler.sampling_rate,
         "target_fps": sampler.target_fps,
@@ -230,11 +230,7 @@ def names_of(source: Any) -> tuple[str, str]:
 def find_weaknesses(dataset: VideoDataset, reader: ClipReader) -> list[str]:
     """Why an answer about this clip may be poor: too few frames, or pictures that are far too small."""
     sampler, frames, found = dataset.sampler, len(reader), []
-    span: float = sampler.num_frames
-    if sampler.mode == "dense":
-        span = dense_span(sampler.num_frames, sampler.sampling_rate, reader.fps, sampler.target_fps)
-    elif sampler.mode == "videomae_dense":
-        span = sampler.num_frames * sampler.sampling_rate
+    span = sampler.span(reader.fps) or sampler.num_frames * sampler.clips_per_view
     if frames == 1:
         found.append(f"a single frame, which stands for all {sampler.num_frames} of a clip")
     elif frames < SHORT * span:

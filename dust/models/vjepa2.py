@@ -330,7 +330,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
             "num_heads": node.NUM_HEADS,
             "mlp_ratio": node.MLP_RATIO,
             "out_layers": list(node.OUT_LAYERS),
-            "num_clips": node.NUM_CLIPS,
+            "num_clips": cfg.DATA.CLIPS_PER_VIEW,
             "probe_depth": node.PROBE_DEPTH,
             "probe_heads": node.PROBE_HEADS,
             "probe_eps": node.PROBE_EPS,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dust.datasets.transforms.clip import EvalTransform
-from dust.datasets.transforms.frames import ClipSampler, dense_span, dense_window
+from dust.datasets.transforms.frames import ClipSampler, dense_window
 from dust.decode.live import StreamFrame
 from dust.decode.pixels import FrameConverter, FrameRequest, Orientation
 from dust.utils.errors import ConfigError
@@ -52,11 +52,17 @@ def window_rule(sampler: ClipSampler, fps: float, *, window: float = 0.0, stride
     if window:
         length: float = max(round(window * fps), 1)
         offsets = sampler.val(int(length), fps)
+    elif sampler.clips_per_view > 1 and sampler.span(fps):
+        length = sampler.span(fps)
+        offsets = sampler.val(max(round(length), 1), fps)
     elif sampler.mode == "dense":
-        length = dense_span(frames, sampler.sampling_rate, fps, sampler.target_fps)
+        length = sampler.span(fps)
         offsets = dense_window(FAR, 0, length, frames)
+    elif sampler.mode == "vjepa":
+        length = sampler.span(fps)
+        offsets = sampler.val(int(length), fps)
     elif sampler.mode == "videomae_dense":
-        length = frames * sampler.sampling_rate
+        length = sampler.span(fps)
         offsets = [number * sampler.sampling_rate for number in range(frames)]
     else:
         raise ConfigError(

@@ -48,6 +48,7 @@ def test_infinity_is_no_rate():
             "with DATA.MULTI_LABEL True the loss is bce_logit",
         ),
         ({"DATA__MULTI_LABEL": True, "MODEL__LABEL_SMOOTHING": 0.1}, "does not apply to multi-label"),
+        ({"DATA__CLIPS_PER_VIEW": 2, "MODEL__MODEL_NAME": "VideoMAE"}, "which VideoMAE does not do; write 1"),
         ({"MODEL__CLASS_WEIGHTS": [1.0, 2.0]}, "2 weights for MODEL.NUM_CLASSES 400"),
         ({"MODEL__CLASS_WEIGHTS": [1.0, -2.0], "MODEL__NUM_CLASSES": 2}, "must not be negative"),
         ({"MODEL__CLASS_WEIGHTS": [0.0, 0.0], "MODEL__NUM_CLASSES": 2}, "nor all 0"),

@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 import torch
 
+import dust
 from dust.analysis.predictions import read_results
 from dust.config import with_values
 from dust.decode.reader import VideoReader
 from dust.engine.run_dir import RunDir
+from dust.engine.run_net import run_stage
 from dust.engine.stages import build_stage, finished
 from dust.engine.test import run_stage as run_test
 from dust.engine.train import run_stage as train
 from dust.models import build_model
+from dust.models.vjepa2 import VJEPA2
 from dust.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, DataError
 from tests.helpers import csv_dicts, randomised
 from tests.models.test_slowfast import write_caffe2
+from tests.models.test_vjepa2 import authors_files
 from tests.runs import write_noise
 
 
@@ -88,6 +92,39 @@ def test_a_caffe2_file_is_tested_whole(tiny, tmp_path):
     with torch.no_grad():
         wanted = slow_probabilities(cfg, model, row["path"])
     assert [float(row["prob_bright"]), float(row["prob_dark"])] == pytest.approx(wanted.tolist(), abs=1e-5)
+
+
+def test_v_jepas_files_are_tested_by_its_protocol(tiny, tmp_path):
+    """16x2x3 in small: the tokens of two clips joined before the probe, three crops whose probabilities are averaged;
+    encoder and probe come from a published file each, and there is no checkpoint."""
+    sizes = {"PATCH_SIZE": 8, "EMBED_DIM": 32, "DEPTH": 2, "NUM_HEADS": 2, "PROBE_HEADS": 4, "PROBE_DEPTH": 2}
+    names = {f"VJEPA2__{key}": value for key, value in sizes.items()}
+    model = randomised(VJEPA2(**{key.lower(): value for key, value in sizes.items()}, num_classes=2))
+    files = {f"VJEPA2__{part.upper()}_FROM": str(path) for part, path in authors_files(tmp_path, model).items()}
+    keys = {"DATA__SAMPLING": "vjepa", "DATA__CLIPS_PER_VIEW": 2, "DATA__NUM_FRAMES": 2, "DATA__SAMPLING_RATE": 2}
+    cfg = tiny(
+        **names, **files, **keys, MODEL__MODEL_NAME="VJEPA2", TRAIN__ENABLE=False, TEST__ENSEMBLE_SPACE="probs",
+        TEST__NUM_ENSEMBLE_VIEWS=1, TEST__NUM_SPATIAL_CROPS=3, DATA__TEST_CROP_SIZE=16,
+    )  # fmt: skip
+    run_stage(cfg)
+    table = csv_dicts(RunDir(cfg.OUTPUT_DIR).results / "predictions.csv")
+    for row in table:
+        with VideoReader(row["path"]) as reader:  # 12 frames: two parts of 6, in each the window of 4 from its frame 1
+            assert len(reader) == 12
+            clips = [reader.frames(picks, size=(16, 16)) for picks in ([1, 4], [7, 10])]
+        with torch.no_grad():
+            pixels = [torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() for clip in clips]
+            tokens = torch.cat([model.encoder((clip / 255 - 0.45) / 0.225) for clip in pixels], dim=1)
+            wanted = model.forward_head(tokens).softmax(-1)[0]  # the clips are square, so that the crops coincide
+        ours = [float(row["prob_bright"]), float(row["prob_dark"])]
+        assert ours == pytest.approx(wanted.tolist(), abs=1e-5)
+    predictor = dust.load(cfg.OUTPUT_DIR, device="cpu")
+    for row in table:
+        found = [*predictor(row["path"]).probabilities.values()]
+        assert found == pytest.approx([float(row["prob_bright"]), float(row["prob_dark"])], abs=1e-6)
+    other = with_values(cfg, {"MODEL.NUM_CLASSES": 3, "OUTPUT_DIR": str(tmp_path / "other")})
+    with pytest.raises(CheckpointError, match="no head for MODEL.NUM_CLASSES 3, so random weights would be measured"):
+        run_test(other, RunDir(other.OUTPUT_DIR))
 
 
 def test_micro_batches_and_workers_change_nothing(tiny, trained):

@@ -59,6 +59,15 @@ def test_windows_of_a_given_length():
     with pytest.raises(ConfigError, match="above 0"):
         window_rule(sampler(), 10.0, stride=-1)
     assert window_rule(sampler("videomae_dense"), 25.0).offsets == (0, 2, 4, 6)
+    assert window_rule(sampler("vjepa"), 25.0).offsets == (0, 2, 5, 7)
+
+
+@pytest.mark.parametrize(("mode", "length"), [("vjepa", 16), ("videomae_dense", 16), ("dense", 16)])
+def test_a_window_of_joined_clips_is_as_long_as_both_together(mode, length):
+    joined = ClipSampler(mode=mode, num_frames=4, sampling_rate=2, target_fps=30, clips_per_view=2)
+    rule = window_rule(joined, 30.0)
+    single = sampler(mode).val(8, 30.0)
+    assert rule.length == length and rule.offsets == (*single, *(8 + offset for offset in single))
 
 
 def test_a_live_source_goes_by_times_not_by_numbers():

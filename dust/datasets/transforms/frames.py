@@ -10,6 +10,8 @@ The dense, segment and VideoMAE rules are those of SlowFast/TimeSformer and Vide
 
 import difflib
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -188,11 +190,31 @@ def videomae_dense_train(video_len: int, num_frames: int, sampling_rate: int, rn
     sampling_rate = whole("sampling_rate", sampling_rate, low=1)
     span = num_frames * sampling_rate
     if video_len <= span:
+        return _videomae_window(video_len, num_frames, sampling_rate, 0)
+    return _videomae_window(video_len, num_frames, sampling_rate, int(rng.randint(span, video_len)) - span)
+
+
+def _videomae_window(video_len: int, num_frames: int, sampling_rate: int, start: int) -> list[int]:
+    span = num_frames * sampling_rate
+    if video_len <= span:
         indices = np.linspace(0, video_len, max(video_len // sampling_rate, 1))
         indices = np.pad(indices, (0, num_frames - len(indices)), constant_values=video_len)
         return np.clip(indices, 0, video_len - 1).astype(int).tolist()
-    end = int(rng.randint(span, video_len))
-    return np.clip(np.linspace(end - span, end, num_frames), end - span, end - 1).astype(int).tolist()
+    end = start + span
+    return np.clip(np.linspace(start, end, num_frames), start, end - 1).astype(int).tolist()
+
+
+def vjepa_test(video_len: int, num_frames: int, sampling_rate: int, *, num_clips: int, clip_idx: int) -> list[int]:
+    """Test clip ``clip_idx`` of ``num_clips`` by the rule of V-JEPA's clips, which is VideoMAE's of training.
+
+    The original draws a random window in its evaluation too. Here clips reach from the beginning to the end in equal
+    steps, and one lies in the centre.
+    """
+    video_len, num_frames, num_clips, clip_idx = _check(video_len, num_frames, num_clips=num_clips, clip_idx=clip_idx)
+    sampling_rate = whole("sampling_rate", sampling_rate, low=1)
+    slack = max(video_len - num_frames * sampling_rate, 0)
+    start = slack // 2 if num_clips == 1 else slack * clip_idx // (num_clips - 1)
+    return _videomae_window(video_len, num_frames, sampling_rate, start)
 
 
 def videomae_dense_test(
@@ -234,9 +256,28 @@ def tsn_test(video_len: int, num_frames: int, *, num_clips: int = 2, clip_idx: i
     return [int(shift + tick * i) for i in range(num_frames)]
 
 
+# --- clips of one video that make a view together -----------------------------------------------------------------
+
+
+def joined_parts(video_len: int, parts: int, span: float) -> list[tuple[int, int]]:
+    """Cut a video into ``parts`` for a clip each: the first frame and the length of each part.
+
+    As in V-JEPA's evaluation: equal parts, whose remainder at the end is never seen. Where they are shorter than
+    ``span``, what a clip covers, they are as long as that (or as the video), and overlap, spread from the beginning to
+    the end.
+    """
+    video_len, parts, *_ = _check(video_len, parts)
+    length = video_len // parts
+    if length >= max(span, 1):
+        return [(number * length, length) for number in range(parts)]
+    length = min(video_len, max(math.ceil(span), 1))
+    step = (video_len - length) // max(parts - 1, 1)
+    return [(number * step, length) for number in range(parts)]
+
+
 # --- what the dataset uses ----------------------------------------------------------------------------------------
 
-MODES = ("dense", "segments", "whole_clip", "videomae_dense", "videomae_tsn")
+MODES = ("dense", "segments", "whole_clip", "videomae_dense", "videomae_tsn", "vjepa")
 
 
 class ClipSampler:
@@ -246,9 +287,11 @@ class ClipSampler:
         mode: ``dense`` (SlowFast, TimeSformer on Kinetics) | ``segments`` (the same on Something-Something) |
             ``whole_clip`` (LightTimeSformer) | ``videomae_dense`` (Kinetics, UCF101) | ``videomae_tsn``
             (Something-Something; a video shorter than the clip is sampled by ``whole_clip`` in training, where the
-            original repeats frame 0).
+            original repeats frame 0) | ``vjepa`` (V-JEPA 2: videomae_dense's clips of training, in tests too).
         num_frames: frames of a clip.
         sampling_rate: distance of a clip's frames; of no meaning to segments, whole_clip and videomae_tsn.
+        clips_per_view: clips that a view joins in time, one of each of as many parts of the video; see
+            :func:`joined_parts`. A view has ``num_frames`` times as many frames.
         target_fps: the frame rate that ``sampling_rate`` is counted in; dense only.
         use_offset_sampling: test clips from centre or end to end instead of from the start; dense only.
         jitter_fps: training adds up to this many frames per second to ``target_fps`` at random; dense only.
@@ -267,13 +310,18 @@ class ClipSampler:
         target_fps: float,
         use_offset_sampling: bool = False,
         jitter_fps: float = 0.0,
+        clips_per_view: int = 1,
     ) -> None:
         problems = []
         if mode not in MODES:
             near = difflib.get_close_matches(mode, MODES, n=2, cutoff=0.4)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             problems.append(f"sampling {mode!r}: {hint}Choose one of {', '.join(MODES)}")
-        for name, value in (("number of frames", num_frames), ("sampling rate", sampling_rate)):
+        for name, value in (
+            ("number of frames", num_frames),
+            ("sampling rate", sampling_rate),
+            ("clips", clips_per_view),
+        ):
             if value < 1:
                 problems.append(f"{name} {value}: must be at least 1")
         if not target_fps > 0:
@@ -288,31 +336,18 @@ class ClipSampler:
         self.target_fps = float(target_fps)
         self.use_offset_sampling = use_offset_sampling
         self.jitter_fps = jitter_fps
+        self.clips_per_view = clips_per_view
 
     def __repr__(self) -> str:
         return f"ClipSampler({self.mode}, {self.num_frames}x{self.sampling_rate} at {self.target_fps:g} fps)"
 
     def train(self, video_len: int, fps: float, rng: Rng) -> list[int]:
-        """One random clip of a video of ``video_len`` frames at ``fps`` frames per second."""
-        _check_length(video_len)
-        frames = self.num_frames
-        if self.mode == "dense":
-            jitter = float(rng.uniform(0.0, self.jitter_fps)) if self.jitter_fps else 0.0
-            return dense_train(video_len, fps, frames, self.sampling_rate, self.target_fps + jitter, rng)
-        if self.mode == "segments":
-            return segments_train(video_len, frames, rng)
-        if self.mode == "videomae_dense":
-            return videomae_dense_train(video_len, frames, self.sampling_rate, rng)
-        if self.mode == "videomae_tsn" and video_len >= frames:
-            return tsn_train(video_len, frames, rng)
-        return whole_clip_random(video_len, frames, rng)
+        """One random view of a video of ``video_len`` frames at ``fps`` frames per second."""
+        return self._joined(video_len, fps, lambda length: self._random(length, fps, rng))
 
     def val(self, video_len: int, fps: float) -> list[int]:
-        """The one centre clip."""
-        _check_length(video_len)
-        if self.mode == "dense":
-            return dense_centre(video_len, fps, self.num_frames, self.sampling_rate, self.target_fps)
-        return self._view(video_len, fps, 1, 0)
+        """The one view in the centre."""
+        return self._joined(video_len, fps, lambda length: self._centre(length, fps))
 
     def test(self, video_len: int, fps: float, num_clips: int) -> list[list[int]]:
         """All ``num_clips`` temporal views.
@@ -320,10 +355,44 @@ class ClipSampler:
         Views of segments, whole_clip and videomae_tsn all span the video; they differ by where in each segment the
         frame is taken.
         """
-        _check_length(video_len)
         if num_clips < 1:
             raise ConfigError(f"{num_clips} temporal views: must be at least 1")
-        return [self._view(video_len, fps, num_clips, clip_idx) for clip_idx in range(num_clips)]
+        views = (partial(self._view, fps=fps, num_clips=num_clips, clip_idx=view) for view in range(num_clips))
+        return [self._joined(video_len, fps, view) for view in views]
+
+    def span(self, fps: float) -> float:
+        """The frames of a video that a view covers; 0 for the rules that spread its frames over any video."""
+        if self.mode == "dense":
+            return self.clips_per_view * dense_span(self.num_frames, self.sampling_rate, fps, self.target_fps)
+        if self.mode in ("videomae_dense", "vjepa"):
+            return self.clips_per_view * self.num_frames * self.sampling_rate
+        return 0
+
+    def _joined(self, video_len: int, fps: float, clip: Callable[[int], list[int]]) -> list[int]:
+        """The frames of a clip of each part, which ``clip`` gives for a video as long as the part."""
+        _check_length(video_len)
+        if self.clips_per_view == 1:
+            return clip(video_len)
+        parts = joined_parts(video_len, self.clips_per_view, self.span(fps) / self.clips_per_view)
+        return [start + number for start, length in parts for number in clip(length)]
+
+    def _random(self, video_len: int, fps: float, rng: Rng) -> list[int]:
+        frames = self.num_frames
+        if self.mode == "dense":
+            jitter = float(rng.uniform(0.0, self.jitter_fps)) if self.jitter_fps else 0.0
+            return dense_train(video_len, fps, frames, self.sampling_rate, self.target_fps + jitter, rng)
+        if self.mode == "segments":
+            return segments_train(video_len, frames, rng)
+        if self.mode in ("videomae_dense", "vjepa"):
+            return videomae_dense_train(video_len, frames, self.sampling_rate, rng)
+        if self.mode == "videomae_tsn" and video_len >= frames:
+            return tsn_train(video_len, frames, rng)
+        return whole_clip_random(video_len, frames, rng)
+
+    def _centre(self, video_len: int, fps: float) -> list[int]:
+        if self.mode == "dense":
+            return dense_centre(video_len, fps, self.num_frames, self.sampling_rate, self.target_fps)
+        return self._view(video_len, fps, 1, 0)
 
     def windows(self, video_len: int, fps: float, stride: int) -> list[list[int]]:
         """All dense clips that begin at frames 0, ``stride``, 2 ``stride`` ... and end within the video; one at least.
@@ -332,8 +401,11 @@ class ClipSampler:
             stride: in frames of the video; 0 is the length of a clip, so that windows do not overlap.
         """
         _check_length(video_len)
-        if self.mode != "dense":
-            raise ConfigError(f"DATA.SAMPLING {self.mode}: windows of a fixed length slide only with dense")
+        if self.mode != "dense" or self.clips_per_view > 1:
+            raise ConfigError(
+                f"DATA.SAMPLING {self.mode}, DATA.CLIPS_PER_VIEW {self.clips_per_view}: windows of a fixed length "
+                "slide only with dense, one clip each"
+            )
         span = dense_span(self.num_frames, self.sampling_rate, fps, self.target_fps)
         step = stride or max(round(span), 1)
         count = max(int((video_len - span) // step) + 1, 1)
@@ -352,8 +424,9 @@ class ClipSampler:
                 clip_idx=clip_idx,
                 use_offset=self.use_offset_sampling,
             )
-        if self.mode == "videomae_dense":
-            return videomae_dense_test(video_len, frames, self.sampling_rate, num_clips=num_clips, clip_idx=clip_idx)
+        if self.mode in ("videomae_dense", "vjepa"):
+            along = videomae_dense_test if self.mode == "videomae_dense" else vjepa_test
+            return along(video_len, frames, self.sampling_rate, num_clips=num_clips, clip_idx=clip_idx)
         rule = {"segments": segments_test, "whole_clip": whole_clip_uniform, "videomae_tsn": tsn_test}[self.mode]
         return rule(video_len, frames, num_clips=num_clips, clip_idx=clip_idx)
 

@@ -25,19 +25,23 @@ class StepSampler(ClipSampler):
     def _slack(self, video_len: int) -> int:
         return video_len - (self.num_frames - 1) * self.sampling_rate - 1
 
-    def train(self, video_len: int, fps: float, rng: Rng) -> list[int]:
+    def span(self, fps: float) -> float:
+        """The frames from a view's first to its last."""
+        return self.clips_per_view * ((self.num_frames - 1) * self.sampling_rate + 1)
+
+    def _random(self, video_len: int, fps: float, rng: Rng) -> list[int]:
         """Start anywhere; a video shorter than the clip begins up to so many steps late."""
         slack = self._slack(video_len)
         return self._steps(video_len, int(rng.randint(min(slack, 0), max(slack, 0) + 1)))
 
-    def val(self, video_len: int, fps: float) -> list[int]:
+    def _centre(self, video_len: int, fps: float) -> list[int]:
         """The one centre clip. (SlowFast validates on a random one.)"""
         return self._steps(video_len, max(self._slack(video_len), 0) // 2)
 
-    def test(self, video_len: int, fps: float, num_clips: int) -> list[list[int]]:
+    def _view(self, video_len: int, fps: float, num_clips: int, clip_idx: int) -> list[int]:
         """Spread from the beginning to the very end; a single clip begins at the first frame."""
         gap = max(self._slack(video_len), 0) / max(num_clips - 1, 1)
-        return [self._steps(video_len, round(gap * number)) for number in range(num_clips)]
+        return self._steps(video_len, round(gap * clip_idx))
 
 
 @DATASET_REGISTRY.register()
@@ -63,8 +67,9 @@ class Charades(VideoDataset):
         reading = super().reading_from_config(cfg, views)
         old = reading["sampler"]
         sampler = StepSampler(
-            mode=old.mode, num_frames=old.num_frames, sampling_rate=old.sampling_rate, target_fps=old.target_fps
-        )
+            mode=old.mode, num_frames=old.num_frames, sampling_rate=old.sampling_rate, target_fps=old.target_fps,
+            clips_per_view=old.clips_per_view,
+        )  # fmt: skip
         return {**reading, "sampler": sampler}
 
     def open(self, clip: Clip) -> ClipReader:

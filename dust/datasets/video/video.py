@@ -145,6 +145,7 @@ class VideoDataset(Dataset[Any]):
             target_fps=data.TARGET_FPS,
             use_offset_sampling=data.USE_OFFSET_SAMPLING,
             jitter_fps=data.TRAIN_JITTER_FPS if train else 0.0,
+            clips_per_view=data.CLIPS_PER_VIEW,
         )
         return {
             "sampler": sampler,

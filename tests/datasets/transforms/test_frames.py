@@ -100,6 +100,34 @@ def test_no_golden_case_is_left_out():
     assert set(SLOWFAST) == {"uniform_clip", "use_offset_sampling", "ssv2_val_segments"}
 
 
+@pytest.mark.parametrize(
+    ("video_len", "parts", "wanted"),
+    [
+        (100, 2, [15, 21, 28, 34, 65, 71, 78, 84]),  # two parts of 50, a window of 20 in the middle of each
+        (103, 2, [15, 21, 28, 34, 66, 72, 79, 85]),  # parts of 51: what remains at the end is never seen
+        (30, 2, [0, 6, 13, 19, 10, 16, 23, 29]),  # parts of 15: windows overlap, (30 - 20) // 1 apart
+        (12, 2, [0, 11, 11, 11, 0, 11, 11, 11]),  # shorter than a window: one frame for every 5, then its last one
+        (45, 3, [0, 6, 13, 19, 12, 18, 25, 31, 24, 30, 37, 43]),
+    ],
+)
+def test_joined_clips_by_the_rule_of_v_jepas_evaluation(video_len, parts, wanted):
+    """Counted by hand: a window of 4 frames, 5 apart, ends one before its 20 frames' end."""
+    sampler = ClipSampler(mode="vjepa", num_frames=4, sampling_rate=5, target_fps=30, clips_per_view=parts)
+    assert sampler.val(video_len, 30.0) == wanted == sampler.test(video_len, 25.0, 1)[0]
+
+
+def test_vjepas_training_windows_are_videomaes_of_each_part():
+    sampler = ClipSampler(mode="vjepa", num_frames=4, sampling_rate=5, target_fps=30, clips_per_view=2)
+    rngs = np.random.RandomState(3), np.random.RandomState(3)
+    first, second = (sampling.videomae_dense_train(60, 4, 5, rngs[0]) for _ in range(2))
+    assert sampler.train(121, 30.0, rngs[1]) == [*first, *(60 + index for index in second)] and first != second
+
+
+def test_vjepas_views_reach_from_the_beginning_to_the_end():
+    views = [sampling.vjepa_test(100, 4, 5, num_clips=3, clip_idx=view) for view in range(3)]
+    assert [view[0] for view in views] == [0, 40, 80] and views[2][-1] == 99
+
+
 # --- laws ---------------------------------------------------------------------------------------------------------
 
 
@@ -119,6 +147,24 @@ def test_every_clip_is_complete_in_range_and_in_order(mode, video_len, fps, num_
         assert len(clip) == num_frames
         assert all(type(index) is int and 0 <= index < video_len for index in clip)
         assert clip == sorted(clip)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("parts", (2, 3))
+@pytest.mark.parametrize("video_len", LENGTHS)
+def test_a_joined_view_is_a_clip_of_each_part(mode, parts, video_len):
+    options = {"mode": mode, "num_frames": 8, "sampling_rate": 4, "target_fps": 30}
+    single, joined = ClipSampler(**options), ClipSampler(**options, clips_per_view=parts)
+    cut = sampling.joined_parts(video_len, parts, single.span(25.0))
+    assert len(cut) == parts and all(start >= 0 and start + length <= video_len for start, length in cut)
+    assert cut == sorted(cut) and len({length for _, length in cut}) == 1
+    for view, given in enumerate(joined.test(video_len, 25.0, 2)):
+        wanted = [start + i for start, length in cut for i in single.test(length, 25.0, 2)[view]]
+        assert given == wanted and len(given) == 8 * parts
+    assert joined.val(video_len, 25.0) == [start + i for start, length in cut for i in single.val(length, 25.0)]
+    assert joined.span(25.0) == parts * single.span(25.0)
+    drawn = joined.train(video_len, 25.0, np.random.RandomState(0))
+    assert len(drawn) == 8 * parts and min(drawn) >= 0 and max(drawn) < video_len
 
 
 @pytest.mark.parametrize("mode", MODES)
