@@ -23,7 +23,7 @@ from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.videomae_vit import TubeletEmbed
 from dust.models.vjepa2_weights import check_probe, encoder_names, load_probe, our_names
 from dust.utils.checkpoint import load_weights
-from dust.utils.errors import CheckpointError, DustError
+from dust.utils.errors import CheckpointError, ConfigError, DustError
 from dust.utils.tensors import may_keep
 
 VERSIONS = ("2.0", "2.1")
@@ -217,7 +217,8 @@ class VJEPA2(ClassifierHead, Checkpointed):
         version: ``2.0`` | ``2.1``: two ways to count positions; 2.1 has a norm for each of four depths.
         patch_size, tubelet_size: a token's side in pixels and length in frames.
         in_chans: channels of the video.
-        num_classes: 0 makes the head an identity, so that ``forward`` returns features (B, embed_dim).
+        num_classes: 0 makes the head an identity, so that ``forward`` returns features (B, embed_dim). Several
+            questions are ``{name: classes}``: a query and a linear layer each, and ``forward`` returns a dict.
         embed_dim, depth, num_heads, mlp_ratio, norm_eps: of the encoder.
         out_layers: encoder's blocks (from 0) whose tokens the pooler sees side by side; none: those of the last.
         num_clips: S.
@@ -242,7 +243,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
         patch_size: int = 16,
         tubelet_size: int = 2,
         in_chans: int = 3,
-        num_classes: int = 400,
+        num_classes: int | Mapping[str, int] = 400,
         embed_dim: int = 1024,
         depth: int = 24,
         num_heads: int = 16,
@@ -284,7 +285,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
                 "in_chans": in_chans, "depth": depth, "mlp_ratio": mlp_ratio, "patch_size": patch_size,
                 "tubelet_size": tubelet_size, "num_clips": num_clips, "probe_depth": probe_depth,
             },
-            from_zero={"num_classes": num_classes},
+            from_zero={"num_classes": min(num_classes.values()) if isinstance(num_classes, Mapping) else num_classes},
             rates={"drop_path_rate": drop_path_rate},
             choices={"version": (version, VERSIONS)},
             multiples=[
@@ -300,8 +301,9 @@ class VJEPA2(ClassifierHead, Checkpointed):
             out_layers=out_layers, init_std=init_std,
         )  # fmt: skip
         self.pooler = AttentivePooler(
-            embed_dim, num_heads=probe_heads, depth=probe_depth, norm_eps=probe_eps, init_std=init_std
-        )
+            embed_dim, num_heads=probe_heads, depth=probe_depth, norm_eps=probe_eps, init_std=init_std,
+            num_queries=1 if isinstance(num_classes, int) else len(num_classes),
+        )  # fmt: skip
         self.frozen_blocks = 0 if train_blocks == -1 else depth - train_blocks
         self._freeze()
         self.init_from = {
@@ -324,7 +326,9 @@ class VJEPA2(ClassifierHead, Checkpointed):
             "patch_size": node.PATCH_SIZE,
             "tubelet_size": node.TUBELET_SIZE,
             "in_chans": cfg.DATA.INPUT_CHANNEL_NUM[0],
-            "num_classes": cfg.MODEL.NUM_CLASSES,
+            "num_classes": {"verb": cfg.CAST.NUM_VERBS, "noun": cfg.CAST.NUM_NOUNS}
+            if cfg.TASK == "VerbNoun"
+            else cfg.MODEL.NUM_CLASSES,
             "embed_dim": node.EMBED_DIM,
             "depth": node.DEPTH,
             "num_heads": node.NUM_HEADS,
@@ -362,8 +366,8 @@ class VJEPA2(ClassifierHead, Checkpointed):
             block.eval()
         return self
 
-    def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, S * T, H, W) float -> logits (B, num_classes)."""
+    def forward(self, video: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        """(B, C, S * T, H, W) float -> logits (B, num_classes), or those of each question by name."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
@@ -379,10 +383,32 @@ class VJEPA2(ClassifierHead, Checkpointed):
         tokens = self.encoder(clips, self.act_checkpoint, self.frozen_blocks)
         return tokens.reshape(video.shape[0], -1, tokens.shape[-1])
 
-    def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens (B, N, D) -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, D)."""
-        features = self.pooler(tokens, self.act_checkpoint)[:, 0]
-        return features if pre_logits else self.head(features)
+    def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Tokens (B, N, D) -> what ``forward`` returns, or with ``pre_logits`` the pooled features (B, D), of each
+        question by name where there are several."""
+        pooled = self.pooler(tokens, self.act_checkpoint)
+        if not isinstance(self.head, nn.ModuleDict):
+            return pooled[:, 0] if pre_logits else self.head(pooled[:, 0])
+        features = dict(zip(self.head, pooled.unbind(1), strict=True))
+        return features if pre_logits else {name: self.head[name](value) for name, value in features.items()}
+
+    # ---------------------------------------------------------------------------------- what a classifier offers
+
+    def get_classifier(self) -> nn.Module | dict[str, nn.Module]:
+        """The linear layer, or those of each question by name."""
+        return dict(self.head.items()) if isinstance(self.head, nn.ModuleDict) else self.head
+
+    def reset_classifier(self, num_classes: int | Mapping[str, int]) -> None:
+        """Put a fresh head there for other classes of the same questions; 0 takes it away."""
+        names = [""] if isinstance(num_classes, int) else list(num_classes)
+        if len(names) != self.pooler.query_tokens.shape[1]:
+            queries = self.pooler.query_tokens.shape[1]
+            raise ConfigError(f"VJEPA2 was built for {queries} questions, num_classes {num_classes} is of {len(names)}")
+        self.num_classes = num_classes if isinstance(num_classes, int) else dict(num_classes)
+        if isinstance(num_classes, int):
+            self.head = self._new_head(num_classes)
+        else:
+            self.head = nn.ModuleDict({name: self._new_head(count) for name, count in num_classes.items()})
 
     # ------------------------------------------------------------------------------------------------------- weights
 

@@ -184,6 +184,39 @@ def test_clips_are_joined_before_the_pooler():
         model(clips[:, :, :7])
 
 
+def test_several_questions_have_a_query_and_a_classifier_each():
+    model = tiny(num_classes={"verb": 5, "noun": 3})
+    tokens = model.forward_features(torch.randn(2, 3, 4, 16, 16))
+    features = model.forward_head(tokens, pre_logits=True)
+    assert {name: tuple(value.shape) for name, value in features.items()} == {"verb": (2, 32), "noun": (2, 32)}
+    logits = model.forward_head(tokens)
+    for number, name in enumerate(("verb", "noun")):
+        alone = tiny(num_classes=len(logits[name][0]))
+        alone.load_state_dict({
+            **{key: value for key, value in model.state_dict().items() if not key.startswith("head.")},
+            "pooler.query_tokens": model.pooler.query_tokens[:, number : number + 1],
+            **{f"head.{key}": value for key, value in model.head[name].state_dict().items()},
+        })  # fmt: skip
+        torch.testing.assert_close(alone.forward_head(tokens), logits[name])
+    model.reset_classifier({"verb": 2, "noun": 2})
+    assert model.get_classifier()["noun"].out_features == 2 and model.num_classes == {"verb": 2, "noun": 2}
+    with pytest.raises(ConfigError, match="built for 2 questions, num_classes 7 is of 1"):
+        model.reset_classifier(7)
+
+
+def test_epic_kitchens_by_a_configuration():
+    sizes = {"PATCH_SIZE": 8, "EMBED_DIM": 32, "DEPTH": 1, "NUM_HEADS": 2, "PROBE_HEADS": 4, "PROBE_DEPTH": 1}
+    values = {f"VJEPA2.{key}": value for key, value in sizes.items()} | {
+        "MODEL.MODEL_NAME": "VJEPA2",
+        "TASK": "VerbNoun",
+    }
+    model = build_model(with_values(get_cfg(), {**values, "CAST.NUM_VERBS": 4, "CAST.NUM_NOUNS": 6}))
+    assert {name: value.shape[1] for name, value in model(torch.randn(1, 3, 4, 16, 16)).items()} == {
+        "verb": 4,
+        "noun": 6,
+    }
+
+
 def test_frozen_blocks_get_no_gradient_and_keep_their_numbers():
     for blocks, learns in ((0, "pooler"), (1, r"encoder.blocks.2"), (-1, "encoder.patch_embed")):
         torch.manual_seed(0)

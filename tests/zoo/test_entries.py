@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from dust import zoo
-from dust.config import load_config
+from dust.config import load_config, with_values
+from dust.models import build_model
 from dust.utils.errors import ConfigError
 from dust.zoo.entries import read_entries
 from tests.helpers import ROOT
@@ -115,6 +117,33 @@ def test_recipes_of_convolutional_and_multiscale_models_are_those_of_their_rows(
     )
     assert entry.views == f"{cfg.TEST.NUM_ENSEMBLE_VIEWS}x{cfg.TEST.NUM_SPATIAL_CROPS}"
     assert entry.rate in (0, cfg.DATA.SAMPLING_RATE) and (entry.rate == 0) == (cfg.TEST.DATASET == "SSv2")
+
+
+@pytest.mark.parametrize(
+    "entry", [entry for entry in zoo.ENTRIES.values() if entry.key_map == "vjepa2"], ids=lambda entry: entry.name
+)
+def test_recipes_of_v_jepa_2_build_the_models_of_their_rows(entry):
+    cfg = load_config(ROOT / entry.config, shlex.split(entry.options))
+    part = "PROBE" if entry.name.endswith("_probe") else "ENCODER"
+    assert cfg.VJEPA2[f"{part}_FROM"] == f"zoo://{entry.name}"
+    assert (entry.frames, entry.rate, entry.crop) == (
+        cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.DATA.TEST_CROP_SIZE
+    )  # fmt: skip
+    size = next(word for word in ("vitb", "vitl", "vith", "vitgg", "vitg") if word in entry.name)
+    width, depth, heads, hidden = {
+        "vitb": (768, 12, 12, 3072), "vitl": (1024, 24, 16, 4096), "vith": (1280, 32, 16, 5120),
+        "vitg": (1408, 40, 22, 6144), "vitgg": (1664, 48, 26, 8192),
+    }[size]  # fmt: skip
+    with torch.device("meta"):
+        model = build_model(with_values(cfg, {"MODEL.NUM_CLASSES": entry.classes or 7}))
+    encoder, node = model.encoder, cfg.VJEPA2
+    assert encoder.blocks[0].mlp.fc1.weight.shape == (hidden, width) and encoder.blocks[0].attn.num_heads == heads
+    assert len(encoder.blocks) == depth and (node.VERSION == "2.1") == entry.name.startswith("vjepa2_1")
+    if part == "PROBE":
+        assert entry.classes == cfg.MODEL.NUM_CLASSES and not cfg.TRAIN.ENABLE and model.assembled_from_parts
+        words = {"ssv2": 2, "diving48": 4}
+        assert next(count for word, count in words.items() if word in entry.name) == cfg.DATA.CLIPS_PER_VIEW
+        assert len(node.OUT_LAYERS) == (4 if "diving48" in entry.name else 0)
 
 
 def test_model_zoo_is_not_stale():
