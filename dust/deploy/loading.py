@@ -247,6 +247,9 @@ def _in_zoo(source: str, config: str) -> Origin:
     names = zoo.class_names(entry)
     sizes = {"MODEL.NUM_CLASSES": len(names)} if names else {}
     overrides = {**sizes, **pairs_of(entry.options.split())}
+    if source in overrides.values():  # a part of a model that it makes up with other files, and no run's
+        nowhere = f"{zoo.cached_path(entry)}.run"
+        return Origin(file=file, output_dir=nowhere, overrides=overrides, class_names=names)
     return Origin(file=file, checkpoint=source, overrides=overrides, class_names=names)
 
 

@@ -9,9 +9,14 @@ import pytest
 import torch
 
 import dust
+from dust.config import load_config
 from dust.deploy.loading import find_origin
+from dust.models.vjepa2 import VJEPA2
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
+from tests.helpers import randomised
+from tests.models.test_vjepa2 import authors_files
+from tests.runs import TINY
 
 LAST = "checkpoint_epoch_00001.pyth"
 
@@ -112,6 +117,26 @@ def test_overrides_are_checked(run):
     with pytest.raises(ConfigError, match="pairs"):
         dust.load(run, overrides=["TEST.NUM_SPATIAL_CROPS"])
     assert dust.load(run, overrides=["TEST.NUM_SPATIAL_CROPS", "1"]).preprocess["views"] == 2
+
+
+def test_a_probe_in_the_zoo_brings_its_encoder(clips, tmp_path, monkeypatch):
+    from dust import zoo
+
+    sizes = {"PATCH_SIZE": 8, "EMBED_DIM": 32, "DEPTH": 2, "NUM_HEADS": 2, "PROBE_HEADS": 4, "PROBE_DEPTH": 2}
+    torch.manual_seed(0)
+    source = randomised(VJEPA2(**{key.lower(): value for key, value in sizes.items()}, num_classes=3))
+    files = authors_files(tmp_path, source)
+    values = {**TINY, "MODEL.MODEL_NAME": "VJEPA2", "MODEL.NUM_CLASSES": 3, "VJEPA2.ENCODER_FROM": "zoo://encoder"}
+    values |= {f"VJEPA2.{key}": value for key, value in sizes.items()}
+    (tmp_path / "tiny.yaml").write_text(load_config(None, values).dump())
+    entry = zoo.Entry(
+        "probe", "MIT", "noise", "vjepa2", "here", 2, 16, urls=("https://nowhere/p.pt",),
+        config=str(tmp_path / "tiny.yaml"), options="VJEPA2.PROBE_FROM zoo://probe",
+    )  # fmt: skip
+    monkeypatch.setitem(zoo.ENTRIES, "probe", entry)
+    monkeypatch.setattr(zoo, "resolve", lambda name: str(files[name.removeprefix("zoo://")]))
+    found = dust.load("zoo://probe", device="cpu")(str(clips / "clip_14.mp4"))
+    assert found.ok and len(found.probabilities) == 3
 
 
 def test_a_name_in_the_zoo(run, model, clips, tmp_path, monkeypatch):
