@@ -14,13 +14,16 @@ address, a folder of pictures, a folder of videos, a pattern, a csv list; or one
 import argparse
 import logging
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dust.cli.command import command
 from dust.utils.errors import DustError
+from dust.utils.files import file_stems
+from dust.utils.text import printable
+
+TOP, BARS = 2, 3  # classes in a line of the table, and in the band of an overlay
 
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
@@ -28,7 +31,7 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     top.add_argument("sources", nargs="*", metavar="SOURCE", help="file, folder, pattern, csv list, camera or stream")
     top.add_argument("-o", "--out", metavar="DIR", help="folder for predictions.csv, predictions.json and the rest")
     top.add_argument("--force", action="store_true", help="write into DIR although it is not empty")
-    top.add_argument("--top", type=int, default=2, metavar="K", help="show the K likeliest classes (default 2)")
+    top.add_argument("--top", type=int, metavar="K", help="show the K likeliest classes (2; with --overlay 3)")
     top.add_argument("--threshold", type=float, default=0.0, metavar="P", help='below P: "none of these"')
     top.add_argument("--calibrated", action="store_true", help="probabilities by the temperature of the run's test")
     top.add_argument("--watch", metavar="FOLDER", help="predict the videos of FOLDER, and new ones as they come")
@@ -54,8 +57,17 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise a DustError with all that is wrong with the words."""
+    problems = problems_of(args)
+    if problems:
+        raise DustError("; ".join(problems))
+
+
+def problems_of(args: argparse.Namespace) -> list[str]:
+    """All that is wrong with the words."""
+    from dust.decode.live import is_live
+
     problems = []
-    if args.top < 1:
+    if args.top is not None and args.top < 1:
         problems.append(f"--top {args.top}: must be at least 1")
     if args.batch_size < 0:
         problems.append(f"--batch-size {args.batch_size}: must be at least 1")
@@ -71,12 +83,48 @@ def check(args: argparse.Namespace) -> None:
         problems.append("--overlay needs a folder: -o DIR")
     if args.watch and (args.timeline or args.overlay):
         problems.append("--watch answers clip by clip: --timeline and --overlay are for files that are there")
-    if problems:
-        raise DustError("; ".join(problems))
+    live = [source for source in args.sources if is_live(source)]
+    if live and len(args.sources) > 1:
+        problems.append(f"{live[0]}: a camera or a stream is predicted by itself, without other sources")
+    return [*problems, *without_effect(args, bool(live))]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Returns 1 where a clip could not be read."""
+def without_effect(args: argparse.Namespace, live: bool) -> list[str]:
+    """Options that would be ignored, each with when they act."""
+    long = args.timeline or args.overlay
+    idle: dict[str, tuple[str, ...]] = {}
+    if live:
+        idle["a camera or a stream has its timeline with -o, and no overlay"] = ("timeline", "overlay")
+        idle["a camera or a stream is read as it comes, a window at a time"] = ("workers", "batch_size")
+        if not args.out:
+            idle["segments are written with -o DIR"] = ("hysteresis", "min_length")
+    else:
+        idle["it ends a camera or a stream"] = ("seconds",)
+        if not long:
+            idle["it is for --timeline, --overlay, a camera or a stream"] = (
+                "window",
+                "stride",
+                "hysteresis",
+                "min_length",
+            )
+        elif args.timeline and not args.overlay:
+            idle["a timeline has all classes"] = ("top",)
+    if args.watch or long:
+        idle["it is for clips that are there, without --timeline and --overlay"] = ("workers",)
+    return [
+        f"--{name.replace('_', '-')} has no effect here: {reason}"
+        for reason, names in idle.items()
+        for name in names
+        if getattr(args, name) not in (None, False, 0)
+    ]
+
+
+def run(args: argparse.Namespace, load_model: Callable[..., Any] | None = None) -> int:
+    """Returns 1 where a clip could not be read.
+
+    Args:
+        load_model: as :func:`dust.load` without what it is loaded from, for a model that is not named by a word.
+    """
     check(args)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("dust.utils.checkpoint").setLevel(logging.ERROR)  # heads of other stages, which nobody needs
@@ -84,23 +132,23 @@ def run(args: argparse.Namespace) -> int:
     from dust.deploy.loading import load
     from dust.deploy.report import Output
 
-    live = [source for source in args.sources if is_live(source)]
-    if live and len(args.sources) > 1:
-        raise DustError(f"{live[0]}: a camera or a stream is predicted by itself, without other sources")
     output = Output(args.out, force=args.force) if args.out else None
-    model = load(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        batch_size=args.batch_size,
-        threshold=args.threshold,
-        overrides=args.opts,
-        config=args.config,
-        procedure=args.procedure,
-        calibrated=args.calibrated,
-    )
-    if live:
-        return run_live(args, model, output, live[0])
+    options = {"device": args.device, "threshold": args.threshold}
+    if load_model is not None:
+        model = load_model(**options)
+    else:
+        model = load(
+            args.model,
+            dtype=args.dtype,
+            batch_size=args.batch_size,
+            overrides=args.opts,
+            config=args.config,
+            procedure=args.procedure,
+            calibrated=args.calibrated,
+            **options,
+        )
+    if args.sources and is_live(args.sources[0]):
+        return run_live(args, model, output, args.sources[0])
     if args.timeline or args.overlay:
         return run_long(args, model, output)
     return run_clips(args, model, output)
@@ -108,14 +156,15 @@ def run(args: argparse.Namespace) -> int:
 
 def run_clips(args: argparse.Namespace, model: Any, output: Any) -> int:
     """One answer for each clip, of sources or of a watched folder."""
-    from dust.deploy.jobs import name_of, watch
+    from dust.deploy.jobs import watch
+    from dust.deploy.reading import names_of
     from dust.deploy.report import Table, Tally
     from dust.deploy.sources import find_sources
 
     evaluation, tally, kept = model.evaluation(), Tally(), []
     sources = [] if args.watch else find_sources(args.sources, model.reader)
-    names = ["x" * 40] if args.watch else [name_of(source) for source in sources]
-    table = Table(names, model.classes, top=args.top)
+    names = ["x" * 40] if args.watch else [names_of(source)[0] for source in sources]
+    table = Table(names, model.classes, top=args.top or TOP)
     say(table.head())
 
     def take(one: Any, bar: Any) -> None:
@@ -158,7 +207,8 @@ def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
 
     sources = [whole_video(source) for source in find_sources(args.sources, model.reader)]
     rule = MergeRule(args.threshold, args.hysteresis, args.min_length)
-    job = LongVideos(model, args.window, args.stride, rule, output, timeline=args.timeline, overlay=args.overlay)
+    what = {"timeline": args.timeline, "overlay": args.overlay, "top": args.top or BARS}
+    job = LongVideos(model, args.window, args.stride, rule, output, **what)
     bar = progress(1000, "{desc} {percentage:3.0f}%|{bar}| {elapsed}")
 
     def show(path: str, now: float, whole: float) -> None:
@@ -170,9 +220,10 @@ def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
         for found, segments in job.run(sources, show):
             lines = [found.path, *(segment_line(one) for one in segments), *(f"  ! {note}" for note in found.notes)]
             for line in lines:
-                bar.write(line, file=sys.stdout)
+                bar.write(printable(line), file=sys.stdout)
     for path, reason in job.failed:
-        say(f"{path}\n  unreadable: {reason}")
+        say(path)
+        say(f"  unreadable: {reason}")
     sys.stdout.flush()
     sys.stderr.write(f"{len(sources)} videos: {len(job.done)} answered, {len(job.failed)} unreadable\n")
     tell_written(job.written)
@@ -181,34 +232,33 @@ def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
 
 def run_live(args: argparse.Namespace, model: Any, output: Any, source: str) -> int:
     """Answers while they come, until Ctrl-C, --seconds, or the end of the stream."""
-    from dust.deploy.jobs import WindowLog, options_of
-    from dust.deploy.timeline import MergeRule, stems, write_activitynet, write_timeline
+    from dust.deploy.jobs import WindowLog, options_of, timeline_of
+    from dust.deploy.report import about
+    from dust.deploy.timeline import MergeRule, write_activitynet, write_segments
 
-    stream = model.stream(source, **options_of(model, args.window, args.stride))
-    (name,) = stems([source.replace(":", "_").replace("/", "_")])
-    log = WindowLog(output.path / f"{name}.windows.csv", model.classes) if output is not None else None
-    sys.stderr.write(f"{source}: answers every {args.stride or 'half a window'}; Ctrl-C ends it\n")
-    begin, delays = time.monotonic(), 0.0
-    count = 0
+    rule = MergeRule(args.threshold, args.hysteresis, args.min_length)
+    stream = model.stream(source, **options_of(window=args.window, stride=args.stride, seconds=args.seconds))
+    found, (name,) = timeline_of(stream, rule), file_stems([source])
+    log = WindowLog(output.path / f"{name}.windows.csv", found) if output is not None else None
+    pace = f"{args.stride:g} s" if args.stride else "half a window"
+    sys.stderr.write(f"{printable(source)}: answers every {pace}; Ctrl-C ends it\n")
+    delays, count = 0.0, 0
     try:
         for one in stream:
             count, delays = count + 1, delays + (one.delay or 0.0)
-            say(live_line(one, args.top))
+            say(live_line(one, args.top or TOP))
             sys.stdout.flush()
             if log is not None:
                 log.add(one)
-            if args.seconds and time.monotonic() - begin >= args.seconds:
-                break
     except KeyboardInterrupt:
         pass
     notes = [*stream.notes, f"mean delay from frame to answer {1000 * delays / max(count, 1):.0f} ms"]
     sys.stderr.write(f"{count} windows; {'; '.join(notes)}\n")
     if log is not None:
-        found = log.close(source)
-        segments = found.segments(MergeRule(args.threshold, args.hysteresis, args.min_length))
-        written = write_timeline(output.path, name, found, segments)
-        write_activitynet(output.path / "timeline.json", [(name, found, segments)], {"source": source})
-        tell_written([*written, output.path / "timeline.json"])
+        segments = log.close().segments(rule)
+        written = [log.path, *write_segments(output.path, name, found, segments), output.path / "timeline.json"]
+        write_activitynet(written[-1], [(name, found, segments)], about(model))
+        tell_written(written)
     return 0 if count else 1
 
 
@@ -231,11 +281,11 @@ def clock(seconds: float) -> str:
 
 def tell_written(paths: Sequence[Path]) -> None:
     if paths:
-        sys.stderr.write(f"written: {', '.join(map(str, paths))}\n")
+        sys.stderr.write(f"written: {', '.join(printable(str(path)) for path in paths)}\n")
 
 
 def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{printable(line)}\n")
 
 
 def progress(total: int | None, form: str | None = None) -> Any:

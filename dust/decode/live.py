@@ -137,9 +137,9 @@ class LiveFrames:
     Args:
         source: ``camera:0``, ``rtsp://...``, ``http://...``.
         queue: frames that wait, at most.
+        seconds: after so long it ends, also where nothing comes; 0: never.
         retries: how often in a row it is tried to open the source again; None: for ever. A connection that holds for
-            10 seconds ends a row. A source that has a length and
-            has ended is not opened again.
+            10 seconds ends a row. A source that has a length and has ended is not opened again.
         opener: ``opener(source)`` -> (container, stream); for tests.
         sleep: ``sleep(seconds)`` -> whether to stop; for tests.
 
@@ -156,10 +156,11 @@ class LiveFrames:
         *,
         queue: int = QUEUE,
         retries: int | None = None,
+        seconds: float = 0.0,
         opener: Callable[[str], tuple[Any, Any]] | None = None,
         sleep: Callable[[float], bool] | None = None,
     ) -> None:
-        self.source, self.size, self.retries = source, queue, retries
+        self.source, self.size, self.retries, self.seconds = source, queue, retries, seconds
         self.dropped = self.reconnected = 0
         self.error = ""
         self.orientation = Orientation()
@@ -191,14 +192,18 @@ class LiveFrames:
         first = True
         while True:
             with self._news:
-                while not self._queue and not self._ended:
-                    self._news.wait(0.5)
-                if not self._queue:
+                while not self._queue and not self._ended and self._left() > 0:
+                    self._news.wait(min(0.5, self._left()))
+                if not self._queue or self._left() <= 0:
                     return
                 frame = self._queue.popleft()
             if first:
                 self.orientation, first = orientation_of(frame.picture), False
             yield frame
+
+    def _left(self) -> float:
+        """Seconds until it is to end."""
+        return self._begin + self.seconds - time.monotonic() if self.seconds else float("inf")
 
     # ------------------------------------------------------------------------------------------------- the thread
 

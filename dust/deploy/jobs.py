@@ -3,10 +3,12 @@
 import csv
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -15,10 +17,21 @@ from dust.decode.folders import VIDEO_SUFFIXES
 from dust.deploy.overlay import write_overlay
 from dust.deploy.prediction import Prediction
 from dust.deploy.predictor import Predictor
+from dust.deploy.reading import names_of
 from dust.deploy.report import Output, about
-from dust.deploy.timeline import MergeRule, Segment, Timeline, stems, write_activitynet, write_timeline
-from dust.utils.errors import DataError, DustError, VideoError
-from dust.utils.files import csv_text
+from dust.deploy.streams import Stream
+from dust.deploy.timeline import (
+    MergeRule,
+    Segment,
+    Timeline,
+    window_header,
+    window_row,
+    write_activitynet,
+    write_timeline,
+)
+from dust.utils.errors import ConfigError, DataError, DustError, VideoError
+from dust.utils.files import csv_text, file_stems
+from dust.utils.text import csv_value
 
 SETTLED = 1.0  # seconds for which a new file must not have grown before it is read
 
@@ -31,7 +44,7 @@ class LongVideos:
         window, stride: seconds, see :meth:`Predictor.stream`.
         rule: how windows are merged.
         output: where files are written; None: nowhere.
-        overlay: write each video with the answers burnt in.
+        overlay: write each video with the answers burnt in; ``top``: bars in it.
         timeline: write csv and picture of each.
 
     Attributes:
@@ -47,23 +60,26 @@ class LongVideos:
     output: Output | None = None
     timeline: bool = True
     overlay: bool = False
+    top: int = 3
     done: list[tuple[str, Timeline, list[Segment]]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
 
     def run(
-        self, sources: Sequence[str], progress: Callable[[str, float, float], None] = lambda *_: None
+        self, sources: Sequence[Any], progress: Callable[[str, float, float], None] = lambda *_: None
     ) -> Iterator[tuple[Timeline, list[Segment]]]:
         """Yield the timeline and the segments of each source; what cannot be read is left out, and in ``failed``.
 
         Args:
             progress: called with (path, seconds read, seconds in all).
         """
-        for path, name in zip(sources, stems(sources), strict=True):
+        for source, name in zip(sources, file_names(sources), strict=True):
+            path = names_of(source)[1]
             try:
-                found = self._read(path, progress)
+                stream = self._open(source)
+                found = self._read(stream, progress)
                 segments = found.segments(self.rule)
-                self._write(name, found, segments)
+                self._write(name, found, segments, stream.video)
             except (VideoError, DataError) as error:
                 self.failed.append((path, error.reason if isinstance(error, VideoError) else str(error)))
                 continue
@@ -74,30 +90,56 @@ class LongVideos:
             write_activitynet(target, self.done, about(self.model))
             self.written.append(target)
 
-    def _read(self, path: str, progress: Callable[[str, float, float], None]) -> Timeline:
-        stream = self.model.stream(path, **options_of(self.model, self.window, self.stride))
-        found = Timeline(path, self.model.classes, stream.duration, frame_pattern=self.model.reader.frame_pattern)
+    def _open(self, source: Any) -> Stream:
+        stream = self.model.stream(source, **options_of(window=self.window, stride=self.stride))
+        if self.overlay and not stream.video:
+            raise ConfigError(f"{stream.path}: holds no pictures into which an overlay could be drawn")
+        return stream
+
+    def _read(self, stream: Stream, progress: Callable[[str, float, float], None]) -> Timeline:
+        found = timeline_of(stream, self.rule)
         for one in stream:
             found.add(one)
-            progress(path, stream.now, stream.duration)
+            progress(found.path, stream.now, stream.duration)
         found.notes = stream.notes
         if found.notes:
             found.duration = 0.0  # what the file promised and did not hold
         return found
 
-    def _write(self, name: str, found: Timeline, segments: Sequence[Segment]) -> None:
+    def _write(self, name: str, found: Timeline, segments: Sequence[Segment], video: str) -> None:
         if self.output is None:
             return
         if self.timeline:
             self.written += write_timeline(self.output.path, name, found, segments)
         if self.overlay:
-            self.written.append(write_overlay(self.output.path / f"{name}.overlay.mp4", found, segments))
+            target = self.output.path / f"{name}.overlay.mp4"
+            self.written.append(write_overlay(target, found, segments, video=video, top=self.top))
 
 
-def options_of(model: Predictor, window: float, stride: float) -> dict[str, float]:
-    """The options of a stream that this model has; ConfigError for one that it has not is the stream's own."""
-    options = {"window": window, "stride": stride}
+def options_of(**options: float) -> dict[str, float]:
+    """The options of a stream that were given; ConfigError for one that it has not is the stream's own."""
     return {name: value for name, value in options.items() if value}
+
+
+def timeline_of(stream: Stream, rule: MergeRule) -> Timeline:
+    """An empty timeline for the windows of a stream. ConfigError where the rule says how what it has not is merged."""
+    questions = stream.predictor.evaluation().questions()
+    if questions is not None and not questions and rule != MergeRule():
+        raise ConfigError(
+            "threshold, hysteresis and min_length merge windows; the segments of this model are the steps that its "
+            "decoder finds (KEYSTEP.DECODE): leave them out"
+        )
+    pattern = stream.predictor.reader.frame_pattern
+    return Timeline(stream.path, stream.predictor.classes, stream.duration, questions, frame_pattern=pattern)
+
+
+def file_names(sources: Sequence[Any]) -> list[str]:
+    """A name for the files of each source: its own without ending, or its whole path where several have that name."""
+    pairs = [names_of(source) for source in sources]
+    short = [PurePath(urlsplit(name).path if "://" in name else name).stem or name for name, _ in pairs]
+    counts = Counter(name.casefold() for name in short)
+    both = zip(short, pairs, strict=True)
+    return file_stems([name if counts[name.casefold()] == 1 else path for name, (_, path) in both])
 
 
 def watch(
@@ -151,45 +193,41 @@ class WindowLog:
 
     Args:
         path: of the csv.
-        classes: in the order of the probabilities.
+        found: the empty timeline of the source.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
-        self.path, self.classes = path, list(classes)
+    def __init__(self, path: Path, found: Timeline) -> None:
+        self.path, self.found = path, found
         try:
             self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - it lives as long as this
         except OSError as error:
             raise DustError(f"{path}: cannot be written: {error.strerror}") from error
-        self._write(["start", "end", "prediction", *(f"prob_{name}" for name in self.classes)])
+        self._write(window_header(found.classes))
 
     def add(self, one: Prediction) -> None:
         """Write one window, at once."""
-        values = (f"{value:.6g}" for value in one.probabilities.values())
-        self._write([f"{one.start:.3f}", f"{one.end:.3f}", one.label, *values])
+        assert one.start is not None and one.end is not None
+        if self.found.asked or one.views:
+            self._write(window_row(one.start, one.end, one.label, one.probabilities.values()))
+        self.found.add_steps(one)
 
     def _write(self, row: Sequence[object]) -> None:
         self._file.write(csv_text([row], line_end="\r\n"))
         self._file.flush()
 
-    def close(self, path: str) -> Timeline:
-        """The timeline of all that was written, for the source ``path``."""
+    def close(self) -> Timeline:
+        """The timeline of all that was written."""
         self._file.close()
-        found = Timeline(path, self.classes)
         with open(self.path, newline="", encoding="utf-8") as file:
-            for row in list(csv.reader(file))[1:]:
-                found.starts.append(float(row[0]))
-                found.ends.append(float(row[1]))
-                found.rows.append(np.array(row[3:], np.float32))
-        return found
+            rows = csv.reader(file)
+            next(rows)
+            for start, end, label, *values in rows:
+                self.found.add_window(float(start), float(end), csv_value(label), np.array(values, np.float32))
+        return self.found
 
 
-def whole_video(source: Any) -> str:
-    """The path of a source of which a timeline is made. DataError for a segment of a video."""
+def whole_video(source: Any) -> Any:
+    """A source of which a timeline can be made. DataError for a segment of a video."""
     if isinstance(source, Clip) and source.segment is not None:
         raise DataError(f"{source.id}: a timeline is of a whole video, and this is a segment of one: name the video")
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(source.path)
-
-
-def name_of(source: Any) -> str:
-    """What a source is called in a table."""
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(source.id)
+    return source

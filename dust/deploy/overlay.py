@@ -14,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from dust.decode.container import READ_ERRORS, open_stream, words
 from dust.decode.live import FileFrames
 from dust.decode.pixels import pixels, reformat
-from dust.deploy.timeline import Segment, Timeline
+from dust.deploy.timeline import Moments, Segment, Timeline
 from dust.tasks.task import NONE
 from dust.utils.errors import DataError
 from dust.utils.files import replacing
@@ -28,23 +28,25 @@ COPIED = (
     "eac3",
     "alac",
 )  # sounds that an mp4 takes as they are; others are encoded anew
+STRIPS = 6  # lines of the timeline: those of the questions with the most time
 BACK, TEXT, DIM = (18, 20, 24), (255, 255, 255), (150, 155, 165)
 GREY = (110, 114, 122)
 
 
 def write_overlay(
-    path: str | Path, timeline: Timeline, segments: Sequence[Segment], *, top: int = 3, crf: int = 20
+    path: str | Path, timeline: Timeline, segments: Sequence[Segment], *, video: str = "", top: int = 3, crf: int = 20
 ) -> Path:
     """Write ``path`` (an mp4): every frame of the timeline's video at its own time, upright, with a band below it.
 
     Args:
+        video: the file of the timeline's video; "" where its path is that.
         top: likeliest classes of the moment that get a bar.
         crf: quality of libx264; smaller is better and larger.
 
     Raises:
         DataError: the file cannot be written. VideoError: the video cannot be read.
     """
-    frames = FileFrames(timeline.path, pattern=timeline.frame_pattern)
+    frames = FileFrames(video or timeline.path, pattern=timeline.frame_pattern)
     target = Path(path)
     try:
         with replacing(target, suffix=".mp4") as temporary, av.open(os.path.abspath(temporary), "w") as out:
@@ -67,6 +69,7 @@ class _Writer:
         crf: int,
     ) -> None:
         self.out, self.frames, self.timeline, self.segments = out, frames, timeline, list(segments)
+        self.moments = Moments(self.segments)
         self.top, self.crf = min(top, len(timeline.classes)), crf
         self.middles = (np.array(timeline.starts) + np.array(timeline.ends)) / 2
         self.reformatter = VideoReformatter()
@@ -75,7 +78,7 @@ class _Writer:
         self.band: _Band | None = None
 
     def run(self) -> None:
-        sound = _Sound(self.out, self.timeline.path)
+        sound = _Sound(self.out, self.frames.path)
         try:
             last = -1
             for frame in self.frames:
@@ -97,9 +100,8 @@ class _Writer:
             height, width = picture.shape[:2]
             self.band = _Band(height, width, self.timeline, self.segments, self.top)
             self._open(*self.band.canvas)
-        number = self.timeline.at(self.segments, frame.time) if self.segments else -1
         nearest = int(np.abs(self.middles - frame.time).argmin()) if len(self.middles) else -1
-        drawn = self.band.draw(picture, frame.time, number, nearest)
+        drawn = self.band.draw(picture, frame.time, self.moments.at(frame.time), nearest)
         return av.VideoFrame.from_ndarray(drawn, format="rgb24")
 
     def _open(self, height: int, width: int) -> None:
@@ -197,10 +199,15 @@ class _Band:
         self.layout = _Layout(font, max(4, font // 2), max(6, font // 2), max(8, font * 2 // 3))
         lay = self.layout
         self.rows = top
-        band = lay.pad + font + lay.pad + top * (font + lay.pad // 2) + lay.pad + lay.strip + lay.pad
+        seconds: dict[int, float] = {}
+        for one in segments:
+            seconds[one.row] = seconds.get(one.row, 0.0) + one.end - one.start
+        self.lines = sorted(sorted(seconds, key=lambda row: -seconds[row])[:STRIPS]) or [0]
+        self.strips = lay.strip * len(self.lines)
+        band = lay.pad + font + lay.pad + top * (font + lay.pad // 2) + lay.pad + self.strips + lay.pad
         self.canvas = (self.height + band + (self.height + band) % 2, self.width + self.width % 2)
         self.timeline, self.segments = timeline, segments
-        triples = [(one.start, one.end, one.label) for one in segments]
+        triples = [(one.start, one.end, one.of) for one in segments]
         named = most_shown(triples, timeline.probabilities, timeline.classes)
         self.colours = {name: tuple(round(255 * value) for value in rgb) for name, rgb in colours_of(named).items()}
         self.big, self.small = _font(font), _font(max(11, font * 4 // 5))
@@ -208,36 +215,36 @@ class _Band:
         self.begin = 2 * lay.pad + round(min(widest, 0.42 * self.width))
         self.strip = self._strip()
         self.image = np.full((*self.canvas, 3), BACK, np.uint8)
-        self.shown: tuple[int, int] | None = None
+        self.shown: tuple[tuple[int, ...], int] | None = None
         self.still: Any = None
 
-    def draw(self, picture: np.ndarray, seconds: float, number: int, window: int) -> np.ndarray:
-        """(H, W, 3) uint8: the picture of a moment, the label of segment ``number``, and bars of a window; valid until
-        the next call."""
+    def draw(self, picture: np.ndarray, seconds: float, numbers: tuple[int, ...], window: int) -> np.ndarray:
+        """(H, W, 3) uint8: the picture of a moment, the labels of its segments by their numbers, and bars of a window;
+        valid until the next call."""
         from PIL import Image, ImageDraw
 
         if picture.shape[:2] != (self.height, self.width):  # enlarged, or the file changes its size on the way
             scaled = Image.fromarray(np.ascontiguousarray(picture))
             picture = np.asarray(scaled.resize((self.width, self.height), Image.Resampling.BICUBIC))
-        if (number, window) != self.shown:
-            self.shown, self.still = (number, window), self._still(number, window)
+        if (numbers, window) != self.shown:
+            self.shown, self.still = (numbers, window), self._still(numbers, window)
         band, lay = self.still.copy(), self.layout
         draw = ImageDraw.Draw(band)
         draw.text((self.width - lay.pad, lay.pad), _clock(seconds), DIM, self.small, anchor="ra")
-        length, y = max(self.timeline.length, 1e-6), band.height - lay.pad - lay.strip
+        length, y = max(self.timeline.length, 1e-6), band.height - lay.pad - self.strips
         x = lay.pad + round((self.width - 2 * lay.pad - 1) * min(seconds / length, 1.0))
-        draw.line([(x, y - lay.pad // 2), (x, y + lay.strip + lay.pad // 2)], TEXT, max(1, lay.font // 8))
+        draw.line([(x, y - lay.pad // 2), (x, y + self.strips + lay.pad // 2)], TEXT, max(1, lay.font // 8))
         self.image[: self.height, : self.width] = picture
         self.image[self.height :] = np.asarray(band)
         return self.image
 
-    def _still(self, number: int, window: int) -> Any:
+    def _still(self, numbers: Sequence[int], window: int) -> Any:
         """The band without what moves with every frame."""
         from PIL import Image, ImageDraw
 
         band = Image.new("RGB", (self.canvas[1], self.canvas[0] - self.height), BACK)
         draw, lay, y = ImageDraw.Draw(band), self.layout, self.layout.pad
-        label = self.segments[number].label if number >= 0 else NONE
+        label = ", ".join(self.segments[number].label for number in numbers) or NONE
         room = self.width - 3 * lay.pad - draw.textlength(_clock(self.timeline.length), self.small)
         draw.text((lay.pad, y), self._fit(draw, label, self.big, room), TEXT, self.big)
         y += lay.font + lay.pad
@@ -245,7 +252,7 @@ class _Band:
         for index in np.argsort(-row, kind="stable")[: self.rows]:
             self._bar(draw, y, self.timeline.classes[int(index)], float(row[index]))
             y += lay.font + lay.pad // 2
-        band.paste(self.strip, (lay.pad, band.height - lay.pad - lay.strip))
+        band.paste(self.strip, (lay.pad, band.height - lay.pad - self.strips))
         return band
 
     def _bar(self, draw: Any, y: int, name: str, value: float) -> None:
@@ -262,16 +269,20 @@ class _Band:
         draw.text((self.width - lay.pad, y), share, DIM, self.small, anchor="ra")
 
     def _strip(self) -> Any:
-        """The segments of the whole video in their colours."""
+        """The segments of the whole video in their colours, a line for each question."""
         from PIL import Image, ImageDraw
 
         width = max(self.width - 2 * self.layout.pad, 1)
-        image = Image.new("RGB", (width, self.layout.strip), (48, 52, 60))
+        image = Image.new("RGB", (width, self.strips), (48, 52, 60))
         draw, length = ImageDraw.Draw(image), max(self.timeline.length, 1e-6)
         for one in self.segments:
-            box = (round(width * one.start / length), 0, max(round(width * one.end / length) - 1, 0), image.height)
+            if one.row not in self.lines:
+                continue
+            top = self.lines.index(one.row) * self.layout.strip
+            end = max(round(width * one.end / length) - 1, 0)
+            box = (round(width * one.start / length), top, end, top + self.layout.strip - (len(self.lines) > 1))
             if box[2] >= box[0]:
-                draw.rectangle(box, self.colours.get(one.label, GREY))
+                draw.rectangle(box, self.colours.get(one.of, GREY))
         return image
 
     @staticmethod

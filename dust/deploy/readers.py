@@ -44,9 +44,11 @@ def build_reader(
         procedure: the name of what recordings show; "" for the first.
 
     Raises:
-        ConfigError: the dataset of this system reads no new clips.
+        ConfigError: the dataset of this system reads no new clips, or none of a procedure.
     """
     cls: Any = DATASET_REGISTRY.get(cfg.TEST.DATASET)
+    if procedure and not (isinstance(cls, type) and issubclass(cls, ProcedureRecordings)):
+        raise ConfigError(f"procedure {procedure}: TEST.DATASET {cfg.TEST.DATASET} holds no recordings of a procedure")
     new_clips: Any = isinstance(cls, ReadsNewClips)
     if not new_clips:
         raise ConfigError(

@@ -7,7 +7,7 @@ import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,16 @@ SHORT = 0.5
 SMALL = 0.25
 DOWNLOAD = 2 << 30  # bytes of one video, at most
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A row of a csv list: what it is called, and the file that it names."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def path(self) -> str: ...
 
 
 @dataclass(eq=False)
@@ -213,7 +223,9 @@ class _TemporaryReader:
 
 
 def names_of(source: Any) -> tuple[str, str]:
-    """(id, path) of a source that no list names."""
+    """(id, path) of a source."""
+    if isinstance(source, Listed):
+        return source.id, source.path
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         return path, path

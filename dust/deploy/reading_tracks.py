@@ -121,7 +121,8 @@ def sample_of(source: Any, folder: Path) -> TrackClip:
     match = CAMERA.fullmatch(path.stem)
     if match and path.exists():
         name = match["name"] or path.parent.name
-        return next(clip for clip in samples_in(path.parent) if clip.id == name)
+        beside = (clip for clip in samples_in(path.parent) if clip.id == name)
+        return next((clip for clip in beside if str(path) in clip.files.values()), _clip(str(path), {0: str(path)}))
     return _clip(str(path), {0: str(path)})
 
 

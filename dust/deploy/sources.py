@@ -14,7 +14,10 @@ LISTS = frozenset({".csv", ".txt"})
 
 
 def is_single(source: str | os.PathLike[str], reader: Reader) -> bool:
-    """Whether a text names one clip: a file, or a folder that is one; not a pattern, a list or a folder of clips."""
+    """Whether a text names one clip: a file, a web address, or a folder that is one; not a pattern, a list or a folder
+    of clips."""
+    if "://" in os.fspath(source):
+        return True
     path = os.path.expanduser(source)
     if os.path.isdir(path):
         return reader.is_clip(path)
@@ -27,8 +30,8 @@ def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
     """The clips that words name, each word's in natural order.
 
     Args:
-        words: files; folders of pictures; folders, in which videos and folders of pictures are looked for at any depth;
-            patterns (``**`` for any depth); csv lists, read as a test's.
+        words: files; web addresses; folders of pictures; folders, in which videos and folders of pictures are looked
+            for at any depth; patterns (``**`` for any depth); csv lists, read as a test's.
 
     Raises:
         DataError: all words that name nothing.
@@ -47,7 +50,9 @@ def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
 
 def _sources_of(word: str, reader: Reader) -> Iterator[Any]:
     path = os.path.expanduser(word)
-    if os.path.isdir(path):
+    if "://" in word:
+        yield word  # a question mark in it is no pattern
+    elif os.path.isdir(path):
         yield from reader.in_folder(path)
     elif Path(path).suffix.lower() in LISTS and os.path.isfile(path):
         yield from reader.read_list(path)

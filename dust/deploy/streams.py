@@ -1,30 +1,34 @@
 """Answers while something is read or comes in: windows of a video, of point tracks, the steps of a procedure."""
 
+import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import av
 import numpy as np
 import torch
 
+from dust.datasets.keystep.files import Recording
 from dust.datasets.manifest.manifest import Clip
-from dust.decode.live import FileFrames, LiveFrames, StreamFrame, is_live
+from dust.decode.live import FileFrames, LiveFrames, StreamFrame, is_live, is_remote_file
 from dust.decode.pixels import FrameConverter, FrameRequest, Orientation
 from dust.deploy.prediction import Prediction, make_prediction
-from dust.deploy.reading import Reader, Reading, VideoClipReader, names_of
+from dust.deploy.reading import Reader, Reading, VideoClipReader, download, names_of
 from dust.deploy.reading_procedures import ProcedureReader
 from dust.deploy.reading_tracks import TrackReader
 from dust.engine.inference import Inference
 from dust.models.track_front_end import PointTrackModel
+from dust.procedure.step_decoder import OBJECTS
 from dust.streaming.keystep import StepStream
 from dust.streaming.tracks import TrackStream
 from dust.streaming.video import ClipWindow, CropConverter, SlidingClips, window_rule
 from dust.tasks import Evaluation, KeyStep, Task
-from dust.utils.errors import ConfigError, DataError
+from dust.utils.errors import ConfigError, DataError, VideoError
 
+LIVE_OPTIONS = ("queue", "retries", "seconds", "opener", "sleep")  # of LiveFrames
 GAP = 1.0  # a live source without a frame for so many seconds, or half a window: windows begin anew
 
 
@@ -43,18 +47,27 @@ class Stream(ABC):
     """Predictions with times, one after the other, of one source.
 
     Attributes:
-        path: of the source.
+        id, path: of the source, as in ``predictions.csv``.
         live: whether it is a camera or a network stream.
         duration: seconds of a file; 0 where that is not known.
         now: seconds of the source that were read.
     """
 
-    def __init__(self, predictor: Asked, path: str, *, live: bool = False, duration: float = 0.0) -> None:
-        self.predictor, self.path, self.live, self.duration = predictor, path, live, duration
+    #: Those of :func:`open_stream` that such a stream has, besides those of a live source.
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, predictor: Asked, source: Any, *, live: bool = False, duration: float = 0.0) -> None:
+        self.predictor, self.live, self.duration = predictor, live, duration
+        self.id, self.path = names_of(source)
         self.now = 0.0
 
     @abstractmethod
     def __iter__(self) -> Iterator[Prediction]: ...
+
+    @property
+    def video(self) -> str:
+        """The file that holds its pictures, as long as this stream is kept; "" where there is none."""
+        return ""
 
     @property
     def notes(self) -> list[str]:
@@ -77,13 +90,30 @@ class ArrayFrames:
             yield StreamFrame(number, number / self.fps, frame)
 
 
+class FetchedFrames(FileFrames):
+    """The frames of a file on a web server, which is fetched first, and gone with this object. VideoError where it
+    cannot be fetched or opened."""
+
+    def __init__(self, address: str) -> None:
+        self._file = tempfile.NamedTemporaryFile(prefix="dust-", suffix=".video")  # noqa: SIM115 - it lives as long
+        try:
+            download(address, self._file)
+            self._file.flush()
+            super().__init__(self._file.name)
+        except VideoError as error:
+            self._file.close()
+            raise VideoError(address, error.reason) from error
+
+
 class VideoStream(Stream):
     """Windows of a video.
 
     Args:
         window, stride: seconds; 0: the span of a training clip, and half a window.
-        retries, opener, queue: of a live source, see :class:`dust.decode.live.LiveFrames`.
+        live: options of a live source, see :class:`dust.decode.live.LiveFrames`.
     """
+
+    options = ("window", "stride")
 
     def __init__(
         self,
@@ -98,7 +128,7 @@ class VideoStream(Stream):
         self.dataset = reader.dataset
         self.frames = open_frames(source, self.dataset.sampler.target_fps, reader.frame_pattern, **live)
         taken = isinstance(self.frames, LiveFrames)
-        super().__init__(predictor, names_of(source)[1], live=taken, duration=self.frames.duration)
+        super().__init__(predictor, source, live=taken, duration=self.frames.duration)
         # what comes live has times but no reliable numbers: positions are those of the training's rate
         rate = self.dataset.sampler.target_fps if taken else self.frames.fps
         self.rule = window_rule(self.dataset.sampler, rate, window=window, stride=stride)
@@ -118,7 +148,7 @@ class VideoStream(Stream):
             crops = len(self._transform.geometry(64, 64).crops)
             loop = replace(loop, micro_batch=crops)
         for record in evaluation.infer(loop, self._items()):
-            window, reading = record["window"], Reading(self.path, self.path)
+            window, reading = record["window"], Reading(self.id, self.path)
             when = {"start": window.begin, "end": window.end}
             if self.live:
                 when["delay"] = time.monotonic() - window.arrived
@@ -134,7 +164,7 @@ class VideoStream(Stream):
         yield from map(self._item, clips.finish())
 
     def _item(self, window: ClipWindow) -> dict[str, Any]:
-        sample = self.dataset.sample(Clip(self.path, self.path, None), window.video())
+        sample = self.dataset.sample(Clip(self.id, self.path, None), window.video())
         window.pictures.clear()
         return {**sample, "window": window}
 
@@ -142,6 +172,10 @@ class VideoStream(Stream):
     def _transform(self) -> Any:
         assert self.dataset.eval_transform is not None
         return self.dataset.eval_transform
+
+    @property
+    def video(self) -> str:
+        return self.frames.path if isinstance(self.frames, FileFrames) else ""
 
     @property
     def notes(self) -> list[str]:
@@ -155,14 +189,21 @@ class TrackWindows(Stream):
         stride: seconds from one window to the next; 0 is half a window.
     """
 
+    options = ("stride",)
+
     def __init__(self, predictor: Asked, reader: TrackReader, source: Any, *, stride: float = 0.0) -> None:
         self.inputs, self.fps, clip = reader.frames(source)
-        super().__init__(predictor, clip.path, duration=len(self.inputs["tracks"]) / self.fps)
+        super().__init__(predictor, clip, duration=len(self.inputs["tracks"]) / self.fps)
         model = predictor.loop.model
         if not isinstance(model, PointTrackModel):
             raise ConfigError(f"{type(model).__name__} does not stream; PointTrackTransformer and PointTrackLSTM do")
         window = int(reader.description["window"])
-        step = min(max(round(stride * self.fps) if stride else window // 2, 1), window)
+        step = max(round(stride * self.fps) if stride else window // 2, 1)
+        if stride < 0 or step > window:
+            raise ConfigError(
+                f"stride {stride:g} s: a window of this model has {window} frames, {window / self.fps:g} s, and the "
+                "next one begins within it; 0 is half a window"
+            )
         how: dict[str, Any] = {"window": window, "stride": step, "autocast": predictor.loop.autocast}
         self.stream = TrackStream(model, view_mask=self.inputs["view_mask"], **how)
 
@@ -181,9 +222,9 @@ class TrackWindows(Stream):
             yield self._prediction(evaluation, window)
 
     def _prediction(self, evaluation: Any, window: Any) -> Prediction:
-        record = {"id": self.path, "path": self.path, "label": None, "outputs": window.logits[None]}
+        record = {"id": self.id, "path": self.path, "label": None, "outputs": window.logits[None]}
         when = {"start": window.start / self.fps, "end": window.stop / self.fps}
-        return make_prediction(evaluation, record, evaluation.keep(record), Reading(self.path, self.path), **when)
+        return make_prediction(evaluation, record, evaluation.keep(record), Reading(self.id, self.path), **when)
 
 
 class StepPredictions(Stream):
@@ -198,12 +239,17 @@ class StepPredictions(Stream):
         if task.recordings is None:
             raise ConfigError("TEST.DATASET must be ProcedureRecordings for a stream of steps")
         self.frames = open_frames(source, 10.0, reader.frame_pattern, **live)
-        super().__init__(
-            predictor, names_of(source)[1], live=isinstance(self.frames, LiveFrames), duration=self.frames.duration
-        )
+        taken = isinstance(self.frames, LiveFrames)
+        super().__init__(predictor, source, live=taken, duration=self.frames.duration)
         self.size, rules = int(reader.description["crop_size"]), task.recordings
+        if rules["decoder"].mode in OBJECTS:
+            raise ConfigError(
+                f"KEYSTEP.DECODE.MODE {rules['decoder'].mode} needs what an object detector says of each frame, which "
+                "a stream has not: predict the recording, or --opts KEYSTEP.DECODE.MODE temporal"
+            )
         decoder, data = rules["decoder"], reader.data
-        procedure = data.procedure(reader.procedure)
+        named = source.procedure if isinstance(source, Recording) else reader.procedure
+        procedure = data.procedure(named)
         self.evaluation: Any = predictor.evaluation()
         self.stream = StepStream(
             predictor.loop.model,
@@ -252,9 +298,13 @@ class StepPredictions(Stream):
         start = max(end - self.stream.span / fps, 0.0)
         delay = time.monotonic() - frame.arrived if self.live else None
         return Prediction(
-            self.path, self.path, answer.label if update.steps else "", answer.probabilities, facts=answer.facts,
+            self.id, self.path, answer.label if update.steps else "", answer.probabilities, facts=answer.facts,
             views=len(probabilities), start=start, end=end, delay=delay,
         )  # fmt: skip
+
+    @property
+    def video(self) -> str:
+        return self.frames.path if isinstance(self.frames, FileFrames) else ""
 
     @property
     def notes(self) -> list[str]:
@@ -271,7 +321,10 @@ def open_frames(source: Any, fps: float, pattern: str = "", **live: Any) -> Any:
     """
     if isinstance(source, np.ndarray):
         return ArrayFrames(source, fps)
-    return LiveFrames(source, **live) if is_live(source) else FileFrames(source, pattern=pattern)
+    if is_live(source):
+        return LiveFrames(source, **live)
+    path = names_of(source)[1]
+    return FetchedFrames(path) if is_remote_file(path) else FileFrames(path, pattern=pattern)
 
 
 def notes_of(frames: Any, restarts: int) -> list[str]:
@@ -289,9 +342,10 @@ def open_stream(predictor: Asked, source: Any, **options: Any) -> Stream:
     """The stream of a source by what the model sees. See :meth:`Predictor.stream`.
 
     Raises:
-        VideoError, DataError: the source cannot be opened. ConfigError: the model does not stream.
+        VideoError, DataError: the source cannot be opened. ConfigError: the model does not stream, or has no such
+            options for this source.
     """
-    kinds: dict[type, Callable[..., Stream]] = {
+    kinds: dict[type, type[Any]] = {
         VideoClipReader: VideoStream,
         TrackReader: TrackWindows,
         ProcedureReader: StepPredictions,
@@ -299,7 +353,22 @@ def open_stream(predictor: Asked, source: Any, **options: Any) -> Stream:
     reader = predictor.reader
     for kind, stream in kinds.items():
         if isinstance(reader, kind):
+            check_options(options, stream, reader, source)
             return stream(predictor, reader, source, **options)
     raise ConfigError(
         f"a model of {reader.description.get('input')} does not stream: its parts would have to come together"
     )
+
+
+def check_options(options: Collection[str], stream: type[Stream], reader: Reader, source: Any) -> None:
+    """ConfigError that names all options which such a stream of this source has not."""
+    live, kind = is_live(source) and stream is not TrackWindows, reader.description.get("input")
+    problems = []
+    for name in options:
+        if name in LIVE_OPTIONS:
+            problems += [] if live else [f"option {name} is for a camera or a network stream"]
+        elif name not in stream.options:
+            problems.append(f"a stream of a model of {kind} has no option {name}")
+    if problems:
+        known = ", ".join([*stream.options, *(LIVE_OPTIONS if live else ())])
+        raise ConfigError(f"{names_of(source)[1]}: {'; '.join(problems)}. It has {known or 'no options'}")

@@ -1,7 +1,8 @@
 """What happens when in a long video: windows' probabilities, merged into segments; csv, ActivityNet json, a picture."""
 
+import itertools
 import json
-import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,35 @@ from dust.deploy.prediction import Prediction
 from dust.streaming.video import extents
 from dust.tasks.task import NONE
 from dust.utils.files import write_csv, write_text
+from dust.utils.text import printable
+
+PRESENT = 0.5  # a class that is there or not is there from this probability on, where no threshold is given
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a video with one label. ``start``, ``end``: seconds. ``confidence``: the mean probability of the
-    label over its windows, by their length; of "none of these" that no class is likely enough."""
+    """A stretch of a video with one label.
+
+    Attributes:
+        start, end: seconds.
+        confidence: the mean probability of the label over its windows, by their length; of "none of these" that no
+            class is likely enough; of a step the largest that a window has given its component since its last one.
+        row: of several questions, the one that it answers. Segments of one row follow each other; only steps that are
+            completed together share their time.
+        named: the class whose probability it is, where the label is another word.
+    """
 
     start: float
     end: float
     label: str
     confidence: float
+    row: int = 0
+    named: str = ""
+
+    @property
+    def of(self) -> str:
+        """The class whose probability it is."""
+        return self.named or self.label
 
 
 @dataclass(frozen=True)
@@ -32,8 +51,10 @@ class MergeRule:
 
     Attributes:
         threshold: below this probability the answer is "none of these".
-        hysteresis: a label goes on until another one is likelier by this much, 0..1; 0: at once.
-        min_length: seconds; a shorter segment goes to the neighbour whose label its windows find likelier; 0: all stay.
+        hysteresis: a label goes on until another one is likelier by this much, 0..1; 0: at once. A class that is there
+            or not ends once it is so much below the threshold.
+        min_length: seconds; a shorter segment goes to the neighbour whose label its windows find likelier; of a class
+            that is there or not it is left out. 0: all stay.
     """
 
     threshold: float = 0.0
@@ -49,24 +70,54 @@ class Timeline:
         path: of the video.
         classes: names, in the order of the probabilities.
         duration: of the video in seconds; 0 where it is not known.
+        questions: for each the classes of which one is right, or a single one that is there or not; None: one question
+            of all classes. Empty: nothing is asked of a window, and the segments are the steps of a procedure.
+        labels: what was answered for each window.
+        steps: of a procedure, as far as it has come.
         frame_pattern: DATA.FRAME_PATTERN, by which a folder of pictures was read.
     """
 
     path: str
     classes: Sequence[str]
     duration: float = 0.0
+    questions: Sequence[Sequence[str]] | None = None
+    labels: list[str] = field(default_factory=list)
+    steps: list[Segment] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     frame_pattern: str = ""
+    _likely: dict[str, float] = field(default_factory=dict)
 
     def add(self, one: Prediction) -> None:
-        """Collect one more window."""
+        """Collect one more window, or the steps that were completed without one."""
         assert one.start is not None and one.end is not None
-        self.starts.append(one.start)
-        self.ends.append(one.end)
-        self.rows.append(np.fromiter(one.probabilities.values(), np.float32))
+        if self.asked or one.views:
+            self.add_window(one.start, one.end, one.label, np.fromiter(one.probabilities.values(), np.float32))
+        self.add_steps(one)
+
+    def add_window(self, start: float, end: float, label: str, row: np.ndarray) -> None:
+        """Collect one more window; ``row`` (K,) are its probabilities."""
+        self.starts.append(start)
+        self.ends.append(end)
+        self.labels.append(label)
+        self.rows.append(row)
+
+    def add_steps(self, one: Prediction) -> None:
+        """A step begins where the one before was completed; steps that are completed together share their time."""
+        before = [step for step in self.steps if step.end < (one.end or 0.0)][-1:]
+        for component, value in one.probabilities.items():
+            self._likely[component] = max(self._likely.get(component, 0.0), value)
+        for step in one.facts.get("steps", ()):
+            begin, component = before[0].end if before else 0.0, step["component"]
+            sure = self._likely.pop(component, 0.0)
+            self.steps.append(Segment(begin, one.end or 0.0, step["description"], sure, named=component))
+
+    @property
+    def asked(self) -> Sequence[Sequence[str]]:
+        """The questions."""
+        return [self.classes] if self.questions is None else self.questions
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -79,31 +130,58 @@ class Timeline:
         return self.duration or max(self.ends, default=0.0)
 
     def segments(self, rule: MergeRule) -> list[Segment]:
-        """The windows' labels merged where neighbours agree. A window answers for the time up to the middle of what it
-        shares with its neighbours; the first and the last also for the video's ends."""
+        """The windows' labels merged where neighbours agree, by their beginnings. A window answers for the time up to
+        the middle of what it shares with its neighbours; the first and the last also for the video's ends. Of several
+        questions each has segments of its own, but none of "none of these"."""
+        if not self.asked:
+            return list(self.steps)
         if not self.rows:
             return []
-        probabilities = self.probabilities
+        probabilities, found = self.probabilities, list[Segment]()
         times = extents(self.starts, self.ends, self.duration)
-        labels = _with_hysteresis(probabilities, rule)
-        runs = _runs(labels)
-        if rule.min_length:
-            runs = _without_short(runs, labels, times, probabilities, rule.min_length)
-        found = []
-        for first, last, label in runs:
-            weights = np.array([end - start for start, end in times[first : last + 1]])
-            weights = weights if weights.sum() > 0 else np.ones_like(weights)
-            part = probabilities[first : last + 1]
-            sure = part[:, label] if label >= 0 else 1 - part.max(axis=1)
-            confidence = float(np.average(sure, weights=weights))
-            name = self.classes[label] if label >= 0 else NONE
-            found.append(Segment(times[first][0], times[last][1], name, confidence))
-        return found
+        columns = {name: number for number, name in enumerate(self.classes)}
+        for row, names in enumerate(self.asked):
+            part = probabilities[:, [columns[name] for name in names]]
+            alone = self.questions is not None and len(names) == 1
+            runs = _present_runs(part, times, rule) if alone else _best_runs(part, times, rule)
+            found += [_segment(run, part, times, names, row) for run in runs if run[2] >= 0 or len(self.asked) == 1]
+        return sorted(found, key=lambda one: (one.start, one.row))
 
-    def at(self, segments: Sequence[Segment], seconds: float) -> int:
-        """The number of the segment in which a moment lies; the last one behind the end."""
-        ends = [one.end for one in segments]
-        return min(int(np.searchsorted(ends, seconds, side="right")), len(segments) - 1)
+
+def _segment(
+    run: "Run", rows: np.ndarray, times: Sequence[tuple[float, float]], names: Sequence[str], row: int
+) -> Segment:
+    first, last, label = run
+    weights = np.array([end - start for start, end in times[first : last + 1]])
+    weights = weights if weights.sum() > 0 else np.ones_like(weights)
+    part = rows[first : last + 1]
+    sure = part[:, label] if label >= 0 else 1 - part.max(axis=1)
+    confidence = float(np.average(sure, weights=weights))
+    return Segment(times[first][0], times[last][1], names[label] if label >= 0 else NONE, confidence, row)
+
+
+class Moments:
+    """Finds the segments of a moment."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._rows: dict[int, list[tuple[float, float, int]]] = {}
+        for number, one in enumerate(segments):
+            self._rows.setdefault(one.row, []).append((one.end, one.start, number))
+        self._last = max((one.end for one in segments), default=0.0)
+
+    def at(self, seconds: float) -> tuple[int, ...]:
+        """The numbers of the segments in which a moment lies; behind the end of all of them those of the end."""
+        seconds = min(seconds, float(np.nextafter(self._last, 0.0)))
+        found: list[int] = []
+        for row in self._rows.values():
+            place = bisect_right(row, (seconds, float("inf"), 0))
+            end = row[place][0] if place < len(row) else 0.0
+            for other_end, start, number in itertools.islice(row, place, None):
+                if other_end > end:
+                    break
+                if start <= seconds:
+                    found.append(number)
+        return tuple(found)
 
 
 def _with_hysteresis(probabilities: np.ndarray, rule: MergeRule) -> list[int]:
@@ -121,6 +199,26 @@ def _with_hysteresis(probabilities: np.ndarray, rule: MergeRule) -> list[int]:
 Run = tuple[int, int, int]  # first window, last window, label
 
 
+Times = Sequence[tuple[float, float]]
+
+
+def _best_runs(probabilities: np.ndarray, times: Times, rule: MergeRule) -> list[Run]:
+    """Of classes of which one is right: (W, K)."""
+    labels = _with_hysteresis(probabilities, rule)
+    runs = _runs(labels)
+    return _without_short(runs, labels, times, probabilities, rule.min_length) if rule.min_length else runs
+
+
+def _present_runs(probabilities: np.ndarray, times: Times, rule: MergeRule) -> list[Run]:
+    """Of a class that is there or not: (W, 1)."""
+    threshold = rule.threshold or PRESENT
+    labels, there = [], False
+    for value in probabilities[:, 0]:
+        there = value >= (threshold - rule.hysteresis if there else threshold)
+        labels.append(0 if there else -1)
+    return [run for run in _runs(labels) if run[2] >= 0 and times[run[1]][1] - times[run[0]][0] >= rule.min_length]
+
+
 def _runs(labels: Sequence[int]) -> list[Run]:
     runs: list[Run] = []
     for number, label in enumerate(labels):
@@ -131,9 +229,7 @@ def _runs(labels: Sequence[int]) -> list[Run]:
     return runs
 
 
-def _without_short(
-    runs: list[Run], labels: list[int], times: Sequence[tuple[float, float]], rows: np.ndarray, shortest: float
-) -> list[Run]:
+def _without_short(runs: list[Run], labels: list[int], times: Times, rows: np.ndarray, shortest: float) -> list[Run]:
     """The shortest run goes first, to the likelier neighbour, until none is too short."""
     labels = list(labels)
     while len(runs) > 1:
@@ -152,43 +248,44 @@ def _without_short(
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-def stems(paths: Iterable[str]) -> list[str]:
-    """A file name for each path, each once."""
-    found: list[str] = []
-    for path in paths:
-        stem = re.sub(r"[^\w.-]+", "_", Path(path).stem or "stream").strip("_") or "stream"
-        name, number = stem, 2
-        while name in found:
-            name, number = f"{stem}_{number}", number + 1
-        found.append(name)
-    return found
-
-
 def write_timeline(folder: Path, name: str, timeline: Timeline, segments: Sequence[Segment]) -> list[Path]:
     """``NAME.windows.csv``, ``NAME.segments.csv`` and ``NAME.png`` of one video; returns their paths."""
-    windows, merged, picture = (folder / f"{name}.{end}" for end in ("windows.csv", "segments.csv", "png"))
-    rows = (
-        [f"{start:.3f}", f"{end:.3f}", timeline.classes[int(row.argmax())], *(f"{value:.6g}" for value in row)]
-        for start, end, row in zip(timeline.starts, timeline.ends, timeline.rows, strict=True)
-    )
-    header = ["start", "end", "prediction", *(f"prob_{label}" for label in timeline.classes)]
-    write_csv(windows, header, rows, line_end="\r\n")
+    windows = folder / f"{name}.windows.csv"
+    columns = (timeline.starts, timeline.ends, timeline.labels, timeline.rows)
+    rows = (window_row(*window) for window in zip(*columns, strict=True))
+    write_csv(windows, window_header(timeline.classes), rows, line_end="\r\n")
+    return [windows, *write_segments(folder, name, timeline, segments)]
+
+
+def window_header(classes: Sequence[str]) -> list[str]:
+    """The first row of ``NAME.windows.csv``."""
+    return ["start", "end", "prediction", *(f"prob_{label}" for label in classes)]
+
+
+def window_row(start: float, end: float, label: str, probabilities: Iterable[float]) -> list[str]:
+    """A row of ``NAME.windows.csv``."""
+    return [f"{start:.3f}", f"{end:.3f}", label, *(f"{value:.6g}" for value in probabilities)]
+
+
+def write_segments(folder: Path, name: str, timeline: Timeline, segments: Sequence[Segment]) -> list[Path]:
+    """``NAME.segments.csv`` and ``NAME.png`` of one video; returns their paths."""
+    merged, picture = folder / f"{name}.segments.csv", folder / f"{name}.png"
     lines = [[f"{one.start:.3f}", f"{one.end:.3f}", one.label, f"{one.confidence:.6g}"] for one in segments]
     write_csv(merged, ["start", "end", "label", "confidence"], lines, line_end="\r\n")
     if not timeline.rows:
-        return [windows, merged]
+        return [merged]
     from dust.visualization.segments import segments_figure
 
     figure = segments_figure(
-        [(one.start, one.end, one.label) for one in segments],
+        [(one.start, one.end, one.label, one.of, one.row) for one in segments],
         (np.array(timeline.starts) + np.array(timeline.ends)) / 2,
         timeline.probabilities,
         timeline.classes,
         length=timeline.length,
-        title=Path(timeline.path).name,
+        title=printable(Path(timeline.path).name),
     )
     figure.savefig(picture, dpi=100)
-    return [windows, merged, picture]
+    return [merged, picture]
 
 
 def write_activitynet(path: Path, videos: Sequence[tuple[str, Timeline, Sequence[Segment]]], about: Any) -> None:

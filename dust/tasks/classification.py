@@ -209,6 +209,9 @@ class ClassificationEvaluation(Evaluation):
             "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
         }
 
+    def questions(self) -> Sequence[Sequence[str]] | None:
+        return [[name] for name in self.class_names] if self.multi_label else None
+
     def answer(self, kept: dict[str, Any]) -> Answer:
         probabilities = dict(zip(self.class_names, kept["probabilities"].tolist(), strict=True))
         return Answer(self._said(kept), probabilities)

@@ -96,10 +96,19 @@ class RecordingsEvaluation(Evaluation):
         one |= {"last": last, "probabilities": record["outputs"].numpy(), "padding": padding}
         return {**one, "predicted": self._decode(one, self.decoder)}
 
+    def questions(self) -> Sequence[Sequence[str]] | None:
+        return ()
+
     def answer(self, kept: dict[str, Any]) -> Answer:
         """The steps in their order; the probability of a component is the largest that any window gives a change."""
         steps = [
-            {"frame": int(frame), "time": frame / kept["fps"], "step": int(step), "description": self._describe(step)}
+            {
+                "frame": int(frame),
+                "time": frame / kept["fps"],
+                "step": int(step),
+                "component": self.components[step // 3],
+                "description": self._describe(step),
+            }
             for frame, step in kept["predicted"]
         ]
         most = kept["probabilities"].max(axis=0) if len(kept["probabilities"]) else np.zeros(len(self.components))

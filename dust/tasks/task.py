@@ -141,6 +141,11 @@ class Evaluation(ABC):
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         """What is kept of a record, in a form that can travel between processes: NumPy and plain values."""
 
+    def questions(self) -> Sequence[Sequence[str]] | None:
+        """What is asked at once: of each question the classes of which one is right, or a single one that is there or
+        not. None: one question of all classes. Empty: none of a short window by itself."""
+        return None
+
     def answer(self, kept: dict[str, Any]) -> Answer:
         """Say in words what :meth:`keep` made of a record. ConfigError where the task answers nothing of a sample."""
         raise ConfigError(

@@ -113,6 +113,9 @@ class VerbNounEvaluation(Evaluation):
         }
         return {"id": record["id"], "path": record["path"], "label": record["label"], **found}
 
+    def questions(self) -> Sequence[Sequence[str]] | None:
+        return [self.names[kind] for kind in KINDS]
+
     def answer(self, kept: dict[str, Any]) -> Answer:
         heads = {
             kind: Answer(self._said(kept, kind), dict(zip(self.names[kind], kept[kind].tolist(), strict=True)))

@@ -12,7 +12,7 @@ GREY = "0.8"
 
 
 def segments_figure(
-    segments: Sequence[tuple[float, float, str]],
+    segments: Sequence[tuple[float, float, str, str, int]],
     times: np.ndarray,
     probabilities: np.ndarray,
     class_names: Sequence[str],
@@ -23,27 +23,34 @@ def segments_figure(
     """A strip of coloured segments above curves of the classes' probabilities.
 
     Args:
-        segments: (start, end, label) in seconds; a label that is no class is grey.
+        segments: (start, end, label, class, row); start and end in seconds. One of no class is grey. Each row has a
+            strip; of more than NAMED those with a class that has a colour.
         times: (W,) seconds, the middle of each window.
         probabilities: (W, K) in 0..1.
         length: of the video in seconds.
     """
     from matplotlib.patches import Patch
+    from matplotlib.text import Text
 
-    shown = most_shown(segments, probabilities, class_names)
+    shown = most_shown([(start, end, name) for start, end, _, name, _ in segments], probabilities, class_names)
     colours = colours_of(shown)
-    figure = new_figure(12, 4.0)
-    strip, curves = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
+    rows = sorted({row for *_, row in segments}) or [0]
+    if len(rows) > NAMED:
+        rows = sorted({row for *_, name, row in segments if name in colours})
+    figure = new_figure(12, 3.4 + 0.6 * len(rows))
+    strip, curves = figure.subplots(2, 1, sharex=True, height_ratios=(0.6 + 0.4 * len(rows), 3))
     scale, unit = (60.0, "minutes") if length > 600 else (1.0, "seconds")
-    for start, end, label in segments:
-        colour = colours.get(label, GREY)
-        strip.axvspan(start / scale, end / scale, color=colour, linewidth=0)
+    for start, end, label, name, row in segments:
+        if row not in rows:
+            continue
+        colour, y = colours.get(name, GREY), rows.index(row)
+        strip.broken_barh([(start / scale, (end - start) / scale)], (y, 1), color=colour, linewidth=0)
         if end - start > 0.08 * length:
             middle = (start + end) / 2 / scale
             dark = sum(_rgb(colour)) < 1.5
-            strip.text(middle, 0.5, label, ha="center", va="center", fontsize=9, color="white" if dark else "black",
-                       clip_on=True)  # fmt: skip
-    strip.set(yticks=[], ylim=(0, 1))
+            strip.text(middle, y + 0.5, label, ha="center", va="center", fontsize=9,
+                       color="white" if dark else "black", clip_on=True)  # fmt: skip
+    strip.set(yticks=[], ylim=(len(rows), 0))
     strip.set_title(title, fontsize=10, loc="left")
     for label in shown:
         values = probabilities[:, list(class_names).index(label)]
@@ -52,9 +59,13 @@ def segments_figure(
     curves.set(xlim=(0, max(length, 1e-3) / scale), ylim=(0, 1.02), ylabel="probability", xlabel=unit)
     curves.grid(axis="y", color="0.9")
     handles = [Patch(color=colours[label], label=label) for label in shown]
-    if any(label not in colours for _, _, label in segments):
-        handles.append(Patch(color=GREY, label="none of these"))
+    grey = {name in class_names for *_, name, _ in segments if name not in colours}
+    if grey:
+        words = {True: "other classes", False: "none of these"}
+        handles.append(Patch(color=GREY, label=", ".join(words[known] for known in sorted(grey))))
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with two dollars is a name
     return figure
 
 

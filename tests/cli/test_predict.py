@@ -11,6 +11,7 @@ import pytest
 
 from dust.cli.main import main
 from dust.decode import live
+from dust.decode.live import FileFrames
 from dust.deploy.jobs import watch
 from tests.datasets.clip_files import write_clip
 from tests.decode.test_live import pair
@@ -108,16 +109,44 @@ def test_a_timeline_is_of_a_whole_video(run, tmp_path, capsys):
     assert "long.mp4#0-1: a timeline is of a whole video" in capsys.readouterr().err
 
 
+def test_a_timeline_is_of_the_file_that_a_list_names(run, tmp_path, monkeypatch, capsys):
+    """Not of a file of the same name where the command is given."""
+    data, here = tmp_path / "data", tmp_path / "here"
+    data.mkdir()
+    here.mkdir()
+    write_clip(data / "long.mp4", 60)
+    write_clip(here / "long.mp4", 25)
+    (data / "list.csv").write_text("id,path\nfirst,long.mp4\nsecond,gone.mp4\n")
+    monkeypatch.chdir(here)
+    assert main(["predict", str(run), str(data / "list.csv"), "--timeline", "--overlay", "-o", "out"]) == 1
+    said = capsys.readouterr().out
+    assert str(data / "long.mp4") in said and str(data / "gone.mp4") in said
+    segments = csv_dicts(here / "out" / "first.segments.csv")
+    assert float(segments[-1]["end"]) == pytest.approx(60 / 25, abs=0.05)
+    assert len(list(FileFrames(here / "out" / "first.overlay.mp4"))) == 60
+
+
+def test_names_of_files_do_not_steer_the_terminal(run, tmp_path, capsys):
+    path = write_clip(tmp_path / "a.mp4", 30).rename(tmp_path / "a\x1b[31m.mp4")
+    bad = tmp_path / "b\x1b[31m.mp4"
+    bad.write_text("no video")
+    assert main(["predict", str(run), str(path), str(bad), "--timeline", "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and said.out.count("\\x1b[31m") == 2
+
+
 def test_a_web_address_of_a_file(run, clips, tmp_path, capsys):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(clips))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        words = [f"{address}/clip_14.mp4", f"{address}/absent.mp4"]
-        out = tmp_path / "out"
+        words = [f"{address}/clip_14.mp4?token=a*b", f"{address}/absent.mp4"]
+        out, long = tmp_path / "out", tmp_path / "long"
         assert main(["predict", str(run), *words, "-o", str(out)]) == 1
+        assert main(["predict", str(run), *words, "--timeline", "--overlay", "-o", str(long)]) == 1
         server.shutdown()
-    assert "cannot be fetched" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("cannot be fetched") == 2
+    assert (long / "clip_14.windows.csv").exists() and (long / "clip_14.overlay.mp4").exists()
     assert main(["predict", str(run), str(clips / "clip_14.mp4"), "-o", str(tmp_path / "local")]) == 0
     fetched, local = (csv_dicts(folder / "predictions.csv")[0] for folder in (out, tmp_path / "local"))
     assert fetched["prob_dark"] == local["prob_dark"] and fetched["path"] == words[0]
@@ -160,16 +189,41 @@ def test_a_live_source(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(live, "open_live", lambda _: pair(camera))
     monkeypatch.setattr(live, "QUEUE", 100)
     out = tmp_path / "out"
-    assert main(["predict", str(run), "camera:0", "-o", str(out), "--seconds", "60"]) == 0
+    words = ["predict", str(run), "camera:0", "-o", str(out), "--seconds", "60", "--threshold", "0.55"]
+    assert main(words) == 0
     said = capsys.readouterr()
     assert len(said.out.splitlines()) > 5 and " ms)" in said.out
     assert "mean delay from frame to answer" in said.err
     assert {one.name for one in out.iterdir()} == {
         "camera_0.windows.csv", "camera_0.segments.csv", "camera_0.png", "timeline.json"
     }  # fmt: skip
-    assert len(csv_dicts(out / "camera_0.windows.csv")) == len(said.out.splitlines())
+    rows = csv_dicts(out / "camera_0.windows.csv")
+    assert len(rows) == len(said.out.splitlines())
+    for row, line in zip(rows, said.out.splitlines(), strict=True):
+        likeliest = max(("bright", "dark"), key=lambda name: float(row[f"prob_{name}"]))
+        sure = float(row[f"prob_{likeliest}"]) >= 0.55
+        assert row["prediction"] == (likeliest if sure else "none of these"), "what was answered, not what is likeliest"
+        assert f"  {row['prediction']}  " in line
     assert main(["predict", str(run), "camera:0", "clip.mp4"]) == 2
     assert "by itself" in capsys.readouterr().err
+
+
+def test_options_without_effect_are_refused(run, clips, tmp_path, capsys):
+    clip, out = str(clips / "clip_14.mp4"), ["-o", str(tmp_path / "out")]
+    for words, refused in (
+        ([clip, "--window", "1", "--hysteresis", "0.1", "--seconds", "3"], ["window", "hysteresis", "seconds"]),
+        ([clip, "--timeline", "--workers", "2", "--top", "3"], ["workers", "top"]),
+        (["camera:0", "--timeline", "--overlay", "--workers", "0", *out], ["timeline", "overlay"]),
+        (["camera:0", "--batch-size", "4", "--min-length", "1"], ["batch-size", "min-length"]),
+        (["--watch", str(clips), "--stride", "1", "--seconds", "1"], ["stride", "seconds"]),
+    ):
+        assert main(["predict", str(run), *words]) == 2
+        said = capsys.readouterr().err
+        for name in refused:
+            assert f"--{name} has no effect here" in said, words
+    assert main(["predict", str(run), clip, "--procedure", "car"]) == 2
+    assert "no recordings of a procedure" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_camera_that_is_not_there(run, capsys):

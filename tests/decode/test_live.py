@@ -178,3 +178,16 @@ def test_a_source_that_breaks_at_once_is_given_longer_and_longer_pauses():
     with LiveFrames("rtsp://x", retries=8, opener=opener, sleep=lambda s: pauses.append(s)) as frames:
         assert len(list(frames)) == 9
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_a_source_that_sends_nothing_ends_in_time():
+    silent = threading.Event()
+
+    class Silent(Fake):
+        def decode(self, stream):
+            silent.wait(60)
+            yield from ()
+
+    with LiveFrames("camera:0", opener=lambda _: pair(Silent(0)), seconds=0.2) as frames:
+        assert list(frames) == [] and not silent.is_set()
+        silent.set()

@@ -103,3 +103,19 @@ def test_a_name_that_no_font_knows_and_a_folder_that_is_not_there(tmp_path):
     write_overlay(tmp_path / "out.mp4", found, found.segments(MergeRule()))
     with pytest.raises(DataError, match="cannot be written"):
         overlay(path, tmp_path / "nowhere" / "out.mp4")
+
+
+def test_a_line_for_each_question(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", 50, size=(256, 320))
+    heights = []
+    for questions in (None, [["cut"], ["stir"], ["fry"]]):
+        found = Timeline(str(path), ["cut", "stir", "fry"], 2.0, questions)
+        for number in range(2):
+            row = {"cut": 0.9, "stir": 0.8, "fry": 0.7}
+            found.add(Prediction("a", "a", "x", row, start=float(number), end=number + 1.0))
+        out = write_overlay(tmp_path / "out.mp4", found, found.segments(MergeRule()))
+        last = frames_of(out)[-1][1]
+        heights.append(last.shape[0])
+    assert heights[1] > heights[0]
+    strip = last[-(heights[1] - heights[0]) :, 160].reshape(-1, 3).astype(int)
+    assert len({tuple(np.round(colour / 40)) for colour in strip}) >= 3, "each class has its colour"

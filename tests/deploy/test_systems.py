@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import dust
+from dust.deploy.jobs import LongVideos
 from dust.deploy.sources import find_sources
+from dust.deploy.timeline import MergeRule
 from dust.engine import run_net
 from dust.synthetic.fusion import generate_dust
 from dust.synthetic.keystep import generate_procedure
@@ -141,6 +143,16 @@ def test_point_tracks_of_several_cameras(tmp_path):
     np.testing.assert_allclose(mean, one.logits, atol=1e-5)
     (tmp_path / "broken_view_0.npz").write_bytes(b"nothing")
     assert "not a .npz file" in model(tmp_path / "broken_view_0.npz").error
+    for name in ("walk_view_0.mp4", "walk_view_1.NPZ"):
+        (tmp_path / name).write_bytes(b"nothing")
+        assert name in model(tmp_path / name).error
+    with pytest.raises(ConfigError, match="a window of this model has 32 frames"):
+        model.stream(found[0].path, stride=100.0)
+    job = LongVideos(model, stride=9 / 24)
+    ((timeline, segments),) = job.run(find_sources([str(data / "tracks.csv")], model.reader)[:1])
+    assert len(timeline.rows) == len(windows) and segments[-1].end == pytest.approx(timeline.length)
+    with pytest.raises(ConfigError, match="no pictures"):
+        list(LongVideos(model, overlay=True).run([found[0].path]))
 
 
 @pytest.mark.slow
@@ -183,5 +195,13 @@ def test_the_steps_of_a_procedure(tmp_path):
     ]
     ours = [list(window.probabilities.values()) for window in stream if window.views]
     np.testing.assert_allclose(ours, tested, atol=2e-5)
+    ((timeline, segments),) = LongVideos(model).run([one.path])
+    steps = one.facts["steps"]
+    assert steps, "or nothing would be compared here"
+    assert [segment.label for segment in segments] == [step["description"] for step in steps]
+    assert [segment.end for segment in segments] == pytest.approx([step["time"] + 1 / 10 for step in steps], abs=0.1)
+    assert len(timeline.rows) == len(ours)
+    with pytest.raises(ConfigError, match="steps that its decoder finds"):
+        list(LongVideos(model, rule=MergeRule(min_length=1.0)).run([one.path]))
     with pytest.raises(ConfigError, match="no stored embeddings"):
         dust.load(runs / "keystep_temporal", device="cpu")(one.path)

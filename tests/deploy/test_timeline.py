@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from dust.datasets.manifest.manifest import Clip
+from dust.deploy.jobs import file_names
 from dust.deploy.prediction import Prediction
-from dust.deploy.timeline import MergeRule, Segment, Timeline, stems, write_activitynet, write_timeline
+from dust.deploy.timeline import MergeRule, Moments, Segment, Timeline, write_activitynet, write_timeline
 from tests.helpers import csv_dicts
 
 
@@ -14,7 +16,8 @@ def timeline(rows, step=1.0, window=2.0, duration=0.0):
     found = Timeline("a/long video.mp4", ["cut", "stir"], duration)
     for number, value in enumerate(rows):
         probabilities = {"cut": value, "stir": 1 - value}
-        found.add(Prediction("a", "a", probabilities=probabilities, start=number * step, end=number * step + window))
+        when = {"start": number * step, "end": number * step + window}
+        found.add(Prediction("a", "a", max(probabilities, key=probabilities.get), probabilities, **when))
     return found
 
 
@@ -29,7 +32,8 @@ def test_neighbours_that_agree_are_one_segment():
     assert (first.label, first.start, first.end) == ("cut", 0.0, 2.5)
     assert (second.label, second.start, second.end) == ("stir", 2.5, 6.0)
     assert first.confidence == pytest.approx((0.9 * 1.5 + 0.8 * 1.0) / 2.5)
-    assert found.at([first, second], 2.4) == 0 and found.at([first, second], 99.0) == 1
+    moments = Moments([first, second])
+    assert [moments.at(seconds) for seconds in (0.0, 2.4, 2.5, 99.0)] == [(0,), (0,), (1,), (1,)]
     assert timeline([]).segments(MergeRule()) == []
 
 
@@ -46,6 +50,76 @@ def test_below_the_threshold_it_is_none_of_these():
     assert [one[0] for one in labels(found, threshold=0.8, hysteresis=0.5)] == ["cut", "none of these", "cut"]
 
 
+def several(rows, questions, duration=0.0):
+    """A timeline of several questions."""
+    names = [name for names in questions for name in names]
+    found = Timeline("x.mp4", names, duration, questions)
+    for number, row in enumerate(rows):
+        probabilities = dict(zip(names, row, strict=True))
+        found.add(Prediction("a", "a", "said", probabilities, start=float(number), end=number + 1.0))
+    return found
+
+
+def test_each_question_has_segments_of_its_own():
+    found = several(
+        [(0.9, 0.1, 0.2, 0.8), (0.8, 0.2, 0.9, 0.1), (0.1, 0.9, 0.7, 0.3)],
+        [["verb:cut", "verb:stir"], ["noun:leek", "noun:pot"]],
+    )
+    rows = [(one.row, one.label, one.start, one.end) for one in found.segments(MergeRule())]
+    assert rows == [
+        (0, "verb:cut", 0, 2), (1, "noun:pot", 0, 1), (1, "noun:leek", 1, 3), (0, "verb:stir", 2, 3)
+    ]  # fmt: skip
+    sure = found.segments(MergeRule(threshold=0.85))
+    assert [(one.row, one.start, one.end) for one in sure] == [(0, 0, 1), (1, 1, 2), (0, 2, 3)]
+    assert sure[0].confidence == pytest.approx(0.9)
+    moments = Moments(found.segments(MergeRule()))
+    labels = [{found.segments(MergeRule())[n].label for n in moments.at(seconds)} for seconds in (0.5, 1.5, 9)]
+    assert labels == [{"verb:cut", "noun:pot"}, {"verb:cut", "noun:leek"}, {"verb:stir", "noun:leek"}]
+
+
+def test_a_class_of_several_is_there_or_not():
+    found = several([(0.9, 0.6), (0.45, 0.2), (0.55, 0.1), (0.1, 0.7)], [["talk"], ["walk"]])
+    rows = [(one.label, one.start, one.end) for one in found.segments(MergeRule())]
+    assert rows == [("talk", 0, 1), ("walk", 0, 1), ("talk", 2, 3), ("walk", 3, 4)]
+    kept = found.segments(MergeRule(hysteresis=0.1, min_length=2.0))
+    assert [(one.label, one.start, one.end) for one in kept] == [("talk", 0, 3)]
+    assert kept[0].confidence == pytest.approx((0.9 + 0.45 + 0.55) / 3)
+    moments = Moments(found.segments(MergeRule()))
+    assert [moments.at(seconds) for seconds in (0.5, 1.5, 2.5, 7.0)] == [(0, 1), (), (2,), (3,)]
+
+
+def test_steps_are_the_segments_of_a_procedure(tmp_path):
+    found = Timeline("x.mp4", ["wheel", "bar"], 9.0, ())
+    step = {"step": 3, "component": "bar", "description": "Install bar"}
+    other = {"step": 0, "component": "wheel", "description": "Install wheel"}
+    for end, row, steps in (
+        (1.0, {"wheel": 0.2, "bar": 0.7}, []),
+        (2.0, {"wheel": 0.4, "bar": 0.6}, [step]),
+        (3.0, {"wheel": 0.0, "bar": 0.0}, []),  # a frame without a window
+        (4.0, {"wheel": 0.3, "bar": 0.1}, [other, step]),
+    ):
+        windows = int(any(row.values()))
+        label = ", ".join(one["description"] for one in steps)
+        facts = {"steps": steps}
+        found.add(Prediction("a", "a", label, row, views=windows, start=end - 1, end=end, facts=facts))
+    segments = found.segments(MergeRule())
+    assert [(one.label, one.start, one.end, round(one.confidence, 2)) for one in segments] == [
+        ("Install bar", 0, 2, 0.7), ("Install wheel", 2, 4, 0.4), ("Install bar", 2, 4, 0.1)
+    ]  # fmt: skip
+    assert len(found.rows) == 3 and Moments(segments).at(2.5) == (1, 2)
+    write_timeline(tmp_path, "x", found, segments)
+    rows = csv_dicts(tmp_path / "x.windows.csv")
+    assert [row["prediction"] for row in rows] == ["", "Install bar", "Install wheel, Install bar"]
+
+
+def test_pictures_of_several_questions_and_of_names_with_dollars(tmp_path):
+    names = [[f"$class_{number}$"] for number in range(20)]
+    found = several(np.random.RandomState(0).rand(8, 20), names)
+    assert len(write_timeline(tmp_path, "x", found, found.segments(MergeRule()))) == 3
+    found = several([(0.9, 0.1, 0.2, 0.8)] * 3, [["$a", "b"], ["$\\frac$", "d"]])
+    assert len(write_timeline(tmp_path, "y", found, found.segments(MergeRule()))) == 3
+
+
 def test_what_is_too_short_goes_to_the_likelier_neighbour():
     found = timeline([0.9, 0.9, 0.4, 0.9, 0.9, 0.1, 0.1, 0.1])
     assert [one[0] for one in labels(found)] == ["cut", "stir", "cut", "stir"]
@@ -56,8 +130,10 @@ def test_what_is_too_short_goes_to_the_likelier_neighbour():
 
 
 def test_names_of_files():
-    assert stems(["a/x.mp4", "b/x.avi", "rtsp://host/live"]) == ["x", "x_2", "live"]
-    assert stems(["a b/c:d?.mp4"]) == ["c_d"]
+    assert file_names(["a/x.mp4", "b/x.avi", "c/y.mp4"]) == ["a_x.mp4", "b_x.avi", "y"]
+    assert file_names(["a b/c:d?.mp4", "X.mp4", "x.mp4"]) == ["c_d_", *file_names(["X.mp4", "x.mp4"])]
+    assert len({name.casefold() for name in file_names(["X.mp4", "x.mp4"])}) == 2
+    assert file_names([Clip("walk", "/data/a.mp4", None), Clip("run", "/data/a.mp4", None)]) == ["walk", "run"]
 
 
 def test_files(tmp_path):

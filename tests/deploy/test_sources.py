@@ -1,0 +1,42 @@
+"""What words mean: files, web addresses, patterns; and which options a stream of them has."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dust.deploy.reading_procedures import ProcedureReader
+from dust.deploy.reading_tracks import TrackReader, sample_of
+from dust.deploy.sources import find_sources, is_single
+from dust.deploy.streams import open_stream
+from dust.utils.errors import ConfigError
+
+
+def test_a_question_mark_in_an_address_is_no_pattern(model):
+    address = "https://example.org/a.mp4?size=1&x=[2]"
+    assert find_sources([address], model.reader) == [address] and is_single(address, model.reader)
+
+
+@pytest.mark.parametrize("name", ["walk_view_0.mp4", "walk_view_0.NPZ", "walk_view_0.txt"])
+def test_a_file_that_holds_no_tracks_is_taken_by_its_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"nothing")
+    np.savez(tmp_path / "walk_view_1.npz", tracks=np.zeros((3, 2, 2)))
+    clip = sample_of(tmp_path / name, tmp_path)
+    assert clip.files == {0: str(tmp_path / name)}, "whoever reads it says what is wrong with it"
+    assert set(sample_of(tmp_path / "walk_view_1.npz", tmp_path).files) == {1}
+
+
+def test_options_that_a_stream_has_not(model, clips):
+    clip = clips / "clip_14.mp4"
+    tracks = SimpleNamespace(reader=TrackReader(lambda _: None, [], {"input": "tracks"}))
+    steps = SimpleNamespace(reader=ProcedureReader(lambda _: None, None, "", 1, {"input": "recording"}))
+    for predictor, source, options, said in (
+        (model, clip, {"widnow": 3}, "a model of video has no option widnow. It has window, stride"),
+        (model, clip, {"retries": 3, "seconds": 1}, "option retries is for a camera or a network stream; option sec"),
+        (tracks, "a.npz", {"window": 1.0}, "a model of tracks has no option window. It has stride"),
+        (tracks, "a.npz", {"queue": 1}, "option queue is for a camera"),
+        (steps, "a.mp4", {"window": 1.0, "stride": 1.0}, "no option window; a stream of a model of recording has no "),
+        (steps, "camera:0", {"stride": 1.0}, "no option stride. It has queue, retries, seconds"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            open_stream(predictor, source, **options)
