@@ -19,6 +19,8 @@ def convert(source: Path, target: Path) -> None:
     if target.exists():
         raise CheckpointError(f"{target} is there already: name another, or remove it")
     state = load_checkpoint(source)
+    if "files" in state:  # what the data folder's files are called since a folder has a list of that name
+        state["carried"] = state.pop("files")
     if is_sharded(target):
         from dust.utils.checkpoint import save_sharded
 

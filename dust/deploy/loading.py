@@ -138,7 +138,8 @@ def build_carried(cfg: CfgNode) -> Iterator[tuple[CfgNode, dict[str, str]]]:
     these files, name -> text."""
     found: dict[str, str] = {}
     for path in _checkpoints_of(flatten(cfg), cfg.OUTPUT_DIR):
-        found |= read_checkpoint(path).get("files") or {}
+        saved = read_checkpoint(path)
+        found |= saved.get("carried") or saved.get("files") or {}  # the name until 0.1.0
     with build_with_files(cfg, found) as carried:
         yield carried, found
 

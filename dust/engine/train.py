@@ -407,7 +407,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         "class_names": list(dataset.class_names),
         "data_sha256": fingerprint(dataset, fitted),
         "fitted": fitted,
-        "files": files_of(dataset),
+        "carried": files_of(dataset),
         "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),
         "cfg": cfg.dump(),
     }

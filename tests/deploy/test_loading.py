@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import dust
+from dust.cli import convert_checkpoint
 from dust.config import load_config
-from dust.deploy.loading import find_origin
+from dust.datasets.video.tstl_groups import GROUPING
+from dust.deploy.loading import build_carried, find_origin
 from dust.models.vjepa2 import VJEPA2
-from dust.utils.checkpoint import load_checkpoint
+from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 from tests.helpers import randomised
 from tests.models.test_vjepa2 import authors_files
@@ -157,3 +159,22 @@ def test_a_name_in_the_zoo(run, model, clips, tmp_path, monkeypatch):
     listed = dataclasses.replace(entry, class_list=str(tmp_path / "names.txt"))
     monkeypatch.setitem(zoo.ENTRIES, "tiny", listed)
     assert dust.load("zoo://tiny", device="cpu").classes == ["night", "day"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint_epoch_00001.pyth", "checkpoint_epoch_00001.dcp"])
+@pytest.mark.parametrize("entry", ["carried", "files"])
+def test_files_that_a_checkpoint_carries(tmp_path, name, entry):
+    """In both forms; and by the name that they had before, which a folder has for its own files."""
+    state = {"epoch": 0, "model_state": {"a": torch.ones(2)}, entry: {GROUPING: "{}"}}
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    save_checkpoint(tmp_path / "one.pyth", state)
+    assert convert_checkpoint.main([str(tmp_path / "one.pyth"), str(folder / name)]) == 0
+    cfg = load_config(None, {"OUTPUT_DIR": str(tmp_path)})
+    with build_carried(cfg) as (carried, files):
+        assert files == {GROUPING: "{}"} and carried.TSTL.GROUPING == GROUPING
+        assert os.listdir(carried.DATA.PATH_TO_DATA_DIR) == [GROUPING]
+    if entry == "files" and name.endswith(".pyth"):
+        shutil.copy(tmp_path / "one.pyth", folder / "checkpoint_epoch_00002.pyth")
+        with build_carried(cfg) as (_, files):
+            assert files == {GROUPING: "{}"}

@@ -161,7 +161,7 @@ def test_the_steps_of_a_procedure(tmp_path):
     generate_procedure(data, recordings=3, parts=3, pace=40)
     contrast = {"N_CLASSES": "0", "N_BG": "0", "N_ITERS": "2"}
     fast = [word for name, value in contrast.items() for word in (f"KEYSTEP.CONTRAST.{name}", value)]
-    fast += ["KEYSTEP.SAMPLER.N_ITER", "16", "MODEL.NUM_CLASSES", "3"]
+    fast += ["KEYSTEP.SAMPLER.N_ITER", "16", "MODEL.NUM_CLASSES", "3", "TRAIN.CHECKPOINT_FORMAT", "sharded"]
     names = ["keystep_spatial", "keystep_features", "keystep_temporal", "keystep_finetune", "keystep_test"]
     stages(names, data, runs, *fast, "KEYSTEP.DECODE.CUM_CONF", "0.4", "KEYSTEP.DECODE.CONF", "0.4")
     listed = tmp_path / "recordings.csv"

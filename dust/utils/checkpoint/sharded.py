@@ -50,6 +50,7 @@ def save_sharded(path: str | os.PathLike, state: Mapping[str, Any], group: Any =
         CheckpointError: on every process, if it could not be written on any; what stood there before is untouched.
     """
     path = Path(path)
+    assert "files" not in state, "the folder has a list of that name: its own files"
     several = dist.is_available() and dist.is_initialized()
     rank = dist.get_rank(group) if several else 0
     temporary = path.with_name(f".{path.name}.tmp")
