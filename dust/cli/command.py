@@ -1,11 +1,15 @@
 """What all sub-commands share: words become options, and bad input becomes one line and exit code 2."""
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dust.utils.errors import DustError
+from dust.utils.files import file_problem, is_file_problem
+from dust.utils.text import printable
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -56,15 +60,42 @@ def _positional(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 
 def guarded(run: Callable[[], int | None], *, resumable: bool = False) -> int:
-    """Run, and return the exit code: 2 where a DustError says what is wrong, 130 after Ctrl-C."""
+    """Run, and return the exit code: 2 where a DustError, a disk or a missing right says what is wrong, 130 after
+    Ctrl-C, 141 where nobody reads on (``dust ... | head``)."""
     try:
-        return run() or 0
+        code = run() or 0
+        sys.stdout.flush()
+        return code
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        if not _nobody_reads_on():
+            raise
+        return 141
+    except OSError as error:
+        if not is_file_problem(error):
+            raise
+        print(f"error: {printable(file_problem(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped" + "; the same command goes on from here" * resumable, file=sys.stderr)
         return 130
+
+
+def _nobody_reads_on() -> bool:
+    """Whether what reads this command's output has gone. The rest of the output goes nowhere then."""
+    try:
+        handle = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file
+        return False
+    state = select.poll()
+    state.register(handle, 0)  # errors are told without being asked for
+    if not state.poll(0):
+        return False
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), handle)  # or the interpreter complains when it ends
+    return True
 
 
 def run_in_output_dir(args: argparse.Namespace, run: Callable[..., Any], **options: Any) -> tuple[Any, Any]:

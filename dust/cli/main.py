@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dust
+from dust.cli.command import guarded
 from dust.utils.text import forgiving_console
 
 #: Files of this room that are no sub-command.
@@ -53,11 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     forgiving_console()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(help_text(), file=sys.stdout if words else sys.stderr)
-        return 0 if words else 2
+        return guarded(lambda: print(help_text(), file=sys.stdout if words else sys.stderr)) or (0 if words else 2)
     if words[0] == "--version":
-        print(f"dust {dust.__version__}")
-        return 0
+        return guarded(lambda: print(f"dust {dust.__version__}"))
     if words[0].startswith("-"):
         words = ["train", *words]
     name, *rest = words
@@ -66,4 +65,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         print(f"error: dust has no sub-command {name!r}.{hint} `dust --help` lists them.", file=sys.stderr)
         return 2
-    return int(importlib.import_module(module_of(name)).main(rest) or 0)
+    return guarded(lambda: importlib.import_module(module_of(name)).main(rest))

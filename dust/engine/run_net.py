@@ -1,7 +1,6 @@
 """The command line: run each configuration's stages, one file after the other."""
 
 import contextlib
-import errno
 import functools
 import logging
 import os
@@ -17,15 +16,10 @@ from dust.config.parser import log_notes
 from dust.launch.requeue import ExitHandler
 from dust.launch.signals import Interrupted, handle_signals
 from dust.utils.errors import ConfigError, DustError
+from dust.utils.files import file_problem, is_file_problem
 from dust.utils.text import forgiving_console
 
 logger = logging.getLogger(__name__)
-
-#: A full, failing or read-only disk, a missing right: the user's to mend, wherever it is met.
-FILE_PROBLEMS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
-    errno.ENOTCONN, errno.ENAMETOOLONG,
-)  # fmt: skip
 
 
 def run_stage(cfg: CfgNode) -> None:
@@ -66,7 +60,7 @@ def run_stage(cfg: CfgNode) -> None:
             record_error(message)
             raise ConfigError(message) from error
         except OSError as error:
-            if error.errno not in FILE_PROBLEMS:
+            if not is_file_problem(error):
                 raise
             message = _file_problem(error, run_dir.path)
             record_error(message)
@@ -74,9 +68,7 @@ def run_stage(cfg: CfgNode) -> None:
 
 
 def _file_problem(error: OSError, folder: object) -> str:
-    return (
-        f"{error.filename or f'a file in {folder}'}: {error.strerror}. What was saved stays; the same command goes on"
-    )
+    return f"{file_problem(error, folder)}. What was saved stays; the same command goes on"
 
 
 def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -225,7 +217,7 @@ def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in FILE_PROBLEMS:
+        if not is_file_problem(error):
             raise
         print(f"error: {_file_problem(error, folder)}", file=sys.stderr)
         return 2

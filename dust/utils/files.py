@@ -23,6 +23,23 @@ from dust.utils.errors import DataError
 from dust.utils.text import csv_cell, unescaped
 
 LONGEST_TEXT = 1 << 30  # bytes of a text that is read whole
+#: A full, failing or read-only disk, a missing right: the user's to mend, wherever it is met.
+FILE_PROBLEMS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENOTCONN, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+
+def is_file_problem(error: OSError) -> bool:
+    """Whether an error is about the user's disk or rights, and not about dust's code."""
+    return error.errno in FILE_PROBLEMS
+
+
+def file_problem(error: OSError, folder: object = "") -> str:
+    """Return what is wrong with which file; of one without a name, with a file in ``folder``."""
+    where = f"a file in {folder}" if folder else "a file"
+    return f"{error.filename or where}: {error.strerror or error}"
+
 
 # ----------------------------------------------------------------------------------------------------------- writing
 

@@ -1,5 +1,6 @@
 """`dust NAME`: one way to every sub-command, and a sentence for what is none."""
 
+import errno
 import importlib
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 import dust
+from dust.cli.command import guarded
 from dust.cli.main import main, module_of, names, summary
 from tests.helpers import ROOT
 
@@ -95,3 +97,41 @@ def test_a_door_opens():
     """The one that has to find benchmarks/, from anywhere."""
     command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "--help"]
     assert "usage:" in subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout
+
+
+def test_a_disk_and_a_right_are_said_in_a_sentence(capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device", "out/a\x1b.csv")
+
+    assert guarded(full) == 2
+    assert capsys.readouterr().err == "error: out/a\\x1b.csv: No space left on device\n"
+
+    def bug():
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "forgotten.csv")
+
+    with pytest.raises(FileNotFoundError):
+        guarded(bug)
+
+    def worker():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):  # not of this command's output
+        guarded(worker)
+
+
+def test_who_stops_reading_hears_no_complaint(tmp_path):
+    (tmp_path / "many.py").write_text(
+        "import sys\nfrom dust.cli.command import guarded\n"
+        "def say():\n    for number in range(100_000):\n        print(number)\n"
+        "sys.exit(guarded(say))\n"
+    )
+    for words, lines in (([str(tmp_path / "many.py")], 1), (["-m", "dust", "--help"], 0)):
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+        process.stderr.close()
