@@ -1,13 +1,15 @@
 """Train, test, extract features and predict by configurations; `dust --cfg ...` is the same."""
 
+import argparse
 import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dust.cli import predict
 from dust.cli.command import guarded
 from dust.config import flatten
 from dust.config.parser import parse_args
@@ -23,29 +25,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word.partition("=")[0] in ("--folds", "--seeds") for word in words):
         return guarded(lambda: repeat(words), resumable=True)
-    code = run_net.main(words)
+    code = run_net.main(words, further=problems_ahead)
     if code or any(os.environ.get(name, "0") != "0" for name in _RANKS):
         return code  # of several processes the first predicts
     args = parse_args(words)
     for _, cfg in load_stages(args.cfg_files, args.opts):
         values = flatten(cfg)
         if values["PREDICT.ENABLE"] and values["SHARD_ID"] == 0:
-            from dust.cli.predict import main as predict
+            from dust.deploy.loading import build_loaded
 
-            code = max(code, predict(words_of(values)))
+            load = functools.partial(build_loaded, cfg)
+            code = max(code, guarded(functools.partial(predict.run, arguments_of(values), load)))
     return code
 
 
-def words_of(values: dict) -> list[str]:
-    """The words of ``dust predict`` for ``{key: value}`` of a configuration with PREDICT.ENABLE."""
-    own = {name.removeprefix("PREDICT."): value for name, value in values.items() if name.startswith("PREDICT.")}
-    output = own["OUTPUT"] or os.path.join(values["OUTPUT_DIR"], "predictions")
-    words = [values["OUTPUT_DIR"], *filter(None, own["SOURCES"]), "-o", output, "--force"]
-    words += [f"--{name.lower()}" for name in ("TIMELINE", "OVERLAY") if own[name]]
-    numbers = ("THRESHOLD", "TOP", "WINDOW", "STRIDE", "HYSTERESIS", "MIN_LENGTH")
-    for name in numbers:
-        words += [f"--{name.lower().replace('_', '-')}", str(own[name])]
-    return [*words, "--device", "auto" if values["NUM_GPUS"] else "cpu"]
+def problems_ahead(cfg: Any) -> list[str]:
+    """What is wrong with the prediction of a configuration, before anything is trained for it."""
+    values = flatten(cfg)
+    if not values["PREDICT.ENABLE"]:
+        return []
+    from dust.deploy.sources import missing
+
+    args = arguments_of(values)
+    problems = [f"PREDICT.SOURCES {text}" for text in missing(args.sources)]
+    if os.path.isfile(args.out):
+        problems.append(f"PREDICT.OUTPUT {args.out}: is a file; name a folder for the predictions")
+    return problems + [f"PREDICT: {text}" for text in predict.problems_of(args)]
+
+
+def arguments_of(values: Mapping[str, Any]) -> argparse.Namespace:
+    """The options of ``dust predict`` for ``{key: value}`` of a configuration with PREDICT.ENABLE."""
+    parser = argparse.ArgumentParser()
+    predict.add_arguments(parser)
+    args = parser.parse_args([values["OUTPUT_DIR"]])
+    for name in ("THRESHOLD", "TIMELINE", "OVERLAY", "WINDOW", "STRIDE", "HYSTERESIS", "MIN_LENGTH"):
+        setattr(args, name.lower(), values[f"PREDICT.{name}"])
+    if values["PREDICT.TOP"] != predict.TOP:
+        args.top = values["PREDICT.TOP"]
+    args.sources = [source for source in values["PREDICT.SOURCES"] if source]
+    args.out = values["PREDICT.OUTPUT"] or os.path.join(values["OUTPUT_DIR"], "predictions")
+    args.force, args.device = True, "auto" if values["NUM_GPUS"] else "cpu"
+    return args
 
 
 # ------------------------------------------------------------------------------------------------- folds and seeds
@@ -69,6 +89,8 @@ def repeat(words: Sequence[str]) -> int:
     tested = [Path(cfg.OUTPUT_DIR).relative_to(root) for _, cfg in stages if cfg.TEST.ENABLE]
     if not tested:
         raise ConfigError(f"{flag}: the configuration tests nothing, so there is nothing to compare: TEST.ENABLE True")
+    if any(cfg.PREDICT.ENABLE for _, cfg in stages):
+        raise ConfigError(f"{flag} tests its runs and predicts nothing: PREDICT.ENABLE False")
     first: Any = stages[0][1]
     if flag == "--folds":
         lists = build_fold_lists(first, root / "lists", count)

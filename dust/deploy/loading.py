@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from dust import zoo
-from dust.config import KEYS, CfgNode, flatten, load_config
+from dust.config import KEYS, CfgNode, flatten, load_config, with_values
 from dust.config.parser import load_saved_config
 from dust.deploy.exported import build_exported, is_exported
 from dust.deploy.predictor import Predictor, build_predictor, build_with_files
 from dust.engine.calibration import read_temperature
+from dust.engine.stages import build_inherited
 from dust.utils.checkpoint import is_sharded, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.files import read_text
@@ -107,6 +108,18 @@ def load(
     if calibrated:
         predictor.calibrate(read_temperature(cfg.OUTPUT_DIR, predictor.identity.checkpoint_sha256))
     return predictor
+
+
+def build_loaded(cfg: CfgNode, *, device: str = "auto", threshold: float = 0.0) -> Predictor:
+    """The predictor of the run that cfg describes, with the checkpoint that its test would take.
+
+    Raises:
+        ConfigError, CheckpointError: there is none, or it answers nothing about a clip.
+    """
+    fixed = {**_fixed(Origin()), "TEST.CHECKPOINT_FILE_PATH": cfg.TEST.CHECKPOINT_FILE_PATH}
+    with build_carried(build_inherited(with_values(cfg, fixed))) as (carried, files):
+        where, source = _device(device), cfg.OUTPUT_DIR
+        return build_predictor(carried, device=where, files=files, source=source, threshold=threshold)
 
 
 def _only_of_runs(name: str, **given: Any) -> None:

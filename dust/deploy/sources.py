@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dust.decode.live import CAMERA
 from dust.deploy.reading import Reader
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
@@ -61,6 +62,14 @@ def _sources_of(word: str, reader: Reader) -> Iterator[Any]:
     else:
         for one in sorted(glob.glob(path, recursive=True), key=natural_order):
             yield from reader.in_folder(one) if os.path.isdir(one) else [one]
+
+
+def missing(words: Sequence[str]) -> list[str]:
+    """What is wrong with words that name no file, folder or pattern that is there; web addresses and cameras are let
+    pass. No model is needed for that."""
+    paths = {word: os.path.expanduser(word) for word in words if "://" not in word and not word.startswith(CAMERA)}
+    absent = (word for word, path in paths.items() if not os.path.exists(path) and not glob.glob(path, recursive=True))
+    return [_nothing(word) if glob.has_magic(word) else f"{word}: there is no such file or folder" for word in absent]
 
 
 def _nothing(word: str) -> str:

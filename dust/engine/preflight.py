@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -79,11 +79,12 @@ class _Ahead:
             self.errors.setdefault(str(error), error)
 
 
-def build_ahead(runs: Sequence[tuple[str, Any]]) -> int:
+def build_ahead(runs: Sequence[tuple[str, Any]], further: Callable[[CfgNode], Iterable[str]] = lambda cfg: ()) -> int:
     """Look at all stages of a command before the first one begins.
 
     Args:
         runs: (name, configuration) of each, in order.
+        further: what else is wrong with a configuration; also asked of finished stages.
 
     Returns:
         How many of the first stages are finished: these were not looked at, for their data may be gone.
@@ -102,9 +103,13 @@ def build_ahead(runs: Sequence[tuple[str, Any]]) -> int:
     to_come: dict[Path, Mapping[str, Any]] = {}
     notes: list[str] = []
     with _quiet(), expect_stages(to_come):
-        for name, cfg in runs[done:]:
+        for number, (name, cfg) in enumerate(runs):
             stage = _Ahead(name, cfg.OUTPUT_DIR)
             looked_at.append(stage)
+            for text in further(cfg):
+                stage.say(text)
+            if number < done:
+                continue
             home = _home(cfg.OUTPUT_DIR)
             settled = build_stage_ahead(cfg, stage, stages, notes)
             if home not in stages or settled.TRAIN.ENABLE:  # who only tests what another one trained adds nothing
@@ -156,7 +161,8 @@ def build_stage_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
         notes: where it is written what is no error, and strange.
     """
     if not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE or cfg.FEATURES.ENABLE or cfg.PREDICT.ENABLE):
-        stage.say("TRAIN.ENABLE, TEST.ENABLE and FEATURES.ENABLE are all False: nothing would be done; set one True")
+        keys = "TRAIN.ENABLE, TEST.ENABLE, FEATURES.ENABLE and PREDICT.ENABLE"
+        stage.say(f"{keys} are all False: nothing would be done; set one True")
     _check_folder(stage)
     same = stages.get(_home(stage.output_dir))
     if same is not None and same.trains and cfg.TRAIN.ENABLE:
@@ -232,14 +238,14 @@ class _Start:
 
 def build_start_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]) -> _Start:
     """That every weight file can be read which the configuration names. Nothing is downloaded."""
-    train = cfg.TRAIN
+    train, asks = cfg.TRAIN, cfg.TEST.ENABLE or cfg.PREDICT.ENABLE
     start = _Start()
     if train.ENABLE:
         key = "TRAIN.CHECKPOINT_FILE_PATH" if train.CHECKPOINT_FILE_PATH else "MODEL.PRETRAINED"
         with stage.noting():
             start = _check_weights(stage, key, train.CHECKPOINT_FILE_PATH or cfg.MODEL.PRETRAINED)
     choices = []
-    if cfg.TEST.ENABLE and (not train.ENABLE or cfg.TEST.CHECKPOINT_FILE_PATH):
+    if asks and (not train.ENABLE or cfg.TEST.CHECKPOINT_FILE_PATH):
         choices.append(build_checkpoint_to_test(cfg))
     if cfg.FEATURES.ENABLE and (not train.ENABLE or cfg.FEATURES.CHECKPOINT_FILE_PATH):
         choices.append(build_checkpoint_to_extract(cfg))
@@ -397,7 +403,7 @@ def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start) -> None:
                     load_weights(model, start.path, weights=cfg.MODEL.WEIGHTS)
             else:
                 saved, weights = dict(start.saved), build_weights_choice(cfg)
-                folder, head = stage.output_dir, cfg.TEST.ENABLE
+                folder, head = stage.output_dir, cfg.TEST.ENABLE or cfg.PREDICT.ENABLE
                 load_trained(model, start.path, saved, output_dir=folder, weights=weights, head=head)
     parts = init_from(model)
     if not begins_elsewhere:
@@ -407,7 +413,7 @@ def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start) -> None:
     if cfg.TRAIN.ENABLE:
         with stage.noting():
             construct_optimizer(model, cfg)
-    elif cfg.TEST.ENABLE and not start.found and not stage.errors:
+    elif (cfg.TEST.ENABLE or cfg.PREDICT.ENABLE) and not start.found and not stage.errors:
         whole = isinstance(model, AssembledFromParts) and model.assembled_from_parts and parts
         with stage.noting():
             if not whole:

@@ -21,6 +21,9 @@ from dust.utils.text import forgiving_console
 
 logger = logging.getLogger(__name__)
 
+#: ``further(cfg)`` -> problems.
+Further = Callable[[CfgNode], Iterable[str]]
+
 
 def run_stage(cfg: CfgNode) -> None:
     """Run what one configuration enables, TRAIN, then TEST, then FEATURES, in its OUTPUT_DIR."""
@@ -142,9 +145,12 @@ def _announce(name: str, output_dir: str, known: bool, finished: Callable[[], bo
     return True
 
 
-def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]]) -> int:
+def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]], further: Further) -> int:
     """Let the first process look at all stages before the first begins; returns how many of these it knows to be
     finished.
+
+    Args:
+        further: see :func:`main`.
 
     Raises:
         DustError: what is wrong, all at once.
@@ -156,7 +162,7 @@ def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]]) -> int:
     def looked() -> bool:
         nonlocal done
         try:
-            done = build_ahead(runs)
+            done = build_ahead(runs, further)
         except DustError as error:
             problems.append(error)
         return not problems
@@ -166,9 +172,16 @@ def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]]) -> int:
     return done
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where a process has died or a job gets nowhere, 2 for bad input, 128 + a signal
-    (130, 143, 138, 140)."""
+def main(argv: Sequence[str] | None = None, *, further: Further = lambda cfg: ()) -> int:
+    """Run a command line.
+
+    Args:
+        further: what is wrong with a configuration in the eyes of what follows its stages; asked before the first one.
+
+    Returns:
+        The exit code: 0, 1 where a process has died or a job gets nowhere, 2 for bad input, 128 + a signal (130, 143,
+        138, 140).
+    """
     # read when torch is imported: threads that wait by spinning make a small model 50 times slower as soon as
     # another process wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -176,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with handle_signals(exit_handler):
             try:
-                code = _main(sys.argv[1:] if argv is None else argv, exit_handler)
+                code = _main(sys.argv[1:] if argv is None else argv, exit_handler, further)
             except Interrupted as stop:
                 code = exit_handler(stop.signum)
     except Interrupted as stop:  # it had waited for the first line, or came after the last
@@ -186,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
+def _main(argv: Sequence[str], exit_handler: ExitHandler, further: Further) -> int:
     forgiving_console()
     try:
         args = parse_args(argv)
@@ -200,7 +213,7 @@ def _main(argv: Sequence[str], exit_handler: ExitHandler) -> int:
     folder = runs[0][1].OUTPUT_DIR
     try:
         launcher = Launcher(args.init_method, exit_handler)
-        done = _look_ahead(launcher, runs)
+        done = _look_ahead(launcher, runs, further)
         for number, (name, cfg) in enumerate(runs):
             folder = cfg.OUTPUT_DIR
             if len(runs) > 1:

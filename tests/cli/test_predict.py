@@ -243,6 +243,30 @@ def test_predict_enable_in_a_yaml(run, clips, tmp_path, capsys):
     assert len(csv_dicts(tmp_path / "run" / "predictions" / "predictions.csv")) == 1
     assert main(["--cfg", str(config), "PREDICT.ENABLE", "True"]) == 2
     assert "PREDICT.SOURCES" in capsys.readouterr().err
+    other = ["PREDICT.OUTPUT", str(tmp_path / "views"), "TEST.NUM_SPATIAL_CROPS", "1", "TEST.NUM_ENSEMBLE_VIEWS", "1"]
+    assert main(["--cfg", str(config), *words, *other]) == 0
+    (one,) = json.loads((tmp_path / "views" / "predictions.json").read_text())["predictions"]
+    assert one["views"] == 1, "the configuration counts, not what the run once had"
+    named = ["OUTPUT_DIR", str(tmp_path / "new"), "TEST.CHECKPOINT_FILE_PATH", str(run)]
+    assert main(["--cfg", str(config), *words, *named]) == 0
+    assert len(csv_dicts(tmp_path / "new" / "predictions" / "predictions.csv")) == 1
     demo = ["DEMO.ENABLE", "True", "DEMO.INPUT_VIDEO", str(clips / "clip_14.mp4")]
     assert main(["--cfg", str(config), *demo, "PREDICT.OUTPUT", str(tmp_path / "demo")]) == 0
     assert len(csv_dicts(tmp_path / "demo" / "predictions.csv")) == 1
+
+
+def test_a_prediction_that_cannot_be_is_said_before_the_training(run, clips, tmp_path, capsys):
+    config = tmp_path / "train.yaml"
+    config.write_text(f"_BASE_: {run / 'config.yaml'}\nOUTPUT_DIR: {tmp_path / 'run'}\n")
+    sources = ["gone.mp4", "no/*.mp4", str(clips / "clip_14.mp4"), "camera:0", "https://example.org/a.mp4?x=1"]
+    words = ["PREDICT.ENABLE", "True", "PREDICT.SOURCES", str(sources), "PREDICT.WINDOW", "2", "TRAIN.DATASET", "Vide"]
+    (tmp_path / "taken").write_text("")
+    assert main(["--cfg", str(config), *words, "PREDICT.OUTPUT", str(tmp_path / "taken")]) == 2
+    said = capsys.readouterr().err
+    for part in ("SOURCES gone.mp4: there is no such", "SOURCES no/*.mp4: no file", "taken: is a file", "Vide",
+                 "camera:0: a camera or a stream is predicted by itself"):  # fmt: skip
+        assert part in said, "with all other problems at once"
+    assert "clip_14" not in said and "example" not in said and not (tmp_path / "run").exists()
+    off = ["TRAIN.ENABLE", "False", "TEST.ENABLE", "False", "PREDICT.ENABLE", "True", "PREDICT.SOURCES", f"[{clips}]"]
+    assert main(["--cfg", str(config), *off]) == 2
+    assert "there is nothing to test" in capsys.readouterr().err

@@ -147,7 +147,7 @@ def test_experts_that_nobody_trains(gestures, said, tmp_path):
 
 def test_nothing_to_do_is_said(fused, said):
     error = said(("dust_stage1",), fused, "TRAIN.ENABLE", "False", "TEST.ENABLE", "False")
-    assert error.startswith("error: TRAIN.ENABLE, TEST.ENABLE and FEATURES.ENABLE are all False")
+    assert error.startswith("error: TRAIN.ENABLE, TEST.ENABLE, FEATURES.ENABLE and PREDICT.ENABLE are all False")
 
 
 def test_two_stages_in_one_folder_and_a_folder_that_is_a_file(clips, tmp_path, capsys):
