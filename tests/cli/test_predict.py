@@ -35,6 +35,13 @@ def test_files_folders_and_lists(run, clips, tmp_path, capsys):
     assert not (out / "bad_clips.csv").exists()
 
 
+def test_corrections_are_of_labels_and_leave_no_row_unanswered(run, clips, tmp_path):
+    (tmp_path / "corrections.csv").write_text("id,action,label\nclip_14.mp4,drop,\nclip_15.mp4,relabel,bright\n")
+    out, words = tmp_path / "out", ["--opts", "DATA.CORRECTIONS", str(tmp_path / "corrections.csv")]
+    assert main(["predict", str(run), str(clips / "test.csv"), "-o", str(out), *words]) == 0
+    assert len(csv_dicts(out / "predictions.csv")) == 4
+
+
 def test_broken_files_cost_their_own_line(run, clips, tmp_path, capsys):
     (tmp_path / "bad.mp4").write_text("no video")
     out = tmp_path / "out"
