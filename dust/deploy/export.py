@@ -106,11 +106,19 @@ class Request:
             problems.append(f"{self.output}: there is no folder {self.output.parent}")
         elif not os.access(self.output.parent, os.W_OK):
             problems.append(f"{self.output}: nothing may be written into {self.output.parent}")
-        if not self.force and self.output.exists():
-            problems.append(f"{self.output} exists already: name another file, or say --force")
+        there = [str(path) for path in files_of(self.output, found) if path.exists()]
+        if not self.force and there:
+            verb = "exists" if len(there) == 1 else "exist"
+            problems.append(f"{', '.join(there)} {verb} already: name another file, or say --force")
         if problems:
             raise ConfigError("\n".join(problems))
         return dataclasses.replace(self, format=found)
+
+
+def files_of(output: Path, form: str) -> list[Path]:
+    """All that an export to ``output`` may write: the file, the weights beside it, the json."""
+    beside = {"onnx": [output.with_name(f"{output.name}.data")], "openvino": [output.with_suffix(".bin")]}
+    return [output, *beside.get(form, []), manifest_path(output)]
 
 
 def export(

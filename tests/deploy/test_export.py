@@ -210,6 +210,13 @@ def test_all_that_cannot_be_asked_is_said_at_once(tmp_path):
     with pytest.raises(ConfigError, match="there is no folder"):
         Request(tmp_path / "no" / "a.onnx").checked()
     assert Request(tmp_path / "a.XML").checked().format == "openvino"
+    for name, output in (("b.bin", "b.xml"), ("c.onnx.data", "c.onnx"), ("d.pt2.json", "d.pt2"), ("e.bin", "")):
+        (tmp_path / name).write_text("mine")
+        if output:
+            with pytest.raises(ConfigError, match=f"{name} exists already"):
+                Request(tmp_path / output).checked()
+            assert Request(tmp_path / output, force=True).checked()
+    assert Request(tmp_path / "e.onnx").checked(), "an .onnx has no .bin"
 
 
 def test_torch_export_needs_no_other_library(run, model, clips, tmp_path):
