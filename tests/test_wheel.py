@@ -1,6 +1,5 @@
 """The wheel alone, installed into an empty folder: all that a user needs, without a checkout and without network."""
 
-import csv
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ import pytest
 
 import dust
 from tests.benchmark.commands import TINY
-from tests.helpers import ROOT
+from tests.helpers import ROOT, csv_dicts
 
 pytestmark = pytest.mark.slow
 PARTS = ("dust", "configs", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
@@ -42,18 +41,37 @@ def pip(folder, *words):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def run(installed, tmp_path):
-    """``dust`` as it was installed, in an empty folder."""
+def dust_in(folder, installed):
+    """``dust`` as it was installed, in a folder."""
     env = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
 
     def dust_command(*words, code=0):
         command = [sys.executable, installed / "bin" / "dust", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
         return done.stdout + done.stderr
 
     return dust_command
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The folder in which all is done, empty at first."""
+    return tmp_path_factory.mktemp("here")
+
+
+@pytest.fixture(scope="module")
+def run(here, installed):
+    return dust_in(here, installed)
+
+
+@pytest.fixture(scope="module")
+def trained(here, run):
+    """What gen-data says; two epochs are trained on its clips."""
+    said = run("gen-data", "video", "clips", "--classes", "2", "--clips", "5", "--size", "36", "--frames", "12")
+    (here / "mine.yaml").write_text("_BASE_: configs/quickstart/video.yaml\nRNG_SEED: 5\n")
+    run("--cfg", "mine.yaml", *TINY, *MORE)
+    return said
 
 
 def test_the_wheel_holds_the_package_and_its_configurations_alone(installed):
@@ -64,20 +82,43 @@ def test_the_wheel_holds_the_package_and_its_configurations_alone(installed):
     assert inside == {path for path in package if "__pycache__" not in path.parts} | configs
 
 
-def test_from_an_empty_folder(run, installed, tmp_path):
+def test_from_an_empty_folder(run, trained, here):
     assert run("--version") == f"dust {dust.__version__}\n"
     names = [line.split()[0] for line in run("configs", "list").splitlines()]
     assert names == [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "configs").rglob("*.yaml"))]
-    said = run("gen-data", "video", "clips", "--classes", "2", "--clips", "5", "--size", "36", "--frames", "12")
-    assert "dust --cfg configs/quickstart/video.yaml" in said
-    (tmp_path / "mine.yaml").write_text("_BASE_: configs/quickstart/video.yaml\nRNG_SEED: 5\n")
-    run("--cfg", "mine.yaml", *TINY, *MORE)
-    results = tmp_path / "runs" / "tiny" / "results"
+    assert "dust --cfg configs/quickstart/video.yaml" in trained
+    results = here / "runs" / "tiny" / "results"
     report = json.loads((results / "test.json").read_text())
-    with open(results / "predictions.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == report["counts"]["samples"] == 2
-    assert (tmp_path / "runs/tiny/checkpoints/checkpoint_epoch_00002.pyth").is_file()
-    assert {path.name for path in tmp_path.iterdir()} == {"clips", "mine.yaml", "runs"}, "nothing else was written here"
+    assert len(csv_dicts(results / "predictions.csv")) == report["counts"]["samples"] == 2
+    assert (here / "runs/tiny/checkpoints/checkpoint_epoch_00002.pyth").is_file()
+    assert {path.name for path in here.iterdir()} == {"clips", "mine.yaml", "runs"}, "nothing else was written here"
+
+
+def test_a_file_of_the_working_folder_comes_first(installed, tmp_path):
     (tmp_path / "configs" / "quickstart").mkdir(parents=True)
     (tmp_path / "configs" / "quickstart" / "video.yaml").write_text("NO_SUCH_KEY: 1\n")
-    assert "NO_SUCH_KEY" in run("--cfg", "configs/quickstart/video.yaml", code=2), "the working folder comes first"
+    said = dust_in(tmp_path, installed)("--cfg", "configs/quickstart/video.yaml", code=2)
+    assert "NO_SUCH_KEY" in said
+
+
+def test_it_answers(run, trained, here):
+    """The test's list, with the test's numbers; and a timeline with an overlay."""
+    run("predict", "runs/tiny", "clips/test.csv", "-o", "answers", "--device", "cpu")
+    answered, tested = (csv_dicts(here / folder / "predictions.csv") for folder in ("answers", "runs/tiny/results"))
+    assert [{**row, "label": ""} for row in tested] == answered
+    (clip,) = [row["path"] for row in answered[:1]]
+    run("predict", "runs/tiny", clip, "--timeline", "--overlay", "-o", "long", "--device", "cpu")
+    assert {path.suffix for path in (here / "long").iterdir()} == {".csv", ".json", ".mp4", ".png"}
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_it_is_exported(run, trained, here, name):
+    if name.endswith(".onnx"):
+        for library in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(library, reason=f"the extra export is not installed: {library}")
+    said = run("export", "runs/tiny", "-o", name, "--measure", "eager")
+    assert "written:" in said and json.loads((here / f"{name}.json").read_text())["agreement"]["clips"] == 2
+    if name.endswith(".onnx"):
+        run("predict", name, "clips/test.csv", "-o", "exported", "--device", "cpu")
+        ours, original = (csv_dicts(here / folder / "predictions.csv") for folder in ("exported", "runs/tiny/results"))
+        assert [row["prediction"] for row in ours] == [row["prediction"] for row in original]
