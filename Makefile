@@ -1,4 +1,4 @@
-# make demo : set up, generate data, train and test a small TimeSformer    make test : set up, run the test suite
+# make demo : set up, generate data, train, test and ask a small TimeSformer  make test : set up, run the test suite
 #                                                                          WORKERS=8 make test : more processes (2)
 # make test-versions : the fast part of the suite with the oldest versions that setup.py allows, and with the newest
 # make test-identical BASE=COMMIT : the same small trainings and golden cases by two commits; no bit may differ
@@ -24,6 +24,7 @@ endif
 demo: $(VENV)/.demo-$(VERSION)
 	@test -f $(DATA)/test.csv || $(BIN)/dust gen-data video $(DATA) --classes 4 --clips 40 --seed 0
 	$(BIN)/dust --cfg configs/quickstart/video.yaml
+	$(BIN)/dust predict runs/quickstart $(DATA)/tour.mp4 --timeline --overlay -o runs/quickstart/tour --force
 
 # xdist would wait for ever at the end for what a worker that died had left over; so that ends the run at once.
 XDIST := -n $(WORKERS) --dist loadfile --max-worker-restart 0

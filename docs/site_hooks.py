@@ -49,17 +49,17 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     homes = {where: name for name, where in PAGES.items()}
 
     def moved(match: re.Match[str]) -> str:
-        text, target, anchor = match.group(1), match.group(2), match.group(3) or ""
+        picture, text, target, anchor = match.group(1), match.group(2), match.group(3), match.group(4) or ""
         if re.match(r"[a-z]+:", target):
             return match.group(0)
         path = _normal(PurePosixPath(source).parent / target)
         if path in homes:
             return f"[{text}]({homes[path]}{anchor})"
-        if path.startswith("docs/") and path.endswith((".md", ".ipynb", ".png", ".svg")):
-            return f"[{text}]({path.removeprefix('docs/')}{anchor})"
+        if path.startswith("docs/") and path.endswith((".md", ".ipynb", ".png", ".svg", ".jpg")):
+            return f"{picture}[{text}]({path.removeprefix('docs/')}{anchor})"
         return text  # a folder, or code
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)", moved, markdown)
+    return re.sub(r"(!?)\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)", moved, markdown)
 
 
 def _normal(path: PurePosixPath) -> str:

@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dust.cli.main import module_of, names
 from dust.config import load_config, parse_args
+from dust.synthetic.motion import TOUR
 from dust.zoo import ENTRIES
 from tests.helpers import ROOT, command, tool
 
@@ -125,3 +127,17 @@ def test_the_pre_trained_timesformer_is_pre_trained():
 
 def words_of(line):
     return expanded(line)[1:]
+
+
+def test_the_first_picture_is_of_the_first_commands():
+    """Its size, and that what the README and `make demo` ask the quickstart's model is there and named alike."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = text[: text.index("\n## ")]
+    (picture,) = re.findall(r"!\[[^\]]+\]\((\S+)\)", first)
+    with Image.open(ROOT / picture) as image:
+        assert image.format == "JPEG" and min(image.size) >= 200
+    assert (ROOT / picture).stat().st_size < 120_000
+    (asked,) = [words_of(line)[1:] for line in first.splitlines() if line.startswith("dust predict")]
+    assert asked[1] == f"data/quickstart/{TOUR}" and "runs/quickstart/tour/tour.overlay.mp4" in first
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1]
+    assert " ".join(asked) in recipe.replace("$(DATA)", "data/quickstart")

@@ -29,6 +29,7 @@ RECORD = ".generated.json"  # names every file that a generator writes into a fo
 SPEED = 2  # pixels per frame, about: a shift is a whole number of pixels
 WAVELENGTHS = (12.0, 22.0)  # pixels: two frames' motion is about a quarter of a wave, where its direction shows best
 CONTRAST = 50.0  # standard deviation of the pixel values around 128
+TOUR = "tour.mp4"  # a long video of all directions, which is on no list
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 _COMPASS = {0: "right", 45: "down_right", 90: "down", 135: "down_left", 180: "left", 225: "up_left", 270: "up"}
@@ -109,7 +110,8 @@ def generate_motion(
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> dict[str, int]:
-    """Writes ``out/videos/*.mp4`` and ``out/{train,val,test}.csv``: 70, 15 and 15 % of each class, at least one each.
+    """Writes ``out/videos/*.mp4`` and ``out/{train,val,test}.csv``: 70, 15 and 15 % of each class, at least one each;
+    and ``out/tour.mp4``, which is on no list: each direction for two clips' time, one after the other.
 
     Args:
         classes: 2..8 directions.
@@ -141,12 +143,15 @@ def generate_motion(
             rows[split].append((name, direction.name))
             work.append((name, direction, number))
     folder = Path(out)
-    claim_folder(folder, [*(name for name, _, _ in work), *(f"{split}.csv" for split in rows)], force=force)
+    claim_folder(folder, [*(name for name, _, _ in work), TOUR, *(f"{split}.csv" for split in rows)], force=force)
     try:
         (folder / "videos").mkdir(exist_ok=True)
         for name, direction, number in progress(work):
             rng = numpy_rng(seed, "motion", direction.name, number)
             write_video(folder / name, moving_texture(rng, direction.shift, frames, size))
+        streams = ((direction, numpy_rng(seed, "tour", direction.name)) for direction in table)
+        parts = [moving_texture(rng, direction.shift, 2 * frames, size) for direction, rng in streams]
+        write_video(folder / TOUR, np.concatenate(parts))
     except OSError as error:
         raise DataError(f"{folder}: a clip cannot be written: {error.strerror or error}") from error
     for split, lines in rows.items():

@@ -110,7 +110,7 @@ def test_the_seed_decides(tmp_path):
     assert a == b
     assert a.keys() == c.keys()
     assert all(a[name] != c[name] for name in a if name.endswith(".mp4"))
-    assert len({a[name] for name in a if name.endswith(".mp4")}) == 6
+    assert len({a[name] for name in a if name.endswith(".mp4")}) == 6 + 1, "the tour too"
 
 
 def small(out, **options):
@@ -129,7 +129,7 @@ def test_force_replaces_its_own_files_only(tmp_path):
     small(out, force=True)
     after = contents(out)
     assert after["notes.txt"] == after["videos/mine.mp4"] == b"mine"
-    assert len([name for name in after if name.endswith(".mp4")]) == 2 * 3 + 1
+    assert len([name for name in after if name.endswith(".mp4")]) == 2 * 3 + 1 + 1, "clips, the tour, mine"
 
 
 def test_a_foreign_file_in_the_way_stops_it_before_anything_is_removed(tmp_path):
@@ -186,3 +186,17 @@ def test_command_line(tmp_path, capsys):
     assert gen_data.main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert gen_data.main([*arguments, "--force"]) == 0
+
+
+def test_a_tour_shows_each_direction_after_the_other(tmp_path):
+    generate_motion(tmp_path / "out", classes=4, clips=3, size=32, frames=8)
+    with VideoReader(tmp_path / "out" / "tour.mp4") as reader:
+        frames = reader.frames(range(len(reader)))[..., 0].astype(float)
+    assert len(frames) == 4 * 2 * 8
+    for number, direction in enumerate(directions(4)):
+        part = frames[16 * number : 16 * (number + 1)]
+        right, down = direction.shift
+        moved = np.abs(np.roll(part[:-1], (down, right), axis=(1, 2)) - part[1:]).mean()
+        against = np.abs(np.roll(part[:-1], (-down, -right), axis=(1, 2)) - part[1:]).mean()
+        assert moved < 0.2 * against
+    assert "tour" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.csv"))
