@@ -23,6 +23,7 @@ from dust.utils.errors import DustError
 from dust.utils.files import file_stems
 from dust.utils.text import printable
 
+LISTED = 8  # files that are named at the end
 TOP, BARS = 2, 3  # classes in a line of the table, and in the band of an overlay
 
 
@@ -280,7 +281,9 @@ def clock(seconds: float) -> str:
 
 
 def tell_written(paths: Sequence[Path]) -> None:
-    if paths:
+    if len(paths) > LISTED:
+        sys.stderr.write(f"written: {len(paths)} files in {printable(str(paths[0].parent))}\n")
+    elif paths:
         sys.stderr.write(f"written: {', '.join(printable(str(path)) for path in paths)}\n")
 
 

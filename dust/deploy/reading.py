@@ -74,8 +74,12 @@ class Reader(ABC):
     def read_list(self, path: str) -> Sequence[Any]:
         """The sources that a csv list names, in its order; of a list with splits those of the test."""
 
-    def in_folder(self, folder: str) -> Iterator[Any]:
-        """The sources of a folder: videos and folders of pictures at any depth, in natural order."""
+    def in_folder(self, folder: str, above: Sequence[str] = ()) -> Iterator[Any]:
+        """The sources of a folder: videos and folders of pictures at any depth, in natural order. A link to a folder
+        ``above`` it is not followed."""
+        here = [*above, os.path.realpath(folder)]
+        if here[-1] in above:
+            return
         if is_frame_folder(folder):
             yield folder
             return
@@ -84,7 +88,7 @@ class Reader(ABC):
             if name.startswith("."):
                 continue
             if os.path.isdir(inside):
-                yield from self.in_folder(inside)
+                yield from self.in_folder(inside, here)
             elif os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
                 yield inside
 
@@ -100,7 +104,7 @@ class Reader(ABC):
 def is_frame_folder(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is a clip of pictures, and holds no videos."""
     with os.scandir(path) as entries:
-        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if entry.is_file()}
+        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if os.path.isfile(entry.path)}
     return bool(suffixes & PICTURES) and not suffixes & VIDEO_SUFFIXES
 
 

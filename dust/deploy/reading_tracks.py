@@ -46,11 +46,14 @@ class TrackReader(Reader):
     def is_clip(self, folder: str) -> bool:
         return len(samples_in(Path(folder))) == 1
 
-    def in_folder(self, folder: str) -> Iterator[Any]:
+    def in_folder(self, folder: str, above: Sequence[str] = ()) -> Iterator[Any]:
+        here = [*above, os.path.realpath(folder)]
+        if here[-1] in above:
+            return
         yield from samples_in(Path(folder))
         for inside in sorted(Path(folder).iterdir(), key=natural_order):
             if inside.is_dir() and not CAMERA.fullmatch(inside.name) and not inside.name.startswith("."):
-                yield from self.in_folder(str(inside))
+                yield from self.in_folder(str(inside), here)
 
     def frames(self, source: Any) -> tuple[dict[str, Any], float, TrackClip]:
         """A sample frame by frame: ``tracks`` (T, V, P, 2), ``visible`` (T, V, P) and ``view_mask`` (V,) as the model

@@ -40,3 +40,18 @@ def test_options_that_a_stream_has_not(model, clips):
     ):
         with pytest.raises(ConfigError, match=said):
             open_stream(predictor, source, **options)
+
+
+def test_links_in_a_folder_lead_round_in_no_circle(model, clips, tmp_path):
+    (tmp_path / "a.mp4").symlink_to(clips / "clip_14.mp4")
+    (tmp_path / "b.mp4").symlink_to("b.mp4")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "again").symlink_to(tmp_path)
+    (tmp_path / "inside" / "c.mp4").symlink_to("nowhere")
+    (tmp_path / "beside").symlink_to(clips)
+    found = find_sources([str(tmp_path)], model.reader)
+    names = [one.removeprefix(f"{tmp_path}/") for one in found]
+    assert [name for name in names if not name.startswith("beside")] == ["a.mp4", "b.mp4", "inside/c.mp4"]
+    assert len(names) == 3 + len(list(clips.glob("*.mp4"))), "another folder is followed"
+    predictions = list(model.predict(found[:2]))
+    assert predictions[0].ok and "symbolic links" in predictions[1].error
