@@ -129,8 +129,8 @@ def timeline_of(stream: Stream, rule: MergeRule) -> Timeline:
             "threshold, hysteresis and min_length merge windows; the segments of this model are the steps that its "
             "decoder finds (KEYSTEP.DECODE): leave them out"
         )
-    pattern = stream.predictor.reader.frame_pattern
-    return Timeline(stream.path, stream.predictor.classes, stream.duration, questions, frame_pattern=pattern)
+    more = {"gap": stream.gap, "frame_pattern": stream.predictor.reader.frame_pattern}
+    return Timeline(stream.path, stream.predictor.classes, stream.duration, questions, **more)
 
 
 def file_names(sources: Sequence[Any]) -> list[str]:

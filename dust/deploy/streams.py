@@ -70,6 +70,11 @@ class Stream(ABC):
         return ""
 
     @property
+    def gap(self) -> float:
+        """Seconds between two windows for which nothing was seen, where there are more; 0: there is no such gap."""
+        return 0.0
+
+    @property
     def notes(self) -> list[str]:
         """What there is to say of the source once it has ended: damage, dropped frames, breaks."""
         return []
@@ -157,7 +162,7 @@ class VideoStream(Stream):
     def _items(self) -> Iterator[dict[str, Any]]:
         convert = CropConverter(self._transform, self.dataset.resize, lambda: self.frames.orientation)
         rate, live = self.rule.rate, self.live
-        clips = self._clips = SlidingClips(self.rule, convert, gap=max(GAP * rate, self.rule.length / 2) * live)
+        clips = self._clips = SlidingClips(self.rule, convert, gap=self._longest_break * live)
         for frame in self.frames:
             self.now = frame.time
             yield from map(self._item, clips.push(frame.time * rate if live else frame.number, frame))
@@ -167,6 +172,16 @@ class VideoStream(Stream):
         sample = self.dataset.sample(Clip(self.id, self.path, None), window.video())
         window.pictures.clear()
         return {**sample, "window": window}
+
+    @property
+    def gap(self) -> float:
+        apart = max(self.rule.step - self.rule.length, 0) + self._longest_break
+        return apart / self.rule.rate if self.live else 0.0
+
+    @property
+    def _longest_break(self) -> float:
+        """Positions without a frame after which windows begin anew."""
+        return max(GAP * self.rule.rate, self.rule.length / 2)
 
     @property
     def _transform(self) -> Any:

@@ -72,6 +72,7 @@ class Timeline:
         duration: of the video in seconds; 0 where it is not known.
         questions: for each the classes of which one is right, or a single one that is there or not; None: one question
             of all classes. Empty: nothing is asked of a window, and the segments are the steps of a procedure.
+        gap: seconds between two windows for which nothing is said, where there are more; 0: however many.
         labels: what was answered for each window.
         steps: of a procedure, as far as it has come.
         frame_pattern: DATA.FRAME_PATTERN, by which a folder of pictures was read.
@@ -81,6 +82,7 @@ class Timeline:
     classes: Sequence[str]
     duration: float = 0.0
     questions: Sequence[Sequence[str]] | None = None
+    gap: float = 0.0
     labels: list[str] = field(default_factory=list)
     steps: list[Segment] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
@@ -135,17 +137,29 @@ class Timeline:
         questions each has segments of its own, but none of "none of these"."""
         if not self.asked:
             return list(self.steps)
-        if not self.rows:
+        between = zip(self.ends, self.starts[1:], strict=False)
+        cuts = [number for number, (end, start) in enumerate(between, 1) if self.gap and start - end > self.gap]
+        found: list[Segment] = []
+        for first, stop in itertools.pairwise([0, *cuts, len(self.rows)]):
+            found += self._segments_between(first, stop, rule)
+        return sorted(found, key=lambda one: (one.start, one.row))
+
+    def _segments_between(self, first: int, stop: int, rule: MergeRule) -> list[Segment]:
+        """Those of windows ``first`` to ``stop`` (exclusive), between which there is no gap."""
+        if stop <= first:
             return []
-        probabilities, found = self.probabilities, list[Segment]()
-        times = extents(self.starts, self.ends, self.duration)
+        duration = self.duration if stop == len(self.rows) else 0.0
+        times = extents(self.starts[first:stop], self.ends[first:stop], duration)
+        if first:
+            times[0] = (self.starts[first], times[0][1])
+        probabilities, found = np.stack(self.rows[first:stop]), list[Segment]()
         columns = {name: number for number, name in enumerate(self.classes)}
         for row, names in enumerate(self.asked):
             part = probabilities[:, [columns[name] for name in names]]
             alone = self.questions is not None and len(names) == 1
             runs = _present_runs(part, times, rule) if alone else _best_runs(part, times, rule)
             found += [_segment(run, part, times, names, row) for run in runs if run[2] >= 0 or len(self.asked) == 1]
-        return sorted(found, key=lambda one: (one.start, one.row))
+        return found
 
 
 def _segment(

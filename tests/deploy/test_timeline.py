@@ -37,6 +37,15 @@ def test_neighbours_that_agree_are_one_segment():
     assert timeline([]).segments(MergeRule()) == []
 
 
+def test_nothing_is_said_of_a_gap_in_a_live_source():
+    found = Timeline("camera:0", ["cut", "stir"], gap=1.0)
+    for start in (0.0, 1.0, 30.0, 31.0):
+        found.add(Prediction("a", "a", "cut", {"cut": 0.9, "stir": 0.1}, start=start, end=start + 2.0))
+    assert labels(found) == [("cut", 0, 3), ("cut", 30, 33)]
+    found.gap = 0.0
+    assert labels(found) == [("cut", 0, 33)]
+
+
 def test_hysteresis_keeps_a_label_until_another_is_clearly_likelier():
     rows = [0.9, 0.48, 0.52, 0.45, 0.1]
     assert [one[0] for one in labels(timeline(rows))] == ["cut", "stir", "cut", "stir"]
