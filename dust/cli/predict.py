@@ -162,6 +162,9 @@ def run_clips(args: argparse.Namespace, model: Any, output: Any) -> int:
     from dust.deploy.report import Table, Tally
     from dust.deploy.sources import find_sources
 
+    kind = model.preprocess.get("input")
+    if args.watch and kind in ("tracks", "series"):
+        raise DustError(f"--watch waits for videos, and this model reads {kind}: name the files, or their folder")
     evaluation, tally, kept = model.evaluation(), Tally(), []
     sources = [] if args.watch else find_sources(args.sources, model.reader)
     names = ["x" * 40] if args.watch else [names_of(source)[0] for source in sources]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import dust
+from dust.cli.main import main
 from dust.deploy.jobs import LongVideos
 from dust.deploy.sources import find_sources
 from dust.deploy.timeline import MergeRule
@@ -148,6 +149,7 @@ def test_point_tracks_of_several_cameras(tmp_path):
         assert name in model(tmp_path / name).error
     with pytest.raises(ConfigError, match="a window of this model has 32 frames"):
         model.stream(found[0].path, stride=100.0)
+    assert main(["predict", str(tmp_path / "runs"), "--watch", str(tmp_path), "--device", "cpu"]) == 2
     job = LongVideos(model, stride=9 / 24)
     ((timeline, segments),) = job.run(find_sources([str(data / "tracks.csv")], model.reader)[:1])
     assert len(timeline.rows) == len(windows) and segments[-1].end == pytest.approx(timeline.length)
