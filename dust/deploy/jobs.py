@@ -134,12 +134,17 @@ def timeline_of(stream: Stream, rule: MergeRule) -> Timeline:
 
 
 def file_names(sources: Sequence[Any]) -> list[str]:
-    """A name for the files of each source: its own without ending, or its whole path where several have that name."""
-    pairs = [names_of(source) for source in sources]
-    short = [PurePath(urlsplit(name).path if "://" in name else name).stem or name for name, _ in pairs]
-    counts = Counter(name.casefold() for name in short)
-    both = zip(short, pairs, strict=True)
-    return file_stems([name if counts[name.casefold()] == 1 else path for name, (_, path) in both])
+    """A name for the files of each source: its own without ending, or where several have that its whole one, or its
+    path."""
+    ids, paths = zip(*map(names_of, sources), strict=True) if sources else ((), ())
+    short = [PurePath(urlsplit(name).path if "://" in name else name).stem or name for name in ids]
+    counts = [Counter(name.casefold() for name in names) for names in (short, ids)]
+    return file_stems(
+        [
+            next((name for name, count in zip(names, counts, strict=False) if count[name.casefold()] == 1), names[-1])
+            for names in zip(short, ids, paths, strict=True)
+        ]
+    )
 
 
 def watch(

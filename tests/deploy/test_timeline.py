@@ -142,6 +142,10 @@ def test_names_of_files():
     assert file_names(["a/x.mp4", "b/x.avi", "c/y.mp4"]) == ["a_x.mp4", "b_x.avi", "y"]
     assert file_names(["a b/c:d?.mp4", "X.mp4", "x.mp4"]) == ["c_d_", *file_names(["X.mp4", "x.mp4"])]
     assert len({name.casefold() for name in file_names(["X.mp4", "x.mp4"])}) == 2
+    parts = [Clip(f"a.mp4#{begin}-{begin + 1}", "/data/a.mp4", None) for begin in range(3)]
+    assert file_names(parts) == ["a.mp4_0-1", "a.mp4_1-2", "a.mp4_2-3"] and file_names([]) == []
+    both = [Clip("walk", "/data/a.mp4", None), Clip("walk", "/more/b.mp4", None)]
+    assert file_names(both) == ["_data_a.mp4", "_more_b.mp4"], "of two lists"
     assert file_names([Clip("walk", "/data/a.mp4", None), Clip("run", "/data/a.mp4", None)]) == ["walk", "run"]
 
 
