@@ -1,5 +1,6 @@
 """Answers while something is read or comes in: windows of a video, of point tracks, the steps of a procedure."""
 
+import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -254,6 +255,9 @@ class StepPredictions(Stream):
         if task.recordings is None:
             raise ConfigError("TEST.DATASET must be ProcedureRecordings for a stream of steps")
         self.frames = open_frames(source, 10.0, reader.frame_pattern, **live)
+        if isinstance(source, Recording) and source.fps and os.path.isdir(source.path):
+            self.frames.duration *= self.frames.fps / source.fps
+            self.frames.fps = source.fps  # pictures do not say it, the list does
         taken = isinstance(self.frames, LiveFrames)
         super().__init__(predictor, source, live=taken, duration=self.frames.duration)
         self.size, rules = int(reader.description["crop_size"]), task.recordings
@@ -386,4 +390,4 @@ def check_options(options: Collection[str], stream: type[Stream], reader: Reader
             problems.append(f"a stream of a model of {kind} has no option {name}")
     if problems:
         known = ", ".join([*stream.options, *(LIVE_OPTIONS if live else ())])
-        raise ConfigError(f"{names_of(source)[1]}: {'; '.join(problems)}. It has {known or 'no options'}")
+        raise ConfigError(f"{'; '.join(problems)}. It has {known or 'no options'}")

@@ -7,9 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import dust
 from dust.cli.main import main
+from dust.datasets.keystep.files import Recording
 from dust.deploy.jobs import LongVideos
 from dust.deploy.sources import find_sources
 from dust.deploy.timeline import MergeRule
@@ -203,6 +205,13 @@ def test_the_steps_of_a_procedure(tmp_path):
     assert [segment.label for segment in segments] == [step["description"] for step in steps]
     assert [segment.end for segment in segments] == pytest.approx([step["time"] + 1 / 10 for step in steps], abs=0.1)
     assert len(timeline.rows) == len(ours)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(30):
+        Image.new("RGB", (64, 64)).save(pictures / f"{number:03d}.jpg")
+    stream = model.stream(Recording("pictures", str(pictures), fps=20.0, procedure=model.preprocess["procedure"]))
+    assert stream.id == "pictures" and stream.duration == pytest.approx(30 / 20)
+    assert [frame.time for frame in stream.frames][-1] == pytest.approx(29 / 20)
     with pytest.raises(ConfigError, match="steps that its decoder finds"):
         list(LongVideos(model, rule=MergeRule(min_length=1.0)).run([one.path]))
     with pytest.raises(ConfigError, match="no stored embeddings"):
