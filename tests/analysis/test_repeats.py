@@ -101,6 +101,7 @@ def test_the_command_runs_folds_and_seeds_and_goes_on(clips, tmp_path, capfd):
         (["--seeds=x"], "--seeds x"),
         (["--folds", "2", "--seeds", "2"], "give one of them"),
         (["--folds", "2", "TEST.ENABLE", "False"], "tests nothing"),
+        (["--seeds", "2", "PREDICT.ENABLE", "True", "PREDICT.SOURCES", "[a.mp4]"], "predicts nothing"),
         (["--folds", "20"], "10 groups cannot make 20 parts"),
     ],
 )
