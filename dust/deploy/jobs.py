@@ -129,7 +129,7 @@ def timeline_of(stream: Stream, rule: MergeRule) -> Timeline:
             "threshold, hysteresis and min_length merge windows; the segments of this model are the steps that its "
             "decoder finds (KEYSTEP.DECODE): leave them out"
         )
-    more = {"gap": stream.gap, "frame_pattern": stream.predictor.reader.frame_pattern}
+    more: dict[str, Any] = {"gap": stream.gap, "frame_pattern": stream.predictor.reader.frame_pattern}
     return Timeline(stream.path, stream.predictor.classes, stream.duration, questions, **more)
 
 

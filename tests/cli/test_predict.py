@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import logging
 import shutil
 import threading
 import types
@@ -260,6 +261,8 @@ def test_predict_enable_in_a_yaml(run, clips, tmp_path, capsys):
     demo = ["DEMO.ENABLE", "True", "DEMO.INPUT_VIDEO", str(clips / "clip_14.mp4")]
     assert main(["--cfg", str(config), *demo, "PREDICT.OUTPUT", str(tmp_path / "demo")]) == 0
     assert len(csv_dicts(tmp_path / "demo" / "predictions.csv")) == 1
+    for handler in list(logging.getLogger("dust").handlers):  # of the runs, which are over
+        logging.getLogger("dust").removeHandler(handler)
 
 
 def test_a_prediction_that_cannot_be_is_said_before_the_training(run, clips, tmp_path, capsys):
