@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", nargs="*", default=list(RUNTIMES), metavar="LIBRARY", help=f"time these ({' '.join(RUNTIMES)})"
     )
+    parser.add_argument("--calibrated", action="store_true", help="probabilities by the temperature of the run's test")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--cfg", dest="config", default="", metavar="YAML", help="for weights without configuration")
     parser.add_argument(
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         calibration_clips=args.calibration_clips,
         measured=args.measure,
         force=args.force,
+        calibrated=args.calibrated,
     )
 
     def say(text: str) -> None:

@@ -50,6 +50,7 @@ from dust.deploy.exported import FORMATS, Manifest, logits_of_outputs, manifest_
 from dust.deploy.loading import ZOO, build_carried, find_settings
 from dust.deploy.predictor import Predictor, build_predictor
 from dust.deploy.sources import find_sources
+from dust.engine.calibration import read_temperature
 from dust.models import MODEL_REGISTRY
 from dust.models.protocol import FromConfig
 from dust.utils.errors import ConfigError, DataError, DustError
@@ -76,6 +77,7 @@ class Request:
         calibration_clips: how many of them, spread over the training split.
         measured: of :data:`RUNTIMES`, those that are timed.
         force: a file that is there is overwritten.
+        calibrated: probabilities by the temperature that the run's test has fitted.
     """
 
     output: Path
@@ -85,6 +87,7 @@ class Request:
     calibration_clips: int = 32
     measured: Sequence[str] = RUNTIMES
     force: bool = False
+    calibrated: bool = False
 
     def checked(self) -> "Request":
         """With its format. ConfigError that names all that cannot be."""
@@ -153,6 +156,8 @@ def export(
         raise ConfigError(f"{source}: {name} {NOT_EXPORTED[name]}{build_parts(cfg)}")
     with build_carried(cfg) as (carried, files):
         predictor = build_predictor(carried, device=torch.device("cpu"), class_names=names, files=files, source=source)
+        if request.calibrated:
+            predictor.calibrate(read_temperature(cfg.OUTPUT_DIR, predictor.identity.checkpoint_sha256))
         about = {
             "model": name,
             "task": cfg.TASK,
@@ -261,7 +266,8 @@ class Exporter:
         """Trace, write, compare with the original on ``items``, time, and move the files to their place."""
         first = _first_of(items())
         loop, name = self.predictor.loop, self.about["model"]
-        graph = Graph(loop.model, self.predictor.task, loop.transform, tuple(first)).eval()
+        temperature = self.predictor.temperature
+        graph = Graph(loop.model, self.predictor.task, loop.transform, tuple(first), temperature).eval()
         self.say(f"tracing {name}")
         program = trace(graph, first, name)
         outputs = list(in_torch(graph)({key: value[:1] for key, value in first.items()}))
@@ -290,6 +296,7 @@ class Exporter:
                 agreement=agreement.to_json(),
                 runtimes=[row.to_json() for row in rows],
                 int8=int8,
+                temperature=temperature,
                 dust=dust.__version__,
                 **self.about,
             )

@@ -41,12 +41,19 @@ class Graph(nn.Module):
     Args:
         transform: as the evaluation's loop calls it; it normalises clips.
         names: of the inputs, in their order.
+        temperature: that logits are divided by before they become probabilities.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, transform: Callable[..., dict[str, Any]], names: tuple[str, ...]
+        self,
+        model: nn.Module,
+        task: Task,
+        transform: Callable[..., dict[str, Any]],
+        names: tuple[str, ...],
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        self.temperature = temperature
         self.model, self.task, self.transform = model, task, transform
 
         def forward(*places: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
@@ -66,7 +73,8 @@ class Graph(nn.Module):
         found: dict[str, Tensor] = {}
         for name, logits in answers.items():
             head = "" if name == LOGITS else f"{name}_"
-            found |= {f"{head}{LOGITS}": logits, f"{head}{PROBABILITIES}": self.task.probabilities(logits)}
+            soft = logits if self.temperature == 1 else logits / self.temperature
+            found |= {f"{head}{LOGITS}": logits, f"{head}{PROBABILITIES}": self.task.probabilities(soft)}
         return found
 
 

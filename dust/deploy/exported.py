@@ -58,6 +58,7 @@ class Manifest:
         agreement: how the file and the model that it was made of agree (:mod:`dust.deploy.export_check`).
         runtimes: rows of the table of sizes and times.
         int8: what the quantisation was calibrated on; empty for float32.
+        temperature: that logits are divided by before they become probabilities.
         notes: what an exported model of this kind cannot do.
     """
 
@@ -75,6 +76,7 @@ class Manifest:
     agreement: Mapping[str, Any] = field(default_factory=dict)
     runtimes: Sequence[Mapping[str, Any]] = ()
     int8: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
     notes: str = ""
     dust: str = ""
     version: int = VERSION
@@ -284,4 +286,7 @@ def build_exported(
         reader = build_reader(cfg, manifest.classes, manifest.fitted, manifest.files, torch.device("cpu"))
     loop = loop_around(ExportedModel(runtime, manifest.inputs, source), micro_batch=cfg.TEST.BATCH_SIZE)
     identity = Identity(source, manifest.model, manifest.checkpoint_sha256, manifest.fitted)
-    return Predictor(loop, task, reader, manifest.classes, identity=identity, threshold=threshold)
+    predictor = Predictor(loop, task, reader, manifest.classes, identity=identity, threshold=threshold)
+    if manifest.temperature != 1:
+        predictor.calibrate(manifest.temperature)
+    return predictor

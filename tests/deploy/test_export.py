@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -24,7 +25,7 @@ from dust.models.layers.window_attention import relative_index, window_masks
 from dust.tasks import Classification
 from dust.tasks.keystep import KeyStep
 from dust.tasks.verb_noun import VerbNoun
-from dust.utils.errors import ConfigError, DataError, DustError
+from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from tests.helpers import ROOT
 from tests.models.test_models import SMALL, make
 
@@ -241,6 +242,24 @@ def test_torch_export_needs_no_other_library(run, model, clips, tmp_path):
     with pytest.raises(ConfigError, match="runs whatever code the file holds"):
         dust.load(out)
     assert "eager" in report(manifest) and "1 clips (6 views)" in report(manifest)
+
+
+def test_a_temperature_is_exported_within_the_probabilities(run, model, clips, tmp_path):
+    calibrated = tmp_path / "run"
+    shutil.copytree(run, calibrated)
+    sha256 = json.loads((run / "results" / "test.json").read_text())["checkpoint_sha256"]
+    fitted = {"temperature": 2.5, "checkpoint_sha256": sha256}
+    (calibrated / "results" / "calibration.json").write_text(json.dumps(fitted))
+    check = [str(clips / "clip_14.mp4")]
+    manifest = export(str(calibrated), Request(tmp_path / "m.pt2", measured=(), check=check, calibrated=True))
+    assert manifest.temperature == 2.5
+    (item,) = model.read(clips / "clip_15.mp4").items
+    found = torch.export.load(tmp_path / "m.pt2").module()(video=item["inputs"]["video"])
+    torch.testing.assert_close(found["probabilities"], (found["logits"] / 2.5).softmax(dim=1))
+    fitted["checkpoint_sha256"] = "other"
+    (calibrated / "results" / "calibration.json").write_text(json.dumps(fitted))
+    with pytest.raises(CheckpointError, match="fitted for the checkpoint other"):
+        export(str(calibrated), Request(tmp_path / "n.pt2", measured=(), check=check, calibrated=True))
 
 
 def test_what_disagrees_is_not_written(run, tmp_path, monkeypatch):
