@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config import cast, fusion, keystep, slowfast, timesformer, tracks, vjepa2
+from dust.config import cast, fusion, keystep, probe, slowfast, timesformer, tracks, vjepa2
 from dust.config.foreign import DATASET_ALIASES, MODEL_ALIASES, foreign_keys
 from dust.config.schema import Key, System, gather, section, set_value, tree
 from dust.config.values import Weight
@@ -21,6 +21,7 @@ SYSTEMS: tuple[System, ...] = (
     fusion.SYSTEM,
     cast.SYSTEM,
     vjepa2.SYSTEM,
+    probe.SYSTEM,
     slowfast.SYSTEM,
     keystep.SYSTEM,
     tracks.SYSTEM,

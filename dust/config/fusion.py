@@ -77,9 +77,15 @@ KEYS = gather(
                                  affects="nothing"),
         SPLITS=Key(["train", "val", "test"], "whose features are stored", choices="train | val | test",
                    affects="nothing"),
-        LAYER=Key("pooled", "whose output is stored: pooled (what the classifier sees), map (before pooling), or a "
-                  "submodule's name"),
-        DTYPE=Key("float32", "type of the stored numbers", choices="float16 | float32"),
+        LAYER=Key("pooled", "whose output is stored: pooled (what the classifier sees), map (before pooling), tokens "
+                  "(for probes: each view by itself), or a submodule's name"),
+        TOKENS=Key("all", "which tokens are stored, and seen by model Probe", affects="all",
+                   choices="all | grid (means of a coarser grid) | queries (as many means, weighted by likeness)"),
+        TOKEN_GRID=Key([1, 1, 1], "TOKENS grid: its time, height and width", length=3, affects="all"),
+        TOKEN_QUERIES=Key(16, "TOKENS queries: how many", low=1, affects="all"),
+        AUGMENTED_VIEWS=Key(0, "tokens: views of each training clip, augmented as in training; 0 = the fixed views of "
+                            "the other splits", low=0),
+        DTYPE=Key("float32", "type of the stored numbers", choices="float16 | bfloat16 | float32"),
         FORMAT=Key("memmap", "form of the files",
                    choices="memmap (one .npy per split) | npz (one file per split) | per_video (one .npy each)"),
         BATCH_SIZE=Key(8, "views that run through the model at once", low=1, affects="nothing"),
@@ -165,6 +171,19 @@ def _features(cfg: CfgNode) -> list[Problem]:
     if features.STRIDE and features.FORMAT != "per_video":
         text = f"FEATURES.STRIDE {features.STRIDE}: windows are for FEATURES.FORMAT per_video; write 0"
         problems.append(Problem(("FEATURES.STRIDE", "FEATURES.FORMAT"), text))
+    tokens = features.LAYER == "tokens"
+    if tokens and features.FORMAT == "per_video":
+        text = "FEATURES.LAYER tokens: are stored by clip; set FEATURES.FORMAT memmap or npz"
+        problems.append(Problem(("FEATURES.LAYER", "FEATURES.FORMAT"), text))
+    if features.DTYPE == "bfloat16" and features.FORMAT == "per_video":
+        text = "FEATURES.DTYPE bfloat16: NumPy's files have no such type for others to read; set float16"
+        problems.append(Problem(("FEATURES.DTYPE", "FEATURES.FORMAT"), text))
+    if features.AUGMENTED_VIEWS and not tokens:
+        text = f"FEATURES.AUGMENTED_VIEWS {features.AUGMENTED_VIEWS}: is for FEATURES.LAYER tokens; write 0"
+        problems.append(Problem(("FEATURES.AUGMENTED_VIEWS", "FEATURES.LAYER"), text))
+    if min(features.TOKEN_GRID) < 1:
+        text = f"FEATURES.TOKEN_GRID {features.TOKEN_GRID}: time, height and width, each at least 1"
+        problems.append(Problem(("FEATURES.TOKEN_GRID",), text))
     if not features.LAYER.strip():
         problems.append(Problem(("FEATURES.LAYER",), "FEATURES.LAYER is empty: pooled, map or a submodule's name"))
     return problems

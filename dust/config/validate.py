@@ -39,10 +39,11 @@ def _names(cfg: CfgNode) -> list[Problem]:
     if cfg.TASK in TASKS_REFUSED:
         problems.append(Problem(("TASK",), f"TASK {cfg.TASK}: {TASKS_REFUSED[cfg.TASK]} is not in dust"))
     model, arch = cfg.MODEL.MODEL_NAME, cfg.MODEL.ARCH
+    whose = cfg.PROBE.BACKBONE if model == "Probe" else model
     if model in MODELS_REFUSED:
         text = f"MODEL.MODEL_NAME {model}: not in dust: {MODELS_REFUSED[model]}"
         problems.append(Problem(("MODEL.MODEL_NAME",), text))
-    if arch != KEYS["MODEL.ARCH"].default and model in OUR_MODELS and model not in WITH_ARCH:
+    if arch != KEYS["MODEL.ARCH"].default and whose in OUR_MODELS and whose not in WITH_ARCH:
         text = f"MODEL.ARCH {arch}: asks for a model of SlowFast's; set MODEL.MODEL_NAME to it (SlowFast, ResNet, X3D, "
         problems.append(Problem(("MODEL.ARCH", "MODEL.MODEL_NAME"), f"{text}MViT), or remove the key"))
     for section in ("TRAIN", "TEST"):

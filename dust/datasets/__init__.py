@@ -11,6 +11,7 @@ from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.tracks.tracks import PointTracks
 from dust.datasets.video.charades import Charades
 from dust.datasets.video.epic import EpicKitchens
+from dust.datasets.video.tokens import StoredTokens
 from dust.datasets.video.tstl_groups import GroupedVideo
 from dust.datasets.video.video import SSv2, VideoDataset
 
@@ -28,6 +29,7 @@ __all__ = [
     "RecordingFrames",
     "SSv2",
     "SampleRequest",
+    "StoredTokens",
     "VideoDataset",
     "VideoWindows",
     "build_dataset",

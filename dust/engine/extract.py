@@ -18,13 +18,16 @@ from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
 from dust.datasets.protocol import HasSlidingWindows
 from dust.datasets.sample import BadClip
+from dust.datasets.views import AugmentedViews
 from dust.engine.checkpoints import build_checkpoint_to_extract
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_autocast, build_device, build_device_transform, build_for
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.launch.signals import InterruptFlag
-from dust.models.protocol import HasFeatures
+from dust.models.backbones import no_tokens, sha256_of_backbone
+from dust.models.layers.tokens import TokenPooling
+from dust.models.protocol import GivesTokens, HasFeatures
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
@@ -36,9 +39,17 @@ from dust.utils.stages import takes_best
 
 logger = logging.getLogger(__name__)
 
+TOKENS = "tokens"  # the layer whose views are not averaged
 
 #: Keys that came later, with what held before: left out at that value, so that features stored before stay valid.
-ADDED = {"DATA.DECODER": "pyav", "TRAIN.FLOAT32": "auto"}
+ADDED = {
+    "DATA.DECODER": "pyav",
+    "TRAIN.FLOAT32": "auto",
+    "FEATURES.TOKENS": "all",
+    "FEATURES.TOKEN_GRID": [1, 1, 1],
+    "FEATURES.TOKEN_QUERIES": 16,
+    "FEATURES.AUGMENTED_VIEWS": 0,
+}
 
 
 def features_config(values: Mapping[str, Any]) -> str:
@@ -48,6 +59,8 @@ def features_config(values: Mapping[str, Any]) -> str:
     best = takes_best(values["TEST.CHECKPOINT"], values["TRAIN.EARLY_STOPPING_PATIENCE"])
     flat["TEST.CHECKPOINT"] = "best" if best else "last"
     kept = {key for key in flat.keys() & KEYS.keys() if KEYS[key].changes_features}
+    if flat["FEATURES.AUGMENTED_VIEWS"]:
+        kept |= {key for key in flat if key.startswith("AUG.")} | {"RNG_SEED"}
     kept -= {key for key, before in ADDED.items() if flat[key] == before}
     return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})
 
@@ -58,9 +71,11 @@ class FeatureOptions:
 
     Attributes:
         layer: see :func:`layer_output`.
-        views: fixed views of a sample, over which its feature is the mean; 1: the centre view alone.
+        views: fixed views of a sample, over which its feature is the mean; 1: the centre view alone. Tokens are stored
+            of each view by itself.
+        augmented: of a training clip so many augmented views instead; 0: the fixed ones.
         format: memmap | npz | per_video; per_video: windows that slide over each video, every ``stride`` frames.
-        dtype: float32 | float16 of the stored features.
+        dtype: float32 | float16 | bfloat16 of the stored features.
         batch_size: views per forward pass, and samples per write.
         on_bad_clip: raise | skip: a clip that cannot be used. With raise the split is not finished without it: the
             others are written, and the next start tries those clips alone.
@@ -68,6 +83,7 @@ class FeatureOptions:
 
     layer: str = "pooled"
     views: int = 1
+    augmented: int = 0
     format: str = "memmap"
     dtype: str = "float32"
     batch_size: int = 8
@@ -80,6 +96,7 @@ class FeatureOptions:
         return {
             "layer": features.LAYER,
             "views": features.NUM_VIEWS * features.NUM_CROPS,
+            "augmented": features.AUGMENTED_VIEWS,
             "format": features.FORMAT,
             "dtype": features.DTYPE,
             "batch_size": features.BATCH_SIZE,
@@ -207,13 +224,18 @@ class Extraction:
             if sample_id in bad_ids:  # some of its windows
                 yield None
             else:
-                yield (outputs if self.per_video else outputs.mean(dim=0)).numpy()
+                whole = self.per_video or self.options.layer == TOKENS
+                yield (outputs if whole else outputs.mean(dim=0)).numpy()
         for _ in wanted:
             yield None
 
     def _writer(self, split: str, ids: list[str], shape: Sequence[int]) -> FeatureWriter:
         options = self.options
-        return FeatureWriter(self.run.features, split, ids, shape, options.dtype, self.identity, options.format)
+        writer = FeatureWriter(self.run.features, split, ids, shape, options.dtype, self.identity, options.format)
+        if not self.per_video:
+            said = writer.check_space()
+            logger.info("features of %s: %d x %s %s: %s", split, len(ids), tuple(shape), options.dtype, said)
+        return writer
 
 
 def build_feature_loop(
@@ -231,7 +253,7 @@ def build_feature_loop(
     options = build(FeatureOptions, cfg)
     loop = Inference(
         model,
-        layer_output(model, options.layer),
+        layer_output(model, options.layer, build_pooling(cfg)),
         build_device_transform(cfg),
         device,
         micro_batch=options.batch_size,
@@ -239,6 +261,12 @@ def build_feature_loop(
         should_stop=should_stop,
     )
     return loop, options, str(path)
+
+
+def build_pooling(cfg: CfgNode) -> TokenPooling:
+    """How cfg.FEATURES makes one sequence of a backbone's tokens."""
+    features = cfg.FEATURES
+    return TokenPooling(features.TOKENS, tuple(features.TOKEN_GRID), features.TOKEN_QUERIES)
 
 
 def build_fixed_views(cfg: CfgNode) -> tuple[CfgNode, str]:
@@ -269,6 +297,8 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
         "layer": options.layer,
         "views": options.views,
     }
+    if options.layer == TOKENS:  # so that a probe can be sure of its backbone, in whatever file that lies
+        identity["backbone_sha256"] = sha256_of_backbone(loop.model)
 
     def dataset_of(split: str) -> Any:
         return build_split_to_extract(cfg, split, fitted)
@@ -285,6 +315,9 @@ def build_split_to_extract(cfg: CfgNode, split: str, fitted: Mapping[str, Any] |
     """A split's dataset in the fixed views that cfg.FEATURES describes, whatever its labels are."""
     fixed_views, views = build_fixed_views(cfg)
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+    if split == "train" and cfg.FEATURES.AUGMENTED_VIEWS:
+        augmented = build_dataset(name, fixed_views, split, views="train", fitted=fitted)
+        return AugmentedViews(augmented, cfg.FEATURES.AUGMENTED_VIEWS)
     dataset = build_dataset(name, fixed_views, split, views=views, fitted=fitted)
     if cfg.FEATURES.FORMAT == "per_video" and not isinstance(dataset, HasSlidingWindows):
         raise ConfigError(
@@ -307,16 +340,23 @@ def run_stage(cfg: CfgNode, run: RunDir) -> None:
             extraction.split(split)
 
 
-def layer_output(model: nn.Module, layer: str) -> Callable[[nn.Module, dict[str, Any]], Any]:
+def layer_output(model: nn.Module, layer: str, pooling: TokenPooling | None = None) -> Callable[[nn.Module, dict[str, Any]], Any]:
     """``forward(model, inputs)`` that returns what ``layer`` makes of the inputs.
 
     Args:
         layer: ``pooled``: what the classifier sees, (B, num_features); ``map``: ``forward_features``, before pooling;
-            else the name of a submodule, whose output is taken as it comes.
+            ``tokens``: of a model that gives them, (B, N, D); else the name of a submodule, whose output is taken as it
+            comes.
+        pooling: which tokens; None for all.
 
     Raises:
         ConfigError: the model has no such layer.
     """
+    if layer == TOKENS:
+        if not isinstance(model, GivesTokens):
+            raise ConfigError(f"FEATURES.LAYER tokens: {no_tokens(type(model).__name__)}")
+        pool = pooling or TokenPooling()
+        return lambda model, inputs: pool(*model.forward_tokens(**inputs))  # type: ignore[operator]
     if layer in ("pooled", "map"):
         if not isinstance(model, HasFeatures):
             raise ConfigError(

@@ -47,6 +47,7 @@ from dust.engine.state import TrainState, build_state, no_statistics
 from dust.engine.step import Abandoned, BatchName, Diverged
 from dust.launch.signals import Interrupted, InterruptFlag
 from dust.models.optimizer import set_lr
+from dust.models.protocol import ChoosesByValidation
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Outputs
 from dust.utils import distributed
@@ -353,6 +354,8 @@ class Trainer:
         metrics = evaluation.metrics()
         if self.metric not in metrics:
             raise DustError(f"TRAIN.BEST_METRIC {self.metric!r} is not measured; choose one of {', '.join(metrics)}")
+        if isinstance(state.model, ChoosesByValidation):
+            state.model.choose(metrics)
         improved = state.note_metric(self.metric, metrics[self.metric], self.task.higher_is_better)
         end = EvaluationEnd(metrics, improved, evaluation, self.val_loader, counts["bad_clips"])
         for hook in self.hooks:

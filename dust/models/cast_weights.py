@@ -1,6 +1,5 @@
 """CAST's two kinds of weights: the experts, which are frozen and come from files of their own, and what is trained."""
 
-import hashlib
 import logging
 import os
 import re
@@ -11,6 +10,7 @@ import torch
 import torch.nn as nn
 
 from dust.models.clip_vit import CLIPVisual
+from dust.models.layers.frozen import sha256_of_tensors
 from dust.models.videomae_vit import State, VideoMAE
 from dust.utils.checkpoint import LoadReport, load_weights, read_checkpoint
 from dust.utils.checkpoint.tensors import find_tensors
@@ -179,7 +179,7 @@ def expert_hash_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
     """The hash of the experts that a checkpoint's tensors name, or hold."""
     if HASH in state:
         return bytes(state[HASH].tolist()).hex()
-    return _sha256(
+    return sha256_of_tensors(
         {name: state[name] for name, _ in model.named_parameters() if not is_trained(name) and name in state}
     )
 
@@ -187,14 +187,4 @@ def expert_hash_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
 def frozen_sha256(model: nn.Module) -> str:
     """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names. All
     processes ask together where they share the parameters."""
-    return _sha256({name: parameter for name, parameter in model.named_parameters() if not is_trained(name)})
-
-
-def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        shared: Any = value.detach()
-        tensor = (shared.full_tensor() if hasattr(shared, "full_tensor") else shared).cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return sha256_of_tensors({name: parameter for name, parameter in model.named_parameters() if not is_trained(name)})

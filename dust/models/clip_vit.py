@@ -104,6 +104,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
 
     layer_stem = r"^(?:class_embedding|positional_embedding|conv1|ln_pre)"
     layer_blocks = r"^transformer\.resblocks\.(\d+)"
+    beyond_tokens = r"^head\.|^proj$"
 
     def __init__(
         self,
@@ -190,6 +191,15 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         for block in self.transformer.resblocks:
             x = run_block(block, self.act_checkpoint, x)
         return x.unflatten(0, (-1, T)) if x.shape[0] else x.view(0, T, *x.shape[1:])
+
+    @property
+    def token_dim(self) -> int:
+        return self.embed_dim
+
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> each frame's class token (B, T, D), and the patches (B, T, H', W', D)."""
+        tokens = self.ln_post(self.forward_features(video))
+        return tokens[:, :, 0], tokens[:, :, 1:].unflatten(2, [size // self.patch_size for size in video.shape[-2:]])
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Tokens (B, T, 1 + N, D) -> logits (B, num_classes), or with ``pre_logits`` the embedding (B, output_dim)."""

@@ -239,10 +239,20 @@ class MViT(ClassifierHead, Checkpointed):
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
         """(B, C, T, H, W) float -> tokens (B, L, D) of the last block, a class token first."""
+        return self._encode(video)[0]
+
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> the class token (B, 1 or 0, D), and the tokens (B, T', H', W', D), normed."""
+        tokens, grid = self._encode(video)
+        tokens, begin = self.norm(tokens), int(self.cls_embed_on)
+        return tokens[:, :begin], tokens[:, begin:].unflatten(1, grid)
+
+    def _encode(self, video: torch.Tensor) -> tuple[torch.Tensor, Size]:
+        """Tokens of the last block, and their grid."""
         x, grid = self._embed(video)
         for block in self.blocks:
             x, grid = run_block(block, self.act_checkpoint, x, grid)  # type: ignore[arg-type]
-        return x
+        return x, grid
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Tokens (B, L, D) -> logits (B, num_classes), or with ``pre_logits`` the features (B, D)."""

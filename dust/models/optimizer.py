@@ -31,9 +31,10 @@ def parameter_groups(
       ``layer_decay ** (L - i)`` of the rate, the last layer (head) at the full rate.
     - What does not belong to the classifier (``model.get_classifier()``, else ``head``) learns at
       ``backbone_lr_scale`` of the rate besides.
-    - A model with ``lr_scales()`` says itself, ``{parameter name: factor}``, what learns at another rate.
+    - A model with ``lr_scales()`` says itself, ``{parameter name: factor}``, what learns at another rate; one with
+      ``weight_decays()``, ``{parameter name: weight decay}``, what decays by another.
     """
-    exempt = protocol.no_weight_decay(model)
+    exempt, decays = protocol.no_weight_decay(model), protocol.weight_decays(model)
     batch_norm = {
         id(parameter)
         for module in model.modules()
@@ -57,7 +58,7 @@ def parameter_groups(
         elif name in exempt or (zero_wd_1d and (parameter.ndim <= 1 or name.endswith(".bias"))):
             decay = 0.0
         else:
-            decay = weight_decay
+            decay = decays.get(name, weight_decay)
         scale = scales.get(name, 1.0)
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)

@@ -23,6 +23,7 @@ __all__ = [
     "init_from",
     "lr_scales",
     "no_weight_decay",
+    "weight_decays",
 ]
 
 #: Part -> (key of the configuration, what it names: a file, a stage, or zoo://NAME).
@@ -117,6 +118,15 @@ class ScalesLearningRates(Protocol):
 
 
 @runtime_checkable
+class DecaysByName(Protocol):
+    """Parameters with a weight decay of their own. Default: all that are not exempt decay by SOLVER.WEIGHT_DECAY."""
+
+    def weight_decays(self) -> dict[str, float]:
+        """Parameter name -> weight decay; SOLVER.WEIGHT_DECAY for those that are not named."""
+        ...
+
+
+@runtime_checkable
 class HasLayers(Protocol):
     """Layers in an order, for SOLVER.LAYER_DECAY. Default: such a configuration is an error."""
 
@@ -155,6 +165,34 @@ class HasFeatures(Protocol):
 
     def forward_head(self, features: Any, /, pre_logits: bool = False) -> Any:
         """Features -> outputs, or with ``pre_logits`` what the classifier sees, (B, num_features)."""
+
+
+@runtime_checkable
+class GivesTokens(Protocol):
+    """A backbone of video whose tokens may be stored (FEATURES.LAYER tokens) and probed (model Probe). Default: both
+    refuse it by name."""
+
+    #: Pattern of the names of its tensors that ``forward_tokens`` does not use, searched for.
+    beyond_tokens: str
+
+    @property
+    def token_dim(self) -> int:
+        """D, channels of a token."""
+        ...
+
+    def forward_tokens(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T, H, W) -> class tokens (B, E, D), where E may be 0, and the grid of the others (B, T', H', W', D);
+        both behind the model's last norm."""
+        ...
+
+
+@runtime_checkable
+class ChoosesByValidation(Protocol):
+    """A model that holds several answers, of which one is given: the one that validation found best. Default: a model
+    has one answer."""
+
+    def choose(self, metrics: Mapping[str, float]) -> None:
+        """Take the answer that is best by the figures of a validation, as the task names them."""
 
 
 @runtime_checkable
@@ -212,10 +250,13 @@ PROTOCOLS: tuple[type, ...] = (
     StatesConstants,
     ExemptsFromDecay,
     ScalesLearningRates,
+    DecaysByName,
     HasLayers,
     HasClassifier,
     ResetsClassifier,
     HasFeatures,
+    GivesTokens,
+    ChoosesByValidation,
     ChecksActivations,
     EncodesFrames,
     LeavesOutClasses,
@@ -236,3 +277,8 @@ def no_weight_decay(model: nn.Module) -> set[str]:
 def lr_scales(model: nn.Module) -> dict[str, float]:
     """Parameter name -> factor of the learning rate; empty by default."""
     return model.lr_scales() if isinstance(model, ScalesLearningRates) else {}
+
+
+def weight_decays(model: nn.Module) -> dict[str, float]:
+    """Parameter name -> weight decay of its own; empty by default."""
+    return model.weight_decays() if isinstance(model, DecaysByName) else {}

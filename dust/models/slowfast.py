@@ -27,6 +27,7 @@ from dust.models.layers.resnet3d import (
     init_convolutions,
     pool_positions,
 )
+from dust.models.layers.tokens import tokens_of_map
 from dust.models.slowfast_weights import our_names
 from dust.utils.errors import DustError
 
@@ -278,6 +279,10 @@ class ResNet(_ResNets):
                 pathways[0] = nn.functional.max_pool3d(pathways[0], (self.time_pool, 1, 1))
         return pathways[0]
 
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T', H', W', D)."""
+        return tokens_of_map(self.forward_features(video))
+
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Features -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, 32 width)."""
         if pre_logits:
@@ -375,6 +380,13 @@ class SlowFast(_ResNets):
         for number in range(2, 6):
             pathways = self._stage(number, getattr(self, f"s{number - 1}_fuse")(pathways))
         return pathways
+
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> no class token (B, 0, D), and tokens (B, T', H', W', D): at each time of the slow
+        pathway its features, and behind them the mean of the fast one's."""
+        slow, fast = self.forward_features(video)
+        fast = nn.functional.avg_pool3d(fast, (fast.shape[2] // slow.shape[2], 1, 1))
+        return tokens_of_map(torch.cat([slow, fast], dim=1))
 
     def pathways_of(self, video: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Draw the slow pathway: frames trunc(linspace(0, T - 1, T / alpha)), as SlowFast does; a pair stays."""

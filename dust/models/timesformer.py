@@ -263,6 +263,13 @@ class TimeSformer(ClassifierHead, Checkpointed):
             x = run_block(block, self.act_checkpoint, x)
         return self.norm(x)
 
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> the class token (B, 1, D) and the patches (B, T, H', W', D); T is 1 in space_only."""
+        tokens, rows = self.forward_features(video), video.shape[-2] // self.patch_size
+        return tokens[:, :1], rearrange(
+            tokens[:, 1:], "b (h w t) d -> b t h w d", h=rows, w=video.shape[-1] // self.patch_size
+        )
+
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
         """Position embeddings (1, 1 + N, D) for a grid of patches. As in the published code they are resized (nearest,
         as a picture) only where the number of patches differs from the model's own."""

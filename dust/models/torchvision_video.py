@@ -13,6 +13,7 @@ from torch import nn
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import check_arguments
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
+from dust.models.layers.tokens import tokens_of_map
 from dust.utils.errors import DustError
 
 ARCHS = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
@@ -79,6 +80,10 @@ class TorchvisionVideo(ClassifierHead, Checkpointed):
         for block in self.features:
             x = run_block(block, self.act_checkpoint, x)
         return x
+
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T', H', W', D)."""
+        return tokens_of_map(self.forward_features(video))
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Features -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, num_features)."""

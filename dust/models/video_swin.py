@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 
 from dust.models.build import MODEL_REGISTRY
+from dust.models.layers.tokens import tokens_of_map
 from dust.models.layers.window_attention import Size
 from dust.models.swin_base import Swin, check_swin
 
@@ -135,6 +136,10 @@ class VideoSwin(Swin):
         T' = ceil(T / patch); H' and W' are halved (rounded up) after each stage but the last.
         """
         return self._features(video)
+
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> no class token (B, 0, D), and the map as tokens (B, T', H', W', D)."""
+        return tokens_of_map(self.forward_features(video))
 
     def _frozen_parts(self) -> nn.ModuleList:
         if self.frozen_stages < 0:

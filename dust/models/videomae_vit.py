@@ -275,6 +275,12 @@ class VideoMAE(ClassifierHead, Checkpointed):
             x = run_block(block, self.act_checkpoint, x)
         return self.norm(x)
 
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D), behind the norm."""
+        tokens = self.forward_features(video)
+        tokens = tokens if self.fc_norm is None else self.fc_norm(tokens)
+        return tokens[:, :0], tokens.unflatten(1, (-1, *(size // self.patch_size for size in video.shape[-2:])))
+
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Tokens (B, N, D) -> logits (B, num_classes), or with ``pre_logits`` the features (B, D)."""
         features = tokens[:, 0] if self.fc_norm is None else self.fc_norm(tokens.mean(dim=1))

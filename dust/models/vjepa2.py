@@ -235,6 +235,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
     layer_stem = r"^encoder\.(?:patch_embed|img_mod_embed|video_mod_embed)"
     layer_blocks = r"^encoder\.blocks\.(\d+)"
     fresh_parts = r"^pooler\."  # of a file of the encoder alone
+    beyond_tokens = r"^(?:pooler|head)\."
 
     def __init__(
         self,
@@ -382,6 +383,12 @@ class VJEPA2(ClassifierHead, Checkpointed):
         clips = video.unflatten(2, (self.num_clips, -1)).transpose(1, 2).flatten(0, 1)  # (B * S, C, T, H, W)
         tokens = self.encoder(clips, self.act_checkpoint, self.frozen_blocks)
         return tokens.reshape(video.shape[0], -1, tokens.shape[-1])
+
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, S * T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D); clips and
+        ``out_layers`` follow each other along T'."""
+        tokens, size = self.forward_features(video), self.encoder.patch_size
+        return tokens[:, :0], tokens.unflatten(1, (-1, video.shape[-2] // size, video.shape[-1] // size))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor | dict[str, torch.Tensor]:
         """Tokens (B, N, D) -> what ``forward`` returns, or with ``pre_logits`` the pooled features (B, D), of each

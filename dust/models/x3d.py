@@ -22,6 +22,7 @@ from dust.models.layers.resnet3d import (
     init_convolutions,
     pool_positions,
 )
+from dust.models.layers.tokens import tokens_of_map
 from dust.models.slowfast_weights import our_names
 from dust.utils.errors import DustError
 
@@ -75,6 +76,7 @@ class X3D(ClassifierHead, Checkpointed):
 
     layer_stem = r"^s1"
     layer_blocks = r"^s([2-5])"
+    beyond_tokens = r"^(?:conv_5|lin_5|head)"
 
     def __init__(
         self,
@@ -181,6 +183,14 @@ class X3D(ClassifierHead, Checkpointed):
             for block in getattr(self, f"s{number}").values():
                 x = run_block(block, self.act_checkpoint, x)
         return x
+
+    @property
+    def token_dim(self) -> int:
+        return self.conv_5.in_channels
+
+    def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T, H', W', D)."""
+        return tokens_of_map(self.forward_features(video))
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Features -> logits (B, num_classes), or with ``pre_logits`` the hidden layer (B, dim_c5), its positions'

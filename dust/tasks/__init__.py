@@ -5,6 +5,7 @@ from dust.tasks.classification import Classification
 from dust.tasks.contrastive import Contrastive
 from dust.tasks.keystep import KeyStep
 from dust.tasks.masked import Masked
+from dust.tasks.probe import ProbeGrid
 from dust.tasks.task import Evaluation, Task
 from dust.tasks.tstl import GroupSelection, Routing
 from dust.tasks.verb_noun import VerbNoun
@@ -17,6 +18,7 @@ __all__ = [
     "GroupSelection",
     "KeyStep",
     "Masked",
+    "ProbeGrid",
     "Routing",
     "Task",
     "VerbNoun",

@@ -6,6 +6,7 @@ that a file that is cut meanwhile is an error with its name; a memory map of it 
 """
 
 import contextlib
+import copy
 import io
 import math
 import os
@@ -179,6 +180,14 @@ class StoredArray:
             places = (np.append(begins, len(rows)) * row_bytes).tolist()
             self._fill(found, places, (self.start + rows[begins] * row_bytes).tolist())
         return found.reshape(*numbers.shape, *self.shape[1:])
+
+    def flattened(self) -> "StoredArray":
+        """The same file with its first two axes as one, so that rows of a row are read alone."""
+        if self.fortran or self.ndim < 2:
+            raise ValueError(f"{self.path}: of shape {self.shape} in {'F' if self.fortran else 'C'} order")
+        flat = copy.copy(self)
+        flat.shape, flat.ndim = (self.shape[0] * self.shape[1], *self.shape[2:]), self.ndim - 1
+        return flat
 
     def _fill(self, numbers: np.ndarray, places: Sequence[int], starts: Sequence[int]) -> None:
         """Read bytes ``places[i]`` to ``places[i + 1]`` of ``numbers`` from byte ``starts[i]`` of the file on."""

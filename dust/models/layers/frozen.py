@@ -1,5 +1,7 @@
-"""The hidden layer of a frozen MLP, without keeping it for the backward pass."""
+"""What is frozen: its hash, and its hidden layers without keeping them for the backward pass."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,3 +55,15 @@ class _FrozenHidden(torch.autograd.Function):
         else:
             grad = torch.ops.aten.silu_backward(grad, hidden.mul_(1.702))
         return (grad @ weight).to(x.dtype), None, None, None
+
+
+def sha256_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of name, type, shape and bytes of each tensor, in the order of names. All processes ask together
+    where they share the tensors out."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        shared: Any = value.detach()
+        tensor = (shared.full_tensor() if hasattr(shared, "full_tensor") else shared).cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -80,6 +80,12 @@ class ClassifierHead(nn.Module):
     init_scale: float = 1.0
     layer_stem: str
     layer_blocks: str = r"^blocks\.(\d+)"
+    #: Where a subclass has ``forward_tokens``: what that does not use, and the channels of what it gives.
+    beyond_tokens: str = r"^head\."
+
+    @property
+    def token_dim(self) -> int:
+        return self.num_features
 
     def get_classifier(self) -> nn.Module | dict[str, nn.Module]:
         """Return the head."""

@@ -19,12 +19,48 @@ from dust.utils.structured import parse_json
 from dust.utils.structured import read_json as parse_file
 
 FORMATS = ("memmap", "npz", "per_video")
-DTYPES = ("float16", "float32")
+DTYPES = ("float16", "bfloat16", "float32")
+#: NumPy has no bfloat16: its bits stand in the files as uint16, and the record says what they are.
+STORED_AS = {"float16": "float16", "bfloat16": "uint16", "float32": "float32"}
 SHOWN = 10  # how many ids an error writes out
 PARTIAL = ".partial"
 _CHUNK = 1 << 22  # bytes copied at a time
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip needs a date; always the same one, so that the same features are the same bytes
 _AGAIN = "extract the features again"
+
+
+def to_bfloat16(numbers: np.ndarray) -> np.ndarray:
+    """float32 -> the bits of the nearest bfloat16 (of two the even one), as uint16."""
+    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The bits of bfloat16 as uint16 -> float32, exactly."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+class BFloat16Rows:
+    """An array of bfloat16 bits in a file, whose rows are read as float32; otherwise as StoredArray."""
+
+    def __init__(self, stored: StoredArray | np.ndarray) -> None:
+        self.stored, self.shape, self.ndim = stored, stored.shape, stored.ndim
+        self.dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return from_bfloat16(np.asarray(self.stored[key]))
+
+    def flattened(self) -> "BFloat16Rows":
+        """As StoredArray's."""
+        flat = self.stored.reshape(-1, *self.shape[2:]) if isinstance(self.stored, np.ndarray) else None
+        return BFloat16Rows(self.stored.flattened() if flat is None else flat)  # type: ignore[union-attr]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole = from_bfloat16(np.asarray(self.stored))
+        return whole if dtype is None else whole.astype(dtype, copy=False)
 
 
 def id_to_name(sample_id: str) -> str:
@@ -89,7 +125,7 @@ def checked_identity(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError(f"{path}: damaged, lacks {', '.join(wrong) or 'complete: true'}: remove it and {_AGAIN}")
     if record["count"] != len(record["ids"]):
         raise DataError(f"{path}: damaged, {len(record['ids'])} ids but a count of {record['count']}: {_AGAIN}")
-    if record["format"] not in ("memmap", "per_video") or record["dtype"] not in ("float16", "float32"):
+    if record["format"] not in ("memmap", "per_video") or record["dtype"] not in DTYPES:
         raise DataError(f"{path}: format {record['format']!r} and dtype {record['dtype']!r} are unknown here: {_AGAIN}")
     missing = record.get("missing", [])
     texts = isinstance(missing, list) and all(isinstance(one, str) for one in (*record["ids"], *missing))
@@ -172,7 +208,7 @@ def npz_identity(path: Path) -> dict[str, Any]:
         "meta": meta,
         "format": "npz",
         "shape": list(features.shape[1:]),
-        "dtype": features.dtype.name,
+        "dtype": next(name for name, stored in STORED_AS.items() if stored == features.dtype.name),
         "missing": missing,
     }
 
@@ -187,6 +223,6 @@ def npz_features(path: Path) -> StoredArray | np.ndarray:
                 found = archive.read("features")
     except SampleError as error:
         raise _unreadable(path, error) from error
-    if found.dtype.name not in DTYPES or not found.ndim:
+    if found.dtype.name not in STORED_AS.values() or not found.ndim:
         raise DataError(f"{path}: {found.dtype} {found.shape} is no array of features: {_AGAIN}")
     return found

@@ -31,7 +31,7 @@ class FeatureStore:
     """The finished features of one split. Not loaded: it is cheap to open, and to send to a worker.
 
     ``ids``, ``missing`` (ids without a feature), ``meta``, ``format``, ``shape`` (of one sample; of one window with
-    per_video), ``dtype``.
+    per_video), ``dtype`` (of what is read: float32 for stored bfloat16).
     """
 
     def __init__(self, folder: Path, split: str, identity: dict[str, Any]) -> None:
@@ -42,8 +42,9 @@ class FeatureStore:
         self.meta: dict[str, Any] = identity["meta"]
         self.format: str = identity["format"]
         self.shape = tuple(identity["shape"])
-        self.dtype = np.dtype(identity["dtype"])
-        self._features: StoredArray | np.ndarray | None = None
+        self.reduced = identity["dtype"] == "bfloat16"
+        self.dtype = np.dtype("float32" if self.reduced else identity["dtype"])
+        self._features: StoredArray | np.ndarray | files.BFloat16Rows | None = None
         self._table: dict[str, int] | None = None
 
     @classmethod
@@ -89,7 +90,7 @@ class FeatureStore:
         return {**self.__dict__, "_features": None, "_table": None}
 
     @property
-    def features(self) -> StoredArray | np.ndarray:
+    def features(self) -> StoredArray | np.ndarray | files.BFloat16Rows:
         """(N, *shape), in the order of ``ids``; rows are read from the file when they are asked for.
 
         Raises:
@@ -98,8 +99,17 @@ class FeatureStore:
         if self.format == "per_video":
             raise DataError(f"{self.path}: one file per video: such features are read one by one, see get()")
         if self._features is None:
-            self._features = files.npz_features(self.path) if self.format == "npz" else files.stored(self.path)
+            found = files.npz_features(self.path) if self.format == "npz" else files.stored(self.path)
+            if self.reduced and found.dtype != np.uint16:
+                raise DataError(f"{self.path}: holds {found.dtype}, its record says bfloat16: extract the features again")
+            self._features = files.BFloat16Rows(found) if self.reduced else found
         return self._features
+
+    @property
+    def views(self) -> StoredArray | np.ndarray | files.BFloat16Rows:
+        """Features (V, ...) of N samples as (N * V, ...), so that a single view can be read."""
+        found = self.features
+        return found.reshape(-1, *found.shape[2:]) if isinstance(found, np.ndarray) else found.flattened()
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """(len(ids),) int64: which row each id has. DataError with the ids that have none."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from dust.utils.errors import DataError
 from dust.utils.features import formats as files
-from dust.utils.features.formats import DTYPES, FORMATS, PARTIAL, id_to_name, some_of
+from dust.utils.features.formats import DTYPES, FORMATS, PARTIAL, STORED_AS, id_to_name, some_of
 from dust.utils.features.store import FeatureStore
 from dust.utils.files import write_atomically
 
@@ -33,7 +33,7 @@ class FeatureWriter:
         folder: is made if it is not there.
         ids: of all samples, each once, in the order in which they will be written.
         sample_shape: of one sample's feature, ``(C,)`` or ``(C, ...)``; with ``per_video`` of one window's.
-        dtype: float16 | float32, of the file.
+        dtype: float16 | bfloat16 | float32, of the file.
         meta: what the features were made by, as json can hold it: checkpoint_sha256, config, config_sha256, layer, ...
         format: one of FORMATS.
         overwrite: replace features of another identity (ids, meta, shape, dtype or format) instead of refusing.
@@ -57,7 +57,7 @@ class FeatureWriter:
         if format not in FORMATS or dtype not in DTYPES:
             raise ValueError(f"format {format!r} of {FORMATS}, dtype {dtype!r} of {DTYPES}")
         self.folder, self.split, self.format = Path(folder), split, format
-        self.ids, self.shape, self.dtype = list(ids), tuple(map(int, sample_shape)), np.dtype(dtype)
+        self.ids, self.shape, self.dtype = list(ids), tuple(map(int, sample_shape)), np.dtype(STORED_AS[dtype])
         self._check_ids()
         self.identity: dict[str, Any] = json.loads(
             json.dumps({"ids": self.ids, "meta": meta, "format": format, "shape": self.shape, "dtype": dtype})
@@ -235,7 +235,13 @@ class FeatureWriter:
 
     def _absent(self) -> np.ndarray:
         """What stands in the file for a sample without a feature: NaN, or no window."""
-        return np.full((0, *self.shape) if self.format == "per_video" else self.shape, np.nan, self.dtype)
+        return self._as_stored(np.full((0, *self.shape) if self.format == "per_video" else self.shape, np.nan))
+
+    def _as_stored(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers in the file's form."""
+        if self.identity["dtype"] == "bfloat16":
+            return files.to_bfloat16(numbers)
+        return np.ascontiguousarray(numbers, self.dtype)
 
     def _checked(self, index: int, feature: Any) -> np.ndarray:
         """One sample's feature in the file's dtype; refused where that shape or dtype does not hold it."""
@@ -247,12 +253,32 @@ class FeatureWriter:
                 "differ in size? Features need one size: set FEATURES.LAYER pooled, or crop the clips alike"
             )
         with np.errstate(over="ignore"):
-            block = np.ascontiguousarray(given, self.dtype)
-        if not np.isfinite(block).all():
+            block = self._as_stored(given)
+            back = files.from_bfloat16(block) if self.identity["dtype"] == "bfloat16" else block
+        if not np.isfinite(back).all():
             finite = bool(np.isfinite(given).all())
             way_out = "set FEATURES.DTYPE float32" if finite else "the model's weights or the clip are at fault"
-            raise DataError(f"the feature of {self.ids[index]} is not finite in {self.dtype}: {way_out}")
+            raise DataError(f"the feature of {self.ids[index]} is not finite in {self.identity['dtype']}: {way_out}")
         return block
+
+    def check_space(self) -> str:
+        """Say what all features take and how much the disk has left.
+
+        Raises DataError where what is still to be written is more than that.
+        """
+        total = self._offset(len(self.ids)) if self.format != "per_video" else 0
+        left = total - self._offset(self.done)
+        if self.format == "npz":
+            left += total  # rows are packed once all are there
+        with files.disk_errors(self.folder):
+            free = shutil.disk_usage(self.folder).free
+        if left > free and not self.complete:
+            raise DataError(
+                f"{self.folder}: features of the {self.split} split take {total / 1e9:.2f} GB, {left / 1e9:.2f} GB are to "
+                f"be written, and {free / 1e9:.2f} GB are free: free space, choose another OUTPUT_DIR, or store less "
+                "(FEATURES.DTYPE float16, FEATURES.TOKENS grid, fewer FEATURES.AUGMENTED_VIEWS)"
+            )
+        return f"{total / 1e9:.3g} GB, {free / 1e9:.3g} GB are free"
 
     def finish(self) -> None:
         """Give the files their final names. To be called when ``done`` is the number of ids."""

@@ -1,0 +1,119 @@
+"""A grid of probes on the same tokens, trained in one pass and compared by validation."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dust.config import CfgNode
+from dust.models.probe import grid_name
+from dust.tasks.build import TASK_REGISTRY
+from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
+from dust.tasks.task import DataInfo, Outputs
+from dust.utils.metrics import classification_metrics, multilabel_metrics
+
+logger = logging.getLogger(__name__)
+
+HEADS = "heads"  # the entry of the outputs with the logits (B, G, K) of all heads
+
+
+@TASK_REGISTRY.register()
+class ProbeGrid(Classification):
+    """Classification by several heads at once: the loss is the sum of theirs, so that each learns as it would alone.
+
+    In validation every head is measured; the figures are those of the best one, and each other stands beside them under
+    its learning rate and weight decay (``lr0.001_wd0.05_top1_acc``). A head whose loss is not finite learns no more and
+    is measured as the worst. A model of one head is a plain Classification.
+
+    Args:
+        heads: the name of each head of the grid.
+        options: of Classification.
+    """
+
+    def __init__(self, *, heads: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.heads = list(heads)
+        self._said: set[int] = set()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
+        node, solver = cfg.PROBE, cfg.SOLVER
+        lrs, decays = node.LRS or [solver.BASE_LR], node.WEIGHT_DECAYS or [solver.WEIGHT_DECAY]
+        heads = [grid_name(lr, decay) for lr in lrs for decay in decays]
+        return {**super().from_config(cfg, info), "heads": heads if len(heads) > 1 else []}
+
+    def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if not isinstance(outputs, dict) or HEADS not in outputs:
+            return super().losses(outputs, batch)
+        each = [self.loss(logits, batch["label"]) for logits in outputs[HEADS].unbind(1)]
+        learning = [loss for loss in each if bool(torch.isfinite(loss))]
+        for number, loss in enumerate(each):
+            if number not in self._said and not bool(torch.isfinite(loss)):
+                self._said.add(number)
+                logger.warning("the head %s has diverged and learns no more", self.heads[number])
+        return {"loss": torch.stack(learning or each).sum()}
+
+    @torch.no_grad()
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+        return super().stats({MAIN: outputs[MAIN]} if isinstance(outputs, dict) else outputs, batch)
+
+    def evaluation(self, split: str) -> "ProbeGridEvaluation":
+        return ProbeGridEvaluation(
+            heads=self.heads,
+            class_names=self.class_names,
+            multi_label=self.multi_label,
+            method=self.ensemble_method,
+            space=self.ensemble_space,
+            metrics=self.own_metrics,
+            top_k=self.predictions_top_k,
+        )
+
+
+class ProbeGridEvaluation(ClassificationEvaluation):
+    """As of a classification, of the best of several heads where a record has them."""
+
+    def __init__(self, *, heads: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.heads = list(heads)
+
+    def keep(self, record: dict[str, Any]) -> dict[str, Any]:
+        outputs = record["outputs"]
+        if not isinstance(outputs, dict) or HEADS not in outputs:
+            return super().keep(record)
+        each = [self.ensemble(logits.float()) for logits in outputs[HEADS].unbind(1)]
+        kept = super().keep({**record, "outputs": outputs[MAIN]})
+        kept["of_heads"] = np.stack([scores.numpy() for scores, _ in each])
+        kept["probabilities_of_heads"] = np.stack([probabilities.numpy() for _, probabilities in each])
+        return kept
+
+    def replace_records(self, records: list[dict[str, Any]]) -> None:
+        super().replace_records(records)
+        labelled = self._labelled()
+        if not labelled or "of_heads" not in labelled[0]:
+            return
+        best = int(np.argmax(list(self.metrics_of_heads().values())))
+        for record in records:
+            record["scores"] = record["of_heads"][best]
+            record["probabilities"] = record["probabilities_of_heads"][best]
+
+    def metrics_of_heads(self) -> dict[str, float]:
+        """The first figure (``top1_acc``, ``map``) of every head, under the head's name; 0 of one that diverged."""
+        labelled = self._labelled()
+        if not labelled or "of_heads" not in labelled[0]:
+            return {}
+        labels = np.array([record["label"] for record in labelled])
+        measure: Any = multilabel_metrics if self.multi_label else classification_metrics
+        found = {}
+        for number, name in enumerate(self.heads):
+            scores = np.stack([record["of_heads"][number] for record in labelled])
+            figures = measure(scores, labels.astype(int) if self.multi_label else labels)
+            first = next(iter(figures))
+            found[f"{name}_{first}"] = figures[first] if np.isfinite(scores).all() else 0.0
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        metrics = super().metrics()
+        return {**metrics, **self.metrics_of_heads()} if metrics else metrics
