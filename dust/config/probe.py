@@ -8,8 +8,8 @@ KEYS = section(
     "PROBE", affects="training",  # which tokens there are stands in FEATURES
     BACKBONE=Key("", "registered model whose tokens are probed; its own keys and DATA's describe it"),
     BACKBONE_FROM=Key("", "stage, weight file or zoo://NAME of the backbone", stage="checkpoint"),
-    BACKBONE_WEIGHTS=Key("auto", "of a file with raw and averaged (EMA) weights; as the stage used them that stored the "
-                         "tokens", choices="auto (raw) | raw | averaged"),
+    BACKBONE_WEIGHTS=Key("auto", "of a file with raw and averaged (EMA) weights; as the stage that stored the "
+                         "tokens used them", choices="auto (raw) | raw | averaged"),
     TOKENS_FROM=Key("", "StoredTokens: stage (folder beside OUTPUT_DIR) or folder that holds the tokens",
                     stage="features"),
     HEAD_FROM=Key("", "stage whose (best) head this training begins with", stage="checkpoint"),

@@ -340,7 +340,9 @@ def run_stage(cfg: CfgNode, run: RunDir) -> None:
             extraction.split(split)
 
 
-def layer_output(model: nn.Module, layer: str, pooling: TokenPooling | None = None) -> Callable[[nn.Module, dict[str, Any]], Any]:
+def layer_output(
+    model: nn.Module, layer: str, pooling: TokenPooling | None = None
+) -> Callable[[nn.Module, dict[str, Any]], Any]:
     """``forward(model, inputs)`` that returns what ``layer`` makes of the inputs.
 
     Args:

@@ -57,8 +57,10 @@ class Probe(nn.Module):
         backbone_from, head_from: files that backbone and head begin with, for :meth:`load_parts`; "" for none.
         backbone_weights: raw | averaged | auto (raw) of a file with both.
         tokens_sha256: the hash of the backbone that made the stored tokens; "" where it is not known.
+        act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
     """
 
+    chosen: torch.Tensor
     silent_outputs = frozenset({"heads"})  # a head of the grid may diverge: -inf stands there
 
     def __init__(
@@ -80,6 +82,7 @@ class Probe(nn.Module):
         backbone_weights: str = "auto",
         head_from: str = "",
         tokens_sha256: str = "",
+        act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(
@@ -112,13 +115,15 @@ class Probe(nn.Module):
         parts = (("backbone", "BACKBONE_FROM", backbone_from), ("head", "HEAD_FROM", head_from))
         self.init_from = {part: (f"PROBE.{key}", path) for part, key, path in parts if path}
         self.backbone_weights, self.tokens_sha256, self._backbone_sha256 = backbone_weights, tokens_sha256, ""
+        self.set_grad_checkpointing(act_checkpoint)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """The arguments that a configuration asks for; those of the backbone are read by its own class."""
         node, features, solver = cfg.PROBE, cfg.FEATURES, cfg.SOLVER
         backbone: Any = MODEL_REGISTRY.get(node.BACKBONE)
-        if not isinstance(backbone, GivesTokens):
+        gives = isinstance(backbone, GivesTokens)
+        if not gives:
             raise ConfigError(f"PROBE.BACKBONE {node.BACKBONE}: {no_tokens(node.BACKBONE)}")
         own = with_values(cfg, {"MODEL.MODEL_NAME": node.BACKBONE, "MODEL.NUM_CLASSES": 0})
         options = {
@@ -145,6 +150,7 @@ class Probe(nn.Module):
             "backbone_from": node.BACKBONE_FROM,
             "backbone_weights": node.BACKBONE_WEIGHTS,
             "tokens_sha256": _hash_of_tokens(cfg) if cfg.TRAIN.ENABLE and node.TOKENS_FROM else "",
+            "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
             "head_from": node.HEAD_FROM if cfg.TRAIN.ENABLE else "",  # what is tested has its own
         }  # fmt: skip
 
@@ -161,7 +167,7 @@ class Probe(nn.Module):
         if (video is None) == (tokens is None):
             raise DustError("Probe takes either video or tokens")
         compared = len(self.heads) > 1 and (self.training or tokens is not None)
-        tokens = self.forward_features(video) if tokens is None else tokens.to(self._dtype())
+        tokens = tokens.to(self._dtype()) if tokens is not None else self.forward_features(video)
         if tokens.shape[-1] != self.num_features:
             raise DustError(f"Probe got tokens {tuple(tokens.shape)}; its backbone's have {self.num_features} channels")
         first = self.heads[0]
@@ -180,13 +186,13 @@ class Probe(nn.Module):
             answer = torch.where(finite[:, self._chosen], answer, torch.zeros_like(answer))
         return {"logits": answer, "heads": logits}
 
-    def forward_features(self, video: torch.Tensor) -> torch.Tensor:
+    def forward_features(self, video: torch.Tensor | None) -> torch.Tensor:
         """(B, C, T, H, W) float -> the tokens (B, N, D) that the heads see."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.pooling(*self.backbone.forward_tokens(video))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens (B, N, D) -> logits (B, num_classes) of the chosen head, or with ``pre_logits`` its features (B, D)."""
+        """Tokens (B, N, D) -> logits (B, K) of the chosen head; or with ``pre_logits`` its features (B, D)."""
         head: Any = self.heads[self._chosen]
         return head.pool(tokens) if pre_logits else head(tokens)
 
@@ -288,7 +294,7 @@ class Probe(nn.Module):
                 raise CheckpointError(
                     f"PROBE.BACKBONE_FROM {self.init_from['backbone'][1]}: its weights (sha256 "
                     f"{self._backbone_sha256[:16]}...) are not those that made the tokens of PROBE.TOKENS_FROM "
-                    f"({self.tokens_sha256[:16]}...): name the file of that stage's FEATURES.CHECKPOINT_FILE_PATH, with "
+                    f"({self.tokens_sha256[:16]}...): take that of the stage's FEATURES.CHECKPOINT_FILE_PATH, and "
                     "PROBE.BACKBONE_WEIGHTS as it was used there, or store the tokens again"
                 )
         if "head" in paths:
@@ -310,7 +316,7 @@ class Probe(nn.Module):
         if wanted and self._backbone_sha256 and wanted != self._backbone_sha256:
             named = self.init_from["backbone"][1]
             raise CheckpointError(
-                f"{source}: its probe was trained on another backbone (sha256 {wanted[:16]}...) than PROBE.BACKBONE_FROM "
+                f"{source}: trained on another backbone (sha256 {wanted[:16]}...) than PROBE.BACKBONE_FROM "
                 f"{named} ({self._backbone_sha256[:16]}...): name the file that it was trained with"
             )
 
@@ -335,7 +341,7 @@ class Probe(nn.Module):
         return kept
 
     def load_partial(self, state: Mapping[str, torch.Tensor], source: str) -> None:
-        """Take back what ``partial_state_dict`` gave. CheckpointError if the backbone is another, or it does not fit."""
+        """Take back what ``partial_state_dict`` gave. CheckpointError if it does not fit."""
         self._check_backbone(state, source)
         given = {name: value for name, value in state.items() if name != HASH}
         if any(name.startswith("backbone.") for name in self._missing(given)) and "backbone" not in self.init_from:
@@ -370,7 +376,7 @@ def _layers_of(backbone: nn.Module) -> dict[str, int]:
     from timm.models import group_parameters
 
     if not isinstance(backbone, HasLayers):
-        raise ConfigError(f"{type(backbone).__name__} has no group_matcher(), so its blocks have no order: unfreeze all "
+        raise ConfigError(f"{type(backbone).__name__} its blocks have no order (no group_matcher): unfreeze all "
                           "of it (PROBE.UNFREEZE_BLOCKS -1), and set SOLVER.LAYER_DECAY 1.0")  # fmt: skip
     return group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
 

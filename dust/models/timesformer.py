@@ -264,11 +264,9 @@ class TimeSformer(ClassifierHead, Checkpointed):
         return self.norm(x)
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> the class token (B, 1, D) and the patches (B, T, H', W', D); T is 1 in space_only."""
-        tokens, rows = self.forward_features(video), video.shape[-2] // self.patch_size
-        return tokens[:, :1], rearrange(
-            tokens[:, 1:], "b (h w t) d -> b t h w d", h=rows, w=video.shape[-1] // self.patch_size
-        )
+        """(B, C, T, H, W) float -> the class token (B, 1, D) and patches (B, T, H', W', D); T is 1 in space_only."""
+        tokens, (rows, columns) = self.forward_features(video), (size // self.patch_size for size in video.shape[-2:])
+        return tokens[:, :1], rearrange(tokens[:, 1:], "b (h w t) d -> b t h w d", h=rows, w=columns)
 
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
         """Position embeddings (1, 1 + N, D) for a grid of patches. As in the published code they are resized (nearest,

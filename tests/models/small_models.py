@@ -65,6 +65,8 @@ _PRETRAIN = {
 }  # fmt: skip
 _TSTL = {"groups": ((4, 0), (1, 2), (3,)), "img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2,
          "num_heads": 2, "all_frames": 4}  # fmt: skip
+_PROBE = {"backbone": "VJEPA2", "backbone_arguments": {**_VJEPA2, "num_classes": 0}, "num_classes": 5}
+_HEAD = {"num_heads": 4, "depth": 2}
 _WINDOWS = {"seq_len": 4, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 24}
 #: Those whose answer is not (B, num_classes): what a classifier offers is not asked of them.
 OTHERS = [
@@ -72,6 +74,9 @@ OTHERS = [
     ("KeyStepFrameEncoder", {**FRAMES, "proj_dim": 8, "num_classes": 5}, {"video": (4, 3, 1, 32, 32)}),
     ("KeyStepFrameEncoder", {**FRAMES, "arch": "test_resnet", "proj_dim": 0}, {"video": (4, 3, 1, 32, 32)}),
     ("KeyStepVideo", {"frames": FRAMES, "temporal": _WINDOWS, "num_classes": 5}, _VIDEO),
+    ("Probe", {**_PROBE, "head_arguments": _HEAD}, _VIDEO),
+    ("Probe", {**_PROBE, "head": "linear", "grid": [(0.1, 0.0), (1.0, 0.1)], "unfreeze_blocks": 1}, _VIDEO),
+    ("Probe", {**_PROBE, "head": "linear", "pooling": {"kind": "queries", "num_queries": 3}, "lora_rank": 2}, _VIDEO),
     ("TSTL", _TSTL, {"video": (3, 3, 4, 16, 16)}),
 ]
 

@@ -14,6 +14,7 @@ RATES = {
     "TemporalEncoder": {"dropout": 0.2},
     "KeyStepVideo": {"temporal": {**WINDOWS, "dropout": 0.2}},
     "KeyStepFrameEncoder": {},  # timm's encoders are taken without dropout
+    "Probe": {},  # its backbone has rates of its own
     "VideoMAEPretrain": {},  # its mask is drawn
     "MViT": {"drop_path_rate": 0.4, "dropout_rate": 0.2},
     **{name: {"dropout_rate": 0.4} for name in ("SlowFast", "ResNet", "X3D", "TorchvisionVideo")},

@@ -1,6 +1,6 @@
 """Low-rank adapters: "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685.
 
-An adapter is a parametrization of a weight that exists: W + alpha / rank * up @ down. So it works wherever the weight is
+An adapter is a parametrization of a weight: W + alpha / rank * up @ down. So it works wherever the weight is
 read, whatever the attention is called, and merging it is what torch does when it removes a parametrization.
 """
 
@@ -35,9 +35,8 @@ class LowRank(nn.Module):
         out, width = weight.shape
         self.thirds, self.scale = tuple(thirds), alpha / rank
         groups, rows = (len(self.thirds), out // 3) if self.thirds else (1, out)
-        like = {"device": weight.device, "dtype": weight.dtype}
-        self.down = nn.Parameter(torch.randn(groups, rank, width, **like) / width**0.5)
-        self.up = nn.Parameter(torch.zeros(groups, rows, rank, **like))
+        self.down = nn.Parameter(weight.new_empty(groups, rank, width).normal_(std=width**-0.5))
+        self.up = nn.Parameter(weight.new_zeros(groups, rows, rank))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         change = self.scale * (self.up @ self.down)  # (groups, rows, in)

@@ -101,7 +101,9 @@ class FeatureStore:
         if self._features is None:
             found = files.npz_features(self.path) if self.format == "npz" else files.stored(self.path)
             if self.reduced and found.dtype != np.uint16:
-                raise DataError(f"{self.path}: holds {found.dtype}, its record says bfloat16: extract the features again")
+                raise DataError(
+                    f"{self.path}: holds {found.dtype}, its record says bfloat16: extract the features again"
+                )
             self._features = files.BFloat16Rows(found) if self.reduced else found
         return self._features
 

@@ -274,8 +274,8 @@ class FeatureWriter:
             free = shutil.disk_usage(self.folder).free
         if left > free and not self.complete:
             raise DataError(
-                f"{self.folder}: features of the {self.split} split take {total / 1e9:.2f} GB, {left / 1e9:.2f} GB are to "
-                f"be written, and {free / 1e9:.2f} GB are free: free space, choose another OUTPUT_DIR, or store less "
+                f"{self.folder}: features of the {self.split} split are {total / 1e9:.2f} GB, {left / 1e9:.2f} GB "
+                f"are to be written, {free / 1e9:.2f} GB are free: free some, choose another OUTPUT_DIR, or store less "
                 "(FEATURES.DTYPE float16, FEATURES.TOKENS grid, fewer FEATURES.AUGMENTED_VIEWS)"
             )
         return f"{total / 1e9:.3g} GB, {free / 1e9:.3g} GB are free"
