@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dust.config import KEYS, flatten
+from dust.config import KEYS, flatten, with_values
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Manifest
 from dust.datasets.sample import BadClip, SampleRequest, target_of
@@ -77,6 +77,12 @@ class StoredTokens(VideoDataset):
     def for_clips(cls, cfg, manifest: Manifest, fitted: Mapping[str, Any]) -> VideoDataset:
         """New clips have no stored tokens: they are read."""
         return VideoDataset.for_clips(cfg, manifest, fitted)
+
+    @classmethod
+    def class_names_of(cls, cfg, split: str) -> Sequence[str]:
+        """Those of the lists: the tokens need not be there yet."""
+        open_cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 0})
+        return VideoDataset.from_config(open_cfg, split)["manifest"].class_names
 
     @classmethod
     def look_ahead(
