@@ -25,7 +25,7 @@ from dust.models.protocol import ChecksActivations, GivesTokens, HasLayers, no_w
 from dust.utils.checkpoint import load_weights, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 from dust.utils.features import FeatureStore
-from dust.utils.stages import StageToCome, stage_features
+from dust.utils.stages import stage_features
 
 HASH = "backbone_sha256"  # the entry of a partial state dict that names the backbone, 32 bytes
 
@@ -56,7 +56,8 @@ class Probe(nn.Module):
             for none.
         backbone_from, head_from: files that backbone and head begin with, for :meth:`load_parts`; "" for none.
         backbone_weights: raw | averaged | auto (raw) of a file with both.
-        tokens_sha256: the hash of the backbone that made the stored tokens; "" where it is not known.
+        tokens_from, output_dir: the stage of the tokens that it learns of, and the folder beside which that lies: the
+            backbone must be the one that made them; "" for none.
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
     """
 
@@ -81,7 +82,8 @@ class Probe(nn.Module):
         backbone_from: str = "",
         backbone_weights: str = "auto",
         head_from: str = "",
-        tokens_sha256: str = "",
+        tokens_from: str = "",
+        output_dir: str = ".",
         act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -114,7 +116,8 @@ class Probe(nn.Module):
         self.frozen = not any(parameter.requires_grad for parameter in self.backbone.parameters())
         parts = (("backbone", "BACKBONE_FROM", backbone_from), ("head", "HEAD_FROM", head_from))
         self.init_from = {part: (f"PROBE.{key}", path) for part, key, path in parts if path}
-        self.backbone_weights, self.tokens_sha256, self._backbone_sha256 = backbone_weights, tokens_sha256, ""
+        self.backbone_weights, self.tokens_from, self.output_dir = backbone_weights, tokens_from, output_dir
+        self._backbone_sha256 = ""
         self.set_grad_checkpointing(act_checkpoint)
 
     @classmethod
@@ -149,7 +152,8 @@ class Probe(nn.Module):
             "lora_targets": list(node.LORA_TARGETS),
             "backbone_from": node.BACKBONE_FROM,
             "backbone_weights": node.BACKBONE_WEIGHTS,
-            "tokens_sha256": _hash_of_tokens(cfg) if cfg.TRAIN.ENABLE and node.TOKENS_FROM else "",
+            "tokens_from": node.TOKENS_FROM if cfg.TRAIN.ENABLE else "",
+            "output_dir": cfg.OUTPUT_DIR,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
             "head_from": node.HEAD_FROM if cfg.TRAIN.ENABLE else "",  # what is tested has its own
         }  # fmt: skip
@@ -290,15 +294,22 @@ class Probe(nn.Module):
                         f"{type(self.backbone).__name__} as the file's. {report}"
                     )
                 self._backbone_sha256 = sha256_of_backbone(self.backbone)
-            if self.tokens_sha256 not in ("", self._backbone_sha256):
-                raise CheckpointError(
-                    f"PROBE.BACKBONE_FROM {self.init_from['backbone'][1]}: its weights (sha256 "
-                    f"{self._backbone_sha256[:16]}...) are not those that made the tokens of PROBE.TOKENS_FROM "
-                    f"({self.tokens_sha256[:16]}...): take that of the stage's FEATURES.CHECKPOINT_FILE_PATH, and "
-                    "PROBE.BACKBONE_WEIGHTS as it was used there, or store the tokens again"
-                )
+            self._check_tokens()
         if "head" in paths:
             self._load_head(paths["head"])
+
+    def _check_tokens(self) -> None:
+        if not self.tokens_from:
+            return
+        key = "PROBE.TOKENS_FROM"
+        store = FeatureStore.open(stage_features(self.tokens_from, self.output_dir, key), "train")
+        made_by = str(store.meta.get("backbone_sha256", "unknown"))
+        if made_by != self._backbone_sha256:
+            raise CheckpointError(
+                f"PROBE.BACKBONE_FROM {self.init_from['backbone'][1]}: its weights (sha256 {self._backbone_sha256[:16]}"
+                f"...) are not those that made the tokens of {key} {self.tokens_from} ({made_by[:16]}...): take that "
+                "stage's FEATURES.CHECKPOINT_FILE_PATH, with PROBE.BACKBONE_WEIGHTS as there, or store the tokens again"
+            )
 
     def _load_head(self, path: Path) -> None:
         """Begin every head as the chosen one of another Probe."""
@@ -359,16 +370,6 @@ class Probe(nn.Module):
         super()._load_from_state_dict(*args)
         if not self.chosen.is_meta:
             self._chosen = int(self.chosen)
-
-
-def _hash_of_tokens(cfg: Any) -> str:
-    """Of the backbone that made the stored tokens; "" where these are still to come."""
-    key = "PROBE.TOKENS_FROM"
-    try:
-        store = FeatureStore.open(stage_features(cfg.PROBE.TOKENS_FROM, cfg.OUTPUT_DIR, key), "train")
-    except StageToCome:
-        return ""
-    return str(store.meta.get("backbone_sha256", ""))
 
 
 def _layers_of(backbone: nn.Module) -> dict[str, int]:

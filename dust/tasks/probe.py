@@ -106,12 +106,11 @@ class ProbeGridEvaluation(ClassificationEvaluation):
             return {}
         labels = np.array([record["label"] for record in labelled])
         measure: Any = multilabel_metrics if self.multi_label else classification_metrics
-        found = {}
+        first, found = "map" if self.multi_label else "top1_acc", {}
         for number, name in enumerate(self.heads):
             scores = np.stack([record["of_heads"][number] for record in labelled])
-            figures = measure(scores, labels.astype(int) if self.multi_label else labels)
-            first = next(iter(figures))
-            found[f"{name}_{first}"] = figures[first] if np.isfinite(scores).all() else 0.0
+            answers = labels.astype(int) if self.multi_label else labels
+            found[f"{name}_{first}"] = measure(scores, answers)[first] if np.isfinite(scores).all() else 0.0
         return found
 
     def metrics(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ from dust.models.protocol import GivesTokens
 from dust.models.vjepa2 import VJEPA2
 from dust.utils.checkpoint import load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
+from dust.utils.features import FeatureWriter
 from tests.helpers import golden_tensors, noise_of, part
 from tests.models.small_models import SMALL, inputs_of, make
 from tests.models.test_vjepa2 import of_authors
@@ -200,10 +201,14 @@ def test_another_backbone_is_refused_by_name(files):
     state = filled(files, 1).partial_state_dict()
     with pytest.raises(CheckpointError, match=r"x.pyth: trained on another backbone .* PROBE.BACKBONE_FROM .*encoder2"):
         filled(files, 2).load_partial(state, "x.pyth")
-    tokens = sha256_of_backbone(filled(files, 1).backbone)
+    meta = {"backbone_sha256": sha256_of_backbone(filled(files, 1).backbone)}
+    writer = FeatureWriter(files[1].parent / "tokens", "train", ["a"], (1, 5, 16), "float32", meta)
+    writer.write(0, torch.zeros(1, 1, 5, 16))
+    writer.finish()
+    stored = {"tokens_from": "tokens", "output_dir": str(files[1].parent / "probe")}
     with pytest.raises(CheckpointError, match=r"encoder2.pth: its weights .* made the tokens of PROBE.TOKENS_FROM"):
-        filled(files, 2, tokens_sha256=tokens)
-    filled(files, 1, tokens_sha256=tokens)
+        filled(files, 2, **stored)
+    filled(files, 1, **stored)
 
 
 def test_a_file_that_leaves_some_of_the_backbone_random_is_refused(tmp_path, files):

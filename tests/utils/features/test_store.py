@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -377,3 +378,49 @@ def test_quantised_features_of_others_are_refused_by_name(tmp_path, dtype, save)
     save(tmp_path / "train.npz", features=np.zeros((2, 4), dtype), ids=["a", "b"], meta="{}")
     with pytest.raises(DataError, match=r"train\.npz: .*(is no array of features|not an array of real numbers)"):
         FeatureStore.open(tmp_path, "train")
+
+
+# ------------------------------------------------------------------------------------------------- bfloat16, and space
+
+
+@pytest.mark.parametrize("format", ["memmap", "npz"])
+def test_bfloat16_is_torchs_and_is_read_as_float32(tmp_path, format):
+    rows = np.concatenate([features((4,)), np.array([[1.0, 1 + 2**-8, 1 + 3 * 2**-8, -(2.0**-130)]])])[1:]
+    rows = rows.astype(np.float32)
+    one = writer(tmp_path, format, shape=(2, 2), dtype="bfloat16")
+    one.write(0, rows[:4].reshape(4, 2, 2))
+    one = writer(tmp_path, format, shape=(2, 2), dtype="bfloat16")  # interrupted, and gone on with
+    assert one.done == 4
+    one.write(4, rows[4:].reshape(3, 2, 2))
+    one.finish()
+    store = FeatureStore.open(tmp_path, "train")
+    wanted = torch.from_numpy(rows).to(torch.bfloat16).float().numpy().reshape(7, 2, 2)
+    assert store.dtype == np.float32 and np.array_equal(np.asarray(store.features), wanted)
+    assert np.array_equal(store.features[[1, 5]], wanted[[1, 5]])
+    assert np.array_equal(store.get("plain"), wanted[1]) and np.array_equal(store.views[3], wanted[1, 1])
+    with pytest.raises(DataError, match="not finite in bfloat16: set FEATURES.DTYPE float32"):
+        writer(tmp_path / "big", format, shape=(1,), dtype="bfloat16").write(0, np.full((1, 1), 3.4e38, np.float32))
+
+
+def test_one_view_of_a_row_is_read_alone(tmp_path):
+    rows = features((3, 4))
+    one = writer(tmp_path, shape=(3, 4))
+    one.write(0, rows)
+    one.finish()
+    store = FeatureStore.open(tmp_path, "train")
+    assert store.views.shape == (21, 4)
+    for row, view in ((0, 0), (2, 1), (6, 2)):
+        assert np.array_equal(store.views[3 * row + view], rows[row, view])
+
+
+def test_space_is_looked_at_before(tmp_path, monkeypatch):
+    one = writer(tmp_path, "npz", shape=(1000,))
+    assert one.check_space().startswith("2.81e-05 GB, ")
+    usage = shutil.disk_usage(tmp_path)
+    for free, enough in ((7 * 4000 * 2 + 1000, True), (7 * 4000 * 2 - 1000, False)):  # rows, then the archive of them
+        monkeypatch.setattr("dust.utils.features.writer.shutil.disk_usage", lambda _, f=free: usage._replace(free=f))
+        if enough:
+            one.check_space()
+        else:
+            with pytest.raises(DataError, match=r"GB are to be written, 0.00 GB are free"):
+                one.check_space()
