@@ -182,7 +182,7 @@ class GivesTokens(Protocol):
 
     def forward_tokens(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T, H, W) -> class tokens (B, E, D), where E may be 0, and the grid of the others (B, T', H', W', D);
-        both behind the model's last norm."""
+        both behind the last norm that the model has for tokens."""
         ...
 
 

@@ -165,6 +165,7 @@ class VideoMAE(ClassifierHead, Checkpointed):
     """
 
     layer_stem = r"^patch_embed"
+    beyond_tokens = r"^(?:fc_norm|head)\."
 
     def __init__(
         self,
@@ -276,9 +277,9 @@ class VideoMAE(ClassifierHead, Checkpointed):
         return self.norm(x)
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D), behind the norm."""
+        """(B, C, T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D). The norm of mean
+        pooling is not theirs: it stands behind the mean, and files of the pre-training have none."""
         tokens = self.forward_features(video)
-        tokens = tokens if self.fc_norm is None else self.fc_norm(tokens)
         return tokens[:, :0], tokens.unflatten(1, (-1, *(size // self.patch_size for size in video.shape[-2:])))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

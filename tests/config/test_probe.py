@@ -56,4 +56,4 @@ def test_recipes_stand_behind_any_backbone(tmp_path):
         file.write_text(f"_BASE_: [{backbone}, {ROOT}/configs/Probe/{name}.yaml]\n{own}")
         cfg = load_config(file)
         assert (cfg.DATA.NUM_FRAMES, cfg.DATA.SAMPLING_RATE, cfg.MIXUP.ENABLE and cfg.TRAIN.ENABLE) == (16, 4, False)
-        assert cfg.MODEL.MODEL_NAME == ("MViT" if name == "features" else "Probe") and not cfg.EMA.ENABLED
+        assert ("MViT" if name == "features" else "Probe") == cfg.MODEL.MODEL_NAME and not cfg.EMA.ENABLED

@@ -16,7 +16,7 @@ from dust.utils.checkpoint import load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 from dust.utils.features import FeatureWriter
 from tests.helpers import golden_tensors, noise_of, part
-from tests.models.small_models import SMALL, inputs_of, make
+from tests.models.small_models import OTHERS, SMALL, inputs_of, make
 from tests.models.test_vjepa2 import of_authors
 
 #: Those that see no video, or see it in two streams, or are not classifiers of clips.
@@ -237,3 +237,15 @@ def test_wrong_inputs_are_named():
         probe()(tokens=noise_of(2, 5, 9))
     with pytest.raises(DustError, match="knn learns of stored tokens"):
         probe(head="knn").train()(VIDEO)
+
+
+def test_the_encoder_of_a_pre_training_fills_videomae_whole(tmp_path):
+    """Its file has no norm for mean pooling: the tokens must not need one."""
+    pretrain, arguments = (next(a for n, a, _ in cases if n == name) for name, cases in
+                           (("VideoMAEPretrain", OTHERS), ("VideoMAE", SMALL)))  # fmt: skip
+    file = tmp_path / "pretrain.pth"
+    torch.save({"model": make("VideoMAEPretrain", pretrain).state_dict()}, file)
+    own = {"backbone": "VideoMAE", "backbone_arguments": {**arguments, "num_classes": 0}, "head": "linear"}
+    model = Probe(**own, num_classes=3, backbone_from=str(file))
+    model.load_parts({"backbone": file})
+    assert model.frozen_sha256()
