@@ -29,6 +29,7 @@ PAGES = [
     "docs/KEYSTEP.md",
     "docs/PREDICT.md",
     "docs/SERVE.md",
+    "docs/PROBE.md",
     "docs/BENCHMARKS.md",
     "dust/datasets/DATASET.md",
 ]

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from dust.models.layers.attentive import AttentivePooler
+from dust.models.layers.attentive import AttentivePooler, gather
 from dust.models.layers.head import new_head
 from dust.utils.errors import DustError
 
@@ -49,6 +49,20 @@ class AttentiveProbe(TokenHead):
 
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.pooler(tokens, self.act_checkpoint)[:, 0]
+
+    @staticmethod
+    def together(heads: Sequence["AttentiveProbe"], tokens: torch.Tensor) -> torch.Tensor:
+        """Of one block each: they share the normalised tokens and one product with them. Deeper ones one by one."""
+        poolers = [head.pooler for head in heads]
+        if len(poolers[0].blocks):
+            return TokenHead.together(heads, tokens)
+        blocks = [pooler.cross_attention_block for pooler in poolers]
+        directions = [block.directions(pooler.query_tokens) for block, pooler in zip(blocks, poolers, strict=True)]
+        gathered = gather(torch.cat(directions, dim=1), blocks[0].normalised(tokens)).chunk(len(heads), dim=1)
+        answers = zip(heads, blocks, poolers, gathered, strict=True)
+        return torch.stack(
+            [head.head(block.answer(pooler.query_tokens, seen)[:, 0]) for head, block, pooler, seen in answers], dim=1
+        )
 
 
 class LinearProbe(TokenHead):

@@ -5,20 +5,23 @@ import copy
 import pytest
 import torch
 
+from dust.models.layers.attentive import CrossAttentionBlock
 from dust.models.layers.probes import AttentiveProbe, KNNProbe, LinearProbe
 from dust.utils.errors import DustError
-from tests.helpers import noise_of
+from tests.helpers import noise_of, randomised
 
 TOKENS = noise_of(6, 5, 8)
 
 
-@pytest.mark.parametrize("cls", [AttentiveProbe, LinearProbe])
+@pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("classes", [3, 0])
-def test_heads_together_are_each_alone(cls, classes):
+def test_heads_together_are_each_alone(depth, classes):
     torch.manual_seed(0)
-    more = {"num_heads": 2, "depth": 2} if cls is AttentiveProbe else {}
-    heads = [cls(8, classes, **more) for _ in range(4)]
-    together = cls.together(heads, TOKENS)
+    heads = [
+        randomised(AttentiveProbe(8, classes, num_heads=2, depth=depth) if depth else LinearProbe(8, classes))
+        for _ in range(4)
+    ]
+    together = type(heads[0]).together(heads, TOKENS)
     assert together.shape == (6, 4, classes or 8)
     for number, head in enumerate(heads):
         torch.testing.assert_close(together[:, number], head(TOKENS))
@@ -43,3 +46,15 @@ def test_neighbours_vote_by_cosine():
     again = KNNProbe(8, 3, neighbours=2, temperature=0.5).eval()
     again.load_state_dict(head.state_dict())
     assert torch.equal(again(TOKENS), head(TOKENS)) and len(again.memory) == 6
+
+
+def test_a_cross_attention_is_the_textbooks():
+    """Keys and values of every token, which the fast form never makes."""
+    block = randomised(CrossAttentionBlock(8, 2, mlp_ratio=2.0, norm_eps=1e-5))
+    queries = noise_of(6, 3, 8)
+    q = block.xattn.q(queries).unflatten(-1, (2, 4)).transpose(1, 2)
+    k, v = block.xattn.kv(block.norm1(TOKENS)).unflatten(-1, (2, 2, 4)).permute(2, 0, 3, 1, 4)
+    seen = ((q @ k.transpose(2, 3) / 2).softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+    wanted = queries + seen
+    wanted = wanted + block.mlp(block.norm2(wanted))
+    torch.testing.assert_close(block(queries, TOKENS), wanted, atol=1e-5, rtol=1e-5)
