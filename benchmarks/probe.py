@@ -8,7 +8,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -25,9 +25,10 @@ VIT_L = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "probe_depth": 1, "num
 SMALL = {"embed_dim": 192, "depth": 12, "num_heads": 3, "probe_depth": 1, "probe_heads": 3, "num_classes": 0}
 GRID_3D = {"kind": "grid", "grid": (8, 4, 4)}
 #: name: (head, its arguments, pooling of the tokens)
+DEPTH_1, DEPTH_4 = "attentive, depth 1, all tokens", "attentive, depth 4, all tokens"
 HEADS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "attentive, depth 4, all tokens": ("attentive", {"depth": 4}, {}),
-    "attentive, depth 1, all tokens": ("attentive", {"depth": 1}, {}),
+    DEPTH_4: ("attentive", {"depth": 4}, {}),
+    DEPTH_1: ("attentive", {"depth": 1}, {}),
     "attentive, depth 4, grid 8x4x4": ("attentive", {"depth": 4}, GRID_3D),
     "linear, all tokens": ("linear", {}, {}),
 }
@@ -91,7 +92,9 @@ def measure_epoch(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_grid(rounds: int, clips: int = 128) -> list[dict[str, Any]]:
+def measure_grid(
+    rounds: int, clips: int = 128, batch: int = 64, names: Sequence[str] = ("linear, all tokens", DEPTH_1)
+) -> list[dict[str, Any]]:
     """CPU seconds of a pass over stored tokens: 20 heads in one pass, 20 passes of one head, one pass of one."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +102,7 @@ def measure_grid(rounds: int, clips: int = 128) -> list[dict[str, Any]]:
         writer.write(0, np.random.RandomState(0).standard_normal((clips, 1, 512, 192)).astype(np.float32))
         writer.finish()
         store = FeatureStore.open(folder, "train")
-        for name in ("linear, all tokens", "attentive, depth 1, all tokens"):
+        for name in names:
 
             def runs(grids: list[list[tuple[float, float]]], name: str = name) -> Callable[[], None]:
                 models = [build({**SMALL, "depth": 1}, name, grid=grid).train() for grid in grids]
@@ -107,9 +110,9 @@ def measure_grid(rounds: int, clips: int = 128) -> list[dict[str, Any]]:
 
                 def passes() -> None:
                     for model, optimizer in zip(models, optimizers, strict=True):
-                        for start in range(0, clips, 64):
+                        for start in range(0, clips, batch):
                             set_lr(optimizer, 0.001)
-                            tokens = store.features[start : start + 64][:, 0]
+                            tokens = store.features[start : start + batch][:, 0]
                             learn(model, tokens=torch.from_numpy(tokens))
                             optimizer.step()
                             optimizer.zero_grad()
@@ -140,6 +143,7 @@ def in_turns(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, lis
 METHODS = {
     "counted": "Forward and backward of the head, and for 'encoder' the forward of the frozen encoder, per clip.",
     "epoch": "V-JEPA 2's encoder, 12 blocks of 192, 16 x 128 x 128, batch 8, fp32, one thread; in turns, medians.",
+    "grid4": "As grid, 16 clips, batch 8.",
     "grid": "128 clips of 512 tokens of 192, batch 64: read, learn, step; 20 rates in one pass, in 20 passes, and one.",
 }
 
@@ -152,7 +156,13 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     for what in args.what:
-        rows = count() if what == "counted" else {"epoch": measure_epoch, "grid": measure_grid}[what](args.rounds)
+        measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "counted": count,
+            "epoch": lambda: measure_epoch(args.rounds),
+            "grid": lambda: measure_grid(args.rounds),
+            "grid4": lambda: measure_grid(args.rounds, 16, 8, [DEPTH_4]),
+        }
+        rows = measures[what]()
         sys.stdout.write(Report(f"probe {what}", METHODS[what], rows).text() + "\n\n")
     return 0
 
