@@ -143,7 +143,7 @@ def in_turns(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, lis
 METHODS = {
     "counted": "Forward and backward of the head, and for 'encoder' the forward of the frozen encoder, per clip.",
     "epoch": "V-JEPA 2's encoder, 12 blocks of 192, 16 x 128 x 128, batch 8, fp32, one thread; in turns, medians.",
-    "grid4": "As grid, 16 clips, batch 8.",
+    "grid4": "As grid, 4 clips in one batch.",
     "grid": "128 clips of 512 tokens of 192, batch 64: read, learn, step; 20 rates in one pass, in 20 passes, and one.",
 }
 
@@ -160,7 +160,7 @@ def main() -> int:
             "counted": count,
             "epoch": lambda: measure_epoch(args.rounds),
             "grid": lambda: measure_grid(args.rounds),
-            "grid4": lambda: measure_grid(args.rounds, 16, 8, [DEPTH_4]),
+            "grid4": lambda: measure_grid(args.rounds, 4, 4, [DEPTH_4]),
         }
         rows = measures[what]()
         sys.stdout.write(Report(f"probe {what}", METHODS[what], rows).text() + "\n\n")
