@@ -55,8 +55,8 @@ class StoredTokens(VideoDataset):
         there = [clip.id for clip in self.clips if clip.id not in absent]
         rows = dict(zip(there, store.rows(there).tolist(), strict=True))
         self._rows = [rows.get(clip.id, -1) for clip in self.clips]
-        #: The same tokens must be there when a training is resumed.
-        self.identity = {key: store.meta.get(key) for key in ("config_sha256", "checkpoint_sha256")}
+        made_by = [str(store.meta.get(key)) for key in ("config_sha256", "checkpoint_sha256")]
+        self.identity = [*(self.identity or []), *made_by]  # a resumed training must find the same tokens
 
     @classmethod
     def from_config(
