@@ -27,6 +27,7 @@ from dust.utils.errors import CheckpointError, ConfigError, DustError
 from dust.utils.features import FeatureStore
 from dust.utils.stages import stage_features
 
+WILD = 1e15  # a gradient's largest value above which a head of a grid has diverged
 HASH = "backbone_sha256"  # the entry of a partial state dict that names the backbone, 32 bytes
 
 
@@ -107,6 +108,9 @@ class Probe(nn.Module):
         first: TokenHead = cls(model.token_dim, num_classes, **(head_arguments or {}))
         # the same first weights: the heads of a grid differ by their rates alone
         self.heads = nn.ModuleList([first, *(copy.deepcopy(first) for _ in self.rates[1:])])
+        if len(self.heads) > 1:
+            for parameter in self.heads.parameters():
+                parameter.register_hook(_without_wild)
         self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
         self._chosen = 0
         self.backbone.requires_grad_(False)
@@ -370,6 +374,12 @@ class Probe(nn.Module):
         super()._load_from_state_dict(*args)
         if not self.chosen.is_meta:
             self._chosen = int(self.chosen)
+
+
+def _without_wild(grad: torch.Tensor) -> torch.Tensor:
+    """Zeros in place of a gradient that is not finite, or nearly so: the engine would end the run for it, while others
+    are well."""
+    return torch.where(grad.abs().amax() < WILD, grad, torch.zeros_like(grad))
 
 
 def _layers_of(backbone: nn.Module) -> dict[str, int]:

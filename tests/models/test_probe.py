@@ -136,6 +136,16 @@ def test_a_head_that_diverged_says_nothing_and_the_others_are_measured():
     assert outputs["heads"][:, 0].isneginf().all() and outputs["heads"][:, 1:].isfinite().all()
 
 
+def test_a_wild_gradient_of_one_head_is_none_of_the_others():
+    model = probe(grid=GRID).train()
+    with torch.no_grad():
+        model.heads[0].head.weight.fill_(1e38)
+    outputs = model(tokens=noise_of(2, 7, 16))["heads"]
+    (outputs[:, 0].square() * 1e20 + outputs[:, 1].square() + outputs[:, 2].square()).sum().backward()
+    grads = [head.head.weight.grad for head in model.heads]
+    assert not grads[0].any() and grads[1].isfinite().all() and grads[1].any()
+
+
 # ------------------------------------------------------------------------------------------------------- what learns
 
 
