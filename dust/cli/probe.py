@@ -91,7 +91,11 @@ def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, An
         raise ConfigError(f"--weights {weights}: {name} has its own; --weights is for a YAML")
     origin: Origin = find_origin(name)
     weights = origin.checkpoint or str(stage_checkpoint(origin.output_dir, ".", "--backbone"))
-    options = {key: value for key, value in (origin.overrides or {}).items() if key != "MODEL.NUM_CLASSES"}
+    options = {
+        key: value
+        for key, value in (origin.overrides or {}).items()
+        if key != "MODEL.NUM_CLASSES" and not KEYS[key].stage
+    }
     if origin.file:
         return _base(origin.file), options, _path(weights)
     base = out / "backbone.yaml"

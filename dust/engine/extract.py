@@ -249,7 +249,15 @@ def build_feature_loop(
     path = build_checkpoint_to_extract(cfg).path()
     model = build_for(cfg, device)
     saved = load_checkpoint(path)
-    load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg), head=False)
+    load_trained(
+        model,
+        path,
+        saved,
+        output_dir=cfg.OUTPUT_DIR,
+        weights=build_weights_choice(cfg),
+        head=False,
+        tokens=cfg.FEATURES.LAYER == TOKENS,
+    )
     options = build(FeatureOptions, cfg)
     loop = Inference(
         model,

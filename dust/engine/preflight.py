@@ -404,7 +404,8 @@ def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start) -> None:
             else:
                 saved, weights = dict(start.saved), build_weights_choice(cfg)
                 folder, head = stage.output_dir, cfg.TEST.ENABLE or cfg.PREDICT.ENABLE
-                load_trained(model, start.path, saved, output_dir=folder, weights=weights, head=head)
+                how = {"weights": weights, "head": head, "tokens": cfg.FEATURES.LAYER == "tokens"}
+                load_trained(model, start.path, saved, output_dir=folder, **how)
     parts = init_from(model)
     if not begins_elsewhere:
         for key, name in parts.values():

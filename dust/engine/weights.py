@@ -1,6 +1,7 @@
 """Whose weights a model gets: files, the zoo, other stages; whole, or the part that was trained."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import nn
 
 from dust import zoo
 from dust.config import CfgNode
-from dust.models.protocol import LoadsParts, SavesTrainedPart, init_from
+from dust.models.protocol import GivesTokens, LoadsParts, SavesTrainedPart, init_from
 from dust.utils.checkpoint import is_sharded, load_weights
 from dust.utils.checkpoint.tensors import find_tensors, has_averages, has_raw
 from dust.utils.errors import CheckpointError, DustError
@@ -104,6 +105,7 @@ def load_trained(
     output_dir: str | Path,
     weights: str = "auto",
     head: bool = True,
+    tokens: bool = False,
 ) -> None:
     """Load the weights of a checkpoint for a test or an extraction.
 
@@ -112,6 +114,7 @@ def load_trained(
         output_dir: beside which the stages of the model's parts lie.
         weights: raw | averaged | auto (raw) | ``prefer_averaged``: averaged where the file has them.
         head: whether the classifier must come from the file too.
+        tokens: without ``head``, what a backbone's tokens do not need may be absent too.
 
     Raises:
         CheckpointError: the file lacks some of the model, so that random weights would be measured; or it has no
@@ -132,6 +135,8 @@ def load_trained(
         return
     report = load_weights(model, path, weights=weights)
     absent = report.absent if head else report.absent_from_body
+    if tokens and not head and isinstance(model, GivesTokens):
+        absent = [name for name in absent if not re.search(model.beyond_tokens, name)]
     if absent:
         raise CheckpointError(
             f"{path} lacks {', '.join(absent[:8])}{' ...' if len(absent) > 8 else ''} of this model "

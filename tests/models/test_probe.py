@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from dust.engine.weights import load_trained
 from dust.models import MODEL_REGISTRY
 from dust.models.backbones import sha256_of_backbone
 from dust.models.layers.tokens import TokenPooling
@@ -12,7 +13,7 @@ from dust.models.optimizer import parameter_groups
 from dust.models.probe import Probe
 from dust.models.protocol import GivesTokens
 from dust.models.vjepa2 import VJEPA2
-from dust.utils.checkpoint import load_weights, save_checkpoint
+from dust.utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DustError
 from dust.utils.features import FeatureWriter
 from tests.helpers import golden_tensors, noise_of, part
@@ -259,3 +260,12 @@ def test_the_encoder_of_a_pre_training_fills_videomae_whole(tmp_path):
     model = Probe(**own, num_classes=3, backbone_from=str(file))
     model.load_parts({"backbone": file})
     assert model.frozen_sha256()
+
+
+def test_the_file_of_an_encoder_alone_gives_tokens(files):
+    """V-JEPA 2's pooler stands on the tokens: they do not need it."""
+    model, saved = VJEPA2(**TINY["backbone_arguments"]), load_checkpoint(files[1])
+    load_trained(model, files[1], saved, output_dir=".", head=False, tokens=True)
+    assert sha256_of_backbone(model) == filled(files, 1).frozen_sha256()
+    with pytest.raises(CheckpointError, match="lacks pooler"):
+        load_trained(model, files[1], saved, output_dir=".", head=False)

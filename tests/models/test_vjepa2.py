@@ -268,7 +268,7 @@ def test_files_as_the_authors_write_them(tmp_path, averages, caplog):
     source, video = tiny(), torch.randn(1, 3, 4, 16, 16)
     files = authors_files(tmp_path, source, averages)
     model = VJEPA2(**TINY, encoder_from="e", probe_from="p").eval()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="dust"):
         model.load_parts(files)
     assert torch.equal(model(video), source(video))
     tensors, of_probe = len(source.encoder.state_dict()), len(source.pooler.state_dict()) + 2
