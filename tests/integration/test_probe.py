@@ -2,6 +2,7 @@
 prediction with the same answers, fine-tuning from it."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -38,6 +39,16 @@ PROBING = {
     "SOLVER.WARMUP_EPOCHS": 0.0, "SOLVER.MAX_EPOCH": 4, "TRAIN.EVAL_PERIOD": 2,
     "DATA_LOADER.DROP_LAST": False, "FEATURES.ENABLE": False, "FEATURES.DTYPE": "float16",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def log_as_before():
+    """What these runs set up of the log is taken back, for tests that read it."""
+    logger = logging.getLogger("dust")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")
