@@ -55,6 +55,20 @@ def zygote():
     return zygote()
 
 
+@pytest.fixture(autouse=True)
+def log_of_this_test():
+    """A run, or a sub-command, in a test gives dust log handlers and levels: the next test begins without them."""
+    logger = logging.getLogger("dust")
+    logger.propagate = True
+    yield
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("dust."):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, clips):
     """The OUTPUT_DIR of a finished tiny run, with results; nobody writes there."""
