@@ -142,6 +142,13 @@ def test_a_test_writes_it_by_itself(tiny, run_of_the_suite):
         assert (RunDir(cfg.OUTPUT_DIR).results / "report.html").exists() == wanted
 
 
+def test_what_the_model_looked_at_stands_beside_the_clips(run_of_the_suite, tmp_path):
+    path = write_report(run_of_the_suite, clips=3, maps=True, path=tmp_path / "r.html")
+    assert path.read_text().count("<video") == 6
+    path = write_report(run_of_the_suite, clips=3, path=tmp_path / "r.html")
+    assert path.read_text().count("<video") == 3
+
+
 def test_none_of_a_very_large_test(tmp_path, caplog):
     folder = a_tested_run(tmp_path / "kitchen")
     (folder / "results" / "test.json").write_text(json.dumps({"metrics": {}, "counts": {"samples": 200_001}}))

@@ -6,17 +6,19 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_results
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
-from dust.analysis.report.clips import small_video
+from dust.analysis.report.clips import encoded, small_video
+from dust.config import flatten
+from dust.datasets.manifest.manifest import Clip
 from dust.decode.segment import SECONDS, Segment
 from dust.engine.test import AFTER_TEST_REGISTRY
-from dust.utils.errors import VideoError
+from dust.utils.errors import ConfigError, VideoError
 from dust.utils.files import open_file, read_bytes, write_text
 from dust.utils.statistics import (
     FEW_GROUPS,
@@ -40,21 +42,24 @@ MOST_CLIPS = 200_000
 #: Pairs of classes that are listed as most confused.
 PAIRS = 12
 Section = tuple[str, str]
+#: From a clip and a class to a data address of a film.
+Look = Callable[[Clip, str], str]
 
 
-def write_report(run: str | Path, *, clips: int = 0, path: Path | None = None) -> Path:
+def write_report(run: str | Path, *, clips: int = 0, maps: bool = False, path: Path | None = None) -> Path:
     """Write the report of a run that was tested; returns its path, ``results/report.html`` by default.
 
     Args:
         run: the run's folder.
         clips: so many of the clips that are wrong or least sure are shown playing.
+        maps: beside each what the model looked at.
 
     Raises:
         DataError: the run has no results.
     """
     folder = Path(run)
     target = path or (folder / "results" if (folder / "results").is_dir() else folder) / "report.html"
-    write_text(target, build_report(folder, clips=clips))
+    write_text(target, build_report(folder, clips=clips, maps=maps))
     return target
 
 
@@ -76,7 +81,7 @@ def report_of_test(run: Path) -> Path | None:
     return path
 
 
-def build_report(run: Path, *, clips: int = 0) -> str:
+def build_report(run: Path, *, clips: int = 0, maps: bool = False) -> str:
     """Make the page's HTML; see :func:`write_report`."""
     results = read_results(run)
     folder = run if (run / "config.yaml").is_file() else run.parent
@@ -87,7 +92,7 @@ def build_report(run: Path, *, clips: int = 0) -> str:
             sections += [(f"Confusion{of}", _confusion(answers)), (f"Classes{of}", _classes(answers))]
         sections.append((f"Can a probability be believed?{of}", _calibration(answers)))
     sections += [
-        ("Clips", _clips(results, clips)),
+        ("Clips", _clips(results, clips, build_look(folder) if maps and clips else None)),
         ("Recordings", _recordings(results)),
         ("Clips that could not be read", _bad_clips(folder)),
         ("Data and run", _facts(results, folder)),
@@ -282,7 +287,7 @@ def _calibration(answers: Answers) -> str:
     return f"{figures}<div class=charts>{chart}<table>{head}{''.join(rows)}</table></div>"
 
 
-def _clips(results: Results, count: int) -> str:
+def _clips(results: Results, count: int, look: Look | None) -> str:
     """A table that can be filtered, and the wrong and least sure clips playing."""
     if not results.answers or results.answers[0].multi_label:
         return ""
@@ -297,7 +302,7 @@ def _clips(results: Results, count: int) -> str:
         for i in order[:MOST_ROWS]
     ]
     data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")
-    playing = "".join(_player(results, answers, int(i)) for i in order[:count])
+    playing = "".join(_player(results, answers, int(i), look) for i in order[:count])
     left_out = (
         f"<p>{len(order) - MOST_ROWS} clips that are right and sure are left out.</p>" if len(order) > MOST_ROWS else ""
     )
@@ -311,15 +316,40 @@ def _clips(results: Results, count: int) -> str:
     )
 
 
-def _player(results: Results, answers: Answers, index: int) -> str:
+def _video(source: str) -> str:
+    return f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>' if source else ""
+
+
+def build_look(run: Path) -> Look:
+    """What makes the film of what the run's model looked at in a clip, for the class that it answered.
+
+    ConfigError where such a model has no map."""
+    from dust.analysis.explain import explain  # what no report of a test needs
+    from dust.analysis.explain.draw import heat
+    from dust.deploy.loading import load
+
+    predictor = load(run, device="cpu")
+
+    def look(clip: Clip, answer: str) -> str:
+        found = explain(predictor, clip, target=answer, occlusion=False)
+        if found.map is None or found.frames is None:
+            raise ConfigError(f"--maps: {found.why_no_map or 'there is no video'}")
+        return encoded(heat(found.frames, found.map.values.numpy()), clip.path)
+
+    return look
+
+
+def _player(results: Results, answers: Answers, index: int, look: Look | None) -> str:
     label = answers.classes[answers.labels[index]] if answers.labels[index] >= 0 else "no label"
     best = int(answers.scores[index].argmax())
     text = f"{label} taken for {answers.classes[best]}" if best != answers.labels[index] else f"{label}, right"
     sure = f", {100 * float(answers.scores[index, best]):.0f} %" if answers.graded else ""
     try:
-        path, unit = results.paths[index], results.config.get("DATA", {}).get("SEGMENT_UNIT", SECONDS)
-        source = small_video(path, Segment.of_id(results.ids[index], path, unit))
-        video = f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>'
+        path, unit = results.paths[index], str(flatten(results.config).get("DATA.SEGMENT_UNIT", SECONDS))
+        segment = Segment.of_id(results.ids[index], path, unit)
+        video = _video(small_video(path, segment))
+        if look is not None:
+            video += _video(look(Clip(results.ids[index], path, None, segment=segment), answers.classes[best]))
     except VideoError as error:
         video = f"<p class=gone>{html.escape(error.reason)}</p>"
     caption = f"{html.escape(results.ids[index])}<br><b>{html.escape(text + sure)}</b>"

@@ -4,6 +4,7 @@ import base64
 import io
 
 import av
+import numpy as np
 
 from dust.decode.reader import open_clip
 from dust.decode.segment import Segment, part_of
@@ -30,6 +31,13 @@ def small_video(path: str, segment: Segment | None = None) -> str:
         frames = reader.frames(wanted)
         if reader.report.damaged:
             raise VideoError(path, reader.report.reason)
+    return encoded(frames, path)
+
+
+def encoded(frames: np.ndarray, path: str) -> str:
+    """Give frames (T, H, W, 3) uint8 as a data address, 160 pixels wide at most.
+
+    VideoError, which names ``path``, where they cannot be encoded."""
     scale = SIDE / max(frames.shape[1:3])
     height, width = (max(2, round(size * min(1.0, scale)) // 2 * 2) for size in frames.shape[1:3])
     buffer = io.BytesIO()
