@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dust.cli.main import module_of, names
+from dust.cli.train import take_repeats
 from dust.config import load_config, parse_args
 from dust.synthetic.motion import TOUR
 from dust.zoo import ENTRIES
@@ -30,6 +31,9 @@ PAGES = [
     "docs/PREDICT.md",
     "docs/SERVE.md",
     "docs/PROBE.md",
+    "docs/TRUST.md",
+    "docs/ANNOTATIONS.md",
+    "docs/EXPORT.md",
     "docs/BENCHMARKS.md",
     "dust/datasets/DATASET.md",
 ]
@@ -77,7 +81,10 @@ def test_a_command_of_a_page_exists(line, tmp_path, monkeypatch):
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
     elif (words[0] == "dust" and words[1] not in set(names()) - {"train"}) or words[1] == "tools/run_net.py":
-        args = parse_args(words[1:] if words[0] == "dust" else words[2:])
+        rest = words[1:] if words[0] == "dust" else words[2:]
+        if {"--folds", "--seeds"} & set(rest):
+            _, _, rest = take_repeats(rest)
+        args = parse_args(rest)
         for file in args.cfg_files:
             load_config(file, args.opts)
     else:
@@ -106,7 +113,7 @@ def test_the_pages_python_is_python(page):
 
 
 LINKING = ["README.md", "CONTRIBUTING.md", "docs/CAST.md", "docs/CLUSTER.md", "docs/CONFIG.md", "docs/DUST.md"]
-LINKING += ["docs/TRACKS.md", "docs/PREDICT.md", "docs/SERVE.md"]
+LINKING += ["docs/TRACKS.md", "docs/PREDICT.md", "docs/SERVE.md", "docs/TRUST.md", "docs/ANNOTATIONS.md"]
 
 
 @pytest.mark.parametrize("page", LINKING)
