@@ -105,7 +105,7 @@ def _common(a: Results, b: Results, notes: list[str]) -> tuple[Results, Results]
 def _compare_answers(a: Answers, b: Answers, left: Results, found: Comparison, seed: int) -> None:
     a, b = _same_classes(a, b, found)
     _check_labels(a, b, left.ids, found)
-    known = np.flatnonzero(a.labels >= 0) if not a.multi_label else np.arange(len(a.labels))
+    known = a.labelled
     if not len(known):
         raise DataError(f"the clips of {found.a} have no labels, so nothing can be right or wrong")
     if len(known) < len(a.labels):
@@ -119,8 +119,7 @@ def _compare_answers(a: Answers, b: Answers, left: Results, found: Comparison, s
         if metrics.pop("top5_acc", None):
             columns = ", ".join((a.missing or b.missing)[:3])
             found.notes.append(f"top5_acc is left out: {lacking} has no probabilities of all classes ({columns})")
-    prefix = f"{a.name}_" if a.name else ""
-    found.metrics |= {prefix + name: one for name, one in metrics.items()}
+    found.metrics |= {a.prefix + name: one for name, one in metrics.items()}
     if a.multi_label:
         return
     hits = _right(a), _right(b)

@@ -102,7 +102,7 @@ def curate_answers(results: Results) -> Curated:
             "label each; extract features instead (FEATURES.ENABLE True)"
         )
     answers = results.answers[0]
-    known = np.flatnonzero(answers.labels >= 0)
+    known = answers.labelled
     if not len(known):
         raise DataError(f"{results.name}: no clip has a label, so none can look wrong")
     scores, labels = answers.scores[known], answers.labels[known]

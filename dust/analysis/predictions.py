@@ -45,6 +45,16 @@ class Answers:
     def multi_label(self) -> bool:
         return self.labels.ndim == 2
 
+    @property
+    def labelled(self) -> np.ndarray:
+        """The numbers of the clips whose label is known; of several labels each, all."""
+        return np.arange(len(self.labels)) if self.multi_label else np.flatnonzero(self.labels >= 0)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its metrics begin with."""
+        return f"{self.name}_" if self.name else ""
+
     def rows(self, index: np.ndarray) -> "Answers":
         """The same of some of the clips."""
         return replace(self, labels=self.labels[index], scores=self.scores[index])

@@ -77,14 +77,15 @@ def metrics_of(results: Results) -> dict[str, float]:
     """Measure predictions anew: accuracies and F1, or mAP, percent; of recordings the means of pos, f1 and tau_s."""
     metrics: dict[str, float] = {}
     for answers in results.answers:
-        prefix = f"{answers.name}_" if answers.name else ""
-        known = np.flatnonzero(answers.labels >= 0) if not answers.multi_label else np.arange(len(answers.labels))
+        known = answers.labelled
         if not len(known):
             continue
         part = answers.rows(known)
         measure = multilabel_metrics if answers.multi_label else classification_metrics
         found = measure(part.scores, part.labels)
-        metrics |= {prefix + name: value for name, value in found.items() if answers.graded or name != "top5_acc"}
+        metrics |= {
+            answers.prefix + name: value for name, value in found.items() if answers.graded or name != "top5_acc"
+        }
     for name in ("pos", "f1", "tau_s"):
         values = [one[name] for one in results.recordings.values() if one.get(name) is not None]
         if values:

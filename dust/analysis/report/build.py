@@ -154,14 +154,13 @@ def intervals_of(results: Results) -> dict[str, Interval]:
         return {name: Interval(low, high, "") for name, (low, high) in written.items()}
     found: dict[str, Interval] = {}
     for answers in results.answers:
-        prefix = f"{answers.name}_" if answers.name else ""
-        known = np.flatnonzero(answers.labels >= 0) if not answers.multi_label else np.arange(len(answers.labels))
+        known = answers.labelled
         if not len(known):
             continue
         part = answers.rows(known)
         measure = multilabel_intervals if answers.multi_label else classification_intervals
         each = measure(part.scores, part.labels, [results.groups[index] for index in known])
-        found |= {prefix + name: one for name, one in each.items() if answers.graded or name != "top5_acc"}
+        found |= {answers.prefix + name: one for name, one in each.items() if answers.graded or name != "top5_acc"}
     for name, upper in (("pos", 1.0), ("f1", 1.0), ("tau_s", None)):
         pairs = [
             (results.recordings[one][name], group)
@@ -260,7 +259,7 @@ def _classes(answers: Answers) -> str:
 
 def _calibration(answers: Answers) -> str:
     """Reliability, calibration figures, and what answering only when sure would give."""
-    known = np.flatnonzero(answers.labels >= 0) if not answers.multi_label else np.arange(len(answers.labels))
+    known = answers.labelled
     part = answers.rows(known)
     if not answers.graded or not len(known) or part.scores.max() > 1 + 1e-6:
         return ""
