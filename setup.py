@@ -80,6 +80,8 @@ setup(
         "serve": SERVE,
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
+        "clip": ["open_clip_torch>=2.24"],
+        "huggingface": ["transformers>=4.51"],
     },
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["dust=dust.cli.main:main"]},

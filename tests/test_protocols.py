@@ -18,7 +18,7 @@ from dust.utils.protocols import find_problems, members, public_names
 from dust.utils.registry import Registry
 from tests.helpers import ROOT
 from tests.models import test_keystep_frames, test_keystep_video, test_tstl, test_videomae
-from tests.models.small_models import OTHERS, SMALL, make
+from tests.models.small_models import OTHERS, SMALL, ZERO_SHOT, make
 
 MAKERS = {
     "VideoMAEPretrain": test_videomae.tiny_pretrain,
@@ -26,6 +26,7 @@ MAKERS = {
     "KeyStepVideo": test_keystep_video.make,
     "TSTL": test_tstl.tiny,
     "Probe": lambda: make("Probe", next(arguments for name, arguments, _ in OTHERS if name == "Probe")),
+    "CLIPZeroShot": lambda: make("CLIPZeroShot", ZERO_SHOT),
 }
 
 

@@ -4,6 +4,7 @@ dust predict runs/kitchen clip.mp4 more/ "b*.avi" list.csv -o out/
 dust predict runs/kitchen match.mp4 --timeline --overlay -o out/
 dust predict runs/kitchen camera:0
 dust predict runs/kitchen --watch incoming/ -o out/
+dust predict zoo://clip_vit_b16 clip.mp4 --classes "cutting bread" stirring
 
 MODEL is a run's folder, the root of several stages, a checkpoint, or zoo://NAME. A source is a video file or its web
 address, a folder of pictures, a folder of videos, a pattern, a csv list; or one camera (camera:0) or network stream
@@ -35,6 +36,10 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     top.add_argument("--top", type=int, metavar="K", help="show the K likeliest classes (2; with --overlay 3)")
     top.add_argument("--threshold", type=float, default=0.0, metavar="P", help='below P: "none of these"')
     top.add_argument("--calibrated", action="store_true", help="probabilities by the temperature of the run's test")
+    top.add_argument(
+        "--classes", nargs="+", default=[], metavar="NAME",
+        help="what to choose from, or a file of names, one per line; for models that read names (CLIP)",
+    )  # fmt: skip
     top.add_argument("--watch", metavar="FOLDER", help="predict the videos of FOLDER, and new ones as they come")
     long = top.add_argument_group("long videos and streams")
     long.add_argument("--timeline", action="store_true", help="what happens when: csv, ActivityNet json, a picture")
@@ -146,6 +151,7 @@ def run(args: argparse.Namespace, load_model: Callable[..., Any] | None = None) 
             config=args.config,
             procedure=args.procedure,
             calibrated=args.calibrated,
+            class_names=classes_of(args.classes),
             **options,
         )
     if args.sources and is_live(args.sources[0]):
@@ -153,6 +159,13 @@ def run(args: argparse.Namespace, load_model: Callable[..., Any] | None = None) 
     if args.timeline or args.overlay:
         return run_long(args, model, output)
     return run_clips(args, model, output)
+
+
+def classes_of(words: Sequence[str]) -> Sequence[str] | None:
+    """The names behind --classes, or those of the one file that stands there; None where there are none."""
+    from dust.datasets.manifest.labels import read_class_list
+
+    return read_class_list(words[0]) if len(words) == 1 and Path(words[0]).is_file() else list(words) or None
 
 
 def run_clips(args: argparse.Namespace, model: Any, output: Any) -> int:

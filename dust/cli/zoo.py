@@ -43,7 +43,9 @@ def verify(names: list[str]) -> int:
 
 
 def convert_file(args: argparse.Namespace) -> int:
-    count = convert(zoo.resolve(args.file), args.out, sha256=args.sha256, everything=args.all)
+    name = args.file
+    file = zoo.download(name.removeprefix("zoo://")) if name.startswith("zoo://") else name
+    count = convert(file, args.out, sha256=args.sha256, everything=args.all)
     print(f"{args.out}: {count} tensors")
     return 0
 

@@ -31,7 +31,7 @@ KEYS = gather(  # image size, frames and classes come from DATA and MODEL
         NORMALIZE_TARGET=Key(True, "predict each tubelet's pixels less their mean, over their standard deviation"),
     ),
     section(
-        "CLIP",  # model CLIPVisual; the defaults are ViT-B/16
+        "CLIP",  # models CLIPVisual and CLIPZeroShot; the defaults are ViT-B/16
         PATCH_SIZE=Key(16, "side of a patch, pixels; divides the crop sizes", low=1),
         WIDTH=Key(768, "width, a multiple of HEADS", low=1),
         LAYERS=Key(12, "blocks", low=1),
@@ -42,6 +42,15 @@ KEYS = gather(  # image size, frames and classes come from DATA and MODEL
         HEAD_DROP_RATE=Key(0.0, "dropout before the classifier", low=0, below=1),
         DROP_PATH_RATE=Key(0.0, "stochastic depth of the last block, rising from 0", low=0, below=1),
         INIT_SCALE=Key(1.0, "factor of the classifier's first weights", low=0),
+        PROMPTS=Key(["a video of {}."], "zero-shot: what is said of a class, {} its name; a class is the mean of all",
+                    affects="features"),
+        FRAME_AVERAGE=Key("logits", "zero-shot: what of a clip's frames is averaged", affects="features",
+                          choices="logits (of normalised frames) | renormalised (the mean frame, normalised again) | "
+                          "raw (frames as they are, then normalised: ViFi-CLIP) | probs (the softmax of each frame)"),
+        TEXT_WIDTH=Key(512, "zero-shot: width of the text transformer, a multiple of TEXT_HEADS; of L/14: 768", low=1),
+        TEXT_LAYERS=Key(12, "zero-shot: its blocks", low=1),
+        TEXT_HEADS=Key(8, "zero-shot: its attention heads; of L/14: 12", low=1),
+        CONTEXT_LENGTH=Key(77, "zero-shot: longest text, tokens", low=1),
     ),
     section(
         "CAST",  # model CAST; the defaults are B-CAST, and both experts have these sizes
@@ -98,11 +107,30 @@ def check(cfg: CfgNode) -> list[Problem]:
         if name == "VideoMAEPretrain":
             problems += _multiples(cfg, [("VIDEOMAE.DECODER_EMBED_DIM", "VIDEOMAE.DECODER_NUM_HEADS")])
         return problems
-    if name == "CLIPVisual":
-        return _multiples(cfg, [*_clips("CLIP")[:2], ("CLIP.WIDTH", "CLIP.HEADS")])
+    if name in ("CLIPVisual", "CLIPZeroShot"):
+        problems = _multiples(cfg, [*_clips("CLIP")[:2], ("CLIP.WIDTH", "CLIP.HEADS")])
+        return problems + (_zero_shot(cfg) if name == "CLIPZeroShot" else [])
     if name == "CAST":
         return [*_cast(cfg), *_weights(cfg), *_stages(cfg)]
     return [*_cast(cfg), *_weights(cfg), *_test(cfg)] if name == "TSTL" else []
+
+
+def _zero_shot(cfg: CfgNode) -> list[Problem]:
+    """CLIP that reads the names of the classes is tested as it is."""
+    problems = _multiples(cfg, [("CLIP.TEXT_WIDTH", "CLIP.TEXT_HEADS")])
+    if cfg.TRAIN.ENABLE:
+        text = (
+            "TRAIN.ENABLE True: model CLIPZeroShot learns nothing; set it False, or train MODEL.MODEL_NAME CLIPVisual"
+        )
+        problems.append(Problem(("TRAIN.ENABLE", "MODEL.MODEL_NAME"), text))
+    if cfg.CLIP.OUTPUT_DIM < 1:
+        text = "CLIP.OUTPUT_DIM 0: model CLIPZeroShot compares embeddings; give their width"
+        problems.append(Problem(("CLIP.OUTPUT_DIM", "MODEL.MODEL_NAME"), text))
+    wrong = [prompt for prompt in cfg.CLIP.PROMPTS if prompt.count("{}") != 1]
+    if wrong or not cfg.CLIP.PROMPTS:
+        text = f"CLIP.PROMPTS {wrong or []}: write at least one text, each with {{}}, the class's place, once"
+        problems.append(Problem(("CLIP.PROMPTS",), text))
+    return problems
 
 
 def _weights(cfg: CfgNode) -> list[Problem]:
@@ -203,4 +231,4 @@ def _value(cfg: CfgNode, key: str) -> int:
     return cfg[section][name]
 
 
-SYSTEM = System(KEYS, ("VideoMAE", "VideoMAEPretrain", "CLIPVisual", "CAST", "TSTL"), check)
+SYSTEM = System(KEYS, ("VideoMAE", "VideoMAEPretrain", "CLIPVisual", "CLIPZeroShot", "CAST", "TSTL"), check)

@@ -77,7 +77,8 @@ def load(
         threshold: below this probability, 0..1, the answer is "none of these".
         overrides: configuration keys with other values, ``{"TEST.NUM_SPATIAL_CROPS": 1}``.
         config: the YAML of weights that somebody else trained, which hold no configuration.
-        class_names: likewise their classes, in the order of the logits; by default "0", "1", ...
+        class_names: likewise their classes, in the order of the logits; by default "0", "1", ... Of a model that reads
+            names (CLIPZeroShot) the classes that it is to answer with.
         procedure: of recordings, the name of what they show; "" for the first that was trained.
         calibrated: probabilities by the temperature that the run's test has fitted (TEST.CALIBRATE).
 

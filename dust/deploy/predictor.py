@@ -29,6 +29,8 @@ from dust.engine.extract import layer_output
 from dust.engine.inference import Inference
 from dust.engine.setup import build_autocast, build_device_transform
 from dust.engine.test import build_tested_model
+from dust.models import MODEL_REGISTRY
+from dust.models.protocol import ReadsClassNames
 from dust.tasks import Evaluation, Task, build_task
 from dust.tasks.task import DataInfo, Outputs
 from dust.utils.errors import ConfigError, DataError
@@ -295,13 +297,18 @@ def build_predictor(
         CheckpointError: there are no weights, or they do not fit. ConfigError: such a system answers no new clips.
     """
     import_extensions(cfg.IMPORTS)
+    cfg = build_named(cfg, class_names, source)
     if cfg.MODEL.NUM_CLASSES < 0:  # as many as the weights were trained for
         cfg = build_with_classes(with_values(cfg, {"TRAIN.ENABLE": False, "TEST.ENABLE": True}))
     tested = build_tested_model(cfg)
+    if class_names and not isinstance(tested.model, ReadsClassNames):
+        check_learnt(class_names, tested.class_names, cfg.MODEL.NUM_CLASSES, source)
     names = class_names or tested.class_names or build_class_names(cfg)
     fitted = tested.fitted or {}
     task = build_task(cfg, DataInfo(names, fitted=fitted)).to(device)
     model = tested.model.to(device).eval()
+    if isinstance(model, ReadsClassNames):
+        model.set_class_names(names)
     loop = Inference(
         model,
         task.forward,
@@ -313,6 +320,40 @@ def build_predictor(
     identity = Identity(source, cfg.MODEL.MODEL_NAME, tested.sha256, fitted)
     reader = build_reader(cfg, names, fitted, files or {}, device, procedure)
     return Predictor(loop, task, reader, names, identity=identity, threshold=threshold)
+
+
+def build_named(cfg: CfgNode, class_names: Sequence[str] | None, source: str = "") -> CfgNode:
+    """The configuration with as many classes as are named, where the model reads names.
+
+    Raises:
+        ConfigError: it reads names, and there are none, or one stands there twice.
+    """
+    cls: Any = MODEL_REGISTRY.get(cfg.MODEL.MODEL_NAME)
+    if not issubclass(cls, ReadsClassNames):
+        return cfg
+    names = list(class_names or ())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        wrong = f"these are named twice: {', '.join(twice)}" if twice else "none are named"
+        raise ConfigError(
+            f"{source}: a {cfg.MODEL.MODEL_NAME} answers with the classes that it is given, and {wrong}: "
+            'dust predict ... --classes "cutting bread" stirring (or a file, one name per line); '
+            "dust.load(..., class_names=[...])"
+        )
+    return with_values(cfg, {"MODEL.NUM_CLASSES": len(names)})
+
+
+def check_learnt(named: Sequence[str], learnt: Sequence[str] | None, count: int, source: str) -> None:
+    """Raise ConfigError unless the classes that are named can be the ``count`` that a model has learnt; None where its
+    weights do not say their names."""
+    if list(named) == list(learnt) if learnt else len(named) == count:
+        return
+    known = f" ({', '.join(learnt[:4])}{', ...' if len(learnt) > 4 else ''})" if learnt else ""
+    raise ConfigError(
+        f"{source}: {len(named)} classes are named ({', '.join(named[:4])}{', ...' if len(named) > 4 else ''}), and "
+        f"these weights answer with the {count} that they have learnt{known}: they have no text transformer that reads "
+        "others. Leave --classes out, or name weights that have one, such as zoo://clip_vit_b16"
+    )
 
 
 def build_class_names(cfg: CfgNode) -> list[str]:

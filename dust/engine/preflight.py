@@ -35,7 +35,7 @@ from dust.engine.stages import build_inherited, build_stage, finished
 from dust.engine.weights import build_weights_choice, load_trained, weights_file
 from dust.models import build_model
 from dust.models.optimizer import construct_optimizer
-from dust.models.protocol import AssembledFromParts, init_from
+from dust.models.protocol import AssembledFromParts, ReadsClassNames, init_from
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Task, metric_names
 from dust.utils.checkpoint import list_checkpoints, load_weights, read_checkpoint
@@ -188,7 +188,7 @@ def build_stage_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
         if settled.TEST.ENABLE:
             for problem in build_problems(settled, task.evaluation("test")):
                 stage.say(problem)
-    build_model_ahead(settled, stage, before)
+    build_model_ahead(settled, stage, before, info.class_names)
     return settled
 
 
@@ -308,6 +308,7 @@ def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str
     """Every split that is asked for. Returns what the task may know of training's, or of the checkpoint's."""
     names, fitted = start.class_names, start.fitted
     counts: Sequence[int] = ()
+    tested: Sequence[str] = ()
     if cfg.TRAIN.ENABLE:
         names, fitted = None, None
         dataset = build_split_ahead(cfg, stage, "train", "train", None, None)
@@ -321,6 +322,8 @@ def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str
     seen: dict[tuple[str, str], Any] = {}
     for split, views in rest:
         dataset = seen[split, views] = build_split_ahead(cfg, stage, split, views, names, fitted)
+        if dataset is not None and views == "test":
+            tested = dataset.class_names
         if dataset is not None and counts and views == "test":
             notes += unlearnt_classes(names or (), counts, dataset.class_counts(), split)
     if calibrates:
@@ -330,7 +333,8 @@ def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str
         for split in cfg.FEATURES.SPLITS:
             with stage.noting():
                 build_split_to_extract(cfg, split, fitted)
-    return DataInfo(names or [str(number) for number in range(cfg.MODEL.NUM_CLASSES)], counts, fitted or {})
+    numbers = [str(number) for number in range(cfg.MODEL.NUM_CLASSES)]
+    return DataInfo(names or tested or numbers, counts, fitted or {})
 
 
 def build_split_ahead(
@@ -378,7 +382,7 @@ def _check_metric(task: Task, best_metric: str) -> None:
         raise ConfigError(f"TRAIN.BEST_METRIC {best_metric}: is not measured; choose one of {', '.join(known)}")
 
 
-def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start) -> None:
+def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, class_names: Sequence[str]) -> None:
     """The model without its values, the weights that its parts begin from, its optimizer, the layer of its features."""
     model = None
     with stage.noting():
@@ -406,6 +410,9 @@ def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start) -> None:
                 folder, head = stage.output_dir, cfg.TEST.ENABLE or cfg.PREDICT.ENABLE
                 how = {"weights": weights, "head": head, "tokens": cfg.FEATURES.LAYER == "tokens"}
                 load_trained(model, start.path, saved, output_dir=folder, **how)
+    if cfg.TEST.ENABLE and isinstance(model, ReadsClassNames) and not stage.errors:
+        with stage.noting():
+            model.set_class_names(class_names)
     parts = init_from(model)
     if not begins_elsewhere:
         for key, name in parts.values():

@@ -22,7 +22,7 @@ from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_device, build_for
 from dust.engine.weights import build_weights_choice, load_parts, load_trained
-from dust.models.protocol import AssembledFromParts
+from dust.models.protocol import AssembledFromParts, ReadsClassNames
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
 from dust.utils import distributed
@@ -217,6 +217,8 @@ def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
     """The test of a model on the split and the views that cfg.TEST says."""
     loader = construct_loader(cfg, cfg.TEST.SPLIT, tested.class_names, views="test", fitted=tested.fitted)
     dataset: Any = loader.dataset
+    if isinstance(tested.model, ReadsClassNames):
+        tested.model.set_class_names(dataset.class_names)
     task = build_task(cfg, DataInfo(dataset.class_names, fitted=tested.fitted or {})).to(tested.device)
     return Test(
         run,

@@ -3,6 +3,7 @@
 from dust.models import (
     cast,
     clip_vit,
+    clip_zero_shot,
     dual_swin,
     keystep,
     keystep_frames,
@@ -28,6 +29,7 @@ __all__ = [
     "build_model",
     "cast",
     "clip_vit",
+    "clip_zero_shot",
     "dual_swin",
     "keystep",
     "keystep_frames",

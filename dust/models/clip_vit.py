@@ -27,11 +27,14 @@ LN_EPS = 1e-5
 
 
 class CLIPAttention(nn.Module):
-    """Self-attention (M, L, D) -> (M, L, D) under the parameter names of ``nn.MultiheadAttention``."""
+    """Self-attention (M, L, D) -> (M, L, D) under the parameter names of ``nn.MultiheadAttention``.
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    ``causal``: token i sees the tokens 0 to i alone.
+    """
+
+    def __init__(self, dim: int, num_heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
@@ -40,17 +43,17 @@ class CLIPAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return self.out_proj(attend(q, k, v, self.num_heads))
+        return self.out_proj(attend(q, k, v, self.num_heads, causal=self.causal))
 
 
 class CLIPMlp(nn.Module):
-    """(..., D) -> (..., D), four times as wide inside. ``activation``: quick_gelu | gelu."""
+    """(..., D) -> (..., D). ``activation``: quick_gelu | gelu; ``hidden``: width inside, 0 = four times D."""
 
-    def __init__(self, dim: int, activation: str = "quick_gelu") -> None:
+    def __init__(self, dim: int, activation: str = "quick_gelu", hidden: int = 0) -> None:
         super().__init__()
         self.activation = activation
-        self.c_fc = nn.Linear(dim, 4 * dim)
-        self.c_proj = nn.Linear(4 * dim, dim)
+        self.c_fc = nn.Linear(dim, hidden or 4 * dim)
+        self.c_proj = nn.Linear(hidden or 4 * dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.c_proj(activate(self.c_fc(x), self.activation))
@@ -59,12 +62,22 @@ class CLIPMlp(nn.Module):
 class CLIPBlock(nn.Module):
     """Pre-norm block (M, L, D) -> (M, L, D)."""
 
-    def __init__(self, dim: int, num_heads: int, drop_path: float = 0.0, activation: str = "quick_gelu") -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        drop_path: float = 0.0,
+        activation: str = "quick_gelu",
+        *,
+        causal: bool = False,
+        hidden: int = 0,
+        norm_eps: float = LN_EPS,
+    ) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(dim, eps=LN_EPS)
-        self.attn = CLIPAttention(dim, num_heads)
-        self.ln_2 = nn.LayerNorm(dim, eps=LN_EPS)
-        self.mlp = CLIPMlp(dim, activation)
+        self.ln_1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = CLIPAttention(dim, num_heads, causal)
+        self.ln_2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = CLIPMlp(dim, activation, hidden)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -348,14 +361,18 @@ def _from_timm(state: State, notes: list[str], projects: bool) -> State:
 def _from_hugging_face(state: State, notes: list[str]) -> State:
     text = [key for key in state if re.match(_TEXT, key)]
     state = _renamed({key: tensor for key, tensor in state.items() if key not in text}, _HUGGING_FACE)
-    for key in [key for key in state if ".self_attn.q_proj." in key]:
-        parts = [key.replace("q_proj", f"{letter}_proj") for letter in "qkv"]
-        if all(part in state for part in parts):
-            joint = key.replace("self_attn.q_proj.", "attn.in_proj_")
-            state[joint] = torch.cat([state.pop(part) for part in parts])
+    join_query_key_value(state)
     if "visual_projection.weight" in state:
         state["proj"] = state.pop("visual_projection.weight").T.contiguous()
     notes.append("names translated from Hugging Face's layout")
     if text:
         notes.append(f"{len(text)} tensors that are not the visual tower's are not used")
     return state
+
+
+def join_query_key_value(state: State) -> None:
+    """Make one tensor of Hugging Face's three projections, in place, where all three are there."""
+    for key in [key for key in state if ".self_attn.q_proj." in key]:
+        parts = [key.replace("q_proj", f"{letter}_proj") for letter in "qkv"]
+        if all(part in state for part in parts):
+            state[key.replace("self_attn.q_proj.", "attn.in_proj_")] = torch.cat([state.pop(part) for part in parts])

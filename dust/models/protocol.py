@@ -7,7 +7,7 @@ below, which know the default; nobody looks an attribute up by a string. ``tests
 registered model, and a name that is nearly one of these is logged as a warning when the class is built.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -221,6 +221,15 @@ class EncodesFrames(Protocol):
 
 
 @runtime_checkable
+class ReadsClassNames(Protocol):
+    """A model that answers by the names of the classes, whatever they are. Default: classes are numbers to it."""
+
+    def set_class_names(self, names: Sequence[str]) -> None:
+        """Answer with these classes, in their order, from now on; asked once the weights are there. ConfigError where
+        the model cannot read them."""
+
+
+@runtime_checkable
 class LeavesOutClasses(Protocol):
     """A model that may say nothing of a class: -inf stands there. Default: a clip whose outputs are not all finite is
     reported as bad."""
@@ -259,6 +268,7 @@ PROTOCOLS: tuple[type, ...] = (
     ChoosesByValidation,
     ChecksActivations,
     EncodesFrames,
+    ReadsClassNames,
     LeavesOutClasses,
     KnowsItsCost,
 )

@@ -31,13 +31,15 @@ State = dict[str, torch.Tensor]
 # ------------------------------------------------------------------------------- parts that other architectures share
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, drop: float = 0.0) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, drop: float = 0.0, causal: bool = False
+) -> torch.Tensor:
     """Multi-head attention of (M, Lq, D) over (M, Lk, D) -> (M, Lq, D), scale head_dim ** -0.5.
 
-    ``drop`` is the dropout of the attention weights; give 0 in evaluation.
+    ``drop`` is the dropout of the attention weights; give 0 in evaluation. ``causal``: query i sees keys 0 to i alone.
     """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (M, heads, L, head_dim)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=causal).transpose(1, 2).flatten(2)
 
 
 def sinusoid_table(length: int, dim: int) -> torch.Tensor:

@@ -16,20 +16,37 @@ from urllib.parse import quote
 from dust.utils.errors import DustError
 from dust.utils.files import open_file, sha256_of_file, sync_folder
 from dust.zoo import hashes
+from dust.zoo.convert import convert
 from dust.zoo.entries import ENTRIES, Entry, HubFile, get
 from dust.zoo.transfer import MOST, Broken, Refused, discard, fetch
 
 logger = logging.getLogger(__name__)
 
 SCHEME = "zoo://"
+PROGRAM = "openai_clip"  # the layout whose files are programs
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def resolve(path_or_name: str) -> str:
-    """The local path of "zoo://NAME", downloaded if need be; any other text comes back unchanged."""
+    """The local path of "zoo://NAME", downloaded if need be; any other text comes back unchanged.
+
+    Of a published program (OpenAI's CLIP), whose whole hash the zoo knows, it is a file of its tensors beside it.
+    """
     if not path_or_name.startswith(SCHEME):
         return path_or_name
-    return str(download(path_or_name[len(SCHEME) :]))
+    entry = get(path_or_name[len(SCHEME) :])
+    path = download(entry.name)
+    return str(_tensors_of(entry, path) if entry.key_map == PROGRAM else path)
+
+
+def _tensors_of(entry: Entry, program: Path) -> Path:
+    """The tensors of a program, written once; see :mod:`dust.zoo.convert` for how it is read."""
+    tensors = program.with_suffix(".safetensors")
+    with hashes.locked(tensors):
+        if not tensors.exists():
+            logger.info("%s: a program, whose tensors are taken out once, into %s", program, tensors)
+            convert(program, tensors, sha256=entry.sha256, everything=True)
+    return tensors
 
 
 def cached_path(entry: Entry) -> Path:

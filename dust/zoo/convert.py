@@ -19,7 +19,7 @@ from dust.utils.errors import CheckpointError
 from dust.utils.files import open_file, replacing
 from dust.zoo.entries import ENTRIES
 
-PREFIX = "visual."  # of the image tower, the only one that dust has
+PREFIX = "visual."  # of the image transformer
 TIMEOUT_S = 600.0  # for the child, which needs seconds
 NOTHING_KEPT = 3  # the child's exit status where no tensor has such a name
 _SHA256 = re.compile(r"[0-9a-f]{64}")

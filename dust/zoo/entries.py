@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import logging
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args, get_type_hints
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from dust.utils.errors import ConfigError, DustError
+
+logger = logging.getLogger(__name__)
 
 MB = 1_000_000
 LIST = Path(__file__).with_name("weights.yaml")
@@ -129,6 +132,8 @@ def _entry(fields: dict[str, Any]) -> Entry:
 
 
 ENTRIES: dict[str, Entry] = read_entries()
+#: Names of before -> those of today, for one release.
+RENAMED = {"clip_vit_b16_openai": "clip_vit_b16"}
 
 
 def class_names(entry: Entry) -> list[str] | None:
@@ -140,6 +145,9 @@ def class_names(entry: Entry) -> list[str] | None:
 
 def get(name: str) -> Entry:
     """The entry called ``name``; a DustError with the nearest names if there is none."""
+    if name in RENAMED:
+        logger.warning("zoo://%s is called zoo://%s now", name, RENAMED[name])
+        name = RENAMED[name]
     if name in ENTRIES:
         return ENTRIES[name]
     near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)

@@ -280,3 +280,13 @@ def test_a_prediction_that_cannot_be_is_said_before_the_training(run, clips, tmp
     off = ["TRAIN.ENABLE", "False", "TEST.ENABLE", "False", "PREDICT.ENABLE", "True", "PREDICT.SOURCES", f"[{clips}]"]
     assert main(["--cfg", str(config), *off]) == 2
     assert "there is nothing to test" in capsys.readouterr().err
+
+
+def test_classes_that_a_model_has_not_learnt_are_refused(run, clips, capsys):
+    words = ["predict", str(run), str(clips / "clip_14.mp4"), "--classes", "cutting bread", "stirring", "jumping"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert str(run) in said and "3 classes are named" in said and "no text transformer" in said
+    assert "zoo://clip_vit_b16" in said
+    assert main(words[:-1]) == 2
+    assert "bright, dark" in capsys.readouterr().err

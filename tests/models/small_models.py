@@ -68,7 +68,10 @@ _TSTL = {"groups": ((4, 0), (1, 2), (3,)), "img_size": 16, "patch_size": 8, "emb
 _PROBE = {"backbone": "VJEPA2", "backbone_arguments": {**_VJEPA2, "num_classes": 0}, "num_classes": 5}
 _HEAD = {"num_heads": 4, "depth": 2}
 _WINDOWS = {"seq_len": 4, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 24}
-#: Those whose answer is not (B, num_classes): what a classifier offers is not asked of them.
+_TEXT = {"vocab_size": 49408, "context_length": 12, "width": 16, "layers": 2, "heads": 2, "output_dim": 20}
+ZERO_SHOT = {"visual": {**_CLIP, "output_dim": 20}, "text": _TEXT, "prompts": ["a video of {}.", "{}!"]}
+#: Those whose answer is not (B, num_classes), and CLIPZeroShot, which has the classes that it is told: what is asked of
+#: classifiers is not asked of them.
 OTHERS = [
     ("VideoMAEPretrain", _PRETRAIN, _VIDEO),
     ("KeyStepFrameEncoder", {**FRAMES, "proj_dim": 8, "num_classes": 5}, {"video": (4, 3, 1, 32, 32)}),
@@ -78,6 +81,7 @@ OTHERS = [
     ("Probe", {**_PROBE, "head": "linear", "grid": [(0.1, 0.0), (1.0, 0.1)], "unfreeze_blocks": 1}, _VIDEO),
     ("Probe", {**_PROBE, "head": "linear", "pooling": {"kind": "queries", "num_queries": 3}, "lora_rank": 2}, _VIDEO),
     ("TSTL", _TSTL, {"video": (3, 3, 4, 16, 16)}),
+    ("CLIPZeroShot", ZERO_SHOT, _VIDEO),
 ]
 
 
@@ -89,6 +93,8 @@ def make(name, arguments, **more):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
+    if name == "CLIPZeroShot":  # as set_class_names leaves it; making tokens needs an extra
+        model.class_embeddings = torch.nn.functional.normalize(torch.randn(5, model.num_features), dim=-1)
     return model
 
 

@@ -19,7 +19,7 @@ RATES = {
     "MViT": {"drop_path_rate": 0.4, "dropout_rate": 0.2},
     **{name: {"dropout_rate": 0.4} for name in ("SlowFast", "ResNet", "X3D", "TorchvisionVideo")},
 }
-NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM"}  # they are small
+NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM", "CLIPZeroShot"}  # they are small, or not trained
 #: Whose forward pass Dynamo cannot take whole, and why.
 NO_COMPILING = {
     "PointTrackLSTM": "an LSTM",

@@ -12,7 +12,7 @@ from dust import zoo
 from dust.cli import zoo as command
 from dust.models.clip_vit import CLIPVisual
 from dust.utils.checkpoint import load_weights
-from dust.utils.errors import CheckpointError
+from dust.utils.errors import CheckpointError, DustError
 from dust.zoo import convert as module
 from dust.zoo.convert import convert
 
@@ -95,7 +95,7 @@ def never_opened(monkeypatch):
 
 @pytest.mark.usefixtures("never_opened")
 def test_the_hash_may_stand_in_the_zoo(program, tmp_path, monkeypatch):
-    known = zoo.ENTRIES["clip_vit_b16_openai"]
+    known = zoo.ENTRIES["clip_vit_b16"]
     with pytest.raises(CheckpointError, match=known.sha256):
         convert(program.rename(tmp_path / "ViT-B-16.pt"), tmp_path / "clip.safetensors")
     url = f"https://example.org/{program.name}"
@@ -191,3 +191,25 @@ def test_command_line(program, tmp_path, capsys):
     assert "give --sha256" in capsys.readouterr().err
     assert command.main([*words, "--sha256", sha256(program)]) == 0
     assert f"{out}: {len(load_file(out))} tensors" in capsys.readouterr().out
+
+
+def test_resolving_a_program_gives_its_tensors_made_once(program, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("DUST_HOME", str(tmp_path / "home"))
+    known = zoo.ENTRIES["clip_vit_b16"]
+    entry = type(known)(**{**vars(known), "sha256": sha256(program)})
+    monkeypatch.setitem(zoo.ENTRIES, known.name, entry)
+    cached = zoo.cached_path(entry)
+    cached.parent.mkdir(parents=True)
+    program.rename(cached)
+    path = zoo.resolve("zoo://clip_vit_b16")
+    assert_kept(path, weights)
+    monkeypatch.setattr(module.subprocess, "run", None)
+    assert zoo.resolve("zoo://clip_vit_b16") == path and zoo.download("clip_vit_b16") == cached
+    cached.write_bytes(b"PK\x03\x04 another program")
+    with pytest.raises(DustError, match="is not 'clip_vit_b16'"):
+        zoo.resolve("zoo://clip_vit_b16")
+
+
+def test_a_name_of_before_still_holds(caplog):
+    assert zoo.get("clip_vit_b16_openai").name == "clip_vit_b16"
+    assert "is called zoo://clip_vit_b16 now" in caplog.text
