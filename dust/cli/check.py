@@ -18,6 +18,7 @@ from dust.convert.check import check_data
 from dust.convert.fixes import folder_of_findings, write_clean, write_corrections, write_findings
 from dust.convert.lists import KINDS, ListOptions
 from dust.datasets.manifest.manifest import FORMATS
+from dust.datasets.manifest.several import one_folder
 from dust.datasets.multimodal.series import SeriesRules
 from dust.decode.segment import FRAMES, SECONDS
 from dust.utils.errors import ConfigError
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{' '.join(overrides)}: keys belong to a configuration, give it as --cfg FILE.yaml")
     if args.cfg:
         cfg = load_config(args.cfg, overrides)
-        values, root = build_options(cfg), root or cfg.DATA.PATH_TO_DATA_DIR
+        values, root = build_options(cfg), root or one_folder(cfg.DATA.PATH_TO_DATA_DIR, "dust check")
     if not root:
         raise ConfigError("which data? Give a folder, or a --cfg with DATA.PATH_TO_DATA_DIR")
     own = ("kind", "format", "separator", "path_prefix", "multi_label", "split_number", "group_column", "corrections",

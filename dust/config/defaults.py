@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from dust.config import cast, fusion, keystep, probe, slowfast, timesformer, tracks, vjepa2
 from dust.config.foreign import DATASET_ALIASES, MODEL_ALIASES, foreign_keys
 from dust.config.schema import Key, System, gather, section, set_value, tree
-from dust.config.values import Weight
+from dust.config.values import Folders, Weight
 from dust.utils.errors import ConfigError
 
 #: The systems, one line for each key file.
@@ -174,8 +174,12 @@ CORE = gather(
         DROPOUT_RATE=Key(0.5, "dropout before the head, of the convolutional models and MViT", low=0, below=1),
         FC_INIT_STD=Key(0.01, "spread of a convolutional network's first weights of the head", above=0),
         ACT_CHECKPOINT=Key(False, "recompute activations in the backward: less memory, more time"),
-        LOSS_FUNC=Key("cross_entropy", "the loss", choices="cross_entropy | soft_cross_entropy | bce_logit",
-                      aliases={"bce": "bce_logit"}),
+        LOSS_FUNC=Key("cross_entropy", "the loss", aliases={"bce": "bce_logit"},
+                      choices="cross_entropy | soft_cross_entropy | bce_logit | focal (of softmax, with MULTI_LABEL of "
+                      "sigmoids)"),
+        FOCAL_GAMMA=Key(2.0, "of focal: how much less a clip counts that is answered well; 0 = cross-entropy", low=0),
+        FOCAL_ALPHA=Key(0.25, "of focal with MULTI_LABEL: weight of a class that is there, 1 less that of one that is "
+                        "not; -1 = both 1", values="0 to 1, or -1"),
         LABEL_SMOOTHING=Key(0.0, "share of a hard target that is spread over all classes", low=0, below=1),
         CLASS_WEIGHTS=Key([], "one factor per class, or of the classes that are named, 1 for others: [{cut: 2}]; "
                           "[] = none", kind=Weight, words=("balanced",)),
@@ -190,7 +194,10 @@ CORE = gather(
     # -------------------------------------------------------------------------------------------- data
     section(
         "DATA",
-        PATH_TO_DATA_DIR=Key("", "folder with train.csv, val.csv, test.csv (or what FORMAT says)", affects="nothing"),
+        PATH_TO_DATA_DIR=Key("", "folder with train.csv, val.csv, test.csv (or what FORMAT says); several as a list, "
+                             "[a, b], whose classes are merged by name", kind=Folders, affects="nothing"),
+        DATASET_WEIGHTS=Key([], "of several data folders, each one's share of the training clips; [] = every clip once "
+                            "an epoch", kind=float, affects="training"),
         FORMAT=Key("auto", "layout of that folder, as DATASET.md shows them",
                    choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades"),
         MODALITIES=Key(["video"], "what FusedDataset gives the model", choices="video | series | video_features"),
@@ -292,6 +299,8 @@ CORE = gather(
         "DATA_LOADER", affects="nothing",
         NUM_WORKERS=Key(8, "decoding processes per training process; 0 = decode in the process itself", low=0),
         PIN_MEMORY=Key(True, "page-locked batches, for CUDA"),
+        SAMPLER=Key("shuffle", "which clips make an epoch of training", affects="training",
+                    choices="shuffle (each once) | balanced (drawn again and again, classes equally often)"),
         DROP_LAST=Key(True, "leave out the last optimizer step of an epoch where it is not full", affects="training"),
         PREFETCH_FACTOR=Key(2, "batches that each worker keeps ready", low=1),
         TIMEOUT=Key(600, "seconds after which a batch of the workers is given up and the run saves and ends; 0 = never",

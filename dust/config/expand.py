@@ -11,7 +11,8 @@ from dust.utils.tstl_grouping import Grouping, find_grouping, read_grouping
 
 def grouping_of(cfg: CfgNode) -> Grouping:
     """The groups of classes that TSTL.GROUPING names. DataError if they cannot be used."""
-    return read_grouping(find_grouping(cfg.TSTL.GROUPING, cfg.DATA.PATH_TO_DATA_DIR))
+    folder = cfg.DATA.PATH_TO_DATA_DIR
+    return read_grouping(find_grouping(cfg.TSTL.GROUPING, folder if isinstance(folder, str) else ""))
 
 
 def expand(cfg: CfgNode) -> list[CfgNode]:

@@ -149,6 +149,12 @@ def _loss(cfg: CfgNode) -> list[Problem]:
         text = "MODEL.LOSS_FUNC soft_cross_entropy: with DATA.MULTI_LABEL True the loss is bce_logit"
         problems.append(Problem(("MODEL.LOSS_FUNC", "DATA.MULTI_LABEL"), text))
     binary = cfg.DATA.MULTI_LABEL or model.LOSS_FUNC == "bce_logit"
+    if model.LOSS_FUNC == "focal" and not (0 <= model.FOCAL_ALPHA <= 1 or model.FOCAL_ALPHA == -1):
+        text = f"MODEL.FOCAL_ALPHA {model.FOCAL_ALPHA}: from 0 to 1, or -1 for none"
+        problems.append(Problem(("MODEL.FOCAL_ALPHA",), text))
+    if model.LOSS_FUNC == "focal" and not binary and model.LABEL_SMOOTHING:
+        text = f"MODEL.LABEL_SMOOTHING {model.LABEL_SMOOTHING}: the focal loss is for targets as they are; write 0"
+        problems.append(Problem(("MODEL.LABEL_SMOOTHING", "MODEL.LOSS_FUNC"), text))
     if binary and model.LABEL_SMOOTHING:
         text = f"MODEL.LABEL_SMOOTHING {model.LABEL_SMOOTHING}: does not apply to multi-label (bce_logit); write 0"
         problems.append(Problem(("MODEL.LABEL_SMOOTHING", "MODEL.LOSS_FUNC", "DATA.MULTI_LABEL"), text))
@@ -193,6 +199,33 @@ def _mixing(cfg: CfgNode) -> list[Problem]:
     return problems
 
 
+def _folders(cfg: CfgNode) -> list[Problem]:
+    """Several data folders, and how often clips are drawn."""
+    data, problems = cfg.DATA, []
+    folders, weights = data.PATH_TO_DATA_DIR, list(data.DATASET_WEIGHTS)
+    count = len(folders) if isinstance(folders, list) else 1
+    if weights and (len(weights) != count or count == 1):
+        text = (
+            f"DATA.DATASET_WEIGHTS {weights}: one for each data folder of a list, and DATA.PATH_TO_DATA_DIR has {count}"
+        )
+        problems.append(Problem(("DATA.DATASET_WEIGHTS", "DATA.PATH_TO_DATA_DIR"), text))
+    if any(not 0 < weight < math.inf for weight in weights):
+        problems.append(Problem(("DATA.DATASET_WEIGHTS",), f"DATA.DATASET_WEIGHTS {weights}: must be more than 0"))
+    if isinstance(folders, list) and len(set(folders)) < count:
+        text = f"DATA.PATH_TO_DATA_DIR {folders}: a folder is named twice"
+        problems.append(Problem(("DATA.PATH_TO_DATA_DIR",), text))
+    if isinstance(folders, list) and data.CORRECTIONS:
+        text = (
+            f"DATA.CORRECTIONS {data.CORRECTIONS}: is of one data folder; write corrected lists (dust check --fix DIR)"
+        )
+        problems.append(Problem(("DATA.CORRECTIONS", "DATA.PATH_TO_DATA_DIR"), text))
+    if cfg.TRAIN.ENABLE and cfg.DATA_LOADER.SAMPLER == "balanced" and data.MULTI_LABEL:
+        text = "DATA_LOADER.SAMPLER balanced: is for clips of one class each; with DATA.MULTI_LABEL set shuffle, and "
+        keys = ("DATA_LOADER.SAMPLER", "DATA.MULTI_LABEL")
+        problems.append(Problem(keys, f"{text}MODEL.CLASS_WEIGHTS or MODEL.LOSS_FUNC focal"))
+    return problems
+
+
 def _data(cfg: CfgNode) -> list[Problem]:
     data, problems = cfg.DATA, []
     if any(not 0 < value < math.inf for value in data.STD):
@@ -214,6 +247,7 @@ def _data(cfg: CfgNode) -> list[Problem]:
             f"DATA.CLIPS_PER_VIEW {data.CLIPS_PER_VIEW}: joins the tokens of several clips, which {model} does not do; "
         )
         problems.append(Problem(("DATA.CLIPS_PER_VIEW", "MODEL.MODEL_NAME"), f"{text}write 1"))
+    problems += _folders(cfg)
     if not cfg.TRAIN.ENABLE:
         return problems
     low, high = data.TRAIN_JITTER_SCALES

@@ -41,7 +41,7 @@ def read_value(value: Any, default: Any, *, element: type | None = None, words: 
         raise ValueError(f"has no value{_example(default)}")
     if default is None:
         return _READERS[element](value) if element else plain(value)
-    return _READERS[type(default)](value)
+    return _READERS[element or type(default)](value)
 
 
 def _unquoted(value: Any) -> Any:
@@ -135,6 +135,21 @@ def read_row(value: Any) -> list:
     return plain(items)
 
 
+def read_folders(value: Any) -> Any:
+    """A text, or a list of texts in brackets; one in brackets is that text."""
+    items = _list_of_text(value) if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        return read_text(value)
+    folders = [read_text(item) for item in items]
+    if not folders or not all(folder.strip() for folder in folders):
+        raise ValueError(f"the list {folders} needs a folder in every place")
+    return folders if len(folders) > 1 else folders[0]
+
+
+class Folders(str):
+    """The ``kind`` of a text that names a folder, or a list of several: ``[a, b]``. ``a, b`` is one folder."""
+
+
 class Weight(float):
     """The ``kind`` of a list of numbers of which some may be by name, ``{name: number}``."""
 
@@ -147,6 +162,7 @@ _READERS = {
     str: read_text,
     object: read_entry,
     Weight: read_weight,
+    Folders: read_folders,
     list: read_row,
 }
 

@@ -7,17 +7,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dust.config import accumulation_steps
 from dust.datasets.build import build_dataset
-from dust.datasets.protocol import OrdersTraining, SharesGroups
+from dust.datasets.protocol import HasPart, OrdersTraining, SharesGroups
 from dust.datasets.sample import BadClip
-from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler
+from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler, sample_weights
 from dust.datasets.workers import ReportingContext, Waiting, WorkersIterator, refuse_exhaustion
 from dust.utils import distributed
-from dust.utils.errors import DataError
+from dust.utils.errors import ConfigError, DataError
 from dust.utils.registry import log_once
 from dust.utils.rng import torch_generator
 from dust.utils.signals import block_signals, mind_only_the_parent
@@ -146,6 +147,16 @@ def evaluation_loader(cfg, dataset: Dataset[Any], *, start: int = 0) -> Loader:
     return Loader(dataset, **_common(cfg, sampler=order, collate_fn=collate_evaluation))
 
 
+def build_weights(cfg, dataset: Any) -> np.ndarray | None:
+    """How likely each training sample is to be drawn; None where each comes once an epoch."""
+    balanced, part_weights = cfg.DATA_LOADER.SAMPLER == "balanced", cfg.DATA.DATASET_WEIGHTS
+    if not balanced and not part_weights:
+        return None
+    clips = dataset.clips
+    labels, parts = [clip.label for clip in clips], [clip.part if isinstance(clip, HasPart) else 0 for clip in clips]
+    return sample_weights(labels, parts, balanced=balanced, part_weights=part_weights)
+
+
 def construct_loader(
     cfg,
     split: str,
@@ -178,8 +189,11 @@ def construct_loader(
         "world_size": distributed.world_size(),
     }
     sampler = dataset.training_sampler(batch_size, **where) if isinstance(dataset, OrdersTraining) else None
+    weights = build_weights(cfg, dataset)
     if sampler is None:
-        sampler = EpochBatchSampler(size, batch_size, drop_last=cfg.DATA_LOADER.DROP_LAST, **where)
+        sampler = EpochBatchSampler(size, batch_size, drop_last=cfg.DATA_LOADER.DROP_LAST, weights=weights, **where)
+    elif weights is not None:
+        raise ConfigError(f"{name} draws its own batches: set DATA_LOADER.SAMPLER shuffle and DATA.DATASET_WEIGHTS []")
     if sampler.length < sampler.global_batch:
         key = "GLOBAL_BATCH_SIZE" if sampler.global_batch > batch_size else "TRAIN.BATCH_SIZE"
         logger.warning(

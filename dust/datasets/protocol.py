@@ -42,6 +42,14 @@ class HasGroup(Protocol):
 
 
 @runtime_checkable
+class HasPart(Protocol):
+    """A clip that knows the number of its data folder, of several. Default: there is one."""
+
+    @property
+    def part(self) -> int: ...
+
+
+@runtime_checkable
 class HasSources(Protocol):
     """A clip of several files, or of parts of files: (file, part) of each; a part is "" for all of the file, or what
     :attr:`dust.decode.segment.Segment.part` says. Default: all of its ``path``."""

@@ -7,10 +7,17 @@ import torch
 
 
 class SampleRequest(NamedTuple):
-    """What a sampler asks a training dataset for: sample number ``sample`` as it looks in ``epoch``."""
+    """What a sampler asks a training dataset for: sample number ``sample`` as it looks in ``epoch``, for the
+    ``repeat``-th time, from 0, where an epoch takes it several times."""
 
     epoch: int
     sample: int
+    repeat: int = 0
+
+    @property
+    def stream(self) -> int | str:
+        """Beside the sample's number, the word from which its random stream is derived."""
+        return f"{self.epoch}, again {self.repeat}" if self.repeat else self.epoch
 
 
 class BadClip(NamedTuple):

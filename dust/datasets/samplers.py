@@ -5,6 +5,7 @@ that order, however many ranks share it and in however many batches, so a run ma
 """
 
 import bisect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         batch_size: samples of one batch over all ranks, which share it as evenly as can be.
         global_batch: samples per optimizer step, in several batches where it is larger; None: one batch.
         drop_last: leave out a last step that is not full. Where the whole set is smaller than one step it is kept.
+        weights: how likely each sample is to be drawn; an epoch is then as many draws as there are samples, each of any
+            sample, and one that comes again has its own augmentation. None: each sample once, shuffled.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        weights: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         self.length = length
+        self.bounds = None if weights is None else np.cumsum(np.asarray(weights, np.float64))
         self.limit = batch_size
         self.seed = seed
         self.drop_last = drop_last
@@ -73,11 +78,23 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         for batch in islice(self._batches(), self.start, self.num_batches):
-            yield [SampleRequest(self.epoch, index) for index in share(batch, self.rank, self.world_size)]
+            yield [SampleRequest(self.epoch, *draw) for draw in share(batch, self.rank, self.world_size)]
 
-    def _batches(self) -> Iterator[list[int]]:
-        """The samples of each batch of the epoch, over all ranks."""
-        order = torch.randperm(self.length, generator=torch_generator(self.seed, "shuffle", self.epoch)).tolist()
+    def _order(self) -> list[int]:
+        """The samples of the epoch, one behind the other."""
+        if self.bounds is None:
+            return torch.randperm(self.length, generator=torch_generator(self.seed, "shuffle", self.epoch)).tolist()
+        places = numpy_rng(self.seed, "weighted", self.epoch).random_sample(self.length) * self.bounds[-1]
+        return np.minimum(np.searchsorted(self.bounds, places, side="right"), self.length - 1).tolist()
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        """(sample, how often it came before) of each batch of the epoch, over all ranks."""
+        came: Counter[int] = Counter()
+        order = []
+        for index in self._order():
+            order.append((index, came[index]))
+            if self.bounds is not None:
+                came[index] += 1
         for step in range(self.num_steps):
             samples = order[step * self.global_batch : (step + 1) * self.global_batch]
             for start in range(0, len(samples), self.batch_size):
@@ -108,6 +125,36 @@ class DrawnBatchSampler(EpochBatchSampler):
         for drawn in super().__iter__():
             numbers = (request.sample * self.size + place for request in drawn for place in range(self.size))
             yield [SampleRequest(self.epoch, number) for number in numbers]
+
+
+def sample_weights(
+    labels: Sequence[Any], parts: Sequence[int], *, balanced: bool = False, part_weights: Sequence[float] = ()
+) -> np.ndarray:
+    """How likely each sample is to be drawn, (N,), in sum 1.
+
+    Args:
+        labels: each sample's class.
+        parts: each sample's data set, 0, 1, ...
+        balanced: a sample's weight is one over the number of samples of its class, so that classes are equally likely.
+        part_weights: of each data set; it is drawn in this proportion, whatever its size. Empty: sizes decide.
+
+    Raises:
+        DataError: labels that are no single classes, a weight of a data set without samples.
+    """
+    weights = np.ones(len(labels))
+    if balanced:
+        if not all(isinstance(label, int) for label in labels):
+            raise DataError("DATA_LOADER.SAMPLER balanced: is for clips of one class each; set it to shuffle")
+        weights = 1.0 / np.bincount(labels)[np.asarray(labels)]
+    if len(part_weights):
+        sums = np.bincount(parts, weights=weights, minlength=len(part_weights))
+        if len(sums) > len(part_weights) or not sums.all():
+            raise DataError(
+                f"DATA.DATASET_WEIGHTS {list(part_weights)}: the folders have {np.bincount(parts).tolist()} clips: one "
+                "weight for each folder, all of which have some"
+            )
+        weights = weights * (np.asarray(part_weights, np.float64) / sums)[np.asarray(parts)]
+    return weights / weights.sum()
 
 
 def group_balanced_order(

@@ -323,7 +323,7 @@ def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str
     for split, views in rest:
         dataset = seen[split, views] = build_split_ahead(cfg, stage, split, views, names, fitted)
         if dataset is not None and views == "test":
-            tested = dataset.class_names
+            tested = tested or dataset.class_names
         if dataset is not None and counts and views == "test":
             notes += unlearnt_classes(names or (), counts, dataset.class_counts(), split)
     if calibrates:

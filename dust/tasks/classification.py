@@ -55,6 +55,7 @@ class Classification(Task):
         loss: see :class:`dust.models.losses.ClassificationLoss`.
         class_weights: K factors, or empty.
         label_smoothing: 0..1.
+        focal_gamma, focal_alpha: of the focal losses.
         multi_label: labels are (K,) zeros and ones.
         ensemble_method: ``sum`` | ``max`` over a video's views.
         ensemble_space: ``logits`` | ``probs``: what is summed or compared.
@@ -69,6 +70,8 @@ class Classification(Task):
         loss: str = "cross_entropy",
         class_weights: Sequence[float] = (),
         label_smoothing: float = 0.0,
+        focal_gamma: float = 2.0,
+        focal_alpha: float = 0.25,
         multi_label: bool = False,
         ensemble_method: str = "sum",
         ensemble_space: str = "logits",
@@ -81,7 +84,13 @@ class Classification(Task):
         self.multi_label = multi_label
         self.own_metrics = tuple(metrics)
         self.predictions_top_k = predictions_top_k
-        self.loss = ClassificationLoss(loss, class_weights=class_weights, label_smoothing=label_smoothing)
+        self.loss = ClassificationLoss(
+            loss,
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+            gamma=focal_gamma,
+            alpha=focal_alpha,
+        )
         self.ensemble_method = ensemble_method
         self.ensemble_space = ensemble_space
         self.best_metric = "map" if multi_label else "top1_acc"
@@ -90,8 +99,8 @@ class Classification(Task):
     def from_config(cls, cfg: CfgNode, info: DataInfo) -> dict[str, Any]:
         multi_label = cfg.DATA.MULTI_LABEL
         loss = cfg.MODEL.LOSS_FUNC
-        if multi_label and loss == "cross_entropy":
-            loss = "bce_logit"
+        if multi_label:
+            loss = {"cross_entropy": "bce_logit", "focal": "sigmoid_focal"}.get(loss, loss)
         weights = _class_weights(cfg.MODEL.CLASS_WEIGHTS, info)
         if weights and len(weights) != cfg.MODEL.NUM_CLASSES:
             raise ConfigError(
@@ -105,6 +114,8 @@ class Classification(Task):
             "loss": loss,
             "class_weights": weights,
             "label_smoothing": cfg.MODEL.LABEL_SMOOTHING,
+            "focal_gamma": cfg.MODEL.FOCAL_GAMMA,
+            "focal_alpha": cfg.MODEL.FOCAL_ALPHA,
             "multi_label": multi_label,
             "ensemble_method": cfg.DATA.ENSEMBLE_METHOD,
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,

@@ -5,7 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dust.datasets.samplers import DrawnBatchSampler, EpochBatchSampler, GroupBalancedSampler, group_balanced_order
+from dust.datasets.sample import SampleRequest
+from dust.datasets.samplers import (
+    DrawnBatchSampler,
+    EpochBatchSampler,
+    GroupBalancedSampler,
+    group_balanced_order,
+    sample_weights,
+)
 from dust.utils.errors import ConfigError, DataError
 
 LABELS = np.random.RandomState(0).permutation([0] * 10 + [1] * 30 + [2] * 5 + [3] * 20 + [4] * 15).tolist()
@@ -92,3 +99,67 @@ def test_drawn_batches_stay_whole(world):
         wanted = [[5 * drawn.sample + i for drawn in batch for i in range(5)] for batch in theirs]
         assert [[request.sample for request in batch] for batch in ours] == wanted
         assert {request.epoch for batch in ours for request in batch} == {4}
+
+
+# ------------------------------------------------------------------------------------------------ weighted draws
+
+RARE = [0] * 90 + [1] * 9 + [2]
+
+
+def draws(epoch=0, start=0, batch_size=10, **where):
+    weights = sample_weights(RARE, [0] * 100, balanced=True)
+    sampler = EpochBatchSampler(len(RARE), batch_size, seed=3, weights=weights, **where)
+    sampler.set_position(epoch, start)
+    return [list(batch) for batch in sampler]
+
+
+def test_classes_of_a_balanced_epoch_come_equally_often():
+    found = Counter(RARE[draw.sample] for epoch in range(60) for batch in draws(epoch) for draw in batch)
+    assert sum(found.values()) == 6000
+    for label in range(3):  # 2000 of 6000, sigma 37
+        assert abs(found[label] - 2000) < 5 * 37
+
+
+def test_a_sample_that_comes_again_says_so():
+    seen = Counter()
+    for batch in draws():
+        for draw in batch:
+            assert draw.repeat == seen[draw.sample]
+            seen[draw.sample] += 1
+    assert max(seen.values()) > 10, "the only sample of its class"
+    assert len({SampleRequest(2, 5, repeat).stream for repeat in range(3)}) == 3 and SampleRequest(2, 5).stream == 2
+
+
+def test_a_balanced_epoch_is_a_function_of_seed_and_epoch_and_can_begin_anywhere():
+    assert draws() == draws() != draws(epoch=1)
+    assert draws(start=4) == draws()[4:]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_a_balanced_epoch(world):
+    ranks = [draws(rank=rank, world_size=world) for rank in range(world)]
+    assert draws() == [sum(parts, []) for parts in zip(*ranks, strict=True)]
+
+
+def test_weights_by_formula():
+    labels, parts = [0, 0, 1, 1, 1, 2], [0, 0, 0, 1, 1, 1]
+    slow = np.array([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3, 1])
+    np.testing.assert_allclose(sample_weights(labels, parts, balanced=True), slow / slow.sum())
+    np.testing.assert_allclose(sample_weights(labels, parts, part_weights=[1, 3]), np.repeat([1 / 12, 3 / 12], 3))
+    both = sample_weights(labels, parts, balanced=True, part_weights=[1, 3])
+    np.testing.assert_allclose([both[:3].sum(), both[3:].sum()], [0.25, 0.75])
+    np.testing.assert_allclose(both[:3] / both[0], slow[:3] / slow[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "parts", "options", "words"),
+    [
+        ([0, (0, 1)], [0, 0], {"balanced": True}, "clips of one class each"),
+        ([0, None], [0, 0], {"balanced": True}, "clips of one class each"),
+        ([0, 1], [0, 1], {"part_weights": [1]}, "weight for each folder"),
+        ([0, 1], [0, 0], {"part_weights": [1, 2]}, "weight for each folder"),
+    ],
+)
+def test_weights_that_cannot_be(labels, parts, options, words):
+    with pytest.raises(DataError, match=words):
+        sample_weights(labels, parts, **options)

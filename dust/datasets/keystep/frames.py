@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import ProcedureData
 from dust.datasets.keystep.layouts import read_procedures
+from dust.datasets.manifest.several import one_folder
 from dust.datasets.sample import BadClip
 from dust.decode.clip import reader_class
 from dust.decode.reader import FrameRequest, open_clip
@@ -30,7 +31,7 @@ def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
     options = {"layout": node.LAYOUT, "table": node.PROCEDURE, "index_cache": data.INDEX_CACHE, **options}
     options |= {"pattern": data.FRAME_PATTERN, "group_column": data.GROUP_COLUMN, "corrections": data.CORRECTIONS}
     options |= {"extra_columns": data.EXTRA_COLUMNS}
-    return read_procedures(data.PATH_TO_DATA_DIR, split, **options)
+    return read_procedures(one_folder(data.PATH_TO_DATA_DIR, "KeyStep"), split, **options)
 
 
 def component_names(cfg, split: str) -> list[str]:

@@ -32,13 +32,14 @@ class Clip:
     """``id``: unique in its split. ``path``: a file, or a folder of frames. ``label``: a class index, several (sorted,
     each once) with ``multi_label``, None in a test split without labels. ``group``: what should be in one split only (a
     person, a recording), "" where the list does not say: then it is the file. ``segment``: the part of the file that is
-    the clip, None for all of it."""
+    the clip, None for all of it. ``part``: the number of its data folder, of several."""
 
     id: str
     path: str
     label: int | tuple[int, ...] | None
     group: str = ""
     segment: Segment | None = None
+    part: int = 0
 
     @property
     def sources(self) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,7 @@ from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest
+from dust.datasets.manifest.several import one_folder
 from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.multimodal.series_split import SplitSeries
@@ -284,7 +285,7 @@ class FusedDataset(Dataset[Any]):
     # -------------------------------------------------------------------------------------------------------- items
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
-        index, epoch = (key.sample, key.epoch) if isinstance(key, SampleRequest) else (key, None)
+        index, epoch = (key.sample, key.stream) if isinstance(key, SampleRequest) else (key, None)
         assert isinstance(key, SampleRequest) == self.training, (
             "a training sample is asked for with its epoch, others without"
         )
@@ -316,7 +317,7 @@ class FusedDataset(Dataset[Any]):
             return [self[key] for key in keys]
         indices = [key.sample for key in keys]
         try:
-            inputs = self._others(indices, [key.epoch for key in keys])
+            inputs = self._others(indices, [key.stream for key in keys])
         except SampleError:  # one by one, so that only the bad ones are left out
             return [self[key] for key in keys]
         rows = zip(*(values.unbind(0) for values in inputs.values()), strict=True)
@@ -324,7 +325,7 @@ class FusedDataset(Dataset[Any]):
             [self._sample(index, dict(zip(inputs, row, strict=True)))] for index, row in zip(indices, rows, strict=True)
         ]
 
-    def _others(self, indices: Sequence[int], epochs: Sequence[int | None]) -> dict[str, Tensor]:
+    def _others(self, indices: Sequence[int], epochs: Sequence[int | str | None]) -> dict[str, Tensor]:
         """All inputs but the video, (len(indices), ...). SampleError if one cannot be read."""
         inputs = {}
         if self.series is not None:
@@ -356,7 +357,7 @@ def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> FusedMan
     if class_names is None and data.CLASS_LIST:
         class_names = read_class_list(data.CLASS_LIST)
     return read_fused_manifest(
-        root=data.PATH_TO_DATA_DIR,
+        root=one_folder(data.PATH_TO_DATA_DIR, "FusedDataset"),
         split=split,
         modalities=data.MODALITIES,
         separator=data.PATH_LABEL_SEPARATOR,

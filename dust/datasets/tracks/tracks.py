@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
+from dust.datasets.manifest.several import one_folder
 from dust.datasets.sample import BadClip, SampleRequest, class_counts
 from dust.datasets.tracks.files import Tracks, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_manifest
@@ -260,7 +261,7 @@ class PointTracks(Dataset[Any]):
             return BadClip(clip.id, clip.path, str(error))
         if self.training:
             assert isinstance(key, SampleRequest), "a training sample is asked for with its epoch"
-            rng = numpy_rng(self.seed, "augment", key.epoch, key.sample)
+            rng = numpy_rng(self.seed, "augment", key.stream, key.sample)
             inputs = self._cut(self._stack(cameras, rng), self._training_frames(self._length(cameras), rng))
             return [self._sample(clip, self._augment(inputs, rng))]
         whole = self._stack(cameras, numpy_rng(self.seed, "points", clip.id))
@@ -413,7 +414,7 @@ def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> TrackMan
     if class_names is None and cfg.DATA.CLASS_LIST:
         class_names = read_class_list(cfg.DATA.CLASS_LIST)
     return read_track_manifest(
-        root=cfg.DATA.PATH_TO_DATA_DIR,
+        root=one_folder(cfg.DATA.PATH_TO_DATA_DIR, "PointTracks"),
         split=split,
         class_names=class_names,
         num_classes=max(cfg.MODEL.NUM_CLASSES, 0) or None,

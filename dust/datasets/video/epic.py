@@ -13,6 +13,7 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.columns import check_columns, column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest
+from dust.datasets.manifest.several import one_folder
 from dust.datasets.manifest.table import Row, read_lines, read_table
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import DataError, Problems
@@ -61,7 +62,7 @@ class EpicKitchens(VideoDataset):
     ) -> dict[str, Any]:
         data, cast = cfg.DATA, cfg.CAST
         manifest = read_epic(
-            data.PATH_TO_DATA_DIR,
+            one_folder(data.PATH_TO_DATA_DIR, "EpicKitchens"),
             split,
             num_verbs=cast.NUM_VERBS,
             num_nouns=cast.NUM_NOUNS,

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
-from dust.datasets.manifest.manifest import Clip, Manifest, read_manifest, read_new_clips
+from dust.datasets.manifest.manifest import Clip, Manifest, read_new_clips
+from dust.datasets.manifest.several import read_folders
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
@@ -99,9 +100,9 @@ class VideoDataset(Dataset[Any]):
         data = cfg.DATA
         if class_names is None and data.CLASS_LIST:
             class_names = read_class_list(data.CLASS_LIST)
-        manifest = read_manifest(
-            root=data.PATH_TO_DATA_DIR,
-            split=split,
+        manifest = read_folders(
+            data.PATH_TO_DATA_DIR,
+            split,
             format=data.FORMAT if data.FORMAT != "auto" else cls.default_format,
             separator=data.PATH_LABEL_SEPARATOR,
             path_prefix=data.PATH_PREFIX,
@@ -206,7 +207,7 @@ class VideoDataset(Dataset[Any]):
 
     def _training_views(self, clip: Clip, draw: SampleRequest) -> Any:
         assert self.train_transform is not None
-        rngs = [numpy_rng(self.seed, "augment", draw.epoch, draw.sample, view) for view in range(self.num_sample)]
+        rngs = [numpy_rng(self.seed, "augment", draw.stream, draw.sample, view) for view in range(self.num_sample)]
         with self.open(clip) as reader:
             requests, geometries = [], []
             for rng in rngs:
