@@ -10,7 +10,7 @@ from dust.utils.errors import ConfigError
 
 BEGIN, END = "<!-- keys: written by python -m dust.config.table docs/CONFIG.md -->\n", "<!-- end of keys -->\n"
 KINDS = {"str": "texts", "int": "whole numbers", "float": "numbers", "object": "entries", "list": "lists", "": ""}
-KINDS["Weight"] = "numbers, or `{name: number}`"
+KINDS |= {"Weight": "numbers, or `{name: number}`", "Folders": "a folder, or several as `[a, b]`"}
 STAGES = {"features": "a stage or a folder", None: ""}
 
 

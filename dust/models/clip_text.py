@@ -216,6 +216,21 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
             if prompt.count("{}") != 1]  # fmt: skip
 
 
+def embed_texts(tower: CLIPText, texts: Sequence[str], batch_size: int = 128) -> torch.Tensor:
+    """Texts -> embeddings (len(texts), output_dim), not normalised.
+
+    Raises:
+        ConfigError: a tower of another vocabulary; no tokenizer.
+    """
+    if tower.vocab_size != VOCABULARY:
+        raise ConfigError(
+            f"the text transformer has {tower.vocab_size} tokens, and OpenAI's vocabulary {VOCABULARY}: its texts "
+            "cannot be read here"
+        )
+    ids = tokenize(texts, tower.context_length).to(tower.positional_embedding.device)
+    return torch.cat([in_full(tower(part)) for part in ids.split(batch_size)])
+
+
 def embed_classes(tower: CLIPText, names: Sequence[str], prompts: Sequence[str], batch_size: int = 128) -> torch.Tensor:
     """Names of K classes -> (K, output_dim), each of length 1: the mean of its prompts' normalised embeddings.
 
@@ -228,12 +243,6 @@ def embed_classes(tower: CLIPText, names: Sequence[str], prompts: Sequence[str],
             f"classes called {shown or '(none)'} say nothing to CLIP, which reads their names: name them in words, in "
             "the lists, in DATA.CLASS_LIST, or behind --classes"
         )
-    if tower.vocab_size != VOCABULARY:
-        raise ConfigError(
-            f"the text transformer has {tower.vocab_size} tokens, and OpenAI's vocabulary {VOCABULARY}: its texts "
-            "cannot be read here"
-        )
     texts = [prompt.replace("{}", class_text(name)) for name in names for prompt in prompts]
-    ids = tokenize(texts, tower.context_length).to(tower.positional_embedding.device)
-    embedded = F.normalize(torch.cat([in_full(tower(part)) for part in ids.split(batch_size)]), dim=-1)
+    embedded = F.normalize(embed_texts(tower, texts, batch_size), dim=-1)
     return F.normalize(embedded.unflatten(0, (len(names), len(prompts))).mean(dim=1), dim=-1)
