@@ -18,7 +18,7 @@ from dust.utils.protocols import find_problems, members, public_names
 from dust.utils.registry import Registry
 from tests.helpers import ROOT
 from tests.models import test_keystep_frames, test_keystep_video, test_tstl, test_videomae
-from tests.models.small_models import OTHERS, SMALL, ZERO_SHOT, make
+from tests.models.small_models import OPTIONAL, OTHERS, SMALL, ZERO_SHOT, make
 
 MAKERS = {
     "VideoMAEPretrain": test_videomae.tiny_pretrain,
@@ -38,6 +38,8 @@ def instance(name):
 @pytest.mark.parametrize("name", sorted(MODEL_REGISTRY))
 def test_models(name):
     assert find_problems(MODEL_REGISTRY.get(name), models.PROTOCOLS, nn.Module) == []
+    if name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[name])
     model = instance(name)
     assert isinstance(type(model), models.FromConfig)
     names = set(dict(model.named_parameters()))

@@ -76,7 +76,7 @@ def search(
     return [match for row, text in zip(wanted, texts, strict=True) for match in _best(stores, row, text, top)]
 
 
-def _splits(folder: Path) -> list[str]:
+def _splits(folder: Path) -> Sequence[str]:
     """The splits that have features. DataError if none has."""
     found = {path.stem for path in folder.glob("*.json")} | {path.stem for path in folder.glob("*.npz")}
     order = [split for split in ("train", "val", "test") if split in found]

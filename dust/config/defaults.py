@@ -161,7 +161,7 @@ CORE = gather(
         MODEL_NAME=Key("TimeSformer", "a registered model class", aliases=MODEL_ALIASES),
         ARCH=Key("vit", "the variant of a model that has several; vit = its first",
                  values="slow, c2d, i3d, slow_c2d, slow_i3d of ResNet; r3d_18, mc3_18, r2plus1d_18, s3d of "
-                 "TorchvisionVideo"),
+                 "TorchvisionVideo; of HuggingFaceVideo a folder with a config.json, or vivit, timesformer, ..."),
         NUM_CLASSES=Key(400, "number of classes; -1 = as many as the data has, 0 = no classifier", low=-1,
                         affects="training"),
         PRETRAINED=Key("", "weights that the model starts from: a file in any layout that dust knows, or a folder of "

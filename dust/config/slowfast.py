@@ -109,7 +109,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "X3D": ("X3D",),
     "MVIT": ("MViT",),
     "MODEL.FC_INIT_STD": _CONVOLUTIONS,
-    "MODEL.DROPOUT_RATE": MODELS,
+    "MODEL.DROPOUT_RATE": (*MODELS, "HuggingFaceVideo"),
     "BN.USE_PRECISE_STATS": WITH_BATCH_NORM,
     "BN.NUM_BATCHES_PRECISE": WITH_BATCH_NORM,
 }
@@ -326,4 +326,5 @@ def _are_factors(values: Sequence[Any]) -> bool:
     )
 
 
-SYSTEM = System(KEYS, MODELS, check)
+#: HuggingFaceVideo reads MODEL.ARCH too, but what that may be only transformers knows.
+SYSTEM = System(KEYS, (*MODELS, "HuggingFaceVideo"), check)

@@ -43,7 +43,8 @@ def _names(cfg: CfgNode) -> list[Problem]:
     if model in MODELS_REFUSED:
         text = f"MODEL.MODEL_NAME {model}: not in dust: {MODELS_REFUSED[model]}"
         problems.append(Problem(("MODEL.MODEL_NAME",), text))
-    if arch != KEYS["MODEL.ARCH"].default and whose in OUR_MODELS and whose not in WITH_ARCH:
+    with_arch = (*WITH_ARCH, "HuggingFaceVideo")
+    if arch != KEYS["MODEL.ARCH"].default and whose in OUR_MODELS and whose not in with_arch:
         text = f"MODEL.ARCH {arch}: asks for a model of SlowFast's; set MODEL.MODEL_NAME to it (SlowFast, ResNet, X3D, "
         problems.append(Problem(("MODEL.ARCH", "MODEL.MODEL_NAME"), f"{text}MViT), or remove the key"))
     for section in ("TRAIN", "TEST"):

@@ -7,17 +7,15 @@ import torch
 
 
 class SampleRequest(NamedTuple):
-    """What a sampler asks a training dataset for: sample number ``sample`` as it looks in ``epoch``, for the
-    ``repeat``-th time, from 0, where an epoch takes it several times."""
+    """What a sampler asks a training dataset for: sample number ``sample`` as it looks in ``epoch``. One that comes
+    again within an epoch has ``epoch + n * AGAIN`` there, and so random draws of its own."""
 
     epoch: int
     sample: int
-    repeat: int = 0
 
-    @property
-    def stream(self) -> int | str:
-        """Beside the sample's number, the word from which its random stream is derived."""
-        return f"{self.epoch}, again {self.repeat}" if self.repeat else self.epoch
+
+#: More epochs than any training has.
+AGAIN = 1 << 32
 
 
 class BadClip(NamedTuple):

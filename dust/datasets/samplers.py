@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from dust.datasets.sample import SampleRequest
+from dust.datasets.sample import AGAIN, SampleRequest
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng, torch_generator
 
@@ -78,7 +78,10 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         for batch in islice(self._batches(), self.start, self.num_batches):
-            yield [SampleRequest(self.epoch, *draw) for draw in share(batch, self.rank, self.world_size)]
+            yield [
+                SampleRequest(self.epoch + before * AGAIN, index)
+                for index, before in share(batch, self.rank, self.world_size)
+            ]
 
     def _order(self) -> list[int]:
         """The samples of the epoch, one behind the other."""

@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 from dust.config import KEYS, flatten, get_cfg, load_config, with_values
 from dust.config.defaults import OUR_MODELS, OWN, SYSTEMS
 from dust.config.schema import Key, gather, section, tree
-from dust.config.values import Weight
+from dust.config.values import Folders, Weight
 from dust.utils.errors import ConfigError
 from tests.config.test_validate import texts
 from tests.helpers import ROOT
@@ -69,9 +69,12 @@ def test_kinds_are_read_from_text(name):
     kind, many = OWN[name].kind, OWN[name].default is not None
     quiet = ["TRAIN.ENABLE", "False", "TEST.ENABLE", "False", "MODEL.NUM_CLASSES", "2", "TRACKS.VIEWS", "[3, 4]"]
     quiet += ["AUG.ENABLE", "True"]  # AUG.LIST asks for it
+    quiet += ["DATA.PATH_TO_DATA_DIR", "[one, two]"] if name == "DATA.DATASET_WEIGHTS" else []
     text = {list: "[[3, 4]]"}.get(kind, "[3, 4]")
     read = flatten(load_config(None, [*quiet, name, text if many else "3"]))[name]
-    assert {type(value) for value in (read if many else [read])} == {{object: str, Weight: float}.get(kind, kind)}
+    assert {type(value) for value in (read if many else [read])} == {
+        {object: str, Weight: float, Folders: str}.get(kind, kind)
+    }
     for word in OWN[name].words:
         assert flatten(load_config(None, [*quiet, name, word]))[name] == word
 

@@ -1,5 +1,7 @@
 """A small model of every registered class, as many as it has variants, with the shapes of its inputs."""
 
+from importlib.util import find_spec
+
 import torch
 
 from dust.models import MODEL_REGISTRY
@@ -83,6 +85,15 @@ OTHERS = [
     ("TSTL", _TSTL, {"video": (3, 3, 4, 16, 16)}),
     ("CLIPZeroShot", ZERO_SHOT, _VIDEO),
 ]
+
+#: Models that need a library of an extra; without it nothing is asked of them.
+OPTIONAL = {"HuggingFaceVideo": "transformers"}
+VIVIT = {
+    "arch": "vivit", "img_size": 32, "num_frames": 4,
+    "options": {"tubelet_size": [2, 8, 8], "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "intermediate_size": 32},
+}  # fmt: skip
+SMALL += [("HuggingFaceVideo", VIVIT, _VIDEO)] if find_spec("transformers") else []
 
 
 def make(name, arguments, **more):

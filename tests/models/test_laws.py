@@ -17,7 +17,7 @@ RATES = {
     "Probe": {},  # its backbone has rates of its own
     "VideoMAEPretrain": {},  # its mask is drawn
     "MViT": {"drop_path_rate": 0.4, "dropout_rate": 0.2},
-    **{name: {"dropout_rate": 0.4} for name in ("SlowFast", "ResNet", "X3D", "TorchvisionVideo")},
+    **{name: {"dropout_rate": 0.4} for name in ("SlowFast", "ResNet", "X3D", "TorchvisionVideo", "HuggingFaceVideo")},
 }
 NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM", "CLIPZeroShot"}  # they are small, or not trained
 #: Whose forward pass Dynamo cannot take whole, and why.

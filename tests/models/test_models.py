@@ -13,12 +13,18 @@ from dust.models import MODEL_REGISTRY, build_model
 from dust.models.protocol import no_weight_decay
 from dust.utils.checkpoint import load_weights
 from dust.utils.errors import ConfigError
-from tests.models.small_models import OTHERS, SMALL, inputs_of, make
+from tests.models.small_models import OPTIONAL, OTHERS, SMALL, inputs_of, make
 
 # of CAST's last block only the class tokens of the spatial stream are classified, so what its patches ask is not; so it
 # is with MViT's class token, which has no position
 WITHOUT_EFFECT = {"CAST": r"blocks\.1\.t2s_cross\.", "MViT": r"blocks\.2\.attn\.(pool_q|rel_pos)"}
-NO_EXEMPTIONS = {"SlowFast", "ResNet", "X3D", "TorchvisionVideo"}  # BN.WEIGHT_DECAY says it for their norms
+NO_EXEMPTIONS = {
+    "SlowFast",
+    "ResNet",
+    "X3D",
+    "TorchvisionVideo",
+    "HuggingFaceVideo",
+}  # BN.WEIGHT_DECAY says it for their norms
 
 
 every_model = pytest.mark.parametrize(
@@ -28,7 +34,7 @@ every_model = pytest.mark.parametrize(
 
 
 def test_every_registered_model_has_a_case():
-    assert {name for name, _, _ in SMALL + OTHERS} == set(MODEL_REGISTRY)
+    assert {name for name, _, _ in SMALL + OTHERS} | set(OPTIONAL) == set(MODEL_REGISTRY)
 
 
 @every_model
@@ -87,7 +93,7 @@ def test_layers_for_layer_decay(name, arguments, shapes):
 
 
 STEM = re.compile(
-    r"(\w+_backbone\.|clip_|encoder\.)?"
+    r"(\w+_backbone\.|clip_|encoder\.|network\.vivit\.embeddings\.)?"
     r"(patch_embed|cls_token|pos_embed|time_embed|absolute_pos_embed|class_embedding|(img|video)_mod_embed|positional_embedding|conv1|ln_pre"
     r"|eca|reducer|view_embed|fuse|s1[._]|features\.0\.)"
 )
@@ -95,6 +101,8 @@ STEM = re.compile(
 
 def place_of(key, model):
     """(stage, block) or (block,) of a parameter; what merges patches stands with the last block of its stage."""
+    if layer := re.match(r"network\.\w+\.encoder\.layers?\.(\d+)", key):
+        return (int(layer[1]),)
     numbers = re.match(r"(?:\w+_backbone\.|encoder\.)?(?:layers\.(\d+)\.|transformer\.res)?blocks\.(\d+)\.", key)
     numbers = numbers or re.match(r"lstm\.\w+_l(\d+)$|(?:s(?!1)|features\.(?=[1-9]))(\d+)", key)
     if numbers:

@@ -285,7 +285,7 @@ class FusedDataset(Dataset[Any]):
     # -------------------------------------------------------------------------------------------------------- items
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
-        index, epoch = (key.sample, key.stream) if isinstance(key, SampleRequest) else (key, None)
+        index, epoch = (key.sample, key.epoch) if isinstance(key, SampleRequest) else (key, None)
         assert isinstance(key, SampleRequest) == self.training, (
             "a training sample is asked for with its epoch, others without"
         )
@@ -317,7 +317,7 @@ class FusedDataset(Dataset[Any]):
             return [self[key] for key in keys]
         indices = [key.sample for key in keys]
         try:
-            inputs = self._others(indices, [key.stream for key in keys])
+            inputs = self._others(indices, [key.epoch for key in keys])
         except SampleError:  # one by one, so that only the bad ones are left out
             return [self[key] for key in keys]
         rows = zip(*(values.unbind(0) for values in inputs.values()), strict=True)
@@ -325,7 +325,7 @@ class FusedDataset(Dataset[Any]):
             [self._sample(index, dict(zip(inputs, row, strict=True)))] for index, row in zip(indices, rows, strict=True)
         ]
 
-    def _others(self, indices: Sequence[int], epochs: Sequence[int | str | None]) -> dict[str, Tensor]:
+    def _others(self, indices: Sequence[int], epochs: Sequence[int | None]) -> dict[str, Tensor]:
         """All inputs but the video, (len(indices), ...). SampleError if one cannot be read."""
         inputs = {}
         if self.series is not None:

@@ -233,7 +233,7 @@ class SplitSeries:
         axis = self.axes[self.rows.file[indices[0]]]
         return to_float(channels_first(self.rows.block(indices), axis), self.rows.paths[0])
 
-    def batch(self, indices: Sequence[int], epochs: Sequence[int | str | None]) -> Tensor:
+    def batch(self, indices: Sequence[int], epochs: Sequence[int | None]) -> Tensor:
         """(len(indices), C', length) float32, in one read where the files allow it.
 
         Args:
@@ -260,7 +260,7 @@ class SplitSeries:
             values += self._std * np.float32(self.noise) * normal.astype(np.float32)
         return torch.from_numpy(self._finish(values))
 
-    def _rng(self, index: int, epoch: int | str | None) -> np.random.RandomState | None:
+    def _rng(self, index: int, epoch: int | None) -> np.random.RandomState | None:
         """The stream of one sample in one epoch; None where nothing is drawn."""
         if not self.training or epoch is None or not (self.noise or self.rules.fit == "crop"):
             return None

@@ -261,7 +261,7 @@ class PointTracks(Dataset[Any]):
             return BadClip(clip.id, clip.path, str(error))
         if self.training:
             assert isinstance(key, SampleRequest), "a training sample is asked for with its epoch"
-            rng = numpy_rng(self.seed, "augment", key.stream, key.sample)
+            rng = numpy_rng(self.seed, "augment", key.epoch, key.sample)
             inputs = self._cut(self._stack(cameras, rng), self._training_frames(self._length(cameras), rng))
             return [self._sample(clip, self._augment(inputs, rng))]
         whole = self._stack(cameras, numpy_rng(self.seed, "points", clip.id))

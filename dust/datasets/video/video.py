@@ -207,7 +207,7 @@ class VideoDataset(Dataset[Any]):
 
     def _training_views(self, clip: Clip, draw: SampleRequest) -> Any:
         assert self.train_transform is not None
-        rngs = [numpy_rng(self.seed, "augment", draw.stream, draw.sample, view) for view in range(self.num_sample)]
+        rngs = [numpy_rng(self.seed, "augment", draw.epoch, draw.sample, view) for view in range(self.num_sample)]
         with self.open(clip) as reader:
             requests, geometries = [], []
             for rng in rngs:
