@@ -43,6 +43,7 @@ SERVE = [
 ]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
 TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS, *SERVE]
+ZOO = ["zoo/weights.yaml", "zoo/figures.yaml"]
 
 
 class BuildWithConfigs(build_py):
@@ -66,7 +67,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["dust", "dust.*"]),
     package_data={
-        "dust": ["py.typed", "datasets/DATASET.md", "zoo/weights.yaml", "analysis/report/page.*", "deploy/serve/page/*"]
+        "dust": ["py.typed", "datasets/DATASET.md", *ZOO, "analysis/report/page.*", "deploy/serve/page/*"],
     },
     python_requires=">=3.10",
     install_requires=REQUIRES,

@@ -44,7 +44,7 @@ class HuggingFaceVideo(ClassifierHead):
     """
 
     network: Any
-    layer_stem = r"^network\.\w+\.(encoder\.)?embeddings\."
+    layer_stem = r"^network\.\w+\.(?:encoder\.)?embeddings\."
     layer_blocks = r"^network\.\w+\.(?:\w+_)?encoder\.layers?\.(\d+)\."
 
     def __init__(

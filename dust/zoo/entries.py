@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 MB = 1_000_000
 LIST = Path(__file__).with_name("weights.yaml")
+#: What benchmarks/zoo_figures.py counted of each row.
+FIGURES = Path(__file__).with_name("figures.yaml")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Entry:
     ``views`` is "clips x crops". ``frames`` of the clip, ``rate`` the step between them in frames (0: spread over the
     whole video), ``crop`` in pixels; ``classes`` of the file's head, None where it is not stated; ``class_list`` a file
     beside the list, one name per line in the order of the logits, "" where there is none.
+    ``published_gmacs``: 10^9 multiply-adds of one view as published at ``source``, and ``gmacs_differ`` why our own
+    count differs from it by more than 1 %.
     ``saved_as`` is the file's name in our cache, where another entry's has the name that stands in the URL.
     """
 
@@ -68,6 +72,8 @@ class Entry:
     top5: float | None = None
     views: str = ""
     saved_as: str = ""
+    published_gmacs: float | None = None
+    gmacs_differ: str = ""
 
     @property
     def filename(self) -> str:
@@ -134,6 +140,12 @@ def _entry(fields: dict[str, Any]) -> Entry:
 ENTRIES: dict[str, Entry] = read_entries()
 #: Names of before -> those of today, for one release.
 RENAMED = {"clip_vit_b16_openai": "clip_vit_b16"}
+
+
+def figures() -> dict[str, dict[str, float]]:
+    """Row -> ``params`` in 10^6 and ``gmacs``, 10^9 multiply-adds of one view at the row's frames and crop, counted."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(FIGURES.read_text(encoding="utf-8"), loader)
 
 
 def class_names(entry: Entry) -> list[str] | None:

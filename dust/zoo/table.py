@@ -1,6 +1,8 @@
 """MODEL_ZOO.md, generated from the entries: ``dust zoo table --out MODEL_ZOO.md``."""
 
-from dust.zoo.entries import ENTRIES, MB, Entry
+from collections.abc import Mapping
+
+from dust.zoo.entries import ENTRIES, MB, Entry, figures
 
 HEAD = """# Model zoo
 
@@ -26,6 +28,9 @@ an interrupted download goes on where it stopped, and a file with another hash i
 - **Hashes.** *published*: the full sha256 is known beforehand. *first 8 digits*: the publisher's file name carries
   them. *first use*: none is published; dust records the hash of the first download in `$DUST_HOME/zoo_hashes.json` and
   refuses any other file from then on. `dust zoo verify` reads all cached files again.
+- **Parameters and multiply-adds** (half of the FLOP) are counted by one counter for all rows, of one view at the
+  row's frames and crop, the classifier included (`benchmarks/zoo_figures.py`); of CLIP for one picture, the parameters
+  of both transformers. Where the publisher's number differs by more than 1 %, the row says why.
 - **No outside access?** `DUST_ZOO_MIRROR=http://host/folder` takes every file from there, by its name in
   `$DUST_HOME/zoo`; a copy of that folder behind any web server is a mirror.
 """
@@ -47,7 +52,10 @@ Notes
   that the official TimeSformer code starts from.
 """
 
-COLUMNS = ("name", "data", "frames x rate, crop", "top-1 / top-5 (views)", "licence", "size", "hash", "config", "link")
+COLUMNS = (
+    "name", "data", "frames x rate, crop", "top-1 / top-5 (views)", "10^6 parameters", "10^9 multiply-adds", "licence",
+    "size", "hash", "config", "link",
+)  # fmt: skip
 
 
 def _percent(value: float | None) -> str:
@@ -57,7 +65,7 @@ def _percent(value: float | None) -> str:
     return f"{value:.1f}" if value == round(value, 1) else f"{value:.2f}"
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: Entry, counted: Mapping[str, float]) -> tuple[str, ...]:
     if entry.frames == 1:
         clip = "image"
     else:
@@ -70,10 +78,16 @@ def _row(entry: Entry) -> tuple[str, ...]:
     check = "published" if entry.sha256 else "first 8 digits" if entry.sha256_prefix else "first use"
     config = " ".join(f"`{text}`" for text in (entry.config, entry.options) if text) or "–"
     link = f"[{'Hugging Face' if not entry.urls else entry.filename}]({entry.link})"
-    return f"`{entry.name}`", entry.data, f"{clip}, {entry.crop}", accuracy, entry.licence, size, check, config, link
+    params, gmacs = (f"{counted[name]:g}" if name in counted else "–" for name in ("params", "gmacs"))
+    if entry.published_gmacs is not None:
+        differ = f": {entry.gmacs_differ}" if entry.gmacs_differ else ""
+        gmacs = f"{gmacs} (published {entry.published_gmacs:g}{differ})"
+    clip = f"{clip}, {entry.crop}"
+    return f"`{entry.name}`", entry.data, clip, accuracy, params, gmacs, entry.licence, size, check, config, link
 
 
 def markdown() -> str:
     """The whole text of MODEL_ZOO.md."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_row(entry) for entry in ENTRIES.values())]
+    counted = figures()
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_row(entry, counted.get(entry.name, {})) for entry in ENTRIES.values())]
     return HEAD + "\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n" + NOTES

@@ -7,11 +7,12 @@ import sys
 import pytest
 import torch
 
+from benchmarks.zoo_figures import figures_of
 from dust import zoo
 from dust.config import load_config, with_values
 from dust.models import build_model
 from dust.utils.errors import ConfigError
-from dust.zoo.entries import read_entries
+from dust.zoo.entries import figures, read_entries
 from tests.helpers import ROOT
 from tests.zoo.web import REAL, SHA, Page, start
 
@@ -168,3 +169,20 @@ def test_command_line(site, home):
     assert (code, out) == (0, f"{SHA}  {REAL}\n")
     code, out, _ = run("table")
     assert code == 0 and out == zoo.markdown()
+
+
+def test_every_row_that_is_built_has_its_figures_and_says_why_the_published_ones_differ():
+    counted = figures()
+    built = {
+        name for name, entry in zoo.ENTRIES.items() if entry.config and (entry.frames > 1 or "CLIP" in entry.config)
+    }
+    assert set(counted) == built, "python benchmarks/zoo_figures.py"
+    for name, entry in zoo.ENTRIES.items():
+        if entry.published_gmacs is not None:
+            differs = abs(counted[name]["gmacs"] / entry.published_gmacs - 1) > 0.01
+            assert differs == bool(entry.gmacs_differ), name
+
+
+@pytest.mark.parametrize("name", ["x3d_xs_k400", "clip_vit_b32", "videomae_s_k400", "r3d_18_tv_k400"])
+def test_the_figures_are_those_of_the_counter(name):
+    assert figures_of(zoo.get(name)) == figures()[name]
