@@ -10,6 +10,7 @@ Exit status: 0 without errors (there may be warnings), 1 with, 2 where the lists
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from dust.cli.command import command
@@ -18,7 +19,7 @@ from dust.convert.check import check_data
 from dust.convert.fixes import folder_of_findings, write_clean, write_corrections, write_findings
 from dust.convert.lists import KINDS, ListOptions
 from dust.datasets.manifest.manifest import FORMATS
-from dust.datasets.manifest.several import one_folder
+from dust.datasets.manifest.several import distinct_ends, one_folder
 from dust.datasets.multimodal.series import SeriesRules
 from dust.decode.segment import FRAMES, SECONDS
 from dust.utils.errors import ConfigError
@@ -84,7 +85,7 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check one folder or list; returns the exit status."""
+    """Check a folder or list, or each of several; returns the exit status."""
     console_logging()
     root = args.root
     values: dict[str, Any] = {}
@@ -95,13 +96,26 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{' '.join(overrides)}: keys belong to a configuration, give it as --cfg FILE.yaml")
     if args.cfg:
         cfg = load_config(args.cfg, overrides)
-        values, root = build_options(cfg), root or one_folder(cfg.DATA.PATH_TO_DATA_DIR, "dust check")
+        values, root = build_options(cfg), root or cfg.DATA.PATH_TO_DATA_DIR
     if not root:
         raise ConfigError("which data? Give a folder, or a --cfg with DATA.PATH_TO_DATA_DIR")
     own = ("kind", "format", "separator", "path_prefix", "multi_label", "split_number", "group_column", "corrections",
            "segment_unit")  # fmt: skip
     values |= {name: getattr(args, name) for name in own if getattr(args, name)}
-    folder = folder_of_findings(root, args.out, force=args.force)
+    if isinstance(root, str):
+        return check_folder(args, root, args.out, values)
+    if args.fix:
+        one_folder(root, "dust check --fix")
+    codes = []
+    for folder, end in zip(root, distinct_ends(root), strict=True):
+        sys.stdout.write(f"{folder}\n")
+        codes.append(check_folder(args, folder, os.path.join(args.out, end) if args.out else "", values))
+    return max(codes)
+
+
+def check_folder(args: argparse.Namespace, root: str, out: str, values: dict[str, Any]) -> int:
+    """Check one data folder, and write what was found; returns the exit status."""
+    folder = folder_of_findings(root, out, force=args.force)
     report = check_data(root, ListOptions(**values), workers=args.workers)
     print("\n".join(printable_lines(line) for line in report.lines()))
     bad = len({one.path for one in report.findings if one.kind == "bad"})

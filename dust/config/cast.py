@@ -44,6 +44,8 @@ KEYS = gather(  # image size, frames and classes come from DATA and MODEL
         INIT_SCALE=Key(1.0, "factor of the classifier's first weights", low=0),
         PROMPTS=Key(["a video of {}."], "zero-shot: what is said of a class, {} its name; a class is the mean of all",
                     affects="features"),
+        CLASSES=Key([], "zero-shot: the names to choose from, where no data and no --classes says them", kind=str,
+                    affects="nothing"),
         FRAME_AVERAGE=Key("logits", "zero-shot: what of a clip's frames is averaged", affects="features",
                           choices="logits (of normalised frames) | renormalised (the mean frame, normalised again) | "
                           "raw (frames as they are, then normalised: ViFi-CLIP) | probs (the softmax of each frame)"),

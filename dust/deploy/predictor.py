@@ -297,7 +297,7 @@ def build_predictor(
         CheckpointError: there are no weights, or they do not fit. ConfigError: such a system answers no new clips.
     """
     import_extensions(cfg.IMPORTS)
-    cfg = build_named(cfg, class_names, source)
+    cfg, class_names = build_named(cfg, class_names, source)
     if cfg.MODEL.NUM_CLASSES < 0:  # as many as the weights were trained for
         cfg = build_with_classes(with_values(cfg, {"TRAIN.ENABLE": False, "TEST.ENABLE": True}))
     tested = build_tested_model(cfg)
@@ -322,25 +322,28 @@ def build_predictor(
     return Predictor(loop, task, reader, names, identity=identity, threshold=threshold)
 
 
-def build_named(cfg: CfgNode, class_names: Sequence[str] | None, source: str = "") -> CfgNode:
-    """The configuration with as many classes as are named, where the model reads names.
+def build_named(
+    cfg: CfgNode, class_names: Sequence[str] | None, source: str = ""
+) -> tuple[CfgNode, Sequence[str] | None]:
+    """Where the model reads names, the configuration with as many classes as are named, here or in CLIP.CLASSES, and
+    these names.
 
     Raises:
         ConfigError: it reads names, and there are none, or one stands there twice.
     """
     cls: Any = MODEL_REGISTRY.get(cfg.MODEL.MODEL_NAME)
     if not issubclass(cls, ReadsClassNames):
-        return cfg
-    names = list(class_names or ())
+        return cfg, class_names
+    names = list(class_names or cfg.CLIP.CLASSES)
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
         wrong = f"these are named twice: {', '.join(twice)}" if twice else "none are named"
         raise ConfigError(
             f"{source}: a {cfg.MODEL.MODEL_NAME} answers with the classes that it is given, and {wrong}: "
             'dust predict ... --classes "cutting bread" stirring (or a file, one name per line); '
-            "dust.load(..., class_names=[...])"
+            "dust.load(..., class_names=[...]), or CLIP.CLASSES [cutting bread, stirring]"
         )
-    return with_values(cfg, {"MODEL.NUM_CLASSES": len(names)})
+    return with_values(cfg, {"MODEL.NUM_CLASSES": len(names)}), names
 
 
 def check_learnt(named: Sequence[str], learnt: Sequence[str] | None, count: int, source: str) -> None:

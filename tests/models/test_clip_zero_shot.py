@@ -1,11 +1,14 @@
 """CLIP that reads the names of classes: open_clip's numbers (clip_text_openclip_*), a test, a prediction."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 
 import dust
+from dust import zoo
 from dust.cli.main import main
 from dust.models import clip_text
 from dust.models.clip_zero_shot import CLIPZeroShot
@@ -248,3 +251,23 @@ def test_numbered_classes_and_a_missing_tokenizer_are_said_before_the_run_begins
     assert main(["--cfg", str(project / "clip.yaml")]) == 2
     assert "dust-video[clip]" in capsys.readouterr().err
     assert not (project / "run").exists()
+
+
+def test_the_zoos_name_is_enough(project, capsys, monkeypatch):
+    monkeypatch.setenv("DUST_HOME", str(project / "home"))
+    known = zoo.get("clip_vit_b16")
+    facts = {
+        "key_map": "clip",
+        "sha256": "",
+        "config": str(project / "clip.yaml"),
+        "urls": ("https://example.org/tiny.pt",),
+    }
+    monkeypatch.setitem(zoo.ENTRIES, "clip_vit_b16", dataclasses.replace(known, **facts))
+    (project / "home" / "zoo").mkdir(parents=True)
+    shutil.copy(project / "clip.pt", project / "home" / "zoo" / "tiny.pt")
+    words = ["predict", "zoo://clip_vit_b16", str(project / "0.mp4"), "--device", "cpu"]
+    assert main([*words, "-o", str(project / "a"), "--classes", "cutting bread", "stirring"]) == 0
+    assert "stirring" in capsys.readouterr().out
+    assert main([*words, "-o", str(project / "b"), "--opts", "CLIP.CLASSES", "[cutting bread, stirring]"]) == 0
+    first, second = (csv_dicts(project / name / "predictions.csv") for name in "ab")
+    assert first == second and {"prob_cutting bread", "prob_stirring"} < set(first[0])

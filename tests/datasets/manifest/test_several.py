@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dust.cli.main import main as dust_main
 from dust.config import get_cfg, load_config, with_values
 from dust.config.validate import find_problems
 from dust.config.values import Folders, read_value
@@ -170,3 +171,15 @@ def test_a_run_on_two_folders_with_weights_and_balance(tmp_path):
     assert {"prob_cut", "prob_stir"} < set(tested[0])
     saved = load_config(tmp_path / "run" / "config.yaml")
     assert settings["DATA.PATH_TO_DATA_DIR"] == saved.DATA.PATH_TO_DATA_DIR
+
+
+def test_check_looks_at_each_folder(folders, tmp_path, capsys):
+    (tmp_path / "both.yaml").write_text(f"DATA: {{PATH_TO_DATA_DIR: {json.dumps(folders)}}}\n")
+    words = ["check", "--cfg", str(tmp_path / "both.yaml"), "--workers", "1"]
+    assert dust_main([*words, "--out", str(tmp_path / "found")]) == 1, "the files are empty"
+    said = capsys.readouterr().out
+    assert all(folder in said for folder in folders)
+    for name in ("one", "two"):
+        assert csv_dicts(tmp_path / "found" / name / "kitchen" / "check.csv")
+    assert dust_main([*words, "--fix", str(tmp_path / "clean")]) == 2
+    assert "dust check --fix reads one data folder" in capsys.readouterr().err
