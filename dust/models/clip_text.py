@@ -6,6 +6,7 @@ authors' code and weights (https://github.com/openai/CLIP) are under the MIT lic
 open_clip and of transformers.
 """
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -132,7 +133,7 @@ _HUGGING_FACE = [
 #: What is no tensor of the text transformer, in any layout. Numbers are sizes that OpenAI's programs hold.
 _NOT_TEXT = re.compile(
     r"(visual|vision_model|visual_projection)\.|logit_(scale|bias)$|input_resolution$|context_length$|vocab_size$"
-    r"|attn_mask$|(text_model\.)?embeddings\.position_ids$"
+    r"|(text\.)?attn_mask$|(text_model\.)?embeddings\.position_ids$"
 )
 _OF_TEXT = re.compile(r"(text\.)?token_embedding\.|(text_model\.)?embeddings\.token_embedding\.")
 
@@ -177,6 +178,13 @@ def require_tokenizer() -> None:
         )
 
 
+@functools.cache
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
 def tokenize(texts: Sequence[str], context_length: int = CONTEXT) -> torch.Tensor:
     """Texts -> ids (len(texts), context_length) int64 of OpenAI's vocabulary: start, ids, end, zeros behind.
 
@@ -184,9 +192,7 @@ def tokenize(texts: Sequence[str], context_length: int = CONTEXT) -> torch.Tenso
     vocabulary. ConfigError where that is not installed.
     """
     require_tokenizer()
-    from open_clip.tokenizer import SimpleTokenizer
-
-    tokenizer = SimpleTokenizer()
+    tokenizer = _tokenizer()
     for text in texts:
         count = len(tokenizer.encode(text)) + 2
         if count > context_length:
