@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from dust.cli.main import main as dust_main
 from dust.config import get_cfg, load_config, with_values
 from dust.config.validate import find_problems
 from dust.config.values import Folders, read_value
-from dust.datasets import construct_loader
+from dust.datasets import DATASET_REGISTRY, construct_loader
 from dust.datasets.manifest.several import distinct_ends, read_folders
+from dust.datasets.sample import AGAIN, SampleRequest
+from dust.datasets.samplers import EpochBatchSampler
+from dust.datasets.video import VideoDataset
 from dust.engine.run_net import main
 from dust.utils.errors import ConfigError, DataError
 from tests.datasets.clip_files import write_clip
@@ -139,6 +143,18 @@ def test_other_datasets_refuse_several_by_name(dataset):
         construct_loader(with_values(get_cfg(), values), "train")
 
 
+def test_a_dataset_with_an_order_of_its_own_is_not_balanced(folders, monkeypatch):
+    class Ordered(VideoDataset):
+        def training_sampler(self, batch_size, *, seed, global_batch=None, rank=0, world_size=1):
+            return EpochBatchSampler(len(self), batch_size, seed=seed)
+
+    monkeypatch.setitem(DATASET_REGISTRY._classes, "Ordered", Ordered)
+    values = {"TRAIN.DATASET": "Ordered", "DATA.PATH_TO_DATA_DIR": folders[0], "DATA_LOADER.SAMPLER": "balanced",
+              "MODEL.NUM_CLASSES": 2}  # fmt: skip
+    with pytest.raises(ConfigError, match="Ordered draws its own batches"):
+        construct_loader(with_values(get_cfg(), values), "train")
+
+
 # ------------------------------------------------------------------------------------------------ a run
 
 
@@ -156,7 +172,10 @@ def test_a_run_on_two_folders_with_weights_and_balance(tmp_path):
                 "MODEL.LOSS_FUNC": "focal", "MODEL.NUM_CLASSES": -1, "OUTPUT_DIR": str(tmp_path / "run")}  # fmt: skip
     (tmp_path / "empty.yaml").write_text("TASK: Classification\n")
     cfg = load_config(tmp_path / "empty.yaml", settings)
-    sampler = construct_loader(with_values(cfg, {"MODEL.NUM_CLASSES": 2}), "train").batch_sampler
+    loader = construct_loader(with_values(cfg, {"MODEL.NUM_CLASSES": 2}), "train")
+    views = [loader.dataset[SampleRequest(epoch, 3)][0]["inputs"]["video"] for epoch in (0, 0, AGAIN)]
+    assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2]), "drawn again, it looks otherwise"
+    sampler = loader.batch_sampler
     counts = [0, 0]
     for epoch in range(200):
         sampler.set_position(epoch)
