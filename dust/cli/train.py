@@ -129,10 +129,11 @@ def build_fold_lists(cfg: Any, folder: Path, count: int) -> list[Path]:
     from dust.cli.check import build_options, can_write
     from dust.convert.folds import write_folds
     from dust.convert.lists import ListOptions, read_lists
+    from dust.datasets.manifest.several import one_folder
 
     if not can_write(cfg):
         raise ConfigError(f"--folds cannot write lists for {cfg.TRAIN.DATASET}: convert the data first (convert-data)")
-    lists = read_lists(cfg.DATA.PATH_TO_DATA_DIR, ListOptions(**build_options(cfg)))
+    lists = read_lists(one_folder(cfg.DATA.PATH_TO_DATA_DIR, "dust train --folds"), ListOptions(**build_options(cfg)))
     return write_folds(lists, folder, count, seed=cfg.RNG_SEED)
 
 

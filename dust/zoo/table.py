@@ -29,7 +29,7 @@ an interrupted download goes on where it stopped, and a file with another hash i
   them. *first use*: none is published; dust records the hash of the first download in `$DUST_HOME/zoo_hashes.json` and
   refuses any other file from then on. `dust zoo verify` reads all cached files again.
 - **Parameters and multiply-adds** (half of the FLOP) are counted by one counter for all rows, of one view at the
-  row's frames and crop, the classifier included (`benchmarks/zoo_figures.py`); of CLIP for one picture, the parameters
+  row's frames and crop, the classifier included; of CLIP for one picture, the parameters
   of both transformers. Where the publisher's number differs by more than 1 %, the row says why.
 - **No outside access?** `DUST_ZOO_MIRROR=http://host/folder` takes every file from there, by its name in
   `$DUST_HOME/zoo`; a copy of that folder behind any web server is a mirror.

@@ -136,9 +136,9 @@ def test_what_does_not_go_together():
         assert words in texts
 
 
-@pytest.mark.parametrize("dataset", ["FusedDataset", "PointTracks", "EpicKitchens", "Charades"])
+@pytest.mark.parametrize("dataset", ["FusedDataset", "PointTracks", "EpicKitchens"])
 def test_other_datasets_refuse_several_by_name(dataset):
-    values = {"TRAIN.DATASET": dataset, "DATA.PATH_TO_DATA_DIR": ["a", "b"], "DATA.MULTI_LABEL": dataset == "Charades"}
+    values = {"TRAIN.DATASET": dataset, "DATA.PATH_TO_DATA_DIR": ["a", "b"]}
     with pytest.raises(ConfigError, match=f"{dataset} reads one data folder"):
         construct_loader(with_values(get_cfg(), values), "train")
 
