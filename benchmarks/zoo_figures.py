@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from dust import zoo
-from dust.config import load_config
+from dust.config import load_config, with_values
 from dust.deploy.loading import pairs_of
 from dust.models import build_model
 from dust.utils.errors import DustError
@@ -32,14 +32,14 @@ def figures_of(entry: Entry) -> dict[str, float] | None:
         return None
     classes = len(names) if names else entry.classes
     values = {"TRAIN.ENABLE": False, "NUM_GPUS": 0, **pairs_of(entry.options.split())}
-    values |= {"MODEL.NUM_CLASSES": classes or 400} if classes or "CLIP/" in entry.config else {}
+    values |= {"MODEL.NUM_CLASSES": classes} if classes else {}
     cfg = load_config(entry.config, values)
+    if cfg.MODEL.NUM_CLASSES < 0:  # as many as the data has
+        cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 400})
     counter = flop_counter()
     with torch.device("meta"), torch.no_grad():
-        model = build_model(
-            cfg, **({"num_classes": 400} if cfg.MODEL.NUM_CLASSES < 0 and entry.frames > 1 else {})
-        ).eval()
-        frames = 1 if entry.frames == 1 else cfg.DATA.NUM_FRAMES
+        model = build_model(cfg).eval().requires_grad_(False)
+        frames = 1 if entry.frames == 1 else cfg.DATA.NUM_FRAMES * cfg.DATA.CLIPS_PER_VIEW
         video = torch.empty(1, 3, frames, entry.crop, entry.crop)
         with counter:
             model.forward_features(video) if entry.frames == 1 else model(video)
