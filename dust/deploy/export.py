@@ -398,7 +398,7 @@ class Files:
             write_openvino(self._openvino, paths[0], manifest)
 
     def _place(self, form: str, suffix: str) -> Path:
-        (self.folder / form).mkdir()
+        (self.folder / form).mkdir(exist_ok=True)  # a form that could not be written is tried again by another
         return self.folder / form / f"{self.stem}{suffix}"
 
 

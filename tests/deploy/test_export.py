@@ -285,6 +285,18 @@ def test_a_library_that_is_missing_is_named_with_its_extra(run, tmp_path, monkey
         dust.load(tmp_path / "model.onnx")
 
 
+def test_libraries_that_are_missing_cost_their_rows_alone(run, clips, tmp_path, monkeypatch):
+    """What is timed beside a .pt2 needs ONNX for two of its rows."""
+    for library in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, library, None)
+    request = Request(
+        tmp_path / "m.pt2", measured=("eager", "onnxruntime", "openvino"), check=[str(clips / "clip_14.mp4")]
+    )
+    rows = {row["runtime"]: row.get("note", "") for row in export(str(run), request).runtimes}
+    assert set(rows) == {"eager", "onnxruntime", "openvino"} and not rows["eager"]
+    assert "dust-video[export]" in rows["onnxruntime"] and "dust-video[export]" in rows["openvino"]
+
+
 def test_without_a_test_split_clips_must_be_named(run, tmp_path):
     gone = {"DATA.PATH_TO_DATA_DIR": str(tmp_path / "gone")}
     with pytest.raises(DataError, match=r"--check CLIPS"):

@@ -69,9 +69,11 @@ def test_every_extra_that_is_named_can_be_installed():
     for path in (ROOT / "dust").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         named |= set(re.findall(r"dust-video\[(\w+)\]", text))
+        constants = dict(re.findall(r"^([A-Z_]+) = \"(\w+)\"", text, re.M))
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_extra":
-                named.add(node.args[1].value)
+                extra = node.args[1]
+                named.add(constants[extra.id] if isinstance(extra, ast.Name) else extra.value)
     assert {"tracks", "wandb", "torchcodec"} <= named <= offered
     page = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")
     assert offered == set(re.findall(r"`dust-video\[(\w+)\]`", page)), "docs/COMMANDS.md lists every extra"
