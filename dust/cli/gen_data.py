@@ -111,7 +111,7 @@ GENERATORS = {
         generate_keypoints,
         "17 joints of a person who moves one limb; the class is which one, left or right",
         "clip",
-        {"sequences": (60, "people, a clip per limb each"), "frames": (40, "frames per clip, 30 per second")},
+        {"sequences": (80, "people, a clip per limb each"), "frames": (40, "frames per clip, 30 per second")},
         ("keypoints",),
         "",
     ),

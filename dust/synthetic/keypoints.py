@@ -24,6 +24,7 @@ NAMES = SKELETONS["coco"]
 SIZE = (480, 640)  # height and width, pixels
 FPS = 30.0
 NOISE = 0.01  # standard deviation of a joint's place, heights of a person
+SWING = {"arm": 2.2, "leg": 1.1}  # radians from the body, at most
 _FACE = ("nose", "left_eye", "right_eye")
 #: where joints of the right half of the picture are, heights of a person: x from the middle, y down from the hips
 _PLACES = {
@@ -40,7 +41,8 @@ def person(limb: str, frames: int, away: bool, rng: np.random.RandomState) -> np
         away: the person shows the back, so that the left joints are on the left of the picture.
     """
     time = np.arange(frames) / FPS
-    swing = rng.uniform(0.5, 0.9) * (1 - np.cos(2 * math.pi * (rng.uniform(0.4, 0.8) * time + rng.uniform()))) / 2
+    phase = 2 * math.pi * (rng.uniform(0.4, 0.8) * time + rng.uniform())
+    swing = SWING[limb.split("_")[1]] * rng.uniform(0.7, 1.0) * (1 - np.cos(phase)) / 2
     joints = np.zeros((frames, len(NAMES), 2))
     side, part = limb.split("_")
     moving = {"arm": ("shoulder", "elbow", "wrist"), "leg": ("hip", "knee", "ankle")}[part]
@@ -64,8 +66,8 @@ def person(limb: str, frames: int, away: bool, rng: np.random.RandomState) -> np
 
 def observe(joints: np.ndarray, away: bool, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (T, P, 2) float32 of a person anywhere in the frame, and which joints are seen (T, P)."""
-    height = rng.uniform(0.4, 0.7) * SIZE[0]
-    middle = np.array([rng.uniform(0.3, 0.7) * SIZE[1], rng.uniform(0.45, 0.55) * SIZE[0]])
+    height = rng.uniform(0.75, 0.95) * SIZE[0]
+    middle = np.array([rng.uniform(0.45, 0.55) * SIZE[1], rng.uniform(0.48, 0.52) * SIZE[0]])
     xy = (middle + joints * height).astype(np.float32)
     visible = rng.uniform(size=xy.shape[:2]) > 0.03
     if away:
@@ -76,7 +78,7 @@ def observe(joints: np.ndarray, away: bool, rng: np.random.RandomState) -> tuple
 def generate_keypoints(
     out: str | os.PathLike,
     *,
-    sequences: int = 60,
+    sequences: int = 80,
     frames: int = 40,
     seed: int = 0,
     force: bool = False,

@@ -121,8 +121,8 @@ def link_people(frames: Sequence[Sequence[Person]], threshold: float) -> list[Tr
 
     People with an id are who the file says. All others are assigned frame by frame, by the least sum of distances
     (scipy.optimize.linear_sum_assignment): the mean distance of the joints that both are seen to have, in diagonals of
-    the body, from where the person would be at the speed that it had. Farther than NEAR for each frame that has passed is somebody else; who is away for more than PATIENCE
-    frames comes back as somebody else.
+    the body, from where the person would be at the speed that it had. Farther than NEAR for each frame that has passed
+    is somebody else; who is away for more than PATIENCE frames comes back as somebody else.
 
     Args:
         threshold: a joint of a higher confidence is seen.
