@@ -51,6 +51,8 @@ KEYS = gather(
         NORMALIZE=Key(True, "each channel by mean and standard deviation of the training split"),
         MISSING=Key("error", "what happens where values are missing",
                     choices="error | mask (the channel's mean) | mask_channels (that, and a 0/1 channel beside each)"),
+        TIMES=Key("error", "what happens where a file's times repeat or go backwards",
+                  choices="error | mend (rows in the order of their times, those of one time averaged)"),
         NOISE=Key(0.0, "training: Gaussian noise of this many standard deviations", low=0),
     ),
     section(

@@ -139,6 +139,7 @@ class FusedDataset(Dataset[Any]):
             self.series = SplitSeries(
                 ids=ids,
                 references=[clip.series for clip in self.clips],
+                cuts=[clip.window for clip in self.clips],
                 rules=rules,
                 split=split,
                 normalize=normalize,

@@ -191,3 +191,19 @@ def test_a_stack_of_100000_rows_is_opened_once(root, monkeypatch):
     rows = "".join(f"s{n},{n % 4},series.npy#{n % 5}\n" for n in range(5000))
     assert len(read(root, "id,label,series\n" + rows, modalities=["series"]).clips) == 5000
     assert len(opened) == len(sought) == 1
+
+
+def test_windows_of_long_series(root):
+    lines = "id,label,series,start,end,offset_s\ns1,a,a.csv,1.5,3,\ns2,b,a.csv,3,,12.4\ns3,a,a.csv,,,\n"
+    one, two, three = read(root, lines, modalities=("series",)).clips
+    assert (one.window.start, one.window.end, one.window.offset_s) == (1.5, 3.0, 0.0)
+    assert (two.window.start, two.window.end, two.window.offset_s) == (3.0, None, 12.4)
+    assert three.window is None
+    assert one.sources[0][1] == "seconds 1.5 to 3" and two.sources[0][1] == "seconds 3 to end"
+    for cells, expected in {
+        "3,1,": "not behind its start", "x,4,": "a start that is no number", ",,2": "would change nothing",
+    }.items():  # fmt: skip
+        wrong = f"id,label,series,start,end,offset_s\ns1,a,a.csv,{cells}\n"
+        assert expected in problem(root, wrong, modalities=("series",))
+    wrong = "id,label,video,series,start,end\ns1,a,clips/a.mp4,a.csv,1,2\n"
+    assert "cut series, not videos" in problem(root, wrong)
