@@ -1,7 +1,7 @@
 """Write train.csv, val.csv and test.csv for raw public data; `check` decodes every clip.
 
 dust convert-data ucf101 UCF101 --out data/ucf101 --split-number 1
-dust convert-data muwiges MuWiGes --out data/muwiges --test-count 15
+dust convert-data muwiges MuWiGes --out data/muwiges --test-count 15 --with-imu
 dust convert-data dust-pickles DUST --out data/dust
 dust convert-data industreal IndustReal --out data/industreal
 dust convert-data elan annotations/ --videos recordings/ --label activity --out data/mine
@@ -18,6 +18,7 @@ from typing import Any
 
 from dust.cli import check
 from dust.cli.command import command, numbers
+from dust.convert import imu
 from dust.convert.annotations import READERS, convert_annotations
 from dust.convert.dust_pickles import DTYPES, convert_dust
 from dust.convert.keypoints import READERS as POSES
@@ -73,6 +74,11 @@ PEOPLE = {
     "val-count": {"type": int, "default": 0, "help": "people drawn for val (default 0: val is test)"},
     "seed": count(0, "of the draw"),
 }
+IMU = {
+    "with-imu": flag("lists of several modalities, with each clip's accelerometer and gyroscope as a series"),
+    "imu-files": text(imu.DEFAULT, "files of a clip's sensors, relative to its folder (default %(default)s)"),
+    "imu-time": {"default": "s", "choices": tuple(imu.UNITS), "help": "unit of their times (default s)"},
+}
 PICKLES = {
     "out": required("folder for the csv files and the arrays"),
     "dtype": {"default": "float32", "choices": DTYPES, "help": "of the videos (default float32)"},
@@ -118,12 +124,15 @@ def convert_lists(args: argparse.Namespace) -> None:
         manifests = read_muwiges(args.root, **reading)
     else:
         manifests = read_public(args.root, args.command, **reading)
+    sensors = imu.read_imu(manifests, args.imu_files, args.imu_time) if getattr(args, "with_imu", False) else {}
     result = write_splits(manifests, **options_of(args, LISTS))
+    channels = imu.write_imu(args.out, manifests, sensors, args.relative_to) if sensors else 0
     for note in result.notes:
         print(printable_lines(f"note: {note}"))
     print(f"wrote {args.out}: " + ", ".join(f"{split}.csv ({clips} clips)" for split, clips in result.counts.items()))
     prefix = f" DATA.PATH_PREFIX {shlex.quote(args.relative_to)}" if args.relative_to else ""
-    print_next(args.out, f"{prefix} MODEL.NUM_CLASSES {len(manifests['train'].class_names)}")
+    series = f" SERIES.NUM_CHANNELS {channels}" if sensors else ""
+    print_next(args.out, f"{prefix} MODEL.NUM_CLASSES {len(manifests['train'].class_names)}{series}")
 
 
 def convert_pickles(args: argparse.Namespace) -> None:
@@ -206,7 +215,7 @@ KINDS = {
     "hmdb51": Kind("<class>_test_splitN.txt", convert_lists, {**LISTS, **SPLIT, **PREFIX}),
     "ssv2": Kind("something-something-v2-*.json over videos or frame folders", convert_lists, {**LISTS, **PREFIX}),
     "folder": Kind("<split>/<class>/ or <class>/ folders", convert_lists, LISTS),
-    "muwiges": Kind("12 gestures by 50 people, split by person", convert_lists, {**LISTS, **PEOPLE}),
+    "muwiges": Kind("12 gestures by 50 people, split by person", convert_lists, {**LISTS, **PEOPLE, **IMU}),
     "dust-pickles": Kind(
         "DUST's data/*.pkl as memory-mapped arrays; nothing in a pickle is run", convert_pickles, PICKLES
     ),

@@ -39,7 +39,7 @@ _OTHER_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": 
 class FusedClip:
     """``video``, ``series``: where they are, ``file`` or ``file.npy#row``; "" where not asked for. ``path``: one of
     them, for messages. ``label``: as in :class:`dust.datasets.manifest.manifest.Clip`. ``window``: the part of the
-    series that is meant; None for all of it."""
+    recording that is meant; None for all of it."""
 
     id: str
     path: str
@@ -190,8 +190,10 @@ def _window(row: _Row, wanted: Sequence[str], problems: Problems) -> Window | No
         problems.add("an offset_s or drift_ppm without start and end, which would change nothing", where)
     if values.get("end", math.inf) <= values.get("start", -math.inf):
         problems.add("an end that is not behind its start", f"{where}: {values['start']:g} to {values['end']:g}")
-    if "video" in wanted:
-        problems.add("start and end cut series, not videos: cut the video, and leave the columns empty", where)
+    if values.get("start", 0.0) < 0:
+        problems.add("a start below 0, which is the recording's beginning", f"{where}: {values['start']:g}")
+    if "video" in wanted and is_row(row.cells["video"].strip()):
+        problems.add("start and end of a video that is a row of an array: only files are cut", where)
     return Window(**values)
 
 

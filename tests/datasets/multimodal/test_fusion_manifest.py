@@ -205,5 +205,5 @@ def test_windows_of_long_series(root):
     }.items():  # fmt: skip
         wrong = f"id,label,series,start,end,offset_s\ns1,a,a.csv,{cells}\n"
         assert expected in problem(root, wrong, modalities=("series",))
-    wrong = "id,label,video,series,start,end\ns1,a,clips/a.mp4,a.csv,1,2\n"
-    assert "cut series, not videos" in problem(root, wrong)
+    wrong = "id,label,video,series,start,end\ns1,a,video.npy#0,a.csv,1,2\n"
+    assert "only files are cut" in problem(root, wrong)
