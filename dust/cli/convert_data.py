@@ -110,6 +110,7 @@ KEYPOINTS = {
     "size": {"type": numbers, "default": [], "help": "height,width of the frames, for files that do not say them"},
     "fps": {"type": float, "default": 0.0, "help": "frames per second, for files that do not say them"},
     "threshold": {"type": float, "default": 0.3, "help": "a joint of a higher confidence is visible (default 0.3)"},
+    "plane": text("", "positions in space: which axis goes to the right and which one down, as x,-z"),
     "people": count(1, "people who are kept"),
     "keep": {"default": "largest", "choices": KEEP, "help": "which people (default largest)"},
     "view-regex": text(VIEW_REGEX, "where a name says the camera's number (default view1, cam2, camera_3)"),

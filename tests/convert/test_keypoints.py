@@ -145,6 +145,28 @@ def test_coco_annotations_say_their_frames_by_their_images(tmp_path):
     assert a.visible.tolist() == [[False] * 17, [True] * 16 + [False]]  # only picture 10 of folder a shows anybody
 
 
+@pytest.mark.parametrize("kind", ["instances", "people", "skeleton"])
+def test_lists_of_frames(tmp_path, kind):
+    def frame(n):
+        x, y, seen = body(18 if kind == "skeleton" else 17, seed=n).T
+        if kind == "instances":
+            one = {"keypoints": np.stack([x, y], axis=1).tolist(), "keypoint_scores": seen.tolist()}
+            return {"frame_id": n, "instances": [one]}
+        if kind == "people":
+            return {"people": [{"pose_keypoints_2d": np.stack([x, y, seen], axis=1).ravel().tolist()}]}
+        pose = np.stack([x / 200, y / 100], axis=1).ravel().round(6).tolist()
+        return {"frame_index": n, "skeleton": [{"pose": pose, "score": seen.tolist()}]}
+
+    frames = [frame(n) for n in range(3)]
+    document = {"data": frames, "label": "wave"} if kind == "skeleton" else {"instance_info": frames}
+    written(tmp_path / "poses" / "wave" / "a.json", frames if kind == "people" else document)
+    assert convert_keypoints("coco", tmp_path / "poses", tmp_path / "out", size=SIZE).classes == ["wave"]
+    (file,) = (tmp_path / "out" / "tracks").iterdir()
+    tracks = read_tracks(file)
+    assert tracks.visible.all()
+    np.testing.assert_allclose(tracks.xy[2], body(tracks.xy.shape[1], seed=2)[:, :2], atol=1e-3)
+
+
 def test_results_without_an_order_in_time_are_refused(tmp_path):
     results = [{"image_id": n, "keypoints": body().ravel().tolist()} for n in (17, 397133, 37777)]
     written(tmp_path / "a.json", results)
@@ -257,11 +279,21 @@ def test_a_dictionary_in_a_pickle_is_refused_and_an_array_is_read(tmp_path):
         convert_keypoints("pyskl", tmp_path / "dictionary", tmp_path / "more", size=SIZE)
 
 
-def test_positions_in_space_are_not_taken_for_pixels(tmp_path):
-    space = np.random.RandomState(0).normal(size=(4, 17, 3)) * 500
+def test_positions_in_space_are_drawn_on_the_plane_that_is_given(tmp_path):
+    space = np.random.RandomState(0).normal(size=(1, 17, 3)) * 500 + np.arange(4)[:, None, None]
     np.save(tmp_path / "a.npy", space)
-    with pytest.raises(DataError, match="projected"):
+    with pytest.raises(DataError, match="--plane x,-z"):
         convert_keypoints("h36m", tmp_path / "a.npy", tmp_path / "out", size=SIZE)
+    for plane in ("x", "x,-x", "x,w"):
+        with pytest.raises(ConfigError, match="--plane"):
+            convert_keypoints("h36m", tmp_path / "a.npy", tmp_path / "out", plane=plane)
+    convert_keypoints("h36m", tmp_path / "a.npy", tmp_path / "out", plane="y,-z")
+    tracks = read_tracks(tmp_path / "out" / "tracks" / "a_view_0.npz")
+    assert tracks.visible.all() and tracks.size == (1000, 1000) and (tracks.xy >= 50 - 1e-3).all()
+    wide = max(np.ptp(space[..., 1]), np.ptp(space[..., 2]))
+    expected = np.stack([space[..., 1], -space[..., 2]], axis=-1) * 900 / wide
+    moved = tracks.xy - expected  # one shift for all
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[0, 0], moved.shape), atol=1e-3)
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 from dust.convert.keypoints import json_files, tables
 from dust.convert.keypoints.poses import (
     KEEP,
+    PLANE,
     Recording,
     check_frames,
     choose_people,
@@ -89,6 +90,7 @@ def convert_keypoints(
     threshold: float = 0.3,
     people: int = 1,
     keep: str = "largest",
+    plane: str = "",
     view_regex: str = VIEW_REGEX,
     force: bool = False,
 ) -> Converted:
@@ -105,13 +107,14 @@ def convert_keypoints(
         fps: frames per second, for files that do not say them; 0 is not known.
         threshold: a joint of a higher confidence is visible.
         people, keep: how many people are kept, and which, see :func:`choose_people`.
+        plane: of positions in space, see :meth:`Recording.project`.
         view_regex: where a name says the camera; the first group is its number.
 
     Raises:
         ConfigError: options that cannot be.
         DataError: files that cannot be read, with all of them; files in the way.
     """
-    pattern = _check_options(kind, size, threshold, people, keep, view_regex)
+    pattern = _check_options(kind, size, threshold, people, keep, plane, view_regex)
     source, out = Path(source).expanduser(), Path(out)
     refuse_overwriting(out, ["tracks.csv", "manifest.csv", CLASS_LIST], force)
     recordings = _read(form, source, pattern, labels)
@@ -124,6 +127,7 @@ def convert_keypoints(
         last = max(max(one.frames) for one in cameras.values())
         for view, one in cameras.items():
             try:
+                one.project(plane)
                 one.to_pixels(frame)
                 tracks = _tracks(one, in_order(one, first, last), one.fps or fps, threshold, people, keep, result)
                 wrong = find_problems(tracks)
@@ -148,7 +152,7 @@ def convert_keypoints(
 
 
 def _check_options(
-    kind: str, size: Sequence[int], threshold: float, people: int, keep: str, view_regex: str
+    kind: str, size: Sequence[int], threshold: float, people: int, keep: str, plane: str, view_regex: str
 ) -> re.Pattern[str]:
     problems = [f"{name} {value!r}: one of {', '.join(known)}" for name, value, known in (
         ("--as", kind, KINDS), ("--keep", keep, KEEP)) if value not in known]  # fmt: skip
@@ -156,6 +160,8 @@ def _check_options(
         problems.append(f"--size {list(size)}: height and width in pixels, 1080,1920")
     if not 0 <= threshold < 1:
         problems.append(f"--threshold {threshold:g}: from 0 to below 1")
+    if plane and (not PLANE.fullmatch(plane) or plane[-1] in plane[:-2]):
+        problems.append(f"--plane {plane!r}: two axes, the first to the right and the second down: x,-z")
     if people < 1:
         problems.append(f"--people {people}: at least 1")
     try:

@@ -54,7 +54,8 @@ def _size(facts: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def read_coco(path: Path, name: str) -> list[Recording]:
-    """One file: COCO's keypoint results (a list), an annotation file (images, annotations), or MMPose's frames.
+    """One file: COCO's keypoint results (a list), an annotation file (images, annotations), or frames in turn, as
+    MMPose (instances), OpenPose (people) or Kinetics-Skeleton (``data``, shares of the frame) write them.
 
     ``image_id`` counts frames in results; with ``images`` their order in each folder (or ``video_id``) is the time,
     and each folder is a recording.
@@ -62,10 +63,11 @@ def read_coco(path: Path, name: str) -> list[Recording]:
     document = read_json(path)
     if isinstance(document, dict) and "annotations" in document:
         return _annotations(document, path, name)
-    frames = mapping(document).get("instance_info", document)
-    frames = sequence(frames)
-    if frames and all(isinstance(frame, dict) and "instances" in frame for frame in frames):
-        return [_mmpose(document, frames, path, name)]
+    facts = mapping(document)
+    frames = sequence(facts.get("instance_info", facts.get("data", facts.get("frames", document))))
+    for key, (keypoints, scores) in _FRAMES.items():
+        if frames and all(isinstance(frame, dict) and key in frame for frame in frames):
+            return [_frames(facts, frames, (key, keypoints, scores), path, name)]
     recording = Recording(name, ())
     for place, result in enumerate(frames):
         where = f"{path}: result {place}"
@@ -128,18 +130,34 @@ def _annotations(document: dict[str, Any], path: Path, name: str) -> list[Record
     return [recording for recording in recordings.values() if any(recording.frames.values())]
 
 
-def _mmpose(document: Any, frames: Sequence[dict[str, Any]], path: Path, name: str) -> Recording:
-    """A list of ``{"frame_id", "instances": [{"keypoints": [[x, y]...], "keypoint_scores", "track_id"}]}``."""
-    names = mapping(mapping(document).get("meta_info")).get("keypoint_id2name")
-    recording = Recording(name, tuple(map(str, names.values())) if isinstance(names, dict) else ())
+#: Lists of frames: the key of a frame's people, and those of a person's keypoints and confidences.
+_FRAMES = {
+    "instances": ("keypoints", "keypoint_scores"),
+    "people": ("pose_keypoints_2d", ""),
+    "skeleton": ("pose", "score"),
+}
+
+
+def _frames(
+    facts: dict[str, Any], frames: Sequence[dict[str, Any]], keys: tuple[str, str, str], path: Path, name: str
+) -> Recording:
+    """Frames with their people, numbered by ``frame_id`` or ``frame_index``, else in turn."""
+    names, label = mapping(facts.get("meta_info")).get("keypoint_id2name"), facts.get("label")
+    recording = Recording(name, tuple(map(str, names.values())) if isinstance(names, dict) else (), size=_size(facts))
+    recording.shares = keys[0] == "skeleton"
+    recording.label = label if isinstance(label, str) else ""
     for place, frame in enumerate(frames):
-        number = frame.get("frame_id", place)
-        where = f"{path}: frame {number}"
-        number = _frame_number(number, where)
+        where = f"{path}: frame {place}"
+        number = _frame_number(frame.get("frame_id", frame.get("frame_index", place)), where)
         recording.frames.setdefault(number, [])
-        for one in map(mapping, sequence(frame["instances"])):
-            joints = to_joints(one.get("keypoints"), where, one.get("keypoint_scores"))
-            _add(recording, number, Person(joints, _id(one.get("track_id"))), where)
+        for one in map(mapping, sequence(frame[keys[0]])):
+            values, scores = one.get(keys[1]), one.get(keys[2])
+            if values == []:  # OpenPose found a hand or a face alone
+                continue
+            if scores is not None and isinstance(values, list) and values and not isinstance(values[0], list):
+                values = [values[start : start + 2] for start in range(0, len(values), 2)]
+            joints = to_joints(values, where, scores)
+            _add(recording, number, Person(joints, _id(one.get("track_id", one.get("person_id")))), where)
     return recording
 
 

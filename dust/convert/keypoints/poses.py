@@ -16,6 +16,8 @@ from dust.utils.errors import DataError
 PATIENCE = 15  # frames for which a person may be away and still be the same one
 NEAR = 0.5  # of a body's diagonal, per frame away: how far the joints may have moved on average
 KEEP = ("largest", "visible")
+PLANE = re.compile(r"(-?[xyz]),(-?[xyz])")
+PLANE_SIDE, PLANE_SHARE = 1000, 0.9  # pixels of the square that positions in space are drawn in, and how much they fill
 SPARSE = 20  # a recording with so many times more frames than were found is none
 
 
@@ -38,6 +40,7 @@ class Recording:
         size: height and width in pixels; None where the file does not say.
         fps: 0 where the file does not say.
         shares: x and y are shares of the frame, not pixels.
+        space: joints are (P, 4), x, y, z, confidence: positions in space, of any unit.
         label, split, sequence, sample: "" where the file does not say; ``view``: the camera's number, or None.
     """
 
@@ -47,6 +50,7 @@ class Recording:
     size: tuple[int, int] | None = None
     fps: float = 0.0
     shares: bool = False
+    space: bool = False
     label: str = ""
     split: str = ""
     sequence: str = ""
@@ -69,6 +73,33 @@ class Recording:
             self.label = parts[0]
         self.sample = self.sample or "/".join(parts) or self.name
         self.sequence = self.sequence or self.sample
+
+    def project(self, plane: str) -> None:
+        """Draw positions in space on a plane, ``x,-z``: what goes to the right and what goes down; all of the recording
+        at one scale, in the middle of a square.
+
+        Raises:
+            DataError: no plane is given.
+        """
+        if not self.space:
+            return
+        match = PLANE.fullmatch(plane)
+        if match is None:
+            raise DataError("positions in space: --plane x,-z says which axis goes to the right and which one down")
+        axes = [("xyz".index(axis[-1]), -1.0 if axis[0] == "-" else 1.0) for axis in match.groups()]
+
+        def flat(joints: np.ndarray) -> np.ndarray:
+            return np.stack([sign * joints[:, axis] for axis, sign in axes], axis=1)
+
+        there = [flat(one.joints[one.joints[:, 3] > 0]) for people in self.frames.values() for one in people]
+        points = np.concatenate([*there, np.zeros((0, 2))])
+        low, high = (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(2), np.ones(2))
+        scale = PLANE_SHARE * PLANE_SIDE / max(float((high - low).max()), 1e-9)
+        for people in self.frames.values():
+            for place, one in enumerate(people):
+                xy = PLANE_SIDE / 2 + (flat(one.joints) - (low + high) / 2) * scale
+                people[place] = Person(np.column_stack([xy, one.joints[:, 3]]), one.id)
+        self.size, self.space = (PLANE_SIDE, PLANE_SIDE), False
 
     def to_pixels(self, size: tuple[int, int] | None) -> None:
         """Take the frame size from the caller where the file has none, and make pixels of shares.

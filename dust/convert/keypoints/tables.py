@@ -182,7 +182,7 @@ def read_pyskl(path: Path, name: str) -> list[Recording]:
 
 
 def _read_arrays(path: Path, name: str, skeletons: Sequence[str]) -> list[Recording]:
-    """Arrays (T, P, C) or (M people, T, P, C), C being x, y or x, y, confidence in pixels.
+    """Arrays (T, P, C) or (M people, T, P, C), C being x, y or x, y, confidence in pixels, or x, y, z in any unit.
 
     An .npz has one with a name of POSITIONS, with confidences (a name of SCORES), ``img_shape`` or ``size`` (height,
     width), ``fps`` and ``label`` beside it; or one such array for each recording, by its name. A .npy or .pkl is one
@@ -247,17 +247,14 @@ def _recording(
     if array.ndim != 4 or array.shape[-1] not in (2, 3) or 0 in array.shape:
         raise DataError(f"{source}: shape {array.shape}: (frames, joints, 2 or 3), or people before it, are needed")
     array = array.astype(np.float64)
-    if array.shape[-1] == 2:
+    third = array[..., 2:]
+    space = bool(third.size) and not ((third >= 0) & (third <= 1.5)).all()  # else a confidence
+    if space or not third.size:
         if scores is not None and scores.shape != array.shape[:3]:
             raise DataError(f"{source}: shape {array.shape}, but its confidences {scores.shape}")
-        scores = np.ones(array.shape[:3]) if scores is None else scores
-        array = np.concatenate([array, scores[..., None]], axis=-1)
-    elif not ((array[..., 2] >= 0) & (array[..., 2] <= 1.5)).all():
-        raise DataError(
-            f"{source}: the third of the last axis is {array[..., 2].min():g} to {array[..., 2].max():g}, no "
-            "confidence: positions in space must be projected into a camera's picture first"
-        )
-    recording = Recording(name, joint_names(array.shape[2], skeletons, source))
+        seen = np.any(array != 0, axis=-1, keepdims=True)  # all zeros: padding
+        array = np.concatenate([array, seen if scores is None else scores[..., None]], axis=-1)
+    recording = Recording(name, joint_names(array.shape[2], skeletons, source), space=space)
     for frame in range(array.shape[1]):
         people = [Person(_seen(array[who, frame].copy()), str(who)) for who in range(len(array))]
         recording.frames[frame] = [person for person in people if person.joints.any()]
