@@ -16,11 +16,10 @@ from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.manifest.several import one_folder
 from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
-from dust.datasets.multimodal.series import SeriesRules, Window
+from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.multimodal.series_split import SplitSeries
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.video.video import VideoDataset
-from dust.decode.segment import Segment
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError, Problems, SampleError
 from dust.utils.features import FeatureStore
@@ -234,7 +233,7 @@ class FusedDataset(Dataset[Any]):
         references = [clip.video for clip in self.clips]
         if all(map(is_row, references)):
             return StackedVideos(references, channels)
-        clips = [Clip(clip.id, clip.video, clip.label, clip.group, _segment(clip.window)) for clip in self.clips]
+        clips = [Clip(clip.id, clip.video, clip.label, clip.group, clip.segment) for clip in self.clips]
         return VideoDataset(
             manifest=Manifest(clips, self.class_names, manifest.source, manifest.multi_label), **options
         )
@@ -345,11 +344,6 @@ class FusedDataset(Dataset[Any]):
             "id": clip.id,
             "path": clip.path,
         }
-
-
-def _segment(window: Window | None) -> Segment | None:
-    """The same part of the recording's video, whose clock is the recording's."""
-    return None if window is None else Segment(window.start or 0.0, window.end)
 
 
 def with_others(sample: dict[str, Any], others: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_l
 from dust.datasets.manifest.manifest import SPLITS, find_file, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.multimodal.series import Window
+from dust.decode.segment import Segment
 from dust.utils.errors import DataError, Problems, SampleError
 from dust.utils.text import near_names, whole_number
 
@@ -48,6 +49,11 @@ class FusedClip:
     series: str = ""
     group: str = ""
     window: Window | None = None
+
+    @property
+    def segment(self) -> Segment | None:
+        """The window as a part of the video, whose clock is the recording's."""
+        return None if self.window is None else Segment(self.window.start or 0.0, self.window.end)
 
     @property
     def sources(self) -> tuple[tuple[str, str], ...]:

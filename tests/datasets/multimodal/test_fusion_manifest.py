@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dust.datasets.manifest.conflicts import find_conflicts, samples_of
 from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.utils.errors import DataError
 
@@ -207,3 +208,13 @@ def test_windows_of_long_series(root):
         assert expected in problem(root, wrong, modalities=("series",))
     wrong = "id,label,video,series,start,end\ns1,a,video.npy#0,a.csv,1,2\n"
     assert "only files are cut" in problem(root, wrong)
+
+
+def test_windows_that_overlap_in_two_splits_are_a_leak(root):
+    parts = {"train": "s1,a,a.csv,0,5", "val": "s2,a,a.csv,5,8", "test": "s3,a,a.csv,4,6"}
+    for split, row in parts.items():
+        (root / f"{split}.csv").write_text(f"id,label,series,start,end\n{row}\n")
+    lists = {split: samples_of(read(root, split=split, modalities=("series",)).clips) for split in parts}
+    assert not find_conflicts({split: lists[split] for split in ("train", "val")})
+    (leak,) = find_conflicts({split: lists[split] for split in ("train", "test")})
+    assert {sample.id for case in leak.cases for _, sample in case} == {"s1", "s3"}
