@@ -1,10 +1,11 @@
 """Write train.csv, val.csv and test.csv for raw public data; `check` decodes every clip.
 
 dust convert-data ucf101 UCF101 --out data/ucf101 --split-number 1
-dust convert-data muwiges MuWiGes --out data/muwiges --test-count 15
+dust convert-data muwiges MuWiGes --out data/muwiges --test-count 15 --with-imu
 dust convert-data dust-pickles DUST --out data/dust
 dust convert-data industreal IndustReal --out data/industreal
 dust convert-data elan annotations/ --videos recordings/ --label activity --out data/mine
+dust convert-data keypoints poses/ --form openpose --size 1080,1920 --out data/poses
 dust convert-data check data/ucf101
 """
 
@@ -17,8 +18,14 @@ from typing import Any
 
 from dust.cli import check
 from dust.cli.command import command, numbers
+from dust.convert import imu
 from dust.convert.annotations import READERS, convert_annotations
 from dust.convert.dust_pickles import DTYPES, convert_dust
+from dust.convert.keypoints import READERS as POSES
+from dust.convert.keypoints import convert_keypoints
+from dust.convert.keypoints.convert import KINDS as KEYPOINT_KINDS
+from dust.convert.keypoints.convert import VIEW_REGEX
+from dust.convert.keypoints.poses import KEEP
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
@@ -67,6 +74,11 @@ PEOPLE = {
     "val-count": {"type": int, "default": 0, "help": "people drawn for val (default 0: val is test)"},
     "seed": count(0, "of the draw"),
 }
+IMU = {
+    "with-imu": flag("lists of several modalities, with each clip's accelerometer and gyroscope as a series"),
+    "imu-files": text(imu.DEFAULT, "files of a clip's sensors, relative to its folder (default %(default)s)"),
+    "imu-time": {"default": "s", "choices": tuple(imu.UNITS), "help": "unit of their times (default s)"},
+}
 PICKLES = {
     "out": required("folder for the csv files and the arrays"),
     "dtype": {"default": "float32", "choices": DTYPES, "help": "of the videos (default float32)"},
@@ -88,6 +100,22 @@ STRETCHES = {
     **FORCE,
 }
 LABEL = {"label": text("", "where the label stands: tier, attribute, or verb, noun, action")}
+KEYPOINTS = {
+    "form": {"required": True, "choices": tuple(POSES), "help": "; ".join(f"{n}: {f.title}" for n, f in POSES.items())},
+    "out": required("folder for tracks.csv or manifest.csv, and the arrays"),
+    "as": {"dest": "kind", "default": "tracks", "choices": KEYPOINT_KINDS, "help": "for PointTracks (default) or "
+           "FusedDataset: x and y of each joint as channels"},
+    "labels": text("", "csv with clip, label, and split, sequence, sample, view if need be (default: folders "
+                   "[split/]label/clip)"),
+    "size": {"type": numbers, "default": [], "help": "height,width of the frames, for files that do not say them"},
+    "fps": {"type": float, "default": 0.0, "help": "frames per second, for files that do not say them"},
+    "threshold": {"type": float, "default": 0.3, "help": "a joint of a higher confidence is visible (default 0.3)"},
+    "plane": text("", "positions in space: which axis goes to the right and which one down, as x,-z"),
+    "people": count(1, "people who are kept"),
+    "keep": {"default": "largest", "choices": KEEP, "help": "which people (default largest)"},
+    "view-regex": text(VIEW_REGEX, "where a name says the camera's number (default view1, cam2, camera_3)"),
+    **FORCE,
+}  # fmt: skip
 
 
 def convert_lists(args: argparse.Namespace) -> None:
@@ -97,12 +125,15 @@ def convert_lists(args: argparse.Namespace) -> None:
         manifests = read_muwiges(args.root, **reading)
     else:
         manifests = read_public(args.root, args.command, **reading)
+    sensors = imu.read_imu(manifests, args.imu_files, args.imu_time) if getattr(args, "with_imu", False) else {}
     result = write_splits(manifests, **options_of(args, LISTS))
+    channels = imu.write_imu(args.out, manifests, sensors, args.relative_to) if sensors else 0
     for note in result.notes:
         print(printable_lines(f"note: {note}"))
     print(f"wrote {args.out}: " + ", ".join(f"{split}.csv ({clips} clips)" for split, clips in result.counts.items()))
     prefix = f" DATA.PATH_PREFIX {shlex.quote(args.relative_to)}" if args.relative_to else ""
-    print_next(args.out, f"{prefix} MODEL.NUM_CLASSES {len(manifests['train'].class_names)}")
+    series = f" SERIES.NUM_CHANNELS {channels}" if sensors else ""
+    print_next(args.out, f"{prefix} MODEL.NUM_CLASSES {len(manifests['train'].class_names)}{series}")
 
 
 def convert_pickles(args: argparse.Namespace) -> None:
@@ -144,6 +175,22 @@ def convert_stretches(args: argparse.Namespace) -> None:
         print_next(args.out, " MODEL.NUM_CLASSES -1")
 
 
+def convert_poses(args: argparse.Namespace) -> None:
+    """Keypoints of people."""
+    names = (facts.get("dest", name.replace("-", "_")) for name, facts in KEYPOINTS.items())
+    options = {name: getattr(args, name) for name in names}
+    result = convert_keypoints(options.pop("form"), args.root, options.pop("out"), **options)
+    for note in result.notes:
+        print(printable_lines(f"note: {note}"))
+    listed = ", ".join(f"{count} {split}".strip() for split, count in result.counts.items())
+    print(f"wrote {args.out}: {listed} clips of {len(result.classes)} classes, {result.points} points")
+    if args.kind == "series":
+        keys = f" SERIES.NUM_CHANNELS {result.channels} SERIES.MISSING mask"
+    else:
+        keys = f' TRACKS.NUM_POINTS {result.points} TRACKS.VIEWS "{list(range(result.views))}"'
+    print_next(args.out, keys.replace(" [", "["))
+
+
 def options_of(args: argparse.Namespace, options: dict[str, Option]) -> dict[str, Any]:
     """The values of those options that this sub-command has."""
     names = (name.replace("-", "_") for name in options)
@@ -169,12 +216,13 @@ KINDS = {
     "hmdb51": Kind("<class>_test_splitN.txt", convert_lists, {**LISTS, **SPLIT, **PREFIX}),
     "ssv2": Kind("something-something-v2-*.json over videos or frame folders", convert_lists, {**LISTS, **PREFIX}),
     "folder": Kind("<split>/<class>/ or <class>/ folders", convert_lists, LISTS),
-    "muwiges": Kind("12 gestures by 50 people, split by person", convert_lists, {**LISTS, **PEOPLE}),
+    "muwiges": Kind("12 gestures by 50 people, split by person", convert_lists, {**LISTS, **PEOPLE, **IMU}),
     "dust-pickles": Kind(
         "DUST's data/*.pkl as memory-mapped arrays; nothing in a pickle is run", convert_pickles, PICKLES
     ),
     "industreal": Kind(RECORDINGS, convert_recordings, PROCEDURES),
     "meccano": Kind("the same of MECCANO-PSR", convert_recordings, PROCEDURES),
+    "keypoints": Kind("keypoints of people by a pose tracker, as point tracks or series", convert_poses, KEYPOINTS),
     **{
         name: Kind(
             f"segments of long videos: {form.title}", convert_stretches, STRETCHES | (LABEL if form.chooses else {})

@@ -5,6 +5,7 @@ dust gen-data dust data/quickstart_dust
 dust gen-data motion_appearance data/quickstart_cast
 dust gen-data keystep data/assembly
 dust gen-data tracks data/quickstart_tracks
+dust gen-data keypoints data/quickstart_keypoints
 """
 
 import argparse
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from dust.cli.command import command
 from dust.synthetic.fusion import SAMPLES, generate_dust
+from dust.synthetic.keypoints import generate_keypoints
 from dust.synthetic.keystep import PALETTE, generate_procedure
 from dust.synthetic.motion import generate_motion
 from dust.synthetic.motion_appearance import generate_motion_appearance
@@ -104,6 +106,14 @@ GENERATORS = {
         },
         ("tracks_transformer",),
         'TRACKS.VIEWS "{cameras}"',
+    ),
+    "keypoints": Generator(
+        generate_keypoints,
+        "17 joints of a person who moves one limb; the class is which one, left or right",
+        "clip",
+        {"sequences": (80, "people, a clip per limb each"), "frames": (40, "frames per clip, 30 per second")},
+        ("keypoints",),
+        "",
     ),
 }
 

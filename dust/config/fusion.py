@@ -51,6 +51,8 @@ KEYS = gather(
         NORMALIZE=Key(True, "each channel by mean and standard deviation of the training split"),
         MISSING=Key("error", "what happens where values are missing",
                     choices="error | mask (the channel's mean) | mask_channels (that, and a 0/1 channel beside each)"),
+        TIMES=Key("error", "what happens where a file's times repeat or go backwards",
+                  choices="error | mend (rows in the order of their times, those of one time averaged)"),
         NOISE=Key(0.0, "training: Gaussian noise of this many standard deviations", low=0),
     ),
     section(
@@ -69,6 +71,8 @@ KEYS = gather(
         EMBED_DIM=Key(256, "channels that gated and cross_attention fuse in", low=1),
         NUM_HEADS=Key(4, "attention heads of cross_attention", low=1),
         DROP_RATE=Key(0.0, "dropout before the head", low=0, below=1),
+        DROP_MODALITY=Key(0.0, "training: chance that a sample lacks one of the two, either as likely; above 0 a test "
+                          "also reports each one absent, no_series_top1_acc and no_video_top1_acc", low=0, below=1),
     ),
     section(
         "FEATURES", affects="features",

@@ -32,6 +32,8 @@ KEYS = section(
     TIME_JITTER=Key(0.0, "training: the speed varies by up to this share", low=0, below=1),
     ROTATION=Key(0.0, "training: each camera turns about its centre by up to so many degrees", low=0),
     SCALE=Key(0.0, "training: each camera zooms by up to this share", low=0, below=1),
+    MIRROR=Key(0.0, "training: chance that left and right change places: of the picture, of points by their names, and "
+               "of classes by theirs (wave_left, wave_right)", low=0, high=1),
 
     REDUCER=Key("set", "how the points of a frame become one vector",
                 choices="set (order of the points is lost) | cnn (published) | flat (PointTrackLSTM only)"),

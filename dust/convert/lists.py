@@ -18,7 +18,7 @@ from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
 from dust.datasets.manifest.table import SPLIT_NAMES, Table, read_csv, read_lines, read_table
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
-from dust.datasets.multimodal.series import SeriesRules, count_channels, read_series
+from dust.datasets.multimodal.series import SeriesRules, count_channels
 from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import PUBLISHED_TABLE, read_track_manifest
 from dust.datasets.tracks.manifest import TABLE as TRACK_TABLE
@@ -329,7 +329,7 @@ def _rules_of(paths: Sequence[str]) -> SeriesRules:
 
 def _look_at_series(path: str, options: ListOptions) -> Health:
     assert options.rules is not None
-    series = read_series(path, options.rules.num_channels)
+    series = options.rules.read(path)
     options.rules.check_values(series.values, path)
     count = series.values.shape[1]
     if series.times is None or count < 2:

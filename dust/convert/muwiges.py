@@ -57,7 +57,8 @@ def read_muwiges(
         if label is not None and not 1 <= label <= CLASSES:
             problems.add(f"a class that is none of G1 to G{CLASSES}; see --class-regex", f"{clip_id}: G{label}")
         elif label is not None and subject is not None:
-            found.append((Clip(clip_id, os.path.join(root, *clip_id.split("/")), label - 1), subject))
+            path = os.path.join(root, *clip_id.split("/"))
+            found.append((Clip(clip_id, path, label - 1, group=f"person {subject}"), subject))
     problems.raise_if_any(root)
     if not found:
         raise DataError(f"{root} holds no video")

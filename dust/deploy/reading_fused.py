@@ -14,7 +14,7 @@ import torch
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.multimodal.fusion import FusedDataset, with_others
 from dust.datasets.multimodal.fusion_manifest import FusedClip
-from dust.datasets.multimodal.series import SUFFIXES
+from dust.datasets.multimodal.series import SUFFIXES, Window
 from dust.datasets.sample import BadClip
 from dust.datasets.video import VideoDataset
 from dust.decode.folders import VIDEO_SUFFIXES
@@ -85,14 +85,15 @@ class FusedReader(Reader):
     def read(self, source: Any) -> Reading:
         names, parts = self._parts(source)
         reading = Reading(*names)
+        clip = source if isinstance(source, FusedClip) else FusedClip(reading.id, reading.path, None)
         if "video" in self.modalities:
             assert self.video is not None
-            read_video(reading, Clip(reading.id, reading.path, None), self.video, parts["video"])
+            read_video(reading, Clip(reading.id, reading.path, None, segment=clip.segment), self.video, parts["video"])
         if "series" in self.modalities and not reading.error:
-            self._add_series(reading, parts.get("series"))
+            self._add_series(reading, parts.get("series"), clip.window)
         return reading
 
-    def _add_series(self, reading: Reading, series: Any) -> None:
+    def _add_series(self, reading: Reading, series: Any, window: Window | None) -> None:
         if series is None:
             reading.error = f"no series beside it: looked for the same name with {', '.join(SUFFIXES)}"
             return
@@ -103,7 +104,7 @@ class FusedReader(Reader):
             np.save(temporary, series)
             reference = temporary
         try:
-            clip = FusedClip(reading.id, reading.path, None, series=os.fspath(reference))
+            clip = FusedClip(reading.id, reading.path, None, series=os.fspath(reference), window=window)
             # the series alone: the video was read already
             dataset = self.dataset_of([clip])
             dataset.videos = None

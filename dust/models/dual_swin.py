@@ -34,6 +34,9 @@ class DualSwinFusion(ClassifierHead):
             fused head, and a linear head on each modality alone, say. Their gradients stop before the backbones.
         fusion_dim, fusion_heads: channels that gated and cross_attention fuse in, and the heads of the latter.
         head_drop_rate: dropout before the fused head, 0..1.
+        drop_modality: in training, the chance that one of the two, either as likely, is missing in a sample: its tokens
+            are zeros. Above 0 the output of an evaluation also has ``no_series`` and ``no_video``, what the fused head
+            says without the one and without the other.
         init_from: ``{"series_backbone" | "video_backbone": (configuration key, stage)}`` to begin from.
         **series: arguments of the :class:`SeriesSwin` (``in_chans``, ``seq_len``, ``embed_dim``, ...).
     """
@@ -49,6 +52,7 @@ class DualSwinFusion(ClassifierHead):
         fusion_dim: int = 256,
         fusion_heads: int = 4,
         head_drop_rate: float = 0.0,
+        drop_modality: float = 0.0,
         act_checkpoint: bool = False,
         init_from: Mapping[str, tuple[str, str]] | None = None,
         **series: Any,
@@ -56,6 +60,9 @@ class DualSwinFusion(ClassifierHead):
         super().__init__()
         if mode not in MODES:
             raise ConfigError(f"fusion mode {mode!r}: choose {', '.join(MODES)}")
+        if not 0 <= drop_modality < 1:
+            raise ConfigError(f"drop_modality {drop_modality}: must be in [0, 1)")
+        self.drop_modality = drop_modality
         self.num_classes, self.mode, self.init_from = num_classes, mode, dict(init_from or {})
         self.series_backbone = SeriesSwin(**series, num_classes=0, act_checkpoint=act_checkpoint)
         self.video_backbone = None
@@ -99,6 +106,7 @@ class DualSwinFusion(ClassifierHead):
             "fusion_dim": fusion.EMBED_DIM,
             "fusion_heads": fusion.NUM_HEADS,
             "head_drop_rate": fusion.DROP_RATE,
+            "drop_modality": fusion.DROP_MODALITY,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
             "init_from": parts,
         }
@@ -143,22 +151,32 @@ class DualSwinFusion(ClassifierHead):
     def forward_head(self, features: tuple[Tensor, Tensor], pre_logits: bool = False) -> Any:
         """Fuse what :meth:`forward_features` gave: (B, num_features), or logits as :meth:`forward` gives them."""
         series, video = features
-        if self.mode == "cross_attention":
-            fused = self.fusion(series, video)
-        elif self.mode == "gated":
-            fused = self.fusion(series.mean(dim=1), video.mean(dim=1))
-        else:
-            fused = torch.cat([series.mean(dim=1), video.mean(dim=1)], dim=1)
+        fused = self._fuse(*(self._drop(series, video) if self.drop_modality and self.training else features))
         if pre_logits:
             return fused
-        logits = self.head(self.head_drop(fused))
-        if self.series_head is None or self.video_head is None:
-            return logits
-        return {
-            "logits": logits,
-            "series": self.series_head(series.mean(dim=1).detach()),
-            "video": self.video_head(video.mean(dim=1).detach()),
-        }
+        outputs = {"logits": self.head(self.head_drop(fused))}
+        if self.series_head is not None and self.video_head is not None:
+            outputs["series"] = self.series_head(series.mean(dim=1).detach())
+            outputs["video"] = self.video_head(video.mean(dim=1).detach())
+        if self.drop_modality and not self.training and self.num_classes:
+            outputs["no_series"] = self.head(self._fuse(torch.zeros_like(series), video))
+            outputs["no_video"] = self.head(self._fuse(series, torch.zeros_like(video)))
+        return outputs if len(outputs) > 1 else outputs["logits"]
+
+    def _fuse(self, series: Tensor, video: Tensor) -> Tensor:
+        """Tokens (B, L', S) and (B, N, V) -> (B, num_features)."""
+        if self.mode == "cross_attention":
+            return self.fusion(series, video)
+        if self.mode == "gated":
+            return self.fusion(series.mean(dim=1), video.mean(dim=1))
+        return torch.cat([series.mean(dim=1), video.mean(dim=1)], dim=1)
+
+    def _drop(self, series: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros in place of one modality's tokens, in some of the samples."""
+        draw = torch.rand(len(series), 1, 1, device=series.device)
+        half = self.drop_modality / 2
+        no_series, no_video = draw < half, (draw >= half) & (draw < 2 * half)
+        return torch.where(no_series, 0.0, series), torch.where(no_video, 0.0, video)
 
     def forward(self, series: Tensor, video_features: Tensor | None = None, video: Tensor | None = None) -> Any:
         """(B, C, L) and (B, D) | (B, N, D) | (B, D, ...) | video (B, C, T, H, W) -> (B, num_classes), or the dict."""

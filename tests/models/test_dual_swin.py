@@ -116,3 +116,30 @@ def test_features_that_are_not_there(tmp_path):
     (tmp_path / "stage3").mkdir()
     with pytest.raises(DataError, match="no features of the val split"):
         build_model(fusion_config(tmp_path))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_missing_modality_changes_nothing_and_is_reported(mode):
+    model = small(mode=mode, drop_modality=0.5, unimodal_heads=True).eval()
+    series, video = torch.randn(4, 2, 20), torch.randn(4, 6, 2, 3, 3)
+    said, other = model(series, video), model(torch.randn(4, 2, 20), video)
+    assert set(said) == {"logits", "series", "video", "no_series", "no_video"}
+    torch.testing.assert_close(said["no_series"], other["no_series"])
+    assert not torch.allclose(said["no_video"], other["no_video"])
+    blind = model(series, torch.randn_like(video))
+    torch.testing.assert_close(said["no_video"], blind["no_video"])
+    plain = small(mode=mode, unimodal_heads=True).eval()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(plain(series, video)["logits"], said["logits"])
+    assert set(plain(series, video)) == {"logits", "series", "video"}
+
+
+def test_in_training_one_of_the_two_is_missing_as_often_as_asked():
+    model = small(drop_modality=0.4).train()
+    series, video = torch.ones(4000, 3, 5), torch.ones(4000, 2, 6)
+    without, unseen = (tokens.flatten(1).eq(0).all(dim=1) for tokens in model._drop(series, video))
+    assert 0.17 < without.float().mean() < 0.23 and 0.17 < unseen.float().mean() < 0.23
+    assert not (without & unseen).any()
+    assert isinstance(model(torch.randn(2, 2, 20), torch.randn(2, 6)), torch.Tensor)
+    with pytest.raises(ConfigError, match="drop_modality 1.0"):
+        small(drop_modality=1.0)

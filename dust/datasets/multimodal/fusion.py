@@ -139,6 +139,7 @@ class FusedDataset(Dataset[Any]):
             self.series = SplitSeries(
                 ids=ids,
                 references=[clip.series for clip in self.clips],
+                cuts=[clip.window for clip in self.clips],
                 rules=rules,
                 split=split,
                 normalize=normalize,
@@ -232,7 +233,7 @@ class FusedDataset(Dataset[Any]):
         references = [clip.video for clip in self.clips]
         if all(map(is_row, references)):
             return StackedVideos(references, channels)
-        clips = [Clip(clip.id, clip.video, clip.label, clip.group) for clip in self.clips]
+        clips = [Clip(clip.id, clip.video, clip.label, clip.group, clip.segment) for clip in self.clips]
         return VideoDataset(
             manifest=Manifest(clips, self.class_names, manifest.source, manifest.multi_label), **options
         )

@@ -6,6 +6,7 @@ right, or there is one error that lists everything wrong.
 """
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -18,12 +19,15 @@ from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS, find_file, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, read_table
+from dust.datasets.multimodal.series import Window
+from dust.decode.segment import Segment
 from dust.utils.errors import DataError, Problems, SampleError
 from dust.utils.text import near_names, whole_number
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("id", "label", "video", "series", "split", "group")
+COLUMNS = ("id", "label", "video", "series", "split", "group", "start", "end", "offset_s", "drift_ppm")
+WINDOW = ("start", "end", "offset_s", "drift_ppm")  # columns of numbers: see Window
 FILES = ("video", "series")  # columns that name files
 ONE_FILE = "manifest.csv"
 # what people write where one of COLUMNS or SPLITS is meant: for the hint in the error
@@ -35,7 +39,8 @@ _OTHER_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": 
 @dataclass(frozen=True, slots=True)
 class FusedClip:
     """``video``, ``series``: where they are, ``file`` or ``file.npy#row``; "" where not asked for. ``path``: one of
-    them, for messages. ``label``: as in :class:`dust.datasets.manifest.manifest.Clip`."""
+    them, for messages. ``label``: as in :class:`dust.datasets.manifest.manifest.Clip`. ``window``: the part of the
+    recording that is meant; None for all of it."""
 
     id: str
     path: str
@@ -43,11 +48,18 @@ class FusedClip:
     video: str = ""
     series: str = ""
     group: str = ""
+    window: Window | None = None
+
+    @property
+    def segment(self) -> Segment | None:
+        """The window as a part of the video, whose clock is the recording's."""
+        return None if self.window is None else Segment(self.window.start or 0.0, self.window.end)
 
     @property
     def sources(self) -> tuple[tuple[str, str], ...]:
         """See :class:`dust.datasets.protocol.HasSources`; a row of an array is a file of its own."""
-        return tuple((name, "") for name in (self.video, self.series) if name)
+        part = str(self.window) if self.window is not None else ""
+        return tuple((name, part) for name in (self.video, self.series) if name)
 
 
 @dataclass
@@ -150,15 +162,45 @@ def read_fused_manifest(
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
     places = _locate(raw, rows, wanted, check_files)
+    windows = [_window(row, wanted, raw.problems) for row in rows]
     raw.problems.raise_if_any(path)
     if not rows:
         raise DataError(f"{path}: no sample of the {split} split in it")
     clips = []
-    for row, indices, video, series in zip(rows, labels, places["video"], places["series"], strict=True):
+    found = zip(rows, labels, places["video"], places["series"], windows, strict=True)
+    for row, indices, video, series, window in found:
         label = indices if indices is None or multi_label else indices[0]
-        clips.append(FusedClip(row.id or "", video or series, label, video, series, row.group))
+        clips.append(FusedClip(row.id or "", video or series, label, video, series, row.group, window))
     logger.info("%s: %d samples of %d classes for %s", path, len(clips), len(names), split)
     return FusedManifest(clips, names, path, multi_label)
+
+
+def _window(row: _Row, wanted: Sequence[str], problems: Problems) -> Window | None:
+    """The part of a recording that a row means; None for all of it."""
+    values: dict[str, float] = {}
+    for name in WINDOW:
+        written = row.cells.get(name, "").strip()
+        if not written:
+            continue
+        try:
+            values[name] = float(written)
+        except ValueError:
+            values[name] = math.nan
+        if not math.isfinite(values[name]):
+            problems.add(f"a {name} that is no number", f"{row.where}: {row.id}: {written!r}")
+            return None
+    if not values:
+        return None
+    where = f"{row.where}: {row.id}"
+    if "start" not in values and "end" not in values:
+        problems.add("an offset_s or drift_ppm without start and end, which would change nothing", where)
+    if values.get("end", math.inf) <= values.get("start", -math.inf):
+        problems.add("an end that is not behind its start", f"{where}: {values['start']:g} to {values['end']:g}")
+    if values.get("start", 0.0) < 0:
+        problems.add("a start below 0, which is the recording's beginning", f"{where}: {values['start']:g}")
+    if "video" in wanted and is_row(row.cells["video"].strip()):
+        problems.add("start and end of a video that is a row of an array: only files are cut", where)
+    return Window(**values)
 
 
 # --- the file -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ Rules (DATASET.md says them with examples):
 * a .npy or .npz array is (channels, length), unless only its last axis is SERIES.NUM_CHANNELS: then (length, channels);
 * a .csv has a row per time point and a column per channel; a header is optional; a column called time, t, timestamp or
   seconds holds the times, in seconds; an .npz may hold such an array;
-* times must increase; a step of more than five times the median step is a gap;
+* times must increase; with SERIES.TIMES mend rows are put in the order of their times, and rows of one time become
+  their mean, channel by channel, missing values left out; a step of more than five times the median step is a gap;
+* a window [start, end) is in seconds of the recording's clock: offset_s + (1 + drift_ppm / 1e6) * the file's time;
 * a missing value is NaN, in a csv also an empty cell, NA, N/A, null or None. Resampling is linear between the two
   neighbours, without a low-pass filter, and never across a missing value or a gap: such a point is missing, too.
 """
@@ -41,12 +43,66 @@ class Series:
     times: np.ndarray | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a recording is meant, and how the series' own clock goes.
+
+    Attributes:
+        start, end: seconds on the recording's clock, half-open; None is its beginning, or its end.
+        offset_s: what that clock shows at the file's time 0.
+        drift_ppm: by how many millionths it is faster than the file's.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    offset_s: float = 0.0
+    drift_ppm: float = 0.0
+
+    def cut(self, series: "Series", path: str, pad: bool) -> "Series":
+        """The values of the window, with times on the recording's clock.
+
+        Args:
+            pad: where the series does not cover the window, put a missing value at its edge; else that is an error.
+
+        Raises:
+            SampleError: no times; nothing, or more than a gap, of the window is outside of the series.
+        """
+        if series.times is None:
+            reason = "no times, which a window (start, end) needs: add a column called time, in seconds"
+            raise SampleError(path, reason, str(self))
+        times = self.offset_s + series.times * (1 + self.drift_ppm * 1e-6)
+        start = times[0] if self.start is None else self.start
+        end = np.inf if self.end is None else self.end
+        inside = (times >= start) & (times < end)
+        covered = f"{self}, the series goes from {times[0]:g} to {times[-1]:g} s"
+        if not inside.any():
+            raise SampleError(path, "no value in the window: correct start, end or offset_s", covered)
+        values, kept = series.values[:, inside], times[inside]
+        slack = GAP * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        early, late = kept[0] - start > slack, np.isfinite(end) and end - kept[-1] > slack
+        if (early or late) and not pad:
+            reason = "covers a part of the window only: correct it, or set SERIES.MISSING mask (or mask_channels)"
+            raise SampleError(path, reason, covered)
+        if early:
+            values, kept = np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan), np.append(start, kept)
+        if late:
+            values, kept = np.pad(values, ((0, 0), (0, 1)), constant_values=np.nan), np.append(kept, end)
+        return Series(values, kept)
+
+    def __str__(self) -> str:
+        """``seconds 1.5 to 3``, in which form other lists say a part of a file too."""
+        return f"seconds {self.start or 0.0:.12g} to {'end' if self.end is None else f'{self.end:.12g}'}"
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_series(reference: str, num_channels: int, files: ArrayFiles | None = None) -> Series:
+def read_series(reference: str, num_channels: int, files: ArrayFiles | None = None, *, mend: bool = False) -> Series:
     """One series of ``file.npy``, ``file.npy#row`` (a row of a stacked array), ``file.npz``, ``file.npz#name``,
     ``file.csv``.
+
+    Args:
+        mend: put rows in the order of their times, and average those of one time; else such times are an error.
 
     Raises:
         SampleError: a file that is missing, damaged or no series of ``num_channels`` channels; infinite values or
@@ -67,6 +123,9 @@ def read_series(reference: str, num_channels: int, files: ArrayFiles | None = No
     series = to_float(channels_first(values, axis), path)
     if times is not None:
         times = _checked_times(times, series.shape[1], path)
+        if mend:
+            series, times = _mended(series, times)
+        _check_increasing(times, path)
     return Series(series, times)
 
 
@@ -226,13 +285,30 @@ def _checked_times(times: np.ndarray, length: int, path: str) -> np.ndarray:
     times = times.astype(np.float64)
     if not np.isfinite(times).all():
         raise SampleError(path, "times that are missing or infinite", f"row {np.flatnonzero(~np.isfinite(times))[0]}")
+    return times
+
+
+def _mended(values: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(C, L) in the order of their times, each time once: rows of one time become their mean, NaN left out."""
+    order = np.argsort(times, kind="stable")
+    values, times = values[:, order], times[order]
+    first = np.flatnonzero(np.append(True, np.diff(times) > 0))
+    if len(first) == len(times):
+        return values, times
+    there = ~np.isnan(values)
+    count = np.add.reduceat(there, first, axis=1, dtype=np.int64)
+    total = np.add.reduceat(np.where(there, values, 0), first, axis=1, dtype=np.float64)
+    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean.astype(np.float32), times[first]
+
+
+def _check_increasing(times: np.ndarray, path: str) -> None:
     steps = np.diff(times)
     if (steps <= 0).any():
         at = int(np.flatnonzero(steps <= 0)[0]) + 1
         word = "repeat" if steps[at - 1] == 0 else "go backwards"
-        reason = f"times that {word}: sort the rows and remove double ones"
+        reason = f"times that {word}: set SERIES.TIMES mend, or sort the rows and remove double ones"
         raise SampleError(path, reason, f"row {at}: {times[at]:g} s after {times[at - 1]:g} s")
-    return times
 
 
 # --- to the model's length ----------------------------------------------------------------------------------------
@@ -260,6 +336,7 @@ class SeriesRules:
         fit: error | resample (evenly over the series' duration) | crop (random in training, else the centre).
         rate: Hz; above 0, a series is first laid on an even time axis from its first time on.
         missing: error | mask | mask_channels.
+        times: error | mend, see :func:`read_series`.
     """
 
     num_channels: int
@@ -267,6 +344,7 @@ class SeriesRules:
     fit: str = "error"
     rate: float = 0.0
     missing: str = "error"
+    times: str = "error"
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
@@ -277,7 +355,12 @@ class SeriesRules:
             "fit": node.FIT,
             "rate": node.RATE,
             "missing": node.MISSING,
+            "times": node.TIMES,
         }
+
+    def read(self, reference: str, files: ArrayFiles | None = None) -> Series:
+        """A series as it is stored, by these rules. SampleError as :func:`read_series`."""
+        return read_series(reference, self.num_channels, files, mend=self.times == "mend")
 
     def check_values(self, values: np.ndarray, path: str) -> None:
         """SampleError for infinite values in (C, L), and for missing ones where SERIES.MISSING is error."""

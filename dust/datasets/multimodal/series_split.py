@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
-from dust.datasets.multimodal.series import Series, SeriesRules, channel_axis, channels_first, read_series, to_float
+from dust.datasets.multimodal.series import Series, SeriesRules, Window, channel_axis, channels_first, to_float
 from dust.utils.errors import ConfigError, DataError, NotFitted, Problems, SampleError
 from dust.utils.rng import numpy_rng
 
@@ -79,6 +79,7 @@ class SplitSeries:
         rules: SERIES.NUM_CHANNELS, LENGTH, FIT, RATE, MISSING.
         split: for messages.
         normalize: see above.
+        cuts: of each sample, the window of the recording that it is, None for all of it; () for none.
         noise: Gaussian, in standard deviations of a channel, on the values measured; in training only.
         seed: the run's seed, from which noise and crops are drawn.
         training: draw them.
@@ -96,6 +97,7 @@ class SplitSeries:
         references: Sequence[str],
         rules: SeriesRules,
         split: str,
+        cuts: Sequence[Window | None] = (),
         normalize: bool = True,
         noise: float = 0.0,
         seed: int = 0,
@@ -105,8 +107,11 @@ class SplitSeries:
     ) -> None:
         self.ids, self.references, self.rules, self.split = list(ids), list(references), rules, split
         self.normalize, self.noise, self.seed, self.training = normalize, noise if training else 0.0, seed, training
+        self.cuts = list(cuts) if any(cuts) else []
+        self._long = ("", Series(np.zeros((rules.num_channels, 0), np.float32)))
         self.files = ArrayFiles()
-        self.rows = StackedRows(references, self.files) if all(map(is_row, references)) else None
+        stacked = all(map(is_row, references)) and not self.cuts
+        self.rows = StackedRows(references, self.files) if stacked else None
         self.axes: list[int | None] = []  # of each stacked file: which axis the channels are on
         self.stacked_alike = False  # whether all are rows of stacked files, of one shape
         self.missing_values = self.missing_samples = 0
@@ -225,7 +230,12 @@ class SplitSeries:
     # -------------------------------------------------------------------------------------------------------- giving
 
     def _read(self, index: int) -> Series:
-        return read_series(self.references[index], self.rules.num_channels, self.files)
+        window, path = self.cuts[index] if self.cuts else None, self.references[index]
+        if window is None:
+            return self.rules.read(path, self.files)
+        if self._long[0] != path:  # the next window is often of the same recording
+            self._long = (path, self.rules.read(path, self.files))
+        return window.cut(self._long[1], path, pad=self.rules.missing != "error")
 
     def _stacked(self, indices: np.ndarray) -> np.ndarray:
         """(n, C, L) float32 of stacked files whose rows have one shape."""

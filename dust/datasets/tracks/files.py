@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dust.datasets.tracks.skeletons import exchanged, find_pairs
 from dust.decode import folders
 from dust.utils.arrays import open_npz, read_npy
 from dust.utils.checkpoint.reader import read_plain
@@ -26,12 +27,26 @@ EDGE = 0.05  # points may stand this share of the frame outside of it and count 
 @dataclass(frozen=True, slots=True)
 class Tracks:
     """``xy``: (T, P, 2) float32 pixels. ``visible``: (T, P) bool. ``size``: height and width in pixels, None if the
-    file does not say. ``fps``: frames per second, 0 if the file does not say."""
+    file does not say. ``fps``: frames per second, 0 if the file does not say. ``names``: of the points, () without any.
+    ``pairs``: (K, 2) points that are left and right of each other."""
 
     xy: np.ndarray
     visible: np.ndarray
     size: tuple[int, int] | None
     fps: float
+    names: tuple[str, ...] = ()
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+
+
+def mirrored(tracks: Tracks) -> Tracks:
+    """What a mirror shows: x from the other edge of the frame, and a point that has a side is that of the other side.
+
+    Mirrored twice it is what it was, up to the rounding of the pixels.
+    """
+    assert tracks.size is not None
+    order = exchanged(tracks.pairs, tracks.xy.shape[1])
+    xy = np.stack([tracks.size[1] - tracks.xy[:, order, 0], tracks.xy[:, order, 1]], axis=-1)
+    return replace(tracks, xy=xy.astype(np.float32), visible=tracks.visible[:, order])
 
 
 def read_tracks(path: str | os.PathLike, *, threshold: float = 0.9, size: tuple[int, int] | None = None) -> Tracks:
@@ -50,7 +65,7 @@ def read_tracks(path: str | os.PathLike, *, threshold: float = 0.9, size: tuple[
         tracks = _read_folder(path, threshold)
     else:
         tracks = _read_file(path, threshold)
-    tracks = Tracks(tracks.xy, tracks.visible, tracks.size or size, tracks.fps)
+    tracks = replace(tracks, size=tracks.size or size)
     problems = find_problems(tracks)
     if problems:
         raise DataError(f"{path}: " + "; ".join(problems))
@@ -125,7 +140,31 @@ def _read_file(path: Path, threshold: float) -> Tracks:
     if fps is not None and (fps.size != 1 or fps.dtype.kind not in "fiu"):
         raise DataError(f"{path}: fps is {fps.reshape(-1)[:10].tolist()}, it must be one number")
     rate = 0.0 if fps is None else float(fps.reshape(-1)[0])
-    return Tracks(xy, shown, None if size is None else (int(size.flat[0]), int(size.flat[1])), rate)
+    names, pairs = _names_and_pairs(path, arrays, xy.shape[1])
+    return Tracks(xy, shown, None if size is None else (int(size.flat[0]), int(size.flat[1])), rate, names, pairs)
+
+
+def _names_and_pairs(
+    path: Path, arrays: Mapping[str, Callable[[], np.ndarray]], points: int
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The points' names, and which are left and right of each other: as the file says, else by the names."""
+    names: tuple[str, ...] = ()
+    if path.suffix == ".npz" and "names" in arrays:
+        with open_npz(path) as archive:
+            found = archive.read("names", text=True)
+        names = tuple(map(str, found.reshape(-1)))
+        if len(names) != points or len(set(names)) < points:
+            raise DataError(f"{path}: {len(names)} names, {len(set(names))} different ones, of {points} points")
+    if "pairs" not in arrays:
+        return names, find_pairs(names)
+    pairs = arrays["pairs"]()
+    if not pairs.size:
+        return names, np.zeros((0, 2), np.int64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise DataError(f"{path}: pairs are {pairs.dtype} {pairs.shape}: (pairs, 2) numbers of points are needed")
+    if pairs.min() < 0 or pairs.max() >= points or len(np.unique(pairs)) < pairs.size:
+        raise DataError(f"{path}: pairs must be points from 0 to {points - 1}, each once: {pairs[:10].tolist()}")
+    return names, pairs.astype(np.int64)
 
 
 def _arrays(path: Path) -> Mapping[str, Callable[[], np.ndarray]]:
@@ -237,9 +276,11 @@ def _read_folder(folder: Path, threshold: float) -> Tracks:
         raise DataError(f"{folder}: no tracks in this folder: {', '.join(SUFFIXES)} are looked for")
     parts = [_read_file(path, threshold) for path in files]
     sizes = {part.size for part in parts}
+    if len({part.names for part in parts}) > 1:
+        raise DataError(f"{folder}: its files have different names of points: store the same ones in each, or none")
     if len(sizes) > 1:
         raise DataError(f"{folder}: its files have different frame sizes: {', '.join(map(str, sizes))}")
     most = max(part.xy.shape[1] for part in parts)
     xy = [np.pad(part.xy, ((0, 0), (0, most - part.xy.shape[1]), (0, 0))) for part in parts]
     visible = [np.pad(part.visible, ((0, 0), (0, most - part.visible.shape[1]))) for part in parts]
-    return Tracks(np.concatenate(xy), np.concatenate(visible), sizes.pop(), parts[0].fps)
+    return replace(parts[0], xy=np.concatenate(xy), visible=np.concatenate(visible), size=sizes.pop())

@@ -332,18 +332,23 @@ def _assign_splits(clips: list[TrackClip], root: str, problems: Problems) -> Non
             if not clip.split:
                 problems.add("a sample without a split, where others have one", _first(clip))
         return
-    sequences = sorted(
-        {clip.sequence for clip in clips},
-        key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest(),
-    )
-    if len(sequences) < len(SHARES):
-        problems.add("too few sequences for three splits: add a column split", f"{len(sequences)} sequences")
-    held_out = max(1, round(SHARES["val"] * len(sequences)))
-    order = {name: place for place, name in enumerate(sequences)}
+    dealt = deal_sequences({clip.sequence for clip in clips})
+    if len(dealt) < len(SHARES):
+        problems.add("too few sequences for three splits: add a column split", f"{len(dealt)} sequences")
     for clip in clips:
-        left = len(sequences) - order[clip.sequence]
-        clip.split = "test" if left <= held_out else "val" if left <= 2 * held_out else "train"
-    logger.info("%s has no splits: 80/10/10 of %d sequences by the hash of their names", root, len(sequences))
+        clip.split = dealt[clip.sequence]
+    logger.info("%s has no splits: 80/10/10 of %d sequences by the hash of their names", root, len(dealt))
+
+
+def deal_sequences(names: Iterable[str]) -> dict[str, str]:
+    """{sequence: split}: 80, 10 and 10 % of them, in the order of their names' hashes; one of val and test at least."""
+    sequences = sorted(set(names), key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())
+    held_out = max(1, round(SHARES["val"] * len(sequences)))
+    left = {name: len(sequences) - place for place, name in enumerate(sequences)}
+    return {
+        name: "test" if left[name] <= held_out else "val" if left[name] <= 2 * held_out else "train"
+        for name in sequences
+    }
 
 
 def _check_sequences(clips: list[TrackClip], leaks: bool, problems: Problems) -> None:

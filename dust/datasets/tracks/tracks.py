@@ -6,6 +6,7 @@ An input is ``tracks`` (V, T, P, 2) float32, x and y in [-1, 1] over the frame (
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.several import one_folder
 from dust.datasets.sample import BadClip, SampleRequest, class_counts
-from dust.datasets.tracks.files import Tracks, read_tracks
+from dust.datasets.tracks.files import Tracks, mirrored, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_manifest
+from dust.datasets.tracks.skeletons import mirrored_labels
 from dust.utils.errors import ConfigError, DataError, Problems
 from dust.utils.rng import numpy_rng
 
@@ -96,7 +98,7 @@ class PointTracks(Dataset[Any]):
         visibility_threshold: see :func:`read_tracks`.
         check_files: read everything now and report all problems.
         cache_mb: MiB of clips that stay in memory.
-        view_dropout, point_noise, time_jitter, rotation, scale: augmentation, see dust/config/tracks.py.
+        view_dropout, point_noise, time_jitter, rotation, scale, mirror: augmentation, see dust/config/tracks.py.
         training: whether items are augmented windows.
         seed: the run's seed, from which all draws are derived.
 
@@ -128,6 +130,7 @@ class PointTracks(Dataset[Any]):
         time_jitter: float = 0.0,
         rotation: float = 0.0,
         scale: float = 0.0,
+        mirror: float = 0.0,
         training: bool = False,
         seed: int = 0,
     ) -> None:
@@ -150,6 +153,8 @@ class PointTracks(Dataset[Any]):
         self.time_jitter = time_jitter
         self.rotation = rotation
         self.scale = scale
+        self.mirror = mirror
+        self._mirrored_label = mirrored_labels(self.class_names, "TRACKS.MIRROR") if mirror else []
         self.training = training
         self.seed = seed
         self._check_arguments()
@@ -195,6 +200,7 @@ class PointTracks(Dataset[Any]):
             "time_jitter": node.TIME_JITTER,
             "rotation": node.ROTATION,
             "scale": node.SCALE,
+            "mirror": node.MIRROR,
             "training": training,
             "seed": cfg.RNG_SEED,
         }
@@ -214,6 +220,8 @@ class PointTracks(Dataset[Any]):
             for name in ("view_dropout", "time_jitter", "scale", "visibility_threshold")
             if not 0 <= getattr(self, name) < 1
         ]
+        if not 0 <= self.mirror <= 1:
+            problems.append(f"mirror is {self.mirror}, it must be in [0, 1]")
         problems += [
             f"{name} is {getattr(self, name)}, it must be 0 or more"
             for name in ("fps", "point_noise", "rotation")
@@ -261,16 +269,21 @@ class PointTracks(Dataset[Any]):
             return BadClip(clip.id, clip.path, str(error))
         if self.training:
             assert isinstance(key, SampleRequest), "a training sample is asked for with its epoch"
-            rng = numpy_rng(self.seed, "augment", key.epoch, key.sample)
+            rng, label = numpy_rng(self.seed, "augment", key.epoch, key.sample), clip.label
+            drawn = self.mirror and numpy_rng(self.seed, "mirror", key.epoch, key.sample).uniform() < self.mirror
+            if drawn and label is not None and self._mirrored_label[label] is not None:
+                cameras = [None if camera is None else mirrored(camera) for camera in cameras]
+                label = self._mirrored_label[label]
             inputs = self._cut(self._stack(cameras, rng), self._training_frames(self._length(cameras), rng))
-            return [self._sample(clip, self._augment(inputs, rng))]
+            return [self._sample(clip, self._augment(inputs, rng), label)]
         whole = self._stack(cameras, numpy_rng(self.seed, "points", clip.id))
         windows = [self._cut(whole, frames) for frames in self._evaluation_frames(self._length(cameras))]
-        return self._sample(clip, {name: np.stack([window[name] for window in windows]) for name in windows[0]})
+        stacked = {name: np.stack([window[name] for window in windows]) for name in windows[0]}
+        return self._sample(clip, stacked, clip.label)
 
-    def _sample(self, clip: TrackClip, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _sample(self, clip: TrackClip, inputs: dict[str, np.ndarray], label: int | None) -> dict[str, Any]:
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
-        return {"inputs": tensors, "label": clip.label, "id": clip.id, "path": clip.path}
+        return {"inputs": tensors, "label": label, "id": clip.id, "path": clip.path}
 
     # ------------------------------------------------------------------------------------------- reading a clip
 
@@ -403,7 +416,7 @@ class PointTracks(Dataset[Any]):
 
 
 def _at(tracks: Tracks, frames: np.ndarray) -> Tracks:
-    return Tracks(tracks.xy[frames], tracks.visible[frames], tracks.size, tracks.fps)
+    return replace(tracks, xy=tracks.xy[frames], visible=tracks.visible[frames])
 
 
 def _listed(values: dict[int, int]) -> str:

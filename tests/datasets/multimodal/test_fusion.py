@@ -18,6 +18,7 @@ from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
 from dust.datasets.video.video import VideoDataset
+from dust.decode.segment import Segment
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureStore, FeatureWriter
 from tests.datasets.clip_files import write_clip
@@ -335,3 +336,25 @@ def test_labels_of_several_classes(root, tmp_path):
     batch = collate_training(dataset.__getitems__([SampleRequest(0, 0), SampleRequest(0, 1)]))
     assert batch["label"].tolist() == [[1, 0, 1], [0, 1, 0]]
     assert dataset.class_counts() == [1, 1, 1]
+
+
+def test_a_window_is_the_same_seconds_of_video_and_series(tmp_path):
+    """A recording of three seconds at 10 frames per second, and a watch that was started half a second after it."""
+    write_clip(tmp_path / "long.mp4", 30, rate=10)
+    own = np.arange(0, 2.5, 0.05)
+    np.savez(tmp_path / "watch.npz", series=(own + 0.5)[None].astype(np.float32), time=own)
+    (tmp_path / "train.csv").write_text(
+        "id,label,video,series,start,end,offset_s\na,0,long.mp4,watch.npz,1,2,0.5\nb,1,long.mp4,watch.npz,2,,0.5\n"
+    )
+    manifest = read_fused_manifest(root=str(tmp_path), split="train", modalities=("video", "series"))
+    options = video_options(training=False)
+    dataset = FusedDataset(
+        manifest=manifest, modalities=("video", "series"), split="train", training=False, normalize=False,
+        video=options, rules=SeriesRules(1, 20, fit="resample"),
+    )  # fmt: skip
+    for sample, segment in zip((dataset[0], dataset[1]), (Segment(1.0, 2.0), Segment(2.0)), strict=True):
+        clips = [Clip("x", str(tmp_path / "long.mp4"), 0, segment=segment)]
+        alone = VideoDataset(manifest=Manifest(clips, ["0", "1"], "here", multi_label=False), **options)[0]
+        torch.testing.assert_close(sample["inputs"]["video"], alone["inputs"]["video"])
+        seconds = sample["inputs"]["series"][0, 0]
+        assert seconds[[0, -1]].tolist() == pytest.approx([segment.start, segment.start + 0.95], abs=1e-4)

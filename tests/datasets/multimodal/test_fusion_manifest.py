@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dust.datasets.manifest.conflicts import find_conflicts, samples_of
 from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.utils.errors import DataError
 
@@ -191,3 +192,29 @@ def test_a_stack_of_100000_rows_is_opened_once(root, monkeypatch):
     rows = "".join(f"s{n},{n % 4},series.npy#{n % 5}\n" for n in range(5000))
     assert len(read(root, "id,label,series\n" + rows, modalities=["series"]).clips) == 5000
     assert len(opened) == len(sought) == 1
+
+
+def test_windows_of_long_series(root):
+    lines = "id,label,series,start,end,offset_s\ns1,a,a.csv,1.5,3,\ns2,b,a.csv,3,,12.4\ns3,a,a.csv,,,\n"
+    one, two, three = read(root, lines, modalities=("series",)).clips
+    assert (one.window.start, one.window.end, one.window.offset_s) == (1.5, 3.0, 0.0)
+    assert (two.window.start, two.window.end, two.window.offset_s) == (3.0, None, 12.4)
+    assert three.window is None
+    assert one.sources[0][1] == "seconds 1.5 to 3" and two.sources[0][1] == "seconds 3 to end"
+    for cells, expected in {
+        "3,1,": "not behind its start", "x,4,": "a start that is no number", ",,2": "would change nothing",
+    }.items():  # fmt: skip
+        wrong = f"id,label,series,start,end,offset_s\ns1,a,a.csv,{cells}\n"
+        assert expected in problem(root, wrong, modalities=("series",))
+    wrong = "id,label,video,series,start,end\ns1,a,video.npy#0,a.csv,1,2\n"
+    assert "only files are cut" in problem(root, wrong)
+
+
+def test_windows_that_overlap_in_two_splits_are_a_leak(root):
+    parts = {"train": "s1,a,a.csv,0,5", "val": "s2,a,a.csv,5,8", "test": "s3,a,a.csv,4,6"}
+    for split, row in parts.items():
+        (root / f"{split}.csv").write_text(f"id,label,series,start,end\n{row}\n")
+    lists = {split: samples_of(read(root, split=split, modalities=("series",)).clips) for split in parts}
+    assert not find_conflicts({split: lists[split] for split in ("train", "val")})
+    (leak,) = find_conflicts({split: lists[split] for split in ("train", "test")})
+    assert {sample.id for case in leak.cases for _, sample in case} == {"s1", "s3"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dust.datasets.arrays import SampleError, split_reference
-from dust.datasets.multimodal.series import Series, SeriesRules, read_series, resample
+from dust.datasets.multimodal.series import Series, SeriesRules, Window, read_series, resample
 from tests.helpers import SHARED
 
 VALUES = np.array([[0.5, 1.0, 2.0, -3.0], [10.0, 20.0, 30.0, 40.0]], np.float32)  # (2 channels, 4 points)
@@ -326,3 +326,46 @@ def test_cases_of_units():
     for path in paths[1:]:
         with pytest.raises(SampleError, match="median step"):
             rules.prepare(read_series(path, 2), path)
+
+
+# --- clocks and windows of long recordings ----------------------------------------------------------------------------
+
+
+def test_late_packets_are_put_in_order_and_rows_of_one_time_averaged(tmp_path):
+    content = "time,x,y\n0,1,10\n3,4,40\n1,2,\n1,4,30\n2,3,\n2,5,\n"
+    with pytest.raises(SampleError, match=r"go backwards: set SERIES.TIMES mend.*row 2: 1 s after 3 s"):
+        read_series(text(tmp_path / "a.csv", content), 2)
+    series = SeriesRules(2, times="mend").read(str(tmp_path / "a.csv"))
+    np.testing.assert_array_equal(series.times, [0, 1, 2, 3])
+    np.testing.assert_array_equal(series.values, [[1, 3, 4, 4], [10, 30, np.nan, 40]])
+    even = text(tmp_path / "b.csv", "time,x,y\n0,1,2\n1,3,4\n")
+    np.testing.assert_array_equal(read_series(even, 2, mend=True).values, read_series(even, 2).values)
+
+
+def test_a_window_is_half_open_on_the_recordings_clock():
+    own = np.arange(0, 100, 0.5)
+    series = Series(np.stack([own, -own]).astype(np.float32), own)
+    cut = Window(start=10.0, end=12.0).cut(series, "a", pad=False)
+    np.testing.assert_array_equal(cut.values[0], [10, 10.5, 11, 11.5])
+    shifted = Window(10.0, 12.0, offset_s=4.0).cut(series, "a", pad=False)  # begun 4 s after the recording
+    np.testing.assert_array_equal(shifted.values[0], [6, 6.5, 7, 7.5])
+    np.testing.assert_array_equal(shifted.times, [10, 10.5, 11, 11.5])
+    drifted = Window(50.0, None, drift_ppm=10_000).cut(series, "a", pad=False)  # one second in a hundred
+    assert drifted.values[0, 0] == 50.0 and drifted.times[0] == pytest.approx(50.5) and len(drifted.times) == 100
+    assert Window(None, 1.0).cut(series, "a", pad=False).values[0].tolist() == [0, 0.5]
+
+
+def test_a_window_that_is_covered_in_part_is_refused_or_missing_there():
+    own = np.arange(0, 20, 0.5)
+    series = Series(own[None].astype(np.float32), own)
+    with pytest.raises(SampleError, match="no times"):
+        Window(1.0).cut(Series(series.values), "a", pad=True)
+    with pytest.raises(SampleError, match="no value in the window.*goes from 0 to 19.5 s"):
+        Window(30.0, 40.0).cut(series, "a", pad=True)
+    with pytest.raises(SampleError, match="part of the window only"):
+        Window(15.0, 30.0).cut(series, "a", pad=False)
+    assert len(Window(15.0, 21.0).cut(series, "a", pad=False).times) == 10  # less than a gap
+    cut = Window(-10.0, 30.0).cut(series, "a", pad=True)
+    values = SeriesRules(1, length=41, fit="resample", missing="mask").prepare(cut, "a")[0]
+    np.testing.assert_array_equal(values[10:30], np.arange(20))
+    assert np.isnan(values[:10]).all() and np.isnan(values[30:]).all()

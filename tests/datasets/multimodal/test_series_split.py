@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dust.datasets.arrays import ArrayFiles, SampleError, StackedRows
-from dust.datasets.multimodal.series import SeriesRules
+from dust.datasets.multimodal.series import SeriesRules, Window
 from dust.datasets.multimodal.series_split import Moments, SplitSeries
 from dust.utils.errors import ConfigError, DataError
 
@@ -225,3 +225,23 @@ def test_open_maps_are_bounded(tmp_path):
     for n in range(100):
         files.open(saved(tmp_path / f"{n}.npy", np.zeros(2)))
     assert len(files._files) == 64
+
+
+def test_windows_of_one_recording_are_samples(tmp_path):
+    own = np.arange(0, 60, 0.1)
+    np.savez(tmp_path / "long.npz", series=np.stack([own, own * 2]).astype(np.float32), time=own)
+    rules = SeriesRules(2, length=5, fit="resample", rate=10.0)
+    cuts = [Window(10.0, 20.0), Window(30.0, 31.0, offset_s=5.0), None]
+    series = SplitSeries(
+        ids=["a", "b", "c"], references=[str(tmp_path / "long.npz")] * 3, rules=rules, split="train", cuts=cuts,
+        normalize=False,
+    )  # fmt: skip
+    first, second, whole = get(series, 0, 1, 2)
+    np.testing.assert_allclose(first[0], np.linspace(10, 19.9, 5), atol=1e-4)
+    np.testing.assert_allclose(second[1], 2 * np.linspace(25, 25.9, 5), atol=1e-3)
+    np.testing.assert_allclose(whole[0], np.linspace(0, 59.9, 5), atol=1e-4)
+    with pytest.raises(DataError, match=r"(?s)no value in the window.*b: "):
+        SplitSeries(
+            ids=["a", "b"], references=[str(tmp_path / "long.npz")] * 2, rules=rules, split="train",
+            cuts=[cuts[0], Window(90.0)], normalize=False,
+        )  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 
 from dust.config import get_cfg
 from dust.datasets.sample import BadClip, SampleRequest
-from dust.datasets.tracks.files import Tracks, read_tracks
+from dust.datasets.tracks.files import Tracks, mirrored, read_tracks
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.datasets.tracks.tracks import PointTracks, choose_points
 from dust.synthetic.tracks import generate_tracks
@@ -507,3 +507,57 @@ def test_from_config_on_generated_tracks(tmp_path):
     inputs = test[0]["inputs"]
     assert inputs["tracks"].shape == (3, 4, 12, 10, 2) and not inputs["view_mask"][:, [1, 3]].any()
     assert 0.3 < inputs["visible"][inputs["view_mask"]].float().mean() < 1
+
+
+# -------------------------------------------------------------------------------------------------- names, mirrors
+
+NAMES = np.array(["nose", "left_hand", "right_hand", "tail", "left_foot", "right_foot"])
+
+
+def test_names_decide_the_pairs_unless_the_file_says_them(tmp_path):
+    tracks = read_tracks(write(tmp_path / "a.npz", names=NAMES))
+    assert tracks.names == tuple(NAMES) and tracks.pairs.tolist() == [[1, 2], [4, 5]]
+    assert read_tracks(write(tmp_path / "b.npz", names=NAMES, pairs=np.array([[0, 3]]))).pairs.tolist() == [[0, 3]]
+    assert read_tracks(write(tmp_path / "c.npz")).pairs.shape == (0, 2)
+    for wrong, text in (
+        (np.array([[0, 6]]), "0 to 5"),
+        (np.array([[0, 1], [1, 2]]), "once"),
+        (np.zeros(3), "pairs are"),
+    ):
+        with pytest.raises(DataError, match=text):
+            read_tracks(write(tmp_path / "d.npz", pairs=wrong))
+    with pytest.raises(DataError, match="5 different ones"):
+        read_tracks(write(tmp_path / "e.npz", names=np.array([*NAMES[:5], "nose"])))
+
+
+def test_mirrored_twice_is_as_before_and_once_left_is_right(tmp_path):
+    visible = np.random.RandomState(1).uniform(size=(10, 6)) > 0.3
+    tracks = read_tracks(write(tmp_path / "a.npz", names=NAMES, visibility=visible))
+    once = mirrored(tracks)
+    np.testing.assert_allclose(once.xy[:, 1, 0], SIZE[1] - tracks.xy[:, 2, 0])
+    np.testing.assert_array_equal(once.xy[:, 1, 1], tracks.xy[:, 2, 1])
+    np.testing.assert_array_equal(once.visible[:, [0, 2, 1, 3, 5, 4]], visible)
+    twice = mirrored(once)
+    np.testing.assert_allclose(twice.xy, tracks.xy, atol=1e-5)
+    np.testing.assert_array_equal(twice.visible, visible)
+    assert twice.names == tracks.names
+
+
+def test_training_mirrors_points_and_classes_and_evaluation_does_not(tmp_path):
+    folder = make(tmp_path)
+    for file in folder.glob("*.npz"):
+        write(file, read_tracks(file).xy, names=NAMES)
+    plain, mirror = (dataset(folder, training=True, seed=5, mirror=chance) for chance in (0.0, 1.0))
+    order = [0, 2, 1, 3, 5, 4]
+    for index, label in enumerate((1, 0)):  # left becomes right
+        (before,), (after,) = plain[SampleRequest(0, index)], mirror[SampleRequest(0, index)]
+        assert (before["label"], after["label"]) == (1 - label, label)
+        expected = before["inputs"]["tracks"][:, :, order] * torch.tensor([-1.0, 1.0])
+        torch.testing.assert_close(after["inputs"]["tracks"], expected, atol=1e-5, rtol=0)
+    half = dataset(folder, training=True, mirror=0.5)
+    labels = [half[SampleRequest(epoch, 0)][0]["label"] for epoch in range(40)]
+    assert 8 < sum(labels) < 32
+    still, moved = dataset(folder, "val"), dataset(folder, "val", mirror=1.0)
+    assert torch.equal(still[0]["inputs"]["tracks"], moved[0]["inputs"]["tracks"]) and moved[0]["label"] == 0
+    with pytest.raises(ConfigError, match="mirror is 1.5"):
+        dataset(folder, mirror=1.5)

@@ -1,0 +1,66 @@
+"""The offset between a sensor's clock and a video's: found where there is one, and said not to be clear where not."""
+
+import numpy as np
+import pytest
+
+from dust.cli.estimate_offset import main
+from dust.convert.clock import estimate_offset, motion_of_series, motion_of_video
+from dust.datasets.multimodal.series import Series
+from dust.utils.errors import ConfigError, DataError
+from tests.datasets.clip_files import write_clip
+
+BURSTS = [(3.0, 4.0), (9.0, 9.5), (12.0, 15.0), (21.0, 22.0), (26.0, 26.4)]  # seconds in which something moves
+
+
+def activity(times):
+    return np.array([any(start <= t < end for start, end in BURSTS) for t in times], float)
+
+
+def watch(offset, rate=50.0, seed=0):
+    """A sensor whose time 0 is the recording's ``offset``."""
+    own = np.arange(0, 28, 1 / rate)
+    rng = np.random.RandomState(seed)
+    values = rng.normal(size=(3, len(own))) * (0.1 + 2 * activity(own + offset))
+    return Series(values.astype(np.float32), own)
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.35, -6.1])
+@pytest.mark.parametrize("begin", [0.0, 1000.0])
+def test_the_offset_is_found_at_any_rate_and_time_of_day(offset, begin):
+    times = np.arange(0, 30, 0.04)
+    video = times, activity(times) + np.random.RandomState(1).uniform(0, 0.3, len(times))
+    series = watch(offset)
+    series.times += begin
+    found = estimate_offset(video, motion_of_series(series, "a"), most=begin + 20)
+    assert found.offset_s == pytest.approx(offset - begin, abs=0.11)
+    assert found.correlation > 0.8 and found.is_clear
+
+
+def test_noise_is_not_clear_and_what_cannot_be_compared_is_refused():
+    times = np.arange(0, 30, 0.04)
+    noise = times, np.random.RandomState(1).uniform(size=len(times))
+    assert not estimate_offset(noise, motion_of_series(watch(0.0), "a")).is_clear
+    with pytest.raises(DataError, match="5 seconds in common"):
+        estimate_offset((times[:50], times[:50]), motion_of_series(watch(0.0), "a"))
+    with pytest.raises(DataError, match="no times"):
+        motion_of_series(Series(np.ones((1, 5), np.float32)), "a")
+    with pytest.raises(DataError, match="no channel changes"):
+        motion_of_series(Series(np.ones((1, 5), np.float32), np.arange(5.0)), "a")
+    with pytest.raises(ConfigError, match="--most 0"):
+        estimate_offset(noise, noise, most=0)
+
+
+def test_the_motion_of_a_video_is_that_between_its_frames(tmp_path):
+    write_clip(tmp_path / "a.mp4", 70, rate=10)
+    times, change = motion_of_video(tmp_path / "a.mp4")
+    np.testing.assert_allclose(times, 0.05 + np.arange(69) / 10, atol=1e-6)
+    assert (change > 0).all()
+
+
+def test_the_command_says_when_it_does_not_know(tmp_path, capsys):
+    write_clip(tmp_path / "a.mp4", 100, rate=10)  # moves evenly all the time
+    series = watch(0.0, rate=20.0)
+    np.savez(tmp_path / "a.npz", series=series.values, time=series.times)
+    assert main([str(tmp_path / "a.mp4"), str(tmp_path / "a.npz"), "--most", "5"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("offset_s ") and "not clear" in said
