@@ -13,7 +13,7 @@ import torch
 
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer, build_trainer
-from dust.utils.checkpoint import load_checkpoint
+from dust.utils.checkpoint import list_checkpoints, load_checkpoint
 from tests.helpers import ROOT
 from tests.processes import zygote
 
@@ -136,6 +136,10 @@ def train(cfg) -> dict:
 
 def final(cfg) -> dict:
     return load_checkpoint(RunDir(cfg.OUTPUT_DIR).checkpoints / f"checkpoint_epoch_{cfg.SOLVER.MAX_EPOCH:05d}.pyth")
+
+
+def final_of(out: Path) -> dict:
+    return load_checkpoint(list_checkpoints(out / "checkpoints")[-1])
 
 
 class StopAfter:

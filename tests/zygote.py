@@ -6,6 +6,7 @@ A line ``{"argv": [...], "out": path, "err": path, ...}`` is answered by ``{"pid
 ``{"pid": n, "code": n}``, negative for a signal. Several may go at the same time. What else a line may say:
 
 * ``"env": {...}``: added to the environment; ``"load": path``: a file of Python that is run before the run;
+* ``"command": true``: the words are those behind ``dust``, and not those of ``run_net``;
 * ``"spawn": true``: processes of the run are started as users' are, each a new interpreter that imports all again
   (seconds of work for the processor). Else they are forked, which is the same to all but what is imported when;
 * ``"kill_at": [event, n]``: SIGKILL right before the n-th ``open`` (for writing), ``fsync``, ``rename`` or ``remove``
@@ -97,6 +98,10 @@ def run(order: dict) -> None:
 
         dust.launch.launcher.get_context = lambda method: multiprocessing.get_context("fork")
     prepare(order)
+    if order.get("command"):
+        from dust.cli.main import main as command
+
+        sys.exit(command(order["argv"]))
     sys.exit(run_net.main(order["argv"]))
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dust.config import flatten, read_written
+from dust.utils.errors import DataError
 from dust.utils.files import natural_order, open_file, read_bytes
+from dust.utils.structured import read_json
 
 #: A run that has written nothing for so many seconds is taken for lost.
 SIGN_OF_LIFE_S = 600.0
@@ -31,7 +33,7 @@ class RunStatus:
 
     Attributes:
         state: ``running``, ``lost`` (it holds its folder, but has given no sign of life for ten minutes, or its process
-            is gone), ``finished``, ``interrupted``, ``diverged``.
+            is gone), ``finished``, ``interrupted``, ``diverged``; of a trial of `dust tune` also ``pruned``, ``failed``.
         where: host and process of a run that holds its folder.
         epoch, epochs: whole epochs that are saved, of how many; None for a run that does not train.
         best: the best validation figure so far, as the log says it.
@@ -86,9 +88,19 @@ def read_status(folder: Path) -> RunStatus:
     elif config and (not train or _trained(epoch, epochs, log)) and (not test or _newer_results(folder, train)):
         state = "finished"
     else:
-        state = "interrupted"
+        state = _ended_by_study(folder) or "interrupted"
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
     return RunStatus(folder, state, where, epoch, epochs, _best(log), silent, last)
+
+
+def _ended_by_study(folder: Path) -> str:
+    """``pruned`` or ``failed`` where `dust tune` has said so of a trial; else empty."""
+    try:
+        said = read_json(folder / "trial.json")
+    except DataError:
+        return ""
+    state = said.get("state") if isinstance(said, dict) else None
+    return state if state in ("pruned", "failed") else ""
 
 
 def _trained(epoch: int | None, epochs: Any, log: str) -> bool:

@@ -9,6 +9,7 @@ from dust.config.defaults import KEYS, OUR_MODELS, SYSTEMS, flatten, get_cfg, wi
 from dust.config.foreign import DATASETS_REFUSED, MODELS_REFUSED, TASKS_REFUSED
 from dust.config.schema import Problem
 from dust.config.slowfast import MODELS as WITH_ARCH
+from dust.config.space import read_space
 
 RAND_AUGMENT = re.compile(r"rand(-(m|n|mstd|mmax|inc|w|p)[0-9.]+)*")
 
@@ -27,7 +28,7 @@ def find_problems(cfg: CfgNode) -> list[Problem]:
     wrong = {key for problem in problems for key in problem.keys}
     defaults = flatten(get_cfg())
     sane = with_values(cfg, {name: defaults[name] for name in wrong})  # so that the checks below may divide and index
-    core = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing, _predicting)
+    core = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing, _predicting, _tuning)
     checks = (*core, *(system.check for system in SYSTEMS))
     for check in checks:
         problems += [one for one in check(sane) if not wrong.intersection(one.keys)]
@@ -303,3 +304,22 @@ def _predicting(cfg: CfgNode) -> list[Problem]:
         text = "PREDICT.ENABLE True: name what to predict in PREDICT.SOURCES, e.g. [clip.mp4, more/] or [camera:0]"
         return [Problem(("PREDICT.SOURCES",), text)]
     return []
+
+
+def _tuning(cfg: CfgNode) -> list[Problem]:
+    tune = cfg.TUNE
+    if not tune.SPACE:
+        return []
+    dimensions, texts = read_space(tune.SPACE)
+    problems = [Problem(("TUNE.SPACE",), text) for text in texts]
+    if tune.SAMPLER == "grid":
+        endless = [dimension.key for dimension in dimensions if not dimension.grid()]
+        if endless:
+            text = (
+                f"TUNE.SAMPLER grid: {', '.join(endless)} has no end of values; list them, or give low, high and step"
+            )
+            problems.append(Problem(("TUNE.SAMPLER", "TUNE.SPACE"), text))
+    if tune.PRUNER != "none" and not cfg.TRAIN.EVAL_PERIOD:
+        text = f"TUNE.PRUNER {tune.PRUNER}: judges by validations, and TRAIN.EVAL_PERIOD 0 means none"
+        problems.append(Problem(("TUNE.PRUNER", "TRAIN.EVAL_PERIOD"), text))
+    return problems

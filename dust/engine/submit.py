@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,11 +234,7 @@ class SubmittedCommand:
         self.argv = list(argv)
 
     def __call__(self) -> None:
-        code = main(self.argv)
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local" and code - 128 in REQUEUE_SIGNALS:
-            code = LOCAL_REQUEUE
-        if code:
-            raise SystemExit(code)  # the job's state tells it
+        leave_job(main(self.argv))
 
     def checkpoint(self) -> Any:
         """For submitit, where a signal comes before :func:`main` takes it: the same once more."""
@@ -247,8 +243,27 @@ class SubmittedCommand:
         return submitit.helpers.DelayedSubmission(self)
 
 
+def leave_job(code: int) -> None:
+    """End a job as its command ended: the job's state tells it."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local" and code - 128 in REQUEUE_SIGNALS:
+        code = LOCAL_REQUEUE
+    if code:
+        raise SystemExit(code)
+
+
 def submit(args: argparse.Namespace) -> list[str]:
-    """Submit what :func:`dust.cli.submit.read` has read.
+    """Submit what :func:`dust.cli.submit.read` has read; see :func:`submit_jobs`."""
+    return submit_jobs(args, job_specs(args), SubmittedCommand)
+
+
+def submit_jobs(
+    args: argparse.Namespace, specs: Sequence[JobSpec], command: Callable[[Sequence[str]], Any]
+) -> list[str]:
+    """Submit jobs, several of them as an array.
+
+    Args:
+        args: what :func:`dust.cli.submit.read` has read.
+        command: makes what a job calls of its words.
 
     Returns lines that say what was submitted and what can be done with it.
 
@@ -259,7 +274,6 @@ def submit(args: argparse.Namespace) -> list[str]:
         import submitit
     except ImportError as error:
         raise DustError("dust submit needs submitit: pip install submitit") from error
-    specs = job_specs(args)
     parameters = slurm_parameters(args, specs)
     cluster = "debug" if args.debug else "local" if args.local else "slurm"
     if cluster == "slurm":
@@ -275,7 +289,7 @@ def submit(args: argparse.Namespace) -> list[str]:
     executor.update_parameters(**parameters)
     try:
         with _as_outside_of_jobs(), executor.batch():
-            jobs = [executor.submit(SubmittedCommand(spec.argv)) for spec in specs]
+            jobs = [executor.submit(command(spec.argv)) for spec in specs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise DustError(f"Slurm refuses the job: {str(error).strip().splitlines()[-1]}") from error
     if args.debug:
