@@ -41,8 +41,9 @@ SERVE = [
     "websockets>=13.0",
     "prometheus-client>=0.20",
 ]
+TUNE = ["optuna>=4.0"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS, *SERVE]
+TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS, *SERVE, *TUNE]
 ZOO = ["zoo/weights.yaml", "zoo/figures.yaml"]
 
 
@@ -79,6 +80,7 @@ setup(
         "tracks": TRACKS,
         "export": EXPORT,
         "serve": SERVE,
+        "tune": TUNE,
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
         "clip": ["open_clip_torch>=2.24"],

@@ -33,7 +33,7 @@ class RunStatus:
 
     Attributes:
         state: ``running``, ``lost`` (it holds its folder, but has given no sign of life for ten minutes, or its process
-            is gone), ``finished``, ``interrupted``, ``diverged``; of a trial of `dust tune` also ``pruned``, ``failed``.
+            is gone), ``finished``, ``interrupted``, ``diverged``; a trial of `dust tune` also ``pruned``, ``failed``.
         where: host and process of a run that holds its folder.
         epoch, epochs: whole epochs that are saved, of how many; None for a run that does not train.
         best: the best validation figure so far, as the log says it.

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or {"-h", "--help"} & set(words):
         (sys.stdout if words else sys.stderr).write(USAGE)
-        return 0 if words else 2
+        raise SystemExit(0 if words else 2)
     flags = [word for word in words if word in ("--slurm", "--show", "--worker")]
     rest = [word for word in words if word not in flags]
 

@@ -319,7 +319,7 @@ def _tuning(cfg: CfgNode) -> list[Problem]:
                 f"TUNE.SAMPLER grid: {', '.join(endless)} has no end of values; list them, or give low, high and step"
             )
             problems.append(Problem(("TUNE.SAMPLER", "TUNE.SPACE"), text))
-    if tune.PRUNER != "none" and not cfg.TRAIN.EVAL_PERIOD:
+    if tune.PRUNER and not cfg.TRAIN.EVAL_PERIOD:
         text = f"TUNE.PRUNER {tune.PRUNER}: judges by validations, and TRAIN.EVAL_PERIOD 0 means none"
         problems.append(Problem(("TUNE.PRUNER", "TRAIN.EVAL_PERIOD"), text))
     return problems

@@ -1,5 +1,6 @@
 """On a real Slurm: what is preempted, meets its time limit or is queued again ends as if nothing had happened."""
 
+import json
 import re
 import sys
 
@@ -216,3 +217,26 @@ def test_what_would_never_start_is_refused(cluster, config):
     assert said.returncode == 2 and "partition debug has 2 nodes" in said.stderr
     said = cluster.run(sys.executable, "tools/submit.py", *words, "--num_shards", 1, "--num_gpus", 1)
     assert said.returncode == 2 and "error: Slurm refuses the job: " in said.stderr, said.stderr
+
+
+def test_a_study_whose_jobs_are_queued_again_loses_nothing(cluster, config):
+    """Two jobs for three trials; one is sent away in the midst of its trial."""
+    short = {"SOLVER__MAX_EPOCH": 3, "TEST__ENABLE": True, "TEST__REPORT": False}
+    space = [{"SOLVER.BASE_LR": [0.001, 0.01, 0.1]}]
+    study = config("study", **short, TUNE__SPACE=space, TUNE__SAMPLER="grid", TUNE__JOBS=2)
+    root = study.with_suffix("")
+    words = ["--num_gpus", 0, "--job_dir", study.parent / "jobs", "--timeout", HOUR]
+    slow = {**SLOW, "SECONDS_PER_STEP": "2"}
+    said = cluster.out(sys.executable, "-m", "dust", "tune", "--slurm", *words, "--cfg", study, **slow)
+    jobs = re.findall(r"^job (\d+_\d+): tune_study_", said, re.M)
+    assert len(jobs) == 2
+    trained = [root / f"trial_{number:03d}" / "stdout.log" for number in range(2)]
+    wait(lambda: all(one.is_file() and '"train_epoch"' in one.read_text() for one in trained), PATIENCE)
+    cluster.out("scancel", "--signal=USR2", jobs[0])
+    wait(lambda: cluster.field(jobs[0], "Restarts") == "1", PATIENCE, lambda: output(study, jobs[0]))
+    for job in jobs:
+        cluster.ended(job)
+    trials = json.loads((root / "trials.json").read_text())["trials"]
+    assert [row["state"] for row in trials] == ["complete"] * 3
+    assert any("resumed from" in one.read_text() for one in trained)
+    assert all((root / f"trial_{number:03d}" / "results" / "test.json").is_file() for number in range(3))

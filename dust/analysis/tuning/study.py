@@ -19,6 +19,7 @@ from dust.config import CfgNode, flatten
 from dust.config.defaults import OWN_KEYS
 from dust.config.space import Dimension, read_space
 from dust.utils.errors import ConfigError, DustError
+from dust.utils.package import import_extra
 from dust.utils.rng import derive_seed
 
 JOURNAL = "study.journal"
@@ -254,11 +255,8 @@ class Study:
 
 
 def import_optuna() -> Any:
-    """Optuna, quiet. DustError if it is not installed."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise DustError("dust tune needs Optuna: pip install 'dust-video[tune]'") from error
+    """Optuna, quiet. ConfigError if it is not installed."""
+    optuna = import_extra("optuna", "tune", "dust tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -327,7 +327,7 @@ def validation_of(line: str, metric: str) -> tuple[int, float]:
     stats = json.loads(line.partition("json_stats: ")[2])
     value, error = stats.get(metric, ""), stats.get(metric.replace("_acc", "_err"), "")
     if value == "" and error == "":
-        raise DustError(f"TUNE.METRIC {metric}: the validations of training do not measure it; set TUNE.PRUNER none")
+        raise DustError(f"TUNE.METRIC {metric}: the validations of training do not measure it; set TUNE.PRUNER ''")
     if value == "":
         value = None if error is None else 100.0 - error
     return int(str(stats["epoch"]).partition("/")[0]), math.nan if value is None else float(value)
