@@ -45,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"{' and '.join(flags)}: choose one")
         if flags == ["--slurm"]:
             return submit(rest)
-        file, overrides, cfg = read(rest)
-        if flags == ["--show"]:
-            return show(cfg)
-        return work(file, overrides, cfg, stay=not flags)
+        _, _, cfg = read(rest)
+        return show(cfg) if flags == ["--show"] else work(cfg, stay=not flags)
 
     return guarded(run, resumable=True)
 
@@ -104,26 +102,27 @@ def check_ahead(cfg: Any) -> None:
         raise type(error)(str(error).replace(f"TRAIN.BEST_METRIC {metric}:", f"TUNE.METRIC {metric}:")) from error
 
 
-def work(file: str, overrides: Sequence[str], cfg: Any, *, stay: bool) -> int:
+def work(cfg: Any, *, stay: bool) -> int:
     """Run trials here until none is left. ``stay`` for those that others run now and may leave."""
     from dust.analysis.tuning.outcome import text_of, write_tables
-    from dust.analysis.tuning.study import JOURNAL, Study, build_plan, import_optuna, trial_folder
+    from dust.analysis.tuning.study import JOURNAL, STUDY, Study, build_plan, import_optuna, trial_folder
     from dust.analysis.tuning.worker import Worker, build_recipe
-    from dust.engine.run_net import FILE_PROBLEMS
     from dust.launch.requeue import ExitHandler, job_of
     from dust.launch.signals import Interrupted, forward_signals, handle_signals
+    from dust.utils.files import write_text
 
     if any(os.environ.get(name, "0") != "0" for name in _RANKS):
         raise ConfigError("dust tune starts its trials itself: leave torchrun or srun away, and set NUM_GPUS")
     import_optuna()
     plan, root = build_plan(cfg), Path(cfg.OUTPUT_DIR)
-    recipe = build_recipe(cfg, file, overrides, cfg.TUNE.JOBS)
+    recipe = build_recipe(cfg, root / STUDY)
     leave = ExitHandler()
     try:
         with handle_signals(leave):
             if not (root / JOURNAL).is_file() or Study(root, plan).unfinished():
                 check_ahead(cfg)  # before there is a study: one that cannot run must not stand in the way
             study = Study(root, plan)
+            write_text(root / STUDY, cfg.dump())  # the user's own file may be changed while trials begin
             folders = (trial_folder(root, number) for number in range(plan.total))
             leave.watch(map(str, (root / "jobs" / job_of(os.environ), *folders)))
             worker = Worker(study, recipe, cfg.TUNE.JOBS, say, wait=stay)
@@ -137,10 +136,6 @@ def work(file: str, overrides: Sequence[str], cfg: Any, *, stay: bool) -> int:
                 return leave(worker.signum)
     except Interrupted as stop:
         return leave(stop.signum)
-    except OSError as error:
-        if error.errno not in FILE_PROBLEMS:
-            raise
-        raise DustError(f"{error.filename or root}: {error.strerror}. The same command goes on") from error
     leave.done()
     return 0
 

@@ -22,7 +22,8 @@ from dust.utils.errors import ConfigError, DustError
 from dust.utils.package import import_extra
 from dust.utils.rng import derive_seed
 
-JOURNAL = "study.journal"
+#: In the study's folder: Optuna's journal, and the configuration that all trials share.
+JOURNAL, STUDY = "study.journal", "study.yaml"
 NAME = "dust"
 #: Keys, and sections, in which a study's starts may differ: they do not change what a trial comes to.
 FREE = (

@@ -54,32 +54,29 @@ class Recipe:
     """How a trial becomes a command.
 
     Attributes:
-        file: the configuration.
-        overrides: of the whole study, [KEY, VALUE, ...].
+        file: the configuration that all share.
         split: that trials are tested on.
         on_error: ``stop`` or ``fail``.
         devices: CUDA_VISIBLE_DEVICES for each trial that runs at the same time; empty to leave it alone.
     """
 
-    file: str
-    overrides: tuple[str, ...]
+    file: Path
     split: str
     on_error: str
     devices: tuple[str, ...] = ()
 
     def words(self, trial: Trial) -> list[str]:
         """The overrides of one trial."""
-        own = ["TEST.SPLIT", self.split, "OUTPUT_DIR", str(trial.folder)]
-        return [*self.overrides, *words_of_values(trial.values), *own]
+        return [*words_of_values(trial.values), "TEST.SPLIT", self.split, "OUTPUT_DIR", str(trial.folder)]
 
 
-def build_recipe(cfg: CfgNode, file: str, overrides: Sequence[str], jobs: int) -> Recipe:
-    """How the trials of cfg are run, ``jobs`` at a time.
+def build_recipe(cfg: CfgNode, file: Path) -> Recipe:
+    """How the trials of cfg are run, which stands in ``file`` by then.
 
     Raises:
-        ConfigError: fewer GPUs than that takes.
+        ConfigError: fewer GPUs than TUNE.JOBS trials take.
     """
-    return Recipe(file, tuple(overrides), cfg.TUNE.SPLIT, cfg.TUNE.ON_ERROR, share_devices(cfg.NUM_GPUS, jobs))
+    return Recipe(file, cfg.TUNE.SPLIT, cfg.TUNE.ON_ERROR, share_devices(cfg.NUM_GPUS, cfg.TUNE.JOBS))
 
 
 def share_devices(gpus: int, jobs: int) -> tuple[str, ...]:
@@ -225,7 +222,7 @@ class Worker:
         ours = str(Path(dust.__file__).parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (ours, environment.get("PYTHONPATH"))))
         running.before = progress([trial.folder])
-        words = ["train", "--cfg", self.recipe.file, *self.recipe.words(trial)]
+        words = ["train", "--cfg", str(self.recipe.file), *self.recipe.words(trial)]
         running.process = self.start(words, trial.folder, environment, trial.claim.file)
         values = " ".join(words_of_values(trial.values))
         self.say(f"trial {trial.number} {'goes on' if running.before else 'begins'}: {values}")

@@ -5,13 +5,14 @@ import json
 import os
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 import dust
 from dust.analysis.tuning.claims import Claim
 from dust.analysis.tuning.outcome import rows_of
-from dust.analysis.tuning.study import Study, build_plan
+from dust.analysis.tuning.study import STUDY, Study, build_plan
 from dust.analysis.tuning.worker import Recipe, Worker, build_recipe, share_devices, start_process, validation_of
 from dust.config import load_config
 from dust.utils.errors import ConfigError, DustError
@@ -99,7 +100,8 @@ def make(tmp_path):
         cfg = load_config(None, values)
         study = Study(tmp_path / "study", build_plan(cfg))
         said = []
-        recipe = Recipe(None, ("NUM_GPUS", "0"), "val", cfg.TUNE.ON_ERROR, devices)
+        (study.root / STUDY).write_text(cfg.dump())
+        recipe = Recipe(study.root / STUDY, "val", cfg.TUNE.ON_ERROR, devices)
         return Worker(study, recipe, jobs, said.append, start=machine.start, pause=0.0), study, said
 
     return worker
@@ -136,7 +138,7 @@ def test_gpus_are_shared_out_or_too_few(monkeypatch):
     assert share_devices(2, 2) == ("4,5", "6,7")
     assert share_devices(0, 8) == () == share_devices(4, 1)
     with pytest.raises(ConfigError, match="need 6 GPUs, and this machine has 4; set TUNE.JOBS 2"):
-        build_recipe(load_config(None, {"NUM_GPUS": 2}), "a.yaml", [], 3)
+        build_recipe(load_config(None, {"NUM_GPUS": 2, "TUNE.JOBS": 3}), Path("a.yaml"))
 
 
 def test_an_error_stops_the_study_and_loses_nothing(make):
