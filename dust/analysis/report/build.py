@@ -14,6 +14,7 @@ import numpy as np
 from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_results
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
 from dust.analysis.report.clips import encoded, small_video
+from dust.analysis.tuning.outcome import section_of
 from dust.config import flatten
 from dust.datasets.manifest.manifest import Clip
 from dust.decode.segment import SECONDS, Segment
@@ -95,6 +96,7 @@ def build_report(run: Path, *, clips: int = 0, maps: bool = False) -> str:
         ("Clips", _clips(results, clips, build_look(folder) if maps and clips else None)),
         ("Recordings", _recordings(results)),
         ("Clips that could not be read", _bad_clips(folder)),
+        ("Search", section_of(folder)),
         ("Data and run", _facts(results, folder)),
         ("Configuration", _configuration(results)),
     ]

@@ -1,5 +1,6 @@
 """What a study came to: a table of its trials, and the best one with its interval."""
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 from dust.analysis.tuning.study import Study, trial_folder
 from dust.config.space import words_of_values
+from dust.utils.errors import DataError
 from dust.utils.files import write_csv, write_text
+from dust.utils.structured import read_json
 
 #: In the study's folder, and in each trial's.
 CSV, JSON, OF_TRIAL = "trials.csv", "trials.json", "trial.json"
@@ -97,3 +100,35 @@ def text_of(study: Study) -> str:
 
 def _meets(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     return best["low"] is not None and best["low"] <= row["value"] <= best["high"]
+
+
+def section_of(folder: Path) -> str:
+    """HTML of the study that a run was a trial of: all its trials, the best first. Empty for any other run."""
+    if not (folder / OF_TRIAL).is_file():
+        return ""
+    try:
+        whole = read_json(folder.parent / JSON)
+        metric, split = str(whole["metric"]), str(whole["split"])
+        rows = [(int(row["number"]), str(row["state"]), row, dict(row["values"])) for row in whole["trials"]]
+        rows.sort(key=lambda row: _place(row[2], whole["direction"] == "minimize"))
+        keys = list(dict.fromkeys(key for *_, values in rows for key in values))
+        lines = []
+        for number, state, row, values in rows:
+            name = f"<b>{number} (this run)</b>" if folder.name == trial_folder(Path(), number).name else str(number)
+            numbers = ["" if row[end] is None else f"{float(row[end]):.2f}" for end in ("value", "low", "high")]
+            interval = " to ".join(filter(None, numbers[1:]))
+            cells = [
+                html.escape(text) for text in (state, numbers[0], interval, *(str(values.get(key)) for key in keys))
+            ]
+            lines.append(f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    except (DataError, ValueError, TypeError, KeyError, AttributeError):
+        return ""  # not written by us
+    heads = ("trial", "state", f"{metric} ({split})", "95 % interval", *keys)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+    note = "The best of many figures is better than its model is, by chance alone: measure that one on the test split."
+    return f"<p>{note}</p><table><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def _place(row: Mapping[str, Any], minimize: bool) -> tuple[bool, float, int]:
+    value = row["value"]
+    return value is None, 0.0 if value is None else float(value) * (1 if minimize else -1), int(row["number"])

@@ -7,7 +7,7 @@ import pytest
 
 from dust.analysis.tuning import claims
 from dust.analysis.tuning.claims import Claim
-from dust.analysis.tuning.outcome import best_of, rows_of, text_of, write_tables
+from dust.analysis.tuning.outcome import best_of, rows_of, section_of, text_of, write_tables
 from dust.analysis.tuning.study import JOURNAL, Study, build_plan
 from dust.config import load_config
 from dust.utils.errors import ConfigError
@@ -155,3 +155,23 @@ def test_the_tables_and_the_best(tmp_path):
     assert "4 complete, 1 failed, 1 not begun" in text
     assert "best: trial 2, top1_acc 4.00 [0.00, 9.00] on val" in text
     assert "holds the figures of 3 more: 0, 1, 3" in text
+
+
+def test_the_section_of_a_report(tmp_path):
+    study = study_of(tmp_path)
+    assert section_of(tmp_path / "trial_002") == ""
+    finish(study, 3)
+    study.take()
+    study.fail(3, "its loss was not finite")
+    write_tables(study)
+    section = section_of(tmp_path / "trial_002")
+    places = [section.index(text) for text in ("<b>2 (this run)</b>", "<td>1</td>", "<td>0</td>", "<td>3</td>")]
+    assert places == sorted(places), "4, 2, 0, and what failed"
+    assert "<td>4.00</td><td>0.00 to 9.00</td>" in section and "SOLVER.BASE_LR" in section
+    whole = json.loads((tmp_path / "trials.json").read_text())
+    whole["trials"][0]["values"] = {"<script>": "<b>"}
+    (tmp_path / "trials.json").write_text(json.dumps(whole))
+    assert "<script>" not in section_of(tmp_path / "trial_002")
+    for other in ("[]", "{}", '{"trials": 3}', "x", '{"metric": 1, "split": 2, "trials": [{"number": "a"}]}'):
+        (tmp_path / "trials.json").write_text(other)
+        assert section_of(tmp_path / "trial_002") == ""
