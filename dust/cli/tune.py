@@ -26,7 +26,7 @@ at the same time.
   --slurm   an array of TUNE.JOBS jobs, each of which runs one trial after the other
   --show    what the study came to so far
 
-docs/TUNE.md explains it.
+Trials, their values and their figures stand in trials.csv and trials.json of OUTPUT_DIR.
 """
 _RANKS = ("RANK", "SLURM_PROCID")
 
@@ -63,7 +63,7 @@ def read(words: Sequence[str]) -> tuple[str, list[str], Any]:
     cfg: Any = load_config(args.cfg_files[0], args.opts)
     problems = []
     if not cfg.TUNE.SPACE:
-        problems.append("TUNE.SPACE is empty: name the keys that vary, and between what (docs/TUNE.md)")
+        problems.append("TUNE.SPACE is empty: name the keys that vary, and between what")
     if not (cfg.TRAIN.ENABLE and cfg.TEST.ENABLE):
         problems.append("TRAIN.ENABLE and TEST.ENABLE: both must be True; a trial is what its test says")
     if not cfg.TRAIN.AUTO_RESUME:
