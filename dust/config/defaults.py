@@ -93,6 +93,9 @@ CORE = gather(
         LIST=Key([], "augmentations by name, in place of AA_TYPE and COLOR_JITTER", kind=object,
                  values="names, or {name: {argument: value}}"),
         INTERPOLATION=Key("bicubic", "of RandAugment's geometric changes", choices="nearest | bilinear | bicubic"),
+        TIME_REVERSAL=Key([], "classes whose training clips are played backwards half of the time: a name stays the "
+                          "class it is, {a: b} change places; [] = none", kind=object,
+                          values="names of classes, or pairs: [{open: close}, wait]"),
         RE_PROB=Key(0.25, "chance of random erasing", low=0, high=1),
         RE_MODE=Key("pixel", "what erased boxes are filled with", choices="pixel | rand | const"),
         RE_COUNT=Key(1, "erased boxes per clip", low=1),
@@ -126,6 +129,8 @@ CORE = gather(
         ON_BAD_CLIP=Key("raise", "a clip that cannot be used in test or extraction",
                         choices="raise (once all others are done) | skip"),
         METRICS=Key([], "registered metrics that are measured beside the task's own", kind=str),
+        VIEW_METRICS=Key(False, "also measure every view by itself (windows of a series, clips and crops of a video): "
+                         "view_top1_acc, view_macro_f1"),
         PREDICTIONS_TOP_K=Key(0, "predictions.csv holds the so many most probable classes of a clip; 0 = the "
                               "probability of every class", low=0),
         CALIBRATE=Key(False, "fit a temperature on val, by TEST's views, into results/calibration.json, which "

@@ -43,16 +43,31 @@ KEYS = gather(
         DROP_PATH_RATE=Key(0.1, "stochastic depth of the last block, rising from 0", low=0, below=1),
     ),
     section(
+        "SERIES_ROCKET",  # model SeriesRocket
+        NUM_FEATURES=Key(10000, "about so many features, of the series and its differences together", low=1),
+        SEQ_LEN=Key(128, "time points that the dilations are made for where SERIES.LENGTH is 0", low=9),
+        DROP_RATE=Key(0.0, "dropout of the features", low=0, below=1),
+    ),
+    section(
         "SERIES",  # how a series file becomes (channels, length)
         NUM_CHANNELS=Key(3, "channels of a series", low=1),
         LENGTH=Key(51, "time points that the model gets; 0 = as the data, which must then be of one length", low=0),
-        FIT=Key("error", "what happens to a series of another length", choices="error | resample | crop"),
+        FIT=Key("error", "what happens to a series of another length",
+                choices="error | resample | crop | windows (training sees a random one each time, a test all of them)"),
+        STRIDE=Key(0, "FIT windows: points from one window of a test to the next; 0 = half a window", low=0),
         RATE=Key(0.0, "Hz; a series with a time column is brought to this rate first; 0 = as it is", low=0),
         NORMALIZE=Key(True, "each channel by mean and standard deviation of the training split"),
         MISSING=Key("error", "what happens where values are missing",
                     choices="error | mask (the channel's mean) | mask_channels (that, and a 0/1 channel beside each)"),
         TIMES=Key("error", "what happens where a file's times repeat or go backwards",
                   choices="error | mend (rows in the order of their times, those of one time averaged)"),
+        PER_RECORDING=Key("as_is", "what is taken away from each recording before it is cut and normalised",
+                          choices="as_is (nothing) | centre (each channel's mean over the recording) | standardize "
+                          "(that, then divided by its deviation)"),
+        DERIVATIVES=Key(0, "orders of derivatives in time that stand behind the channels, as channels of their own",
+                        low=0, high=3),
+        AUGMENT=Key([], "training: augmentations of series by name, see docs/SERIES.md", kind=object,
+                    values="names, or {name: {argument: value}}: [scale, {time_warp: {std: 0.3}}]"),
         NOISE=Key(0.0, "training: Gaussian noise of this many standard deviations", low=0),
     ),
     section(
@@ -139,6 +154,17 @@ def _series(cfg: CfgNode) -> list[Problem]:
     if series.FIT != "error" and not series.LENGTH:
         text = f"SERIES.FIT {series.FIT}: needs a SERIES.LENGTH to bring the series to"
         problems.append(Problem(("SERIES.FIT", "SERIES.LENGTH"), text))
+    if series.FIT == "windows" and list(cfg.DATA.MODALITIES) != ["series"]:
+        text = f"SERIES.FIT windows: DATA.MODALITIES {cfg.DATA.MODALITIES}: only series alone are cut into windows"
+        problems.append(Problem(("SERIES.FIT", "DATA.MODALITIES"), text))
+    if cfg.MODEL.MODEL_NAME == "SeriesRocket" and 0 < series.LENGTH < 9:
+        text = (
+            f"SERIES.LENGTH {series.LENGTH}: SeriesRocket's kernels see 9 points; set SERIES.FIT resample and a length "
+        )
+        problems.append(Problem(("SERIES.LENGTH", "MODEL.MODEL_NAME"), f"{text}of 9 or more"))
+    if series.STRIDE and series.FIT != "windows":
+        text = f"SERIES.STRIDE {series.STRIDE}: is for SERIES.FIT windows; write 0"
+        problems.append(Problem(("SERIES.STRIDE", "SERIES.FIT"), text))
     return problems
 
 
@@ -193,4 +219,11 @@ def _features(cfg: CfgNode) -> list[Problem]:
     return problems
 
 
-SYSTEM = System(KEYS, ("VideoSwin", "SeriesSwin", "DualSwinFusion"), check)
+def series_channels(cfg: CfgNode) -> int:
+    """Channels of a series as the model gets it: with its derivatives, and those that say what was measured."""
+    series = cfg.SERIES
+    masks = series.NUM_CHANNELS if series.MISSING == "mask_channels" else 0
+    return series.NUM_CHANNELS * (1 + series.DERIVATIVES) + masks
+
+
+SYSTEM = System(KEYS, ("VideoSwin", "SeriesSwin", "SeriesRocket", "DualSwinFusion"), check)

@@ -186,6 +186,14 @@ def _mixing(cfg: CfgNode) -> list[Problem]:
     if cfg.AUG.LIST and not cfg.AUG.ENABLE:
         text = f"AUG.LIST {cfg.AUG.LIST}: acts with AUG.ENABLE True only; set that, or AUG.LIST []"
         problems.append(Problem(("AUG.LIST", "AUG.ENABLE"), text))
+    turned = cfg.AUG.TIME_REVERSAL
+    if turned and not cfg.AUG.ENABLE:
+        text = f"AUG.TIME_REVERSAL {turned}: acts with AUG.ENABLE True only; set that, or AUG.TIME_REVERSAL []"
+        problems.append(Problem(("AUG.TIME_REVERSAL", "AUG.ENABLE"), text))
+    if turned and cfg.TRAIN.DATASET == "FusedDataset" and list(cfg.DATA.MODALITIES) != ["video"]:
+        text = f"AUG.TIME_REVERSAL {turned}: plays videos backwards; series and features do not turn with them "
+        text += f"(DATA.MODALITIES {cfg.DATA.MODALITIES}): write []"
+        problems.append(Problem(("AUG.TIME_REVERSAL", "DATA.MODALITIES"), text))
     if not (mixup.ENABLE and cfg.TRAIN.ENABLE):
         return problems
     if mixup.ALPHA == 0 and mixup.CUTMIX_ALPHA == 0:

@@ -62,18 +62,21 @@ class Grayscale:
         return grayscale(clip) if rng.uniform() < self.prob else clip
 
 
-def build_augmentations(entries: Sequence[Any], key: str = "AUG.LIST") -> list[Augmentation]:
+def build_augmentations(
+    entries: Sequence[Any], key: str = "AUG.LIST", registry: Registry = AUGMENTATION_REGISTRY
+) -> list[Any]:
     """The augmentations that a list of the configuration names.
 
     Args:
         entries: names, or ``{name: {argument: value}}``.
         key: the list's, for an error.
+        registry: where the names are.
 
     Raises:
         ConfigError: every entry that is neither, names nothing that is registered, or gives arguments that it does not
             take.
     """
-    built: list[Augmentation] = []
+    built: list[Any] = []
     problems = []
     for number, entry in enumerate(entries, 1):
         where = f"{key}, entry {number}"
@@ -83,7 +86,7 @@ def build_augmentations(entries: Sequence[Any], key: str = "AUG.LIST") -> list[A
             continue
         name, arguments = pair
         try:
-            built.append(_make(AUGMENTATION_REGISTRY.get(name), arguments))
+            built.append(_make(registry.get(name), arguments))
         except ConfigError as error:
             problems.append(f"{where}: {error}")
         except TypeError as error:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
+from dust.datasets.transforms.reversal import draw_reversal, reversed_classes
 from dust.datasets.video.windows import SlidingWindows
 from dust.decode.clip import reader_class
 from dust.decode.reader import ClipReader, FrameRequest, open_clip
@@ -48,6 +50,8 @@ class VideoDataset(Dataset[Any]):
         frame_pattern: which pictures of a folder are its frames, see :func:`dust.decode.folders.scan_pictures`.
         seed: the run's seed, from which augmentation is drawn.
         multi_label: labels become (K,) float zeros and ones.
+        time_reversal: classes whose training clips are played backwards half of the time, see
+            :func:`dust.datasets.transforms.reversal.reversed_classes`.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class VideoDataset(Dataset[Any]):
         frame_pattern: str = "",
         seed: int = 0,
         multi_label: bool = False,
+        time_reversal: Sequence[Any] = (),
     ) -> None:
         if (train_transform is None) == (eval_transform is None):
             raise ValueError("give either train_transform or eval_transform")
@@ -88,6 +93,7 @@ class VideoDataset(Dataset[Any]):
         self.frame_pattern = frame_pattern
         self.seed = seed
         self.multi_label = multi_label
+        self.reversed = reversed_classes(time_reversal, self.class_names)
 
     #: What a configuration that leaves DATA.SAMPLING and DATA.FORMAT open gets.
     default_sampling = "dense"
@@ -162,6 +168,7 @@ class VideoDataset(Dataset[Any]):
             "frame_pattern": data.FRAME_PATTERN,
             "seed": cfg.RNG_SEED,
             "multi_label": data.MULTI_LABEL,
+            "time_reversal": cfg.AUG.TIME_REVERSAL if train and cfg.AUG.ENABLE else (),
         }
 
     @classmethod
@@ -224,6 +231,9 @@ class VideoDataset(Dataset[Any]):
             frames = frames[0] if frames.ndim == 5 else frames  # one crop
             video = self.train_transform(frames.permute(0, 3, 1, 2), geometry, rng)  # (T, C, H, W)
             seen = self.as_seen(clip, request.indices)
+            backwards, label = draw_reversal(seen.label, self.reversed, rng)
+            if backwards:
+                seen, video = replace(seen, label=label), video.flip(0)
             samples.append(self.sample(seen, video.permute(1, 0, 2, 3).contiguous()))  # (C, T, H, W)
         return samples
 
