@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from dust.config.fusion import series_channels
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.window_attention import SwinBlock
 from dust.models.swin_base import INIT_STD, Swin, check_swin
@@ -128,11 +129,9 @@ class SeriesSwin(Swin):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """The arguments that a configuration asks for."""
         node = cfg.SERIES_SWIN
-        # SERIES.MISSING mask_channels puts a channel of 0 and 1 beside each
-        channels = cfg.SERIES.NUM_CHANNELS * (2 if cfg.SERIES.MISSING == "mask_channels" else 1)
         return {
             "num_classes": cfg.MODEL.NUM_CLASSES,
-            "in_chans": channels,
+            "in_chans": series_channels(cfg),
             "seq_len": cfg.SERIES.LENGTH or None,
             "patch_size": node.PATCH_SIZE,
             "embed_dim": node.EMBED_DIM,

@@ -61,6 +61,7 @@ class Classification(Task):
         ensemble_space: ``logits`` | ``probs``: what is summed or compared.
         metrics: registered metrics that are measured beside the task's own.
         predictions_top_k: classes of a clip in predictions.csv, the most probable first; 0 = all, in their order.
+        view_metrics: also measure views one by one, as ``view_*``.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class Classification(Task):
         ensemble_space: str = "logits",
         metrics: Sequence[str] = (),
         predictions_top_k: int = 0,
+        view_metrics: bool = False,
     ) -> None:
         for name in metrics:
             METRIC_REGISTRY.get(name)  # a wrong name is said before the training
         self.class_names = list(class_names)
         self.multi_label = multi_label
         self.own_metrics = tuple(metrics)
-        self.predictions_top_k = predictions_top_k
+        self.predictions_top_k, self.view_metrics = predictions_top_k, view_metrics
         self.loss = ClassificationLoss(
             loss,
             class_weights=class_weights,
@@ -121,6 +123,7 @@ class Classification(Task):
             "ensemble_space": cfg.TEST.ENSEMBLE_SPACE,
             "metrics": cfg.TEST.METRICS,
             "predictions_top_k": cfg.TEST.PREDICTIONS_TOP_K,
+            "view_metrics": cfg.TEST.VIEW_METRICS,
         }
 
     def to(self, device) -> "Classification":
@@ -157,6 +160,7 @@ class Classification(Task):
             space=self.ensemble_space,
             metrics=self.own_metrics,
             top_k=self.predictions_top_k,
+            view_metrics=self.view_metrics,
         )
 
 
@@ -198,8 +202,10 @@ class ClassificationEvaluation(Evaluation):
         space: str,
         metrics: Sequence[str] = (),
         top_k: int = 0,
+        view_metrics: bool = False,
     ) -> None:
         super().__init__()
+        self.view_metrics = view_metrics
         self.top_k = min(top_k, len(class_names))
         self.own_metrics = tuple(metrics)
         self.class_names = list(class_names)
@@ -209,7 +215,8 @@ class ClassificationEvaluation(Evaluation):
 
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         named = _by_name(record["outputs"])
-        scores, probabilities = self.ensemble(named.pop(MAIN).float())
+        views = named.pop(MAIN).float()
+        scores, probabilities = self.ensemble(views)
         label = record["label"]
         return {
             "id": record["id"],
@@ -218,6 +225,7 @@ class ClassificationEvaluation(Evaluation):
             "scores": scores.numpy(),
             "probabilities": probabilities.numpy(),
             "others": {name: self.ensemble(logits.float())[0].numpy() for name, logits in named.items()},
+            "views": views.numpy() if self.view_metrics else None,
         }
 
     def questions(self) -> Sequence[Sequence[str]] | None:
@@ -265,6 +273,9 @@ class ClassificationEvaluation(Evaluation):
             alone = measure(np.stack([record["others"][name] for record in labelled]), labels)
             first = next(iter(alone))
             metrics[_prefixed(name, first)] = alone[first]
+        if self.view_metrics:
+            alone = measure(*self._views())
+            metrics |= {f"view_{name}": alone[name] for name in self._view_names() if name in alone}
         return metrics
 
     def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
@@ -272,7 +283,22 @@ class ClassificationEvaluation(Evaluation):
         if not labelled:
             return {}
         measure = multilabel_intervals if self.multi_label else classification_intervals
-        return measure(*self._arrays("scores"), self.group_names(labelled, groups))
+        names = self.group_names(labelled, groups)
+        found = measure(*self._arrays("scores"), names)
+        if self.view_metrics:
+            repeats = [len(record["views"]) for record in labelled]
+            alone = measure(*self._views(), np.repeat(names, repeats).tolist())
+            found |= {f"view_{name}": alone[name] for name in self._view_names() if name in alone}
+        return found
+
+    def _view_names(self) -> Sequence[str]:
+        return ["map"] if self.multi_label else ["top1_acc", "macro_f1"]
+
+    def _views(self) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`_arrays`, of every view by itself."""
+        labelled = self._labelled()
+        labels = np.repeat([record["label"] for record in labelled], [len(one["views"]) for one in labelled], axis=0)
+        return np.concatenate([record["views"] for record in labelled]), labels.astype(int)
 
     def report(self) -> dict[str, Any]:
         """``calibration`` (see :class:`dust.utils.statistics.Calibration`) and, single-label, ``confidence``: what
@@ -302,10 +328,11 @@ class ClassificationEvaluation(Evaluation):
         return np.stack([record[name] for record in labelled]), labels.astype(int) if self.multi_label else labels
 
     def metric_names(self) -> Sequence[str]:
+        views = [f"view_{name}" for name in self._view_names()] if self.view_metrics else []
         if self.multi_label:
-            return ["map", *self.own_metrics, "*_map"]
+            return ["map", *self.own_metrics, "*_map", *views]
         top5 = ["top5_acc"] if len(self.class_names) >= 5 else []
-        return ["top1_acc", *top5, "mean_class_acc", "macro_f1", "weighted_f1", *self.own_metrics, "*_top1_acc"]
+        return ["top1_acc", *top5, "mean_class_acc", "macro_f1", "weighted_f1", *self.own_metrics, "*_top1_acc", *views]
 
     def figures(self) -> dict[str, Any]:
         if self.multi_label or not self._labelled():

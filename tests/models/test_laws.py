@@ -19,7 +19,8 @@ RATES = {
     "MViT": {"drop_path_rate": 0.4, "dropout_rate": 0.2},
     **{name: {"dropout_rate": 0.4} for name in ("SlowFast", "ResNet", "X3D", "TorchvisionVideo", "HuggingFaceVideo")},
 }
-NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM", "CLIPZeroShot"}  # they are small, or not trained
+#: They are small, or not trained.
+NO_CHECKPOINTING = {"PointTrackTransformer", "PointTrackLSTM", "CLIPZeroShot", "SeriesRocket"}
 #: Whose forward pass Dynamo cannot take whole, and why.
 NO_COMPILING = {
     "PointTrackLSTM": "an LSTM",

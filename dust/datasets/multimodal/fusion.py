@@ -18,6 +18,7 @@ from dust.datasets.manifest.several import one_folder
 from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.multimodal.series_split import SplitSeries
+from dust.datasets.multimodal.series_transforms import SeriesShaping
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.video.video import VideoDataset
 from dust.utils.checkpoint import file_sha256
@@ -80,8 +81,10 @@ class FusedDataset(Dataset[Any]):
     * ``video_features``: float32, what an earlier stage stored under the sample's id.
 
     In training, item ``SampleRequest(epoch, sample)`` is a list of samples, one per view that the inner dataset draws;
-    series and features are the same in all of them. Otherwise item ``index`` is one sample whose inputs have a leading
-    dimension V, the number of its views (1 without video files). A sample that cannot be read is a :class:`BadClip`.
+    series and features are the same in all of them. (Of series alone: ``num_sample`` views, each drawn by itself.)
+    Otherwise item ``index`` is one sample whose inputs have a leading dimension V, the number of its views: 1 without
+    video files, but of series alone with ``rules.fit`` windows, one for each window. A sample that cannot be read is a
+    :class:`BadClip`.
 
     Attributes:
         clips, class_names: as in VideoDataset.
@@ -93,7 +96,8 @@ class FusedDataset(Dataset[Any]):
         training: see above.
         video: keyword arguments of the inner VideoDataset besides ``manifest``.
         channels: of videos that are rows of arrays.
-        rules, normalize, noise: of the series.
+        rules, shaping, normalize, noise: of the series.
+        num_sample: training views of a sample of series alone.
         features: of this split.
         feature_dim: channels that the features must have; 0 = any.
         needs_map: the features must be maps (C, ...), not vectors.
@@ -114,6 +118,8 @@ class FusedDataset(Dataset[Any]):
         video: Mapping[str, Any] | None = None,
         channels: int = 3,
         rules: SeriesRules | None = None,
+        shaping: SeriesShaping | None = None,
+        num_sample: int = 1,
         normalize: bool = True,
         noise: float = 0.0,
         features: FeatureStore | None = None,
@@ -128,6 +134,9 @@ class FusedDataset(Dataset[Any]):
         self.multi_label = manifest.multi_label
         self.modalities, self.split, self.training = tuple(modalities), split, training
         self.fitted: dict[str, Any] = {}
+        alone = self.modalities == ("series",)
+        self.num_sample = num_sample if alone else 1
+        self.windowed = alone and rules is not None and rules.fit == "windows"
         ids = [clip.id for clip in self.clips]
         fitted = fitted or {}
         self.videos: VideoDataset | StackedVideos | None = None
@@ -141,6 +150,7 @@ class FusedDataset(Dataset[Any]):
                 references=[clip.series for clip in self.clips],
                 cuts=[clip.window for clip in self.clips],
                 rules=rules,
+                shaping=shaping,
                 split=split,
                 normalize=normalize,
                 noise=noise,
@@ -175,6 +185,8 @@ class FusedDataset(Dataset[Any]):
             "video": VideoDataset.reading_from_config(cfg, views) if "video" in modalities else None,
             "channels": data.INPUT_CHANNEL_NUM[0],
             "rules": SeriesRules(**SeriesRules.from_config(cfg)) if "series" in modalities else None,
+            "shaping": SeriesShaping(**SeriesShaping.from_config(cfg)),
+            "num_sample": cfg.AUG.NUM_SAMPLE if views == "train" and cfg.AUG.ENABLE else 1,
             "normalize": cfg.SERIES.NORMALIZE,
             "noise": cfg.SERIES.NOISE,
             "features": features,
@@ -195,6 +207,7 @@ class FusedDataset(Dataset[Any]):
             video=VideoDataset.reading_from_config(cfg, "test") if "video" in modalities else None,
             channels=cfg.DATA.INPUT_CHANNEL_NUM[0],
             rules=SeriesRules(**SeriesRules.from_config(cfg)) if "series" in modalities else None,
+            shaping=SeriesShaping(**SeriesShaping.from_config(cfg)),
             normalize=cfg.SERIES.NORMALIZE,
             seed=cfg.RNG_SEED,
             check=False,
@@ -301,7 +314,12 @@ class FusedDataset(Dataset[Any]):
             elif self.videos is not None:
                 video = self.videos.read(index)
                 samples[0]["inputs"]["video"] = video if self.training else video[None]
-            others = {name: values[0] for name, values in self._others([index], [epoch]).items()}
+            if self.series is not None and self.windowed and not self.training:
+                samples[0]["inputs"]["series"] = self.series.windows(index)
+                return samples[0]
+            if self.training and self.num_sample > 1:
+                return [self._sample(index, self._only(index, epoch, view)) for view in range(self.num_sample)]
+            others = self._only(index, epoch)
         except SampleError as error:
             reason = error.reason + (f" ({error.detail})" if error.detail else "")
             return BadClip(clip.id, error.path, reason)
@@ -316,21 +334,27 @@ class FusedDataset(Dataset[Any]):
         """A batch of items at once, which PyTorch's loader asks for: series and features are read in one go."""
         if not self.training or self.videos is not None:
             return [self[key] for key in keys]
-        indices = [key.sample for key in keys]
+        indices, epochs = [key.sample for key in keys], [key.epoch for key in keys]
+        items: list[list[Any]] = [[] for _ in keys]
         try:
-            inputs = self._others(indices, [key.epoch for key in keys])
+            for view in range(self.num_sample):
+                inputs = self._others(indices, epochs, view)
+                rows = zip(*(values.unbind(0) for values in inputs.values()), strict=True)
+                for item, index, row in zip(items, indices, rows, strict=True):
+                    item.append(self._sample(index, dict(zip(inputs, row, strict=True))))
         except SampleError:  # one by one, so that only the bad ones are left out
             return [self[key] for key in keys]
-        rows = zip(*(values.unbind(0) for values in inputs.values()), strict=True)
-        return [
-            [self._sample(index, dict(zip(inputs, row, strict=True)))] for index, row in zip(indices, rows, strict=True)
-        ]
+        return items
 
-    def _others(self, indices: Sequence[int], epochs: Sequence[int | None]) -> dict[str, Tensor]:
+    def _only(self, index: int, epoch: int | None, view: int = 0) -> dict[str, Tensor]:
+        """The inputs of one sample but the video."""
+        return {name: values[0] for name, values in self._others([index], [epoch], view).items()}
+
+    def _others(self, indices: Sequence[int], epochs: Sequence[int | None], view: int = 0) -> dict[str, Tensor]:
         """All inputs but the video, (len(indices), ...). SampleError if one cannot be read."""
         inputs = {}
         if self.series is not None:
-            inputs["series"] = self.series.batch(indices, epochs)
+            inputs["series"] = self.series.batch(indices, epochs, view)
         if self.features is not None:
             found = self.features.features[self._feature_rows[indices]]
             inputs["video_features"] = torch.from_numpy(found.astype(np.float32, copy=False))

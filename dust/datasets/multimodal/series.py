@@ -333,10 +333,12 @@ class SeriesRules:
     Args:
         num_channels: C.
         length: time points; 0 = as they are, and all alike.
-        fit: error | resample (evenly over the series' duration) | crop (random in training, else the centre).
+        fit: error | resample (evenly over the series' duration) | crop (random in training, else the centre) | windows
+            (:meth:`prepare` gives the whole series, of at least ``length`` points).
         rate: Hz; above 0, a series is first laid on an even time axis from its first time on.
         missing: error | mask | mask_channels.
         times: error | mend, see :func:`read_series`.
+        stride: points from one window to the next; 0 = half a window, at least 1.
     """
 
     num_channels: int
@@ -345,6 +347,7 @@ class SeriesRules:
     rate: float = 0.0
     missing: str = "error"
     times: str = "error"
+    stride: int = 0
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
@@ -356,6 +359,7 @@ class SeriesRules:
             "rate": node.RATE,
             "missing": node.MISSING,
             "times": node.TIMES,
+            "stride": node.STRIDE,
         }
 
     def read(self, reference: str, files: ArrayFiles | None = None) -> Series:
@@ -372,7 +376,7 @@ class SeriesRules:
             raise SampleError(path, "missing values: set SERIES.MISSING mask or mask_channels", _places(missing))
 
     def prepare(self, series: Series, path: str, rng: np.random.RandomState | None = None) -> np.ndarray:
-        """(C, length) float32, NaN where missing.
+        """(C, length) float32, NaN where missing; with ``fit`` windows (C, length or more).
 
         Args:
             rng: draws the place of a crop; None takes the centre.
@@ -392,6 +396,8 @@ class SeriesRules:
                 values = resample(values, times, at, longest_step)
             times, longest_step = None, np.inf  # from here on evenly in time
         own = values.shape[1]
+        if self.fit == "windows" and own >= self.length:
+            return values
         if not self.length or (own == self.length and (times is None or self.fit != "resample")):
             return values
         if self.fit == "resample" and own > 1:
@@ -421,7 +427,7 @@ class SeriesRules:
 
     def _other_length(self) -> str:
         wanted = f"not the {self.length} time points of SERIES.LENGTH (or, where that is 0, of the first series)"
-        if self.fit == "crop":
+        if self.fit in ("crop", "windows"):
             return f"shorter, {wanted}: set a smaller SERIES.LENGTH, or SERIES.FIT resample"
         if self.fit == "resample":
             return f"a single point, {wanted}: remove the sample"

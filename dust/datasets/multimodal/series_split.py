@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dust.datasets.arrays import ArrayFiles, StackedRows, is_row
 from dust.datasets.multimodal.series import Series, SeriesRules, Window, channel_axis, channels_first, to_float
+from dust.datasets.multimodal.series_transforms import SeriesShaping, window_starts
 from dust.utils.errors import ConfigError, DataError, NotFitted, Problems, SampleError
 from dust.utils.rng import numpy_rng
 
@@ -68,15 +69,19 @@ class Moments:
 
 
 class SplitSeries:
-    """The series of a split's samples as tensors (C', length): C' = C, or 2 C with ``missing`` mask_channels, where
-    channel C + c is 1 where channel c was measured and 0 where it is missing.
+    """The series of a split's samples as tensors (C', length): C' = D = C * (1 + derivatives), or D + C with
+    ``missing`` mask_channels, where channel D + c is 1 where channel c was measured and 0 where it is missing.
 
-    With ``normalize`` each channel is (value - mean) / std of the training split's values as they are stored. A
-    missing value becomes the channel's mean.
+    With ``normalize`` each channel is (value - mean) / std of the training split: of the values as they are stored, or
+    where ``shaping`` changes them, of what it makes of whole series. A missing value becomes the channel's mean.
+
+    With ``rules.fit`` windows a sample of training is a random window of its series, and :meth:`windows` gives all.
+    Windows are cut out of the whole series that ``shaping`` made.
 
     Args:
         ids, references: of the samples; see :func:`dust.datasets.multimodal.series.read_series`.
-        rules: SERIES.NUM_CHANNELS, LENGTH, FIT, RATE, MISSING.
+        rules: SERIES.NUM_CHANNELS, LENGTH, FIT, RATE, MISSING, STRIDE.
+        shaping: SERIES.AUGMENT, PER_RECORDING, DERIVATIVES.
         split: for messages.
         normalize: see above.
         cuts: of each sample, the window of the recording that it is, None for all of it; () for none.
@@ -98,6 +103,7 @@ class SplitSeries:
         rules: SeriesRules,
         split: str,
         cuts: Sequence[Window | None] = (),
+        shaping: SeriesShaping | None = None,
         normalize: bool = True,
         noise: float = 0.0,
         seed: int = 0,
@@ -109,6 +115,8 @@ class SplitSeries:
         self.normalize, self.noise, self.seed, self.training = normalize, noise if training else 0.0, seed, training
         self.cuts = list(cuts) if any(cuts) else []
         self._long = ("", Series(np.zeros((rules.num_channels, 0), np.float32)))
+        self.shaping = shaping or SeriesShaping()
+        self.num_channels = rules.num_channels * (1 + self.shaping.derivatives)
         self.files = ArrayFiles()
         stacked = all(map(is_row, references)) and not self.cuts
         self.rows = StackedRows(references, self.files) if stacked else None
@@ -125,7 +133,7 @@ class SplitSeries:
             )
         if statistics is not None and not rules.length:
             self.rules = replace(rules, length=int(statistics.get("length", 0)))
-        moments = Moments(rules.num_channels) if fit else None
+        moments = Moments(self.num_channels) if fit else None
         if check or fit:
             self._look_through(moments)
         elif self.rows is not None:
@@ -135,16 +143,17 @@ class SplitSeries:
         found = moments.statistics() if moments is not None else dict(statistics or {})
         #: plain values: ``length``, and ``mean`` and ``std`` where they are needed
         self.statistics: dict[str, Any] = {**found, "length": self.rules.length}
-        self._mean = self._std = np.zeros((rules.num_channels, 1), np.float32)
+        self._mean = self._std = np.zeros((self.num_channels, 1), np.float32)
         if needed:
             self._take_statistics(self.statistics)
 
     def _take_statistics(self, statistics: Mapping[str, Any]) -> None:
         mean, std = (np.array(statistics.get(name, []), np.float32)[:, None] for name in ("mean", "std"))
-        if len(mean) != self.rules.num_channels or len(std) != self.rules.num_channels:
+        if len(mean) != self.num_channels or len(std) != self.num_channels:
             raise ConfigError(
-                f"SERIES.NUM_CHANNELS {self.rules.num_channels}: the training fitted the normalisation of "
-                f"{len(mean)} channels; use the configuration of that training"
+                f"SERIES.NUM_CHANNELS {self.rules.num_channels}: the training fitted the normalisation of {len(mean)} "
+                f"channels, not of {self.num_channels} (with SERIES.DERIVATIVES {self.shaping.derivatives}); use the "
+                "configuration of that training"
             )
         self._mean, self._std = mean, std
 
@@ -157,7 +166,7 @@ class SplitSeries:
         """Read all series once: every problem in one error, missing values counted, ``moments`` filled."""
         problems = Problems()
         total = 0
-        for indices, block in self._blocks(problems):  # (n, C, L)
+        for indices, block, prepared in self._blocks(problems):  # (n, C, L)
             broken = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2)))
             for place in broken:
                 index = int(indices[place])
@@ -170,7 +179,9 @@ class SplitSeries:
                 self.missing_samples += int(np.isnan(block).any(axis=(1, 2)).sum())
             total += block.size
             if moments is not None and not problems.kinds:
-                moments.update(block)
+                changed = [self.shaping(one)[None] for one in prepared] if self.shaping.changes_values else [block]
+                for values in changed:
+                    moments.update(values)
         problems.raise_if_any(f"the series of the {self.split} split")
         if self.missing_values:
             logger.warning(
@@ -178,8 +189,9 @@ class SplitSeries:
                 self.split, self.missing_values, total, self.missing_samples, len(self.ids),
             )  # fmt: skip
 
-    def _blocks(self, problems: Problems) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(indices, their values (n, C, L)), all samples once; those of a file that cannot be used are left out."""
+    def _blocks(self, problems: Problems) -> Iterator[tuple[np.ndarray, np.ndarray, Iterator[np.ndarray]]]:
+        """(indices, their values (n, C, L), the same at the model's rate and length), all samples once; those of a file
+        that cannot be used are left out."""
         if self.rows is None:
             for index, path in enumerate(self.references):
                 try:
@@ -190,7 +202,7 @@ class SplitSeries:
                     continue
                 if not self.rules.length:
                     self._take_length(prepared)
-                yield np.array([index]), series.values[None]
+                yield np.array([index]), series.values[None], iter([prepared])
             return
         usable = self._find_axes(problems)
         order = np.lexsort((self.rows.row, self.rows.file))  # along the disk
@@ -201,7 +213,9 @@ class SplitSeries:
             step = max(1, _BLOCK // max(1, row_bytes))
             for start in range(0, len(of_file), step):
                 indices = of_file[start : start + step]
-                yield indices, self._stacked(indices)
+                block = self._stacked(indices)
+                path = self.rows.paths[number]
+                yield indices, block, (self.rules.prepare(Series(values), path) for values in block)
 
     def _find_axes(self, problems: Problems) -> list[int]:
         """Finds each stacked file's channel axis and whether its rows have the right length; returns usable files."""
@@ -243,15 +257,46 @@ class SplitSeries:
         axis = self.axes[self.rows.file[indices[0]]]
         return to_float(channels_first(self.rows.block(indices), axis), self.rows.paths[0])
 
-    def batch(self, indices: Sequence[int], epochs: Sequence[int | None]) -> Tensor:
+    def batch(self, indices: Sequence[int], epochs: Sequence[int | None], view: int = 0) -> Tensor:
         """(len(indices), C', length) float32, in one read where the files allow it.
 
         Args:
-            epochs: of each; in ``training``, crop and noise are that epoch's draw. None for the fixed centre crop.
+            epochs: of each; in ``training``, what is drawn (augmentation, crop or window, noise) is that epoch's. None
+                for the fixed centre crop.
+            view: which of several draws of each in one epoch.
 
         Raises:
             SampleError: one of them cannot be used.
         """
+        made = []
+        for index, epoch, series in zip(indices, epochs, self._checked(indices), strict=True):
+            rng = self._rng(index, epoch, view)
+            values = self.shaping(self.rules.prepare(series, self.references[index], rng), rng)
+            if self.rules.fit == "windows":
+                slack = values.shape[1] - self.rules.length
+                start = slack // 2 if rng is None else int(rng.randint(0, slack + 1))
+                values = values[:, start : start + self.rules.length]
+            if self.noise and rng is not None:
+                values = values + self._std * np.float32(self.noise) * rng.standard_normal(values.shape).astype(
+                    np.float32
+                )
+            made.append(values)
+        return torch.from_numpy(self._finish(np.stack(made)))
+
+    def windows(self, index: int) -> Tensor:
+        """(W, C', length) float32: all windows of one sample's series, ``rules.stride`` apart.
+
+        Raises:
+            SampleError: it cannot be used.
+        """
+        (series,) = self._checked([index])
+        whole = self._finish(self.shaping(self.rules.prepare(series, self.references[index])))
+        length = self.rules.length
+        starts = window_starts(whole.shape[1], length, self.rules.stride or max(length // 2, 1))
+        return torch.from_numpy(np.stack([whole[:, start : start + length] for start in starts]))
+
+    def _checked(self, indices: Sequence[int]) -> list[Series]:
+        """The series as stored. SampleError for one whose values cannot be used."""
         if self.stacked_alike:
             block = self._stacked(np.asarray(indices))
             series = [Series(values) for values in block]
@@ -261,28 +306,24 @@ class SplitSeries:
             broken = list(range(len(series)))
         for place in broken:
             self.rules.check_values(series[place].values, self.references[indices[place]])
-        draws = [self._rng(*one) for one in zip(indices, epochs, strict=True)]
-        paths = [self.references[index] for index in indices]
-        values = np.stack([self.rules.prepare(*one) for one in zip(series, paths, draws, strict=True)])
-        if self.noise:
-            shape = values.shape[1:]
-            normal = np.stack([np.zeros(shape) if rng is None else rng.standard_normal(shape) for rng in draws])
-            values += self._std * np.float32(self.noise) * normal.astype(np.float32)
-        return torch.from_numpy(self._finish(values))
+        return series
 
-    def _rng(self, index: int, epoch: int | None) -> np.random.RandomState | None:
-        """The stream of one sample in one epoch; None where nothing is drawn."""
-        if not self.training or epoch is None or not (self.noise or self.rules.fit == "crop"):
+    def _rng(self, index: int, epoch: int | None, view: int) -> np.random.RandomState | None:
+        """The stream of one view of a sample in one epoch; None where nothing is drawn."""
+        drawn = self.noise or self.shaping.augmentations or self.rules.fit in ("crop", "windows")
+        if not self.training or epoch is None or not drawn:
             return None
-        return numpy_rng(self.seed, "augment", epoch, index, "series")
+        return numpy_rng(self.seed, "augment", epoch, index, "series", *([view] if view else []))
 
     def _finish(self, values: np.ndarray) -> np.ndarray:
         """Normalise (..., C, length) and put something where values are missing."""
         missing = np.isnan(values) if self.rules.missing != "error" else None
+        measured = self.rules.num_channels
         if self.normalize:
             values = (values - self._mean) / self._std
         if missing is not None:
             values = np.where(missing, np.float32(0) if self.normalize else self._mean, values)
             if self.rules.missing == "mask_channels":
-                values = np.concatenate([values, (~missing).astype(np.float32)], axis=-2)
+                there = ~missing[..., :measured, :]
+                values = np.concatenate([values, there.astype(np.float32)], axis=-2)
         return np.ascontiguousarray(values)
