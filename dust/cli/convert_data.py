@@ -6,6 +6,7 @@ dust convert-data dust-pickles DUST --out data/dust
 dust convert-data industreal IndustReal --out data/industreal
 dust convert-data elan annotations/ --videos recordings/ --label activity --out data/mine
 dust convert-data keypoints poses/ --form openpose --size 1080,1920 --out data/poses
+dust convert-data uea BasicMotions --out data/BasicMotions
 dust convert-data check data/ucf101
 """
 
@@ -29,6 +30,7 @@ from dust.convert.keypoints.poses import KEEP
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
+from dust.convert.uea import convert_uea
 from dust.utils.logging import console_logging
 from dust.utils.text import printable_lines
 
@@ -191,6 +193,15 @@ def convert_poses(args: argparse.Namespace) -> None:
     print_next(args.out, keys.replace(" [", "["))
 
 
+def convert_series(args: argparse.Namespace) -> None:
+    """A data set of the UEA or UCR archive."""
+    result = convert_uea(args.root, args.out, force=args.force)
+    listed = ", ".join(f"{split}.csv ({samples} series)" for split, samples in result.counts.items())
+    low, high = result.lengths
+    print(f"wrote {args.out}: {listed}; {result.channels} channels, {low} to {high} points, {result.classes} classes")
+    print_next(args.out, f" SERIES.NUM_CHANNELS {result.channels}")
+
+
 def options_of(args: argparse.Namespace, options: dict[str, Option]) -> dict[str, Any]:
     """The values of those options that this sub-command has."""
     names = (name.replace("-", "_") for name in options)
@@ -229,6 +240,11 @@ KINDS = {
         )
         for name, form in READERS.items()
     },
+    "uea": Kind(
+        "NAME_TRAIN.ts and NAME_TEST.ts of the UEA and UCR archives of series",
+        convert_series,
+        {"out": required("folder for train.csv, test.csv and the series"), **FORCE},
+    ),
     "check": Kind("what `dust check` does", check.run, check.OPTIONS),
 }
 

@@ -1,4 +1,4 @@
-"""What is made of a whole series: laws of the augmentations, levels and derivatives against NumPy, windows as slices."""
+"""What is made of a whole series: laws of augmentations, levels and derivatives against NumPy, windows as slices."""
 
 import numpy as np
 import pytest
