@@ -35,6 +35,8 @@ PAGES = [
     "docs/ANNOTATIONS.md",
     "docs/EXPORT.md",
     "docs/BENCHMARKS.md",
+    "docs/SERIES.md",
+    "docs/RESULTS.md",
     "dust/datasets/DATASET.md",
 ]
 COMMAND = re.compile(r"^(?:\$ )?((?:make|dust|python) .*)$", re.M)
@@ -100,7 +102,9 @@ def test_a_command_of_a_page_exists(line, tmp_path, monkeypatch):
             assert flag in result.stdout, f"{flag} is no flag of {' '.join(words[1:3])}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/DUST.md", "docs/TRACKS.md", "docs/KEYSTEP.md", "docs/PREDICT.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/DUST.md", "docs/TRACKS.md", "docs/KEYSTEP.md", "docs/PREDICT.md", "docs/SERIES.md"]
+)
 def test_the_pages_python_is_python(page):
     names = set()
     for block in blocks(page, "python"):
@@ -114,6 +118,7 @@ def test_the_pages_python_is_python(page):
 
 LINKING = ["README.md", "CONTRIBUTING.md", "docs/CAST.md", "docs/CLUSTER.md", "docs/CONFIG.md", "docs/DUST.md"]
 LINKING += ["docs/TRACKS.md", "docs/PREDICT.md", "docs/SERVE.md", "docs/TRUST.md", "docs/ANNOTATIONS.md"]
+LINKING += ["docs/SERIES.md", "docs/RESULTS.md"]
 
 
 @pytest.mark.parametrize("page", LINKING)

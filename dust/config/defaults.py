@@ -236,6 +236,8 @@ CORE = gather(
         INPUT_CHANNEL_NUM=Key([3], "channels of a clip (SlowFast's [3, 3] means the same here)"),
         MEAN=Key([0.45, 0.45, 0.45], "mean of R, G, B in 0..1, which is subtracted", length=3),
         STD=Key([0.225, 0.225, 0.225], "spread of R, G, B in 0..1, by which they are divided", length=3),
+        SUBTRACT_CLIP_MEAN=Key(False, "take away each pixel's mean over the frames of its clip: for cameras that stand "
+                               "still, so that only what moves is seen"),
         TRAIN_JITTER_SCALES=Key([256, 320], "range of the short side before the random crop, pixels", length=2),
         TRAIN_JITTER_SCALES_RELATIVE=Key(
             [], "range of the crop's area, e.g. [0.08, 1.0]: random-resized crop; [] = off", kind=float),

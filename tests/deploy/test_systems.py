@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 import shutil
 
@@ -65,6 +66,48 @@ def test_video(tmp_path):
     stages(["video"], tmp_path / "data", tmp_path / "runs", "DATA.TRAIN_JITTER_SCALES", "[64,64]")
     model = dust.load(tmp_path / "runs", device="cpu")
     check(model, tmp_path / "runs" / "video", tmp_path / "data" / "test.csv", tmp_path)
+
+
+def write_recordings(folder, count=8):
+    """Recordings of other lengths: a class is slow or fast."""
+    rng = np.random.RandomState(0)
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = ["id,label,series"]
+        for number in range(count):
+            length, fast = 60 + 5 * number, number % 2
+            angle = np.arange(length) * (0.2 + 0.3 * fast) + rng.uniform(0, 6)
+            series = np.stack([np.sin(angle), np.cos(angle)]) + 0.1 * rng.standard_normal((2, length))
+            np.save(folder / f"{split}{number}.npy", series.astype(np.float32))
+            rows.append(f"{split}{number},{('slow', 'fast')[fast]},{split}{number}.npy")
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_series_by_windows(tmp_path):
+    """Statistics and level come from the checkpoint, windows and their mean from the same code; labels are no help."""
+    write_recordings(tmp_path / "data")
+    more = [
+        "SERIES.NUM_CHANNELS",
+        "2",
+        "SERIES.LENGTH",
+        "32",
+        "SERIES.FIT",
+        "windows",
+        "SERIES.PER_RECORDING",
+        "centre",
+    ]
+    more += ["SERIES.DERIVATIVES", "1", "SERIES_ROCKET.NUM_FEATURES", "400", "TEST.VIEW_METRICS", "True"]
+    more += ["AUG.ENABLE", "True", "AUG.NUM_SAMPLE", "2"]
+    stages(["series"], tmp_path / "data", tmp_path / "runs", *more, "SOLVER.MAX_EPOCH", "4")
+    stage = tmp_path / "runs" / "series"
+    report = json.loads((stage / "results" / "test.json").read_text())
+    assert report["counts"]["samples"] == 8
+    assert {"top1_acc", "view_top1_acc", "view_macro_f1"} <= report["metrics"].keys() & report["intervals"].keys()
+    found = check(dust.load(stage, device="cpu"), stage, tmp_path / "data" / "test.csv", tmp_path)
+    model = dust.load(stage, device="cpu")
+    array = np.load(tmp_path / "data" / "test3.npy")
+    assert list(model(array).probabilities.values()) == pytest.approx(list(found[3].probabilities.values()), abs=1e-5)
+    assert "shorter" in model(array[:, :20]).error
 
 
 @pytest.mark.slow

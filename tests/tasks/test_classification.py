@@ -54,6 +54,20 @@ def test_max_starts_below_every_logit():
     assert scores.tolist() == [-4.0, -2.0, -3.0]
 
 
+def test_views_are_also_measured_one_by_one():
+    """Of two clips, one of three views and one of a single view: whole clips count alike, views count alike."""
+    ours = evaluation(view_metrics=True, ensemble_space="probs")
+    sure, unsure, wrong = [4.0, 0.0, 0.0], [0.0, 0.6, 0.5], [0.0, 0.0, 4.0]
+    ours.update(record(0, 0, torch.tensor([sure, sure, unsure])))
+    ours.update(record(1, 1, torch.tensor([wrong])))
+    figures, intervals = ours.metrics(), ours.intervals({})
+    assert figures["top1_acc"] == 50.0 and figures["view_top1_acc"] == 50.0
+    assert figures["view_macro_f1"] == pytest.approx(100 * 0.8 / 3)
+    assert intervals["view_top1_acc"].low <= 50.0 <= intervals["view_top1_acc"].high
+    assert {"view_top1_acc", "view_macro_f1"} <= set(metric_names(ours))
+    assert not any(name.startswith("view_") for name in evaluation().metric_names())
+
+
 def test_files_of_a_single_label_test(tmp_path):
     torch.manual_seed(0)
     ours = evaluation()

@@ -18,6 +18,7 @@ class DeviceTransform:
     Args:
         mean, std: per channel (or one for all), in 0..1 units, in the order R, G, B.
         reverse_channels: hand the channels on in reverse order, BGR; each keeps its own mean and std.
+        subtract_clip_mean: take away each pixel's mean over the clip's frames as well, so that what stands still is 0.
         erasing, mixup: training only; None is off.
 
     Raises:
@@ -30,6 +31,7 @@ class DeviceTransform:
         mean: Sequence[float],
         std: Sequence[float],
         reverse_channels: bool = False,
+        subtract_clip_mean: bool = False,
         erasing: RandomErasing | None = None,
         mixup: MixUp | None = None,
     ) -> None:
@@ -38,6 +40,7 @@ class DeviceTransform:
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.reverse_channels = reverse_channels
+        self.subtract_clip_mean = subtract_clip_mean
         self.erasing = erasing
         self.mixup = mixup
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -64,6 +67,7 @@ class DeviceTransform:
             "mean": cfg.DATA.MEAN,
             "std": cfg.DATA.STD,
             "reverse_channels": cfg.DATA.REVERSE_INPUT_CHANNEL,
+            "subtract_clip_mean": cfg.DATA.SUBTRACT_CLIP_MEAN,
             "erasing": erasing,
             "mixup": mixup,
         }
@@ -103,7 +107,12 @@ class DeviceTransform:
         return batch
 
     def normalize(self, video: Tensor) -> Tensor:
-        """(B, C, T, H, W) uint8 -> float32 (x / 255 - mean) / std, channels reversed if so set."""
+        """(B, C, T, H, W) uint8 -> float32 (x / 255 - mean) / std, channels reversed and the clip's mean taken
+        away if so set.
+
+        Raises:
+            ConfigError: other channels than mean and std have; single frames, which are their own mean.
+        """
         channels = video.shape[1]
         if len(self.mean) not in (1, channels):
             raise ConfigError(
@@ -113,7 +122,12 @@ class DeviceTransform:
         if self.reverse_channels:
             video = video.flip(1)
         scale, shift = self._scale_and_shift(video.device)
-        return video.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)
+        video = video.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)
+        if not self.subtract_clip_mean:
+            return video
+        if video.shape[2] == 1:
+            raise ConfigError("DATA.SUBTRACT_CLIP_MEAN True: nothing is left of single frames; set it to False")
+        return video - video.mean(dim=2, keepdim=True)
 
     def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """x * scale + shift = (x / 255 - mean) / std, each (C, 1, 1, 1) in the order that the channels come out in."""

@@ -107,6 +107,19 @@ def test_evaluation_never_augments():
     assert out["label"] is batch["label"]
 
 
+def test_what_stands_still_is_nothing_without_the_clips_mean():
+    batch = random_batch()
+    video = batch["inputs"]["video"]
+    video[:, :, :, :8] = video[:, :, :1, :8]  # the upper half does not move
+    found = build(subtract_clip_mean=True)(batch, training=False)["inputs"]["video"]
+    expected = reference(video)
+    expected = expected - expected.mean(dim=2, keepdim=True)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+    assert found[:, :, :, :8].abs().max() < 1e-5 < found[:, :, :, 8:].abs().max()
+    with pytest.raises(ConfigError, match="nothing is left of single frames"):
+        build(subtract_clip_mean=True)({"inputs": {"video": video[:, :, :1]}}, training=False)
+
+
 # --- randomness ---------------------------------------------------------------------------------------------------
 
 
