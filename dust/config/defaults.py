@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config import cast, fusion, keystep, probe, slowfast, timesformer, tracks, vjepa2
+from dust.config import cast, clip_moments, fusion, keystep, probe, slowfast, timesformer, tracks, vjepa2
 from dust.config.foreign import DATASET_ALIASES, MODEL_ALIASES, foreign_keys
 from dust.config.schema import Key, System, gather, section, set_value, tree
 from dust.config.values import Folders, Weight
@@ -23,6 +23,7 @@ SYSTEMS: tuple[System, ...] = (
     vjepa2.SYSTEM,
     probe.SYSTEM,
     slowfast.SYSTEM,
+    clip_moments.SYSTEM,
     keystep.SYSTEM,
     tracks.SYSTEM,
 )

@@ -97,7 +97,7 @@ DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _RESNETS = ("SlowFast", "ResNet")
 _CONVOLUTIONS = (*_RESNETS, "X3D")
 #: Models with batch norms.
-WITH_BATCH_NORM = (*_CONVOLUTIONS, "TorchvisionVideo", "SeriesRocket")
+WITH_BATCH_NORM = (*_CONVOLUTIONS, "TorchvisionVideo", "SeriesRocket", "ClipMoments")
 #: Key or section -> the models of ours that read it. The longest match counts.
 READ_BY: dict[str, tuple[str, ...]] = {
     "SLOWFAST": ("SlowFast",),

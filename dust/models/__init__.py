@@ -2,6 +2,7 @@
 
 from dust.models import (
     cast,
+    clip_moments,
     clip_vit,
     clip_zero_shot,
     dual_swin,
@@ -30,6 +31,7 @@ __all__ = [
     "MODEL_REGISTRY",
     "build_model",
     "cast",
+    "clip_moments",
     "clip_vit",
     "clip_zero_shot",
     "dual_swin",

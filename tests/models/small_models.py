@@ -40,6 +40,7 @@ SMALL = [
     ("SlowFast", {**_RESNET, "alpha": 2, "beta_inv": 2, "num_frames": 4, "fusion_ratio": 1}, _VIDEO),
     ("ResNet", {**_RESNET, "arch": "i3d", "num_frames": 4}, _VIDEO),
     ("X3D", _X3D, _VIDEO),
+    ("ClipMoments", {"width": 4, "grid": 2, "drop_rate": 0.0}, _VIDEO),
     ("TorchvisionVideo", {"arch": "s3d"}, {"video": (2, 3, 8, 32, 32)}),
     ("MViT", _MVIT, _VIDEO),
     ("MViT", {**_MVIT, "cls_embed_on": False, "use_abs_pos": True, "residual_pooling": False}, _VIDEO),

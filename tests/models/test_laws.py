@@ -17,6 +17,7 @@ RATES = {
     "Probe": {},  # its backbone has rates of its own
     "VideoMAEPretrain": {},  # its mask is drawn
     "MViT": {"drop_path_rate": 0.4, "dropout_rate": 0.2},
+    "ClipMoments": {"drop_rate": 0.4},
     **{name: {"dropout_rate": 0.4} for name in ("SlowFast", "ResNet", "X3D", "TorchvisionVideo", "HuggingFaceVideo")},
 }
 #: They are small, or not trained.

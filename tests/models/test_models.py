@@ -24,6 +24,7 @@ NO_EXEMPTIONS = {
     "X3D",
     "TorchvisionVideo",
     "HuggingFaceVideo",
+    "ClipMoments",
 }  # BN.WEIGHT_DECAY says it for their norms
 
 
