@@ -351,16 +351,8 @@ class SeriesRules:
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
-        node = cfg.SERIES
-        return {
-            "num_channels": node.NUM_CHANNELS,
-            "length": node.LENGTH,
-            "fit": node.FIT,
-            "rate": node.RATE,
-            "missing": node.MISSING,
-            "times": node.TIMES,
-            "stride": node.STRIDE,
-        }
+        names = ("NUM_CHANNELS", "LENGTH", "FIT", "RATE", "MISSING", "TIMES", "STRIDE")
+        return {name.lower(): cfg.SERIES[name] for name in names}
 
     def read(self, reference: str, files: ArrayFiles | None = None) -> Series:
         """A series as it is stored, by these rules. SampleError as :func:`read_series`."""
