@@ -20,6 +20,7 @@ from dust.tasks import build_task
 from dust.tasks.task import DataInfo
 from dust.utils.errors import DustError
 from tests.benchmark.commands import main, run_tool
+from tests.helpers import ROOT
 
 CPU = torch.device("cpu")
 #: Those that train, or compile.
@@ -90,6 +91,21 @@ def test_a_limit_is_kept_or_not():
     assert Row("", float("nan")).as_dict()["measured"] == "nan"
     assert Bench("cuda", True, None, 0.0).speed("", 2.0, "ms", at_most=1.0).verdict == "FAILED"
     assert Bench("cpu", False, None, 0.0).speed("", 2.0, "ms", at_most=1.0).verdict == ""
+
+
+def test_recurrent_layers_can_go_backward_on_cuda():
+    """cuDNN refuses it in eval mode; without dropout both modes compute the same."""
+    lstm = torch.nn.LSTM(3, 4, num_layers=2, dropout=0.5)
+    model = right.for_gradients(torch.nn.Sequential(lstm, torch.nn.Dropout()))
+    assert lstm.training and lstm.dropout == 0 and not model.training and not model[1].training
+    x = torch.randn(5, 1, 3)
+    torch.testing.assert_close(lstm(x), lstm.eval()(x))
+
+
+def test_tests_are_small_enough_to_travel():
+    """A GPU machine is often without a network: the checkout goes there with PyAV's wheel (36 MB), 64 MB in all."""
+    files = [path for path in (ROOT / "tests" / "data").rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) < 22e6
 
 
 def test_each_part_fits_its_budget():

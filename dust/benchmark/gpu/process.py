@@ -18,7 +18,8 @@ from dust.utils.errors import DustError
 METHOD = (
     "Every stage is a process of its own. Times are medians of steps after a warm-up, by events of the device, on "
     "random data. MFU counts the FLOP of forward and backward, over what matrix products reach (790 TFLOP/s on an "
-    "H200, 80 % of the data sheet elsewhere). Tiny sizes, as on a CPU, only show that a stage runs: times are not judged."
+    "H200, 80 % of the data sheet elsewhere). Tiny sizes, as on a CPU, only show that a stage runs: its times are "
+    "not judged."
 )
 RESULTS = "results.jsonl"
 _KILL_S = 10  # a process that hangs in the driver cannot be ended; nobody waits longer for it

@@ -75,13 +75,23 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
     return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)).item()
 
 
+def for_gradients(model: nn.Module) -> nn.Module:
+    """The model in eval mode; recurrent layers in training mode without dropout, since cuDNN has no other backward."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+            module.train()
+    return model
+
+
 def parity(bench: Bench) -> Iterator[Row]:
     """Outputs and gradients of small models in float32, IEEE: the CPU's and the device's."""
     Backends(float32="ieee").use(torch.device(bench.device))
     for name, arguments, key, shape in SMALL if bench.device == "cuda" else SMALL[-3:]:
         answers: list[tuple[Tensor, dict[str, Tensor]]] = []
         for device in ("cpu", bench.device):
-            model = _small(name, arguments, device).eval()
+            model = for_gradients(_small(name, arguments, device))
             outputs = model(**{key: _noise(shape, device)})
             loss = _loss(outputs)
             loss.backward()

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 from dust.benchmark.cost import MIB
 from dust.benchmark.device import peak_flops, synchronize, with_classes
@@ -311,7 +312,9 @@ def profile(bench: Bench) -> Iterator[Row]:
         wall = time.perf_counter() - began
     found.export_chrome_trace(str(bench.folder / "timesformer.json.gz"))
     attribute = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    by_time = sorted(found.key_averages(), key=lambda one: -getattr(one, attribute))
+    kind = DeviceType.CUDA if device.type == "cuda" else DeviceType.CPU  # an operation's kernels stand beside it
+    kernels = [one for one in found.key_averages() if one.device_type == kind and not one.is_user_annotation]
+    by_time = sorted(kernels, key=lambda one: -getattr(one, attribute))
     total = sum(getattr(one, attribute) for one in by_time) / 1e3
     idle = max(0.0, 100 * (1 - total / (1e3 * wall)))
     yield bench.speed("the device waits", idle if device.type == "cuda" else None, "%", "< 5 (with a profiler, more)")
