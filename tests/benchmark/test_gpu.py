@@ -4,12 +4,13 @@ import importlib
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dust.benchmark.gpu import process, right, speed
+from dust.benchmark.gpu import loop, process, right, speed
 from dust.benchmark.gpu.plan import BUDGET_S, STAGES, Bench, Row, chosen, deadlines
 from dust.benchmark.gpu.speed import RECIPES, config, plain_attention
 from dust.benchmark.in_memory import BATCHES
@@ -212,3 +213,86 @@ def test_synchronisations_are_told_by_their_place(monkeypatch):
 
     (place,) = speed.synchronisations(wait, torch.device("cuda"))
     assert place.startswith(__file__)
+
+
+class FakeEvent:
+    """Of a device on which everything takes 100 ms."""
+
+    def __init__(self, enable_timing=False):
+        assert enable_timing
+
+    def record(self):
+        pass
+
+    def elapsed_time(self, other):
+        return 100.0
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """What the stages ask CUDA for, without one."""
+    answers = {"synchronize": None, "reset_peak_memory_stats": None, "max_memory_allocated": 3 * 2**30}
+    answers |= {
+        "empty_cache": None,
+        "set_sync_debug_mode": None,
+        "get_device_name": "NVIDIA H200",
+        "is_available": True,
+    }
+    answers["memory_allocated"] = 2**20
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *given, answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    return torch.device("cuda")
+
+
+@pytest.mark.filterwarnings("ignore:called a synchronizing")
+def test_a_step_on_a_gpu_is_judged(cuda, tmp_path):
+    class Step:
+        device, clips = cuda, 32
+
+        def __call__(self):
+            speed.warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
+
+    bench = Bench("cuda", True, tmp_path, 0.0)
+    rows = {row.what: row for _, row in speed.timed(bench, "it", "TimeSformer-B", Step(), "60", at_least=40.0)}
+    assert rows["it: step"].measured == 100 and rows["it: step"].expected == "60; 320 clips/s"
+    mfu = rows["it: MFU"]  # 32 x 1173.1 GFLOP in 0.1 s, of 790 TFLOP/s
+    assert mfu.measured == pytest.approx(47.5, abs=0.05) and mfu.verdict == "ok" and mfu.expected == "floor 47.5 ms"
+    assert rows["it: most memory"].measured == 3 and rows["it: synchronisations in a step"].measured == 1
+    speed._release(cuda)
+    assert speed.reached_flops() == 790e12
+
+
+def test_the_loops_waits_are_counted_between_log_lines(cuda, tmp_path, monkeypatch):
+    def trained(cfg, probe):
+        for number in range(1, 41):
+            if number % 10 == 0 or number in (15, 25):  # a log line, which may wait, or not
+                speed.warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            probe.after_step(None, None)
+
+    monkeypatch.setattr(loop, "_trained", trained)
+    bench = Bench("cuda", True, tmp_path, 0.0)
+    rows = list(loop._loop_rows(bench, "the loop", 0.0, None))
+    (waits,) = (row for row in rows if "synchronisations" in row.what)
+    assert waits.measured == pytest.approx(2 / 27) and waits.verdict == "FAILED"  # of the batches 11 to 40, less three
+    assert waits.expected.startswith("test_gpu.py:") and waits.expected.endswith(" 2x")
+    assert rows[-1].what.endswith("memory more after 40 batches") and rows[-1].verdict == "ok"
+
+
+def test_workers_fit_cores_and_shared_memory(tmp_path, monkeypatch):
+    bench = Bench("cuda", True, tmp_path, 0.0)
+    monkeypatch.setattr(loop, "usable_cores", lambda: 16)
+    for free, number in ((2**30, 8), (4 * 3 * loop.BATCH_BYTES, 4), (2**26, 0)):
+        monkeypatch.setattr(loop.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert loop.workers(bench, 8) == number
+    monkeypatch.setattr(loop, "SHARED_MEMORY", tmp_path / "none")
+    assert loop.workers(bench, 64) == 15 and loop.workers(Bench("cpu", False, tmp_path, 0.0), 64) == 0
+
+
+def test_the_pause_of_a_save_is_told_from_the_steps_around_it(tmp_path):
+    # a save after every third batch: its batch takes 1.5 s instead of 1 s, the one behind it 1.1 s
+    probe = loop.Probe(stamps=[0.0])
+    for number in range(2, 13):
+        probe.stamps.append(probe.stamps[-1] + {0: 1.5, 1: 1.1, 2: 1.0}[number % 3])
+    row = loop._pause(Bench("cuda", True, tmp_path, 0.0), "it", probe, 3)
+    assert row.measured == pytest.approx(0.6)
