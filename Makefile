@@ -5,6 +5,7 @@
 # make test-quickstarts : the quickstarts that train for minutes
 # make test-faults : 400 kills, and whatever else make test samples, for half an hour
 # make test-mutations : 400 mutated clips from ../shared/videos, read against a plain decode; under half an hour
+# make test-gpu : the tests that need a GPU; GPU_PYTHON=python3 make test-gpu : with what is installed there, no network
 # make test-cluster : a Slurm on this machine, as root or with sudo; installed by apt-get where missing
 # make docs : the site, with the reference of every module, into site/   make docs-serve : the same, while you write
 # make lint : style, format and types                                      PYTHON=python3.12 make test : another interpreter
@@ -18,7 +19,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run: name an interpreter of Python 3.10 or newer)
 endif
 
-.PHONY: demo docs docs-serve test test-cluster test-faults test-identical test-mutations test-quickstarts test-versions lint clean
+.PHONY: demo docs docs-serve test test-cluster test-faults test-gpu test-identical test-mutations test-quickstarts test-versions lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-$(VERSION)
@@ -71,6 +72,11 @@ test-identical: $(VENV)/.test-$(VERSION)
 
 test-faults: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest tests/faults -m "not mutations" -rs --durations=15
+
+# Only files that have such a test are collected: the others may import what a GPU machine lacks.
+test-gpu: $(if $(GPU_PYTHON),,$(VENV)/.test-$(VERSION))
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu -rs --durations=8 \
+	  $$(grep -rlE 'pytest\.mark\.gpu' tests --include='test_*.py')
 
 # SEED=7 COUNT=50 make test-mutations : others, or fewer
 test-mutations: $(VENV)/.test-$(VERSION)

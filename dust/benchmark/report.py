@@ -1,5 +1,6 @@
 """A benchmark's result: figures with the machine, the command and the method that made them, as a table and as JSON."""
 
+import importlib.util
 import json
 import os
 import platform
@@ -55,7 +56,7 @@ class Report:
         lines = [
             f"{facts['cpu']}, {facts['cores']} cores ({', '.join(facts['cpu_features']) or 'no features known'}), "
             f"load {facts['load']:.1f}; {facts['gpu'] or 'no CUDA device'}; "
-            f"torch {facts['torch']}, PyAV {facts['av']}, Python {facts['python']}",
+            f"torch {facts['torch']}, PyAV {facts['av'] or 'not installed'}, Python {facts['python']}",
             "  ".join(f"{name} {value}" for name, value in self.settings.items()),
             "",
             *table(self.figures),
@@ -95,7 +96,6 @@ def save_json(path: Path, content: dict[str, Any]) -> None:
 
 def machine() -> dict[str, Any]:
     """The machine and the libraries that a figure was measured on."""
-    import av
     import torch
 
     model, flags = _cpu()
@@ -109,9 +109,17 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "av": av.__version__,
-        "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
+        **_pyav(),
     }
+
+
+def _pyav() -> dict[str, str]:
+    """Versions of PyAV and its decoder; "" where it is not installed."""
+    if importlib.util.find_spec("av") is None:
+        return {"av": "", "libavcodec": ""}
+    import av
+
+    return {"av": av.__version__, "libavcodec": ".".join(map(str, av.library_versions["libavcodec"]))}
 
 
 def _cpu() -> tuple[str, set[str]]:

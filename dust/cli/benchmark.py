@@ -1,7 +1,8 @@
-"""Measure what dust costs on this machine: loader, decoder, model, test, tracks, cluster."""
+"""Measure what dust costs on this machine: loader, decoder, model, test, tracks, cluster, GPU."""
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from dust.cli.command import add_cfg, command
 from dust.utils.errors import DustError
 from dust.utils.logging import console_logging
 
-EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode takes none)."
+EPILOG = "Words that are left over are overrides of the configuration: KEY VALUE ... (decode and gpu take none)."
 #: (name, what it does, the function options -> report) -> the parser of one more sub-command.
 Add = Callable[[str, str, Callable[[argparse.Namespace], Any]], argparse.ArgumentParser]
 VARIANT = 'another row, with these overrides: "KEY VALUE ..."; repeatable'
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Add:
     def add(name: str, text: str, measure: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text, epilog=EPILOG, allow_abbrev=False)
         one.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
-        if not name.startswith("decode"):
+        if not name.startswith(("decode", "gpu")):
             add_cfg(one)
         one.set_defaults(measure=measure)
         return one
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Add:
     tracks.add_argument("--stride", type=int, default=5, help="frames from one of them to the next")
 
     _about_clusters(add)
+    _about_gpus(add)
     for one in (model, test):
         one.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return add
@@ -89,6 +91,19 @@ def _about_clusters(add: Add) -> None:
     cluster.add_argument("--per-node", type=int, default=8, help="GPUs of a node")
     cluster.add_argument("--nics", type=int, default=8, help="network cards of a node")
     cluster.add_argument("--decode-ms", type=float, default=36.0, help="CPU time of reading a clip")
+
+
+def _about_gpus(add: Add) -> None:
+    gpu = add("gpu", "whether a GPU computes the right things, and how fast: two parts of 250 s each", measure_gpu)
+    gpu.add_argument("--out", type=Path, metavar="DIR", help="results.jsonl, logs and a trace; needed without --plan")
+    gpu.add_argument(
+        "--part", type=int, default=0, choices=(1, 2), help="right, and the main model; or where time goes"
+    )
+    gpu.add_argument("--stages", default="", metavar="NAME,...", help="these instead of a part")
+    gpu.add_argument("--budget", type=float, default=0.0, metavar="SECONDS", help="of all; default: 250 for each part")
+    gpu.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="on a CPU sizes are tiny")
+    gpu.add_argument("--tiny", action="store_true", help="tiny sizes on a GPU too: does every stage run?")
+    gpu.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
 
 
 # ------------------------------------------ the reports; torch is imported only here, so that --help answers at once
@@ -139,6 +154,17 @@ def measure_cluster(args: argparse.Namespace) -> Any:
     return benchmark_cluster(configured(args), node=node, assumed=assumed, **sizes)
 
 
+def measure_gpu(args: argparse.Namespace) -> Any:
+    from dust.benchmark.gpu.process import benchmark_gpu, plan_report
+
+    if args.plan:
+        return plan_report(args.budget, args.part, args.stages)
+    if args.out is None:
+        raise DustError("--out DIR: name the folder for results.jsonl and the logs, or ask for the --plan")
+    asked = {"budget": args.budget, "part": args.part, "names": args.stages, "device": args.device, "tiny": args.tiny}
+    return benchmark_gpu(args.out, **asked)
+
+
 def measure_decode(args: argparse.Namespace, peers: Callable[..., Any] | None = None) -> Any:
     """Time the decoder; ``peers(protocol)`` gives other readers and notes on those that are absent."""
     from dust.benchmark.clips import Protocol, find_videos
@@ -161,8 +187,8 @@ def views(text: str) -> tuple[int, int]:
     return int(clips), int(crops)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; 1 where a figure has missed its limit (only gpu's have any)."""
     console_logging(logging.WARNING, "%(levelname)s: %(message)s")
     report = args.measure(args)
     if args.json is not None:
@@ -170,6 +196,10 @@ def run(args: argparse.Namespace) -> None:
 
         save_json(args.json, report.as_dict(["dust benchmark", *args.argv]))
     print(report.text())
+    return int(any(row.get("verdict") == "FAILED" for row in report.figures))
 
 
 main = command("benchmark", __doc__, add_arguments, run)
+
+if __name__ == "__main__":
+    sys.exit(main(None))

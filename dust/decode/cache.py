@@ -15,7 +15,6 @@ from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any
 
-import av
 import numpy as np
 
 from dust.decode.index import VideoIndex, VideoReport, build_index, checked
@@ -99,6 +98,8 @@ def _file(key: tuple, folder: str) -> str:
 
 
 def _identity(key: tuple) -> list[Any]:
+    import av
+
     return [_FORMAT, av.__version__, os.fsencode(key[0]).hex(), key[1], key[2]]
 
 

@@ -1,27 +1,35 @@
 """A video file opened for demuxing, and what its header promises against what its packets keep."""
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
-
-import av
 
 from dust.decode import bitstream, iso, matroska
 from dust.utils.errors import VideoError
 from dust.utils.files import refuse_special
 
-READ_ERRORS = (av.error.FFmpegError, OSError)  # what PyAV raises for bad data
 TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
 
 
+@functools.cache
+def read_errors() -> tuple[type[Exception], type[OSError]]:
+    """What PyAV raises for bad data. PyAV is imported where it is needed first: models train on arrays without it."""
+    import av
+
+    return av.error.FFmpegError, OSError
+
+
 def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     """(container, best video stream); VideoError where there is none."""
+    import av
+
     try:
         refuse_special(path)
         # a whole path: FFmpeg takes 12:30.mp4 for an address, of a protocol that is called 12
         container = av.open(os.path.abspath(path), metadata_errors="ignore")
-    except (*READ_ERRORS, ValueError) as error:
+    except (*read_errors(), ValueError) as error:
         raise VideoError(path, f"cannot be opened: {words(error)}") from error
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
@@ -43,6 +51,8 @@ def be_strict(stream: Any) -> None:
 
 def discard_others(container: Any, stream: Any) -> None:
     """Spare the demuxer the reading of sound and subtitles (PyAV that knows how)."""
+    import av
+
     nothing = getattr(av.stream, "Discard", None)
     for other in container.streams:
         if nothing is not None and other.index != stream.index:
@@ -217,6 +227,8 @@ def shown(packet: Any) -> Any:
     nothing else tells. The same packet where it is not hidden."""
     if not packet.is_discard:
         return packet
+    import av
+
     copy = av.Packet(bytes(packet))
     copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
     copy.is_keyframe = packet.is_keyframe

@@ -18,12 +18,12 @@ import numpy as np
 from dust.decode import bitstream
 from dust.decode.container import (
     KEEP_TIMES,
-    READ_ERRORS,
     TINY_MPEG4,
     Facts,
     be_strict,
     open_stream,
     pixel_aspect,
+    read_errors,
     shown,
     words,
 )
@@ -193,7 +193,7 @@ class _DemuxScan:
                 self.shown.append(not packet.is_discard)
                 self.disposable.append(False)
                 self._look(packet, unit)
-        except READ_ERRORS as error:
+        except read_errors() as error:
             self.doubt = f"demuxing fails: {words(error)}"
         if self.facts.errors():
             self.doubt = "; ".join(self.facts.errors())
@@ -273,7 +273,7 @@ class _DemuxScan:
             for packet in (self.first, None):
                 for frame in self.context.decode(packet):
                     return orientation_of(frame)
-        except READ_ERRORS:
+        except read_errors():
             pass  # the read that wants this frame meets the same error and reports it
         return UPRIGHT
 
@@ -347,7 +347,7 @@ class _FullDecode:
                         self.corrupt_hidden += frame.is_corrupt
                     else:
                         yield frame
-        except READ_ERRORS as error:
+        except read_errors() as error:
             self.error = words(error)
 
     def index(self) -> VideoIndex:

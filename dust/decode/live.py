@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import av
-
-from dust.decode.container import READ_ERRORS, Facts, open_stream, words
+from dust.decode.container import Facts, open_stream, read_errors, words
 from dust.decode.pixels import Orientation, orientation_of
 from dust.decode.reader import FrameFolderReader, VideoReader
 from dust.utils.errors import VideoError
@@ -91,6 +89,8 @@ class FileFrames:
             yield frame
 
     def _pictures(self) -> Iterator[StreamFrame]:
+        import av
+
         assert self._folder is not None
         for number in range(len(self._folder)):
             try:
@@ -119,7 +119,7 @@ class FileFrames:
                         yield StreamFrame(number, before, picture)
                         number += 1
                 found = facts.errors()
-            except READ_ERRORS as error:
+            except read_errors() as error:
                 found = [f"decoding fails after {number} frames: {words(error)}"]
             found += [f"{corrupt} of {number} frames are marked corrupt"] if corrupt else []
             self.damage = "; ".join(found)
@@ -236,7 +236,7 @@ class LiveFrames:
                             first, offset = clock, now - self._begin if self._number else 0.0
                         seconds = clock - first + offset
                     self._put(picture, max(seconds, self._last), now)
-        except READ_ERRORS as error:
+        except read_errors() as error:
             self.error = words(error)
             return False
         self.error = "the stream ended"
@@ -274,6 +274,8 @@ class LiveFrames:
 
 def open_live(source: str) -> tuple[Any, Any]:
     """(container, best video stream) of a camera or a URL. VideoError says what is wrong with it."""
+    import av
+
     options: dict[str, Any] = {"timeout": TIMEOUT, "metadata_errors": "ignore"}
     address = source
     if source.startswith(CAMERA):
@@ -284,7 +286,7 @@ def open_live(source: str) -> tuple[Any, Any]:
         options["options"] = {"rtsp_transport": "tcp"}
     try:
         container = av.open(address, **options)
-    except (*READ_ERRORS, ValueError) as error:
+    except (*read_errors(), ValueError) as error:
         hint = "; there is no such camera" if source.startswith(CAMERA) and not os.path.exists(address) else ""
         raise VideoError(source, f"cannot be opened: {words(error)}{hint}") from error
     stream = container.streams.best("video")

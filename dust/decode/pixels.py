@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from dust.utils.errors import DustError
 
@@ -149,6 +147,8 @@ class FrameConverter:
         resize: str = "swscale",
         stretch: float = 1.0,
     ) -> None:
+        from av.video.reformatter import VideoReformatter
+
         _check(request, height, width)
         self.request, self.height, self.width = request, height, width
         self.orientation, self.resize, self.stretch, self.remark = orientation, resize, stretch, ""
@@ -172,7 +172,7 @@ class FrameConverter:
             return self._scaled(frame, plan)
         return cut(picture, self.request.crops)
 
-    def _reformat(self, reformatter: VideoReformatter, frame: Any, *how: Any) -> Any:
+    def _reformat(self, reformatter: Any, frame: Any, *how: Any) -> Any:
         """``reformat``; colours by a matrix or a range that swscale does not know are taken as unspecified."""
         try:
             return reformat(reformatter, frame, *how)
@@ -221,6 +221,8 @@ class FrameConverter:
         name, top, left = frame.format.name, 0, 0
         if name not in _PLANAR:
             if (h, w) != (frame.height, frame.width):
+                import av
+
                 rgb = pixels(self._reformat(self._rgb, frame))[y : y + h, x : x + w]
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
             picture = turn.apply(pixels(self._reformat(self._scale, frame, "rgb24", width, height)))
@@ -249,6 +251,8 @@ class _PlaneCutter:
         """``y`` and ``x`` lie on the chroma grid."""
         name, kept = frame.format.name, self._kept
         if kept is None or (kept.width, kept.height, kept.format.name) != (w, h, name):
+            import av
+
             kept = self._kept = av.VideoFrame(w, h, name)
         kept.colorspace, kept.color_range = frame.colorspace, frame.color_range
         sample, down, across = _PLANAR[name]
@@ -278,7 +282,7 @@ def _hull(crops: Crops) -> tuple[int, int, int, int]:
 
 
 def reformat(
-    reformatter: VideoReformatter,
+    reformatter: Any,
     frame: Any,
     format: str = "rgb24",
     width: int | None = None,
@@ -288,6 +292,8 @@ def reformat(
 
     ConversionError where swscale cannot do it.
     """
+    import av  # PyAV is imported where it is needed first: models train on arrays without it
+
     options: Any = {"width": width, "height": height, "format": format, "interpolation": "BILINEAR"}
     try:
         return _reformat(reformatter, frame, options)
@@ -295,7 +301,7 @@ def reformat(
         raise ConversionError(str(getattr(error, "strerror", None) or error)) from error
 
 
-def _reformat(reformatter: VideoReformatter, frame: Any, options: dict[str, Any]) -> Any:
+def _reformat(reformatter: Any, frame: Any, options: dict[str, Any]) -> Any:
     try:
         return reformatter.reformat(frame, threads=1, **options)
     except TypeError:  # PyAV before 16 has no such argument, and one thread anyway
@@ -320,6 +326,9 @@ def torch_bilinear(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def rescaled(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """(h, w, 3) uint8 scaled by swscale."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
     return pixels(reformat(VideoReformatter(), frame, "rgb24", width, height)).copy()
 

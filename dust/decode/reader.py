@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import av
 import numpy as np
 
 from dust.decode import torchcodec_reader  # noqa: F401 - registers itself
@@ -32,7 +31,7 @@ from dust.decode.clip import (
     reader_class,
     say_once,
 )
-from dust.decode.container import READ_ERRORS
+from dust.decode.container import read_errors
 from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
 from dust.decode.pictures import read_picture
@@ -106,7 +105,7 @@ class VideoReader(Clip):
             return [consumer.result() for consumer in sinks]
         try:
             self._open().read(wanted, deal(sinks))
-        except (Contradiction, *READ_ERRORS) as error:
+        except (Contradiction, *read_errors()) as error:
             self.close()
             if self._index.mode == "count":  # known to be damaged, and now it does not even give what it gave before
                 raise VideoError(self.path, self.report.reason or str(error)) from error
@@ -227,6 +226,8 @@ class FrameFolderReader(Clip):
         self.height, self.width = self._picture(0).shape[:2]
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
+        import av
+
         wanted = self._numbers(requests)
         sinks = [Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
         take = deal(sinks)
@@ -276,6 +277,8 @@ class ArrayReader(Clip):
         self.report = VideoReport(declared=len(frames), decoded=len(frames))
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
+        import av
+
         wanted = self._numbers(requests)
         sinks = [Sink(one, FrameConverter(one, self.height, self.width, resize=self.resize)) for one in requests]
         take = deal(sinks)

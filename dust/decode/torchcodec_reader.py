@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import av
 import numpy as np
 
 from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_aspect, check_resize, deal
@@ -90,6 +89,8 @@ class TorchCodecReader(Clip):
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
         """See ``Clip.read``."""
+        import av
+
         wanted = self._numbers(requests)
         facts: Any = {"resize": self.resize, "stretch": self._stretch}
         sinks = [Sink(one, FrameConverter(one, self.height, self.width, **facts)) for one in requests]

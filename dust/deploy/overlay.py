@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from dust.decode.container import READ_ERRORS, open_stream, words
+from dust.decode.container import open_stream, read_errors, words
 from dust.decode.live import FileFrames
 from dust.decode.pixels import pixels, reformat
 from dust.deploy.timeline import Moments, Segment, Timeline
@@ -51,7 +51,7 @@ def write_overlay(
     try:
         with replacing(target, suffix=".mp4") as temporary, av.open(os.path.abspath(temporary), "w") as out:
             _Writer(out, frames, timeline, segments, top, crf).run()
-    except READ_ERRORS as error:
+    except read_errors() as error:
         raise DataError(f"{path}: cannot be written: {words(error)}") from error
     return target
 
@@ -156,7 +156,7 @@ class _Sound:
     def _advance(self) -> None:
         try:
             self.packet = next((one for one in self.packets if one.size and one.pts is not None), None)
-        except READ_ERRORS:
+        except read_errors():
             self.packet = None  # damage: the sound ends here
 
     def _write(self, packet: Any) -> None:
@@ -173,7 +173,7 @@ class _Sound:
                 frame.pts = None if frame.pts is None else frame.pts - shift
                 if frame.pts is None or frame.pts >= 0:
                     self.out.mux(self.target.encode(frame))
-        except READ_ERRORS:
+        except read_errors():
             return  # a broken packet of sound is left out
 
 

@@ -3,6 +3,8 @@ import multiprocessing
 import pickle
 import random
 import struct
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -25,7 +27,7 @@ from tests.datasets.clip_files import (
     write_clip,
     write_sound,
 )
-from tests.helpers import VIDEOS, needs_videos
+from tests.helpers import ROOT, VIDEOS, needs_videos
 
 MUXED_FIRST = {"movflags": "+faststart"}
 X264 = {"preset": "fast", "g": "12", "bf": "3", "x264-params": "mbtree=0"}
@@ -434,3 +436,9 @@ def test_remarks_about_any_number_of_files_take_no_memory(monkeypatch):
         clip_module.say_once("odd", f"{number}.mp4", "is odd", most=5)
     assert [level for level, _ in said[:6]] == [logging.WARNING] * 5 + [logging.DEBUG] and len(said) == 200
     assert "not named" in said[4][1] and len(clip_module._said["odd"]) <= 6
+
+
+def test_training_needs_no_pyav():
+    """Whoever trains on arrays, or on a GPU machine without a network, imports all of it without PyAV."""
+    code = "import sys; sys.modules['av'] = None; import dust.benchmark.report, dust.datasets, dust.engine.train as _"
+    subprocess.run([sys.executable, "-c", code + "; dust.benchmark.report.machine()"], check=True, cwd=ROOT)

@@ -4,6 +4,7 @@ time there; the tests marked gpu skip."""
 import pytest
 import torch
 
+from dust.benchmark.gpu.right import for_gradients
 from dust.engine.backends import Backends
 from dust.engine.step import Diverged, OptimizerStep
 from dust.models.optimizer import build_optimizer
@@ -63,7 +64,7 @@ def test_a_gpu_computes_what_a_cpu_does(kernels, name, arguments, shapes):
     found = []
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
-        model = make(name, arguments).eval().to(device)
+        model = for_gradients(make(name, arguments)).to(device)
         loss = total(model(**{key: value.to(device) for key, value in inputs_of(shapes).items()}))
         loss.backward()
         found.append([loss.cpu(), *(one.grad.cpu() for one in model.parameters() if one.grad is not None)])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import av
 
 from dust.datasets.multimodal.series import SUFFIXES
-from dust.decode.container import READ_ERRORS, words
+from dust.decode.container import read_errors, words
 from dust.decode.reader import open_clip
 from dust.utils.errors import DustError, VideoError
 from dust.utils.text import printable
@@ -94,7 +94,7 @@ def _check_container(path: str, limits: Limits) -> None:
                     raise VideoError(path, f"has pictures of {context.width}x{context.height} pixels, far too many")
     except av.error.ArgumentError as error:
         raise VideoError(path, "is no video file: what names other files (a playlist) is not opened here") from error
-    except (*READ_ERRORS, ValueError) as error:
+    except (*read_errors(), ValueError) as error:
         raise VideoError(path, f"cannot be opened: {words(error)}") from error
 
 
