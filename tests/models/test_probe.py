@@ -20,10 +20,12 @@ from tests.helpers import golden_tensors, noise_of, part
 from tests.models.small_models import OTHERS, SMALL, inputs_of, make
 from tests.models.test_vjepa2 import of_authors
 
-#: Those that see no video, or see it in two streams, or are not classifiers of clips.
+#: Those that see no video, or see it in two streams, or are not classifiers of clips, or whose tokens are another
+#: library's (HuggingFaceVideo), or which keep no places (ClipMoments).
 WITHOUT = {
-    "CAST", "TSTL", "SeriesSwin", "DualSwinFusion", "TemporalEncoder", "PointTrackTransformer", "PointTrackLSTM",
-    "KeyStepFrameEncoder", "KeyStepVideo", "VideoMAEPretrain", "Probe",
+    "CAST", "TSTL", "CLIPZeroShot", "ClipMoments", "SeriesRocket", "HuggingFaceVideo", "SeriesSwin", "DualSwinFusion",
+    "TemporalEncoder", "PointTrackTransformer", "PointTrackLSTM", "KeyStepFrameEncoder", "KeyStepVideo",
+    "VideoMAEPretrain", "Probe",
 }  # fmt: skip
 BACKBONES = [(name, arguments, shapes) for name, arguments, shapes in SMALL if name not in WITHOUT]
 TINY = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2, "probe_depth": 1, "probe_heads": 2}
