@@ -358,7 +358,7 @@ def test_from_config_of_series(missing, channels):
     )  # fmt: skip
     cfg = SimpleNamespace(
         SERIES_SWIN=node,
-        SERIES=SimpleNamespace(NUM_CHANNELS=3, LENGTH=51, MISSING=missing),
+        SERIES=SimpleNamespace(NUM_CHANNELS=3, LENGTH=51, MISSING=missing, DERIVATIVES=0),
         MODEL=SimpleNamespace(NUM_CLASSES=5, ACT_CHECKPOINT=False),
     )
     model = SeriesSwin(**SeriesSwin.from_config(cfg))
