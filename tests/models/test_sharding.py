@@ -129,7 +129,7 @@ def test_scalars_cannot_be_shared():
 
 
 #: Small models, and networks of convolutions: these are sharded as a whole.
-NO_UNITS = {"PointTrackTransformer", "PointTrackLSTM", "SlowFast", "ResNet", "X3D", "TorchvisionVideo"}
+NO_UNITS = {"SeriesRocket", "PointTrackTransformer", "PointTrackLSTM", "SlowFast", "ResNet", "X3D", "TorchvisionVideo"}
 
 
 def test_transformers_have_units():

@@ -58,11 +58,12 @@ def make_map(model: nn.Module, inputs: dict[str, Tensor], forward: Callable, sco
 
 def _gradcam(model: Any, inputs: dict[str, Tensor], score: Score) -> Tensor | None:
     """Of the last map of features; of several pathways their maps, each stretched to the most times. None where the
-    features are no map (B, C, T, H, W)."""
+    features are no map (B, C, T, H, W) or (B, C, H, W)."""
     with _frozen(model):
         made = model.forward_features(**{name: _leaf(value) for name, value in inputs.items()})
         features = list(made) if isinstance(made, list | tuple) else [made]
-        if not all(isinstance(one, Tensor) and one.ndim == 5 for one in features):
+        dims = (5,) if isinstance(model, GivesTokens) else (4, 5)  # (B, T, L, D) are tokens of pictures
+        if not all(isinstance(one, Tensor) and one.ndim in dims for one in features):
             return None
         features = [one.detach().requires_grad_() for one in features]
         outputs = model.forward_head(features if isinstance(made, list | tuple) else features[0])
@@ -70,8 +71,9 @@ def _gradcam(model: Any, inputs: dict[str, Tensor], score: Score) -> Tensor | No
     maps = []
     for one, gradient in zip(features, gradients, strict=True):
         if gradient is not None:
-            weights = gradient.mean(dim=(2, 3, 4), keepdim=True)
-            maps.append((weights * one.detach()).sum(dim=1).clamp(min=0)[0].float().cpu())
+            over = tuple(range(2, one.ndim))
+            cam = (gradient.mean(dim=over, keepdim=True) * one.detach()).sum(dim=1).clamp(min=0)[0].float().cpu()
+            maps.append(cam if cam.ndim == 3 else cam[None])  # a picture of the whole clip is of one time
     if not maps:
         return None
     shape = [max(one.shape[axis] for one in maps) for axis in range(3)]

@@ -15,7 +15,8 @@ from tests.models.small_models import SMALL
 METHODS = {
     "VideoMAE": "attention", "CLIPVisual": "attention", "VJEPA2": "attention", "TimeSformer": "attention",
     "MViT": "attention of the last layer", "SlowFast": "gradcam", "ResNet": "gradcam", "X3D": "gradcam",
-    "TorchvisionVideo": "gradcam", "VideoSwin": "gradcam", "CAST": None, "DualSwinFusion": None,
+    "TorchvisionVideo": "gradcam", "VideoSwin": "gradcam", "ClipMoments": "gradcam",
+    "HuggingFaceVideo": None, "CAST": None, "DualSwinFusion": None,
 }  # fmt: skip
 
 
