@@ -55,6 +55,7 @@ def compare(rank, port, problems):
             check()
         except Exception as error:
             problems.append(f"process {rank}: {type(error).__name__}: {str(error)[:300]}")
+    dist.barrier()  # who leaves first may abort the other while it is still sending
     dist.destroy_process_group()
 
 
