@@ -85,7 +85,9 @@ def repeat(words: Sequence[str]) -> int:
     given = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
     if len(args.cfg_files) > 1 and "OUTPUT_DIR" not in given:
         raise ConfigError(f"{flag} with several configurations needs OUTPUT_DIR, the folder of all runs")
-    root = Path(given.get("OUTPUT_DIR") or stages[0][1].OUTPUT_DIR)
+    # a configuration has its folder as it is used (~ is a home), and of several each one lies in the given one
+    own = Path(run_net.load_files(args.cfg_files, args.opts)[0].OUTPUT_DIR)
+    root = own.parent if len(args.cfg_files) > 1 else own
     tested = [Path(cfg.OUTPUT_DIR).relative_to(root) for _, cfg in stages if cfg.TEST.ENABLE]
     if not tested:
         raise ConfigError(f"{flag}: the configuration tests nothing, so there is nothing to compare: TEST.ENABLE True")
@@ -99,12 +101,12 @@ def repeat(words: Sequence[str]) -> int:
         runs = {f"seed_{first.RNG_SEED + i}": ["RNG_SEED", str(first.RNG_SEED + i)] for i in range(count)}
     before = ["--cfg", *args.cfg_files, *args.opts] if args.cfg_files else list(args.opts)
     for name, more in runs.items():
-        own = [*before, *more, "OUTPUT_DIR", str(root / name)]
-        if _finished(own):
+        line = [*before, *more, "OUTPUT_DIR", str(root / name)]
+        if _finished(line):
             print(f"== {name}: finished already")
             continue
         print(f"== {name}")
-        code = run_net.main(own)
+        code = run_net.main(line)
         if code:
             return code
     folders = [root / name / tested[-1] for name in runs]

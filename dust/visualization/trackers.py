@@ -11,6 +11,7 @@ from typing import Protocol
 import yaml
 
 from dust.config import CfgNode, flatten
+from dust.utils.errors import DustError
 from dust.utils.package import import_extra
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,14 @@ def kept_id(file: Path, make: Callable[[], str]) -> str:
 def build_trackers(cfg: CfgNode, output_dir: Path) -> list[Guarded]:
     """The services that a configuration names. DustError, which says what to install, where a package is absent."""
     made: list[Guarded] = []
-    if cfg.WANDB.ENABLE:
-        made.append(Guarded("Weights & Biases", Wandb(cfg, output_dir)))
-    if cfg.MLFLOW.ENABLE:
-        made.append(Guarded("MLflow", Mlflow(cfg, output_dir)))
+    kinds = (("Weights & Biases", cfg.WANDB.ENABLE, Wandb), ("MLflow", cfg.MLFLOW.ENABLE, Mlflow))
+    for name, enabled, kind in kinds:
+        if not enabled:
+            continue
+        try:
+            made.append(Guarded(name, kind(cfg, output_dir)))
+        except DustError:  # it is not installed, which is said before anything is begun
+            raise
+        except Exception as error:  # no connection, no account: whatever a service raises
+            logger.error("%s: %s. The run goes on without it", name, error)
     return made

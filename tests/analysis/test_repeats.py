@@ -8,6 +8,7 @@ import pytest
 from dust.analysis.curation import curate
 from dust.analysis.predictions import read_results
 from dust.analysis.repeats import pool_folds, summarise_seeds, text_of_seeds
+from dust.cli import train as train_command
 from dust.cli.main import main
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv
@@ -91,6 +92,16 @@ def test_the_command_runs_folds_and_seeds_and_goes_on(clips, tmp_path, capfd):
     assert main(["train", *own, "--seeds", "2"]) == 0
     found = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
     assert len(found["top1_acc"]["values"]) == 2 and (tmp_path / "seeds" / "seed_5" / "results").is_dir()
+
+
+def test_a_folder_in_somebodys_home(clips, tmp_path, monkeypatch):
+    """The configuration knows it without ~, the words of the command line with it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ran = []
+    monkeypatch.setattr(train_command.run_net, "main", lambda words: ran.append(words[-1]) or 5)
+    own = ["train", *words(clips, "~/runs"), "TEST.ENABLE", "True"]
+    assert main([*own, "--seeds", "2"]) == 5
+    assert ran == [str(tmp_path / "runs" / "seed_3")]
 
 
 @pytest.mark.parametrize(

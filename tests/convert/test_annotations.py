@@ -100,7 +100,7 @@ CASES = [
         ("abc.mp4", 9, 10, "left", "", "", True)]),
     ("cvat", "a.xml", CVAT_TAGS, "", [
         ("abc", 0, 2, "cut", "", "", True), ("abc", 4, 5, "cut", "", "", True), ("abc", 4, 5, "hot", "", "", True)]),
-    ("elan", "a.eaf", ELAN, "activity", [("abc.mp4", 0.5, 2, "cut", "", "anna", False)]),
+    ("elan", "a.eaf", ELAN, "activity", [("abc.mp4", 1.5, 3, "cut", "", "anna", False)]),
     ("kinetics", "a.csv", KINETICS, "", [
         ("abc", 0, 2, "cut", "train", "", False), ("def", 1, 3, "stir", "val", "", False)]),
     ("ava", "a.csv", AVA, "", [
@@ -134,6 +134,11 @@ def test_every_form_as_it_was_written_by_hand(tmp_path, form, name, content, lab
     ] == expected
 
 
+def test_two_shapes_of_one_frame(tmp_path):
+    text = CVAT.replace('<box frame="4"', '<box frame="0" outside="0"/><box frame="4"')
+    assert len(read("cvat", written(tmp_path / "a.xml", text)).items) == 2
+
+
 def test_every_form_has_a_case():
     assert {case[0] for case in CASES} == READERS.keys()
 
@@ -159,6 +164,7 @@ def test_every_form_has_a_case():
         ("elan", "a.eaf", ELAN, "activity, words: say which one"),
         ("kinetics", "a.csv", "label,id\n", "no column youtube_id"),
         ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx,y,1,soon\n", "'soon' is no time"),
+        ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx, y,abc,1,2\n", "need quotes"),
         ("ava", "a.csv", "abc,1\n", "3 columns"),
         ("boris", "a.csv", "a,b\n1,2\n", "not BORIS' events"),
         ("boris", "a.csv", BORIS_EVENTS.rpartition("2;")[0], "starts and does not stop"),

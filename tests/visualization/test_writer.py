@@ -105,3 +105,13 @@ def test_mlflow_that_is_not_installed_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(DustError, match=r"dust-video\[mlflow\]"):
         build(Writer, load_config(None, {"MLFLOW.ENABLE": True}), tmp_path)
+
+
+def test_a_service_that_cannot_be_reached_at_the_start_does_not_end_a_run(tmp_path, monkeypatch, caplog):
+    def gone(**options):
+        raise ConnectionError("no route")
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(set_experiment=lambda name: None, start_run=gone))
+    with build(Writer, load_config(None, {"MLFLOW.ENABLE": True}), tmp_path) as writer:
+        writer.scalars("Val", {"loss": 1.0}, 1)
+    assert "MLflow: no route. The run goes on without it" in caplog.text

@@ -64,11 +64,11 @@ def explain(
     if not predictor.evaluation().logits:
         raise ConfigError(f"{predictor!r}: steps of recordings are not explained; explain the stage that classifies")
     reading = predictor.read(source)
-    items = [] if reading.error else list(reading.items)
-    if reading.error or not items or not isinstance(items[0], dict):
-        reason = reading.error or getattr(items[0], "reason", "nothing could be read") if items or reading.error else ""
-        raise DataError(f"{reading.path}: {reason or 'nothing could be read'}")
-    prediction = predictor.predict_batch([predictor.read(source)])[0]
+    items: list[Any] = list(reading.items)
+    reading.items = items
+    (prediction,) = predictor.predict_batch([reading])
+    if prediction.error:
+        raise DataError(f"{prediction.path}: {prediction.error}")
     names = list(prediction.probabilities)
     wanted = target or max(prediction.probabilities, key=prediction.probabilities.__getitem__)
     if wanted not in names:

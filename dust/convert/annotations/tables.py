@@ -26,16 +26,24 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _table(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str, str]]:
-    """Rows by lower-case column names. DataError where a needed column is missing, or a row is short."""
+    """Rows by lower-case column names. DataError where a needed column is missing, or a row has another number."""
     rows = _rows(path)
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     missing = [name for name in needed if name not in header]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}: not {what}")
-    short = next((number for number, row in enumerate(rows[1:], 2) if len(row) < len(header)), None)
-    if short:
-        raise DataError(f"{path}: row {short} has fewer columns than the header")
-    return [dict(zip(header, row, strict=False)) for row in rows[1:]]
+    return _by_name(path, header, rows[1:])
+
+
+def _by_name(path: Path, header: list[str], rows: list[list[str]]) -> list[dict[str, str]]:
+    """Rows under their header. DataError for one of another length: a comma without quotes would shift its cells."""
+    odd = next((row for row in rows if len(row) != len(header)), None)
+    if odd:
+        raise DataError(
+            f"{path}: a row has {len(odd)} columns, the header {len(header)}: {', '.join(odd[:4])} ... Texts that hold "
+            "the separator need quotes"
+        )
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def read_segments(path: Path) -> Annotated:
@@ -116,7 +124,7 @@ def read_boris(path: Path) -> Annotated:
     if place is None:
         raise DataError(f"{path}: no row with the columns Subject and Behavior: not BORIS' events")
     header = [cell.strip().lower() for cell in rows[place]]
-    table = [dict(zip(header, row, strict=False)) for row in rows[place + 1 :]]
+    table = _by_name(path, header, rows[place + 1 :])
     media = next((name for name in ("media file path", "media file name", "media file") if name in header), "")
     if not media:
         raise DataError(f"{path}: no column Media file: nobody knows which video it is of")

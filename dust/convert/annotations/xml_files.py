@@ -23,7 +23,8 @@ def read_cvat(path: Path, attribute: str = "") -> Annotated:
     found, problems = Annotated(), Problems()
     for track in root.iter("track"):
         video = names.get(track.get("task_id", ""), only)
-        shapes = sorted((int(shape.get("frame", 0)), shape) for shape in track if shape.get("frame", "").isdecimal())
+        timed = [(int(shape.get("frame", 0)), shape) for shape in track if shape.get("frame", "").isdecimal()]
+        shapes = sorted(timed, key=lambda pair: pair[0])
         found.items += _stretches(shapes, track.get("label", ""), attribute, video, _stop(root))
     found.items += _tags(root, only)
     return checked(found, path, problems)
@@ -101,7 +102,9 @@ def read_elan(path: Path, tier: str = "") -> Annotated:
     slots = {one.get("TIME_SLOT_ID", ""): one.get("TIME_VALUE") for one in root.iter("TIME_SLOT")}
     media = next(iter(root.iter("MEDIA_DESCRIPTOR")), None)
     video = video_name((media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or "") if media is not None else "")
-    origin = to_seconds((media.get("TIME_ORIGIN") if media is not None else None) or 0, str(path), problems) / 1000
+    origin = (
+        to_seconds((media.get("TIME_ORIGIN") if media is not None else None) or 0, str(path), problems) / 1000
+    )  # where in the video the times begin
     tiers = {one.get("TIER_ID", ""): one for one in root.iter("TIER")}
     timed = [name for name, one in tiers.items() if one.find("ANNOTATION/ALIGNABLE_ANNOTATION") is not None]
     chosen = [tier] if tier else timed
@@ -113,10 +116,12 @@ def read_elan(path: Path, tier: str = "") -> Annotated:
         if any(time is None for time in times):
             open_ended += 1
             continue
-        start, end = (to_seconds(time, str(path), problems) / 1000 - origin for time in times)
+        start, end = (to_seconds(time, str(path), problems) / 1000 + origin for time in times)
         person = tiers[chosen[0]].get("PARTICIPANT", "")
         found.items.append(
             Annotation(video, start, end, (one.findtext("ANNOTATION_VALUE") or "").strip(), group=person)
         )
+    if origin:
+        found.notes.append(f"times count from {origin:g} s of the video on (TIME_ORIGIN)")
     found.left_out(open_ended, "annotations whose times are not set")
     return checked(found, path, problems)
