@@ -117,14 +117,15 @@ def check_data(root: str, options: ListOptions | None = None, *, workers: int = 
     samples = lists.samples()
     bad = {path: one.reason for path, one in health.items() if one.reason}
     for split, path, sample in _each(samples):
-        reason = bad.get(path) or _outside(health[path], sample, path)
+        reason = bad.get(path) or _outside(health[path], sample, path, lists.files[path])
         if reason:
             report.findings.append(Finding(ERROR, BAD, split, sample.id, path, reason, "drop"))
     report.findings += _conflicts(samples, [path for path in health if path not in bad])
     for split, path, sample in _each(samples):
-        if _outside(health[path], sample, path):
+        if _outside(health[path], sample, path, lists.files[path]):
             continue
-        for text in _too_little(_of_part(health[path], sample, path), lists.files[path], options.span):
+        part = _of_part(health[path], sample, path) if lists.files[path] == "video" else health[path]
+        for text in _too_little(part, lists.files[path], options.span):
             report.findings.append(Finding(WARNING, SIZE, split, sample.id, path, text))
     report.findings += _near_names(lists)
     report.findings += _class_findings(lists)
@@ -156,10 +157,11 @@ def _of_part(health: Health, sample: Sample, path: str) -> Health:
     return replace(health, frames=segment.length(health.frames, health.fps))
 
 
-def _outside(health: Health, sample: Sample, path: str) -> str:
-    """What is wrong with a segment of a file that is whole; "" if nothing is."""
+def _outside(health: Health, sample: Sample, path: str, kind: str) -> str:
+    """What is wrong with a segment of a file that is whole; "" if nothing is. A series has a clock of its own, which
+    only its reader knows."""
     segment = _segment(sample, path)
-    if segment is None or not health.frames or not health.fps:
+    if kind != "video" or segment is None or not health.frames or not health.fps:
         return ""
     rest = Segment(segment.start, None, segment.unit)
     if rest.length(health.frames, health.fps):

@@ -16,6 +16,7 @@ from dust.datasets.keystep.files import write_own
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.table import read_lines
+from dust.datasets.multimodal.fusion_manifest import WINDOW
 from dust.datasets.video.epic import HEADER
 from dust.datasets.video.epic import NAMES as EPIC_NAMES
 from dust.utils.errors import DataError, Problems
@@ -211,11 +212,21 @@ def _clips(out: Path, lists: Lists, kept: Kept) -> None:
 def _fusion(out: Path, lists: Lists, kept: Kept) -> None:
     for split, rows in kept.items():
         table = [
-            (clip.id, label, _reference(clip.video, out), _reference(clip.series, out), clip.group)
+            (clip.id, label, _reference(clip.video, out), _reference(clip.series, out), clip.group, *_window(clip))
             for clip, label in rows
         ]
-        _write(out, split, ("id", "label", "video", "series", "group"), table)
+        _write(out, split, ("id", "label", "video", "series", "group", *WINDOW), table)
     _write_classes(out, lists, kept)
+
+
+def _window(clip: Any) -> list[str]:
+    """The cells of a clip's part of a recording; empty where it is all of it."""
+    if clip.window is None:
+        return [""] * len(WINDOW)
+    start, end, *clock = (getattr(clip.window, name) for name in WINDOW)
+    return ["" if value is None else repr(value) for value in (start, end)] + [
+        repr(one) if one else "" for one in clock
+    ]
 
 
 def _tracks(out: Path, lists: Lists, kept: Kept) -> None:

@@ -91,6 +91,9 @@ def write_split(
             "some ids stand twice in the lists, or in several splits: `dust check` names them, and its --fix writes "
             "lists without them"
         )
+    bare = sum(sample.label is None for sample in samples_of(clips)) if lists.kind != "keystep" else 0
+    if 0 < bare < len(clips):
+        raise DataError(f"{bare} of {len(clips)} clips have no label: cut the list of those that have one alone")
     parts = cut(lists, clips, list(shares.values()), stratify=stratify, seed=seed)
     kept = {
         split: [(clip, lists.words(clip)) for clip, part in zip(clips, parts, strict=True) if part == number]
@@ -107,8 +110,7 @@ def write_folds(lists: Lists, out: str | Path, folds: int, *, seed: int = 0) -> 
     validation list stays as it is; the test list is left aside.
 
     Raises:
-        DataError: no labelled training list, fewer than two folds, fewer groups than folds, or (for a clip of val) a
-            group of it in training.
+        DataError: no training list, fewer than two folds, or fewer groups than folds.
     """
     if folds < 2:
         raise DataError(f"{folds} folds: it takes at least 2")

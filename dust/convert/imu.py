@@ -9,7 +9,7 @@ import numpy as np
 from dust.convert.splits import make_folder, written_path
 from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest
 from dust.datasets.manifest.table import read_table
-from dust.datasets.multimodal.series import Series, count_channels, read_series, resample
+from dust.datasets.multimodal.series import GAP, Series, count_channels, read_series, resample
 from dust.utils.errors import ConfigError, DataError, Problems, SampleError
 from dust.utils.files import file_stems, replacing, write_csv
 
@@ -90,8 +90,11 @@ def _joined(parts: Sequence[Series], paths: Sequence[str], unit: float) -> Serie
     if len(axis) < 2 or any(len(times) < 2 for _, times in timed):
         ranges = ", ".join(f"{times[0]:g} to {times[-1]:g} s" for _, times in timed)
         raise SampleError(paths[0], "its sensors have no time in common: correct their times or --imu-time", ranges)
-    values = [values if times is timed[0][1] and len(axis) == len(times) else resample(values, times, axis)
-              for values, times in timed]  # fmt: skip
+    values = []
+    for part, times in timed:
+        own = times is timed[0][1] and len(axis) == len(times)
+        # across a gap nothing is invented: these values are missing, and a series that may lack none is refused later
+        values.append(part if own else resample(part, times, axis, GAP * float(np.median(np.diff(times)))))
     return Series(np.concatenate(values), axis - axis[0])
 
 

@@ -510,3 +510,12 @@ def test_a_configuration_says_the_span(tmp_path, capsys):
     assert "where the configuration takes" not in capsys.readouterr().out
     assert command.main([str(tmp_path), "--workers", "0", *keys]) == 2
     assert command.main(["--workers", "0"]) == 2
+
+
+def test_windows_of_a_series_on_another_clock_are_no_damage(tmp_path):
+    """Seconds of the recording, whose clock shows 100 where the file's shows 0."""
+    rows = "".join(f"{t / 20},{t % 7}\n" for t in range(200))
+    (tmp_path / "a.csv").write_text("time,x\n" + rows)
+    lines = "id,label,series,start,end,offset_s\ns1,x,a.csv,100,104,100\ns2,y,a.csv,104,108,100\n"
+    (tmp_path / "train.csv").write_text(lines)
+    assert not [one for one in check_data(str(tmp_path)).findings if one.kind == "bad"]

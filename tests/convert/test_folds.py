@@ -81,3 +81,25 @@ def test_recordings_of_procedures_are_cut_too(tmp_path):
     again = read_lists(str(first), ListOptions())
     whole = {clip.id for clip in lists.clips["train"]}
     assert {clip.id for clip in again.clips["train"]} | {clip.id for clip in again.clips["test"]} == whole
+
+
+def test_windows_of_a_recording_stay_windows(tmp_path):
+    """In a list of several modalities: the same seconds, and the same clock."""
+    (tmp_path / "data").mkdir()
+    lines = [f"s{n},{'ab'[n % 2]},rec{n // 4}.csv,{n % 4},{n % 4 + 1.25},{12.4 if n % 3 else ''}" for n in range(24)]
+    for n in range(6):
+        rows = "".join(f"{t / 20},{t % 7}\n" for t in range(120))
+        (tmp_path / "data" / f"rec{n}.csv").write_text("time,x\n" + rows)
+    (tmp_path / "data" / "train.csv").write_text("id,label,series,start,end,offset_s\n" + "\n".join(lines) + "\n")
+    lists = read_lists(str(tmp_path / "data"), ListOptions())
+    (first, _) = write_folds(lists, tmp_path / "folds", 2)
+    again = read_lists(str(first), ListOptions())
+    found = {clip.id: clip.window for split in ("train", "test") for clip in again.clips[split]}
+    assert found == {clip.id: clip.window for clip in lists.clips["train"]} and len(set(map(str, found.values()))) > 4
+
+
+def test_clips_without_a_label_are_not_mixed_with_those_that_have_one(tmp_path, capsys):
+    (tmp_path / "train.csv").write_text("path,label\n" + "".join(f"c{n}.mp4,{'ab'[n % 2]}\n" for n in range(12)))
+    (tmp_path / "test.csv").write_text("path\n" + "".join(f"t{n}.mp4\n" for n in range(3)))
+    assert main(["split", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert "3 of 15 clips have no label" in capsys.readouterr().err

@@ -31,6 +31,16 @@ def test_a_slower_sensor_is_laid_on_the_times_of_the_first(tmp_path):
     np.testing.assert_allclose(series.values[3:], -series.values[:3], atol=1e-4)
 
 
+def test_nothing_is_invented_across_a_gap(tmp_path):
+    """Where the gyroscope was silent for a second its channels are missing, on times of the accelerometer."""
+    sensor(tmp_path / "a_acc.csv", np.arange(0, 4, 0.01), 1.0)
+    sensor(tmp_path / "a_gyro.csv", [*np.arange(0, 1.5, 0.02), *np.arange(2.5, 4, 0.02)], -1.0)
+    series = read_imu(of(tmp_path / "a.mp4"))[str(tmp_path / "a.mp4")]
+    silent = (series.times > 1.49) & (series.times < 2.49)
+    assert np.isnan(series.values[3:, silent]).all() and np.isfinite(series.values[:3]).all()
+    assert np.isfinite(series.values[3:, ~silent]).mean() > 0.98
+
+
 def test_files_without_times_or_of_all_channels(tmp_path):
     np.save(tmp_path / "a_acc.npy", np.ones((3, 7)))
     np.save(tmp_path / "a_gyro.npy", np.zeros((3, 7)))

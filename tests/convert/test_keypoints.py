@@ -2,13 +2,15 @@
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
 
 from dust.cli.convert_data import main
 from dust.convert.keypoints import READERS, convert_keypoints
-from dust.convert.keypoints.poses import Person, choose_people, link_people
+from dust.convert.keypoints.json_files import read_coco
+from dust.convert.keypoints.poses import Person, Recording, choose_people, link_people
 from dust.datasets.multimodal.series import read_series
 from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import read_track_manifest
@@ -314,3 +316,26 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
     with pytest.raises(ConfigError, match=r"--people 0.*--view-regex"):
         convert_keypoints("coco", tmp_path / "good", tmp_path / "out", people=0, view_regex="cam")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("broken", [None, [], "x", {"a": 1}, 5])
+def test_people_without_numbers_are_said(tmp_path, broken):
+    written(tmp_path / "a.json", [{"image_id": 0, "keypoints": broken}])
+    with pytest.raises(DataError, match="result 0"):
+        read_coco(tmp_path / "a.json", "a")
+
+
+def test_odd_tables_of_categories_and_images(tmp_path):
+    person = {"image_id": [1], "keypoints": [1.0, 2.0, 2] * 17}
+    odd = {"images": [{"id": [1], "file_name": "a.jpg"}], "categories": [{"keypoints": 5}], "annotations": [person]}
+    (one,) = read_coco(written(tmp_path / "a.json", odd), "a")
+    assert len(one.names) == 17
+
+
+def test_cameras_of_one_recording_stay_together_whoever_says_their_numbers():
+    found = []
+    for view in (None, 7):
+        one = Recording("train/wave/0001_cam2", (), view=view)
+        one.split_name(re.compile(r"cam(\d+)"))
+        found.append((one.sample, one.view))
+    assert found[0][0] == found[1][0] and [view for _, view in found] == [2, 7]

@@ -26,7 +26,7 @@ def to_joints(values: Any, where: str, scores: Any = None) -> np.ndarray:
         if array.shape[1] == 2:
             shares = np.ones(len(array)) if scores is None else np.array(scores, np.float64).reshape(-1)
             array = np.column_stack([array, shares])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise DataError(f"{where}: keypoints that are no numbers x, y, confidence ({error})") from None
     if array.shape[1] != 3 or not len(array):
         raise DataError(f"{where}: keypoints of shape {array.shape}: x, y, confidence for each joint are needed")
@@ -100,10 +100,10 @@ def _annotations(document: dict[str, Any], path: Path, name: str) -> list[Record
     """COCO's own visibility is 0 (not labelled), 1 (hidden) or 2: half of it is taken for the confidence."""
     images = [one for one in sequence(document.get("images")) if isinstance(one, dict)]
     categories = sequence(document.get("categories"))
-    listed = next((mapping(one).get("keypoints") for one in categories if mapping(one).get("keypoints")), None)
-    names = tuple(map(str, listed)) if listed else ()
+    listed = next((found for one in categories if (found := sequence(mapping(one).get("keypoints")))), ())
+    names = tuple(map(str, listed))
     recordings: dict[str, Recording] = {}
-    place: dict[Any, tuple[Recording, int]] = {}
+    place: dict[str, tuple[Recording, int]] = {}
 
     def order(image: dict[str, Any]) -> tuple:
         numbered = image.get("frame_id", image.get("frame_index"))
@@ -115,15 +115,15 @@ def _annotations(document: dict[str, Any], path: Path, name: str) -> list[Record
         if key not in recordings:
             recordings[key] = Recording(f"{name}/{key}" if key else name, names, size=_size(image))
         recording = recordings[key]
-        place[image.get("id")] = (recording, len(recording.frames))
+        place[str(image.get("id"))] = (recording, len(recording.frames))
         recording.frames[len(recording.frames)] = []
     for number, one in enumerate(sequence(document["annotations"])):
         where = f"{path}: annotation {number}"
         if not isinstance(one, dict) or not one.get("keypoints"):
             continue
-        if one.get("image_id") not in place:
+        if str(one.get("image_id")) not in place:
             raise DataError(f"{where}: image_id {one.get('image_id')!r} is none of the images")
-        recording, frame = place[one["image_id"]]
+        recording, frame = place[str(one["image_id"])]
         joints = to_joints(one["keypoints"], where)
         joints[:, 2] = np.minimum(joints[:, 2] / 2, 1.0)
         _add(recording, frame, Person(joints, _id(one.get("track_id"))), where)

@@ -63,8 +63,8 @@ class Recording:
         found = None
         for match in view_pattern.finditer(rest):
             found = match
-        if found is not None and self.view is None:
-            self.view = int(found[1])
+        if found is not None:
+            self.view = int(found[1]) if self.view is None else self.view
             rest = (rest[: found.start()] + rest[found.end() :]).strip("/_-. ")
         parts = [part for part in rest.split("/") if part]
         if len(parts) > 1 and parts[0].lower() in SPLIT_NAMES:

@@ -1,7 +1,7 @@
 """Keypoints in tables and arrays: csv, MediaPipe's csv, NTU RGB+D's .skeleton, and .npz, .npy, .pkl of numbers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def _long(path: Path, table: Table, frame: str, joint: str) -> tuple[tuple[str, 
         raise DataError(f"{path}: no column {', '.join(lacking)} beside {joint}")
     written = list(dict.fromkeys(cells[joint].strip() for _, _, cells in table.rows))
     names = _named(written, str(path))
-    order = {word: place for place, word in enumerate(sorted(written, key=int) if written[0].isdecimal() else written)}
+    order = {word: place for place, word in enumerate(_in_order(written))}
     rows = []
     for where, _, cells in table.rows:
         joints = np.zeros((len(names), 3))
@@ -100,7 +100,7 @@ def _wide(path: Path, table: Table) -> tuple[tuple[str, ...], list[np.ndarray]]:
     joints = {name: columns for name, columns in places.items() if 0 in columns and 1 in columns}
     if not joints:
         raise DataError(f"{path}: no columns JOINT_x and JOINT_y, and no columns joint, x and y: {table.header[:8]}")
-    written = sorted(joints, key=int) if all(name.isdecimal() for name in joints) else list(joints)
+    written = _in_order(joints)
     names = _named(written, str(path))
     rows = []
     for where, _, cells in table.rows:
@@ -111,6 +111,12 @@ def _wide(path: Path, table: Table) -> tuple[tuple[str, ...], list[np.ndarray]]:
             triples.append([*_values(f"{path}: {where}", picked), 1.0][:3])
         rows.append(_seen(np.array(triples)))
     return names, rows
+
+
+def _in_order(joints: Iterable[str]) -> list[str]:
+    """Joints that are numbers by these; names as they stand."""
+    names = list(joints)
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
 def _named(written: Sequence[str], source: str) -> tuple[str, ...]:

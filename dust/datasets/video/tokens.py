@@ -10,7 +10,7 @@ import torch
 from dust.config import KEYS, flatten, with_values
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.manifest import Manifest
-from dust.datasets.sample import BadClip, SampleRequest, target_of
+from dust.datasets.sample import AGAIN, BadClip, SampleRequest, target_of
 from dust.datasets.video.video import VideoDataset
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureStore
@@ -110,7 +110,8 @@ class StoredTokens(VideoDataset):
         if not isinstance(key, SampleRequest):
             return self._tokens_of(clip, np.array(self.store.features[row]))
         first = int(numpy_rng(self.seed, "stored view", key.sample).randint(count))
-        view = (first + key.epoch) % count
+        drawn, again = key.epoch % AGAIN, key.epoch // AGAIN  # a clip that an epoch draws again has another view
+        view = (first + drawn + again) % count
         return [self._tokens_of(clip, np.array(self.store.views[row * count + view]))]
 
     def _tokens_of(self, clip: Any, tokens: np.ndarray) -> dict[str, Any]:
