@@ -1,7 +1,7 @@
 """Clips that look like a sentence: stored features of CLIP, ranked by texts."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dust.config import get_cfg, with_values
-from dust.config.defaults import flatten
+from dust.config import flatten, get_cfg, read_written, with_values
 from dust.engine.weights import weights_file
 from dust.models.clip_text import CLIPText, embed_texts
 from dust.models.clip_zero_shot import CLIPZeroShot
 from dust.utils.checkpoint import file_sha256, load_weights
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.features import FeatureStore
-from dust.utils.files import read_text, write_csv, write_text
+from dust.utils.files import write_csv, write_text
 from dust.utils.structured import parse_yaml
 
 #: Rows that are read at a time.
@@ -112,9 +111,8 @@ def _check_made_by_clip(stores: Sequence[FeatureStore]) -> dict[str, Any]:
 def _weights(folder: Path, named: str) -> str:
     """The file of weights that is named, or that the run of a folder of features names."""
     run = folder.parent
-    if not named and (run / "config.yaml").is_file():
-        saved: Mapping[str, Any] = parse_yaml(read_text(run / "config.yaml"), run / "config.yaml") or {}
-        named = saved.get("FEATURES", {}).get("CHECKPOINT_FILE_PATH", "")
+    if not named:
+        named = str(flatten(read_written(run / "config.yaml")).get("FEATURES.CHECKPOINT_FILE_PATH") or "")
     if not named:
         raise ConfigError(f"{folder}: nothing says which weights made these features: --weights zoo://clip_vit_b16")
     return weights_file(named, run, "--weights")

@@ -48,11 +48,16 @@ def run(args: argparse.Namespace) -> int:
     """Write the stages' YAMLs and run them; returns the exit code."""
     out = Path(args.out)
     base, options, weights = find_backbone(args.backbone, args.weights, out)
-    shared = {**options, "DATA.PATH_TO_DATA_DIR": os.path.abspath(args.clips), "DATA.FORMAT": "auto"}
+    if options:  # below the recipes, which say what is trained and tested
+        file = out / "backbone_options.yaml"
+        write_text(file, yaml.safe_dump({"_BASE_": base, **_tree(options)}, sort_keys=False))
+        base, options = os.path.abspath(file), {}
+    # tokens are stored clip by clip, although the backbone's own recipe may join those of several
+    shared = {"DATA.CLIPS_PER_VIEW": 1, "DATA.PATH_TO_DATA_DIR": os.path.abspath(args.clips), "DATA.FORMAT": "auto"}
     if args.tokens:
         shared["FEATURES.TOKENS"] = args.tokens
     shared |= {"NUM_GPUS": _gpus(), "FEATURES.AUGMENTED_VIEWS": args.views, "DATA.CLASS_LIST": ""}
-    cfg = load_config(base, options)
+    cfg = load_config(base)
     backbone, values_of = str(cfg.MODEL.MODEL_NAME), flatten(cfg)
     # what the backbone's own training stood on is of no concern
     unset = {key: "" for key, facts in KEYS.items() if facts.stage and values_of[key]}
@@ -90,7 +95,9 @@ def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, An
     if weights:
         raise ConfigError(f"--weights {weights}: {name} has its own; --weights is for a YAML")
     origin: Origin = find_origin(name)
-    weights = origin.checkpoint or str(stage_checkpoint(origin.output_dir, ".", "--backbone"))
+    # a name in the zoo may be named by its own options (VJEPA2.ENCODER_FROM), and then is the file of these weights
+    of_zoo = name if name.startswith(ZOO) else ""
+    weights = origin.checkpoint or of_zoo or str(stage_checkpoint(origin.output_dir, ".", "--backbone"))
     options = {
         key: value
         for key, value in (origin.overrides or {}).items()

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import socket
+import ssl
 import sys
 from typing import Any
 
@@ -75,11 +76,23 @@ def check(args: argparse.Namespace) -> None:
         problems.append(f"--files {args.files}: there is no such folder")
     if args.tls_key and not args.tls_cert:
         problems.append("--tls-key needs --tls-cert FILE")
+    problems += tls_problems(args.tls_cert, args.tls_key)
     for name in (args.tls_cert, args.tls_key):
         if name and not os.path.isfile(name):
             problems.append(f"{name}: there is no such file")
     if problems:
         raise DustError("; ".join(problems))
+
+
+def tls_problems(cert: str, key: str) -> list[str]:
+    """What is wrong with files that are there."""
+    if not os.path.isfile(cert) or (key and not os.path.isfile(key)):
+        return []
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key or None)
+    except OSError as error:
+        return [f"--tls-cert {cert}: no certificate with its private key (PEM): {error}"]
+    return []
 
 
 def run(args: argparse.Namespace) -> None:

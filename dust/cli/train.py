@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,18 @@ def build_fold_lists(cfg: Any, folder: Path, count: int) -> list[Path]:
     if not can_write(cfg):
         raise ConfigError(f"--folds cannot write lists for {cfg.TRAIN.DATASET}: convert the data first (convert-data)")
     lists = read_lists(one_folder(cfg.DATA.PATH_TO_DATA_DIR, "dust train --folds"), ListOptions(**build_options(cfg)))
+    with tempfile.TemporaryDirectory() as new:
+        write_folds(lists, new, count, seed=cfg.RNG_SEED)
+        if folder.is_dir() and _texts(folder) != _texts(Path(new)):  # whose runs would count as finished
+            raise ConfigError(
+                f"{folder} holds other folds: their number, the clips or the labels have changed since. Name another "
+                "OUTPUT_DIR, or remove this one"
+            )
     return write_folds(lists, folder, count, seed=cfg.RNG_SEED)
+
+
+def _texts(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.csv")}
 
 
 def words_of_fold(cfg: Any, folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ dust tune --cfg configs/X.yaml TUNE.SPACE "[{SOLVER.BASE_LR: {low: 0.0001, high:
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +165,7 @@ def submit(words: Sequence[str]) -> int:
     jobs = [JobSpec(f"{args.name}_{number}", own, (spec,)) for number in range(cfg.TUNE.JOBS)]
     for line in submit_jobs(args, jobs, SubmittedWorker):
         print(line)
-    print(f"study     dust tune --show --cfg {file} {' '.join(overrides)}")
+    print(f"study     {shlex.join(['dust', 'tune', '--show', '--cfg', file, *overrides])}")
     return 0
 
 

@@ -93,8 +93,8 @@ def _read_range(key: str, values: Mapping[str, Any]) -> tuple[Dimension | None, 
         return None, [f"{shown}: {FORM}"]
     low, high, step, log = values["low"], values["high"], values.get("step"), values.get("log", False)
     numbers = [number for number in (low, high, step) if number is not None]
-    if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers):
-        return None, [f"{shown}: low, high and step are numbers"]
+    if any(isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one) for one in numbers):
+        return None, [f"{shown}: low, high and step are numbers, and finite"]
     if not isinstance(log, bool):
         return None, [f"{shown}: log is True or False"]
     whole = kind is int

@@ -63,6 +63,8 @@ class ProbeGrid(Classification):
     def evaluation(self, split: str) -> "ProbeGridEvaluation":
         return ProbeGridEvaluation(
             heads=self.heads,
+            chooses=split == "val",
+            view_metrics=self.view_metrics and split != "val",
             class_names=self.class_names,
             multi_label=self.multi_label,
             method=self.ensemble_method,
@@ -73,16 +75,24 @@ class ProbeGrid(Classification):
 
 
 class ProbeGridEvaluation(ClassificationEvaluation):
-    """As of a classification, of the best of several heads where a record has them."""
+    """As of a classification. Where a record has several heads, of the best one in a validation, which chooses; of the
+    one that validation has chosen in a test.
 
-    def __init__(self, *, heads: Sequence[str], **options: Any) -> None:
+    Args:
+        chooses: it is a validation.
+    """
+
+    def __init__(self, *, heads: Sequence[str], chooses: bool, **options: Any) -> None:
         super().__init__(**options)
+        self.chooses = chooses
         self.heads = list(heads)
 
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
         outputs = record["outputs"]
         if not isinstance(outputs, dict) or HEADS not in outputs:
             return super().keep(record)
+        if not self.chooses:
+            return super().keep({**record, "outputs": outputs[MAIN]})
         each = [self.ensemble(logits.float()) for logits in outputs[HEADS].unbind(1)]
         kept = super().keep({**record, "outputs": outputs[MAIN]})
         kept["of_heads"] = np.stack([scores.numpy() for scores, _ in each])

@@ -41,6 +41,8 @@ class Guarded:
         self._ask(lambda: self.tracker.log(values, step))
 
     def finish(self) -> None:
+        """End the run there although a line was refused: the next stage begins one of its own."""
+        self.works = True
         self._ask(self.tracker.finish)
 
     def _ask(self, what: Callable[[], None]) -> None:

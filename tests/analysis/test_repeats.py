@@ -1,6 +1,7 @@
 """Folds are pooled as one test, seeds get a mean and an interval; both by one command that goes on."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -120,3 +121,16 @@ def test_words_that_cannot_be_done(clips, tmp_path, capsys, more, says):
     assert main(["train", *words(clips, tmp_path / "run"), *more]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", ["number", "labels"])
+def test_other_folds_are_no_finished_ones(clips, tmp_path, monkeypatch, capsys, change):
+    shutil.copytree(clips, tmp_path / "data")
+    monkeypatch.setattr(train_command.run_net, "main", lambda words: 5)
+    own = ["train", *words(tmp_path / "data", tmp_path / "runs")]
+    assert main([*own, "--folds", "2"]) == 5 and main([*own, "--folds", "2"]) == 5
+    if change == "labels":
+        text = (tmp_path / "data" / "train.csv").read_text()
+        (tmp_path / "data" / "train.csv").write_text(text.replace("clip_0.mp4,bright", "clip_0.mp4,dark"))
+    assert main([*own, "--folds", "3" if change == "number" else "2"]) == 2
+    assert "holds other folds" in capsys.readouterr().err

@@ -296,3 +296,11 @@ def test_the_pause_of_a_save_is_told_from_the_steps_around_it(tmp_path):
         probe.stamps.append(probe.stamps[-1] + {0: 1.5, 1: 1.1, 2: 1.0}[number % 3])
     row = loop._pause(Bench("cuda", True, tmp_path, 0.0), "it", probe, 3)
     assert row.measured == pytest.approx(0.6)
+
+
+def test_a_torn_line_costs_itself_not_the_table(tmp_path):
+    row = dict.fromkeys(("unit", "expected", "limit", "verdict"), "") | {"what": "x", "measured": 1}
+    row |= {"stage": "machine", "run": "r"}
+    lines = [json.dumps(row), json.dumps({**row, "stage": "of another version"}), "[1]", json.dumps(row)[:40]]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    assert [one["what"] for one in process.read_rows(tmp_path / "results.jsonl", {"machine"}, "r")] == ["x"]

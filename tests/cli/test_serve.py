@@ -72,3 +72,9 @@ def test_it_serves_until_it_is_ended(run, model, clips, capsys, monkeypatch):
     assert codes == [0]
     with pytest.raises(OSError):
         call(port, "GET", "/health")
+
+
+def test_files_that_are_no_certificate_are_said_before_the_model_is_loaded(run, tmp_path, capsys):
+    (tmp_path / "cert.pem").write_text("nothing of the kind")
+    assert main(["serve", str(run), "--tls-cert", str(tmp_path / "cert.pem")]) == 2
+    assert "no certificate with its private key (PEM)" in capsys.readouterr().err

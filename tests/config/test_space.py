@@ -61,3 +61,10 @@ def test_a_grid_needs_ends_and_a_pruner_validations():
     space = ["TUNE.SPACE", "[{SOLVER.BASE_LR: {low: 0.1, high: 1}}]", "TUNE.SAMPLER", "grid"]
     with pytest.raises(ConfigError, match=r"SOLVER.BASE_LR has no end(.|\n)*TRAIN.EVAL_PERIOD"):
         load_config(None, [*space, "TUNE.PRUNER", "median", "TRAIN.EVAL_PERIOD", "0"])
+
+
+@pytest.mark.parametrize("values", [{"low": 1, "high": float("inf")}, {"low": float("nan"), "high": 2},
+                                    {"low": 1, "high": 2, "step": float("nan")}])  # fmt: skip
+def test_numbers_without_an_end(values):
+    dimensions, problems = read_space([{"SOLVER.MAX_EPOCH": values}])
+    assert not dimensions and "are numbers, and finite" in problems[0]

@@ -58,3 +58,14 @@ def test_one_head_is_a_classification():
     evaluation.update({"id": "1", "path": "", "label": 0, "outputs": torch.tensor([[3.0, 0.0, 0.0]])})
     evaluation.replace_records(evaluation.records())
     assert evaluation.metrics()["top1_acc"] == 100.0
+
+
+def test_a_test_measures_the_head_that_validation_chose():
+    """Although another one would be better there; single views are measured too where that is asked for."""
+    evaluation = grid(view_metrics=True).evaluation("test")
+    for clip, label in enumerate([0, 1, 2, 0]):
+        heads = torch.zeros(1, 3, 3)
+        heads[0, 0, (label + 1) % 3] = heads[0, 1, label] = 5.0
+        evaluation.update({"id": str(clip), "path": "", "label": label, "outputs": outputs_of(heads)})
+    evaluation.replace_records(evaluation.records())
+    assert evaluation.metrics()["top1_acc"] == 0.0 and "view_top1_acc" in evaluation.metrics()

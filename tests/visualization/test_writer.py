@@ -101,6 +101,16 @@ def test_mlflow_goes_on_in_its_run_and_never_ends_ours(tmp_path, monkeypatch, ca
     assert caplog.text.count("the server is gone. The run goes on without it") == 1
 
 
+def test_the_run_there_ends_although_a_line_was_refused(tmp_path, monkeypatch):
+    """Else the next stage could begin none of its own."""
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    with build(Writer, load_config(None, {"MLFLOW.ENABLE": True}), tmp_path) as writer:
+        for step in range(4):
+            writer.scalars("Val", {"loss": 1.0}, step)
+    assert fake.told[-1][0] == "end_run"
+
+
 def test_mlflow_that_is_not_installed_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(DustError, match=r"dust-video\[mlflow\]"):

@@ -2,6 +2,7 @@
 
 import html
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,13 @@ def text_of(study: Study) -> str:
     folder = trial_folder(study.root, best["number"])
     split = plan.facts.get("TUNE.SPLIT")
     lines.append(f"best: trial {best['number']}, {_figure(best, plan.metric)} on {split}: {folder}")
-    lines.append(f"  {' '.join(words_of_values(best['values']))}")
+    lines.append(f"  {shlex.join(words_of_values(best['values']))}")
     level = [row["number"] for row in rows if row["state"] == "complete" and row is not best and _meets(row, best)]
     if level:
         lines.append(f"  its interval holds the figures of {len(level)} more: {', '.join(map(str, level))}")
     if split != "test":
-        lines.append(f"measure it on the test split: dust --cfg {Path(folder) / 'config.yaml'} TEST.SPLIT test")
+        config = shlex.quote(str(Path(folder) / "config.yaml"))
+        lines.append(f"measure it on the test split: dust --cfg {config} TEST.SPLIT test")
     return "\n".join(lines)
 
 

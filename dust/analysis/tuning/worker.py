@@ -295,7 +295,12 @@ class Worker:
         whole = text[: text.rfind(b"\n") + 1]
         running.read += len(whole)
         lines = whole.decode("utf-8", "replace").splitlines()
-        return [validation_of(line, self.study.plan.metric) for line in lines if '"val_epoch"' in line]
+        found = []
+        for line in lines:
+            if '"val_epoch"' in line:
+                with contextlib.suppress(ValueError, KeyError, RecursionError):  # a line that a full disk has torn
+                    found.append(validation_of(line, self.study.plan.metric))
+        return found
 
     def _end(self, running: Running, failed: str = "") -> None:
         """Tell the study how the trial ended, then let it go: in between nobody else can take it."""

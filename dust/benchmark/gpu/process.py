@@ -133,9 +133,14 @@ def append(results: Path, line: dict[str, Any]) -> None:
 
 def read_rows(results: Path, stages: set[str], run: str) -> list[dict[str, Any]]:
     """The table: of ``stages`` what this run found, of others in the same file what the last run that had them did."""
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    newest = {line["stage"]: line["run"] for line in lines} | dict.fromkeys(stages, run)
     order = [stage.name for stage in chosen()]
+    lines = []
+    for text in results.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or of another version of dust
+            line = json.loads(text)
+            if line["stage"] in order and line["run"]:
+                lines.append(line)
+    newest = {line["stage"]: line["run"] for line in lines} | dict.fromkeys(stages, run)
     kept = [line for line in lines if line["run"] == newest[line["stage"]]]
     kept.sort(key=lambda line: order.index(line["stage"]))
     columns = ("stage", "what", "measured", "unit", "expected", "limit", "verdict")

@@ -171,6 +171,7 @@ def _add_pages(app: Any, service: Service) -> None:
 
 def _add_predict(app: Any, service: Service) -> None:
     from fastapi import Query, Request
+    from starlette.requests import ClientDisconnect
 
     async def answer(request: Any, path: str, options: Options) -> dict[str, Any]:
         if path:
@@ -215,6 +216,12 @@ def _add_predict(app: Any, service: Service) -> None:
             return _json(found, status)
         except asyncio.TimeoutError:
             status = 504
+            raise
+        except (Stopped, ClientDisconnect):  # nobody waits any more
+            status = 499
+            raise
+        except OSError:
+            status = 507
             raise
         except DustError as error:
             status = getattr(error, "status", 422)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,10 @@ class Sample:
     path: str
     name: str
     folder: str = ""
+
+
+#: Windows of a stream that are open at once, at most.
+MOST_OPEN = 64
 
 
 class Stopped(Exception):
@@ -224,18 +229,26 @@ class Service:
             "notes": [_without(note, sample) for note in found.notes],
         }  # fmt: skip
 
+    @property
+    def training_s(self) -> float:
+        """Seconds that a clip of the training covers; 0 where they are not of a fixed length."""
+        facts = self.predictor.preprocess
+        frames, rate, fps = (float(facts.get(name) or 0) for name in ("frames", "sampling_rate", "target_fps"))
+        return frames * rate / fps if fps else 0.0
+
     def windows(self, options: Options) -> tuple[float, float]:
-        """(window, stride) in seconds of a request."""
-        return options.window or self.window, options.stride or self.stride
+        """(window, stride) in seconds of a request; 0 is the training's. Refused where too many would be open."""
+        window, stride = options.window or self.window, options.stride or self.stride
+        if stride and (window or self.training_s) > MOST_OPEN * stride:
+            raise Refused(422, f"stride: at least the {MOST_OPEN}th part of the window, or too many are open at once")
+        return window, stride
 
     def stream(self, source: Any, options: Options, **live: Any) -> Stream:
         """The predictor's stream of a live source. DustError where the model has none."""
         model = self.predictor
         if options.threshold is not None:
-            model = Predictor(
-                model.loop, model.task, model.reader, model.classes, identity=model.identity,
-                threshold=options.threshold,
-            )  # fmt: skip
+            model = copy(model)
+            model.threshold = options.threshold
         window, stride = self.windows(options)
         given = {name: value for name, value in (("window", window), ("stride", stride)) if value}
         return model.stream(source, **given, **live)

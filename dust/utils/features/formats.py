@@ -31,8 +31,10 @@ _AGAIN = "extract the features again"
 
 def to_bfloat16(numbers: np.ndarray) -> np.ndarray:
     """float32 -> the bits of the nearest bfloat16 (of two the even one), as uint16."""
-    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
-    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    floats = np.ascontiguousarray(numbers, np.float32)
+    bits = floats.view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(floats), 0x7FC0, rounded).astype(np.uint16)  # rounding would carry some NaN over to 0
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
@@ -182,6 +184,8 @@ def pack_npz(path: Path, rows: Path, ids: Sequence[str], missing: Sequence[str],
                 member.write(chunk)
         texts = {"ids": np.array(ids, dtype=np.str_), "meta": np.array(json.dumps(meta))}
         texts["missing"] = np.array(missing, dtype=np.str_)
+        if np.load(rows, mmap_mode="r", allow_pickle=False).dtype.name == STORED_AS["bfloat16"]:
+            texts["dtype"] = np.array("bfloat16")  # else it is another tool's whole numbers
         for name, array in texts.items():
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, array, allow_pickle=False)
@@ -198,11 +202,14 @@ def npz_identity(path: Path) -> dict[str, Any]:
             ids = archive.read("ids", text=True).reshape(-1).tolist()
             meta = parse_json(str(archive.read("meta", text=True)), path, _AGAIN)
             missing = archive.read("missing", text=True).tolist() if "missing" in archive.names else []
+            said = str(archive.read("dtype", text=True)) if "dtype" in archive.names else ""
     except SampleError as error:
         raise _unreadable(path, error) from error
     if not isinstance(meta, dict):
         raise DataError(f"{path}: damaged, its meta is no json object: {_AGAIN}")
     features = npz_features(path)
+    if features.dtype.name == STORED_AS["bfloat16"] and said != "bfloat16":
+        raise DataError(f"{path}: features of whole numbers (uint16), quantised: store float16, bfloat16 or float32")
     return {
         "ids": ids,
         "meta": meta,

@@ -208,6 +208,20 @@ def test_a_trial_without_hope_is_pruned(make):
     assert rows_of(study)[1]["epochs"] == 2 and "trial 1: pruned after epoch 2" in said
 
 
+def test_a_line_that_a_full_disk_has_torn_is_no_validation(make):
+    whole = validates(60, 70)
+
+    def torn(folder, number):
+        pretended = whole(folder, number)
+        with open(folder / "stdout.log", "a") as log:
+            log.write('[x][INFO] json_stats: {"_type": "val_epoch", "epo\n')
+        return pretended
+
+    worker, study, _ = make(Machine(_0=[torn], _1=[whole]), PRUNER="median", PRUNER_STARTUP=1, PRUNER_WARMUP=1)
+    worker.run()
+    assert states(study)[:2] == ["complete", "complete"] and rows_of(study)[0]["epochs"] == 2
+
+
 def test_a_trial_that_was_to_be_pruned_when_its_worker_died_is_not_started_again(make):
     machine = Machine(_0=[validates(60, 70)], _1=[validates(50, 40)])
     worker, study, _ = make(machine, PRUNER="median", PRUNER_STARTUP=1, TRIALS=2)

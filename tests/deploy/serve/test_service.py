@@ -109,3 +109,19 @@ def test_who_has_left_is_not_waited_for():
 def test_the_likeliest():
     pairs = [("a", 0.1), ("b", 0.6), ("c", 0.3)]
     assert likeliest(pairs, 2) == [("b", 0.6), ("c", 0.3)] and len(likeliest(pairs, 0)) == 3
+
+
+def test_a_stream_with_a_threshold_keeps_the_temperature(model, monkeypatch):
+    streamed = []
+    monkeypatch.setattr(type(model), "stream", lambda self, source, **how: streamed.append(self))
+    monkeypatch.setattr(model, "temperature", 2.5)
+    Service(model).stream("x", Options(threshold=0.4))
+    assert (streamed[0].temperature, streamed[0].threshold) == (2.5, 0.4) and model.threshold == 0.0
+
+
+@pytest.mark.parametrize(("window", "stride"), [(600.0, 0.001), (0.0, 1e-6)])
+def test_more_open_windows_than_memory_bears_are_refused(model, window, stride):
+    service = Service(model)
+    assert service.training_s > 0 and service.windows(Options(window=8.0, stride=0.5)) == (8.0, 0.5)
+    with pytest.raises(Refused, match="stride: at least the 64th part of the window"):
+        service.windows(Options(window=window, stride=stride))

@@ -16,6 +16,7 @@ import torch
 from dust.utils.arrays import StoredArray
 from dust.utils.errors import DataError
 from dust.utils.features import FORMATS, FeatureStore, FeatureWriter, id_to_name, name_to_id
+from dust.utils.features.formats import from_bfloat16, to_bfloat16
 
 IDS = ["a/b c.mp4", "plain", "..", "50%", "Ünï", "x" * 80, "last"]
 META = {"checkpoint_sha256": "ab" * 32, "config": "A: 1\n", "layer": "pooled", "views": 1}
@@ -372,11 +373,11 @@ def test_numbers_that_are_not_real_are_refused(tmp_path):
             writer(tmp_path).write(0, [values])
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.dtype("V2")])  # NumPy has bfloat16 as V2
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.dtype("V2")])  # NumPy has bfloat16 as V2
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_quantised_features_of_others_are_refused_by_name(tmp_path, dtype, save):
     save(tmp_path / "train.npz", features=np.zeros((2, 4), dtype), ids=["a", "b"], meta="{}")
-    with pytest.raises(DataError, match=r"train\.npz: .*(is no array of features|not an array of real numbers)"):
+    with pytest.raises(DataError, match=r"train\.npz: .*(is no array of features|array of real numbers|quantised)"):
         FeatureStore.open(tmp_path, "train")
 
 
@@ -424,3 +425,8 @@ def test_space_is_looked_at_before(tmp_path, monkeypatch):
         else:
             with pytest.raises(DataError, match=r"GB are to be written, 0.00 GB are free"):
                 one.check_space()
+
+
+def test_every_nan_stays_one_in_bfloat16():
+    odd = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
+    assert np.isnan(from_bfloat16(to_bfloat16(odd))).all()
