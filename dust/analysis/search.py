@@ -65,8 +65,9 @@ def search(
         if store.shape != (width,):
             raise DataError(f"{store.path}: {store.shape} numbers each, and texts have {width}: not the same space")
     path = _weights(folder, weights)
+    digest = file_sha256(path)
     for store in stores:
-        store.check_checkpoint(file_sha256(path), str(path))
+        store.check_checkpoint(digest, str(path))
     report = load_weights(tower, path)
     if not report.complete:
         raise CheckpointError(f"strict loading needs an exact fit. {report}")

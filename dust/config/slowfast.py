@@ -167,7 +167,7 @@ def _resnets(cfg: CfgNode) -> list[Problem]:
     if cfg.MODEL.ARCH in ("c2d", "i3d") and pathways == 1 and frames < 2:
         text = f"DATA.NUM_FRAMES {frames}: MODEL.ARCH {cfg.MODEL.ARCH} halves the time, so it takes 2 or more"
         problems.append(Problem(("DATA.NUM_FRAMES", "MODEL.ARCH"), text))
-    problems += _tables_of_stages(cfg, pathways)
+    problems += _tables_of_stages(cfg)
     if pathways == 2:
         problems += _two_pathways(cfg)
     return problems if problems else _non_local(cfg, pathways)
@@ -191,7 +191,7 @@ def _two_pathways(cfg: CfgNode) -> list[Problem]:
     return problems
 
 
-def _tables_of_stages(cfg: CfgNode, pathways: int) -> list[Problem]:
+def _tables_of_stages(cfg: CfgNode) -> list[Problem]:
     """Each has a row for each stage, with one value for all pathways, or one for each."""
     values = "a whole number of {} or more for each pathway"
     numbers = {"RESNET.NUM_BLOCK_TEMP_KERNEL": 0, "RESNET.SPATIAL_STRIDES": 1, "RESNET.SPATIAL_DILATIONS": 1}
@@ -267,7 +267,7 @@ def _sizes(cfg: CfgNode) -> list[Problem]:
                 text = f"{name} {size}: the first stride of X3D is 2; take an even number of pixels"
                 problems.append(Problem((name,), text))
     if model in _CONVOLUTIONS and len(crops) > 1 and data.TEST_CROP_SIZE < data.TRAIN_CROP_SIZE:
-        stride = 32 if model == "X3D" or _tables_of_stages(cfg, 1) else total_stride(cfg.RESNET.SPATIAL_STRIDES)
+        stride = 32 if model == "X3D" or _tables_of_stages(cfg) else total_stride(cfg.RESNET.SPATIAL_STRIDES)
         if -(-data.TEST_CROP_SIZE // stride) < -(-data.TRAIN_CROP_SIZE // stride):
             text = f"DATA.TEST_CROP_SIZE {data.TEST_CROP_SIZE}: the head of {model} pools over what "
             text += f"DATA.TRAIN_CROP_SIZE {data.TRAIN_CROP_SIZE} leaves, so a test's crop is at least as large"
