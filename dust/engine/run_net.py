@@ -145,9 +145,9 @@ def _announce(name: str, output_dir: str, known: bool, finished: Callable[[], bo
     return True
 
 
-def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]], further: Further) -> int:
+def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]], further: Further) -> int | None:
     """Let the first process look at all stages before the first begins; returns how many of these it knows to be
-    finished.
+    finished, on the other processes 0; None on these where something is wrong, which the first process says.
 
     Args:
         further: see :func:`main`.
@@ -167,9 +167,10 @@ def _look_ahead(launcher: Any, runs: Sequence[tuple[str, Any]], further: Further
             problems.append(error)
         return not problems
 
-    if not launcher.broadcast_decision(looked):
-        raise problems[0] if problems else SystemExit(2)  # the first process says what is wrong
-    return done
+    good = launcher.broadcast_decision(looked)
+    for problem in problems:
+        raise problem
+    return done if good else None
 
 
 def main(argv: Sequence[str] | None = None, *, further: Further = lambda cfg: ()) -> int:
@@ -189,13 +190,13 @@ def main(argv: Sequence[str] | None = None, *, further: Further = lambda cfg: ()
     try:
         with handle_signals(exit_handler):
             try:
-                code = _main(sys.argv[1:] if argv is None else argv, exit_handler, further)
+                code = exit_handler.failed(_main(sys.argv[1:] if argv is None else argv, exit_handler, further))
             except Interrupted as stop:
                 code = exit_handler(stop.signum)
     except Interrupted as stop:  # it had waited for the first line, or came after the last
         code = exit_handler(stop.signum)
     if code and exit_handler.rendezvous is not None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the others have gone, and what started them now ends the rest
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # the others have gone; what started them ends all
     return code
 
 
@@ -214,6 +215,8 @@ def _main(argv: Sequence[str], exit_handler: ExitHandler, further: Further) -> i
     try:
         launcher = Launcher(args.init_method, exit_handler)
         done = _look_ahead(launcher, runs, further)
+        if done is None:
+            return 2
         for number, (name, cfg) in enumerate(runs):
             folder = cfg.OUTPUT_DIR
             if len(runs) > 1:

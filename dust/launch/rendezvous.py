@@ -136,18 +136,26 @@ class Rendezvous:
         self.count += 1
         key = f"answer{self.count}"
         if self.env.rank == 0:
-            answer = question()
+            try:
+                answer = question()
+            except BaseException:
+                self.store.set(key, "none")  # the others need not find out by losing this process
+                raise
             self.store.set(key, str(int(answer)))
             return answer
+        gone = DustError(
+            f"process {self.env.rank} of {self.env.world_size}: the first process has gone; what ended it "
+            "stands in its own output"
+        )
         try:
             while not self.store.check([key]):
                 time.sleep(0.2)
-            return self.store.get(key) == b"1"
+            answered = self.store.get(key)
         except RuntimeError as error:
-            raise DustError(
-                f"process {self.env.rank} of {self.env.world_size}: the first process has gone; what ended it "
-                "stands in its own output"
-            ) from error
+            raise gone from error
+        if answered == b"none":
+            raise gone
+        return answered == b"1"
 
     def report_failure(self, message: str, seconds: float) -> bool:
         """Wait up to ``seconds`` for the others to fail in the same way; whether another one tells the user.
@@ -175,7 +183,7 @@ class Rendezvous:
         while self.store.add("heard", 0) < self.env.world_size - 1 and time.monotonic() < deadline:
             time.sleep(0.02)
 
-    def wait_for_exit(self, seconds: float) -> int | None:
+    def wait_for_exit(self, seconds: float = HEARING_TIMEOUT_S) -> int | None:
         """Wait until the first process leaves. Returns its exit code; None if it is gone, or stays longer."""
         try:
             self.store.wait(["left"], timedelta(seconds=seconds))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.launch.lives import Lives
-from dust.launch.signals import REQUEUE_SIGNALS, most_urgent
+from dust.launch.signals import REQUEUE_SIGNALS, ignore_further_signals, most_urgent
 from dust.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,23 @@ class ExitHandler:
         """The command has done all that it was asked for."""
         if self.first and self.lives is not None:
             self.lives.forget()
+
+    def failed(self, code: int) -> int:
+        """Leave with ``code``, which is decided, and return it.
+
+        Whatever started several processes (srun, torchrun) ends the rest by TERM as soon as one has gone, and what
+        they end with is what the job ends with. So all that fail for one reason wait for each other, two seconds at
+        most, and TERM changes nothing any more.
+        """
+        if code and self.rendezvous is not None:
+            ignore_further_signals()
+            with contextlib.suppress(RuntimeError):
+                if self.first:
+                    self.rendezvous.announce_exit(code)
+                else:
+                    self.rendezvous.wait_for_exit()
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # also once the handlers are no more
+        return code
 
     def __call__(self, signum: int) -> int:
         """Ask for the job again if ``signum``, or one that came since, means that. Returns the exit code: 128 + the

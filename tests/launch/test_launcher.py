@@ -230,7 +230,12 @@ def test_a_dead_task_is_told_behind_its_own_words(clips, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_of_all_tasks_is_said_once(clips, tmp_path):
+    """And is what the job ends with, although srun ends the rest by TERM as soon as one task has gone."""
     processes = tasks(words(clips, tmp_path / "run", **{**PLAIN, "MODEL__NUM_CLASSES": 7}), 2, fresh=True)
+    while all(process.poll() is None for process in processes):
+        time.sleep(0.001)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
     said = "".join(process.communicate(timeout=120)[1] for process in processes)
     assert [process.returncode for process in processes] == [2, 2] and said.count("error: ") == 1, said
 
