@@ -75,7 +75,7 @@ class Lists:
 
     kind: str
     class_names: list[str]
-    clips: dict[str, list[Any]] = field(default_factory=dict)
+    clips: dict[str, Sequence[Any]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dust.config import accumulation_steps
 from dust.datasets.build import build_dataset
+from dust.datasets.manifest.clips import Clips
 from dust.datasets.protocol import HasPart, OrdersTraining, SharesGroups
 from dust.datasets.sample import BadClip
 from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler, sample_weights
@@ -153,7 +154,13 @@ def build_weights(cfg, dataset: Any) -> np.ndarray | None:
     if not balanced and not part_weights:
         return None
     clips = dataset.clips
-    labels, parts = [clip.label for clip in clips], [clip.part if isinstance(clip, HasPart) else 0 for clip in clips]
+    labels: Any
+    parts: Any
+    if isinstance(clips, Clips):
+        labels, parts = clips.classes(), clips.parts()
+    else:
+        labels = [clip.label for clip in clips]
+        parts = [clip.part if isinstance(clip, HasPart) else 0 for clip in clips]
     return sample_weights(labels, parts, balanced=balanced, part_weights=part_weights)
 
 

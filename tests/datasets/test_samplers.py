@@ -4,16 +4,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from dust.datasets.sample import AGAIN
 from dust.datasets.samplers import (
     DrawnBatchSampler,
     EpochBatchSampler,
     GroupBalancedSampler,
+    _kind,
     group_balanced_order,
     sample_weights,
 )
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.rng import torch_generator
 
 LABELS = np.random.RandomState(0).permutation([0] * 10 + [1] * 30 + [2] * 5 + [3] * 20 + [4] * 15).tolist()
 
@@ -162,3 +165,29 @@ def test_weights_by_formula():
 def test_weights_that_cannot_be(labels, parts, options, words):
     with pytest.raises(DataError, match=words):
         sample_weights(labels, parts, **options)
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(1, 51)])
+def test_an_order_has_four_bytes_for_each_sample(weights):
+    """The order is that of torch's permutation in 64 bits, of which earlier runs were made."""
+    sampler = EpochBatchSampler(50, 8, seed=5, weights=weights)
+    sampler.set_position(2)
+    order = sampler._order()
+    assert order.dtype == np.int32 and group_order().dtype == np.int32
+    if weights is None:
+        wide = torch.randperm(50, generator=torch_generator(5, "shuffle", 2))
+        assert order.tolist() == wide.tolist()
+    seen = Counter()
+    for batch in sampler:
+        for epoch, sample in batch:
+            assert epoch == 2 + seen[sample] * AGAIN
+            seen[sample] += 1
+    assert (max(seen.values()) > 1) == (weights is not None)
+
+
+def group_order():
+    return group_balanced_order(LABELS, groups_per_batch=4, per_group=2, num_batches=5, seed=0, epoch=0)
+
+
+def test_more_than_two_thousand_million_samples_take_eight_bytes():
+    assert [_kind(number) for number in (1, (1 << 31) - 1, 1 << 31)] == [np.int32, np.int32, np.int64]

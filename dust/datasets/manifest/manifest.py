@@ -5,21 +5,23 @@ DATASET.md describes the layouts. A manifest is complete and right, or there is 
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest import formats
+from dust.datasets.manifest.clips import Clip, ClipList, Clips
+from dust.datasets.manifest.column_file import Columns
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
-from dust.datasets.manifest.table import RawSplit, Row, read_csv
-from dust.decode.segment import SECONDS, Segment
-from dust.utils.errors import DataError
-from dust.utils.files import restored
-from dust.utils.text import csv_cell, printable
+from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
+from dust.datasets.manifest.places import find_file, missing_case, missing_file
+from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
+from dust.decode.segment import SECONDS
+from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
 
@@ -27,32 +29,12 @@ FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades")
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """``id``: unique in its split. ``path``: a file, or a folder of frames. ``label``: a class index, several (sorted,
-    each once) with ``multi_label``, None in a test split without labels. ``group``: what should be in one split only (a
-    person, a recording), "" where the list does not say: then it is the file. ``segment``: the part of the file that is
-    the clip, None for all of it. ``part``: the number of its data folder, of several."""
-
-    id: str
-    path: str
-    label: int | tuple[int, ...] | None
-    group: str = ""
-    segment: Segment | None = None
-    part: int = 0
-
-    @property
-    def sources(self) -> tuple[tuple[str, str], ...]:
-        """The file and the part of it; see :class:`dust.datasets.protocol.HasSources`."""
-        return ((self.path, "" if self.segment is None else self.segment.part),)
-
-
 @dataclass
 class Manifest:
     """The clips of one split. ``class_names[label]`` names a class; ``source`` says what was read. ``frames``: id ->
     what single frames show, where the list says that."""
 
-    clips: list[Clip]
+    clips: Sequence[Clip]
     class_names: list[str]
     source: str
     multi_label: bool
@@ -75,6 +57,8 @@ def read_manifest(
     corrections: str | os.PathLike = "",
     segment_unit: str = SECONDS,
     extra_columns: Sequence[str] = (),
+    cache: str = "",
+    shared: bool = False,
 ) -> Manifest:
     """Reads one split.
 
@@ -93,6 +77,8 @@ def read_manifest(
         corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
         segment_unit: of a csv's columns start and end: seconds from the first frame's time | frames as decoded, from 0.
         extra_columns: of a csv, of which nothing is to be said; see :mod:`dust.datasets.manifest.columns`.
+        cache: folder that keeps the columns of a long csv which cannot be written beside it; "" for none.
+        shared: all processes of the run read this split now, and share the work of a long list.
 
     Raises:
         DataError: with all problems of the split, or what was looked for and found.
@@ -114,7 +100,15 @@ def read_manifest(
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
     reader.corrections = Corrections(corrections)
     reader.segment_unit, reader.extra_columns = segment_unit, extra_columns
-    raw = reader.read(split)
+    reader.cache, reader.shared = cache, shared
+    return _read_long(reader, split, class_names, num_classes) or _read_rows(reader, split, class_names, num_classes)
+
+
+def _read_rows(
+    reader: "_Reader", split: str, class_names: Sequence[str] | None, num_classes: int | None
+) -> Manifest:  # fmt: skip
+    """A split of any layout, row by row."""
+    raw, multi_label = reader.read(split), reader.multi_label
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
         names = reader.train_classes(num_classes)
@@ -122,12 +116,45 @@ def read_manifest(
     labels, names = index_labels(raw, names, num_classes, multi_label)
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
-    clips = _locate(raw, labels, multi_label, check_files)
+    clips = Clips.of(_locate(raw, labels, multi_label, reader.check_files))
     raw.problems.raise_if_any(raw.source)
-    if not clips:
-        raise DataError(f"{raw.source}: the {split} split holds no clip")
-    logger.info("%s: %d clips of %d classes for %s", raw.source, len(clips), len(names), split)
-    return Manifest(clips, names, raw.source, multi_label, index_frames(raw, names, num_classes))
+    return _manifest(clips, names, raw.source, split, multi_label, index_frames(raw, names, num_classes))
+
+
+def _read_long(
+    reader: "_Reader", split: str, class_names: Sequence[str] | None, num_classes: int | None
+) -> Manifest | None:
+    """A split that a long csv lists; None for any other, and for one whose rows must be read to say what is wrong."""
+    listed = reader.long_list(split)
+    if listed is None:
+        return None
+    path, multi_label = reader.csv_path(split), reader.multi_label
+    words = words_of(listed, path)
+    names = list(class_names) if class_names is not None else reader.class_list(path)
+    if names is None and split != "train":
+        names = reader.train_classes(num_classes)
+    own_names = names is None
+    labels, names = index_labels(words, names, num_classes, multi_label)
+    if own_names and split == "train" and not multi_label:
+        report_unused(words, labels, names)
+    if words.problems.kinds:
+        return None
+    problems = Problems()
+    clips = clips_of(
+        listed, words, labels, multi_label, reader.bases(path),
+        unit=reader.segment_unit, check_files=reader.check_files, shared=reader.shared, problems=problems,
+    )  # fmt: skip
+    problems.raise_if_any(path)
+    return _manifest(Clips([clips]), names, path, split, multi_label, {})
+
+
+def _manifest(
+    clips: Clips, names: list[str], source: str, split: str, multi_label: bool, frames: Mapping[str, FrameLabels]
+) -> Manifest:
+    if not len(clips):
+        raise DataError(f"{source}: the {split} split holds no clip")
+    logger.info("%s: %d clips of %d classes for %s", source, len(clips), len(names), split)
+    return Manifest(clips, names, source, multi_label, frames)
 
 
 def read_new_clips(
@@ -153,7 +180,7 @@ def read_new_clips(
         options: dict[str, Any] = {"segment_unit": segment_unit, "extra_columns": extra_columns}
         raw = read_csv(path, split="test", separator=separator, **options)
         raw.bases = [path_prefix] if path_prefix else list(dict.fromkeys([os.path.dirname(path), ""]))
-    _name_rows(raw)
+    name_rows(raw)
     for row in raw.rows:
         row.label = None
     clips = _locate(raw, [None] * len(raw.rows), False, False)
@@ -232,21 +259,47 @@ class _Reader:
     corrections: Corrections = field(default_factory=Corrections)
     segment_unit: str = SECONDS
     extra_columns: Sequence[str] = ()
+    cache: str = ""
+    shared: bool = False
+    _paths: dict[str, str] = field(default_factory=dict)
 
     def read(self, split: str) -> RawSplit:
         """The rows of a split, each with an id, as they are after the corrections."""
         raw = self._read(split)
-        _name_rows(raw)
+        name_rows(raw)
         ids = partial(self._ids_beside, split)
         raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled, others=ids)
         return raw
 
-    def _ids_beside(self, split: str) -> list[str]:
+    def long_list(self, split: str) -> Listed | None:
+        """The rows of a long csv after the corrections; None for any other list, and where something is wrong."""
+        columns, problems = self._columns(split), Problems()
+        if columns is None:
+            return None
+        ids = partial(self._ids_beside, split)
+        listed = corrected(columns, partial(self.corrections.choose, split=split, problems=problems, others=ids))
+        return None if problems.kinds else listed
+
+    def _columns(self, split: str) -> Columns | None:
+        """All rows of a long csv."""
+        if self.format != "csv" or not is_long(path := self.csv_path(split)):
+            return None
+        options = (split, self.separator, self.multi_label, self.group_column, self.segment_unit, *self.extra_columns)
+        return KeptList(path, options, cache=self.cache, shared=self.shared).read(partial(self._csv_rows, path, split))
+
+    def _ids_beside(self, split: str) -> Iterator[str]:
         """The ids of the other splits."""
-        found = [self._read(other) for other in SPLITS if other != split and self.has(other)]
-        for raw in found:
-            _name_rows(raw)
-        return [row.id or "" for raw in found for row in raw.rows]
+        for other in SPLITS:
+            if other != split and self.has(other):
+                yield from self._ids(other)
+
+    def _ids(self, split: str) -> Iterable[str]:
+        columns = self._columns(split)
+        if columns is not None:
+            return ClipList(columns, ()).ids()
+        raw = self._read(split)
+        name_rows(raw)
+        return [row.id or "" for row in raw.rows]
 
     def _read(self, split: str) -> RawSplit:
         if self.format not in ("csv", "charades") and not os.path.isdir(self.root):
@@ -263,10 +316,11 @@ class _Reader:
             return read_frame_list(self.root, split, self.path_prefix, self.group_column, self.extra_columns)
         return self._read_csv(split)
 
-    def _read_csv(self, split: str) -> RawSplit:
+    def csv_path(self, split: str) -> str:
+        """The csv of a split. DataError if there is none."""
         if os.path.isfile(self.root):
-            path = self.root
-        else:
+            return self.root
+        if split not in self._paths:
             paths = _csv_files(self.root, split)
             if not paths:
                 hint = ", which TRAIN.EVAL_PERIOD 0 trains without" if split == "val" else ""
@@ -275,10 +329,27 @@ class _Reader:
                     f"{self.root}: no {split}.csv for the {split} split{hint} (looked there and in metadata/; "
                     f"found {', '.join(others) or 'no other list'})"
                 )
-            path = paths[0]
             if len(paths) > 1:
                 logger.warning("%s is read, %s is not", *paths)
+            self._paths[split] = paths[0]
+        return self._paths[split]
+
+    def bases(self, path: str) -> list[str]:
+        """The folders in which a csv's relative paths are looked for."""
         folder = os.path.dirname(path)
+        bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
+        return list(dict.fromkeys(bases))
+
+    def class_list(self, path: str) -> list[str] | None:
+        """The classes in the order of the list beside a csv; None without one."""
+        classes = os.path.join(os.path.dirname(path), CLASS_LIST)
+        if not os.path.lexists(classes):
+            return None
+        logger.info("the order of the classes is that of %s", classes)
+        return read_class_list(classes)
+
+    def _csv_rows(self, path: str, split: str) -> RawSplit:
+        """The rows of a csv, each with an id."""
         raw = read_csv(
             path,
             split=split,
@@ -288,12 +359,13 @@ class _Reader:
             segment_unit=self.segment_unit,
             extra_columns=self.extra_columns,
         )
-        bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
-        raw.bases = list(dict.fromkeys(bases))
-        classes = os.path.join(folder, CLASS_LIST)
-        if os.path.lexists(classes):
-            raw.class_names = read_class_list(classes)
-            logger.info("the order of the classes is that of %s", classes)
+        name_rows(raw)
+        return raw
+
+    def _read_csv(self, split: str) -> RawSplit:
+        path = self.csv_path(split)
+        raw = self._csv_rows(path, split)
+        raw.bases, raw.class_names = self.bases(path), self.class_list(path)
         return raw
 
     def has(self, split: str) -> bool:
@@ -314,6 +386,12 @@ class _Reader:
         """The classes of the train split, or None where there is no such split."""
         if os.path.isfile(self.root) or not self.has("train"):
             return None
+        listed = self.long_list("train")
+        if listed is not None:
+            raw = words_of(listed, self.csv_path("train"))
+            names = index_labels(raw, None, num_classes, self.multi_label)[1]
+            if not raw.problems.kinds:
+                return names
         raw = self.read("train")
         names = index_labels(raw, None, num_classes, self.multi_label)[1]
         raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
@@ -331,13 +409,8 @@ def _locate(
     for row, indices in zip(raw.rows, labels, strict=True):
         path = row.path or find_file(row.written, raw.bases, check_files)
         if path is None:
-            hint = (
-                ""
-                if clips or row.frames is not None or os.path.splitext(row.written)[1]
-                else " (a header? name its columns path and label)"
-            )
-            shown = row.written if os.path.isabs(row.written) else os.path.join(raw.bases[0], row.written)
-            raw.problems.add(missing_file(raw.bases), f"{row.where}: {shown}{hint}")
+            header = not clips and row.frames is None
+            raw.problems.add(missing_file(raw.bases), missing_case(row.where, row.written, raw.bases, header=header))
             continue
         if row.label is not None and indices is None:
             continue  # reported with the labels
@@ -349,41 +422,3 @@ def _locate(
 def _relabelled(row: Row, label: str) -> Row:
     row.label, row.frames = label, None  # a corrected label is that of all frames
     return row
-
-
-def _name_rows(raw: RawSplit) -> None:
-    """Give every row an id of its own: that of its column, which must differ, else its path and ``#start-end`` of a
-    segment, with #2, #3, ... where that stands there again."""
-    seen: dict[str, str] = {}
-    copies: dict[str, int] = {}
-    repeated = 0
-    for row in raw.rows:
-        clip_id = printable(row.id or row.written + ("" if row.segment is None else f"#{row.segment}"))
-        if clip_id in seen and row.id:
-            raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
-        elif clip_id in seen:
-            repeated += 1
-            first, number = clip_id, copies.get(clip_id, 2)
-            while f"{first}#{number}" in seen:
-                number += 1
-            clip_id, copies[first] = f"{first}#{number}", number + 1
-        row.id = clip_id
-        seen.setdefault(clip_id, row.where)
-    if repeated:
-        logger.warning("%s: %d rows name what is named before: their ids end in #2, #3, ...", raw.source, repeated)
-
-
-def missing_file(bases: Sequence[str]) -> str:
-    folders = [folder or "the working folder" for folder in bases]
-    return f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
-
-
-def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:
-    """The first place where the path exists; the first place at all if nothing is checked."""
-    paths = [written] if os.path.isabs(written) else [os.path.join(folder, written) for folder in bases]
-    found = next((path for path in paths if os.path.exists(path)), None)
-    if found is None:  # a name that our own lists had to write in another way
-        others = [restored(path) for path in paths]
-        others += [os.path.join(folder, f"'{written}") for folder in bases if csv_cell(written) != written]
-        found = next((path for path in others if os.path.exists(path)), None)
-    return paths[0] if found is None and not check else found

@@ -25,7 +25,7 @@ from dust.decode.folders import is_picture, is_video
 from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
-from dust.utils.text import csv_value
+from dust.utils.text import csv_value, printable
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ class Row:
 class RawSplit:
     """What a format's reader returns. ``bases``: folders in which relative paths are looked for, in this order.
     ``class_names``: the classes in their order, where the format has such a list. ``label_sets``: of a list of frames,
-    every set of labels that occurs."""
+    every set of labels that occurs. ``unread``: columns that nobody reads; ``repeated``: rows that name what is named
+    before."""
 
     source: str
     rows: list[Row]
@@ -80,6 +81,36 @@ class RawSplit:
     class_names: list[str] | None = None
     problems: Problems = field(default_factory=Problems)
     label_sets: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    repeated: int = 0
+
+
+def say_repeated(source: str, rows: int) -> None:
+    """Warn of rows that name what is named before."""
+    if rows:
+        logger.warning("%s: %d rows name what is named before: their ids end in #2, #3, ...", source, rows)
+
+
+def name_rows(raw: RawSplit) -> None:
+    """Give every row an id of its own: that of its column, which must differ, else its path and ``#start-end`` of a
+    segment, with #2, #3, ... where that stands there again."""
+    seen: dict[str, str] = {}
+    copies: dict[str, int] = {}
+    repeated = 0
+    for row in raw.rows:
+        clip_id = printable(row.id or row.written + ("" if row.segment is None else f"#{row.segment}"))
+        if clip_id in seen and row.id:
+            raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
+        elif clip_id in seen:
+            repeated += 1
+            first, number = clip_id, copies.get(clip_id, 2)
+            while f"{first}#{number}" in seen:
+                number += 1
+            clip_id, copies[first] = f"{first}#{number}", number + 1
+        row.id = clip_id
+        seen.setdefault(clip_id, row.where)
+    raw.repeated = repeated
+    say_repeated(raw.source, repeated)
 
 
 def _written_with_spaces(line: str) -> bool:
@@ -234,7 +265,7 @@ def read_csv(
         header.group = find_group(header.names, group_column, raw.problems)
         places = (header.path, header.label, header.id, header.group, header.split, header.start, header.end)
         used = [header.names[place] for place in places if place is not None]
-        check_columns(header.names, used, str(path), raw.problems, extra_columns)
+        raw.unread = check_columns(header.names, used, str(path), raw.problems, extra_columns)
     else:
         find_group((), group_column, raw.problems)
         if split in ("test", "") and separator == " " and _clips_only(texts):
