@@ -10,7 +10,9 @@ import numpy as np
 
 from dust.datasets.manifest.column_file import BLOCK, Columns, Numbers, Texts
 from dust.decode.segment import SECONDS, Segment
+from dust.utils.errors import SampleError
 
+_CHECKED = 1 << 20  # numbers that are looked at at once
 Label = int | tuple[int, ...] | None
 
 
@@ -114,6 +116,21 @@ class ClipList:
         for some in self._blocks():
             yield from self._ids(self._texts("path", some), some)
 
+    def paths(self) -> Iterator[str]:
+        """Where the file of each is, in order."""
+        for some in self._blocks():
+            yield from map(self.places.path, self._numbers(some), self._texts("path", some))
+
+    def group_codes(self) -> np.ndarray:
+        """(clips,) int32: which of ``groups`` each has, -1 for none."""
+        everything = slice(0, len(self))
+        return self._of("group", everything) if "group" in self.columns.columns else np.full(len(self), -1, np.int32)
+
+    def take(self, indices: np.ndarray) -> "ClipList":
+        """Some of the clips, in that order."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return replace(self, rows=rows.astype(np.int32 if len(self.columns) < 1 << 31 else np.int64))
+
     def codes(self) -> np.ndarray:
         """(clips,) int32: which of ``labels`` each has, -1 for none."""
         return self._of("label", slice(0, len(self)))
@@ -131,11 +148,15 @@ class ClipList:
                 counts[one] += number
         return counts
 
-    def segments(self) -> Iterator[Segment]:
-        """Those of the clips that are parts of files."""
-        if "start" in self.columns.columns:
-            for some in self._blocks():
-                yield from (segment for segment in self._segments(some) if segment is not None)
+    @property
+    def has_segments(self) -> bool:
+        """Whether some are parts of files."""
+        return "start" in self.columns.columns
+
+    def segments(self) -> Iterator[Segment | None]:
+        """The part of its file that each is."""
+        for some in self._blocks():
+            yield from self._segments(some)
 
     def with_labels(self, change: Callable[[Any], Label]) -> "ClipList":
         """The same with other labels; ``change`` is asked once about each that occurs."""
@@ -145,12 +166,15 @@ class ClipList:
     def where(self, wanted: Callable[[Label], bool]) -> "ClipList":
         """Those with a label that is wanted."""
         good = np.array([wanted(label) for label in self.labels])
-        kept = np.flatnonzero(good[self.codes()])
-        return replace(self, rows=(kept if self.rows is None else self.rows[kept]).astype(np.int32))
+        return self.take(np.flatnonzero(good[self.codes()]))
 
     def _blocks(self) -> Iterator[slice]:
         for first in range(0, len(self), BLOCK):
             yield slice(first, min(first + BLOCK, len(self)))
+
+    def _numbers(self, some: slice) -> Sequence[int]:
+        """The rows of some clips."""
+        return range(some.start, some.stop) if self.rows is None else self.rows[some].tolist()
 
     def _of(self, name: str, some: slice) -> np.ndarray:
         """Numbers of some clips."""
@@ -169,19 +193,21 @@ class ClipList:
         return [f"{self.prefix}{one}" for one in ids] if self.prefix else list(ids)
 
     def _segments(self, some: slice) -> Iterator[Segment | None]:
+        if not self.has_segments:
+            yield from [None] * (some.stop - some.start)
+            return
         for start, end in zip(self._of("start", some).tolist(), self._of("end", some).tolist(), strict=True):
             yield None if start != start else Segment(start, None if end != end else end, self.unit)
 
     def _made(self, some: slice) -> list[Clip]:
         count = some.stop - some.start
-        rows = range(some.start, some.stop) if self.rows is None else self.rows[some].tolist()
         written, here = self._texts("path", some), self.columns.columns
         labels = [self.labels[code] for code in self._of("label", some).tolist()]
         groups = [""] * count
         if "group" in here:
             groups = ["" if code < 0 else self.groups[code] for code in self._of("group", some).tolist()]
-        segments = self._segments(some) if "start" in here else [None] * count
-        paths = map(self.places.path, rows, written)
+        segments = self._segments(some)
+        paths = map(self.places.path, self._numbers(some), written)
         columns = (self._ids(written, some), paths, labels, groups, segments)
         return [Clip(*values, self.part) for values in zip(*columns, strict=True)]
 
@@ -249,10 +275,25 @@ class Clips(Sequence[Clip]):
         """The clips of each class."""
         return sum((one.counts(num_classes) for one in self.lists), np.zeros(num_classes, np.int64)).tolist()
 
-    def segments(self) -> Iterator[Segment]:
-        """Those of the clips that are parts of files."""
+    @property
+    def has_segments(self) -> bool:
+        """Whether some are parts of files."""
+        return any(one.has_segments for one in self.lists)
+
+    def segments(self) -> Iterator[Segment | None]:
+        """The part of its file that each is."""
         for one in self.lists:
             yield from one.segments()
+
+    def paths(self) -> Iterator[str]:
+        """Where the file of each is."""
+        for one in self.lists:
+            yield from one.paths()
+
+    def groups(self) -> Iterator[str | None]:
+        """The group of each; None for none."""
+        for one in self.lists:
+            yield from (None if code < 0 else one.groups[code] for code in one.group_codes().tolist())
 
     def with_labels(self, change: Callable[[Any], Label]) -> "Clips":
         """The same with other labels; ``change`` is asked once about each that occurs."""
@@ -261,6 +302,32 @@ class Clips(Sequence[Clip]):
     def where(self, wanted: Callable[[Label], bool]) -> "Clips":
         """Those with a label that is wanted."""
         return Clips([one.where(wanted) for one in self.lists])
+
+
+def checked(columns: Columns, sizes: Mapping[str, int]) -> Columns:
+    """Columns from a file, whose numbers mean something.
+
+    Args:
+        sizes: {name: how many things the numbers of a column may mean}; -1 is none of them.
+
+    Raises SampleError.
+    """
+    found: dict[str, Any] = columns.columns
+    for name, size in sizes.items():
+        for some in _in_parts(found[name]) if name in found else ():
+            if some.min() < -1 or some.max() >= size:
+                raise SampleError(columns.path, "damaged: remove it", f"{name} outside of its table")
+    if ("start" in found) != ("end" in found):
+        raise SampleError(columns.path, "damaged: remove it", "one bound of segments")
+    if "start" in found:
+        for start, end in zip(_in_parts(found["start"]), _in_parts(found["end"]), strict=True):
+            if np.isinf(start).any() or np.isinf(end).any() or (start < 0).any() or (end <= start).any():
+                raise SampleError(columns.path, "damaged: remove it", "segments that are none")
+    return columns
+
+
+def _in_parts(column: Any) -> Iterator[np.ndarray]:
+    return (column[first : first + _CHECKED] for first in range(0, len(column), _CHECKED))
 
 
 def coded(values: Iterable[Any]) -> tuple[list[Any], np.ndarray]:

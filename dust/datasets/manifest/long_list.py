@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.manifest.clips import ClipList, Label, coded, segment_columns
+from dust.datasets.manifest.clips import ClipList, Label, checked, coded, segment_columns
 from dust.datasets.manifest.column_file import TEXT, Columns, Numbers, Texts, open_columns, write_columns
 from dust.datasets.manifest.columns import say_unread
 from dust.datasets.manifest.places import find_places
@@ -33,7 +33,6 @@ _COLUMNS = {"path": TEXT, "id": TEXT, "label": "<i4", "group": "<i4", "start": "
 _TABLES = {"labels": TEXT, "groups": TEXT}
 _OPTIONAL = ("id", "group", "groups", "start", "end", "line")
 _MOST_GROUPS = 1 << 16  # names that are kept as a list; more are read when they are asked for
-_CHECKED = 1 << 20  # numbers that are looked at at once
 _TICKS = 3_000_000_000  # ns: no file system's clock is coarser
 
 
@@ -84,21 +83,8 @@ def columns_of(raw: RawSplit) -> Columns:
 
 def _checked(columns: Columns) -> Columns:
     """Columns from a file, whose numbers mean something. SampleError."""
-    found: dict[str, Any] = columns.columns
-    for name, table in (("label", "labels"), ("group", "groups")):
-        if name in found and table not in columns.tables:
-            raise SampleError(columns.path, f"damaged: no {table}")
-        size = len(columns.tables[table]) if table in columns.tables else 0
-        for first in range(0, len(columns) if name in found else 0, _CHECKED):
-            some = found[name][first : first + _CHECKED]
-            if some.min() < -1 or some.max() >= size:
-                raise SampleError(columns.path, f"damaged: {name} outside of its table")
-    if ("start" in found) != ("end" in found):
-        raise SampleError(columns.path, "damaged: one bound of segments")
-    for first in range(0, len(columns) if "start" in found else 0, _CHECKED):
-        start, end = found["start"][first : first + _CHECKED], found["end"][first : first + _CHECKED]
-        if np.isinf(start).any() or np.isinf(end).any() or (start < 0).any() or (end <= start).any():
-            raise SampleError(columns.path, "damaged: segments that are none")
+    tables = columns.tables
+    checked(columns, {"label": len(tables["labels"]), "group": len(tables.get("groups", ()))})
     facts = columns.facts
     numbers, unread = (facts.get("line"), facts.get("repeated")), facts.get("unread")
     words = isinstance(unread, list) and all(isinstance(name, str) for name in unread)

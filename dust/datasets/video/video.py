@@ -193,7 +193,8 @@ class VideoDataset(Dataset[Any]):
     @property
     def identity(self) -> Any:
         """What a resumed training must find again: the parts of files."""
-        return [segment.part for segment in self.clips.segments()] or None
+        clips = self.clips
+        return [one.part for one in clips.segments() if one is not None] or None if clips.has_segments else None
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         index = key.sample if isinstance(key, SampleRequest) else key

@@ -201,7 +201,7 @@ def test_columns_that_nobody_reads_are_named_at_each_start(tmp_path, caplog, unr
     assert caplog.text.count("columns that are not read: camera") == 2
 
 
-# --- what is made of the rows ------------------------------------------------------------------------------------------
+# --- what is made of the rows ---------------------------------------------------------------------------------------
 
 
 def test_corrections_of_a_list_that_is_kept(tmp_path, unread):
@@ -259,7 +259,7 @@ def test_clips_of_any_other_list_are_columns_too():
     assert list(Clips.of([])) == [] and not len(Clips([])) and Clips([]).classes().tolist() == []
 
 
-# --- where the files lie -----------------------------------------------------------------------------------------------
+# --- where the files lie --------------------------------------------------------------------------------------------
 
 
 def touch(*paths: Path):
@@ -302,7 +302,7 @@ def test_missing_files_are_said_as_the_slow_way_says_them(tmp_path, monkeypatch)
     assert str(ours.value) == str(slow.value) and "(23 cases)" in str(ours.value)
 
 
-# --- several processes -------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
