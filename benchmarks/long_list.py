@@ -28,7 +28,7 @@ from dust.utils.errors import DustError
 METHOD = (
     "A csv of paths of 40 bytes with one of 400 classes each. CPU seconds of one process, the largest of all ranks, "
     "without imports: open_s until the training loader is built, epoch_s the order of an epoch and some batches of "
-    "BadClips. pss_mb is the sum over all ranks and their workers at that moment; page cache that nobody maps is not in it."
+    "BadClips. pss_mb is the sum over all ranks and their workers at that moment, without page cache that nobody maps."
 )
 CLASSES = 400
 

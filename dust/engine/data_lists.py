@@ -20,7 +20,6 @@ from dust.datasets.manifest.clips import ClipList, Clips, checked, coded
 from dust.datasets.manifest.column_file import TEXT, Columns, Texts, open_columns, write_columns
 from dust.datasets.manifest.conflicts import Sample, find_conflicts, samples_of, shared_ids, suspects
 from dust.datasets.protocol import ClipDataset, HasIdentity
-from dust.decode.segment import SECONDS
 from dust.utils.errors import DataError
 from dust.utils.files import write_text
 from dust.utils.structured import parse_json, read_json
@@ -135,7 +134,7 @@ def _write_many(path: Path, clips: Clips) -> None:
         for name in ("start", "end"):
             bounds = (getattr(one, name, None) for one in clips.segments())
             columns[name] = np.fromiter((np.nan if bound is None else bound for bound in bounds), "<f8")
-    unit = next((one.unit for one in clips.segments() if one is not None), SECONDS) if clips.has_segments else SECONDS
+    unit = next((one.unit for one in clips.lists if one.has_segments), "")
     tables: dict[str, Any] = {"labels": Texts.of(map(json.dumps, labels)), "groups": Texts.of(groups)}
     try:
         write_columns(path, Columns(columns, tables, {"unit": unit}), KIND)

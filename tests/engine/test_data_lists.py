@@ -129,13 +129,9 @@ def test_of_very_many_clips_the_same_is_said(tmp_path, monkeypatch, parts):
         said = []
         for many in (1 << 40, 0):
             monkeypatch.setattr(data_lists, "MANY", many)
-            said.append(
-                (
-                    record_training_list(tmp_path, train, listed_of(val)),
-                    warnings_of_test(tmp_path, listed_of(test)),
-                    shared_clips(listed_of(val), listed_of(test)),
-                )
-            )
+            trained = record_training_list(tmp_path, train, listed_of(val))
+            shared = shared_clips(listed_of(val), listed_of(test))
+            said.append((trained, warnings_of_test(tmp_path, listed_of(test)), shared))
             assert (tmp_path / TRAIN_COLUMNS).is_file() == (not many or seed > 0)
         assert said[0] == said[1] and any(said[0])
 

@@ -96,7 +96,7 @@ class ClipList:
         if any(clip.group for clip in clips):
             groups, columns["group"] = coded(clip.group or None for clip in clips)
         segments = [clip.segment for clip in clips]
-        columns |= segment_columns(segments)
+        columns |= _segment_columns(segments)
         unit = next((segment.unit for segment in segments if segment is not None), SECONDS)
         return cls(Columns(columns), [*labels, None], groups, unit=unit)
 
@@ -337,7 +337,7 @@ def coded(values: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
     return list(numbers), codes
 
 
-def segment_columns(segments: Sequence[Segment | None]) -> dict[str, Numbers | Texts]:
+def _segment_columns(segments: Sequence[Segment | None]) -> dict[str, Numbers | Texts]:
     """``start`` and ``end`` of segments; nothing where there is none."""
     if not any(segments):
         return {}

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -46,16 +46,10 @@ class Texts(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Texts":
         """The texts in memory, of which no list need be made."""
-        data, lengths = bytearray(), np.zeros(1 << 10, np.int64)
-        count = 0
-        for count, text in enumerate(texts, 1):
-            encoded = text.encode("utf-8", "surrogateescape")
-            if count == len(lengths):
-                lengths = np.concatenate([lengths, np.zeros_like(lengths)])
-            lengths[count] = len(encoded)
-            data += encoded
-        starts = np.cumsum(lengths[: count + 1])
-        return cls(np.frombuffer(data, np.uint8), starts.astype(np.uint32 if len(data) < 1 << 32 else np.uint64))
+        found, texts = TextsBuilder(), iter(texts)
+        while some := list(islice(texts, BLOCK)):
+            found.extend(some)
+        return found.texts()
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -89,6 +83,25 @@ class Texts(Sequence[str]):
             text = raw.decode("ascii")
             return [text[begin:end] for begin, end in places]
         return [raw[begin:end].decode("utf-8", "surrogateescape") for begin, end in places]
+
+
+class TextsBuilder:
+    """Texts that come in blocks, of which only the bytes are kept."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.lengths = [np.zeros(1, np.uint32)]
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Put some more behind those that are there."""
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        self.data += b"".join(encoded)
+        self.lengths.append(np.fromiter(map(len, encoded), np.uint32, len(encoded)))
+
+    def texts(self) -> Texts:
+        """All of them. Nothing can be added after that."""
+        kind = np.uint32 if len(self.data) < 1 << 32 else np.uint64
+        return Texts(np.frombuffer(self.data, np.uint8), np.cumsum(np.concatenate(self.lengths), dtype=kind))
 
 
 @dataclass

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.manifest.clips import ClipList, Label, checked, coded, segment_columns
-from dust.datasets.manifest.column_file import TEXT, Columns, Numbers, Texts, open_columns, write_columns
+from dust.datasets.manifest.clips import ClipList, Label, checked
+from dust.datasets.manifest.column_file import TEXT, Columns, open_columns, write_columns
 from dust.datasets.manifest.columns import say_unread
 from dust.datasets.manifest.places import find_places
 from dust.datasets.manifest.table import RawSplit, Row, say_repeated
@@ -60,27 +60,6 @@ def is_long(path: str | os.PathLike) -> bool:
         return False
 
 
-# --- columns of rows --------------------------------------------------------------------------------------------------
-
-
-def columns_of(raw: RawSplit) -> Columns:
-    """The rows of a csv, which have their ids, in columns."""
-    rows = raw.rows
-    words, label = coded(row.label for row in rows)
-    columns: dict[str, Numbers | Texts] = {"path": Texts.of(row.written for row in rows), "label": label}
-    tables: dict[str, Numbers | Texts] = {"labels": Texts.of(words)}
-    if any(row.id != row.written for row in rows):
-        columns["id"] = Texts.of("" if row.id == row.written else row.id or "" for row in rows)
-    if any(row.group for row in rows):
-        groups, columns["group"] = coded(row.group or None for row in rows)
-        tables["groups"] = Texts.of(groups)
-    columns |= segment_columns([row.segment for row in rows])
-    line = np.array([int(row.where.removeprefix("line ")) for row in rows], np.uint32)
-    if (np.diff(line) != 1).any():
-        columns["line"] = line
-    return Columns(columns, tables, {"line": int(line[0]), "repeated": raw.repeated, "unread": raw.unread})
-
-
 def _checked(columns: Columns) -> Columns:
     """Columns from a file, whose numbers mean something. SampleError."""
     tables = columns.tables
@@ -115,11 +94,11 @@ class KeptList:
             whole = hashlib.sha256(os.fsencode(os.path.join(folder, file))).hexdigest()[:24]
             self.files.append(os.path.join(cache, f"{whole}.{name}.npz"))
 
-    def read(self, rows: Callable[[], RawSplit]) -> Columns | None:
+    def read(self, rows: Callable[[], Columns | None]) -> Columns | None:
         """The columns; None where something is wrong with the list.
 
         Args:
-            rows: reads the csv, and gives its rows ids.
+            rows: makes them of the csv; None where something is wrong with it.
         """
         if not self.shared:
             return self._opened() or self._made(rows)
@@ -153,14 +132,12 @@ class KeptList:
                 logger.info("%s is not used: %s cannot be read (%s)", file, self.path, error)
         return None
 
-    def _made(self, rows: Callable[[], RawSplit]) -> Columns | None:
+    def _made(self, rows: Callable[[], Columns | None]) -> Columns | None:
         try:
             before = _stamp(self.path)
-            raw = rows()
-            if raw.problems.kinds or not raw.rows:
+            columns = rows()
+            if columns is None:
                 return None
-            columns = columns_of(raw)
-            del raw
             columns.facts["csv"] = {**before, "sha256": sha256_of_file(self.path), "read_ns": time.time_ns()}
             if _stamp(self.path) != before:
                 return columns  # it is being written: the next run reads it anew

@@ -19,6 +19,7 @@ from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_fr
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
 from dust.datasets.manifest.places import find_file, missing_case, missing_file
+from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
 from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
 from dust.decode.segment import SECONDS
 from dust.utils.errors import DataError, Problems
@@ -285,7 +286,27 @@ class _Reader:
         if self.format != "csv" or not is_long(path := self.csv_path(split)):
             return None
         options = (split, self.separator, self.multi_label, self.group_column, self.segment_unit, *self.extra_columns)
-        return KeptList(path, options, cache=self.cache, shared=self.shared).read(partial(self._csv_rows, path, split))
+        kept = KeptList(path, options, cache=self.cache, shared=self.shared)
+        return kept.read(partial(self._csv_columns, path, split))
+
+    def _csv_columns(self, path: str, split: str) -> Columns | None:
+        try:
+            return columns_in_pieces(path, **self._csv_options(split))
+        except AllAtOnce as reason:
+            logger.info("it is read all at once: %s", reason)
+        raw = self._csv_rows(path, split)
+        return columns_of(raw) if raw.rows and not raw.problems.kinds else None
+
+    def _csv_options(self, split: str) -> dict[str, Any]:
+        """How its csv files are written."""
+        return {
+            "split": split,
+            "separator": self.separator,
+            "multi_label": self.multi_label,
+            "group_column": self.group_column,
+            "segment_unit": self.segment_unit,
+            "extra_columns": self.extra_columns,
+        }
 
     def _ids_beside(self, split: str) -> Iterator[str]:
         """The ids of the other splits."""
@@ -350,15 +371,7 @@ class _Reader:
 
     def _csv_rows(self, path: str, split: str) -> RawSplit:
         """The rows of a csv, each with an id."""
-        raw = read_csv(
-            path,
-            split=split,
-            separator=self.separator,
-            multi_label=self.multi_label,
-            group_column=self.group_column,
-            segment_unit=self.segment_unit,
-            extra_columns=self.extra_columns,
-        )
+        raw = read_csv(path, **self._csv_options(split))
         name_rows(raw)
         return raw
 

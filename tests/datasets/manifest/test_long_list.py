@@ -43,7 +43,12 @@ def read(root: Path, split="train", **options):
 @pytest.fixture
 def unread(monkeypatch):
     """From now on no csv may be read row by row."""
-    return lambda: monkeypatch.setattr(manifest, "read_csv", lambda *_, **__: pytest.fail("the rows are read"))
+
+    def forbid():
+        for name in ("read_csv", "columns_in_pieces"):
+            monkeypatch.setattr(manifest, name, lambda *_, **__: pytest.fail("the rows are read"))
+
+    return forbid
 
 
 ROWS = ["a.mp4,wave,p1,,", "b b.mp4,jump,p2,1.5,2", "b b.mp4,wave,,0,", "日本.mp4,wave,p1,,3", "a.mp4,jump,p1,,"]
@@ -345,8 +350,8 @@ def world(monkeypatch):
 def test_one_process_reads_the_rows_and_each_looks_for_its_share_of_the_files(tmp_path, world, monkeypatch):
     csv(tmp_path, [f"{n}.mp4,{n % 3}" for n in range(3000)])
     touch(*(tmp_path / f"{n}.mp4" for n in range(3000)))
-    reads, asked, old, exists = [], [], manifest.read_csv, os.path.exists
-    monkeypatch.setattr(manifest, "read_csv", lambda *args, **options: reads.append(1) or old(*args, **options))
+    reads, asked, old, exists = [], [], manifest.columns_in_pieces, os.path.exists
+    monkeypatch.setattr(manifest, "columns_in_pieces", lambda *args, **how: reads.append(1) or old(*args, **how))
     monkeypatch.setattr(os.path, "exists", lambda path: asked.append(path) or exists(path))
     found = world(lambda rank: read(tmp_path, check_files=True, shared=True), 3)
     assert len(reads) == 1 and len(asked) <= 3000 + places._FIRST + 20
