@@ -222,8 +222,8 @@ CORE = gather(
         CHECK_FILES=Key(True, "look whether every listed file exists before the run begins", affects="nothing"),
         MAX_BAD_FRACTION=Key(0.05, "stop when more of an epoch's clips than this share cannot be read", low=0, high=1,
                              affects="nothing"),
-        INDEX_CACHE=Key("", "folder that keeps the frame indices of videos between runs; '' = only in memory",
-                        affects="nothing"),
+        INDEX_CACHE=Key("", "folder that keeps the frame indices of videos between runs, and the columns of long lists "
+                            "that cannot be written beside them; '' = only in memory", affects="nothing"),
         NUM_FRAMES=Key(8, "frames per clip", low=1),
         CLIPS_PER_VIEW=Key(1, "clips of NUM_FRAMES frames that make a view together, one of each of as many parts of "
                            "the video; VJEPA2 joins their tokens", low=1),
