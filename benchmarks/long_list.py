@@ -1,7 +1,11 @@
 """A list of millions of clips: what opening it costs, and what all processes of a machine hold of it.
 
 python -m benchmarks.long_list first --rows 10000000 --folder DIR      writes the list and its columns; one process
+python -m benchmarks.long_list record --rows 10000000 --folder DIR     what the first process keeps of it for resuming
+                                                                       and for later tests
 python -m benchmarks.long_list next --rows 10000000 --folder DIR       opens it: --ranks processes of --workers each
+python -m benchmarks.long_list record --rows 10000000 --folder DIR     what the first process keeps of it for resuming
+                                                                       and for later tests
 python -m benchmarks.long_list next --rows 1000 --folder DIR           the same of a short list, for the difference
 
 The files that the list names do not exist: workers ask for clips and get a BadClip each, so that nothing is decoded.
@@ -22,7 +26,7 @@ import torch.distributed as dist
 from dust.benchmark.report import Report
 from dust.config import load_config
 from dust.datasets import construct_loader
-from dust.engine.data_lists import fingerprint
+from dust.engine.data_lists import fingerprint, record_training_list
 from dust.utils.errors import DustError
 
 METHOD = (
@@ -70,23 +74,34 @@ def built(folder: Path, workers: int, check: bool) -> tuple[Any, dict[str, float
 
 
 def first(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One process that makes the columns, and hashes the list as a checkpoint records it."""
+    """One process that makes the columns."""
     folder = write_list(args.folder, args.rows)
     for file in folder.glob(".*.npz"):
         file.unlink()
     wall = time.perf_counter()
-    loader, times = built(folder, 0, args.check)
+    _, times = built(folder, 0, args.check)
     wall = time.perf_counter() - wall
-    begun = time.process_time()
-    digest = fingerprint(loader.dataset, {})
-    row = {"rows": args.rows, **times, "wall_s": round(wall, 1), "fingerprint_s": round(time.process_time() - begun, 2)}
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    sizes = {
-        "csv_mb": (folder / "train.csv").stat().st_size,
-        "columns_mb": sum(f.stat().st_size for f in folder.glob(".*.npz")),
-    }
-    row |= {"peak_mb": int(peak.split()[1]) // 1024, **{name: size >> 20 for name, size in sizes.items()}}
-    return [{**row, "digest": digest[:12]}]
+    kept = sum(file.stat().st_size for file in folder.glob(".*.npz"))
+    sizes = {"csv_mb": (folder / "train.csv").stat().st_size >> 20, "columns_mb": kept >> 20}
+    return [{"rows": args.rows, **times, "wall_s": round(wall, 1), **sizes, "peak_mb": peak_mb()}]
+
+
+def record(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The hash and the list of clips that a training keeps, and their use by a test; the first process does this."""
+    loader, times = built(write_list(args.folder, args.rows), 0, args.check)
+    opened, clips, before = peak_mb(), loader.dataset.clips, time.process_time()
+    with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as place:
+        fingerprint(loader.dataset, {})
+        times["fingerprint_s"] = round(time.process_time() - before, 2)
+        record_training_list(Path(place), clips, None)
+        times["record_s"] = round(time.process_time() - before - times["fingerprint_s"], 2)
+    return [{"rows": args.rows, **times, "opened_peak_mb": opened, "peak_mb": peak_mb()}]
+
+
+def peak_mb() -> int:
+    """The most memory that this process has had."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
 
 
 def rank(args: argparse.Namespace) -> None:
@@ -144,7 +159,7 @@ def following(args: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> int:
     """Run one measurement and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("first", "next", "rank"))
+    parser.add_argument("what", choices=("first", "next", "record", "rank"))
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--folder", type=Path, required=True, help="where lists are written, one folder for each size")
     parser.add_argument("--ranks", type=int, default=8)
@@ -157,7 +172,7 @@ def main() -> int:
     if args.what == "rank":
         rank(args)
     else:
-        rows = first(args) if args.what == "first" else following(args)
+        rows = {"first": first, "record": record, "next": following}[args.what](args)
         settings = {"ranks": args.ranks, "workers": args.workers, "DATA.CHECK_FILES": args.check}
         sys.stdout.write(Report(f"long_list {args.what}", METHOD, rows, [], settings).text() + "\n")
     return 0

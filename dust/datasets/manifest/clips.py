@@ -135,15 +135,21 @@ class ClipList:
         """(clips,) int32: which of ``labels`` each has, -1 for none."""
         return self._of("label", slice(0, len(self)))
 
+    def code_counts(self) -> np.ndarray:
+        """(labels,) how many clips have each of ``labels``."""
+        counts = np.zeros(len(self.labels) + 1, np.int64)
+        for first in range(0, len(self), _CHECKED):
+            counts += np.bincount(self._of("label", slice(first, first + _CHECKED)) + 1, minlength=len(counts))
+        return counts[1:]
+
     def used(self) -> list[Label]:
         """The labels that occur, each once."""
-        return [self.labels[code] for code in np.unique(self.codes()) if code >= 0]
+        return [self.labels[code] for code in np.flatnonzero(self.code_counts()).tolist()]
 
     def counts(self, num_classes: int) -> np.ndarray:
         """(num_classes,) clips of each class."""
         counts = np.zeros(num_classes, np.int64)
-        for code, number in zip(*np.unique(self.codes(), return_counts=True), strict=True):
-            label = self.labels[code]
+        for label, number in zip(self.labels, self.code_counts().tolist(), strict=True):
             for one in label if isinstance(label, tuple) else () if label is None else (label,):
                 counts[one] += number
         return counts
@@ -160,8 +166,8 @@ class ClipList:
 
     def with_labels(self, change: Callable[[Any], Label]) -> "ClipList":
         """The same with other labels; ``change`` is asked once about each that occurs."""
-        used = set(np.unique(self.codes()).tolist())
-        return replace(self, labels=[change(one) if code in used else None for code, one in enumerate(self.labels)])
+        pairs = zip(self.labels, self.code_counts().tolist(), strict=True)
+        return replace(self, labels=[change(label) if count else None for label, count in pairs])
 
     def where(self, wanted: Callable[[Label], bool]) -> "ClipList":
         """Those with a label that is wanted."""

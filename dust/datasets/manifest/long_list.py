@@ -208,8 +208,8 @@ def corrected(columns: Columns, choose: Callable[[Iterable[str]], tuple[list[int
 
 def words_of(listed: Listed, source: str) -> RawSplit:
     """The labels that occur, as the rows of a list that has each of them once."""
-    codes = np.unique(ClipList(listed.columns, (), rows=listed.rows).codes())
-    rows = [Row("", "", None if code < 0 else listed.labels[code]) for code in codes.tolist()]
+    counts = ClipList(listed.columns, range(len(listed.labels)), rows=listed.rows).code_counts().tolist()
+    rows = [Row("", "", word) for word, count in zip(listed.labels, counts, strict=True) if count]
     return RawSplit(source=source, rows=rows)
 
 

@@ -1,8 +1,7 @@
 """Where the files of a list lie: one row at a time, or of a long list at once, shared out over the processes."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,15 +78,16 @@ def find_places(
         some = (paths[int(row)] for row in wanted[:_FIRST])
         seen = [number for written in some if (number := _base_of(written, bases)) is not None]
     seen = distributed.all_gather_objects(seen)[0] if shared else seen
-    base, several = Counter(seen).most_common(1)[0][0] if seen else 0, len(set(seen)) > 1
+    several = len(set(seen)) > 1
+    base = 0 if several or not seen else seen[0]
     looked = _Looked()
+    found: Iterator[tuple[int, str]] = iter(())
     if check or several:
-        first, last = _share(len(wanted)) if shared else (0, len(wanted))
-        for row, written in _texts(paths, rows, first, last):
-            _look(row, written, bases, base, looked, check=check, sure=not several)
+        found = _texts(paths, rows, *(_share(len(wanted)) if shared else (0, len(wanted))))
     elif not shared or distributed.is_main():
-        for row in _oddly_written(paths, rows):
-            _look(row, paths[row], bases, base, looked, check=check, sure=True)
+        found = ((row, paths[row]) for row in _oddly_written(paths, rows))
+    for row, written in _not_below(bases[base], found):
+        _look(row, written, bases, base, check, looked)
     parts = distributed.all_gather_objects(looked) if shared else [looked]
     missing = [row for part in parts for row in part.missing]
     if missing:
@@ -127,11 +127,20 @@ def _texts(paths: Texts, rows: np.ndarray | None, first: int, last: int) -> Iter
             yield from ((row, paths[row]) for row in rows[begin:end].tolist())
 
 
-def _look(row: int, written: str, bases: Sequence[str], base: int, looked: _Looked, *, check: bool, sure: bool) -> None:
-    """Look for the file of one row; first where the others are, if all of the first ones are there."""
+def _not_below(base: str, rows: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The rows whose file is not below ``base``."""
+    under, access, there = os.path.join(base, ""), os.access, os.F_OK
+    for row, written in rows:
+        try:
+            if not access(written if os.path.isabs(written) else under + written, there):
+                yield row, written
+        except ValueError:  # a NUL byte
+            yield row, written
+
+
+def _look(row: int, written: str, bases: Sequence[str], base: int, check: bool, looked: _Looked) -> None:
+    """Look everywhere for the file of one row, which most others have below ``bases[base]``."""
     likely = os.path.join(bases[base], written)
-    if (sure or not base) and os.path.exists(likely):
-        return
     path = find_file(written, bases, check)
     if path is None:
         looked.missing.append(row)
