@@ -7,7 +7,6 @@ its own list with that, whatever data folder it reads. ``dust check`` looks deep
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -18,7 +17,7 @@ import numpy as np
 
 from dust.datasets.manifest.clips import ClipList, Clips, checked, coded
 from dust.datasets.manifest.column_file import TEXT, Columns, Texts, open_columns, write_columns
-from dust.datasets.manifest.conflicts import Sample, find_conflicts, samples_of, shared_ids, suspects
+from dust.datasets.manifest.conflicts import Sample, absolute, find_conflicts, samples_of, shared_ids, suspects
 from dust.datasets.protocol import ClipDataset, HasIdentity
 from dust.utils.errors import DataError
 from dust.utils.files import write_text
@@ -105,8 +104,7 @@ def _are_samples(clips: Any) -> bool:
 def _samples(clips: Iterable[Any]) -> list[Sample]:
     """The clips with absolute paths: a test may begin in another working folder."""
     return [
-        replace(one, sources=tuple((os.path.abspath(file), part) for file, part in one.sources))
-        for one in samples_of(clips)
+        replace(one, sources=tuple((absolute(file), part) for file, part in one.sources)) for one in samples_of(clips)
     ]
 
 
@@ -128,7 +126,7 @@ def _write_many(path: Path, clips: Clips) -> None:
     """Keep a list as columns. DataError if it cannot be written."""
     labels, label = coded(clips.labels())
     groups, group = coded(clips.groups())
-    columns: dict[str, Any] = {"path": Texts.of(map(os.path.abspath, clips.paths())), "id": Texts.of(clips.ids())}
+    columns: dict[str, Any] = {"path": Texts.of(map(absolute, clips.paths())), "id": Texts.of(clips.ids())}
     columns |= {"label": label, "group": group}
     if clips.has_segments:
         for name in ("start", "end"):

@@ -50,12 +50,15 @@ class Places:
     base: np.ndarray | int = 0
     others: Mapping[int, str] = field(default_factory=dict)
 
-    def path(self, row: int, written: str) -> str:
-        """The path of a row's file."""
-        found = self.others.get(row)
-        if found is not None:
-            return found
-        return os.path.join(self.bases[self.base if isinstance(self.base, int) else int(self.base[row])], written)
+    def paths(self, rows: Sequence[int], written: Sequence[str]) -> list[str]:
+        """The paths of some rows' files."""
+        base, others, join = self.base, self.others, os.path.join
+        if isinstance(base, int) and not others:
+            folder, begin = self.bases[base], join(self.bases[base], "")
+            return [join(folder, one) if one.startswith(("/", "\\")) else begin + one for one in written]
+        numbers = [base] * len(written) if isinstance(base, int) else base[rows].tolist()
+        pairs = zip(rows, numbers, written, strict=True)
+        return [others[row] if row in others else join(self.bases[number], one) for row, number, one in pairs]
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class ClipList:
     def paths(self) -> Iterator[str]:
         """Where the file of each is, in order."""
         for some in self._blocks():
-            yield from map(self.places.path, self._numbers(some), self._texts("path", some))
+            yield from self.places.paths(self._numbers(some), self._texts("path", some))
 
     def group_codes(self) -> np.ndarray:
         """(clips,) int32: which of ``groups`` each has, -1 for none."""
@@ -213,7 +216,7 @@ class ClipList:
         if "group" in here:
             groups = ["" if code < 0 else self.groups[code] for code in self._of("group", some).tolist()]
         segments = self._segments(some)
-        paths = map(self.places.path, self._numbers(some), written)
+        paths = self.places.paths(self._numbers(some), written)
         columns = (self._ids(written, some), paths, labels, groups, segments)
         return [Clip(*values, self.part) for values in zip(*columns, strict=True)]
 

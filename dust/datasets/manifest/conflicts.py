@@ -92,13 +92,13 @@ def suspects(splits: Mapping[str, Clips]) -> dict[str, list[Clip]]:
     bits of a hash: where two meet, a clip too many is looked at.
     """
     lists = [(number, one) for number, split in enumerate(splits) for one in splits[split].lists]
-    owners = np.repeat([number for number, _ in lists], [len(one) for _, one in lists])
-    files = np.fromiter((hash(_plain_path(path)) for _, one in lists for path in one.paths()), np.int64, len(owners))
+    owners = np.repeat(np.array([number for number, _ in lists], np.int32), [len(one) for _, one in lists])
+    files = np.fromiter((hash(absolute(path)) for _, one in lists for path in one.paths()), np.int64, len(owners))
     doubtful = _met(files, owners)
     parts = (hash(segment.part) if segment else 0 for _, one in lists for segment in one.segments())
     segmented = any(one.has_segments for _, one in lists)
     whole = files ^ np.fromiter(parts, np.int64, len(owners)) if segmented else files
-    doubtful |= _met(whole, np.arange(len(owners)))
+    doubtful |= _met(whole, np.arange(len(owners), dtype=np.int32))
     names = {number: set[str]() for number in range(len(splits))}
     for number, one in lists:
         names[number].update(one.groups[code] for code in np.unique(one.group_codes()).tolist() if code >= 0)
@@ -115,8 +115,8 @@ def suspects(splits: Mapping[str, Clips]) -> dict[str, list[Clip]]:
     return found
 
 
-def _plain_path(path: str) -> str:
-    """The absolute path; one that is so already, as nearly all are, is only looked at."""
+def absolute(path: str) -> str:
+    """``os.path.abspath``, at once for a path that is so already."""
     plain = path.startswith("/") and "//" not in path and "/." not in path and not path.endswith("/")
     return path if plain else os.path.abspath(path)
 
