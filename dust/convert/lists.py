@@ -16,6 +16,7 @@ from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
 from dust.datasets.manifest.columns import column_name
 from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
+from dust.datasets.manifest.shards import is_there, lists_of
 from dust.datasets.manifest.table import SPLIT_NAMES, Table, read_csv, read_lines, read_table
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules, count_channels
@@ -124,9 +125,10 @@ def _has_recordings(folder: Path) -> bool:
 def read_lists(root: str, options: ListOptions) -> Lists:
     """Read every split that there is. DataError for lists that cannot be read, with all their problems."""
     root = os.path.expanduser(root)
-    if not os.path.exists(root):
+    folder = lists_of(root)
+    if not os.path.exists(folder):
         raise DataError(f"the data folder {root} does not exist")
-    kind = options.kind or find_kind(root, options.separator)
+    kind = options.kind or find_kind(folder, options.separator)
     readers = {"fusion": _fusion, "tracks": _tracks, "keystep": _keystep, "epic": _epic, "clips": _clips}
     if kind not in readers:
         raise DataError(f"kind {kind!r} is none of {', '.join(KINDS)}")
@@ -146,7 +148,7 @@ def _shared(options: ListOptions) -> dict[str, Any]:
 
 def _clips(root: str, options: ListOptions) -> Lists:
     lists = Lists("clips", [])
-    layout = detect_format(root) if options.format == "auto" else options.format
+    layout = detect_format(lists_of(root)) if options.format == "auto" else options.format
     if layout == "charades":
         splits, options = available_splits(root, layout), replace(options, multi_label=True)
     elif os.path.isfile(root):
@@ -290,7 +292,7 @@ def _epic(root: str, options: ListOptions) -> Lists:
 def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
     """Read one file of ``Lists.files`` to its end. One that is not there is missing."""
     file, _ = split_reference(path)
-    if not os.path.exists(file):
+    if not is_there(file):
         hint = "" if kind != "video" or os.path.splitext(file)[1] else " (a header? name its columns path and label)"
         return Health(f"missing{hint}")
     try:

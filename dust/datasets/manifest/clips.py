@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 
 from dust.datasets.manifest.column_file import BLOCK, Columns, Numbers, Texts
+from dust.decode.remote import under
 from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import SampleError
 
@@ -52,13 +53,13 @@ class Places:
 
     def paths(self, rows: Sequence[int], written: Sequence[str]) -> list[str]:
         """The paths of some rows' files."""
-        base, others, join = self.base, self.others, os.path.join
+        base, others = self.base, self.others
         if isinstance(base, int) and not others:
-            folder, begin = self.bases[base], join(self.bases[base], "")
-            return [join(folder, one) if one.startswith(("/", "\\")) else begin + one for one in written]
+            folder, begin, whole = self.bases[base], os.path.join(self.bases[base], ""), ("/", "\\")
+            return [under(folder, one) if one.startswith(whole) or "://" in one else begin + one for one in written]
         numbers = [base] * len(written) if isinstance(base, int) else base[rows].tolist()
         pairs = zip(rows, numbers, written, strict=True)
-        return [others[row] if row in others else join(self.bases[number], one) for row, number, one in pairs]
+        return [others[row] if row in others else under(self.bases[number], one) for row, number, one in pairs]
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_l
 from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
 from dust.datasets.manifest.places import find_file, missing_case, missing_file
 from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
+from dust.datasets.manifest.shards import agree_on_unit, is_sharded, lists_of
 from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
 from dust.decode.segment import SECONDS
 from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades")
+FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades", "shards")
 SPLITS = ("train", "val", "test")
 
 
@@ -90,12 +91,16 @@ def read_manifest(
         raise DataError(f"DATA.FORMAT {format!r} is none of {', '.join(FORMATS)}")
     if not root:
         raise DataError("no data folder given: set DATA.PATH_TO_DATA_DIR")
-    root, path_prefix = os.path.expanduser(root), os.path.expanduser(path_prefix)
+    given, path_prefix = os.path.expanduser(root), os.path.expanduser(path_prefix)
+    root = lists_of(given)
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist: set DATA.PATH_TO_DATA_DIR")
     layout = detect_format(root) if format == "auto" else format
     if layout == "charades" and not multi_label:
         raise DataError("Charades has several labels for a clip: set DATA.MULTI_LABEL True and a loss of bce_logit")
+    if layout == "shards":
+        agree_on_unit(root, segment_unit)
+        path_prefix = path_prefix or given
     if group_column and layout not in ("csv", "charades"):
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {root} has no list with columns ({layout}); set it to ''")
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
@@ -191,7 +196,7 @@ def read_new_clips(
 
 def available_splits(root: str, format: str = "auto", split_number: int = 1) -> list[str]:
     """Those of train, val, test that a data folder has. DataError if it has no known layout."""
-    root = os.path.expanduser(root)
+    root = lists_of(os.path.expanduser(root))
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist")
     layout = detect_format(root) if format == "auto" else format
@@ -212,6 +217,8 @@ def detect_format(root: str) -> str:
         return "charades" if is_frame_list(root) else "csv"
     if not os.path.isdir(root):
         raise DataError(f"{root} is a pipe or a device: give the data folder, or a csv file")
+    if is_sharded(root):
+        return "shards"
     lists = {
         "csv": [os.path.relpath(path, root) for split in SPLITS for path in _csv_files(root, split)],
         "ssv2": formats.find_ssv2(root),
@@ -283,7 +290,7 @@ class _Reader:
 
     def _columns(self, split: str) -> Columns | None:
         """All rows of a long csv."""
-        if self.format != "csv" or not is_long(path := self.csv_path(split)):
+        if self.format not in ("csv", "shards") or not is_long(path := self.csv_path(split)):
             return None
         options = (split, self.separator, self.multi_label, self.group_column, self.segment_unit, *self.extra_columns)
         kept = KeptList(path, options, cache=self.cache, shared=self.shared)

@@ -9,6 +9,8 @@ import numpy as np
 
 from dust.datasets.manifest.clips import Places
 from dust.datasets.manifest.column_file import BLOCK, Texts
+from dust.datasets.manifest.shards import is_there
+from dust.decode.remote import is_remote, under
 from dust.utils import distributed
 from dust.utils.errors import Problems
 from dust.utils.files import restored
@@ -28,14 +30,13 @@ def missing_file(bases: Sequence[str]) -> str:
 def missing_case(where: str, written: str, bases: Sequence[str], *, header: bool) -> str:
     """Which file is missing; ``header``: the row may be one."""
     hint = "" if not header or os.path.splitext(written)[1] else " (a header? name its columns path and label)"
-    shown = written if os.path.isabs(written) else os.path.join(bases[0], written)
-    return f"{where}: {shown}{hint}"
+    return f"{where}: {under(bases[0], written)}{hint}"
 
 
 def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:
     """The first place where the path exists; the first place at all if nothing is checked."""
-    paths = [written] if os.path.isabs(written) else [os.path.join(folder, written) for folder in bases]
-    found = next((path for path in paths if os.path.exists(path)), None)
+    paths = list(dict.fromkeys(under(folder, written) for folder in bases))
+    found = next((path for path in paths if is_there(path)), None)
     if found is None:  # a name that our own lists had to write in another way
         others = [restored(path) for path in paths]
         others += [os.path.join(folder, f"'{written}") for folder in bases if csv_cell(written) != written]
@@ -106,9 +107,9 @@ def find_places(
 
 def _base_of(written: str, bases: Sequence[str]) -> int | None:
     """The first base under which a relative path exists."""
-    if os.path.isabs(written):
+    if os.path.isabs(written) or is_remote(written):
         return None
-    return next((number for number, base in enumerate(bases) if os.path.exists(os.path.join(base, written))), None)
+    return next((number for number, base in enumerate(bases) if is_there(under(base, written))), None)
 
 
 def _share(count: int) -> tuple[int, int]:
@@ -129,10 +130,14 @@ def _texts(paths: Texts, rows: np.ndarray | None, first: int, last: int) -> Iter
 
 def _not_below(base: str, rows: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """The rows whose file is not below ``base``."""
-    under, access, there = os.path.join(base, ""), os.access, os.F_OK
+    below, access, there = os.path.join(base, ""), os.access, os.F_OK
     for row, written in rows:
         try:
-            if not access(written if os.path.isabs(written) else under + written, there):
+            if ".tar[" in written or "://" in written:
+                found = is_there(under(base, written))
+            else:
+                found = access(written if os.path.isabs(written) else below + written, there)
+            if not found:
                 yield row, written
         except ValueError:  # a NUL byte
             yield row, written
@@ -140,14 +145,14 @@ def _not_below(base: str, rows: Iterable[tuple[int, str]]) -> Iterator[tuple[int
 
 def _look(row: int, written: str, bases: Sequence[str], base: int, check: bool, looked: _Looked) -> None:
     """Look everywhere for the file of one row, which most others have below ``bases[base]``."""
-    likely = os.path.join(bases[base], written)
+    likely = under(bases[base], written)
     path = find_file(written, bases, check)
     if path is None:
         looked.missing.append(row)
     elif path == likely:
         return
     else:
-        number = next((n for n, folder in enumerate(bases) if os.path.join(folder, written) == path), None)
+        number = next((n for n, folder in enumerate(bases) if under(folder, written) == path), None)
         if number is None:
             looked.others[row] = path
         else:
