@@ -329,7 +329,12 @@ CORE = gather(
         NUM_WORKERS=Key(8, "decoding processes per training process; 0 = decode in the process itself", low=0),
         PIN_MEMORY=Key(True, "page-locked batches, for CUDA"),
         SAMPLER=Key("shuffle", "which clips make an epoch of training", affects="training",
-                    choices="shuffle (each once) | balanced (drawn again and again, classes equally often)"),
+                    choices="shuffle (each once) | balanced (drawn again and again, classes equally often) | "
+                            "blocks (each once, neighbours of the list at about the same time: for shards that are far "
+                            "away)"),
+        BLOCK_CLIPS=Key(256, "of SAMPLER blocks: clips that stand one behind the other in the list and stay together",
+                        low=1, affects="training"),
+        BLOCKS_MIXED=Key(16, "of SAMPLER blocks: blocks whose clips are shuffled together", low=1, affects="training"),
         DROP_LAST=Key(True, "leave out the last optimizer step of an epoch where it is not full", affects="training"),
         PREFETCH_FACTOR=Key(2, "batches that each worker keeps ready", low=1),
         TIMEOUT=Key(600, "seconds after which a batch of the workers is given up and the run saves and ends; 0 = never",

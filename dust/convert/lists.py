@@ -16,7 +16,7 @@ from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
 from dust.datasets.manifest.columns import column_name
 from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
-from dust.datasets.manifest.shards import is_there, lists_of
+from dust.datasets.manifest.shards import lists_of
 from dust.datasets.manifest.table import SPLIT_NAMES, Table, read_csv, read_lines, read_table
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules, count_channels
@@ -24,6 +24,7 @@ from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import PUBLISHED_TABLE, read_track_manifest
 from dust.datasets.tracks.manifest import TABLE as TRACK_TABLE
 from dust.datasets.video.epic import HEADER, NAMES, read_epic
+from dust.decode.members import member_of
 from dust.utils.errors import DataError, Problems
 
 KINDS = ("clips", "fusion", "tracks", "keystep", "epic")
@@ -292,7 +293,7 @@ def _epic(root: str, options: ListOptions) -> Lists:
 def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
     """Read one file of ``Lists.files`` to its end. One that is not there is missing."""
     file, _ = split_reference(path)
-    if not is_there(file):
+    if member_of(file) is None and not os.path.exists(file):
         hint = "" if kind != "video" or os.path.splitext(file)[1] else " (a header? name its columns path and label)"
         return Health(f"missing{hint}")
     try:

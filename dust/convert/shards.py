@@ -193,12 +193,15 @@ def _read_tables(target: Path) -> tuple[dict[str, tuple[int, str]], Counter[str]
         problems.raise_if_any(str(path))
         if tuple(table.header) != TABLE:
             raise DataError(f"{path}: is no table of a shard (columns {', '.join(TABLE)})")
+        end = 0
         for _, _, cells in table.rows:
             member = member_of(cells["path"])
             if member is None or os.path.basename(member.shard) != member.shard or not cells["size"].isdecimal():
                 raise DataError(f"{path}: names no part of a shard: {cells['path']}")
             places[cells["source"]] = int(cells["size"]), cells["path"]
-        if table.rows and not is_there(os.path.join(target, table.rows[-1][2]["path"])):
+            end = max(end, member.end)
+        tar = path.with_suffix(".tar")
+        if not tar.is_file() or end > tar.stat().st_size:
             raise DataError(f"{path}: its tar is not there, or was cut: bring it back, or pack into a new folder")
     return places, shards
 

@@ -31,6 +31,7 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         drop_last: leave out a last step that is not full. Where the whole set is smaller than one step it is kept.
         weights: how likely each sample is to be drawn; an epoch is then as many draws as there are samples, each of any
             sample, and one that comes again has its own augmentation. None: each sample once, shuffled.
+        blocks: (neighbours of a block, blocks that are mixed), see :func:`block_order`; None shuffles all of them.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         rank: int = 0,
         world_size: int = 1,
         weights: Sequence[float] | np.ndarray | None = None,
+        blocks: tuple[int, int] | None = None,
     ) -> None:
         self.length = length
+        self.blocks = blocks
         self.bounds = None if weights is None else np.cumsum(np.asarray(weights, np.float64))
         self.limit = batch_size
         self.seed = seed
@@ -89,6 +92,8 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
 
     def _order(self) -> np.ndarray:
         """(length,) the samples of the epoch, one behind the other."""
+        if self.blocks is not None:
+            return block_order(self.length, *self.blocks, seed=self.seed, epoch=self.epoch)
         if self.bounds is None:
             generator = torch_generator(self.seed, "shuffle", self.epoch)
             kind = torch.int32 if self.length < _MOST else torch.int64  # the same order in both
@@ -122,6 +127,23 @@ def _came_before(order: np.ndarray) -> np.ndarray:
     came = np.empty_like(order)
     came[places] = np.arange(len(order)) - np.repeat(begins, counts)
     return came
+
+
+def block_order(length: int, block: int, mixed: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The samples of an epoch, (length,), such that neighbours of the list are read at about the same time.
+
+    Samples 0 to ``block - 1`` are a block, and so on. The blocks are shuffled; of each ``mixed`` of them, one after the
+    other, the samples are shuffled together. The same (seed, epoch) gives the same order.
+    """
+    rng = numpy_rng(seed, "blocks", epoch)
+    starts = rng.permutation(-(-length // block)) * block
+    order, at = np.empty(length, _kind(length)), 0
+    for first in range(0, len(starts), mixed):
+        parts = [np.arange(start, min(start + block, length)) for start in starts[first : first + mixed].tolist()]
+        drawn = rng.permutation(np.concatenate(parts))
+        order[at : at + len(drawn)] = drawn
+        at += len(drawn)
+    return order
 
 
 def share(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:

@@ -22,7 +22,7 @@ BLOCK = 512  # bytes; where a member of a tar may begin
 NOTE_SUFFIX = "idx"
 _NOTE = b"dust clip note 1\n"
 _LONGEST_NOTE = 1 << 24  # bytes, packed
-_LONGEST_INDEX = 1 << 28  # bytes of an index of frames, unpacked
+_LONGEST_INDEX = 1 << 26  # bytes of an index of frames, unpacked
 _MEMBER = re.compile(r"(.+\.tar)\[(\d{1,18}):(\d{1,18})\](\.\w{1,8})?", re.DOTALL)
 
 

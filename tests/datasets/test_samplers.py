@@ -12,6 +12,7 @@ from dust.datasets.samplers import (
     EpochBatchSampler,
     GroupBalancedSampler,
     _kind,
+    block_order,
     group_balanced_order,
     sample_weights,
 )
@@ -191,3 +192,37 @@ def group_order():
 
 def test_more_than_two_thousand_million_samples_take_eight_bytes():
     assert [_kind(number) for number in (1, (1 << 31) - 1, 1 << 31)] == [np.int32, np.int32, np.int64]
+
+
+@pytest.mark.parametrize(("length", "block", "mixed"), [(100, 8, 3), (7, 8, 3), (64, 1, 1), (50, 10, 99), (1, 1, 1)])
+def test_blocks_keep_neighbours_together(length, block, mixed):
+    order = block_order(length, block, mixed, seed=5, epoch=2).tolist()
+    assert sorted(order) == list(range(length))
+    assert order == block_order(length, block, mixed, seed=5, epoch=2).tolist()
+    runs, at = [], 0
+    while at < length:  # each run of the order is so many whole blocks
+        blocks = {place // block for place in order[at : at + 1]}
+        size = 0
+        while at + size < length and len(blocks | {order[at + size] // block}) <= mixed:
+            blocks.add(order[at + size] // block)
+            size += 1
+        assert size == sum(min(block, length - number * block) for number in blocks)
+        runs.append(order[at : at + size])
+        at += size
+    if length == 100:
+        assert order != block_order(length, block, mixed, seed=5, epoch=3).tolist()
+        assert any(run != sorted(run) for run in runs)
+
+
+def test_an_epoch_of_blocks_begins_anywhere_on_any_number_of_ranks():
+    def read(epoch=1, start=0, batch_size=10, **where):
+        sampler = EpochBatchSampler(95, batch_size, seed=3, global_batch=10, blocks=(8, 3), drop_last=False, **where)
+        sampler.set_position(epoch, start)
+        return [[draw.sample for draw in batch] for batch in sampler]
+
+    whole = read()
+    assert sum(whole, []) == block_order(95, 8, 3, seed=3, epoch=1).tolist()
+    assert read(start=4) == whole[4:]
+    halves = [read(rank=rank, world_size=2) for rank in range(2)]
+    assert [sum(parts, []) for parts in zip(*halves, strict=True)] == whole
+    assert sum(read(batch_size=5), []) == sum(whole, [])

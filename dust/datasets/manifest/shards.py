@@ -19,18 +19,18 @@ VERSION = 1
 
 
 def lists_of(root: str) -> str:
-    """The folder that holds the lists of a data folder: itself; of one with an address, a copy of its lists.
+    """The folder that holds the lists of a data folder: itself; of one with an address, a copy of its lists. What is
+    known of the sizes of shards is forgotten: they are looked at anew.
 
     Raises:
         DataError: an address without shards, or that cannot be read from.
     """
+    _size_of_shard.cache_clear()
     if not remote.is_remote(root):
         return root
     folder = remote.mirror(root, (SETTINGS, CLASS_LIST, "train.csv", "val.csv", "test.csv"))
     if not os.path.isfile(os.path.join(folder, SETTINGS)):
-        raise DataError(
-            f"{root}: there is no {SETTINGS}; of what has an address only shards are read (dust prepare --shards)"
-        )
+        raise DataError(f"{root}: there is no {SETTINGS}: only shards are read from an address (dust prepare --shards)")
     return folder
 
 
