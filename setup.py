@@ -42,8 +42,20 @@ SERVE = [
     "prometheus-client>=0.20",
 ]
 TUNE = ["optuna>=4.0"]
+REMOTE = ["fsspec[http]>=2024.6.0", "s3fs>=2024.6.0"]
+SHARDS = ["webdataset>=0.2.100", REMOTE[0]]  # what the tests of shards read with
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS, *SERVE, *TUNE]
+TEST = [
+    "pytest>=8",
+    "pytest-timeout",
+    "pytest-xdist",
+    "selenium>=4.20",
+    "setuptools>=70.1",
+    *TRACKS,
+    *SERVE,
+    *TUNE,
+    *SHARDS,
+]
 ZOO = ["zoo/weights.yaml", "zoo/figures.yaml"]
 
 
@@ -81,6 +93,7 @@ setup(
         "export": EXPORT,
         "serve": SERVE,
         "tune": TUNE,
+        "remote": REMOTE,
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
         "clip": ["open_clip_torch>=2.24"],

@@ -18,7 +18,7 @@ import re
 import shutil
 import tarfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -293,7 +293,9 @@ def _labels(label: Any) -> Sequence[int]:
 # ------------------------------------------------------------------------------------------------------- what is packed
 
 
-def _make(jobs: Sequence[_Job], folder: Path, encoding: Encoding | None, workers: int) -> Iterator[tuple[_Job, _Made]]:
+def _make(
+    jobs: Sequence[_Job], folder: Path, encoding: Encoding | None, workers: int
+) -> Generator[tuple[_Job, _Made], None, None]:
     """Each job with what is packed of it, in order; a few are made ahead."""
     if workers <= 1 or len(jobs) < 2:
         for job in jobs:
