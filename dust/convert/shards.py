@@ -43,6 +43,7 @@ TABLE = ("source", "size", "path", "sha256")  # of a shard's table: the file and
 LIST = ("id", "path", "label", "group", "start", "end")
 ENCODING = ".encoding"  # clips that are encoded and not packed yet
 _TABLES = re.compile(rf"({'|'.join(SPLITS)})-(\d{{6}})\.csv")
+_LEFT = re.compile(rf"\.({'|'.join(SPLITS)})-\d{{6}}\.(tar|csv)\.\d+\.\d+\.tmp")  # by a process that was killed
 _AHEAD = 4  # clips for each worker that are looked at before they are packed
 
 
@@ -120,6 +121,9 @@ def pack(
         "multi_label": options.multi_label,
     }
     agree_on_settings(target, SETTINGS, settings, "packed")
+    for path in target.iterdir():
+        if _LEFT.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     places, shards = _read_tables(target)
     jobs = _plan(owners, places, str(source))
     rows = _Rows(target, lists, options)

@@ -1,8 +1,10 @@
 """Packing into tars: what other programs read there, what a stopped run leaves, what a later one adds."""
 
+import errno
 import json
 import os
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from dust.convert.check import check_data
 from dust.convert.lists import ListOptions, read_lists
 from dust.convert.prepare import Encoding, prepare
 from dust.convert.shards import pack
+from dust.datasets.manifest import long_list
 from dust.decode.members import member_of, open_bytes
 from dust.utils.errors import DataError
 from tests.datasets.clip_files import write_clip
@@ -56,10 +59,13 @@ def clips_of(root, **options):
     return read_lists(str(root), ListOptions(**options))
 
 
-def test_lists_and_bytes_are_those_of_the_files(data, tmp_path):
-    before, out = contents(data), tmp_path / "packed"
+@pytest.mark.parametrize("long", [False, True], ids=["rows", "columns"])
+def test_lists_and_bytes_are_those_of_the_files(data, tmp_path, monkeypatch, long):
+    if long:  # as a csv of millions of rows is read
+        monkeypatch.setattr(long_list, "LONG", 0)
+    before, out = set(data.iterdir()), tmp_path / "packed"
     done = pack(data, out, shard_bytes=SMALL)
-    assert contents(data) == before and (done.written, done.ready) == (8, 0)
+    assert before <= set(data.iterdir()) and (done.written, done.ready) == (8, 0)
     assert list(done.odd) == [str(data / "cut.mp4")]
     loose, packed = clips_of(data), clips_of(out)
     assert packed.class_names == loose.class_names == ["stir", "pour", "cut"] and set(packed.clips) == set(loose.clips)
@@ -126,6 +132,63 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(data, tmp_path, monkey
     done = pack(data, out, **options)
     assert contents(out) == contents(whole) and done.ready + done.written == 8 and done.ready <= after
     assert pack(data, out, **options).written == 0 and contents(out) == contents(whole)
+
+
+def test_a_process_that_was_killed_leaves_nothing_behind(data, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    pack(data, whole, shard_bytes=SMALL)
+    child = os.fork()
+    if not child:
+        add, left = module._Writer._add_file, [4]
+
+        def die(*args):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return add(*args)
+
+        monkeypatch.setattr(module._Writer, "_add_file", die)
+        try:
+            pack(data, out, shard_bytes=SMALL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert list(out.glob(".*.tmp")) and list(out.glob("*.tar"))
+    pack(data, out, shard_bytes=SMALL)
+    assert contents(out) == contents(whole)
+
+
+def test_a_full_disk_is_said_and_costs_one_shard(data, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    pack(data, whole, shard_bytes=SMALL)
+    add = module._Writer._add_file
+
+    def full(writer, *args):
+        if writer.shards["train"] == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return add(writer, *args)
+
+    monkeypatch.setattr(module._Writer, "_add_file", full)
+    with pytest.raises(DataError, match="No space left on device; free space and start again"):
+        pack(data, out, shard_bytes=SMALL)
+    assert [path.name for path in out.glob("*.tar")] == ["train-000000.tar"] and not list(out.glob(".*.tmp"))
+    monkeypatch.undo()
+    pack(data, out, shard_bytes=SMALL)
+    assert contents(out) == contents(whole)
+
+
+def test_a_file_that_changes_while_it_is_packed(data, tmp_path, monkeypatch):
+    made = module._made
+
+    def cut(job, *args):
+        found = made(job, *args)
+        if job.source.endswith("old.avi"):
+            os.truncate(job.source, 900)
+        return found
+
+    monkeypatch.setattr(module, "_made", cut)
+    with pytest.raises(DataError, match=r"old\.avi: has changed while it was packed"):
+        pack(data, tmp_path / "out")
 
 
 def test_encoded_clips_are_those_of_prepare(data, tmp_path):

@@ -9,6 +9,7 @@ pytest.importorskip("aiohttp", reason="needs dust-video[remote]")
 from dust.convert.check import check_data
 from dust.convert.lists import ListOptions, read_lists
 from dust.convert.shards import pack
+from dust.datasets.manifest import long_list
 from dust.decode import remote
 from dust.decode.members import Member, member_of, open_bytes, spoilt
 from dust.decode.reader import open_clip
@@ -46,7 +47,10 @@ def bytes_of(path):
         return file.read()
 
 
-def test_lists_and_clips_come_over_http(site, packed):
+@pytest.mark.parametrize("long", [False, True], ids=["rows", "columns"])
+def test_lists_and_clips_come_over_http(site, packed, monkeypatch, long):
+    if long:
+        monkeypatch.setattr(long_list, "LONG", 0)
     here, there = clips_of(str(packed / "d")), clips_of(f"{site.url}/d")
     assert {split: [(clip.id, clip.label) for clip in part] for split, part in there.items()} == {
         split: [(clip.id, clip.label) for clip in part] for split, part in here.items()
