@@ -25,26 +25,24 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from dust.convert.fixes import write_list
 from dust.convert.lists import ListOptions, Lists, read_lists
 from dust.convert.prepare import Encoding, agree_on_settings, encoded_suffix, is_ready, prepare_clip
-from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
+from dust.convert.shard_lists import Rows, key_of
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.shards import SETTINGS, VERSION, is_there
 from dust.datasets.manifest.table import read_table
 from dust.decode.cache import get_index, pack_index
-from dust.decode.members import BLOCK, NOTE_SUFFIX, Member, bytes_facts, make_note, member_of, open_bytes, whole_path
+from dust.decode.members import BLOCK, NOTE_SUFFIX, Member, bytes_facts, make_note, member_of, open_bytes
 from dust.utils.errors import DataError, Problems, VideoError
 from dust.utils.files import replacing, write_csv
 from dust.utils.text import printable
 
 SHARD_BYTES = 1_000_000_000
 TABLE = ("source", "size", "path", "sha256")  # of a shard's table: the file and its size, and where it lies now
-LIST = ("id", "path", "label", "group", "start", "end")
 ENCODING = ".encoding"  # clips that are encoded and not packed yet
 _TABLES = re.compile(rf"({'|'.join(SPLITS)})-(\d{{6}})\.csv")
 _LEFT = re.compile(rf"\.({'|'.join(SPLITS)})-\d{{6}}\.(tar|csv)\.\d+\.\d+\.tmp")  # by a process that was killed
-_AHEAD = 4  # clips for each worker that are looked at before they are packed
+_AHEAD = 4  # clips for each worker that are looked at ahead
 
 
 @dataclass
@@ -112,6 +110,8 @@ def pack(
         raise DataError(f"shards of {shard_bytes} bytes: give at least 1")
     lists = read_lists(os.fspath(source), options)
     owners = _owners(lists)
+    if encoding is not None and any(map(member_of, owners)):
+        raise DataError(f"{source}: parts of tars are packed as they are; encode from the files themselves")
     target = Path(os.path.abspath(out))
     settings = {
         "version": VERSION,
@@ -126,7 +126,7 @@ def pack(
             path.unlink(missing_ok=True)
     places, shards = _read_tables(target)
     jobs = _plan(owners, places, str(source))
-    rows = _Rows(target, lists, options)
+    rows = Rows(target, lists, options)
     rows.refuse_doubles(places)
     done = Packed(ready=len(owners) - len(jobs))
     with contextlib.ExitStack() as stack:
@@ -145,11 +145,6 @@ def pack(
     shutil.rmtree(target / ENCODING, ignore_errors=True)
     rows.write(places)
     return done
-
-
-def _key(path: str) -> str:
-    """A file's name in the tables."""
-    return printable(whole_path(path))
 
 
 # ------------------------------------------------------------------------------------------------------- what there is
@@ -215,7 +210,7 @@ def _plan(owners: Mapping[str, str], places: Mapping[str, tuple[int, str]], sour
     jobs: list[_Job] = []
     problems = Problems()
     for path, split in owners.items():
-        size, before = bytes_facts(path)[0], places.get(_key(path))
+        size, before = bytes_facts(path)[0], places.get(key_of(path))
         if before is None:
             jobs.append(_Job(path, size, split, len(places) + len(jobs)))
         elif before[0] != size:
@@ -223,75 +218,6 @@ def _plan(owners: Mapping[str, str], places: Mapping[str, tuple[int, str]], sour
             problems.add(text, f"{path}: {before[0]} bytes then, {size} now")
     problems.raise_if_any(source)
     return jobs
-
-
-class _Rows:
-    """The lists that are written in the end: those that are there already, and those that are packed now."""
-
-    def __init__(self, target: Path, lists: Lists, options: ListOptions) -> None:
-        self.target, self.lists = target, lists
-        self.old = Lists("clips", [])
-        if any((target / f"{split}.csv").is_file() for split in SPLITS):
-            there = ListOptions("clips", "shards", multi_label=options.multi_label, segment_unit=options.segment_unit)
-            self.old = read_lists(str(target), there)
-        before, now = self.old.class_names, lists.class_names
-        if before and now and all(map(str.isdecimal, before)) != all(map(str.isdecimal, now)):
-            raise DataError(
-                f"{target}: its classes are {', '.join(before[:5])}, ..., those of the new clips {', '.join(now[:5])}, "
-                "...: name the classes alike, in a classes.txt beside the lists"
-            )
-        self.class_names = list(dict.fromkeys([*before, *now]))
-
-    def refuse_doubles(self, places: Mapping[str, tuple[int, str]]) -> None:
-        """Raise DataError for an id that is one clip there and another one now."""
-        problems = Problems()
-        for split, clips in self.old.clips.items():
-            before = {clip.id: self._member(clip.path) for clip in clips}
-            for clip in self.lists.clips.get(split, []):
-                if before.get(clip.id, "") not in ("", places.get(_key(clip.path), (0, "-"))[1]):
-                    problems.add(
-                        "an id that another clip has there: ids must differ", f"{split}: {clip.id}: {clip.path}"
-                    )
-        problems.raise_if_any(str(self.target))
-
-    def _member(self, path: str) -> str:
-        return os.path.relpath(path, self.target)
-
-    def notes(self) -> dict[str, list[dict[str, Any]]]:
-        """{file: what the lists say of it, a row for each time that they name it}."""
-        numbers = {name: number for number, name in enumerate(self.class_names)}
-        found: dict[str, list[dict[str, Any]]] = {}
-        for split, clips in self.lists.clips.items():
-            for clip in clips:
-                words = [self.lists.class_names[one] for one in _labels(clip.label)]
-                row: dict[str, Any] = {"split": split, "id": clip.id, "labels": words}
-                row |= {"classes": [numbers[word] for word in words], "group": clip.group}
-                if clip.segment is not None:
-                    segment = clip.segment
-                    row |= {"start": segment.start, "end": segment.end, "unit": segment.unit}
-                found.setdefault(clip.path, []).append(row)
-        return found
-
-    def write(self, places: Mapping[str, tuple[int, str]]) -> None:
-        """Write the lists of all splits, and the classes."""
-        write_class_list(self.target / CLASS_LIST, self.class_names)
-        for split in SPLITS:
-            rows = {
-                clip.id: self._row(self.old, clip, self._member(clip.path)) for clip in self.old.clips.get(split, [])
-            }
-            for clip in self.lists.clips.get(split, []):
-                rows[clip.id] = self._row(self.lists, clip, places[_key(clip.path)][1])
-            if rows:
-                write_list(self.target, split, LIST, list(rows.values()))
-
-    @staticmethod
-    def _row(lists: Lists, clip: Any, member: str) -> tuple[str, ...]:
-        cells = clip.segment.cells if clip.segment is not None else ("", "")
-        return clip.id, member, lists.words(clip), clip.group, *cells
-
-
-def _labels(label: Any) -> Sequence[int]:
-    return label if isinstance(label, tuple) else () if label is None else (label,)
 
 
 # ------------------------------------------------------------------------------------------------------- what is packed
@@ -386,7 +312,7 @@ class _Writer:
         if len(classes) == 1 and all(len(row["classes"]) == 1 for row in rows):
             self._add(f"{key}.cls", str(*classes).encode())
         member = Member(f"{self.name}.tar", start, start + made.size, made.suffix)
-        self.rows.append((_key(job.source), str(job.size), member.path, sha256))
+        self.rows.append((key_of(job.source), str(job.size), member.path, sha256))
         if made.path != job.source:
             self.used.append(made.path)
         self.done.written += 1

@@ -137,7 +137,8 @@ def block_order(length: int, block: int, mixed: int, *, seed: int, epoch: int) -
     """
     rng = numpy_rng(seed, "blocks", epoch)
     starts = rng.permutation(-(-length // block)) * block
-    order, at = np.empty(length, _kind(length)), 0
+    order: np.ndarray = np.empty(length, _kind(length))
+    at = 0
     for first in range(0, len(starts), mixed):
         parts = [np.arange(start, min(start + block, length)) for start in starts[first : first + mixed].tolist()]
         drawn = rng.permutation(np.concatenate(parts))

@@ -73,8 +73,11 @@ def _insist(address: str, ask: Callable[[Any], T]) -> T:
         RemoteError: the file is not there, may not be read, or every try has failed.
     """
     system = _system(address)
-    http = import_extra("aiohttp", "remote", address) if not address.lower().startswith("s3") else None
-    passing: tuple[type[Exception], ...] = (OSError, TimeoutError) + ((http.ClientError,) if http else ())
+    if address.lower().startswith("s3"):
+        own = import_extra("botocore.exceptions", "remote", address).BotoCoreError
+    else:
+        own = import_extra("aiohttp", "remote", address).ClientError
+    passing: tuple[type[Exception], ...] = (OSError, TimeoutError, own)
     for number in range(TRIES):
         if number:
             time.sleep(PAUSE_S * 2 ** (number - 1))
