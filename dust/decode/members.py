@@ -120,13 +120,15 @@ def _open_shard(member: Member) -> tuple[BinaryIO, int]:
     """An open file that holds the member, and the place in the shard at which this file begins."""
     if not remote.is_remote(member.shard):
         return open_file(member.shard), 0
-    for _ in range(3):
+    for _ in range(20):
         file = remote.bring(member.shard, member.start, member.end, _extent, _is_whole)
         try:
             return open_file(file), member.start
         except FileNotFoundError:  # another process has made room in the cache
             continue
-    raise OSError(2, "the cache of shards loses files at once: make it larger (DUST_SHARD_CACHE_GB)")
+    raise remote.RemoteError(
+        f"{member.path}: leaves the cache of shards before it can be opened: make it larger (DUST_SHARD_CACHE_GB)"
+    )
 
 
 def length(file: BinaryIO) -> int:

@@ -1,7 +1,9 @@
 """Shards with an address: what comes is what was packed, whatever the server does, or one sentence says why not."""
 
+import multiprocessing
 import os
 
+import numpy as np
 import pytest
 
 pytest.importorskip("aiohttp", reason="needs dust-video[remote]")
@@ -163,6 +165,27 @@ def test_a_file_that_left_the_cache_while_it_was_opened_is_fetched_again(site, m
 
     monkeypatch.setattr(remote, "bring", lose)
     assert len(bytes_of(clip.path)) == member_of(clip.path).end - member_of(clip.path).start and len(lost) == 2
+
+
+def test_processes_share_a_cache_that_is_far_too_small(site, packed, tmp_path, monkeypatch):
+    monkeypatch.setenv("DUST_SHARD_CACHE_GB", "0.000008")  # two clips or so
+    there, here = clips_of(f"{site.url}/d")["train"], clips_of(str(packed / "d"))["train"]
+    right = [bytes_of(clip.path) for clip in here]
+
+    def read(seed):
+        for number in np.random.RandomState(seed).randint(0, len(there), 40).tolist():
+            assert bytes_of(there[number].path) == right[number]
+
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=read, args=(seed,)) for seed in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    monkeypatch.setattr(remote, "bring", lambda *_: str(tmp_path / "gone"))
+    with pytest.raises(RemoteError, match="make it larger"):
+        open_clip(there[0].path)
 
 
 def test_a_cache_that_cannot_be_written_is_said(site, tmp_path, monkeypatch):
