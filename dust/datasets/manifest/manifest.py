@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest import formats
+from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
-from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
+from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
+from dust.datasets.manifest.locate import find_file, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, read_csv
+from dust.datasets.manifest.votes import Votes, index_rows, merge_rows
 from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError
-from dust.utils.files import restored
-from dust.utils.text import csv_cell, printable
+from dust.utils.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +52,14 @@ class Clip:
 @dataclass
 class Manifest:
     """The clips of one split. ``class_names[label]`` names a class; ``source`` says what was read. ``frames``: id ->
-    what single frames show, where the list says that."""
+    what single frames show, where the list says that. ``votes``: id -> what several people said (DATA.SOFT_LABELS)."""
 
     clips: list[Clip]
     class_names: list[str]
     source: str
     multi_label: bool
     frames: Mapping[str, FrameLabels] = field(default_factory=dict)
+    votes: Mapping[str, Votes] = field(default_factory=dict)
 
 
 def read_manifest(
@@ -75,6 +78,8 @@ def read_manifest(
     corrections: str | os.PathLike = "",
     segment_unit: str = SECONDS,
     extra_columns: Sequence[str] = (),
+    background: Background | None = None,
+    soft_labels: bool = False,
 ) -> Manifest:
     """Reads one split.
 
@@ -93,6 +98,9 @@ def read_manifest(
         corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
         segment_unit: of a csv's columns start and end: seconds from the first frame's time | frames as decoded, from 0.
         extra_columns: of a csv, of which nothing is to be said; see :mod:`dust.datasets.manifest.columns`.
+        background: a class that is made of the gaps between segments, or None.
+        soft_labels: cells and rows say what several people said, see :mod:`dust.datasets.manifest.votes`; a clip's
+            label is then the class with the largest share. Not with ``multi_label``.
 
     Raises:
         DataError: with all problems of the split, or what was looked for and found.
@@ -113,13 +121,14 @@ def read_manifest(
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {root} has no list with columns ({layout}); set it to ''")
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
     reader.corrections = Corrections(corrections)
-    reader.segment_unit, reader.extra_columns = segment_unit, extra_columns
+    reader.segment_unit, reader.extra_columns, reader.background = segment_unit, extra_columns, background
+    reader.soft_labels = soft_labels
     raw = reader.read(split)
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
         names = reader.train_classes(num_classes)
     own_names = names is None
-    labels, names = index_labels(raw, names, num_classes, multi_label)
+    labels, names, votes = index_rows(raw, names, num_classes, multi_label=multi_label, soft_labels=soft_labels)
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
     clips = _locate(raw, labels, multi_label, check_files)
@@ -127,7 +136,7 @@ def read_manifest(
     if not clips:
         raise DataError(f"{raw.source}: the {split} split holds no clip")
     logger.info("%s: %d clips of %d classes for %s", raw.source, len(clips), len(names), split)
-    return Manifest(clips, names, raw.source, multi_label, index_frames(raw, names, num_classes))
+    return Manifest(clips, names, raw.source, multi_label, index_frames(raw, names, num_classes), votes)
 
 
 def read_new_clips(
@@ -232,21 +241,32 @@ class _Reader:
     corrections: Corrections = field(default_factory=Corrections)
     segment_unit: str = SECONDS
     extra_columns: Sequence[str] = ()
+    background: Background | None = None
+    soft_labels: bool = False
 
     def read(self, split: str) -> RawSplit:
         """The rows of a split, each with an id, as they are after the corrections."""
-        raw = self._read(split)
-        _name_rows(raw)
+        raw = self._named(split)
         ids = partial(self._ids_beside, split)
         raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled, others=ids)
         return raw
 
     def _ids_beside(self, split: str) -> list[str]:
         """The ids of the other splits."""
-        found = [self._read(other) for other in SPLITS if other != split and self.has(other)]
-        for raw in found:
-            _name_rows(raw)
+        found = [self._named(other) for other in SPLITS if other != split and self.has(other)]
         return [row.id or "" for raw in found for row in raw.rows]
+
+    def _named(self, split: str) -> RawSplit:
+        """The rows of a split and those of gaps, each with an id."""
+        raw = self._read(split)
+        if self.soft_labels:
+            raw.rows = merge_rows(raw.rows, lambda row: row.id or (row.path or row.written, row.segment), raw.problems)
+        if self.background is not None:
+            one_list = os.path.isfile(self.root) and not any(row.split for row in raw.rows)  # it is every split
+            others = [] if one_list else [other for other in SPLITS if other != split and self.has(other)]
+            self.background.add_to(raw, split, {other: self._read(other).rows for other in others})
+        _name_rows(raw)
+        return raw
 
     def _read(self, split: str) -> RawSplit:
         if self.format not in ("csv", "charades") and not os.path.isdir(self.root):
@@ -315,7 +335,7 @@ class _Reader:
         if os.path.isfile(self.root) or not self.has("train"):
             return None
         raw = self.read("train")
-        names = index_labels(raw, None, num_classes, self.multi_label)[1]
+        names = index_rows(raw, None, num_classes, multi_label=self.multi_label, soft_labels=self.soft_labels)[1]
         raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
         return names
 
@@ -371,19 +391,3 @@ def _name_rows(raw: RawSplit) -> None:
         seen.setdefault(clip_id, row.where)
     if repeated:
         logger.warning("%s: %d rows name what is named before: their ids end in #2, #3, ...", raw.source, repeated)
-
-
-def missing_file(bases: Sequence[str]) -> str:
-    folders = [folder or "the working folder" for folder in bases]
-    return f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
-
-
-def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:
-    """The first place where the path exists; the first place at all if nothing is checked."""
-    paths = [written] if os.path.isabs(written) else [os.path.join(folder, written) for folder in bases]
-    found = next((path for path in paths if os.path.exists(path)), None)
-    if found is None:  # a name that our own lists had to write in another way
-        others = [restored(path) for path in paths]
-        others += [os.path.join(folder, f"'{written}") for folder in bases if csv_cell(written) != written]
-        found = next((path for path in others if os.path.exists(path)), None)
-    return paths[0] if found is None and not check else found

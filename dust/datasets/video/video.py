@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest, read_new_clips
 from dust.datasets.manifest.several import read_folders
+from dust.datasets.manifest.votes import Votes
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
@@ -23,6 +25,7 @@ from dust.decode.clip import reader_class
 from dust.decode.reader import ClipReader, FrameRequest, open_clip
 from dust.decode.segment import part_of
 from dust.utils.errors import VideoError
+from dust.utils.registry import build
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)
@@ -78,6 +81,8 @@ class VideoDataset(Dataset[Any]):
         self.clips: list[Clip] = manifest.clips
         self.class_names = list(manifest.class_names)
         parts = [clip.segment.part for clip in self.clips if clip.segment is not None]
+        self.votes = manifest.votes
+        parts += [f"{name} {said}" for name, said in self.votes.items()]
         self.identity = parts or None  # a resumed training must find the same parts of files
         self.sampler = sampler
         self.train_transform = train_transform
@@ -121,6 +126,8 @@ class VideoDataset(Dataset[Any]):
             corrections=data.CORRECTIONS,
             segment_unit=data.SEGMENT_UNIT,
             extra_columns=data.EXTRA_COLUMNS,
+            soft_labels=data.SOFT_LABELS,
+            background=build(Background, cfg) if data.BACKGROUND else None,
         )
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
@@ -279,11 +286,15 @@ class VideoDataset(Dataset[Any]):
         video = torch.cat([torch.from_numpy(array) for array in arrays])
         return self.sample(clip, video.permute(0, 4, 1, 2, 3).contiguous())  # (V, C, T, H, W)
 
+    def said_of(self, clip: Clip) -> Votes | None:
+        """What several people said of a training clip; a test measures by the class that most of them said."""
+        return None if self.train_transform is None else self.votes.get(clip.id)
+
     def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
         """A sample of pixels that were read: uint8 (C, T, H, W) in training, (V, C, T, H, W) in evaluation."""
         return {
             "inputs": {"video": video},
-            "label": target_of(clip.label, len(self.class_names), self.multi_label),
+            "label": target_of(clip.label, len(self.class_names), self.multi_label, self.said_of(clip)),
             "id": clip.id,
             "path": clip.path,
         }
