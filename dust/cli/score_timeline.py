@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
 
 def segments_of(path: Path) -> dict:
     """Video, without folder and ending -> its segments, of a json in ActivityNet's form or of a csv list."""
-    from dust.convert.annotations.json_files import read_activitynet
     from dust.convert.annotations.tables import read_segments
+    from dust.datasets.manifest.annotation_files import read_activitynet
     from dust.decode.folders import is_video
     from dust.utils.segment_metrics import Segment
 

@@ -205,7 +205,11 @@ CORE = gather(
         DATASET_WEIGHTS=Key([], "of several data folders, each one's share of the training clips; [] = every clip once "
                             "an epoch", kind=float, affects="training"),
         FORMAT=Key("auto", "layout of that folder, as DATASET.md shows them",
-                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades"),
+                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades | activitynet | kinetics | epic"),
+        ANNOTATIONS=Key("", "of the last three formats: the annotation file, or a folder of them, in the data folder "
+                        "or elsewhere; '' = the data folder"),
+        EPIC_LABEL=Key("action", "what of an annotation of EPIC-KITCHENS is the class, with FORMAT epic",
+                       choices="action (verb and noun) | verb | noun"),
         MODALITIES=Key(["video"], "what FusedDataset gives the model", choices="video | series | video_features"),
         PATH_LABEL_SEPARATOR=Key("", "between path and label in a csv; '' = found out (tab, comma, last space)"),
         PATH_PREFIX=Key("", "put before relative paths of the lists", affects="nothing"),

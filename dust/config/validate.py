@@ -262,6 +262,14 @@ def _soft_labels(cfg: CfgNode) -> list[Problem]:
     return [*problems, *_of_other_lists(cfg, "SOFT_LABELS", (*_OTHER_LISTS, "StoredTokens", "GroupedVideo"))]
 
 
+def _annotations(cfg: CfgNode) -> list[Problem]:
+    data, of_files = cfg.DATA, ("activitynet", "kinetics", "epic")
+    if data.ANNOTATIONS and data.FORMAT not in of_files:
+        text = f"DATA.ANNOTATIONS {data.ANNOTATIONS}: goes with DATA.FORMAT {', '.join(of_files)}"
+        return [Problem(("DATA.ANNOTATIONS", "DATA.FORMAT"), text)]
+    return []
+
+
 def _background(cfg: CfgNode) -> list[Problem]:
     if not cfg.DATA.BACKGROUND:
         return []
@@ -297,7 +305,7 @@ def _data(cfg: CfgNode) -> list[Problem]:
             f"DATA.CLIPS_PER_VIEW {data.CLIPS_PER_VIEW}: joins the tokens of several clips, which {model} does not do; "
         )
         problems.append(Problem(("DATA.CLIPS_PER_VIEW", "MODEL.MODEL_NAME"), f"{text}write 1"))
-    problems += [*_folders(cfg), *_soft_labels(cfg), *_background(cfg)]
+    problems += [*_folders(cfg), *_soft_labels(cfg), *_annotations(cfg), *_background(cfg)]
     if not cfg.TRAIN.ENABLE:
         return problems
     low, high = data.TRAIN_JITTER_SCALES

@@ -65,6 +65,8 @@ class ListOptions:
     num_nouns: int = 300
     background: Background | None = None
     soft_labels: bool = False
+    annotations: str = ""
+    epic_label: str = "action"
 
 
 @dataclass
@@ -167,7 +169,7 @@ def _clips(root: str, options: ListOptions) -> Lists:
             "test"
         ]
     else:
-        splits = available_splits(root, layout, options.split_number)
+        splits = available_splits(root, layout, options.split_number, options.annotations)
     for split in splits:
         manifest = read_manifest(
             root=root,
@@ -181,6 +183,8 @@ def _clips(root: str, options: ListOptions) -> Lists:
             segment_unit=options.segment_unit,
             background=options.background,
             soft_labels=options.soft_labels,
+            annotations=options.annotations,
+            epic_label=options.epic_label,
             check_files=False,  # in every kind of list a missing file is one more bad clip
             **_shared(options),
         )

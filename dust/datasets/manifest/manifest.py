@@ -7,11 +7,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest import formats
+from dust.datasets.manifest.annotated import READERS as ANNOTATED
+from dust.datasets.manifest.annotated import AnnotatedFolder
 from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
@@ -25,7 +27,7 @@ from dust.utils.text import printable
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades")
+FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades", *ANNOTATED)
 SPLITS = ("train", "val", "test")
 
 
@@ -80,6 +82,8 @@ def read_manifest(
     extra_columns: Sequence[str] = (),
     background: Background | None = None,
     soft_labels: bool = False,
+    annotations: str = "",
+    epic_label: str = "action",
 ) -> Manifest:
     """Reads one split.
 
@@ -101,6 +105,8 @@ def read_manifest(
         background: a class that is made of the gaps between segments, or None.
         soft_labels: cells and rows say what several people said, see :mod:`dust.datasets.manifest.votes`; a clip's
             label is then the class with the largest share. Not with ``multi_label``.
+        annotations, epic_label: of the formats of :mod:`dust.datasets.manifest.annotated`: the file, or a folder of
+            files, "" for the data folder; and what the label is, verb | noun | action.
 
     Raises:
         DataError: with all problems of the split, or what was looked for and found.
@@ -122,7 +128,7 @@ def read_manifest(
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
     reader.corrections = Corrections(corrections)
     reader.segment_unit, reader.extra_columns, reader.background = segment_unit, extra_columns, background
-    reader.soft_labels = soft_labels
+    reader.soft_labels, reader.annotations, reader.epic_label = soft_labels, annotations, epic_label
     raw = reader.read(split)
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
@@ -170,13 +176,13 @@ def read_new_clips(
     return clips
 
 
-def available_splits(root: str, format: str = "auto", split_number: int = 1) -> list[str]:
+def available_splits(root: str, format: str = "auto", split_number: int = 1, annotations: str = "") -> list[str]:
     """Those of train, val, test that a data folder has. DataError if it has no known layout."""
     root = os.path.expanduser(root)
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist")
     layout = detect_format(root) if format == "auto" else format
-    reader = _Reader(root, layout, "", "", False, split_number, False)
+    reader = _Reader(root, layout, "", "", False, split_number, False, annotations=annotations)
     return [split for split in SPLITS if reader.has(split)]
 
 
@@ -243,6 +249,14 @@ class _Reader:
     extra_columns: Sequence[str] = ()
     background: Background | None = None
     soft_labels: bool = False
+    annotations: str = ""
+    epic_label: str = "action"
+
+    @cached_property
+    def annotated(self) -> AnnotatedFolder:
+        """The data folder with its annotation files."""
+        options = (self.annotations, self.path_prefix, self.epic_label, self.check_files)
+        return AnnotatedFolder(self.format, self.root, *options)
 
     def read(self, split: str) -> RawSplit:
         """The rows of a split, each with an id, as they are after the corrections."""
@@ -281,7 +295,7 @@ class _Reader:
             return formats.read_hmdb51(self.root, split, self.split_number, self.path_prefix)
         if self.format == "charades":
             return read_frame_list(self.root, split, self.path_prefix, self.group_column, self.extra_columns)
-        return self._read_csv(split)
+        return self.annotated.read(split) if self.format in ANNOTATED else self._read_csv(split)
 
     def _read_csv(self, split: str) -> RawSplit:
         if os.path.isfile(self.root):
@@ -328,6 +342,8 @@ class _Reader:
             return bool(formats.hmdb_files(self.root, self.split_number))
         if self.format == "charades":
             return frame_list(self.root, split) is not None
+        if self.format in ANNOTATED:
+            return self.annotated.has(split)
         return os.path.isfile(self.root) or bool(_csv_files(self.root, split))
 
     def train_classes(self, num_classes: int | None) -> list[str] | None:

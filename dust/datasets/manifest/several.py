@@ -78,7 +78,7 @@ def read_folders(folders: str | Sequence[str], split: str, **options: Any) -> Ma
 
 def _has(folder: str, split: str, options: Mapping[str, Any]) -> bool:
     layout, number = options.get("format", "auto"), options.get("split_number", 1)
-    return split in available_splits(folder, layout, number)
+    return split in available_splits(folder, layout, number, options.get("annotations", ""))
 
 
 def _numbered(found: Mapping[str, Manifest], named_elsewhere: bool) -> list[str]:

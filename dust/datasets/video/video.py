@@ -127,6 +127,8 @@ class VideoDataset(Dataset[Any]):
             segment_unit=data.SEGMENT_UNIT,
             extra_columns=data.EXTRA_COLUMNS,
             soft_labels=data.SOFT_LABELS,
+            annotations=data.ANNOTATIONS,
+            epic_label=data.EPIC_LABEL,
             background=build(Background, cfg) if data.BACKGROUND else None,
         )
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
