@@ -42,8 +42,12 @@ SERVE = [
     "prometheus-client>=0.20",
 ]
 TUNE = ["optuna>=4.0"]
+PARQUET = ["pyarrow>=20.0"]
+EDF = ["edfio>=0.4.18"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
-TEST = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1", *TRACKS, *SERVE, *TUNE]
+SERIES = [*PARQUET, *EDF]
+TOOLS = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1"]
+TEST = [*TOOLS, *TRACKS, *SERVE, *TUNE, *SERIES]
 ZOO = ["zoo/weights.yaml", "zoo/figures.yaml"]
 
 
@@ -81,6 +85,8 @@ setup(
         "export": EXPORT,
         "serve": SERVE,
         "tune": TUNE,
+        "parquet": PARQUET,
+        "edf": EDF,
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
         "clip": ["open_clip_torch>=2.24"],
