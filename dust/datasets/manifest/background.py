@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.datasets.manifest.locate import find_file
+from dust.datasets.manifest.places import find_file
 from dust.datasets.manifest.table import RawSplit, Row
 from dust.decode.clip import HasTimes
 from dust.decode.reader import open_clip

@@ -18,7 +18,7 @@ from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
 from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
-from dust.datasets.manifest.locate import find_file, missing_file
+from dust.datasets.manifest.places import find_file, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, read_csv
 from dust.datasets.manifest.votes import Votes, index_rows, merge_rows
 from dust.decode.segment import SECONDS, Segment

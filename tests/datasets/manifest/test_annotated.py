@@ -15,8 +15,10 @@ from dust.datasets.build import build_dataset
 from dust.datasets.manifest.manifest import available_splits, read_manifest
 from dust.datasets.manifest.several import read_folders
 from dust.datasets.sample import SampleRequest
+from dust.engine.data_lists import record_training_list
 from dust.utils.errors import DataError
 from tests.convert.test_health import clip
+from tests.engine.test_data_lists import Listed
 
 ACTIVITYNET = {
     "database": {
@@ -27,6 +29,7 @@ ACTIVITYNET = {
         "none": {"subset": "testing", "annotations": []},
     }
 }  # fmt: skip
+_KINETICS = "label,youtube_id,time_start,time_end,split\n"
 KINETICS = {
     "train.csv": "label,youtube_id,time_start,time_end,split\ncut,abc,0,2,train\nstir,ghi,10,20,train\n",
     "val.csv": "label,youtube_id,time_start,time_end,split\nstir,def,1,3,validate\n",
@@ -98,13 +101,34 @@ def test_by_configuration_by_check_and_in_two_folders(root, tmp_path):
     assert len(found.clips) == 4 and found.class_names == ["cut red onion", "stir pot"]
 
 
-def test_segments_in_two_splits_are_a_leak_here_too(root):
-    (root / "a.json").write_text(json.dumps({"database": {
+OVERLAPPING = {
+    "activitynet": {"a.json": json.dumps({"database": {
         "abc": {"subset": "training", "annotations": [{"segment": [0, 0.5], "label": "cut"}]},
         "abc.mp4": {"subset": "validation", "annotations": [{"segment": [0.4, 0.7], "label": "cut"}]},
-    }}))  # fmt: skip
-    report = check_data(str(root), ListOptions(format="activitynet"))
-    assert [(one.level, one.kind, one.id) for one in report.errors] == [("error", "leak", "videos/abc.mp4#0-0.5")]
+    }})},
+    "kinetics": {"a.csv": f"{_KINETICS}cut,abc,0,0.5,train\ncut,abc,0.4,0.7,val\n"},
+    "epic": {
+        "train.csv": f"{_EPIC}1,P01,abc,0,0.5,cut,pot\n",
+        "validation.csv": f"{_EPIC}2,P01,abc,0.4,0.7,cut,pot\n",
+    },
+    "csv": {
+        "train.csv": "path,label,start,end,group\nvideos/abc.mp4,cut,0,0.5,P01\n",
+        "val.csv": "path,label,start,end,group\nvideos/abc.mp4,cut,0.4,0.7,P01\n",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", OVERLAPPING)
+def test_overlapping_segments_are_an_error_of_check_and_a_warning_of_training(root, form, caplog):
+    for name, text in OVERLAPPING[form].items():
+        (root / name).write_text(text)
+    report = check_data(str(root), ListOptions(format=form))
+    of_groups = [("error", "group", "videos/abc.mp4#0-0.5")] if form in ("epic", "csv") else []
+    found = [(one.level, one.kind, one.id) for one in report.errors]
+    assert found == [("error", "leak", "videos/abc.mp4#0-0.5"), *of_groups]
+    train, val = (read_manifest(root=str(root), split=split, format=form) for split in ("train", "val"))
+    warnings = record_training_list(root, train.clips, Listed(*val.clips))
+    assert "1 clips of train are in another split too" in warnings[0] and warnings[0] in caplog.text
 
 
 def test_what_is_not_there(root):
