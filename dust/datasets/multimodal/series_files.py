@@ -19,7 +19,7 @@ GAP = 5.0  # a step of more than so many median steps is a gap
 ON_POINT = 1e-6  # of a step: nearer than that to a time point, its value alone is taken
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet", ".edf", ".bdf")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
-_MOST_VALUES = 1 << 28  # of one series: a small file can say that it holds any number of one value
+_MOST_VALUES = 1 << 27  # of one series: a small file can say that it holds any number of one value
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _ONSET = re.compile(rb"[+-]\d+(\.\d*)?(?=[\x14\x15])")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dust.cli import check
+from dust.cli.train import build_fold_lists, words_of_fold
 from dust.config import get_cfg, with_values
 from dust.config.validate import find_problems
 from dust.convert.check import check_data
@@ -12,6 +13,7 @@ from dust.convert.lists import ListOptions
 from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.manifest import read_manifest
 from dust.datasets.manifest.several import read_folders
+from dust.datasets.video import VideoDataset
 from dust.engine.classes import build_class_names
 from dust.synthetic.motion import write_video
 from dust.utils.errors import DataError
@@ -113,6 +115,26 @@ def test_every_split_keeps_out_of_the_others(videos):
     assert gaps(videos / "one.csv", class_names=["cut", "none", "stir"]) == {"a.mp4": ["1 to 2", "3 to 4", "4 to end"]}
     (videos / "one.csv").write_text(HEAD + "b.mp4,cut,0,4,\n")
     assert gaps(videos / "one.csv", "test") == {"b.mp4": ["4 to end"]}
+
+
+def test_folds_have_it_once(videos, tmp_path):
+    """Their lists name the clips of gaps, so that a run of a fold makes no more of them."""
+    lists(videos, train="a.mp4,cut,1,2,\na.mp4,stir,3,4,\nb.mp4,cut,1,2,\nb.mp4,stir,2,3,\n")
+    values = {
+        "DATA.PATH_TO_DATA_DIR": str(videos),
+        "DATA.BACKGROUND": "none",
+        "DATA.BACKGROUND_RATIO": 0.5,
+        "MODEL.NUM_CLASSES": 3,
+    }
+    cfg = with_values(get_cfg(), values)
+    folders = build_fold_lists(cfg, tmp_path / "folds", 2)
+    whole = sum(map(len, gaps(videos, rule=Background("none", 0.5)).values()))
+    assert whole == 2
+    words = words_of_fold(cfg, folders[0])
+    fold = with_values(cfg, dict(zip(words[::2], words[1::2], strict=True)))
+    parts = {split: VideoDataset.from_config(fold, split)["manifest"] for split in ("train", "test")}
+    labels = [one.class_names[clip.label] for one in parts.values() for clip in one.clips]
+    assert labels.count("none") == whole and len(labels) == 6
 
 
 def test_classes(videos):
