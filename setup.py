@@ -44,10 +44,22 @@ SERVE = [
 TUNE = ["optuna>=4.0"]
 PARQUET = ["pyarrow>=20.0"]
 EDF = ["edfio>=0.4.18"]
+REMOTE = ["fsspec[http]>=2024.6.0", "s3fs>=2024.6.0"]
+SHARDS = ["webdataset>=0.2.100", REMOTE[0]]  # what the tests of shards read with
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
-SERIES = [*PARQUET, *EDF]
-TOOLS = ["pytest>=8", "pytest-timeout", "pytest-xdist", "selenium>=4.20", "setuptools>=70.1"]
-TEST = [*TOOLS, *TRACKS, *SERVE, *TUNE, *SERIES]
+TEST = [
+    "pytest>=8",
+    "pytest-timeout",
+    "pytest-xdist",
+    "selenium>=4.20",
+    "setuptools>=70.1",
+    *TRACKS,
+    *SERVE,
+    *TUNE,
+    *SHARDS,
+    *PARQUET,
+    *EDF,
+]
 ZOO = ["zoo/weights.yaml", "zoo/figures.yaml"]
 
 
@@ -87,6 +99,7 @@ setup(
         "tune": TUNE,
         "parquet": PARQUET,
         "edf": EDF,
+        "remote": REMOTE,
         "docs": DOCS,
         "torchcodec": ["torchcodec"],
         "clip": ["open_clip_torch>=2.24"],

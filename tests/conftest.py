@@ -90,3 +90,15 @@ def model(run):
     import dust
 
     return dust.load(run, device="cpu")
+
+
+#: Seconds of tests that run on demand: the limit of all others is for what takes seconds on a quiet machine.
+ON_DEMAND_S = 2 * 3600
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that take minutes on a quiet machine do not hang where they take half an hour on a busy one."""
+    for item in items:
+        on_demand = {"quickstart", "faults100", "mutations"} & {mark.name for mark in item.iter_markers()}
+        if on_demand and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(ON_DEMAND_S))

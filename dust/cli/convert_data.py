@@ -7,6 +7,7 @@ dust convert-data industreal IndustReal --out data/industreal
 dust convert-data elan annotations/ --videos recordings/ --label activity --out data/mine
 dust convert-data keypoints poses/ --form openpose --size 1080,1920 --out data/poses
 dust convert-data uea BasicMotions --out data/BasicMotions
+dust convert-data webdataset tars/ --out data/tars
 dust convert-data check data/ucf101
 """
 
@@ -31,6 +32,7 @@ from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
 from dust.convert.procedures import convert_procedures
 from dust.convert.splits import read_public, write_splits
 from dust.convert.uea import convert_uea
+from dust.convert.webdataset import convert_webdataset
 from dust.utils.logging import console_logging
 from dust.utils.text import printable_lines
 
@@ -202,6 +204,13 @@ def convert_series(args: argparse.Namespace) -> None:
     print_next(args.out, f" SERIES.NUM_CHANNELS {result.channels}")
 
 
+def list_tars(args: argparse.Namespace) -> None:
+    """Tar files of clips, which stay as they are."""
+    counts = convert_webdataset(args.root, args.out, label=args.label, force=args.force)
+    print(f"wrote {args.out}: {', '.join(f'{split}.csv ({count} clips)' for split, count in counts.items())}")
+    print_next(args.out, " MODEL.NUM_CLASSES -1")
+
+
 def options_of(args: argparse.Namespace, options: dict[str, Option]) -> dict[str, Any]:
     """The values of those options that this sub-command has."""
     names = (name.replace("-", "_") for name in options)
@@ -244,6 +253,11 @@ KINDS = {
         "NAME_TRAIN.ts and NAME_TEST.ts of the UEA and UCR archives of series",
         convert_series,
         {"out": required("folder for train.csv, test.csv and the series"), **FORCE},
+    ),
+    "webdataset": Kind(
+        "tar files in WebDataset's layout, whose clips are read where they lie",
+        list_tars,
+        {"out": required("folder for the lists"), "label": text("label", "field of .json (default label)"), **FORCE},
     ),
     "check": Kind("what `dust check` does", check.run, check.OPTIONS),
 }

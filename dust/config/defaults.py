@@ -205,7 +205,8 @@ CORE = gather(
         DATASET_WEIGHTS=Key([], "of several data folders, each one's share of the training clips; [] = every clip once "
                             "an epoch", kind=float, affects="training"),
         FORMAT=Key("auto", "layout of that folder, as DATASET.md shows them",
-                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades | activitynet | kinetics | epic"),
+                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades | shards | activitynet | "
+                           "kinetics | epic"),
         ANNOTATIONS=Key("", "of the last three formats: the annotation file, or a folder of them, in the data folder "
                         "or elsewhere; '' = the data folder"),
         EPIC_LABEL=Key("action", "what of an annotation of EPIC-KITCHENS is the class, with FORMAT epic",
@@ -233,8 +234,8 @@ CORE = gather(
         CHECK_FILES=Key(True, "look whether every listed file exists before the run begins", affects="nothing"),
         MAX_BAD_FRACTION=Key(0.05, "stop when more of an epoch's clips than this share cannot be read", low=0, high=1,
                              affects="nothing"),
-        INDEX_CACHE=Key("", "folder that keeps the frame indices of videos between runs; '' = only in memory",
-                        affects="nothing"),
+        INDEX_CACHE=Key("", "folder that keeps the frame indices of videos between runs, and the columns of long lists "
+                            "that cannot be written beside them; '' = only in memory", affects="nothing"),
         NUM_FRAMES=Key(8, "frames per clip", low=1),
         CLIPS_PER_VIEW=Key(1, "clips of NUM_FRAMES frames that make a view together, one of each of as many parts of "
                            "the video; VJEPA2 joins their tokens", low=1),
@@ -340,7 +341,12 @@ CORE = gather(
         NUM_WORKERS=Key(8, "decoding processes per training process; 0 = decode in the process itself", low=0),
         PIN_MEMORY=Key(True, "page-locked batches, for CUDA"),
         SAMPLER=Key("shuffle", "which clips make an epoch of training", affects="training",
-                    choices="shuffle (each once) | balanced (drawn again and again, classes equally often)"),
+                    choices="shuffle (each once) | balanced (drawn again and again, classes equally often) | "
+                            "blocks (each once, neighbours of the list at about the same time: for shards that are far "
+                            "away)"),
+        BLOCK_CLIPS=Key(256, "of SAMPLER blocks: clips that stand one behind the other in the list and stay together",
+                        low=1, affects="training"),
+        BLOCKS_MIXED=Key(16, "of SAMPLER blocks: blocks whose clips are shuffled together", low=1, affects="training"),
         DROP_LAST=Key(True, "leave out the last optimizer step of an epoch where it is not full", affects="training"),
         PREFETCH_FACTOR=Key(2, "batches that each worker keeps ready", low=1),
         TIMEOUT=Key(600, "seconds after which a batch of the workers is given up and the run saves and ends; 0 = never",

@@ -27,6 +27,7 @@ from dust.datasets.manifest.conflicts import (
     samples_of,
 )
 from dust.datasets.manifest.votes import Votes
+from dust.decode.remote import is_remote
 from dust.decode.segment import Segment
 from dust.utils.errors import SHOWN
 from dust.utils.statistics import measure_agreement
@@ -176,7 +177,8 @@ def _outside(health: Health, sample: Sample, path: str, kind: str) -> str:
 
 def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) -> list[Finding]:
     """Same file and same content: in two splits, under two labels, twice."""
-    real = {path: path if split_reference(path)[1] else os.path.realpath(path) for path in paths}
+    whole = {path for path in paths if split_reference(path)[1] or is_remote(path)}
+    real = {path: path if path in whole else os.path.realpath(path) for path in paths}
     same = {path: group[0] for group in same_content(real.values()) for path in group}
     stands_for = {path: same.get(name, name) for path, name in real.items()}
     found = []

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from dust.datasets.arrays import ArrayFiles, is_row, split_reference
 from dust.decode.folders import scan_pictures
+from dust.decode.members import bytes_facts, member_of, sha256_of_member
 from dust.utils.arrays import open_npz
 from dust.utils.errors import DataError
 from dust.utils.files import sha256_of_files
@@ -25,15 +26,15 @@ def _files(path: str) -> list[str]:
 
 
 def content_sha256(path: str) -> str:
-    """The hash of a file's bytes, of all pictures of a folder in their order, or of the numbers, shape and type of an
-    array within a file (``file.npy#7``, ``file.npz#name``)."""
+    """The hash of the bytes of a file, or of a part of a tar, of all pictures of a folder in their order, or of the
+    numbers, shape and type of an array within a file (``file.npy#7``, ``file.npz#name``)."""
     file, key = split_reference(path)
     if key and not file.lower().endswith((".npy", ".npz")):  # columns of a table
         return hashlib.sha256(f"{key}#{sha256_of_files([file])}".encode()).hexdigest()
     if key:
         array = _array(path)
         return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
-    return sha256_of_files(_files(path))
+    return sha256_of_member(path) if member_of(path) else sha256_of_files(_files(path))
 
 
 def _array(reference: str) -> np.ndarray:
@@ -51,7 +52,7 @@ def _size(path: str) -> tuple[int, int]:
         whole = not file.lower().endswith((".npy", ".npz"))
         return 0, os.path.getsize(file) if whole else _array(path).nbytes
     files = _files(path)
-    return len(files), sum(os.path.getsize(name) for name in files)
+    return len(files), sum(bytes_facts(name)[0] for name in files)
 
 
 def same_content(paths: Iterable[str]) -> list[list[str]]:

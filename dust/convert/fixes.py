@@ -158,8 +158,8 @@ def _refuse_lists(out: Path, lists: Lists, force: bool) -> None:
     refuse_overwriting(out, names, force)
 
 
-def _write(out: Path, split: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A csv without the columns that are empty everywhere."""
+def write_list(out: Path, split: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a csv without the columns that are empty everywhere."""
     used = [
         column
         for column, name in enumerate(header)
@@ -205,7 +205,7 @@ def _clips(out: Path, lists: Lists, kept: Kept) -> None:
             )
             for clip, label in rows
         ]
-        _write(out, split, ("id", "path", "label", "group", "start", "end"), table)
+        write_list(out, split, ("id", "path", "label", "group", "start", "end"), table)
     _write_classes(out, lists, kept)
 
 
@@ -215,7 +215,7 @@ def _fusion(out: Path, lists: Lists, kept: Kept) -> None:
             (clip.id, label, _reference(clip.video, out), _reference(clip.series, out), clip.group, *_window(clip))
             for clip, label in rows
         ]
-        _write(out, split, ("id", "label", "video", "series", "group", *WINDOW), table)
+        write_list(out, split, ("id", "label", "video", "series", "group", *WINDOW), table)
     _write_classes(out, lists, kept)
 
 
@@ -238,14 +238,14 @@ def _tracks(out: Path, lists: Lists, kept: Kept) -> None:
             for clip, label in rows
             for view, file in sorted(clip.files.items())
         ]  # fmt: skip
-        _write(out, split, header, table)
+        write_list(out, split, header, table)
     _write_classes(out, lists, kept)
 
 
 def _epic(out: Path, lists: Lists, kept: Kept) -> None:
     for split, rows in kept.items():
         table = [(clip.id, *(label.split(",") if label else ("", "")), clip.group) for clip, label in rows]
-        _write(out, split, (*HEADER, "group"), table)
+        write_list(out, split, (*HEADER, "group"), table)
     for name in EPIC_NAMES.values():
         source = Path(lists.source["train" if "train" in lists.source else next(iter(kept))].source).parent / name
         if source.is_file():

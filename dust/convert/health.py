@@ -10,6 +10,7 @@ from multiprocessing.context import BaseContext
 
 from tqdm import tqdm
 
+from dust.decode.members import spoilt
 from dust.decode.reader import open_clip
 from dust.utils.errors import VideoError
 
@@ -33,6 +34,9 @@ def measure(path: str, *, decode: bool, pattern: str = "") -> Health:
         pattern: which pictures of a folder, see :func:`dust.decode.folders.scan_pictures`.
     """
     try:
+        wrong = spoilt(path) if decode else ""
+        if wrong:
+            return Health(wrong)
         with open_clip(path, pattern=pattern) as reader:
             report = reader.check() if decode else reader.report
             if not report.damaged:
@@ -40,6 +44,8 @@ def measure(path: str, *, decode: bool, pattern: str = "") -> Health:
             return Health(reader.report.reason, len(reader), reader.height, reader.width, reader.fps)
     except VideoError as error:
         return Health(error.reason)
+    except OSError as error:  # of a tar; of any other file a VideoError says it
+        return Health(f"cannot be opened: {error.strerror or error}")
 
 
 def examine(path: str, *, decode: bool) -> str:

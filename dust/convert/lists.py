@@ -17,6 +17,7 @@ from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.columns import column_name
 from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
+from dust.datasets.manifest.shards import lists_of
 from dust.datasets.manifest.table import SPLIT_NAMES, Table, read_csv, read_lines, read_table
 from dust.datasets.manifest.votes import Votes, write_votes
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
@@ -25,6 +26,7 @@ from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import PUBLISHED_TABLE, read_track_manifest
 from dust.datasets.tracks.manifest import TABLE as TRACK_TABLE
 from dust.datasets.video.epic import HEADER, NAMES, read_epic
+from dust.decode.members import member_of
 from dust.utils.errors import DataError, Problems
 
 KINDS = ("clips", "fusion", "tracks", "keystep", "epic")
@@ -81,7 +83,7 @@ class Lists:
 
     kind: str
     class_names: list[str]
-    clips: dict[str, list[Any]] = field(default_factory=dict)
+    clips: dict[str, Sequence[Any]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
 
@@ -138,9 +140,10 @@ def _has_recordings(folder: Path) -> bool:
 def read_lists(root: str, options: ListOptions) -> Lists:
     """Read every split that there is. DataError for lists that cannot be read, with all their problems."""
     root = os.path.expanduser(root)
-    if not os.path.exists(root):
+    folder = lists_of(root)
+    if not os.path.exists(folder):
         raise DataError(f"the data folder {root} does not exist")
-    kind = options.kind or find_kind(root, options.separator)
+    kind = options.kind or find_kind(folder, options.separator)
     readers = {"fusion": _fusion, "tracks": _tracks, "keystep": _keystep, "epic": _epic, "clips": _clips}
     if kind not in readers:
         raise DataError(f"kind {kind!r} is none of {', '.join(KINDS)}")
@@ -160,7 +163,7 @@ def _shared(options: ListOptions) -> dict[str, Any]:
 
 def _clips(root: str, options: ListOptions) -> Lists:
     lists = Lists("clips", [])
-    layout = detect_format(root) if options.format == "auto" else options.format
+    layout = detect_format(lists_of(root)) if options.format == "auto" else options.format
     if layout == "charades":
         splits, options = available_splits(root, layout), replace(options, multi_label=True)
     elif os.path.isfile(root):
@@ -309,7 +312,7 @@ def _epic(root: str, options: ListOptions) -> Lists:
 def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
     """Read one file of ``Lists.files`` to its end. One that is not there is missing."""
     file, _ = split_reference(path)
-    if not os.path.exists(file):
+    if member_of(file) is None and not os.path.exists(file):
         hint = "" if kind != "video" or os.path.splitext(file)[1] else " (a header? name its columns path and label)"
         return Health(f"missing{hint}")
     try:

@@ -212,7 +212,12 @@ def _places(source: Path, prefix: str) -> dict[str, tuple[Path, Path]]:
 
 
 def _renamed(path: Path) -> Path:
-    return path if path.suffix.lower() in KEPT_SUFFIXES else path.with_suffix(".mp4")
+    return path.with_suffix(encoded_suffix(path.suffix))
+
+
+def encoded_suffix(suffix: str) -> str:
+    """What a clip of this suffix ends in once it is encoded."""
+    return suffix if suffix.lower() in KEPT_SUFFIXES else ".mp4"
 
 
 def _refuse_collisions(jobs: list[tuple[Path, Path]]) -> None:

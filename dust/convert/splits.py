@@ -9,6 +9,7 @@ from dust.convert.duplicates import shared_between
 from dust.convert.health import examine_all
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest, available_splits, read_manifest
+from dust.decode.remote import is_remote
 from dust.utils.errors import SHOWN, DataError
 from dust.utils.files import write_csv
 
@@ -200,6 +201,8 @@ def _handle_leaks(clips: dict[str, list[Clip]], drop_leaks: bool, result: Conver
 
 def written_path(path: str, out: Path, relative_to: str = "") -> str:
     """A path as a list in ``out`` writes it: relative to ``relative_to``, or to ``out`` if it lies below."""
+    if is_remote(path):
+        return path
     full = os.path.abspath(path)
     base = os.path.abspath(relative_to or out)
     inside = os.path.commonpath([full, base]) == base

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dust.config import accumulation_steps
 from dust.datasets.build import build_dataset
+from dust.datasets.manifest.clips import Clips
 from dust.datasets.protocol import HasPart, OrdersTraining, SharesGroups
 from dust.datasets.sample import BadClip
 from dust.datasets.samplers import EpochBatchSampler, EvaluationSampler, sample_weights
@@ -153,8 +154,23 @@ def build_weights(cfg, dataset: Any) -> np.ndarray | None:
     if not balanced and not part_weights:
         return None
     clips = dataset.clips
-    labels, parts = [clip.label for clip in clips], [clip.part if isinstance(clip, HasPart) else 0 for clip in clips]
+    labels: Any
+    parts: Any
+    if isinstance(clips, Clips):
+        labels, parts = clips.classes(), clips.parts()
+    else:
+        labels = [clip.label for clip in clips]
+        parts = [clip.part if isinstance(clip, HasPart) else 0 for clip in clips]
     return sample_weights(labels, parts, balanced=balanced, part_weights=part_weights)
+
+
+def build_blocks(cfg) -> tuple[int, int] | None:
+    """(clips of a block, blocks that are mixed) of the order of training; None where it has no blocks."""
+    if cfg.DATA_LOADER.SAMPLER != "blocks":
+        return None
+    if cfg.DATA.DATASET_WEIGHTS:
+        raise ConfigError("DATA_LOADER.SAMPLER blocks reads each clip once an epoch: set DATA.DATASET_WEIGHTS []")
+    return cfg.DATA_LOADER.BLOCK_CLIPS, cfg.DATA_LOADER.BLOCKS_MIXED
 
 
 def construct_loader(
@@ -189,10 +205,11 @@ def construct_loader(
         "world_size": distributed.world_size(),
     }
     sampler = dataset.training_sampler(batch_size, **where) if isinstance(dataset, OrdersTraining) else None
-    weights = build_weights(cfg, dataset)
+    weights, blocks = build_weights(cfg, dataset), build_blocks(cfg)
     if sampler is None:
-        sampler = EpochBatchSampler(size, batch_size, drop_last=cfg.DATA_LOADER.DROP_LAST, weights=weights, **where)
-    elif weights is not None:
+        how: dict[str, Any] = {"drop_last": cfg.DATA_LOADER.DROP_LAST, "weights": weights, "blocks": blocks}
+        sampler = EpochBatchSampler(size, batch_size, **how, **where)
+    elif weights is not None or blocks is not None:
         raise ConfigError(f"{name} draws its own batches: set DATA_LOADER.SAMPLER shuffle and DATA.DATASET_WEIGHTS []")
     if sampler.length < sampler.global_batch:
         key = "GLOBAL_BATCH_SIZE" if sampler.global_batch > batch_size else "TRAIN.BATCH_SIZE"

@@ -255,8 +255,8 @@ def fitted_of(dataset: Dataset[Any]) -> dict[str, Any]:
 def groups_of(dataset: Dataset[Any]) -> dict[str, str]:
     """Id -> group of a dataset's samples that know theirs (:class:`HasGroup`)."""
     clips: Sequence[Any] = dataset.clips if isinstance(dataset, ClipDataset) else ()
-    groups = {str(clip.id): clip.group if isinstance(clip, HasGroup) else "" for clip in clips}
-    return {name: group for name, group in groups.items() if group}
+    grouped = ((clip.id, clip.group if isinstance(clip, HasGroup) else "") for clip in clips)
+    return {str(name): group for name, group in grouped if group}
 
 
 def files_of(dataset: Dataset[Any]) -> dict[str, str]:

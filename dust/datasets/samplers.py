@@ -2,10 +2,10 @@
 
 The order of an epoch depends on (seed, epoch) alone. Optimizer step s takes the s-th run of ``global_batch`` samples of
 that order, however many ranks share it and in however many batches, so a run may go on with other numbers of both.
+An order is an array of 4 bytes for each sample; 8 only where there are more than 2^31.
 """
 
 import bisect
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         drop_last: leave out a last step that is not full. Where the whole set is smaller than one step it is kept.
         weights: how likely each sample is to be drawn; an epoch is then as many draws as there are samples, each of any
             sample, and one that comes again has its own augmentation. None: each sample once, shuffled.
+        blocks: (neighbours of a block, blocks that are mixed), see :func:`block_order`; None shuffles all of them.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         rank: int = 0,
         world_size: int = 1,
         weights: Sequence[float] | np.ndarray | None = None,
+        blocks: tuple[int, int] | None = None,
     ) -> None:
         self.length = length
+        self.blocks = blocks
         self.bounds = None if weights is None else np.cumsum(np.asarray(weights, np.float64))
         self.limit = batch_size
         self.seed = seed
@@ -77,31 +80,71 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
+        order = self._order()
+        came = None if self.bounds is None else _came_before(order)
         for batch in islice(self._batches(), self.start, self.num_batches):
+            own: Any = share(batch, self.rank, self.world_size)
+            samples = order[own.start : own.stop].tolist()
+            before = [0] * len(samples) if came is None else came[own.start : own.stop].tolist()
             yield [
-                SampleRequest(self.epoch + before * AGAIN, index)
-                for index, before in share(batch, self.rank, self.world_size)
+                SampleRequest(self.epoch + times * AGAIN, sample) for sample, times in zip(samples, before, strict=True)
             ]
 
-    def _order(self) -> list[int]:
-        """The samples of the epoch, one behind the other."""
+    def _order(self) -> np.ndarray:
+        """(length,) the samples of the epoch, one behind the other."""
+        if self.blocks is not None:
+            return block_order(self.length, *self.blocks, seed=self.seed, epoch=self.epoch)
         if self.bounds is None:
-            return torch.randperm(self.length, generator=torch_generator(self.seed, "shuffle", self.epoch)).tolist()
+            generator = torch_generator(self.seed, "shuffle", self.epoch)
+            kind = torch.int32 if self.length < _MOST else torch.int64  # the same order in both
+            return torch.randperm(self.length, generator=generator, dtype=kind).numpy()
         places = numpy_rng(self.seed, "weighted", self.epoch).random_sample(self.length) * self.bounds[-1]
-        return np.minimum(np.searchsorted(self.bounds, places, side="right"), self.length - 1).tolist()
+        found = np.searchsorted(self.bounds, places, side="right")
+        return np.minimum(found, self.length - 1, out=found).astype(_kind(self.length))
 
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        """(sample, how often it came before) of each batch of the epoch, over all ranks."""
-        came: Counter[int] = Counter()
-        order = []
-        for index in self._order():
-            order.append((index, came[index]))
-            if self.bounds is not None:
-                came[index] += 1
+    def _batches(self) -> Iterator[range]:
+        """The places in the order that each batch of the epoch takes, over all ranks."""
         for step in range(self.num_steps):
-            samples = order[step * self.global_batch : (step + 1) * self.global_batch]
-            for start in range(0, len(samples), self.batch_size):
-                yield samples[start : start + self.batch_size]
+            end = min((step + 1) * self.global_batch, self.length)
+            for start in range(step * self.global_batch, end, self.batch_size):
+                yield range(start, min(start + self.batch_size, end))
+
+
+_MOST = 1 << 31
+
+
+def _kind(length: int) -> type:
+    """What the numbers of so many samples fit in."""
+    return np.int32 if length < _MOST else np.int64
+
+
+def _came_before(order: np.ndarray) -> np.ndarray:
+    """(N,) how often what stands in each place stands before it."""
+    places = np.argsort(order, kind="stable")
+    ordered = order[places]
+    begins = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])
+    counts = np.diff(np.append(begins, len(order)))
+    came = np.empty_like(order)
+    came[places] = np.arange(len(order)) - np.repeat(begins, counts)
+    return came
+
+
+def block_order(length: int, block: int, mixed: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The samples of an epoch, (length,), such that neighbours of the list are read at about the same time.
+
+    Samples 0 to ``block - 1`` are a block, and so on. The blocks are shuffled; of each ``mixed`` of them, one after the
+    other, the samples are shuffled together. The same (seed, epoch) gives the same order.
+    """
+    rng = numpy_rng(seed, "blocks", epoch)
+    starts = rng.permutation(-(-length // block)) * block
+    order: np.ndarray = np.empty(length, _kind(length))
+    at = 0
+    for first in range(0, len(starts), mixed):
+        parts = [np.arange(start, min(start + block, length)) for start in starts[first : first + mixed].tolist()]
+        drawn = rng.permutation(np.concatenate(parts))
+        order[at : at + len(drawn)] = drawn
+        at += len(drawn)
+    return order
 
 
 def share(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
@@ -131,12 +174,16 @@ class DrawnBatchSampler(EpochBatchSampler):
 
 
 def sample_weights(
-    labels: Sequence[Any], parts: Sequence[int], *, balanced: bool = False, part_weights: Sequence[float] = ()
+    labels: Sequence[Any] | np.ndarray,
+    parts: Sequence[int] | np.ndarray,
+    *,
+    balanced: bool = False,
+    part_weights: Sequence[float] = (),
 ) -> np.ndarray:
     """How likely each sample is to be drawn, (N,), in sum 1.
 
     Args:
-        labels: each sample's class.
+        labels: each sample's class; of what has none, or several, anything but a number from 0 on.
         parts: each sample's data set, 0, 1, ...
         balanced: a sample's weight is one over the number of samples of its class, so that classes are equally likely.
         part_weights: of each data set; it is drawn in this proportion, whatever its size. Empty: sizes decide.
@@ -146,7 +193,8 @@ def sample_weights(
     """
     weights = np.ones(len(labels))
     if balanced:
-        if not all(isinstance(label, int) for label in labels):
+        single = isinstance(labels, np.ndarray) or all(isinstance(label, int) for label in labels)
+        if not single or np.min(labels) < 0:
             raise DataError("DATA_LOADER.SAMPLER balanced: is for clips of one class each; set it to shuffle")
         weights = 1.0 / np.bincount(labels)[np.asarray(labels)]
     if len(part_weights):
@@ -161,8 +209,14 @@ def sample_weights(
 
 
 def group_balanced_order(
-    labels: Sequence[int], *, groups_per_batch: int, per_group: int, num_batches: int, seed: int, epoch: int
-) -> list[int]:
+    labels: Sequence[int] | np.ndarray,
+    *,
+    groups_per_batch: int,
+    per_group: int,
+    num_batches: int,
+    seed: int,
+    epoch: int,
+) -> np.ndarray:
     """The samples of an epoch, ``num_batches`` runs of ``groups_per_batch`` groups x ``per_group`` samples.
 
     ``labels[i]`` is the group of sample i. Groups come in turn, each as often as any other (but one), the order drawn
@@ -170,26 +224,29 @@ def group_balanced_order(
     epoch) gives the same order.
     """
     rng = numpy_rng(seed, "groups", epoch)
-    decks = {g: np.flatnonzero(np.asarray(labels) == g).tolist() for g in sorted(set(labels))}
-    left: dict[int, list[int]] = {group: [] for group in decks}
-    groups: list[int] = []
-    order: list[int] = []
-    for _ in range(num_batches):
-        chosen = _deal(groups, list(decks), groups_per_batch, rng)
-        for group in chosen:
-            order += _deal(left[group], decks[group], per_group, rng)
-    return order
+    kind = _kind(len(labels))
+    names, sizes = np.unique(labels, return_counts=True)
+    decks: list[np.ndarray] = np.split(np.argsort(labels, kind="stable").astype(kind), np.cumsum(sizes)[:-1])
+    left: list[np.ndarray] = [np.zeros(0, kind) for _ in decks]
+    groups = np.zeros(0, np.int64)
+    order: np.ndarray = np.empty((num_batches, groups_per_batch, per_group), kind)
+    for batch in order:
+        chosen, groups = _deal(groups, np.arange(len(names)), groups_per_batch, rng)
+        for place, group in enumerate(chosen.tolist()):
+            batch[place], left[group] = _deal(left[group], decks[group], per_group, rng)
+    return order.reshape(-1)
 
 
-def _deal(left: list[int], deck: Sequence[int], count: int, rng: np.random.RandomState) -> list[int]:
-    """Take ``count`` from ``left``, in place; where it runs short the deck is shuffled and comes behind it, what is
+def _deal(
+    left: np.ndarray, deck: np.ndarray, count: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(``count`` of ``left``, what is left then). Where it runs short the deck is shuffled and comes behind it, what is
     still left last, so that nothing is dealt twice at once unless the deck is smaller than that."""
     while len(left) < count:
-        shuffled = [deck[index] for index in rng.permutation(len(deck))]
-        left += sorted(shuffled, key=set(left).__contains__)
-    dealt = left[:count]
-    del left[:count]
-    return dealt
+        shuffled = deck[rng.permutation(len(deck))]
+        again = np.isin(shuffled, left)
+        left = np.concatenate([left, shuffled[~again], shuffled[again]])
+    return left[:count], left[count:]
 
 
 class GroupBalancedSampler(EpochBatchSampler):
@@ -209,16 +266,18 @@ class GroupBalancedSampler(EpochBatchSampler):
             have samples.
     """
 
-    def __init__(self, labels: Sequence[int], batch_size: int, *, groups_per_batch: int, **where: Any) -> None:
+    def __init__(
+        self, labels: Sequence[int] | np.ndarray, batch_size: int, *, groups_per_batch: int, **where: Any
+    ) -> None:  # fmt: skip
         self.groups_per_batch = groups_per_batch
         super().__init__(len(labels), batch_size, **where)
-        present = len(set(labels))
+        self.labels = np.asarray(labels, np.int32)
+        present = len(np.unique(self.labels))
         if present < groups_per_batch:
             raise DataError(
                 f"TSTL.GROUPS_PER_BATCH {groups_per_batch}: only {present} groups have training clips; write at most "
                 f"{present}"
             )
-        self.labels = list(labels)
 
     def set_global_batch(self, global_batch: int) -> None:
         super().set_global_batch(global_batch)

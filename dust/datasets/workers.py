@@ -24,6 +24,7 @@ from torch.utils.data import _utils
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dust.datasets.sample import BadClip
+from dust.decode.remote import RemoteError
 from dust.utils.errors import DataError
 
 #: Seconds between two looks at the workers while a batch is waited for.
@@ -145,7 +146,9 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
     def _process_data(self, data: Any, worker_idx: int) -> Any:
         if isinstance(data, ExceptionWrapper) and not isinstance(data, _Undelivered):
             text = str(data.exc_msg).strip().rsplit("\n", 1)[-1]
-            if data.exc_type is WorkerError or issubclass(data.exc_type, MemoryError) or _exhausted(text):
+            if issubclass(data.exc_type, RemoteError):
+                data = _Undelivered(text.partition(f"{RemoteError.__name__}: ")[2])
+            elif data.exc_type is WorkerError or issubclass(data.exc_type, MemoryError) or _exhausted(text):
                 text = text.partition(f"{WorkerError.__name__}: ")[2] or f"a loader worker: {text}. {_way_out(text)}"
                 data = _Undelivered(text)
         return super()._process_data(data, worker_idx)

@@ -6,12 +6,11 @@ annex B) and ITU-T H.222.0 (transport packets). Every function answers the caref
 for bytes that it does not follow.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from dust.utils.files import open_file
+from dust.decode.members import length, open_bytes
 
 _H264_IDR, _H264_SEI, _H264_SLICE = 5, 6, 1
 _HOLE = bytes(16)
@@ -215,8 +214,8 @@ def mp4_is_upright(path: str) -> bool:
     is not certain."""
     tracks = 0
     try:
-        with open_file(path) as file:
-            for moov in boxes(file, 0, os.fstat(file.fileno()).st_size, b"moov"):
+        with open_bytes(path) as file:
+            for moov in boxes(file, 0, length(file), b"moov"):
                 for at, _ in boxes(file, *moov, b"mvhd"):
                     if not _matrix_is_upright(file, at, (36, 48)):
                         return False
@@ -258,8 +257,8 @@ def boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[i
 def transport_is_cut(path: str) -> bool:
     """True if an MPEG transport stream (188-byte packets) ends inside a packet."""
     try:
-        with open_file(path) as file:
-            head, total = file.read(2 * 188 + 1), os.fstat(file.fileno()).st_size
+        with open_bytes(path) as file:
+            total, head = length(file), file.read(2 * 188 + 1)
         return head[0] == head[188] == head[376] == 0x47 and total % 188 != 0
     except (OSError, IndexError):
         return False

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dust.decode.index import VideoIndex, VideoReport, build_index, checked
+from dust.decode.members import bytes_facts, read_note, whole_path
 from dust.decode.pixels import Orientation
 from dust.utils.errors import VideoError
 from dust.utils.files import read_bytes, refuse_special, write_atomically
@@ -46,10 +47,21 @@ def get_index(path: str, threads: int = 1, folder: str | None = None, spare: lis
             return index
     index = _load(key, folder) if folder else None
     if index is None:
+        index = _noted(path, key)
+    if index is None:
         index = build_index(path, threads, spare)
         _store(key, index, folder)
     _remember(key, index)
     return index
+
+
+def _noted(path: str, key: tuple) -> VideoIndex | None:
+    """The index that stands behind a clip in its tar."""
+    try:
+        note = read_note(path)
+    except OSError as error:
+        raise VideoError(path, f"cannot be opened: {error.strerror or error}") from error
+    return _unpack(note[1], _content(key[1])) if note else None
 
 
 def put_index(path: str, index: VideoIndex, folder: str | None = None) -> None:
@@ -74,12 +86,12 @@ def forget_index(path: str) -> None:
 def _key(path: str) -> tuple[str, int, int]:
     try:
         refuse_special(path)
-        facts = os.stat(path)
+        size, changed = bytes_facts(path)
     except (OSError, ValueError) as error:
         raise VideoError(path, f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    if not facts.st_size:
+    if not size:
         raise VideoError(path, "the file is empty")
-    return os.path.abspath(path), facts.st_size, facts.st_mtime_ns
+    return whole_path(path), size, changed
 
 
 def _remember(key: tuple, index: VideoIndex) -> None:
@@ -103,11 +115,30 @@ def _identity(key: tuple) -> list[Any]:
     return [_FORMAT, av.__version__, os.fsencode(key[0]).hex(), key[1], key[2]]
 
 
+def _content(size: int) -> list[Any]:
+    """Who an index is of that travels with its clip, whatever the clip is called there."""
+    import av
+
+    return [_FORMAT, av.__version__, size]
+
+
+def pack_index(index: VideoIndex, size: int) -> bytes:
+    """An index as it travels with a clip of ``size`` bytes, see :mod:`dust.decode.members`."""
+    return _pack(index, _content(size))
+
+
 def _load(key: tuple, folder: str) -> VideoIndex | None:
     try:
-        head, _, body = read_bytes(_file(key, folder)).partition(b"\n")
+        return _unpack(read_bytes(_file(key, folder)), _identity(key))
+    except OSError:
+        return None
+
+
+def _unpack(data: bytes, identity: list[Any]) -> VideoIndex | None:
+    try:
+        head, _, body = data.partition(b"\n")
         facts = json.loads(head)
-        if facts.pop("identity") != _identity(key) or facts.pop("crc32") != _checksum(facts, body):
+        if facts.pop("identity") != identity or facts.pop("crc32") != _checksum(facts, body):
             return None
         at = 0
         for name in _ARRAYS:
@@ -117,7 +148,7 @@ def _load(key: tuple, folder: str) -> VideoIndex | None:
         facts["report"] = VideoReport(**facts["report"])
         facts["orientation"] = Orientation(*facts["orientation"])
         return checked(VideoIndex(**facts))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
@@ -130,16 +161,20 @@ def _store(key: tuple, index: VideoIndex, folder: str | None) -> None:
     """Write the file of an index. Not fsynced: the checksum finds a torn file, which is then rebuilt."""
     if not folder:
         return
+    target = _file(key, folder)
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        write_atomically(target, _pack(index, _identity(key)), durable=False)
+    except OSError as error:  # a cache that cannot be written costs time, nothing else
+        logger.warning("the index of %s is not kept in %s: %s", key[0], folder, error)
+
+
+def _pack(index: VideoIndex, identity: list[Any]) -> bytes:
     arrays = {name: np.ascontiguousarray(getattr(index, name), _TYPES[name]) for name in _ARRAYS}
     body = b"".join(array.tobytes() for array in arrays.values())
     facts = {name: value for name, value in vars(index).items() if name not in _ARRAYS}
     facts |= {name: len(array) for name, array in arrays.items()}
     facts |= {"report": asdict(index.report)}
     facts = json.loads(json.dumps(facts))  # as they will be read
-    facts |= {"crc32": _checksum(facts, body), "identity": _identity(key)}
-    target = _file(key, folder)
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        write_atomically(target, json.dumps(facts).encode() + b"\n" + body, durable=False)
-    except OSError as error:  # a cache that cannot be written costs time, nothing else
-        logger.warning("the index of %s is not kept in %s: %s", key[0], folder, error)
+    facts |= {"crc32": _checksum(facts, body), "identity": identity}
+    return json.dumps(facts).encode() + b"\n" + body

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from dust.decode import bitstream, iso, matroska
+from dust.decode.members import member_of, open_window
 from dust.utils.errors import VideoError
 from dust.utils.files import refuse_special
 
 TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
+_BUFFER = 1 << 17  # bytes that are asked of a tar at a time
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
 
 
@@ -26,9 +28,7 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     import av
 
     try:
-        refuse_special(path)
-        # a whole path: FFmpeg takes 12:30.mp4 for an address, of a protocol that is called 12
-        container = av.open(os.path.abspath(path), metadata_errors="ignore")
+        container = _open(path)
     except (*read_errors(), ValueError) as error:
         raise VideoError(path, f"cannot be opened: {words(error)}") from error
     stream = container.streams.best("video")
@@ -42,6 +42,17 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     if threads != 1:
         stream.codec_context.thread_type = "FRAME"
     return container, stream
+
+
+def _open(path: str) -> Any:
+    import av
+
+    member = member_of(path)
+    if member is not None:
+        return av.open(open_window(member), metadata_errors="ignore", buffer_size=_BUFFER)
+    refuse_special(path)
+    # a whole path: FFmpeg takes 12:30.mp4 for an address, of a protocol that is called 12
+    return av.open(os.path.abspath(path), metadata_errors="ignore")
 
 
 def be_strict(stream: Any) -> None:

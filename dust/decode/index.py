@@ -114,6 +114,8 @@ def checked(index: VideoIndex) -> VideoIndex | None:
         return None
     if index.mode not in ("seek", "start", "count") or not (np.diff(index.frame_pts) >= 0).all():
         return None
+    if not (_plain(index) and np.isfinite(index.frame_pts).all()):
+        return None
     if not (np.isfinite(index.fps) and 0 < index.height < 1 << 20 and 0 < index.width < 1 << 20):
         return None
     if index.mode == "count":
@@ -128,6 +130,23 @@ def checked(index: VideoIndex) -> VideoIndex | None:
         return None
     ordered = entries[0] == 0 and bool((np.diff(pts[entries]) > 0).all()) and pts[order[0]] >= pts[0]
     return index if ordered else None
+
+
+def _plain(index: VideoIndex) -> bool:
+    """Whether the words and numbers of an index that somebody kept are of the kinds that they have here."""
+    report = index.report
+    texts = [index.codec, report.unknown, *report.errors, *report.remarks]
+    counts = [index.height, index.width, report.corrupt_frames, report.declared, report.decoded]
+    flags = [index.skip_nonref, index.prime, index.closed, *index.orientation]
+    return (
+        isinstance(report.errors, list)
+        and isinstance(report.remarks, list)
+        and all(isinstance(text, str) for text in texts)
+        and all(type(count) is int and count >= 0 for count in counts)
+        and all(type(flag) is bool for flag in flags)
+        and isinstance(index.pixel_aspect, float | int)
+        and 1e-3 < index.pixel_aspect < 1e3
+    )
 
 
 def build_index(path: str, threads: int = 1, spare: list[Any] | None = None) -> VideoIndex:

@@ -4,14 +4,13 @@ lost.
 Facts are from ISO/IEC 14496-12: boxes, movie fragments (8.8), sample tables (8.6).
 """
 
-import os
 import struct
 from typing import BinaryIO
 
 import numpy as np
 
 from dust.decode.bitstream import boxes
-from dust.utils.files import open_file
+from dust.decode.members import length, open_bytes
 
 _MOST = 1 << 26  # bytes of one table that are read
 _LONGER = 1.02  # the samples' times against the track's duration
@@ -25,8 +24,8 @@ def find_break(path: str, track: int, hidden: bool) -> str:
     number) that count its samples differently, or give them more time than it has.
     """
     try:
-        with open_file(path) as file:
-            total = os.fstat(file.fileno()).st_size
+        with open_bytes(path) as file:
+            total = length(file)
             if any(boxes(file, 0, total, b"moof")):
                 return _fragments(file, total, hidden)
             return _tables(file, total, track) if hidden else ""

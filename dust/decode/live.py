@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dust.decode.container import Facts, open_stream, read_errors, words
+from dust.decode.members import member_of
 from dust.decode.pixels import Orientation, orientation_of
 from dust.decode.reader import FrameFolderReader, VideoReader
 from dust.utils.errors import VideoError
@@ -44,7 +45,9 @@ class StreamFrame:
 
 def is_live(source: object) -> bool:
     """Whether a source is a camera or a network stream, which must be taken as it comes."""
-    return isinstance(source, str) and (source.startswith(CAMERA) or ("://" in source and not is_remote_file(source)))
+    return isinstance(source, str) and (
+        source.startswith(CAMERA) or ("://" in source and not is_remote_file(source) and member_of(source) is None)
+    )
 
 
 def is_remote_file(source: object) -> bool:

@@ -4,11 +4,10 @@ sound one without a word, and the frames between are lost.
 Facts are from RFC 8794 (EBML: sizes, CRC-32) and RFC 9559 (which elements a Segment, a Cluster and a BlockGroup hold).
 """
 
-import os
 import zlib
 from typing import BinaryIO
 
-from dust.utils.files import open_file
+from dust.decode.members import length, open_bytes
 
 _EBML, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
 _VOID, _CRC, _TRACK_ENTRY, _TRACK_NUMBER = 0xEC, 0xBF, 0xAE, 0xD7
@@ -30,8 +29,8 @@ def find_break(path: str) -> str:
     """What is wrong with the structure of a Matroska file, as a sentence; "" where its elements follow one another
     without a gap and the checksums of its clusters are right."""
     try:
-        with open_file(path) as file:
-            _Walk(file, os.fstat(file.fileno()).st_size).segment()
+        with open_bytes(path) as file:
+            _Walk(file, length(file)).segment()
     except (_Broken, OSError) as error:
         return str(error)
     return ""

@@ -13,6 +13,7 @@ import numpy as np
 
 from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_aspect, check_resize, deal
 from dust.decode.index import VideoReport
+from dust.decode.members import member_of
 from dust.decode.pixels import UPRIGHT, FrameConverter, FrameRequest, shown_size
 from dust.utils.errors import ConfigError, VideoError
 from dust.utils.files import refuse_special
@@ -45,6 +46,8 @@ class TorchCodecReader(Clip):
         aspect: str = "stored",
     ) -> None:
         self.path, self.resize, self._threads = os.fspath(path), check_resize(resize), threads
+        if member_of(self.path):
+            raise ConfigError("DATA.DECODER torchcodec reads files, no parts of tars: set DATA.DECODER pyav for shards")
         self._decoder: Any = None
         self._owner = 0
         decoder = self._open()

@@ -16,6 +16,7 @@ from dust.datasets.sample import BadClip
 from dust.datasets.video import VideoDataset
 from dust.decode.folders import VIDEO_SUFFIXES
 from dust.decode.live import is_remote_file
+from dust.decode.members import member_of
 from dust.decode.reader import ArrayReader, ClipReader
 from dust.decode.segment import part_of
 from dust.utils.errors import DataError, VideoError
@@ -171,7 +172,7 @@ def opened(source: Any, dataset: VideoDataset) -> ClipReader:
         return ArrayReader(source, resize=dataset.resize)
     if isinstance(source, bytes | bytearray | memoryview):
         return _TemporaryReader(lambda file: file.write(source), dataset, "bytes")
-    if is_remote_file(source):
+    if member_of(source) is None and is_remote_file(source):
         return _TemporaryReader(lambda file: download(source, file), dataset, source)
     return dataset.open(Clip("", os.fspath(source), None))
 

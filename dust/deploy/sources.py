@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dust.datasets.manifest.shards import is_there
 from dust.decode.live import CAMERA
 from dust.deploy.reading import Reader
 from dust.utils.errors import DataError
@@ -22,7 +23,7 @@ def is_single(source: str | os.PathLike[str], reader: Reader) -> bool:
     path = os.path.expanduser(source)
     if os.path.isdir(path):
         return reader.is_clip(path)
-    if os.path.exists(path):
+    if is_there(path):
         return Path(path).suffix.lower() not in LISTS
     return not glob.has_magic(path)
 
@@ -31,8 +32,8 @@ def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
     """The clips that words name, each word's in natural order.
 
     Args:
-        words: files; web addresses; folders of pictures; folders, in which videos and folders of pictures are looked
-            for at any depth; patterns (``**`` for any depth); csv lists, read as a test's.
+        words: files; parts of tars; web addresses; folders of pictures; folders, in which videos and folders of
+            pictures are looked for at any depth; patterns (``**`` for any depth); csv lists, read as a test's.
 
     Raises:
         DataError: all words that name nothing.
@@ -57,7 +58,7 @@ def _sources_of(word: str, reader: Reader) -> Iterator[Any]:
         yield from reader.in_folder(path)
     elif Path(path).suffix.lower() in LISTS and os.path.isfile(path):
         yield from reader.read_list(path)
-    elif os.path.exists(path) or not glob.has_magic(path):
+    elif is_there(path) or not glob.has_magic(path):
         yield path  # one that is missing is said in its own line
     else:
         for one in sorted(glob.glob(path, recursive=True), key=natural_order):
@@ -68,7 +69,7 @@ def missing(words: Sequence[str]) -> list[str]:
     """What is wrong with words that name no file, folder or pattern that is there; web addresses and cameras are let
     pass. No model is needed for that."""
     paths = {word: os.path.expanduser(word) for word in words if "://" not in word and not word.startswith(CAMERA)}
-    absent = (word for word, path in paths.items() if not os.path.exists(path) and not glob.glob(path, recursive=True))
+    absent = (word for word, path in paths.items() if not is_there(path) and not glob.glob(path, recursive=True))
     return [_nothing(word) if glob.has_magic(word) else f"{word}: there is no such file or folder" for word in absent]
 
 

@@ -408,7 +408,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     state.optimizer_step.accumulate = sampler.accumulate
     state.metadata = {
         "class_names": list(dataset.class_names),
-        "data_sha256": fingerprint(dataset, fitted),
+        "data_sha256": distributed.of_main(lambda: fingerprint(dataset, fitted)),
         "fitted": fitted,
         "carried": files_of(dataset),
         "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),

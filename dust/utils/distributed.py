@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def is_initialised() -> bool:
@@ -36,6 +38,11 @@ def all_gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def of_main(make: Callable[[], T]) -> T:
+    """What rank 0 makes, on every rank."""
+    return all_gather_objects(make() if is_main() else None)[0]
 
 
 def highest_begun(value: int) -> Callable[[], int]:

@@ -24,7 +24,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]|'+\\[tr]")
 _GUARDED = re.compile(r"'+(?:[=+\-@\t\r]|\\[tr])")
 MAX_CLASSES = 1_000_000  # that a list of labels may stand for
 _LONGEST_NAME = 200  # characters of what is looked for among known names
-_MOST_NAMES = 20_000  # known names that are compared
+MOST_NAMES = 20_000  # known names that are compared
 
 
 def printable(text: str) -> str:
@@ -89,6 +89,6 @@ def _is_number(text: str) -> bool:
 
 def near_names(word: str, known: Collection[str], *, n: int = 2, cutoff: float = 0.6) -> list[str]:
     """Return the known names that are most like ``word``, at most ``n``; none where looking would take long."""
-    if len(word) > _LONGEST_NAME or len(known) > _MOST_NAMES:
+    if len(word) > _LONGEST_NAME or len(known) > MOST_NAMES:
         return []
     return difflib.get_close_matches(word, [name for name in known if len(name) <= _LONGEST_NAME], n=n, cutoff=cutoff)

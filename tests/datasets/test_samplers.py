@@ -4,16 +4,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from dust.datasets.sample import AGAIN
 from dust.datasets.samplers import (
     DrawnBatchSampler,
     EpochBatchSampler,
     GroupBalancedSampler,
+    _kind,
+    block_order,
     group_balanced_order,
     sample_weights,
 )
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.rng import torch_generator
 
 LABELS = np.random.RandomState(0).permutation([0] * 10 + [1] * 30 + [2] * 5 + [3] * 20 + [4] * 15).tolist()
 
@@ -162,3 +166,63 @@ def test_weights_by_formula():
 def test_weights_that_cannot_be(labels, parts, options, words):
     with pytest.raises(DataError, match=words):
         sample_weights(labels, parts, **options)
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(1, 51)])
+def test_an_order_has_four_bytes_for_each_sample(weights):
+    """The order is that of torch's permutation in 64 bits, of which earlier runs were made."""
+    sampler = EpochBatchSampler(50, 8, seed=5, weights=weights)
+    sampler.set_position(2)
+    order = sampler._order()
+    assert order.dtype == np.int32 and group_order().dtype == np.int32
+    if weights is None:
+        wide = torch.randperm(50, generator=torch_generator(5, "shuffle", 2))
+        assert order.tolist() == wide.tolist()
+    seen = Counter()
+    for batch in sampler:
+        for epoch, sample in batch:
+            assert epoch == 2 + seen[sample] * AGAIN
+            seen[sample] += 1
+    assert (max(seen.values()) > 1) == (weights is not None)
+
+
+def group_order():
+    return group_balanced_order(LABELS, groups_per_batch=4, per_group=2, num_batches=5, seed=0, epoch=0)
+
+
+def test_more_than_two_thousand_million_samples_take_eight_bytes():
+    assert [_kind(number) for number in (1, (1 << 31) - 1, 1 << 31)] == [np.int32, np.int32, np.int64]
+
+
+@pytest.mark.parametrize(("length", "block", "mixed"), [(100, 8, 3), (7, 8, 3), (64, 1, 1), (50, 10, 99), (1, 1, 1)])
+def test_blocks_keep_neighbours_together(length, block, mixed):
+    order = block_order(length, block, mixed, seed=5, epoch=2).tolist()
+    assert sorted(order) == list(range(length))
+    assert order == block_order(length, block, mixed, seed=5, epoch=2).tolist()
+    runs, at = [], 0
+    while at < length:  # each run of the order is so many whole blocks
+        blocks = {place // block for place in order[at : at + 1]}
+        size = 0
+        while at + size < length and len(blocks | {order[at + size] // block}) <= mixed:
+            blocks.add(order[at + size] // block)
+            size += 1
+        assert size == sum(min(block, length - number * block) for number in blocks)
+        runs.append(order[at : at + size])
+        at += size
+    if length == 100:
+        assert order != block_order(length, block, mixed, seed=5, epoch=3).tolist()
+        assert any(run != sorted(run) for run in runs)
+
+
+def test_an_epoch_of_blocks_begins_anywhere_on_any_number_of_ranks():
+    def read(epoch=1, start=0, batch_size=10, **where):
+        sampler = EpochBatchSampler(95, batch_size, seed=3, global_batch=10, blocks=(8, 3), drop_last=False, **where)
+        sampler.set_position(epoch, start)
+        return [[draw.sample for draw in batch] for batch in sampler]
+
+    whole = read()
+    assert sum(whole, []) == block_order(95, 8, 3, seed=3, epoch=1).tolist()
+    assert read(start=4) == whole[4:]
+    halves = [read(rank=rank, world_size=2) for rank in range(2)]
+    assert [sum(parts, []) for parts in zip(*halves, strict=True)] == whole
+    assert sum(read(batch_size=5), []) == sum(whole, [])

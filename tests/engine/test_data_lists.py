@@ -1,12 +1,24 @@
 """What training and test say of lists that contradict themselves."""
 
+import hashlib
 import json
 
-from dust.datasets.manifest.manifest import Clip
+import numpy as np
+import pytest
+
+from dust.datasets.manifest.clips import Clip, ClipList, Clips
 from dust.datasets.multimodal.fusion_manifest import FusedClip
 from dust.datasets.tracks.manifest import TrackClip
 from dust.decode.segment import Segment
-from dust.engine.data_lists import TRAIN_LIST, record_training_list, shared_clips, warnings_of_test
+from dust.engine import data_lists
+from dust.engine.data_lists import (
+    TRAIN_COLUMNS,
+    TRAIN_LIST,
+    fingerprint,
+    record_training_list,
+    shared_clips,
+    warnings_of_test,
+)
 
 
 class Listed:
@@ -94,3 +106,55 @@ def test_a_test_may_begin_in_another_folder(tmp_path, monkeypatch):
 def test_a_list_that_cannot_be_read(tmp_path, caplog):
     (tmp_path / TRAIN_LIST).write_text(json.dumps({"samples": 3}))
     assert warnings_of_test(tmp_path, Listed(clip("a"))) == [] and "cannot be read" in caplog.text
+
+
+def listed(seed, parts=False, size=40):
+    """Clips that meet in files, parts of them and groups by chance, by other ways to write the same path too."""
+    rng = np.random.RandomState(seed)
+
+    def one(number):
+        path = ["/data/{}.mp4", "/data/x/../{}.mp4", "data/{}.mp4"][rng.randint(3)].format(rng.randint(5 * size))
+        bounds = sorted(rng.choice(50, 2, replace=False).tolist()) if parts and rng.randint(3) else None
+        group = f"g{rng.randint(60)}" if rng.randint(2) else ""
+        return Clip(f"{seed}-{number}", path, int(rng.randint(3)), group, bounds and Segment(*map(float, bounds)))
+
+    return Clips([ClipList.of(map(one, range(size))), ClipList.of(map(one, range(size, 2 * size)))])
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_of_very_many_clips_the_same_is_said(tmp_path, monkeypatch, parts):
+    """What is looked at of many lists says what all of them say, of a training's own list that is read back too."""
+    for seed in range(0, 60, 3):
+        train, val, test = (listed(seed + number, parts) for number in range(3))
+        said = []
+        for many in (1 << 40, 0):
+            monkeypatch.setattr(data_lists, "MANY", many)
+            trained = record_training_list(tmp_path, train, listed_of(val))
+            shared = shared_clips(listed_of(val), listed_of(test))
+            said.append((trained, warnings_of_test(tmp_path, listed_of(test)), shared))
+            assert (tmp_path / TRAIN_COLUMNS).is_file() == (not many or seed > 0)
+        assert said[0] == said[1] and any(said[0])
+
+
+def listed_of(clips):
+    dataset = Listed()
+    dataset.clips = clips
+    return dataset
+
+
+def test_columns_of_a_training_that_are_damaged_are_not_compared(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(data_lists, "MANY", 0)
+    record_training_list(tmp_path, listed(1), None)
+    with np.load(tmp_path / TRAIN_COLUMNS) as old:
+        np.savez(tmp_path / TRAIN_COLUMNS, **{**old, "label": old["label"] + 1})
+    warnings_of_test(tmp_path, listed_of(listed(2)))
+    assert "the lists of training and test are not compared" in caplog.text and "label outside" in caplog.text
+
+
+def test_the_identity_of_clips_is_the_same_in_columns():
+    clips = [clip("a", (0, 1)), clip("b\udcff", None), clip("c", 7)]
+    columns = listed_of(Clips.of(clips))
+    assert fingerprint(columns, {}) == fingerprint(Listed(*clips), {})
+    # as trainings before had it
+    wanted = "".join(f"{one.id}\x1f{one.label}\x1e" for one in clips).encode(errors="surrogateescape")
+    assert fingerprint(columns, {}) == hashlib.sha256(wanted).hexdigest()

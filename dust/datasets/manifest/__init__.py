@@ -1,8 +1,8 @@
 """Lists of clips and labels: from a csv, folders, or another project's annotation files."""
 
+from dust.datasets.manifest.clips import Clip, Clips
 from dust.datasets.manifest.labels import read_class_list, write_class_list
 from dust.datasets.manifest.manifest import (
-    Clip,
     Manifest,
     available_splits,
     detect_format,
@@ -11,6 +11,7 @@ from dust.datasets.manifest.manifest import (
 
 __all__ = [
     "Clip",
+    "Clips",
     "Manifest",
     "available_splits",
     "detect_format",

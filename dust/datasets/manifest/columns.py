@@ -51,8 +51,8 @@ def find_group(names: Sequence[str], group_column: str, problems: Problems) -> i
 
 def check_columns(
     names: Sequence[str], used: Sequence[str], source: str, problems: Problems, extra: Sequence[str] = ()
-) -> None:
-    """Refuse columns that change what a row means, and name in the log those that nobody reads.
+) -> list[str]:
+    """Refuse columns that change what a row means; name in the log, and return, those that nobody reads.
 
     Args:
         names: of all columns.
@@ -73,8 +73,14 @@ def check_columns(
             ", ".join(meaning),
         )
     ignored = [name or "(without a name)" for name in others if name not in meaning]
-    if ignored:
-        logger.info("%s: columns that are not read: %s (DATA.EXTRA_COLUMNS)", source, ", ".join(ignored))
+    say_unread(source, ignored)
+    return ignored
+
+
+def say_unread(source: str, columns: Sequence[str]) -> None:
+    """Name in the log the columns of a list that nobody reads."""
+    if columns:
+        logger.info("%s: columns that are not read: %s (DATA.EXTRA_COLUMNS)", source, ", ".join(columns))
 
 
 def read_segment(start: str, end: str, unit: str, where: str, problems: Problems) -> Segment | None:

@@ -6,13 +6,13 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dust.datasets.manifest.table import SPLIT_NAMES, read_table
 from dust.utils.errors import DataError, Problems
-from dust.utils.text import near_names
+from dust.utils.text import MOST_NAMES, near_names
 
 logger = logging.getLogger(__name__)
 
@@ -82,37 +82,82 @@ class Corrections:
             relabel: gives an item the label of a list; None where items have no label of their own.
             others: returns the ids of the other splits; asked where a row of all splits has an id that is not here.
         """
+        items = list(items)
+        ids = map(_id, items)
+        dropped, labels = self.choose(ids, split, problems, relabels=relabel is not None, others=others)
+        if not dropped and not labels:
+            return items
+        gone = set(dropped)
+        return [
+            relabel(item, labels[row]) if relabel is not None and row in labels else item
+            for row, item in enumerate(items)
+            if row not in gone
+        ]
+
+    def choose(
+        self,
+        ids: Iterable[str],
+        split: str,
+        problems: Problems,
+        *,
+        relabels: bool = True,
+        others: Callable[[], Iterable[str]],
+    ) -> tuple[list[int], dict[int, str]]:
+        """Which rows of one split go, and the labels that others get.
+
+        Args:
+            ids: of the rows, in order.
+            relabels: whether rows have labels of their own.
+            split, problems, others: see :meth:`apply`.
+        """
+        dropped: list[int] = []
+        labels: dict[int, str] = {}
         if not self.rows:
-            return list(items)
+            return dropped, labels
         wanted: dict[str, Correction] = {}
         for row in sorted((row for row in self.rows if row.split in ("", split)), key=lambda row: row.split):
             wanted[row.id] = row  # one of this split comes after, and instead of, one of all splits
-        kept: list[T] = []
-        done = dict.fromkeys(ACTIONS, 0)
-        for item in items:
-            correction = wanted.get(_id(item))
-            if correction is not None:
-                done[correction.action] += 1
-            if correction is None or correction.action == "keep":
-                kept.append(item)
-            elif correction.action == "relabel" and relabel is not None:
-                kept.append(relabel(item, correction.label))
+        here, near = set(), _Names()
+        for number, name in enumerate(near.noting(ids)):
+            correction = wanted.get(name)
+            if correction is None:
+                continue
+            here.add(name)
+            if correction.action == "drop":
+                dropped.append(number)
+            elif correction.action == "relabel" and relabels:
+                labels[number] = correction.label
             elif correction.action == "relabel":
                 problems.add(
                     "relabel of what has no label of its own", f"{self.path}: {correction.where}: {correction.id}"
                 )
-        here = {_id(item) for item in items}
-        absent = [row for row in wanted.values() if row.id not in here]
-        known = set(map(str, others())) if any(not row.split for row in absent) else set()
-        for row in absent:
+        absent = {name: row for name, row in wanted.items() if name not in here}
+        known: set[str] = set()
+        if any(not row.split for row in absent.values()):
+            known = {name for name in near.noting(map(str, others())) if name in absent}
+        for row in absent.values():
             if row.split:
                 problems.add(f"corrections of an id that {split} lacks", f"{self.path}: {row.where}: {row.id}")
             elif row.id not in known:
-                near = near_names(row.id, [*here, *known], n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                found = near_names(row.id, near.names, n=1)
+                hint = f"; did you mean {found[0]}?" if found else ""
                 problems.add("corrections of an id that no split has", f"{self.path}: {row.where}: {row.id}{hint}")
-        logger.info("%s: %d samples of %s dropped, %d relabelled", self.path, done["drop"], split, done["relabel"])
-        return kept
+        logger.info("%s: %d samples of %s dropped, %d relabelled", self.path, len(dropped), split, len(labels))
+        return dropped, labels
+
+
+class _Names:
+    """As many names as are compared for likeness at most, and one more: then nothing is compared."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, None] = {}
+
+    def noting(self, names: Iterable[str]) -> Iterator[str]:
+        """The names, of which the first are kept."""
+        for name in names:
+            if len(self.names) <= MOST_NAMES:
+                self.names[name] = None
+            yield name
 
 
 def _id(item: Any) -> str:

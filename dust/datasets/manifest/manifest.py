@@ -5,50 +5,31 @@ DATASET.md describes the layouts. A manifest is complete and right, or there is 
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from dust.datasets.manifest import formats
 from dust.datasets.manifest.annotated import READERS as ANNOTATED
 from dust.datasets.manifest.annotated import AnnotatedFolder
 from dust.datasets.manifest.background import Background
+from dust.datasets.manifest.clips import Clip, ClipList, Clips
+from dust.datasets.manifest.column_file import Columns
 from dust.datasets.manifest.corrections import Corrections
+from dust.datasets.manifest.detect import FORMATS, SPLITS, csv_files, detect_format
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
-from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
-from dust.datasets.manifest.places import find_file, missing_file
-from dust.datasets.manifest.table import RawSplit, Row, read_csv
+from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
+from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
+from dust.datasets.manifest.places import find_file, missing_case, missing_file
+from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
+from dust.datasets.manifest.shards import agree_on_unit, lists_of
+from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
 from dust.datasets.manifest.votes import Votes, index_rows, merge_rows
-from dust.decode.segment import SECONDS, Segment
-from dust.utils.errors import DataError
-from dust.utils.text import printable
+from dust.decode.segment import SECONDS
+from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
-
-FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades", *ANNOTATED)
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """``id``: unique in its split. ``path``: a file, or a folder of frames. ``label``: a class index, several (sorted,
-    each once) with ``multi_label``, None in a test split without labels. ``group``: what should be in one split only (a
-    person, a recording), "" where the list does not say: then it is the file. ``segment``: the part of the file that is
-    the clip, None for all of it. ``part``: the number of its data folder, of several."""
-
-    id: str
-    path: str
-    label: int | tuple[int, ...] | None
-    group: str = ""
-    segment: Segment | None = None
-    part: int = 0
-
-    @property
-    def sources(self) -> tuple[tuple[str, str], ...]:
-        """The file and the part of it; see :class:`dust.datasets.protocol.HasSources`."""
-        return ((self.path, "" if self.segment is None else self.segment.part),)
 
 
 @dataclass
@@ -56,7 +37,7 @@ class Manifest:
     """The clips of one split. ``class_names[label]`` names a class; ``source`` says what was read. ``frames``: id ->
     what single frames show, where the list says that. ``votes``: id -> what several people said (DATA.SOFT_LABELS)."""
 
-    clips: list[Clip]
+    clips: Sequence[Clip]
     class_names: list[str]
     source: str
     multi_label: bool
@@ -84,6 +65,8 @@ def read_manifest(
     soft_labels: bool = False,
     annotations: str = "",
     epic_label: str = "action",
+    cache: str = "",
+    shared: bool = False,
 ) -> Manifest:
     """Reads one split.
 
@@ -107,6 +90,8 @@ def read_manifest(
             label is then the class with the largest share. Not with ``multi_label``.
         annotations, epic_label: of the formats of :mod:`dust.datasets.manifest.annotated`: the file, or a folder of
             files, "" for the data folder; and what the label is, verb | noun | action.
+        cache: folder that keeps the columns of a long csv which cannot be written beside it; "" for none.
+        shared: all processes of the run read this split now, and share the work of a long list.
 
     Raises:
         DataError: with all problems of the split, or what was looked for and found.
@@ -117,32 +102,79 @@ def read_manifest(
         raise DataError(f"DATA.FORMAT {format!r} is none of {', '.join(FORMATS)}")
     if not root:
         raise DataError("no data folder given: set DATA.PATH_TO_DATA_DIR")
-    root, path_prefix = os.path.expanduser(root), os.path.expanduser(path_prefix)
+    given, path_prefix = os.path.expanduser(root), os.path.expanduser(path_prefix)
+    root = lists_of(given)
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist: set DATA.PATH_TO_DATA_DIR")
     layout = detect_format(root) if format == "auto" else format
     if layout == "charades" and not multi_label:
         raise DataError("Charades has several labels for a clip: set DATA.MULTI_LABEL True and a loss of bce_logit")
+    if layout == "shards":
+        agree_on_unit(root, segment_unit)
+        path_prefix = path_prefix or given
     if group_column and layout not in ("csv", "charades"):
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {root} has no list with columns ({layout}); set it to ''")
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
     reader.corrections = Corrections(corrections)
     reader.segment_unit, reader.extra_columns, reader.background = segment_unit, extra_columns, background
     reader.soft_labels, reader.annotations, reader.epic_label = soft_labels, annotations, epic_label
-    raw = reader.read(split)
+    reader.cache, reader.shared = cache, shared
+    return _read_long(reader, split, class_names, num_classes) or _read_rows(reader, split, class_names, num_classes)
+
+
+def _read_rows(
+    reader: "_Reader", split: str, class_names: Sequence[str] | None, num_classes: int | None
+) -> Manifest:  # fmt: skip
+    """A split of any layout, row by row."""
+    raw, multi_label = reader.read(split), reader.multi_label
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
         names = reader.train_classes(num_classes)
     own_names = names is None
-    labels, names, votes = index_rows(raw, names, num_classes, multi_label=multi_label, soft_labels=soft_labels)
+    options = {"multi_label": multi_label, "soft_labels": reader.soft_labels}
+    labels, names, votes = index_rows(raw, names, num_classes, **options)
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
-    clips = _locate(raw, labels, multi_label, check_files)
+    clips = Clips.of(_locate(raw, labels, multi_label, reader.check_files))
     raw.problems.raise_if_any(raw.source)
-    if not clips:
-        raise DataError(f"{raw.source}: the {split} split holds no clip")
-    logger.info("%s: %d clips of %d classes for %s", raw.source, len(clips), len(names), split)
-    return Manifest(clips, names, raw.source, multi_label, index_frames(raw, names, num_classes), votes)
+    found = _manifest(clips, names, raw.source, split, multi_label, index_frames(raw, names, num_classes))
+    return replace(found, votes=votes)
+
+
+def _read_long(
+    reader: "_Reader", split: str, class_names: Sequence[str] | None, num_classes: int | None
+) -> Manifest | None:
+    """A split that a long csv lists; None for any other, and for one whose rows must be read to say what is wrong."""
+    listed = reader.long_list(split)
+    if listed is None:
+        return None
+    path, multi_label = reader.csv_path(split), reader.multi_label
+    words = words_of(listed, path)
+    names = list(class_names) if class_names is not None else reader.class_list(path)
+    if names is None and split != "train":
+        names = reader.train_classes(num_classes)
+    own_names = names is None
+    labels, names = index_labels(words, names, num_classes, multi_label)
+    if own_names and split == "train" and not multi_label:
+        report_unused(words, labels, names)
+    if words.problems.kinds:
+        return None
+    problems = Problems()
+    clips = clips_of(
+        listed, words, labels, multi_label, reader.bases(path),
+        unit=reader.segment_unit, check_files=reader.check_files, shared=reader.shared, problems=problems,
+    )  # fmt: skip
+    problems.raise_if_any(path)
+    return _manifest(Clips([clips]), names, path, split, multi_label, {})
+
+
+def _manifest(
+    clips: Clips, names: list[str], source: str, split: str, multi_label: bool, frames: Mapping[str, FrameLabels]
+) -> Manifest:
+    if not len(clips):
+        raise DataError(f"{source}: the {split} split holds no clip")
+    logger.info("%s: %d clips of %d classes for %s", source, len(clips), len(names), split)
+    return Manifest(clips, names, source, multi_label, frames)
 
 
 def read_new_clips(
@@ -168,7 +200,7 @@ def read_new_clips(
         options: dict[str, Any] = {"segment_unit": segment_unit, "extra_columns": extra_columns}
         raw = read_csv(path, split="test", separator=separator, **options)
         raw.bases = [path_prefix] if path_prefix else list(dict.fromkeys([os.path.dirname(path), ""]))
-    _name_rows(raw)
+    name_rows(raw)
     for row in raw.rows:
         row.label = None
     clips = _locate(raw, [None] * len(raw.rows), False, False)
@@ -178,58 +210,12 @@ def read_new_clips(
 
 def available_splits(root: str, format: str = "auto", split_number: int = 1, annotations: str = "") -> list[str]:
     """Those of train, val, test that a data folder has. DataError if it has no known layout."""
-    root = os.path.expanduser(root)
+    root = lists_of(os.path.expanduser(root))
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist")
     layout = detect_format(root) if format == "auto" else format
     reader = _Reader(root, layout, "", "", False, split_number, False, annotations=annotations)
     return [split for split in SPLITS if reader.has(split)]
-
-
-# --- which layout -----------------------------------------------------------------------------------------------
-
-
-def detect_format(root: str) -> str:
-    """The layout of a data folder. Lists (csv, json, split files) go before class folders, which they may describe.
-
-    Raises:
-        DataError: no layout, or more than one kind of list.
-    """
-    if os.path.isfile(root):
-        return "charades" if is_frame_list(root) else "csv"
-    if not os.path.isdir(root):
-        raise DataError(f"{root} is a pipe or a device: give the data folder, or a csv file")
-    lists = {
-        "csv": [os.path.relpath(path, root) for split in SPLITS for path in _csv_files(root, split)],
-        "ssv2": formats.find_ssv2(root),
-        "ucf101": formats.find_ucf101(root),
-        "hmdb51": formats.find_hmdb51(root),
-    }
-    found = {name: files for name, files in lists.items() if files}
-    if len(found) > 1:
-        listed = "; ".join(f"{name}: {', '.join(files)}" for name, files in found.items())
-        raise DataError(
-            f"{root} holds lists of several formats ({listed}): set DATA.FORMAT to one of {', '.join(found)}"
-        )
-    if found:
-        name = next(iter(found))
-        return "charades" if name == "csv" and is_frame_list(os.path.join(root, found[name][0])) else name
-    if formats.find_folders(root):
-        return "folder"
-    names = sorted(os.listdir(root))
-    shown = ", ".join(names[:10]) + (f", ... ({len(names)} entries)" if len(names) > 10 else "")
-    raise DataError(
-        f"{root} holds no clips in a known layout. Looked for: train.csv, val.csv, test.csv (there or in metadata/); "
-        "something-something-v2-*.json or train.json, validation.json (there, in labels/ or annotations/); "
-        "trainlist01.txt with classInd.txt; <class>_test_split1.txt; class folders with videos, with or without "
-        f"train/, val/, test/ above them. Found: {shown or 'an empty folder'}. "
-        f"{Path(__file__).parents[1] / 'DATASET.md'} shows each layout"
-    )
-
-
-def _csv_files(root: str, split: str) -> list[str]:
-    paths = (os.path.join(root, folder, f"{split}.csv") for folder in ("", "metadata"))
-    return [path for path in paths if os.path.isfile(path)]
 
 
 @dataclass
@@ -251,6 +237,9 @@ class _Reader:
     soft_labels: bool = False
     annotations: str = ""
     epic_label: str = "action"
+    cache: str = ""
+    shared: bool = False
+    _paths: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def annotated(self) -> AnnotatedFolder:
@@ -265,21 +254,64 @@ class _Reader:
         raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled, others=ids)
         return raw
 
-    def _ids_beside(self, split: str) -> list[str]:
+    def long_list(self, split: str) -> Listed | None:
+        """The rows of a long csv after the corrections; None for any other list, and where something is wrong."""
+        columns, problems = self._columns(split), Problems()
+        if columns is None:
+            return None
+        ids = partial(self._ids_beside, split)
+        listed = corrected(columns, partial(self.corrections.choose, split=split, problems=problems, others=ids))
+        return None if problems.kinds else listed
+
+    def _columns(self, split: str) -> Columns | None:
+        """All rows of a long csv; None too where rows are made one, or added."""
+        if self.soft_labels or self.background is not None:
+            return None
+        if self.format not in ("csv", "shards") or not is_long(path := self.csv_path(split)):
+            return None
+        options = (split, self.separator, self.multi_label, self.group_column, self.segment_unit, *self.extra_columns)
+        kept = KeptList(path, options, cache=self.cache, shared=self.shared)
+        return kept.read(partial(self._csv_columns, path, split))
+
+    def _csv_columns(self, path: str, split: str) -> Columns | None:
+        try:
+            return columns_in_pieces(path, **self._csv_options(split))
+        except AllAtOnce as reason:
+            logger.info("it is read all at once: %s", reason)
+        raw = self._csv_rows(path, split)
+        return columns_of(raw) if raw.rows and not raw.problems.kinds else None
+
+    def _csv_options(self, split: str) -> dict[str, Any]:
+        """How its csv files are written."""
+        return {
+            "split": split,
+            "separator": self.separator,
+            "multi_label": self.multi_label,
+            "group_column": self.group_column,
+            "segment_unit": self.segment_unit,
+            "extra_columns": self.extra_columns,
+        }
+
+    def _ids_beside(self, split: str) -> Iterator[str]:
         """The ids of the other splits."""
-        found = [self._named(other) for other in SPLITS if other != split and self.has(other)]
-        return [row.id or "" for raw in found for row in raw.rows]
+        for other in SPLITS:
+            if other != split and self.has(other):
+                yield from self._ids(other)
+
+    def _ids(self, split: str) -> Iterable[str]:
+        columns = self._columns(split)
+        if columns is not None:
+            return ClipList(columns, ()).ids()
+        return [row.id or "" for row in self._named(split).rows]
 
     def _named(self, split: str) -> RawSplit:
         """The rows of a split and those of gaps, each with an id."""
         raw = self._read(split)
-        if self.soft_labels:
-            raw.rows = merge_rows(raw.rows, lambda row: row.id or (row.path or row.written, row.segment), raw.problems)
         if self.background is not None:
             one_list = os.path.isfile(self.root) and not any(row.split for row in raw.rows)  # it is every split
             others = [] if one_list else [other for other in SPLITS if other != split and self.has(other)]
             self.background.add_to(raw, split, {other: self._read(other).rows for other in others})
-        _name_rows(raw)
+        name_rows(raw)
         return raw
 
     def _read(self, split: str) -> RawSplit:
@@ -297,37 +329,50 @@ class _Reader:
             return read_frame_list(self.root, split, self.path_prefix, self.group_column, self.extra_columns)
         return self.annotated.read(split) if self.format in ANNOTATED else self._read_csv(split)
 
-    def _read_csv(self, split: str) -> RawSplit:
+    def csv_path(self, split: str) -> str:
+        """The csv of a split. DataError if there is none."""
         if os.path.isfile(self.root):
-            path = self.root
-        else:
-            paths = _csv_files(self.root, split)
+            return self.root
+        if split not in self._paths:
+            paths = csv_files(self.root, split)
             if not paths:
                 hint = ", which TRAIN.EVAL_PERIOD 0 trains without" if split == "val" else ""
-                others = [os.path.relpath(path, self.root) for name in SPLITS for path in _csv_files(self.root, name)]
+                others = [os.path.relpath(path, self.root) for name in SPLITS for path in csv_files(self.root, name)]
                 raise DataError(
                     f"{self.root}: no {split}.csv for the {split} split{hint} (looked there and in metadata/; "
                     f"found {', '.join(others) or 'no other list'})"
                 )
-            path = paths[0]
             if len(paths) > 1:
                 logger.warning("%s is read, %s is not", *paths)
+            self._paths[split] = paths[0]
+        return self._paths[split]
+
+    def bases(self, path: str) -> list[str]:
+        """The folders in which a csv's relative paths are looked for."""
         folder = os.path.dirname(path)
-        raw = read_csv(
-            path,
-            split=split,
-            separator=self.separator,
-            multi_label=self.multi_label,
-            group_column=self.group_column,
-            segment_unit=self.segment_unit,
-            extra_columns=self.extra_columns,
-        )
         bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
-        raw.bases = list(dict.fromkeys(bases))
-        classes = os.path.join(folder, CLASS_LIST)
-        if os.path.lexists(classes):
-            raw.class_names = read_class_list(classes)
-            logger.info("the order of the classes is that of %s", classes)
+        return list(dict.fromkeys(bases))
+
+    def class_list(self, path: str) -> list[str] | None:
+        """The classes in the order of the list beside a csv; None without one."""
+        classes = os.path.join(os.path.dirname(path), CLASS_LIST)
+        if not os.path.lexists(classes):
+            return None
+        logger.info("the order of the classes is that of %s", classes)
+        return read_class_list(classes)
+
+    def _csv_rows(self, path: str, split: str) -> RawSplit:
+        """The rows of a csv, each with an id."""
+        raw = read_csv(path, **self._csv_options(split))
+        if self.soft_labels:
+            raw.rows = merge_rows(raw.rows, lambda row: row.id or (row.written, row.segment), raw.problems)
+        name_rows(raw)
+        return raw
+
+    def _read_csv(self, split: str) -> RawSplit:
+        path = self.csv_path(split)
+        raw = self._csv_rows(path, split)
+        raw.bases, raw.class_names = self.bases(path), self.class_list(path)
         return raw
 
     def has(self, split: str) -> bool:
@@ -344,12 +389,18 @@ class _Reader:
             return frame_list(self.root, split) is not None
         if self.format in ANNOTATED:
             return self.annotated.has(split)
-        return os.path.isfile(self.root) or bool(_csv_files(self.root, split))
+        return os.path.isfile(self.root) or bool(csv_files(self.root, split))
 
     def train_classes(self, num_classes: int | None) -> list[str] | None:
         """The classes of the train split, or None where there is no such split."""
         if os.path.isfile(self.root) or not self.has("train"):
             return None
+        listed = self.long_list("train")
+        if listed is not None:
+            raw = words_of(listed, self.csv_path("train"))
+            names = index_labels(raw, None, num_classes, self.multi_label)[1]
+            if not raw.problems.kinds:
+                return names
         raw = self.read("train")
         names = index_rows(raw, None, num_classes, multi_label=self.multi_label, soft_labels=self.soft_labels)[1]
         raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
@@ -367,13 +418,8 @@ def _locate(
     for row, indices in zip(raw.rows, labels, strict=True):
         path = row.path or find_file(row.written, raw.bases, check_files)
         if path is None:
-            hint = (
-                ""
-                if clips or row.frames is not None or os.path.splitext(row.written)[1]
-                else " (a header? name its columns path and label)"
-            )
-            shown = row.written if os.path.isabs(row.written) else os.path.join(raw.bases[0], row.written)
-            raw.problems.add(missing_file(raw.bases), f"{row.where}: {shown}{hint}")
+            header = not clips and row.frames is None
+            raw.problems.add(missing_file(raw.bases), missing_case(row.where, row.written, raw.bases, header=header))
             continue
         if row.label is not None and indices is None:
             continue  # reported with the labels
@@ -385,25 +431,3 @@ def _locate(
 def _relabelled(row: Row, label: str) -> Row:
     row.label, row.frames = label, None  # a corrected label is that of all frames
     return row
-
-
-def _name_rows(raw: RawSplit) -> None:
-    """Give every row an id of its own: that of its column, which must differ, else its path and ``#start-end`` of a
-    segment, with #2, #3, ... where that stands there again."""
-    seen: dict[str, str] = {}
-    copies: dict[str, int] = {}
-    repeated = 0
-    for row in raw.rows:
-        clip_id = printable(row.id or row.written + ("" if row.segment is None else f"#{row.segment}"))
-        if clip_id in seen and row.id:
-            raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
-        elif clip_id in seen:
-            repeated += 1
-            first, number = clip_id, copies.get(clip_id, 2)
-            while f"{first}#{number}" in seen:
-                number += 1
-            clip_id, copies[first] = f"{first}#{number}", number + 1
-        row.id = clip_id
-        seen.setdefault(clip_id, row.where)
-    if repeated:
-        logger.warning("%s: %d rows name what is named before: their ids end in #2, #3, ...", raw.source, repeated)

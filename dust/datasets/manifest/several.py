@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dust.datasets.manifest.clips import ClipList, Clips
 from dust.datasets.manifest.frame_lists import FrameLabels
-from dust.datasets.manifest.manifest import Clip, Manifest, available_splits, read_manifest
+from dust.datasets.manifest.manifest import Manifest, available_splits, read_manifest
 from dust.datasets.manifest.votes import Votes
 from dust.utils.errors import ConfigError, DataError
 
@@ -58,22 +59,20 @@ def read_folders(folders: str | Sequence[str], split: str, **options: Any) -> Ma
             f"{', '.join(folders)}: {len(names)} classes, but MODEL.NUM_CLASSES is {count}: set MODEL.NUM_CLASSES "
             f"{len(names)}, or correct the labels ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})"
         )
-    clips: list[Clip] = []
+    lists: list[ClipList] = []
     frames: dict[str, FrameLabels] = {}
     votes: dict[str, Votes] = {}
     for part, (folder, prefix) in enumerate(zip(folders, distinct_ends(folders), strict=True)):
         if folder in having:
             relabel = _relabelling(found[folder], names)
-            clips += [
-                replace(clip, id=f"{prefix}/{clip.id}", label=relabel(clip.label), part=part)
-                for clip in found[folder].clips
-            ]
+            own = Clips.of(found[folder].clips).with_labels(relabel)
+            lists += [replace(one, prefix=f"{prefix}/", part=part) for one in own.lists]
             frames |= {f"{prefix}/{name}": labels for name, labels in found[folder].frames.items()}
             for name, said in found[folder].votes.items():
                 votes[f"{prefix}/{name}"] = tuple(sorted((relabel(one), weight) for one, weight in said))
     if frames and any(one.class_names != names for one in found.values()):
         raise DataError(f"{', '.join(having)}: lists with labels of single frames must have the same classes")
-    return Manifest(clips, names, ", ".join(having), options.get("multi_label", False), frames, votes)
+    return Manifest(Clips(lists), names, ", ".join(having), options.get("multi_label", False), frames, votes)
 
 
 def _has(folder: str, split: str, options: Mapping[str, Any]) -> bool:
@@ -105,7 +104,7 @@ def _merged(folders: Sequence[str], split: str, found: Mapping[str, Manifest], o
 def _relabelling(own: Manifest, names: Sequence[str]) -> Callable[[Any], Any]:
     """From a folder's class numbers to those of all. DataError for classes of clips that are none of ``names``."""
     numbers = {name: number for number, name in enumerate(names)}
-    labels = [clip.label for clip in own.clips if clip.label is not None]
+    labels = [label for label in Clips.of(own.clips).used() if label is not None]
     used = {one for label in labels for one in (label if isinstance(label, tuple) else (label,))}
     used |= {one for said in own.votes.values() for one, _ in said}
     unknown = sorted(own.class_names[one] for one in used if own.class_names[one] not in numbers)

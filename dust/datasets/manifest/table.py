@@ -25,7 +25,7 @@ from dust.decode.folders import is_picture, is_video
 from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
-from dust.utils.text import csv_value
+from dust.utils.text import csv_value, printable
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ SPLIT_NAMES = {
 # "a path" <spaces> "a label", each quoted or not; without quotes the label is what follows the last space
 _SPACED = re.compile(r'(?:"((?:[^"]|"")*)"|(.*?\S))[ \t]+(?:"((?:[^"]|"")*)"|(\S+))')
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+SEPARATOR_LINE = r'"?sep=(.)"?'
 _INTEGERS = re.compile(r"\d+(,\d+)+")
 
 
@@ -72,7 +73,8 @@ class Row:
 class RawSplit:
     """What a format's reader returns. ``bases``: folders in which relative paths are looked for, in this order.
     ``class_names``: the classes in their order, where the format has such a list. ``label_sets``: of a list of frames,
-    every set of labels that occurs."""
+    every set of labels that occurs. ``unread``: columns that nobody reads; ``repeated``: rows that name what is named
+    before."""
 
     source: str
     rows: list[Row]
@@ -80,6 +82,41 @@ class RawSplit:
     class_names: list[str] | None = None
     problems: Problems = field(default_factory=Problems)
     label_sets: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    repeated: int = 0
+
+
+def say_repeated(source: str, rows: int) -> None:
+    """Warn of rows that name what is named before."""
+    if rows:
+        logger.warning("%s: %d rows name what is named before: their ids end in #2, #3, ...", source, rows)
+
+
+def own_name(row: Row) -> str:
+    """The id of a row that nothing else is called as."""
+    return printable(row.id or row.written + ("" if row.segment is None else f"#{row.segment}"))
+
+
+def name_rows(raw: RawSplit) -> None:
+    """Give every row an id of its own: that of its column, which must differ, else its path and ``#start-end`` of a
+    segment, with #2, #3, ... where that stands there again."""
+    seen: dict[str, str] = {}
+    copies: dict[str, int] = {}
+    repeated = 0
+    for row in raw.rows:
+        clip_id = own_name(row)
+        if clip_id in seen and row.id:
+            raw.problems.add("an id used twice: ids must differ", f"{row.where}: {clip_id} (before: {seen[clip_id]})")
+        elif clip_id in seen:
+            repeated += 1
+            first, number = clip_id, copies.get(clip_id, 2)
+            while f"{first}#{number}" in seen:
+                number += 1
+            clip_id, copies[first] = f"{first}#{number}", number + 1
+        row.id = clip_id
+        seen.setdefault(clip_id, row.where)
+    raw.repeated = repeated
+    say_repeated(raw.source, repeated)
 
 
 def _written_with_spaces(line: str) -> bool:
@@ -135,7 +172,7 @@ def split_line(line: str, separator: str, columns: int | None = None) -> list[st
 
 
 @dataclass
-class _Columns:
+class Header:
     """Which field is what. ``count`` is None without a header: then two fields, or one in a test split."""
 
     count: int | None = None
@@ -149,7 +186,7 @@ class _Columns:
     names: tuple[str, ...] = ()
 
 
-def find_header(line: str, separator: str) -> _Columns | None:
+def find_header(line: str, separator: str) -> Header | None:
     """The columns that the first line names, or None if it is a clip like the others."""
     try:
         cells = split_line(line, separator)
@@ -166,7 +203,7 @@ def find_header(line: str, separator: str) -> _Columns | None:
         return None
     if certain and not labels and any(re.fullmatch(r"[\d.,+-]*", cell.strip()) for cell in cells):
         return None  # a folder of frames that is called "file", and its number
-    return _Columns(
+    return Header(
         count=len(names),
         path=names.index(paths[0]),
         label=names.index(labels[0]) if labels else None,
@@ -190,7 +227,7 @@ def text_lines(path: str | os.PathLike, separator: str = "") -> tuple[list[str],
     if lines[-1] == "":
         lines.pop()
     separator = {"\\t": "\t"}.get(separator, separator)
-    if lines and (match := re.fullmatch(r'"?sep=(.)"?', lines[0].strip(" "), re.IGNORECASE)):
+    if lines and (match := re.fullmatch(SEPARATOR_LINE, lines[0].strip(" "), re.IGNORECASE)):
         return lines[1:], separator or match[1], 2
     return lines, separator, 1
 
@@ -228,31 +265,40 @@ def read_csv(
         return raw
     texts = [line for _, line in numbered]
     separator = separator or find_separator(texts)
-    header = find_header(texts[0], separator)
+    header = read_header(raw, texts[0], f"line {first}", separator, split, group_column, extra_columns)
     if header is not None:
         numbered = numbered[1:]
-        header.group = find_group(header.names, group_column, raw.problems)
-        places = (header.path, header.label, header.id, header.group, header.split, header.start, header.end)
-        used = [header.names[place] for place in places if place is not None]
-        check_columns(header.names, used, str(path), raw.problems, extra_columns)
-    else:
-        find_group((), group_column, raw.problems)
-        if split in ("test", "") and separator == " " and _clips_only(texts):
-            header = _Columns(count=1, label=None)
-    if header is not None and header.label is None and split not in ("test", ""):
-        raw.problems.add(
-            f"no label column in a {split} split: call it label (or {', '.join(LABEL_NAMES[1:8])})",
-            f"line {first}: {texts[0]}",
-        )
-        return raw
-    _read_rows(raw, numbered, separator, header or _Columns(), split, multi_label, segment_unit)
+        if header.label is None and split not in ("test", ""):
+            return raw
+    elif split in ("test", "") and separator == " " and _clips_only(texts):
+        header = Header(count=1, label=None)
+    read_rows(raw, numbered, separator, header or Header(), split, multi_label, segment_unit)
     return raw
 
 
-def _read_rows(
-    raw: RawSplit, numbered: list[tuple[int, str]], separator: str, columns: _Columns, split: str, multi_label: bool,
+def read_header(
+    raw: RawSplit, text: str, where: str, separator: str, split: str, group_column: str, extra_columns: Sequence[str]
+) -> Header | None:  # fmt: skip
+    """The columns that the first line of a csv names, with all that is wrong with them; None where it is a clip."""
+    header = find_header(text, separator)
+    if header is None:
+        find_group((), group_column, raw.problems)
+        return None
+    header.group = find_group(header.names, group_column, raw.problems)
+    places = (header.path, header.label, header.id, header.group, header.split, header.start, header.end)
+    used = [header.names[place] for place in places if place is not None]
+    raw.unread = check_columns(header.names, used, raw.source, raw.problems, extra_columns)
+    if header.label is None and split not in ("test", ""):
+        kind = f"no label column in a {split} split: call it label (or {', '.join(LABEL_NAMES[1:8])})"
+        raw.problems.add(kind, f"{where}: {text}")
+    return header
+
+
+def read_rows(
+    raw: RawSplit, numbered: list[tuple[int, str]], separator: str, columns: Header, split: str, multi_label: bool,
     unit: str,
 ) -> None:  # fmt: skip
+    """The rows of numbered lines go into ``raw``, and what is wrong with them among its problems."""
     shown = {"\t": "a tab", " ": "a space", ",": "a comma", ";": "a semicolon"}.get(separator, repr(separator))
     bare: list[int] = []
     for number, line in numbered:

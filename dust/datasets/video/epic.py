@@ -53,7 +53,7 @@ class EpicKitchens(VideoDataset):
     ) -> None:
         super().__init__(manifest=manifest, **reading)
         self.num_verbs, self.num_nouns = num_verbs, num_nouns
-        pairs = {self._pair(clip.label) for clip in self.clips if clip.label is not None}
+        pairs = {self._pair(label) for label in self.clips.used() if label is not None}
         self.fitted = dict(fitted) if fitted else {"actions": [list(pair) for pair in sorted(pairs)]}
 
     @classmethod

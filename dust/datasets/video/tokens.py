@@ -52,11 +52,9 @@ class StoredTokens(VideoDataset):
             )
         self.store, self.training, self.answers = store, training, answers
         absent = set(store.missing)
-        there = [clip.id for clip in self.clips if clip.id not in absent]
+        there = [name for name in self.clips.ids() if name not in absent]
         rows = dict(zip(there, store.rows(there).tolist(), strict=True))
-        self._rows = [rows.get(clip.id, -1) for clip in self.clips]
-        made_by = [str(store.meta.get(key)) for key in ("config_sha256", "checkpoint_sha256")]
-        self.identity = [*(self.identity or []), *made_by]  # a resumed training must find the same tokens
+        self._rows = [rows.get(name, -1) for name in self.clips.ids()]
 
     @classmethod
     def from_config(
@@ -101,6 +99,12 @@ class StoredTokens(VideoDataset):
         if expected["FEATURES.LAYER"] != "tokens":
             problems.append(f"{key}: will store {expected['FEATURES.LAYER']}; set its FEATURES.LAYER tokens")
         return VideoDataset(**VideoDataset.from_config(cfg, split, class_names, views=views)), problems
+
+    @property
+    def identity(self) -> Any:
+        """What a resumed training must find again: the same tokens, too."""
+        made_by = [str(self.store.meta.get(key)) for key in ("config_sha256", "checkpoint_sha256")]
+        return [*(super().identity or []), *made_by]
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         index = key.sample if isinstance(key, SampleRequest) else key

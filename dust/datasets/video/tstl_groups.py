@@ -10,6 +10,7 @@ from torch import Tensor
 from dust.config import with_values
 from dust.config.expand import grouping_of
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.samplers import GroupBalancedSampler
@@ -94,7 +95,7 @@ class GroupedVideo(VideoDataset):
         """The batches of training, where they are not the ordinary ones."""
         if not self.groups_per_batch:
             return None
-        labels = [clip.label for clip in self.clips if isinstance(clip.label, int)]
+        labels = self.clips.classes()
         where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return GroupBalancedSampler(labels, batch_size, groups_per_batch=self.groups_per_batch, **where)
 
@@ -117,22 +118,23 @@ def relabel(manifest: Manifest, grouping: Grouping, role: str, group: int, exper
     problems.raise_if_any(manifest.source)
     if role == "route":
         return manifest
+    clips = Clips.of(manifest.clips)
     if role == "selector":
         table: dict[int, int] = dict(enumerate(grouping.group_of))
-        return replace(manifest, clips=_with_labels(manifest.clips, table), class_names=grouping.group_names)
+        return replace(manifest, clips=_with_labels(clips, table), class_names=grouping.group_names)
     classes = grouping.groups[group]
     local = expert_classes == "group"
     table = {number: place if local else number for place, number in enumerate(classes)}
-    clips = _with_labels([clip for clip in manifest.clips if clip.label in table], table)
-    if not clips:
+    clips = _with_labels(clips.where(table.__contains__), table)
+    if not len(clips):
         raise DataError(
             f"{manifest.source}: no clip of the classes of group {group}: {', '.join(names[n] for n in classes)}"
         )
     return replace(manifest, clips=clips, class_names=[names[number] for number in classes] if local else names)
 
 
-def _with_labels(clips: Sequence[Clip], table: dict[int, int]) -> list[Clip]:
-    return [replace(clip, label=table[clip.label]) if isinstance(clip.label, int) else clip for clip in clips]
+def _with_labels(clips: Clips, table: Mapping[int, int]) -> Clips:
+    return clips.with_labels(lambda label: table[label] if isinstance(label, int) else label)
 
 
 def _no_grouping() -> Grouping:

@@ -11,11 +11,12 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.manifest.background import Background
+from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest, read_new_clips
 from dust.datasets.manifest.several import read_folders
 from dust.datasets.manifest.votes import Votes
-from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
+from dust.datasets.sample import BadClip, SampleRequest, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
@@ -78,12 +79,9 @@ class VideoDataset(Dataset[Any]):
     ) -> None:
         if (train_transform is None) == (eval_transform is None):
             raise ValueError("give either train_transform or eval_transform")
-        self.clips: list[Clip] = manifest.clips
+        self.clips = Clips.of(manifest.clips)
         self.class_names = list(manifest.class_names)
-        parts = [clip.segment.part for clip in self.clips if clip.segment is not None]
         self.votes = manifest.votes
-        parts += [f"{name} {said}" for name, said in self.votes.items()]
-        self.identity = parts or None  # a resumed training must find the same parts of files
         self.sampler = sampler
         self.train_transform = train_transform
         self.eval_transform = eval_transform
@@ -130,6 +128,8 @@ class VideoDataset(Dataset[Any]):
             annotations=data.ANNOTATIONS,
             epic_label=data.EPIC_LABEL,
             background=build(Background, cfg) if data.BACKGROUND else None,
+            cache=data.INDEX_CACHE,
+            shared=True,
         )
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
@@ -196,7 +196,13 @@ class VideoDataset(Dataset[Any]):
 
     def class_counts(self) -> list[int]:
         """Clips of every class, in the order of ``class_names``."""
-        return class_counts(self.clips, len(self.class_names))
+        return self.clips.counts(len(self.class_names))
+
+    @property
+    def identity(self) -> Any:
+        """What a resumed training must find again: the parts of files, and what several people said."""
+        parts = [one.part for one in self.clips.segments() if one is not None] if self.clips.has_segments else []
+        return [*parts, *(f"{name} {said}" for name, said in self.votes.items())] or None
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         index = key.sample if isinstance(key, SampleRequest) else key

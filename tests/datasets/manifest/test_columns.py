@@ -6,6 +6,8 @@ from dust.datasets.manifest.columns import check_columns
 from dust.datasets.manifest.manifest import read_manifest, read_new_clips
 from dust.utils.errors import DataError, Problems
 
+pytestmark = pytest.mark.usefixtures("long")
+
 
 def read(tmp_path, text, **options):
     (tmp_path / "train.csv").write_text(text)

@@ -14,6 +14,8 @@ from dust.datasets.video.epic import read_epic
 from dust.utils.errors import DataError
 from tests.datasets.keystep.test_files import industreal, table
 
+pytestmark = pytest.mark.usefixtures("long")
+
 
 @pytest.fixture
 def lists(tmp_path):

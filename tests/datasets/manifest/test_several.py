@@ -21,6 +21,8 @@ from tests.datasets.clip_files import write_clip
 from tests.helpers import csv_dicts
 from tests.runs import TINY
 
+pytestmark = pytest.mark.usefixtures("long")
+
 
 def make(folder, rows):
     """A data folder with empty files; rows ``{split: {name: label}}``."""

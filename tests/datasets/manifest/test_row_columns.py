@@ -1,0 +1,86 @@
+"""A long csv read piece by piece has the rows that it has when it is read at once."""
+
+import numpy as np
+import pytest
+
+from dust.datasets.manifest import row_columns
+from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
+from dust.datasets.manifest.table import name_rows, read_csv
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(row_columns, "BLOCK", 3)
+
+
+def told(columns):
+    found = {}
+    for name, column in {**columns.columns, **columns.tables}.items():
+        found[name] = column[:].tolist() if hasattr(column, "dtype") else list(column)
+    return str(found), columns.facts  # NaN is NaN
+
+
+TEXTS = [
+    "path,label\na,x\nb,y\nc,x\nd,\u00e9\n",
+    "\ufeffpath,label,id,group,start,end,other\r\na,x,1,,,,\r\nb,y,2,g,,,\r\nc,y,3,g,1,2,\r\nd,x,4,,,7.5,\r\ne,x,5,h,,,",
+    "a 0\nb 1\nc c 0\nd 0\ne 1",
+    "a;0\nb;1\nc;0\nd,d;0",
+    "a\t0\nb\t1\nc c\t0\nd\t0\n",
+    "path,label,split\na,0,train\nb,0,val\nc,1,train\nd,0,test\ne,1,train\n",
+    'path,label\n"a,a",0\nb,1\n"c""",0\n\'=d,1\n',
+    "path,label\nA\x1bB,0\nb,1\n",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_rows_are_those_of_the_whole(tmp_path, text, split):
+    path = tmp_path / "list.csv"
+    path.write_bytes(text.encode())
+    raw = read_csv(path, split=split)
+    name_rows(raw)
+    assert not raw.problems.kinds and raw.rows
+    if split == "test" and text.startswith("a 0"):
+        with pytest.raises(AllAtOnce):
+            columns_in_pieces(str(path), split=split)
+        return
+    found = columns_in_pieces(str(path), split=split)
+    assert told(found) == told(columns_of(raw))
+    assert ("line" in found.columns) == ("split" in text and split == "train")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["path,label\na,0\nb,1\n\nc,0\n", "path,label\na,0\nb,1\nc,0\nd,\n", "path,label\n", "a,0\n" * 3 + "b\n", ""],
+)
+def test_a_list_that_is_wrong_or_empty_has_none(tmp_path, text):
+    path = tmp_path / "list.csv"
+    path.write_text(text)
+    assert columns_in_pieces(str(path), split="train") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"sep=;\na;0\n",
+        "path,label\na,0\n".encode("utf-16"),
+        "path,label\na,0\n".encode("utf-16-le"),
+        b"path,label\na,0\nb,0\nc,0\n\xff,0\n",
+        b"path,label\na,0\nb,0\nc,0\na,1\n",  # named again
+        b"a 0\nb 0\nc 0\n" + b"d,d 0\n" * 4,  # is it a comma?
+    ],
+)
+def test_what_a_piece_does_not_tell_is_read_at_once(tmp_path, data):
+    path = tmp_path / "list.csv"
+    path.write_bytes(data)
+    with pytest.raises(AllAtOnce):
+        columns_in_pieces(str(path), split="train")
+
+
+def test_no_more_than_a_block_of_rows_is_there_at_once(tmp_path, monkeypatch):
+    path, seen, add = tmp_path / "list.csv", [], row_columns.RowColumns.add
+    path.write_text("path,label\n" + "".join(f"{n},{n % 4}\n" for n in range(50)))
+    monkeypatch.setattr(row_columns.RowColumns, "add", lambda self, rows: seen.append(len(rows)) or add(self, rows))
+    found = columns_in_pieces(str(path), split="train")
+    assert sum(seen) == 50 and max(seen) == 3
+    np.testing.assert_array_equal(found.columns["label"], np.arange(50) % 4)
