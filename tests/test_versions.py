@@ -31,7 +31,7 @@ def oldest() -> dict[str, Version]:
 
 def test_every_lower_bound_is_the_version_that_is_tested():
     tested = oldest()
-    for line in [line for name in ("REQUIRES", "TRACKS", "SERVE") for line in lists_of_setup()[name]]:
+    for line in [line for name in ("REQUIRES", "TRACKS", "SERVE", "PARQUET", "EDF") for line in lists_of_setup()[name]]:
         requirement = Requirement(line)
         bounds = [Version(one.version) for one in requirement.specifier if one.operator == ">="]
         assert len(bounds) == 1, f"{line}: say from which version on"

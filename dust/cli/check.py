@@ -18,6 +18,7 @@ from dust.config import CfgNode, load_config
 from dust.convert.check import check_data
 from dust.convert.fixes import folder_of_findings, write_clean, write_corrections, write_findings
 from dust.convert.lists import KINDS, ListOptions
+from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.manifest import FORMATS
 from dust.datasets.manifest.several import distinct_ends, one_folder
 from dust.datasets.multimodal.series import SeriesRules
@@ -44,7 +45,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "separator": {"default": "", "help": "of csv columns (default: found)"},
     "path-prefix": {"default": "", "help": "folder that relative paths are under"},
     "multi-label": {"action": "store_true", "help": "several labels per clip"},
+    "soft-labels": {"action": "store_true", "help": "several people's labels, as DATA.SOFT_LABELS reads them"},
     "split-number": {"type": int, "default": 0, "choices": (0, 1, 2, 3), "help": "official split (default 1)"},
+    "annotations": {"default": "", "help": "file or folder of the formats activitynet, kinetics and epic"},
     "group-column": {"default": "", "help": "what may be in one split only (default: group)"},
     "segment-unit": {"default": "", "choices": ("", SECONDS, FRAMES), "help": "of the columns start and end (seconds)"},
     "corrections": {"default": "", "help": "csv of corrections that is applied first"},
@@ -81,6 +84,10 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
         "frame_size": (int(size[0]), int(size[1])) if size else None,
         "num_verbs": cfg.CAST.NUM_VERBS,
         "num_nouns": cfg.CAST.NUM_NOUNS,
+        "soft_labels": data.SOFT_LABELS,
+        "annotations": data.ANNOTATIONS,
+        "epic_label": data.EPIC_LABEL,
+        "background": build(Background, cfg) if data.BACKGROUND else None,
     }
 
 
@@ -99,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
         values, root = build_options(cfg), root or cfg.DATA.PATH_TO_DATA_DIR
     if not root:
         raise ConfigError("which data? Give a folder, or a --cfg with DATA.PATH_TO_DATA_DIR")
-    own = ("kind", "format", "separator", "path_prefix", "multi_label", "split_number", "group_column", "corrections",
-           "segment_unit")  # fmt: skip
+    own = ("kind", "format", "separator", "path_prefix", "multi_label", "soft_labels", "annotations", "split_number",
+           "group_column", "corrections", "segment_unit")  # fmt: skip
     values |= {name: getattr(args, name) for name in own if getattr(args, name)}
     if isinstance(root, str):
         return check_folder(args, root, args.out, values)

@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predicted", metavar="PREDICTED", help="folder or json of a timeline")
     parser.add_argument("truth", metavar="TRUTH", help="annotations: json, or a csv list of segments")
     parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="labels a second that are compared (10)")
-    parser.add_argument("--background", action="store_true", help="what nobody annotated counts as a class")
+    parser.add_argument(
+        "--background", nargs="?", const="", metavar="NAME",
+        help="what nobody annotated counts as a class, which the timelines call NAME (DATA.BACKGROUND) or do not name",
+    )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
 
 
@@ -35,10 +38,14 @@ def run(args: argparse.Namespace) -> None:
     if not 0 < args.rate <= 1000:
         raise ConfigError(f"--rate {args.rate:g}: labels a second, above 0 and at most 1000")
     path = Path(args.predicted)
-    predicted = segments_of(path / TIMELINE if path.is_dir() else path)
-    figures, notes = score_timelines(
-        predicted, segments_of(Path(args.truth)), rate=args.rate, ignore_background=not args.background
+    predicted, true = (
+        {
+            video: [one for one in found if not args.background or one.label != args.background]
+            for video, found in of.items()
+        }
+        for of in (segments_of(path / TIMELINE if path.is_dir() else path), segments_of(Path(args.truth)))
     )
+    figures, notes = score_timelines(predicted, true, rate=args.rate, ignore_background=args.background is None)
     for note in notes:
         print(f"note: {note}")
     print(text_of(figures))
@@ -48,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
 
 def segments_of(path: Path) -> dict:
     """Video, without folder and ending -> its segments, of a json in ActivityNet's form or of a csv list."""
-    from dust.convert.annotations.json_files import read_activitynet
     from dust.convert.annotations.tables import read_segments
+    from dust.datasets.manifest.annotation_files import read_activitynet
     from dust.decode.folders import is_video
     from dust.utils.segment_metrics import Segment
 

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stratify", action="store_true", help="every class in its share, as far as groups allow")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
     parser.add_argument("--path-prefix", default="", metavar="DIR", help="folder that relative paths are under")
+    parser.add_argument("--soft-labels", action="store_true", help="several people's labels of a clip (one line each)")
     parser.add_argument("--force", action="store_true", help="replace lists that are there")
 
 
@@ -34,7 +35,9 @@ def run(args: argparse.Namespace) -> None:
     from dust.convert.lists import ListOptions, read_lists
 
     column = "" if args.by == "group" else args.by
-    lists = read_lists(args.source, ListOptions(group_column=column, path_prefix=args.path_prefix))
+    lists = read_lists(
+        args.source, ListOptions(group_column=column, path_prefix=args.path_prefix, soft_labels=args.soft_labels)
+    )
     counts = write_split(
         lists, args.out, shares_of(args.ratio), stratify=args.stratify, seed=args.seed, force=args.force
     )

@@ -152,9 +152,9 @@ def _texts(folder: Path) -> dict[str, bytes]:
 
 
 def words_of_fold(cfg: Any, folder: Path) -> list[str]:
-    """The keys by which a run reads the lists of a fold: these are plain, and corrected already."""
+    """The keys by which a run reads the lists of a fold: these are plain, corrected, and have their background."""
     words = ["DATA.PATH_TO_DATA_DIR", str(folder), "DATA.CORRECTIONS", "", "DATA.GROUP_COLUMN", ""]
-    words += ["DATA.FORMAT", "auto", "DATA.PATH_LABEL_SEPARATOR", ""]
+    words += ["DATA.FORMAT", "auto", "DATA.PATH_LABEL_SEPARATOR", "", "DATA.ANNOTATIONS", "", "DATA.BACKGROUND", ""]
     return words if cfg.TRAIN.DATASET == "EpicKitchens" else [*words, "DATA.PATH_PREFIX", ""]
 
 

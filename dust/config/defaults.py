@@ -205,7 +205,12 @@ CORE = gather(
         DATASET_WEIGHTS=Key([], "of several data folders, each one's share of the training clips; [] = every clip once "
                             "an epoch", kind=float, affects="training"),
         FORMAT=Key("auto", "layout of that folder, as DATASET.md shows them",
-                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades | shards"),
+                   choices="auto | csv | folder | ssv2 | ucf101 | hmdb51 | charades | shards | activitynet | "
+                           "kinetics | epic"),
+        ANNOTATIONS=Key("", "of the last three formats: the annotation file, or a folder of them, in the data folder "
+                        "or elsewhere; '' = the data folder"),
+        EPIC_LABEL=Key("action", "what of an annotation of EPIC-KITCHENS is the class, with FORMAT epic",
+                       choices="action (verb and noun) | verb | noun"),
         MODALITIES=Key(["video"], "what FusedDataset gives the model", choices="video | series | video_features"),
         PATH_LABEL_SEPARATOR=Key("", "between path and label in a csv; '' = found out (tab, comma, last space)"),
         PATH_PREFIX=Key("", "put before relative paths of the lists", affects="nothing"),
@@ -216,6 +221,13 @@ CORE = gather(
                         "`dust check --fix FILE.csv` writes one"),
         SEGMENT_UNIT=Key("seconds", "what the columns start and end of a csv count: a clip is [start, end) of its file",
                          choices="seconds (from the first frame's time) | frames (as they are decoded, from 0)"),
+        SOFT_LABELS=Key(False, "several people's labels: wave:0.7|push:0.3 in a cell, or a row for each of them; "
+                        "training takes the shares, a test measures by the largest"),
+        BACKGROUND=Key("", "a class that is made of the gaps between the segments of a video, also before the first "
+                       "and behind the last; '' = none"),
+        BACKGROUND_RATIO=Key(1.0, "its clips for each segment of another class, drawn from the gaps; 0 = all", low=0),
+        BACKGROUND_MIN_LENGTH=Key(1.0, "shortest gap, and shortest clip of one, seconds", above=0),
+        BACKGROUND_SEED=Key(0, "of that draw, which is the same whatever RNG_SEED is", low=0),
         EXTRA_COLUMNS=Key([], "columns of the lists that are not read, and of which nothing is to be said", kind=str,
                           affects="nothing"),
         SPLIT_NUMBER=Key(1, "which of the official splits of UCF101 and HMDB51", low=1, high=3),

@@ -13,6 +13,13 @@ from dust.config.space import read_space
 
 RAND_AUGMENT = re.compile(r"rand(-(m|n|mstd|mmax|inc|w|p)[0-9.]+)*")
 
+#: Tasks and datasets of dust that learn, or read, no shares of classes, and whose lists have no segments to complete.
+_OTHER_TASKS = ("Contrastive", "GroupSelection", "KeyStep", "Masked", "Routing", "VerbNoun")
+_OTHER_LISTS = (
+    *("PointTracks", "EpicKitchens", "Charades"),
+    *("KeyFrames", "RecordingFrames", "ProcedureRecordings", "EmbeddingWindows", "VideoWindows"),
+)
+
 
 def list_problems(texts: list[str], what: str = "the configuration") -> str:
     """One message of all problems."""
@@ -236,6 +243,47 @@ def _folders(cfg: CfgNode) -> list[Problem]:
     return problems
 
 
+def _soft_labels(cfg: CfgNode) -> list[Problem]:
+    """What the shares of several annotators do not go with."""
+    if not cfg.DATA.SOFT_LABELS:
+        return []
+    problems, text = [], "DATA.SOFT_LABELS True:"
+    if cfg.DATA.MULTI_LABEL:
+        kind = f"{text} is for clips of one class of which people are unsure; DATA.MULTI_LABEL for clips of several"
+        problems.append(Problem(("DATA.SOFT_LABELS", "DATA.MULTI_LABEL"), kind))
+    if cfg.MODEL.LOSS_FUNC == "bce_logit":
+        kind = f"{text} shares are of classes that exclude each other; MODEL.LOSS_FUNC bce_logit takes each by itself"
+        problems.append(Problem(("DATA.SOFT_LABELS", "MODEL.LOSS_FUNC"), kind))
+    if cfg.AUG.TIME_REVERSAL:
+        kind = f"{text} a clip that is played backwards has one class; write AUG.TIME_REVERSAL []"
+        problems.append(Problem(("DATA.SOFT_LABELS", "AUG.TIME_REVERSAL"), kind))
+    if cfg.TASK in _OTHER_TASKS:
+        problems.append(Problem(("DATA.SOFT_LABELS", "TASK"), f"{text} TASK {cfg.TASK} takes no shares of classes"))
+    return [*problems, *_of_other_lists(cfg, "SOFT_LABELS", (*_OTHER_LISTS, "StoredTokens", "GroupedVideo"))]
+
+
+def _annotations(cfg: CfgNode) -> list[Problem]:
+    data, of_files = cfg.DATA, ("activitynet", "kinetics", "epic")
+    if data.ANNOTATIONS and data.FORMAT not in of_files:
+        text = f"DATA.ANNOTATIONS {data.ANNOTATIONS}: goes with DATA.FORMAT {', '.join(of_files)}"
+        return [Problem(("DATA.ANNOTATIONS", "DATA.FORMAT"), text)]
+    return []
+
+
+def _background(cfg: CfgNode) -> list[Problem]:
+    if not cfg.DATA.BACKGROUND:
+        return []
+    return _of_other_lists(cfg, "BACKGROUND", (*_OTHER_LISTS, "FusedDataset"))
+
+
+def _of_other_lists(cfg: CfgNode, name: str, others: tuple[str, ...]) -> list[Problem]:
+    """A problem where a dataset that is used does not heed a key of DATA."""
+    used = [section for section in ("TRAIN", "TEST") if cfg[section].ENABLE and cfg[section].DATASET in others]
+    text = f"DATA.{name} {cfg.DATA[name]}: {{}} does not read it; VideoDataset does"
+    keys = [(f"DATA.{name}", f"{section}.DATASET") for section in used]
+    return [Problem(pair, text.format(cfg[section].DATASET)) for section, pair in zip(used, keys, strict=True)]
+
+
 def _data(cfg: CfgNode) -> list[Problem]:
     data, problems = cfg.DATA, []
     if any(not 0 < value < math.inf for value in data.STD):
@@ -257,7 +305,7 @@ def _data(cfg: CfgNode) -> list[Problem]:
             f"DATA.CLIPS_PER_VIEW {data.CLIPS_PER_VIEW}: joins the tokens of several clips, which {model} does not do; "
         )
         problems.append(Problem(("DATA.CLIPS_PER_VIEW", "MODEL.MODEL_NAME"), f"{text}write 1"))
-    problems += _folders(cfg)
+    problems += [*_folders(cfg), *_soft_labels(cfg), *_annotations(cfg), *_background(cfg)]
     if not cfg.TRAIN.ENABLE:
         return problems
     low, high = data.TRAIN_JITTER_SCALES

@@ -26,9 +26,11 @@ from dust.datasets.manifest.conflicts import (
     find_conflicts,
     samples_of,
 )
+from dust.datasets.manifest.votes import Votes
 from dust.decode.remote import is_remote
 from dust.decode.segment import Segment
 from dust.utils.errors import SHOWN
+from dust.utils.statistics import measure_agreement
 
 BAD, SIZE, CLASSES, NAMES = "bad", "size", "classes", "names"
 SMALL = 16  # pixels: a side below this is hardly a picture
@@ -130,7 +132,7 @@ def check_data(root: str, options: ListOptions | None = None, *, workers: int = 
             report.findings.append(Finding(WARNING, SIZE, split, sample.id, path, text))
     report.findings += _near_names(lists)
     report.findings += _class_findings(lists)
-    report.facts = [*_counts(lists), *_extent(health, lists.files)]
+    report.facts = [*_counts(lists), *_agreement(lists), *_extent(health, lists.files)]
     return report
 
 
@@ -259,7 +261,7 @@ def _near_names(lists: Lists) -> list[Finding]:
         for split, part in lists.clips.items():
             for clip in part:
                 if number in _labels(clip):
-                    relabel = bool(instead) and not isinstance(clip.label, tuple)
+                    relabel = bool(instead) and not isinstance(clip.label, tuple) and not lists.votes(clip)
                     action, label = ("relabel", instead) if relabel else ("keep", "")
                     found.append(Finding(WARNING, NAMES, split, clip.id, clip.path, text, action, label))
         if not counts[name]:
@@ -346,6 +348,26 @@ def _counts(lists: Lists) -> list[str]:
         groups = {sample.group for sample in samples_of(part)} - {""}
         lines.append(line + (f"; {len(groups)} groups" if groups else ""))
     return lines
+
+
+def _agreement(lists: Lists) -> list[str]:
+    """How far the people agree whose labels stand in the lists of each split (DATA.SOFT_LABELS)."""
+    lines = []
+    for split, manifest in lists.source.items():
+        votes = getattr(manifest, "votes", {}).values() if lists.kind in ("clips", "fusion") else ()
+        counted = [{number: int(many) for number, many in said} for said in votes if _is_of_people(said)]
+        found = measure_agreement(counted)
+        if found is not None:
+            low, high = found.people
+            people = f"{low} people" if low == high else f"{low} to {high} people"
+            line = f"{split}: {found.items} samples judged by {people}: {found.percent:.1f} % of pairs say the same, "
+            lines.append(f"{line}Fleiss' kappa {found.kappa:.3f}; {found.tied} have two largest classes or more")
+    return lines
+
+
+def _is_of_people(votes: Votes) -> bool:
+    """Whether they count people; shares do not say how many there were."""
+    return all(many == int(many) for _, many in votes)
 
 
 def _extent(health: Mapping[str, Health], kinds: Mapping[str, str]) -> list[str]:

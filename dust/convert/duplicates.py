@@ -28,7 +28,10 @@ def _files(path: str) -> list[str]:
 def content_sha256(path: str) -> str:
     """The hash of the bytes of a file, or of a part of a tar, of all pictures of a folder in their order, or of the
     numbers, shape and type of an array within a file (``file.npy#7``, ``file.npz#name``)."""
-    if split_reference(path)[1]:
+    file, key = split_reference(path)
+    if key and not file.lower().endswith((".npy", ".npz")):  # columns of a table
+        return hashlib.sha256(f"{key}#{sha256_of_files([file])}".encode()).hexdigest()
+    if key:
         array = _array(path)
         return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
     return sha256_of_member(path) if member_of(path) else sha256_of_files(_files(path))
@@ -44,8 +47,10 @@ def _array(reference: str) -> np.ndarray:
 
 def _size(path: str) -> tuple[int, int]:
     """How many files, and their bytes."""
-    if split_reference(path)[1]:
-        return 0, _array(path).nbytes
+    file, key = split_reference(path)
+    if key:
+        whole = not file.lower().endswith((".npy", ".npz"))
+        return 0, os.path.getsize(file) if whole else _array(path).nbytes
     files = _files(path)
     return len(files), sum(bytes_facts(name)[0] for name in files)
 

@@ -13,11 +13,13 @@ from dust.convert.health import Health, look_at_all, measure
 from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_reference
 from dust.datasets.keystep.files import RECORDINGS
 from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
+from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.columns import column_name
 from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
 from dust.datasets.manifest.shards import lists_of
 from dust.datasets.manifest.table import SPLIT_NAMES, Table, read_csv, read_lines, read_table
+from dust.datasets.manifest.votes import Votes, write_votes
 from dust.datasets.multimodal.fusion_manifest import FILES, ONE_FILE, read_fused_manifest
 from dust.datasets.multimodal.series import SeriesRules, count_channels
 from dust.datasets.tracks.files import read_tracks
@@ -63,6 +65,10 @@ class ListOptions:
     frame_size: tuple[int, int] | None = None
     num_verbs: int = 97
     num_nouns: int = 300
+    background: Background | None = None
+    soft_labels: bool = False
+    annotations: str = ""
+    epic_label: str = "action"
 
 
 @dataclass
@@ -84,9 +90,17 @@ class Lists:
     def samples(self) -> dict[str, list[Sample]]:
         return {split: samples_of(clips) for split, clips in self.clips.items()}
 
+    def votes(self, clip: Any) -> Votes | None:
+        """What several people said of a clip, where the lists say that."""
+        found = (getattr(manifest, "votes", {}).get(clip.id) for manifest in self.source.values())
+        return next((votes for votes in found if votes), None)
+
     def words(self, clip: Any) -> str:
         """The label as a list writes it; "" for none."""
         label = clip.label
+        votes = self.votes(clip)
+        if votes:
+            return write_votes(votes, self.class_names)
         if self.kind == "epic" and label is not None:
             return f"{label[0]},{label[1] - self.source['num_verbs']}"
         numbers = label if isinstance(label, tuple) else () if label is None else (label,)
@@ -158,7 +172,7 @@ def _clips(root: str, options: ListOptions) -> Lists:
             "test"
         ]
     else:
-        splits = available_splits(root, layout, options.split_number)
+        splits = available_splits(root, layout, options.split_number, options.annotations)
     for split in splits:
         manifest = read_manifest(
             root=root,
@@ -170,6 +184,10 @@ def _clips(root: str, options: ListOptions) -> Lists:
             multi_label=options.multi_label,
             split_number=options.split_number,
             segment_unit=options.segment_unit,
+            background=options.background,
+            soft_labels=options.soft_labels,
+            annotations=options.annotations,
+            epic_label=options.epic_label,
             check_files=False,  # in every kind of list a missing file is one more bad clip
             **_shared(options),
         )
@@ -210,6 +228,7 @@ def _fusion(root: str, options: ListOptions) -> Lists:
             class_names=lists.class_names or None,
             multi_label=options.multi_label,
             check_files=False,
+            soft_labels=options.soft_labels,
             **_shared(options),
         )
         lists.class_names, lists.source[split] = manifest.class_names, manifest

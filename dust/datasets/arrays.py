@@ -1,4 +1,5 @@
-"""Rows of arrays on disk: ``file.npy#7`` is row 7 of a stacked .npy, ``file.npz#name`` an array of an archive.
+"""Rows of arrays on disk: ``file.npy#7`` is row 7 of a stacked .npy, ``file.npz#name`` an array of an archive,
+``file.parquet#a,b`` columns of a table, ``file.edf#a,b`` signals of a recording.
 
 A stacked file is opened once per process, at its first use. What is sent to a worker is the name, never the array.
 """
@@ -12,13 +13,15 @@ import numpy as np
 from dust.utils.arrays import StoredArray
 from dust.utils.errors import SampleError
 
+#: Files of which a part can be named.
+WITH_PARTS = (".npy", ".npz", ".parquet", ".edf", ".bdf")
 _OPEN_FILES = 64  # files that are remembered
 
 
 def split_reference(written: str) -> tuple[str, str]:
-    """``("a.npy", "7")`` for ``a.npy#7``; ``(written, "")`` for anything else: # counts behind .npy and .npz only."""
+    """``("a.npy", "7")`` for ``a.npy#7``; ``(written, "")`` for anything else: # counts behind WITH_PARTS only."""
     path, mark, key = written.rpartition("#")
-    return (path, key) if mark and path.lower().endswith((".npy", ".npz")) else (written, "")
+    return (path, key) if mark and path.lower().endswith(WITH_PARTS) else (written, "")
 
 
 def is_row(written: str) -> bool:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dust.datasets.manifest.votes import Votes, shares_of
+
 
 class SampleRequest(NamedTuple):
     """What a sampler asks a training dataset for: sample number ``sample`` as it looks in ``epoch``. One that comes
@@ -50,8 +52,11 @@ def unlearnt_classes(names: Sequence[str], trained: Sequence[int], other: Sequen
     return [f"{len(missing)} of {len(names)} classes have clips in the {split} split and none in training: {listed}"]
 
 
-def target_of(label: Any, num_classes: int, multi_label: bool) -> Any:
-    """A clip's label as a sample has it: as it is, or with ``multi_label`` (num_classes,) zeros and ones."""
+def target_of(label: Any, num_classes: int, multi_label: bool, votes: Votes | None = None) -> Any:
+    """A clip's label as a sample has it: as it is, with ``multi_label`` (num_classes,) zeros and ones, and where
+    ``votes`` of several people are given, (num_classes,) the share of each class."""
+    if votes:
+        return shares_of(votes, num_classes)
     if label is None or not multi_label:
         return label
     target = torch.zeros(num_classes)

@@ -43,7 +43,7 @@ class FusedReader(Reader):
     """Reads samples for a test of FusedDataset.
 
     A source is ``{"video": ..., "series": ...}`` (paths, bytes and arrays as they are for each by itself), or a video
-    file beside which the series lies, under the same name: ``a.mp4`` with ``a.csv``, ``a.npy`` or ``a.npz``. A model of
+    file beside which the series lies, under the same name: ``a.mp4`` with ``a.npy``, ``a.csv``, ... A model of
     series alone takes that file, or the array.
 
     Args:
@@ -185,5 +185,5 @@ def series_beside(video: Any) -> str | None:
         return None
     path = Path(video)
     stem = path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path
-    found = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".npy", ".npz"))
+    found = (stem.with_name(stem.name + suffix) for suffix in SUFFIXES)
     return next((str(one) for one in found if one.is_file()), None)

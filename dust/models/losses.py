@@ -27,6 +27,7 @@ class ClassificationLoss(nn.Module):
         class_weights: one factor per class, or empty. A class's factor multiplies its term.
         label_smoothing: 0..1, the share of a hard target that is spread over all classes. Soft targets of mixing
             are smoothed where they are made, so it does not apply to them.
+        smooth_shares: smooth soft targets too: those that no mixing has smoothed, as the shares of several annotators.
     """
 
     class_weights: Tensor | None
@@ -39,6 +40,7 @@ class ClassificationLoss(nn.Module):
         label_smoothing: float = 0.0,
         gamma: float = 2.0,
         alpha: float = 0.25,
+        smooth_shares: bool = False,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
@@ -48,7 +50,7 @@ class ClassificationLoss(nn.Module):
         if kind == "focal" and label_smoothing:
             raise ArgumentError(f"label_smoothing {label_smoothing}: the focal loss is for targets as they are; give 0")
         self.kind, self.gamma, self.alpha = kind, gamma, alpha
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.smooth_shares = label_smoothing, smooth_shares
         weights = torch.tensor(class_weights, dtype=torch.float32) if len(class_weights) else None
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -69,7 +71,7 @@ class ClassificationLoss(nn.Module):
             return (each if self.class_weights is None else each * self.class_weights).mean()
         if self.kind == "focal":
             return self._focal(logits, target)
-        smoothing = self.label_smoothing if target.ndim == 1 else 0.0
+        smoothing = self.label_smoothing if target.ndim == 1 or self.smooth_shares else 0.0
         return F.cross_entropy(logits, target, weight=self.class_weights, label_smoothing=smoothing)
 
     def _focal(self, logits: Tensor, target: Tensor) -> Tensor:

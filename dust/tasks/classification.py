@@ -62,6 +62,7 @@ class Classification(Task):
         metrics: registered metrics that are measured beside the task's own.
         predictions_top_k: classes of a clip in predictions.csv, the most probable first; 0 = all, in their order.
         view_metrics: also measure views one by one, as ``view_*``.
+        smooth_shares: targets of training are shares of classes that nothing has smoothed yet.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Classification(Task):
         metrics: Sequence[str] = (),
         predictions_top_k: int = 0,
         view_metrics: bool = False,
+        smooth_shares: bool = False,
     ) -> None:
         for name in metrics:
             METRIC_REGISTRY.get(name)  # a wrong name is said before the training
@@ -92,6 +94,7 @@ class Classification(Task):
             label_smoothing=label_smoothing,
             gamma=focal_gamma,
             alpha=focal_alpha,
+            smooth_shares=smooth_shares,
         )
         self.ensemble_method = ensemble_method
         self.ensemble_space = ensemble_space
@@ -124,6 +127,7 @@ class Classification(Task):
             "metrics": cfg.TEST.METRICS,
             "predictions_top_k": cfg.TEST.PREDICTIONS_TOP_K,
             "view_metrics": cfg.TEST.VIEW_METRICS,
+            "smooth_shares": cfg.DATA.SOFT_LABELS and not cfg.MIXUP.ENABLE,
         }
 
     def to(self, device) -> "Classification":

@@ -57,3 +57,17 @@ def test_the_sub_command(tmp_path, capsys):
     assert main([*words[:2], str(tmp_path / "none.csv")]) == 2 and "none.csv" in capsys.readouterr().err
     (tmp_path / "test.csv").write_text("path,label\na.mp4,cut\n")
     assert main(words) == 2 and "no column start, end" in capsys.readouterr().err
+
+
+def test_a_class_of_background_is_what_nobody_annotated(tmp_path):
+    """A model that was taught a class none (DATA.BACKGROUND) says it where the list says nothing."""
+    results = {"a": [{"label": "cut", "segment": [0, 2]}, {"label": "none", "segment": [2, 3]}]}
+    results["a"].append({"label": "stir", "segment": [3, 4]})
+    (tmp_path / "timeline.json").write_text(json.dumps({"results": results}))
+    (tmp_path / "test.csv").write_text("path,start,end,label\na.mp4,0,2,cut\na.mp4,3,4,stir\n")
+    figures = {}
+    for words in ((), ("--background",), ("--background", "none")):
+        argv = ["score-timeline", str(tmp_path), str(tmp_path / "test.csv"), *words, "--json", str(tmp_path / "out")]
+        assert main(argv) == 0
+        figures[words] = json.loads((tmp_path / "out").read_text())["frame_acc"]
+    assert figures == {(): 100, ("--background",): 75, ("--background", "none"): 100}

@@ -7,7 +7,7 @@ import pytest
 
 from dust.cli.main import main
 from dust.convert.annotations import READERS, convert_annotations
-from dust.convert.annotations.annotation import video_name
+from dust.datasets.manifest.annotation import video_name
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError
 from tests.convert.test_health import clip

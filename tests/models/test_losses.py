@@ -98,3 +98,13 @@ def test_what_focal_does_not_take():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             ClassificationLoss("focal", **arguments)
+
+
+def test_shares_of_annotators_are_smoothed_as_a_class_is():
+    labels = torch.tensor([0, 2])
+    one_hot = torch.nn.functional.one_hot(labels, 3).float()
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]])
+    loss = ClassificationLoss("cross_entropy", label_smoothing=0.3, smooth_shares=True)
+    torch.testing.assert_close(loss(LOGITS, one_hot), loss(LOGITS, labels))
+    expected = -((shares * 0.7 + 0.1) * LOGITS.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss(LOGITS, shares), expected)

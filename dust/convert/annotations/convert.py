@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dust.convert.annotations import json_files, tables, xml_files
-from dust.convert.annotations.annotation import Annotated, Annotation
 from dust.convert.splits import make_folder, refuse_overwriting, written_path
+from dust.datasets.manifest.annotated import DIGITS, annotation_files, find_video, videos_below
+from dust.datasets.manifest.annotation import Annotated, Annotation
+from dust.datasets.manifest.annotation_files import read_activitynet, read_epic, read_kinetics
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
-from dust.decode.folders import iter_clips
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
-from dust.utils.files import natural_order, write_csv
+from dust.utils.files import write_csv
 
 #: All stretches of files that do not say their split, for `dust split`.
 ONE_LIST = "data.csv"
@@ -35,7 +36,7 @@ class Form:
 READERS = {
     "activitynet": Form(
         "ActivityNet's or THUMOS' json, or a timeline that `dust predict` wrote",
-        json_files.read_activitynet,
+        read_activitynet,
         (".json",),
     ),
     "ava": Form("AVA's csv, with or without boxes", tables.read_ava, (".csv",)),
@@ -44,8 +45,8 @@ READERS = {
         "CVAT for video (tracks) or images (tags), xml 1.1", xml_files.read_cvat, (".xml",), "attribute of a track"
     ),
     "elan": Form("ELAN's tiers, .eaf", xml_files.read_elan, (".eaf",), "tier"),
-    "epic": Form("EPIC-KITCHENS' csv over the long videos", tables.read_epic, (".csv",), "verb, noun or action"),
-    "kinetics": Form("Kinetics' csv (youtube_id, time_start, time_end)", tables.read_kinetics, (".csv",)),
+    "epic": Form("EPIC-KITCHENS' csv over the long videos", read_epic, (".csv",), "verb, noun or action"),
+    "kinetics": Form("Kinetics' csv (youtube_id, time_start, time_end)", read_kinetics, (".csv",)),
     "label-studio": Form("Label Studio's JSON or JSON-MIN", json_files.read_label_studio, (".json",)),
     "via": Form("a project of VIA 3", json_files.read_via, (".json",), "attribute"),
 }
@@ -89,7 +90,7 @@ def convert_annotations(
     if label and not reader.chooses:
         raise ConfigError(f"--label {label}: {form} has one label for a stretch, there is nothing to choose")
     source = Path(source).expanduser()
-    files = _files(source, reader)
+    files = annotation_files(source, reader.endings)
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
     for file in files:
@@ -104,20 +105,6 @@ def convert_annotations(
     return result
 
 
-def _files(source: Path, form: Form) -> list[Path]:
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise DataError(f"{source}: there is no such file or folder")
-    files = sorted(
-        (one for one in source.iterdir() if one.suffix.lower() in form.endings and not one.name.startswith(".")),
-        key=natural_order,
-    )
-    if not files:
-        raise DataError(f"{source}: no file that ends in {' or '.join(form.endings)}")
-    return files
-
-
 Row = tuple[Annotation, str, float | None, float | None]
 
 
@@ -126,14 +113,10 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
     holds the stretch alone."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of videos")
-    known: dict[str, list[str]] = {}
-    for path in iter_clips(folder):
-        name = os.path.basename(path)
-        for key in {name, os.path.splitext(name)[0]}:
-            known.setdefault(key, []).append(path)
+    known = videos_below(folder)
     problems, rows, times = Problems(), [], {}
     for one in items:
-        path, whole = _find(one, known, problems)
+        path, whole = find_video(one, known, problems)
         if not path:
             continue
         start, end = (one.start, one.end) if whole else (None, None)
@@ -155,21 +138,6 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
     else:
         problems.raise_if_any(f"{folder} (--skip-missing leaves these out)")
     return rows
-
-
-def _find(one: Annotation, known: dict[str, list[str]], problems: Problems) -> tuple[str, bool]:
-    """The video's path ("" where it is not there), and whether it is the whole video."""
-    cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
-    stem = os.path.splitext(one.video)[0]
-    for name, whole in ((one.video, True), (stem, True), (f"v_{one.video}", True), (cut, False)):
-        paths = known.get(name, [])
-        if len(paths) > 1:
-            problems.add("several videos have the name", f"{one.video}: {paths[0]}, {paths[1]}")
-            return "", True
-        if paths:
-            return paths[0], whole
-    problems.add("the video is not there", one.video)
-    return "", True
 
 
 def _frame_times(path: str, problems: Problems) -> list[float] | None:
@@ -208,4 +176,4 @@ def _write(rows: list[Row], out: Path, result: Converted) -> None:
 
 
 def _time(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}".rstrip("0").rstrip(".")
+    return "" if value is None else f"{value:.{DIGITS}f}".rstrip("0").rstrip(".")

@@ -1,48 +1,18 @@
-"""Annotations in JSON: ActivityNet and THUMOS, what `dust predict --timeline` wrote, Label Studio, VIA."""
+"""Annotations in JSON: Label Studio, VIA."""
 
 from pathlib import Path
-from typing import Any
 
-from dust.convert.annotations.annotation import (
+from dust.datasets.manifest.annotation import (
     Annotated,
     Annotation,
     checked,
     mapping,
     sequence,
     to_seconds,
-    to_split,
     video_name,
 )
 from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
-
-
-def read_activitynet(path: Path) -> Annotated:
-    """ActivityNet's form: ``{"database": {ID: {"subset", "annotations": [{"segment": [s, e], "label"}]}}}``.
-
-    ``{"results": {ID: [{"segment", "label", "score"}]}}``, the form of predictions, which `dust predict --timeline`
-    writes, is read as well: so a timeline can be corrected by hand and trained on.
-    """
-    document = mapping(read_json(path))
-    found, problems, unlabelled = Annotated(), Problems(), 0
-    videos: dict[str, Any] = mapping(document.get("database")) or mapping(document.get("results"))
-    if not videos:
-        raise DataError(f"{path}: neither a database nor results: not ActivityNet's form")
-    for name, video in videos.items():
-        facts = mapping(video)
-        pieces = sequence(video) or sequence(facts.get("annotations"))
-        unlabelled += not pieces
-        for piece in map(mapping, pieces):
-            ends = sequence(piece.get("segment"))
-            if len(ends) != 2:
-                problems.add("a segment is [start, end]", f"{name}: {piece.get('segment')!r}")
-                continue
-            start, end = (to_seconds(value, f"{name}", problems) for value in ends)
-            sure = to_seconds(piece.get("score", 1.0), f"{name}", problems)
-            label, split = str(piece.get("label", "")), to_split(facts.get("subset"))
-            found.items.append(Annotation(video_name(str(name)), start, end, label, split, confidence=sure))
-    found.left_out(unlabelled, "videos without annotations")
-    return checked(found, path, problems)
 
 
 def read_label_studio(path: Path) -> Annotated:

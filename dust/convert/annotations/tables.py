@@ -1,55 +1,19 @@
-"""Annotations in csv: AVA, Kinetics, EPIC-KITCHENS, BORIS."""
+"""Annotations in csv: AVA, BORIS, and lists of segments."""
 
-import csv
-import io
 from pathlib import Path
 
-from dust.convert.annotations.annotation import Annotated, Annotation, checked, to_seconds, to_split, video_name
-from dust.datasets.manifest.table import find_separator
+from dust.datasets.manifest.annotation import Annotated, Annotation, checked, to_seconds, video_name
+from dust.datasets.manifest.annotation_files import by_name, read_named, read_rows
 from dust.utils.errors import DataError, Problems
-from dust.utils.files import read_text
-from dust.utils.text import csv_value
 
 #: Seconds around a time stamp of AVA's that its label is of.
 AVA_S = 1.0
 
 
-def _rows(path: Path) -> list[list[str]]:
-    text = read_text(path)
-    separator = find_separator(text.split("\n", 1)[:1])
-    try:
-        written = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-        rows = [[csv_value(cell) for cell in row] for row in written]
-    except csv.Error as error:
-        raise DataError(f"{path}: broken quoting ({error})") from error
-    return [row for row in rows if any(row)]
-
-
-def _table(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str, str]]:
-    """Rows by lower-case column names. DataError where a needed column is missing, or a row has another number."""
-    rows = _rows(path)
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    missing = [name for name in needed if name not in header]
-    if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)}: not {what}")
-    return _by_name(path, header, rows[1:])
-
-
-def _by_name(path: Path, header: list[str], rows: list[list[str]]) -> list[dict[str, str]]:
-    """Rows under their header. DataError for one of another length: a comma without quotes would shift its cells."""
-    odd = next((row for row in rows if len(row) != len(header)), None)
-    if odd:
-        raise DataError(
-            f"{path}: a row has {len(odd)} columns, the header {len(header)}: {', '.join(odd[:4])} ... Texts that hold "
-            "the separator need quotes"
-        )
-    return [dict(zip(header, row, strict=True)) for row in rows]
-
-
 def read_segments(path: Path) -> Annotated:
     """A list of segments: path (or video), start, end (seconds), label; confidence where it is there."""
     found, problems = Annotated(), Problems()
-    for number, row in enumerate(_table(path, ("start", "end", "label"), "a list of segments"), 2):
+    for number, row in enumerate(read_named(path, ("start", "end", "label"), "a list of segments"), 2):
         start, end, sure = (
             to_seconds(row.get(name, 1.0), f"row {number}", problems) for name in ("start", "end", "confidence")
         )
@@ -65,7 +29,7 @@ def read_ava(path: Path) -> Annotated:
     by their numbers or names, as they stand.
     """
     found, problems, seen = Annotated(), Problems(), set()
-    for number, row in enumerate(_rows(path), 1):
+    for number, row in enumerate(read_rows(path), 1):
         if number == 1 and row[0].strip().lower() in ("video_id", "video", "video_name"):
             continue
         label = row[2] if len(row) in (3, 4) else row[6] if len(row) >= 7 else ""
@@ -81,50 +45,17 @@ def read_ava(path: Path) -> Annotated:
     return checked(found, path, problems)
 
 
-def read_kinetics(path: Path) -> Annotated:
-    """Kinetics' own csv: label, youtube_id, time_start, time_end, split."""
-    found, problems = Annotated(), Problems()
-    unlabelled = 0
-    for number, row in enumerate(_table(path, ("youtube_id", "time_start", "time_end"), "Kinetics' csv"), 2):
-        if not row.get("label", "").strip():  # the test list
-            unlabelled += 1
-            continue
-        start, end = (to_seconds(row[name], f"row {number}", problems) for name in ("time_start", "time_end"))
-        found.items.append(Annotation(row["youtube_id"], start, end, row["label"], to_split(row.get("split"))))
-    found.left_out(unlabelled, "rows without a label")
-    return checked(found, path, problems)
-
-
-def read_epic(path: Path, kind: str = "") -> Annotated:
-    """EPIC-KITCHENS' csv over its long videos: participant_id, video_id, start_timestamp, stop_timestamp, verb, noun.
-
-    Args:
-        kind: verb | noun | action, what the label is; "" for action, "verb noun".
-    """
-    if kind not in ("", "verb", "noun", "action"):
-        raise DataError(f"--label {kind}: verb, noun or action")
-    found, problems = Annotated(), Problems()
-    needed = ("video_id", "start_timestamp", "stop_timestamp", "verb", "noun")
-    for number, row in enumerate(_table(path, needed, "EPIC-KITCHENS' csv"), 2):
-        start, end = (to_seconds(row[f"{name}_timestamp"], f"row {number}", problems) for name in ("start", "stop"))
-        label = row[kind] if kind in ("verb", "noun") else f"{row['verb']} {row['noun']}"
-        split = next((one for one in ("train", "validation", "test") if one in path.stem.lower()), "")
-        person = row.get("participant_id", "")
-        found.items.append(Annotation(row["video_id"], start, end, label, to_split(split), person))
-    return checked(found, path, problems)
-
-
 def read_boris(path: Path) -> Annotated:
     """BORIS' exports: aggregated events (Start (s), Stop (s)), or tabular events (Time with START and STOP).
 
     Point events have no length and are left out. The subject is the group.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     place = next((number for number, row in enumerate(rows) if {"behavior", "subject"} <= _lower(row)), None)
     if place is None:
         raise DataError(f"{path}: no row with the columns Subject and Behavior: not BORIS' events")
     header = [cell.strip().lower() for cell in rows[place]]
-    table = _by_name(path, header, rows[place + 1 :])
+    table = by_name(path, header, rows[place + 1 :])
     media = next((name for name in ("media file path", "media file name", "media file") if name in header), "")
     if not media:
         raise DataError(f"{path}: no column Media file: nobody knows which video it is of")

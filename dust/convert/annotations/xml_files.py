@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from dust.convert.annotations.annotation import Annotated, Annotation, checked, read_xml, to_seconds, video_name
+from dust.datasets.manifest.annotation import Annotated, Annotation, checked, read_xml, to_seconds, video_name
 from dust.utils.errors import DataError, Problems
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dust.convert.annotations.annotation import mapping, sequence
 from dust.convert.keypoints.poses import Person, Recording, joint_names
+from dust.datasets.manifest.annotation import mapping, sequence
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
 from dust.utils.structured import read_json

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 CLASS_LIST = "classes.txt"  # beside the csv files: the classes in their order, where that is not the sorted one
 
+#: Shares of several classes in one cell, see :mod:`dust.datasets.manifest.votes`.
+_SHARES = re.compile(r"[^|]+:\s*[\d.]+(\s*\|[^|]+:\s*[\d.]+)+")
 _INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0+)?")  # 3.0 is what a spreadsheet or pandas makes of 3
 
 
@@ -28,6 +30,8 @@ def index_labels(
     """
     words = [None if row.label is None else _words(printable(row.label), multi_label) for row in raw.rows]
     used = {word for row_words in words if row_words for word in row_words if word}
+    if any("|" in word and _SHARES.fullmatch(word) for word in used):
+        _report_shares(raw)
     numbers = {word: _number(match[1]) for word in used if (match := _INTEGER.fullmatch(word))}
     integers = len(numbers) == len(used)
     if class_names is not None:
@@ -54,6 +58,13 @@ def index_labels(
         report = _report_numbers if positions else _report_names
         report(raw, words, table, names)
     return [None if row_words is None else _indices(row_words, table) for row_words in words], names
+
+
+def _report_shares(raw: RawSplit) -> None:
+    """Shares of several annotators, which are read on request alone."""
+    for row in raw.rows:
+        if row.label and _SHARES.fullmatch(printable(row.label)):
+            raw.problems.add("shares of several classes: set DATA.SOFT_LABELS True", f"{row.where}: {row.label}")
 
 
 def report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:

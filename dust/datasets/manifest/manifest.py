@@ -6,41 +6,43 @@ DATASET.md describes the layouts. A manifest is complete and right, or there is 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 from dust.datasets.manifest import formats
+from dust.datasets.manifest.annotated import READERS as ANNOTATED
+from dust.datasets.manifest.annotated import AnnotatedFolder
+from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.clips import Clip, ClipList, Clips
 from dust.datasets.manifest.column_file import Columns
 from dust.datasets.manifest.corrections import Corrections
+from dust.datasets.manifest.detect import FORMATS, SPLITS, csv_files, detect_format
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
 from dust.datasets.manifest.places import find_file, missing_case, missing_file
 from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
-from dust.datasets.manifest.shards import agree_on_unit, is_sharded, lists_of
+from dust.datasets.manifest.shards import agree_on_unit, lists_of
 from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
+from dust.datasets.manifest.votes import Votes, index_rows, merge_rows
 from dust.decode.segment import SECONDS
 from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("auto", "csv", "folder", "ssv2", "ucf101", "hmdb51", "charades", "shards")
-SPLITS = ("train", "val", "test")
-
 
 @dataclass
 class Manifest:
     """The clips of one split. ``class_names[label]`` names a class; ``source`` says what was read. ``frames``: id ->
-    what single frames show, where the list says that."""
+    what single frames show, where the list says that. ``votes``: id -> what several people said (DATA.SOFT_LABELS)."""
 
     clips: Sequence[Clip]
     class_names: list[str]
     source: str
     multi_label: bool
     frames: Mapping[str, FrameLabels] = field(default_factory=dict)
+    votes: Mapping[str, Votes] = field(default_factory=dict)
 
 
 def read_manifest(
@@ -59,6 +61,10 @@ def read_manifest(
     corrections: str | os.PathLike = "",
     segment_unit: str = SECONDS,
     extra_columns: Sequence[str] = (),
+    background: Background | None = None,
+    soft_labels: bool = False,
+    annotations: str = "",
+    epic_label: str = "action",
     cache: str = "",
     shared: bool = False,
 ) -> Manifest:
@@ -79,6 +85,11 @@ def read_manifest(
         corrections: a file of :mod:`dust.datasets.manifest.corrections`, or "".
         segment_unit: of a csv's columns start and end: seconds from the first frame's time | frames as decoded, from 0.
         extra_columns: of a csv, of which nothing is to be said; see :mod:`dust.datasets.manifest.columns`.
+        background: a class that is made of the gaps between segments, or None.
+        soft_labels: cells and rows say what several people said, see :mod:`dust.datasets.manifest.votes`; a clip's
+            label is then the class with the largest share. Not with ``multi_label``.
+        annotations, epic_label: of the formats of :mod:`dust.datasets.manifest.annotated`: the file, or a folder of
+            files, "" for the data folder; and what the label is, verb | noun | action.
         cache: folder that keeps the columns of a long csv which cannot be written beside it; "" for none.
         shared: all processes of the run read this split now, and share the work of a long list.
 
@@ -105,7 +116,8 @@ def read_manifest(
         raise DataError(f"DATA.GROUP_COLUMN {group_column}: {root} has no list with columns ({layout}); set it to ''")
     reader = _Reader(root, layout, separator, path_prefix, multi_label, split_number, check_files, group_column)
     reader.corrections = Corrections(corrections)
-    reader.segment_unit, reader.extra_columns = segment_unit, extra_columns
+    reader.segment_unit, reader.extra_columns, reader.background = segment_unit, extra_columns, background
+    reader.soft_labels, reader.annotations, reader.epic_label = soft_labels, annotations, epic_label
     reader.cache, reader.shared = cache, shared
     return _read_long(reader, split, class_names, num_classes) or _read_rows(reader, split, class_names, num_classes)
 
@@ -119,12 +131,14 @@ def _read_rows(
     if names is None and split != "train":
         names = reader.train_classes(num_classes)
     own_names = names is None
-    labels, names = index_labels(raw, names, num_classes, multi_label)
+    options = {"multi_label": multi_label, "soft_labels": reader.soft_labels}
+    labels, names, votes = index_rows(raw, names, num_classes, **options)
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
     clips = Clips.of(_locate(raw, labels, multi_label, reader.check_files))
     raw.problems.raise_if_any(raw.source)
-    return _manifest(clips, names, raw.source, split, multi_label, index_frames(raw, names, num_classes))
+    found = _manifest(clips, names, raw.source, split, multi_label, index_frames(raw, names, num_classes))
+    return replace(found, votes=votes)
 
 
 def _read_long(
@@ -194,62 +208,14 @@ def read_new_clips(
     return clips
 
 
-def available_splits(root: str, format: str = "auto", split_number: int = 1) -> list[str]:
+def available_splits(root: str, format: str = "auto", split_number: int = 1, annotations: str = "") -> list[str]:
     """Those of train, val, test that a data folder has. DataError if it has no known layout."""
     root = lists_of(os.path.expanduser(root))
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist")
     layout = detect_format(root) if format == "auto" else format
-    reader = _Reader(root, layout, "", "", False, split_number, False)
+    reader = _Reader(root, layout, "", "", False, split_number, False, annotations=annotations)
     return [split for split in SPLITS if reader.has(split)]
-
-
-# --- which layout -----------------------------------------------------------------------------------------------
-
-
-def detect_format(root: str) -> str:
-    """The layout of a data folder. Lists (csv, json, split files) go before class folders, which they may describe.
-
-    Raises:
-        DataError: no layout, or more than one kind of list.
-    """
-    if os.path.isfile(root):
-        return "charades" if is_frame_list(root) else "csv"
-    if not os.path.isdir(root):
-        raise DataError(f"{root} is a pipe or a device: give the data folder, or a csv file")
-    if is_sharded(root):
-        return "shards"
-    lists = {
-        "csv": [os.path.relpath(path, root) for split in SPLITS for path in _csv_files(root, split)],
-        "ssv2": formats.find_ssv2(root),
-        "ucf101": formats.find_ucf101(root),
-        "hmdb51": formats.find_hmdb51(root),
-    }
-    found = {name: files for name, files in lists.items() if files}
-    if len(found) > 1:
-        listed = "; ".join(f"{name}: {', '.join(files)}" for name, files in found.items())
-        raise DataError(
-            f"{root} holds lists of several formats ({listed}): set DATA.FORMAT to one of {', '.join(found)}"
-        )
-    if found:
-        name = next(iter(found))
-        return "charades" if name == "csv" and is_frame_list(os.path.join(root, found[name][0])) else name
-    if formats.find_folders(root):
-        return "folder"
-    names = sorted(os.listdir(root))
-    shown = ", ".join(names[:10]) + (f", ... ({len(names)} entries)" if len(names) > 10 else "")
-    raise DataError(
-        f"{root} holds no clips in a known layout. Looked for: train.csv, val.csv, test.csv (there or in metadata/); "
-        "something-something-v2-*.json or train.json, validation.json (there, in labels/ or annotations/); "
-        "trainlist01.txt with classInd.txt; <class>_test_split1.txt; class folders with videos, with or without "
-        f"train/, val/, test/ above them. Found: {shown or 'an empty folder'}. "
-        f"{Path(__file__).parents[1] / 'DATASET.md'} shows each layout"
-    )
-
-
-def _csv_files(root: str, split: str) -> list[str]:
-    paths = (os.path.join(root, folder, f"{split}.csv") for folder in ("", "metadata"))
-    return [path for path in paths if os.path.isfile(path)]
 
 
 @dataclass
@@ -267,14 +233,23 @@ class _Reader:
     corrections: Corrections = field(default_factory=Corrections)
     segment_unit: str = SECONDS
     extra_columns: Sequence[str] = ()
+    background: Background | None = None
+    soft_labels: bool = False
+    annotations: str = ""
+    epic_label: str = "action"
     cache: str = ""
     shared: bool = False
     _paths: dict[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def annotated(self) -> AnnotatedFolder:
+        """The data folder with its annotation files."""
+        options = (self.annotations, self.path_prefix, self.epic_label, self.check_files)
+        return AnnotatedFolder(self.format, self.root, *options)
+
     def read(self, split: str) -> RawSplit:
         """The rows of a split, each with an id, as they are after the corrections."""
-        raw = self._read(split)
-        name_rows(raw)
+        raw = self._named(split)
         ids = partial(self._ids_beside, split)
         raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled, others=ids)
         return raw
@@ -289,7 +264,9 @@ class _Reader:
         return None if problems.kinds else listed
 
     def _columns(self, split: str) -> Columns | None:
-        """All rows of a long csv."""
+        """All rows of a long csv; None too where rows are made one, or added."""
+        if self.soft_labels or self.background is not None:
+            return None
         if self.format not in ("csv", "shards") or not is_long(path := self.csv_path(split)):
             return None
         options = (split, self.separator, self.multi_label, self.group_column, self.segment_unit, *self.extra_columns)
@@ -325,9 +302,17 @@ class _Reader:
         columns = self._columns(split)
         if columns is not None:
             return ClipList(columns, ()).ids()
+        return [row.id or "" for row in self._named(split).rows]
+
+    def _named(self, split: str) -> RawSplit:
+        """The rows of a split and those of gaps, each with an id."""
         raw = self._read(split)
+        if self.background is not None:
+            one_list = os.path.isfile(self.root) and not any(row.split for row in raw.rows)  # it is every split
+            others = [] if one_list else [other for other in SPLITS if other != split and self.has(other)]
+            self.background.add_to(raw, split, {other: self._read(other).rows for other in others})
         name_rows(raw)
-        return [row.id or "" for row in raw.rows]
+        return raw
 
     def _read(self, split: str) -> RawSplit:
         if self.format not in ("csv", "charades") and not os.path.isdir(self.root):
@@ -342,17 +327,17 @@ class _Reader:
             return formats.read_hmdb51(self.root, split, self.split_number, self.path_prefix)
         if self.format == "charades":
             return read_frame_list(self.root, split, self.path_prefix, self.group_column, self.extra_columns)
-        return self._read_csv(split)
+        return self.annotated.read(split) if self.format in ANNOTATED else self._read_csv(split)
 
     def csv_path(self, split: str) -> str:
         """The csv of a split. DataError if there is none."""
         if os.path.isfile(self.root):
             return self.root
         if split not in self._paths:
-            paths = _csv_files(self.root, split)
+            paths = csv_files(self.root, split)
             if not paths:
                 hint = ", which TRAIN.EVAL_PERIOD 0 trains without" if split == "val" else ""
-                others = [os.path.relpath(path, self.root) for name in SPLITS for path in _csv_files(self.root, name)]
+                others = [os.path.relpath(path, self.root) for name in SPLITS for path in csv_files(self.root, name)]
                 raise DataError(
                     f"{self.root}: no {split}.csv for the {split} split{hint} (looked there and in metadata/; "
                     f"found {', '.join(others) or 'no other list'})"
@@ -379,6 +364,8 @@ class _Reader:
     def _csv_rows(self, path: str, split: str) -> RawSplit:
         """The rows of a csv, each with an id."""
         raw = read_csv(path, **self._csv_options(split))
+        if self.soft_labels:
+            raw.rows = merge_rows(raw.rows, lambda row: row.id or (row.written, row.segment), raw.problems)
         name_rows(raw)
         return raw
 
@@ -400,7 +387,9 @@ class _Reader:
             return bool(formats.hmdb_files(self.root, self.split_number))
         if self.format == "charades":
             return frame_list(self.root, split) is not None
-        return os.path.isfile(self.root) or bool(_csv_files(self.root, split))
+        if self.format in ANNOTATED:
+            return self.annotated.has(split)
+        return os.path.isfile(self.root) or bool(csv_files(self.root, split))
 
     def train_classes(self, num_classes: int | None) -> list[str] | None:
         """The classes of the train split, or None where there is no such split."""
@@ -413,7 +402,7 @@ class _Reader:
             if not raw.problems.kinds:
                 return names
         raw = self.read("train")
-        names = index_labels(raw, None, num_classes, self.multi_label)[1]
+        names = index_rows(raw, None, num_classes, multi_label=self.multi_label, soft_labels=self.soft_labels)[1]
         raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
         return names
 

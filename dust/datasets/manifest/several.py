@@ -10,6 +10,7 @@ from typing import Any
 from dust.datasets.manifest.clips import ClipList, Clips
 from dust.datasets.manifest.frame_lists import FrameLabels
 from dust.datasets.manifest.manifest import Manifest, available_splits, read_manifest
+from dust.datasets.manifest.votes import Votes
 from dust.utils.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -60,19 +61,23 @@ def read_folders(folders: str | Sequence[str], split: str, **options: Any) -> Ma
         )
     lists: list[ClipList] = []
     frames: dict[str, FrameLabels] = {}
+    votes: dict[str, Votes] = {}
     for part, (folder, prefix) in enumerate(zip(folders, distinct_ends(folders), strict=True)):
         if folder in having:
-            own = Clips.of(found[folder].clips).with_labels(_relabelling(found[folder], names))
+            relabel = _relabelling(found[folder], names)
+            own = Clips.of(found[folder].clips).with_labels(relabel)
             lists += [replace(one, prefix=f"{prefix}/", part=part) for one in own.lists]
             frames |= {f"{prefix}/{name}": labels for name, labels in found[folder].frames.items()}
+            for name, said in found[folder].votes.items():
+                votes[f"{prefix}/{name}"] = tuple(sorted((relabel(one), weight) for one, weight in said))
     if frames and any(one.class_names != names for one in found.values()):
         raise DataError(f"{', '.join(having)}: lists with labels of single frames must have the same classes")
-    return Manifest(Clips(lists), names, ", ".join(having), options.get("multi_label", False), frames)
+    return Manifest(Clips(lists), names, ", ".join(having), options.get("multi_label", False), frames, votes)
 
 
 def _has(folder: str, split: str, options: Mapping[str, Any]) -> bool:
     layout, number = options.get("format", "auto"), options.get("split_number", 1)
-    return split in available_splits(folder, layout, number)
+    return split in available_splits(folder, layout, number, options.get("annotations", ""))
 
 
 def _numbered(found: Mapping[str, Manifest], named_elsewhere: bool) -> list[str]:
@@ -101,6 +106,7 @@ def _relabelling(own: Manifest, names: Sequence[str]) -> Callable[[Any], Any]:
     numbers = {name: number for number, name in enumerate(names)}
     labels = [label for label in Clips.of(own.clips).used() if label is not None]
     used = {one for label in labels for one in (label if isinstance(label, tuple) else (label,))}
+    used |= {one for said in own.votes.values() for one, _ in said}
     unknown = sorted(own.class_names[one] for one in used if own.class_names[one] not in numbers)
     if unknown:
         raise DataError(f"{own.source}: {', '.join(unknown[:10])}: none of the {len(names)} classes that are known")

@@ -132,6 +132,8 @@ class FusedDataset(Dataset[Any]):
         self.clips: list[FusedClip] = manifest.clips
         self.class_names = list(manifest.class_names)
         self.multi_label = manifest.multi_label
+        self.votes = manifest.votes if training else {}  # a test measures by the class that most people said
+        self.identity = [f"{name} {said}" for name, said in self.votes.items()] or None
         self.modalities, self.split, self.training = tuple(modalities), split, training
         self.fitted: dict[str, Any] = {}
         alone = self.modalities == ("series",)
@@ -248,7 +250,8 @@ class FusedDataset(Dataset[Any]):
             return StackedVideos(references, channels)
         clips = [Clip(clip.id, clip.video, clip.label, clip.group, clip.segment) for clip in self.clips]
         return VideoDataset(
-            manifest=Manifest(clips, self.class_names, manifest.source, manifest.multi_label), **options
+            manifest=Manifest(clips, self.class_names, manifest.source, manifest.multi_label, votes=manifest.votes),
+            **options,
         )
 
     def _check_features(
@@ -364,7 +367,7 @@ class FusedDataset(Dataset[Any]):
         clip = self.clips[index]
         return {
             "inputs": inputs,
-            "label": target_of(clip.label, len(self.class_names), self.multi_label),
+            "label": target_of(clip.label, len(self.class_names), self.multi_label, self.votes.get(clip.id)),
             "id": clip.id,
             "path": clip.path,
         }
@@ -394,6 +397,7 @@ def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> FusedMan
         group_column=data.GROUP_COLUMN,
         corrections=data.CORRECTIONS,
         extra_columns=data.EXTRA_COLUMNS,
+        soft_labels=data.SOFT_LABELS,
     )
 
 

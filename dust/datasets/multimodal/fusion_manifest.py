@@ -9,17 +9,18 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from dust.datasets.arrays import ArrayFiles, is_row, split_reference
 from dust.datasets.manifest.columns import column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
-from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
+from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.places import find_file, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, read_table
+from dust.datasets.manifest.votes import Indexed, Votes, index_rows, merge_rows
 from dust.datasets.multimodal.series import Window
 from dust.decode.segment import Segment
 from dust.utils.errors import DataError, Problems, SampleError
@@ -65,12 +66,14 @@ class FusedClip:
 
 @dataclass
 class FusedManifest:
-    """The samples of one split. ``class_names[label]`` names a class; ``source`` says what was read."""
+    """The samples of one split. ``class_names[label]`` names a class; ``source`` says what was read. ``votes``: id
+    -> what several people said (DATA.SOFT_LABELS)."""
 
     clips: list[FusedClip]
     class_names: list[str]
     source: str
     multi_label: bool
+    votes: Mapping[str, Votes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -130,6 +133,7 @@ def read_fused_manifest(
     group_column: str = "",
     corrections: str | os.PathLike = "",
     extra_columns: Sequence[str] = (),
+    soft_labels: bool = False,
 ) -> FusedManifest:
     """Reads one split.
 
@@ -137,7 +141,7 @@ def read_fused_manifest(
         root: the folder of ``<split>.csv`` or ``manifest.csv``, or a csv file itself.
         modalities: those of video and series whose files are needed.
         path_prefix: folder that relative paths are under; "" is the csv's own.
-        separator, class_names, multi_label, num_classes, group_column, corrections, extra_columns: as in
+        separator, class_names, multi_label, num_classes, group_column, corrections, extra_columns, soft_labels: as in
             :func:`dust.datasets.manifest.manifest.read_manifest`.
         check_files: a missing file, or a row that an array does not have, is an error.
 
@@ -151,15 +155,16 @@ def read_fused_manifest(
     folder = os.path.dirname(path)
     wanted = [name for name in FILES if name in modalities]
     correct = Corrections(corrections)
-    table = _read_table(path, split, wanted, separator, group_column, extra_columns)
+    table = _read_table(path, split, wanted, separator, group_column, extra_columns, soft_labels)
     ids = partial(_ids_beside, root, table, split, separator)
     rows = correct.apply(table.of(split, multi_label), split, table.problems, _relabelled, others=ids)
     raw = RawSplit(path, [*rows], bases=[path_prefix or folder], problems=table.problems)
     names = list(class_names) if class_names is not None else _class_list(folder)
     own_names = names is None
     if names is None and split != "train":
-        names = _train_classes(root, table, separator, group_column, correct, num_classes, multi_label, extra_columns)
-    labels, names = index_labels(raw, names, num_classes, multi_label)
+        index = partial(index_rows, num_classes=num_classes, multi_label=multi_label, soft_labels=soft_labels)
+        names = _train_classes(root, table, separator, group_column, correct, multi_label, extra_columns, index)
+    labels, names, votes = index_rows(raw, names, num_classes, multi_label=multi_label, soft_labels=soft_labels)
     if own_names and split == "train" and not multi_label:
         report_unused(raw, labels, names)
     places = _locate(raw, rows, wanted, check_files)
@@ -173,7 +178,7 @@ def read_fused_manifest(
         label = indices if indices is None or multi_label else indices[0]
         clips.append(FusedClip(row.id or "", video or series, label, video, series, row.group, window))
     logger.info("%s: %d samples of %d classes for %s", path, len(clips), len(names), split)
-    return FusedManifest(clips, names, path, multi_label)
+    return FusedManifest(clips, names, path, multi_label, votes)
 
 
 def _window(row: _Row, wanted: Sequence[str], problems: Problems) -> Window | None:
@@ -243,8 +248,9 @@ def _ids_beside(root: str, table: _Table, split: str, separator: str) -> list[st
 
 
 def _read_table(
-    path: str, split: str, wanted: Sequence[str], separator: str, group_column: str, extra_columns: Sequence[str]
-) -> _Table:
+    path: str, split: str, wanted: Sequence[str], separator: str, group_column: str, extra_columns: Sequence[str],
+    soft_labels: bool = False,
+) -> _Table:  # fmt: skip
     """Header and cells. Problems of the header are raised here; those of rows are collected."""
     problems, problems_of_header = Problems(), Problems()
     table = read_table(path, problems, separator=separator, empty=False)
@@ -259,6 +265,10 @@ def _read_table(
         _Row(where, text, cells.get("label"), cells["id"], group=cells.get(group, ""), cells=cells)
         for where, text, cells in table.rows
     ]
+    if soft_labels:  # rows that say the same but for the label
+        rows = merge_rows(
+            rows, lambda row: tuple(cell for name, cell in row.cells.items() if name != "label"), problems
+        )
     _check_ids(problems, rows)
     return _Table(path, table.header, rows, problems)
 
@@ -318,9 +328,9 @@ def _train_classes(
     separator: str,
     group_column: str,
     correct: Corrections,
-    num_classes: int | None,
     multi_label: bool,
     extra_columns: Sequence[str],
+    index: Callable[..., Indexed],
 ) -> list[str] | None:
     """The classes of the train split, or None where there is none."""
     train = os.path.join(root, "train.csv")
@@ -334,7 +344,7 @@ def _train_classes(
     raw.rows = [*correct.apply(rows, "train", raw.problems, _relabelled, others=ids)]
     if not raw.rows:
         return None
-    names = index_labels(raw, None, num_classes, multi_label)[1]
+    names = index(raw, None)[1]
     raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
     return names
 

@@ -3,8 +3,8 @@
 Rules (DATASET.md says them with examples):
 
 * a .npy or .npz array is (channels, length), unless only its last axis is SERIES.NUM_CHANNELS: then (length, channels);
-* a .csv has a row per time point and a column per channel; a header is optional; a column called time, t, timestamp or
-  seconds holds the times, in seconds; an .npz may hold such an array;
+* a .csv (or .parquet) has a row per time point and a column per channel; a header is optional; a column called time, t,
+  timestamp or seconds holds the times, in seconds; an .npz may hold such an array; an .edf has its own;
 * times must increase; with SERIES.TIMES mend rows are put in the order of their times, and rows of one time become
   their mean, channel by channel, missing values left out; a step of more than five times the median step is a gap;
 * a window [start, end) is in seconds of the recording's clock: offset_s + (1 + drift_ppm / 1e6) * the file's time;
@@ -12,27 +12,19 @@ Rules (DATASET.md says them with examples):
   neighbours, without a low-pass filter, and never across a missing value or a gap: such a point is missing, too.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dust.datasets.arrays import ArrayFiles, split_reference
-from dust.datasets.manifest.columns import to_number
-from dust.datasets.manifest.table import split_line, text_lines
-from dust.utils.arrays import StoredArray, open_npz, read_npy
-from dust.utils.errors import DataError, SampleError
+from dust.datasets.multimodal.series_files import GAP, ON_POINT, SUFFIXES, read_npz, read_table_of, resample
+from dust.utils.arrays import StoredArray, read_npy
+from dust.utils.errors import SampleError
 
-TIME_NAMES = ("time", "t", "timestamp", "seconds")
-MISSING_WORDS = frozenset({"", "nan", "na", "n/a", "null", "none"})
-GAP = 5.0  # a step of more than so many median steps is a gap
-SUFFIXES = (".npy", ".npz", ".csv")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 MOST_BETWEEN = 10.0  # points that SERIES.RATE may make of one step of a file; more, and its times are of another unit
 _YEAR_5000 = 9.56e10  # seconds since 1970
 _MOST_POINTS = 1 << 28  # of one series at SERIES.RATE, which a single wrong time could ask for
-_ON_POINT = 1e-6  # of a step: nearer than that to a time point, its value alone is taken
 
 
 @dataclass(slots=True)
@@ -99,7 +91,7 @@ class Window:
 
 def read_series(reference: str, num_channels: int, files: ArrayFiles | None = None, *, mend: bool = False) -> Series:
     """One series of ``file.npy``, ``file.npy#row`` (a row of a stacked array), ``file.npz``, ``file.npz#name``,
-    ``file.csv``.
+    ``file.csv``, ``file.parquet``, ``file.edf``, ``file.parquet#a,b`` (the columns, or signals, a and b).
 
     Args:
         mend: put rows in the order of their times, and average those of one time; else such times are an error.
@@ -109,17 +101,16 @@ def read_series(reference: str, num_channels: int, files: ArrayFiles | None = No
             values beyond float32; times that are missing, repeat or go backwards.
     """
     path, key = split_reference(reference)
-    suffix = path[-4:].lower()
-    times = None
-    if suffix == ".csv":
-        values, times = _read_csv(path, num_channels)
-    elif suffix == ".npz":
-        values, times = _read_npz(path, key)
-    elif suffix == ".npy":
+    table, times = read_table_of(path, key, num_channels), None
+    if table is not None:
+        values, times = table
+    elif path.lower().endswith(".npz"):
+        values, times = read_npz(path, key)
+    elif path.lower().endswith(".npy"):
         values = (files or ArrayFiles()).row(path, int(key)) if key else read_npy(path)
     else:
         raise SampleError(path, f"not a series: {', '.join(SUFFIXES)} are read")
-    axis = -2 if suffix == ".csv" else channel_axis(values.shape, num_channels, path)
+    axis = -2 if table is not None else channel_axis(values.shape, num_channels, path)
     series = to_float(channels_first(values, axis), path)
     if times is not None:
         times = _checked_times(times, series.shape[1], path)
@@ -130,17 +121,17 @@ def read_series(reference: str, num_channels: int, files: ArrayFiles | None = No
 
 
 def count_channels(reference: str) -> int:
-    """How many channels a series seems to have: the columns of a csv but its times, the first axis of an array.
+    """How many channels a series seems to have: the columns of a table but its times, the first axis of an array.
 
     Raises:
         SampleError: as :func:`read_series`.
     """
     path, key = split_reference(reference)
-    suffix = path[-4:].lower()
-    if suffix == ".csv":
-        shape = _read_csv(path, None)[0].shape
-    elif suffix == ".npz":
-        shape = _read_npz(path, key)[0].shape
+    table = read_table_of(path, key, None)
+    if table is not None:
+        shape = table[0].shape
+    elif path.lower().endswith(".npz"):
+        shape = read_npz(path, key)[0].shape
     else:
         shape = ArrayFiles().row(path, int(key)).shape if key else StoredArray(path).shape
     return int(shape[0]) if len(shape) > 1 else 1
@@ -179,106 +170,6 @@ def to_float(values: np.ndarray, path: str) -> np.ndarray:
         return np.array(values, np.float32)
 
 
-def _read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The array called ``key``, or the only one; and the times, if an array has one of their names."""
-    with open_npz(path) as archive:
-        times = [name for name in archive.names if name.lower() in TIME_NAMES]
-        others = [name for name in archive.names if name not in times]
-        name = key or (others[0] if len(others) == 1 else "")
-        if name not in archive.names:
-            reason = "no array of that name" if key else "not one array but several: name one, as file.npz#name"
-            raise SampleError(path, reason, f"{key + ' of ' if key else ''}{', '.join(archive.names) or 'none'}")
-        return archive.read(name), archive.read(times[0]) if len(times) == 1 else None
-
-
-def _read_csv(path: str, num_channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """(C, L) values and the times of a csv file. ``num_channels``: None for any."""
-    try:
-        lines, separator, _ = text_lines(path)
-    except DataError as error:
-        raise SampleError(path, str(error).removeprefix(f"{path}: ")) from error
-    if not lines:
-        raise SampleError(path, "an empty file: remove the sample")
-    separator = separator or next((mark for mark in ("\t", ";", ",") if mark in lines[0]), " ")
-    try:
-        cells = [line.split() if separator == " " else split_line(line, separator) for line in lines]
-    except ValueError as error:
-        raise SampleError(path, "broken quoting", str(error)) from error
-    header = _header(cells[0], path)
-    rows = cells[1:] if header else cells
-    ragged = next((n for n, row in enumerate(cells, 1) if len(row) != len(cells[0])), 0)
-    if ragged:
-        reason = "rows of different length: every row needs a cell per column; an empty cell is a missing value"
-        raise SampleError(path, reason, f"line {ragged}: {len(cells[ragged - 1])} cells, line 1: {len(cells[0])}")
-    table = _numbers(rows, path, 2 if header else 1, separator)
-    timed = [column for column, name in enumerate(header) if name in TIME_NAMES]
-    if len(timed) > 1:
-        raise SampleError(path, "more than one time column", ", ".join(header))
-    values = np.delete(table, timed, axis=1).T
-    if num_channels is not None and len(values) != num_channels:  # said here, because a csv's axes are known
-        reason = f"another number of columns than SERIES.NUM_CHANNELS {num_channels}, besides one called time"
-        if separator == "," and len(cells[0]) == 2 * (num_channels + bool(timed)) and not header:
-            reason += " (commas as decimal points? put semicolons between the columns, or write points)"
-        raise SampleError(path, reason, f"{len(values)} columns: {', '.join(cells[0])}")
-    return values, table[:, timed[0]] if timed else None
-
-
-def _header(cells: list[str], path: str) -> list[str]:
-    """The columns' names, lower case; [] if the first line holds values. A line that is half of each is refused."""
-    names = [cell.strip().lower() for cell in cells]
-    words = [name for name in names if name not in MISSING_WORDS and not _is_number(name)]
-    if not words:
-        return []
-    if "" in names:
-        raise SampleError(path, "a column without a name (an index? save the file without it)", ", ".join(cells))
-    if len(words) < len(names) and not set(words) <= set(TIME_NAMES):
-        raise SampleError(path, "line 1 is neither a header nor values: not numbers", ", ".join(words))
-    return names
-
-
-def _is_number(word: str) -> bool:
-    try:
-        to_number(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str) -> np.ndarray:
-    """(L, columns) float64; NaN for missing values. SampleError for cells that are neither, and where a comma may be a
-    decimal point or part thousands off."""
-    if not rows:
-        raise SampleError(path, "a header without values: remove the sample")
-    try:
-        return np.array(rows, dtype=np.float64)
-    except ValueError:
-        pass
-    _check_commas([cell.strip() for row in rows for cell in row if "," in cell or "." in cell], path, separator)
-    table = np.full((len(rows), len(rows[0])), np.nan)
-    for number, row in enumerate(rows):
-        for column, cell in enumerate(row):
-            word = cell.strip()
-            if word.lower() in MISSING_WORDS:
-                continue
-            try:
-                table[number, column] = to_number(word)
-            except ValueError:
-                reason = "a cell that is no number (a missing value is an empty cell or NaN; decimals take a point)"
-                raise SampleError(path, reason, f"line {number + first_line}: {word!r}") from None
-    return table
-
-
-def _check_commas(cells: list[str], path: str, separator: str) -> None:
-    """SampleError where commas within numbers can be read in two ways."""
-    commas, points = [cell for cell in cells if "," in cell], [cell for cell in cells if "." in cell]
-    if commas and points:
-        reason = "numbers with commas and numbers with points: write all of them with a decimal point"
-        raise SampleError(path, reason, f"{commas[0]!r} and {points[0]!r}")
-    if commas and separator != ";" and all(_THOUSANDS.fullmatch(cell) for cell in commas):
-        reason = "a comma that may be a decimal point or part thousands off: write numbers with a decimal point"
-        raise SampleError(path, reason, repr(commas[0]))
-
-
 def _checked_times(times: np.ndarray, length: int, path: str) -> np.ndarray:
     if times.shape != (length,) or times.dtype.kind not in "fiu":
         raise SampleError(path, "not one time for each value", f"times {times.shape} {times.dtype}, {length} values")
@@ -312,18 +203,6 @@ def _check_increasing(times: np.ndarray, path: str) -> None:
 
 
 # --- to the model's length ----------------------------------------------------------------------------------------
-
-
-def resample(values: np.ndarray, times: np.ndarray, at: np.ndarray, longest_step: float = np.inf) -> np.ndarray:
-    """(C, len(at)) float32: linear between the values (C, L) at ``times``; NaN where a neighbour is NaN or where the
-    neighbours are more than ``longest_step`` apart. ``at`` lies within ``times``; L >= 2."""
-    low = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
-    step = times[low + 1] - times[low]
-    share = (at - times[low]) / step
-    share = np.where(share < _ON_POINT, 0.0, np.where(share > 1 - _ON_POINT, 1.0, share))
-    left, right = values[:, low].astype(np.float64), values[:, low + 1].astype(np.float64)
-    between = np.where((share > 0) & (share < 1) & (step > longest_step), np.nan, left + share * (right - left))
-    return np.where(share == 0, left, np.where(share == 1, right, between)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +262,7 @@ class SeriesRules:
                 raise SampleError(path, "no time column: add one called time, in seconds, or set SERIES.RATE 0")
             if len(times) > 1:
                 self._check_unit(times, path)
-                steps = int(np.floor((times[-1] - times[0]) * self.rate + _ON_POINT))
+                steps = int(np.floor((times[-1] - times[0]) * self.rate + ON_POINT))
                 at = np.minimum(times[0] + np.arange(steps + 1) / self.rate, times[-1])
                 values = resample(values, times, at, longest_step)
             times, longest_step = None, np.inf  # from here on evenly in time

@@ -61,6 +61,7 @@ class DeviceTransform:
                 cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
                 probability=cfg.MIXUP.PROB,
                 switch_prob=cfg.MIXUP.SWITCH_PROB,
+                smooth_shares=cfg.DATA.SOFT_LABELS,
                 label_smoothing=cfg.MIXUP.LABEL_SMOOTH_VALUE,
             )
         return {

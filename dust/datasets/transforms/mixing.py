@@ -104,8 +104,8 @@ class MixUp:
     """Mixes every clip of a batch with its mirror image in the batch (first with last), one weight for all.
 
     Labels become soft: class numbers (B,) -> (B, K), where ``label_smoothing`` is spread over all K classes;
-    (B, K) targets are mixed as they are. Both also where nothing is mixed. A batch of one, and the middle of an odd
-    one, keeps its pixels.
+    (B, K) targets are mixed as they are, or with ``smooth_shares`` smoothed first. All that also where nothing is
+    mixed. A batch of one, and the middle of an odd one, keeps its pixels.
 
     Attributes:
         num_classes: K, or one K per label name where the label is a dict.
@@ -114,6 +114,7 @@ class MixUp:
         probability: of a batch to be mixed, 0..1.
         switch_prob: of CutMix where both are on, 0..1.
         label_smoothing: 0..1.
+        smooth_shares: (B, K) targets are shares of classes that exclude each other, and are smoothed like a class.
     """
 
     num_classes: int | Mapping[str, int]
@@ -122,6 +123,7 @@ class MixUp:
     probability: float = 1.0
     switch_prob: float = 0.5
     label_smoothing: float = 0.1
+    smooth_shares: bool = False
 
     def __post_init__(self) -> None:
         problems = _probability_problems(self, "probability", "switch_prob", "label_smoothing")
@@ -187,7 +189,8 @@ class MixUp:
             target = torch.full((len(label), num_classes), off, device=label.device)
             target.scatter_(1, label.long()[:, None], 1.0 - self.label_smoothing + off)
         elif label.ndim == 2 and label.shape[1] == num_classes:
-            target = label.float()
+            smoothing = self.label_smoothing if self.smooth_shares else 0.0
+            target = label.float() * (1.0 - smoothing) + smoothing / num_classes
         else:
             raise DataError(
                 f"mixup: a label of shape {tuple(label.shape)} and type {label.dtype}; "

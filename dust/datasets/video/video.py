@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest, read_new_clips
 from dust.datasets.manifest.several import read_folders
+from dust.datasets.manifest.votes import Votes
 from dust.datasets.sample import BadClip, SampleRequest, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
@@ -24,6 +26,7 @@ from dust.decode.clip import reader_class
 from dust.decode.reader import ClipReader, FrameRequest, open_clip
 from dust.decode.segment import part_of
 from dust.utils.errors import VideoError
+from dust.utils.registry import build
 from dust.utils.rng import numpy_rng
 
 logger = logging.getLogger(__name__)
@@ -78,6 +81,7 @@ class VideoDataset(Dataset[Any]):
             raise ValueError("give either train_transform or eval_transform")
         self.clips = Clips.of(manifest.clips)
         self.class_names = list(manifest.class_names)
+        self.votes = manifest.votes
         self.sampler = sampler
         self.train_transform = train_transform
         self.eval_transform = eval_transform
@@ -120,6 +124,10 @@ class VideoDataset(Dataset[Any]):
             corrections=data.CORRECTIONS,
             segment_unit=data.SEGMENT_UNIT,
             extra_columns=data.EXTRA_COLUMNS,
+            soft_labels=data.SOFT_LABELS,
+            annotations=data.ANNOTATIONS,
+            epic_label=data.EPIC_LABEL,
+            background=build(Background, cfg) if data.BACKGROUND else None,
             cache=data.INDEX_CACHE,
             shared=True,
         )
@@ -192,9 +200,9 @@ class VideoDataset(Dataset[Any]):
 
     @property
     def identity(self) -> Any:
-        """What a resumed training must find again: the parts of files."""
-        clips = self.clips
-        return [one.part for one in clips.segments() if one is not None] or None if clips.has_segments else None
+        """What a resumed training must find again: the parts of files, and what several people said."""
+        parts = [one.part for one in self.clips.segments() if one is not None] if self.clips.has_segments else []
+        return [*parts, *(f"{name} {said}" for name, said in self.votes.items())] or None
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         index = key.sample if isinstance(key, SampleRequest) else key
@@ -286,11 +294,15 @@ class VideoDataset(Dataset[Any]):
         video = torch.cat([torch.from_numpy(array) for array in arrays])
         return self.sample(clip, video.permute(0, 4, 1, 2, 3).contiguous())  # (V, C, T, H, W)
 
+    def said_of(self, clip: Clip) -> Votes | None:
+        """What several people said of a training clip; a test measures by the class that most of them said."""
+        return None if self.train_transform is None else self.votes.get(clip.id)
+
     def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
         """A sample of pixels that were read: uint8 (C, T, H, W) in training, (V, C, T, H, W) in evaluation."""
         return {
             "inputs": {"video": video},
-            "label": target_of(clip.label, len(self.class_names), self.multi_label),
+            "label": target_of(clip.label, len(self.class_names), self.multi_label, self.said_of(clip)),
             "id": clip.id,
             "path": clip.path,
         }

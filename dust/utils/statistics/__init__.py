@@ -1,5 +1,6 @@
 """How far a figure can be trusted: intervals, calibration, paired comparison. NumPy and SciPy, no torch."""
 
+from dust.utils.statistics.agreement import Agreement, measure_agreement
 from dust.utils.statistics.calibration import (
     Calibration,
     apply_temperature,
@@ -23,6 +24,7 @@ from dust.utils.statistics.paired import Difference, compare_means, compare_scor
 __all__ = [
     "FEW_GROUPS",
     "RESAMPLES",
+    "Agreement",
     "Calibration",
     "Difference",
     "Interval",
@@ -36,6 +38,7 @@ __all__ = [
     "holm",
     "mcnemar_p",
     "mean_intervals",
+    "measure_agreement",
     "measure_calibration",
     "multilabel_intervals",
     "reliability_bins",

@@ -518,7 +518,7 @@ def test_detection(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"format": "kinetics"}, "DATA.FORMAT 'kinetics'"),
+        ({"format": "imagenet"}, "DATA.FORMAT 'imagenet'"),
         ({"split": "trian"}, "'trian'"),
         ({"root": ""}, "PATH_TO_DATA_DIR"),
         ({"root": "/no/such/folder"}, "does not exist"),

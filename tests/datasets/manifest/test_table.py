@@ -98,7 +98,7 @@ def test_nobody_reads_csv_files_another_way():
     """csv.reader and csv.DictReader stand where a file is no table that a person gives."""
     others = {
         "dust/datasets/manifest/table.py": "the reader itself",
-        "dust/convert/annotations/tables.py": "annotation tools' own tables, whose quoted cells may hold line ends",
+        "dust/datasets/manifest/annotation_files.py": "other tools' tables, whose quoted cells may hold line ends",
         "dust/engine/run_dir.py": "bad_clips.csv, whose last line may be cut off",
         "dust/analysis/predictions.py": "predictions.csv as a test wrote it, large",
         "dust/deploy/jobs.py": "windows of a live source, as it wrote them itself",

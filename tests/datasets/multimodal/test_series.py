@@ -148,7 +148,7 @@ def poisoned() -> bytes:
         ("a.npy", poisoned(), "Python objects, which are never unpickled"),
         ("a.npz", b"text", "not a .npz file"),
         ("a.npz", b"PK\x03\x04 cut", "damaged: write it again"),
-        ("a.txt", CSV, "a.txt: not a series: .npy, .npz, .csv are read"),
+        ("a.txt", CSV, "a.txt: not a series: .npy, .npz, .csv, .parquet, .edf, .bdf are read"),
         ("a.csv", "", "an empty file"),
         ("a.csv", "x,y\n", "a header without values"),
         ("a.csv", b"\xff1,2\n", "not UTF-8"),

@@ -391,3 +391,13 @@ def test_the_configuration_is_read():
     assert DeviceTransform.from_config(cfg)["erasing"] is None
     kinds = {"verb": 7, "noun": 9}  # a task whose labels are of several kinds says so
     assert DeviceTransform.from_config(cfg, kinds)["mixup"].num_classes == kinds
+
+
+def test_shares_of_classes_are_mixed_and_smoothed_as_classes_are():
+    mixup = MixUp(num_classes=3, label_smoothing=0.3, smooth_shares=True)
+    labels, one = torch.tensor([0, 2, 1]), Mix(lam=0.25)
+    hard = mixup.mix_labels(labels, one)
+    torch.testing.assert_close(mixup.mix_labels(torch.nn.functional.one_hot(labels, 3), one), hard)
+    shares = torch.tensor([[0.6, 0.4, 0.0], [1.0, 0.0, 0.0]])
+    smooth = shares * 0.7 + 0.1
+    torch.testing.assert_close(mixup.mix_labels(shares, one), 0.25 * smooth + 0.75 * smooth.flip(0))
