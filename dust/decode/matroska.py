@@ -7,6 +7,7 @@ Facts are from RFC 8794 (EBML: sizes, CRC-32) and RFC 9559 (which elements a Seg
 import zlib
 from typing import BinaryIO
 
+from dust.decode.deadline import check_time
 from dust.decode.members import length, open_bytes
 
 _EBML, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
@@ -141,6 +142,7 @@ class _Walk:
         """Bytes of the file, fewer where it ends; ``count`` at most _PIECE."""
         place = at - self.begin
         if place < 0 or place + count > len(self.piece):
+            check_time()
             self.file.seek(at)
             self.piece, self.begin, place = self.file.read(_PIECE), at, 0
         return self.piece[place : place + count]
