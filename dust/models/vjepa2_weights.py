@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from dust.utils.checkpoint import LoadReport, load_weights
+from dust.utils.checkpoint import LoadReport, load_weights, read_checkpoint
+from dust.utils.checkpoint.tensors import numbered_classifier
 from dust.utils.errors import CheckpointError
 
 State = dict[str, torch.Tensor]
@@ -144,6 +145,15 @@ class _Probe(nn.Module):
         return {key: tensor for key, tensor in ours.items() if not key.startswith("encoder.")}
 
 
-def load_probe(model: Any, path: Path) -> LoadReport:
-    """Fill pooler and head of a VJEPA2 from a published probe, or from a checkpoint that has one."""
-    return load_weights(_Probe(model), path)
+def load_probe(model: Any, path: Path, number: int = 0) -> LoadReport:
+    """Fill pooler and head of a VJEPA2 from a published probe, or from a checkpoint that has one.
+
+    Args:
+        number: which of the classifiers that a published file lists, from 0.
+    """
+    if not number:
+        return load_weights(_Probe(model), path)
+    report = load_weights(_Probe(model), numbered_classifier(str(path), read_checkpoint(path), number))
+    report.path = str(path)
+    report.notes.append(f"classifier {number} of its list")
+    return report
