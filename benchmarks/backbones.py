@@ -70,7 +70,11 @@ def measure_backbones(names: list[str], *, rounds: int, threads: int, size: int 
                 with torch.no_grad():
                     outputs = [_forward(*one) for one in models.values()]
                 torch.testing.assert_close(*outputs, atol=1e-3, rtol=1e-3)
-            seconds = _in_turns(lambda which, do=what, given=models: _do(do, *given[which]), list(models), rounds)
+
+            def call(which: str, what: str = what, models: dict[str, Any] = models) -> None:
+                _do(what, *models[which])
+
+            seconds = _in_turns(call, list(models), rounds)
             peaks = {which: _in_a_process(name, which, what, size) for which in models}
             for which, values in seconds.items():
                 ratios = [value / base for value, base in zip(values, seconds["dust"], strict=True)]
