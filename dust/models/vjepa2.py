@@ -309,13 +309,8 @@ class VJEPA2(ClassifierHead, Checkpointed):
         )  # fmt: skip
         self.frozen_blocks = 0 if train_blocks == -1 else depth - train_blocks
         self._freeze()
-        self.init_from = {
-            part: (key, path)
-            for part, key, path in (
-                ("encoder", "VJEPA2.ENCODER_FROM", encoder_from), ("probe", "VJEPA2.PROBE_FROM", probe_from)
-            )
-            if path
-        }  # fmt: skip
+        parts = (("encoder", "VJEPA2.ENCODER_FROM", encoder_from), ("probe", "VJEPA2.PROBE_FROM", probe_from))
+        self.init_from = {part: (key, path) for part, key, path in parts if path}
         self.probe_number = probe_number
         self.assembled_from_parts = len(self.init_from) == 2
         self.set_grad_checkpointing(act_checkpoint)
@@ -430,9 +425,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
         Raises CheckpointError where a file does not give its part whole.
         """
         for part, path in paths.items():
-            report = (
-                load_weights(self.encoder, path) if part == "encoder" else load_probe(self, path, self.probe_number)
-            )
+            report = load_weights(self.encoder, path) if part == "encoder" else load_probe(self, path)
             if report.absent_from_body:
                 key, _ = self.init_from[part]
                 raise CheckpointError(f"{key} {path}: it does not fit the model's {part} whole. {report}")

@@ -145,12 +145,10 @@ class _Probe(nn.Module):
         return {key: tensor for key, tensor in ours.items() if not key.startswith("encoder.")}
 
 
-def load_probe(model: Any, path: Path, number: int = 0) -> LoadReport:
-    """Fill pooler and head of a VJEPA2 from a published probe, or from a checkpoint that has one.
-
-    Args:
-        number: which of the classifiers that a published file lists, from 0.
-    """
+def load_probe(model: Any, path: Path) -> LoadReport:
+    """Fill pooler and head of a VJEPA2 from a published probe (of its list the one of ``probe_number``), or from a
+    checkpoint that has one."""
+    number = model.probe_number
     if not number:
         return load_weights(_Probe(model), path)
     report = load_weights(_Probe(model), numbered_classifier(str(path), read_checkpoint(path), number))
