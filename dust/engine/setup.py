@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from dust.config import CfgNode
@@ -32,19 +32,6 @@ def build_device(cfg: CfgNode) -> torch.device:
         return torch.device("cpu")
     env = read_dist_env(os.environ)  # None where all processes were started here, each of which sees all GPUs
     return torch.device("cuda", own_gpu(cfg.NUM_GPUS, distributed.local_rank(), env.local_size if env else 1))
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on ``device``, also those in dicts."""
-
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, dict):
-            return {key: move(item) for key, item in value.items()}
-        return value
-
-    return {key: move(value) for key, value in batch.items()}
 
 
 def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:
