@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.fsdp import FSDPModule
 
 from dust.config import CfgNode
@@ -22,6 +23,9 @@ from dust.utils import distributed
 from dust.utils.registry import build, import_extensions
 
 logger = logging.getLogger(__name__)
+
+#: Megabytes of gradients that GPUs exchange at a time.
+GPU_BUCKET_MB = 100
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -102,8 +106,13 @@ def has_own_statistics(model: nn.Module) -> bool:
     )
 
 
-def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, GradSync]:
-    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself."""
+def parallel(
+    model: Any, device: torch.device, *, compiled: bool, static_graph: bool, dtype: str = "float32"
+) -> tuple[Any, GradSync]:
+    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself.
+
+    ``dtype``: float32 | bfloat16, in which gradients of a model that is not sharded travel.
+    """
     run: Any = torch.compile(model) if compiled else model
     if distributed.world_size() == 1:
         return run, lambda last: contextlib.nullcontext()
@@ -121,5 +130,9 @@ def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: 
         gradient_as_bucket_view=True,
         static_graph=static_graph,
         broadcast_buffers=has_own_statistics(model),
+        # fewer and larger messages, which networks of many GPUs like better; a CPU keeps the order in which it adds
+        bucket_cap_mb=GPU_BUCKET_MB if device.type == "cuda" else None,
     )
+    if dtype == "bfloat16":
+        replica.register_comm_hook(None, bf16_compress_hook)
     return replica, lambda last: contextlib.nullcontext() if last else replica.no_sync()

@@ -354,7 +354,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     initialise(state, run, sampler, start)
     state.metadata.update(iters_per_epoch=len(sampler), steps_per_epoch=sampler.num_steps)
     wrapped, state.optimizer_step.grad_sync = parallel(
-        model, device, compiled=cfg.TRAIN.COMPILE, static_graph=state.accumulate == 1
+        model, device, compiled=cfg.TRAIN.COMPILE, static_graph=state.accumulate == 1, dtype=cfg.TRAIN.DDP_DTYPE
     )
     evaluator, transform = build_evaluator(cfg, task, device), build_device_transform(cfg, task.label_classes)
     trainer = Trainer(
