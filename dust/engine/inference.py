@@ -39,7 +39,7 @@ class _Sample:
     outputs: list[Outputs] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _MicroBatch:
     """One that the device has to do: how many of its views are of each sample, in order, and what comes of them."""
 
@@ -63,11 +63,7 @@ class _Way:
 
     samples: deque[_Sample] = field(default_factory=deque)
     flying: deque[_MicroBatch] = field(default_factory=deque)
-
-    @property
-    def left(self) -> int:
-        """Views that were not taken to the device."""
-        return sum(sample.num_views - sample.taken for sample in self.samples)
+    left: int = 0  # views that were not taken to the device
 
 
 @dataclass
@@ -128,16 +124,17 @@ class Inference:
                 self.on_bad(item)
                 continue
             sample = _as_sample(item)
-            if way.left and not (self.across_samples and _stackable(way.samples[-1], sample)):
+            if way.samples and not (self.across_samples and _stackable(way.samples[-1], sample)):
                 yield from self._drain(way, feed, everything=True)
             way.samples.append(sample)
+            way.left += sample.num_views
             yield from self._drain(way, feed, everything=False)
         yield from self._drain(way, feed, everything=True)
         yield from self._landed(way, flying=0)
 
     def _drain(self, way: _Way, feed: Feed, *, everything: bool) -> Iterator[dict[str, Any]]:
         """Run full micro-batches (with ``everything``, also a last short one) and hand out finished samples."""
-        while (left := way.left) and (everything or left >= self.micro_batch):
+        while way.left >= (1 if everything else self.micro_batch):
             way.flying.append(self._forward(way, feed))
             yield from self._landed(way, flying=0 if self.device.type == "cpu" else 1)
 
@@ -166,6 +163,7 @@ class Inference:
                 shares.append((sample, take))
                 sample.taken += take
                 room -= take
+        way.left -= self.micro_batch - room
         # each part from the pinned memory that it is in; joined on the CPU, they would be in none
         inputs = feed.make(
             lambda: {
