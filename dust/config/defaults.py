@@ -63,6 +63,8 @@ CORE = gather(
                              affects="nothing"),
         PARALLEL=Key("ddp", "how several processes train", affects="nothing",
                      choices="ddp (every process holds the model) | fsdp (they share its parameters out, FSDP2)"),
+        DDP_DTYPE=Key("float32", "type in which gradients travel between processes, with PARALLEL ddp",
+                      choices="float32 | bfloat16 (half the bytes; they are rounded to 8 bits)"),
         MIXED_PRECISION=Key(False, "autocast on forward and loss", affects="all"),
         AMP_DTYPE=Key("bfloat16", "type of that autocast", choices="bfloat16 | float16 (with loss scaling)",
                       affects="all"),

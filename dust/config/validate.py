@@ -100,6 +100,10 @@ def _training(cfg: CfgNode) -> list[Problem]:
     if cfg.TRAIN.PARALLEL == "fsdp" and cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16":
         text = "TRAIN.AMP_DTYPE float16: its loss scaling is not for TRAIN.PARALLEL fsdp; write bfloat16"
         problems.append(Problem(("TRAIN.AMP_DTYPE", "TRAIN.PARALLEL"), text))
+    if cfg.TRAIN.PARALLEL == "fsdp" and cfg.TRAIN.DDP_DTYPE != "float32":
+        text = f"TRAIN.DDP_DTYPE {cfg.TRAIN.DDP_DTYPE}: with TRAIN.PARALLEL fsdp gradients are summed in float32; "
+        keys = ("TRAIN.DDP_DTYPE", "TRAIN.PARALLEL")
+        problems.append(Problem(keys, f"{text}write float32, or TRAIN.PARALLEL ddp"))
     if cfg.TRAIN.DETERMINISTIC and cfg.TRAIN.SDPA == "cudnn":
         text = "TRAIN.SDPA cudnn: its backward pass is not deterministic; write flash, or TRAIN.DETERMINISTIC False"
         problems.append(Problem(("TRAIN.SDPA", "TRAIN.DETERMINISTIC"), text))

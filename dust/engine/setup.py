@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.fsdp import FSDPModule
 
 from dust.config import CfgNode
@@ -23,6 +24,9 @@ from dust.utils.registry import build, import_extensions
 
 logger = logging.getLogger(__name__)
 
+#: Megabytes of gradients that GPUs exchange at a time.
+GPU_BUCKET_MB = 100
+
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -32,19 +36,6 @@ def build_device(cfg: CfgNode) -> torch.device:
         return torch.device("cpu")
     env = read_dist_env(os.environ)  # None where all processes were started here, each of which sees all GPUs
     return torch.device("cuda", own_gpu(cfg.NUM_GPUS, distributed.local_rank(), env.local_size if env else 1))
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on ``device``, also those in dicts."""
-
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, dict):
-            return {key: move(item) for key, item in value.items()}
-        return value
-
-    return {key: move(value) for key, value in batch.items()}
 
 
 def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:
@@ -115,8 +106,13 @@ def has_own_statistics(model: nn.Module) -> bool:
     )
 
 
-def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, GradSync]:
-    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself."""
+def parallel(
+    model: Any, device: torch.device, *, compiled: bool, static_graph: bool, dtype: str = "float32"
+) -> tuple[Any, GradSync]:
+    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself.
+
+    ``dtype``: float32 | bfloat16, in which gradients of a model that is not sharded travel.
+    """
     run: Any = torch.compile(model) if compiled else model
     if distributed.world_size() == 1:
         return run, lambda last: contextlib.nullcontext()
@@ -134,5 +130,9 @@ def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: 
         gradient_as_bucket_view=True,
         static_graph=static_graph,
         broadcast_buffers=has_own_statistics(model),
+        # fewer and larger messages, which networks of many GPUs like better; a CPU keeps the order in which it adds
+        bucket_cap_mb=GPU_BUCKET_MB if device.type == "cuda" else None,
     )
+    if dtype == "bfloat16":
+        replica.register_comm_hook(None, bf16_compress_hook)
     return replica, lambda last: contextlib.nullcontext() if last else replica.no_sync()
