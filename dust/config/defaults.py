@@ -67,6 +67,8 @@ CORE = gather(
         AMP_DTYPE=Key("bfloat16", "type of that autocast", choices="bfloat16 | float16 (with loss scaling)",
                       affects="all"),
         COMPILE=Key(False, "torch.compile the model"),
+        COMPILE_UNIT=Key("model", "what COMPILE compiles as one",
+                         choices="model (whole) | blocks (each by itself: those that are alike once, in seconds)"),
         CHANNELS_LAST=Key(False, "channels-last memory format, which pays for convolutions"),
         DETERMINISTIC=Key(False, "the same bits every time on CUDA (slower; CPU runs repeat anyway), or an error that "
                                  "names the operation that cannot"),

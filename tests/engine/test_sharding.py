@@ -48,7 +48,7 @@ def test_only_statistics_of_their_own_are_sent_with_every_forward_pass(monkeypat
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda model, **options: asked.append(options))
     for model in (video_mae, nn.Sequential(nn.BatchNorm1d(2))):
-        parallel(model, torch.device("cpu"), compiled=False, static_graph=True)
+        parallel(model, model, torch.device("cpu"), static_graph=True)
     assert [options["broadcast_buffers"] for options in asked] == [False, True]
 
 
@@ -87,7 +87,7 @@ def test_weights_stay_gathered_from_one_batch_of_a_step_to_the_next(group, monke
     model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)))
     shard(model, torch.device("cpu"), None)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    run, grad_sync = parallel(model, torch.device("cpu"), compiled=False, static_graph=False)
+    run, grad_sync = parallel(model, model, torch.device("cpu"), static_graph=False)
     whole = []
     for last in (False, True):
         with grad_sync(last):
