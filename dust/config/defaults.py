@@ -69,6 +69,8 @@ CORE = gather(
         AMP_DTYPE=Key("bfloat16", "type of that autocast", choices="bfloat16 | float16 (with loss scaling)",
                       affects="all"),
         COMPILE=Key(False, "torch.compile the model"),
+        COMPILE_UNIT=Key("model", "what COMPILE compiles as one",
+                         choices="model (whole) | blocks (each by itself: those that are alike once, in seconds)"),
         CHANNELS_LAST=Key(False, "channels-last memory format, which pays for convolutions"),
         DETERMINISTIC=Key(False, "the same bits every time on CUDA (slower; CPU runs repeat anyway), or an error that "
                                  "names the operation that cannot"),
@@ -93,6 +95,8 @@ CORE = gather(
         NUM_SAMPLE=Key(1, "augmented clips per decoded video (repeated augmentation)", low=1),
         COLOR_JITTER=Key(0.4, "strength of brightness, contrast and saturation jitter", low=0, empty=0.0),
         AA_TYPE=Key("rand-m9-mstd0.5-inc1", "RandAugment, one draw for all frames of a clip; '' = none"),
+        AA_WHERE=Key("workers", "what computes AA_TYPE, of clips of 1 or 3 channels",
+                     choices="workers (by Pillow, before the batch) | device (where the model is, other draws)"),
         LIST=Key([], "augmentations by name, in place of AA_TYPE and COLOR_JITTER", kind=object,
                  values="names, or {name: {argument: value}}"),
         INTERPOLATION=Key("bicubic", "of RandAugment's geometric changes", choices="nearest | bilinear | bicubic"),
@@ -102,6 +106,8 @@ CORE = gather(
         RE_PROB=Key(0.25, "chance of random erasing", low=0, high=1),
         RE_MODE=Key("pixel", "what erased boxes are filled with", choices="pixel | rand | const"),
         RE_COUNT=Key(1, "erased boxes per clip", low=1),
+        RE_NOISE=Key("device", "where the noise of erased boxes is drawn",
+                     choices="device (where the model is) | cpu (the same numbers on a GPU, for which it waits)"),
     ),
     section(
         "MIXUP", affects="training",

@@ -197,6 +197,9 @@ def _mixing(cfg: CfgNode) -> list[Problem]:
     if cfg.AUG.LIST and not cfg.AUG.ENABLE:
         text = f"AUG.LIST {cfg.AUG.LIST}: acts with AUG.ENABLE True only; set that, or AUG.LIST []"
         problems.append(Problem(("AUG.LIST", "AUG.ENABLE"), text))
+    if cfg.AUG.LIST and cfg.AUG.AA_WHERE == "device":
+        text = "AUG.AA_WHERE device: is for AUG.AA_TYPE, and what AUG.LIST names runs in the workers; write workers"
+        problems.append(Problem(("AUG.AA_WHERE", "AUG.LIST"), text))
     turned = cfg.AUG.TIME_REVERSAL
     if turned and not cfg.AUG.ENABLE:
         text = f"AUG.TIME_REVERSAL {turned}: acts with AUG.ENABLE True only; set that, or AUG.TIME_REVERSAL []"

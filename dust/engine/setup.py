@@ -15,17 +15,20 @@ from torch.distributed.fsdp import FSDPModule
 from dust.config import CfgNode
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.backends import Backends
-from dust.engine.sharding import shard
+from dust.engine.sharding import blocks_of, shard
 from dust.engine.step import GradSync
 from dust.launch.rendezvous import own_gpu, read_dist_env
 from dust.models import build_model
 from dust.utils import distributed
+from dust.utils.errors import ConfigError
 from dust.utils.registry import build, import_extensions
 
 logger = logging.getLogger(__name__)
 
 #: Megabytes of gradients that GPUs exchange at a time.
 GPU_BUCKET_MB = 100
+#: Of one model, which are compiled by themselves, in all sizes of batches.
+MOST_KINDS_OF_BLOCKS = 64
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -106,14 +109,48 @@ def has_own_statistics(model: nn.Module) -> bool:
     )
 
 
+def build_compiled(cfg: CfgNode, model: nn.Module) -> Any:
+    """The model as TRAIN.COMPILE and COMPILE_UNIT say: as it is, compiled whole, or with its blocks compiled in place,
+    so that they also run compiled where it is validated."""
+    if not cfg.TRAIN.COMPILE:
+        return model
+    return torch.compile(model) if cfg.TRAIN.COMPILE_UNIT == "model" else compile_blocks(model)
+
+
+def compile_blocks(model: nn.Module, **options: Any) -> nn.Module:
+    """Compile each block (:func:`dust.engine.sharding.blocks_of`) by itself, in place. Blocks that are alike share what
+    is compiled, and wrappers around them do not matter: what reduces gradients, gathers weights, recomputes.
+
+    Args:
+        options: of ``torch.compile``.
+
+    Raises:
+        ConfigError: the model has no blocks.
+    """
+    import torch._dynamo.config as dynamo
+
+    blocks = blocks_of(model)
+    if not blocks:
+        raise ConfigError(
+            f"TRAIN.COMPILE_UNIT blocks: {type(model).__name__} has no list of blocks that are alike; write model"
+        )
+    # stages differ in their sizes, blocks in what they shift: beyond torch's limit of 8 the last would run as they are
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_KINDS_OF_BLOCKS)
+    for block in blocks:
+        block.compile(**options)
+    logger.info("%d blocks are compiled, each kind once", len(blocks))
+    return model
+
+
 def parallel(
-    model: Any, device: torch.device, *, compiled: bool, static_graph: bool, dtype: str = "float32"
+    model: Any, run: Any, device: torch.device, *, static_graph: bool, dtype: str = "float32"
 ) -> tuple[Any, GradSync]:
     """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself.
 
-    ``dtype``: float32 | bfloat16, in which gradients of a model that is not sharded travel.
+    Args:
+        run: the model, or what :func:`build_compiled` made of it.
+        dtype: float32 | bfloat16, in which gradients of a model that is not sharded travel.
     """
-    run: Any = torch.compile(model) if compiled else model
     if distributed.world_size() == 1:
         return run, lambda last: contextlib.nullcontext()
     if isinstance(model, FSDPModule):

@@ -38,7 +38,7 @@ from dust.engine.learner import Learner, LearnOptions
 from dust.engine.leaving import Leaving
 from dust.engine.overlap import Garbage
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import build_device, build_device_transform, build_for, parallel
+from dust.engine.setup import build_compiled, build_device, build_device_transform, build_for, parallel
 from dust.engine.sharding import gathered
 from dust.engine.stages import upstream
 from dust.engine.start import StartOptions, initialise
@@ -354,7 +354,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     initialise(state, run, sampler, start)
     state.metadata.update(iters_per_epoch=len(sampler), steps_per_epoch=sampler.num_steps)
     wrapped, state.optimizer_step.grad_sync = parallel(
-        model, device, compiled=cfg.TRAIN.COMPILE, static_graph=state.accumulate == 1, dtype=cfg.TRAIN.DDP_DTYPE
+        model, build_compiled(cfg, model), device, static_graph=state.accumulate == 1, dtype=cfg.TRAIN.DDP_DTYPE
     )
     evaluator, transform = build_evaluator(cfg, task, device), build_device_transform(cfg, task.label_classes)
     trainer = Trainer(
