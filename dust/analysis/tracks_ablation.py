@@ -17,6 +17,7 @@ from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
+from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv, write_text
@@ -68,7 +69,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
         dataset.seen_views = set(subset)  # read anew by the workers of every pass
         bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
         evaluation, counts = evaluator.evaluate(model, loader, split="test", bad_clips=bad_clips)
-        metrics = evaluation.metrics()
+        metrics = distributed.from_main(evaluation.metrics)
         if not metrics:
             raise DataError(
                 f"{cfg.DATA.PATH_TO_DATA_DIR}: the test split has no labels, so there is nothing to compare"

@@ -16,6 +16,7 @@ from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.run_dir import BadClipLog
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
+from dust.utils import distributed
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.files import write_text
 from dust.utils.structured import read_json
@@ -33,7 +34,7 @@ def calibrate(evaluator: Evaluator, model: Any, loader: DataLoader[Any], bad_cli
         DataError: the split has no labels, or no clip that can be read.
     """
     evaluation, counts = evaluator.evaluate(model, loader, split="val", bad_clips=bad_clips)
-    found = evaluation.calibration()
+    found = distributed.from_main(evaluation.calibration)
     if found is None:
         raise DataError("TEST.CALIBRATE: the val split has no labels, so nothing says how right a probability is")
     logger.info(

@@ -1,7 +1,11 @@
 """One split through the evaluation loop into a task's evaluation, on one process or many."""
 
 import contextlib
+import itertools
+import shutil
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +17,15 @@ from dust.datasets.loader import Loader
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.inference import Inference
-from dust.engine.run_dir import BadClipLog
+from dust.engine.run_dir import RECORDS, BadClipLog
 from dust.engine.setup import Autocast, build_autocast, build_device_transform
 from dust.launch.signals import InterruptFlag, StopEarly
 from dust.tasks.task import Evaluation, Task
-from dust.utils import distributed
+from dust.utils import distributed, records
 from dust.utils.logging import progress
+
+#: Evaluations of this process, which are those of all others too: each has a folder of its own for its records.
+_NUMBERS = itertools.count()
 
 
 class Evaluator:
@@ -54,6 +61,9 @@ class Evaluator:
     ) -> tuple[Evaluation, dict[str, int]]:
         """Evaluate every sample exactly once.
 
+        Each process collects the records of its own samples, beyond some megabytes in a file beside ``bad_clips``; the
+        first one reads them all, one by one.
+
         Args:
             bad_clips: is told of every sample that cannot be read, or whose output is not finite, once; afterwards it
                 knows those of all processes.
@@ -61,7 +71,8 @@ class Evaluator:
             interrupt: asked before every forward pass.
 
         Returns:
-            The evaluation with the records of all processes, and ``{"samples", "bad_clips"}`` over all of them.
+            The evaluation, and ``{"samples", "bad_clips"}`` over all processes. The first process's holds the records
+            of all, the others' have done their part: figures are asked for by ``distributed.from_main``.
 
         Raises:
             DataError: no sample is left.
@@ -85,6 +96,11 @@ class Evaluator:
             should_stop=interrupt.check_alone if interrupt else lambda: None,
         )
         evaluation = self.task.evaluation(split)
+        folder = bad_clips.path.parent / RECORDS / str(next(_NUMBERS))
+        own = records.Records(
+            folder / f"{distributed.rank():05d}.records", records.HELD_BYTES // distributed.world_size()
+        )
+        evaluation.collect_into(own)
         total = len(loader)
 
         def watched() -> Iterator[Any]:
@@ -98,14 +114,26 @@ class Evaluator:
         with contextlib.suppress(StopEarly), asking:
             for record in evaluation.infer(loop, watched()):
                 evaluation.update(record)
+        own.close()
         if interrupt:
             interrupt.check()
-        gathered = distributed.all_gather_objects(evaluation.records())
-        evaluation.replace_records([record for records in gathered for record in records])
-        counts = {"samples": len(evaluation.records()), "bad_clips": bad_clips.gather()}
+        told = distributed.gather_to_main((own.part(), evaluation.condensed()))
+        if told:
+            joined = records.joined_records(part for part, _ in told)
+            if isinstance(joined, records.JoinedRecords):
+                weakref.finalize(joined, _remove, folder)
+            evaluation.join(joined, [condensed for _, condensed in told])
+        counts = {"samples": int(distributed.total(len(own))), "bad_clips": bad_clips.gather()}
         if not counts["samples"]:
             bad_clips.refuse_empty(counts["bad_clips"])
         return evaluation, counts
+
+
+def _remove(folder: Path) -> None:
+    """Remove the records of an evaluation that nobody asks any more."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # those of another evaluation are there, too
+        folder.parent.rmdir()
 
 
 def build_evaluator(cfg: CfgNode, task: Task, device: torch.device) -> Evaluator:

@@ -63,7 +63,7 @@ class EvaluationEnd:
     Attributes:
         metrics: as the task names them.
         improved: the run's best so far.
-        evaluation, loader: the task's evaluation with all records, and what it was made of.
+        evaluation, loader: the task's evaluation, in the first process with all records, and what it was made of.
         bad_clips: clips that were left out.
     """
 

@@ -25,6 +25,9 @@ from dust.utils.text import csv_value, printable
 
 logger = logging.getLogger(__name__)
 
+#: The folder in OUTPUT_DIR in which processes keep the records of an evaluation while it lasts.
+RECORDS = "records.partial"
+
 
 class RunDir:
     """The folder of one run: ``checkpoints/``, ``results/``, ``bad_clips.csv``, ``config.yaml``, ``stdout.log``."""
@@ -90,6 +93,7 @@ class RunDir:
         """
         for left in self.path.glob(".*.tmp"):  # by a process that was killed; this one holds the lock
             left.unlink(missing_ok=True)
+        shutil.rmtree(self.path / RECORDS, ignore_errors=True)
         write_text(self.path / "config.yaml", config)
         logger.info("configuration: %s", self.path / "config.yaml")
         if anew:

@@ -156,7 +156,7 @@ class Test:
         evaluation, counts = self.evaluator.evaluate(
             self.tested.model, self.loader, split="test", bad_clips=self.bad_clips, on_sample=meter.log_iter
         )
-        metrics = evaluation.metrics()
+        metrics = distributed.from_main(evaluation.metrics)
         meter.log_final(metrics)
         if distributed.is_main():
             self._write_results(evaluation, metrics, counts, calibration)
@@ -251,6 +251,7 @@ def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:
     test = build_test(views[0] if views else cfg, run, tested)
     if distributed.is_main():
         run.begin(cfg.dump())
+    distributed.barrier()  # what a killed run left of its records is gone before new ones come
     if not counts:
         return test()
     metrics: dict[str, float] = {}

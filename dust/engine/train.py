@@ -287,7 +287,7 @@ class Trainer:
                 on_sample=lambda n, total: self.val_meter.log_iter(state.epoch, n, total),
                 interrupt=self.interrupt,
             )
-        metrics = evaluation.metrics()
+        metrics = distributed.from_main(evaluation.metrics)
         if self.metric not in metrics:
             raise DustError(f"TRAIN.BEST_METRIC {self.metric!r} is not measured; choose one of {', '.join(metrics)}")
         if isinstance(state.model, ChoosesByValidation):
@@ -344,7 +344,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     state.optimizer_step.accumulate = sampler.accumulate
     state.metadata = {
         "class_names": list(dataset.class_names),
-        "data_sha256": distributed.of_main(lambda: fingerprint(dataset, fitted)),
+        "data_sha256": distributed.from_main(lambda: fingerprint(dataset, fitted)),
         "fitted": fitted,
         "carried": files_of(dataset),
         "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),

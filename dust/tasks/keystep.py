@@ -14,7 +14,7 @@ from dust.config import CfgNode
 from dust.models.protocol import EncodesFrames
 from dust.procedure.step_decoder import StepDecoder
 from dust.tasks.build import TASK_REGISTRY
-from dust.tasks.classification import write_per_class
+from dust.tasks.classification_evaluation import write_per_class
 from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError

@@ -1,7 +1,7 @@
 """A grid of probes on the same tokens, trained in one pass and compared by validation."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,13 @@ from torch import Tensor
 
 from dust.config import CfgNode
 from dust.models.probe import grid_name
+from dust.tasks.answers import Answers, in_blocks, mean_average_precision, stacked
 from dust.tasks.build import TASK_REGISTRY
-from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
+from dust.tasks.classification import Classification
+from dust.tasks.classification_evaluation import MAIN, ClassificationEvaluation
 from dust.tasks.task import DataInfo, Outputs
-from dust.utils.metrics import classification_metrics, multilabel_metrics
+from dust.utils.metrics import ranked_metrics
+from dust.utils.ranks import joined_ranks, ranks_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class ProbeGridEvaluation(ClassificationEvaluation):
     def __init__(self, *, heads: Sequence[str], chooses: bool, **options: Any) -> None:
         super().__init__(**options)
         self.chooses = chooses
+        self.best: int | None = None
         self.heads = list(heads)
 
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -99,29 +103,46 @@ class ProbeGridEvaluation(ClassificationEvaluation):
         kept["probabilities_of_heads"] = np.stack([probabilities.numpy() for _, probabilities in each])
         return kept
 
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
+    def condensed(self) -> Answers | None:
+        return None if self._of_heads else super().condensed()  # which head is meant, only all processes together know
+
+    def replace_records(self, records: Sequence[dict[str, Any]]) -> None:
         super().replace_records(records)
-        labelled = self._labelled()
-        if not labelled or "of_heads" not in labelled[0]:
-            return
-        best = int(np.argmax(list(self.metrics_of_heads().values())))
-        for record in records:
-            record["scores"] = record["of_heads"][best]
-            record["probabilities"] = record["probabilities_of_heads"][best]
+        self.best = None
+        if self._of_heads:
+            self.best = int(np.argmax(list(self.metrics_of_heads().values())))
+
+    @property
+    def _of_heads(self) -> bool:
+        first = next(self._labelled(), None)
+        return first is not None and "of_heads" in first
+
+    def _each(self) -> Iterator[dict[str, Any]]:
+        """The records with the scores of the best head, once that is known."""
+        for record in super()._each():
+            if self.best is not None and "of_heads" in record:
+                scores, probabilities = record["of_heads"][self.best], record["probabilities_of_heads"][self.best]
+                record = {**record, "scores": scores, "probabilities": probabilities}
+            yield record
 
     def metrics_of_heads(self) -> dict[str, float]:
         """The first figure (``top1_acc``, ``map``) of every head, under the head's name; 0 of one that diverged."""
-        labelled = self._labelled()
-        if not labelled or "of_heads" not in labelled[0]:
+        if not self._of_heads:
             return {}
-        labels = np.array([record["label"] for record in labelled])
-        measure: Any = multilabel_metrics if self.multi_label else classification_metrics
-        first, found = "map" if self.multi_label else "top1_acc", {}
-        for number, name in enumerate(self.heads):
-            scores = np.stack([record["of_heads"][number] for record in labelled])
-            answers = labels.astype(int) if self.multi_label else labels
-            found[f"{name}_{first}"] = measure(scores, answers)[first] if np.isfinite(scores).all() else 0.0
-        return found
+        first = "map" if self.multi_label else "top1_acc"
+        return {f"{name}_{first}": self._of_head(number)[first] for number, name in enumerate(self.heads)}
+
+    def _of_head(self, number: int) -> dict[str, float]:
+        def pick(record: Mapping[str, Any]) -> np.ndarray:
+            return record["of_heads"][number]
+
+        classes = len(self.class_names)
+        if not all(np.isfinite(pick(record)).all() for record in self._labelled()):
+            return {"map": 0.0, "top1_acc": 0.0}
+        if self.multi_label:
+            return mean_average_precision(self._labelled, pick, classes)
+        blocks = in_blocks(self._labelled(), classes)
+        return ranked_metrics(joined_ranks(ranks_of(*stacked(block, pick)) for block in blocks))
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()

@@ -131,7 +131,11 @@ class Evaluation(ABC):
     logits = True
 
     def __init__(self) -> None:
-        self._records: list[dict[str, Any]] = []
+        self._records: Any = []  # a list, or a dust.utils.records.Records: append, len, iter
+
+    def collect_into(self, records: Any) -> None:
+        """Collect in this list, or in these :class:`dust.utils.records.Records`, from now on."""
+        self._records = records
 
     def infer(self, loop: InferenceLoop, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """The records of evaluation items. By default each item is a sample that runs through the model once; an
@@ -157,13 +161,23 @@ class Evaluation(ABC):
         """Collect one more record."""
         self._records.append(self.keep(record))
 
-    def records(self) -> list[dict[str, Any]]:
-        """What was collected."""
+    def records(self) -> Any:
+        """What was collected: a list, or a sequence whose records are read from files one by one (see
+        :mod:`dust.utils.records`), as often as is asked. What is changed in such a one is not kept."""
         return self._records
 
-    def replace_records(self, records: list[dict[str, Any]]) -> None:
-        """Take these (all processes' records, gathered) instead."""
+    def replace_records(self, records: Sequence[dict[str, Any]]) -> None:
+        """Take these instead."""
         self._records = records
+
+    def condensed(self) -> Any:
+        """What the figures are made of, of the records at hand: little, so that it can travel from every process to the
+        first. None: they are made of the records themselves, by the first process."""
+        return None
+
+    def join(self, records: Sequence[dict[str, Any]], condensed: Sequence[Any]) -> None:
+        """Take all processes' records, in the order of the list, with what each process has condensed of its own."""
+        self.replace_records(records)
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:

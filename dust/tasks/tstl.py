@@ -1,6 +1,6 @@
 """The two tasks of TSTL: selecting a group of classes, and finding the class by way of the group."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from dust.config.expand import grouping_of
 from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.models.protocol import KnowsItsCost
 from dust.tasks.build import TASK_REGISTRY
-from dust.tasks.classification import MAIN, Classification, ClassificationEvaluation
+from dust.tasks.classification import Classification
+from dust.tasks.classification_evaluation import MAIN, ClassificationEvaluation
 from dust.tasks.task import Answer, DataInfo, Outputs
 from dust.utils.files import write_csv
 
@@ -123,16 +124,19 @@ class RoutingEvaluation(ClassificationEvaluation):
 
     def metrics(self) -> dict[str, float]:
         metrics = super().metrics()
-        labelled = self._labelled()
-        if labelled:
-            groups = np.array([self.group_of[record["label"]] for record in labelled])
-            metrics["selector_acc"] = _percent([record["selected"] for record in labelled] == groups)
-        if labelled and all("oracle" in record for record in labelled):
-            right = np.array([record["oracle"] == record["label"] for record in labelled])
+        found = [
+            (self.group_of[record["label"]], record["selected"], record["label"], record.get("oracle"))
+            for record in self._labelled()
+        ]
+        groups = np.array([group for group, *_ in found])
+        if found:
+            metrics["selector_acc"] = _percent([selected for _, selected, *_ in found] == groups)
+        if found and all(oracle is not None for *_, oracle in found):
+            right = np.array([oracle == label for *_, label, oracle in found])
             metrics["oracle_acc"] = _percent(right)
             metrics |= {f"expert_acc.{index}": _percent(right[groups == index]) for index in np.unique(groups).tolist()}
-        if self._records:
-            metrics["forwards_per_clip"] = float(np.mean([record["forwards"] for record in self._records]))
+        if len(self._records):
+            metrics["forwards_per_clip"] = float(np.mean([record["forwards"] for record in self._each()]))
             if self.task.gflops is not None:
                 metrics["gflops_per_clip"] = self.task.gflops * metrics["forwards_per_clip"]
         return metrics
@@ -142,13 +146,14 @@ class RoutingEvaluation(ClassificationEvaluation):
         (several experts of a view with +)."""
         written = super().write(folder)
         path = folder / "routing.csv"
-        rows = []
-        for record in self._records:
+        write_csv(path, ["id", "path", "group", "selected", "routes"], self._routing_rows(), line_end="\r\n")
+        return [*written, path]
+
+    def _routing_rows(self) -> Iterator[list[Any]]:
+        for record in self._each():
             group = "" if record["label"] is None else self.group_of[record["label"]]
             routes = " ".join("+".join(map(str, view)) for view in record["routes"])
-            rows.append([record["id"], record["path"], group, record["selected"], routes])
-        write_csv(path, ["id", "path", "group", "selected", "routes"], rows, line_end="\r\n")
-        return [*written, path]
+            yield [record["id"], record["path"], group, record["selected"], routes]
 
 
 def _percent(hits: Any) -> float:

@@ -1,6 +1,6 @@
 """Verbs and nouns of actions (EPIC-KITCHENS): two classifications, and how well both together are right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dust.config import CfgNode
 from dust.models.losses import ClassificationLoss
+from dust.tasks.answers import group_numbers, in_blocks
 from dust.tasks.build import TASK_REGISTRY
-from dust.tasks.classification import ClassificationEvaluation
+from dust.tasks.classification_evaluation import ClassificationEvaluation
 from dust.tasks.task import NONE, Answer, DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
@@ -102,6 +103,7 @@ class VerbNounEvaluation(Evaluation):
     ) -> None:
         super().__init__()
         self.names, self.actions = names, torch.tensor([list(pair) for pair in actions]).reshape(-1, 2)
+        self._known: list[dict[str, Tensor]] = []  # of one block of records after the other
         self._ensembles = {
             kind: ClassificationEvaluation(class_names=names[kind], multi_label=False, method=method, space=space)
             for kind in KINDS
@@ -133,19 +135,46 @@ class VerbNounEvaluation(Evaluation):
         return {name: 100.0 * float(hit.double().mean()) for name, hit in self._hits().items()}
 
     def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
-        names = self.group_names(self._labelled(), groups)
+        numbers = group_numbers(self.group_names(block, groups) for block in in_blocks(self._labelled(), self._width))
+        if numbers is None:
+            return {}
         return {
-            name: mean_intervals(100.0 * hit.double().numpy(), names, upper=100.0) for name, hit in self._hits().items()
+            name: mean_intervals(100.0 * hit.double().numpy(), numbers, upper=100.0)
+            for name, hit in self._hits().items()
         }
 
-    def _labelled(self) -> list[dict[str, Any]]:
-        return [record for record in self._records if record["label"] is not None]
+    @property
+    def _width(self) -> int:
+        """Numbers of a record."""
+        return sum(map(len, self.names.values())) + len(self.actions)
+
+    def _labelled(self) -> Iterator[dict[str, Any]]:
+        return (record for record in self._records if record["label"] is not None)
 
     def _hits(self) -> dict[str, Tensor]:
         """For each accuracy, which clips (N,) are right."""
-        labelled = self._labelled()
-        if not labelled:
-            return {}
+        if not self._known:
+            self._known = [self._hits_of(block) for block in in_blocks(self._labelled(), self._width)]
+        names = self._known[0] if self._known else ()
+        return {name: torch.cat([one[name] for one in self._known]) for name in names}
+
+    def condensed(self) -> list[dict[str, Tensor]]:
+        self._hits()
+        return self._known
+
+    def join(self, records: Sequence[dict[str, Any]], condensed: Sequence[Any]) -> None:
+        super().join(records, condensed)
+        self._known = [hits for part in condensed for hits in part or ()]
+
+    def update(self, record: dict[str, Any]) -> None:
+        self._known = []
+        super().update(record)
+
+    def replace_records(self, records: Sequence[dict[str, Any]]) -> None:
+        self._known = []
+        super().replace_records(records)
+
+    def _hits_of(self, labelled: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         p = {kind: torch.from_numpy(np.stack([record[kind] for record in labelled])) for kind in KINDS}
         label = {kind: torch.tensor([int(record["label"][kind]) for record in labelled]) for kind in KINDS}
         hits = {kind: topk_correct(p[kind], label[kind], (1, 5)) for kind in KINDS}
@@ -166,20 +195,21 @@ class VerbNounEvaluation(Evaluation):
 
     def write(self, folder: Path) -> list[Path]:
         """``predictions.csv``: id, path, and of verb and noun the label, the prediction and its probability."""
-        if not self._records:
+        if not len(self._records):
             raise DataError("no clip was evaluated, so there is nothing to write")
         path = folder / "predictions.csv"
-        rows = []
+        columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
+        write_csv(path, ["id", "path", *columns], self._rows(), line_end="\r\n")
+        return [path]
+
+    def _rows(self) -> Iterator[list[Any]]:
         for record in self._records:
             row = [record["id"], record["path"]]
             for kind in KINDS:
                 best = int(record[kind].argmax())
                 truth = "" if record["label"] is None else self.names[kind][int(record["label"][kind])]
                 row += [truth, self._said(record, kind), f"{record[kind][best]:.6g}"]
-            rows.append(row)
-        columns = [f"{kind}{what}" for kind in KINDS for what in ("", "_prediction", "_prob")]
-        write_csv(path, ["id", "path", *columns], rows, line_end="\r\n")
-        return [path]
+            yield row
 
 
 def _product_hits(verbs: Tensor, nouns: Tensor, verb: Tensor, noun: Tensor) -> list[Tensor]:

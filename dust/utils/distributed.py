@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from dust.utils.errors import DustError
+
 T = TypeVar("T")
 
 
@@ -40,9 +42,29 @@ def all_gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def of_main(make: Callable[[], T]) -> T:
-    """What rank 0 makes, on every rank."""
-    return all_gather_objects(make() if is_main() else None)[0]
+def gather_to_main(value: Any) -> list[Any]:
+    """``[value of rank 0, value of rank 1, ...]`` on rank 0; nothing on the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.gather_object(value, values if is_main() else None)
+    return values if is_main() else []
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What ``make`` returns on rank 0, on every rank. A DustError or an OSError there is raised on every rank."""
+    if world_size() == 1:
+        return make()
+    told: list[Any] = [None, None]
+    if is_main():
+        try:
+            told[0] = make()
+        except (DustError, OSError) as error:
+            told[1] = error
+    dist.broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
 
 
 #: What :func:`highest` and :func:`sum_and_highest_begun` count up to.

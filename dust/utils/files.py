@@ -10,6 +10,7 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import os
 import re
 import stat
@@ -109,8 +110,21 @@ def write_csv(
     """Write a comma-separated file with a header, quoted where a field needs it, atomically. Raises DataError.
 
     Texts become what :func:`dust.utils.text.csv_cell` makes of them: no formula, and nothing that steers a terminal.
+    Rows are written as they come: there may be more of them than memory.
     """
-    write_text(path, csv_text([list(header), *rows], line_end=line_end))
+    try:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            for some in _batched(itertools.chain([list(header)], rows), 1000):
+                file.write(csv_text(some, line_end=line_end).encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _batched(rows: Iterable[Iterable[object]], count: int) -> Iterator[list[Iterable[object]]]:
+    """Lists of ``count`` rows; the last may be shorter."""
+    ahead = iter(rows)
+    while some := list(itertools.islice(ahead, count)):
+        yield some
 
 
 def csv_text(rows: Iterable[Iterable[object]], *, line_end: str = "\n") -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dust.utils.errors import ArgumentError, ConfigError, DataError
 from dust.utils.numbers import as_classes, as_numbers, whole
+from dust.utils.ranks import Ranks, ranks_of
 from dust.utils.registry import Registry
 
 #: Metrics that TEST.METRICS may name: functions (scores (N, K), labels) -> float, as the task's own figures get them.
@@ -74,18 +75,26 @@ def classification_metrics(scores: Any, labels: Any) -> dict[str, float]:
     Raises:
         DataError: nothing to measure, other shapes, NaN, labels that are none of the K classes.
     """
+    scores = _scores(scores, labels)
+    return ranked_metrics(ranks_of(scores, as_classes("label", labels, scores.shape[1])))
+
+
+def ranked_metrics(ranks: Ranks) -> dict[str, float]:
+    """The figures of :func:`classification_metrics`, of what was kept of the scores. Raises DataError likewise."""
     from sklearn.metrics import recall_score
 
-    scores = _scores(scores, labels)
-    labels = as_classes("label", labels, scores.shape[1])
-    num_classes = scores.shape[1]
-    ks = (1, 5) if num_classes >= 5 else (1,)
-    hits = topk_correct(torch.from_numpy(scores), torch.from_numpy(labels), ks)
-    predicted = scores.argmax(axis=1)
-    metrics = {f"top{k}_acc": 100.0 * float(hit.float().mean()) for k, hit in zip(ks, hits, strict=True)}
-    recalls = recall_score(labels, predicted, labels=np.unique(labels), average=None, zero_division=0)
+    bad = int((ranks.ahead < 0).sum())
+    if bad:
+        raise DataError(_nan_scores(bad, len(ranks)))
+    as_classes("label", ranks.labels, ranks.classes)
+    hits = {k: torch.from_numpy(ranks.hits(k)) for k in ranks.ks}
+    metrics = {f"top{k}_acc": 100.0 * float(hit.float().mean()) for k, hit in hits.items()}
+    labels, predicted, counts = ranks.counts()
+    recalls = recall_score(
+        labels, predicted, labels=np.unique(labels), average=None, zero_division=0, sample_weight=counts
+    )
     metrics["mean_class_acc"] = 100.0 * float(recalls.mean())
-    return metrics | f1_scores(predicted, labels)
+    return metrics | f1_scores(predicted, labels, counts)
 
 
 def named_metrics(names: Sequence[str], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -109,10 +118,11 @@ def named_metrics(names: Sequence[str], scores: np.ndarray, labels: np.ndarray) 
     return figures
 
 
-def f1_scores(predicted: Any, labels: Any) -> dict[str, float]:
+def f1_scores(predicted: Any, labels: Any, counts: np.ndarray | None = None) -> dict[str, float]:
     """scikit-learn's F1 over the classes that occur in labels or predictions, percent: their mean, ``macro_f1``, and
     that weighted by how often a class is the label, ``weighted_f1``. Both are (N,) class numbers; -1 may be predicted,
-    for "none". NaN without any sample. Raises DataError for other numbers, or different lengths."""
+    for "none". ``counts`` (N,) says how many samples each of them stands for; None: one. NaN without any sample. Raises
+    DataError for other numbers, or different lengths."""
     from sklearn.metrics import f1_score
 
     predicted = as_classes("prediction", as_numbers("predictions", predicted) + 1) - 1
@@ -122,7 +132,8 @@ def f1_scores(predicted: Any, labels: Any) -> dict[str, float]:
     if not len(labels):
         return {"macro_f1": float("nan"), "weighted_f1": float("nan")}
     return {
-        f"{average}_f1": 100.0 * float(f1_score(labels, predicted, average=average, zero_division=0))
+        f"{average}_f1": 100.0
+        * float(f1_score(labels, predicted, average=average, zero_division=0, sample_weight=counts))
         for average in ("macro", "weighted")
     }
 
@@ -136,19 +147,28 @@ def multilabel_metrics(scores: Any, labels: Any) -> dict[str, float]:
     Raises:
         DataError: nothing to measure, other shapes, NaN, labels that are neither 0 nor 1.
     """
+    each = average_precisions(scores, labels)
+    return {"map": 100.0 * float(np.mean(each)) if len(each) else float("nan")}
+
+
+def average_precisions(scores: Any, labels: Any) -> np.ndarray:
+    """The average precision (0..1) of each class that has a positive, in their order; see
+    :func:`multilabel_metrics`."""
     from sklearn.metrics import average_precision_score
 
     scores = _scores(scores, labels)
     labels = _zeros_and_ones("labels", labels, scores.shape[1])
     present = labels.any(axis=0)
     if not present.any():
-        return {"map": float("nan")}
-    per_class = average_precision_score(labels[:, present], scores[:, present], average=None)
-    return {"map": 100.0 * float(np.mean(per_class))}
+        return np.empty(0)
+    return np.atleast_1d(average_precision_score(labels[:, present], scores[:, present], average=None))
 
 
-def per_class_report(predicted: Any, labels: Any, num_classes: int) -> dict[str, np.ndarray]:
-    """``precision``, ``recall``, ``f1`` (0..1) and ``support`` (clips) of every class; 0 where undefined.
+def per_class_report(
+    predicted: Any, labels: Any, num_classes: int, counts: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """``precision``, ``recall``, ``f1`` (0..1) and ``support`` (clips) of every class; 0 where undefined. ``counts`` as
+    in :func:`f1_scores`.
 
     Both are (N,) class numbers, or (N, K) zeros and ones for multi-label; lists, arrays or tensors. Raises DataError
     for different lengths, and numbers that are none of the classes.
@@ -173,7 +193,7 @@ def per_class_report(predicted: Any, labels: Any, num_classes: int) -> dict[str,
         *values, _ = precision_recall_fscore_support(labels[:, 0], predicted[:, 0], average="binary", zero_division=0)
         return {name: np.array([value]) for name, value in zip(names, [*values, labels.sum()], strict=True)}
     values = precision_recall_fscore_support(
-        labels, predicted, labels=np.arange(num_classes), average=None, zero_division=0
+        labels, predicted, labels=np.arange(num_classes), average=None, zero_division=0, sample_weight=counts
     )
     return dict(zip(names, values, strict=True))
 
@@ -188,8 +208,12 @@ def _scores(scores: Any, labels: Any) -> np.ndarray:
         )
     bad = int(np.isnan(scores).any(axis=1).sum())
     if bad:
-        raise DataError(f"{bad} of {len(scores)} samples have NaN scores, so no accuracy can be given")
+        raise DataError(_nan_scores(bad, len(scores)))
     return scores
+
+
+def _nan_scores(bad: int, count: int) -> str:
+    return f"{bad} of {count} samples have NaN scores, so no accuracy can be given"
 
 
 def _zeros_and_ones(name: str, values: Any, num_classes: int) -> np.ndarray:

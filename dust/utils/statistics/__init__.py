@@ -2,13 +2,19 @@
 
 from dust.utils.statistics.agreement import Agreement, measure_agreement
 from dust.utils.statistics.calibration import (
+    Blocks,
     Calibration,
+    CalibrationTerms,
     apply_temperature,
     coverage_risk,
     expected_calibration_error,
     fit_temperature,
+    fit_temperature_to,
+    joined_terms,
     measure_calibration,
     reliability_bins,
+    softened_calibration,
+    terms_of,
 )
 from dust.utils.statistics.intervals import (
     FEW_GROUPS,
@@ -17,6 +23,7 @@ from dust.utils.statistics.intervals import (
     classification_intervals,
     mean_intervals,
     multilabel_intervals,
+    ranked_intervals,
     wilson_interval,
 )
 from dust.utils.statistics.paired import Difference, compare_means, compare_scores, holm, mcnemar_p
@@ -25,7 +32,9 @@ __all__ = [
     "FEW_GROUPS",
     "RESAMPLES",
     "Agreement",
+    "Blocks",
     "Calibration",
+    "CalibrationTerms",
     "Difference",
     "Interval",
     "apply_temperature",
@@ -35,12 +44,17 @@ __all__ = [
     "coverage_risk",
     "expected_calibration_error",
     "fit_temperature",
+    "fit_temperature_to",
     "holm",
+    "joined_terms",
     "mcnemar_p",
     "mean_intervals",
     "measure_agreement",
     "measure_calibration",
     "multilabel_intervals",
+    "ranked_intervals",
     "reliability_bins",
+    "softened_calibration",
+    "terms_of",
     "wilson_interval",
 ]

@@ -1,8 +1,8 @@
 """Whether a probability can be taken at its word: calibration error, Brier score, log-likelihood, temperature."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -13,6 +13,8 @@ FLOOR = 1e-12
 #: The range in which a temperature is sought. One at its end says that the data do not settle it.
 TEMPERATURES = (0.05, 20.0)
 BINS = 15
+#: Gives (probabilities, labels) of all samples, a block at a time, whenever it is called.
+Blocks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,57 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, *, bins: 
     Raises:
         DataError: no samples, values that are no probabilities, or labels that are no classes.
     """
+    if np.ndim(labels) != 2:
+        return terms_of(probabilities, labels).measured(bins=bins)
     probabilities, labels = _checked(probabilities, labels)
-    if labels.ndim == 2:
-        own = np.where(labels > 0, probabilities, 1 - probabilities)
-        nll = -np.log(np.maximum(own, FLOOR)).sum(axis=1)
-        ece = expected_calibration_error(probabilities.ravel(), labels.ravel() > 0, bins=bins)
-        return Calibration(ece, float(((probabilities - labels) ** 2).mean()), float(nll.mean()))
-    own = probabilities[np.arange(len(labels)), labels]
-    brier = (probabilities**2).sum(axis=1) - 2 * own + 1
-    ece = expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins=bins)
-    return Calibration(ece, float(brier.mean()), float(-np.log(np.maximum(own, FLOOR)).mean()))
+    own = np.where(labels > 0, probabilities, 1 - probabilities)
+    nll = -np.log(np.maximum(own, FLOOR)).sum(axis=1)
+    ece = expected_calibration_error(probabilities.ravel(), labels.ravel() > 0, bins=bins)
+    return Calibration(ece, float(((probabilities - labels) ** 2).mean()), float(nll.mean()))
+
+
+@dataclass(frozen=True)
+class CalibrationTerms:
+    """Of N samples, in order, what their calibration is made of, arrays (N,).
+
+    Attributes:
+        own: the label's probability.
+        top: the largest probability.
+        right: whether that is the label's class.
+        brier: the squared error, summed over the classes, float64.
+    """
+
+    own: np.ndarray
+    top: np.ndarray
+    right: np.ndarray
+    brier: np.ndarray
+
+    def measured(self, *, bins: int = BINS) -> Calibration:
+        """See :func:`measure_calibration`."""
+        ece = expected_calibration_error(np.minimum(self.top.astype(np.float64), 1.0), self.right, bins=bins)
+        return Calibration(ece, float(self.brier.mean()), self.nll())
+
+    def nll(self) -> float:
+        """The mean negative log-likelihood, nats."""
+        own = np.minimum(self.own.astype(np.float64), 1.0)
+        return float(-np.log(np.maximum(own, FLOOR)).mean())
+
+
+def terms_of(probabilities: np.ndarray, labels: np.ndarray) -> CalibrationTerms:
+    """The terms of probabilities (N, K) with labels (N,). Raises DataError as :func:`measure_calibration`."""
+    given = np.asarray(probabilities)
+    checked, labels = _checked(given, labels)
+    own = given[np.arange(len(labels)), labels]
+    brier = (checked**2).sum(axis=1) - 2 * checked[np.arange(len(labels)), labels] + 1
+    return CalibrationTerms(own, given.max(axis=1), checked.argmax(axis=1) == labels, brier)
+
+
+def joined_terms(parts: Iterable[CalibrationTerms]) -> CalibrationTerms:
+    """Those of one part behind those of the other; at least one."""
+    found = list(parts)
+    return CalibrationTerms(
+        *(np.concatenate([getattr(one, field.name) for one in found]) for field in fields(CalibrationTerms))
+    )
 
 
 def reliability_bins(confidence: np.ndarray, right: np.ndarray, *, bins: int = BINS) -> list[tuple[int, float, float]]:
@@ -86,16 +129,33 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         probabilities: (N, K) of samples that were neither trained on nor will be tested on.
         labels: (N,) class numbers, or (N, K) zeros and ones for multi-label.
     """
+    return fit_temperature_to(lambda: [(probabilities, labels)])
+
+
+def fit_temperature_to(blocks: Blocks) -> float:
+    """The same of samples that come in blocks, over and over, one at a time."""
     from scipy.optimize import minimize_scalar
 
-    probabilities, labels = _checked(probabilities, labels)
+    def checked() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (_checked(*block) for block in blocks())
 
     def loss(log_temperature: float) -> float:
-        softened = apply_temperature(probabilities, math.exp(log_temperature), multi_label=labels.ndim == 2)
-        return measure_calibration(softened, labels, bins=1).nll
+        return softened_calibration(checked, math.exp(log_temperature), bins=1).nll
 
     ends = tuple(math.log(end) for end in TEMPERATURES)
     return math.exp(float(minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-5}).x))
+
+
+def softened_calibration(blocks: Blocks, temperature: float, *, bins: int = BINS) -> Calibration:
+    """Measure what a temperature makes of blocks of probabilities; multi-label ones are a single block."""
+    terms = []
+    for probabilities, labels in blocks():
+        several = np.ndim(labels) == 2
+        softened = apply_temperature(np.asarray(probabilities, np.float64), temperature, multi_label=several)
+        if several:
+            return measure_calibration(softened, labels, bins=bins)
+        terms.append(terms_of(softened, labels))
+    return joined_terms(terms).measured(bins=bins)
 
 
 def coverage_risk(

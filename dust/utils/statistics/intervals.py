@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.ranks import Ranks, ranks_of
 
 #: Below so many groups an interval is little more than a guess, and what shows it says so.
 FEW_GROUPS = 10
@@ -40,7 +41,7 @@ class Interval:
     method: str
 
 
-def group_numbers(groups: Sequence[Hashable] | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+def group_numbers(groups: Sequence[Hashable] | np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Number the groups of ``count`` samples; None: each sample is a group of its own.
 
     Returns:
@@ -86,16 +87,29 @@ def classification_intervals(
         resamples: how often groups are drawn.
         confidence: the share of tests whose interval shall hold the true value.
     """
-    numbers, sizes = group_numbers(groups, len(scores))
-    figures = classification_figures(scores, labels, numbers, len(sizes))
-    shares = {"top1_acc", "top5_acc"} if len(sizes) == len(labels) else set()
+    ranks = ranks_of(scores, labels)
+    return ranked_intervals(ranks, groups, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def ranked_intervals(
+    ranks: Ranks,
+    groups: Sequence[Hashable] | np.ndarray | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """The same of what was kept of the scores; ``groups`` may be numbers, too."""
+    numbers, sizes = group_numbers(groups, len(ranks))
+    figures = ranked_figures(ranks, numbers, len(sizes))
+    shares = {"top1_acc", "top5_acc"} if len(sizes) == len(ranks) else set()
     return _of_shares(figures, sizes, shares, resamples, confidence, seed)
 
 
 def multilabel_intervals(
     scores: np.ndarray,
     labels: np.ndarray,
-    groups: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | np.ndarray | None = None,
     *,
     resamples: int = RESAMPLES,
     confidence: float = 0.95,
@@ -112,7 +126,7 @@ def multilabel_intervals(
 
 def mean_intervals(
     values: np.ndarray,
-    groups: Sequence[Hashable] | None = None,
+    groups: Sequence[Hashable] | np.ndarray | None = None,
     *,
     upper: float | None = None,
     resamples: int = RESAMPLES,
@@ -138,7 +152,13 @@ def mean_intervals(
 def classification_figures(scores: np.ndarray, labels: np.ndarray, numbers: np.ndarray, total: int) -> Figures:
     """Make the function that gives the figures of :func:`dust.utils.metrics.classification_metrics`, as shares (R,),
     for weights (total, R) of groups; ``numbers`` (N,) says in which group a sample is."""
-    hits, predicted, classes = _hits(scores, labels), scores.argmax(axis=1), scores.shape[1]
+    return ranked_figures(ranks_of(scores, labels), numbers, total)
+
+
+def ranked_figures(ranks: Ranks, numbers: np.ndarray, total: int) -> Figures:
+    """The same of what was kept of the scores."""
+    hits = {f"top{k}_acc": ranks.hits(k) for k in ranks.ks}
+    labels, predicted, classes = ranks.labels, ranks.predicted, ranks.classes
     ones, right = np.ones(len(labels)), predicted == labels
     row = np.zeros(len(labels), int)
     sums = {name: _matrix(row, numbers, hit, 1, total) for name, hit in hits.items()}
@@ -232,14 +252,6 @@ def _matrix(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, height: i
     from scipy.sparse import csr_matrix
 
     return csr_matrix((values.astype(np.float32), (rows, columns)), shape=(height, width))
-
-
-def _hits(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    own = scores[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(scores.shape[1])[None] < labels[:, None]
-    rank = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
-    ks = (1, 5) if scores.shape[1] >= 5 else (1,)
-    return {f"top{k}_acc": rank < k for k in ks}
 
 
 def _ranking(scores: np.ndarray, positive: np.ndarray, numbers: np.ndarray, groups: int) -> tuple[Any, Any]:

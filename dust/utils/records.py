@@ -1,0 +1,144 @@
+"""Records of an evaluation that one process collects: in its memory while they are few, then in a file of its own."""
+
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dust.utils.errors import DataError
+from dust.utils.files import open_file
+
+Record = dict[str, Any]
+#: Bytes of records that all processes together keep in memory, before each writes its own to a file.
+HELD_BYTES = 64 << 20
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process hands on of its records: themselves, or the file that they are in.
+
+    The file is a pickle for each record. It is read by the run that has just written it and by nobody else; what an
+    earlier run left under its name is written over, or removed with its folder.
+    """
+
+    count: int
+    held: Sequence[Record] = ()
+    path: str = ""
+    size: int = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        if not self.path:
+            yield from self.held
+            return
+        try:
+            with open_file(self.path) as file:
+                if file.seek(0, 2) != self.size:
+                    raise DataError(
+                        f"{self.path}: has {file.tell():,} of {self.size:,} bytes of records: OUTPUT_DIR must be a "
+                        "folder that all nodes see alike"
+                    )
+                file.seek(0)
+                for _ in range(self.count):
+                    yield pickle.load(file)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+
+def joined_records(parts: Iterable[Part]) -> Sequence[Record]:
+    """The records of all processes in the order of the list: a list of them, where none of them is in a file."""
+    known = list(parts)
+    if any(part.path for part in known):
+        return JoinedRecords(known)
+    return [record for part in known for record in part]
+
+
+class JoinedRecords(Sequence[Record]):
+    """The records of all processes in the order of the list, read one by one, as often as is asked."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    def __iter__(self) -> Iterator[Record]:
+        for part in self.parts:
+            yield from part
+
+    def __getitem__(self, index: Any) -> Any:
+        """A record, or a list of some; all before them are read too."""
+        whole = range(len(self))[index]
+        if isinstance(whole, int):
+            return next(islice(iter(self), whole, None))
+        wanted = list(self)
+        return [wanted[number] for number in whole]
+
+
+class Records(JoinedRecords):
+    """Those of this process, while they are collected.
+
+    Args:
+        path: of the file that they go to; its folder is made then.
+        held_bytes: how much of them may be in memory.
+    """
+
+    def __init__(self, path: str | Path, held_bytes: int = HELD_BYTES) -> None:
+        self.path, self.held_bytes = Path(path), held_bytes
+        self.held: list[Record] = []
+        self.added = self.size = 0
+        self.file: BinaryIO | None = None
+
+    @property
+    def parts(self) -> list[Part]:  # type: ignore[override]
+        return [self.part()]
+
+    def append(self, record: Record) -> None:
+        """Add one. Raises DataError, naming the file, where it cannot be written: the disk is full."""
+        data = pickle.dumps(record, pickle.HIGHEST_PROTOCOL)
+        self.added += 1
+        self.size += len(data)
+        if self.file is None:
+            self.held.append(record)
+            if self.size > self.held_bytes:
+                self._spill()
+            return
+        try:
+            self.file.write(data)
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _spill(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "wb", buffering=_BUFFER)  # noqa: SIM115 - it is open while records come
+            for record in self.held:
+                self.file.write(pickle.dumps(record, pickle.HIGHEST_PROTOCOL))
+        except OSError as error:
+            raise self._not_written(error) from error
+        self.held = []
+
+    def part(self) -> Part:
+        """What there is by now, for whoever reads it, in this process or in another."""
+        if self.file is None:
+            return Part(self.added, self.held)
+        try:
+            if not self.file.closed:
+                self.file.flush()
+        except OSError as error:
+            raise self._not_written(error) from error
+        return Part(self.added, path=str(self.path), size=self.size)
+
+    def close(self) -> None:
+        """Close the file; nothing can be added from now on."""
+        self.part()
+        if self.file is not None:
+            self.file.close()
+
+    def _not_written(self, error: OSError) -> DataError:
+        return DataError(
+            f"{self.path}: the records of the evaluation cannot be written: {error.strerror or error}. Free space, or "
+            "choose another OUTPUT_DIR, and start the same command again"
+        )
