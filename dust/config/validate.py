@@ -72,11 +72,6 @@ def processes_per_node(cfg: CfgNode) -> int:
 
 def _run(cfg: CfgNode) -> list[Problem]:
     problems = []
-    processes = processes_per_node(cfg) * cfg.NUM_SHARDS
-    if cfg.FEATURES.ENABLE and (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE) and processes > 1:
-        text = f"FEATURES.ENABLE True: features are extracted by one process, and TRAIN or TEST would use {processes}"
-        of_processes = ("FEATURES.ENABLE", "NUM_GPUS", "NUM_PROCS_PER_NODE", "NUM_SHARDS")
-        problems.append(Problem(of_processes, f"{text}; extract them in a stage of their own, or use one"))
     if cfg.SHARD_ID >= cfg.NUM_SHARDS:
         text = f"SHARD_ID {cfg.SHARD_ID}: must be below NUM_SHARDS {cfg.NUM_SHARDS} (nodes count from 0)"
         problems.append(Problem(("SHARD_ID", "NUM_SHARDS"), text))

@@ -142,11 +142,11 @@ def _common(cfg, **kwargs: Any) -> dict[str, Any]:
     return {**options, **kwargs}
 
 
-def evaluation_loader(cfg, dataset: Dataset[Any], *, start: int = 0) -> Loader:
-    """Each item of ``dataset`` from ``start`` on, once, in order, not stacked; shared out over the ranks."""
-    where = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+def evaluation_loader(cfg, dataset: Dataset[Any], *, shared: bool = True) -> Loader:
+    """Each item of ``dataset``, once, in order, not stacked; ``shared`` out over the ranks, or all for this one."""
+    where = {"rank": distributed.rank(), "world_size": distributed.world_size()} if shared else {}
     groups = dataset.group_starts() if isinstance(dataset, SharesGroups) else None
-    order = EvaluationSampler(len(dataset), start=start, **where, groups=groups)  # type: ignore[arg-type]
+    order = EvaluationSampler(len(dataset), **where, groups=groups)  # type: ignore[arg-type]
     return Loader(dataset, **_common(cfg, sampler=order, collate_fn=collate_evaluation))
 
 

@@ -1,8 +1,10 @@
 """The FEATURES stage: what a trained model makes of every sample, once, in order, keyed by id."""
 
-import difflib
+import contextlib
+import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -10,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from dust.config import KEYS, CfgNode, flatten, with_values
@@ -20,14 +21,14 @@ from dust.datasets.protocol import HasSlidingWindows
 from dust.datasets.sample import BadClip
 from dust.datasets.views import AugmentedViews
 from dust.engine.checkpoints import build_checkpoint_to_extract
+from dust.engine.feature_layers import TOKENS, as_tensor, layer_output
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog, RunDir
 from dust.engine.setup import build_autocast, build_device, build_device_transform, build_for
 from dust.engine.weights import build_weights_choice, load_trained
-from dust.launch.signals import InterruptFlag
-from dust.models.backbones import no_tokens, sha256_of_backbone
+from dust.launch.signals import InterruptFlag, StopEarly
+from dust.models.backbones import sha256_of_backbone
 from dust.models.layers.tokens import TokenPooling
-from dust.models.protocol import GivesTokens, HasFeatures
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
@@ -38,8 +39,6 @@ from dust.utils.registry import build
 from dust.utils.stages import takes_best
 
 logger = logging.getLogger(__name__)
-
-TOKENS = "tokens"  # the layer whose views are not averaged
 
 #: Keys that came later, with what held before: left out at that value, so that features stored before stay valid.
 ADDED = {
@@ -115,7 +114,8 @@ class Extraction:
         identity: what is stored with the features of what made them; an earlier, unfinished extraction is gone on
             with only if its identity is the same.
         dataset_of: ``dataset_of(split)``: the split as fixed views.
-        loader_of: ``loader_of(dataset, start)``: its items from number ``start`` on.
+        loader_of: ``loader_of(dataset)``: its items, all for this process.
+        stop: asks all processes, once each has done its share or has raised StopEarly, whether they shall stop.
     """
 
     def __init__(
@@ -125,52 +125,82 @@ class Extraction:
         options: FeatureOptions,
         identity: Mapping[str, Any],
         dataset_of: Callable[[str], Any],
-        loader_of: Callable[[Any, int], Iterable[Any]],
+        loader_of: Callable[[Any], Iterable[Any]],
+        stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.loop, self.options, self.identity = run, loop, options, dict(identity)
-        self.dataset_of, self.loader_of = dataset_of, loader_of
+        self.dataset_of, self.loader_of, self.stop = dataset_of, loader_of, stop
         self.per_video = options.format == "per_video"
 
     def split(self, split: str) -> None:
-        """Extract one split from where an earlier run stopped.
+        """Extract one split from where earlier runs stopped, shared out over all processes.
+
+        What is computed together are always the same samples, blocks of ``batch_size`` from the first one on, so that
+        a feature does not depend, to the last bit, on how many processes there are or where one was killed.
 
         Raises:
             DataError: a clip could not be used, and may not be left out; all others are written.
         """
         dataset = self._dataset(split)
         ids = [clip.id for clip in dataset.clips]
-        shape, writer = recorded_shape(self.run.features, split), None
+        bad_clips = BadClipLog(self.run.path / "bad_clips.csv", split, self.options.on_bad_clip, key="TEST.ON_BAD_CLIP")
+        shape, writer = distributed.from_main(lambda: recorded_shape(self.run.features, split)), None
         if shape is not None:
             writer = self._writer(split, ids, shape)
-        bad_clips = BadClipLog(self.run.path / "bad_clips.csv", split, self.options.on_bad_clip, key="TEST.ON_BAD_CLIP")
-        if writer is not None and not writer.complete:
-            self._try_again(writer, dataset, bad_clips)
-        done = writer.done if writer else 0
-        batch: list[Any] = []
-        for feature in self._in_order(dataset, ids, range(done, len(ids)), bad_clips):
-            if writer is None and feature is not None:
-                writer = self._writer(split, ids, feature.shape[1:] if self.per_video else feature.shape)
-            batch.append(feature)
-            if writer is not None and len(batch) >= self.options.batch_size:
-                writer.write(writer.done, batch)
-                batch = []
+        rows = self._own_rows(np.arange(len(ids)) if writer is None else writer.to_do())
+        computed = self._computed(dataset, ids, rows, bad_clips)
+        waiting: list[tuple[np.ndarray, list[Any]]] = []
+        with contextlib.suppress(StopEarly):
+            for block in computed if writer is None else ():
+                waiting.append(block)
+                if any(feature is not None for feature in block[1]):
+                    break  # it says what there is to store
         if writer is None:
-            bad_clips.refuse_empty(len(ids))
-        assert writer is not None
-        if batch:
-            writer.write(writer.done, batch)
-        if writer.missing and not bad_clips.count and self.options.on_bad_clip == "raise":
-            raise DataError(
-                f"{self.run.features} was finished with TEST.ON_BAD_CLIP skip, without {len(writer.missing)} clips of "
-                f"the {split} split. Set it again, or remove the features to extract them anew"
-            )
-        if writer.missing:
-            bad_clips.finish(f"{self.run.features} (unfinished: the same command tries those clips again)")
-        writer.finish()
-        bad = f", {len(writer.missing)} of them bad clips without" if writer.missing else ""
+            writer = self._begun_by_all(split, ids, waiting, bad_clips)
+        with contextlib.suppress(StopEarly):
+            for block, features in itertools.chain(waiting, computed):
+                for start, stop in _spans(block, 1):
+                    writer.write(int(block[start]), features[start:stop])
+        self.stop()
+        bad_clips.gather()
+        missing = distributed.from_main(functools.partial(self._finished, writer, split, bad_clips))
+        bad = f", {missing} of them bad clips without" if missing else ""
         logger.info(
             "features of %s: %d samples%s, %s each, in %s", split, len(ids), bad, writer.shape, self.run.features
         )
+
+    def _begun_by_all(
+        self, split: str, ids: list[str], waiting: list[tuple[np.ndarray, list[Any]]], bad_clips: BadClipLog
+    ) -> FeatureWriter:
+        """The writer of features whose shape is that of the first one that any process has made."""
+        made = [feature for _, features in waiting for feature in features if feature is not None]
+        own = (made[0].shape[1:] if self.per_video else made[0].shape) if made else None
+        shapes = [shape for shape in distributed.all_gather_objects(own) if shape is not None]
+        if not shapes:
+            self.stop()
+            bad_clips.gather()
+            bad_clips.refuse_empty(len(ids))
+        return self._writer(split, ids, shapes[0])
+
+    def _finished(self, writer: FeatureWriter, split: str, bad_clips: BadClipLog) -> int:
+        """Give the files their names once all processes are ready; returns how many samples are without a feature."""
+        writer.join()
+        missing = len(writer.missing)
+        if missing and not bad_clips.count and self.options.on_bad_clip == "raise":
+            raise DataError(
+                f"{self.run.features} was finished with TEST.ON_BAD_CLIP skip, without {missing} clips of "
+                f"the {split} split. Set it again, or remove the features to extract them anew"
+            )
+        if missing:
+            bad_clips.finish(f"{self.run.features} (unfinished: the same command tries those clips again)")
+        writer.finish()
+        return missing
+
+    def _own_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Of the samples that are to be done those of this process: whole blocks, one behind the other."""
+        starts = np.array([start for start, _ in _spans(rows // self.options.batch_size, 0)] + [len(rows)])
+        rank, world, count = distributed.rank(), distributed.world_size(), len(starts) - 1
+        return rows[starts[count * rank // world] : starts[count * (rank + 1) // world]]
 
     def _dataset(self, split: str) -> Any:
         """The split as fixed views, or as windows that slide over each video."""
@@ -179,33 +209,11 @@ class Extraction:
             return dataset
         return dataset.windows(stride=self.options.stride, chunk=self.options.batch_size)
 
-    def _try_again(self, writer: FeatureWriter, dataset: Any, bad_clips: BadClipLog) -> None:
-        """Extract the clips that an earlier run could not use; one that still cannot be stays without a feature."""
-        ids = [clip.id for clip in dataset.clips]
-        missing = set(writer.missing)
-        rows = [row for row, sample_id in enumerate(ids) if sample_id in missing]
-        for row, feature in zip(rows, self._in_order(dataset, ids, rows, bad_clips), strict=True):
-            if feature is not None:
-                writer.fill(row, feature)
-
-    def _items(self, dataset: Any, rows: Sequence[int]) -> Iterable[Any]:
-        """The dataset's items of these samples: one each, or the pieces of a video."""
-        first = dataset.first_item if self.per_video else lambda row: row
-        start, total = first(rows[0]), len(dataset)
-        loader: Iterable[Any]
-        if rows[-1] - rows[0] + 1 == len(rows) and rows[-1] + 1 == len(dataset.clips):
-            loader = self.loader_of(dataset, start)
-        else:
-            ends = [first(row + 1) if row + 1 < len(dataset.clips) else total for row in rows]
-            numbers = [number for row, end in zip(rows, ends, strict=True) for number in range(first(row), end)]
-            loader, start, total = self.loader_of(Subset(dataset, numbers), 0), 0, len(numbers)
-        return progress(loader, total=total, initial=start, desc=f"features in {self.run.features}")
-
-    def _in_order(
-        self, dataset: Any, ids: list[str], rows: Sequence[int], bad_clips: BadClipLog
-    ) -> Iterator[np.ndarray | None]:
-        """The feature of each of these samples; None for one that cannot be used."""
-        if not rows:
+    def _computed(
+        self, dataset: Any, ids: list[str], rows: np.ndarray, bad_clips: BadClipLog
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray | None]]]:
+        """(samples, their features) of block after block; None for a sample that cannot be used."""
+        if not len(rows):
             return
         bad_ids: set[str] = set()
 
@@ -215,27 +223,71 @@ class Extraction:
                 bad_clips(bad)
 
         self.loop.on_bad = note
-        wanted = iter(rows)
+        numbers = self._items_of(dataset, rows)
+        loader = self.loader_of(Subset(dataset, numbers))
+        items = iter(progress(loader, total=len(numbers), desc=f"features in {self.run.features}"))
+        for start, stop in _spans(rows // self.options.batch_size, 0):
+            block = rows[start:stop]
+            own = itertools.islice(items, len(self._items_of(dataset, block)))
+            yield block, list(self._in_order(own, [ids[row] for row in block.tolist()], bad_ids))
+
+    def _items_of(self, dataset: Any, rows: np.ndarray) -> Sequence[int]:
+        """The numbers of the items of these samples: one each, or the pieces of a video."""
+        first, last = int(rows[0]), int(rows[-1])
+        if not self.per_video:
+            return range(first, last + 1) if last - first + 1 == len(rows) else rows.tolist()
+        count, numbers = len(dataset.clips), []
+        for row in rows.tolist():
+            stop = dataset.first_item(row + 1) if row + 1 < count else len(dataset)
+            numbers += range(dataset.first_item(row), stop)
+        return numbers
+
+    def _in_order(
+        self, items: Iterable[Any], wanted: Sequence[str], bad_ids: Collection[str]
+    ) -> Iterator[np.ndarray | None]:
+        """The feature of each of the samples with these ids."""
+        left = iter(wanted)
         # the windows of one video come in several records, one behind the other
-        for sample_id, records in groupby(self.loop(self._items(dataset, rows)), key=lambda record: record["id"]):
-            while ids[next(wanted)] != sample_id:  # passed over: a bad clip
+        for sample_id, records in groupby(self.loop(items), key=lambda record: record["id"]):
+            while next(left) != sample_id:  # passed over: a bad clip
                 yield None
-            outputs = torch.cat([_tensor(record["outputs"], self.options.layer) for record in records])
+            outputs = torch.cat([as_tensor(record["outputs"], self.options.layer) for record in records])
             if sample_id in bad_ids:  # some of its windows
                 yield None
             else:
                 whole = self.per_video or self.options.layer == TOKENS
                 yield (outputs if whole else outputs.mean(dim=0)).numpy()
-        for _ in wanted:
+        for _ in left:
             yield None
 
     def _writer(self, split: str, ids: list[str], shape: Sequence[int]) -> FeatureWriter:
-        options = self.options
-        writer = FeatureWriter(self.run.features, split, ids, shape, options.dtype, self.identity, options.format)
-        if not self.per_video:
-            said = writer.check_space()
-            logger.info("features of %s: %d x %s %s: %s", split, len(ids), tuple(shape), options.dtype, said)
-        return writer
+        """This process's writer; the first one has looked what is there, and counts bad clips as still to be done."""
+        options, own = self.options, distributed.rank()
+        made: list[FeatureWriter] = []
+
+        def make(share: int) -> FeatureWriter:
+            where = (self.run.features, split, ids, shape, options.dtype, self.identity, options.format)
+            made.append(FeatureWriter(*where, share=share))
+            return made[0]
+
+        def look() -> tuple[Any, bool]:
+            writer = make(0)
+            if not self.per_video:
+                said = writer.check_space()
+                logger.info("features of %s: %d x %s %s: %s", split, len(ids), tuple(shape), options.dtype, said)
+            writer.try_missing_again()
+            return writer.counted, writer.complete
+
+        told = distributed.from_main(look)
+        if own:
+            make(own).take_over(*told)
+        return made[0]
+
+
+def _spans(numbers: np.ndarray, step: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the stretches in which each number is the one before it plus ``step``."""
+    bounds = [0, *(np.flatnonzero(np.diff(numbers) != step) + 1).tolist(), len(numbers)]
+    return itertools.pairwise(bounds if len(numbers) else [])
 
 
 def build_feature_loop(
@@ -294,7 +346,9 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
     Raises:
         CheckpointError: there is none, or it does not fit the model.
     """
-    loop, options, path = build_feature_loop(cfg, build_device(cfg), interrupt.check)
+    several = distributed.world_size() > 1  # then each goes at its own pace, and all are asked at the end
+    should_stop = interrupt.check_alone if several else interrupt.check
+    loop, options, path = build_feature_loop(cfg, build_device(cfg), should_stop)
     logger.info("features of %s by %s", options.layer, path)
     fitted = load_checkpoint(path).get("fitted")
     config = features_config(flatten(cfg))
@@ -311,12 +365,12 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
     def dataset_of(split: str) -> Any:
         return build_split_to_extract(cfg, split, fitted)
 
-    def loader_of(dataset: Any, start: int) -> Iterable[Any]:
-        loader = evaluation_loader(cfg, dataset, start=start)
-        loader.waiting.on_wait = interrupt.check_waiting
+    def loader_of(dataset: Any) -> Iterable[Any]:
+        loader = evaluation_loader(cfg, dataset, shared=False)
+        loader.waiting.on_wait = interrupt.check_alone if several else interrupt.check_waiting
         return loader
 
-    return Extraction(run, loop, options, identity, dataset_of, loader_of)
+    return Extraction(run, loop, options, identity, dataset_of, loader_of, interrupt.check if several else lambda: None)
 
 
 def build_split_to_extract(cfg: CfgNode, split: str, fitted: Mapping[str, Any] | None) -> Any:
@@ -336,84 +390,10 @@ def build_split_to_extract(cfg: CfgNode, split: str, fitted: Mapping[str, Any] |
 
 def run_stage(cfg: CfgNode, run: RunDir) -> None:
     """Write the features of every split of FEATURES.SPLITS into OUTPUT_DIR/features; what is there already is kept."""
-    if distributed.world_size() > 1:
-        raise ConfigError(
-            "FEATURES.ENABLE True: features are extracted by one process; set NUM_GPUS 1 (or 0), NUM_SHARDS 1"
-        )
     interrupt = InterruptFlag()
     extraction = build_extraction(cfg, run, interrupt)
-    run.begin(cfg.dump())
+    if distributed.is_main():
+        run.begin(cfg.dump())
     with interrupt.listening():
         for split in cfg.FEATURES.SPLITS:
             extraction.split(split)
-
-
-def layer_output(
-    model: nn.Module, layer: str, pooling: TokenPooling | None = None
-) -> Callable[[nn.Module, dict[str, Any]], Any]:
-    """``forward(model, inputs)`` that returns what ``layer`` makes of the inputs.
-
-    Args:
-        layer: ``pooled``: what the classifier sees, (B, num_features); ``map``: ``forward_features``, before pooling;
-            ``tokens``: of a model that gives them, (B, N, D); else the name of a submodule, whose output is taken as it
-            comes.
-        pooling: which tokens; None for all.
-
-    Raises:
-        ConfigError: the model has no such layer.
-    """
-    if layer == TOKENS:
-        if not isinstance(model, GivesTokens):
-            raise ConfigError(f"FEATURES.LAYER tokens: {no_tokens(type(model).__name__)}")
-        pool = pooling or TokenPooling()
-        return lambda model, inputs: pool(*model.forward_tokens(**inputs))  # type: ignore[operator]
-    if layer in ("pooled", "map"):
-        if not isinstance(model, HasFeatures):
-            raise ConfigError(
-                f"FEATURES.LAYER {layer}: {type(model).__name__} has no forward_features and forward_head; name one of "
-                f"its submodules: {', '.join(name for name, _ in model.named_children())}"
-            )
-        return _map if layer == "map" else _pooled
-    names = [name for name, _ in model.named_modules() if name]
-    if layer not in names:
-        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.5) or names[:8]
-        raise ConfigError(
-            f"FEATURES.LAYER {layer}: the model has no such layer; choose pooled, map, or {', '.join(near)}"
-        )
-    return _Hooked(layer)
-
-
-def _map(model: Any, inputs: dict[str, Any]) -> Any:
-    return model.forward_features(**inputs)
-
-
-def _pooled(model: Any, inputs: dict[str, Any]) -> Any:
-    return model.forward_head(model.forward_features(**inputs), pre_logits=True)
-
-
-class _Hooked:
-    """Runs the model and keeps the output of one submodule."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        kept: list[Any] = []
-        handle = model.get_submodule(self.name).register_forward_hook(lambda module, args, output: kept.append(output))
-        try:
-            model(**inputs)
-        finally:
-            handle.remove()
-        batch = len(next(iter(inputs.values())))
-        if len(kept) != 1 or (isinstance(kept[0], Tensor) and len(kept[0]) != batch):
-            what = f"ran {len(kept)} times" if len(kept) != 1 else f"gave {tuple(kept[0].shape)} for {batch} samples"
-            raise ConfigError(f"FEATURES.LAYER {self.name}: {what}, so its output is not one feature per sample")
-        return _tensor(kept[0], self.name)
-
-
-def _tensor(output: Any, layer: str) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise ConfigError(
-            f"FEATURES.LAYER {layer}: its output is a {type(output).__name__}, not one tensor; name another"
-        )
-    return output

@@ -36,7 +36,7 @@ class RunSpec:
     Attributes:
         config: its configuration, as text.
         starts_from: ``{key: value}`` of the keys that name files or other stages.
-        alone: it is run by one process, whatever ``nodes`` and ``processes`` (on each) say.
+        any_size: ``nodes`` and ``processes`` (on each) may be other ones: it extracts features.
         gpus: on each node.
         workers: loader workers of each process.
     """
@@ -44,7 +44,7 @@ class RunSpec:
     output_dir: str
     config: str
     starts_from: Mapping[str, str]
-    alone: bool
+    any_size: bool
     nodes: int
     processes: int
     gpus: int
@@ -59,7 +59,7 @@ def build_run_spec(cfg: CfgNode) -> RunSpec:
         cfg.OUTPUT_DIR,
         cfg.dump(),
         starts_from,
-        alone=not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE),  # features alone are extracted by one process
+        any_size=not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE),
         nodes=cfg.NUM_SHARDS,
         processes=processes_per_node(cfg),
         gpus=cfg.NUM_GPUS,
@@ -131,9 +131,9 @@ def job_size(jobs: Sequence[JobSpec]) -> tuple[int, int, int]:
         ConfigError: the configurations differ.
     """
     runs = [run for job in jobs for run in job.runs]
-    shared = [run for run in runs if not run.alone]
+    shared = [run for run in runs if not run.any_size]
     if not shared:
-        return 1, 1, max(min(run.gpus, 1) for run in runs)
+        return max((run.nodes, run.processes, run.gpus) for run in runs)
     sizes = sorted({(run.nodes, run.processes, run.gpus) for run in shared})
     if len(sizes) > 1:
         listed = "; ".join(f"NUM_SHARDS {n}, {p} processes, NUM_GPUS {g}" for n, p, g in sizes)

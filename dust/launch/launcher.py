@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from dust.config import CfgNode, processes_per_node, with_values
 from dust.launch.rendezvous import (
-    RENDEZVOUS_TIMEOUT_AFTER_ALONE_S,
     RENDEZVOUS_TIMEOUT_S,
     DistEnv,
     Rendezvous,
@@ -66,7 +65,6 @@ class LaunchSettings:
     Attributes:
         processes: on each node, one per GPU where ``num_gpus`` are used; ``num_shards`` nodes, of which this is
             ``shard_id`` (from 0).
-        alone: the stage is run by the first process of all by itself.
         batch_size: clips of a training batch on one node, which its processes share; None without training.
         backend, timeout_s: see :func:`dust.launch.rendezvous.process_group`.
     """
@@ -75,7 +73,6 @@ class LaunchSettings:
     num_gpus: int = 0
     num_shards: int = 1
     shard_id: int = 0
-    alone: bool = False
     batch_size: int | None = None
     backend: str = "nccl"
     timeout_s: float = 1800.0
@@ -84,10 +81,6 @@ class LaunchSettings:
         """Be one of the stage's processes while this lasts."""
         options: dict[str, Any] = {"num_gpus": self.num_gpus, "backend": self.backend, "timeout_s": self.timeout_s}
         return process_group(env, rendezvous, **options)
-
-    def as_alone(self) -> "LaunchSettings":
-        """One process, on one GPU if it is on any."""
-        return replace(self, processes=1, num_gpus=min(self.num_gpus, 1), num_shards=1, shard_id=0)
 
     def as_shard(self, shard: int, shards: int) -> "LaunchSettings":
         """Node number ``shard`` of so many."""
@@ -113,13 +106,12 @@ class LaunchSettings:
 
 
 def build_settings(cfg: CfgNode) -> LaunchSettings:
-    """What cfg says of processes. Features are extracted by one."""
+    """What cfg says of processes."""
     return LaunchSettings(
         processes_per_node(cfg),
         cfg.NUM_GPUS,
         cfg.NUM_SHARDS,
         cfg.SHARD_ID,
-        alone=not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE,
         batch_size=cfg.TRAIN.BATCH_SIZE if cfg.TRAIN.ENABLE else None,
         backend=cfg.DIST_BACKEND,
         timeout_s=cfg.DIST_TIMEOUT,
@@ -128,13 +120,13 @@ def build_settings(cfg: CfgNode) -> LaunchSettings:
 
 def build_launched(cfg: CfgNode, settings: LaunchSettings) -> Any:
     """The configuration that the processes of a stage get: with the numbers of ``settings``, where these are others."""
-    if settings == build_settings(cfg) and not settings.alone:
+    if settings == build_settings(cfg):
         return cfg
     return with_values(
         cfg,
         {
             "NUM_GPUS": settings.num_gpus,
-            "NUM_PROCS_PER_NODE": 0 if settings.num_gpus or settings.alone else settings.processes,
+            "NUM_PROCS_PER_NODE": 0 if settings.num_gpus else settings.processes,
             "NUM_SHARDS": settings.num_shards,
             "SHARD_ID": settings.shard_id,
         },
@@ -158,7 +150,6 @@ class Launcher:
         self.env = read_dist_env(os.environ)
         self.init_method = init_method
         self.exit_handler = exit_handler or ExitHandler()
-        self.patience = RENDEZVOUS_TIMEOUT_S
         if self.env is not None:
             self.exit_handler.first = self.env.rank == 0
 
@@ -179,11 +170,6 @@ class Launcher:
         env, settings = self.env, build_settings(payload)
         if env is None:
             self.exit_handler.first = settings.shard_id == 0
-        if settings.alone:
-            self.patience = RENDEZVOUS_TIMEOUT_AFTER_ALONE_S
-            if self.exit_handler.first:
-                function(build_launched(payload, settings.as_alone()))
-            return 0
         if env is None:
             return self._start(payload, settings, function)
         if env.local_size == 1 and settings.processes > 1 and env.init_method != "env://":
@@ -194,7 +180,7 @@ class Launcher:
 
     def _meet(self, env: DistEnv) -> Rendezvous:
         if self.exit_handler.rendezvous is None:
-            self.exit_handler.rendezvous = Rendezvous(env, self.patience)
+            self.exit_handler.rendezvous = Rendezvous(env, RENDEZVOUS_TIMEOUT_S)
         return self.exit_handler.rendezvous
 
     def _join(self, payload: Any, function: Callable[[Any], None], env: DistEnv) -> int:
@@ -243,7 +229,7 @@ class Launcher:
         rendezvous = rendezvous or f"tcp://127.0.0.1:{free_port()}"
         first, world = settings.shard_id * count, count * shards
         envs = [DistEnv(first + local, world, local, count, rendezvous) for local in range(count)]
-        return _run_all(payload, function, envs, self.patience)
+        return _run_all(payload, function, envs)
 
 
 def free_port() -> int:
@@ -271,9 +257,7 @@ def _lost(env: DistEnv, error: RuntimeError) -> str:
 # ------------------------------------------------------------------------------------------ processes of this machine
 
 
-def _run_all(
-    payload: Any, function: Callable[[Any], None], envs: list[DistEnv], patience: float = RENDEZVOUS_TIMEOUT_S
-) -> int:
+def _run_all(payload: Any, function: Callable[[Any], None], envs: list[DistEnv]) -> int:
     """Start the processes and wait. The first that fails says why; the others are ended within TERMINATION_GRACE_S
     seconds.
 
@@ -281,7 +265,7 @@ def _run_all(
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    processes = [context.Process(target=_run_process, args=(payload, function, env, sender, patience)) for env in envs]
+    processes = [context.Process(target=_run_process, args=(payload, function, env, sender)) for env in envs]
     grace = TERMINATION_GRACE_S
     with forward_signals(lambda signum: _send(signum, processes)):
         try:
@@ -364,7 +348,7 @@ def _end_with_launcher() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run_process(payload: Any, function: Callable[[Any], None], env: DistEnv, sender: Any, patience: float) -> None:
+def _run_process(payload: Any, function: Callable[[Any], None], env: DistEnv, sender: Any) -> None:
     """The life of one process."""
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     code, message = 0, ""
@@ -372,7 +356,7 @@ def _run_process(payload: Any, function: Callable[[Any], None], env: DistEnv, se
     try:
         with handle_signals(lambda signum: 128 + signum):
             try:
-                with build_settings(payload).group(env, Rendezvous(env, patience)):
+                with build_settings(payload).group(env, Rendezvous(env, RENDEZVOUS_TIMEOUT_S)):
                     function(payload)
             except RuntimeError as error:
                 if not lost_another(error):

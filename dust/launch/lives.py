@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.utils.errors import DataError
-from dust.utils.features.formats import read_count
+from dust.utils.features.formats import PARTIAL, read_count
 from dust.utils.files import read_bytes, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def progress(folders: Iterable[Path]) -> frozenset[str]:
         for name in _names(folder / "features"):
             if name.endswith((".json", ".npz")):
                 pieces.add(f"{number} {name}")
-            elif name.endswith(".count.partial"):
+            elif ".count" in name and name.endswith(PARTIAL):
                 pieces.add(f"{number} {name} {_counted(folder / 'features' / name)}")
     return frozenset(pieces)
 
@@ -69,7 +69,7 @@ def _names(folder: Path) -> list[str]:
 def _counted(path: Path) -> int:
     """How many features are done; 0 where the count cannot be read, as its extraction will say."""
     try:
-        return read_count(path)[0]
+        return sum(stop - start for start, stop in read_count(path)[0])
     except DataError:
         return 0
 

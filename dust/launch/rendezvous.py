@@ -18,8 +18,6 @@ from dust.utils.errors import ConfigError, DustError
 
 #: Seconds in which all processes must have come, when they were started together.
 RENDEZVOUS_TIMEOUT_S = 600.0
-#: The same where the first one may still be busy with a stage that it runs alone.
-RENDEZVOUS_TIMEOUT_AFTER_ALONE_S = 7 * 24 * 3600.0
 #: Seconds that the first process stays, so that the others can read from its store how it ends.
 HEARING_TIMEOUT_S = 2.0
 #: Addresses that only this machine reaches.

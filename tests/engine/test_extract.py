@@ -1,6 +1,7 @@
 """The FEATURES stage: each sample once, in order, by id; interrupted and resumed = uninterrupted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import file_sha256, load_weights
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureStore
+from tests.processes import zygote
+from tests.runs import words
 
 FEATURES = {"FEATURES__ENABLE": True, "TRAIN__ENABLE": False, "TEST__ENABLE": False, "FEATURES__BATCH_SIZE": 3}
 
@@ -102,6 +105,56 @@ def test_interrupted_and_resumed_is_uninterrupted(settings, monkeypatch, stop):
     for split in ("train", "val", "test"):
         files = [RunDir(cfg.OUTPUT_DIR).features / f"{split}.npy" for cfg in (whole, again)]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+#: The process of that number is killed as it has written so many times.
+KILLED = """
+import os, signal
+from dust.utils import distributed
+from dust.utils.features.writer import FeatureWriter
+real, left = FeatureWriter.write, [{times}]
+
+def write(self, start, features):
+    real(self, start, features)
+    left[0] -= distributed.rank() == {rank}
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+FeatureWriter.write = write
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fmt", ["memmap", "per_video"])
+def test_killed_with_two_processes_and_resumed_with_three_or_one_is_uninterrupted(clips, trained, tmp_path, fmt):
+    """The last clip of training cannot be read; a block is 3 clips. Twice killed, once in either process."""
+    shutil.copytree(clips, tmp_path / "clips")
+    (tmp_path / "clips" / "clip_9.mp4").write_bytes(b"no video")
+    keys = {**FEATURES, "FEATURES__CHECKPOINT_FILE_PATH": trained, "FEATURES__FORMAT": fmt, "TEST__ON_BAD_CLIP": "skip"}
+    keys |= {"FEATURES__STRIDE": 3} if fmt == "per_video" else {}
+
+    def started(out, count, rank=0, times=-1):
+        load = tmp_path / f"{rank}_{times}.py"
+        load.write_text(KILLED.format(rank=rank, times=times))
+        line = words(tmp_path / "clips", out, NUM_PROCS_PER_NODE=count, **keys)
+        return zygote().start(line, load=str(load))
+
+    whole = started(tmp_path / "whole", 1)
+    assert whole.wait() == 0, whole.said[-3000:]
+    wanted = files_of(tmp_path / "whole" / "features")
+    assert any(name.startswith("train") for name in wanted) and len(wanted) >= 6
+    for counts in ((2, 3), (2, 2, 1)):
+        out = tmp_path / f"{len(counts)}"
+        for number, count in enumerate(counts[:-1]):
+            assert started(out, count, rank=1 - number, times=1).wait() != 0
+            assert list((out / "features").glob("*.partial"))
+        last = started(out, counts[-1])
+        assert last.wait() == 0, last.said[-3000:]
+        assert files_of(out / "features") == wanted
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_second_run_computes_nothing(settings, monkeypatch):

@@ -151,11 +151,13 @@ def test_runs_that_cannot_be_meant(yamls, tmp_path):
             asked(*words)
 
 
-def test_features_need_no_more_than_one_process(yamls):
+def test_features_are_extracted_by_as_many_processes_as_there_are(yamls):
     alone = {"TRAIN__ENABLE": False, "TEST__ENABLE": False, "FEATURES__ENABLE": True}
     path = yamls("a", **alone, FEATURES__CHECKPOINT_FILE_PATH="x")
     found = asked("--cfg", path, "--num_shards", "4", "NUM_PROCS_PER_NODE", "3")
-    assert (found["nodes"], found["tasks_per_node"]) == (1, 1)
+    assert (found["nodes"], found["tasks_per_node"]) == (4, 3)
+    trained = yamls("b", NUM_PROCS_PER_NODE=2, TRAIN__BATCH_SIZE=4)
+    assert asked("--cfg", trained, path)["tasks_per_node"] == 2, "they follow the others of their job"
 
 
 @pytest.mark.parametrize(

@@ -242,9 +242,8 @@ def test_an_error_of_all_tasks_is_said_once(clips, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("starter", ["srun", "torchrun"])
-def test_a_stage_of_one_process_between_two_of_all(clips, tmp_path, alone, starter):
-    """Features are extracted by the first process; the others wait for the next stage, and it is theirs again.
-    Whoever started them, they learn what one process does."""
+def test_stages_of_all_processes_follow_each_other(clips, tmp_path, alone, starter):
+    """Training, features, a test. Whoever started the processes, they learn what one process does."""
     (tmp_path / "learn.yaml").write_text("TEST:\n  ENABLE: False\n")
     (tmp_path / "look.yaml").write_text(
         "TRAIN:\n  ENABLE: False\nTEST:\n  ENABLE: False\nFEATURES:\n  ENABLE: True\n  CHECKPOINT_FILE_PATH: learn\n"

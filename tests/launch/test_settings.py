@@ -24,7 +24,7 @@ def test_what_the_keys_say():
     assert build_settings(three) == LaunchSettings(3, 0, 2, 1, batch_size=6)
     assert build_settings(config(NUM_GPUS=4)).processes == 4
     features = config(TRAIN__ENABLE=False, TEST__ENABLE=False, FEATURES__ENABLE=True)
-    assert build_settings(features) == LaunchSettings(1, alone=True)
+    assert build_settings(features) == LaunchSettings(1)
 
 
 def test_what_the_keys_say_of_exchanges():
@@ -61,9 +61,9 @@ def test_more_processes_than_clips_are_refused():
         settings.as_started(DistEnv(0, 4, 0, 4, "env://"))
 
 
-def test_features_are_extracted_by_one():
+def test_features_are_extracted_by_all():
     cfg = config(TRAIN__ENABLE=False, TEST__ENABLE=False, FEATURES__ENABLE=True, NUM_PROCS_PER_NODE=3, NUM_SHARDS=2)
-    assert node(build_launched(cfg, build_settings(cfg).as_alone())) == (0, 0, 1, 0)
+    assert build_settings(cfg) == LaunchSettings(3, 0, 2)
 
 
 def test_a_node_of_several():

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
@@ -110,13 +110,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_count(path: Path) -> tuple[int, list[str]]:
-    """How many samples are done, as the writer counted, and the ids among them that have no feature."""
+def read_count(path: Path) -> tuple[list[tuple[int, int]], list[str]]:
+    """Which samples are done, as the writer counted: ranges (start, stop), and the ids among them that have no feature.
+
+    A file holds a number instead of ranges where so many are done from the first on.
+    """
     try:
         done, missing = parse_file(path)
-        return int(done), [str(one) for one in missing]
+        ranges = [(int(start), int(stop)) for start, stop in ([[0, int(done)]] if np.isscalar(done) else done)]
+        if not all(0 <= start <= stop for start, stop in ranges):
+            raise ValueError("its ranges are none")
+        return united(ranges), [str(one) for one in missing]
     except (DataError, ValueError, OverflowError, TypeError) as error:
         raise DataError(f"{path}: damaged, holds no count ({error}): remove the .partial files and {_AGAIN}") from error
+
+
+def united(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers as ranges in order that do not touch; empty ones are left out."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(stop, found[-1][1]))
+        elif start < stop:
+            found.append((start, stop))
+    return found
 
 
 def checked_identity(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:

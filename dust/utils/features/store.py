@@ -11,6 +11,7 @@ rows are NaN, and asking for one is an error). Until an extraction is finished a
 ``.partial``: what has its final name is whole.
 """
 
+import glob
 import logging
 import os
 from collections.abc import Sequence
@@ -166,7 +167,9 @@ def _not_there(folder: Path, split: str) -> str:
     )
     record = folder / f"{split}.json{PARTIAL}"
     if record.exists():
-        done, _ = files.read_count(folder / f"{split}.count{PARTIAL}")
+        counts = [folder / f"{split}.count{PARTIAL}", *folder.glob(f"{glob.escape(split)}.count-*{PARTIAL}")]
+        ranges = files.united(one for path in counts for one in files.read_count(path)[0])
+        done = sum(stop - start for start, stop in ranges)
         total = len(files.read_json(record).get("ids", ()))
         return f"{folder}: the {split} split's features are not finished, {done} of {total} are done: {way_out} to end"
     if not folder.is_dir():

@@ -1,5 +1,6 @@
 """Writing the features of a split: resumable, and under its final name only when all of it is there."""
 
+import glob
 import json
 import logging
 import math
@@ -26,8 +27,9 @@ _LONGEST_NAME = 240  # bytes; file systems allow 255, and a temporary name is lo
 class FeatureWriter:
     """Writes the features of one split in the order of ``ids``; after an interruption it goes on where it was.
 
-    What is on disk is one file of rows (or one per video) and a count that is only raised when the rows before it are
-    safely written. The memory it takes is one batch's.
+    What is on disk is one file of rows (or one per video) and a count of rows, which is only raised when they are
+    safely written. The memory it takes is one batch's. Several processes may write at once, each its own rows: each
+    counts in a file of its own, and whoever opens the split next, in whatever number, joins what they have counted.
 
     Args:
         folder: is made if it is not there.
@@ -37,6 +39,8 @@ class FeatureWriter:
         meta: what the features were made by, as json can hold it: checkpoint_sha256, config, config_sha256, layer, ...
         format: one of FORMATS.
         overwrite: replace features of another identity (ids, meta, shape, dtype or format) instead of refusing.
+        share: the number of this process, where several write. Number 0 looks what is there; the others are told by
+            :meth:`take_over`, before any writes. None: it is the only one, and writes in order.
 
     Raises:
         DataError: ids that are repeated or no file's name, another extraction in the same place, a disk that is full.
@@ -53,6 +57,7 @@ class FeatureWriter:
         format: str = "memmap",
         *,
         overwrite: bool = False,
+        share: int | None = None,
     ) -> None:
         if format not in FORMATS or dtype not in DTYPES:
             raise ValueError(f"format {format!r} of {FORMATS}, dtype {dtype!r} of {DTYPES}")
@@ -62,14 +67,35 @@ class FeatureWriter:
         self.identity: dict[str, Any] = json.loads(
             json.dumps({"ids": self.ids, "meta": meta, "format": format, "shape": self.shape, "dtype": dtype})
         )
-        self.done = 0  #: samples whose features are safely written
+        self.share = share
+        self.counted: list[tuple[int, int]] = []  #: ranges of samples whose features are safely written
+        self._own: list[tuple[int, int]] = []  # of them those that are counted in this process's file
         self.missing: list[str] = []  #: those among them that have none
+        self._own_missing: list[str] = []
         self.complete = False  #: whether the split has been finished, now or before
         with files.disk_errors(self.folder):
+            if share:
+                return
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_temporary()
             if not self._find_complete(overwrite) and not self._find_partial(overwrite):
                 self._start()
+
+    def take_over(self, counted: Sequence[tuple[int, int]], complete: bool) -> None:
+        """Take what the first process has found: its ``counted`` and ``complete``."""
+        self.counted, self.complete = list(counted), complete
+
+    @property
+    def done(self) -> int:
+        """How many samples' features are safely written."""
+        return sum(stop - start for start, stop in self.counted)
+
+    def to_do(self) -> np.ndarray:
+        """(n,) the numbers of the samples that are not counted, in order."""
+        left = np.ones(len(self.ids), bool)
+        for start, stop in self.counted:
+            left[start:stop] = False
+        return np.flatnonzero(left)
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self.split}{suffix}"
@@ -112,7 +138,7 @@ class FeatureWriter:
                 raise
             logger.warning("damaged features are replaced: %s", error)
         if found == self.identity:
-            self.done, self.complete = len(self.ids), True
+            self.counted, self.complete = files.united([(0, len(self.ids))]), True
             self._remove_partial()
             return True
         if found and not overwrite:
@@ -133,20 +159,65 @@ class FeatureWriter:
             if not overwrite:
                 raise self._refuse(found, "unfinished")
             return False
-        count, self.missing = files.read_count(self._path(".count" + PARTIAL))
-        total = len(self.ids)
+        self._read_counts()
+        count, total = self.done, len(self.ids)
+        last = self.counted[-1][1] if self.counted else 0
         there = self._rows.exists()
         if there and self.format != "per_video":
-            there = self._rows.stat().st_size >= self._offset(count)
+            there = self._rows.stat().st_size >= self._offset(last)
         # all counted and no rows: finish() renamed them before it was interrupted
-        if count > total or not (there or count == total):
+        if last > total or not (there or count == total):
             raise DataError(
                 f"{self._rows}: missing or shorter than the {count} of {total} features that were counted: remove "
                 f"{self.folder / self.split}*{PARTIAL} and extract the features again"
             )
-        self.done = count
+        self._join_counts()
         logger.info("%s features in %s: %d of %d are done", self.split, self.folder, count, total)
         return True
+
+    def _shares(self) -> list[Path]:
+        """The counts of other processes than the first."""
+        return sorted(self.folder.glob(f"{glob.escape(self.split)}.count-*{PARTIAL}"))
+
+    def _read_counts(self) -> None:
+        """Take in what all processes have counted."""
+        found = [files.read_count(path) for path in (self._path(".count" + PARTIAL), *self._shares())]
+        self.counted = files.united(one for ranges, _ in found for one in ranges)
+        absent = {sample_id for _, missing in found for sample_id in missing}
+        self.missing = [sample_id for sample_id in self.ids if sample_id in absent] if absent else []
+        self._own, self._own_missing = self.counted, self.missing
+
+    def _join_counts(self) -> None:
+        """Make one count of all processes' own."""
+        shares = self._shares()
+        if shares:
+            self._count(self._own, self._own_missing)
+            for path in shares:
+                path.unlink()
+
+    def try_missing_again(self) -> None:
+        """Count the samples without a feature as still to be done. For the first process, before the others open."""
+        if self.complete or not self.missing:
+            return
+        absent, left = set(self.missing), []
+        for start, stop in self.counted:
+            begin = start
+            for row in range(start, stop):
+                if self.ids[row] in absent:
+                    left.append((begin, row))
+                    begin = row + 1
+            left.append((begin, stop))
+        with files.disk_errors(self.folder):
+            self._count(files.united(left), [])
+        self.counted = self._own = files.united(left)
+        self.missing = self._own_missing = []
+
+    def join(self) -> None:
+        """Take in what the other processes have written, once they have: for the first one, before :meth:`finish`."""
+        if not self.complete:
+            with files.disk_errors(self.folder):
+                self._read_counts()
+                self._join_counts()
 
     def _start(self) -> None:
         self._remove_partial()
@@ -154,13 +225,15 @@ class FeatureWriter:
             self._rows.mkdir()
         else:
             write_atomically(self._rows, self._header)
-        self._count(0, [])
+        self._count([], [])
         # last: an extraction exists from here on
         write_atomically(self._path(".json" + PARTIAL), json.dumps(self.identity).encode())
 
     def _remove_partial(self) -> None:
         for suffix in (".json", ".count", ".npy", ".npz"):
             self._path(suffix + PARTIAL).unlink(missing_ok=True)
+        for path in self._shares():
+            path.unlink(missing_ok=True)
         shutil.rmtree(self._path(PARTIAL), ignore_errors=True)
 
     def _remove_temporary(self) -> None:
@@ -187,36 +260,29 @@ class FeatureWriter:
         """Add the features of samples ``start``, ``start + 1``, ... and count them when they are on disk.
 
         Args:
-            start: must be ``done``: features come in order.
+            start: must be ``done``: features come in order; with a ``share``, whatever is not counted yet.
             features: (B, *sample_shape) array; with ``per_video`` a sequence of B arrays (windows, *sample_shape).
                 None for a sample that has no feature (its clip cannot be read).
 
         Raises:
             DataError: values that are not finite (in the file's dtype), another shape, a full disk.
         """
-        if start != self.done or self.complete:
+        overlaps = any(start < stop and begin < start + len(features) for begin, stop in self.counted)
+        if self.complete or (start != self.done if self.share is None else overlaps):
             raise ValueError(f"features from sample {start} on, where sample {self.done} of {len(self.ids)} comes next")
         if start + len(features) > len(self.ids):
             raise ValueError(f"{len(features)} features from sample {start} on, where there are {len(self.ids)}")
         blocks = [self._absent() if one is None else self._checked(start + n, one) for n, one in enumerate(features)]
-        missing = self.missing + [self.ids[start + n] for n, one in enumerate(features) if one is None]
+        absent = [self.ids[start + n] for n, one in enumerate(features) if one is None]
         if not blocks:
             return
+        span = (start, start + len(blocks))
+        own, own_missing = files.united([*self._own, span]), self._own_missing + absent
         with files.disk_errors(self.folder):
             self._put(start, blocks)
-            self._count(start + len(blocks), missing)
-        self.done, self.missing = start + len(blocks), missing
-
-    def fill(self, row: int, feature: Any) -> None:
-        """Write the feature of a sample that was counted without one. Raises DataError as :meth:`write` does."""
-        if self.complete or self.ids[row] not in self.missing:
-            raise ValueError(f"{self.ids[row]} is not missing, or the split is finished")
-        block = self._checked(row, feature)
-        missing = [sample_id for sample_id in self.missing if sample_id != self.ids[row]]
-        with files.disk_errors(self.folder):
-            self._put(row, [block])
-            self._count(self.done, missing)
-        self.missing = missing
+            self._count(own, own_missing)
+        self._own, self._own_missing = own, own_missing
+        self.counted, self.missing = files.united([*self.counted, span]), self.missing + absent
 
     def _put(self, start: int, blocks: Sequence[np.ndarray]) -> None:
         """Write samples' rows, or their files."""
@@ -230,8 +296,11 @@ class FeatureWriter:
             file.write(b"".join(block.tobytes() for block in blocks))
             files.sync(file)
 
-    def _count(self, done: int, missing: list[str]) -> None:
-        write_atomically(self._path(".count" + PARTIAL), json.dumps([done, missing]).encode())
+    def _count(self, ranges: list[tuple[int, int]], missing: list[str]) -> None:
+        prefix = not ranges or (len(ranges) == 1 and ranges[0][0] == 0)
+        done = (ranges[-1][1] if ranges else 0) if prefix else ranges
+        name = f".count-{self.share:05d}" if self.share else ".count"
+        write_atomically(self._path(name + PARTIAL), json.dumps([done, missing]).encode())
 
     def _absent(self) -> np.ndarray:
         """What stands in the file for a sample without a feature: NaN, or no window."""
