@@ -27,8 +27,8 @@ from dust.utils import distributed
 
 METHOD = (
     "Labels, and 16 numbers of a sample by its own seed, whose product with a fixed matrix are its logits, run through "
-    "Inference and Classification; each clip is a file, and so a group, of its own. peak_mb is ru_maxrss of a process after "
-    "all of it, imported_mb the same before; spilled_mb the size of all records; cpu_s leaves out the imports."
+    "Inference and Classification; each clip is a file, and so a group, of its own. peak_mb is ru_maxrss of a process "
+    "after all of it, imported_mb the same before; spilled_mb the size of all records; cpu_s leaves out the imports."
 )
 FEATURES, BLOCK = 16, 1000
 

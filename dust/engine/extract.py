@@ -151,9 +151,9 @@ class Extraction:
         computed = self._computed(dataset, ids, rows, bad_clips)
         waiting: list[tuple[np.ndarray, list[Any]]] = []
         with contextlib.suppress(StopEarly):
-            for block in computed if writer is None else ():
-                waiting.append(block)
-                if any(feature is not None for feature in block[1]):
+            for block, features in computed if writer is None else ():
+                waiting.append((block, features))
+                if any(feature is not None for feature in features):
                     break  # it says what there is to store
         if writer is None:
             writer = self._begun_by_all(split, ids, waiting, bad_clips)
@@ -236,7 +236,8 @@ class Extraction:
         first, last = int(rows[0]), int(rows[-1])
         if not self.per_video:
             return range(first, last + 1) if last - first + 1 == len(rows) else rows.tolist()
-        count, numbers = len(dataset.clips), []
+        count = len(dataset.clips)
+        numbers: list[int] = []
         for row in rows.tolist():
             stop = dataset.first_item(row + 1) if row + 1 < count else len(dataset)
             numbers += range(dataset.first_item(row), stop)

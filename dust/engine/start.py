@@ -14,7 +14,9 @@ from dust.engine.state import TrainState
 from dust.engine.weights import load_parts, weights_file
 from dust.launch.requeue import begun_by_this_job
 from dust.utils import distributed
-from dust.utils.checkpoint import find_latest, load_checkpoint, load_weights, remove_leftovers
+from dust.utils.checkpoint import is_sharded, list_checkpoints, load_checkpoint, load_weights, remove_leftovers
+from dust.utils.checkpoint.sharded import Layout
+from dust.utils.checkpoint.store import load_verified, newest_of, refuse_unverified
 from dust.utils.checkpoint.tensors import find_tensors
 from dust.utils.errors import CheckpointError, DataError
 
@@ -85,7 +87,7 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
         remove_leftovers(run.checkpoints)
     distributed.barrier()
     if options.auto_resume:
-        newest = find_latest(run.checkpoints, layout_of(state.model, state.optimizer))
+        newest = newest_checkpoint(run.checkpoints, layout_of(state.model, state.optimizer))
         if newest is not None:
             _resume(state, sampler, options, *newest)
             return
@@ -104,6 +106,22 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
             )  # fmt: skip
     if state.ema is not None:
         state.ema.set(state.model)
+
+
+def newest_checkpoint(folder: Path, layout: Layout) -> tuple[Path, dict[str, Any]] | None:
+    """:func:`dust.utils.checkpoint.find_latest` for all processes together, with the same answer, or error, for all.
+
+    The first process verifies. One process of each node then reads a file and hands it to the node's others; of a
+    folder of parts each process reads its own.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        distributed.from_main(lambda: refuse_unverified(path))
+        if is_sharded(path):
+            return load_verified(path, layout)
+        return distributed.from_each_node(lambda: load_verified(path))
+
+    return newest_of(folder, distributed.from_main(lambda: list_checkpoints(folder)), read)
 
 
 def _resume(

@@ -1,6 +1,9 @@
 """The few questions that the rest of dust asks about processes; all have an answer on one process."""
 
+import io
 import os
+import pickle
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -65,6 +68,81 @@ def from_main(make: Callable[[], T]) -> T:
     if told[1] is not None:
         raise told[1]
     return told[0]
+
+
+def from_each_node(make: Callable[[], T]) -> T:
+    """What ``make`` returns, called by one process of each machine, in all of its processes: plain values and tensors
+    on the CPU, which are copies. A DustError or an OSError of any of them is raised on every rank."""
+    if world_size() == 1:
+        return make()
+    hosts = all_gather_objects(socket.gethostname())
+    groups = {host: [number for number, one in enumerate(hosts) if one == host] for host in dict.fromkeys(hosts)}
+    made, error = None, None
+    if groups[hosts[rank()]][0] == rank():
+        try:
+            made = make()
+        except (DustError, OSError) as problem:
+            error = problem
+    for problem in all_gather_objects(error):
+        if problem is not None:
+            raise problem
+    for ranks in groups.values():  # all processes make all groups
+        group = dist.new_group(ranks, backend="gloo")
+        if rank() in ranks:
+            made = _broadcast(made, ranks[0], group)
+            dist.destroy_process_group(group)
+    return made  # type: ignore[return-value]
+
+
+class _Skeleton(pickle.Pickler):
+    """Pickles all but the tensors, which it puts into ``tensors``."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.tensors: list[torch.Tensor] = []
+        self.known: dict[int, int] = {}
+
+    def persistent_id(self, value: Any) -> int | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        if id(value) not in self.known:
+            self.known[id(value)] = len(self.tensors)
+            self.tensors.append(value.detach())
+        return self.known[id(value)]
+
+
+class _Filled(pickle.Unpickler):
+    """Puts ``tensors`` back."""
+
+    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
+        super().__init__(file)
+        self.tensors = tensors
+
+    def persistent_load(self, number: Any) -> torch.Tensor:
+        return self.tensors[number]
+
+
+def _broadcast(value: Any, source: int, group: Any) -> Any:
+    """``value`` of ``source`` in all processes of a group: tensor by tensor, so that nothing is held twice."""
+    mine = rank() == source
+    told: list[Any] = [None, None]
+    tensors: list[torch.Tensor] = []
+    if mine:
+        buffer = io.BytesIO()
+        pickler = _Skeleton(buffer)
+        pickler.dump(value)
+        tensors = pickler.tensors
+        told = [buffer.getvalue(), [(one.dtype, one.shape, one.stride()) for one in tensors]]
+    dist.broadcast_object_list(told, source, group)
+    for number, (dtype, shape, stride) in enumerate(told[1]):
+        flat = tensors[number].contiguous() if mine else torch.empty(shape, dtype=dtype)
+        if flat.numel():
+            dist.broadcast(flat.reshape(-1).view(torch.uint8), source, group)  # bytes: gloo does not know all types
+        if not mine:
+            tensors.append(
+                flat if flat.stride() == stride else torch.empty_strided(shape, stride, dtype=dtype).copy_(flat)
+            )
+    return value if mine else _Filled(io.BytesIO(told[0]), tensors).load()
 
 
 #: What :func:`highest` and :func:`sum_and_highest_begun` count up to.

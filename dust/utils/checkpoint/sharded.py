@@ -257,10 +257,21 @@ class _MetadataUnpickler(pickle.Unpickler):
         raise _Forbidden("a persistent object")
 
 
-def read_sharded(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
+def refuse_damaged_folder(path: str | os.PathLike) -> None:
+    """Raise CheckpointError unless the folder is as it was written."""
+    problems = verify_sharded(path)
+    if problems:
+        raise CheckpointError(
+            f"{path}: is damaged: {'; '.join(problems)}. Use an earlier checkpoint, or copy the whole folder again "
+            "(.metadata is part of it)"
+        )
+
+
+def read_sharded(path: str | os.PathLike, layout: Layout | None = None, *, verified: bool = False) -> dict[str, Any]:
     """The dictionary that :func:`save_sharded` was given, verified, on any number of processes.
 
     Args:
+        verified: another process has just verified it.
         layout: ``layout(path in the dictionary, shape)`` gives a DTensor like which this process reads its own part, or
             None for the whole tensor, on the CPU.
 
@@ -272,12 +283,8 @@ def read_sharded(path: str | os.PathLike, layout: Layout | None = None) -> dict[
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     path = Path(path)
-    problems = verify_sharded(path)
-    if problems:
-        raise CheckpointError(
-            f"{path}: is damaged: {'; '.join(problems)}. Use an earlier checkpoint, or copy the whole folder again "
-            "(.metadata is part of it)"
-        )
+    if not verified:
+        refuse_damaged_folder(path)
     saved = load_file(path / STATE)
     del saved["files"]
     reader = _reader(path)

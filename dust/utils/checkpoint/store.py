@@ -7,12 +7,13 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from dust.utils.checkpoint.hub import is_weights_folder, read_folder, weights_files
 from dust.utils.checkpoint.reader import read_file
-from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, verify_sharded
+from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, refuse_damaged_folder, verify_sharded
 from dust.utils.checkpoint.single import load_file, refuse_damaged, sidecar_of, verify_file
 from dust.utils.errors import CheckpointError
 from dust.utils.files import sha256_of_file, sha256_of_text
@@ -69,6 +70,19 @@ def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "dama
     return verify_file(path)
 
 
+def refuse_unverified(path: str | os.PathLike) -> None:
+    """Read a checkpoint of ours once to see that it is what was written. Raises CheckpointError if it is not."""
+    if _is_folder(path):
+        refuse_damaged_folder(path)
+    else:
+        refuse_damaged(path)
+
+
+def load_verified(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
+    """:func:`load_checkpoint` of one that somebody has just verified."""
+    return read_sharded(path, layout, verified=True) if _is_folder(path) else read_file(path, mmap=False)
+
+
 def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
     """The dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
 
@@ -112,10 +126,17 @@ def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tupl
     A damaged one is logged with its name and the one before it is taken. If all are damaged: CheckpointError, so that
     a run never silently starts anew.
     """
+    return newest_of(folder, list_checkpoints(folder), lambda path: load_checkpoint(path, layout))
+
+
+def newest_of(
+    folder: str | os.PathLike, paths: Sequence[Path], read: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, dict[str, Any]] | None:
+    """:func:`find_latest` among these, the oldest first, of which ``read`` gives the contents."""
     problems = []
-    for path in reversed(list_checkpoints(folder)):
+    for path in reversed(paths):
         try:
-            state = load_checkpoint(path, layout)
+            state = read(path)
         except CheckpointError as error:
             logger.error("%s. Trying the checkpoint before it.", error)
             problems.append(str(error))

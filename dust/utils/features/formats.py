@@ -117,7 +117,10 @@ def read_count(path: Path) -> tuple[list[tuple[int, int]], list[str]]:
     """
     try:
         done, missing = parse_file(path)
-        ranges = [(int(start), int(stop)) for start, stop in ([[0, int(done)]] if np.isscalar(done) else done)]
+        ranges = [
+            (int(start), int(stop))
+            for start, stop in ([[0, int(done)]] if isinstance(done, int | float | str) else done)
+        ]
         if not all(0 <= start <= stop for start, stop in ranges):
             raise ValueError("its ranges are none")
         return united(ranges), [str(one) for one in missing]

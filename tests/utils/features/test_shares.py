@@ -1,4 +1,4 @@
-"""Several processes write one split, each its own rows; whoever goes on, in whatever number, ends with the same bytes."""
+"""Several processes write a split, each its own rows; whoever goes on, in whatever number, ends with the same bytes."""
 
 import random
 
