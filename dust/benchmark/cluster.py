@@ -12,11 +12,17 @@ from typing import Any
 from dust.benchmark.report import Report
 from dust.benchmark.step_cost import StepCost, count_step
 from dust.config import processes_per_node
+from dust.datasets.transforms.randaugment import parse_policy
 from dust.utils.errors import ConfigError, DustError
 
 GIB = 2**30
 #: What is exchanged at a time (DDP's bucket); the last one has no computation left to hide behind.
 BUCKET_BYTES = 25 * 2**20
+#: CPU seconds of one core (AMD EPYC) to read a clip: whatever it is, per second of its span, per frame that is taken.
+DECODE_S, DECODE_S_PER_SECOND, DECODE_S_PER_FRAME = 0.032, 0.0024, 0.0004
+CLIP_S = 10.0  # what was measured lasts so long; no span is longer
+#: Of a frame of 224x224, for each operation that is drawn; every second one is applied.
+RANDAUGMENT_S = 0.00055
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Assumptions:
         overlap: share of the backward that gradients travel behind; for FSDP, of the whole step (0..1).
         step_s: measured seconds of forward, backward and optimizer of one batch on one GPU; 0 = derived from FLOP.
         overhead: bytes of a GPU that CUDA and its libraries take.
+        startup_s: seconds from the job's start to its first step: processes, imports, lists, NCCL, the first batches.
     """
 
     achieved: float = 0.4
@@ -66,6 +73,7 @@ class Assumptions:
     overlap: float = 0.7
     step_s: float = 0.0
     overhead: float = 2 * GIB
+    startup_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,20 @@ def memory_bytes(cost: StepCost, recipe: Recipe, gpus: int, assumed: Assumptions
     return held + cost.activation_bytes + assumed.overhead
 
 
+def reading_s(cfg) -> tuple[float, float]:
+    """CPU seconds that a training clip of cfg takes: to decode, and RandAugment of all its views (0 without it).
+
+    A straight line through what was measured of 10 s clips of 340x256 with a key frame every 250 frames (8 frames at
+    rate 8 and 32, 16 at rate 4), and the mean of RandAugment at 224 pixels.
+    """
+    frames, span = cfg.DATA.NUM_FRAMES, cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE / cfg.DATA.TARGET_FPS
+    decoding = DECODE_S + DECODE_S_PER_SECOND * min(span, CLIP_S) + DECODE_S_PER_FRAME * frames
+    if not (cfg.AUG.ENABLE and cfg.AUG.AA_TYPE):
+        return decoding, 0.0
+    drawn = parse_policy(cfg.AUG.AA_TYPE).num_ops
+    return decoding, RANDAUGMENT_S * frames * drawn * cfg.AUG.NUM_SAMPLE
+
+
 def simulate(
     cost: StepCost, recipe: Recipe, node: Node, assumed: Assumptions, gpus: int, decode_s: float
 ) -> dict[str, Any]:
@@ -152,7 +174,7 @@ def simulate(
     batch = gpus * recipe.batch * accumulation(recipe, gpus)
     rate = batch / (computing + exposed)
     steps = recipe.epochs * math.floor(recipe.clips / batch)
-    hours = steps * (computing + exposed) / 3600
+    hours = (assumed.startup_s + steps * (computing + exposed)) / 3600
     return {
         "gpus": gpus,
         "accumulate": accumulation(recipe, gpus),
@@ -179,13 +201,14 @@ def benchmark_cluster(
     gpus: Sequence[int] = (8, 16, 32, 64, 128, 256, 512),
     batch: int = 0,
     clips: int = 240_000,
-    decode_s: float = 0.036,
+    decode_s: float = 0.0,
 ) -> Report:
     """The cost table of cfg's training.
 
     Args:
         batch: clips per GPU at a time; 0 = as the configuration has it.
         clips: of the training set.
+        decode_s: CPU seconds that reading a clip takes; 0 = by :func:`reading_s`.
 
     Raises:
         ConfigError: numbers out of range. DustError: a batch that does not fit into a GPU's memory.
@@ -202,7 +225,8 @@ def benchmark_cluster(
         gathered_bytes=2 if cfg.TRAIN.MIXED_PRECISION else 4,
         ema=cfg.EMA.ENABLED,
     )
-    cost = count_step(cfg, batch)
+    views = cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1
+    cost = count_step(cfg, batch * views)
     needed = memory_bytes(cost, recipe, max(gpus), assumed)
     if needed > node.memory:
         raise DustError(
@@ -212,11 +236,13 @@ def benchmark_cluster(
     largest = max(batch * count * accumulation(recipe, count) for count in gpus)
     if clips < largest:
         raise ConfigError(f"--clips {clips}: less than the largest global batch of {largest}")
-    rows = [simulate(cost, recipe, node, assumed, count, decode_s) for count in gpus]
+    decoding, augmenting = (decode_s, 0.0) if decode_s else reading_s(cfg)
+    rows = [simulate(cost, recipe, node, assumed, count, decoding + augmenting) for count in gpus]
     settings = {
         "model": cfg.MODEL.MODEL_NAME,
         "parallel": recipe.parallel,
         "batch_per_gpu": batch,
+        "views": views,
         "epochs": recipe.epochs,
         "clips": clips,
         "params_m": round(cost.parameters / 1e6, 1),
@@ -224,7 +250,7 @@ def benchmark_cluster(
         "tflop_per_batch": round((cost.forward_flops + cost.backward_flops) / 1e12, 2),
         "activations_gib": round(cost.activation_bytes / GIB, 2),
     }
-    return Report("cluster", METHOD, rows, notes(cost, recipe, node, assumed, decode_s), settings)
+    return Report("cluster", METHOD, rows, notes(cost, recipe, node, assumed, (decoding, augmenting)), settings)
 
 
 METHOD = (
@@ -234,8 +260,8 @@ METHOD = (
 )
 
 
-def notes(cost: StepCost, recipe: Recipe, node: Node, assumed: Assumptions, decode_s: float) -> list[str]:
-    """Every assumption, in words."""
+def notes(cost: StepCost, recipe: Recipe, node: Node, assumed: Assumptions, reading: tuple[float, float]) -> list[str]:
+    """Every assumption, in words; ``reading`` as of :func:`reading_s`."""
     if assumed.step_s:
         compute = f"a batch takes the measured {1e3 * assumed.step_s:.1f} ms on one GPU"
     else:
@@ -261,7 +287,9 @@ def notes(cost: StepCost, recipe: Recipe, node: Node, assumed: Assumptions, deco
         f"{node.nic / 1e9:.0f} GB/s between, {100 * assumed.link:.0f} % of that reached",
         f"memory: weights, gradients, {cost.state_bytes:.0f} bytes of optimizer state per value, "
         f"{'an average, ' if recipe.ema else ''}activations, {assumed.overhead / GIB:.0f} GiB for CUDA",
-        f"decode_cores_per_gpu: {1e3 * decode_s:.0f} ms of CPU per clip, so that the loader keeps up",
+        f"decode_cores_per_gpu: {1e3 * reading[0]:.0f} ms of CPU to decode a clip and {1e3 * reading[1]:.0f} ms for "
+        "RandAugment, so that the loader keeps up",
+        f"hours: with {assumed.startup_s:.0f} s from the job's start to its first step",
         f"base_lr by the linear rule from {recipe.lr:g} at {recipe.global_batch} clips; large batches need a longer "
         "warm-up, and beyond some size they cost accuracy",
         "left out: validation, checkpoints, stragglers, waiting for data",
@@ -274,6 +302,7 @@ def _check(gpus: Sequence[int], batch: int, assumed: Assumptions) -> None:
     shares = {"--achieved": assumed.achieved, "--link": assumed.link}
     problems += [f"{name} {value}: above 0, at most 1" for name, value in shares.items() if not 0 < value <= 1]
     problems += [f"--overlap {assumed.overlap}: 0 to 1"] if not 0 <= assumed.overlap <= 1 else []
+    problems += [f"--startup-s {assumed.startup_s:g}: at least 0"] if assumed.startup_s < 0 else []
     problems += [f"--step-ms {1e3 * assumed.step_s:g}: at least 0"] if assumed.step_s < 0 else []
     if problems:
         raise ConfigError("; ".join(problems))

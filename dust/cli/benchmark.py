@@ -90,7 +90,8 @@ def _about_clusters(add: Add) -> None:
     cluster.add_argument("--overlap", type=float, default=0.7, help="share of the backward that exchange hides behind")
     cluster.add_argument("--per-node", type=int, default=8, help="GPUs of a node")
     cluster.add_argument("--nics", type=int, default=8, help="network cards of a node")
-    cluster.add_argument("--decode-ms", type=float, default=36.0, help="CPU time of reading a clip")
+    cluster.add_argument("--decode-ms", type=float, default=0.0, help="CPU time of reading a clip; 0: the recipe's")
+    cluster.add_argument("--startup-s", type=float, default=60.0, help="from the job's start to its first step")
 
 
 def _about_gpus(add: Add) -> None:
@@ -146,7 +147,7 @@ def measure_cluster(args: argparse.Namespace) -> Any:
     from dust.benchmark.cluster import Assumptions, benchmark_cluster, node_of
 
     node = node_of(args.gpu, per_node=args.per_node, nics=args.nics)
-    assumed = Assumptions(args.achieved, args.link, args.overlap, args.step_ms / 1e3)
+    assumed = Assumptions(args.achieved, args.link, args.overlap, args.step_ms / 1e3, startup_s=args.startup_s)
     if not all(word.isdigit() for word in args.gpus.split(",")):
         raise DustError(f"--gpus {args.gpus}: write numbers with commas, such as 8,64,512")
     gpus = [int(word) for word in args.gpus.split(",")]

@@ -1,5 +1,6 @@
 """Records of an evaluation that one process collects: in its memory while they are few, then in a file of its own."""
 
+import os
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ _BUFFER = 1 << 20
 class Part:
     """What one process hands on of its records: themselves, or the file that they are in.
 
-    The file is a pickle for each record. It is read by the run that has just written it and by nobody else; what an
-    earlier run left under its name is written over, or removed with its folder.
+    The file is a pickle for each record, which its user alone may write. It is read by the run that has just written it
+    and by nobody else; what an earlier run left under its name is written over, or removed with its folder.
     """
 
     count: int
@@ -113,7 +114,9 @@ class Records(JoinedRecords):
     def _spill(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "wb", buffering=_BUFFER)  # noqa: SIM115 - it is open while records come
+            self.file = open(  # noqa: SIM115 - it is open while records come
+                self.path, "wb", buffering=_BUFFER, opener=lambda path, flags: os.open(path, flags, 0o600)
+            )
             for record in self.held:
                 self.file.write(pickle.dumps(record, pickle.HIGHEST_PROTOCOL))
         except OSError as error:

@@ -16,6 +16,7 @@ from dust.benchmark.cluster import (
     gather_s,
     memory_bytes,
     node_of,
+    reading_s,
     simulate,
     step_seconds,
 )
@@ -37,7 +38,7 @@ COST = StepCost(
 )
 RECIPE = Recipe(batch=4, global_batch=256, lr=0.1, epochs=10, clips=2600)
 #: 30 TFLOP at 30 % of 100 TFLOP/s: one second per batch, two thirds of it backward.
-ASSUMED = Assumptions(achieved=0.3, link=0.5, overlap=0.0, overhead=1e9)
+ASSUMED = Assumptions(achieved=0.3, link=0.5, overlap=0.0, overhead=1e9, startup_s=100.0)
 FSDP = Recipe(**{**RECIPE.__dict__, "parallel": "fsdp"})
 TIMESFORMER = str(ROOT / "configs" / "Kinetics" / "TimeSformer_divST_8x32_224.yaml")
 QUICK = str(ROOT / "configs" / "quickstart" / "video.yaml")
@@ -114,11 +115,23 @@ def test_a_row():
     assert row["steps"] == 10 * 10  # 2600 clips are ten batches and a rest
     assert row["clips_per_s"] == pytest.approx(256 / 4.1875)
     assert row["efficiency"] == pytest.approx(4 / 4.1875)
-    assert row["hours"] == pytest.approx(100 * 4.1875 / 3600)
-    assert row["gpu_hours"] == pytest.approx(16 * 100 * 4.1875 / 3600)
+    assert row["hours"] == pytest.approx((100 + 100 * 4.1875) / 3600)
+    assert row["gpu_hours"] == pytest.approx(16 * (100 + 100 * 4.1875) / 3600)
     assert row["decode_cores_per_gpu"] == pytest.approx(256 / 4.1875 / 16 * 0.04)
     larger = simulate(COST, RECIPE, NODE, ASSUMED, 128, decode_s=0.04)
     assert (larger["accumulate"], larger["global_batch"], larger["base_lr"]) == (1, 512, 0.2)
+
+
+def test_reading_is_that_of_the_recipe():
+    """A straight line through the three that were measured, and RandAugment of every frame of every view."""
+    plain = {"AUG.ENABLE": False, "DATA.TARGET_FPS": 30}
+    for frames, rate, measured in ((8, 8, 0.0404), (8, 32, 0.0557), (16, 4, 0.0437)):
+        cfg = load_config(QUICK, {**plain, "DATA.NUM_FRAMES": frames, "DATA.SAMPLING_RATE": rate})
+        assert reading_s(cfg) == (pytest.approx(measured, abs=5e-4), 0.0)
+    whole = reading_s(load_config(QUICK, {**plain, "DATA.NUM_FRAMES": 64, "DATA.SAMPLING_RATE": 30}))[0]
+    assert whole == pytest.approx(0.032 + 10 * 0.0024 + 64 * 0.0004), "no span is longer than the clip"
+    huge = load_config(str(ROOT / "configs" / "VideoMAE" / "finetune_k400_huge.yaml"))
+    assert huge.AUG.NUM_SAMPLE == 2 and reading_s(huge)[1] == pytest.approx(2 * 16 * 4 * 0.00055)
 
 
 # --- what is counted ----------------------------------------------------------------------------------------------
