@@ -159,7 +159,7 @@ def submit(words: Sequence[str]) -> int:
     import_optuna()
     check_ahead(cfg)
     workers = (cfg.DATA_LOADER.NUM_WORKERS + 1) * processes_per_node(cfg)  # the trial's own processes share the task
-    spec = dataclasses.replace(build_run_spec(cfg), alone=False, nodes=1, processes=1, workers=workers)
+    spec = dataclasses.replace(build_run_spec(cfg), any_size=False, nodes=1, processes=1, workers=workers)
     own = ("tune", "--worker", "--cfg", file, *overrides, "TUNE.JOBS", "1")
     args.name = args.name or f"tune_{Path(file).stem}"
     jobs = [JobSpec(f"{args.name}_{number}", own, (spec,)) for number in range(cfg.TUNE.JOBS)]

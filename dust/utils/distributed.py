@@ -77,21 +77,22 @@ def from_each_node(make: Callable[[], T]) -> T:
         return make()
     hosts = all_gather_objects(socket.gethostname())
     groups = {host: [number for number, one in enumerate(hosts) if one == host] for host in dict.fromkeys(hosts)}
-    made, error = None, None
+    made: Any = None
+    error: Exception | None = None
     if groups[hosts[rank()]][0] == rank():
         try:
             made = make()
-        except (DustError, OSError) as problem:
-            error = problem
-    for problem in all_gather_objects(error):
-        if problem is not None:
-            raise problem
+        except (DustError, OSError) as met:
+            error = met
+    problems = [one for one in all_gather_objects(error) if one is not None]
+    if problems:
+        raise problems[0]
     for ranks in groups.values():  # all processes make all groups
         group = dist.new_group(ranks, backend="gloo")
         if rank() in ranks:
             made = _broadcast(made, ranks[0], group)
             dist.destroy_process_group(group)
-    return made  # type: ignore[return-value]
+    return made
 
 
 class _Skeleton(pickle.Pickler):
