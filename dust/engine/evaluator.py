@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -121,7 +122,7 @@ class Evaluator:
         if told:
             joined = records.joined_records(part for part, _ in told)
             if isinstance(joined, records.JoinedRecords):
-                weakref.finalize(joined, _remove, folder)
+                weakref.finalize(joined, _remove, folder, os.getpid())
             evaluation.join(joined, [condensed for _, condensed in told])
         counts = {"samples": int(distributed.total(len(own))), "bad_clips": bad_clips.gather()}
         if not counts["samples"]:
@@ -129,8 +130,10 @@ class Evaluator:
         return evaluation, counts
 
 
-def _remove(folder: Path) -> None:
-    """Remove the records of an evaluation that nobody asks any more."""
+def _remove(folder: Path, owner: int) -> None:
+    """Remove the records of an evaluation that nobody asks any more. Forked workers have a copy, and no say."""
+    if os.getpid() != owner:
+        return
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # those of another evaluation are there, too
         folder.parent.rmdir()
