@@ -149,7 +149,8 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
             ) from error
         _workers.update(self._workers)
         result: Any = self._worker_result_queue
-        result.watch(self._stalled)
+        if isinstance(result, _ReportingQueue):  # a loader may have been given another context
+            result.watch(self._stalled)
         if self._worker_pids_set:  # else torch raises from a signal handler, in the midst of an optimizer step, say
             _utils.signal_handling._remove_worker_pids(id(self))
             self._worker_pids_set = False
