@@ -1,7 +1,10 @@
 """Records of an evaluation that one process collects: in its memory while they are few, then in a file of its own."""
 
+import hashlib
+import hmac
 import os
 import pickle
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,20 +18,23 @@ Record = dict[str, Any]
 #: Bytes of records that all processes together keep in memory, before each writes its own to a file.
 HELD_BYTES = 64 << 20
 _BUFFER = 1 << 20
+_MAC = 16  # bytes
+_HEAD = struct.Struct("<Q")  # the length of what follows a record's code
 
 
 @dataclass(frozen=True)
 class Part:
     """What one process hands on of its records: themselves, or the file that they are in.
 
-    The file is a pickle for each record, which its user alone may write. It is read by the run that has just written it
-    and by nobody else; what an earlier run left under its name is written over, or removed with its folder.
+    The file is a pickle for each record, behind a code that only who has ``key`` can make: it is in the memory of the
+    run's processes and nowhere else. So nothing is unpickled that this run has not written.
     """
 
     count: int
     held: Sequence[Record] = ()
     path: str = ""
     size: int = 0
+    key: bytes = b""
 
     def __iter__(self) -> Iterator[Record]:
         if not self.path:
@@ -42,10 +48,19 @@ class Part:
                         "folder that all nodes see alike"
                     )
                 file.seek(0)
-                for _ in range(self.count):
-                    yield pickle.load(file)
+                for number in range(self.count):
+                    code = file.read(_MAC)
+                    (size,) = _HEAD.unpack(file.read(_HEAD.size).ljust(_HEAD.size, b"\xff"))
+                    data = file.read(min(size, self.size))
+                    if not hmac.compare_digest(code, _code(self.key, number, data)):
+                        raise DataError(f"{self.path}: record {number} is not what this run has written: start it again")
+                    yield pickle.loads(data)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+
+def _code(key: bytes, number: int, data: bytes) -> bytes:
+    return hashlib.blake2b(data, key=key, salt=_HEAD.pack(number), digest_size=_MAC).digest()
 
 
 def joined_records(parts: Iterable[Part]) -> Sequence[Record]:
@@ -89,8 +104,9 @@ class Records(JoinedRecords):
     def __init__(self, path: str | Path, held_bytes: int = HELD_BYTES) -> None:
         self.path, self.held_bytes = Path(path), held_bytes
         self.held: list[Record] = []
-        self.added = self.size = 0
+        self.added = self.size = self.bytes = 0
         self.file: BinaryIO | None = None
+        self.key, self.written = os.urandom(32), 0
 
     @property
     def parts(self) -> list[Part]:  # type: ignore[override]
@@ -107,18 +123,26 @@ class Records(JoinedRecords):
                 self._spill()
             return
         try:
-            self.file.write(data)
+            self._write(data)
         except OSError as error:
             raise self._not_written(error) from error
+
+    def _write(self, data: bytes) -> None:
+        assert self.file is not None
+        self.file.write(_code(self.key, self.written, data) + _HEAD.pack(len(data)))
+        self.file.write(data)
+        self.written += 1
+        self.bytes += _MAC + _HEAD.size + len(data)
 
     def _spill(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.unlink(missing_ok=True)  # that of an earlier run may belong to somebody else
             self.file = open(  # noqa: SIM115 - it is open while records come
                 self.path, "wb", buffering=_BUFFER, opener=lambda path, flags: os.open(path, flags, 0o600)
             )
             for record in self.held:
-                self.file.write(pickle.dumps(record, pickle.HIGHEST_PROTOCOL))
+                self._write(pickle.dumps(record, pickle.HIGHEST_PROTOCOL))
         except OSError as error:
             raise self._not_written(error) from error
         self.held = []
@@ -132,7 +156,7 @@ class Records(JoinedRecords):
                 self.file.flush()
         except OSError as error:
             raise self._not_written(error) from error
-        return Part(self.added, path=str(self.path), size=self.size)
+        return Part(self.added, path=str(self.path), size=self.bytes, key=self.key)
 
     def close(self) -> None:
         """Close the file; nothing can be added from now on."""

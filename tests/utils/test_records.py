@@ -75,3 +75,24 @@ def test_a_full_disk_is_one_sentence():
     with pytest.raises(DataError, match=r"^/dev/full: the records of the evaluation cannot be written: No space left"):
         for _ in range(3):
             own.append({"id": "v", "scores": np.zeros(1 << 18)})
+
+
+def test_what_this_run_has_not_written_is_never_unpickled(tmp_path):
+    """Who may write to the folder puts a record of their own there, or changes the order of ours."""
+    own = Records(tmp_path / "0.records", 0)
+    for number in range(3):
+        own.append(record(number))
+    own.close()
+    good = own.path.read_bytes()
+    third = len(good) // 3
+    poison = b"cos\nsystem\n(S'touch %s'\ntR." % str(tmp_path / "harm").encode()
+    changed = [
+        good[:24] + poison.ljust(len(good) - 24, b"N"),
+        good[third : 2 * third] + good[:third] + good[2 * third :],
+        bytes(16) + b"\xff" * 8 + good[24:],
+    ]
+    for bad in changed:
+        own.path.write_bytes(bad)
+        with pytest.raises(DataError, match="not what this run has written"):
+            list(own)
+    assert not (tmp_path / "harm").exists()
