@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import ProcedureData
+from dust.datasets.keystep.data import ProcedureData, with_graphs
 from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.manifest.several import one_folder
 from dust.datasets.sample import BadClip
 from dust.decode.clip import reader_class
 from dust.decode.reader import FrameRequest, open_clip
+from dust.procedure.windows import output_names
 from dust.utils.errors import ConfigError, VideoError
 
 PIECE = 256  # frames that a recording is read by, at least: a video is then decoded about once
@@ -31,12 +32,12 @@ def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
     options = {"layout": node.LAYOUT, "table": node.PROCEDURE, "index_cache": data.INDEX_CACHE, **options}
     options |= {"pattern": data.FRAME_PATTERN, "group_column": data.GROUP_COLUMN, "corrections": data.CORRECTIONS}
     options |= {"extra_columns": data.EXTRA_COLUMNS}
-    return read_procedures(one_folder(data.PATH_TO_DATA_DIR, "KeyStep"), split, **options)
+    return with_graphs(read_procedures(one_folder(data.PATH_TO_DATA_DIR, "KeyStep"), split, **options), node.GRAPH)
 
 
-def component_names(cfg, split: str) -> list[str]:
-    """The components that cfg's procedure is made of."""
-    return procedures_of(cfg, split, labels=False, frames=False).components
+def names_of_outputs(cfg, split: str) -> list[str]:
+    """What a model of cfg's procedure says of a window: see :func:`dust.procedure.windows.output_names`."""
+    return output_names(procedures_of(cfg, split, labels=False, frames=False).components, cfg.KEYSTEP.EXE_MODE)
 
 
 class FrameReader:

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import PROCEDURE, ProcedureData, Recording, text_of_procedure
-from dust.datasets.keystep.frames import FrameReader, component_names, procedures_of
+from dust.datasets.keystep.data import ProcedureData, Recording, text_of_procedure
+from dust.datasets.keystep.files import PROCEDURE
+from dust.datasets.keystep.frames import FrameReader, names_of_outputs, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.sample import BadClip, SampleRequest
-from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels
+from dust.procedure.windows import clip_indices, output_names, state_changes, window_ends, window_labels
 from dust.utils.arrays import StoredArray
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.features import FeatureStore
@@ -100,12 +101,8 @@ class StepWindows(Dataset[Any]):
         chunk: int = 0,
         seed: int = 0,
     ) -> None:
-        if class_names is not None and list(class_names) != data.components:
-            raise DataError(
-                f"{data.source}: components {data.components}, where training had {list(class_names)}: use the same "
-                "procedure"
-            )
-        self.class_names = data.components
+        self.class_names = checked_names(data, rules.exe_mode, class_names)
+        self._count = len(data.components)
         self.rules, self.training, self.seed = rules, training, seed
         self.carried_files = {PROCEDURE: text_of_procedure(data)}
         self.clips = [one for one in data.recordings if one.num_frames]
@@ -126,7 +123,7 @@ class StepWindows(Dataset[Any]):
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
-        return component_names(cfg, split)
+        return names_of_outputs(cfg, split)
 
     def _parts(self, recording: int, chunk: int) -> list[np.ndarray]:
         ends = window_ends(self.clips[recording].num_frames, self.rules.frames, self.rules.skip)[:: self.rules.every]
@@ -166,7 +163,11 @@ class StepWindows(Dataset[Any]):
 
     def _labels(self, recording: int, end: int) -> np.ndarray:
         frames, _ = clip_indices(end, self.rules.frames, self.rules.skip, self.clips[recording].num_frames)
-        return window_labels(self.changes[recording], frames[:1], frames[-1:], len(self.class_names))[0]
+        return self._labels_of(recording, frames[:1], frames[-1:])[0]
+
+    def _labels_of(self, recording: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        changes, count = self.changes[recording], len(self.class_names)
+        return window_labels(changes, first, last, count, toggles=self._count)
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         assert isinstance(key, SampleRequest) == self.training, (
@@ -185,7 +186,7 @@ class StepWindows(Dataset[Any]):
         one, rules = self.clips[recording], self.rules
         found = [clip_indices(int(end), rules.frames, rules.skip, one.num_frames) for end in ends]
         indices = np.stack([frames for frames, _ in found])
-        labels = window_labels(self.changes[recording], indices[:, 0], indices[:, -1], len(self.class_names))
+        labels = self._labels_of(recording, indices[:, 0], indices[:, -1])
         try:
             read = self.read(recording, indices)
         except VideoError as error:
@@ -200,12 +201,24 @@ class StepWindows(Dataset[Any]):
         }
 
 
+def checked_names(data: ProcedureData, exe_mode: str, trained: Sequence[str] | None) -> list[str]:
+    """The names of a model's outputs. DataError where those that it was trained on are others."""
+    names = output_names(data.components, exe_mode)
+    if trained is not None and list(trained) != names:
+        raise DataError(
+            f"{data.source}: components {names}, where training had {list(trained)}: use the same procedure, and its "
+            "KEYSTEP.EXE_MODE"
+        )
+    return names
+
+
 def check_components(cfg, data: ProcedureData) -> None:
-    """ConfigError unless the model has an output for each component."""
-    if cfg.MODEL.NUM_CLASSES not in (-1, 0, len(data.components)):
+    """ConfigError unless the model has an output for each component (and each wrong installation, in ``mistakes``)."""
+    outputs = len(output_names(data.components, cfg.KEYSTEP.EXE_MODE))
+    if cfg.MODEL.NUM_CLASSES not in (-1, 0, outputs):
         raise ConfigError(
-            f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, each is "
-            "an output; set it to that"
+            f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, which "
+            f"with KEYSTEP.EXE_MODE {cfg.KEYSTEP.EXE_MODE} makes {outputs} outputs; set it to that"
         )
 
 
