@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.data import ProcedureData, with_graphs
+from dust.datasets.keystep.embeddings import clip_length
 from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.manifest.several import one_folder
 from dust.datasets.sample import BadClip
@@ -126,17 +127,57 @@ class RecordingFrames(Dataset[Any]):
 
     def windows(self, *, stride: int, chunk: int) -> "FramePieces":
         """The recordings in pieces of ``chunk`` frames, or more. ConfigError unless every frame is wanted."""
-        if stride > 1:
+        if stride > 1:  # RecordingClips has others
             raise ConfigError(f"FEATURES.STRIDE {stride}: KeyStep needs the embedding of every frame; set it to 1")
         return FramePieces(self, max(chunk, PIECE))
 
 
-class FramePieces(Dataset[Any]):
-    """Item after item, ``chunk`` frames of one recording. One that cannot be read is one item, a BadClip."""
+@DATASET_REGISTRY.register()
+class RecordingClips(RecordingFrames):
+    """Clips of every recording, for embeddings by any model of videos: FEATURES.FORMAT per_video stores (clips, D).
 
-    def __init__(self, frames: RecordingFrames, chunk: int) -> None:
-        self.frames, self.clips, self.chunk = frames, frames.clips, chunk
-        counts = [max(1, -(-one.num_frames // chunk)) for one in self.clips]
+    Clip i ends in frame (i + 1) * FEATURES.STRIDE - 1 and reaches back over DATA.NUM_FRAMES x SAMPLING_RATE frames at
+    DATA.TARGET_FPS (a recording of unknown rate counts as that), so that its embedding knows nothing of what comes;
+    before the beginning the first frame is repeated. Inputs ``video`` (clips, C, T, H, W).
+    """
+
+    def __init__(self, *, num_frames: int, sampling_rate: float, target_fps: float, **frames: Any) -> None:
+        super().__init__(**frames)
+        self.num_frames, self.sampling_rate, self.target_fps = num_frames, sampling_rate, target_fps
+
+    @classmethod
+    def from_config(
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        data = cfg.DATA
+        sampling = {"num_frames": data.NUM_FRAMES, "sampling_rate": data.SAMPLING_RATE, "target_fps": data.TARGET_FPS}
+        return {**super().from_config(cfg, split, class_names, views=views), **sampling}
+
+    def piece(self, index: int, frames: Sequence[int]) -> Any:
+        """The clips that end in these frames."""
+        one = self.clips[index]
+        apart = self.sampling_rate * (one.fps / self.target_fps if one.fps else 1.0)
+        back = np.round(apart * np.arange(self.num_frames - 1, -1, -1)).astype(int)
+        wanted = np.maximum(np.asarray(frames, int)[:, None] - back, 0)
+        found = super().piece(index, wanted.ravel())
+        if isinstance(found, BadClip):
+            return found
+        video = found["inputs"]["video"][:, :, 0]  # (clips * T, C, H, W)
+        video = video.view(*wanted.shape, *video.shape[1:]).transpose(1, 2).contiguous()
+        return {**found, "inputs": {"video": video}}
+
+    def windows(self, *, stride: int, chunk: int) -> "FramePieces":
+        """Clips that end every ``stride`` frames; 0: each a clip's length from the next."""
+        return FramePieces(self, chunk, stride or clip_length(self.num_frames, self.sampling_rate))
+
+
+class FramePieces(Dataset[Any]):
+    """Item after item, ``chunk`` frames of one recording, every ``stride``-th. One that cannot be read is one item, a
+    BadClip."""
+
+    def __init__(self, frames: RecordingFrames, chunk: int, stride: int = 1) -> None:
+        self.frames, self.clips, self.chunk, self.stride = frames, frames.clips, chunk, stride
+        counts = [max(1, -(-(one.num_frames // stride) // chunk)) for one in self.clips]
         self._first = np.concatenate([[0], np.cumsum(counts)])
 
     def first_item(self, sample: int) -> int:
@@ -149,4 +190,6 @@ class FramePieces(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         sample = int(np.searchsorted(self._first, index, side="right")) - 1
         begin = (index - self.first_item(sample)) * self.chunk
-        return self.frames.piece(sample, range(begin, min(begin + self.chunk, self.clips[sample].num_frames)))
+        last, stride = self.clips[sample].num_frames - 1, self.stride
+        ends = [(i + 1) * stride - 1 for i in range(begin, begin + self.chunk)]
+        return self.frames.piece(sample, [end for end in ends if end <= last] or [last] * (last >= 0))

@@ -6,7 +6,6 @@ Windows, labels and key-clip aware sampling are those of :mod:`dust.datasets.key
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,14 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.data import ProcedureData, Recording, text_of_procedure
+from dust.datasets.keystep.embeddings import CsvEmbeddings, Embeddings, Pace, every_frame, open_embeddings
 from dust.datasets.keystep.files import PROCEDURE
 from dust.datasets.keystep.frames import FrameReader, names_of_outputs, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.sample import BadClip, SampleRequest
-from dust.procedure.windows import clip_indices, output_names, state_changes, window_ends, window_labels
-from dust.utils.arrays import StoredArray
+from dust.procedure.windows import clip_indices, output_names, state_changes, window_ends, window_labels, window_span
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.features import FeatureStore
-from dust.utils.files import open_file
 from dust.utils.rng import numpy_rng
 from dust.utils.stages import stage_features
 
@@ -282,7 +280,7 @@ class EmbeddingWindows(StepWindows):
             other splits must be made by the same.
 
     Args:
-        data: recordings; their numbers of frames are those of the embeddings.
+        data: recordings; their numbers of frames are those of the embeddings, where these are of every frame.
         features: (frames, D) for each recording's id; one whose video could not be read is left out, with a warning.
         dim: D that the model takes.
         fitted: the training dataset's.
@@ -297,15 +295,16 @@ class EmbeddingWindows(StepWindows):
         self,
         *,
         data: ProcedureData,
-        features: "FeatureStore | CsvEmbeddings",
+        features: FeatureStore | CsvEmbeddings,
         dim: int,
         fitted: Mapping[str, Any] | None = None,
         **windows: Any,
     ) -> None:
         self.features = features
-        self._rows: dict[str, StoredArray | np.ndarray] = {}
         self.fitted = {"embeddings": self._check(dim, (fitted or {}).get("embeddings"))}
-        super().__init__(data=replace(data, recordings=self._with_lengths(data)), **windows)
+        rules = windows["rules"]
+        lengths = self._with_lengths(data, window_span(rules.frames, rules.skip))
+        super().__init__(data=replace(data, recordings=lengths), **windows)
 
     @classmethod
     def from_config(
@@ -318,13 +317,16 @@ class EmbeddingWindows(StepWindows):
         if not node.FEATURES_FROM:
             raise ConfigError("KEYSTEP.FEATURES_FROM is empty: name the stage (or folder) that holds the embeddings")
         folder = stage_features(node.FEATURES_FROM, cfg.OUTPUT_DIR, "KEYSTEP.FEATURES_FROM")
+        features = open_embeddings(folder, split)
+        if not every_frame(features):  # else the embeddings say how many frames there are, and no video is needed
+            data = procedures_of(cfg, split)
         return {
             "data": data,
             "rules": WindowRules.of(cfg),
             "class_names": class_names,
             "training": views == "train",
             "seed": cfg.RNG_SEED,
-            "features": open_embeddings(folder, split),
+            "features": features,
             "dim": node.EMBED_DIM,
         }
 
@@ -342,86 +344,49 @@ class EmbeddingWindows(StepWindows):
         """Nothing without embeddings; recordings and labels were read when these were missed."""
         return None, expected_embeddings(cfg, expected)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": {}}
-
     def _check(self, dim: int, trained: Mapping[str, Any] | None) -> dict[str, Any]:
         store = self.features
         again = "extract them again (FEATURES.*), or name others as KEYSTEP.FEATURES_FROM"
-        if store.format != "per_video" or store.shape != (dim,):
+        if store.format != "per_video":
             raise DataError(
-                f"{store.path}: {store.format} features of shape {store.shape} each; per_video embeddings of "
-                f"KEYSTEP.EMBED_DIM {dim} are needed: set the key, or {again}"
+                f"{store.path}: {store.format} features, one for each recording: KeyStep needs them along the time; "
+                "extract with FEATURES.FORMAT per_video"
+            )
+        if store.shape[-1:] != (dim,) or len(store.shape) > 2:
+            way = (
+                f"set KEYSTEP.EMBED_DIM {store.shape[-1]}" if len(store.shape) < 3 else "extract FEATURES.LAYER pooled"
+            )
+            raise DataError(
+                f"{store.path}: features of shape {store.shape} each, KEYSTEP.EMBED_DIM is {dim}: {way}, or name other "
+                "ones as KEYSTEP.FEATURES_FROM"
             )
         own = {
             "checkpoint_sha256": store.meta.get("checkpoint_sha256", ""),
             "layer": store.meta.get("layer", ""),
             "shape": list(store.shape),
+            "stride": Pace.of(store.meta, 10.0).stride,
         }
-        differ = [f"{key} {own[key]}, not {trained[key]}" for key in own if trained and own[key] != trained.get(key)]
+        known = [key for key in own if trained and key in trained]  # a training of before says no stride
+        differ = [f"{key} {own[key]}, not {trained[key]}" for key in known if trained and own[key] != trained[key]]
         if differ:
             raise DataError(f"{store.path}: embeddings of another encoder ({'; '.join(differ)}): {again}")
         return own
 
-    def _with_lengths(self, data: ProcedureData) -> list[Recording]:
+    def _with_lengths(self, data: ProcedureData, span: int) -> list[Recording]:
+        self.embeddings = Embeddings(self.features, data.recordings, span)
         problems, found = Problems(), []
-        absent = set(self.features.missing)
-        there = set(self.features.ids)
         for one in data.recordings:
-            if one.id not in there:
-                problems.add("a recording without embeddings: extract those of this data", one.id)
-            elif one.id in absent:
+            if one.id in self.embeddings.missing:
                 logger.warning("%s has no embeddings, as it could not be read: it is left out", one.id)
-            else:
-                count = len(self._of(one.id))
-                latest = max((frame for frame, *_ in (*one.states, *one.steps)), default=0)
-                if latest >= count:
-                    text = f"{one.id}: a label of frame {latest}, but {count} embeddings"
-                    problems.add("labels beyond the last embedding: of another recording, or not of every frame", text)
-                found.append(replace(one, num_frames=count))
+                continue
+            count = self.embeddings.frames(one)
+            latest = max((frame for frame, *_ in (*one.states, *one.steps)), default=0)
+            if latest >= count:
+                text = f"{one.id}: a label of frame {latest}, but {count} embeddings"
+                problems.add("labels beyond the last embedding: of another recording, or not of every frame", text)
+            found.append(replace(one, num_frames=count))
         problems.raise_if_any(str(self.features.path))
         return found
 
-    def _of(self, name: str) -> StoredArray | np.ndarray:
-        """(frames, D)."""
-        if name not in self._rows:
-            self._rows[name] = self.features.get(name)
-        return self._rows[name]
-
     def read(self, recording: int, indices: np.ndarray) -> Tensor:
-        return torch.from_numpy(self._of(self.clips[recording].id)[indices].astype(np.float32, copy=False))
-
-
-class CsvEmbeddings:
-    """STORM-PSR's files, ``<folder>/<split>/<recording>/embeddings.csv``: no header, one row per frame. The face of a
-    :class:`FeatureStore` of format per_video; what made them is not known."""
-
-    format = "per_video"
-    meta: Mapping[str, Any] = {}
-    missing: Sequence[str] = ()
-
-    def __init__(self, folder: Path, split: str) -> None:
-        self.path = folder / split
-        self.ids = sorted(path.parent.name for path in self.path.glob("*/embeddings.csv"))
-        self.shape = self.get(self.ids[0]).shape[1:]
-
-    def get(self, sample_id: str) -> np.ndarray:
-        """(frames, D) float32. DataError for a file that holds something else."""
-        path = self.path / sample_id / "embeddings.csv"
-        try:
-            with open_file(path) as file:
-                found = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2, encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: not a csv of numbers, one row per frame: {error}") from error
-        if not np.isfinite(found).all() or not found.size:
-            raise DataError(f"{path}: no rows, or values that are not finite")
-        if found.shape[1:] != getattr(self, "shape", found.shape[1:]):
-            raise DataError(f"{path}: {found.shape[1]} columns, where the others have {self.shape[0]}")
-        return found
-
-
-def open_embeddings(folder: Path, split: str) -> FeatureStore | CsvEmbeddings:
-    """What the FEATURES stage, or STORM-PSR, wrote. DataError if there is neither."""
-    if any((folder / split).glob("*/embeddings.csv")):
-        return CsvEmbeddings(folder, split)
-    return FeatureStore.open(folder, split)
+        return torch.from_numpy(self.embeddings.read(self.clips[recording].id, indices))
