@@ -30,6 +30,7 @@ class Recording:
         num_frames: 0 where they were not counted, or cannot be.
         object_states: csv of what an object detector saw, or "".
         group: what must not be in two splits (a person), "" where nothing is said.
+        mistakes: (frame, kind, step id), as somebody labelled them; None: they follow from states, steps and the graph.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Recording:
     num_frames: int = 0
     object_states: str = ""
     group: str = ""
+    mistakes: tuple[tuple[int, str, int], ...] | None = None
     label: None = None  # what every dataset's clips have
 
 

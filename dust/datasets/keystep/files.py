@@ -1,6 +1,7 @@
 """Recordings of a procedure on disk: frames, completed steps and component states, in our own format.
 
-A data folder holds ``recordings.csv``, ``states.csv``, ``steps.csv`` and ``procedure.json``; DATASET.md describes them.
+A data folder holds ``recordings.csv``, ``states.csv``, ``steps.csv``, ``procedure.json``, and if somebody labelled them
+``mistakes.csv``; DATASET.md describes them.
 :mod:`dust.datasets.keystep.layouts` reads the public data sets into the same things. Reading is complete and right,
 or there is one DataError with every problem, its file and line.
 
@@ -24,6 +25,7 @@ from dust.datasets.manifest.table import read_lines, read_table
 from dust.decode.clip import say_once
 from dust.decode.folders import count_numbered
 from dust.decode.reader import open_clip
+from dust.procedure.mistakes import KINDS
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, State
 from dust.utils.errors import DataError, Problems, VideoError
 from dust.utils.files import restored, write_csv, write_text
@@ -32,6 +34,7 @@ from dust.utils.text import whole_number
 logger = logging.getLogger(__name__)
 
 RECORDINGS, STATES, STEPS, PROCEDURE = "recordings.csv", "states.csv", "steps.csv", "procedure.json"
+MISTAKES = "mistakes.csv"
 COLUMNS = ("id", "split", "path", "fps", "procedure", "object_states", "group")
 Row = tuple[str, list[str]]  # where it stands ("file: line 3"), and its cells
 
@@ -84,6 +87,7 @@ def read_own(
             with_labels(one, states.get(one.id, []), None if steps is None else steps.get(one.id, []), facts, problems)
             for one in found
         ]
+        found = _with_mistakes(folder, found, len(facts.table), problems)
     problems.raise_if_any(str(folder))
     return replace(facts, recordings=found, source=str(folder))
 
@@ -114,6 +118,9 @@ def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> No
     steps = [(one.id, frame, step, names[step]) for _, one in pairs for frame, step in one.steps]
     write_csv(folder / STATES, ("recording", "frame", *facts.components), states)
     write_csv(folder / STEPS, ("recording", "frame", "step", "description"), steps)
+    if any(one.mistakes is not None for _, one in pairs):
+        mistakes = [(one.id, f, kind, s, names[s]) for _, one in pairs for f, kind, s in one.mistakes or ()]
+        write_csv(folder / MISTAKES, ("recording", "frame", "kind", "step", "description"), mistakes)
     columns = len(COLUMNS) if any(one.group for _, one in pairs) else len(COLUMNS) - 1
     write_csv(folder / RECORDINGS, COLUMNS[:columns], [row[:columns] for row in rows])
 
@@ -221,6 +228,25 @@ def _read_labels(
             elif cells["recording"] in into:
                 into[cells["recording"]].append((where, [cells[name] for name in wanted]))
     return states, steps if len(files) == 2 else None
+
+
+def _with_mistakes(folder: Path, found: list[Recording], count: int, problems: Problems) -> list[Recording]:
+    """The recordings with the mistakes that somebody labelled, where there is such a file."""
+    path = folder / MISTAKES
+    if not path.exists():
+        return found
+    labelled: dict[str, list[tuple[int, str, int]]] = {one.id: [] for one in found}
+    numbered = {one.id: one for one in found}
+    for where, cells in _named_rows(path, ("recording", "frame", "kind", "step"), problems):
+        step, one = whole_number(cells["step"]), numbered.get(cells["recording"])
+        if cells["kind"] not in KINDS:
+            problems.add(f"a kind of mistake that is none of {', '.join(KINDS)}", f"{where}: {cells['kind']!r}")
+        elif step is None or step >= count:
+            problems.add(f"a step that the procedure table lacks: its ids are 0 to {count - 1}", where)
+        elif one is not None:
+            frame = _frame(one, where, cells["frame"], problems)
+            labelled[one.id].append((frame or 0, cells["kind"], step))
+    return [replace(one, mistakes=tuple(sorted(labelled[one.id]))) for one in found]
 
 
 # ------------------------------------------------------------------------------------------- labels of any layout

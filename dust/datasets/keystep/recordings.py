@@ -16,11 +16,11 @@ from dust.datasets.keystep.layouts import read_object_states
 from dust.datasets.keystep.windows import EmbeddingWindows, check_components, checked_names, expected_embeddings
 from dust.datasets.sample import BadClip
 from dust.decode.reader import open_clip
-from dust.procedure.graph import required_steps
+from dust.procedure.graph import ProcedureGraph, required_steps
 from dust.procedure.metrics import has_errors
-from dust.procedure.mistakes import true_mistakes
+from dust.procedure.mistakes import Mistake, true_mistakes
 from dust.procedure.step_decoder import OBJECTS
-from dust.procedure.table import state_vectors
+from dust.procedure.table import Procedure, state_vectors
 from dust.utils.errors import ConfigError, DataError, VideoError
 
 logger = logging.getLogger(__name__)
@@ -175,10 +175,17 @@ class ProcedureRecordings(Dataset[Any]):
                 [step for _, step in one.steps], required_steps(procedure), [s for _, s in one.states]
             ),
             "graph": graph,
-            "mistakes": true_mistakes(one.steps, one.states, graph, procedure.start_state) if one.states else [],
+            "mistakes": _mistakes(one, graph, procedure),
             "detections": detections,
             "states": state_vectors(self.data.state_names) if self.objects else {},
         }
+
+
+def _mistakes(one: Recording, graph: ProcedureGraph, procedure: Procedure) -> list[Mistake]:
+    """Those that somebody labelled, else those that follow from steps, states and the graph."""
+    if one.mistakes is not None:
+        return [Mistake(*labelled) for labelled in one.mistakes]
+    return true_mistakes(one.steps, one.states, graph, procedure.start_state) if one.states else []
 
 
 def unnamed_states(source: str) -> str:
