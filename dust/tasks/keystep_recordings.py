@@ -126,7 +126,11 @@ class RecordingsEvaluation(Evaluation):
             }
             for frame, step in kept["predicted"]
         ]
-        most = kept["probabilities"].max(axis=0) if len(kept["probabilities"]) else np.zeros(len(self.components))
+        most = (
+            kept["probabilities"].max(axis=0)
+            if len(kept["probabilities"])
+            else np.zeros(kept["probabilities"].shape[1])
+        )
         label = ", ".join(step["description"] for step in steps) or NONE
         facts = {"steps": steps, "alarms": alarm_facts(kept["alarms"], kept["fps"], self._describe)}
         return Answer(label, dict(zip(self._outputs(kept), map(float, most), strict=True)), facts=facts)

@@ -28,7 +28,7 @@ def layers():
 
 def test_a_drawing_has_a_box_for_each_step_and_an_arrow_for_each_need():
     svg = ElementTree.fromstring(draw_graph(layers(), "assy"))
-    boxes = [group for group in svg.iter("g")]
+    boxes = list(svg.iter("g"))
     assert [group.find("title").text for group in boxes] == [
         "base: 1 done",
         "lid <1>: 0 done, optional",
