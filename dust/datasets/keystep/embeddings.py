@@ -75,18 +75,20 @@ class Embeddings:
         store: (rows, D) for each id.
         recordings: with their numbers of frames where embeddings are not of every frame.
         span: frames of a window of the temporal encoder.
+        problems: what is wrong with them is added to these.
     """
 
-    def __init__(self, store: "FeatureStore | CsvEmbeddings", recordings: Sequence[Recording], span: int) -> None:
+    def __init__(
+        self, store: "FeatureStore | CsvEmbeddings", recordings: Sequence[Recording], span: int, problems: Problems
+    ) -> None:
         self.store = store
         self._ids = ids_of(store, recordings)
         self._open: dict[str, Any] = {}
         self.paces = {one.id: Pace.of(store.meta, one.fps) for one in recordings}
         self.missing = [one.id for one in recordings if self._ids.get(one.id) in set(store.missing)]
-        self._check(recordings, span)
+        self._check(recordings, span, problems)
 
-    def _check(self, recordings: Sequence[Recording], span: int) -> None:
-        problems = Problems()
+    def _check(self, recordings: Sequence[Recording], span: int, problems: Problems) -> None:
         for one in recordings:
             pace = self.paces[one.id]
             if one.id not in self._ids:
@@ -111,7 +113,9 @@ class Embeddings:
                     "FEATURES.STRIDE, or raise KEYSTEP.FRAMES or SKIP_FACTOR",
                     text,
                 )
-        problems.raise_if_any(str(self.store.path))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._ids
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

@@ -373,9 +373,11 @@ class EmbeddingWindows(StepWindows):
         return own
 
     def _with_lengths(self, data: ProcedureData, span: int) -> list[Recording]:
-        self.embeddings = Embeddings(self.features, data.recordings, span)
         problems, found = Problems(), []
+        self.embeddings = Embeddings(self.features, data.recordings, span, problems)
         for one in data.recordings:
+            if one.id not in self.embeddings:
+                continue
             if one.id in self.embeddings.missing:
                 logger.warning("%s has no embeddings, as it could not be read: it is left out", one.id)
                 continue
