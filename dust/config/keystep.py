@@ -72,6 +72,8 @@ KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
         SEP=Key(80.0, "frames from a step to the two humps of bimodal; less than a window's span", low=0),
         EPS=Key(1e-8, "weight of a frame far from any step", above=0),
         N_ITER=Key(160000, "windows in an epoch", low=1),
+        MISTAKES=Key(0.25, "EXE_MODE mistakes: share of windows that are drawn around wrong installations, which are "
+                     "rare", low=0, below=1, affects="training"),
     ),
     section(
         "KEYSTEP.INFER",

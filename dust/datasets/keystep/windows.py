@@ -38,6 +38,7 @@ class WindowRules:
         exe_mode: see :func:`state_changes`.
         strategy, sigma, sep, eps: of training windows, see :func:`kcas_density`.
         n_iter: training windows in an epoch.
+        mistakes: share of them that are drawn around wrong installations, in exe_mode ``mistakes``.
         every: of the windows in order of time, each so many-th is evaluated.
         sanity: there are two windows only, of different labels: training draws them in turn, and evaluation has them.
     """
@@ -50,6 +51,7 @@ class WindowRules:
     sep: float = 80.0
     eps: float = 1e-8
     n_iter: int = 160000
+    mistakes: float = 0.0
     every: int = 1
     sanity: bool = False
 
@@ -65,6 +67,7 @@ class WindowRules:
             sep=sampler.SEP,
             eps=sampler.EPS,
             n_iter=sampler.N_ITER,
+            mistakes=sampler.MISTAKES,
             every=node.VAL_EVERY,
             sanity=node.SANITY_CHECK,
         )
@@ -110,8 +113,14 @@ class StepWindows(Dataset[Any]):
         self.changes = [state_changes(one.states, rules.exe_mode) for one in self.clips]
         if training or rules.sanity:
             how: dict[str, Any] = {"strategy": rules.strategy, "sigma": rules.sigma, "sep": rules.sep, "eps": rules.eps}
-            both = zip(self.clips, self.changes, strict=True)
+            both = list(zip(self.clips, self.changes, strict=True))
             self._density = [kcas_density(changes, one.num_frames, **how) for one, changes in both]
+            self._around = [
+                (number, kcas_density({frame: change}, one.num_frames, **how))
+                for number, (one, changes) in enumerate(both)
+                for frame, change in changes.items()
+                if change[self._count :].any()
+            ]
         if rules.sanity:
             self._two = self._find_two()
         if not training and rules.sanity:
@@ -145,6 +154,9 @@ class StepWindows(Dataset[Any]):
 
     def _draw(self, epoch: int, index: int) -> tuple[int, int]:
         rng = numpy_rng(self.seed, "window", epoch, index)
+        if self._around and self.rules.mistakes and rng.uniform() < self.rules.mistakes:
+            recording, density = self._around[int(rng.randint(0, len(self._around)))]
+            return recording, sample_last_frame(density, rng)
         recording = int(rng.randint(0, len(self.clips)))
         return recording, sample_last_frame(self._density[recording], rng)
 

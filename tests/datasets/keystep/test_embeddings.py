@@ -147,3 +147,24 @@ def test_clips_end_in_their_frame(folder):
         end = 7 * i + 6
         for back, picture in zip((3, 2, 1, 0), clip.unbind(1), strict=True):  # 2 of 20 a second: 1 of 10
             assert torch.equal(picture, whole[max(end - back, 0)])
+
+
+def test_wrong_installations_are_drawn_more_often_than_they_happen(folder):
+    """The recording has one mishap, a part put on wrongly: which windows hold it, by hand and as they are drawn."""
+    (one,) = store(folder, numbered)
+    (wrong,) = [frame for frame, state in one.states if -1 in state]
+    part = next(state.index(-1) for _, state in one.states if -1 in state)
+    shares = {}
+    for share in ("0.0", "0.9"):
+        more = ["KEYSTEP.EXE_MODE", "mistakes", "MODEL.NUM_CLASSES", "6", "KEYSTEP.SAMPLER.MISTAKES", share]
+        dataset = build_dataset("EmbeddingWindows", config(folder, *more), "train")
+        assert dataset.class_names[3:] == [f"{name} put on wrongly" for name in dataset.class_names[:3]]
+        held = []
+        for index in range(200):
+            _, last = dataset.draw(0, index)
+            last = max(last, 16)  # a window of 9 frames, 2 apart
+            held.append(last - 16 <= wrong <= last)
+            labels = dataset._labels(0, last)
+            assert labels[3:].tolist() == [int(held[-1] and k == part) for k in range(3)]
+        shares[share] = sum(held) / len(held)
+    assert shares["0.9"] > 2 * shares["0.0"]
