@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dust.convert.annotations.annotation import to_seconds, to_split
 from dust.convert.mistakes.session import DONE, OMITTED, UNDONE, WRONG, Event, Session, Sessions
+from dust.datasets.manifest.annotation import to_seconds, to_split
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import natural_order, read_text
 from dust.utils.structured import read_json
