@@ -78,6 +78,7 @@ FUNCTIONS = {
     lr_policy.videomae_cosine: {
         "step": 3, "base_lr": 0.1, "end_lr": 0.0, "total_steps": 9, "warmup_steps": 2, "warmup_start_lr": 0.0,
     },
+    lr_policy.cosine_restart: {"epoch": 1.0, "base_lr": 0.1, "end_lr": 0.0, "period": 5.0},
     lr_policy.dust_linear_cosine: {**COSINE, "linear_epochs": 2.5},
     SCHEDULE.at_iteration: {"epoch": 1, "iteration": 2, "iters_per_epoch": 5},
     ClassificationLoss("cross_entropy").forward: {"logits": torch.zeros(2, 3), "target": torch.tensor([0, 2])},

@@ -4,6 +4,7 @@ dust convert-data ucf101 UCF101 --out data/ucf101 --split-number 1
 dust convert-data muwiges MuWiGes --out data/muwiges --test-count 15 --with-imu
 dust convert-data dust-pickles DUST --out data/dust
 dust convert-data industreal IndustReal --out data/industreal
+dust convert-data captaincook4d annotations/ --videos videos/ --procedure "Mug Cake" --out data/mugcake
 dust convert-data elan annotations/ --videos recordings/ --label activity --out data/mine
 dust convert-data keypoints poses/ --form openpose --size 1080,1920 --out data/poses
 dust convert-data uea BasicMotions --out data/BasicMotions
@@ -28,8 +29,10 @@ from dust.convert.keypoints import convert_keypoints
 from dust.convert.keypoints.convert import KINDS as KEYPOINT_KINDS
 from dust.convert.keypoints.convert import VIEW_REGEX
 from dust.convert.keypoints.poses import KEEP
+from dust.convert.mistakes import READERS as MISTAKES
+from dust.convert.mistakes import convert_mistakes
 from dust.convert.muwiges import CLASS_REGEX, SUBJECT_REGEX, read_muwiges
-from dust.convert.procedures import convert_procedures
+from dust.convert.procedures import ProcedureConversion, convert_procedures
 from dust.convert.splits import read_public, write_splits
 from dust.convert.uea import convert_uea
 from dust.convert.webdataset import convert_webdataset
@@ -97,6 +100,14 @@ PROCEDURES = {
     **FORCE,
 }
 
+PROCEDURE_MISTAKES = {
+    "out": required("folder for recordings.csv, states.csv, steps.csv, mistakes.csv ..."),
+    "videos": text("", "folder of the videos (default: DIR)"),
+    "procedure": text("", "this recipe, task or toy only (default: all)"),
+    "view": text("", "the camera, where a recording is a folder with a video of each"),
+    "skip-missing": flag("leave out recordings whose video is not there"),
+    **FORCE,
+}
 STRETCHES = {
     "out": required("folder for the lists"),
     "videos": text("", "folder of the videos (default: that of the annotations)"),
@@ -158,11 +169,21 @@ def convert_pickles(args: argparse.Namespace) -> None:
 def convert_recordings(args: argparse.Namespace) -> None:
     """Recordings of a procedure."""
     result = convert_procedures(args.root, args.out, layout=args.command, table=args.procedure, force=args.force)
+    tell_recordings(result, args.out)
+
+
+def tell_recordings(result: ProcedureConversion, out: str) -> None:
+    """Say what was written, and what a person should know."""
     for note in result.notes:
         print(printable_lines(f"note: {note}"))
     listed = ", ".join(f"{recordings} {split}" for split, recordings in result.counts.items())
-    print(f"wrote {args.out}/recordings.csv: {listed}; {result.frames} frames, {result.components} components")
-    print_next(args.out, f" MODEL.NUM_CLASSES {result.components}")
+    print(f"wrote {out}/recordings.csv: {listed}; {result.frames} frames, {result.components} components")
+    print_next(out, f" MODEL.NUM_CLASSES {result.components}")
+
+
+def convert_procedure_mistakes(args: argparse.Namespace) -> None:
+    """Recordings of procedures with labelled mistakes."""
+    tell_recordings(convert_mistakes(args.command, args.root, **options_of(args, PROCEDURE_MISTAKES)), args.out)
 
 
 def convert_stretches(args: argparse.Namespace) -> None:
@@ -242,6 +263,10 @@ KINDS = {
     ),
     "industreal": Kind(RECORDINGS, convert_recordings, PROCEDURES),
     "meccano": Kind("the same of MECCANO-PSR", convert_recordings, PROCEDURES),
+    **{
+        name: Kind(f"procedures with labelled mistakes: {form.title}", convert_procedure_mistakes, PROCEDURE_MISTAKES)
+        for name, form in MISTAKES.items()
+    },
     "keypoints": Kind("keypoints of people by a pose tracker, as point tracks or series", convert_poses, KEYPOINTS),
     **{
         name: Kind(

@@ -288,7 +288,8 @@ def live_line(one: Any, top: int) -> str:
     words = ", ".join(f"{name} {value:.1%}" for name, value in one.top(top) if name != one.label)
     delay = f"  ({1000 * one.delay:.0f} ms)" if one.delay is not None else ""
     label = one.label or "-"
-    return f"{clock(one.end)}  {label}  {one.confidence:.1%}  {words}{delay}"
+    alarms = "".join(f"  ! {alarm['kind']}: {alarm['description']}" for alarm in one.facts.get("alarms", ()))
+    return f"{clock(one.end)}  {label}  {one.confidence:.1%}  {words}{delay}{alarms}"
 
 
 def clock(seconds: float) -> str:

@@ -283,9 +283,11 @@ CORE = gather(
         "SOLVER", affects="training",
         BASE_LR=Key(0.1, "the learning rate", low=0),
         LR_POLICY=Key("cosine", "the schedule of the learning rate",
-                      choices="cosine | steps_with_relative_lrs | videomae_cosine | dust_linear_cosine"),
+                      choices="cosine | cosine_restart (of T_0) | steps_with_relative_lrs | videomae_cosine | "
+                      "dust_linear_cosine"),
+        T_0=Key(0.0, "cosine_restart: epochs from one start to the next", low=0),
         COSINE_END_LR=Key(0.0, "where the cosine ends", low=0),
-        COSINE_AFTER_WARMUP=Key(False, "the cosine begins where the warm-up ends"),
+        COSINE_AFTER_WARMUP=Key(False, "the (first) cosine begins where the warm-up ends"),
         STEPS=Key([], "epochs at which LRS change, the first 0", kind=float),
         LRS=Key([], "factors of BASE_LR, one per step", kind=float),
         MAX_EPOCH=Key(300, "number of epochs", low=1, affects="nothing"),

@@ -10,6 +10,8 @@ KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
         LAYOUT=Key("auto", "layout of DATA.PATH_TO_DATA_DIR, as DATASET.md shows them",
                    choices="auto | own | industreal | meccano"),
         PROCEDURE=Key("", "industreal, meccano: procedure_info.json, where it is not in that folder"),
+        GRAPH=Key("", "json file with the graph of each procedure: order, optional and repeated steps; '' = that of "
+                  "procedure.json, else what the procedure requires, in any order", affects="nothing"),
         FEATURES_FROM=Key("", "the stage, or the folder, that holds the embeddings", stage="features"),
         SPATIAL_FROM=Key("", "model KeyStepVideo: the stage (or file, or zoo://NAME) that its frame encoder begins "
                          "from", stage="checkpoint"),
@@ -23,7 +25,7 @@ KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
         SKIP_FACTOR=Key(3, "frames skipped between two of them; 65 frames then span 257", low=0),
         EMBED_DIM=Key(128, "channels of a frame's embedding", low=1),
         EXE_MODE=Key("no_error", "what a wrong installation is", choices="no_error (no installation) | errors (any "
-                     "change of a component counts)"),
+                     "change of a component counts) | mistakes (an answer of its own, and in stage 1 a state)"),
         METRIC_MODE=Key("paper", "the definitions, or what one of the programs computes",
                         choices="paper | industreal | storm"),
     ),
@@ -70,6 +72,8 @@ KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
         SEP=Key(80.0, "frames from a step to the two humps of bimodal; less than a window's span", low=0),
         EPS=Key(1e-8, "weight of a frame far from any step", above=0),
         N_ITER=Key(160000, "windows in an epoch", low=1),
+        MISTAKES=Key(0.25, "EXE_MODE mistakes: share of windows that are drawn around wrong installations, which are "
+                     "rare", low=0, below=1, affects="training"),
     ),
     section(
         "KEYSTEP.INFER",
@@ -87,6 +91,13 @@ KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
         WINDOW=Key(0, "frames that a change stays in view; 0 = the published FRAMES, or (FRAMES - 1) * (skip + 1)",
                    low=0),
         WEIGHT=Key(0.5, "of the temporal stream in dual", low=0, high=1),
+    ),
+    section(
+        "KEYSTEP.MISTAKES", affects="nothing",  # alarms of a test and of a stream
+        SCORE=Key(0.5, "what an alarm is scored at least", low=0, high=1),
+        CUM_CONF=Key(0.0, "evidence that a part was put on wrongly; 0 = that of DECODE", low=0),
+        WAIT=Key(0.0, "seconds without a step after which what is still to be done counts as left out; 0 = at the end",
+                 low=0),
     ),
 )  # fmt: skip
 

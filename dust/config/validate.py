@@ -119,6 +119,11 @@ def _schedule(cfg: CfgNode) -> list[Problem]:
     if solver.WARMUP_EPOCHS >= solver.MAX_EPOCH:
         text = f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS}: must be shorter than SOLVER.MAX_EPOCH {solver.MAX_EPOCH}"
         problems.append(Problem(("SOLVER.WARMUP_EPOCHS", "SOLVER.MAX_EPOCH"), text))
+    if (solver.LR_POLICY == "cosine_restart") != (solver.T_0 > 0):
+        text = (
+            f"SOLVER.LR_POLICY {solver.LR_POLICY}, T_0 {solver.T_0:g}: cosine_restart, and nothing else, has a T_0 > 0"
+        )
+        problems.append(Problem(("SOLVER.LR_POLICY", "SOLVER.T_0"), text))
     if solver.LR_POLICY != "steps_with_relative_lrs":
         return problems
     keys: tuple[str, ...] = ("SOLVER.STEPS", "SOLVER.LRS")

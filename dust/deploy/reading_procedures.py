@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dust.config import CfgNode
-from dust.datasets.keystep.files import PROCEDURE, ProcedureData, Recording, read_new_recordings, read_procedure
+from dust.datasets.keystep.data import ProcedureData, Recording, read_procedure, with_graphs
+from dust.datasets.keystep.files import PROCEDURE, read_new_recordings
 from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.keystep.recordings import ProcedureRecordings
 from dust.datasets.sample import BadClip
 from dust.decode.reader import open_clip
 from dust.deploy.reading import Reader, Reading, names_of
+from dust.procedure.windows import output_names
 from dust.utils.errors import ConfigError, DataError, VideoError
 
 PREDICTIONS = "_results_pred.csv"  # of an object detector, beside the recording
@@ -108,8 +110,9 @@ def build_procedure_reader(
             data = replace(read_procedure(path), source="the checkpoint's procedure")
     else:
         data = replace(procedures_of(cfg, "test", labels=False, frames=False), recordings=[])
-    if list(class_names) != data.components:
-        raise ConfigError(f"{data.source}: components {data.components}, where the model has {list(class_names)}")
+    data, outputs = with_graphs(data, cfg.KEYSTEP.GRAPH), output_names(data.components, cfg.KEYSTEP.EXE_MODE)
+    if list(class_names) != outputs:
+        raise ConfigError(f"{data.source}: components {outputs}, where the model has {list(class_names)}")
     name = procedure or next(iter(data.start_states))
     data.procedure(name)  # says which there are
 

@@ -22,6 +22,7 @@ from dust.deploy.reading_procedures import ProcedureReader
 from dust.deploy.reading_tracks import TrackReader
 from dust.engine.inference import Inference
 from dust.models.track_front_end import PointTrackModel
+from dust.procedure.mistakes import MistakeWatch
 from dust.procedure.step_decoder import OBJECTS
 from dust.streaming.keystep import StepStream
 from dust.streaming.tracks import TrackStream
@@ -268,12 +269,14 @@ class StepPredictions(Stream):
             )
         decoder, data = rules["decoder"], reader.data
         named = source.procedure if isinstance(source, Recording) else reader.procedure
-        procedure = data.procedure(named)
+        procedure, graph, rule = data.procedure(named), data.graph(named), rules["mistakes"]
         self.evaluation: Any = predictor.evaluation()
         self.stream = StepStream(
             predictor.loop.model,
             decoder,
             lambda: decoder.start(procedure, {}),
+            watch=lambda: MistakeWatch(graph, procedure, rule, self.frames.fps),
+            components=procedure.num_components,
             frames=rules["frames"],
             skip=rules["skip"],
             phases=rules["phases"],
@@ -300,7 +303,7 @@ class StepPredictions(Stream):
             picture = torch.from_numpy(np.ascontiguousarray(convert(frame.picture)[0])).permute(2, 0, 1)
             self.now = frame.time
             update = self.stream.push(picture)
-            if update.probabilities is not None or update.steps:
+            if update.probabilities is not None or update.steps or update.alarms:
                 yield self._prediction(update, frame)
         last = self.stream.finish()
         if last is not None and frame is not None:
@@ -311,7 +314,7 @@ class StepPredictions(Stream):
         if update.probabilities is not None:
             probabilities = update.probabilities.numpy()[None]
         fps = self.frames.fps
-        kept = {"predicted": update.steps, "fps": fps, "probabilities": probabilities}
+        kept = {"predicted": update.steps, "fps": fps, "probabilities": probabilities, "alarms": update.alarms}
         answer = self.evaluation.answer(kept)
         end = frame.time + 1 / fps
         start = max(end - self.stream.span / fps, 0.0)

@@ -174,9 +174,13 @@ class TemporalDecoder(_Evidence):
         blocked = self._in_view(frame)
         for k in positive:
             if not blocked[k]:
-                step = 3 * k + (REMOVE if self.state[k] else INSTALL)
+                step = self._step(k)
                 cum[step] += sure[k]
                 gained.add(step)
+
+    def _step(self, component: int) -> int:
+        """What a change of this component is."""
+        return 3 * component + (REMOVE if self.state[component] else INSTALL)
 
     def _in_view(self, frame: int) -> np.ndarray:
         """Digits of the last emission, XOR those of the emissions at most ``window`` frames before it."""

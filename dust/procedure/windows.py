@@ -14,9 +14,21 @@ import numpy as np
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.numbers import as_numbers, length_of, whole
 
-EXE_MODES = ("no_error", "errors")
+EXE_MODES = ("no_error", "errors", "mistakes")
 PHASES = ("first", "all")
 States = Sequence[tuple[int, Sequence[int]]]
+WRONGLY = " put on wrongly"
+
+
+def components_of(outputs: Sequence[str]) -> list[str]:
+    """The components of :func:`output_names` in ``mistakes``."""
+    return list(outputs[: len(outputs) // 2])
+
+
+def output_names(components: Sequence[str], exe_mode: str) -> list[str]:
+    """What a model says of a window, one probability each: that a component changed, and in ``mistakes`` behind all of
+    these that one was put on wrongly."""
+    return [*components, *(f"{name}{WRONGLY}" for name in components)] if exe_mode == "mistakes" else list(components)
 
 
 def window_span(num_frames: int, skip: int) -> int:
@@ -72,12 +84,13 @@ def check_phases(phases: str) -> None:
 
 
 def state_changes(states: States, exe_mode: str = "no_error") -> dict[int, np.ndarray]:
-    """Frame -> (K,) uint8, 1 for every component that changed there.
+    """Frame -> (K,) uint8, 1 for every component that changed there; in ``mistakes`` (2 K,), see :func:`output_names`.
 
     Args:
         states: (frame, K states) in the order of frames, the first being the initial one; -1 installed wrongly, 0 not
             done, 1 done.
-        exe_mode: ``no_error`` takes -1 for 0 first; ``errors`` counts any change, -1 <-> 1 included.
+        exe_mode: ``no_error`` takes -1 for 0 first; ``errors`` counts any change, -1 <-> 1 included; ``mistakes`` is
+            ``no_error``, followed by a 1 for every component that became -1.
 
     Raises DataError that names every row that is out of order, of another length or of other values.
     """
@@ -99,14 +112,27 @@ def state_changes(states: States, exe_mode: str = "no_error") -> dict[int, np.nd
     if problems:
         raise DataError("component states cannot be used: " + "; ".join(problems))
     known = [(frame, np.array(state)) for frame, state in states]
-    if exe_mode == "no_error":
-        known = [(frame, np.maximum(state, 0)) for frame, state in known]
-    return {frame: (state != before).astype(np.uint8) for (_, before), (frame, state) in itertools.pairwise(known)}
+    pairs = [(frame, before, state) for (_, before), (frame, state) in itertools.pairwise(known)]
+    if exe_mode == "errors":
+        return {frame: (state != before).astype(np.uint8) for frame, before, state in pairs}
+    done = {frame: (np.maximum(state, 0) != np.maximum(before, 0)) for frame, before, state in pairs}
+    if exe_mode == "mistakes":
+        wrong = {frame: (state == -1) & (before != -1) for frame, before, state in pairs}
+        done = {frame: np.concatenate([done[frame], wrong[frame]]) for frame in done}
+    return {frame: change.astype(np.uint8) for frame, change in done.items()}
 
 
-def window_labels(changes: Mapping[int, Any], first: np.ndarray, last: np.ndarray, num_components: int) -> np.ndarray:
+def window_labels(
+    changes: Mapping[int, Any],
+    first: np.ndarray,
+    last: np.ndarray,
+    num_components: int,
+    *,
+    toggles: int | None = None,
+) -> np.ndarray:
     """(W, K) uint8 labels of windows from frame ``first[i]`` to ``last[i]``, both included: the XOR of the changes in
-    them, so that an installation and its removal cancel out. ``changes`` from :func:`state_changes`.
+    them, so that an installation and its removal cancel out. ``changes`` from :func:`state_changes`; those behind the
+    first ``toggles`` (None: all toggle) do not cancel out, a window holds a mistake however often it was made.
 
     Raises DataError for windows or changes of other shapes, and for fractions of frames."""
     first, last = (as_numbers(name, values, ndim=1) for name, values in (("first", first), ("last", last)))
@@ -124,4 +150,6 @@ def window_labels(changes: Mapping[int, Any], first: np.ndarray, last: np.ndarra
         counts[i + 1] = counts[i] + np.asarray(changes[int(frame)])
     before = np.searchsorted(frames, np.asarray(first), side="left")
     through = np.searchsorted(frames, np.asarray(last), side="right")
-    return ((counts[through] - counts[before]) % 2).astype(np.uint8)
+    found = counts[through] - counts[before]
+    toggles = num_components if toggles is None else toggles
+    return np.concatenate([found[:, :toggles] % 2, np.minimum(found[:, toggles:], 1)], axis=1).astype(np.uint8)

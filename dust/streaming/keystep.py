@@ -7,9 +7,10 @@ through the temporal encoder again in every window, since positions are counted 
 
 import contextlib
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +26,11 @@ from dust.models.keystep_windows import window_logits
 from dust.models.protocol import EncodesFrames
 from dust.procedure.decoders import Detections
 from dust.procedure.metrics import Step
+from dust.procedure.mistakes import Mistake, MistakeWatch
 from dust.procedure.step_decoder import StepDecoder, Update
 from dust.procedure.table import state_vectors
 from dust.procedure.windows import check_phases, window_padding, window_span
-from dust.tasks.keystep import build_step_decoder
+from dust.tasks.keystep import build_mistake_rule, build_step_decoder
 from dust.utils.checkpoint import load_checkpoint
 from dust.utils.errors import DataError
 
@@ -36,12 +38,14 @@ from dust.utils.errors import DataError
 @dataclass(frozen=True, slots=True)
 class StepUpdate:
     """``steps`` completed as of ``frame``, as (frame, step id). ``probabilities`` (K,) on the CPU, of "this component
-    changed in the window that ends here"; None where no window does. ``padding``: frames that the window repeats."""
+    changed in the window that ends here" (2 K in EXE_MODE ``mistakes``: and "was put on wrongly"); None where no window
+    does. ``padding``: frames that the window repeats. ``alarms``: mistakes, as of ``frame``."""
 
     frame: int
     steps: list[Step]
     probabilities: Tensor | None
     padding: int = 0
+    alarms: Sequence[Mistake] = ()
 
 
 class StepStream:
@@ -51,9 +55,11 @@ class StepStream:
         model: a KeyStepVideo, or a TemporalEncoder for embeddings; it is put into evaluation mode.
         decoder: makes steps of probabilities (and of object states, if its mode uses them).
         start: ``() -> update``, a decoder at a recording's beginning: ``lambda: decoder.start(procedure, states)``.
+        watch: ``() -> MistakeWatch``, at a recording's beginning; None raises no alarms.
         frames, skip, phases: see :func:`dust.models.keystep_windows.recording_windows`.
         transform: makes of a pushed frame what the model takes; None: it is that already.
         cache: False encodes all frames of every window anew, for comparison.
+        components: K, where the model says more than that of a window.
         autocast: a context for the frame encoder; windows are in float32, as in a test.
 
     It holds the embeddings of one window's span, whatever the recording's length. ``encoded`` counts the frames that
@@ -66,17 +72,19 @@ class StepStream:
         decoder: StepDecoder,
         start: Callable[[], Update],
         *,
+        watch: Callable[[], MistakeWatch] | None = None,
         frames: int = 65,
         skip: int = 3,
         phases: str = "first",
         transform: Callable[[Tensor], Tensor] | None = None,
         cache: bool = True,
+        components: int | None = None,
         autocast: Autocast = contextlib.nullcontext,
     ) -> None:
         check_phases(phases)
         self.autocast = autocast
-        self.model, self.decoder, self._start = model.eval(), decoder, start
-        self.frames, self.skip, self.phases = frames, skip, phases
+        self.model, self.decoder, self._start, self._start_watch = model.eval(), decoder, start, watch
+        self.frames, self.skip, self.phases, self.components = frames, skip, phases, components
         self.transform, self.cache = transform, cache
         self.device = next(model.parameters()).device
         self.span = window_span(frames, skip)
@@ -88,6 +96,7 @@ class StepStream:
         self.count = self.encoded = self._windows = 0
         self._ring: Tensor | None = None  # frame t is in row t % span
         self._update = self._start()
+        self._watch = self._start_watch() if self._start_watch is not None else None
 
     @torch.inference_mode()
     def push(self, frame: Tensor, detections: Detections = ()) -> StepUpdate:
@@ -114,13 +123,22 @@ class StepStream:
         done = self.count - self.span
         if done < 0 or (self.phases == "first" and done % (self.skip + 1)):
             steps = self._update(self.count - 1, detections, None, (), 0)
-            return StepUpdate(self.count - 1, steps, None)
+            return StepUpdate(self.count - 1, steps, None, alarms=self._alarms(steps))
         return self._decide(detections)
 
     @torch.inference_mode()
     def finish(self) -> StepUpdate | None:
-        """The recording is over. One that was shorter than a window gets its only one now, padded in front."""
-        return self._decide(()) if 0 < self.count < self.span else None
+        """The recording is over: what was left out is known now. One that was shorter than a window gets its only one,
+        padded in front. None where there is nothing more to say."""
+        last = self._decide(()) if 0 < self.count < self.span else None
+        left_out = self._watch.finish(self.count - 1) if self._watch is not None and self.count else []
+        if last is None:
+            return StepUpdate(self.count - 1, [], None, alarms=left_out) if left_out else None
+        return replace(last, alarms=[*last.alarms, *left_out])
+
+    def _alarms(self, steps: list[Step], probabilities: np.ndarray | None = None, phase: int = 0) -> Sequence[Mistake]:
+        """Those of the newest frame."""
+        return () if self._watch is None else self._watch.update(self.count - 1, steps, probabilities, phase)
 
     def _decide(self, detections: Detections) -> StepUpdate:
         """The window that ends in the newest frame."""
@@ -137,8 +155,10 @@ class StepStream:
         phase = self._windows % self.decoder.phases
         self._windows += 1
         values = probabilities.numpy()
-        steps = self._update(now, detections, self.decoder.digits(values), values, phase)
-        return StepUpdate(now, steps, probabilities, window_padding(self.count, self.frames, self.skip))
+        changes = values[: self.components]
+        steps = self._update(now, detections, self.decoder.digits(changes), changes, phase)
+        padding, alarms = window_padding(self.count, self.frames, self.skip), self._alarms(steps, values, phase)
+        return StepUpdate(now, steps, probabilities, padding, alarms)
 
     def _embed(self, frames: Tensor) -> Tensor:
         """(T, C, H, W) pictures -> (T, D); embeddings pass."""
@@ -149,7 +169,7 @@ class StepStream:
             return self.model.embed(frames[:, :, None]).float()
 
 
-def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) -> StepStream:
+def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True, fps: float = 10.0) -> StepStream:
     """The stream that a configuration's TEST would run, with the checkpoint that it would test.
 
     ``stream.push(picture)`` takes a KeyStepVideo's pictures as uint8 RGB (C, H, W) of any size, a TemporalEncoder's
@@ -157,6 +177,7 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) 
 
     Args:
         procedure: the name of what is being done, of those in the data folder's procedure file; "" for the first.
+        fps: frames per second that will be pushed, for KEYSTEP.MISTAKES.WAIT.
         cache: False encodes all frames of every window anew, for comparison.
 
     Raises:
@@ -164,7 +185,8 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) 
     """
     cfg = build_settled(cfg)
     data = procedures_of(cfg, "test", labels=False, frames=False)
-    what = data.procedure(procedure or next(iter(data.start_states)))
+    name = procedure or next(iter(data.start_states))
+    what, graph, rule = data.procedure(name), data.graph(name), build_mistake_rule(cfg)
     states = state_vectors(data.state_names) if data.state_names else {}
     device = build_device(cfg)
     path = build_checkpoint_to_test(cfg).path()
@@ -175,6 +197,8 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True) 
         model,
         decoder,
         functools.partial(decoder.start, what, states),
+        watch=functools.partial(MistakeWatch, graph, what, rule, fps),
+        components=what.num_components,
         frames=cfg.KEYSTEP.FRAMES,
         skip=cfg.KEYSTEP.SKIP_FACTOR,
         phases=cfg.KEYSTEP.INFER.PHASES,

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from dust.config import CfgNode
 from dust.models.protocol import EncodesFrames
+from dust.procedure.mistakes import MistakeRule
 from dust.procedure.step_decoder import StepDecoder
+from dust.procedure.windows import components_of
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification_evaluation import write_per_class
 from dust.tasks.keystep_recordings import RecordingsEvaluation
@@ -53,7 +55,10 @@ class KeyStep(Task):
                 "phases": node.INFER.PHASES,
                 "batch": node.INFER.BATCH,
                 "metric_mode": node.METRIC_MODE,
+                "mistakes": build_mistake_rule(cfg),
             }
+            if node.EXE_MODE == "mistakes":
+                recordings["components"] = components_of(info.class_names)
         return {"class_names": info.class_names, "recordings": recordings, "sanity": node.SANITY_CHECK}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
@@ -86,7 +91,7 @@ class KeyStep(Task):
 
     def evaluation(self, split: str) -> Evaluation:
         if split == "test" and self.recordings is not None:
-            return RecordingsEvaluation(self.class_names, **self.recordings)
+            return RecordingsEvaluation(**{"components": self.class_names, **self.recordings})
         return KeyStepEvaluation(self.class_names, sanity=self.sanity)
 
 
@@ -102,6 +107,20 @@ def build_step_decoder(cfg: CfgNode) -> StepDecoder:
         conf=decode.CONF,
         weight=decode.WEIGHT,
         phases=node.SKIP_FACTOR + 1 if node.INFER.PHASES == "all" else 1,
+    )
+
+
+def build_mistake_rule(cfg: CfgNode) -> MistakeRule:
+    """When an alarm is raised, as cfg.KEYSTEP says."""
+    node, decoder = cfg.KEYSTEP.MISTAKES, build_step_decoder(cfg)
+    return MistakeRule(
+        score=node.SCORE,
+        cum_conf=node.CUM_CONF or decoder.threshold,
+        decay=decoder.decay,
+        conf=decoder.conf,
+        wait_s=node.WAIT,
+        window=decoder.window,
+        phases=decoder.phases,
     )
 
 

@@ -13,14 +13,25 @@ from torch import Tensor, nn
 
 from dust.models.keystep_windows import recording_windows, window_logits
 from dust.procedure.metrics import Step, StepScore, delay_curve, match_steps, score_recording, summarize
+from dust.procedure.mistakes import MistakeRule
 from dust.procedure.step_decoder import WINDOWS, StepDecoder
-from dust.procedure.windows import window_padding
+from dust.procedure.windows import output_names, window_padding, window_span
+from dust.tasks.keystep_mistakes import (
+    alarm_facts,
+    alarms_of,
+    drawings_of,
+    mistake_metrics,
+    mistake_report,
+    score_of,
+    write_mistakes,
+)
 from dust.tasks.task import NONE, Answer, Evaluation, InferenceLoop
 from dust.utils.errors import DataError
 from dust.utils.files import file_stems, write_csv
 from dust.utils.statistics import Interval, mean_intervals
 
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
+MISTAKE_COLUMNS = ("mistakes_found", "mistakes_missed", "false_alarms")
 SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
 
 
@@ -38,6 +49,7 @@ class RecordingsEvaluation(Evaluation):
         frames, skip, phases: see :func:`dust.models.keystep_windows.recording_windows`.
         batch: windows that run through the temporal encoder at once.
         metric_mode: see :func:`dust.procedure.metrics.score_recording`.
+        mistakes: when an alarm is raised.
     """
 
     #: What comes out of the loop are probabilities of windows.
@@ -53,8 +65,10 @@ class RecordingsEvaluation(Evaluation):
         phases: str = "first",
         batch: int = 64,
         metric_mode: str = "paper",
+        mistakes: MistakeRule | None = None,
     ) -> None:
         super().__init__()
+        self.mistakes = mistakes or MistakeRule(window=decoder.window, phases=decoder.phases)
         self.components, self.decoder = list(components), decoder
         self.frames, self.skip, self.phases, self.batch = frames, skip, phases, batch
         self.metric_mode = metric_mode
@@ -94,7 +108,8 @@ class RecordingsEvaluation(Evaluation):
         padding = window_padding(facts["num_frames"], self.frames, self.skip) if len(last) else 0
         one = {"id": record["id"], "path": record["path"], "labelled": True, **facts}
         one |= {"last": last, "probabilities": record["outputs"].numpy(), "padding": padding}
-        return {**one, "predicted": self._decode(one, self.decoder)}
+        one |= {"span": window_span(self.frames, self.skip), "predicted": self._decode(one, self.decoder)}
+        return {**one, "alarms": alarms_of(one, self.mistakes)}
 
     def questions(self) -> Sequence[Sequence[str]] | None:
         return ()
@@ -111,15 +126,26 @@ class RecordingsEvaluation(Evaluation):
             }
             for frame, step in kept["predicted"]
         ]
-        most = kept["probabilities"].max(axis=0) if len(kept["probabilities"]) else np.zeros(len(self.components))
+        most = (
+            kept["probabilities"].max(axis=0)
+            if len(kept["probabilities"])
+            else np.zeros(kept["probabilities"].shape[1])
+        )
         label = ", ".join(step["description"] for step in steps) or NONE
-        return Answer(label, dict(zip(self.components, map(float, most), strict=True)), facts={"steps": steps})
+        facts = {"steps": steps, "alarms": alarm_facts(kept["alarms"], kept["fps"], self._describe)}
+        return Answer(label, dict(zip(self._outputs(kept), map(float, most), strict=True)), facts=facts)
+
+    def _outputs(self, one: Mapping[str, Any]) -> list[str]:
+        """The names of a recording's probabilities: of components, and of mistakes where the model says them."""
+        wrong = one["probabilities"].shape[1] > len(self.components)
+        return output_names(self.components, "mistakes" if wrong else "no_error")
 
     def _describe(self, step: int) -> str:
         return f"{('Install', 'Install wrongly', 'Remove')[step % 3]} {self.components[step // 3]}"
 
     def _decode(self, one: dict[str, Any], decoder: StepDecoder) -> list[Step]:
-        return decoder.decode(one["procedure"], one["states"], one["detections"], one["last"], one["probabilities"])
+        changes = one["probabilities"][:, : len(self.components)]
+        return decoder.decode(one["procedure"], one["states"], one["detections"], one["last"], changes)
 
     # ------------------------------------------------------------------------------------------------------- figures
 
@@ -137,11 +163,12 @@ class RecordingsEvaluation(Evaluation):
 
     def metrics(self) -> dict[str, float]:
         """``pos`` and ``f1`` (0..1), means over recordings; ``tau_s``, seconds, if any step was recognised; sums
-        ``tp``, ``fp``, ``fn``."""
+        ``tp``, ``fp``, ``fn``; and those of :func:`mistake_metrics`."""
         if not self._records:
             return {}
         found = self._summary()
-        return {name: found[name] for name in ("pos", "f1", "tau_s", "tp", "fp", "fn") if found[name] is not None}
+        steps = {name: found[name] for name in ("pos", "f1", "tau_s", "tp", "fp", "fn") if found[name] is not None}
+        return {**steps, **mistake_metrics(self._records)}
 
     def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
         """Of ``pos`` and ``f1`` (0..1), and of ``tau_s`` over the recordings that have one."""
@@ -165,6 +192,7 @@ class RecordingsEvaluation(Evaluation):
             score = scores[one["id"]]
             each[one["id"]] = {
                 **{name: getattr(score, name) for name in ("pos", "f1", "tau_s", "tp", "fp", "fn")},
+                **_counts_of_mistakes(one),
                 "errors": one["errors"],
                 "frames": one["num_frames"],
                 "padded_frames": one["padding"],
@@ -177,6 +205,8 @@ class RecordingsEvaluation(Evaluation):
             "recordings": each,
             "delay_curve": curve,
             "threshold_sweep": self._sweep(),
+            "mistakes": mistake_report(self._records, self.mistakes),
+            "graphs": drawings_of(self._records, self._describe),
         }
 
     def _sweep(self) -> list[dict[str, Any]]:
@@ -205,15 +235,17 @@ class RecordingsEvaluation(Evaluation):
             raise DataError("no recording was evaluated, so there is nothing to write")
         for name in ("steps", "windows", "timelines"):
             (folder / name).mkdir()
-        paths = [folder / "recordings.csv"]
+        paths = [folder / "recordings.csv", folder / "mistakes.csv"]
+        write_mistakes(paths[1], self._records, self._describe)
         columns = ("pos", "f1", "tau_s", "tp", "fp", "fn")
         rows = []
         for one in self._records:
             score = self._score(one, one["predicted"])
             facts = (one["errors"], one["num_frames"], one["padding"])
             figures = [_short(getattr(score, name)) if one["labelled"] else "" for name in columns]
+            figures += [str(count) if one["labelled"] else "" for count in _counts_of_mistakes(one).values()]
             rows.append([one["id"], *figures, *facts])
-        header = ["recording", *columns, "errors", "frames", "padded_frames"]
+        header = ["recording", *columns, *MISTAKE_COLUMNS, "errors", "frames", "padded_frames"]
         write_csv(paths[0], header, rows, line_end="\r\n")
         stems = file_stems([one["id"] for one in self._records])
         for one, stem in zip(self._records, stems, strict=True):
@@ -251,7 +283,7 @@ class RecordingsEvaluation(Evaluation):
     def _write_windows(self, path: Path, one: dict[str, Any]) -> None:
         rows = zip(one["last"], one["probabilities"], strict=True)
         lines = ([int(last), *(f"{value:.5f}" for value in row)] for last, row in rows)
-        write_csv(path, ["last_frame", *(f"prob_{name}" for name in self.components)], lines, line_end="\r\n")
+        write_csv(path, ["last_frame", *(f"prob_{name}" for name in self._outputs(one))], lines, line_end="\r\n")
 
     def figure(self, one: dict[str, Any], right: Sequence[bool]) -> Any:
         """The timeline of one of :meth:`records`; ``right`` says of each recognised step whether it is."""
@@ -265,7 +297,7 @@ class RecordingsEvaluation(Evaluation):
             num_frames=one["num_frames"],
             fps=one["fps"],
             last=one["last"],
-            probabilities=one["probabilities"],
+            probabilities=one["probabilities"][:, : len(self.components)],
             title=one["id"],
         )
 
@@ -273,6 +305,12 @@ class RecordingsEvaluation(Evaluation):
 def _probabilities(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     """Windows of embeddings -> (W, K) probabilities."""
     return torch.sigmoid(window_logits(model, inputs["embeddings"]).float())
+
+
+def _counts_of_mistakes(one: Mapping[str, Any]) -> dict[str, int]:
+    score = score_of(one)
+    found = len(score.pairs)
+    return dict(zip(MISTAKE_COLUMNS, (found, len(score.true) - found, len(score.alarms) - found), strict=True))
 
 
 def _short(value: float | int | None) -> str:

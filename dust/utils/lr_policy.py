@@ -23,6 +23,16 @@ def cosine(epoch: float, *, base_lr: float, end_lr: float, max_epoch: float, off
     return end_lr + (base_lr - end_lr) * 0.5 * (1.0 + math.cos(math.pi * (epoch - offset) / (max_epoch - offset)))
 
 
+def cosine_restart(epoch: float, *, base_lr: float, end_lr: float, period: float, offset: float = 0.0) -> float:
+    """Cosines of ``period`` epochs one behind the other, from epoch ``offset`` on; each goes from ``base_lr`` towards
+    ``end_lr`` (SGDR, https://arxiv.org/abs/1608.03983, with periods of one length, as STORM-PSR has them).
+
+    Raises ArgumentError for a period that is not above 0."""
+    finite("period", period, above=0)
+    passed = (finite("epoch", epoch) - finite("offset", offset)) % period
+    return cosine(passed, base_lr=base_lr, end_lr=end_lr, max_epoch=period)
+
+
 def steps_with_relative_lrs(epoch: float, *, base_lr: float, steps: Sequence[float], lrs: Sequence[float]) -> float:
     """``lrs[k] * base_lr`` for ``steps[k] <= epoch < steps[k + 1]``; ``steps`` are epochs and begin at 0.
 
@@ -59,13 +69,14 @@ class LRSchedule:
     """The learning rate of every iteration. Epochs may be fractions; rates are before any per-group scale.
 
     Args:
-        policy: ``cosine`` | ``steps_with_relative_lrs`` | ``videomae_cosine`` | ``dust_linear_cosine`` (its
-            line is as long as the warm-up).
+        policy: ``cosine`` | ``cosine_restart`` | ``steps_with_relative_lrs`` | ``videomae_cosine`` |
+            ``dust_linear_cosine`` (its line is as long as the warm-up).
         base_lr, end_lr: the highest rate, and where a cosine ends.
         max_epoch, warmup_epochs: lengths in epochs.
         warmup_start_lr: the rate of the very first iteration when there is a warm-up.
         steps, lrs: for ``steps_with_relative_lrs``, epochs and factors.
         cosine_after_warmup: the cosine begins where the warm-up ends instead of at epoch 0.
+        period: for ``cosine_restart``, epochs from one start to the next.
     """
 
     policy: str
@@ -77,6 +88,7 @@ class LRSchedule:
     steps: tuple[float, ...] = ()
     lrs: tuple[float, ...] = ()
     cosine_after_warmup: bool = False
+    period: float = 0.0
 
     @classmethod
     def from_config(cls, cfg: Any, shards: int = 0) -> dict[str, Any]:
@@ -93,6 +105,7 @@ class LRSchedule:
             "steps": tuple(solver.STEPS),
             "lrs": tuple(solver.LRS),
             "cosine_after_warmup": solver.COSINE_AFTER_WARMUP,
+            "period": solver.T_0,
         }
 
     def at(self, epoch: float) -> float:
@@ -131,7 +144,11 @@ class LRSchedule:
     def _policy(self, epoch: float) -> float:
         if self.policy == "steps_with_relative_lrs":
             return steps_with_relative_lrs(epoch, base_lr=self.base_lr, steps=self.steps, lrs=self.lrs)
+        offset = self.warmup_epochs if self.cosine_after_warmup else 0.0
         if self.policy == "cosine":
-            offset = self.warmup_epochs if self.cosine_after_warmup else 0.0
             return cosine(epoch, base_lr=self.base_lr, end_lr=self.end_lr, max_epoch=self.max_epoch, offset=offset)
-        raise ArgumentError(f"LR policy {self.policy!r}: choose cosine, steps_with_relative_lrs or videomae_cosine")
+        if self.policy == "cosine_restart":
+            return cosine_restart(epoch, base_lr=self.base_lr, end_lr=self.end_lr, period=self.period, offset=offset)
+        raise ArgumentError(
+            f"LR policy {self.policy!r}: choose cosine, cosine_restart, steps_with_relative_lrs or videomae_cosine"
+        )

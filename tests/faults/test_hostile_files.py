@@ -16,7 +16,7 @@ import torch
 
 from dust.config import load_config
 from dust.convert.safe_pickle import read_pickled_array
-from dust.datasets.keystep.files import read_procedure
+from dust.datasets.keystep.data import read_procedure
 from dust.datasets.keystep.layouts import read_object_states
 from dust.datasets.keystep.windows import CsvEmbeddings
 from dust.datasets.manifest.manifest import read_class_list, read_manifest

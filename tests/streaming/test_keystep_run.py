@@ -77,6 +77,35 @@ def test_a_stream_gives_what_the_test_wrote(made, tmp_path):
     assert emitted, "the comparison of steps needs some"
 
 
+def test_alarms_of_a_stream_are_those_of_the_test(made, tmp_path):
+    """A model with outputs for mistakes, any alarm however unsure, and a graph that asks for an order."""
+    graph = tmp_path / "graph.json"
+    steps = [{"step": "red"}, {"step": "green", "after": ["red", "blue"]}, {"step": "blue", "after": ["red"]}]
+    graph.write_text(json.dumps({"assy": steps}))
+    more = ["KEYSTEP.EXE_MODE", "mistakes", "MODEL.NUM_CLASSES", "6", "KEYSTEP.GRAPH", str(graph)]
+    more += ["KEYSTEP.MISTAKES.SCORE", "0.0", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "weights.pyth")]
+    torch.manual_seed(0)
+    model = build_model(config(made / "data", tmp_path, *more))
+    with torch.no_grad():
+        model.temporal_encoder.head.weight.mul_(50)
+    torch.save({"model_state": model.state_dict()}, tmp_path / "weights.pyth")
+    out = tmp_path / "out"
+    assert run_net.main(keys(made / "data", out, *more)) == 0
+    rows = list(csv.DictReader((out / "results" / "mistakes.csv").open()))
+    written = sorted((r["recording"], r["kind"], int(r["step"]), r["alarm_s"]) for r in rows if r["alarm_s"])
+    stream, reader, seen = open_stream(config(made / "data", out, *more)), FrameReader(32), []
+    for one in read_procedures(made / "data", "test").recordings:
+        stream.reset()
+        updates = [stream.push(frame) for frame in reader.read(one.path, range(one.num_frames))]
+        assert updates[-1].probabilities.shape == (6,)
+        for update in (*updates, stream.finish()):
+            found = update.alarms if update is not None else ()
+            seen += [(one.id, alarm.kind, alarm.step, f"{alarm.frame / one.fps:.2f}") for alarm in found]
+    assert sorted(seen) == written and len({kind for _, kind, *_ in written}) >= 2
+    page = (out / "results" / "report.html").read_text()
+    assert page.count('<svg class="graph"') == 1 and "put on wrongly" in page
+
+
 def test_a_recording_that_fails_is_counted_once_and_the_others_are_finished(made, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(made / "data", data)

@@ -1,6 +1,7 @@
 """The steps of whole recordings: pieces put together, figures by hand, and the files."""
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from dust.engine.inference import Inference
 from dust.models.keystep import TemporalEncoder
 from dust.models.keystep_windows import recording_windows
+from dust.procedure.graph import ProcedureGraph
 from dust.procedure.metrics import score_recording
+from dust.procedure.mistakes import MistakeRule, MistakeWatch, true_mistakes
 from dust.procedure.step_decoder import StepDecoder
 from dust.procedure.table import Procedure
+from dust.streaming.keystep import StepStream
 from dust.tasks.keystep import KeyStep
 from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.utils.errors import ConfigError
@@ -34,11 +38,15 @@ class FirstAndLast(torch.nn.Module):
         return self.scale * ((windows[:, 0] - windows[:, -1]).abs() - 0.5)
 
 
-def facts(steps, num_frames, errors=False, fps=10.0):
+def facts(steps, num_frames, errors=False, fps=10.0, wrong=()):
     detections = [[(sum(frame >= done for done, _ in steps), 0.9)] for frame in range(num_frames)]
+    graph = ProcedureGraph.any_order(PROCEDURE, PARTS)
     return {"num_frames": num_frames, "fps": fps, "steps": steps, "procedure": PROCEDURE, "errors": errors} | {
         "detections": detections,
         "states": STATES,
+        "procedure_name": "assy",
+        "graph": graph,
+        "mistakes": true_mistakes(steps, [(0, (0, 0)), *wrong], graph, (0, 0)),
     }
 
 
@@ -220,6 +228,51 @@ def test_files(tmp_path):
     assert windows[0]["last_frame"] == "8" and set(windows[0]) == {"last_frame", "prob_base", "prob_lid"}
     (row,) = csv.DictReader((tmp_path / "recordings.csv").open())
     assert (row["recording"], row["tp"], row["fp"], row["fn"]) == ("a/1", "1", "1", "1")
+
+
+class AlsoWrong(FirstAndLast):
+    """Two channels of states, and two of "put on wrongly": 1 from the frame on in which that happens."""
+
+    def forward(self, windows):
+        wrong = self.scale * ((windows[:, 0, 2:] - windows[:, -1, 2:]).abs() - 0.5)
+        return torch.cat([super().forward(windows[..., :2]), wrong], dim=1)
+
+
+def test_mistakes_are_told_while_they_happen_and_at_the_end(tmp_path):
+    """A lid that is put on wrongly in frame 30 and stays so: wrong at once, left out when the recording is over."""
+    steps, states = [(15, 0)], [(30, (1, -1))]
+    outputs = torch.cat([states_of([(15, 0), (99, 3)], 60), states_of([(99, 0), (30, 3)], 60)], dim=1)
+    record = {"id": "a", "path": "", "label": None, "first": 0, "outputs": outputs}
+    record["facts"] = facts(steps, 60, errors=True, wrong=states)
+    rule = MistakeRule(cum_conf=1.5, window=8)
+    found = infer(evaluation(mistakes=rule), [record], AlsoWrong())
+    (one,) = found.records()
+    # the windows that end in 30 and 32 hold it, two are needed
+    assert [(a.frame, a.kind, a.step) for a in one["alarms"]] == [(32, "wrong", 4), (59, "omitted", 3)]
+    metrics = found.metrics()
+    assert (metrics["mistake_recall"], metrics["mistake_precision"], metrics["false_alarms_per_hour"]) == (1, 1, 0)
+    assert metrics["mistake_delay_s"] == pytest.approx((0.2 + 2.9) / 2)  # it was due from frame 30 on
+    report = json.loads(json.dumps(found.report()))
+    assert report["mistakes"]["kinds"]["wrong"]["delay_s"] == pytest.approx(0.2)
+    # of five windows that hold it the one that begins with it sees no change: four and a half of five
+    assert report["mistakes"]["auc"]["wrong"] == pytest.approx(0.9) and report["mistakes"]["auc"]["omitted"] == 1.0
+    assert report["recordings"]["a"]["mistakes_found"] == 2 and report["graphs"]["assy"][0][1]["omitted"] == 1
+    answer = found.answer(one)
+    assert [alarm["description"] for alarm in answer.facts["alarms"]] == ["Install wrongly lid", "Install lid"]
+    assert list(answer.probabilities) == ["base", "lid", "base put on wrongly", "lid put on wrongly"]
+    found.write(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "mistakes.csv").open()))
+    assert [(row["kind"], row["verdict"], row["delay_s"]) for row in rows] == [
+        ("wrong", "found", "0.20"),
+        ("omitted", "found", "2.90"),
+    ]
+    # the stream says the same, frame by frame
+    watch = functools.partial(MistakeWatch, record["facts"]["graph"], PROCEDURE, rule, 10.0)
+    decoder = StepDecoder(window=8, cum_conf=1.5)
+    start = functools.partial(decoder.start, PROCEDURE, {})
+    stream = StepStream(AlsoWrong(), decoder, start, watch=watch, components=2, frames=5, skip=1)
+    alarms = [alarm for frame in outputs for alarm in stream.push(frame).alarms]
+    assert [*alarms, *stream.finish().alarms] == one["alarms"]
 
 
 def test_the_task_takes_frames_embeddings_and_windows():

@@ -1,4 +1,7 @@
+import math
+
 import pytest
+import torch
 
 from dust.utils.lr_policy import LRSchedule
 from tests.helpers import golden_json
@@ -62,3 +65,29 @@ def test_an_iteration_is_a_fraction_of_its_epoch():
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="steps_with_relative_lrs"):
         LRSchedule(policy="poly", base_lr=1.0, max_epoch=1).at(0)
+
+
+@pytest.mark.parametrize(("base", "end", "period"), [(0.1, 0.0, 5), (1e-3, 1e-5, 40)])
+def test_restarts_are_those_of_torch(base, end, period):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=period, eta_min=end)
+    schedule = LRSchedule(policy="cosine_restart", base_lr=base, end_lr=end, max_epoch=100, period=period)
+    for iteration in range(0, 90 * 7, 5):
+        theirs.step(iteration / 7)
+        assert schedule.at_iteration(*divmod(iteration, 7), 7) == pytest.approx(optimizer.param_groups[0]["lr"])
+    # the slow way: walk through the periods one after the other
+    for epoch in (0.0, 2.5, period - 1e-9, float(period), 3 * period + 1.25):
+        left = epoch
+        while left >= period:
+            left -= period
+        slow = end + (base - end) / 2 * (1 + math.cos(math.pi * left / period))
+        assert schedule.at(epoch) == pytest.approx(slow)
+
+
+def test_restarts_begin_behind_the_warm_up():
+    options = {"policy": "cosine_restart", "base_lr": 1.0, "max_epoch": 30, "period": 5.0, "warmup_epochs": 3.0}
+    after = LRSchedule(**options, warmup_start_lr=0.1, cosine_after_warmup=True)
+    assert [after.at(epoch) for epoch in (0, 3, 8, 13)] == [pytest.approx(rate) for rate in (0.1, 1.0, 1.0, 1.0)]
+    assert after.at(1.5) == pytest.approx(0.55) and after.at(5.5) == pytest.approx(0.5)
+    from_zero = LRSchedule(**options, warmup_start_lr=0.1)
+    assert from_zero.at(5) == 1.0 and from_zero.at(3) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.6)))

@@ -14,6 +14,7 @@ import numpy as np
 from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_results
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
 from dust.analysis.report.clips import encoded, small_video
+from dust.analysis.report.procedures import graphs_section, mistakes_section
 from dust.analysis.tuning.outcome import section_of
 from dust.config import flatten
 from dust.datasets.manifest.manifest import Clip
@@ -94,6 +95,8 @@ def build_report(run: Path, *, clips: int = 0, maps: bool = False) -> str:
         sections.append((f"Can a probability be believed?{of}", _calibration(answers)))
     sections += [
         ("Clips", _clips(results, clips, build_look(folder) if maps and clips else None)),
+        ("Mistakes", mistakes_section(results.report)),
+        ("Procedures", graphs_section(results.report)),
         ("Recordings", _recordings(results)),
         ("Clips that could not be read", _bad_clips(folder)),
         ("Search", section_of(folder)),
@@ -361,7 +364,9 @@ def _recordings(results: Results) -> str:
     """Figures of whole recordings (KeyStep), the worst first."""
     if not results.recordings:
         return ""
-    names = ("f1", "pos", "tau_s", "tp", "fp", "fn")
+    names: tuple[str, ...] = ("f1", "pos", "tau_s", "tp", "fp", "fn")
+    if any("false_alarms" in one for one in results.recordings.values()):
+        names += ("mistakes_found", "mistakes_missed", "false_alarms")
     rows = []
     for name, one in sorted(results.recordings.items(), key=lambda pair: pair[1].get("f1") or 0.0):
         values = ("" if one.get(key) is None else f"{one[key]:.3g}" for key in names)

@@ -1,6 +1,7 @@
 """Recordings of a procedure on disk: frames, completed steps and component states, in our own format.
 
-A data folder holds ``recordings.csv``, ``states.csv``, ``steps.csv`` and ``procedure.json``; DATASET.md describes them.
+A data folder holds ``recordings.csv``, ``states.csv``, ``steps.csv``, ``procedure.json``, and if somebody labelled them
+``mistakes.csv``; DATASET.md describes them.
 :mod:`dust.datasets.keystep.layouts` reads the public data sets into the same things. Reading is complete and right,
 or there is one DataError with every problem, its file and line.
 
@@ -9,14 +10,14 @@ step id = 3 * component + 0 (install), 1 (install wrongly) or 2 (remove).
 """
 
 import itertools
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dust.datasets.keystep.data import ProcedureData, Recording, Step, read_procedure, text_of_procedure
 from dust.datasets.manifest.columns import check_columns, column_name, find_group, to_number
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
@@ -24,72 +25,18 @@ from dust.datasets.manifest.table import read_lines, read_table
 from dust.decode.clip import say_once
 from dust.decode.folders import count_numbered
 from dust.decode.reader import open_clip
-from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, Procedure, State, state_vectors
+from dust.procedure.mistakes import KINDS
+from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, State
 from dust.utils.errors import DataError, Problems, VideoError
 from dust.utils.files import restored, write_csv, write_text
-from dust.utils.structured import read_json
 from dust.utils.text import whole_number
 
 logger = logging.getLogger(__name__)
 
 RECORDINGS, STATES, STEPS, PROCEDURE = "recordings.csv", "states.csv", "steps.csv", "procedure.json"
+MISTAKES = "mistakes.csv"
 COLUMNS = ("id", "split", "path", "fps", "procedure", "object_states", "group")
-Step = tuple[int, int]
 Row = tuple[str, list[str]]  # where it stands ("file: line 3"), and its cells
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One recording.
-
-    Attributes:
-        path: a video file or a folder of pictures.
-        fps: frames per second: of a folder as written, of a video file by its own times; 0 where they are not known.
-        procedure: the name of what is being done, ``assy`` | ``main`` | ...
-        states: (frame, K states), the initial ones first, then one row per change; -1 wrong, 0 not done, 1 done.
-        steps: the correct installations and removals, in order.
-        num_frames: 0 where they were not counted, or cannot be.
-        object_states: csv of what an object detector saw, or "".
-        group: what must not be in two splits (a person), "" where nothing is said.
-    """
-
-    id: str
-    path: str
-    fps: float = 0.0
-    procedure: str = "assy"
-    states: tuple[tuple[int, State], ...] = ()
-    steps: tuple[Step, ...] = ()
-    num_frames: int = 0
-    object_states: str = ""
-    group: str = ""
-    label: None = None  # what every dataset's clips have
-
-
-@dataclass(frozen=True)
-class ProcedureData:
-    """The recordings of one split and what they are recordings of.
-
-    Attributes:
-        components: K names.
-        table: the 3 K steps, as in IndustReal's ``procedure_info.json``.
-        start_states: procedure name -> K digits.
-        state_names: classes of the object detector and of the frame encoder, in order; empty: what train shows.
-        notes: what a person should know.
-    """
-
-    recordings: list[Recording]
-    components: list[str]
-    table: list[dict[str, Any]]
-    start_states: dict[str, str]
-    source: str
-    state_names: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def procedure(self, name: str) -> Procedure:
-        """The steps expected of one procedure and its start. DataError for a table that cannot be used."""
-        if name not in self.start_states:
-            raise DataError(f"{self.source}: no procedure {name!r}; there are {', '.join(self.start_states)}")
-        return Procedure.from_table(self.table, self.start_states[name], name)
 
 
 # ------------------------------------------------------------------------------------------------------- one folder
@@ -140,6 +87,7 @@ def read_own(
             with_labels(one, states.get(one.id, []), None if steps is None else steps.get(one.id, []), facts, problems)
             for one in found
         ]
+        found = _with_mistakes(folder, found, len(facts.table), problems)
     problems.raise_if_any(str(folder))
     return replace(facts, recordings=found, source=str(folder))
 
@@ -170,62 +118,11 @@ def write_own(out: str | os.PathLike, splits: Mapping[str, ProcedureData]) -> No
     steps = [(one.id, frame, step, names[step]) for _, one in pairs for frame, step in one.steps]
     write_csv(folder / STATES, ("recording", "frame", *facts.components), states)
     write_csv(folder / STEPS, ("recording", "frame", "step", "description"), steps)
+    if any(one.mistakes is not None for _, one in pairs):
+        mistakes = [(one.id, f, kind, s, names[s]) for _, one in pairs for f, kind, s in one.mistakes or ()]
+        write_csv(folder / MISTAKES, ("recording", "frame", "kind", "step", "description"), mistakes)
     columns = len(COLUMNS) if any(one.group for _, one in pairs) else len(COLUMNS) - 1
     write_csv(folder / RECORDINGS, COLUMNS[:columns], [row[:columns] for row in rows])
-
-
-def text_of_procedure(facts: ProcedureData) -> str:
-    """The text of a ``procedure.json``."""
-    parts = (facts.components, facts.start_states, facts.state_names, facts.table)
-    return json.dumps(dict(zip(("components", "start_states", "states", "steps"), parts, strict=True)), indent=1) + "\n"
-
-
-def read_procedure(path: Path) -> ProcedureData:
-    """``procedure.json``: components, start states, table and names of states, without recordings."""
-    try:
-        facts = read_json(path)
-        data = ProcedureData(
-            recordings=[],
-            components=[str(name) for name in facts["components"]],
-            table=[dict(row) for row in facts["steps"]],
-            start_states={str(name): str(state) for name, state in facts["start_states"].items()},
-            source=str(path),
-            state_names=[str(name) for name in facts.get("states", ())],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path}: not a procedure ({type(error).__name__}: {error}): it holds components (K names), start_states "
-            "(name: K digits), steps (3 K rows) and, if known, states (names of classes)"
-        ) from None
-    check_procedure(data)
-    return data
-
-
-def check_procedure(data: ProcedureData) -> None:
-    """DataError unless the table, the start states and the names of states have the components."""
-    problems, count = Problems(), len(data.components)
-    if not count or len(set(data.components)) < count:
-        problems.add("components must have names, each its own", str(data.components))
-    if not data.start_states:
-        problems.add("no start state: each procedure has one", data.source)
-    for name, start in data.start_states.items():
-        try:
-            Procedure.from_table(data.table, start, name)
-        except DataError as error:
-            problems.add("a procedure table that cannot be used", f"{name}: {error}")
-        if len(start) != count:
-            problems.add(f"a start state of another length than the {count} components", f"{name}: {start!r}")
-    if data.state_names:
-        try:
-            wrong = {len(state) for state in state_vectors(data.state_names).values()} - {count}
-        except DataError as error:
-            problems.add("names of states that cannot be used", str(error))
-        else:
-            if wrong:
-                problems.add(f"names of states must have {count} digits, one for each component", f"found {wrong}")
-        if len(set(data.state_names)) < len(data.state_names):
-            problems.add("a name of a state twice", ", ".join(data.state_names))
-    problems.raise_if_any(data.source)
 
 
 def _relative(path: str, folder: Path) -> str:
@@ -331,6 +228,25 @@ def _read_labels(
             elif cells["recording"] in into:
                 into[cells["recording"]].append((where, [cells[name] for name in wanted]))
     return states, steps if len(files) == 2 else None
+
+
+def _with_mistakes(folder: Path, found: list[Recording], count: int, problems: Problems) -> list[Recording]:
+    """The recordings with the mistakes that somebody labelled, where there is such a file."""
+    path = folder / MISTAKES
+    if not path.exists():
+        return found
+    labelled: dict[str, list[tuple[int, str, int]]] = {one.id: [] for one in found}
+    numbered = {one.id: one for one in found}
+    for where, cells in _named_rows(path, ("recording", "frame", "kind", "step"), problems):
+        step, one = whole_number(cells["step"]), numbered.get(cells["recording"])
+        if cells["kind"] not in KINDS:
+            problems.add(f"a kind of mistake that is none of {', '.join(KINDS)}", f"{where}: {cells['kind']!r}")
+        elif step is None or step >= count:
+            problems.add(f"a step that the procedure table lacks: its ids are 0 to {count - 1}", where)
+        elif one is not None:
+            frame = _frame(one, where, cells["frame"], problems)
+            labelled[one.id].append((frame or 0, cells["kind"], step))
+    return [replace(one, mistakes=tuple(sorted(labelled[one.id]))) for one in found]
 
 
 # ------------------------------------------------------------------------------------------- labels of any layout

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import ProcedureData
+from dust.datasets.keystep.data import ProcedureData, with_graphs
+from dust.datasets.keystep.embeddings import clip_length
 from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.manifest.several import one_folder
 from dust.datasets.sample import BadClip
 from dust.decode.clip import reader_class
 from dust.decode.reader import FrameRequest, open_clip
+from dust.procedure.windows import output_names
 from dust.utils.errors import ConfigError, VideoError
 
 PIECE = 256  # frames that a recording is read by, at least: a video is then decoded about once
@@ -31,12 +33,12 @@ def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
     options = {"layout": node.LAYOUT, "table": node.PROCEDURE, "index_cache": data.INDEX_CACHE, **options}
     options |= {"pattern": data.FRAME_PATTERN, "group_column": data.GROUP_COLUMN, "corrections": data.CORRECTIONS}
     options |= {"extra_columns": data.EXTRA_COLUMNS}
-    return read_procedures(one_folder(data.PATH_TO_DATA_DIR, "KeyStep"), split, **options)
+    return with_graphs(read_procedures(one_folder(data.PATH_TO_DATA_DIR, "KeyStep"), split, **options), node.GRAPH)
 
 
-def component_names(cfg, split: str) -> list[str]:
-    """The components that cfg's procedure is made of."""
-    return procedures_of(cfg, split, labels=False, frames=False).components
+def names_of_outputs(cfg, split: str) -> list[str]:
+    """What a model of cfg's procedure says of a window: see :func:`dust.procedure.windows.output_names`."""
+    return output_names(procedures_of(cfg, split, labels=False, frames=False).components, cfg.KEYSTEP.EXE_MODE)
 
 
 class FrameReader:
@@ -125,17 +127,57 @@ class RecordingFrames(Dataset[Any]):
 
     def windows(self, *, stride: int, chunk: int) -> "FramePieces":
         """The recordings in pieces of ``chunk`` frames, or more. ConfigError unless every frame is wanted."""
-        if stride > 1:
+        if stride > 1:  # RecordingClips has others
             raise ConfigError(f"FEATURES.STRIDE {stride}: KeyStep needs the embedding of every frame; set it to 1")
         return FramePieces(self, max(chunk, PIECE))
 
 
-class FramePieces(Dataset[Any]):
-    """Item after item, ``chunk`` frames of one recording. One that cannot be read is one item, a BadClip."""
+@DATASET_REGISTRY.register()
+class RecordingClips(RecordingFrames):
+    """Clips of every recording, for embeddings by any model of videos: FEATURES.FORMAT per_video stores (clips, D).
 
-    def __init__(self, frames: RecordingFrames, chunk: int) -> None:
-        self.frames, self.clips, self.chunk = frames, frames.clips, chunk
-        counts = [max(1, -(-one.num_frames // chunk)) for one in self.clips]
+    Clip i ends in frame (i + 1) * FEATURES.STRIDE - 1 and reaches back over DATA.NUM_FRAMES x SAMPLING_RATE frames at
+    DATA.TARGET_FPS (a recording of unknown rate counts as that), so that its embedding knows nothing of what comes;
+    before the beginning the first frame is repeated. Inputs ``video`` (clips, C, T, H, W).
+    """
+
+    def __init__(self, *, num_frames: int, sampling_rate: float, target_fps: float, **frames: Any) -> None:
+        super().__init__(**frames)
+        self.num_frames, self.sampling_rate, self.target_fps = num_frames, sampling_rate, target_fps
+
+    @classmethod
+    def from_config(
+        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
+    ) -> dict[str, Any]:
+        data = cfg.DATA
+        sampling = {"num_frames": data.NUM_FRAMES, "sampling_rate": data.SAMPLING_RATE, "target_fps": data.TARGET_FPS}
+        return {**super().from_config(cfg, split, class_names, views=views), **sampling}
+
+    def piece(self, index: int, frames: Sequence[int]) -> Any:
+        """The clips that end in these frames."""
+        one = self.clips[index]
+        apart = self.sampling_rate * (one.fps / self.target_fps if one.fps else 1.0)
+        back = np.round(apart * np.arange(self.num_frames - 1, -1, -1)).astype(int)
+        wanted = np.maximum(np.asarray(frames, int)[:, None] - back, 0)
+        found = super().piece(index, wanted.ravel())
+        if isinstance(found, BadClip):
+            return found
+        video = found["inputs"]["video"][:, :, 0]  # (clips * T, C, H, W)
+        video = video.view(*wanted.shape, *video.shape[1:]).transpose(1, 2).contiguous()
+        return {**found, "inputs": {"video": video}}
+
+    def windows(self, *, stride: int, chunk: int) -> "FramePieces":
+        """Clips that end every ``stride`` frames; 0: each a clip's length from the next."""
+        return FramePieces(self, chunk, stride or clip_length(self.num_frames, self.sampling_rate))
+
+
+class FramePieces(Dataset[Any]):
+    """Item after item, ``chunk`` frames of one recording, every ``stride``-th. One that cannot be read is one item, a
+    BadClip."""
+
+    def __init__(self, frames: RecordingFrames, chunk: int, stride: int = 1) -> None:
+        self.frames, self.clips, self.chunk, self.stride = frames, frames.clips, chunk, stride
+        counts = [max(1, -(-(one.num_frames // stride) // chunk)) for one in self.clips]
         self._first = np.concatenate([[0], np.cumsum(counts)])
 
     def first_item(self, sample: int) -> int:
@@ -148,4 +190,6 @@ class FramePieces(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         sample = int(np.searchsorted(self._first, index, side="right")) - 1
         begin = (index - self.first_item(sample)) * self.chunk
-        return self.frames.piece(sample, range(begin, min(begin + self.chunk, self.clips[sample].num_frames)))
+        last, stride = self.clips[sample].num_frames - 1, self.stride
+        ends = [(i + 1) * stride - 1 for i in range(begin, begin + self.chunk)]
+        return self.frames.piece(sample, [end for end in ends if end <= last] or [last] * (last >= 0))

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import ProcedureData, Recording
-from dust.datasets.keystep.frames import FrameReader, component_names, procedures_of
+from dust.datasets.keystep.frames import FrameReader, names_of_outputs, procedures_of
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.samplers import DrawnBatchSampler
 from dust.datasets.transforms.augment import Augmentation, augment_clip, build_augmentations
@@ -40,37 +40,43 @@ class KeyFrame(NamedTuple):
     frame: int
 
 
-def key_frames(states: Sequence[tuple[int, State]], num_frames: int, count: int) -> dict[int, State]:
+def key_frames(
+    states: Sequence[tuple[int, State]], num_frames: int, count: int, *, wrong: bool = False
+) -> dict[int, State]:
     """Frame -> its state, for the ``count`` frames from each change on (and from the initial state's frame), as far as
-    no other change comes first. States with a wrong installation (-1) have none."""
+    no other change comes first. States with a wrong installation (-1) have none, unless ``wrong`` makes them states
+    like the others."""
     found: dict[int, State] = {}
     ends = [*(frame for frame, _ in states[1:]), num_frames]
     for (frame, state), end in zip(states, ends, strict=True):
-        if -1 not in state:
+        if wrong or -1 not in state:
             found.update(dict.fromkeys(range(frame, min(frame + count, end, num_frames)), state))
     return found
 
 
 def background_frames(
-    states: Sequence[tuple[int, State]], num_frames: int, count: int, offset: tuple[int, int]
+    states: Sequence[tuple[int, State]], num_frames: int, count: int, offset: tuple[int, int], *, wrong: bool = False
 ) -> list[int]:
     """Hard negatives: the frames from ``offset[0] * count`` to ``offset[1] * count`` before each change, the second not
     included, that are nobody's key frames."""
-    keys = key_frames(states, num_frames, count)
+    keys = key_frames(states, num_frames, count, wrong=wrong)
     start, end = offset
     found = {frame for change, _ in states[1:] for frame in range(max(0, change - start * count), change - end * count)}
     return sorted(found - set(keys))
 
 
 def state_name(state: State) -> str:
-    return "".join(map(str, state))
+    """``10x`` of (1, 0, -1)."""
+    return "".join("x" if one == -1 else str(one) for one in state)
 
 
-def state_classes(data: ProcedureData, count: int) -> list[str]:
-    """``background`` and the states that are told apart: those that the data names, else all of its key frames."""
+def state_classes(data: ProcedureData, count: int, *, wrong: bool = False) -> list[str]:
+    """``background`` and the states that are told apart: those that the data names, else all of its key frames; with
+    ``wrong`` also those of its key frames in which a component is put on wrongly."""
     named = [name for name in data.state_names if name and not set(name) - {"0", "1"}]
-    seen = {state_name(s) for one in data.recordings for s in key_frames(one.states, one.num_frames, count).values()}
-    return [BACKGROUND, *(named or sorted(seen))]
+    frames = [key_frames(one.states, one.num_frames, count, wrong=wrong) for one in data.recordings]
+    seen = sorted({state_name(state) for found in frames for state in found.values()})
+    return [BACKGROUND, *(named + [name for name in seen if "x" in name] if named else seen)]
 
 
 @DATASET_REGISTRY.register()
@@ -101,6 +107,7 @@ class KeyFrames(Dataset[Any]):
         blur: (low, high) sigma of a 5 x 5 Gaussian, pixels; empty = none.
         augmentations: what happens to each view after that, see :mod:`dust.datasets.transforms.augment`.
         synthetic: folder that has a folder of pictures for each state, or "".
+        wrong: states in which a component is put on wrongly are states like the others.
 
     Raises:
         DataError: a batch cannot be drawn; says which key to change.
@@ -126,12 +133,14 @@ class KeyFrames(Dataset[Any]):
         augmentations: Sequence[Augmentation] = (),
         synthetic: str = "",
         seed: int = 0,
+        wrong: bool = False,
     ) -> None:
         self.class_names = list(class_names)
         self.reader, self.training, self.seed = reader, training, seed
         self.n_classes, self.n_real, self.n_synth, self.n_bg, self.n_iters = n_classes, n_real, n_synth, n_bg, n_iters
         self.num_views, self.jitter, self.blur = num_views, tuple(jitter), tuple(blur)
         self.augmentations = list(augmentations)
+        self._wrong = wrong
         self._of_recording = self._find(data.recordings, count, offset, named=bool(data.state_names))
         frames = [frame for found in self._of_recording.values() for frame in found]
         self.real: dict[int, list[KeyFrame]] = {}
@@ -177,13 +186,14 @@ class KeyFrames(Dataset[Any]):
             "augmentations": build_augmentations(cfg.AUG.LIST) if cfg.AUG.ENABLE else (),
             "synthetic": node.SYNTH_DIR,
             "seed": cfg.RNG_SEED,
+            "wrong": cfg.KEYSTEP.EXE_MODE == "mistakes",
         }
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
         """The states where they are classified; else the components, as later stages have them."""
         if cfg.KEYSTEP.CONTRAST.LOSS != "ce":
-            return component_names(cfg, split)
+            return names_of_outputs(cfg, split)
         return _state_classes(cfg, procedures_of(cfg, split), split)
 
     def _find(
@@ -197,8 +207,9 @@ class KeyFrames(Dataset[Any]):
             if not one.num_frames:
                 logger.warning("%s cannot be read: %s is left out", one.path, one.id)
                 continue
-            labels = dict.fromkeys(background_frames(one.states, one.num_frames, count, offset), 0)
-            for frame, state in key_frames(one.states, one.num_frames, count).items():
+            wrong, labelled = self._wrong, (one.states, one.num_frames, count)
+            labels = dict.fromkeys(background_frames(*labelled, offset, wrong=wrong), 0)
+            for frame, state in key_frames(*labelled, wrong=wrong).items():
                 if state_name(state) in numbers:
                     labels[frame] = numbers[state_name(state)]
                 else:
@@ -312,8 +323,9 @@ class KeyFrames(Dataset[Any]):
 
 
 def _state_classes(cfg, data: ProcedureData, split: str) -> list[str]:
-    train = data if split == "train" or data.state_names else procedures_of(cfg, "train")
-    return state_classes(train, cfg.KEYSTEP.CONTRAST.KEY_FRAMES)
+    known = data.state_names and cfg.KEYSTEP.EXE_MODE != "mistakes"
+    train = data if split == "train" or known else procedures_of(cfg, "train")
+    return state_classes(train, cfg.KEYSTEP.CONTRAST.KEY_FRAMES, wrong=cfg.KEYSTEP.EXE_MODE == "mistakes")
 
 
 def _sample(picture: KeyFrame, pixels: Tensor) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dust.datasets.keystep.data import check_procedure
 from dust.datasets.keystep.files import (
     RECORDINGS,
     ProcedureData,
     Recording,
     Row,
-    check_procedure,
     count_frames,
     read_own,
     read_rows,

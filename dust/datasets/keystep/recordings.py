@@ -11,14 +11,16 @@ from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import RECORDINGS, ProcedureData, Recording
-from dust.datasets.keystep.frames import PIECE, FrameReader, component_names, procedures_of
+from dust.datasets.keystep.frames import PIECE, FrameReader, names_of_outputs, procedures_of
 from dust.datasets.keystep.layouts import read_object_states
-from dust.datasets.keystep.windows import EmbeddingWindows, check_components, expected_embeddings
+from dust.datasets.keystep.windows import EmbeddingWindows, check_components, checked_names, expected_embeddings
 from dust.datasets.sample import BadClip
 from dust.decode.reader import open_clip
+from dust.procedure.graph import ProcedureGraph, required_steps
 from dust.procedure.metrics import has_errors
+from dust.procedure.mistakes import Mistake, true_mistakes
 from dust.procedure.step_decoder import OBJECTS
-from dust.procedure.table import REMOVE, Procedure, state_vectors
+from dust.procedure.table import Procedure, state_vectors
 from dust.utils.errors import ConfigError, DataError, VideoError
 
 logger = logging.getLogger(__name__)
@@ -32,21 +34,22 @@ class ProcedureRecordings(Dataset[Any]):
     the whole recording at once. An item also has ``first``, the number of its first frame, and ``facts`` of the
     recording: num_frames, fps, steps, labelled, procedure (:class:`Procedure`), errors (whether something went wrong in
     it), detections (of each frame) and states (class of the object detector -> components' states). The last two are
-    empty unless they are asked for.
+    empty unless they are asked for. Further ``graph`` (:class:`ProcedureGraph`) and ``mistakes``, the true ones.
 
     A recording that cannot be read, or lacks the object states that are asked for, is a BadClip.
 
     Args:
         data: recordings with labels.
-        class_names: the components that the model was trained on.
+        class_names: the outputs that the model was trained on.
         reader: of frames; None for embeddings.
         embeddings: arguments of :class:`EmbeddingWindows`, which holds those of each recording; None for frames.
         objects: read object states.
+        exe_mode: see :func:`dust.procedure.windows.output_names`.
         fitted: what the training split's dataset learnt: the encoder that embeddings must be of.
 
     Attributes:
         clips: the recordings.
-        class_names: the components.
+        class_names: the components, and the mistakes that have outputs.
     """
 
     def __init__(
@@ -57,18 +60,14 @@ class ProcedureRecordings(Dataset[Any]):
         reader: FrameReader | None = None,
         embeddings: Mapping[str, Any] | None = None,
         objects: bool = False,
+        exe_mode: str = "no_error",
         fitted: Mapping[str, Any] | None = None,
     ) -> None:
-        if class_names is not None and list(class_names) != data.components:
-            raise DataError(
-                f"{data.source}: components {data.components}, where training had {list(class_names)}: use the same "
-                "procedure"
-            )
+        self.class_names = checked_names(data, exe_mode, class_names)
         if objects and not data.state_names:
             raise DataError(unnamed_states(data.source))
         self.data, self.reader, self.objects = data, reader, objects
         self.embeddings = None if embeddings is None else EmbeddingWindows(**embeddings, fitted=fitted)
-        self.class_names = data.components
         self.clips: list[Recording] = data.recordings if self.embeddings is None else self.embeddings.clips
         readable = [one for one in self.clips if one.num_frames]
         if not all(one.fps for one in readable):
@@ -85,10 +84,12 @@ class ProcedureRecordings(Dataset[Any]):
         if cfg.KEYSTEP.DTYPE == "video":
             data = procedures_of(cfg, split)
             check_components(cfg, data)
-            return {"data": data, "class_names": class_names, "reader": FrameReader.of(cfg), "objects": objects}
+            frames = {"data": data, "class_names": class_names, "reader": FrameReader.of(cfg), "objects": objects}
+            return {**frames, "exe_mode": cfg.KEYSTEP.EXE_MODE}
         stored = EmbeddingWindows.from_config(cfg, split, class_names, views="test")
         stored["data"] = with_rates(stored["data"], cfg.DATA.INDEX_CACHE)
-        return {"data": stored["data"], "class_names": class_names, "embeddings": stored, "objects": objects}
+        whole = {"data": stored["data"], "class_names": class_names, "embeddings": stored, "objects": objects}
+        return {**whole, "exe_mode": cfg.KEYSTEP.EXE_MODE}
 
     @classmethod
     def for_clips(cls, cfg, manifest: ProcedureData, fitted: Mapping[str, Any]) -> "ProcedureRecordings":
@@ -99,7 +100,7 @@ class ProcedureRecordings(Dataset[Any]):
                 "whose KEYSTEP.DTYPE is video"
             )
         objects = cfg.KEYSTEP.DECODE.MODE in OBJECTS
-        return cls(data=manifest, reader=FrameReader.of(cfg), objects=objects)
+        return cls(data=manifest, reader=FrameReader.of(cfg), objects=objects, exe_mode=cfg.KEYSTEP.EXE_MODE)
 
     @classmethod
     def look_ahead(
@@ -123,7 +124,7 @@ class ProcedureRecordings(Dataset[Any]):
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
-        return component_names(cfg, split)
+        return names_of_outputs(cfg, split)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -157,7 +158,7 @@ class ProcedureRecordings(Dataset[Any]):
         return {"inputs": inputs, "label": None, "first": first, "facts": facts, "id": one.id, "path": one.path}
 
     def _facts(self, one: Recording) -> dict[str, Any]:
-        procedure = self.data.procedure(one.procedure)
+        procedure, graph = self.data.procedure(one.procedure), self.data.graph(one.procedure)
         detections: list[Any] = [()] * one.num_frames
         if self.objects:
             if not one.object_states:
@@ -169,20 +170,26 @@ class ProcedureRecordings(Dataset[Any]):
             "steps": list(one.steps),
             "labelled": bool(one.states),
             "procedure": procedure,
-            "errors": has_errors([step for _, step in one.steps], _required(procedure), [s for _, s in one.states]),
+            "procedure_name": one.procedure,
+            "errors": has_errors(
+                [step for _, step in one.steps], required_steps(procedure), [s for _, s in one.states]
+            ),
+            "graph": graph,
+            "mistakes": _mistakes(one, graph, procedure),
             "detections": detections,
             "states": state_vectors(self.data.state_names) if self.objects else {},
         }
 
 
+def _mistakes(one: Recording, graph: ProcedureGraph, procedure: Procedure) -> list[Mistake]:
+    """Those that somebody labelled, else those that follow from steps, states and the graph."""
+    if one.mistakes is not None:
+        return [Mistake(*labelled) for labelled in one.mistakes]
+    return true_mistakes(one.steps, one.states, graph, procedure.start_state) if one.states else []
+
+
 def unnamed_states(source: str) -> str:
     return f"{source} does not name the object detector's states: procedure.json has none"
-
-
-def _required(procedure: Procedure) -> set[int]:
-    """The expected steps without which a recording is one with errors. To remove what is not there at the start is
-    never required: tables expect it so that a removal is recognised where it happens."""
-    return {s for s in procedure.expected if s % 3 != REMOVE or procedure.start_state[s // 3]}
 
 
 def with_rates(data: ProcedureData, index_cache: str = "") -> ProcedureData:

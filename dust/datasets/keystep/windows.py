@@ -6,7 +6,6 @@ Windows, labels and key-clip aware sampling are those of :mod:`dust.datasets.key
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dust.datasets.build import DATASET_REGISTRY
-from dust.datasets.keystep.files import PROCEDURE, ProcedureData, Recording, text_of_procedure
-from dust.datasets.keystep.frames import FrameReader, component_names, procedures_of
+from dust.datasets.keystep.data import ProcedureData, Recording, text_of_procedure
+from dust.datasets.keystep.embeddings import CsvEmbeddings, Embeddings, Pace, every_frame, open_embeddings
+from dust.datasets.keystep.files import PROCEDURE
+from dust.datasets.keystep.frames import FrameReader, names_of_outputs, procedures_of
 from dust.datasets.keystep.sampling import kcas_density, sample_last_frame
 from dust.datasets.sample import BadClip, SampleRequest
-from dust.procedure.windows import clip_indices, state_changes, window_ends, window_labels
-from dust.utils.arrays import StoredArray
+from dust.procedure.windows import clip_indices, output_names, state_changes, window_ends, window_labels, window_span
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.features import FeatureStore
-from dust.utils.files import open_file
 from dust.utils.rng import numpy_rng
 from dust.utils.stages import stage_features
 
@@ -39,6 +38,7 @@ class WindowRules:
         exe_mode: see :func:`state_changes`.
         strategy, sigma, sep, eps: of training windows, see :func:`kcas_density`.
         n_iter: training windows in an epoch.
+        mistakes: share of them that are drawn around wrong installations, in exe_mode ``mistakes``.
         every: of the windows in order of time, each so many-th is evaluated.
         sanity: there are two windows only, of different labels: training draws them in turn, and evaluation has them.
     """
@@ -51,6 +51,7 @@ class WindowRules:
     sep: float = 80.0
     eps: float = 1e-8
     n_iter: int = 160000
+    mistakes: float = 0.0
     every: int = 1
     sanity: bool = False
 
@@ -66,6 +67,7 @@ class WindowRules:
             sep=sampler.SEP,
             eps=sampler.EPS,
             n_iter=sampler.N_ITER,
+            mistakes=sampler.MISTAKES,
             every=node.VAL_EVERY,
             sanity=node.SANITY_CHECK,
         )
@@ -100,12 +102,8 @@ class StepWindows(Dataset[Any]):
         chunk: int = 0,
         seed: int = 0,
     ) -> None:
-        if class_names is not None and list(class_names) != data.components:
-            raise DataError(
-                f"{data.source}: components {data.components}, where training had {list(class_names)}: use the same "
-                "procedure"
-            )
-        self.class_names = data.components
+        self.class_names = checked_names(data, rules.exe_mode, class_names)
+        self._count = len(data.components)
         self.rules, self.training, self.seed = rules, training, seed
         self.carried_files = {PROCEDURE: text_of_procedure(data)}
         self.clips = [one for one in data.recordings if one.num_frames]
@@ -115,8 +113,14 @@ class StepWindows(Dataset[Any]):
         self.changes = [state_changes(one.states, rules.exe_mode) for one in self.clips]
         if training or rules.sanity:
             how: dict[str, Any] = {"strategy": rules.strategy, "sigma": rules.sigma, "sep": rules.sep, "eps": rules.eps}
-            both = zip(self.clips, self.changes, strict=True)
+            both = list(zip(self.clips, self.changes, strict=True))
             self._density = [kcas_density(changes, one.num_frames, **how) for one, changes in both]
+            self._around = [
+                (number, kcas_density({frame: change}, one.num_frames, **how))
+                for number, (one, changes) in enumerate(both)
+                for frame, change in changes.items()
+                if change[self._count :].any()
+            ]
         if rules.sanity:
             self._two = self._find_two()
         if not training and rules.sanity:
@@ -126,7 +130,7 @@ class StepWindows(Dataset[Any]):
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
-        return component_names(cfg, split)
+        return names_of_outputs(cfg, split)
 
     def _parts(self, recording: int, chunk: int) -> list[np.ndarray]:
         ends = window_ends(self.clips[recording].num_frames, self.rules.frames, self.rules.skip)[:: self.rules.every]
@@ -150,6 +154,9 @@ class StepWindows(Dataset[Any]):
 
     def _draw(self, epoch: int, index: int) -> tuple[int, int]:
         rng = numpy_rng(self.seed, "window", epoch, index)
+        if self._around and self.rules.mistakes and rng.uniform() < self.rules.mistakes:
+            recording, density = self._around[int(rng.randint(0, len(self._around)))]
+            return recording, sample_last_frame(density, rng)
         recording = int(rng.randint(0, len(self.clips)))
         return recording, sample_last_frame(self._density[recording], rng)
 
@@ -166,7 +173,11 @@ class StepWindows(Dataset[Any]):
 
     def _labels(self, recording: int, end: int) -> np.ndarray:
         frames, _ = clip_indices(end, self.rules.frames, self.rules.skip, self.clips[recording].num_frames)
-        return window_labels(self.changes[recording], frames[:1], frames[-1:], len(self.class_names))[0]
+        return self._labels_of(recording, frames[:1], frames[-1:])[0]
+
+    def _labels_of(self, recording: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        changes, count = self.changes[recording], len(self.class_names)
+        return window_labels(changes, first, last, count, toggles=self._count)
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         assert isinstance(key, SampleRequest) == self.training, (
@@ -185,7 +196,7 @@ class StepWindows(Dataset[Any]):
         one, rules = self.clips[recording], self.rules
         found = [clip_indices(int(end), rules.frames, rules.skip, one.num_frames) for end in ends]
         indices = np.stack([frames for frames, _ in found])
-        labels = window_labels(self.changes[recording], indices[:, 0], indices[:, -1], len(self.class_names))
+        labels = self._labels_of(recording, indices[:, 0], indices[:, -1])
         try:
             read = self.read(recording, indices)
         except VideoError as error:
@@ -200,12 +211,24 @@ class StepWindows(Dataset[Any]):
         }
 
 
+def checked_names(data: ProcedureData, exe_mode: str, trained: Sequence[str] | None) -> list[str]:
+    """The names of a model's outputs. DataError where those that it was trained on are others."""
+    names = output_names(data.components, exe_mode)
+    if trained is not None and list(trained) != names:
+        raise DataError(
+            f"{data.source}: components {names}, where training had {list(trained)}: use the same procedure, and its "
+            "KEYSTEP.EXE_MODE"
+        )
+    return names
+
+
 def check_components(cfg, data: ProcedureData) -> None:
-    """ConfigError unless the model has an output for each component."""
-    if cfg.MODEL.NUM_CLASSES not in (-1, 0, len(data.components)):
+    """ConfigError unless the model has an output for each component (and each wrong installation, in ``mistakes``)."""
+    outputs = len(output_names(data.components, cfg.KEYSTEP.EXE_MODE))
+    if cfg.MODEL.NUM_CLASSES not in (-1, 0, outputs):
         raise ConfigError(
-            f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, each is "
-            "an output; set it to that"
+            f"MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}: {data.source} has {len(data.components)} components, which "
+            f"with KEYSTEP.EXE_MODE {cfg.KEYSTEP.EXE_MODE} makes {outputs} outputs; set it to that"
         )
 
 
@@ -269,7 +292,7 @@ class EmbeddingWindows(StepWindows):
             other splits must be made by the same.
 
     Args:
-        data: recordings; their numbers of frames are those of the embeddings.
+        data: recordings; their numbers of frames are those of the embeddings, where these are of every frame.
         features: (frames, D) for each recording's id; one whose video could not be read is left out, with a warning.
         dim: D that the model takes.
         fitted: the training dataset's.
@@ -284,15 +307,16 @@ class EmbeddingWindows(StepWindows):
         self,
         *,
         data: ProcedureData,
-        features: "FeatureStore | CsvEmbeddings",
+        features: FeatureStore | CsvEmbeddings,
         dim: int,
         fitted: Mapping[str, Any] | None = None,
         **windows: Any,
     ) -> None:
         self.features = features
-        self._rows: dict[str, StoredArray | np.ndarray] = {}
         self.fitted = {"embeddings": self._check(dim, (fitted or {}).get("embeddings"))}
-        super().__init__(data=replace(data, recordings=self._with_lengths(data)), **windows)
+        rules = windows["rules"]
+        lengths = self._with_lengths(data, window_span(rules.frames, rules.skip))
+        super().__init__(data=replace(data, recordings=lengths), **windows)
 
     @classmethod
     def from_config(
@@ -305,13 +329,16 @@ class EmbeddingWindows(StepWindows):
         if not node.FEATURES_FROM:
             raise ConfigError("KEYSTEP.FEATURES_FROM is empty: name the stage (or folder) that holds the embeddings")
         folder = stage_features(node.FEATURES_FROM, cfg.OUTPUT_DIR, "KEYSTEP.FEATURES_FROM")
+        features = open_embeddings(folder, split)
+        if not every_frame(features):  # else the embeddings say how many frames there are, and no video is needed
+            data = procedures_of(cfg, split)
         return {
             "data": data,
             "rules": WindowRules.of(cfg),
             "class_names": class_names,
             "training": views == "train",
             "seed": cfg.RNG_SEED,
-            "features": open_embeddings(folder, split),
+            "features": features,
             "dim": node.EMBED_DIM,
         }
 
@@ -329,86 +356,51 @@ class EmbeddingWindows(StepWindows):
         """Nothing without embeddings; recordings and labels were read when these were missed."""
         return None, expected_embeddings(cfg, expected)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": {}}
-
     def _check(self, dim: int, trained: Mapping[str, Any] | None) -> dict[str, Any]:
         store = self.features
         again = "extract them again (FEATURES.*), or name others as KEYSTEP.FEATURES_FROM"
-        if store.format != "per_video" or store.shape != (dim,):
+        if store.format != "per_video":
             raise DataError(
-                f"{store.path}: {store.format} features of shape {store.shape} each; per_video embeddings of "
-                f"KEYSTEP.EMBED_DIM {dim} are needed: set the key, or {again}"
+                f"{store.path}: {store.format} features, one for each recording: KeyStep needs them along the time; "
+                "extract with FEATURES.FORMAT per_video"
+            )
+        if store.shape[-1:] != (dim,) or len(store.shape) > 2:
+            way = (
+                f"set KEYSTEP.EMBED_DIM {store.shape[-1]}" if len(store.shape) < 3 else "extract FEATURES.LAYER pooled"
+            )
+            raise DataError(
+                f"{store.path}: features of shape {store.shape} each, KEYSTEP.EMBED_DIM is {dim}: {way}, or name other "
+                "ones as KEYSTEP.FEATURES_FROM"
             )
         own = {
             "checkpoint_sha256": store.meta.get("checkpoint_sha256", ""),
             "layer": store.meta.get("layer", ""),
             "shape": list(store.shape),
+            "stride": Pace.of(store.meta, 10.0).stride,
         }
-        differ = [f"{key} {own[key]}, not {trained[key]}" for key in own if trained and own[key] != trained.get(key)]
+        known = [key for key in own if trained and key in trained]  # a training of before says no stride
+        differ = [f"{key} {own[key]}, not {trained[key]}" for key in known if trained and own[key] != trained[key]]
         if differ:
             raise DataError(f"{store.path}: embeddings of another encoder ({'; '.join(differ)}): {again}")
         return own
 
-    def _with_lengths(self, data: ProcedureData) -> list[Recording]:
+    def _with_lengths(self, data: ProcedureData, span: int) -> list[Recording]:
         problems, found = Problems(), []
-        absent = set(self.features.missing)
-        there = set(self.features.ids)
+        self.embeddings = Embeddings(self.features, data.recordings, span, problems)
         for one in data.recordings:
-            if one.id not in there:
-                problems.add("a recording without embeddings: extract those of this data", one.id)
-            elif one.id in absent:
+            if one.id not in self.embeddings:
+                continue
+            if one.id in self.embeddings.missing:
                 logger.warning("%s has no embeddings, as it could not be read: it is left out", one.id)
-            else:
-                count = len(self._of(one.id))
-                latest = max((frame for frame, *_ in (*one.states, *one.steps)), default=0)
-                if latest >= count:
-                    text = f"{one.id}: a label of frame {latest}, but {count} embeddings"
-                    problems.add("labels beyond the last embedding: of another recording, or not of every frame", text)
-                found.append(replace(one, num_frames=count))
+                continue
+            count = self.embeddings.frames(one)
+            latest = max((frame for frame, *_ in (*one.states, *one.steps)), default=0)
+            if latest >= count:
+                text = f"{one.id}: a label of frame {latest}, but {count} embeddings"
+                problems.add("labels beyond the last embedding: of another recording, or not of every frame", text)
+            found.append(replace(one, num_frames=count))
         problems.raise_if_any(str(self.features.path))
         return found
 
-    def _of(self, name: str) -> StoredArray | np.ndarray:
-        """(frames, D)."""
-        if name not in self._rows:
-            self._rows[name] = self.features.get(name)
-        return self._rows[name]
-
     def read(self, recording: int, indices: np.ndarray) -> Tensor:
-        return torch.from_numpy(self._of(self.clips[recording].id)[indices].astype(np.float32, copy=False))
-
-
-class CsvEmbeddings:
-    """STORM-PSR's files, ``<folder>/<split>/<recording>/embeddings.csv``: no header, one row per frame. The face of a
-    :class:`FeatureStore` of format per_video; what made them is not known."""
-
-    format = "per_video"
-    meta: Mapping[str, Any] = {}
-    missing: Sequence[str] = ()
-
-    def __init__(self, folder: Path, split: str) -> None:
-        self.path = folder / split
-        self.ids = sorted(path.parent.name for path in self.path.glob("*/embeddings.csv"))
-        self.shape = self.get(self.ids[0]).shape[1:]
-
-    def get(self, sample_id: str) -> np.ndarray:
-        """(frames, D) float32. DataError for a file that holds something else."""
-        path = self.path / sample_id / "embeddings.csv"
-        try:
-            with open_file(path) as file:
-                found = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2, encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: not a csv of numbers, one row per frame: {error}") from error
-        if not np.isfinite(found).all() or not found.size:
-            raise DataError(f"{path}: no rows, or values that are not finite")
-        if found.shape[1:] != getattr(self, "shape", found.shape[1:]):
-            raise DataError(f"{path}: {found.shape[1]} columns, where the others have {self.shape[0]}")
-        return found
-
-
-def open_embeddings(folder: Path, split: str) -> FeatureStore | CsvEmbeddings:
-    """What the FEATURES stage, or STORM-PSR, wrote. DataError if there is neither."""
-    if any((folder / split).glob("*/embeddings.csv")):
-        return CsvEmbeddings(folder, split)
-    return FeatureStore.open(folder, split)
+        return torch.from_numpy(self.embeddings.read(self.clips[recording].id, indices))

@@ -382,7 +382,7 @@ def test_embeddings_that_do_not_fit(data, tmp_path, caplog):
     dataset = embedding_windows(data, tmp_path / "a")
     assert [one.id for one in dataset.clips] == [one.id for one in data.recordings[1:]]
     assert f"{data.recordings[0].id} has no embeddings" in caplog.text
-    with pytest.raises(DataError, match=r"shape \(4,\) each; per_video embeddings of KEYSTEP.EMBED_DIM 8"):
+    with pytest.raises(DataError, match=r"shape \(4,\) each, KEYSTEP.EMBED_DIM is 8"):
         embedding_windows(data, tmp_path / "a", dim=8)
     with pytest.raises(DataError, match="embeddings of another encoder"):
         trained = {"embeddings": {**dataset.fitted["embeddings"], "checkpoint_sha256": "b" * 64}}

@@ -22,6 +22,17 @@ def changes_of(labels):
 # ------------------------------------------------------------------------------------------------- windows, labels
 
 
+def test_mistakes_have_digits_of_their_own():
+    """A part that is put on wrongly is no change, but a mistake, and two of them in a window do not cancel out."""
+    states = [(0, (0, 0)), (5, (1, 0)), (9, (1, -1)), (12, (1, 0)), (15, (1, -1)), (18, (1, 1)), (20, (0, 1))]
+    changes = state_changes(states, "mistakes")
+    assert {frame: change.tolist() for frame, change in changes.items()} == {
+        5: [1, 0, 0, 0], 9: [0, 0, 0, 1], 12: [0, 0, 0, 0], 15: [0, 0, 0, 1], 18: [0, 1, 0, 0], 20: [1, 0, 0, 0],
+    }  # fmt: skip
+    found = window_labels(changes, np.array([0, 6, 0]), np.array([9, 16, 20]), 4, toggles=2)
+    assert found.tolist() == [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 1]]
+
+
 @pytest.mark.parametrize("case", GOLDEN["windows"], ids=lambda case: f"{case['N']}x{case['skip_factor'] + 1}")
 def test_published_windows(case):
     n, skip, length = case["N"], case["skip_factor"], case["num_frames"]

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from dust.datasets.keystep.files import ProcedureData, text_of_procedure
+from dust.datasets.keystep.data import ProcedureData, text_of_procedure
 from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.manifest import read_manifest
 from dust.datasets.manifest.corrections import read_corrections
