@@ -137,7 +137,6 @@ class Records(JoinedRecords):
     def _spill(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)  # that of an earlier run may belong to somebody else
             self.file = open(  # noqa: SIM115 - it is open while records come
                 self.path, "wb", buffering=_BUFFER, opener=lambda path, flags: os.open(path, flags, 0o600)
             )
