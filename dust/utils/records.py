@@ -53,7 +53,9 @@ class Part:
                     (size,) = _HEAD.unpack(file.read(_HEAD.size).ljust(_HEAD.size, b"\xff"))
                     data = file.read(min(size, self.size))
                     if not hmac.compare_digest(code, _code(self.key, number, data)):
-                        raise DataError(f"{self.path}: record {number} is not what this run has written: start it again")
+                        raise DataError(
+                            f"{self.path}: record {number} is not what this run has written: start it again"
+                        )
                     yield pickle.loads(data)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
