@@ -22,6 +22,7 @@ from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.samplers import DrawnBatchSampler
 from dust.datasets.transforms.augment import Augmentation, augment_clip, build_augmentations
 from dust.decode.folders import scan_pictures
+from dust.decode.segment import FRAMES, Segment
 from dust.procedure.table import State
 from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.rng import numpy_rng
@@ -38,6 +39,11 @@ class KeyFrame(NamedTuple):
     path: str
     label: int
     frame: int
+
+    @property
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """The frame alone: two of one recording have labels of their own."""
+        return ((self.path, Segment(self.frame, self.frame + 1, FRAMES).part),)
 
 
 def key_frames(

@@ -23,6 +23,7 @@ from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.keystep.sampling import kcas_density
 from dust.datasets.keystep.windows import EmbeddingWindows, StepWindows, WindowRules, open_embeddings
 from dust.datasets.loader import EpochBatchSampler, collate_training, construct_loader
+from dust.datasets.manifest import conflicts
 from dust.datasets.sample import BadClip, SampleRequest
 from dust.datasets.transforms.augment import Grayscale, grayscale
 from dust.decode.reader import open_clip
@@ -91,6 +92,12 @@ def test_a_batch_is_balanced(data):
         assert len({sample["id"] for sample in samples if sample["label"] == label}) == 4, "each picture once"
     assert samples[0]["inputs"]["video"].shape == (3, 1, 16, 16)
     assert samples[0]["inputs"]["video"].dtype == torch.uint8
+
+
+def test_frames_of_a_recording_do_not_contradict_each_other(data):
+    frames = conflicts.samples_of(key_dataset(data).clips)
+    assert len({one.label for one in frames if one.sources[0][0] == frames[0].sources[0][0]}) > 1, "one recording"
+    assert not conflicts.find_conflicts({"train": frames})
 
 
 def test_every_picture_has_the_state_of_its_frame(data):
