@@ -79,7 +79,7 @@ class VideoDataset(Dataset[Any]):
     ) -> None:
         if (train_transform is None) == (eval_transform is None):
             raise ValueError("give either train_transform or eval_transform")
-        self.clips = Clips.of(manifest.clips)
+        self.clips: Sequence[Clip] = Clips.of(manifest.clips)  # a subclass may put a list in its place
         self.class_names = list(manifest.class_names)
         self.votes = manifest.votes
         self.sampler = sampler
@@ -196,12 +196,13 @@ class VideoDataset(Dataset[Any]):
 
     def class_counts(self) -> list[int]:
         """Clips of every class, in the order of ``class_names``."""
-        return self.clips.counts(len(self.class_names))
+        return Clips.of(self.clips).counts(len(self.class_names))
 
     @property
     def identity(self) -> Any:
         """What a resumed training must find again: the parts of files, and what several people said."""
-        parts = [one.part for one in self.clips.segments() if one is not None] if self.clips.has_segments else []
+        clips = self._listed
+        parts = [one.part for one in clips.segments() if one is not None] if clips.has_segments else []
         return [*parts, *(f"{name} {said}" for name, said in self.votes.items())] or None
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
