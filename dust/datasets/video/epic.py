@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.columns import check_columns, column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest
@@ -53,7 +54,7 @@ class EpicKitchens(VideoDataset):
     ) -> None:
         super().__init__(manifest=manifest, **reading)
         self.num_verbs, self.num_nouns = num_verbs, num_nouns
-        pairs = {self._pair(label) for label in self.clips.used() if label is not None}
+        pairs = {self._pair(label) for label in Clips.of(self.clips).used() if label is not None}
         self.fitted = dict(fitted) if fitted else {"actions": [list(pair) for pair in sorted(pairs)]}
 
     @classmethod

@@ -9,6 +9,7 @@ import torch
 
 from dust.config import KEYS, flatten, with_values
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.manifest import Manifest
 from dust.datasets.sample import AGAIN, BadClip, SampleRequest, target_of
 from dust.datasets.video.video import VideoDataset
@@ -52,9 +53,9 @@ class StoredTokens(VideoDataset):
             )
         self.store, self.training, self.answers = store, training, answers
         absent = set(store.missing)
-        there = [name for name in self.clips.ids() if name not in absent]
+        there = [name for name in Clips.of(self.clips).ids() if name not in absent]
         rows = dict(zip(there, store.rows(there).tolist(), strict=True))
-        self._rows = np.fromiter((rows.get(name, -1) for name in self.clips.ids()), np.int64, len(self.clips))
+        self._rows = np.fromiter((rows.get(name, -1) for name in Clips.of(self.clips).ids()), np.int64, len(self.clips))
 
     @classmethod
     def from_config(

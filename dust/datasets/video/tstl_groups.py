@@ -95,7 +95,7 @@ class GroupedVideo(VideoDataset):
         """The batches of training, where they are not the ordinary ones."""
         if not self.groups_per_batch:
             return None
-        labels = self.clips.classes()
+        labels = Clips.of(self.clips).classes()
         where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return GroupBalancedSampler(labels, batch_size, groups_per_batch=self.groups_per_batch, **where)
 

@@ -16,7 +16,7 @@ from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest, read_new_clips
 from dust.datasets.manifest.several import read_folders
 from dust.datasets.manifest.votes import Votes
-from dust.datasets.sample import BadClip, SampleRequest, target_of
+from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
 from dust.datasets.transforms.clip import EvalTransform, TrainTransform
 from dust.datasets.transforms.frames import ClipSampler
@@ -79,7 +79,8 @@ class VideoDataset(Dataset[Any]):
     ) -> None:
         if (train_transform is None) == (eval_transform is None):
             raise ValueError("give either train_transform or eval_transform")
-        self.clips = Clips.of(manifest.clips)
+        self._listed = Clips.of(manifest.clips)
+        self.clips: Sequence[Clip] = self._listed  # a subclass may put a list in its place
         self.class_names = list(manifest.class_names)
         self.votes = manifest.votes
         self.sampler = sampler
@@ -196,12 +197,14 @@ class VideoDataset(Dataset[Any]):
 
     def class_counts(self) -> list[int]:
         """Clips of every class, in the order of ``class_names``."""
-        return self.clips.counts(len(self.class_names))
+        number = len(self.class_names)
+        return self.clips.counts(number) if isinstance(self.clips, Clips) else class_counts(self.clips, number)
 
     @property
     def identity(self) -> Any:
         """What a resumed training must find again: the parts of files, and what several people said."""
-        parts = [one.part for one in self.clips.segments() if one is not None] if self.clips.has_segments else []
+        clips = self._listed
+        parts = [one.part for one in clips.segments() if one is not None] if clips.has_segments else []
         return [*parts, *(f"{name} {said}" for name, said in self.votes.items())] or None
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
