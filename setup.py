@@ -44,7 +44,7 @@ SERVE = [
 TUNE = ["optuna>=4.0"]
 PARQUET = ["pyarrow>=20.0"]
 EDF = ["edfio>=0.4.18"]
-REMOTE = ["fsspec[http]>=2024.6.0", "s3fs>=2024.6.0"]
+REMOTE = ["fsspec[http]>=2025.7.0", "s3fs>=2025.7.0"]
 SHARDS = ["webdataset>=0.2.100", REMOTE[0]]  # what the tests of shards read with
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2", "mkdocs-jupyter", "ruff==0.17.*"]
 TEST = [

@@ -244,7 +244,7 @@ def main() -> int:
     elif args.base:
         print(f"{args.base}:")
         with tempfile.TemporaryDirectory() as folder:
-            before = record(_checkout(args.base, Path(folder)), groups)
+            before = record(checkout(args.base, Path(folder)), groups)
     print("this tree:")
     after = record(ROOT, groups)
     if args.record:
@@ -256,7 +256,7 @@ def main() -> int:
     return int(bool(lines))
 
 
-def _checkout(commit: str, folder: Path) -> Path:
+def checkout(commit: str, folder: Path) -> Path:
     """The files of a commit, with the real clips that tests look for beside them."""
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], check=True, capture_output=True)
     tree = folder / "tree"

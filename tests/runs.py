@@ -11,8 +11,9 @@ import av
 import numpy as np
 import torch
 
+from dust.engine.learner import Learner
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Trainer, build_trainer
+from dust.engine.train import build_trainer
 from dust.utils.checkpoint import list_checkpoints, load_checkpoint
 from tests.helpers import ROOT
 from tests.processes import zygote
@@ -146,7 +147,7 @@ class StopAfter:
     """Sends this process a signal once so many batches were trained on."""
 
     def __init__(self, monkeypatch, batches, signum=signal.SIGINT):
-        original, self.seen = Trainer._micro_step, 0
+        original, self.seen = Learner._micro_step, 0
 
         def step(trainer, batch):
             self.seen += 1
@@ -154,7 +155,7 @@ class StopAfter:
                 os.kill(os.getpid(), signum)
             return original(trainer, batch)
 
-        monkeypatch.setattr(Trainer, "_micro_step", step)
+        monkeypatch.setattr(Learner, "_micro_step", step)
 
 
 # ------------------------------------------------------------------------------------------------- the same or not

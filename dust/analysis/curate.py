@@ -53,22 +53,30 @@ def near_duplicates(rows: np.ndarray, *, threshold: float = 0.95) -> list[tuple[
 
 
 def families(pairs: Sequence[tuple[int, int, float]], count: int) -> list[list[int]]:
-    """Join pairs into families of copies; each is in ascending order, and those of one are left out."""
-    parent = list(range(count))
+    """Join pairs, the surest first, into families of copies; each is in ascending order, and those of one are left out.
 
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
+    Two families become one where three in five of the pairs between them were found, so that a few wrong pairs join no
+    recordings; one clip joins a family of which it has half.
+    """
+    family = list(range(count))
+    members = {index: [index] for index in range(count)}
+    between: dict[int, dict[int, int]] = {index: {} for index in range(count)}  # pairs found from family to family
     for i, j, _ in pairs:
-        first, second = sorted((root(i), root(j)))
-        parent[second] = first
-    members: dict[int, list[int]] = {}
-    for index in range(count):
-        members.setdefault(root(index), []).append(index)
-    return [family for family in members.values() if len(family) > 1]
+        first, second = sorted((family[i], family[j]), key=lambda one: -len(members[one]))
+        if first == second:
+            continue
+        links = between[first].get(second, 0) + 1
+        between[first][second] = between[second][first] = links
+        if links < (0.5 if len(members[second]) == 1 else 0.6) * len(members[first]) * len(members[second]):
+            continue
+        for index in members[second]:
+            family[index] = first
+        members[first] += members.pop(second)
+        for other, count_ in between.pop(second).items():
+            del between[other][second]
+            if other != first:
+                between[first][other] = between[other][first] = between[first].get(other, 0) + count_
+    return sorted(sorted(found) for found in members.values() if len(found) > 1)
 
 
 def out_of_fold(

@@ -1,10 +1,14 @@
 """The lists that curating a data folder leaves: copies, suspected labels, outliers, what to label next, corrections."""
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dust.analysis.copies import Sketch, same_recordings, sketch
 from dust.analysis.curate import (
     LabelIssue,
     families,
@@ -17,8 +21,10 @@ from dust.analysis.curate import (
     outliers,
 )
 from dust.analysis.predictions import PREDICTIONS, Results, read_results
-from dust.datasets.manifest.manifest import available_splits, read_manifest
-from dust.utils.errors import DataError
+from dust.datasets.manifest.manifest import Clip, available_splits, read_manifest
+from dust.decode.reader import open_clip
+from dust.decode.segment import part_of
+from dust.utils.errors import DataError, VideoError
 from dust.utils.features import FeatureStore
 from dust.utils.files import write_csv
 
@@ -36,6 +42,7 @@ class Curated:
         odd: (index, distance) of the clips that stand most alone.
         unsure: clips that have a label and are hardest to tell.
         unlabelled: clips without one, in the order in which labels would help most.
+        seen: clips whose pictures told copies; of the others features did.
     """
 
     ids: list[str]
@@ -47,25 +54,43 @@ class Curated:
     odd: list[tuple[int, float]]
     unsure: list[int]
     unlabelled: list[int]
+    seen: int = 0
 
 
-def curate(features: str | Path, data: str, *, threshold: float = 0.95, folds: int = 5, seed: int = 0) -> Curated:
+def curate(
+    features: str | Path,
+    data: str,
+    *,
+    threshold: float = 0.95,
+    folds: int = 5,
+    seed: int = 0,
+    pictures: bool = True,
+) -> Curated:
     """Look at a data folder through stored features.
 
     Args:
         features: a folder of features, or a run that extracted some (FEATURES.ENABLE True).
         data: the folder of the lists.
-        threshold: cosine, around the mean of all features, from which two clips are copies of each other.
+        threshold: cosine, around the mean of all features, from which two clips are copies of each other where no
+            pictures tell.
         folds: parts of the out-of-fold classifier.
+        pictures: tell copies by the clips' own pictures, where these can be read (:mod:`dust.analysis.copies`).
 
     Raises:
         DataError: there are no features of any clip of the lists.
     """
     if _has_answers_only(Path(features)):
         return curate_answers(read_results(features))
-    rows, ids, splits, labels, groups, names = _read(Path(features), data)
+    rows, clips, splits, labels, names = _read(Path(features), data)
+    ids, groups = [clip.id for clip in clips], [clip.group or clip.path for clip in clips]
     unit = normalised(rows)
-    copies = families(near_duplicates(unit, threshold=threshold), len(ids))
+    sketches = _sketches(clips) if pictures else [None] * len(clips)
+    there = [number for number, one in enumerate(sketches) if one is not None]
+    shown = same_recordings([one for one in sketches if one is not None])
+    pairs = [(there[i], there[j], score) for i, j, score in shown]
+    if len(there) < len(clips):
+        pairs += [one for one in near_duplicates(unit, threshold=threshold) if not {*one[:2]} <= {*there}]
+    copies = families(pairs, len(ids))
     known = labels >= 0
     issues: list[LabelIssue] = []
     unsure: list[int] = []
@@ -81,7 +106,21 @@ def curate(features: str | Path, data: str, *, threshold: float = 0.95, folds: i
     distance = outliers(unit)
     odd = [(int(index), float(distance[index])) for index in np.argsort(-distance, kind="stable")[:LISTED]]
     unlabelled = label_next(unit, known, count=LISTED) if not known.all() else []
-    return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled)
+    return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled, len(there))
+
+
+def _sketches(clips: Sequence[Clip]) -> list[Sketch | None]:
+    """What each clip looks like; None where it cannot be read."""
+
+    def draw(clip: Clip) -> Sketch | None:
+        try:
+            with part_of(open_clip(clip.path), clip.segment) as reader:
+                return sketch(reader)
+        except VideoError:
+            return None
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(draw, clips))
 
 
 def _has_answers_only(run: Path) -> bool:
@@ -132,9 +171,10 @@ def _together(copies: list[list[int]], groups: list[str]) -> list[str]:
     return [root(group) for group in groups]
 
 
-def _read(features: Path, data: str) -> tuple[np.ndarray, list[str], list[str], np.ndarray, list[str], list[str]]:
+def _read(features: Path, data: str) -> tuple[np.ndarray, list[Clip], list[str], np.ndarray, list[str]]:
+    """(features, clips, their splits, their labels, class names)."""
     folder = features / "features" if (features / "features").is_dir() else features
-    parts, ids, splits, labels, groups = [], [], [], [], []
+    parts, found, splits, labels = [], list[Clip](), [], []
     names: list[str] = []
     for split in available_splits(data):
         if not (folder / f"{split}.json").is_file() and not (folder / f"{split}.npz").is_file():
@@ -149,16 +189,15 @@ def _read(features: Path, data: str) -> tuple[np.ndarray, list[str], list[str], 
         if any(isinstance(clip.label, tuple) for clip in clips):
             raise DataError(f"{data}: clips with several labels cannot be curated yet")
         parts.append(np.stack([_one(np.asarray(store.get(clip.id))) for clip in clips]))
-        ids += [clip.id for clip in clips]
+        found += clips
         splits += [split] * len(clips)
         labels += [-1 if clip.label is None else int(clip.label) for clip in clips]  # type: ignore[arg-type]
-        groups += [clip.group or clip.path for clip in clips]
     if not parts:
         raise DataError(
             f"{folder}: no features of any clip of {data}. Extract some: dust --cfg RUN.yaml TRAIN.ENABLE False "
             "TEST.ENABLE False FEATURES.ENABLE True"
         )
-    return np.concatenate(parts), ids, splits, np.array(labels), groups, names
+    return np.concatenate(parts), found, splits, np.array(labels), names
 
 
 def _one(feature: np.ndarray) -> np.ndarray:

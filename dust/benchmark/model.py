@@ -16,7 +16,7 @@ from dust.benchmark.cost import MIB, peak_rss_mib, rss_mib
 from dust.benchmark.device import one_device, peak_flops, synchronize, with_classes
 from dust.benchmark.report import Report
 from dust.config import load_config
-from dust.engine.setup import build_autocast, build_for
+from dust.engine.setup import build_autocast, build_compiled, build_for
 from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Task
@@ -165,8 +165,7 @@ def measure_model(run: ModelRun) -> dict[str, Any]:
     task = build_task(cfg, DataInfo([str(index) for index in range(cfg.MODEL.NUM_CLASSES)])).to(device)
     batch = random_batch(cfg, run.batch, device)
     _touch_libraries(cfg, device)
-    compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
-    step = Step(cfg, compiled, task, batch, device, run)
+    step = Step(cfg, build_compiled(cfg, model), task, batch, device, run)
     before = rss_mib()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

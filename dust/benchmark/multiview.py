@@ -13,7 +13,7 @@ from dust.config import with_values
 from dust.datasets import construct_loader
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
-from dust.engine.setup import build_autocast, build_device_transform, build_for
+from dust.engine.setup import build_autocast, build_compiled, build_device_transform, build_for
 from dust.engine.stages import build_settled
 from dust.engine.weights import weights_file
 from dust.tasks import build_task
@@ -64,9 +64,8 @@ def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0
     task = build_task(cfg, DataInfo(loader.dataset.class_names)).to(where)
     if limit:
         loader.sampler.indices = loader.sampler.indices[:limit]
-    compiled: Any = torch.compile(model) if cfg.TRAIN.COMPILE else model
     loop = Inference(
-        compiled,
+        build_compiled(cfg, model),
         task.forward,
         build_device_transform(cfg),
         where,

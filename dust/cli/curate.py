@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("features", metavar="FEATURES", help="a run with features, or their folder")
     parser.add_argument("data", metavar="DIR", help="the folder of the lists")
     parser.add_argument("-o", "--out", default="curated", metavar="DIR", help="where the lists go (curated)")
-    parser.add_argument("--threshold", type=float, default=0.95, help="cosine from which clips are copies (0.95)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.95, help="cosine that makes copies without pictures (0.95)"
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="tell copies by features alone; opens no clip")
     parser.add_argument("--folds", type=int, default=5, help="of the classifier that judges labels (5)")
     parser.add_argument("--seed", type=int, default=0, help="of the folds (0)")
 
@@ -25,10 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from dust.analysis.curation import curate, write_curated
 
-    found = curate(args.features, args.data, threshold=args.threshold, folds=args.folds, seed=args.seed)
+    found = curate(
+        args.features,
+        args.data,
+        threshold=args.threshold,
+        folds=args.folds,
+        seed=args.seed,
+        pictures=not args.no_pictures,
+    )
     across = sum(len({found.splits[i] for i in family}) > 1 for family in found.copies)
     print(f"{len(found.ids)} clips")
     print(f"{len(found.copies)} families of copies, {across} of them across splits")
+    if found.seen < len(found.ids):
+        print(f"  by features alone of {len(found.ids) - found.seen} clips, whose pictures were not looked at")
     print(f"{len(found.issues)} labels that look wrong" + ", the first:" * bool(found.issues))
     for one in found.issues[:5]:
         names = found.class_names[one.given], found.class_names[one.suggested]

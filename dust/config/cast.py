@@ -1,5 +1,7 @@
 """Keys of CAST, of its two experts, VideoMAE (with its pre-training) and CLIP's visual transformer, and of TSTL."""
 
+from collections.abc import Sequence
+
 from yacs.config import CfgNode
 
 from dust.config.schema import Key, Problem, System, gather, section
@@ -128,11 +130,15 @@ def _zero_shot(cfg: CfgNode) -> list[Problem]:
     if cfg.CLIP.OUTPUT_DIM < 1:
         text = "CLIP.OUTPUT_DIM 0: model CLIPZeroShot compares embeddings; give their width"
         problems.append(Problem(("CLIP.OUTPUT_DIM", "MODEL.MODEL_NAME"), text))
-    wrong = [prompt for prompt in cfg.CLIP.PROMPTS if prompt.count("{}") != 1]
-    if wrong or not cfg.CLIP.PROMPTS:
-        text = f"CLIP.PROMPTS {wrong or []}: write at least one text, each with {{}}, the class's place, once"
-        problems.append(Problem(("CLIP.PROMPTS",), text))
-    return problems
+    return problems + [Problem(("CLIP.PROMPTS",), text) for text in check_prompts(cfg.CLIP.PROMPTS)]
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """Say what is wrong with prompts, each of which must hold the place of the class, {}, once."""
+    if not prompts:
+        return ["CLIP.PROMPTS is empty: write at least one, such as 'a video of {}.'"]
+    wrong = [prompt for prompt in prompts if prompt.count("{}") != 1]
+    return [f"CLIP.PROMPTS {prompt!r}: must hold {{}}, the class's place, once" for prompt in wrong]
 
 
 def _weights(cfg: CfgNode) -> list[Problem]:

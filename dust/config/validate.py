@@ -100,6 +100,10 @@ def _training(cfg: CfgNode) -> list[Problem]:
     if cfg.TRAIN.PARALLEL == "fsdp" and cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.AMP_DTYPE == "float16":
         text = "TRAIN.AMP_DTYPE float16: its loss scaling is not for TRAIN.PARALLEL fsdp; write bfloat16"
         problems.append(Problem(("TRAIN.AMP_DTYPE", "TRAIN.PARALLEL"), text))
+    if cfg.TRAIN.PARALLEL == "fsdp" and cfg.TRAIN.DDP_DTYPE != "float32":
+        text = f"TRAIN.DDP_DTYPE {cfg.TRAIN.DDP_DTYPE}: with TRAIN.PARALLEL fsdp gradients are summed in float32; "
+        keys = ("TRAIN.DDP_DTYPE", "TRAIN.PARALLEL")
+        problems.append(Problem(keys, f"{text}write float32, or TRAIN.PARALLEL ddp"))
     if cfg.TRAIN.DETERMINISTIC and cfg.TRAIN.SDPA == "cudnn":
         text = "TRAIN.SDPA cudnn: its backward pass is not deterministic; write flash, or TRAIN.DETERMINISTIC False"
         problems.append(Problem(("TRAIN.SDPA", "TRAIN.DETERMINISTIC"), text))
@@ -193,6 +197,9 @@ def _mixing(cfg: CfgNode) -> list[Problem]:
     if cfg.AUG.LIST and not cfg.AUG.ENABLE:
         text = f"AUG.LIST {cfg.AUG.LIST}: acts with AUG.ENABLE True only; set that, or AUG.LIST []"
         problems.append(Problem(("AUG.LIST", "AUG.ENABLE"), text))
+    if cfg.AUG.LIST and cfg.AUG.AA_WHERE == "device":
+        text = "AUG.AA_WHERE device: is for AUG.AA_TYPE, and what AUG.LIST names runs in the workers; write workers"
+        problems.append(Problem(("AUG.AA_WHERE", "AUG.LIST"), text))
     turned = cfg.AUG.TIME_REVERSAL
     if turned and not cfg.AUG.ENABLE:
         text = f"AUG.TIME_REVERSAL {turned}: acts with AUG.ENABLE True only; set that, or AUG.TIME_REVERSAL []"

@@ -9,6 +9,7 @@ KEYS = section(
     VERSION=Key("2.0", "V-JEPA 2 or 2.1, as the weights are", choices="2.0 | 2.1"),
     ENCODER_FROM=Key("", "stage, weight file or zoo://NAME of the encoder", stage="checkpoint"),
     PROBE_FROM=Key("", "stage, weight file or zoo://NAME of pooler and head", stage="checkpoint"),
+    PROBE_NUMBER=Key(0, "which of the classifiers that a published probe file lists, from 0", low=0),
     TRAIN_BLOCKS=Key(-1, "blocks of the encoder that learn, from the end: 0 freezes it, -1 trains all", low=-1),
     PATCH_SIZE=Key(16, "side of a token, pixels; divides the crop sizes", low=1),
     TUBELET_SIZE=Key(2, "length of a token, frames; divides the frames of a clip", low=1),

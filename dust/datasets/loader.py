@@ -1,6 +1,7 @@
 """Batches: how samples are put together, and by which processes."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -110,6 +111,7 @@ class Loader(DataLoader[Any]):
 def _start_worker(_: int) -> None:
     # Ctrl-C and Slurm's signals reach all processes; the main process decides what to do and ends the workers itself
     mind_only_the_parent()
+    gc.enable()  # a training collects at set steps only, and is what this was forked from
     torch.set_num_threads(1)
 
 

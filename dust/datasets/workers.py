@@ -1,14 +1,16 @@
 """Loader workers that cannot deliver: every wait for them ends, with the cause and the way out.
 
-torch leaves three gaps. A batch that a worker cannot send (shared memory is full, no descriptor is left) is dropped in
+torch leaves four gaps. A batch that a worker cannot send (shared memory is full, no descriptor is left) is dropped in
 a thread of the worker, and waited for without end. The death of a worker is raised by a signal handler, in the midst
-of whatever the training does. A worker that hangs is waited for without end. Here the first is sent as an error in the
-batch's place, the second is found where a batch is waited for, and the third has a bound.
+of whatever the training does. A worker that hangs is waited for without end, and so is the rest of a message in whose
+midst its worker was killed. Here the first is sent as an error in the batch's place, the second is found where a batch
+is waited for, and the third and the fourth have a bound.
 """
 
 import atexit
 import contextlib
 import errno
+import io
 import os
 import pickle
 import signal
@@ -76,12 +78,40 @@ class _Undelivered(ExceptionWrapper):
         raise WorkerError(self.text)
 
 
+class _PatientReader(connection.Connection):
+    """The receiving end of a pipe. While the rest of a message is waited for, ``on_stall`` is called about once a
+    second; it may raise."""
+
+    on_stall: Callable[[], None] = staticmethod(lambda: None)
+
+    def _recv(self, size: int, read: Any = os.read) -> io.BytesIO:  # type: ignore[override]
+        found = io.BytesIO()
+        while (left := size - found.tell()) > 0:
+            while not connection.wait([self], LOOK_S):
+                self.on_stall()
+            part = read(self.fileno(), min(left, 1 << 20))
+            if not part:
+                raise EOFError("the pipe ended within a message" if found.tell() else "the pipe has ended")
+            found.write(part)
+        return found
+
+
 class _ReportingQueue(queues.Queue):
-    """A queue that sends an error in the place of what it cannot send."""
+    """A queue that sends an error in the place of what it cannot send, and reads by a :class:`_PatientReader`."""
+
+    _reader: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.made_by = os.getpid()
+        plain = self._reader
+        self._reader = _PatientReader(os.dup(plain.fileno()), writable=False)
+        plain.close()
+        self._reset()  # type: ignore[attr-defined] # takes the reader's methods
+
+    def watch(self, on_stall: Callable[[], None]) -> None:
+        """Call ``on_stall`` while the rest of a message does not come."""
+        self._reader.on_stall = on_stall
 
     def _on_queue_feeder_error(self, error: BaseException, item: Any) -> None:  # type: ignore[override]
         if os.getpid() == self.made_by:  # the trainer's own, to the workers
@@ -118,13 +148,15 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
                 + _way_out(str(error))
             ) from error
         _workers.update(self._workers)
+        result: Any = self._worker_result_queue
+        result.watch(self._stalled)
         if self._worker_pids_set:  # else torch raises from a signal handler, in the midst of an optimizer step, say
             _utils.signal_handling._remove_worker_pids(id(self))
             self._worker_pids_set = False
 
     def _get_data(self) -> Any:
         self._given_up = True  # until the batch is there
-        began, limit = time.monotonic(), self._waiting.limit_s
+        self._began = time.monotonic()
         while True:
             try:
                 came, data = self._try_get_data(LOOK_S)
@@ -135,13 +167,25 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
                 return data
             if self._pin_memory and not self._pin_memory_thread.is_alive():
                 raise WorkerError("the thread that pins memory has ended: set DATA_LOADER.PIN_MEMORY False")
-            self._waiting.on_wait()
-            if limit and time.monotonic() - began > limit:
-                raise WorkerError(
-                    f"no batch has come from {len(self._workers)} loader workers in {limit:g} s (DATA_LOADER.TIMEOUT): "
-                    "the storage of the clips hangs, or is too slow. Look whether its files can be read; raise "
-                    "DATA_LOADER.TIMEOUT if a batch may take longer"
-                )
+            self._look()
+
+    def _look(self) -> None:
+        """What is done about once a second while a batch is waited for."""
+        limit = self._waiting.limit_s
+        self._waiting.on_wait()
+        if limit and time.monotonic() - self._began > limit:
+            raise WorkerError(
+                f"no batch has come from {len(self._workers)} loader workers in {limit:g} s (DATA_LOADER.TIMEOUT): "
+                "the storage of the clips hangs, or is too slow. Look whether its files can be read; raise "
+                "DATA_LOADER.TIMEOUT if a batch may take longer"
+            )
+
+    def _stalled(self) -> None:
+        """The rest of a batch does not come: whoever sent it may be dead, and what it began to write is lost."""
+        if not all(worker.is_alive() for worker in self._workers):
+            raise EOFError("its worker ended while it sent the batch")
+        if not self._pin_memory:  # else this is the thread that pins, and who waits looks by itself
+            self._look()
 
     def _process_data(self, data: Any, worker_idx: int) -> Any:
         if isinstance(data, ExceptionWrapper) and not isinstance(data, _Undelivered):

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from dust.decode.deadline import check_time
 from dust.decode.members import length, open_bytes
 
 _H264_IDR, _H264_SEI, _H264_SLICE = 5, 6, 1
@@ -240,6 +241,7 @@ def _matrix_is_upright(file: BinaryIO, at: int, offsets: tuple[int, int]) -> boo
 def boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
     """(first, last) byte of the content of each ISO box of one kind that lies between two places."""
     while start + 8 <= end:
+        check_time()
         file.seek(start)
         size, name = struct.unpack(">I4s", file.read(8))
         content = start + 8

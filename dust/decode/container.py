@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dust.decode import bitstream, iso, matroska
+from dust.decode.deadline import check_time, open_options
 from dust.decode.members import member_of, open_window
 from dust.utils.errors import VideoError
 from dust.utils.files import refuse_special
@@ -49,10 +50,10 @@ def _open(path: str) -> Any:
 
     member = member_of(path)
     if member is not None:
-        return av.open(open_window(member), metadata_errors="ignore", buffer_size=_BUFFER)
+        return av.open(open_window(member), metadata_errors="ignore", buffer_size=_BUFFER, **open_options())
     refuse_special(path)
     # a whole path: FFmpeg takes 12:30.mp4 for an address, of a protocol that is called 12
-    return av.open(os.path.abspath(path), metadata_errors="ignore")
+    return av.open(os.path.abspath(path), metadata_errors="ignore", **open_options())
 
 
 def be_strict(stream: Any) -> None:
@@ -72,7 +73,10 @@ def discard_others(container: Any, stream: Any) -> None:
 
 def packets(container: Any, stream: Any) -> Iterator[Any]:
     """The stream's packets that hold data, in file order from the present place."""
-    return (packet for packet in container.demux(stream) if packet.size)
+    for packet in container.demux(stream):
+        check_time()
+        if packet.size:
+            yield packet
 
 
 class Facts:
@@ -107,6 +111,7 @@ class Facts:
             discard_others(self.container, self.stream)
         base = float(self.stream.time_base)
         for packet in self.container.demux() if self.whole_file else self.container.demux(self.stream):
+            check_time()
             if packet.dts is None and not packet.size:
                 continue  # the sign that a stream has ended
             if packet.stream_index != self.stream.index:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dust.decode.bitstream import boxes
+from dust.decode.deadline import check_time
 from dust.decode.members import length, open_bytes
 
 _MOST = 1 << 26  # bytes of one table that are read
@@ -37,6 +38,7 @@ def _fragments(file: BinaryIO, total: int, hidden: bool) -> str:
     """Look through the boxes of a file of fragments, to its end."""
     at, times = 0, dict[int, int]()
     while at < total:
+        check_time()
         file.seek(at)
         head = file.read(16)
         if len(head) < 8:

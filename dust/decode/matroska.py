@@ -7,6 +7,7 @@ Facts are from RFC 8794 (EBML: sizes, CRC-32) and RFC 9559 (which elements a Seg
 import zlib
 from typing import BinaryIO
 
+from dust.decode.deadline import check_time
 from dust.decode.members import length, open_bytes
 
 _EBML, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
@@ -19,6 +20,9 @@ _NUMBERS = {0xE7, 0xA7, 0xAB}  # one bit away from a block's, and of 8 bytes at 
 _IN_GROUP = {_BLOCK, 0x9B, 0xFB, 0xFA, 0xFD, 0xA2, 0xA4, 0x8E, 0xC8, 0x75A1, 0x75A2, _VOID, _CRC}
 _OPEN = 1 << 62  # where an element "ends" whose size a live recorder left open
 _PIECE = 1 << 20  # bytes that are held at a time
+#: By its first byte, how many bytes a number has, and all its bits but the one that says so.
+_WIDTHS = [9 - byte.bit_length() for byte in range(256)]
+_MASKS = [0, *((1 << 7 * width) - 1 for width in range(1, 9)), 0]
 
 
 class _Broken(Exception):
@@ -71,6 +75,9 @@ class _Walk:
         """Look through a cluster; where the next element of the segment begins."""
         first = at
         while at < end:
+            at = self.simple_blocks(at, end)
+            if at >= end:
+                break
             kind, content, after = self.element(at)
             if is_open and kind in _IN_SEGMENT and kind not in _IN_CLUSTER:
                 return at
@@ -84,6 +91,21 @@ class _Walk:
                 self.check_sum(start, content, after, end)
             at = after
         return at
+
+    def simple_blocks(self, at: int, end: int) -> int:
+        """Where the run of simple blocks of known tracks ends that begins at a place, as far as the piece reaches: most
+        of a file is such, so this asks what :meth:`cluster` asks of them in the fewest steps."""
+        data, begin, tracks = self.piece, self.begin, self.tracks
+        place, limit = at - begin, min(len(data) - 16, end - begin - 1)
+        while 0 <= place <= limit and data[place] == _SIMPLE_BLOCK:
+            width = _WIDTHS[data[place + 1]]
+            content = place + 1 + width
+            size = int.from_bytes(data[place + 1 : content], "big") & _MASKS[width]
+            track = data[content]
+            if track < 0x80 or track & 0x7F not in tracks or size == _MASKS[width] or content + size > end - begin:
+                break
+            place = content + size
+        return place + begin
 
     def group(self, start: int, at: int, end: int) -> None:
         blocks = 0
@@ -99,7 +121,11 @@ class _Walk:
             raise _Broken(f"the group at byte {start} holds {blocks} blocks")
 
     def check_track(self, start: int, content: int) -> None:
-        number, _ = _size(self.bytes(content, 8), 0, start)
+        place = content - self.begin
+        if not 0 <= place <= len(self.piece) - 8:
+            self.bytes(content, 8)
+            place = content - self.begin
+        number, _ = _size(self.piece, place, start)
         if self.tracks and number not in self.tracks:
             raise _Broken(f"the block at byte {start} is of track {number}, and there is none")
 
@@ -131,16 +157,19 @@ class _Walk:
         data = self.piece
         if place >= len(data):
             raise _Broken(f"the file ends at byte {at}, where an element belongs")
-        width = 9 - data[place].bit_length()
-        kind = int.from_bytes(data[place : place + width], "big")
+        kind = data[place]
+        width = _WIDTHS[kind]
+        if width > 1:
+            kind = int.from_bytes(data[place : place + width], "big")
         size, more = _size(data, place + width, at)
         content = at + width + more
-        return kind, content, _OPEN if size == (1 << 7 * more) - 1 else content + size
+        return kind, content, _OPEN if size == _MASKS[more] else content + size
 
     def bytes(self, at: int, count: int) -> bytes:
         """Bytes of the file, fewer where it ends; ``count`` at most _PIECE."""
         place = at - self.begin
         if place < 0 or place + count > len(self.piece):
+            check_time()
             self.file.seek(at)
             self.piece, self.begin, place = self.file.read(_PIECE), at, 0
         return self.piece[place : place + count]
@@ -149,7 +178,9 @@ class _Walk:
 def _size(data: bytes, place: int, at: int) -> tuple[int, int]:
     """(value, bytes used) of an EBML number in the bytes of the element at ``at``; all bits set: an open size."""
     if place < len(data):
-        width = 9 - data[place].bit_length()
+        width = _WIDTHS[data[place]]
+        if width == 1:
+            return data[place] & 0x7F, 1
         if width <= 8 and place + width <= len(data):
-            return int.from_bytes(data[place : place + width], "big") & ((1 << 7 * width) - 1), width
+            return int.from_bytes(data[place : place + width], "big") & _MASKS[width], width
     raise _Broken(f"bytes at {at} are no element")

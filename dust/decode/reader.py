@@ -32,6 +32,7 @@ from dust.decode.clip import (
     say_once,
 )
 from dust.decode.container import read_errors
+from dust.decode.deadline import check_time
 from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
 from dust.decode.pictures import read_picture
@@ -244,6 +245,7 @@ class FrameFolderReader(Clip):
 
     def _picture(self, number: int) -> np.ndarray:
         """(H, W, 3) uint8."""
+        check_time()
         try:
             return read_picture(os.path.join(self.path, self.names[number]))
         except VideoError as error:

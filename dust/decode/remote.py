@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SCHEMES = ("http", "https", "s3")
+OLDEST = [2025, 7]  # of fsspec
 TRIES = 6  # of one request
 PAUSE_S = 0.5  # before the second try; doubles
 TIMEOUT_S = 60  # without a byte
@@ -55,6 +56,8 @@ def under(folder: str, name: str) -> str:
 def _system(address: str) -> Any:
     """fsspec's file system for an address."""
     fsspec = import_extra("fsspec", "remote", address)
+    if [int(part) for part in fsspec.__version__.split(".")[:2]] < OLDEST:  # they hang in a forked loader worker
+        raise ConfigError(f"{address}: fsspec {fsspec.__version__} is too old: pip install -U 'dust-video[remote]'")
     scheme = address.partition("://")[0].lower()
     options: dict[str, Any] = {}
     if scheme != "s3":

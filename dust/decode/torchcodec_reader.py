@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dust.decode.clip import DECODER_REGISTRY, Clip, Sink, check_aspect, check_resize, deal
+from dust.decode.deadline import check_time
 from dust.decode.index import VideoReport
 from dust.decode.members import member_of
 from dust.decode.pixels import UPRIGHT, FrameConverter, FrameRequest, shown_size
@@ -130,6 +131,7 @@ class TorchCodecReader(Clip):
         return self._decoder
 
     def _batch(self, numbers: list[int]) -> Any:
+        check_time()
         try:
             return self._open().get_frames_at(indices=numbers)
         except READ_ERRORS as error:

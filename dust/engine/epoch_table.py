@@ -30,7 +30,14 @@ class _Epoch:
     computing: float = 0.0
     waiting: float = 0.0
     loss: float = 0.0
+    unread: list[StepEnd] = field(default_factory=list)  # the last one: a device would have to be waited for
     begun: float = field(default_factory=time.perf_counter)
+
+    def read(self) -> None:
+        for step in self.unread:
+            losses = [value for name, value in step.stats.items() if name == "loss" or name.endswith("_loss")]
+            self.loss += sum(losses) * step.samples
+        self.unread.clear()
 
 
 class EpochTable(Hook):
@@ -57,14 +64,15 @@ class EpochTable(Hook):
         one.samples += step.samples
         one.waiting += self.meter.watch.dt_data
         one.computing += self.meter.watch.dt_net
-        losses = [value for name, value in step.stats.items() if name == "loss" or name.endswith("_loss")]
-        one.loss += sum(losses) * step.samples
+        one.read()
+        one.unread.append(step)
 
     def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
         self.value = result.metrics.get(self.metric)
 
     def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
         one, total = self.epoch, self.meter.max_epoch
+        one.read()
         if not self.rows % PAGE:
             self._say(
                 f"{'epoch':>9}  {'loss':>9}  {self.metric:>{self.width}}  {'best':>9}  {'clips/s':>8}  {'data':>5}  eta"

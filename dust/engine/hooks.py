@@ -22,6 +22,7 @@ from typing import Any
 from dust.config import CfgNode
 from dust.engine.run_dir import BadClipLog
 from dust.engine.state import TrainState
+from dust.engine.step import OptimizerStep
 from dust.launch.signals import InterruptFlag
 from dust.utils import distributed
 from dust.utils.errors import ConfigError
@@ -40,7 +41,8 @@ class StepEnd:
 
     Attributes:
         iteration: batches done of the epoch, this one included; the epoch has ``iters``.
-        stats: losses and other figures, means over the samples of this process; none where no clip could be read.
+        stats: losses and other figures, means over the samples of this process; none where no clip could be read. On
+            a GPU the first look at them waits for it: look every so many steps, or a step later.
         lr: of this step, before any per-group scale.
         samples: of this process.
         stepped: the optimizer has stepped: the batch was the last of its step.
@@ -158,12 +160,11 @@ class Meters(Hook):
 
     def after_step(self, state: TrainState, step: StepEnd) -> None:
         if step.samples:
-            self.train.update(dict(step.stats), step.lr, step.samples)
+            self.train.update(step.stats, step.lr, step.samples)
         self.train.log_iter(state.epoch, step.iteration - 1)
         if step.iteration == step.iters:
             if distributed.world_size() > 1:
-                merged = self.statistics_of_all()
-                self.train.sums, self.train.samples = merged["sums"], merged["samples"]
+                self.train.load_state_dict(self.statistics_of_all())
             self.train.log_epoch(state.epoch, _bad(state.bad_clips))
 
     def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
@@ -201,19 +202,17 @@ class Curves(Hook):
 
 
 class StopOnSignal(Hook):
-    """Raises :class:`dust.launch.signals.Interrupted` after the step in which a signal came to any process."""
+    """Raises :class:`dust.launch.signals.Interrupted` after the step in which a signal came to any process. They tell
+    each other with the step; a single one looks only afterwards."""
 
-    def __init__(self, interrupt: InterruptFlag) -> None:
-        self.interrupt = interrupt
-        self._stop_if_asked: Callable[[], None] = lambda: None
-
-    def ask(self) -> None:
-        """Begin to ask all processes, so that the optimizer's step hides the wait."""
-        self._stop_if_asked = self.interrupt.check_begun()
+    def __init__(self, interrupt: InterruptFlag, optimizer_step: OptimizerStep) -> None:
+        self.interrupt, self.optimizer_step = interrupt, optimizer_step
+        optimizer_step.request = lambda: interrupt.urgency
 
     def answer(self) -> None:
-        """Raise Interrupted, in all processes, if what was asked by :meth:`ask` says so."""
-        self._stop_if_asked()
+        """Raise Interrupted, in all processes, if one of them has asked for it with the last step."""
+        several = distributed.world_size() > 1
+        self.interrupt.stop_if(self.optimizer_step.requested if several else self.interrupt.urgency)
 
     def after_step(self, state: TrainState, step: StepEnd) -> None:
         if step.stepped:

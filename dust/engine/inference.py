@@ -1,6 +1,7 @@
 """The only evaluation loop. Validation, test and extraction consume it."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from dust.datasets.sample import BadClip
 from dust.datasets.transforms.device import DeviceTransform
+from dust.engine.overlap import Feed, Readback
 from dust.models.protocol import LeavesOutClasses
 from dust.tasks.task import Outputs
 from dust.utils.errors import DataError
@@ -26,18 +28,48 @@ def refuse(bad: BadClip) -> None:
 
 @dataclass
 class _Sample:
-    """One sample on its way: its inputs (V, ...), and the outputs of its first views."""
+    """One sample on its way: its inputs (V, ...), how many of its views were ``taken`` to the device, and the outputs
+    of those that are ``back``."""
 
     record: dict[str, Any]
     inputs: dict[str, Tensor]
     num_views: int
     taken: int = 0
+    back: int = 0
     outputs: list[Outputs] = field(default_factory=list)
 
 
 @dataclass
+class _MicroBatch:
+    """One that the device has to do: how many of its views are of each sample, in order, and what comes of them."""
+
+    shares: list[tuple[_Sample, int]]
+    outputs: Readback | dict[str, Readback]
+
+    def land(self) -> None:
+        """Wait for the outputs and give each sample its own."""
+        parts = self.outputs
+        outputs = {name: one.read() for name, one in parts.items()} if isinstance(parts, dict) else parts.read()
+        start = 0
+        for sample, views in self.shares:
+            sample.outputs.append(_cut(outputs, start, start + views))
+            sample.back += views
+            start += views
+
+
+@dataclass
+class _Way:
+    """The samples on their way, in order, and the micro-batches of them that the device has to do."""
+
+    samples: deque[_Sample] = field(default_factory=deque)
+    flying: deque[_MicroBatch] = field(default_factory=deque)
+    left: int = 0  # views that were not taken to the device
+
+
+@dataclass
 class Inference:
-    """Runs a model over evaluation items, all views of a sample in micro-batches that may span samples.
+    """Runs a model over evaluation items, all views of a sample in micro-batches that may span samples. While a device
+    does one, the one before is looked at and the next one is brought to it.
 
     Args:
         model, forward: ``forward(model, inputs)`` gives the outputs, a tensor or a dict of tensors, (B, ...) each.
@@ -86,56 +118,61 @@ class Inference:
         return replace(self, forward=forward, autocast=autocast or self.autocast, **how)
 
     def _run(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        waiting: list[_Sample] = []  # in order; the first may be partly done
+        way, feed = _Way(), Feed(self.device)
         for item in items:
             if isinstance(item, BadClip):
                 self.on_bad(item)
                 continue
             sample = _as_sample(item)
-            if waiting and not (self.across_samples and _stackable(waiting[-1], sample)):
-                yield from self._drain(waiting, everything=True)
-            waiting.append(sample)
-            yield from self._drain(waiting, everything=False)
-        yield from self._drain(waiting, everything=True)
+            if way.samples and not (self.across_samples and _stackable(way.samples[-1], sample)):
+                yield from self._drain(way, feed, everything=True)
+            way.samples.append(sample)
+            way.left += sample.num_views
+            yield from self._drain(way, feed, everything=False)
+        yield from self._drain(way, feed, everything=True)
+        yield from self._landed(way, flying=0)
 
-    def _drain(self, waiting: list[_Sample], *, everything: bool) -> Iterator[dict[str, Any]]:
+    def _drain(self, way: _Way, feed: Feed, *, everything: bool) -> Iterator[dict[str, Any]]:
         """Run full micro-batches (with ``everything``, also a last short one) and hand out finished samples."""
-        silent = self.model.silent_outputs if isinstance(self.model, LeavesOutClasses) else frozenset()
-        while True:
-            left = sum(sample.num_views - sample.taken for sample in waiting)
-            if left == 0 or (left < self.micro_batch and not everything):
-                return
-            self._forward(waiting)
-            while waiting and waiting[0].taken == waiting[0].num_views:
-                sample = waiting.pop(0)
-                outputs = _join(sample.outputs)
-                reason = why_not_finite(outputs, silent)
-                if reason:
-                    self.on_bad(BadClip(sample.record["id"], sample.record["path"], reason))
-                else:
-                    yield {**sample.record, "outputs": outputs}
+        while way.left >= (1 if everything else self.micro_batch):
+            way.flying.append(self._forward(way, feed))
+            yield from self._landed(way, flying=0 if self.device.type == "cpu" else 1)
 
-    def _forward(self, waiting: list[_Sample]) -> None:
+    def _landed(self, way: _Way, flying: int) -> Iterator[dict[str, Any]]:
+        """Wait until only so many micro-batches are in flight, and hand out finished samples."""
+        silent = self.model.silent_outputs if isinstance(self.model, LeavesOutClasses) else frozenset()
+        while len(way.flying) > flying:
+            way.flying.popleft().land()
+        while way.samples and way.samples[0].back == way.samples[0].num_views:
+            sample = way.samples.popleft()
+            outputs = _join(sample.outputs)
+            reason = why_not_finite(outputs, silent)
+            if reason:
+                self.on_bad(BadClip(sample.record["id"], sample.record["path"], reason))
+            else:
+                yield {**sample.record, "outputs": outputs}
+
+    def _forward(self, way: _Way, feed: Feed) -> _MicroBatch:
         self.should_stop()
-        room, parts = self.micro_batch, []
-        for sample in waiting:
+        room, parts, shares = self.micro_batch, [], []
+        for sample in way.samples:
             take = min(room, sample.num_views - sample.taken)
             if take:
-                parts.append((sample, slice(sample.taken, sample.taken + take)))
+                views = slice(sample.taken, sample.taken + take)
+                parts.append({name: value[views] for name, value in sample.inputs.items()})
+                shares.append((sample, take))
                 sample.taken += take
                 room -= take
-        inputs = {
-            name: torch.cat([sample.inputs[name][views] for sample, views in parts]).to(self.device, non_blocking=True)
-            for name in parts[0][0].inputs
-        }
+        way.left -= self.micro_batch - room
+        # each part from the pinned memory that it is in; joined on the CPU, they would be in none
+        inputs = feed.make(
+            lambda: {
+                name: torch.cat([part[name].to(self.device, non_blocking=True) for part in parts]) for name in parts[0]
+            }
+        )
         with torch.no_grad(), self.autocast():
             outputs = self.forward(self.model, self.transform({"inputs": inputs}, training=False)["inputs"])
-        outputs = _to_cpu(outputs)
-        start = 0
-        for sample, views in parts:
-            stop = start + views.stop - views.start
-            sample.outputs.append(_cut(outputs, start, stop))
-            start = stop
+        return _MicroBatch(shares, _sent_back(outputs))
 
 
 def _as_sample(item: dict[str, Any]) -> _Sample:
@@ -148,10 +185,10 @@ def _stackable(a: _Sample, b: _Sample) -> bool:
     return all(a.inputs[name].shape[1:] == b.inputs[name].shape[1:] for name in a.inputs)
 
 
-def _to_cpu(outputs: Outputs) -> Outputs:
+def _sent_back(outputs: Outputs) -> Readback | dict[str, Readback]:
     if isinstance(outputs, dict):
-        return {name: value.float().cpu() for name, value in outputs.items()}
-    return outputs.float().cpu()
+        return {name: Readback(value.float()) for name, value in outputs.items()}
+    return Readback(outputs.float())
 
 
 def _cut(outputs: Outputs, start: int, stop: int) -> Outputs:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class Boundary:
 
     iteration: int
     bad_clips: int
-    meter: Mapping[str, Mapping[str, float]]
+    meter: Any
     hooks: Mapping[str, dict]
     buffers: Mapping[str, Tensor]
 
@@ -87,7 +87,7 @@ class Leaving:
         self.boundary = Boundary(
             state.iteration,
             self.bad_clips.count,
-            self.meter.state_dict(),
+            self.meter.mark(),
             {name: copy.deepcopy(hook.state_dict()) for name, hook in self.hooks.items()},
             {name: buffer.clone() for name, buffer in state.model.named_buffers()},
         )
@@ -97,8 +97,7 @@ class Leaving:
 
         Args:
             error: why: a signal, a loader that cannot deliver, or Abandoned: another process leaves.
-            abandon: takes part in what is left of a step, with ``abandon`` for its last batch, and then asks for
-                signals as at its end.
+            abandon: takes part in what is left of a step, with ``abandon`` for its last batch.
 
         Raises:
             Interrupted, WorkerError: ``error``, the same in all processes; by WorkerError the run is saved.
@@ -127,8 +126,7 @@ class Leaving:
             return None
         state.iteration = boundary.iteration
         state.bad_clips = self.bad_clips.count = boundary.bad_clips
-        self.meter.reset()
-        self.meter.load_state_dict(dict(boundary.meter))
+        self.meter.go_back(boundary.meter)
         for name, buffer in state.model.named_buffers():
             buffer.copy_(boundary.buffers[name])
         return boundary.hooks

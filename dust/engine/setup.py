@@ -8,20 +8,27 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.fsdp import FSDPModule
 
 from dust.config import CfgNode
 from dust.datasets.transforms.device import DeviceTransform
 from dust.engine.backends import Backends
-from dust.engine.sharding import shard
+from dust.engine.sharding import blocks_of, shard
 from dust.engine.step import GradSync
 from dust.launch.rendezvous import own_gpu, read_dist_env
 from dust.models import build_model
 from dust.utils import distributed
+from dust.utils.errors import ConfigError
 from dust.utils.registry import build, import_extensions
 
 logger = logging.getLogger(__name__)
+
+#: Megabytes of gradients that GPUs exchange at a time.
+GPU_BUCKET_MB = 100
+#: Of one model, which are compiled by themselves, in all sizes of batches.
+MOST_KINDS_OF_BLOCKS = 64
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -32,19 +39,6 @@ def build_device(cfg: CfgNode) -> torch.device:
         return torch.device("cpu")
     env = read_dist_env(os.environ)  # None where all processes were started here, each of which sees all GPUs
     return torch.device("cuda", own_gpu(cfg.NUM_GPUS, distributed.local_rank(), env.local_size if env else 1))
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on ``device``, also those in dicts."""
-
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        if isinstance(value, dict):
-            return {key: move(item) for key, item in value.items()}
-        return value
-
-    return {key: move(value) for key, value in batch.items()}
 
 
 def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:
@@ -115,9 +109,48 @@ def has_own_statistics(model: nn.Module) -> bool:
     )
 
 
-def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: bool) -> tuple[Any, GradSync]:
-    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself."""
-    run: Any = torch.compile(model) if compiled else model
+def build_compiled(cfg: CfgNode, model: nn.Module) -> Any:
+    """The model as TRAIN.COMPILE and COMPILE_UNIT say: as it is, compiled whole, or with its blocks compiled in place,
+    so that they also run compiled where it is validated."""
+    if not cfg.TRAIN.COMPILE:
+        return model
+    return torch.compile(model) if cfg.TRAIN.COMPILE_UNIT == "model" else compile_blocks(model)
+
+
+def compile_blocks(model: nn.Module, **options: Any) -> nn.Module:
+    """Compile each block (:func:`dust.engine.sharding.blocks_of`) by itself, in place. Blocks that are alike share what
+    is compiled, and wrappers around them do not matter: what reduces gradients, gathers weights, recomputes.
+
+    Args:
+        options: of ``torch.compile``.
+
+    Raises:
+        ConfigError: the model has no blocks.
+    """
+    import torch._dynamo.config as dynamo
+
+    blocks = blocks_of(model)
+    if not blocks:
+        raise ConfigError(
+            f"TRAIN.COMPILE_UNIT blocks: {type(model).__name__} has no list of blocks that are alike; write model"
+        )
+    # stages differ in their sizes, blocks in what they shift: beyond torch's limit of 8 the last would run as they are
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_KINDS_OF_BLOCKS)
+    for block in blocks:
+        block.compile(**options)
+    logger.info("%d blocks are compiled, each kind once", len(blocks))
+    return model
+
+
+def parallel(
+    model: Any, run: Any, device: torch.device, *, static_graph: bool, dtype: str = "float32"
+) -> tuple[Any, GradSync]:
+    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself.
+
+    Args:
+        run: the model, or what :func:`build_compiled` made of it.
+        dtype: float32 | bfloat16, in which gradients of a model that is not sharded travel.
+    """
     if distributed.world_size() == 1:
         return run, lambda last: contextlib.nullcontext()
     if isinstance(model, FSDPModule):
@@ -134,5 +167,9 @@ def parallel(model: Any, device: torch.device, *, compiled: bool, static_graph: 
         gradient_as_bucket_view=True,
         static_graph=static_graph,
         broadcast_buffers=has_own_statistics(model),
+        # fewer and larger messages, which networks of many GPUs like better; a CPU keeps the order in which it adds
+        bucket_cap_mb=GPU_BUCKET_MB if device.type == "cuda" else None,
     )
+    if dtype == "bfloat16":
+        replica.register_comm_hook(None, bf16_compress_hook)
     return replica, lambda last: contextlib.nullcontext() if last else replica.no_sync()

@@ -65,7 +65,7 @@ class TrainState:
 
     @property
     def ema(self) -> Any:
-        """timm's ModelEmaV3, or None."""
+        """What :func:`average_of` made, or None."""
         return self.optimizer_step.ema
 
     @property
@@ -184,15 +184,37 @@ def say_share(clips: float, accumulate: int) -> None:
         )  # fmt: skip
 
 
+def average_of(model: nn.Module, *, decay: float, warmup: bool) -> Any:
+    """timm's ModelEmaV3, which leaves alone what does not learn: that is the model's own already, bit for bit, and the
+    hash of frozen weights stays what it is."""
+    from timm.utils import ModelEmaV3
+
+    class Average(ModelEmaV3):
+        learnt: frozenset[str] = frozenset()  # what learns now, or did: a hook may freeze it later
+
+        def apply_update_(self, model: nn.Module, decay: float) -> None:
+            self.learnt |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+            fixed = {name for name, _ in model.named_parameters()} - self.learnt
+            theirs = model.state_dict()
+            pairs = [(own, theirs[name]) for name, own in self.module.state_dict().items() if name not in fixed]
+            averaged = [(own, value) for own, value in pairs if own.is_floating_point()]
+            if averaged:
+                lerp = getattr(self, "_foreach_lerp_", torch._foreach_lerp_)  # newer ones round bfloat16 at random
+                lerp([own for own, _ in averaged], [value for _, value in averaged], weight=1.0 - decay)
+            for own, value in pairs:
+                if not own.is_floating_point():
+                    own.copy_(value)
+
+    return Average(model, decay=decay, use_warmup=warmup)
+
+
 def build_state(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainState:
     """A run that has not begun: the weights that ``model`` has, an optimizer that has done nothing, and the average of
     the weights where one is kept; shared out over the processes as TRAIN.PARALLEL says."""
     several = {"sharded": cfg.TRAIN.PARALLEL == "fsdp", "reduced": cfg.TRAIN.MIXED_PRECISION}
     ema = None
     if cfg.EMA.ENABLED:
-        from timm.utils import ModelEmaV3
-
-        ema = ModelEmaV3(model, decay=cfg.EMA.DECAY, use_warmup=cfg.EMA.WARMUP)
+        ema = average_of(model, decay=cfg.EMA.DECAY, warmup=cfg.EMA.WARMUP)
         prepare_for_several(ema.module, device, **several)
     prepare_for_several(model, device, **several)
     if device.type == "cuda" and distributed.is_main():

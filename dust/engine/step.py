@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from dust.engine.sharding import whole_tensors
+from dust.engine.overlap import Readback
 from dust.utils import distributed
 from dust.utils.errors import DustError
 
@@ -53,14 +53,12 @@ class _Unread:
         flag: (), 1.0 where something was not finite, else 0.0.
         norms: (P,), of the gradient of each of ``parameters``.
         batches: losses and names of the batches of the step.
-        done: the copy of ``flag`` on the CPU, and the event after which it holds; None where it is there already.
     """
 
-    flag: Tensor
+    flag: Readback
     norms: Tensor
     parameters: list[nn.Parameter]
     batches: list[NamedLosses]
-    done: torch.cuda.Event | None = None
 
 
 class Abandoned(Exception):
@@ -91,6 +89,9 @@ class OptimizerStep:
 
     ``accumulate`` (batches per step) and ``grad_sync`` (see :data:`GradSync`) are set once they are known: a resumed
     run keeps its global batch, and a model is wrapped after it was restored. ``updates`` counts the steps made.
+    ``request`` gives what this process asks of all of them, a number up to :data:`distributed.HIGHEST`, 0 for nothing;
+    ``requested`` is the highest of all processes' when the last step began. It travels with the weight of the step's
+    batches, in one message that is sent once the backward pass is queued.
     """
 
     def __init__(
@@ -110,8 +111,10 @@ class OptimizerStep:
         self.accumulate = 1
         self.grad_sync: GradSync = lambda last: contextlib.nullcontext()
         self.updates = 0
+        self.request: Callable[[], int] = lambda: 0
+        self.requested = 0
         self._weight = 0.0  # of what was accumulated in this process since the last step
-        self._weight_of_all: Callable[[], float] = lambda: 0.0
+        self._said_by_all: Callable[[], tuple[float, int]] = lambda: (0.0, 0)  # sum of weights, highest request
         self._batches: list[NamedLosses] = []  # of the step
         self._finite: list[Tensor] = []  # whether their losses are
         self._unread: _Unread | None = None
@@ -149,39 +152,46 @@ class OptimizerStep:
         """
         # every sample counts alike, also those of a batch that bad clips made shorter, or of a process with fewer
         weight = samples / self.batch_size if self.weighted else float(samples > 0)
+        losses: dict[str, Tensor] = {}
+        if samples or distributed.world_size() > 1:
+            losses = self._add_gradient(compute, weight, last, name)
+        self._weight += weight
         if last:
-            self._weight_of_all = distributed.total_begun(math.nan if abandon else self._weight + weight)
-        if not samples and distributed.world_size() == 1:
-            return {}
+            said = math.nan if abandon else self._weight
+            self._said_by_all = distributed.sum_and_highest_begun(said, self.request())
+        return losses
+
+    def _add_gradient(
+        self, compute: Callable[[], dict[str, Tensor]], weight: float, last: bool, name: BatchName
+    ) -> dict[str, Tensor]:
         with self.grad_sync(last):
             losses = compute()
         total = torch.stack([value.float() for value in losses.values()]).sum()
         finite = torch.isfinite(total.detach())
         self._batches.append(({loss: value.detach() for loss, value in losses.items()}, name))
-        if distributed.world_size() == 1 and not finite.is_cuda and not finite:
+        if distributed.world_size() == 1 and finite.device.type == "cpu" and not finite:
             raise self._diverged(self._batches)
         self._finite.append(finite)
         # a loss that is not finite may have gradients that are; with these, all processes hear of it
         factor = torch.where(finite, weight, math.nan)
         with self.grad_sync(last):
             self.scaler.scale(total * factor).backward()
-        self._weight += weight
         return losses
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> dict[str, Tensor]:
         """Step with the mean gradient of what was accumulated. Nothing was: no step.
 
         Returns:
-            ``grad_norm``, that of all gradients before they were clipped by it, with ``clip_norm``. Nothing for a step
-            that overflowed in float16: the next one has a smaller scale.
+            ``grad_norm``, (), that of all gradients before they were clipped by it, with ``clip_norm``. Nothing for a
+            step that overflowed in float16: the next one has a smaller scale.
 
         Raises:
             Abandoned: in all processes, if one of them asked for it; weights and optimizer are as before.
             Diverged: in all processes: a loss or gradient of any, of this step or the one before, is NaN or infinite.
         """
         self.check()
-        # gradients are means over the processes, so this is too
-        pending = self._weight_of_all() / distributed.world_size()
+        total, self.requested = self._said_by_all()
+        pending = total / distributed.world_size()  # gradients are means over the processes, so this is too
         batches, finite, self._batches, self._finite = self._batches, self._finite, [], []
         if not pending:
             return {}
@@ -196,8 +206,8 @@ class OptimizerStep:
         if self.clip_value:
             torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.clip_norm:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-            stats["grad_norm"] = whole_tensors(norm).item()
+            norm: Any = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            stats["grad_norm"] = norm.full_tensor() if isinstance(norm, DTensor) else norm
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -228,17 +238,17 @@ class OptimizerStep:
         flag = (~good).float()
         if distributed.world_size() > 1 and (self.scaler.is_enabled() or _cut(parameters)):
             dist.all_reduce(flag, dist.ReduceOp.MAX)  # elsewhere all processes have the same gradients
-        step = _Unread(flag, norms, [parameters[index] for index in held], batches)
+        step = _Unread(Readback(flag), norms, [parameters[index] for index in held], batches)
         if not self._defers(flag):
             self._read(step)
         else:
             if not self.scaler.is_enabled():
                 self.optimizer.found_inf = flag  # type: ignore[attr-defined]
-            self._unread = _sent_to_cpu(step)
+            self._unread = step
 
     def _defers(self, flag: Tensor) -> bool:
         """Whether reading the flag would wait, and the optimizer can skip its step by itself."""
-        return flag.is_cuda and bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
+        return flag.device.type != "cpu" and bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
 
     def check(self) -> None:
         """Raise Diverged, in all processes, if the step before was none. Nothing is made of weights before this."""
@@ -247,9 +257,7 @@ class OptimizerStep:
             self._read(step)
 
     def _read(self, step: _Unread) -> None:
-        if step.done is not None:
-            step.done.synchronize()
-        if step.flag.item():
+        if step.flag.read().item():
             raise self._diverged(step.batches, step)
 
     def _diverged(
@@ -282,17 +290,6 @@ def _own_part(gradient: Any) -> Tensor:
 
 def _cut(parameters: Sequence[nn.Parameter]) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in parameters)
-
-
-def _sent_to_cpu(step: _Unread) -> _Unread:
-    """The same with its flag on the way to the CPU, where it is there."""
-    if not step.flag.is_cuda:
-        return step
-    host = torch.empty((), pin_memory=True)
-    host.copy_(step.flag, non_blocking=True)
-    done = torch.cuda.Event()
-    done.record()
-    return replace(step, flag=host, done=done)
 
 
 def _at(name: BatchName) -> str:

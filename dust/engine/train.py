@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dust.config import CfgNode, flatten
@@ -18,7 +17,6 @@ from dust.datasets.protocol import files_of, fitted_of
 from dust.datasets.sample import unlearnt_classes
 from dust.datasets.transforms.device import DeviceTransform
 from dust.datasets.workers import WorkerError
-from dust.engine.backends import AttentionLog
 from dust.engine.batch_norm import PreciseStatistics, build_precise
 from dust.engine.data_lists import fingerprint, record_training_list
 from dust.engine.epoch_table import build_epoch_table
@@ -32,31 +30,30 @@ from dust.engine.hooks import (
     Meters,
     SaveOptions,
     Saving,
-    StepEnd,
     StopOnSignal,
     build_hooks,
     continue_hooks,
 )
+from dust.engine.learner import Learner, LearnOptions
 from dust.engine.leaving import Leaving
+from dust.engine.overlap import Garbage
 from dust.engine.run_dir import BadClipLog, RunDir
-from dust.engine.setup import build_device, build_device_transform, build_for, parallel, to_device
+from dust.engine.setup import build_compiled, build_device, build_device_transform, build_for, parallel
 from dust.engine.sharding import gathered
 from dust.engine.stages import upstream
 from dust.engine.start import StartOptions, initialise
 from dust.engine.state import TrainState, build_state, no_statistics
-from dust.engine.step import Abandoned, BatchName, Diverged
+from dust.engine.step import Abandoned, Diverged
 from dust.launch.signals import Interrupted, InterruptFlag
-from dust.models.optimizer import set_lr
 from dust.models.protocol import ChoosesByValidation
 from dust.tasks import build_task
-from dust.tasks.task import DataInfo, Outputs
+from dust.tasks.task import DataInfo
 from dust.utils import distributed
-from dust.utils.errors import DataError, DustError
+from dust.utils.errors import DustError
 from dust.utils.logging import progress
 from dust.utils.lr_policy import LRSchedule
 from dust.utils.meters import TrainMeter, ValMeter
 from dust.utils.registry import build
-from dust.utils.rng import derive_seed
 from dust.visualization.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -140,21 +137,23 @@ class Trainer:
         precise: PreciseStatistics | None = None,
     ) -> None:
         self.precise, self.save_options = precise, save
-        self.run, self.state, self.model, self.options, self.schedule = run, state, model, options, schedule
-        self.loader, self.val_loader, self.evaluator, self.transform = loader, val_loader, evaluator, transform
-        self.task, self.device, self.autocast = evaluator.task, evaluator.device, evaluator.autocast
+        self.run, self.state, self.model, self.options = run, state, model, options
+        self.loader, self.val_loader, self.evaluator = loader, val_loader, evaluator
+        self.task = evaluator.task
         sampler: Any = loader.batch_sampler
         self.sampler: EpochBatchSampler = sampler
         self.iters = len(sampler)
         self.metric = options.metric or self.task.best_metric
-        self.placeholder_batch: dict[str, Any] | None = None  # a batch for a step in which this process has no clip
-        self.interrupt = InterruptFlag()
-        self.attention = AttentionLog(wanted=self.device.type == "cuda" and not options.compiled)
-        self._compiled_for: set[int] = set()  # sizes of batches
+        self.interrupt, self.garbage = InterruptFlag(), Garbage()
         self.bad_clips = BadClipLog(
             run.path / "bad_clips.csv", "train", options.on_bad_clip, limit=options.max_bad_fraction,
             total=len(loader.dataset),  # type: ignore[arg-type]
         )  # fmt: skip
+        self.learner = Learner(
+            *(state, model, evaluator, transform, schedule, sampler, self.bad_clips),
+            LearnOptions(options.seed, options.log_period, options.compiled),
+            compiling=self._compiling,
+        )
         self.meter = TrainMeter(self.iters, options.max_epoch, options.log_period)
         if distributed.is_main():  # it then speaks for all
             self.meter.load_state_dict(state.meter)
@@ -163,7 +162,7 @@ class Trainer:
         self.writer = Writer() if writer is None else writer
         self.user_hooks = dict(hooks or {})
         continue_hooks(self.user_hooks, state)
-        self.stop_on_signal = StopOnSignal(self.interrupt)
+        self.stop_on_signal = StopOnSignal(self.interrupt, state.optimizer_step)
         self.leaving = Leaving(
             *(state, self.bad_clips, self.meter, self.user_hooks, self.stop_on_signal, self._save_with),
             always=options.compiled,
@@ -198,10 +197,11 @@ class Trainer:
         asking: Any = contextlib.nullcontext()
         if isinstance(self.loader, Loader):  # a process that waits for it hears of signals
             asking = self.loader.asking(self.interrupt.check_waiting)
-        with self.interrupt.listening(), self.writer, asking, self._advising():
+        with self.interrupt.listening(), self.writer, asking, self._advising(), self.garbage.frozen():
             try:
                 while state.epoch < last and not self._stale():
-                    self._train_epoch()
+                    with self.garbage.at_set_steps():
+                        self._train_epoch()
                     self._close_epoch()
                 state.saver.wait()
             except Interrupted:
@@ -236,83 +236,19 @@ class Trainer:
                 if batch is None:
                     return
                 self.meter.watch.data_ready()
-                end = self._learn(batch)
+                end = self.learner.learn(batch)
+                self.meter.watch.step_done()
             except (Abandoned, Interrupted, WorkerError) as error:
-                self.leaving.leave(error, self._abandon)
+                self.leaving.leave(error, self.learner.abandon)
             for hook in self.hooks:
                 hook.after_step(state, end)
+            if end.stepped:
+                self.garbage.step_done(state.step)
 
-    def _abandon(self) -> None:
-        """Take part in what is left of this step, so that no process makes it."""
-        batch, iteration, last = self._placeholder(), self.state.iteration, False
-        while not last:
-            iteration += 1
-            last = self._closes_step(iteration)
-            self.state.optimizer_step.backward(
-                lambda: self.task.losses(self.task.forward(self.model, batch["inputs"]), batch),
-                samples=0, last=last, abandon=last,
-            )  # fmt: skip
-        self.stop_on_signal.ask()
-
-    def _learn(self, batch: dict[str, Any]) -> StepEnd:
-        """Learn from one loaded batch; the optimizer steps where it is the last of its step."""
-        state = self.state
-        for bad in batch["bad"]:
-            self.bad_clips(bad)
-        state.bad_clips = self.bad_clips.count
-        lr = self.schedule.at_iteration(state.epoch, state.iteration // state.accumulate, self.sampler.num_steps)
-        set_lr(state.optimizer, lr)
-        stats = self._micro_step(batch)
-        state.iteration += 1
-        stepped = self._closes_step(state.iteration)
-        if stepped:
-            self.stop_on_signal.ask()
-            stats.update(state.optimizer_step.step())
-        self.meter.watch.step_done()
-        return StepEnd(state.iteration, self.iters, stats, lr, len(batch["id"]), stepped)
-
-    def _closes_step(self, iteration: int) -> bool:
-        return iteration % self.state.accumulate == 0 or iteration == self.iters
-
-    def _micro_step(self, batch: dict[str, Any]) -> dict[str, float]:
-        """Forward and backward of one loaded batch. A batch whose clips were all bad adds nothing."""
-        state = self.state
-        number = state.epoch * self.iters + state.iteration
-        words = (self.options.seed, "step", number, distributed.rank())
-        torch.manual_seed(derive_seed(*words))  # dropout and drop-path of this step
-        samples, several = len(batch["id"]), distributed.world_size() > 1
-        if samples:
-            batch = self.transform(to_device(batch, self.device), training=True, seed_words=words)
-            self.placeholder_batch = batch if several else None
-        elif several:
-            batch = self._placeholder()
-        outputs: Outputs = {}
-        compiles = self.options.compiled and samples not in self._compiled_for
-
-        def compute() -> dict[str, Tensor]:
-            nonlocal outputs
-            with self.autocast(), self.attention.once():
-                outputs = self.task.forward(self.model, batch["inputs"])
-                return self.task.losses(outputs, batch)
-
-        last = self._closes_step(state.iteration + 1)
-        name = BatchName(f"epoch {state.epoch + 1}, iteration {state.iteration + 1}", batch["id"])
-        breakable = compiles and (not several or self.leaving.nothing_new)
-        with self.interrupt.breakable() if breakable else contextlib.nullcontext():
-            losses = state.optimizer_step.backward(compute, samples, last=last, name=name)
-        self._compiled_for.add(samples)
-        if not samples:
-            return {}
-        stats = {name: value.item() for name, value in losses.items()}
-        return {**stats, **self.task.stats(outputs, batch)}
-
-    def _placeholder(self) -> dict[str, Any]:
-        """What a process without a readable clip computes, for nothing, so that the others need not wait for it."""
-        if self.placeholder_batch is None:
-            raise DataError(
-                f"none of the first clips of process {distributed.rank()} could be read; see {self.bad_clips.path}"
-            )
-        return self.placeholder_batch
+    def _compiling(self) -> contextlib.AbstractContextManager[Any]:
+        """A signal may break a compilation off where no other process waits for this one."""
+        breakable = distributed.world_size() == 1 or self.leaving.nothing_new
+        return self.interrupt.breakable() if breakable else contextlib.nullcontext()
 
     def _close_epoch(self) -> None:
         """Evaluate where it is time; then the next epoch begins."""
@@ -418,7 +354,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     initialise(state, run, sampler, start)
     state.metadata.update(iters_per_epoch=len(sampler), steps_per_epoch=sampler.num_steps)
     wrapped, state.optimizer_step.grad_sync = parallel(
-        model, device, compiled=cfg.TRAIN.COMPILE, static_graph=state.accumulate == 1
+        model, build_compiled(cfg, model), device, static_graph=state.accumulate == 1, dtype=cfg.TRAIN.DDP_DTYPE
     )
     evaluator, transform = build_evaluator(cfg, task, device), build_device_transform(cfg, task.label_classes)
     trainer = Trainer(

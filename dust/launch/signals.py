@@ -254,21 +254,19 @@ class InterruptFlag:
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal has come, to whichever process: all stop at the same step."""
-        self.check_begun()()
-
-    def check_begun(self) -> Callable[[], None]:
-        """Begin :meth:`check`; what is returned ends it. A single process looks only then."""
         from dust.utils import distributed
 
-        several = distributed.world_size() > 1
-        agreement = distributed.highest_begun(urgency(self.signum)) if several else lambda: urgency(self.signum)
+        self.stop_if(distributed.highest(self.urgency))
 
-        def stop_if_asked() -> None:
-            agreed = agreement()
-            if agreed:
-                _signals.stop(SIGNALS[agreed - 1])
+    @property
+    def urgency(self) -> int:
+        """0 if no signal has come to this process; what all processes agree on is the highest of them."""
+        return urgency(self.signum)
 
-        return stop_if_asked
+    def stop_if(self, agreed: int) -> None:
+        """Raise :class:`Interrupted` if ``agreed``, the highest :attr:`urgency` of all processes, is not 0."""
+        if agreed:
+            _signals.stop(SIGNALS[agreed - 1])
 
     def check_alone(self) -> None:
         """The same in a stretch that processes go through each at its own pace: raise :class:`StopEarly` if a signal

@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 
 from dust.models.clip_vit import CLIPVisual
-from dust.models.layers.frozen import sha256_of_tensors
+from dust.models.layers.frozen import hash_once, sha256_of_tensors
 from dust.models.videomae_vit import State, VideoMAE
 from dust.utils.checkpoint import LoadReport, load_weights, read_checkpoint
 from dust.utils.checkpoint.tensors import find_tensors
@@ -185,6 +185,7 @@ def expert_hash_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
 
 
 def frozen_sha256(model: nn.Module) -> str:
-    """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names. All
-    processes ask together where they share the parameters."""
-    return sha256_of_tensors({name: parameter for name, parameter in model.named_parameters() if not is_trained(name)})
+    """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names.
+    Computed once for weights that nobody wrote to. All processes ask together where they share the parameters."""
+    frozen = {name: parameter for name, parameter in model.named_parameters() if not is_trained(name)}
+    return hash_once(model, [*frozen.values()], lambda: sha256_of_tensors(frozen))

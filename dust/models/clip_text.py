@@ -214,14 +214,6 @@ def in_full(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """What is wrong with prompts, each of which must hold the place of the class, {}, once."""
-    if not prompts:
-        return ["CLIP.PROMPTS is empty: write at least one, such as 'a video of {}.'"]
-    return [f"CLIP.PROMPTS {prompt!r}: must hold {{}}, the class's place, once" for prompt in prompts
-            if prompt.count("{}") != 1]  # fmt: skip
-
-
 def embed_texts(tower: CLIPText, texts: Sequence[str], batch_size: int = 128) -> torch.Tensor:
     """Texts -> embeddings (len(texts), output_dim), not normalised.
 

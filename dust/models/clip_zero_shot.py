@@ -14,8 +14,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from dust.config.cast import check_prompts
 from dust.models.build import MODEL_REGISTRY
-from dust.models.clip_text import CLIPText, check_prompts, embed_classes, has_text, in_full
+from dust.models.clip_text import CLIPText, embed_classes, has_text, in_full
 from dust.models.clip_vit import CLIPVisual
 from dust.models.layers.checks import check_arguments
 from dust.models.videomae_vit import State

@@ -72,7 +72,7 @@ class SetReducer(nn.Module):
         keep_scale(self.proj)
 
     def forward(self, points: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():  # how many parts there are would depend on the batch
+        if torch.compiler.is_exporting() or in_one_go(points):  # exported, the batch would say how many parts there are
             return self.proj(self._pool(points))
         # a few frames at a time stay in the processor's cache; all at once take about twice as long
         return self.proj(torch.cat([self._pool(frames) for frames in points.split(FRAMES_AT_ONCE)]))
@@ -82,6 +82,11 @@ class SetReducer(nn.Module):
         count = points[..., 2].sum(dim=1, keepdim=True).clamp(min=1)  # (N, 1)
         x = self.fc2(self.fc1(points).relu_()).relu_()  # (N, P, hidden[1])
         return torch.cat([x.sum(dim=1) / count, x.amax(dim=1)], dim=1)
+
+
+def in_one_go(points: Tensor) -> bool:
+    """Whether all frames are reduced together. CUDA has no cache to stay in, and each part costs 25 launches."""
+    return points.is_cuda
 
 
 def keep_scale(layer: nn.Linear | nn.Conv1d) -> None:

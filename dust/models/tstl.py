@@ -23,6 +23,8 @@ from dust.models.layers.checks import check_arguments
 from dust.utils.errors import ArgumentError, DustError
 from dust.utils.tstl_grouping import find_grouping_problems
 
+#: Clips times experts that run together: each takes its expert's trained weights along, 180 MB of ViT-B's in float32.
+PAIRS_AT_ONCE = 16
 VOTES = ("maxlogit", "selector_weighted", "majority")
 
 logger = logging.getLogger(__name__)
@@ -119,7 +121,8 @@ class TSTL(nn.Module):
         saw each clip on the way to ``logits``. With ``group`` also ``oracle`` (B, num_classes), what the expert of the
         clip's own group says (-inf where it is -1); it has no part in the vote.
 
-        Clips of one expert run through it together, in one batch.
+        Clips of one expert run through it together, in one batch; in evaluation on CUDA, the clips of all experts
+        together (:func:`as_one_batch`).
         """
         if group is not None and (
             group.shape != video.shape[:1] or (len(group) and int(group.max()) >= len(self.experts))
@@ -131,8 +134,24 @@ class TSTL(nn.Module):
         scores = self.selector(video)  # (B, G)
         scores = scores["logits"] if isinstance(scores, dict) else scores
         routes = scores.topk(self.top_k, dim=1).indices
-        said = scores.new_full((len(video), self.top_k, self.num_classes), float("-inf"))
-        oracle = None if group is None else scores.new_full((len(video), self.num_classes), float("-inf"))
+        at_once = as_one_batch(video) and len(video) and not self.training
+        ask = self._ask_all_at_once if at_once else self._ask_one_by_one
+        said, oracle = ask(video, routes, group, scores)
+        outputs = {
+            "logits": vote(said, scores.gather(1, routes), scores.logsumexp(dim=1), self.vote),
+            "selector": scores,
+            "routes": routes,
+            "forwards": torch.full((len(video),), 1.0 + self.top_k, device=video.device),
+        }
+        return outputs if oracle is None else {**outputs, "oracle": oracle}
+
+    def _ask_one_by_one(
+        self, video: torch.Tensor, routes: torch.Tensor, group: torch.Tensor | None, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the experts of ``routes`` (B, k) say, (B, k, num_classes), and those of ``group`` (B,) say, (B,
+        num_classes), in the type of ``like``."""
+        said = like.new_full((len(video), self.top_k, self.num_classes), float("-inf"))
+        oracle = None if group is None else like.new_full((len(video), self.num_classes), float("-inf"))
         for index in range(len(self.experts)):
             sent = routes == index  # (B, top_k)
             wanted = sent.any(dim=1) if group is None else sent.any(dim=1) | (group == index)
@@ -145,20 +164,50 @@ class TSTL(nn.Module):
             if oracle is not None and group is not None:
                 own = group[clips] == index
                 oracle = oracle.index_put((clips[own],), answers[own])
-        outputs = {
-            "logits": vote(said, scores.gather(1, routes), scores.logsumexp(dim=1), self.vote),
-            "selector": scores,
-            "routes": routes,
-            "forwards": torch.full((len(video),), 1.0 + self.top_k, device=video.device),
-        }
-        return outputs if oracle is None else {**outputs, "oracle": oracle}
+        return said, oracle
+
+    def _ask_all_at_once(
+        self, video: torch.Tensor, routes: torch.Tensor, group: torch.Tensor | None, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As :meth:`_ask_one_by_one`, which waits for the device twice for each expert; this waits once."""
+        asked = routes if group is None else torch.cat([routes, group.to(routes)[:, None]], dim=1)
+        numbers: dict[tuple[int, int], int] = {}  # (clip, expert): which answer
+        places = [
+            [numbers.setdefault((clip, expert), len(numbers)) if expert >= 0 else -1 for expert in experts]
+            for clip, experts in enumerate(asked.tolist())
+        ]
+        answers = self._answers([*numbers], video).to(like)
+        answers = torch.cat([answers, answers.new_full((1, self.num_classes), float("-inf"))])  # number -1
+        found = answers[torch.tensor(places, device=answers.device)]
+        return found[:, : self.top_k], None if group is None else found[:, self.top_k]
+
+    def _answers(self, pairs: Sequence[tuple[int, int]], video: torch.Tensor) -> torch.Tensor:
+        """What each (clip, expert) says, (pairs, num_classes): one pass over the frozen trunk, in which what is trained
+        of the experts is a product of batches of matrices."""
+        told, experts = [], [*self._experts()]
+        trained = [{name: p for name, p in expert.named_parameters() if is_trained(name)} for expert in experts]
+        names = [name for name in trained[0] if not name.startswith("head.")]  # heads may have other sizes
+        body = _Body(experts[0])
+        for begin in range(0, len(pairs), PAIRS_AT_ONCE):
+            part = pairs[begin : begin + PAIRS_AT_ONCE]
+            weights = {f"cast.{name}": torch.stack([trained[expert][name] for _, expert in part]) for name in names}
+            clips = video[torch.tensor([clip for clip, _ in part], device=video.device)]
+            features = torch.func.vmap(lambda own, clip: torch.func.functional_call(body, own, (clip[None],))[0])(
+                weights, clips
+            )
+            for row, (_, expert) in enumerate(part):
+                told.append(self._placed(expert, experts[expert].head(features[row : row + 1])))
+        return torch.cat(told)
 
     def expert_logits(self, index: int, video: torch.Tensor) -> torch.Tensor:
         """What expert ``index`` says of clips (b, C, T, H, W): (b, num_classes), -inf where it says nothing."""
         logits = self.experts[index](video)
-        logits = logits["logits"] if isinstance(logits, dict) else logits
+        return self._placed(index, logits["logits"] if isinstance(logits, dict) else logits)
+
+    def _placed(self, index: int, logits: torch.Tensor) -> torch.Tensor:
+        """The logits of expert ``index`` at their classes' places."""
         if self.expert_classes == "group":
-            outside = logits.new_full((len(video), self.num_classes), float("-inf"))
+            outside = logits.new_full((len(logits), self.num_classes), float("-inf"))
             return outside.index_copy(1, self.get_buffer(f"classes_{index}"), logits)
         return logits.masked_fill(~self.member[index], float("-inf")) if self.mask_outside else logits
 
@@ -196,6 +245,23 @@ class TSTL(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         return {name for name, _ in self.named_parameters() if name.endswith(("_time_pos", "_space_pos"))}
+
+
+def as_one_batch(video: torch.Tensor) -> bool:
+    """Whether clips of different experts run together. A GPU would wait for the host between experts, with one or two
+    clips for each; a CPU would only copy weights."""
+    return video.is_cuda and not torch.is_grad_enabled()
+
+
+class _Body(nn.Module):
+    """A CAST without its head: (B, C, T, H, W) -> (B, D)."""
+
+    def __init__(self, cast: nn.Module) -> None:
+        super().__init__()
+        self.cast: Any = cast
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return self.cast.forward_head(self.cast.forward_features(video), pre_logits=True)
 
 
 def _shared(model: CAST) -> Iterator[nn.Module | torch.Tensor]:

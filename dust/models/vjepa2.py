@@ -227,6 +227,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
         drop_path_rate: stochastic depth of the encoder's last block, in [0, 1); it rises linearly from 0.
         init_std: spread of the first weights.
         encoder_from, probe_from: files that encoder and probe begin with, for :meth:`load_parts`; "" for none.
+        probe_number: which of the classifiers that the probe's file lists.
         act_checkpoint: compute each block a second time in the backward pass instead of keeping its activations.
 
     Raises ConfigError that names every argument that cannot be.
@@ -260,6 +261,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
         init_std: float = 0.02,
         encoder_from: str = "",
         probe_from: str = "",
+        probe_number: int = 0,
         act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -307,13 +309,9 @@ class VJEPA2(ClassifierHead, Checkpointed):
         )  # fmt: skip
         self.frozen_blocks = 0 if train_blocks == -1 else depth - train_blocks
         self._freeze()
-        self.init_from = {
-            part: (key, path)
-            for part, key, path in (
-                ("encoder", "VJEPA2.ENCODER_FROM", encoder_from), ("probe", "VJEPA2.PROBE_FROM", probe_from)
-            )
-            if path
-        }  # fmt: skip
+        parts = (("encoder", "VJEPA2.ENCODER_FROM", encoder_from), ("probe", "VJEPA2.PROBE_FROM", probe_from))
+        self.init_from = {part: (key, path) for part, key, path in parts if path}
+        self.probe_number = probe_number
         self.assembled_from_parts = len(self.init_from) == 2
         self.set_grad_checkpointing(act_checkpoint)
         self.reset_classifier(num_classes)
@@ -344,6 +342,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
             "init_std": node.INIT_STD,
             "encoder_from": node.ENCODER_FROM,
             "probe_from": node.PROBE_FROM,
+            "probe_number": node.PROBE_NUMBER,
             "act_checkpoint": cfg.MODEL.ACT_CHECKPOINT,
         }
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from dust.utils.checkpoint import LoadReport, load_weights
+from dust.utils.checkpoint import LoadReport, load_weights, read_checkpoint
+from dust.utils.checkpoint.tensors import numbered_classifier
 from dust.utils.errors import CheckpointError
 
 State = dict[str, torch.Tensor]
@@ -145,5 +146,12 @@ class _Probe(nn.Module):
 
 
 def load_probe(model: Any, path: Path) -> LoadReport:
-    """Fill pooler and head of a VJEPA2 from a published probe, or from a checkpoint that has one."""
-    return load_weights(_Probe(model), path)
+    """Fill pooler and head of a VJEPA2 from a published probe (of its list the one of ``probe_number``), or from a
+    checkpoint that has one."""
+    number = model.probe_number
+    if not number:
+        return load_weights(_Probe(model), path)
+    report = load_weights(_Probe(model), numbered_classifier(str(path), read_checkpoint(path), number))
+    report.path = str(path)
+    report.notes.append(f"classifier {number} of its list")
+    return report

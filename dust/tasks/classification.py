@@ -23,6 +23,7 @@ from dust.utils.metrics import (
     multilabel_metrics,
     named_metrics,
     per_class_report,
+    percent_wrong,
     topk_correct,
 )
 from dust.utils.statistics import (
@@ -142,7 +143,7 @@ class Classification(Task):
         return {_prefixed(name, "loss"): self.loss(logits, batch["label"]) for name, logits in named.items()}
 
     @torch.no_grad()
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``top1_err`` and, from five classes on, ``top5_err``, percent. Mixed targets count by their largest class."""
         label = batch["label"]
         if self.multi_label:
@@ -153,7 +154,7 @@ class Classification(Task):
         for name, logits in _by_name(outputs).items():
             ks = (1, 5) if logits.shape[1] >= 5 and name == MAIN else (1,)
             for k, hit in zip(ks, topk_correct(logits.detach().float(), label, ks), strict=True):
-                stats[_prefixed(name, f"top{k}_err")] = 100.0 * (1.0 - hit.float().mean().item())
+                stats[_prefixed(name, f"top{k}_err")] = percent_wrong(hit)
         return stats
 
     def evaluation(self, split: str) -> "ClassificationEvaluation":

@@ -14,7 +14,7 @@ from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.task import DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
-from dust.utils.retrieval import retrieval_metrics
+from dust.utils.retrieval import nearest_agrees, retrieval_metrics
 
 EMBEDDING, PROJECTION, LOGITS = "embedding", "projection", "logits"
 
@@ -59,19 +59,20 @@ class Contrastive(Task):
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         labels = batch["label"]
         if self.loss.kind == "simclr":
-            labels = _images(batch["id"]).to(labels.device)
+            labels = _images(batch["id"], labels.device)
         rows = _entry(outputs, LOGITS if self.loss.kind == "ce" else PROJECTION)
         return {"loss": self.loss(rows, labels)}
 
     @torch.no_grad()
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
-        """``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class.
-        Nothing where an embedding is not finite, as the loss will say."""
-        rows, labels = _entry(outputs, EMBEDDING).detach().float().cpu().numpy(), batch["label"].cpu().numpy()
-        if not np.isfinite(rows).all():
-            return {}
-        metrics = retrieval_metrics(rows, labels, ignore=BACKGROUND)
-        return {"nn_err": 100.0 - metrics["precision_at_1"]} if metrics["queries"] else {}
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class. NaN
+        without any, and where an embedding is not finite, as the loss will say."""
+        rows, labels = _entry(outputs, EMBEDDING).detach().float(), batch["label"]
+        hit, asked = nearest_agrees(rows, labels)
+        asked &= labels != BACKGROUND
+        share = (hit & asked).sum().float() / asked.sum().float()
+        error = 100.0 - 100.0 * share.double()
+        return {"nn_err": torch.where(torch.isfinite(rows).all(), error, torch.nan)}
 
     def evaluation(self, split: str) -> "ContrastiveEvaluation":
         return ContrastiveEvaluation(self.class_names, classifies=self.loss.kind == "ce")
@@ -87,10 +88,12 @@ def _entry(outputs: Outputs, name: str) -> Tensor:
     return outputs[name]
 
 
-def _images(ids: Sequence[str]) -> Tensor:
+def _images(ids: Sequence[str], device: torch.device) -> Tensor:
     """(B,) a number for each picture; views of one have one id."""
     numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(sample_id, len(numbers)) for sample_id in ids])
+    pin = device.type == "cuda"  # else the copy would wait for what the device has to do
+    of_each = torch.tensor([numbers.setdefault(sample_id, len(numbers)) for sample_id in ids], pin_memory=pin)
+    return of_each.to(device, non_blocking=True)
 
 
 class ContrastiveEvaluation(Evaluation):

@@ -79,10 +79,10 @@ class KeyStep(Task):
         return {"loss": F.binary_cross_entropy_with_logits(_logits(outputs).float(), batch["label"])}
 
     @torch.no_grad()
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``digit_err``: percent of wrong digits."""
         wrong = (_logits(outputs) > 0) != (batch["label"] > 0.5)
-        return {"digit_err": 100.0 * wrong.float().mean().item()}
+        return {"digit_err": 100.0 * wrong.float().mean().double()}
 
     def evaluation(self, split: str) -> Evaluation:
         if split == "test" and self.recordings is not None:

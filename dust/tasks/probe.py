@@ -57,7 +57,7 @@ class ProbeGrid(Classification):
         return {"loss": torch.stack(learning or each).sum()}
 
     @torch.no_grad()
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         return super().stats({MAIN: outputs[MAIN]} if isinstance(outputs, dict) else outputs, batch)
 
     def evaluation(self, split: str) -> "ProbeGridEvaluation":

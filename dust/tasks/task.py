@@ -78,8 +78,9 @@ class Task(ABC):
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Named scalar losses; the engine minimises their sum."""
 
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
-        """Named means over the batch for the log; no gradient."""
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> Mapping[str, Tensor | float]:
+        """Named means over the batch for the log; no gradient. Tensors of one number stay where they are, so that
+        nothing waits for a device; NaN is said where a batch has nothing to measure, and is then left out."""
         return {}
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class GroupSelection(Classification):
             losses["triplet_loss"] = self.triplet_weight * triplet
         return losses
 
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         return super().stats(_split(outputs)[0], batch)
 
 
@@ -85,7 +85,7 @@ class Routing(Classification):
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         return super().losses(_split(outputs)[0], batch)
 
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         return super().stats(_split(outputs)[0], batch)
 
     def evaluation(self, split: str) -> "RoutingEvaluation":

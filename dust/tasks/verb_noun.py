@@ -15,7 +15,7 @@ from dust.tasks.classification import ClassificationEvaluation
 from dust.tasks.task import NONE, Answer, DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
-from dust.utils.metrics import topk_correct
+from dust.utils.metrics import percent_wrong, topk_correct
 from dust.utils.statistics import Interval, mean_intervals
 
 KINDS = ("verb", "noun")
@@ -74,7 +74,7 @@ class VerbNoun(Task):
         return {f"{kind}_loss": self.loss(outputs[kind], batch["label"][kind]) for kind in KINDS}
 
     @torch.no_grad()
-    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, float]:
+    def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
         """``verb_top1_err`` and ``noun_top1_err``, percent. Mixed targets count by their largest class."""
         assert isinstance(outputs, dict)
         stats = {}
@@ -82,7 +82,7 @@ class VerbNoun(Task):
             label = batch["label"][kind]
             label = label.argmax(dim=1) if label.ndim == 2 else label
             (hit,) = topk_correct(outputs[kind].detach().float(), label, (1,))
-            stats[f"{kind}_top1_err"] = 100.0 * (1.0 - hit.float().mean().item())
+            stats[f"{kind}_top1_err"] = percent_wrong(hit)
         return stats
 
     def evaluation(self, split: str) -> "VerbNounEvaluation":

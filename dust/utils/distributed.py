@@ -45,30 +45,37 @@ def of_main(make: Callable[[], T]) -> T:
     return all_gather_objects(make() if is_main() else None)[0]
 
 
-def highest_begun(value: int) -> Callable[[], int]:
-    """Begin to find the largest of all ranks' values; what is returned waits for it. Work in between costs nothing."""
-    return _begun(torch.tensor(value), dist.ReduceOp.MAX)
+#: What :func:`highest` and :func:`sum_and_highest_begun` count up to.
+HIGHEST = 7
 
 
-def total_begun(value: float) -> Callable[[], float]:
-    """The same for the sum."""
-    return _begun(torch.tensor(value, dtype=torch.float64), dist.ReduceOp.SUM)
+def highest(number: int) -> int:
+    """The largest of all ranks' numbers, each of 0 to HIGHEST, on every rank."""
+    return sum_and_highest_begun(0.0, number)()[1]
 
 
-def _begun(tensor: torch.Tensor, operation: Any) -> Callable[[], Any]:
-    work = dist.all_reduce(tensor, operation, async_op=True) if world_size() > 1 else None
+def sum_and_highest_begun(value: float, number: int) -> Callable[[], tuple[float, int]]:
+    """Begin to find the sum of all ranks' values and the largest of their numbers, each of 0 to HIGHEST, in one
+    message; what is returned waits for it. Work in between costs nothing."""
+    if world_size() == 1:
+        return lambda: (value, number)
+    said = torch.zeros(1 + HIGHEST, dtype=torch.float64)  # a sum alone: of each number, how many say it
+    said[0] = value
+    if number:
+        said[number] = 1.0
+    work: Any = dist.all_reduce(said, dist.ReduceOp.SUM, async_op=True)
 
-    def wait() -> Any:
-        if work is not None:
-            work.wait()
-        return tensor.item()
+    def wait() -> tuple[float, int]:
+        work.wait()
+        total, *counts = said.tolist()
+        return total, max((index for index, count in enumerate(counts, start=1) if count), default=0)
 
     return wait
 
 
 def total(value: float) -> float:
     """The sum of all ranks' values, on every rank."""
-    return total_begun(value)()
+    return sum_and_highest_begun(value, 0)()[0]
 
 
 def barrier() -> None:

@@ -9,6 +9,8 @@ import logging
 import statistics
 import time
 from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -53,8 +55,21 @@ class Stopwatch:
         return self.dt_data + self.dt_net
 
 
+@dataclass(frozen=True)
+class _Iteration:
+    """One that was learnt from: ``stats`` may have to be waited for."""
+
+    stats: Mapping[str, float]
+    times: Mapping[str, float]
+    samples: int
+
+
 class TrainMeter:
-    """Statistics of one training epoch after another."""
+    """Statistics of one training epoch after another.
+
+    The figures of an iteration are looked at when the next one is there, so that a device need not be waited for, or
+    before anything is said of them: what is said is always up to the last iteration.
+    """
 
     def __init__(self, iters_per_epoch: int, max_epoch: int, log_period: int) -> None:
         self.iters_per_epoch = iters_per_epoch
@@ -65,28 +80,38 @@ class TrainMeter:
 
     def reset(self) -> None:
         self.window: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=self.log_period))
-        self.sums: dict[str, float] = defaultdict(float)
-        self.samples: dict[str, int] = defaultdict(int)  # by name: a gradient norm comes once per accumulated step
+        self._sums: dict[str, float] = defaultdict(float)
+        self._samples: dict[str, int] = defaultdict(int)  # by name: a gradient norm comes once per accumulated step
+        self._unread: list[_Iteration] = []
         self.lr = 0.0
         self.watch = Stopwatch()
 
-    def update(self, stats: dict[str, float], lr: float, samples: int) -> None:
+    def update(self, stats: Mapping[str, float], lr: float, samples: int) -> None:
         """``stats`` are means over the ``samples`` of one iteration."""
         self.lr = lr
-        for key, value in {**stats, **self._times()}.items():
-            self.window[key].append(value)
-        for key, value in stats.items():
-            self.sums[key] += value * samples
-            self.samples[key] += samples
+        self._read()
+        self._unread.append(_Iteration(stats, self._times(), samples))
+
+    def _read(self) -> None:
+        """Count what has not been looked at."""
+        unread, self._unread = self._unread, []
+        for one in unread:
+            for key, value in {**one.stats, **one.times}.items():
+                self.window[key].append(value)
+            for key, value in one.stats.items():
+                self._sums[key] += value * one.samples
+                self._samples[key] += one.samples
 
     def means(self) -> dict[str, float]:
         """Sample-weighted means of the epoch so far."""
-        return {key: total / self.samples[key] for key, total in self.sums.items()}
+        self._read()
+        return {key: total / self._samples[key] for key, total in self._sums.items()}
 
     def log_iter(self, epoch: int, iteration: int) -> None:
         """Write a ``train_iter`` line if this iteration (from 0) closes a log period."""
         if (iteration + 1) % self.log_period:
             return
+        self._read()
         medians = {key: statistics.median(values) for key, values in self.window.items()}
         left = (self.max_epoch - epoch) * self.iters_per_epoch - (iteration + 1)
         log_json_stats(
@@ -125,11 +150,25 @@ class TrainMeter:
 
     def state_dict(self) -> dict[str, Any]:
         """What an epoch that is cut in two needs to report the same means."""
-        return {"sums": dict(self.sums), "samples": dict(self.samples)}
+        self._read()
+        return {"sums": dict(self._sums), "samples": dict(self._samples)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums.update(state["sums"])
-        self.samples.update(state["samples"])
+        """Stand where ``state`` was taken; what was counted since the last reset is forgotten."""
+        self._unread = []
+        self._sums = defaultdict(float, state["sums"])
+        self._samples = defaultdict(int, state["samples"])
+
+    def mark(self) -> Any:
+        """Where it stands, for :meth:`go_back`; looks at nothing that might have to be waited for."""
+        return dict(self._sums), dict(self._samples), list(self._unread)
+
+    def go_back(self, mark: Any) -> None:
+        """Stand where ``mark`` was taken."""
+        sums, samples, unread = mark
+        self.reset()
+        self.load_state_dict({"sums": sums, "samples": samples})
+        self._unread = list(unread)
 
     def _times(self) -> dict[str, float]:
         return {"dt": self.watch.dt, "dt_data": self.watch.dt_data, "dt_net": self.watch.dt_net}

@@ -39,6 +39,11 @@ def topk_correct(scores: Any, labels: Any, ks: Sequence[int]) -> list[Tensor]:
     return [(rank < k) & (labels >= 0) & known for k in ks]
 
 
+def percent_wrong(hits: Tensor) -> Tensor:
+    """How many of (N,) bools are False, in percent: (), float64, on their device."""
+    return 100.0 * (1.0 - hits.float().mean().double())
+
+
 def ensemble_views(outputs: Any, method: str) -> Tensor:
     """One (K,) score from the (V, K) scores of a video's views: their ``sum`` or their element-wise ``max``.
 

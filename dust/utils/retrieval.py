@@ -61,6 +61,21 @@ def retrieval_metrics(
     }
 
 
+def nearest_agrees(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row, whether its nearest other one has its label, and whether any other has it: (N,) bools both. What
+    precision at 1 counts, without waiting for a device.
+
+    Args:
+        rows: (N, D) embeddings of any length, float.
+        labels: (N,) integers.
+    """
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    same = (labels[:, None] == labels) & ~itself
+    nearest = (unit @ unit.T).masked_fill(itself, -torch.inf).argmax(dim=1)
+    return same.gather(1, nearest[:, None])[:, 0], same.any(dim=1)
+
+
 def _at_r(similarity: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
     """(Q, N) both -> for the queries with R > 0, whether the nearest is relevant, and the average precision at R."""
     count = relevant.sum(dim=1)

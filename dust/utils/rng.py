@@ -22,6 +22,6 @@ def numpy_rng(*words: int | str) -> np.random.RandomState:
     return np.random.RandomState(np.random.Philox(key=derive_seed(*words)))
 
 
-def torch_generator(*words: int | str) -> torch.Generator:
-    """A private CPU torch stream."""
-    return torch.Generator().manual_seed(derive_seed(*words))
+def torch_generator(*words: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A private torch stream. Those of other kinds of devices give other numbers."""
+    return torch.Generator(device).manual_seed(derive_seed(*words))

@@ -59,6 +59,10 @@ def test_infinity_is_no_rate():
             {"TRAIN__PARALLEL": "fsdp", "TRAIN__MIXED_PRECISION": True, "TRAIN__AMP_DTYPE": "float16"},
             "TRAIN.AMP_DTYPE float16: its loss scaling is not for TRAIN.PARALLEL fsdp; write bfloat16",
         ),
+        (
+            {"TRAIN__PARALLEL": "fsdp", "TRAIN__DDP_DTYPE": "bfloat16"},
+            "TRAIN.DDP_DTYPE bfloat16: with TRAIN.PARALLEL fsdp gradients are summed in float32; write float32",
+        ),
         ({"MIXUP__ENABLE": True, "NUM_GPUS": 8, "TRAIN__BATCH_SIZE": 8}, "needs at least 2 clips per process"),
         ({"DATA__STD": [0.0, 1.0, 1.0]}, "DATA.STD [0.0, 1.0, 1.0]: must be more than 0"),
         ({"DATA__MEAN": [0.5]}, "DATA.MEAN [0.5]: must have 3 values"),

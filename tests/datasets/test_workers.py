@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import resource
+import stat
 import time
+from multiprocessing import connection
 
 import pytest
 import torch
@@ -12,6 +14,19 @@ from dust.datasets.loader import Loader, _start_worker, collate_training
 from dust.datasets.sample import BadClip
 from dust.datasets.workers import ReportingContext, WorkerError, WorkersIterator
 from dust.launch.signals import StopEarly
+
+
+def send_half(then):
+    """In this process, of a message to a pipe only the first half is written."""
+    whole = connection.Connection._send
+
+    def send(self, buffer, write=os.write):
+        if stat.S_ISFIFO(os.fstat(self.fileno()).st_mode):
+            os.write(self.fileno(), bytes(buffer[: max(1, len(buffer) // 2)]))
+            then()
+        whole(self, buffer, write)
+
+    connection.Connection._send = send
 
 
 class Failing(torch.utils.data.Dataset):
@@ -39,6 +54,12 @@ class Failing(torch.utils.data.Dataset):
 
     def leave(self):
         os._exit(3)
+
+    def kill_in_the_midst_of_sending(self):
+        send_half(lambda: os.kill(os.getpid(), 9))
+
+    def hang_in_the_midst_of_sending(self):
+        send_half(lambda: time.sleep(1000))
 
     def hang(self):
         time.sleep(1000)
@@ -70,6 +91,8 @@ def loader(fault: str, **more) -> Loader:
     ("fault", "said"),
     [
         ("kill", r"SIGKILL.*memory was full\. Lower DATA_LOADER\.NUM_WORKERS"),
+        ("kill_in_the_midst_of_sending", r"SIGKILL.*memory was full"),
+        ("hang_in_the_midst_of_sending", r"no batch has come from 2 loader workers"),
         ("bus", r"SIGBUS.*/dev/shm is full .* of .* MB.*--shm-size"),
         ("leave", "exit code 3"),
         ("hang", r"no batch has come from 2 loader workers in 0\.5 s \(DATA_LOADER\.TIMEOUT\)"),
@@ -79,7 +102,7 @@ def loader(fault: str, **more) -> Loader:
     ],
 )
 def test_it_is_said(fault, said):
-    batches = loader(fault, limit_s=0.5 if fault == "hang" else 60.0, persistent_workers=True)
+    batches = loader(fault, limit_s=0.5 if fault.startswith("hang") else 60.0, persistent_workers=True)
     workers = []
     with pytest.raises(WorkerError, match=said):
         for _ in batches:

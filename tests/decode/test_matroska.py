@@ -6,7 +6,7 @@ import av
 import pytest
 
 from dust.convert.health import examine
-from dust.decode import cache
+from dust.decode import cache, matroska
 from dust.decode.matroska import find_break
 from dust.decode.reader import VideoReader
 from tests.datasets.clip_files import decode_all, write_clip
@@ -79,3 +79,27 @@ def test_a_flipped_bit_of_a_picture_is_seen_by_the_checksum(clips, tmp_path):
     with VideoReader(path) as reader:
         reader.frames([0])
         assert "checksum" in reader.report.reason
+
+
+@pytest.mark.parametrize("name", ["mkv", "no_sums", "webm", "live"])
+def test_runs_of_blocks_are_judged_as_block_by_block(clips, tmp_path, name, monkeypatch):
+    """What looks through a run of simple blocks says what the walk from element to element says."""
+    whole, rng, said = clips[name].read_bytes(), random.Random(2), set()
+    path = tmp_path / "x.mkv"
+    for number in range(60):
+        content = bytearray(whole)
+        blocks = [at for at in range(300, len(whole) - 300) if content[at] == 0xA3]
+        at = rng.choice(blocks) + rng.randrange(0, 6)
+        if number % 3 == 0:
+            content[at] = rng.randrange(256)
+        elif number % 3 == 1:
+            del content[at : at + rng.randrange(1, 40)]
+        else:
+            del content[at:]
+        path.write_bytes(content)
+        fast = find_break(str(path))
+        with monkeypatch.context() as patch:
+            patch.setattr(matroska._Walk, "simple_blocks", lambda walk, at, end: at)
+            assert find_break(str(path)) == fast, (number, at)
+        said.add(fast)
+    assert len(said) > 4

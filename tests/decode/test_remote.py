@@ -181,7 +181,8 @@ def test_processes_share_a_cache_that_is_far_too_small(site, packed, tmp_path, m
     for child in children:
         child.start()
     for child in children:
-        child.join()
+        child.join(120)
+        child.kill()
     assert [child.exitcode for child in children] == [0, 0, 0]
     monkeypatch.setattr(remote, "bring", lambda *_: str(tmp_path / "gone"))
     with pytest.raises(RemoteError, match="make it larger"):
@@ -193,6 +194,13 @@ def test_a_cache_that_cannot_be_written_is_said(site, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DUST_SHARD_CACHE", str(tmp_path / "file"))
     with pytest.raises(RemoteError, match="DUST_SHARD_CACHE"):
+        open_clip(clip.path)
+
+
+def test_an_fsspec_that_hangs_in_workers_is_refused(site, monkeypatch):
+    clip = clips_of(f"{site.url}/d")["train"][0]
+    monkeypatch.setattr("fsspec.__version__", "2025.3.2")
+    with pytest.raises(ConfigError, match=r"fsspec 2025\.3\.2 is too old"):
         open_clip(clip.path)
 
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from dust.datasets.workers import WorkerError
 from dust.engine.batch_norm import PreciseStatistics, batch_norms, use_precise_statistics
+from dust.engine.learner import Learner
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Trainer, build_trainer
+from dust.engine.train import build_trainer
 from dust.launch.signals import Interrupted, StopEarly
 from tests.runs import StopAfter, assert_same_run, final, train
 
@@ -117,7 +118,7 @@ def test_a_run_ends_with_the_statistics_of_its_last_weights(tiny):
     assert not torch.allclose(saved["model_state"][key], saved["ema_state"][key])
     for part, model in (("model_state", trainer.state.model), ("ema_state", trainer.state.ema.module)):
         trainer.sampler.set_position(0, 0)
-        batches = [trainer.transform(batch, training=False)["inputs"]["video"] for batch in trainer.loader][:3]
+        batches = [trainer.learner.transform(batch, training=False)["inputs"]["video"] for batch in trainer.loader][:3]
         with torch.no_grad():
             stem = model.s1["pathway0_stem"]
             values = torch.cat([stem.conv(batch) for batch in batches])
@@ -148,7 +149,7 @@ def test_an_epoch_is_saved_before_its_statistics_are_measured(tiny, monkeypatch)
     def learn(*args):
         raise AssertionError("a step is made again")
 
-    monkeypatch.setattr(Trainer, "_micro_step", learn)
+    monkeypatch.setattr(Learner, "_micro_step", learn)
     assert_same_run(train(cfg), whole)
 
 

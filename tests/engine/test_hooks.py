@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dust.engine.hooks import HOOK_REGISTRY, Hook, build_hooks
+from dust.engine.learner import Learner
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer, build_trainer
 from dust.launch.signals import Interrupted
@@ -145,7 +146,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_for_its_hooks(tiny, mine,
 def test_a_power_cut_takes_hooks_back_to_the_last_checkpoint(tiny, mine, monkeypatch):
     expected = train(tiny("whole", **RICH, **mine))
     cfg = tiny("cut", **RICH, **mine, TRAIN__CHECKPOINT_PERIOD_ITERS=2)
-    original, seen = Trainer._micro_step, []
+    original, seen = Learner._micro_step, []
 
     def step(trainer, batch):
         seen.append(1)
@@ -154,7 +155,7 @@ def test_a_power_cut_takes_hooks_back_to_the_last_checkpoint(tiny, mine, monkeyp
         return original(trainer, batch)
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(Trainer, "_micro_step", step)
+        patch.setattr(Learner, "_micro_step", step)
         train(cfg)
     resumed = train(cfg)
     assert_same_run(resumed, expected)

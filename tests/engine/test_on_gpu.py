@@ -5,9 +5,16 @@ import pytest
 import torch
 
 from dust.benchmark.gpu.right import for_gradients
+from dust.benchmark.in_memory import BATCHES, in_memory_config
 from dust.engine.backends import Backends
+from dust.engine.hooks import Hook
+from dust.engine.inference import Inference
+from dust.engine.overlap import Feed
+from dust.engine.run_dir import RunDir
 from dust.engine.step import Diverged, OptimizerStep
+from dust.engine.train import build_trainer
 from dust.models.optimizer import build_optimizer
+from tests.helpers import ROOT
 from tests.models.small_models import SMALL, inputs_of, make
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -94,3 +101,73 @@ def test_a_gradient_that_is_not_finite_is_met_without_waiting(name):
     assert torch.equal(model.weight, before)
     with pytest.raises(Diverged, match="those of weight"):
         step.check()
+
+
+class Strict(Hook):
+    """From the second log line on, a wait between two lines is an error."""
+
+    def __init__(self, device, period):
+        self.device, self.period, self.quiet = device, period, 0
+
+    def after_step(self, state, step):
+        following = step.iteration + 1
+        quiet = following > self.period and following % self.period != 0 and following < step.iters
+        self.quiet += quiet
+        if self.device == "cuda":
+            torch.cuda.set_sync_debug_mode("error" if quiet else "default")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("more", [[], ["EMA.ENABLED", "True", "MIXUP.ENABLE", "True", "GLOBAL_BATCH_SIZE", "4"]])
+def test_a_training_waits_for_nothing_between_two_log_lines(kernels, tmp_path, monkeypatch, device, more):
+    monkeypatch.setenv(BATCHES, "10")
+    words = ["NUM_GPUS", str(int(device == "cuda")), "OUTPUT_DIR", str(tmp_path / "run"), "LOG_PERIOD", "4"]
+    words += ["TRAIN.BATCH_SIZE", "2", "MODEL.NUM_CLASSES", "4", *more]
+    cfg = in_memory_config(str(ROOT / "configs/quickstart/video.yaml"), [], *words)
+    trainer = build_trainer(cfg, RunDir(tmp_path / "run"))
+    strict = Strict(device, 4)
+    trainer.hooks.append(strict)
+    try:
+        trainer.fit()
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert strict.quiet == 4 and trainer.state.updates == (5 if more else 10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_micro_batches_in_flight_give_what_each_view_gives_alone(device):
+    """From pinned memory, on a stream of its own, while the device is kept busy; so often that memory is used again."""
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.randint(0, 256, (views, 3, 4, 32, 32), generator=generator) for views in [3, 1, 2, 5] * 8]
+    items = [
+        {"inputs": {"video": clip.pin_memory() if device == "cuda" else clip}, "label": 0, "id": str(i), "path": ""}
+        for i, clip in enumerate(clips)
+    ]
+
+    def forward(model, inputs):
+        busy = torch.ones(1024, 1024, device=device)
+        for _ in range(8 if device == "cuda" else 0):
+            busy = busy @ busy / 1024
+        return inputs["video"].flatten(1).sum(dim=1).double()
+
+    loop = Inference(torch.nn.Identity(), forward, lambda batch, *, training: batch, torch.device(device), 2)
+    for record, clip in zip(loop(items), clips, strict=True):
+        assert torch.equal(record["outputs"], clip.flatten(1).sum(dim=1).float())
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_batches_are_brought_without_waiting_and_are_whole():
+    feed, seen = Feed(torch.device("cuda")), []
+    batches = [{"inputs": {"video": torch.full((64, 1024), n).pin_memory()}, "id": [n]} for n in range(32)]
+    feed(batches[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            moved = feed(batch)
+            seen.append(moved["inputs"]["video"].float().mean())
+            del moved
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [one.item() for one in seen] == list(range(32))

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from dust.engine.learner import Learner
 from dust.engine.run_dir import RunDir
 from dust.engine.train import Trainer
 from dust.launch.signals import Interrupted
@@ -37,7 +38,7 @@ class PowerCut(BaseException):
 @pytest.mark.parametrize(("period", "batches"), [(1, 3), (2, 6), (2, 9), (3, 2)])
 def test_a_power_cut_loses_no_more_than_the_period(tiny, uninterrupted, monkeypatch, period, batches):
     cfg = tiny("cut", TRAIN__CHECKPOINT_PERIOD_ITERS=period, **RICH)
-    original, seen, cut = Trainer._micro_step, [], []
+    original, seen, cut = Learner._micro_step, [], []
 
     def step(trainer, batch):
         seen.append(trainer.state.epoch * trainer.iters + trainer.state.iteration)
@@ -46,7 +47,7 @@ def test_a_power_cut_loses_no_more_than_the_period(tiny, uninterrupted, monkeypa
             raise PowerCut
         return original(trainer, batch)
 
-    monkeypatch.setattr(Trainer, "_micro_step", step)
+    monkeypatch.setattr(Learner, "_micro_step", step)
     with pytest.raises(PowerCut):
         train(cfg)
     done = seen[-1]

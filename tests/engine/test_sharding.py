@@ -47,9 +47,22 @@ def test_only_statistics_of_their_own_are_sent_with_every_forward_pass(monkeypat
     asked = []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda model, **options: asked.append(options))
-    for model in (video_mae, nn.Sequential(nn.BatchNorm1d(2))):
-        parallel(model, torch.device("cpu"), compiled=False, static_graph=True)
+    for model, device in ((video_mae, "cpu"), (nn.Sequential(nn.BatchNorm1d(2)), "cuda:0")):
+        parallel(model, model, torch.device(device), static_graph=True)
     assert [options["broadcast_buffers"] for options in asked] == [False, True]
+    assert [options["bucket_cap_mb"] for options in asked] == [None, 100], "a CPU adds in the order that it always had"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_travel_in_the_type_that_is_chosen(group, monkeypatch, dtype):
+    """A group of one, whose mean is what was sent."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    model, x = nn.Linear(4, 3), torch.rand(5, 4)
+    run, grad_sync = parallel(model, model, torch.device("cpu"), static_graph=True, dtype=dtype)
+    with grad_sync(True):
+        run(x).square().mean().backward()
+    (alone,) = torch.autograd.grad(model(x).square().mean(), [model.weight])
+    assert torch.equal(model.weight.grad, alone.to(getattr(torch, dtype)).float()) and model.weight.grad.ne(0).all()
 
 
 # --------------------------------------------------------------------------------------------------------- sharding
@@ -87,7 +100,7 @@ def test_weights_stay_gathered_from_one_batch_of_a_step_to_the_next(group, monke
     model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)))
     shard(model, torch.device("cpu"), None)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    run, grad_sync = parallel(model, torch.device("cpu"), compiled=False, static_graph=False)
+    run, grad_sync = parallel(model, model, torch.device("cpu"), static_graph=False)
     whole = []
     for last in (False, True):
         with grad_sync(last):

@@ -32,12 +32,12 @@ def loss_of(model, x, y):
 
 
 def learn(model, step, x, y, sizes):
-    """One optimizer step over batches of these sizes, in order."""
+    """One optimizer step over batches of these sizes, in order; its figures."""
     step.accumulate = len(sizes)
     parts = zip(x.split(sizes), y.split(sizes), strict=True)
     for number, (x_part, y_part) in enumerate(parts, start=1):
         step.backward(lambda x=x_part, y=y_part: {"loss": loss_of(model, x, y)}, len(x_part), last=number == len(sizes))
-    return step.step()
+    return {name: value.item() for name, value in step.step().items()}
 
 
 def reference(x, y, change=lambda model: None):
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_is_known_by_its_gradients(data, monkeypatch):
     """Whatever they were: so that every process hears of it."""
     monkeypatch.setattr(OptimizerStep, "_defers", lambda self, flag: True)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "total_begun", lambda value: lambda: 2 * value)
+    monkeypatch.setattr(distributed, "sum_and_highest_begun", lambda value, number: lambda: (2 * value, number))
     monkeypatch.setattr(distributed, "all_gather_objects", lambda value: [([], [], []), value])
     model, step = make()
     bad = torch.tensor(float("inf"))

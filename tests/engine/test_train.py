@@ -14,10 +14,11 @@ from torch import nn
 
 from dust.config import accumulation_steps
 from dust.engine.evaluator import Evaluator
+from dust.engine.learner import Learner
 from dust.engine.run_dir import RunDir
 from dust.engine.state import say_share
 from dust.engine.step import Diverged
-from dust.engine.train import Trainer, build_trainer, run_stage
+from dust.engine.train import build_trainer, run_stage
 from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
@@ -227,7 +228,7 @@ def test_an_evaluation_that_fails_loses_nothing(tiny, monkeypatch):
     whole = tiny("whole", **rare)
     fit(whole)
     cfg, calls, seen = tiny(**rare), [], []
-    evaluate, step = Evaluator.evaluate, Trainer._micro_step
+    evaluate, step = Evaluator.evaluate, Learner._micro_step
 
     def failing(self, *args, **kwargs):
         calls.append(1)
@@ -240,7 +241,7 @@ def test_an_evaluation_that_fails_loses_nothing(tiny, monkeypatch):
     for error in errors.values():
         with pytest.raises(type(error)):
             fit(cfg)
-    monkeypatch.setattr(Trainer, "_micro_step", lambda self, batch: seen.append(self.state.epoch) or step(self, batch))
+    monkeypatch.setattr(Learner, "_micro_step", lambda self, batch: seen.append(self.state.epoch) or step(self, batch))
     fit(cfg)
     assert min(seen) == 2, "epochs count from 0: two were trained before the second evaluation"
     for name in ("checkpoint_epoch_00003.pyth", "checkpoint_best.pyth"):

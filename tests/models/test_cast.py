@@ -1,11 +1,13 @@
 """CAST against the authors' numbers (cast_*), against its experts alone, and by laws."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 from timm.models import group_parameters
 
+from dust.models import cast_weights
 from dust.models.cast import CAST, S2TCross, T2SCross
 from dust.models.cast_weights import frozen_sha256, load_experts, load_trained, trained_names, trained_state_dict
 from dust.models.clip_vit import CLIPVisual
@@ -248,6 +250,26 @@ def test_the_hash_is_of_the_experts_alone():
         assert frozen_sha256(model) == before
         model.blocks[1].clip_attn.in_proj_bias[3] += 1e-3
     assert frozen_sha256(model) != before
+
+
+def test_the_hash_is_computed_again_only_after_a_write(monkeypatch):
+    counted = []
+    compute = cast_weights.sha256_of_tensors
+    monkeypatch.setattr(cast_weights, "sha256_of_tensors", lambda tensors: counted.append(1) or compute(tensors))
+    model = tiny()
+    hashes = [frozen_sha256(model) for _ in range(3)]
+    assert len(counted) == 1 and len(set(hashes)) == 1
+    other = copy.deepcopy(model)
+    assert frozen_sha256(other) == hashes[0] and len(counted) == 2  # its tensors are its own
+    frozen = next(name for name in model.state_dict() if name not in trained_names(model))
+    model.load_state_dict({frozen: model.state_dict()[frozen] + 1}, strict=False)
+    changed = frozen_sha256(model)
+    assert changed != hashes[0] and len(counted) == 3
+    model.to(torch.float64)  # a parameter gets other data, and stays the same object
+    assert frozen_sha256(model) != changed and len(counted) == 4
+    model.requires_grad_(True)
+    torch.optim.AdamW(model.parameters(), fused=True)  # would not count what it writes
+    assert [frozen_sha256(model) for _ in range(2)] and len(counted) == 6
 
 
 def test_a_trained_part_that_does_not_fit_is_listed_and_not_loaded():

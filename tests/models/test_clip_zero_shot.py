@@ -237,7 +237,11 @@ def test_weights_that_cannot_read_are_refused_by_name(project, capsys):
 def test_it_learns_nothing(project, capsys):
     assert main(["--cfg", str(project / "clip.yaml"), "TRAIN.ENABLE", "True", "CLIP.PROMPTS", "['a', '{} {}']"]) == 2
     said = capsys.readouterr().err
-    assert "model CLIPZeroShot learns nothing" in said and "CLIP.PROMPTS ['a', '{} {}']" in said
+    assert (
+        "model CLIPZeroShot learns nothing" in said
+        and "CLIP.PROMPTS 'a': must hold" in said
+        and "CLIP.PROMPTS '{} {}': must hold" in said
+    )
 
 
 def test_numbered_classes_and_a_missing_tokenizer_are_said_before_the_run_begins(project, monkeypatch, capsys):

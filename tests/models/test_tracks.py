@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from dust.models import track_front_end
 from dust.models.track_front_end import SetReducer, eca_kernel, sincos
 from dust.models.tracks import ECA, PointTrackLSTM, PointTrackTransformer
 from dust.utils.checkpoint import load_weights
@@ -333,3 +334,14 @@ def test_any_number_of_frames_goes_through_the_reducer_in_parts():
     reducer, points = SetReducer(3, 4), torch.rand(71, 9, 3)
     alone = torch.cat([reducer(frame[None]) for frame in points])
     torch.testing.assert_close(reducer(points), alone, atol=1e-6, rtol=0)
+
+
+def test_a_gpu_reduces_all_frames_in_one_go(monkeypatch):
+    torch.manual_seed(0)
+    reducer, points, calls = SetReducer(3, 4), torch.rand(71, 9, 3), []
+    reducer.fc1.register_forward_hook(lambda *_: calls.append(1))
+    in_parts = reducer(points)
+    assert len(calls) == 3
+    monkeypatch.setattr(track_front_end, "in_one_go", lambda points: True)
+    torch.testing.assert_close(reducer(points), in_parts, atol=1e-6, rtol=0)
+    assert len(calls) == 4

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dust.models import tstl
 from dust.models.cast import CAST
 from dust.models.cast_weights import trained_names
 from dust.models.tstl import TSTL, vote
@@ -97,6 +98,45 @@ def test_each_expert_runs_once_on_all_of_its_clips(monkeypatch):
         model(video, torch.zeros(8, dtype=torch.int64))
         assert sizes == [8, 8, *(count for count in counts[1:] if count)]
         assert model(video[:0])["logits"].shape == (0, 7)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # CPUs alone: no CPU takes this way
+@pytest.mark.parametrize("expert_classes", ["group", "all"])
+@pytest.mark.parametrize(("top_k", "at_once"), [(1, 16), (2, 3), (3, 16)])
+def test_all_experts_in_one_batch_say_what_each_says(monkeypatch, top_k, at_once, expert_classes):
+    model, video = tiny(top_k=top_k, expert_classes=expert_classes, mask_outside=True), video_of(7)
+    group = torch.tensor([0, 1, 2, -1, 2, 0, 1])
+    with torch.no_grad():
+        expected = [model(video), model(video, group)]
+    monkeypatch.setattr(tstl, "as_one_batch", lambda video: not torch.is_grad_enabled())
+    monkeypatch.setattr(tstl, "PAIRS_AT_ONCE", at_once)
+    passes = []
+    model.experts[0].blocks[0].attn.register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        found = [model(video), model(video, group), model(video[:0])]
+    for ours, theirs in zip(found, expected, strict=False):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-5)
+    assert found[2]["logits"].shape == (0, 7)
+    own = (expected[1]["routes"] == group[:, None]).any(1) | (group < 0)
+    pairs = [7 * top_k, 7 * top_k + int((~own).sum())]
+    # the frozen blocks are the same modules in selector and experts: the selector's three passes, and ours
+    assert len(passes) == 3 + sum(-(-count // at_once) for count in pairs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_asks_all_experts_in_one_batch():
+    model, video, group = tiny(top_k=2), video_of(7), torch.tensor([0, 1, 2, -1, 2, 0, 1])
+    with torch.no_grad():
+        expected = model(video, group)
+        found = model.cuda()(video.cuda(), group.cuda())
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name].cpu(), value, atol=1e-3, rtol=1e-3)
+        with torch.autocast("cuda", torch.bfloat16):
+            half = model(video.cuda(), group.cuda())
+    assert half["logits"].isfinite().any() and not half["logits"].isnan().any()
 
 
 def test_gradients_reach_the_selected_expert():

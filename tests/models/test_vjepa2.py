@@ -283,6 +283,20 @@ def test_files_as_the_authors_write_them(tmp_path, averages, caplog):
     assert torch.equal(raw.encoder(video), source.encoder(video))
 
 
+def test_another_classifier_of_a_published_probe(tmp_path):
+    files = authors_files(tmp_path, tiny())
+    first, second = (VJEPA2(**TINY, probe_from="p", probe_number=number) for number in (0, 1))
+    for model in (first, second):
+        model.load_parts({"probe": files["probe"]})
+    for (name, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        if name.startswith(("pooler.", "head.")):
+            assert torch.equal(one + 1, other), name
+    with pytest.raises(CheckpointError, match=r"ssv2-vitl\.pt: holds no classifier 2: it lists 2, 0 to 1"):
+        VJEPA2(**TINY, probe_from="p", probe_number=2).load_parts({"probe": files["probe"]})
+    with pytest.raises(CheckpointError, match="no classifier 1: it has no list of them"):
+        VJEPA2(**TINY, probe_from="p", probe_number=1).load_parts({"probe": files["encoder"]})
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -52,7 +52,7 @@ def test_stats_are_of_the_embedding_and_leave_the_background_out():
     found = {"embedding": torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1], [-1, 0]])}
     assert task().stats(found, {"label": torch.tensor([1, 1, 2, 2, 0])}) == {"nn_err": 0.0}
     assert task().stats(found, {"label": torch.tensor([1, 2, 1, 2, 0])}) == {"nn_err": 100.0}
-    assert task().stats(found, {"label": torch.tensor([1, 2, 0, 0, 0])}) == {}
+    assert task().stats(found, {"label": torch.tensor([1, 2, 0, 0, 0])})["nn_err"].isnan()
 
 
 def records():
@@ -68,7 +68,7 @@ def test_embeddings_that_are_not_finite_are_left_to_the_loss():
     """With several processes, and on a GPU, the loss is looked at after the statistics."""
     found = outputs(4)
     found["embedding"][1, 2] = float("nan")
-    assert task().stats(found, {"label": torch.tensor([1, 1, 2, 2])}) == {}
+    assert task().stats(found, {"label": torch.tensor([1, 1, 2, 2])})["nn_err"].isnan()
 
 
 def test_metrics_are_over_all_recordings():

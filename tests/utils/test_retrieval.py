@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from dust.utils import retrieval
-from dust.utils.retrieval import retrieval_metrics
+from dust.utils.retrieval import nearest_agrees, retrieval_metrics
 
 
 def at_angles(*degrees):
@@ -46,6 +47,15 @@ def test_as_the_slow_loop(ignore, grouped, monkeypatch):
     found = retrieval_metrics(embeddings, labels, ignore=ignore, groups=groups)
     expected = slow(embeddings, labels, ignore, groups)
     assert (found["precision_at_1"], found["map_at_r"], found["queries"]) == pytest.approx(expected)
+
+
+def test_the_nearest_alone_as_among_all_ranks():
+    rng = np.random.RandomState(3)
+    embeddings, labels = rng.randn(40, 5), np.append(rng.randint(0, 6, 39), 6)  # the last has nobody
+    hit, asked = nearest_agrees(torch.from_numpy(embeddings), torch.from_numpy(labels))
+    found = retrieval_metrics(embeddings, labels)
+    assert not asked[-1] and int(asked.sum()) == found["queries"]
+    assert 100 * (hit & asked).sum().item() / asked.sum().item() == pytest.approx(found["precision_at_1"])
 
 
 def test_scale_of_an_embedding_does_not_matter_and_perfect_is_hundred():

@@ -91,15 +91,14 @@ class TokenGrid:
         return self.extra + self.times * self.places
 
 
-def roll_out(
-    found: Sequence[Attention], grid: TokenGrid, *, weighted: bool = True, counts: Tensor | None = None
-) -> Tensor | None:
+def roll_out(found: Sequence[Attention], grid: TokenGrid, *, weighted: bool = True) -> Tensor | None:
     """Roll attentions out to a map (times, rows, columns) of relevance, 0 and more.
+
+    Attention that is weighted by gradients is as small as these are, far below the 1 with which a token counts for
+    itself: so each row of it sums to 1, as Chefer et al. normalise relevance (equations 8 and 9).
 
     Args:
         weighted: by the gradients of the answer; else plain rollout, which knows no answer.
-        counts: how much each of the last tokens speaks for the answer; by default as the gradients of the last
-            attention say.
 
     Returns:
         None where an attention does not lie on the grid (windows, pooled keys).
@@ -109,6 +108,8 @@ def roll_out(
         own = (one.weighted if weighted else one.mean).float().cpu()
         if own.numel() == 0:  # it does not lead to the answer
             continue
+        if weighted:
+            own = own / own.sum(dim=-1, keepdim=True).clamp(min=1e-30)
         step = step_of(own, grid, len(relevance), alone=0.0 if weighted else 1.0)
         if step is None:
             return None
@@ -118,9 +119,7 @@ def roll_out(
         else:
             relevance = step @ relevance[len(relevance) - step.shape[1] :]
     last = next((one for one in reversed(found) if one.rows.numel()), None)
-    rows = counts
-    if rows is None or rows.shape != (len(relevance),) or not rows.any():
-        rows = _rows(last, grid, len(relevance)) if last is not None else torch.ones(len(relevance))
+    rows = _rows(last, grid, len(relevance)) if last is not None else torch.ones(len(relevance))
     summed = rows @ relevance / rows.sum().clamp(min=1e-30)
     return summed[grid.extra :].reshape(grid.times, grid.rows, grid.columns)
 

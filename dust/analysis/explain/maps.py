@@ -90,20 +90,12 @@ def _by_attention(
         extra, tokens = source.forward_tokens(inputs["video"])
     grid = TokenGrid(extra.shape[1], *tokens.shape[1:4])
     leaves = {name: _leaf(value) for name, value in inputs.items()}
-    counts: Tensor | None = None
     with _frozen(model), KeptAttention() as kept:
-        features = model.forward_features(**leaves) if isinstance(model, HasFeatures) else None
-        if isinstance(features, Tensor) and features.ndim == 3:
-            features.retain_grad()
-            score(model.forward_head(features)).backward()  # type: ignore[operator]
-            assert features.grad is not None
-            counts = (features.grad * features.detach()).sum(dim=-1)[0].clamp(min=0).float().cpu()
-        else:
-            score(forward(model, leaves)).backward()
+        score(forward(model, leaves)).backward()
     frames = inputs["video"].shape[2]
     if kept.found and grid.times == 1 and len(kept.found[0].mean) == frames:  # each picture by itself
         grid = TokenGrid(frames * (kept.found[0].mean.shape[-1] - grid.places), frames, grid.rows, grid.columns)
-    values = roll_out(kept.found, grid, weighted=weighted, counts=counts) if kept.found else None
+    values = roll_out(kept.found, grid, weighted=weighted) if kept.found else None
     if values is not None:
         return Map(values, "attention" if weighted else "rollout")
     values = last_attention(kept.found, grid) if weighted else None

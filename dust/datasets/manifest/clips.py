@@ -55,8 +55,8 @@ class Places:
         """The paths of some rows' files."""
         base, others = self.base, self.others
         if isinstance(base, int) and not others:
-            folder, begin, whole = self.bases[base], os.path.join(self.bases[base], ""), ("/", "\\")
-            return [under(folder, one) if one.startswith(whole) or "://" in one else begin + one for one in written]
+            folder, begin, isabs = self.bases[base], os.path.join(self.bases[base], ""), os.path.isabs
+            return [under(folder, one) if isabs(one) or "://" in one else begin + one for one in written]
         numbers = [base] * len(written) if isinstance(base, int) else base[rows].tolist()
         pairs = zip(rows, numbers, written, strict=True)
         return [others[row] if row in others else under(self.bases[number], one) for row, number, one in pairs]

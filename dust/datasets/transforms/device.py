@@ -1,4 +1,4 @@
-"""The one place where clips become float: normalise, erase and mix a batch on the device it is on."""
+"""The one place where clips become float: augment, normalise, erase and mix a batch on the device it is on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dust.datasets.transforms.device_randaugment import DeviceRandAugment
 from dust.datasets.transforms.mixing import MixUp, RandomErasing, Word
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.rng import numpy_rng
@@ -13,13 +14,13 @@ from dust.utils.tensors import may_keep
 
 
 class DeviceTransform:
-    """uint8 clips -> normalised float32, and in training random erasing, then MixUp or CutMix.
+    """uint8 clips -> normalised float32; in training RandAugment before that, random erasing, then MixUp or CutMix.
 
     Args:
         mean, std: per channel (or one for all), in 0..1 units, in the order R, G, B.
         reverse_channels: hand the channels on in reverse order, BGR; each keeps its own mean and std.
         subtract_clip_mean: take away each pixel's mean over the clip's frames as well, so that what stands still is 0.
-        erasing, mixup: training only; None is off.
+        randaugment, erasing, mixup: training only; None is off.
 
     Raises:
         ConfigError: mean and std of different or no length, or a std that is not positive.
@@ -32,6 +33,7 @@ class DeviceTransform:
         std: Sequence[float],
         reverse_channels: bool = False,
         subtract_clip_mean: bool = False,
+        randaugment: DeviceRandAugment | None = None,
         erasing: RandomErasing | None = None,
         mixup: MixUp | None = None,
     ) -> None:
@@ -41,6 +43,7 @@ class DeviceTransform:
         self.std = tuple(float(value) for value in std)
         self.reverse_channels = reverse_channels
         self.subtract_clip_mean = subtract_clip_mean
+        self.randaugment = randaugment
         self.erasing = erasing
         self.mixup = mixup
         self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -51,9 +54,12 @@ class DeviceTransform:
 
         ``num_classes`` is how many classes the labels have, by name where a label is a dict; None: MODEL.NUM_CLASSES.
         """
-        erasing = mixup = None
-        if cfg.AUG.ENABLE and cfg.AUG.RE_PROB > 0:
-            erasing = RandomErasing(probability=cfg.AUG.RE_PROB, mode=cfg.AUG.RE_MODE, count=cfg.AUG.RE_COUNT)
+        randaugment = erasing = mixup = None
+        aug = cfg.AUG
+        if aug.ENABLE and aug.AA_TYPE and aug.AA_WHERE == "device":
+            randaugment = DeviceRandAugment(aug.AA_TYPE, interpolation=aug.INTERPOLATION)
+        if aug.ENABLE and aug.RE_PROB > 0:
+            erasing = RandomErasing(probability=aug.RE_PROB, mode=aug.RE_MODE, count=aug.RE_COUNT, noise=aug.RE_NOISE)
         if cfg.MIXUP.ENABLE:
             mixup = MixUp(
                 num_classes=cfg.MODEL.NUM_CLASSES if num_classes is None else num_classes,
@@ -69,6 +75,7 @@ class DeviceTransform:
             "std": cfg.DATA.STD,
             "reverse_channels": cfg.DATA.REVERSE_INPUT_CHANNEL,
             "subtract_clip_mean": cfg.DATA.SUBTRACT_CLIP_MEAN,
+            "randaugment": randaugment,
             "erasing": erasing,
             "mixup": mixup,
         }
@@ -81,7 +88,7 @@ class DeviceTransform:
         Other inputs pass as they are. A batch without ``inputs`` (all its clips were bad) passes whole.
 
         Args:
-            training: erase and mix; with mixing on, ``label`` becomes soft (see :class:`MixUp`).
+            training: augment, erase and mix; with mixing on, ``label`` becomes soft (see :class:`MixUp`).
             seed_words: what all draws are derived from, e.g. (seed, "mix", step, rank); needed for either.
 
         Raises:
@@ -93,13 +100,16 @@ class DeviceTransform:
             return batch
         inputs = dict(batch["inputs"])
         names = [name for name, value in inputs.items() if _is_video(value)]
+        draws = training and bool(names) and bool(self.randaugment or self.erasing or self.mixup)
+        if draws and not seed_words:
+            raise ValueError("augmenting, erasing and mixing need seed_words, or every batch would draw the same")
         for name in names:
+            if draws and self.randaugment is not None:
+                inputs[name] = self.randaugment(inputs[name], (*seed_words, name))
             inputs[name] = self.normalize(inputs[name])
         batch["inputs"] = inputs
-        if not training or not names or (self.erasing is None and self.mixup is None):
+        if not draws:
             return batch
-        if not seed_words:
-            raise ValueError("erasing and mixing need seed_words, or every batch would draw the same")
         if self.erasing is not None:
             for name in names:
                 self.erasing.erase_(inputs[name], (*seed_words, name))

@@ -4,7 +4,8 @@ Zhong et al., https://arxiv.org/abs/1708.04896; Zhang et al., https://arxiv.org/
 https://arxiv.org/abs/1905.04899; the rules are SlowFast's. A clip's boxes are the same in all its frames: they are cut
 on the last two axes of (B, C, T, H, W).
 
-All numbers are drawn on the CPU, so that every device gets the same ones.
+All numbers are drawn on the CPU, so that every device gets the same ones; but for the noise of erased boxes, which is
+drawn where it is needed (``RandomErasing.noise``).
 """
 
 import math
@@ -31,6 +32,8 @@ class RandomErasing:
         mode: ``pixel`` noise N(0, 1) for every pixel | ``rand`` one N(0, 1) colour per frame | ``const`` zeros, the
             data's mean.
         count: boxes per erased clip; together they take the area of one.
+        noise: ``device``: drawn where the clips are, so that nothing waits for it; a GPU's numbers are other ones than
+            a CPU's | ``cpu``: the same numbers everywhere, 26 ms of the host for 32 clips of 16 x 224 x 224.
         min_area, max_area: share of the frame that is erased, 0..1.
         min_aspect: height / width of a box lies between this and its reciprocal.
     """
@@ -38,6 +41,7 @@ class RandomErasing:
     probability: float = 0.25
     mode: str = "pixel"
     count: int = 1
+    noise: str = "cpu"
     min_area: float = 0.02
     max_area: float = 1 / 3
     min_aspect: float = 0.3
@@ -46,6 +50,8 @@ class RandomErasing:
         problems = _probability_problems(self, "probability")
         if self.mode not in ("pixel", "rand", "const"):
             problems.append(f"mode {self.mode!r}: choose pixel, rand or const")
+        if self.noise not in ("device", "cpu"):
+            problems.append(f"noise {self.noise!r}: choose device or cpu")
         if self.count < 1:
             problems.append(f"count {self.count}: must be at least 1")
         if not 0 < self.min_area <= self.max_area <= 1:
@@ -74,18 +80,20 @@ class RandomErasing:
     def erase_(self, video: Tensor, words: tuple[Word, ...]) -> None:
         """Erase in (B, C, T, H, W) float, in place; clip i draws from (words, i)."""
         channels, frames, height, width = video.shape[1:]
+        source = video.device if self.noise == "device" else torch.device("cpu")
         for i, clip in enumerate(video):
             boxes = self.boxes(height, width, numpy_rng(*words, "erase", i))
             if not boxes:
                 continue
-            generator = torch_generator(*words, "noise", i)
+            generator = torch_generator(*words, "noise", i, device=source)
             for y, x, h, w in boxes:
                 region = clip[:, :, y : y + h, x : x + w]
                 if self.mode == "const":
                     region.zero_()
                 else:
                     shape = (channels, frames, h, w) if self.mode == "pixel" else (channels, frames, 1, 1)
-                    region.copy_(torch.randn(shape, generator=generator).to(region.device).expand_as(region))
+                    noise = torch.randn(shape, generator=generator, device=source)
+                    region.copy_(noise.to(region.device).expand_as(region))
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class StoredTokens(VideoDataset):
         absent = set(store.missing)
         there = [name for name in self.clips.ids() if name not in absent]
         rows = dict(zip(there, store.rows(there).tolist(), strict=True))
-        self._rows = [rows.get(name, -1) for name in self.clips.ids()]
+        self._rows = np.fromiter((rows.get(name, -1) for name in self.clips.ids()), np.int64, len(self.clips))
 
     @classmethod
     def from_config(
@@ -108,7 +108,7 @@ class StoredTokens(VideoDataset):
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
         index = key.sample if isinstance(key, SampleRequest) else key
-        clip, row, count = self.clips[index], self._rows[index], self.store.shape[0]
+        clip, row, count = self.clips[index], int(self._rows[index]), self.store.shape[0]
         if row < 0:
             return BadClip(clip.id, clip.path, "has no stored tokens: it could not be read when they were stored")
         if not isinstance(key, SampleRequest):

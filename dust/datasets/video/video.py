@@ -334,7 +334,7 @@ def train_transform(cfg) -> TrainTransform:
         scales_relative=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
         aspect_relative=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE),
         random_flip=data.RANDOM_FLIP,
-        auto_augment=aug.AA_TYPE if aug.ENABLE and not aug.LIST else "",
+        auto_augment=aug.AA_TYPE if aug.ENABLE and not aug.LIST and aug.AA_WHERE == "workers" else "",
         color_jitter=aug.COLOR_JITTER if aug.ENABLE and not aug.AA_TYPE else 0.0,
         interpolation=aug.INTERPOLATION,
         augmentations=build_augmentations(aug.LIST) if aug.ENABLE and aug.LIST else None,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+from dust.decode.deadline import Deadline, OutOfTime
 from dust.deploy.serve.frames import SOURCE, PushedFrames
 from dust.deploy.serve.guard import PROTOCOL, Guard, GuardMiddleware
 from dust.deploy.serve.limits import Refused, main_file
@@ -137,7 +138,7 @@ def _add_errors(app: Any) -> None:
         return say(500, "a fault of the server: its log says more")
 
     handlers: dict[Any, Callable[..., Any]] = {
-        Refused: refused, DustError: bad, asyncio.TimeoutError: late, OSError: full, Stopped: gone,
+        Refused: refused, DustError: bad, asyncio.TimeoutError: late, OutOfTime: late, OSError: full, Stopped: gone,
         ClientDisconnect: gone,
         RequestValidationError: invalid, HTTPException: http, Exception: fault,
     }  # fmt: skip
@@ -214,7 +215,7 @@ def _add_predict(app: Any, service: Service) -> None:
                 found = await asyncio.wait_for(answer(request, path, options), service.limits.timeout)
             status = 422 if "error" in found else 200
             return _json(found, status)
-        except asyncio.TimeoutError:
+        except (asyncio.TimeoutError, OutOfTime):
             status = 504
             raise
         except (Stopped, ClientDisconnect):  # nobody waits any more
@@ -277,11 +278,11 @@ async def _converse(socket: Any, service: Service, options: Options, frames: Pus
     def tell(message: Any) -> None:
         loop.call_soon_threadsafe(answers.put_nowait, message)
 
-    def predict(stop: Any) -> None:
+    def predict(deadline: Deadline) -> None:
         try:
             found = service.stream(SOURCE, options, opener=frames.opener, retries=0)
             for one in found:
-                if stop.is_set():
+                if not deadline.left():
                     return
                 service.metrics.windows.inc()
                 tell({**shown(one, options.top), **({} if one.delay is None else {"delay": one.delay})})

@@ -1,6 +1,7 @@
 """Requests that wait are answered together: read by several threads, run through the model by one."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dust.decode.deadline import Deadline, keep_to
 from dust.deploy.prediction import Prediction
 from dust.deploy.predictor import Predictor
 from dust.deploy.reading import Reading
@@ -17,6 +19,7 @@ from dust.deploy.reading import Reading
 class _Job:
     reading: Reading
     threshold: float
+    deadline: Deadline
     answer: "asyncio.Future[Prediction]"
 
 
@@ -55,20 +58,31 @@ class Batcher:
         self._waiting: asyncio.Queue[_Job] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def predict(self, read: Callable[[], Reading], threshold: float) -> Prediction:
-        """Predict one source.
+    async def predict(
+        self, read: Callable[[], Reading], threshold: float, deadline: Deadline | None = None
+    ) -> Prediction:
+        """Predict one source. Where nobody waits for it any more, as by a cancellation, its decode ends.
 
         Args:
             read: makes its reading, called in another thread; its errors are raised here. Ids of readings that are
                 under way are distinct.
             threshold: below this probability the answer is "none of these".
+            deadline: when the decode ends in any case.
         """
-        loop = asyncio.get_running_loop()
-        async with self._room:
-            reading = await loop.run_in_executor(self._readers, read)
-            job = _Job(reading, threshold, loop.create_future())
-            self._waiting.put_nowait(job)
-            return await job.answer
+        loop, until = asyncio.get_running_loop(), deadline or Deadline()
+
+        def in_time() -> Reading:
+            with keep_to(until):
+                return read()
+
+        try:
+            async with self._room:
+                reading = await loop.run_in_executor(self._readers, in_time)
+                job = _Job(reading, threshold, until, loop.create_future())
+                self._waiting.put_nowait(job)
+                return await job.answer
+        finally:
+            until.cancel()
 
     async def close(self) -> None:
         """End the threads; what still waits is cancelled."""
@@ -117,7 +131,9 @@ class Batcher:
         if jobs[0].threshold != predictor.threshold:
             predictor = copy(predictor)
             predictor.threshold = jobs[0].threshold
-        return predictor.predict_batch([job.reading for job in jobs])
+        # a recording is read while it runs, and runs by itself; jobs of several have been read
+        with keep_to(jobs[0].deadline) if len(jobs) == 1 else contextlib.nullcontext():
+            return predictor.predict_batch([job.reading for job in jobs])
 
 
 def _batches(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:

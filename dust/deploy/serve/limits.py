@@ -10,6 +10,7 @@ import av
 
 from dust.datasets.multimodal.series import SUFFIXES
 from dust.decode.container import read_errors, words
+from dust.decode.deadline import open_options
 from dust.decode.reader import open_clip
 from dust.utils.errors import DustError, VideoError
 from dust.utils.text import printable
@@ -86,7 +87,8 @@ def check_video(path: str, limits: Limits) -> None:
 def _check_container(path: str, limits: Limits) -> None:
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
-        with av.open(os.path.abspath(path), options=options, metadata_errors="ignore") as container:
+        how = {"options": options, "metadata_errors": "ignore", **open_options()}
+        with av.open(os.path.abspath(path), **how) as container:
             _check_length(path, (container.duration or 0) / 1e6, limits)
             for stream in container.streams.video:
                 context = stream.codec_context

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dust.decode.cache import forget_index
+from dust.decode.deadline import Deadline, OutOfTime, check_time, keep_to
 from dust.deploy.jobs import LongVideos
 from dust.deploy.prediction import Prediction
 from dust.deploy.predictor import Predictor
@@ -176,7 +176,8 @@ class Service:
         """
         assert self._batcher is not None
         threshold = self.predictor.threshold if options.threshold is None else options.threshold
-        answer = await self._batcher.predict(lambda: self._read(sample), threshold)
+        deadline = Deadline(self.limits.timeout)
+        answer = await self._batcher.predict(lambda: self._read(sample), threshold, deadline)
         answer = self._renamed(answer, sample)
         self.metrics.clips.labels("unreadable" if not answer.ok else "damaged" if answer.damage else "answered").inc()
         found: dict[str, Any] = {**about(self.predictor), "threshold": threshold}
@@ -184,7 +185,7 @@ class Service:
         if not answer.ok:
             found["error"] = answer.error
         elif options.timeline:
-            found["timeline"] = await self.in_thread(lambda stop: self._timeline(sample, options, stop))
+            found["timeline"] = await self.in_thread(lambda _: self._timeline(sample, options))
         return found
 
     def _read(self, sample: Sample) -> Reading:
@@ -193,6 +194,8 @@ class Service:
             if sees_video(self.kind):
                 check_video(sample.path, self.limits)
             return self.predictor.read(sample.path)
+        except OutOfTime:  # not the file's fault
+            raise
         except VideoError as error:
             reading.error = error.reason
         except DustError as error:
@@ -204,17 +207,18 @@ class Service:
         error, damage = (_without(text, sample) for text in (answer.error, answer.damage))
         return replace(answer, id=sample.name, path=sample.name, error=error, damage=damage)
 
-    def _timeline(self, sample: Sample, options: Options, stop: threading.Event) -> dict[str, Any]:
+    def _timeline(self, sample: Sample, options: Options) -> dict[str, Any]:
         threshold = self.predictor.threshold if options.threshold is None else options.threshold
         rule = MergeRule(threshold)
         job = LongVideos(self.predictor, *self.windows(options), rule)
 
         def progress(*_: object) -> None:
-            if stop.is_set():
-                raise Stopped
+            check_time()
 
         try:
             done = list(job.run([sample.path], progress))
+        except OutOfTime:
+            raise
         except DustError as error:  # this model has no timeline
             return {"error": _without(str(error), sample)}
         if not done:
@@ -253,14 +257,19 @@ class Service:
         given = {name: value for name, value in (("window", window), ("stride", stride)) if value}
         return model.stream(source, **given, **live)
 
-    async def in_thread(self, work: Callable[[threading.Event], Any]) -> Any:
-        """What ``work(stop)`` returns in a thread of its own; ``stop`` is set once nobody waits for it."""
+    async def in_thread(self, work: Callable[[Deadline], Any]) -> Any:
+        """What ``work(deadline)`` returns in a thread of its own; it is over once nobody waits for it."""
         assert self._streams is not None
-        stop = threading.Event()
+        deadline = Deadline()
+
+        def in_time() -> Any:
+            with keep_to(deadline):
+                return work(deadline)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._streams, work, stop)
+            return await asyncio.get_running_loop().run_in_executor(self._streams, in_time)
         finally:
-            stop.set()
+            deadline.cancel()
 
 
 async def unless_gone(work: Any, gone: Callable[[], Any]) -> Any:

@@ -11,18 +11,28 @@ from einops import rearrange
 
 class DropPath(nn.Module):
     """Stochastic depth (https://arxiv.org/abs/1603.09382): in training, each item of dim 0 is zeroed with probability
-    ``rate`` (0 <= rate < 1) and the kept ones are divided by ``1 - rate``. Identity in eval."""
+    ``rate`` (0 <= rate < 1) and the kept ones are divided by ``1 - rate``. Identity in eval.
+
+    The rate is a tensor too, ``keep``, for what is compiled: as a number it would make of each block code of its own,
+    and after eight of them torch compiles no more.
+    """
+
+    keep: torch.Tensor
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         self.rate = float(rate)
+        self.drops = self.rate > 0.0
+        self.register_buffer("keep", torch.tensor(1.0 - self.rate), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.rate == 0.0 or not self.training:
+        if not (self.drops and self.training):
             return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        if torch.compiler.is_compiling():
+            return x * ((torch.rand(shape, device=x.device) < self.keep) / self.keep).to(x.dtype)
         keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
-        return x * mask
+        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.4f}"

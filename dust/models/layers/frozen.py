@@ -1,7 +1,8 @@
 """What is frozen: its hash, and its hidden layers without keeping them for the backward pass."""
 
 import hashlib
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,3 +68,29 @@ def sha256_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+#: Of each model: of which tensors the hash is, how they were then (:func:`_mark`), and the hash.
+_KNOWN: "weakref.WeakKeyDictionary[nn.Module, tuple[Sequence[torch.Tensor], list[Any], str]]"
+_KNOWN = weakref.WeakKeyDictionary()
+
+
+def hash_once(model: nn.Module, tensors: Sequence[torch.Tensor], compute: Callable[[], str]) -> str:
+    """``compute()``, the hash of ``tensors`` of ``model``; that of the call before if nobody wrote to them since.
+
+    170 M frozen numbers take a second or more, at every save and in every process. Nothing is kept of tensors that
+    learn: fused optimizers do not count what they write. Nor do writes to ``tensor.data`` count.
+    """
+    if any(tensor.requires_grad for tensor in tensors):
+        _KNOWN.pop(model, None)
+        return compute()
+    marks = [_mark(tensor) for tensor in tensors]
+    if model not in _KNOWN or _KNOWN[model][1] != marks:
+        _KNOWN[model] = tensors, marks, compute()  # the tensors too: a new one could lie where an old one did
+    return _KNOWN[model][2]
+
+
+def _mark(tensor: Any) -> tuple[Any, ...]:
+    """What is another after each change of a tensor: which it is, where it lies, how often it was written to."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of one that is shared out, our part
+    return id(tensor), tensor.dtype, local.data_ptr(), tensor._version

@@ -8,6 +8,7 @@ checkpoints (Apache-2.0 and MIT), whose parameter names these modules have. Toke
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,12 +36,31 @@ def pad_end(x: torch.Tensor, multiples: Sequence[int], first: int = 1) -> torch.
 # ------------------------------------------------------------------------------------------- masks and positions
 
 
+class _Tables:
+    """What was kept, as attributes: code that is compiled reads them where they lie, as it does a module's buffers."""
+
+
+_TABLES = _Tables()
+
+
 def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep the last results of a function whose arguments say all, where :func:`may_keep` says that they last."""
+    """Keep the last results of a function whose arguments say all, where :func:`may_keep` says that they last.
+
+    What is compiled has them as inputs. Traced, they would be made anew, number by number, and copied to the device, by
+    every block in every pass.
+    """
     cached = functools.lru_cache(maxsize=64)(function)
+
+    @torch.compiler.assume_constant_result  # called while code is traced; the name is what stands in it
+    def name_of(*args: Any) -> str:
+        name = "_".join(map(str, (function.__name__, *args)))
+        setattr(_TABLES, name, cached(*args))
+        return name
 
     @functools.wraps(function)
     def get(*args: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return getattr(_TABLES, name_of(*args))
         return cached(*args) if may_keep() else function(*args)
 
     get.cache_info, get.cache_clear = cached.cache_info, cached.cache_clear  # type: ignore[attr-defined]
@@ -208,7 +228,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, *grid, C) -> (B, *grid, C)."""
-        size = tuple(x.shape[1:-1])
+        size = tuple(map(operator.index, x.shape[1:-1]))  # numbers when traced too: masks are made for a size
         window, shift = self.fit(size)
         axes = tuple(range(1, x.ndim - 1))
         x = pad_end(x, window)
@@ -218,9 +238,8 @@ class WindowAttention(nn.Module):
         # three copies and not one, so that the backward pass keeps q scaled only
         q, k, v = (self._to_windows(part, grid, window) for part in self._qkv(x).chunk(3, dim=-1))
         masks = window_masks(size, window, shift, self.mask, x.device)
-        if masks is not None:
-            masks = masks[0], masks[1].repeat(x.shape[0])
-        out = self._attend(q, k, v, self._bias(math.prod(window)), masks)
+        mask = None if masks is None else masks[0].index_select(0, masks[1])  # (windows of a clip, N, N)
+        out = self._attend(q, k, v, self._bias(math.prod(window)), mask)
         out = self._from_windows(out, x.shape[0], grid, window)
         if any(shift):
             out = torch.roll(out, shift, axes)
@@ -261,27 +280,30 @@ class WindowAttention(nn.Module):
         return table.t().index_select(1, index).view(self.num_heads, tokens, tokens)
 
     def _attend(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        bias: torch.Tensor,
-        masks: tuple[torch.Tensor, torch.Tensor] | None,
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """softmax(scale * q k + bias + mask) v, each (windows, heads, N, head_dim)."""
+        """softmax(scale * q k + bias + mask) v, each (B * windows, heads, N, head_dim); see ``forward`` for the rest.
+
+        Bias and mask are never spread over the clips, where they would be larger than all else.
+        """
         scale, drop = self.scale, self.attn_drop if self.training else 0.0
         if self.cosine:
             q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100)).exp()
             k, scale = F.normalize(k, dim=-1), 1.0
-        mask = None if masks is None else masks[0].index_select(0, masks[1]).unsqueeze(1)  # (windows, 1, N, N)
+        shape = q.shape
         if has_fused_kernel(q):
-            bias = bias.expand(q.shape[0], -1, -1, -1) if mask is None else bias + mask
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=drop, scale=scale)
+            if mask is not None:  # the windows of a clip as heads of one, so that one bias is for all clips
+                bias = (bias + mask.unsqueeze(1)).flatten(0, 1)  # (windows * heads, N, N)
+                q, k, v = (part.reshape(-1, *bias.shape[:2], shape[-1]) for part in (q, k, v))
+            bias = bias.to(q.dtype).unsqueeze(0)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop, scale=scale).reshape(shape)
+        if mask is not None:
+            q, k, v = (part.view(-1, len(mask), *shape[1:]) for part in (q, k, v))
         logits = (q * scale) @ k.transpose(-2, -1)
         logits.add_(bias)  # in place: no gradient needs what the product was
         if mask is not None:
-            logits.add_(mask)
-        return F.dropout(logits.softmax(dim=-1), drop) @ v
+            logits.add_(mask.unsqueeze(1))
+        return (F.dropout(logits.softmax(dim=-1), drop) @ v).reshape(shape)
 
 
 class SwinBlock(nn.Module):

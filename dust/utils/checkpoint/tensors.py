@@ -102,6 +102,20 @@ def _first_classifier(source: str, data: Mapping[Any, Any], notes: list[str]) ->
     return _inner({"first": found[0]}, "first")
 
 
+def numbered_classifier(source: str, data: Mapping[Any, Any], number: int) -> Mapping[str, torch.Tensor]:
+    """The tensors of one of a list of classifiers, counted from 0. CheckpointError where the file has no such list, or
+    none of that number."""
+    found = data.get(CLASSIFIERS)
+    count = len(found) if isinstance(found, Sequence) and not isinstance(found, str | bytes) else 0
+    if not 0 <= number < count:
+        held = f"lists {count}, 0 to {count - 1}" if count else f"has no list of them ({CLASSIFIERS!r})"
+        raise CheckpointError(f"{source}: holds no classifier {number}: it {held}")
+    tensors = _inner({"one": found[number]}, "one")  # type: ignore[index]
+    if not tensors:
+        raise CheckpointError(f"{source}: its classifier {number} holds no tensors")
+    return tensors
+
+
 def has_averages(data: Mapping[Any, Any]) -> bool:
     """Whether a file's contents hold averaged weights."""
     return any(_inner(data, name) for name in AVERAGES)

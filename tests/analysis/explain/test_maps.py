@@ -129,11 +129,12 @@ def scenes(count, generator):
     return video, labels, where > 0
 
 
-def test_a_trained_model_looks_at_what_moves_and_a_random_one_does_not():
+@pytest.mark.parametrize("depth", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_trained_model_looks_at_what_moves_and_a_random_one_does_not(depth):
+    """At least three times as much on the mover as on the background; of random models less than 1.5 on average."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    options = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 1, "num_heads": 2, "all_frames": 4}
-    random_model = VideoMAE(num_classes=2, **options).eval()
+    options = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": depth, "num_heads": 2, "all_frames": 4}
     model = VideoMAE(num_classes=2, **options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(80):
@@ -143,17 +144,20 @@ def test_a_trained_model_looks_at_what_moves_and_a_random_one_does_not():
         loss.backward()
         optimizer.step()
     model.eval()
-    video, labels, where = scenes(24, generator)
-    assert (model(video).argmax(1) == labels).float().mean() > 0.95
-    ratios = []
-    for one in (model, random_model):
+    video, labels, where = scenes(16, generator)
+    assert (model(video).argmax(1) == labels).float().mean() > 0.9
+
+    def ratio(one):
         maps = [
             make_map(one, {"video": clip[None]}, forward, lambda out, label=label: out[0, label]).values
             for clip, label in zip(video, labels, strict=True)
         ]
         values = torch.stack([found / found.mean() for found in maps])
-        ratios.append(float(values[where].mean() / values[~where].mean()))
-    assert ratios[0] >= 3 and ratios[1] < 1.5, ratios
+        return float(values[where].mean() / values[~where].mean())
+
+    assert ratio(model) >= 3
+    random = [ratio(VideoMAE(num_classes=2, **options).eval()) for _ in range(4)]
+    assert sum(random) / 4 < 1.5, random
 
 
 def test_plain_rollout_sums_to_one():

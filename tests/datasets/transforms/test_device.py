@@ -13,6 +13,7 @@ from dust.datasets.transforms.mixing import Mix, MixUp, RandomErasing
 from dust.utils.errors import ConfigError, DataError
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.2, 0.25)
+NOISES = ("cpu", "device")
 WORDS = (7, "mix", 3, 0)
 
 
@@ -195,6 +196,31 @@ def test_noise_is_standard_normal():
     out, changed = erased(RandomErasing(probability=1.0), batch)
     assert out[changed].mean() == pytest.approx(0, abs=0.03)
     assert out[changed].std() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("mode", ("pixel", "rand"))
+def test_a_cpu_draws_the_same_noise_by_either_key(mode):
+    batch = random_batch(8)
+    first, second = (erased(RandomErasing(mode=mode, probability=0.7, noise=noise), batch)[0] for noise in NOISES)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_its_noise_without_waiting_and_repeats_it():
+    video = random_batch(8, (3, 4, 40, 40))["inputs"]["video"].cuda().float()
+    erasing, results = RandomErasing(probability=1.0, noise="device"), []
+    for words in ((1, 2), (1, 2), (1, 3)):
+        out = video.clone()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            erasing.erase_(out, words)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        results.append(out.cpu())
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    noise = results[0][results[0] != video.cpu()]
+    assert noise.mean() == pytest.approx(0, abs=0.05) and noise.std() == pytest.approx(1, abs=0.05)
 
 
 def test_several_boxes_share_the_area_of_one():
@@ -382,7 +408,7 @@ def test_the_configuration_is_read():
     cfg.MODEL.NUM_CLASSES = 12
     cfg.MIXUP.LABEL_SMOOTH_VALUE = 0.2
     full = DeviceTransform(**DeviceTransform.from_config(cfg))
-    assert full.erasing == RandomErasing(probability=0.25, mode="pixel", count=2)
+    assert full.erasing == RandomErasing(probability=0.25, mode="pixel", count=2, noise="device")
     assert full.mixup == MixUp(
         num_classes=12, alpha=0.8, cutmix_alpha=1.0, probability=1.0, switch_prob=0.5, label_smoothing=0.2
     )

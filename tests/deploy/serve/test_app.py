@@ -19,11 +19,13 @@ from PIL import Image
 
 import dust
 from dust.decode import cache
+from dust.decode.deadline import OutOfTime
 from dust.decode.reader import VideoReader
 from dust.deploy.prediction import Prediction
 from dust.deploy.reading import Reading
 from dust.deploy.serve.app import check_extra
 from dust.deploy.serve.limits import Limits
+from dust.deploy.serve.service import Service
 from dust.utils.errors import ConfigError
 from tests.datasets.clip_files import write_clip
 from tests.deploy.serve.serving import call, form, send, serving, until
@@ -393,3 +395,23 @@ def test_streams_of_other_sites_and_of_too_many(model, clips):
             first.send(message(0.0, np.zeros((20, 20, 3), np.uint8)))
         until(lambda: server.service._busy == 0)
     until(lambda: not any(one.name == "dust-live" for one in threading.enumerate()))
+
+
+def test_a_decode_that_goes_past_its_time_frees_its_thread(model, clips, monkeypatch):
+    """An upload of a million tiny pictures, which take ten times as long as anybody waits."""
+    endless = b"YUV4MPEG2 W2 H2 F1000:1 C420\n" + (b"FRAME\n" + bytes(6)) * 1_000_000
+    ended, read = [], Service._read
+
+    def watched(service, sample):
+        try:
+            return read(service, sample)
+        except OutOfTime:
+            ended.append(sample.name)
+            raise
+
+    monkeypatch.setattr(Service, "_read", watched)
+    with serving(model, limits=Limits(timeout=1.0, max_minutes=1e6), workers=1) as server:
+        status, _, found = send(server.port, ("endless.y4m", endless))
+        assert status == 504 and "--timeout" in found["error"]
+        until(lambda: ended == ["endless.y4m"], seconds=5)
+        assert send(server.port, clips / "clip_14.mp4")[0] == 200, "the one thread is free"

@@ -92,6 +92,43 @@ def test_the_fused_kernels_path_is_the_same(monkeypatch, case, attention):
         torch.testing.assert_close(plain, fused, atol=1e-5, rtol=1e-4)
 
 
+def test_the_fused_kernel_gets_a_bias_for_one_clip_in_its_own_type(monkeypatch):
+    """Spread over the windows of a batch, or cast after that, it would be larger than all activations of the model."""
+    given = []
+    monkeypatch.setattr(window_attention, "has_fused_kernel", lambda q: True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def look(q, k, v, attn_mask, **options):
+        given.append((tuple(q.shape), tuple(attn_mask.shape), attn_mask.dtype == q.dtype))
+        return attend(q, k, v, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", look)
+    for shifted in (False, True):
+        module = WindowAttention(8, 2, (2, 3, 3), shifted=shifted)
+        with torch.autocast("cpu", torch.bfloat16):
+            module(torch.randn(5, 4, 6, 6, 8))
+    # 8 windows of 18 tokens in each of 5 clips, 2 heads of 4
+    assert given == [((40, 2, 18, 4), (1, 2, 18, 18), True), ((5, 16, 18, 4), (1, 16, 18, 18), True)]
+
+
+def test_what_is_compiled_has_masks_and_indices_as_inputs():
+    """Traced, they were made anew by every block in every pass, and copied to the device."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def look(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    module = randomised(WindowAttention(8, 2, (2, 3, 3), shifted=True))
+    compiled = torch.compile(module, backend=look, fullgraph=True)
+    for shape in ((2, 4, 6, 6, 8), (3, 4, 6, 6, 8), (2, 4, 7, 5, 8)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), module(x), atol=1e-6, rtol=0)
+    made = {node.target.__name__ for graph in graphs for node in graph.graph.nodes if node.op == "call_function"}
+    assert len(graphs) == 3 and not made & {"tensor", "zeros", "full", "arange"}
+
+
 # -------------------------------------------------------------------------------------------------------- masks
 
 

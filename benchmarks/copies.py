@@ -1,0 +1,139 @@
+"""Whether `dust curate` finds copies of real clips: re-encoded, cut out, begun later.
+
+python -m benchmarks.copies CLIPS [--takes 5] [--seconds 2] [--later 0.4]   from the root of a checkout.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dust.analysis.copies import Sketch, same_recordings, sketch
+from dust.analysis.curate import families
+from dust.benchmark.report import Report
+from dust.decode.folders import VIDEO_SUFFIXES
+from dust.decode.reader import open_clip
+from dust.utils.errors import VideoError
+
+METHOD = (
+    "Takes of each file, one after the other, at about 15 frames a second and 128 pixels of height; of each take a "
+    "copy of three quarters of the size at CRF 36, one that shows 75 to 90 % of each side somewhere, one that begins "
+    "later. Pairs of the families that curate writes, against those of one take. The files are of different recordings."
+)
+RATE, HEIGHT = 15, 128
+
+
+def takes(
+    path: Path, *, most: int, seconds: float, later: float, height: int = HEIGHT
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Frames (T, H, W, 3) uint8 of up to ``most`` takes of a file and their rate; each ``later`` seconds longer."""
+    with open_clip(path) as reader:
+        step = max(1, round(reader.fps / RATE))
+        rate = max(1, round(reader.fps / step))
+        span = round(seconds * rate) + round(later * rate)
+        held = len(reader) // step
+        count = min(most, held // span)
+        for number in range(count):
+            first = number * (held // count)
+            frames = reader.frames([(first + one) * step for one in range(span)])
+            yield resized(frames, HEIGHT, round(HEIGHT * reader.width / reader.height)), rate
+
+
+def copies_of(frames: np.ndarray, later: int, rng: np.random.Generator) -> list[tuple[np.ndarray, int]]:
+    """A take and its three copies, each with the CRF that it is written with; ``later``: frames."""
+    take = frames[: len(frames) - later]
+    height, width = take.shape[1:3]
+    share = rng.uniform(0.75, 0.9)
+    down, right = (int(rng.integers(0, size * (1 - share) + 1)) for size in (height, width))
+    cut = take[:, down : down + int(height * share), right : right + int(width * share)]
+    return [(take, 20), (resized(take, height * 3 // 4, width * 3 // 4), 36), (cut, 24), (frames[later:], 24)]
+
+
+def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 of another size, by areas."""
+    planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    scaled = F.interpolate(planes, (height, width), mode="area").round().byte()
+    return scaled.permute(0, 2, 3, 1).numpy()
+
+
+def write(path: Path, frames: np.ndarray, rate: int, crf: int) -> Path:
+    """Encode frames as H.264; returns the path."""
+    height, width = (size // 2 * 2 for size in frames.shape[1:3])
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, rate)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def make_set(files: Sequence[Path], folder: Path, *, most: int, seconds: float, later: float) -> list[int]:
+    """Write takes and copies as ``0.mp4``, ``1.mp4``, ...; returns the take of each."""
+    rng, owner = np.random.default_rng(0), list[int]()
+    for path in files:
+        for frames, rate in takes(path, most=most, seconds=seconds, later=later):
+            take = owner[-1] + 1 if owner else 0
+            for part, crf in copies_of(frames, round(later * rate), rng):
+                write(folder / f"{len(owner)}.mp4", part, rate, crf)
+                owner.append(take)
+    return owner
+
+
+def figures(found: Sequence[Sequence[int]], owner: Sequence[int]) -> tuple[float, float]:
+    """(recall, precision) of the pairs within families."""
+    pairs = {pair for family in found for pair in itertools.combinations(family, 2)}
+    right = {(i, j) for i, j in itertools.combinations(range(len(owner)), 2) if owner[i] == owner[j]}
+    return len(pairs & right) / len(right), len(pairs & right) / max(1, len(pairs))
+
+
+def measure_copies(files: Sequence[Path], *, most: int = 5, seconds: float = 2.0, later: float = 0.4) -> Report:
+    """Make the set, and look for its copies."""
+    with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as folder:
+        owner = make_set(files, Path(folder), most=most, seconds=seconds, later=later)
+        begun, sketches = time.process_time(), list[Sketch]()
+        for number in range(len(owner)):
+            with open_clip(Path(folder) / f"{number}.mp4") as reader:
+                sketches.append(sketch(reader))
+        drawn = time.process_time()
+        found = families(same_recordings(sketches), len(owner))
+        done = time.process_time()
+    recall, precision = figures(found, owner)
+    row = {"clips": len(owner), "recall": round(recall, 4), "precision": round(precision, 4)}
+    row |= {"draw_ms": round(1e3 * (drawn - begun) / len(owner), 1), "compare_s": round(done - drawn, 2)}
+    return Report("copies", METHOD, [row], [], {"takes": most, "seconds": seconds, "later": later})
+
+
+def main() -> int:
+    """Measure the clips of a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, nargs="+", help="files, or folders of them, of different recordings")
+    parser.add_argument("--takes", type=int, default=5, help="of a file, at most")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a take")
+    parser.add_argument("--later", type=float, default=0.4, help="seconds by which the third copy begins later")
+    args = parser.parse_args()
+    files = [one for path in args.clips for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files = [one for one in files if one.suffix.lower() in VIDEO_SUFFIXES]
+    try:
+        report = measure_copies(files, most=args.takes, seconds=args.seconds, later=args.later)
+    except VideoError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(report.text() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""Whether two clips show the same recording, told from their pictures: re-encoded, cut out, beginning later.
+
+What a network makes of two clips says that they are alike, which two takes of one scene are as well. A copy shows the
+same movement: where one clip is laid over the other at the right place and moment, what changes in one changes in the
+other. So each clip is kept as small grey pictures; pairs whose mean pictures fit are laid over each other in time and
+space, and two correlations are asked: of the pictures, and of what is left of them without their mean over time.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust.decode.clip import ClipReader
+from dust.decode.pixels import FrameRequest
+
+RATE = 12.0  # pictures a second, about: whole steps of a clip's frames
+MOST = 48  # pictures of a clip, around its middle
+SIDE, SMALL, COARSE = 48, 16, 12  # pixels of a picture; of one laid over another; of a mean that is searched for
+#: Shares of a side that a copy may show.
+SCALES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+CANDIDATES, FITS = 20, 0.5  # partners of a clip that are looked at, and how well its mean picture fits theirs
+SHARED = 0.6  # of the shorter clip, which both must show
+PICTURE, MOVEMENT = 0.9, 0.8  # correlations from which on a pair is one recording
+#: Where fewer grey levels move, as by a slow camera, one moment is much like the next: more is asked of the movement,
+#: unless the pictures are as equal as two moments are not.
+SLOW, SLOWLY, EQUAL = 2.5, 0.92, 0.995
+NOISE = 0.5  # grey levels that coding changes in small pictures: it takes its share of what little movement there is
+STILL, ALIKE = 0.5, 0.988  # where no more grey levels than these move, pictures decide, and must be so alike
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+Window = tuple[float, float, float]  # share of both sides, and where it begins: down, right; of the whole side
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A clip as grey pictures (T, SIDE, SIDE) uint8, ``step`` seconds apart."""
+
+    pictures: np.ndarray
+    step: float
+
+
+def sketch(reader: ClipReader) -> Sketch:
+    """Draw a clip. VideoError where it cannot be read."""
+    every = max(1, round((reader.fps or RATE) / RATE))
+    count = min(MOST, -(-len(reader) // every))
+    first = (len(reader) - (count - 1) * every - 1) // 2
+    request = FrameRequest([first + number * every for number in range(count)])
+    grey = reader.read([request])[0].astype(np.float32) @ LUMA
+    small = _fit(grey, (1.0, 0.0, 0.0), SIDE)
+    return Sketch(small.round().clip(0, 255).astype(np.uint8), every / (reader.fps or RATE))
+
+
+@functools.lru_cache(maxsize=4096)
+def _weights(size: int, side: int, begin: float, share: float) -> np.ndarray:
+    """(size, side): the mean over each of ``size`` equal pieces of a part of a line of ``side`` pixels."""
+    edges = (begin + share * np.arange(size + 1) / size) * side
+    pixels = np.arange(side)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    covered = np.clip(covered, 0, None)
+    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _fit(pictures: np.ndarray, window: Window, size: int) -> np.ndarray:
+    """A window of pictures (..., H, W) as (..., size, size), by areas."""
+    share, down, right = window
+    rows = _weights(size, pictures.shape[-2], down, share)
+    columns = _weights(size, pictures.shape[-1], right, share)
+    return rows @ pictures @ columns.T
+
+
+def windows(scales: Sequence[float], places: int) -> list[Window]:
+    """The whole, and windows of these scales at ``places`` x ``places`` places each."""
+    found: list[Window] = [(1.0, 0.0, 0.0)]
+    for scale in scales:
+        at = np.linspace(0, 1 - scale, places)
+        found += [(scale, float(down), float(right)) for down in at for right in at]
+    return found
+
+
+WINDOWS = windows(SCALES, 5)
+FEW = windows(SCALES[2::3], 3)
+
+
+def _rows(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (..., H, W) as rows (..., H W) of mean 0 and length 1."""
+    rows = pictures.reshape(*pictures.shape[:-2], -1)
+    rows = rows - rows.mean(axis=-1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6)
+
+
+def candidates(means: np.ndarray, *, count: int = CANDIDATES) -> Iterator[tuple[int, int]]:
+    """Yield pairs (i, j), i < j, where the mean picture (N, SIDE, SIDE) of one fits the other's or a window of it; of
+    each clip the ``count`` best."""
+    views = np.stack([_rows(_fit(means, window, COARSE)) for window in FEW], axis=1)  # (N, windows, pixels)
+    near: dict[int, set[int]] = {}
+    chunk = max(1, (1 << 25) // max(1, len(means)))
+    for begin in range(0, len(means), chunk):
+        part = slice(begin, begin + chunk)
+        best = np.full((len(means[part]), len(means)), -1.0, np.float32)
+        for window in range(len(FEW)):
+            best = np.maximum(best, views[part, window] @ views[:, 0].T)
+            best = np.maximum(best, views[part, 0] @ views[:, window].T)
+        kept = min(count + 1, len(means))
+        for row, order in enumerate(np.argpartition(-best, kept - 1, axis=1)[:, :kept]):
+            here = begin + row
+            near[here] = {int(other) for other in order if other != here and best[row, other] >= FITS}
+    yield from sorted({(min(i, j), max(i, j)) for i, others in near.items() for j in others})
+
+
+@dataclass(frozen=True)
+class Match:
+    """How well one clip lies over another: correlations of pictures and of movement, and grey levels that move."""
+
+    picture: float = -1.0
+    movement: float = -1.0
+    moves: float = 0.0
+
+    @property
+    def both(self) -> float:
+        """What a better place or moment makes larger."""
+        return self.picture + self.movement
+
+    @property
+    def same(self) -> bool:
+        """Whether both are one recording."""
+        if self.moves < STILL:
+            return self.picture >= ALIKE
+        visible = self.moves**2 / (self.moves**2 + NOISE**2)
+        asked = SLOWLY if self.moves < SLOW and self.picture < EQUAL else MOVEMENT
+        return self.picture >= PICTURE and self.movement >= asked * visible
+
+
+def compare(one: Sketch, other: Sketch) -> Match:
+    """Lay two clips over each other, each in windows of the other, at every moment; the best that was found."""
+    step = max(one.step, other.step)
+    pair = [_paced(sketch_, step) for sketch_ in (one, other)]
+    begun: list[tuple[Match, int, np.ndarray, np.ndarray, Window]] = []
+    for outer, inner in (pair, pair[::-1]):
+        inside = _fit(inner, (1.0, 0.0, 0.0), SMALL)
+        fits = _all_windows(outer.mean(axis=0)) @ _rows(inside.mean(axis=0))
+        for window in dict.fromkeys([0, *np.argsort(-fits)[:2].tolist()]):
+            for match, shift in _in_time(_fit(outer, WINDOWS[window], SMALL), inside):
+                begun.append((match, shift, outer, inside, WINDOWS[window]))
+    best = Match()
+    for match, shift, outer, inside, window in sorted(begun, key=lambda one_: -one_[0].both)[:2]:
+        if match.picture >= PICTURE - 0.2 and (match.movement >= MOVEMENT - 0.4 or match.moves < SLOW):
+            match = _in_space(outer, inside, shift, window, match)
+        best = max(best, match, key=lambda one_: one_.both)
+    return best
+
+
+def _paced(one: Sketch, step: float) -> np.ndarray:
+    """A sketch's pictures (T, SIDE, SIDE) float32 at another pace."""
+    count = max(1, int((len(one.pictures) - 1) * one.step / step + 1e-6) + 1)
+    numbers = np.minimum((np.arange(count) * step / one.step).round().astype(int), len(one.pictures) - 1)
+    return one.pictures[numbers].astype(np.float32)
+
+
+@functools.cache
+def _operators() -> tuple[np.ndarray, np.ndarray]:
+    shares = [
+        (_weights(SMALL, SIDE, down, share), _weights(SMALL, SIDE, right, share)) for share, down, right in WINDOWS
+    ]
+    return np.stack([one for one, _ in shares]), np.stack([one.T for _, one in shares])
+
+
+def _all_windows(picture: np.ndarray) -> np.ndarray:
+    """(windows, pixels) of one picture."""
+    rows, columns = _operators()
+    return _rows(rows @ picture @ columns)
+
+
+def _centred(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (T, H, W) as (T, H W) without each one's brightness."""
+    rows = pictures.reshape(len(pictures), -1)
+    return rows - rows.mean(axis=1, keepdims=True)
+
+
+def _in_time(outer: np.ndarray, inner: np.ndarray) -> list[tuple[Match, int]]:
+    """The best match over all moments, and how many pictures later ``inner`` begins; [] where none shares enough."""
+    a, b = _centred(outer), _centred(inner)
+    lag = (np.arange(len(a))[:, None] - np.arange(len(b)) + len(b) - 1).ravel()
+    allowed = np.bincount(lag) >= max(1, SHARED * min(len(a), len(b)))
+    together = _along(a, b, lag) + np.maximum(_along(a - a.mean(axis=0), b - b.mean(axis=0), lag), 0)
+    places = [int(one) for one in np.argsort(-np.where(allowed, together, -np.inf))[:3] if allowed[one]]
+    found = [(_at(a, b, place - len(b) + 1), place - len(b) + 1) for place in places]
+    return sorted(found, key=lambda one: -one[0].both)[:1]
+
+
+def _along(a: np.ndarray, b: np.ndarray, lag: np.ndarray) -> np.ndarray:
+    """For each shift the correlation of all that is shared."""
+    products = np.bincount(lag, (a @ b.T).ravel())
+    squares = [
+        np.bincount(lag, np.repeat((a * a).sum(axis=1), len(b))),
+        np.bincount(lag, np.tile((b * b).sum(axis=1), len(a))),
+    ]
+    return products / np.maximum(np.sqrt(squares[0] * squares[1]), 1e-6)
+
+
+def _at(a: np.ndarray, b: np.ndarray, shift: int) -> Match:
+    """The match of rows that are shared where ``b`` begins ``shift`` later than ``a``."""
+    a, b = a[max(shift, 0) :], b[max(-shift, 0) :]
+    a, b = a[: len(b)], b[: len(a)]
+    moved = [part - part.mean(axis=0) for part in (a, b)]
+    levels = [float(np.sqrt((part**2).mean())) for part in moved]
+    return Match(_cosine(a, b), _cosine(*moved), min(levels))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-6))
+
+
+_STEPS = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
+
+
+def _in_space(outer: np.ndarray, inner: np.ndarray, shift: int, window: Window, match: Match) -> Match:
+    """Move and scale the window in ever smaller steps while the match gets better."""
+    first, last = max(shift, 0), min(len(outer), shift + len(inner))
+    outer, b = outer[first:last], _centred(inner[first - shift : last - shift])
+    for step in (0.04, 0.02, 0.01, 0.005):
+        better = True
+        while better:
+            better = False
+            for grows, falls, goes in _STEPS:
+                share = window[0] + grows * step
+                # around the same middle
+                there = (share, window[1] + (falls - grows / 2) * step, window[2] + (goes - grows / 2) * step)
+                if not 0.5 < share <= 1 or min(there[1:]) < -1e-9 or max(there[1:]) > 1 - share + 1e-9:
+                    continue
+                found = _at(_centred(_fit(outer, there, SMALL)), b, 0)
+                if found.both > match.both:
+                    window, match, better = there, found, True
+    return match
+
+
+def same_recordings(sketches: Sequence[Sketch]) -> list[tuple[int, int, float]]:
+    """Find pairs (i, j, correlation of the pictures), i < j, of clips that show one recording, the surest first."""
+    if len(sketches) < 2:
+        return []
+    means = np.array([one.pictures.mean(axis=0) for one in sketches], np.float32)
+    pairs = ((i, j, compare(sketches[i], sketches[j])) for i, j in candidates(means))
+    return sorted(((i, j, match.picture) for i, j, match in pairs if match.same), key=lambda pair: -pair[2])
