@@ -26,7 +26,6 @@ from dust.decode.cache import get_index
 from dust.decode.folders import VIDEO_SUFFIXES, iter_clips
 from dust.decode.index import full_scan
 from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest
-from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError, VideoError
 from dust.utils.files import read_text, replacing, write_csv, write_text
 from dust.utils.structured import read_json
@@ -172,9 +171,10 @@ def _encode(source: Path, target: Path, encoding: Encoding) -> str:
         out.mux(stream.encode(None))
     if found.report.damaged:
         return found.report.reason
-    with VideoReader(target) as reader:
-        if len(reader) != len(found.frame_pts) or len(ticks) != len(reader) or reader.report.damaged:
-            return f"{len(found.frame_pts)} frames became {len(reader)}"
+    made = get_index(str(target))
+    count = len(made.frame_pts)
+    if count != len(found.frame_pts) or len(ticks) != count or made.report.damaged:
+        return f"{len(found.frame_pts)} frames became {count}"
     return ""
 
 
