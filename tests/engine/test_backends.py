@@ -150,8 +150,8 @@ def test_attention_says_once_which_kernel_it_gets(caplog):
 def test_the_first_pass_of_a_training_says_it(tiny, caplog):
     cfg = tiny(SOLVER__MAX_EPOCH=1, TRAIN__EVAL_PERIOD=0)
     trainer = build_trainer(cfg, RunDir(cfg.OUTPUT_DIR))
-    assert isinstance(trainer, Trainer) and not trainer.attention.wanted, "on a CPU there is nothing to choose"
-    trainer.attention = AttentionLog()
+    assert isinstance(trainer, Trainer) and not trainer.learner.attention.wanted, "on a CPU there is nothing to choose"
+    trainer.learner.attention = AttentionLog()
     with caplog.at_level(logging.INFO, "dust.engine.backends"):
         trainer.fit()
     assert sum("tokens" in record.getMessage() for record in caplog.records) == 2, "over time, and over space"
