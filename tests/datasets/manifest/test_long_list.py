@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,40 @@ def test_a_csv_that_is_written_while_it_is_read_is_not_kept(tmp_path, monkeypatc
 
     monkeypatch.setattr(manifest, "read_csv", and_written)
     assert len(read(tmp_path).clips) == 5 and kept(tmp_path) == []
+
+
+def test_one_that_is_written_again_within_a_tick_of_the_clock_is_not_kept(tmp_path, monkeypatch):
+    path = csv(tmp_path, ["a.mp4,wave", "b.mp4,jump"])
+    now = time.time_ns()
+    stamp = {"size": 0, "mtime_ns": now, "ctime_ns": now}  # a file system whose clock has ticks of seconds
+    monkeypatch.setattr(long_list, "_stamp", lambda _: stamp)
+    old = manifest.columns_in_pieces
+
+    def and_written(*args, **options):
+        found = old(*args, **options)
+        path.write_text(path.read_text().replace("wave", "clap"))
+        return found
+
+    monkeypatch.setattr(manifest, "columns_in_pieces", and_written)
+    read(tmp_path)
+    assert read(tmp_path).class_names == ["clap", "jump"]
+
+
+def test_a_file_that_another_run_has_made_meanwhile_is_left_to_those_who_read_it(tmp_path, monkeypatch):
+    csv(tmp_path, ROWS, header=HEADER)
+    old, others = long_list.write_columns, []
+
+    def and_another(*args):
+        if not others:
+            others.append(None)
+            others.append(read(tmp_path).clips)
+        old(*args)
+
+    monkeypatch.setattr(long_list, "write_columns", and_another)
+    own = read(tmp_path).clips
+    for clips in (own, others[1]):
+        assert list(pickle.loads(pickle.dumps(clips))) == expected(tmp_path)  # opened anew, as in another process
+    assert [path.name for path in tmp_path.iterdir() if ".tmp" in path.name] == []
 
 
 def test_each_way_of_reading_has_a_file_of_its_own(tmp_path):
