@@ -217,7 +217,7 @@ def corrected(columns: Columns, choose: Callable[[Iterable[str]], tuple[list[int
 def words_of(listed: Listed, source: str) -> RawSplit:
     """The labels that occur, as the rows of a list that has each of them once."""
     counts = ClipList(listed.columns, range(len(listed.labels)), rows=listed.rows).code_counts().tolist()
-    rows = [Row("", "", word) for word, count in zip(listed.labels, counts, strict=True) if count]
+    rows = [Row("some rows", "", word) for word, count in zip(listed.labels, counts, strict=True) if count]
     return RawSplit(source=source, rows=rows)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dust.datasets.manifest import long_list, manifest, places
+from dust.datasets.manifest import long_list, manifest, places, row_columns
 from dust.datasets.manifest.clips import ClipList, Clips
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import Clip, read_manifest
@@ -451,3 +451,21 @@ def test_rows_of_a_list_in_blocks(monkeypatch):
     clips = [Clip(f"{n}", f"{n}.mp4", n % 5, f"g{n % 2}") for n in range(11)]
     found = ClipList.of(clips)
     assert list(found) == clips == [found.clip(n) for n in range(11)] and list(found.ids()) == [c.id for c in clips]
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "said"),
+    [
+        (["a.mp4,wave", "", "b.mp4,jump"], {}, "an empty line: remove it:\n      line 3"),
+        (["a.mp4,wave", "b.mp4,"], {}, "an empty label:\n      line 3: b.mp4,"),
+        (["a.mp4,wave", "b.mp4,jumq"], {"class_names": ["jump", "wave"]}, "'jumq'; did you mean 'jump'?"),
+        (["a.mp4,wave", "a.mp4,jump"], {}, "rows that name what is named before (write UTF-8, a first line path,label"),
+    ],
+)
+def test_of_a_list_too_long_to_be_read_at_once_the_pieces_say_what_is_wrong(tmp_path, monkeypatch, rows, more, said):
+    csv(tmp_path, rows)
+    monkeypatch.setattr(row_columns, "LONGEST_TEXT", 20)
+    monkeypatch.setattr(manifest, "read_csv", lambda *_, **__: pytest.fail("it is read at once"))
+    with pytest.raises(DataError) as error:
+        read(tmp_path, **more)
+    assert said in str(error.value)
