@@ -21,6 +21,7 @@ from dust.datasets.manifest.detect import FORMATS, SPLITS, csv_files, detect_for
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
+from dust.datasets.manifest.once import once
 from dust.datasets.manifest.places import find_file, missing_case, missing_file
 from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of, raise_where_longest
 from dust.datasets.manifest.shards import agree_on_unit, lists_of
@@ -47,6 +48,7 @@ class Manifest:
     votes: Mapping[str, Votes] = field(default_factory=dict)
 
 
+@once
 def read_manifest(
     *,
     root: str,
