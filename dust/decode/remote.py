@@ -7,6 +7,7 @@ Environment: DUST_SHARD_CACHE, the folder (default: shards/ below DUST_HOME, ~/.
 it may hold (default 20).
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dust.utils.errors import ConfigError, DataError, VideoError
-from dust.utils.files import file_problem, read_text, replacing, write_atomically, write_text
+from dust.utils.files import file_problem, replacing, write_atomically, write_text
 from dust.utils.package import import_extra
 
 logger = logging.getLogger(__name__)
@@ -185,7 +186,8 @@ def bring(
     path, size = cache_folder() / "clips" / name[:2] / name[2:], end - start
     try:
         os.utime(path)  # the oldest go first
-        return os.fspath(path)
+        if os.path.getsize(path) >= size:  # what a power cut has shortened comes again
+            return os.fspath(path)
     except OSError:
         pass
     for number in range(TRIES):
@@ -279,8 +281,9 @@ def _mirror_one(address: str, path: Path) -> None:
     known = {
         name: str(value) for name, value in facts.items() if name in ("size", "ETag", "Last-Modified", "LastModified")
     }
-    if len(known) > 1 and path.is_file() and record.is_file() and read_text(record) == json.dumps(known):
-        return
+    with contextlib.suppress(OSError):  # another process may just remove it
+        if len(known) > 1 and path.is_file() and record.read_bytes() == json.dumps(known).encode():
+            return
 
     def ask(system: Any) -> None:
         with replacing(path) as temporary:

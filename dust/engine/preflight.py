@@ -23,6 +23,7 @@ from dust import zoo
 from dust.config import KEYS, CfgNode, flatten, with_values
 from dust.datasets import construct_loader
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.manifest.once import reading_once
 from dust.datasets.protocol import LooksAhead, fitted_of
 from dust.datasets.sample import unlearnt_classes
 from dust.engine.calibration import build_problems, refuse_shared
@@ -102,7 +103,7 @@ def build_ahead(runs: Sequence[tuple[str, Any]], further: Callable[[CfgNode], It
     stages: dict[Path, _Ahead] = {}
     to_come: dict[Path, Mapping[str, Any]] = {}
     notes: list[str] = []
-    with _quiet(), expect_stages(to_come):
+    with _quiet(), expect_stages(to_come), reading_once():
         for number, (name, cfg) in enumerate(runs):
             stage = _Ahead(name, cfg.OUTPUT_DIR)
             looked_at.append(stage)

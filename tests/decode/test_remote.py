@@ -167,6 +167,15 @@ def test_a_file_that_left_the_cache_while_it_was_opened_is_fetched_again(site, m
     assert len(bytes_of(clip.path)) == member_of(clip.path).end - member_of(clip.path).start and len(lost) == 2
 
 
+def test_a_file_that_was_shortened_in_the_cache_is_fetched_again(site, packed, tmp_path):
+    clip, right = clips_of(f"{site.url}/d")["train"][0], clips_of(str(packed / "d"))["train"][0]
+    bytes_of(clip.path)
+    for length in (100, 0):
+        (kept,) = (path for path in (tmp_path / "cache" / "clips").rglob("*") if path.is_file())
+        os.truncate(kept, length)
+        assert bytes_of(clip.path) == bytes_of(right.path)
+
+
 def test_processes_share_a_cache_that_is_far_too_small(site, packed, tmp_path, monkeypatch):
     monkeypatch.setenv("DUST_SHARD_CACHE_GB", "0.000008")  # two clips or so
     there, here = clips_of(f"{site.url}/d")["train"], clips_of(str(packed / "d"))["train"]

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from dust.config import load_config
+from dust.datasets.manifest import manifest
 from dust.engine import run_net
+from dust.engine.preflight import build_ahead
 from dust.synthetic.fusion import generate_dust
 from dust.synthetic.keystep import generate_procedure
 from dust.synthetic.motion_appearance import generate_motion_appearance
@@ -186,6 +190,23 @@ def test_problems_of_several_files_come_together(clips, tmp_path, capsys):
     assert run_net.main([*files, "NUM_GPU", "0", "OUTPUT_DIR", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.count("NUM_GPU (override)") == 1 and "a.yaml" in error and "b.yaml" in error, "said once, of both"
+
+
+def test_a_list_is_read_once_for_all_stages_that_ask_for_it_alike(clips, tmp_path, monkeypatch):
+    """Each asks for the classes, for the clips of training, and for those of validation under training's classes."""
+    read, old = [], manifest.read_csv
+    monkeypatch.setattr(manifest, "read_csv", lambda path, **how: read.append(Path(path).stem) or old(path, **how))
+
+    def look(*names):
+        read.clear()
+        options = {"MODEL__NUM_CLASSES": -1, "TEST__ENABLE": False}
+        runs = [load_config(None, words(clips, tmp_path / name, **options)) for name in names]
+        assert build_ahead(list(zip(names, runs, strict=True))) == 0
+        return sorted(read)
+
+    assert look("a") == ["train", "train", "val"]
+    assert look("a", "b", "c") == ["train", "train", "val"]
+    assert look("a") == ["train", "train", "val"], "nothing is known of a command before"
 
 
 def test_finished_stages_are_not_looked_at_again(clips, tmp_path, capsys):

@@ -1,14 +1,13 @@
 """The readers of four annotation forms, each from its public description; what was compared with what stands in
 KEYSTEP.md."""
 
-import csv
-import io
 import re
 from pathlib import Path
 from typing import Any
 
 from dust.convert.mistakes.session import DONE, OMITTED, UNDONE, WRONG, Event, Session, Sessions
 from dust.datasets.manifest.annotation import to_seconds, to_split
+from dust.datasets.manifest.table import read_lines
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import natural_order, read_text
 from dust.utils.structured import read_json
@@ -29,8 +28,8 @@ def read_assembly101(root: Path) -> Sessions:
     for path in _files(root, ".csv"):
         toy, actor = _TOY.search(path.stem), _ACTOR.search(path.stem)
         one = Session(path.stem, toy[1] if toy else "toy", group=actor[1] if actor else "")
-        for number, row in enumerate(csv.reader(io.StringIO(read_text(path))), 1):
-            cells, where = [cell.strip() for cell in row], f"{path.name}: row {number}"
+        for row, _, cells in read_lines(path, problems, where="row {}", separator=","):
+            where = f"{path.name}: {row}"
             if not any(cells):
                 continue
             if len(cells) not in (6, 7) or cells[5] not in ("correct", "mistake", "correction"):

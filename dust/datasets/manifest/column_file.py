@@ -8,9 +8,10 @@ Rows are read by ``pread`` and not mapped: the system keeps what was read once f
 none holds a copy, and a file that is cut meanwhile is an error with its name instead of the end of the process.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any, overload
@@ -124,11 +125,19 @@ class Columns:
         return len(next(iter(self.columns.values())))
 
 
-def write_columns(path: str | os.PathLike, columns: Columns, kind: str) -> None:
+class _ThereAlready(Exception):
+    """Another process has made the file meanwhile."""
+
+
+def write_columns(
+    path: str | os.PathLike, columns: Columns, kind: str, there: Callable[[], bool] = lambda: False
+) -> None:  # fmt: skip
     """Write columns into one file, whole or not at all.
 
     Args:
         kind: what they are; whoever opens the file says it again.
+        there: asked at the end: whether another process has made the same file meanwhile, which is then left as it is.
+            Who has opened that one goes on reading it, and on a network a file that was replaced is gone.
 
     Raises OSError.
     """
@@ -142,8 +151,12 @@ def write_columns(path: str | os.PathLike, columns: Columns, kind: str) -> None:
             arrays[name] = column
     facts = json.dumps({"kind": kind, "format": _FORMAT, "facts": columns.facts})
     arrays[_FACTS] = np.frombuffer(facts.encode(), np.uint8)
-    with replacing(path, suffix=".npz") as temporary:
+    with contextlib.suppress(_ThereAlready), replacing(path, suffix=".npz") as temporary:
         np.savez(temporary, **arrays)
+        with open(temporary, "rb+") as file:  # now: from the question to the new name no time passes
+            os.fsync(file.fileno())
+        if there():
+            raise _ThereAlready
 
 
 def open_columns(

@@ -134,19 +134,22 @@ class KeptList:
 
     def _made(self, rows: Callable[[], Columns | None]) -> Columns | None:
         try:
-            before = _stamp(self.path)
+            before, began, content = _stamp(self.path), time.time_ns(), sha256_of_file(self.path)
             columns = rows()
             if columns is None:
                 return None
-            columns.facts["csv"] = {**before, "sha256": sha256_of_file(self.path), "read_ns": time.time_ns()}
-            if _stamp(self.path) != before:
+            same = _stamp(self.path) == before and (
+                _is_settled(before, began) or sha256_of_file(self.path) == content
+            )  # fmt: skip
+            columns.facts["csv"] = {**before, "sha256": content, "read_ns": time.time_ns()}
+            if not same:
                 return columns  # it is being written: the next run reads it anew
         except OSError:
             return None  # whoever reads it in the ordinary way says why
         for file in self.files:
             try:
                 os.makedirs(os.path.dirname(file), exist_ok=True)
-                write_columns(file, columns, KIND)
+                write_columns(file, columns, KIND, lambda: self._opened(anew=True) is not None)
             except OSError as error:
                 reason = f"{file}: {error.strerror or error}"
                 continue
@@ -164,6 +167,12 @@ def _stamp(path: str) -> dict[str, int]:
     return {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns, "ctime_ns": facts.st_ctime_ns}
 
 
+def _is_settled(stamp: dict[str, int], moment: int) -> bool:
+    """Whether whatever is written after a moment (ns) has another stamp: what was written just before it may have been
+    written again within a tick of the clock."""
+    return moment - max(stamp["mtime_ns"], stamp["ctime_ns"]) > _TICKS
+
+
 def _is_of(facts: Any, path: str) -> bool:
     """Whether columns with these facts are of the csv as it is now. Raises OSError."""
     if not isinstance(facts, dict):
@@ -173,8 +182,7 @@ def _is_of(facts: Any, path: str) -> bool:
         return False
     read = facts.get("read_ns")
     same = all(facts.get(name) == value for name, value in now.items())
-    # one that was written just before it was read may have been written again within a tick of the clock
-    if same and isinstance(read, int) and read - max(now["mtime_ns"], now["ctime_ns"]) > _TICKS:
+    if same and isinstance(read, int) and _is_settled(now, read):
         return True
     return facts.get("sha256") == sha256_of_file(path)
 
@@ -209,7 +217,7 @@ def corrected(columns: Columns, choose: Callable[[Iterable[str]], tuple[list[int
 def words_of(listed: Listed, source: str) -> RawSplit:
     """The labels that occur, as the rows of a list that has each of them once."""
     counts = ClipList(listed.columns, range(len(listed.labels)), rows=listed.rows).code_counts().tolist()
-    rows = [Row("", "", word) for word, count in zip(listed.labels, counts, strict=True) if count]
+    rows = [Row("some rows", "", word) for word, count in zip(listed.labels, counts, strict=True) if count]
     return RawSplit(source=source, rows=rows)
 
 

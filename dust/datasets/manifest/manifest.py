@@ -21,8 +21,9 @@ from dust.datasets.manifest.detect import FORMATS, SPLITS, csv_files, detect_for
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
+from dust.datasets.manifest.once import once
 from dust.datasets.manifest.places import find_file, missing_case, missing_file
-from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
+from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of, raise_where_longest
 from dust.datasets.manifest.shards import agree_on_unit, lists_of
 from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
 from dust.datasets.manifest.votes import Votes, index_rows, merge_rows
@@ -30,6 +31,8 @@ from dust.decode.segment import SECONDS
 from dust.utils.errors import DataError, Problems
 
 logger = logging.getLogger(__name__)
+
+FORM_OF_LONGEST = "write UTF-8, a first line path,label that names the columns, and an id where rows repeat"
 
 
 @dataclass
@@ -45,6 +48,7 @@ class Manifest:
     votes: Mapping[str, Votes] = field(default_factory=dict)
 
 
+@once
 def read_manifest(
     *,
     root: str,
@@ -158,6 +162,7 @@ def _read_long(
     if own_names and split == "train" and not multi_label:
         report_unused(words, labels, names)
     if words.problems.kinds:
+        raise_where_longest(words.problems, path)
         return None
     problems = Problems()
     clips = clips_of(
@@ -261,6 +266,7 @@ class _Reader:
             return None
         ids = partial(self._ids_beside, split)
         listed = corrected(columns, partial(self.corrections.choose, split=split, problems=problems, others=ids))
+        raise_where_longest(problems, self.csv_path(split))
         return None if problems.kinds else listed
 
     def _columns(self, split: str) -> Columns | None:
@@ -277,6 +283,9 @@ class _Reader:
         try:
             return columns_in_pieces(path, **self._csv_options(split))
         except AllAtOnce as reason:
+            problems = Problems()
+            problems.add("too long to be read at once, and pieces of it do not tell", f"{reason} ({FORM_OF_LONGEST})")
+            raise_where_longest(problems, path)
             logger.info("it is read all at once: %s", reason)
         raw = self._csv_rows(path, split)
         return columns_of(raw) if raw.rows and not raw.problems.kinds else None

@@ -1,6 +1,7 @@
 """The rows of a csv as columns: of rows that are there, or of a file of millions that is read piece by piece."""
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -20,11 +21,18 @@ from dust.datasets.manifest.table import (
     read_rows,
 )
 from dust.decode.segment import SECONDS
-from dust.utils.files import open_file
+from dust.utils.errors import Problems
+from dust.utils.files import LONGEST_TEXT, open_file
 
 
 class AllAtOnce(Exception):
     """A csv of which a piece does not tell how the others are to be read."""
+
+
+def raise_where_longest(problems: Problems, path: str) -> None:
+    """Raise what is wrong with a csv of which nobody can say more, for it is too long to be read at once. DataError."""
+    if os.path.getsize(path) > LONGEST_TEXT:
+        problems.raise_if_any(path)
 
 
 class RowColumns:
@@ -104,7 +112,7 @@ def columns_in_pieces(
         None where something is wrong with it, or it has no rows: whoever reads all of it says what.
 
     Raises:
-        AllAtOnce: it must be read by read_csv. OSError.
+        AllAtOnce: it must be read by read_csv. OSError. DataError: something is wrong, and it is too long for that.
     """
     raw, found, hashes = RawSplit(source=path, rows=[]), RowColumns(), list[np.ndarray]()
     given, separator = separator, {"\\t": "\t"}.get(separator, separator)
@@ -113,6 +121,9 @@ def columns_in_pieces(
     for block in _blocks(path):
         texts = [text for _, text in block]
         if not all(map(str.strip, texts)):
+            empty = next(number for number, text in block if not text.strip())
+            raw.problems.add("an empty line: remove it", f"line {empty}")
+            raise_where_longest(raw.problems, path)
             return None
         if not lines:
             separator = separator or find_separator(texts)
@@ -125,6 +136,7 @@ def columns_in_pieces(
             marked += sum(any(mark in text for mark in "\t;,") for text in texts)
         read_rows(raw, block, separator, header or Header(), split, multi_label, segment_unit)
         if raw.problems.kinds:
+            raise_where_longest(raw.problems, path)
             return None
         rows, raw.rows = raw.rows, []
         if header is None and any(row.label is None for row in rows):

@@ -18,6 +18,7 @@ from dust.datasets.manifest.columns import column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS
+from dust.datasets.manifest.once import once
 from dust.datasets.manifest.places import find_file, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.manifest.votes import Indexed, Votes, index_rows, merge_rows
@@ -119,6 +120,7 @@ class _Table:
         return rows
 
 
+@once
 def read_fused_manifest(
     *,
     root: str,

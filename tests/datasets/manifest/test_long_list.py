@@ -4,12 +4,13 @@ import logging
 import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dust.datasets.manifest import long_list, manifest, places
+from dust.datasets.manifest import long_list, manifest, places, row_columns
 from dust.datasets.manifest.clips import ClipList, Clips
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import Clip, read_manifest
@@ -126,6 +127,40 @@ def test_a_csv_that_is_written_while_it_is_read_is_not_kept(tmp_path, monkeypatc
 
     monkeypatch.setattr(manifest, "read_csv", and_written)
     assert len(read(tmp_path).clips) == 5 and kept(tmp_path) == []
+
+
+def test_one_that_is_written_again_within_a_tick_of_the_clock_is_not_kept(tmp_path, monkeypatch):
+    path = csv(tmp_path, ["a.mp4,wave", "b.mp4,jump"])
+    now = time.time_ns()
+    stamp = {"size": 0, "mtime_ns": now, "ctime_ns": now}  # a file system whose clock has ticks of seconds
+    monkeypatch.setattr(long_list, "_stamp", lambda _: stamp)
+    old = manifest.columns_in_pieces
+
+    def and_written(*args, **options):
+        found = old(*args, **options)
+        path.write_text(path.read_text().replace("wave", "clap"))
+        return found
+
+    monkeypatch.setattr(manifest, "columns_in_pieces", and_written)
+    read(tmp_path)
+    assert read(tmp_path).class_names == ["clap", "jump"]
+
+
+def test_a_file_that_another_run_has_made_meanwhile_is_left_to_those_who_read_it(tmp_path, monkeypatch):
+    csv(tmp_path, ROWS, header=HEADER)
+    old, others = long_list.write_columns, []
+
+    def and_another(*args):
+        if not others:
+            others.append(None)
+            others.append(read(tmp_path).clips)
+        old(*args)
+
+    monkeypatch.setattr(long_list, "write_columns", and_another)
+    own = read(tmp_path).clips
+    for clips in (own, others[1]):
+        assert list(pickle.loads(pickle.dumps(clips))) == expected(tmp_path)  # opened anew, as in another process
+    assert [path.name for path in tmp_path.iterdir() if ".tmp" in path.name] == []
 
 
 def test_each_way_of_reading_has_a_file_of_its_own(tmp_path):
@@ -416,3 +451,21 @@ def test_rows_of_a_list_in_blocks(monkeypatch):
     clips = [Clip(f"{n}", f"{n}.mp4", n % 5, f"g{n % 2}") for n in range(11)]
     found = ClipList.of(clips)
     assert list(found) == clips == [found.clip(n) for n in range(11)] and list(found.ids()) == [c.id for c in clips]
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "said"),
+    [
+        (["a.mp4,wave", "", "b.mp4,jump"], {}, "an empty line: remove it:\n      line 3"),
+        (["a.mp4,wave", "b.mp4,"], {}, "an empty label:\n      line 3: b.mp4,"),
+        (["a.mp4,wave", "b.mp4,jumq"], {"class_names": ["jump", "wave"]}, "'jumq'; did you mean 'jump'?"),
+        (["a.mp4,wave", "a.mp4,jump"], {}, "rows that name what is named before (write UTF-8, a first line path,label"),
+    ],
+)
+def test_of_a_list_too_long_to_be_read_at_once_the_pieces_say_what_is_wrong(tmp_path, monkeypatch, rows, more, said):
+    csv(tmp_path, rows)
+    monkeypatch.setattr(row_columns, "LONGEST_TEXT", 20)
+    monkeypatch.setattr(manifest, "read_csv", lambda *_, **__: pytest.fail("it is read at once"))
+    with pytest.raises(DataError) as error:
+        read(tmp_path, **more)
+    assert said in str(error.value)
