@@ -17,6 +17,7 @@ from dust.decode.pixels import FrameRequest
 
 RATE = 12.0  # pictures a second, about: whole steps of a clip's frames
 MOST = 48  # pictures of a clip, around its middle
+PIXELS_AT_ONCE = 16_000_000  # that are read: 48 MB. All pictures of a clip of 1080 lines would be 300
 SIDE, SMALL, COARSE = 48, 16, 12  # pixels of a picture; of one laid over another; of a mean that is searched for
 #: Shares of a side that a copy may show.
 SCALES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -46,9 +47,11 @@ def sketch(reader: ClipReader) -> Sketch:
     every = max(1, round((reader.fps or RATE) / RATE))
     count = min(MOST, -(-len(reader) // every))
     first = (len(reader) - (count - 1) * every - 1) // 2
-    request = FrameRequest([first + number * every for number in range(count)])
-    grey = reader.read([request])[0].astype(np.float32) @ LUMA
-    small = _fit(grey, (1.0, 0.0, 0.0), SIDE)
+    numbers = [first + number * every for number in range(count)]
+    at_once = max(1, PIXELS_AT_ONCE // (reader.height * reader.width))
+    pieces = (FrameRequest(numbers[begin : begin + at_once]) for begin in range(0, count, at_once))
+    pictures = (picture for piece in pieces for picture in reader.read([piece])[0])
+    small = np.stack([_fit(picture.astype(np.float32) @ LUMA, (1.0, 0.0, 0.0), SIDE) for picture in pictures])
     return Sketch(small.round().clip(0, 255).astype(np.uint8), every / (reader.fps or RATE))
 
 

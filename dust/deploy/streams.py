@@ -153,7 +153,7 @@ class VideoStream(Stream):
         loop = predictor.loop
         if self.live:  # an answer is not kept waiting for the next windows
             crops = len(self._transform.geometry(64, 64).crops)
-            loop = replace(loop, micro_batch=crops)
+            loop = replace(loop, micro_batch=crops, in_flight=0)
         for record in evaluation.infer(loop, self._items()):
             window, reading = record["window"], Reading(self.id, self.path)
             when = {"start": window.begin, "end": window.end}

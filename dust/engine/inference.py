@@ -78,6 +78,8 @@ class Inference:
         across_samples: a forward pass may hold views of several samples. False: what a sample gives does not depend on
             its neighbours, to the last bit.
         autocast: a context for the forward pass.
+        in_flight: micro-batches that a device has to do while the next one is made; 0: an answer is not kept waiting
+            for what comes next. On a CPU it is 0.
         on_bad: called with every :class:`BadClip`, and with one for every sample whose outputs are not all finite;
             it may raise, as it does by default.
         should_stop: asked before every forward pass; it may raise.
@@ -90,6 +92,7 @@ class Inference:
     micro_batch: int
     across_samples: bool = True
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    in_flight: int = 1
     on_bad: Callable[[BadClip], None] = refuse
     should_stop: Callable[[], None] = lambda: None
 
@@ -136,7 +139,7 @@ class Inference:
         """Run full micro-batches (with ``everything``, also a last short one) and hand out finished samples."""
         while way.left >= (1 if everything else self.micro_batch):
             way.flying.append(self._forward(way, feed))
-            yield from self._landed(way, flying=0 if self.device.type == "cpu" else 1)
+            yield from self._landed(way, flying=0 if self.device.type == "cpu" else self.in_flight)
 
     def _landed(self, way: _Way, flying: int) -> Iterator[dict[str, Any]]:
         """Wait until only so many micro-batches are in flight, and hand out finished samples."""

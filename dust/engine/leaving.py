@@ -28,7 +28,7 @@ class Boundary:
 
     Attributes:
         hooks: states of the user's hooks, by their names.
-        buffers: of the model: statistics of batch norms, say.
+        buffers: of the model, those that a checkpoint holds: statistics of batch norms, say.
     """
 
     iteration: int
@@ -46,7 +46,8 @@ class Leaving:
         bad_clips, meter, hooks: what else a step changes; ``hooks`` are the user's.
         stop_on_signal: asks all processes, with every step, for signals.
         save: writes the run as it stands, with these states of the user's hooks or, by None, their own.
-        always: a step may be left unfinished although it takes one batch only (the model compiles).
+        always: a step may be left unfinished although it takes one batch only, and this process is alone (the model
+            compiles).
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Leaving:
         always: bool,
     ) -> None:
         self.state, self.bad_clips, self.meter, self.hooks = state, bad_clips, meter, hooks
-        self.stop_on_signal, self._save, self.always = stop_on_signal, save, always
+        # another process may leave a step once this one has learnt from its only batch
+        self.stop_on_signal, self._save, self.always = stop_on_signal, save, always or distributed.world_size() > 1
+        self.kept = frozenset(state.model.state_dict()) if self.always or state.accumulate > 1 else frozenset()
         self.boundary: Boundary | None = None
         self.begin()
 
@@ -89,7 +92,7 @@ class Leaving:
             self.bad_clips.count,
             self.meter.mark(),
             {name: copy.deepcopy(hook.state_dict()) for name, hook in self.hooks.items()},
-            {name: buffer.clone() for name, buffer in state.model.named_buffers()},
+            {name: buffer.clone() for name, buffer in state.model.named_buffers() if name in self.kept},
         )
 
     def leave(self, error: BaseException, abandon: Callable[[], None]) -> NoReturn:
@@ -128,7 +131,8 @@ class Leaving:
         state.bad_clips = self.bad_clips.count = boundary.bad_clips
         self.meter.go_back(boundary.meter)
         for name, buffer in state.model.named_buffers():
-            buffer.copy_(boundary.buffers[name])
+            if name in self.kept:
+                buffer.copy_(boundary.buffers[name])
         return boundary.hooks
 
     def settle(self) -> None:

@@ -111,7 +111,7 @@ def has_own_statistics(model: nn.Module) -> bool:
 
 def build_compiled(cfg: CfgNode, model: nn.Module) -> Any:
     """The model as TRAIN.COMPILE and COMPILE_UNIT say: as it is, compiled whole, or with its blocks compiled in place,
-    so that they also run compiled where it is validated."""
+    so that they also run compiled where it is validated (not its average, a copy from before)."""
     if not cfg.TRAIN.COMPILE:
         return model
     return torch.compile(model) if cfg.TRAIN.COMPILE_UNIT == "model" else compile_blocks(model)

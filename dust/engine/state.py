@@ -205,7 +205,10 @@ def average_of(model: nn.Module, *, decay: float, warmup: bool) -> Any:
                 if not own.is_floating_point():
                     own.copy_(value)
 
-    return Average(model, decay=decay, use_warmup=warmup)
+    average = Average(model, decay=decay, use_warmup=warmup)
+    # also what a hook of a resumed run freezes before its first step: its average had not come to the end
+    average.learnt = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return average
 
 
 def build_state(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainState:

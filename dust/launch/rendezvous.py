@@ -136,7 +136,7 @@ class Rendezvous:
         if self.env.rank == 0:
             try:
                 answer = question()
-            except BaseException:
+            except Exception:  # a signal is no failure: the others hear of it too, and stay until this one has left
                 self.store.set(key, "none")  # the others need not find out by losing this process
                 raise
             self.store.set(key, str(int(answer)))

@@ -113,6 +113,8 @@ class TrainMeter:
             return
         self._read()
         medians = {key: statistics.median(values) for key, values in self.window.items()}
+        for key, value in self._times().items():  # all there is where an epoch begins with clips that cannot be read
+            medians.setdefault(key, value)
         left = (self.max_epoch - epoch) * self.iters_per_epoch - (iteration + 1)
         log_json_stats(
             logger,

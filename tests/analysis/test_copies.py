@@ -1,6 +1,7 @@
 """Copies are told by their pictures: re-encoded, cut out, begun later; other moments of the same scene are none."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -60,6 +61,21 @@ def test_pairs_are_those_of_a_slow_search(monkeypatch):
     assert {pair[:2] for pair in same_recordings(sketches)} == expected == {(2 * n, 2 * n + 1) for n in range(6)}
     monkeypatch.setattr(copies, "CANDIDATES", 1)
     assert same_recordings(sketches[:1]) == [] == same_recordings([])
+
+
+def test_large_pictures_are_drawn_a_few_at_a_time():
+    """48 of them are 133 MB, and 530 more as numbers; 49 MB are read at a time."""
+    one = np.random.default_rng(7).integers(0, 256, (640, 1280, 3), dtype=np.uint8)
+    frames = np.broadcast_to(one, (48, *one.shape))
+    tracemalloc.start()
+    try:
+        found = drawn(frames)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found.pictures) == 48 and peak < 110e6, peak
+    assert np.array_equal(found.pictures[0], found.pictures[-1])
+    assert np.array_equal(found.pictures[:1], drawn(frames[:1]).pictures)
 
 
 def test_a_clip_of_one_picture():

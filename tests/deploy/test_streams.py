@@ -1,11 +1,14 @@
 """A stream's windows have the numbers of the same windows read by number; and what they cost."""
 
+import copy
 import threading
 import tracemalloc
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dust
@@ -13,6 +16,7 @@ from dust.datasets.manifest.manifest import Clip
 from dust.decode.reader import VideoReader
 from dust.deploy.jobs import LongVideos
 from dust.deploy.report import Output
+from dust.engine import overlap
 from dust.utils.errors import ConfigError, DataError, VideoError
 from tests.datasets.clip_files import write_clip
 from tests.decode.test_live import Fake, pair
@@ -119,6 +123,11 @@ class Camera(Fake):
             yield frame
 
 
+class Event:
+    def synchronize(self):
+        pass
+
+
 def test_a_camera_answers_at_once(model):
     camera = Camera(60)
     stream = model.stream("camera:0", opener=lambda _: pair(camera), retries=0)
@@ -134,6 +143,25 @@ def test_a_camera_answers_at_once(model):
     assert found[0].start == 0 and found[1].start > 0
     span = model.preprocess["frames"] * model.preprocess["sampling_rate"] / 30
     assert found[0].end - found[0].start == pytest.approx(span, abs=0.08)
+
+
+def test_a_live_answer_does_not_wait_for_the_next_window_on_a_device(model, monkeypatch):
+    """The meta device plays a GPU, on which a file's windows are answered while the next one is under way."""
+    meta, runs = torch.device("meta"), []
+    monkeypatch.setattr(overlap, "sent_to_host", lambda tensor: (torch.zeros(tensor.shape), Event()))
+
+    def forward(_, inputs):
+        runs.append(1)
+        return torch.zeros(len(inputs["video"]), len(model.classes), device=meta)
+
+    away = copy.copy(model)
+    away.loop = replace(model.loop, device=meta, forward=forward)
+    camera = Camera(60)
+    for done, _ in enumerate(away.stream("camera:0", opener=lambda _: pair(camera), retries=0), start=1):
+        assert len(runs) == done
+        camera.taken.release(100 if done == 3 else 8)
+        if done == 3:
+            break
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -33,10 +34,13 @@ def test_the_average_is_timms_and_leaves_alone_what_does_not_learn():
     assert frozen._version == version and frozen[0, 0].signbit() and not theirs.module[0].weight[0, 0].signbit()
 
 
-def test_the_average_follows_what_learnt_and_was_frozen_then():
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_average_follows_what_learnt_and_was_frozen_then(resumed):
+    """A hook that has frozen it does so again in a resumed run, before the first step there."""
     model = model_of()
     average = average_of(model, decay=0.5, warmup=False)
-    average.update(model)
+    if not resumed:
+        average.update(model)
     model.requires_grad_(False)
     before = copy.deepcopy(model[0].weight)
     model[0].weight += 1

@@ -105,3 +105,18 @@ def test_a_loss_of_one_process_that_is_not_finite_ends_all_by_its_name(zygote, c
     assert error.count("the loss is not finite at epoch") == 1 and "clips: " in error and "Traceback" not in error
     for path in (tmp_path / "run" / "checkpoints").glob("*.pyth"):
         assert all(torch.isfinite(value).all() for value in load_checkpoint(path)["model_state"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_loader_of_one_process_that_ends_costs_no_step(zygote, clips, tmp_path, batches):
+    """The other has learnt from its batch of the step, in which none takes part: all go back before it."""
+    settings = {**TWO, "GLOBAL_BATCH_SIZE": 4 * batches, "SOLVER__MAX_EPOCH": 2, "TRAIN__EVAL_PERIOD": 1}
+    lost = {"IMPORTS": [str(ROOT / "tests" / "faults" / "lose.py")], "TRAIN__HOOKS": ["Lose"]}
+    zygote.finish(words(clips, tmp_path / "whole", **settings))
+    victim = zygote.start(words(clips, tmp_path / "cut", **settings, **lost))
+    _, error = victim.communicate()
+    assert victim.returncode == 2 and error.count("gone. Saved") == 1 and "Traceback" not in error, error
+    zygote.finish(words(clips, tmp_path / "cut", **settings, **lost))
+    one, other = newest(tmp_path / "whole"), newest(tmp_path / "cut")
+    assert_same({part: other[part] for part in PARTS}, {part: one[part] for part in PARTS})

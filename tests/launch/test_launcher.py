@@ -7,13 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 
 import psutil
 import pytest
 
 from dust.launch.lives import Lives
 from dust.launch.rendezvous import DistEnv, Rendezvous, first_host, process_group, read_dist_env
+from dust.launch.signals import Interrupted
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import ROOT
 from tests.processes import KILL, gone, until, zygote
@@ -319,6 +322,35 @@ def test_a_list_of_one_host_needs_no_scontrol(monkeypatch):
 def test_others_that_never_come_are_an_error():
     with pytest.raises(DustError, match="not all have come to tcp://127.0.0.1:"):
         Rendezvous(DistEnv(0, 2, 0, 2, f"tcp://127.0.0.1:{free_port()}"), timeout=1)
+
+
+@pytest.mark.parametrize("error", [DustError("no such folder"), Interrupted(signal.SIGUSR1)])
+def test_where_the_first_process_has_no_answer(error):
+    """The others end with an error of its own at once; after a signal, which may ask for the job again, they wait."""
+    port, heard = free_port(), Future()
+
+    def other():
+        try:
+            heard.set_result(Rendezvous(DistEnv(1, 2, 1, 2, f"tcp://127.0.0.1:{port}")).broadcast_decision(None))
+        except DustError as met:
+            heard.set_exception(met)
+
+    def question():
+        raise error
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    first = Rendezvous(DistEnv(0, 2, 0, 2, f"tcp://127.0.0.1:{port}"))
+    with pytest.raises(type(error)):
+        first.broadcast_decision(question)
+    if isinstance(error, DustError):
+        with pytest.raises(DustError, match="the first process has gone"):
+            heard.result(60)
+    else:
+        assert not first.store.check(["answer1"])
+        first.store.set("answer1", "0")
+        assert heard.result(60) is False
+    thread.join()
 
 
 def test_steps_and_jobs_meet_at_different_ports():

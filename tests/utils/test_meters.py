@@ -20,6 +20,17 @@ def test_epoch_values_are_sample_weighted_and_iteration_values_window_medians(mo
     assert meter.log_epoch(0)["loss"] == pytest.approx((4 * 3 + 2 * 3 + 1 * 3 + 8) / 10)
 
 
+def test_an_epoch_that_begins_with_clips_that_cannot_be_read_has_its_lines(monkeypatch):
+    written = lines(monkeypatch)
+    meter = TrainMeter(iters_per_epoch=2, max_epoch=1, log_period=1)
+    meter.watch.dt_net = 2.0
+    meter.log_iter(0, 0)
+    meter.update({"loss": 4.0}, lr=0.1, samples=1)
+    meter.log_iter(0, 1)
+    assert written[0]["dt"] == 2.0 and written[0]["eta"] == "0:00:02" and "loss" not in written[0]
+    assert written[1]["loss"] == 4.0 and written[1].keys() - written[0].keys() == {"loss"}
+
+
 def test_a_value_that_comes_now_and_then_is_averaged_over_when_it_came():
     meter = TrainMeter(4, 1, 10)
     meter.update({"loss": 1.0}, 0.1, 2)
