@@ -4,6 +4,7 @@ A cell is ``wave:0.7|push:0.3``, shares that make 1, or ``wave:2|push:1``, how m
 what one person said. Rows of one clip are the words of several people and become one.
 """
 
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -30,8 +31,8 @@ def read_votes(cell: str) -> dict[str, float] | None:
     if len(parts) == 1 and matches[0] is None:
         return {cell: 1.0}
     said = {match[1].strip(): float(match[2]) for match in matches if match}
-    people = all(value == int(value) for value in said.values())
-    right = len(said) == len(parts) and all(value > 0 for value in said.values())
+    people = all(value.is_integer() for value in said.values())
+    right = len(said) == len(parts) and all(0 < value < math.inf for value in said.values())
     return said if right and (people or abs(sum(said.values()) - 1) <= _EXACT) else None
 
 

@@ -42,6 +42,7 @@ def read(folder, text, split="train", **options):
         ("a:1|a:1", None),
         ("a|b", None),
         ("a:-1|b:2", None),
+        pytest.param(f"a:{'9' * 400}|b:1", None, id="more people than a number holds"),
     ],
 )
 def test_cells(cell, said):
