@@ -5,6 +5,7 @@ embedding of a frame is the newest one whose clip has ended by then, so that it 
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -139,7 +140,7 @@ class Embeddings:
 
 def ids_of(store: "FeatureStore | CsvEmbeddings", recordings: Sequence[Recording]) -> dict[str, str]:
     """Recording -> the id of its embeddings: its own, or the path (or file name) of its video where they were extracted
-    from a list of videos. One that could be several has none."""
+    from a list of videos. One that could be several has none, nor have several that could be the same one."""
     there = set(store.ids)
     by_name: dict[str, list[str]] = {}
     for stored in store.ids:
@@ -154,7 +155,8 @@ def ids_of(store: "FeatureStore | CsvEmbeddings", recordings: Sequence[Recording
             if len(options) == 1:
                 found[one.id] = options[0]
                 break
-    return found
+    claims = Counter(found.values())
+    return {name: stored for name, stored in found.items() if claims[stored] == 1 or name == stored}
 
 
 class CsvEmbeddings:

@@ -106,6 +106,16 @@ def test_tokens_are_averaged_and_ids_may_be_paths(folder):
     assert dataset.read(0, np.array([[3, 7]]))[0].tolist() == [[1.0] * 4, [2.0] * 4]
 
 
+def test_embeddings_of_one_recording_are_not_those_of_another():
+    class Store:
+        ids = ("a/video.mp4", "r3")
+
+    two = [Recording("r1", "/data/a/video.mp4"), Recording("r2", "/data/b/video.mp4")]
+    assert ids_of(Store, two) == {}, "nothing says whose they are"
+    assert ids_of(Store, two[:1]) == {"r1": "a/video.mp4"}
+    assert ids_of(Store, [Recording("r3", "/data/c.mp4"), Recording("r4", "/data/r3.mp4")]) == {"r3": "r3"}
+
+
 def test_whose_embeddings_they_are():
     class Store:
         ids = ("a/one.mp4", "b/two.mp4", "c/two.mp4", "three")
