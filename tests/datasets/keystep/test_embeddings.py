@@ -45,6 +45,12 @@ def test_the_newest_clip_that_has_ended():
     assert Pace.of({}, 10.0).of_every_frame and Pace.of({"config": "TRAIN.DATASET: RecordingFrames"}, 1).of_every_frame
 
 
+@pytest.mark.parametrize("said", [{"TRAIN.DATASET": "VideoDataset", "FEATURES.STRIDE": 2}, [1]])
+def test_features_that_do_not_say_which_frames_they_are_of(said):
+    with pytest.raises(DataError, match=r"does not say which frames they are of \(.*DATA\.NUM_FRAMES"):
+        Pace.of({"config": json.dumps(said)}, 10.0)
+
+
 @pytest.mark.parametrize("fps", [10.0, 25.0])
 @pytest.mark.parametrize("stride", [0, 1, 3])
 def test_as_many_as_windows_slide_over_a_video(fps, stride):
