@@ -38,8 +38,9 @@ def read_votes(cell: str) -> dict[str, float] | None:
 
 def write_votes(votes: Votes, names: Sequence[str]) -> str:
     """The cell that :func:`read_votes` reads; of one person the class alone."""
-    if len(votes) == 1 and votes[0][1] == 1:
-        return names[votes[0][0]]
+    alone = names[votes[0][0]]
+    if len(votes) == 1 and votes[0][1] == 1 and read_votes(alone) == {alone: 1}:  # a class called 12:30 needs its 1
+        return alone
     return _written({names[number]: weight for number, weight in votes})
 
 
