@@ -80,11 +80,11 @@ def read_egoper(root: Path) -> Sessions:
                 )
                 continue
             one = Session(name, task, split=splits.get(name, ""))
-            for end, action, kind in rows:
+            for end, action, number in rows:
                 step = actions.get(action, "")
                 if step.lower() in _BACKGROUND:
                     continue
-                kind = types.get(kind, "error" if kind else "normal")
+                kind = types.get(number, "error" if number else "normal")
                 if not step or "addition" in kind:
                     added += 1
                     continue
