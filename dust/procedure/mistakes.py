@@ -95,7 +95,8 @@ def true_mistakes(
         steps: (frame, step id) as completed.
         states: (frame, states of the components) from the initial ones on, -1 for one that is put on wrongly.
 
-    A step that was left out is one from the last completed step on, which is when it should have come.
+    A step that was left out is one from the last completed step on, which is when it should have come. One whose
+    component is put on wrongly in the end was not left out.
     """
     wrong = [
         (frame, 3 * k + INSTALL_WRONGLY)
@@ -111,7 +112,8 @@ def true_mistakes(
         elif not monitor.update(step):
             found.append(Mistake(frame, ORDER, step))
     last = max((frame for frame, _ in events), default=0)
-    return found + [Mistake(last, OMITTED, step) for step in monitor.left_out()]
+    end = states[-1][1] if states else start
+    return found + [Mistake(last, OMITTED, s) for s in monitor.left_out() if s % 3 != INSTALL or end[s // 3] != -1]
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ class MistakeWatch:
         self._windows = False
         self._last = 0
         self._told: set[int] = set()  # left out, and said
+        self._wrong_now: set[int] = set()  # installations that were wrong, and are not corrected
 
     def update(
         self, frame: int, steps: Iterable[Step], probabilities: np.ndarray | None = None, phase: int = 0
@@ -192,12 +195,15 @@ class MistakeWatch:
         for _, step in steps:
             self._last = frame
             self._told.discard(step)
+            self._wrong_now.discard(step - step % 3)
             missing = self.monitor.missing_before(step) if step in self.monitor.counts else []
             if not self.monitor.update(step):
                 found.append(Mistake(frame, ORDER, step, self._score_of_order(step, missing)))
         if self.rule.wait_s and frame - self._last >= self.rule.wait_s * self.fps:
             found += self._left_out(frame)
-        return [alarm for alarm in found if alarm.score >= self.rule.score]
+        raised = [alarm for alarm in found if alarm.score >= self.rule.score]
+        self._wrong_now |= {alarm.step - INSTALL_WRONGLY for alarm in raised if alarm.kind == WRONG}
+        return raised
 
     def finish(self, frame: int) -> list[Mistake]:
         """The alarms at the end of the recording, whose last frame is ``frame``."""
@@ -213,7 +219,7 @@ class MistakeWatch:
         return found
 
     def _left_out(self, frame: int) -> list[Mistake]:
-        steps = [step for step in self.monitor.left_out() if step not in self._told]
+        steps = [step for step in self.monitor.left_out() if step not in self._told | self._wrong_now]
         self._told |= set(steps)
         return [Mistake(frame, OMITTED, step, 1.0 - float(self._changed[step // 3])) for step in steps]
 

@@ -148,13 +148,17 @@ def _not_seen(one: Record) -> dict[int, float]:
 
 
 def _auc_of_omissions(known: Sequence[Record]) -> float | None:
-    """Of how sure it is that a step was not seen, over recordings and the steps that must be done."""
+    """Of how sure it is that a step was not seen, over recordings and the steps that must be done; without those that
+    were put on wrongly alone, which is neither."""
     scores, labels = [], []
     for one in known:
         left_out = {mistake.step for mistake in one["mistakes"] if mistake.kind == OMITTED}
+        wrong = {mistake.step - 1 for mistake in one["mistakes"] if mistake.kind == WRONG}
+        wrong -= left_out | {step for _, step in one["steps"]}
         for step, score in _not_seen(one).items():
-            scores.append(score)
-            labels.append(step in left_out)
+            if step not in wrong:
+                scores.append(score)
+                labels.append(step in left_out)
     return auc(scores, labels)
 
 

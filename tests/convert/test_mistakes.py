@@ -182,3 +182,30 @@ def test_from_the_command_line(tmp_path):
     said = tool("convert_data", "assembly101", "--root", tmp_path / "annots", "--out", tmp_path / "out")
     assert said.returncode == 0, said.stderr
     assert "1 train; 70 frames, 3 components" in said.stdout and "2 mistakes of the kind order" in said.stdout
+
+
+def test_steps_that_overlap_are_done_in_the_order_of_their_ends(tmp_path):
+    rows = "30,120,attach,wheel,chassis,correct,\n40,60,attach,cabin,interior,correct,\n"
+    (tmp_path / "annots").mkdir()
+    (tmp_path / "annots" / f"{SEQUENCE}.csv").write_text(rows)
+    film(tmp_path / "videos", SEQUENCE)
+    convert_mistakes("assembly101", tmp_path / "annots", tmp_path / "out", videos=str(tmp_path / "videos"))
+    assert table(tmp_path / "out" / "states.csv")[1:] == [["0", "0", "0"], ["20", "0", "1"], ["40", "1", "1"]]
+    (tmp_path / "annots" / f"{SEQUENCE}.csv").write_text(rows.replace("30,120", "-30,-12"))
+    with pytest.raises(DataError, match="end before their video begins"):
+        convert_mistakes("assembly101", tmp_path / "annots", tmp_path / "no", videos=str(tmp_path / "videos"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("action", "boil"), ("action_type", None), ("time_stamp", [1])])
+def test_labels_of_another_kind_are_said(tmp_path, name, value):
+    document = json.loads(json.dumps(EGOPER))
+    document["tea"]["segments"][0]["labels"][name][1] = value
+    (tmp_path / "annotation.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="a segment has video_id and labels"):
+        convert_mistakes("egoper", tmp_path, tmp_path / "out")
+
+
+def test_a_file_of_frames_without_labels(tmp_path):
+    (tmp_path / "x_1.txt").write_text("")
+    with pytest.raises(DataError, match=r"a file without labels:\s+x_1.txt"):
+        convert_mistakes("ata", tmp_path, tmp_path / "out")

@@ -85,11 +85,11 @@ def watch(rule=RULE):
 
 
 def test_alarms_come_while_it_happens():
-    last, found = windows(60, (10, 0, 0.9), (20, 2, 0.8), (30, 7, 0.9))
+    last, found = windows(60, (10, 0, 0.9), (20, 2, 0.8), (30, 5, 0.9))
     steps = [(12, BASE), (22, COVER + 0), (24, LID)]
     alarms = watch_recording(watch(), steps, last, found, 60)
     # three windows of 0.9 are more than 2; the lid is too late, though no window saw it; no screw was seen
-    assert [(a.frame, a.kind, a.step) for a in alarms] == [(32, "wrong", SCREW + 1), (59, "omitted", SCREW)]
+    assert [(a.frame, a.kind, a.step) for a in alarms] == [(32, "wrong", LID + 1), (59, "omitted", SCREW)]
     assert alarms[0].score == pytest.approx(0.9) and alarms[1].score == 1.0
     low = watch_recording(watch(MistakeRule(score=0.0, cum_conf=2.0, window=5)), steps, last, found, 60)
     assert [a.kind for a in low] == ["order", "wrong", "omitted"] and low[0].score == 0.0
@@ -102,6 +102,17 @@ def test_what_was_nearly_seen_is_not_left_out():
     last, found = windows(60, (10, 0, 0.9), (20, 1, 0.9), (30, 2, 0.9), (40, 3, 0.7))
     steps = [(12, BASE), (22, LID), (32, COVER)]
     assert watch_recording(watch(), steps, last, found, 60) == [], "a window says 0.7 of the screw: 0.3 that it was not"
+
+
+def test_what_is_put_on_wrongly_is_not_left_out_as_well():
+    last, found = windows(60, (10, 0, 0.9), (30, 6, 0.9))
+    alarms = watch_recording(watch(), [(12, BASE)], last, found, 60)
+    assert [(a.kind, a.step) for a in alarms] == [("wrong", COVER + 1), ("omitted", SCREW)]
+    assert kinds([BASE], [(30, (1, 0, -1, 0))]) == [("wrong", COVER + 1), ("omitted", SCREW)]
+    # until it is taken off again
+    alarms = watch_recording(watch(), [(12, BASE), (45, COVER + 2)], last, found, 60)
+    assert [(a.kind, a.step) for a in alarms] == [("wrong", COVER + 1), ("omitted", COVER), ("omitted", SCREW)]
+    assert ("omitted", COVER) in kinds([BASE], [(30, (1, 0, -1, 0)), (45, (1, 0, 0, 0))])
 
 
 def test_waiting_for_a_step_ends():

@@ -146,14 +146,17 @@ def _recording(
     except VideoError as error:
         problems.add("a video that cannot be read", f"{paths[0]}: {error.reason}")
         return None
-    late = max((event.time for event in one.events), default=0.0)
+    early, late = (f((event.time for event in one.events), default=0.0) for f in (min, max))
+    if early < 0:
+        problems.add("annotations that end before their video begins", f"{one.video}: {early:g}")
+        return None
     if late > (frames if one.in_frames else frames / fps) + (0 if one.in_frames else 1.0):
         problems.add("annotations that end behind their video", f"{one.video}: {late:g}, {frames} frames at {fps:g}")
         return None
     number = {name: k for k, name in enumerate(facts.components)}
     state, states = [0] * len(number), {0: (0,) * len(number)}
     steps, labelled = set(), []
-    for event in one.events:
+    for event in sorted(one.events, key=lambda event: event.time):  # by their ends, while files go by beginnings
         frame = min(round(event.time if one.in_frames else event.time * fps), frames - 1)
         k = number[event.step]
         step = 3 * k + (REMOVE if event.what == UNDONE else INSTALL)

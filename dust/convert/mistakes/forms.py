@@ -62,7 +62,7 @@ def read_egoper(root: Path) -> Sessions:
         try:
             actions = {int(number): str(name) for name, number in said["action2idx"].items()}
             types = {int(number): str(name).lower() for name, number in said["actiontype2idx"].items()}
-            segments = said["segments"]
+            segments = list(said["segments"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: {task}: no segments, action2idx and actiontype2idx ({error!r})") from None
         found.steps[task] = [name for _, name in sorted(actions.items()) if name.lower() not in _BACKGROUND]
@@ -70,21 +70,25 @@ def read_egoper(root: Path) -> Sessions:
         for segment in segments:
             try:
                 name, labels = str(segment["video_id"]), segment["labels"]
-                rows = list(zip(labels["time_stamp"], labels["action"], labels["action_type"], strict=True))
+                said_of = zip(labels["time_stamp"], labels["action"], labels["action_type"], strict=True)
+                rows = [(end, int(action), int(kind)) for (_, end), action, kind in said_of]
             except (KeyError, TypeError, ValueError) as error:
-                problems.add("a segment has video_id and labels of one length each", f"{task}: {error!r}")
+                problems.add(
+                    "a segment has video_id and labels of one length each: [start, end], numbers, numbers",
+                    f"{task}: {error!r}",
+                )
                 continue
             one = Session(name, task, split=splits.get(name, ""))
-            for span, action, kind in rows:
-                step = actions.get(int(action), "")
+            for end, action, number in rows:
+                step = actions.get(action, "")
                 if step.lower() in _BACKGROUND:
                     continue
-                kind = types.get(int(kind), "normal" if not int(kind) else "error")
+                kind = types.get(number, "error" if number else "normal")
                 if not step or "addition" in kind:
                     added += 1
                     continue
                 right = "normal" in kind or "correction" in kind
-                one.events.append(Event(to_seconds(span[1], name, problems), step, DONE if right else WRONG))
+                one.events.append(Event(to_seconds(end, name, problems), step, DONE if right else WRONG))
             found.items.append(one)
     problems.raise_if_any(str(path))
     found.left_out(added, "additions: actions that are no step of their task")
@@ -197,14 +201,18 @@ def read_ata(root: Path) -> Sessions:
     A procedure is the part of a name before its first _ .
     """
     folder = root / "groundTruth" if (root / "groundTruth").is_dir() else root
-    found, splits = Sessions(), _bundles(root)
+    found, splits, problems = Sessions(), _bundles(root), Problems()
     for path in _files(folder, ".txt"):
         labels = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        if not labels:
+            problems.add("a file without labels", path.name)
+            continue
         one = Session(path.stem, path.stem.split("_")[0], split=splits.get(path.stem, ""), in_frames=True)
         for frame, (label, after) in enumerate(zip(labels, [*labels[1:], ""], strict=True)):
             if label != after and label.lower() not in _BACKGROUND:
                 one.events.append(Event(frame, clean(label)))
         found.items.append(one)
+    problems.raise_if_any(str(folder))
     return found
 
 

@@ -77,9 +77,17 @@ class ProcedureData:
     def graph(self, name: str) -> ProcedureGraph:
         """The graph of one procedure; without one the steps that it requires, in any order. DataError for one that
         cannot be used."""
+        procedure = self.procedure(name)
         if name not in self.graphs:
-            return ProcedureGraph.any_order(self.procedure(name), self.components)
-        return ProcedureGraph.of(self.graphs[name], self.components, [str(row["description"]) for row in self.table])
+            return ProcedureGraph.any_order(procedure, self.components)
+        graph = ProcedureGraph.of(self.graphs[name], self.components, [str(row["description"]) for row in self.table])
+        never = [node.name for node in graph.nodes if not node.optional and node.step not in procedure.expected]
+        if never:
+            raise DataError(
+                f"the graph needs steps that the procedure table does not expect (expected_in_{name}), so that none of "
+                f"them is ever recognised: {', '.join(never)}"
+            )
+        return graph
 
 
 def text_of_procedure(facts: ProcedureData) -> str:

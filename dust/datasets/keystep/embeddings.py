@@ -5,6 +5,7 @@ embedding of a frame is the newest one whose clip has ended by then, so that it 
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,8 @@ def clip_length(num_frames: int, sampling_rate: float) -> int:
 
 #: Datasets whose embeddings are of each frame, and of clips that end every STRIDE frames.
 EACH_FRAME, ENDING_CLIPS = "RecordingFrames", "RecordingClips"
+#: What says how far apart the embeddings of clips are.
+PACE_KEYS = ("FEATURES.STRIDE", "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE", "DATA.TARGET_FPS")
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,19 @@ class Pace:
     @classmethod
     def of(cls, meta: Mapping[str, Any], fps: float) -> "Pace":
         """Of a recording at ``fps``, as the configuration says that is stored with features; without one they are of
-        every frame."""
+        every frame. DataError where it does not say how far apart they are."""
         said = parse_yaml(str(meta.get("config", "")) or "{}", "the features' configuration") or {}
-        dataset = said.get("TRAIN.DATASET", EACH_FRAME)
+        dataset = said.get("TRAIN.DATASET", EACH_FRAME) if isinstance(said, Mapping) else ""
         if dataset == EACH_FRAME:
             return cls()
+        lacks = [
+            key for key in PACE_KEYS if not isinstance(said, Mapping) or not isinstance(said.get(key), int | float)
+        ]
+        if lacks:
+            raise DataError(
+                f"the features' configuration does not say which frames they are of ({', '.join(lacks)}): extract them "
+                "again, by RecordingClips or RecordingFrames"
+            )
         if dataset == ENDING_CLIPS:
             stride = int(said["FEATURES.STRIDE"]) or clip_length(said["DATA.NUM_FRAMES"], said["DATA.SAMPLING_RATE"])
             return cls(stride - 1, stride)
@@ -139,7 +150,7 @@ class Embeddings:
 
 def ids_of(store: "FeatureStore | CsvEmbeddings", recordings: Sequence[Recording]) -> dict[str, str]:
     """Recording -> the id of its embeddings: its own, or the path (or file name) of its video where they were extracted
-    from a list of videos. One that could be several has none."""
+    from a list of videos. One that could be several has none, nor have several that could be the same one."""
     there = set(store.ids)
     by_name: dict[str, list[str]] = {}
     for stored in store.ids:
@@ -154,7 +165,8 @@ def ids_of(store: "FeatureStore | CsvEmbeddings", recordings: Sequence[Recording
             if len(options) == 1:
                 found[one.id] = options[0]
                 break
-    return found
+    claims = Counter(found.values())
+    return {name: stored for name, stored in found.items() if claims[stored] == 1 or name == stored}
 
 
 class CsvEmbeddings:

@@ -25,7 +25,7 @@ from dust.datasets.manifest.table import read_lines, read_table
 from dust.decode.clip import say_once
 from dust.decode.folders import count_numbered
 from dust.decode.reader import open_clip
-from dust.procedure.mistakes import KINDS
+from dust.procedure.mistakes import KINDS, WRONG
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, State
 from dust.utils.errors import DataError, Problems, VideoError
 from dust.utils.files import restored, write_csv, write_text
@@ -87,7 +87,7 @@ def read_own(
             with_labels(one, states.get(one.id, []), None if steps is None else steps.get(one.id, []), facts, problems)
             for one in found
         ]
-        found = _with_mistakes(folder, found, len(facts.table), problems)
+        found = _with_mistakes(folder, found, {one.id for one, _ in listed}, len(facts.table), problems)
     problems.raise_if_any(str(folder))
     return replace(facts, recordings=found, source=str(folder))
 
@@ -230,7 +230,9 @@ def _read_labels(
     return states, steps if len(files) == 2 else None
 
 
-def _with_mistakes(folder: Path, found: list[Recording], count: int, problems: Problems) -> list[Recording]:
+def _with_mistakes(
+    folder: Path, found: list[Recording], known: set[str], count: int, problems: Problems
+) -> list[Recording]:
     """The recordings with the mistakes that somebody labelled, where there is such a file."""
     path = folder / MISTAKES
     if not path.exists():
@@ -243,6 +245,11 @@ def _with_mistakes(folder: Path, found: list[Recording], count: int, problems: P
             problems.add(f"a kind of mistake that is none of {', '.join(KINDS)}", f"{where}: {cells['kind']!r}")
         elif step is None or step >= count:
             problems.add(f"a step that the procedure table lacks: its ids are 0 to {count - 1}", where)
+        elif (cells["kind"] == WRONG) != (step % 3 == INSTALL_WRONGLY):
+            what = "a mistake of another step than its kind: wrong is 3 * component + 1, omitted and order are not"
+            problems.add(what, f"{where}: {cells['kind']} {step}")
+        elif cells["recording"] not in known:
+            problems.add(f"labels of a recording that {RECORDINGS} lacks", f"{where}: {cells['recording']!r}")
         elif one is not None:
             frame = _frame(one, where, cells["frame"], problems)
             labelled[one.id].append((frame or 0, cells["kind"], step))

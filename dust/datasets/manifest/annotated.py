@@ -12,7 +12,7 @@ from pathlib import Path
 from dust.datasets.manifest.annotation import Annotated, Annotation
 from dust.datasets.manifest.annotation_files import read_activitynet, read_epic, read_kinetics
 from dust.datasets.manifest.table import RawSplit, Row
-from dust.decode.folders import iter_clips
+from dust.decode.folders import is_video, iter_clips
 from dust.decode.segment import Segment
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import natural_order
@@ -52,7 +52,7 @@ def videos_below(folder: Path) -> dict[str, list[str]]:
 def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems) -> tuple[str, bool]:
     """The video's path ("" where it is not there), and whether it is the whole video."""
     cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
-    stem = os.path.splitext(one.video)[0]
+    stem = os.path.splitext(one.video)[0] if is_video(one.video) else one.video  # P01.02 is a name without ending
     for name, whole in ((one.video, True), (stem, True), (f"v_{one.video}", True), (cut, False)):
         paths = known.get(name, [])
         if len(paths) > 1:
@@ -124,7 +124,7 @@ class AnnotatedFolder:
             if one.split != split:
                 continue
             path, whole = find_video(one, known, missing)
-            path = path or os.path.join(folder, one.video if os.path.splitext(one.video)[1] else f"{one.video}.mp4")
+            path = path or os.path.join(folder, one.video if is_video(one.video) else f"{one.video}.mp4")
             times = Segment(round(one.start, DIGITS), round(one.end, DIGITS)) if whole else None
             written = os.path.relpath(path, folder).replace(os.sep, "/")
             where = f"{one.video} {one.start:g}-{one.end:g}"

@@ -127,7 +127,7 @@ class Background:
         length, least = self._length(path, unit)
         begun, edges = 0.0, []
         for one in sorted(busy, key=lambda one: one.start):
-            edges.append((begun, one.start))
+            edges.append((begun, min(one.start, length)))  # one that lies behind the end makes no longer video
             begun = max(begun, math.inf if one.end is None else one.end)
         edges.append((begun, length))
         for start, end in edges:

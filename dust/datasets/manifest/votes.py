@@ -4,6 +4,7 @@ A cell is ``wave:0.7|push:0.3``, shares that make 1, or ``wave:2|push:1``, how m
 what one person said. Rows of one clip are the words of several people and become one.
 """
 
+import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -30,15 +31,16 @@ def read_votes(cell: str) -> dict[str, float] | None:
     if len(parts) == 1 and matches[0] is None:
         return {cell: 1.0}
     said = {match[1].strip(): float(match[2]) for match in matches if match}
-    people = all(value == int(value) for value in said.values())
-    right = len(said) == len(parts) and all(value > 0 for value in said.values())
+    people = all(value.is_integer() for value in said.values())
+    right = len(said) == len(parts) and all(0 < value < math.inf for value in said.values())
     return said if right and (people or abs(sum(said.values()) - 1) <= _EXACT) else None
 
 
 def write_votes(votes: Votes, names: Sequence[str]) -> str:
     """The cell that :func:`read_votes` reads; of one person the class alone."""
-    if len(votes) == 1 and votes[0][1] == 1:
-        return names[votes[0][0]]
+    alone = names[votes[0][0]]
+    if len(votes) == 1 and votes[0][1] == 1 and read_votes(alone) == {alone: 1}:  # a class called 12:30 needs its 1
+        return alone
     return _written({names[number]: weight for number, weight in votes})
 
 

@@ -90,6 +90,9 @@ def _read_parquet(path: str, wanted: list[str]) -> tuple[np.ndarray, np.ndarray 
         raise SampleError(path, "not a parquet file, or damaged: write it again", f"{error}"[:200]) from error
     if not table.num_rows:
         raise SampleError(path, "a table without rows: remove the sample")
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise SampleError(path, "several columns of one name: write it again, each with its own", ", ".join(twice))
     columns = dict(zip(table.column_names, table.columns, strict=True))
     timed = [name for name, column in columns.items() if _is_times(name, column, arrow)]
     if len(timed) > 1:
@@ -172,6 +175,9 @@ def _on_one_clock(
     axis = times[int(np.argmin(steps))]
     if all(len(one) == len(axis) for one in values):
         return np.stack(values), axis
+    if any((np.diff(one) <= 0).any() for one in times):
+        reason = "signals of several rates in records whose times overlap or go backwards: name those of one rate"
+        raise SampleError(path, reason)
     axis = axis[(axis >= max(one[0] for one in times)) & (axis <= min(one[-1] for one in times))]
     if not len(axis) or min(map(len, values)) < 2:
         raise SampleError(path, "a signal of too few values to be laid on the others' times: name those that are meant")

@@ -45,6 +45,12 @@ def test_the_newest_clip_that_has_ended():
     assert Pace.of({}, 10.0).of_every_frame and Pace.of({"config": "TRAIN.DATASET: RecordingFrames"}, 1).of_every_frame
 
 
+@pytest.mark.parametrize("said", [{"TRAIN.DATASET": "VideoDataset", "FEATURES.STRIDE": 2}, [1]])
+def test_features_that_do_not_say_which_frames_they_are_of(said):
+    with pytest.raises(DataError, match=r"does not say which frames they are of \(.*DATA\.NUM_FRAMES"):
+        Pace.of({"config": json.dumps(said)}, 10.0)
+
+
 @pytest.mark.parametrize("fps", [10.0, 25.0])
 @pytest.mark.parametrize("stride", [0, 1, 3])
 def test_as_many_as_windows_slide_over_a_video(fps, stride):
@@ -104,6 +110,16 @@ def test_tokens_are_averaged_and_ids_may_be_paths(folder):
     store(folder, tokens, shape=(2, 4), name=lambda one: f"somewhere/{one.path.rsplit('/', 1)[1]}")
     dataset = build_dataset("EmbeddingWindows", config(folder), "train", views="val")
     assert dataset.read(0, np.array([[3, 7]]))[0].tolist() == [[1.0] * 4, [2.0] * 4]
+
+
+def test_embeddings_of_one_recording_are_not_those_of_another():
+    class Store:
+        ids = ("a/video.mp4", "r3")
+
+    two = [Recording("r1", "/data/a/video.mp4"), Recording("r2", "/data/b/video.mp4")]
+    assert ids_of(Store, two) == {}, "nothing says whose they are"
+    assert ids_of(Store, two[:1]) == {"r1": "a/video.mp4"}
+    assert ids_of(Store, [Recording("r3", "/data/c.mp4"), Recording("r4", "/data/r3.mp4")]) == {"r3": "r3"}
 
 
 def test_whose_embeddings_they_are():

@@ -265,3 +265,24 @@ def test_object_states(tmp_path):
     path.write_text("h\n0,1,1,1.5\n0,1,nan,1\n0\n")
     with pytest.raises(DataError, match=r"outside 0..1:\s+.*line 2: 1.5[\s\S]*columns 1 to 3[\s\S]*\(2 cases\)"):
         read_object_states(path, 3, 5)
+
+
+def test_labelled_mistakes_are_of_a_recording_and_a_step_of_their_kind(own):
+    root, _ = own
+    head = "recording,frame,kind,step\n"
+    (root / "mistakes.csv").write_text(head + "a,7,wrong,4\nc,19,omitted,0\n")
+    assert read_own(root, "train").recordings[0].mistakes == ((7, "wrong", 4),)
+    (root / "mistakes.csv").write_text(head + "a,7,wrong,3\na,7,order,4\nd,1,wrong,1\n")
+    with pytest.raises(DataError) as error:
+        read_own(root, "train")
+    assert "of another step than its kind" in str(error.value) and "line 2: wrong 3" in str(error.value)
+    assert "line 3: order 4" in str(error.value) and "line 4: 'd'" in str(error.value)
+
+
+def test_a_graph_of_steps_that_are_never_recognised(own):
+    _, data = own
+    rows = [{**row, "expected_in_assy": row["id"] != 3} for row in table(2)]
+    data = replace(data, table=rows, graphs={"assy": [{"step": "lid"}, {"step": "wheel", "after": ["lid"]}]})
+    with pytest.raises(DataError, match=r"does not expect \(expected_in_assy\).*: wheel"):
+        data.graph("assy")
+    replace(data, graphs={"assy": [{"step": "lid"}, {"step": "wheel", "optional": True}]}).graph("assy")

@@ -12,6 +12,7 @@ from dust.convert.annotations import convert_annotations
 from dust.convert.check import check_data
 from dust.convert.lists import ListOptions
 from dust.datasets.build import build_dataset
+from dust.datasets.manifest.annotated import AnnotatedFolder
 from dust.datasets.manifest.manifest import available_splits, read_manifest
 from dust.datasets.manifest.several import read_folders
 from dust.datasets.sample import SampleRequest
@@ -148,3 +149,15 @@ def test_what_is_not_there(root):
         read_manifest(**options, annotations="annotations")
     texts = [one.text for one in find_problems(with_values(get_cfg(), {"DATA.ANNOTATIONS": "x.json"}))]
     assert any("DATA.ANNOTATIONS x.json: goes with DATA.FORMAT activitynet" in text for text in texts)
+
+
+def test_a_point_within_a_name_ends_no_name(root):
+    """The video of abc.2 is not abc.mp4."""
+    document = {"database": {"abc.2": ACTIVITYNET["database"]["abc"], "def.avi": ACTIVITYNET["database"]["def"]}}
+    (root / "a.json").write_text(json.dumps(document))
+    keys = {"root": str(root), "format": "activitynet", "source": "a.json", "videos": str(root / "videos")}
+    with pytest.raises(DataError, match=r"the video is not there.*\n +abc\.2"):
+        AnnotatedFolder(**keys).read("train").problems.raise_if_any("a.json")
+    (root / "videos" / "ghi_000010_000020.mp4").rename(root / "videos" / "abc.2.mp4")
+    assert {row.written for row in AnnotatedFolder(**keys).read("train").rows} == {"abc.2.mp4"}
+    assert [row.written for row in AnnotatedFolder(**keys).read("val").rows] == ["def.mp4"]

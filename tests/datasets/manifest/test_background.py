@@ -167,3 +167,13 @@ def test_only_lists_of_videos_have_gaps(videos, tmp_path):
     texts = [one.text for one in find_problems(with_values(get_cfg(), values))]
     assert any("DATA.BACKGROUND none: PointTracks does not read it" in text for text in texts)
     assert check.build_options(with_values(get_cfg(), {"DATA.BACKGROUND": "none"}))["background"].min_length == 1
+
+
+def test_a_segment_behind_the_end_makes_no_longer_video(videos):
+    lists(videos, train="a.mp4,cut,1,2,p\na.mp4,cut,20,21,p\n")
+    assert gaps(videos, rule=Background("none", ratio=0, min_length=1.0))["a.mp4"] == [
+        "0 to 1",
+        "2 to 3",
+        "3 to 4",
+        "4 to end",
+    ]

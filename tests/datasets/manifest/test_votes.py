@@ -42,6 +42,7 @@ def read(folder, text, split="train", **options):
         ("a:1|a:1", None),
         ("a|b", None),
         ("a:-1|b:2", None),
+        pytest.param(f"a:{'9' * 400}|b:1", None, id="more people than a number holds"),
     ],
 )
 def test_cells(cell, said):
@@ -207,3 +208,10 @@ def test_a_run_with_shares_mixing_and_background(tmp_path):
 def test_what_it_does_not_go_with(values, says):
     texts = [one.text for one in find_problems(with_values(get_cfg(), {"DATA.SOFT_LABELS": True, **values}))]
     assert any("DATA.SOFT_LABELS True" in text and says in text for text in texts)
+
+
+@pytest.mark.parametrize("cell", ["12:30:1", "12:30:1|b:2", "a", "a:2", "a:0.25|b:0.75"])
+def test_what_is_written_is_read_again(cell):
+    said = read_votes(cell)
+    names = list(said)
+    assert read_votes(write_votes(tuple(enumerate(said.values())), names)) == said

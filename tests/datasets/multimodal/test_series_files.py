@@ -180,3 +180,24 @@ def test_lists_name_columns_and_check_reads_them(tmp_path):
     report = check_data(str(tmp_path))
     assert {one.kind for one in report.errors} == {"leak", "bad"}
     assert isinstance(report.errors[0].detail, str) and DataError
+
+
+def test_columns_of_one_name_are_not_one_column(tmp_path):
+    arrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+    path = tmp_path / "x.parquet"
+    parquet.write_table(arrow.Table.from_arrays([arrow.array([1.0, 2.0]), arrow.array([3.0, 4.0])], ["a", "a"]), path)
+    for reference, channels in ((str(path), 1), (str(path), 2), (f"{path}#a", 1)):
+        with pytest.raises(SampleError, match=r"several columns of one name.*\(a\)"):
+            read_series(reference, channels)
+
+
+def test_records_out_of_order_are_not_laid_on_other_times(tmp_path):
+    edfio = pytest.importorskip("edfio")
+    path = tmp_path / "x.edf"
+    edf(path, [("a", 10, np.arange(40) * 2.0), ("b", 2, np.arange(8) * 5.0)],
+        annotations=[edfio.EdfAnnotation(0.5, None, "here")], data_record_duration=1)  # fmt: skip
+    in_pieces(path)
+    path.write_bytes(path.read_bytes().replace(b"+13", b"+1\x14"))  # the last record begins with the second one
+    for mend in (False, True):
+        with pytest.raises(SampleError, match="overlap or go backwards"):
+            read_series(str(path), 2, mend=mend)
