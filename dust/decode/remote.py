@@ -217,6 +217,10 @@ def _cannot_keep(error: OSError, path: Path) -> RemoteError:
 _since_look = 0  # bytes that this process has kept since it last looked what the cache holds
 
 
+#: Seconds after which what another process writes to the cache is none that it still writes, but left by one that died.
+LEFT_OVER_S = 3600.0
+
+
 def _make_room(newest: Path, added: int) -> None:
     """Remove what was not used for longest, down to 90 % of the limit.
 
@@ -235,8 +239,9 @@ def _make_room(newest: Path, added: int) -> None:
                 facts = entry.stat()
             except OSError:
                 continue
-            found.append((facts.st_mtime_ns, facts.st_size, entry.path))
             total += facts.st_size
+            if not entry.name.startswith(".") or time.time() - facts.st_mtime > LEFT_OVER_S:
+                found.append((facts.st_mtime_ns, facts.st_size, entry.path))
     if total <= limit:
         return
     for _, size, name in sorted(found):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 
 import numpy as np
 import pytest
@@ -196,6 +197,19 @@ def test_processes_share_a_cache_that_is_far_too_small(site, packed, tmp_path, m
     monkeypatch.setattr(remote, "bring", lambda *_: str(tmp_path / "gone"))
     with pytest.raises(RemoteError, match="make it larger"):
         open_clip(there[0].path)
+
+
+def test_what_another_process_still_writes_to_the_cache_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUST_SHARD_CACHE", str(tmp_path))
+    monkeypatch.setenv("DUST_SHARD_CACHE_GB", "0.000001")
+    folder = tmp_path / "clips" / "00"
+    folder.mkdir(parents=True)
+    ages = {".written.1.2.tmp": 60.0, ".left.1.2.tmp": 2 * remote.LEFT_OVER_S, "kept": 30.0, "newest": 0.0}
+    for name, age in ages.items():
+        (folder / name).write_bytes(bytes(900))
+        os.utime(folder / name, (time.time() - age,) * 2)
+    remote._make_room(folder / "newest", 10**9)
+    assert {path.name for path in folder.iterdir()} == {".written.1.2.tmp", "newest"}
 
 
 def test_a_cache_that_cannot_be_written_is_said(site, tmp_path, monkeypatch):
