@@ -29,7 +29,6 @@ HOLDS = {
     "supcon": "supervised contrastive losses",
     "swin1d_v1_len120_w7": "Swin 1D, norms before, no norm of patches, the legacy mask",
     "swin3d_w233_3stage_nopatchnorm": "Video Swin under its official names, padded, three stages, no norm of patches",
-    "timesformer_divst_load_frames_8to3": "loading for another number of frames",
     "timesformer_divst_nobias_gray": "one channel, no biases",
     "timesformer_divst_runtime_frames_4to8": "more frames than the model was built for",
     "timesformer_divst_runtime_img_32to32x48": "an oblong picture for a square model",
@@ -58,7 +57,7 @@ PARTS = {
 
 def test_each_fact_has_its_case():
     assert sorted(path.stem for path in DATA.glob("*.safetensors")) == sorted(HOLDS)
-    assert sum(path.stat().st_size for path in DATA.iterdir()) < 19e6, "a new case is as small as its fact allows"
+    assert sum(path.stat().st_size for path in DATA.iterdir()) < 18.4e6, "a new case is as small as its fact allows"
 
 
 @pytest.mark.skipif(not ALL_GOLDEN.is_dir(), reason="needs ../shared/golden")
