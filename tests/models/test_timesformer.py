@@ -124,6 +124,15 @@ def test_a_new_divided_model_is_the_image_model_on_each_frame():
     torch.testing.assert_close(model(still), vit(image), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("frames", [3, 6])
+def test_weights_loaded_for_another_number_of_frames_answer_as_a_model_that_meets_it(frames):
+    model, other = randomised(tiny()).eval(), tiny(num_frames=frames)
+    load_weights(other, model.state_dict())
+    video = torch.randn(2, 3, frames, 32, 32)
+    assert not torch.equal(other.time_embed[:, 0], other.time_embed[:, -1])
+    torch.testing.assert_close(other(video), model(video), atol=1e-6, rtol=0)
+
+
 # ----------------------------------------------------------------------------------------------- initialisation
 
 
