@@ -106,9 +106,9 @@ class Records(JoinedRecords):
     def __init__(self, path: str | Path, held_bytes: int = HELD_BYTES) -> None:
         self.path, self.held_bytes = Path(path), held_bytes
         self.held: list[Record] = []
-        self.added = self.size = self.bytes = 0
+        self.added = self.size = 0
         self.file: BinaryIO | None = None
-        self.key, self.written = os.urandom(32), 0
+        self.key = os.urandom(32)
 
     @property
     def parts(self) -> list[Part]:  # type: ignore[override]
@@ -125,16 +125,13 @@ class Records(JoinedRecords):
                 self._spill()
             return
         try:
-            self._write(data)
+            self._write(self.file, self.added - 1, data)
         except OSError as error:
             raise self._not_written(error) from error
 
-    def _write(self, data: bytes) -> None:
-        assert self.file is not None
-        self.file.write(_code(self.key, self.written, data) + _HEAD.pack(len(data)))
-        self.file.write(data)
-        self.written += 1
-        self.bytes += _MAC + _HEAD.size + len(data)
+    def _write(self, file: BinaryIO, number: int, data: bytes) -> None:
+        file.write(_code(self.key, number, data) + _HEAD.pack(len(data)))
+        file.write(data)
 
     def _spill(self) -> None:
         try:
@@ -142,8 +139,8 @@ class Records(JoinedRecords):
             self.file = open(  # noqa: SIM115 - it is open while records come
                 self.path, "wb", buffering=_BUFFER, opener=lambda path, flags: os.open(path, flags, 0o600)
             )
-            for record in self.held:
-                self._write(pickle.dumps(record, pickle.HIGHEST_PROTOCOL))
+            for number, record in enumerate(self.held):
+                self._write(self.file, number, pickle.dumps(record, pickle.HIGHEST_PROTOCOL))
         except OSError as error:
             raise self._not_written(error) from error
         self.held = []
@@ -157,7 +154,8 @@ class Records(JoinedRecords):
                 self.file.flush()
         except OSError as error:
             raise self._not_written(error) from error
-        return Part(self.added, path=str(self.path), size=self.bytes, key=self.key)
+        size = self.size + self.added * (_MAC + _HEAD.size)
+        return Part(self.added, path=str(self.path), size=size, key=self.key)
 
     def close(self) -> None:
         """Close the file; nothing can be added from now on."""
