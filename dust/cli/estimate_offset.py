@@ -2,8 +2,8 @@
 
 dust estimate-offset recordings/monday.mp4 watch/monday.csv
 
-Prints offset_s as a list of several modalities takes it (a column beside start and end), the correlation there, and the
-next best answer. Exit status 1 where the answer is not clear.
+Prints offset_s as a list of several modalities takes it (a column beside start and end), the correlation there, how
+probable it is that recordings of different things correlate as much, and the next best answer. Exit status 1 where the answer is not clear.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     series = read_series(args.series, count_channels(args.series), mend=True)
     found = estimate_offset(motion_of_video(args.video), motion_of_series(series, args.series), args.most)
-    print(f"offset_s {found.offset_s:.2f} (correlation {found.correlation:.2f})")
+    print(f"offset_s {found.offset_s:.2f} (correlation {found.correlation:.2f}, by chance: {found.chance:.2g})")
     if found.next_correlation == found.next_correlation:
         print(f"next best: {found.next_offset_s:.2f} (correlation {found.next_correlation:.2f})")
     if not found.is_clear:

@@ -6,6 +6,7 @@ what both cover: five seconds at least, and half of the shorter one, since short
 an estimate to be looked at, and nothing applies it: write it into a list's column offset_s.
 """
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -29,17 +30,20 @@ class Offset:
     offset_s: what the video's clock shows at the sensor's time 0, seconds.
     correlation: at that lag, -1 to 1.
     next_offset_s, next_correlation: the best one that is more than a second away; NaN where there is none.
+    chance: probability that two curves as slow as these, which have nothing to do with each other, correlate as much
+        at one of the lags that were tried.
     """
 
     offset_s: float
     correlation: float
     next_offset_s: float
     next_correlation: float
+    chance: float
 
     @property
     def is_clear(self) -> bool:
-        """Whether it is above 0.5, and the next one at least a third below it."""
-        return self.correlation > 0.5 and not self.next_correlation > 2 / 3 * self.correlation
+        """Whether it is above 0.5, the next one at least a third below it, and chance gives as much once in 100."""
+        return self.correlation > 0.5 and not self.next_correlation > 2 / 3 * self.correlation and self.chance < 0.01
 
 
 def motion_of_video(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -110,10 +114,11 @@ def estimate_offset(
     best = int(np.nanargmax(found))
     others = np.where(np.abs(lags - lags[best]) > APART_S * RATE, found, np.nan)
     offsets = lags / RATE - shift
+    chance = _chance(a, b, int(lags[best]), float(found[best]), int(np.isfinite(found).sum()))
     if np.isnan(others).all():
-        return Offset(float(offsets[best]), float(found[best]), float("nan"), float("nan"))
+        return Offset(float(offsets[best]), float(found[best]), float("nan"), float("nan"), chance)
     second = int(np.nanargmax(others))
-    return Offset(float(offsets[best]), float(found[best]), float(offsets[second]), float(found[second]))
+    return Offset(float(offsets[best]), float(found[best]), float(offsets[second]), float(found[second]), chance)
 
 
 def _even(times: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -125,12 +130,41 @@ def _even(times: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
     return float(times[0]), np.where(high > low, mean, np.interp(axis, times, values))
 
 
-def _correlation(a: np.ndarray, b: np.ndarray, lag: int, least: float) -> float:
-    """Pearson's of ``a[n + lag]`` and ``b[n]`` where both are; NaN for fewer than ``least`` points or a flat curve."""
+def _common(a: np.ndarray, b: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
+    """``a[n + lag]`` and ``b[n]`` where both are."""
     a, b = a[max(lag, 0) :], b[max(-lag, 0) :]
     count = min(len(a), len(b))
-    if count < least:
+    return a[:count], b[:count]
+
+
+def _chance(a: np.ndarray, b: np.ndarray, lag: int, correlation: float, tried: int) -> float:
+    """The probability that curves as slow as these correlate by chance at one of ``tried`` lags.
+
+    Neighbouring points of a slow curve say the same: N of them count as N / (1 + 2 sum_k r_a(k) r_b(k)), with r the
+    autocorrelations (Bartlett 1935), and as many lags count as one try. Fisher's transform is nearly normal.
+    """
+    a, b = _common(a, b, lag)
+    alike = float(np.sum(_autocorrelation(a) * _autocorrelation(b)))
+    points, tries = len(a) / max(1.0, 2 * alike - 1), max(1.0, tried / max(1.0, 2 * alike - 1))
+    if points <= 4:
+        return 1.0
+    once = 0.5 * math.erfc(math.atanh(min(correlation, 1 - 1e-12)) * math.sqrt((points - 3) / 2))
+    return -math.expm1(tries * math.log1p(-min(once, 1 - 1e-12)))
+
+
+def _autocorrelation(values: np.ndarray) -> np.ndarray:
+    """Pearson's of a curve with itself at every lag from 0 to where it first falls below 0; 0 from there on."""
+    values = values - values.mean()
+    found = np.fft.irfft(np.abs(np.fft.rfft(values, 2 * len(values))) ** 2)[: len(values)] / (values @ values)
+    below = np.flatnonzero(found < 0)
+    return np.where(np.arange(len(found)) < (below[0] if len(below) else len(found)), found, 0.0)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, lag: int, least: float) -> float:
+    """Pearson's at a lag; NaN for fewer than ``least`` points in common or a flat curve."""
+    a, b = _common(a, b, lag)
+    if len(a) < least:
         return float("nan")
-    a, b = a[:count] - a[:count].mean(), b[:count] - b[:count].mean()
+    a, b = a - a.mean(), b - b.mean()
     size = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / size) if size > 0 else float("nan")

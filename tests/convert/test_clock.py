@@ -50,6 +50,28 @@ def test_noise_is_not_clear_and_what_cannot_be_compared_is_refused():
         estimate_offset(noise, noise, most=0)
 
 
+def slow(seed, seconds, memory):
+    """Times and a curve that remembers ``memory`` seconds of its past (25 Hz)."""
+    rng, keep, curve = np.random.RandomState(seed), np.exp(-1 / (25 * memory)), [0.0]
+    for step in rng.normal(size=int(25 * seconds) - 1):
+        curve.append(keep * curve[-1] + step)
+    return np.arange(len(curve)) / 25, np.abs(curve)
+
+
+@pytest.mark.parametrize("memory", [0.3, 1.0, 3.0])
+def test_short_curves_of_different_things_are_seldom_clear_and_of_one_thing_nearly_always(memory):
+    """Slow curves of ten seconds correlate above 0.5 by chance: 12 of 40 pairs looked clear by that alone."""
+    pairs = [(slow(2 * seed, 10, memory), slow(2 * seed + 1, 10, memory)) for seed in range(40)]
+    assert sum(estimate_offset(*pair).is_clear for pair in pairs) <= 2
+    found = []
+    for seed in range(20):
+        times, curve = slow(seed, 32, memory)
+        noise = curve.std() * np.random.RandomState(seed).uniform(size=(2, 750))
+        found.append(estimate_offset((times[:750], curve[:750] + noise[0]), (times[:750], curve[50:] + noise[1])))
+    assert all(one.offset_s == pytest.approx(2.0, abs=0.11) for one in found)
+    assert sum(one.is_clear for one in found) >= 16
+
+
 def test_the_motion_of_a_video_is_that_between_its_frames(tmp_path):
     write_clip(tmp_path / "a.mp4", 70, rate=10)
     times, change = motion_of_video(tmp_path / "a.mp4")

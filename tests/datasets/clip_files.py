@@ -32,8 +32,11 @@ def write_clip(
     pixels: str = "yuv420p",
     container: dict[str, str] | None = None,
 ) -> Path:
-    """Encode ``texture``; ``times``: each frame's time in units of 1/rate (default 0, 1, 2, ...)."""
-    with av.open(str(path), "w", options=container or {}) as out:
+    """Encode ``texture``; ``times``: each frame's time in units of 1/rate (default 0, 1, 2, ...).
+
+    The same call writes the same bytes: without "bitexact" Matroska holds an identity that is drawn anew.
+    """
+    with av.open(str(path), "w", options={"fflags": "+bitexact", **(container or {})}) as out:
         stream = out.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = *size, pixels
         stream.codec_context.thread_count = 1

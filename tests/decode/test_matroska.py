@@ -102,4 +102,4 @@ def test_runs_of_blocks_are_judged_as_block_by_block(clips, tmp_path, name, monk
             patch.setattr(matroska._Walk, "simple_blocks", lambda walk, at, end: at)
             assert find_break(str(path)) == fast, (number, at)
         said.add(fast)
-    assert len(said) > 4
+    assert len(said) > 2, "sound and cut short only: the test shows little"
