@@ -3,7 +3,8 @@
 dust estimate-offset recordings/monday.mp4 watch/monday.csv
 
 Prints offset_s as a list of several modalities takes it (a column beside start and end), the correlation there, how
-probable it is that recordings of different things correlate as much, and the next best answer. Exit status 1 where the answer is not clear.
+probable it is that recordings of different things correlate as much, and the next best answer. Exit status 1 where the
+answer is not clear.
 """
 
 import argparse
