@@ -226,6 +226,8 @@ def _merge(
         elif setting.value != {}:
             unknown += 1  # looking for what is alike takes time: not for thousands
             why = _unknown(key, list(types)) if unknown <= SHOWN and len(key) < LONGEST_KEY else "unknown key"
+            if "IMPORTS" in last and key.partition(".")[0] not in sections:
+                why += " (files of IMPORTS add classes, not keys: write values of your own into the file)"
             text = f"{key[:LONGEST_KEY]} ({setting.where}): {why}"
         if text:
             wrong.add(key)
