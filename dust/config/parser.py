@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 USAGE = """\
 usage: dust --cfg FILE.yaml [FILE.yaml ...] [--opts] [KEY VALUE ...]
 
-Trains and tests by configuration files, one after the other.
+Train, test, extract features and predict by configurations, one after the other. `dust train --cfg ...` is the same.
 
   --cfg FILE.yaml ...   configurations to run in order; the first other word begins the overrides
   [--opts] KEY VALUE .. overrides, e.g. NUM_GPUS 0 TRAIN.BATCH_SIZE 4 "OUTPUT_DIR" "my runs/1"
