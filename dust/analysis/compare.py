@@ -72,7 +72,10 @@ def _compare(a: Results, b: Results, seed: int) -> Comparison:
         return found
     names = [one.name for one in left.answers]
     if names != [one.name for one in right.answers]:
-        raise DataError(f"{a.name} answers {names}, {b.name} answers {[one.name for one in right.answers]}")
+        raise DataError(
+            f"{a.name} answers {names}, {b.name} answers {[one.name for one in right.answers]}: "
+            "compare runs that answer the same questions"
+        )
     for first, second in zip(left.answers, right.answers, strict=True):
         _compare_answers(first, second, left, found, seed)
     if len(names) > 1 and not any(one.multi_label for one in left.answers):

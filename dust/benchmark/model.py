@@ -140,7 +140,7 @@ def in_own_process(function: Callable[[Any], Any], argument: Any) -> Any:
         if code < 0:
             name = signal.Signals(-code).name
             raise DustError(f"the measuring process was ended by {name}; if memory ran out, lower --batch")
-        raise RuntimeError(f"the measuring process failed with exit code {code}; its own words stand above")
+        raise RuntimeError(f"the measuring process failed with exit code {code}; its own error is above")
     result, error = answer
     if error is not None:
         raise error

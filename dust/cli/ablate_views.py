@@ -13,7 +13,9 @@ from dust.cli.command import add_cfg, command, numbers, run_in_output_dir
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg(parser)
-    parser.add_argument("--sizes", type=numbers, default=[], help="numbers of cameras to try, as 1,4 (default: all)")
+    parser.add_argument(
+        "--sizes", type=numbers, default=[], metavar="N,N", help="numbers of cameras to try, as 1,4 (default: all)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> Add:
 
     model = add("model", "time and memory of a step, in a process of its own", measure_model)
     model.add_argument("--batch", type=int, default=1, help="clips per step")
-    model.add_argument("--steps", type=int, default=5)
-    model.add_argument("--warmup", type=int, default=1)
-    model.add_argument("--rounds", type=int, default=1)
+    model.add_argument("--steps", type=int, default=5, help="steps of a round that count (5)")
+    model.add_argument("--warmup", type=int, default=1, help="steps before them (1)")
+    model.add_argument("--rounds", type=int, default=1, help="rounds, in which all rows take turns (1)")
     mode = model.add_mutually_exclusive_group()
     mode.add_argument("--train", dest="train", action="store_true", default=True, help="forward and backward (default)")
     mode.add_argument("--eval", dest="train", action="store_false", help="forward only")
@@ -52,35 +52,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> Add:
     model.add_argument("--peer", action="append", default=[], metavar="NAME", help="a row of torchvision.models.video")
 
     test = add("test", "seconds per video of multi-view testing, reading and model apart", measure_test)
-    test.add_argument("--checkpoint", required=True, metavar="FILE")
-    test.add_argument("--limit", type=int, default=0, help="so many videos; 0: all")
+    test.add_argument("--checkpoint", required=True, metavar="FILE", help="the weights that are tested")
+    test.add_argument("--limit", type=int, default=0, help="test only N videos (0: all)")
 
     tracks = add("tracks", "a window of point tracks against the published model, and a stream", measure_tracks)
-    tracks.add_argument("--rounds", type=int, default=10)
+    tracks.add_argument("--rounds", type=int, default=10, help="times that everything is measured (10)")
     tracks.add_argument("--windows", type=int, default=20, help="windows of a stream")
     tracks.add_argument("--stride", type=int, default=5, help="frames from one of them to the next")
 
     _about_clusters(add)
     _about_gpus(add)
     for one in (model, test):
-        one.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+        one.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
     return add
 
 
 def decode_options(decode: argparse.ArgumentParser) -> None:
     """Which videos, and how they are read."""
     decode.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="folders, csv lists, video files")
-    decode.add_argument("--frames", type=int, default=8)
+    decode.add_argument("--frames", type=int, default=8, help="frames of a clip (8)")
     decode.add_argument("--rate", type=int, default=8, help="distance of frames, at 30 frames per second")
     decode.add_argument("--crop", type=int, default=224, help="pixels")
     decode.add_argument("--short", type=int, nargs=2, default=(256, 320), metavar=("LOW", "HIGH"), help="short side")
-    decode.add_argument("--rounds", type=int, default=5)
+    decode.add_argument("--rounds", type=int, default=5, help="times that everything is measured (5)")
     decode.add_argument("--views", default="10x3", metavar="CLIPSxCROPS", help="of a test; 0 leaves the test out")
 
 
 def _about_clusters(add: Add) -> None:
     cluster = add("cluster", "a simulation: what the configured training costs on 8 to 512 GPUs", measure_cluster)
-    cluster.add_argument("--gpu", default="H100", help="A100, H100 or H200")
+    cluster.add_argument("--gpu", default="H100", metavar="NAME", help="A100, H100 or H200")
     cluster.add_argument("--gpus", default="8,16,32,64,128,256,512", metavar="N,N,...", help="GPUs, a row each")
     cluster.add_argument("--batch", type=int, default=0, help="clips per GPU at a time; 0: as configured")
     cluster.add_argument("--clips", type=int, default=240000, help="of the training set; default: Kinetics-400's")

@@ -36,22 +36,34 @@ _RECORDINGS = ("KeyFrames", "RecordingFrames", "EmbeddingWindows", "VideoWindows
 
 #: What is asked besides the folder, as keyword arguments of argparse's add_argument.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "out": {"default": "", "help": "folder for bad_clips.csv and check.csv (default: the data folder)"},
+    "out": {
+        "default": "",
+        "metavar": "DIR",
+        "help": "folder for bad_clips.csv and check.csv (default: the data folder)",
+    },
     "fix": {"default": "", "metavar": "DIR|FILE.csv", "help": "write clean lists, or a list of corrections"},
     "force": {"action": "store_true", "help": "replace files that are there already"},
     "workers": {"type": int, "default": os.cpu_count() or 1, "help": "processes (default: all cores)"},
-    "kind": {"default": "", "choices": ("", *KINDS), "help": "of lists (default: found)"},
-    "format": {"default": "", "choices": ("", *FORMATS), "help": "of clips (default: found)"},
-    "separator": {"default": "", "help": "of csv columns (default: found)"},
-    "path-prefix": {"default": "", "help": "folder that relative paths are under"},
+    "kind": {"default": "", "choices": KINDS, "help": "kind of the lists (default: as the files show)"},
+    "format": {"default": "", "choices": FORMATS, "help": "DATA.FORMAT of the lists (default: auto)"},
+    "separator": {"default": "", "metavar": "CHAR", "help": "between csv columns (default: as the file shows)"},
+    "path-prefix": {"default": "", "metavar": "DIR", "help": "folder that relative paths are under"},
     "multi-label": {"action": "store_true", "help": "several labels per clip"},
     "soft-labels": {"action": "store_true", "help": "several people's labels, as DATA.SOFT_LABELS reads them"},
-    "split-number": {"type": int, "default": 0, "choices": (0, 1, 2, 3), "help": "official split (default 1)"},
-    "annotations": {"default": "", "help": "file or folder of the formats activitynet, kinetics and epic"},
-    "group-column": {"default": "", "help": "what may be in one split only (default: group)"},
-    "segment-unit": {"default": "", "choices": ("", SECONDS, FRAMES), "help": "of the columns start and end (seconds)"},
-    "corrections": {"default": "", "help": "csv of corrections that is applied first"},
-    "cfg": {"default": "", "help": "a configuration whose keys say the rest"},
+    "split-number": {"type": int, "default": 0, "choices": (1, 2, 3), "help": "official split (default 1)"},
+    "annotations": {
+        "default": "",
+        "metavar": "PATH",
+        "help": "annotation file or folder of --format activitynet, kinetics or epic",
+    },
+    "group-column": {
+        "default": "",
+        "metavar": "COLUMN",
+        "help": "its values may be in one split only (default: group)",
+    },
+    "segment-unit": {"default": "", "choices": (SECONDS, FRAMES), "help": "of the columns start and end (seconds)"},
+    "corrections": {"default": "", "metavar": "FILE.csv", "help": "corrections that are applied first"},
+    "cfg": {"default": "", "metavar": "FILE.yaml", "help": "a configuration whose keys say how lists are read"},
 }
 
 

@@ -41,6 +41,7 @@ def command(
             f"dust {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
         add_arguments(parser)
+        show_numbers(parser)
         args, rest = parser.parse_known_args(_positional(words, flags_of_old))
         if "cfg" in args:
             args.overrides = [word for word in rest if word != "--opts"]
@@ -51,6 +52,16 @@ def command(
         return guarded(lambda: run(args), resumable=resumable)
 
     return main
+
+
+def show_numbers(parser: argparse.ArgumentParser) -> None:
+    """Call the value of every option that takes a number N in the help, where no other name is given."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                show_numbers(one)
+        elif action.type in (int, float) and action.metavar is None and not action.choices:
+            action.metavar = "N"
 
 
 def _positional(words: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -105,12 +105,16 @@ def copy(names: list[str], out: str, force: bool) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
-    one = actions.add_parser("list", help="names, and what each is for")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=text)
+
+    one = add("list", "list the names, and what each is for")
     one.add_argument("names", nargs="*", metavar="NAME", help="of folders or files; default: all")
-    one = actions.add_parser("show", help="the text of a configuration")
-    one.add_argument("name", metavar="NAME")
+    one = add("show", "print a configuration")
+    one.add_argument("name", metavar="NAME", help="of a file, as quickstart/video.yaml")
     one.add_argument("--whole", action="store_true", help="every key, with what it inherits and all defaults")
-    one = actions.add_parser("copy", help="write configurations, and what they inherit, into the working folder")
+    one = add("copy", "write configurations, and what they inherit, into the working folder")
     one.add_argument("names", nargs="+", metavar="NAME", help="of files or folders")
     one.add_argument("--out", default=PREFIX, metavar="DIR", help="default: configs")
     one.add_argument("--force", action="store_true", help="replace files that are there already")

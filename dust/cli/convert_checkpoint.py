@@ -30,8 +30,10 @@ def convert(source: Path, target: Path) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="a checkpoint: a .pyth file or a .dcp folder")
-    parser.add_argument("target", type=Path, help="what to write; .dcp for a folder, anything else for a file")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a checkpoint: a .pyth file or a .dcp folder")
+    parser.add_argument(
+        "target", type=Path, metavar="TARGET", help="what to write; .dcp for a folder, anything else for a file"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -43,8 +43,8 @@ from dust.utils.text import printable_lines
 Option = dict[str, Any]
 
 
-def text(default: str, what: str) -> Option:
-    return {"default": default, "help": what}
+def text(default: str, what: str, metavar: str) -> Option:
+    return {"default": default, "help": what, "metavar": metavar}
 
 
 def count(default: int, what: str) -> Option:
@@ -56,79 +56,79 @@ def flag(what: str) -> Option:
 
 
 def required(what: str) -> Option:
-    return {"required": True, "help": what}
+    return {"required": True, "help": what, "metavar": "DIR"}
 
 
 #: Options by name. Each is also the name of an argument of the function that a sub-command calls.
 FORCE = {"force": flag("replace files that are there already")}
 WORKERS = {"workers": {"type": int, "default": os.cpu_count() or 1, "help": "processes (default: all cores)"}}
 SPLIT = {"split-number": {"type": int, "default": 1, "choices": (1, 2, 3), "help": "official split (default 1)"}}
-PREFIX = {"path-prefix": text("", "folder of the videos, if not below DIR")}
+PREFIX = {"path-prefix": text("", "folder of the videos, if not below the data", "DIR")}
 LISTS = {
     "out": required("folder for train.csv, val.csv, test.csv and classes.txt"),
-    "relative-to": text("", "write paths relative to this DATA.PATH_PREFIX"),
+    "relative-to": text("", "write paths relative to DIR, which is then DATA.PATH_PREFIX", "DIR"),
     "skip-bad": flag("leave out clips that cannot be read"),
     "drop-leaks": flag("leave out train clips that are in val or test too"),
     **FORCE,
     **WORKERS,
 }
 PEOPLE = {
-    "class-regex": text(CLASS_REGEX, "default %(default)s"),
-    "subject-regex": text(SUBJECT_REGEX, "default %(default)s"),
-    "test-subjects": {"type": numbers, "default": [], "help": "people of test, as 3,7,12"},
-    "val-subjects": {"type": numbers, "default": [], "help": "people of val"},
+    "class-regex": text(CLASS_REGEX, "the gesture's number in a path (default %(default)s)", "REGEX"),
+    "subject-regex": text(SUBJECT_REGEX, "the person's number in a path (default %(default)s)", "REGEX"),
+    "test-subjects": {"type": numbers, "default": [], "metavar": "N,N", "help": "people of test, as 3,7,12"},
+    "val-subjects": {"type": numbers, "default": [], "metavar": "N,N", "help": "people of val"},
     "test-count": count(15, "people drawn for test"),
     "val-count": {"type": int, "default": 0, "help": "people drawn for val (default 0: val is test)"},
     "seed": count(0, "of the draw"),
 }
 IMU = {
     "with-imu": flag("lists of several modalities, with each clip's accelerometer and gyroscope as a series"),
-    "imu-files": text(imu.DEFAULT, "files of a clip's sensors, relative to its folder (default %(default)s)"),
+    "imu-files": text(imu.DEFAULT, "files of a clip's sensors, relative to its folder (default %(default)s)", "NAMES"),
     "imu-time": {"default": "s", "choices": tuple(imu.UNITS), "help": "unit of their times (default s)"},
 }
 PICKLES = {
     "out": required("folder for the csv files and the arrays"),
     "dtype": {"default": "float32", "choices": DTYPES, "help": "of the videos (default float32)"},
-    "weights": text("", "DUST's saved_models, if not beside data/"),
+    "weights": text("", "DUST's saved_models, if not beside data/", "DIR"),
     "assume-order": flag("take row i of video_features/*.pkl for sample i (it often is not)"),
     "allow-missing": flag("keep NaN in a series, as a missing value"),
     **FORCE,
 }
 PROCEDURES = {
     "out": required("folder for recordings.csv, states.csv, steps.csv ..."),
-    "procedure": text("", "procedure_info.json, if it is not in DIR"),
+    "procedure": text("", "procedure_info.json, if it is not in the data folder", "FILE.json"),
     **FORCE,
 }
 
 PROCEDURE_MISTAKES = {
     "out": required("folder for recordings.csv, states.csv, steps.csv, mistakes.csv ..."),
-    "videos": text("", "folder of the videos (default: DIR)"),
-    "procedure": text("", "this recipe, task or toy only (default: all)"),
-    "view": text("", "the camera, where a recording is a folder with a video of each"),
+    "videos": text("", "folder of the videos (default: the data folder)", "DIR"),
+    "procedure": text("", "this recipe, task or toy only (default: all)", "NAME"),
+    "view": text("", "the camera, if a recording is a folder with a video of each", "NAME"),
     "skip-missing": flag("leave out recordings whose video is not there"),
     **FORCE,
 }
 STRETCHES = {
     "out": required("folder for the lists"),
-    "videos": text("", "folder of the videos (default: that of the annotations)"),
-    "skip-missing": flag("leave out what is said of videos that are not there"),
+    "videos": text("", "folder of the videos (default: that of the annotations)", "DIR"),
+    "skip-missing": flag("leave out annotations of videos that are not there"),
     **FORCE,
 }
-LABEL = {"label": text("", "where the label stands: tier, attribute, or verb, noun, action")}
+LABEL = {"label": text("", "where the label is: a tier, an attribute, or verb, noun, action", "NAME")}
 KEYPOINTS = {
     "form": {"required": True, "choices": tuple(POSES), "help": "; ".join(f"{n}: {f.title}" for n, f in POSES.items())},
     "out": required("folder for tracks.csv or manifest.csv, and the arrays"),
     "as": {"dest": "kind", "default": "tracks", "choices": KEYPOINT_KINDS, "help": "for PointTracks (default) or "
            "FusedDataset: x and y of each joint as channels"},
     "labels": text("", "csv with clip, label, and split, sequence, sample, view if need be (default: folders "
-                   "[split/]label/clip)"),
-    "size": {"type": numbers, "default": [], "help": "height,width of the frames, for files that do not say them"},
+                   "[split/]label/clip)", "FILE.csv"),
+    "size": {"type": numbers, "default": [], "metavar": "H,W", "help": "of frames, for files that do not say it"},
     "fps": {"type": float, "default": 0.0, "help": "frames per second, for files that do not say them"},
     "threshold": {"type": float, "default": 0.3, "help": "a joint of a higher confidence is visible (default 0.3)"},
-    "plane": text("", "positions in space: which axis goes to the right and which one down, as x,-z"),
+    "plane": text("", "positions in space: which axis goes to the right and which one down, as x,-z", "AXES"),
     "people": count(1, "people who are kept"),
     "keep": {"default": "largest", "choices": KEEP, "help": "which people (default largest)"},
-    "view-regex": text(VIEW_REGEX, "where a name says the camera's number (default view1, cam2, camera_3)"),
+    "view-regex": text(VIEW_REGEX, "where a name says the camera's number (default view1, cam2, camera_3)", "REGEX"),
     **FORCE,
 }  # fmt: skip
 
@@ -282,14 +282,18 @@ KINDS = {
     "webdataset": Kind(
         "tar files in WebDataset's layout, whose clips are read where they lie",
         list_tars,
-        {"out": required("folder for the lists"), "label": text("label", "field of .json (default label)"), **FORCE},
+        {
+            "out": required("folder for the lists"),
+            "label": text("label", "field of .json (default label)", "FIELD"),
+            **FORCE,
+        },
     ),
     "check": Kind("what `dust check` does", check.run, check.OPTIONS),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="command", required=True, metavar="|".join(KINDS))
+    kinds = parser.add_subparsers(dest="command", required=True, metavar="FORM")
     for name, kind in KINDS.items():
         one = kinds.add_parser(name, help=kind.help, description=kind.help)
         one.add_argument("root", metavar="DIR|FILE", help="the data as it was downloaded")

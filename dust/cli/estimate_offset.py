@@ -13,7 +13,7 @@ from dust.cli.command import command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", metavar="VIDEO")
+    parser.add_argument("video", metavar="VIDEO", help="a video of the recording")
     parser.add_argument("series", metavar="SERIES", help="csv or npz with times in seconds")
     parser.add_argument("--most", type=float, default=60.0, metavar="S", help="offsets up to so many seconds (60)")
 

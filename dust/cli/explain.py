@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a clip: file, folder of pictures, tracks of a sample")
     parser.add_argument("-o", "--out", default="explained", metavar="DIR", help="where the files go (explained)")
     parser.add_argument("--class", dest="target", default="", metavar="NAME", help="explain this class (the answer)")
-    parser.add_argument("--method", default="auto", choices=METHODS, help="of the map (auto)")
+    parser.add_argument("--method", default="auto", choices=METHODS, help="how the map is made (auto)")
     parser.add_argument("--no-occlusion", action="store_true", help="take nothing away: the map alone")
     parser.add_argument("--view", type=int, default=None, metavar="N", help="of the test's views (the middle one)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 (default auto)")
     parser.add_argument("--cfg", dest="config", default="", metavar="YAML", help="for weights without a configuration")
 
 

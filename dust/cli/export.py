@@ -22,7 +22,7 @@ RUNTIMES = ("eager", "compiled", "onnxruntime", "openvino")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN", help="run folder, checkpoint, or zoo://NAME")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="ends with .onnx, .pt2 or .xml")
-    parser.add_argument("--format", default="", choices=("", *FORMATS), help="default: as FILE ends")
+    parser.add_argument("--format", default="", choices=FORMATS, help="default: by the ending of FILE")
     parser.add_argument("--check", nargs="+", default=[], metavar="CLIPS", help="compare on these, not the test split")
     parser.add_argument("--int8", action="store_true", help="quantise an .onnx by the ranges of training clips")
     parser.add_argument("--calibration-clips", type=int, default=32, metavar="N", help="how many of them (32)")

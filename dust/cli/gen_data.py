@@ -119,7 +119,7 @@ GENERATORS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(GENERATORS))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="KIND")
     for name, generator in GENERATORS.items():
         kind = commands.add_parser(name, help=generator.help, description=generator.help)
         kind.add_argument("out", metavar="DIR", help="folder to write to")

@@ -14,12 +14,20 @@ from dust.utils.tstl_grouping_files import read_confusion, read_names, read_pred
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--predictions", help="results/predictions.csv of a test: which classes are confused")
-    source.add_argument("--confusion", help="a confusion matrix, .npy or .csv, rows labels, columns predictions")
-    source.add_argument("--labels", help="one class name per line, in the classes' order: which names share words")
-    parser.add_argument("--names", help="with --confusion: one class name per line, kept in the grouping")
+    source.add_argument(
+        "--predictions", metavar="FILE", help="results/predictions.csv of a test: which classes are confused"
+    )
+    source.add_argument(
+        "--confusion", metavar="FILE", help="a confusion matrix, .npy or .csv, rows labels, columns predictions"
+    )
+    source.add_argument(
+        "--labels", metavar="FILE", help="one class name per line, in the classes' order: which names share words"
+    )
+    parser.add_argument(
+        "--names", metavar="FILE", help="with --confusion: one class name per line, kept in the grouping"
+    )
     parser.add_argument("--groups", type=int, required=True, help="how many; their sizes differ by at most one")
-    parser.add_argument("--out", required=True, help="file to write")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,8 +19,10 @@ from dust.utils.text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Settings()
-    parser.add_argument("source", help="a csv of videos, or a folder of clips; the videos are only read")
-    parser.add_argument("--out", required=True, help="folder for tracks.csv and the tracks")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a csv of videos, or a folder of clips; the videos are only read"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for tracks.csv and the tracks")
     parser.add_argument(
         "--tracker",
         default=default.tracker,
@@ -38,8 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.max_error,
         help="lk: pixels that a point may be off after going forth and back (default %(default)s)",
     )
-    parser.add_argument("--hub", default=COTRACKER, help="cotracker: repository or checkout (default %(default)s)")
-    parser.add_argument("--device", default=default.device, help="cotracker: cpu or cuda (default %(default)s)")
+    parser.add_argument(
+        "--hub", default=COTRACKER, metavar="REPO|DIR", help="cotracker: repository or checkout (default %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default=default.device, metavar="DEVICE", help="cotracker: cpu or cuda (default %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

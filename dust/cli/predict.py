@@ -50,8 +50,8 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     long.add_argument("--min-length", type=float, default=0.0, metavar="S", help="shorter segments are merged")
     long.add_argument("--seconds", type=float, default=0.0, metavar="S", help="end a live source after so long")
     how = top.add_argument_group("how it runs")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
-    how.add_argument("--dtype", default="", choices=("", "float32", "bfloat16", "float16"), help="of forward passes")
+    how.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 (default auto)")
+    how.add_argument("--dtype", default="", choices=("float32", "bfloat16", "float16"), help="of forward passes")
     how.add_argument("--batch-size", type=int, default=0, metavar="N", help="views at once (default: as tested)")
     how.add_argument(
         "--workers", type=int, default=None, metavar="N", help="threads that read ahead (default: up to 4)"

@@ -26,18 +26,22 @@ from dust.utils.text import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Encoding()
-    parser.add_argument("source", help="a folder with clips, or a csv that lists them; it is only read")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder with clips, or a csv that lists them; it is only read"
+    )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", help="folder for the re-encoded clips and lists")
+    where.add_argument("--out", metavar="DIR", help="folder for the re-encoded clips and lists")
     where.add_argument("--shards", metavar="DIR", help="folder for tar files of clips and their lists")
     parser.add_argument("--encode", action="store_true", help="with --shards: re-encode before packing")
     parser.add_argument("--shard-mb", type=int, default=SHARD_BYTES // 10**6, help="size of a shard (%(default)s)")
     parser.add_argument("--short-side", type=int, default=default.short_side, help="pixels (default %(default)s)")
     parser.add_argument("--gop", type=int, default=default.gop, help="key frame every so many (default %(default)s)")
     parser.add_argument("--crf", type=int, default=default.crf, help="x264 quality, lower is better (%(default)s)")
-    parser.add_argument("--preset", default=default.preset, help="x264 preset (default %(default)s)")
-    parser.add_argument("--path-prefix", default="", help="folder that the csv's relative paths are under")
-    parser.add_argument("--cfg", default="", help="with --shards: a configuration whose keys say how lists are read")
+    parser.add_argument("--preset", default=default.preset, metavar="NAME", help="x264 preset (default %(default)s)")
+    parser.add_argument(
+        "--path-prefix", default="", metavar="DIR", help="folder that the csv's relative paths are under"
+    )
+    parser.add_argument("--cfg", default="", metavar="FILE.yaml", help="with --shards: its keys say how lists are read")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
 
 

@@ -38,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", default="", metavar="FILE", help="of a YAML: the backbone's weights")
     parser.add_argument("--out", default="runs/probe", metavar="DIR", help="for tokens and runs (default runs/probe)")
-    parser.add_argument("--head", default="attentive", choices=HEADS, help="default attentive")
-    parser.add_argument("--tokens", default="", choices=("", "all", "grid", "queries"), help="default all")
+    parser.add_argument("--head", default="attentive", choices=HEADS, help="kind of head (attentive)")
+    parser.add_argument(
+        "--tokens", default="", choices=("all", "grid", "queries"), help="which tokens are stored (all)"
+    )
     parser.add_argument("--views", type=int, default=0, metavar="N", help="store N augmented views of training clips")
     parser.set_defaults(cfg="")  # words that are left over are keys
 

@@ -24,10 +24,14 @@ from dust.utils.errors import ConfigError, DustError
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
     top.add_argument("model", metavar="MODEL", help="run folder, checkpoint, exported file, or zoo://NAME")
-    top.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    top.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (127.0.0.1: this machine alone)"
+    )
     top.add_argument("--port", type=int, default=8000, help="0: any that is free (8000)")
     who = top.add_argument_group("who may ask, and for what")
-    who.add_argument("--token", default="", help="that each request must carry; better: DUST_TOKEN in the environment")
+    who.add_argument(
+        "--token", default="", metavar="TOKEN", help="each request must carry it; better: DUST_TOKEN in the environment"
+    )
     who.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="this server's name in addresses; repeatable"
     )
@@ -46,8 +50,8 @@ def add_arguments(top: argparse.ArgumentParser) -> None:
     how.add_argument("--calibrated", action="store_true", help="probabilities by the temperature of the run's test")
     how.add_argument("--window", type=float, default=0.0, metavar="S", help="of timelines (the training's length)")
     how.add_argument("--stride", type=float, default=0.0, metavar="S", help="of timelines (half a window)")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
-    how.add_argument("--dtype", default="", choices=("", "float32", "bfloat16", "float16"), help="of forward passes")
+    how.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 (default auto)")
+    how.add_argument("--dtype", default="", choices=("float32", "bfloat16", "float16"), help="of forward passes")
     how.add_argument("--batch-size", type=int, default=0, metavar="N", help="views at once (default: as tested)")
     how.add_argument("--workers", type=int, default=None, metavar="N", help="threads that read (default: up to 4)")
     how.add_argument("--procedure", default="", metavar="NAME", help="what recordings show, of those that were trained")

@@ -12,9 +12,9 @@ from dust.cli.command import add_cfg, command, run_in_output_dir
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg(parser)
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="whose recordings (test)")
     parser.add_argument("--stride", type=int, default=5, help="frames from one window to the next (default 5)")
-    parser.add_argument("--how", default="vote", choices=("vote", "mean"), help="of a frame's windows: majority vote")
+    parser.add_argument("--how", default="vote", choices=("vote", "mean"), help="how windows of a frame agree (vote)")
     parser.add_argument("--stateful", action="store_true", help="PointTrackLSTM: windows that go on from each other")
 
 

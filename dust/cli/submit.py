@@ -7,13 +7,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dust.cli.command import guarded
+from dust.cli.command import guarded, show_numbers
 from dust.config import parse_args
 from dust.engine.submit import submit
 from dust.utils.errors import ConfigError
 
 USAGE = """\
 dust submit --cfg FILE.yaml [FILE.yaml ...] [options] [--opts] [KEY VALUE ...]
+
+Train and test on a Slurm cluster, in jobs that save before they end, and go on.
+
+dust submit --cfg configs/X.yaml --partition gpu --num_shards 2
 
 Several configurations run one after the other in one job, or with --array at the same time in one job each."""
 
@@ -25,27 +29,38 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser("dust submit", usage=USAGE, allow_abbrev=False)
     add = made.add_argument
     add("--cfg", metavar="FILE.yaml", help="configurations; the first other word begins the overrides")
-    add("--job_dir", default="runs/submit", help="logs and scripts, a folder for each job (default %(default)s)")
+    add(
+        "--job_dir",
+        default="runs/submit",
+        metavar="DIR",
+        help="logs and scripts, a folder for each job (default %(default)s)",
+    )
     add("--num_shards", type=int, help="nodes (by default NUM_SHARDS of the configuration)")
     add("--num_gpus", type=int, help="GPUs on each node (by default NUM_GPUS); 0: CPUs, see NUM_PROCS_PER_NODE")
-    add("--partition", default="", help="Slurm's partition, or several with commas (by default the cluster's)")
+    add(
+        "--partition",
+        default="",
+        metavar="NAME",
+        help="Slurm's partition, or several with commas (by default the cluster's)",
+    )
     add(
         "--timeout",
         type=int,
         default=4320,
         help="time limit in minutes (default %(default)s); the job goes on after it",
     )
-    add("--name", default="", help="the job's name (by default that of the first configuration)")
+    add("--name", default="", metavar="NAME", help="the job's name (by default that of the first configuration)")
     add("--use_volta32", action="store_true", help="GPUs with the feature volta32gb only")
-    add("--comment", default="", help="a comment for Slurm, e.g. the reason for a high priority")
-    add("--constraint", default="", help="features that the nodes must have")
-    add("--account", default="", help="whom Slurm charges")
-    add("--qos", default="", help="Slurm's quality of service")
+    add("--comment", default="", metavar="TEXT", help="a comment for Slurm, e.g. the reason for a high priority")
+    add("--constraint", default="", metavar="FEATURES", help="features that the nodes must have")
+    add("--account", default="", metavar="NAME", help="the account that Slurm charges")
+    add("--qos", default="", metavar="NAME", help="Slurm's quality of service")
     add("--cpus_per_task", type=int, help="cores of each process (by default its loader workers and one)")
     add("--mem_gb", type=float, help="memory of each node (by default what the cluster gives)")
     add("--array", action="store_true", help="one job for each configuration, or each of its runs, at the same time")
     add("--local", action="store_true", help="on this machine, in the background, without Slurm")
     add("--debug", action="store_true", help="here and now, with a debugger at an error")
+    show_numbers(made)
     return made
 
 

@@ -20,6 +20,10 @@ usage: dust tune --cfg FILE.yaml [--opts] [KEY VALUE ...]
        dust tune --slurm [options of dust submit] --cfg FILE.yaml [--opts] [KEY VALUE ...]
        dust tune --show --cfg FILE.yaml [--opts] [KEY VALUE ...]
 
+Search for the best values of keys: many trials of one configuration, on this machine or in Slurm's jobs.
+
+dust tune --cfg configs/X.yaml TUNE.SPACE "[{SOLVER.BASE_LR: {low: 0.0001, high: 0.1, log: True}}]"
+
 Runs TUNE.TRIALS trials of a configuration over the keys that TUNE.SPACE names, TUNE.JOBS at a time, each in
 OUTPUT_DIR/trial_NNN. The same command goes on wherever it was ended; several machines that share OUTPUT_DIR may run it
 at the same time.

@@ -61,22 +61,24 @@ def table(out: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="names, licences, sizes, and what is cached")
-    fetch = commands.add_parser("download", help="fetch and verify; prints the path")
-    fetch.add_argument("names", nargs="+", metavar="NAME")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    add("list", "list names, licences, sizes, and what is cached")
+    fetch = add("download", "download and verify; prints the path")
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="as `dust zoo list` has them")
     fetch.add_argument("--force", action="store_true", help="fetch again what is cached")
-    check = commands.add_parser("verify", help="hash cached files again")
+    check = add("verify", "compare cached files with their hashes again")
     check.add_argument("names", nargs="*", metavar="NAME", help="default: all that are cached")
-    change = commands.add_parser(
-        "convert", help="OpenAI's CLIP (a TorchScript program), or a folder of parts, to safetensors"
-    )
+    change = add("convert", "convert OpenAI's CLIP (a TorchScript program), or a folder of parts, to safetensors")
     change.add_argument("file", metavar="FILE", help="the program (ViT-B-16.pt), a folder, or zoo://NAME")
-    change.add_argument("--out", required=True, metavar="FILE.safetensors")
+    change.add_argument("--out", required=True, metavar="FILE.safetensors", help="file to write")
     change.add_argument(
         "--sha256", default="", metavar="HEX", help="of FILE; default: the zoo's, or the one in FILE's path"
     )
     change.add_argument("--all", action="store_true", help="keep all tensors, not only visual.*")
-    show = commands.add_parser("table", help="all that is known of them, in Markdown")
+    show = add("table", "print all that is known of them, in Markdown")
     show.add_argument("--out", default="", metavar="FILE.md", help="write it there")
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 USAGE = """\
 usage: dust --cfg FILE.yaml [FILE.yaml ...] [--opts] [KEY VALUE ...]
 
-Trains and tests by configuration files, one after the other.
+Train, test, extract features and predict by configurations, one after the other. `dust train --cfg ...` is the same.
 
   --cfg FILE.yaml ...   configurations to run in order; the first other word begins the overrides
   [--opts] KEY VALUE .. overrides, e.g. NUM_GPUS 0 TRAIN.BATCH_SIZE 4 "OUTPUT_DIR" "my runs/1"
@@ -226,6 +226,8 @@ def _merge(
         elif setting.value != {}:
             unknown += 1  # looking for what is alike takes time: not for thousands
             why = _unknown(key, list(types)) if unknown <= SHOWN and len(key) < LONGEST_KEY else "unknown key"
+            if "IMPORTS" in last and key.partition(".")[0] not in sections:
+                why += " (files of IMPORTS add classes, not keys: write values of your own into the file)"
             text = f"{key[:LONGEST_KEY]} ({setting.where}): {why}"
         if text:
             wrong.add(key)

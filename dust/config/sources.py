@@ -146,7 +146,7 @@ class _Walk:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value in found:
-                raise SourceError(f"{self.where(key_node)}: a key is a word, and stands once")
+                raise SourceError(f"{self.where(key_node)}: a key is a word, and may be there only once")
             found[key_node.value] = self.value(value_node)
         return found
 

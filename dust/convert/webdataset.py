@@ -77,7 +77,7 @@ def read_entries(file: BinaryIO, source: str) -> Iterator[Entry]:
         at = start + -(-size // BLOCK) * BLOCK
         if info.type in (*_LONG_NAME, *_PAX):
             if size > LONGEST:
-                raise DataError(f"{source}: a header of {size} bytes at byte {start - BLOCK}: none is so long")
+                raise DataError(f"{source}: a header of {size} bytes at byte {start - BLOCK}: too long, it is damaged")
             content = file.read(size)
             if info.type in _PAX:
                 said |= _records(content)

@@ -196,7 +196,7 @@ def construct_loader(
     dataset: Dataset[Any] = build_dataset(name, cfg, split, class_names, views=views, fitted=fitted)
     size = len(dataset)  # type: ignore[arg-type]
     if size == 0:
-        raise DataError(f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR} is empty")
+        raise DataError(f"the {split} split of {cfg.DATA.PATH_TO_DATA_DIR} is empty: check DATA.PATH_TO_DATA_DIR")
     if views != "train":
         return evaluation_loader(cfg, dataset)
     batch_size = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS

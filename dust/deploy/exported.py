@@ -248,7 +248,7 @@ def read_manifest(path: str | os.PathLike[str], runtime: Runtime) -> Manifest:
         for name, sha256 in _hashes_in(beside).items():
             file = Path(path).with_name(name)
             if file.is_file() and sha256_of_file(file) != sha256:
-                raise CheckpointError(f"{file}: is not the file of which {beside.name} speaks: export the run again")
+                raise CheckpointError(f"{file}: does not belong to {beside.name}: export the run again")
     return Manifest.from_json(runtime.manifest, os.fspath(path))
 
 

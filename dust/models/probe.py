@@ -181,7 +181,7 @@ class Probe(nn.Module):
         first = self.heads[0]
         if self.training and isinstance(first, KNNProbe):
             if answers is None:
-                raise DustError("PROBE.HEAD knn learns of stored tokens: set TRAIN.DATASET StoredTokens")
+                raise DustError("PROBE.HEAD knn learns from stored tokens: set TRAIN.DATASET StoredTokens")
             first.remember(tokens, answers)
         if not compared:
             return self.heads[self._chosen](tokens)

@@ -162,7 +162,7 @@ class TemporalDecoder(_Evidence):
         """Evidence of the window that ends in ``frame``."""
         changed, sure = check_window(frame, digits, confidences, len(self.state))
         if not 0 <= phase < len(self.cum):
-            raise ConfigError(f"phase {phase} of a decoder with {len(self.cum)}")
+            raise ConfigError(f"phase {phase}: this decoder has {len(self.cum)} phases, which count from 0")
         cum, gained = self.cum[phase], self.gained[phase]
         positive = np.flatnonzero(changed).tolist()
         if not positive:

@@ -100,7 +100,7 @@ def verify(name: str) -> str:
     entry = get(name)
     path = cached_path(entry)
     if not path.exists():
-        raise DustError(f"{name!r} is not at hand ({path}): `dust zoo download {name}` brings it.")
+        raise DustError(f"{name!r} is not downloaded yet ({path}): run `dust zoo download {name}`.")
     return _check_cached(entry, path, trust_memo=False)
 
 

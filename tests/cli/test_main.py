@@ -1,5 +1,6 @@
 """`dust NAME`: one way to every sub-command, and a sentence for what is none."""
 
+import argparse
 import errno
 import importlib
 import os
@@ -62,7 +63,40 @@ def test_every_sub_command_tells_what_it_takes(name, capsys):
     said = capsys.readouterr().out
     assert end.value.code == 0 and said.startswith("usage:")
     assert said.startswith("usage: dust " + (name if name != "train" else "--cfg"))
+    assert summary(name).partition(";")[0].rstrip(".") in " ".join(said.split())
     assert callable(importlib.import_module(module_of(name)).main)
+
+
+def unexplained(parser):
+    """What a help leaves open: options and words without a sentence, values without a name, empty choices."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from unexplained(one)
+            continue
+        name = f"{parser.prog} {action.option_strings or action.dest}"
+        if not action.help:
+            yield f"{name}: no help"
+        if action.nargs != 0 and not action.metavar and (not action.choices or "" in action.choices):
+            yield f"{name}: a value without a name"
+    if not (parser.description or parser.usage):
+        yield f"{parser.prog}: does not say what it does"
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name not in ("train", "tune")])
+def test_every_option_is_explained_and_its_value_has_a_name(name, monkeypatch):
+    """Those of its own sub-commands too; ``train`` and ``tune`` read words themselves and write their help."""
+    parsers = []
+
+    def keep(self, *words, **options):
+        parsers.append(self)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", keep)
+    with pytest.raises(SystemExit):
+        importlib.import_module(module_of(name)).main(["--name", "x"])
+    (parser,) = parsers
+    assert not list(unexplained(parser))
 
 
 def test_wrong_words_get_one_sentence(capsys):

@@ -236,6 +236,12 @@ def test_nothing_near_gives_no_hint():
     assert problems_of(None, ["QQQQ.ZZZZ", "1"]) == ["QQQQ.ZZZZ (override): unknown key"]
 
 
+def test_a_section_of_somebodys_own_beside_imports_is_told_where_values_go():
+    own, misspelt = problems_of(None, ["IMPORTS", "[parts.py]", "QQQQ.ZZZZ", "1", "DATA.NUM_FRAME", "8"])
+    assert own.endswith("unknown key (files of IMPORTS add classes, not keys: write values of your own into the file)")
+    assert "DATA.NUM_FRAMES" in misspelt and "IMPORTS" not in misspelt
+
+
 def test_a_dump_loads_to_the_same_configuration(tmp_path):
     cfg = load_config(None, ["MIXUP.ENABLED", "True", "SOLVER.CLIP_GRAD_VAL", "1e-3", "OUTPUT_DIR", "a: b # c"])
     path = tmp_path / "config.yaml"

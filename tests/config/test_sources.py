@@ -77,7 +77,7 @@ def test_merge_keys_and_aliases(tmp_path):
         ("a.yaml", "A: \x01\n", "not valid YAML"),
         ("a.yaml", "? [1, 2]\n: 3\n", "a.yaml:1: a key is a word"),
         ("a.yaml", "A: [{[1]: 2}]\n", "a.yaml:1: a key is a word"),
-        ("a.yaml", "A: [{B: 1, B: 2}]\n", "a.yaml:1: a key is a word, and stands once"),
+        ("a.yaml", "A: [{B: 1, B: 2}]\n", "a.yaml:1: a key is a word, and may be there only once"),
         ("a.json", "{}", "ends in .yaml or .yml"),
         ("a.py", "A = 1", "ends in .yaml or .yml"),
         ("a.yaml", "_BASE_: none.yaml\nA: 1\n", r"none\.yaml: no such file \(_BASE_ in .*a\.yaml:1\)"),

@@ -130,7 +130,7 @@ def test_files_that_are_something_else(exported, tmp_path):
     changed.doc_string = "changed"
     onnx.save(changed, str(tmp_path / "tiny.onnx"))
     (tmp_path / "tiny.onnx.json").write_text((exported.parent / "tiny.onnx.json").read_text())
-    with pytest.raises(CheckpointError, match=r"is not the file of which tiny\.onnx\.json speaks"):
+    with pytest.raises(CheckpointError, match=r"does not belong to tiny\.onnx\.json"):
         dust.load(tmp_path / "tiny.onnx")
     (tmp_path / "tiny.onnx.json").write_text("[]")
     with pytest.raises(CheckpointError, match="is not the json that dust export wrote"):

@@ -248,7 +248,7 @@ def test_wrong_inputs_are_named():
         probe()(VIDEO, tokens=VIDEO)
     with pytest.raises(DustError, match=r"tokens \(2, 5, 9\); its backbone's have 16 channels"):
         probe()(tokens=noise_of(2, 5, 9))
-    with pytest.raises(DustError, match="knn learns of stored tokens"):
+    with pytest.raises(DustError, match="knn learns from stored tokens"):
         probe(head="knn").train()(VIDEO)
 
 

@@ -130,7 +130,7 @@ def test_file_put_by_hand_is_checked_and_recorded(add, site, home):
 
 def test_verify_of_what_is_not_there(add):
     add()
-    with pytest.raises(DustError, match=r"not at hand.*download test_weights"):
+    with pytest.raises(DustError, match=r"not downloaded yet.*download test_weights"):
         zoo.verify(NAME)
 
 

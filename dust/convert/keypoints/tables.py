@@ -167,7 +167,7 @@ def read_ntu(path: Path, name: str) -> list[Recording]:
 
 def _count(values: Sequence[float], path: Path) -> int:
     if not values[0].is_integer() or not 0 <= values[0] < 1e6:
-        raise DataError(f"{path}: damaged: {values[0]:g} where a number of frames, bodies or joints stands")
+        raise DataError(f"{path}: damaged: {values[0]:g} is no number of frames, bodies or joints: copy it again")
     return int(values[0])
 
 

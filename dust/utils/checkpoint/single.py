@@ -198,4 +198,4 @@ def _check_unsigned(path: Path) -> None:
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error) as error:
         wrong = str(error)
     if wrong:
-        raise CheckpointError(f"{path}: is damaged: {wrong} in it has not its checksum")
+        raise CheckpointError(f"{path}: is damaged: {wrong} in it does not match its checksum")
