@@ -241,6 +241,25 @@ def test_every_command_reads_the_cells_of_training_or_says_why_not(tmp_path, cap
     assert (tmp_path / "m" / "classes.txt").read_text() == "a\nb\n"
     rows = [row for split in ("train", "val", "test") for row in csv_dicts(tmp_path / "m" / f"{split}.csv")]
     assert {row["path"]: row["label"] for row in rows}[paths[0]] == "a,b"
-    assert not caplog.records
+    assert "labels that list other labels" not in caplog.text
     read_manifest(root=str(tmp_path), split="train")
     assert "labels that list other labels" in caplog.text and "'a,b'" in caplog.text
+
+
+def test_a_column_says_who_said_it(tmp_path, caplog):
+    caplog.set_level("INFO")
+    text = "path,label,annotator\na.mp4,cut,anna\na.mp4,stir,bob\nb.mp4,cut,anna\nb.mp4,stir,\nb.mp4,stir,\n"
+    found = read(tmp_path, text)
+    assert found.votes == {"a.mp4": ((0, 1), (1, 1)), "b.mp4": ((0, 1), (1, 2))}
+    assert "annotator" not in caplog.text
+    with pytest.raises(DataError, match="one annotator twice of one clip.*\n.*line 2 and line 3: anna"):
+        read(tmp_path, text.replace("bob", "anna"))
+    (tmp_path / "train.csv").write_text(text)
+    read_manifest(root=str(tmp_path), split="train", check_files=False)
+    assert "columns that are not read: annotator" in caplog.text and "rows name what is named before" in caplog.text
+    table = "id,label,series,annotator\nx,a,x.csv,anna\nx,b,x.csv,bob\ny,a,y.csv,bob\n"
+    (tmp_path / "train.csv").write_text(table)
+    options = {"root": str(tmp_path), "split": "train", "modalities": ["series"], "check_files": False}
+    assert read_fused_manifest(**options, soft_labels=True).votes == {"x": ((0, 1), (1, 1)), "y": ((0, 1),)}
+    with pytest.raises(DataError, match="an unknown column"):
+        read_fused_manifest(**options)
