@@ -8,6 +8,7 @@ import pytest
 from dust.cli.main import main
 from dust.convert.annotations import READERS, convert_annotations
 from dust.datasets.manifest.annotation import video_name
+from dust.datasets.manifest.manifest import read_manifest
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError
 from tests.convert.test_health import clip
@@ -217,7 +218,7 @@ def test_frames_are_cut_between_their_times(tmp_path):
     """A segment of frames 0 to 4 holds exactly these by the video's own times."""
     path = clip(tmp_path / "abc.mp4", 1)
     result = convert_annotations("label-studio", written(tmp_path / "a.json", STUDIO), tmp_path / "out")
-    assert result.counts == {"data": 1} and any("further annotators" in note for note in result.notes)
+    assert result.counts == {"data": 1} and any("1 videos have several annotators" in note for note in result.notes)
     (row,) = csv_dicts(tmp_path / "out" / "data.csv")
     with open_clip(path) as reader:
         times = reader.pts - reader.pts[0]
@@ -226,6 +227,62 @@ def test_frames_are_cut_between_their_times(tmp_path):
     late = json.loads(json.dumps(STUDIO).replace('"start": 1', '"start": 10001').replace('"end": 5', '"end": 10005'))
     with pytest.raises(DataError, match="behind the last frame"):
         convert_annotations("label-studio", written(tmp_path / "b.json", late), tmp_path / "late")
+
+
+def said_by(*people):
+    """A task of Label Studio's; of each person (start, end, label) in seconds."""
+    made = [
+        {"completed_by": number, "result": [{"value": {"start": a, "end": b, "labels": [name]}} for a, b, name in said]}
+        for number, said in enumerate(people)
+    ]
+    return [{"data": {"video": "abc.mp4"}, "annotations": made}]
+
+
+def test_shares_of_several_annotators(tmp_path, capsys):
+    """Pieces between all ends, each with its count; the expected ones by hand."""
+    clip(tmp_path / "abc.mp4", 1)
+    said = said_by([(0, 0.2, "cut"), (0.2, 0.4, "stir")], [(0, 0.3, "cut"), (0.3, 0.4, "stir")], [(0, 0.2, "cut")])
+    source = written(tmp_path / "a.json", said)
+    ask = ["convert-data", "label-studio", str(source), "--out", str(tmp_path / "out")]
+    assert main(ask) == 0
+    note = "1 videos have several annotators, who disagree in 1 of them, the same in 50.0 % of the time"
+    assert f"{note} that any of them labelled: the first one's stretches are taken" in capsys.readouterr().out
+    rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
+    assert rows == [("0", "0.2", "cut"), ("0.2", "0.4", "stir")]
+    assert main([*ask, "--force", "--soft-labels"]) == 0
+    said_then = capsys.readouterr().out
+    assert "2 classes" in said_then and "--stratify --soft-labels" in said_then
+    rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
+    assert rows == [("0", "0.2", "cut:3"), ("0.2", "0.3", "stir:1|cut:1"), ("0.3", "0.4", "stir:2")]
+    found = read_manifest(root=str(tmp_path / "out" / "data.csv"), split="train", soft_labels=True)
+    assert found.votes[found.clips[1].id] == ((0, 1), (1, 1))
+    with pytest.raises(ConfigError, match="elan does not say what several people said"):
+        convert_annotations("elan", source, tmp_path / "x", soft_labels=True)
+    with pytest.raises(DataError, match="cannot stand among shares"):
+        source = written(tmp_path / "b.json", said_by([(0, 1, "a|b")], [(0, 1, "c")]))
+        convert_annotations("label-studio", source, tmp_path / "x", soft_labels=True)
+
+
+def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):
+    same = said_by([(0, 1, "cut")], [(0, 1, "cut")])
+    assert (
+        "who disagree in 0 of them, the same in 100.0 %" in read("label-studio", written(tmp_path / "a", same)).notes[0]
+    )
+    truth = said_by([(0, 1, "cut")], [(0, 1, "stir")])
+    truth[0]["annotations"][1]["ground_truth"] = True
+    assert [one.label for one in read("label-studio", written(tmp_path / "b", truth)).items] == ["stir"]
+    rows = [
+        {
+            "video": "abc.mp4",
+            "id": 1,
+            "annotator": who,
+            "annotation_id": who,
+            "l": [{"start": 0, "end": 1, "labels": [name]}],
+        }
+        for who, name in ((1, "cut"), (2, "stir"))
+    ]
+    found = read("label-studio", written(tmp_path / "c", rows))
+    assert [one.label for one in found.items] == ["cut"] and "disagree in 1" in found.notes[0]
 
 
 def test_clips_that_were_cut_already_and_names_that_stand_twice(tmp_path):

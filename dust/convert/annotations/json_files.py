@@ -1,7 +1,9 @@
 """Annotations in JSON: Label Studio, VIA."""
 
 from pathlib import Path
+from typing import Any
 
+from dust.convert.annotations.annotators import of_annotators
 from dust.datasets.manifest.annotation import (
     Annotated,
     Annotation,
@@ -15,44 +17,60 @@ from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
 
 
-def read_label_studio(path: Path) -> Annotated:
+def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
     """Label Studio's JSON and JSON-MIN exports: labels of a timeline (frames from 1, both ends included), and labels of
-    a stretch of sound or video in seconds.
+    a stretch of sound or video in seconds. Predictions and cancelled annotations are left out.
 
-    Of several annotators of one video the first is taken; predictions and cancelled annotations are left out.
+    Args:
+        soft_labels: what is made of several annotators of one video, see :func:`of_annotators`; the first of them is
+            the one whose annotation is marked as the ground truth, where one is.
     """
     tasks = sequence(read_json(path))
     if not tasks:
         raise DataError(f"{path}: not a list of tasks: export JSON or JSON-MIN")
-    found, problems, further, other = Annotated(), Problems(), 0, 0
+    found, problems, other = Annotated(), Problems(), 0
+    people: dict[str, dict[str, list[Annotation]]] = {}
     for number, task in enumerate(map(mapping, tasks), 1):
-        made = [one for one in map(mapping, sequence(task.get("annotations"))) if not one.get("was_cancelled")]
-        further += max(0, len(made) - 1)
         data = mapping(task.get("data")) or task
         address = next((data[key] for key in ("video", "video_url", "audio", "url") if data.get(key)), "")
         video = video_name(str(address))
-        if "annotations" in task:
-            results = [
-                mapping(one.get("value")) for one in map(mapping, sequence(made[0].get("result") if made else []))
-            ]
-        else:  # JSON-MIN: lists of values beside the data
-            results = [mapping(one) for value in task.values() for one in sequence(value)]
-        for value in results:
-            names = sequence(value.get("timelinelabels")) or sequence(value.get("labels"))
-            ranges = sequence(value.get("ranges"))
-            where = f"task {number} ({video})"
-            if names and ranges:
-                for one in map(mapping, ranges):
-                    first, last = (to_seconds(one.get(key), where, problems) for key in ("start", "end"))
-                    found.items += [Annotation(video, first - 1, last, str(name), in_frames=True) for name in names]
-            elif names and "start" in value and "end" in value:
-                start, end = (to_seconds(value[key], where, problems) for key in ("start", "end"))
-                found.items += [Annotation(video, start, end, str(name)) for name in names]
-            else:
-                other += 1
-    found.left_out(further, "annotations of further annotators of a video")
+        for who, values in _said(task):
+            items = people.setdefault(video, {}).setdefault(who, [])
+            for value in values:
+                stretches = _stretches(value, video, f"task {number} ({video})", problems)
+                items += stretches
+                other += not stretches
+    of_annotators(people, found, problems, soft_labels=soft_labels)
     found.left_out(other, "results that are no stretch of time (boxes, choices, texts)")
     return checked(found, path, problems)
+
+
+def _said(task: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(annotator, values of the results) of each annotation of a task."""
+    if "annotations" not in task:  # JSON-MIN: lists of values beside the data, a task for each annotation
+        return [(str(task.get("annotator", "")), [mapping(one) for value in task.values() for one in sequence(value)])]
+    made = [one for one in map(mapping, sequence(task["annotations"])) if not one.get("was_cancelled")]
+    made.sort(key=lambda one: not one.get("ground_truth"))
+    return [
+        (
+            f"{place} {one.get('completed_by')}",
+            [mapping(mapping(two).get("value")) for two in sequence(one.get("result"))],
+        )
+        for place, one in enumerate(made)
+    ]
+
+
+def _stretches(value: dict[str, Any], video: str, where: str, problems: Problems) -> list[Annotation]:
+    """The stretches of one result, a label each; none of what is no stretch of time."""
+    names = sequence(value.get("timelinelabels")) or sequence(value.get("labels"))
+    found: list[Annotation] = []
+    for one in map(mapping, sequence(value.get("ranges"))):
+        first, last = (to_seconds(one.get(key), where, problems) for key in ("start", "end"))
+        found += [Annotation(video, first - 1, last, str(name), in_frames=True) for name in names]
+    if not found and "start" in value and "end" in value:
+        start, end = (to_seconds(value[key], where, problems) for key in ("start", "end"))
+        found = [Annotation(video, start, end, str(name)) for name in names]
+    return found
 
 
 def read_via(path: Path, attribute: str = "") -> Annotated:
