@@ -123,7 +123,7 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of videos")
     known = videos_below(folder)
-    problems, rows, times = Problems(), [], {}
+    problems, rows, times, late = Problems(), [], {}, 0
     for one in items:
         path, whole = find_video(one, known, problems)
         if not path:
@@ -135,6 +135,7 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
             edges = times[path]
             if edges is None:
                 continue
+            late += one.end > len(edges) - 1
             if one.start >= len(edges) - 1:
                 problems.add(
                     f"begins behind the last frame ({len(edges) - 1} frames)", f"{one.video} {one.start:g}-{one.end:g}"
@@ -142,6 +143,8 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
                 continue
             start, end = edges[int(one.start)], edges[min(int(one.end), len(edges) - 1)]
         rows.append((one, written_path(path, out), start, end))
+    if late:
+        result.notes.append(f"{late} stretches end behind the last frame of their video, and are cut there")
     if skip:
         result.notes += [f"left out: {len(cases)} that {kind}" for kind, cases in problems.kinds.items()]
     else:

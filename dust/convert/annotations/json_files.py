@@ -13,6 +13,7 @@ from dust.datasets.manifest.annotation import (
     to_seconds,
     video_name,
 )
+from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
 
@@ -32,8 +33,9 @@ def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
     people: dict[str, dict[str, list[Annotation]]] = {}
     for number, task in enumerate(map(mapping, tasks), 1):
         data = mapping(task.get("data")) or task
-        address = next((data[key] for key in ("video", "video_url", "audio", "url") if data.get(key)), "")
-        video = video_name(str(address))
+        named = [str(data[key]) for key in ("video", "video_url", "audio", "url") if data.get(key)]
+        named += [value for value in data.values() if isinstance(value, str) and is_video(video_name(value))]
+        video = video_name(named[0]) if named else ""
         for who, values in _said(task):
             items = people.setdefault(video, {}).setdefault(who, [])
             for value in values:
@@ -47,9 +49,10 @@ def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
 
 def _said(task: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """(annotator, values of the results) of each annotation of a task."""
-    if "annotations" not in task:  # JSON-MIN: lists of values beside the data, a task for each annotation
+    key = next((key for key in ("annotations", "completions") if key in task), "")  # completions: before version 1.0
+    if not key:  # JSON-MIN: lists of values beside the data, a task for each annotation
         return [(str(task.get("annotator", "")), [mapping(one) for value in task.values() for one in sequence(value)])]
-    made = [one for one in map(mapping, sequence(task["annotations"])) if not one.get("was_cancelled")]
+    made = [one for one in map(mapping, sequence(task[key])) if not one.get("was_cancelled")]
     made.sort(key=lambda one: not one.get("ground_truth"))
     return [
         (
@@ -66,11 +69,16 @@ def _stretches(value: dict[str, Any], video: str, where: str, problems: Problems
     found: list[Annotation] = []
     for one in map(mapping, sequence(value.get("ranges"))):
         first, last = (to_seconds(one.get(key), where, problems) for key in ("start", "end"))
+        if first < 1:
+            problems.add("frames of a timeline count from 1", f"{where}: {first:g}-{last:g}")
         found += [Annotation(video, first - 1, last, str(name), in_frames=True) for name in names]
     if not found and "start" in value and "end" in value:
         start, end = (to_seconds(value[key], where, problems) for key in ("start", "end"))
         found = [Annotation(video, start, end, str(name)) for name in names]
     return found
+
+
+_TEXT = 1  # the type of an attribute of VIA's whose value is what was typed
 
 
 def read_via(path: Path, attribute: str = "") -> Annotated:
@@ -80,6 +88,8 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
         attribute: name of the attribute that holds the label; "" where there is only one.
     """
     project = mapping(read_json(path))
+    if "_via_img_metadata" in project:
+        raise DataError(f"{path}: a project of VIA 2, which has no stretches of time: annotate videos in VIA 3")
     known = {str(number): mapping(one) for number, one in mapping(project.get("attribute")).items()}
     if "metadata" not in project or not known:
         raise DataError(f"{path}: not a project of VIA 3 (no metadata, or no attributes)")
@@ -88,20 +98,24 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
     if len(wanted) != 1:
         listed = ", ".join(sorted(set(names.values())))
         raise DataError(f"{path}: its attributes are {listed}: say which one holds the label, --label NAME")
-    options = mapping(known[wanted[0]].get("options"))
+    facts = known[wanted[0]]
+    options = {} if facts.get("type") == _TEXT else mapping(facts.get("options"))
     files = {str(number): mapping(one) for number, one in mapping(project.get("file")).items()}
     views = {str(number): mapping(one) for number, one in mapping(project.get("view")).items()}
     found, problems, other = Annotated(), Problems(), 0
     for one in map(mapping, mapping(project["metadata"]).values()):
         times, chosen = sequence(one.get("z")), mapping(one.get("av")).get(wanted[0])
-        if len(times) != 2 or chosen is None:
+        if len(times) != 2 or chosen is None or not str(chosen).strip():
             other += 1
             continue
         view = views.get(str(one.get("vid")), {})
         file = files.get(str(next(iter(sequence(view.get("fid_list"))), one.get("vid"))), {})
         video = video_name(str(file.get("fname") or file.get("src") or ""))
         start, end = (to_seconds(value, video, problems) for value in times)
-        for key in str(chosen).split(","):  # of check boxes several
-            found.items.append(Annotation(video, start, end, str(options.get(key, key))))
+        keys = str(chosen).split(",") if options else [str(chosen)]  # of check boxes several
+        for key in (key for key in keys if options and key not in options):
+            listed = ", ".join(f"{name} {label}" for name, label in options.items())
+            problems.add(f"an option that the attribute does not have (it has {listed})", f"{video}: {key!r}")
+        found.items += [Annotation(video, start, end, str(options.get(key, key))) for key in keys]
     found.left_out(other, "regions and segments without this attribute")
     return checked(found, path, problems)
