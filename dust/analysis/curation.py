@@ -65,6 +65,7 @@ def curate(
     folds: int = 5,
     seed: int = 0,
     pictures: bool = True,
+    soft_labels: bool = False,
 ) -> Curated:
     """Look at a data folder through stored features.
 
@@ -74,6 +75,7 @@ def curate(
         threshold: cosine, around the mean of all features, from which two clips are copies of each other where no
             pictures tell.
         folds: parts of the out-of-fold classifier.
+        soft_labels: read what several people said (DATA.SOFT_LABELS); the largest share is a clip's label.
         pictures: tell copies by the clips' own pictures, where these can be read (:mod:`dust.analysis.copies`).
 
     Raises:
@@ -81,7 +83,7 @@ def curate(
     """
     if _has_answers_only(Path(features)):
         return curate_answers(read_results(features))
-    rows, clips, splits, labels, names = _read(Path(features), data)
+    rows, clips, splits, labels, names = _read(Path(features), data, soft_labels)
     ids, groups = [clip.id for clip in clips], [clip.group or clip.path for clip in clips]
     unit = normalised(rows)
     sketches = _sketches(clips) if pictures else [None] * len(clips)
@@ -171,7 +173,9 @@ def _together(copies: list[list[int]], groups: list[str]) -> list[str]:
     return [root(group) for group in groups]
 
 
-def _read(features: Path, data: str) -> tuple[np.ndarray, list[Clip], list[str], np.ndarray, list[str]]:
+def _read(
+    features: Path, data: str, soft_labels: bool
+) -> tuple[np.ndarray, list[Clip], list[str], np.ndarray, list[str]]:
     """(features, clips, their splits, their labels, class names)."""
     folder = features / "features" if (features / "features").is_dir() else features
     parts, found, splits, labels = [], list[Clip](), [], []
@@ -180,14 +184,14 @@ def _read(features: Path, data: str) -> tuple[np.ndarray, list[Clip], list[str],
         if not (folder / f"{split}.json").is_file() and not (folder / f"{split}.npz").is_file():
             continue
         store = FeatureStore.open(folder, split)
-        manifest = read_manifest(root=data, split=split, class_names=names or None, check_files=False)
+        manifest = read_manifest(
+            root=data, split=split, class_names=names or None, check_files=False, soft_labels=soft_labels
+        )
         names = manifest.class_names
         there = set(store.ids) - set(store.missing)
         clips = [clip for clip in manifest.clips if clip.id in there]
         if not clips:
             continue
-        if any(isinstance(clip.label, tuple) for clip in clips):
-            raise DataError(f"{data}: clips with several labels cannot be curated yet")
         parts.append(np.stack([_one(np.asarray(store.get(clip.id))) for clip in clips]))
         found += clips
         splits += [split] * len(clips)

@@ -114,6 +114,7 @@ STRETCHES = {
     "skip-missing": flag("leave out annotations of videos that are not there"),
     **FORCE,
 }
+PEOPLE_SAID = {"soft-labels": flag("labels are the shares of several annotators, for DATA.SOFT_LABELS True")}
 LABEL = {"label": text("", "where the label is: a tier, an attribute, or verb, noun, action", "NAME")}
 KEYPOINTS = {
     "form": {"required": True, "choices": tuple(POSES), "help": "; ".join(f"{n}: {f.title}" for n, f in POSES.items())},
@@ -188,14 +189,14 @@ def convert_procedure_mistakes(args: argparse.Namespace) -> None:
 
 def convert_stretches(args: argparse.Namespace) -> None:
     """Annotations of stretches of long videos."""
-    result = convert_annotations(args.command, args.root, **options_of(args, STRETCHES | LABEL))
+    result = convert_annotations(args.command, args.root, **options_of(args, STRETCHES | LABEL | PEOPLE_SAID))
     for note in result.notes:
         print(printable_lines(f"note: {note}"))
     listed = ", ".join(f"{name}.csv ({count} segments)" for name, count in result.counts.items())
     print(f"wrote {args.out}: {listed}, {len(result.classes)} classes")
     if list(result.counts) == ["data"]:
-        folder = shlex.quote(args.out)
-        print(f"next: dust split {folder}/data.csv -o {folder} --ratio 70,15,15 --stratify")
+        folder, soft = shlex.quote(args.out), " --soft-labels" * getattr(args, "soft_labels", False)
+        print(f"next: dust split {folder}/data.csv -o {folder} --ratio 70,15,15 --stratify{soft}")
     else:
         print_next(args.out, " MODEL.NUM_CLASSES -1")
 
@@ -270,7 +271,9 @@ KINDS = {
     "keypoints": Kind("keypoints of people by a pose tracker, as point tracks or series", convert_poses, KEYPOINTS),
     **{
         name: Kind(
-            f"segments of long videos: {form.title}", convert_stretches, STRETCHES | (LABEL if form.chooses else {})
+            f"segments of long videos: {form.title}",
+            convert_stretches,
+            STRETCHES | (LABEL if form.chooses else {}) | (PEOPLE_SAID if form.people else {}),
         )
         for name, form in READERS.items()
     },

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=0.95, help="cosine that makes copies without pictures (0.95)"
     )
     parser.add_argument("--no-pictures", action="store_true", help="tell copies by features alone; opens no clip")
+    parser.add_argument("--soft-labels", action="store_true", help="several people's labels, as DATA.SOFT_LABELS")
     parser.add_argument("--folds", type=int, default=5, help="of the classifier that judges labels (5)")
     parser.add_argument("--seed", type=int, default=0, help="of the folds (0)")
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         folds=args.folds,
         seed=args.seed,
         pictures=not args.no_pictures,
+        soft_labels=args.soft_labels,
     )
     across = sum(len({found.splits[i] for i in family}) > 1 for family in found.copies)
     print(f"{len(found.ids)} clips")

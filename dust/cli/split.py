@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stratify", action="store_true", help="every class in its share, as far as groups allow")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
     parser.add_argument("--path-prefix", default="", metavar="DIR", help="folder that relative paths are under")
-    parser.add_argument("--soft-labels", action="store_true", help="several people's labels of a clip (one line each)")
+    parser.add_argument("--multi-label", action="store_true", help="several labels per clip, as DATA.MULTI_LABEL")
+    parser.add_argument("--soft-labels", action="store_true", help="several people's labels, as DATA.SOFT_LABELS")
     parser.add_argument("--force", action="store_true", help="replace lists that are there")
 
 
@@ -34,10 +35,13 @@ def run(args: argparse.Namespace) -> None:
     from dust.convert.folds import write_split
     from dust.convert.lists import ListOptions, read_lists
 
-    column = "" if args.by == "group" else args.by
-    lists = read_lists(
-        args.source, ListOptions(group_column=column, path_prefix=args.path_prefix, soft_labels=args.soft_labels)
+    options = ListOptions(
+        group_column="" if args.by == "group" else args.by,
+        path_prefix=args.path_prefix,
+        multi_label=args.multi_label,
+        soft_labels=args.soft_labels,
     )
+    lists = read_lists(args.source, options)
     counts = write_split(
         lists, args.out, shares_of(args.ratio), stratify=args.stratify, seed=args.seed, force=args.force
     )

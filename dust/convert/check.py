@@ -93,7 +93,7 @@ _TITLES = {
     BAD: "cannot be read",
     LEAK: "in train and in another split",
     GROUP_LEAK: "of a group that is in train and in another split",
-    LABELS: "the same clip under several labels",
+    LABELS: "the same clip under several labels (of several people? --soft-labels takes them for shares)",
     SHARED: "in val and in test",
     DUPLICATE: "more than once in a split",
     SIZE: "short or small",

@@ -27,7 +27,7 @@ from dust.datasets.tracks.manifest import PUBLISHED_TABLE, read_track_manifest
 from dust.datasets.tracks.manifest import TABLE as TRACK_TABLE
 from dust.datasets.video.epic import HEADER, NAMES, read_epic
 from dust.decode.members import member_of
-from dust.utils.errors import DataError, Problems
+from dust.utils.errors import ConfigError, DataError, Problems
 
 KINDS = ("clips", "fusion", "tracks", "keystep", "epic")
 #: A frame so large that no point is outside: for tracks whose files do not say their size.
@@ -69,6 +69,13 @@ class ListOptions:
     soft_labels: bool = False
     annotations: str = ""
     epic_label: str = "action"
+
+    def __post_init__(self) -> None:
+        if self.multi_label and self.soft_labels:
+            raise ConfigError(
+                "--multi-label is for clips of several classes, --soft-labels for clips of one class of which people "
+                "are unsure: give one of them"
+            )
 
 
 @dataclass

@@ -15,8 +15,10 @@ import numpy as np
 
 from dust.convert.prepare import agree_on_settings
 from dust.convert.trackers import TRACKERS, Settings, need_opencv, read_mask
+from dust.datasets.manifest.labels import is_shares
 from dust.datasets.manifest.manifest import SPLITS, available_splits, read_manifest
 from dust.datasets.manifest.table import read_table
+from dust.datasets.manifest.votes import write_votes
 from dust.decode.reader import VideoReader
 from dust.decode.segment import Segment
 from dust.utils.arrays import open_npz
@@ -176,9 +178,10 @@ def read_jobs(source: Path) -> list[Job]:
     if source.is_dir():
         jobs = []
         for split in available_splits(str(source)):
-            manifest = read_manifest(root=str(source), split=split)
+            manifest = read_manifest(root=str(source), split=split, soft_labels=True)
             for clip in manifest.clips:
-                label = manifest.class_names[clip.label] if isinstance(clip.label, int) else ""
+                said, names = manifest.votes.get(clip.id, ()), manifest.class_names
+                label = write_votes(said, names) if len(said) > 1 else names[said[0][0]] if said else ""
                 name = f"{split}_{clip.id}"
                 jobs.append(
                     Job(clip.path, Path(clip.path), name, label=label, sequence=name, split=split, group=clip.group,
@@ -245,6 +248,10 @@ def _check(jobs: list[Job], problems: Problems) -> None:
         for kind, path in (("video", job.video), ("mask", job.mask)):
             if path is not None and not path.exists():
                 problems.add(f"a {kind} that is missing", f"{job.where}: {path}")
+        if is_shares(job.label):
+            problems.add(
+                "several people disagree on its label; tracks have one label a clip", f"{job.where}: {job.label}"
+            )
         if job.split and job.split not in SPLITS:
             problems.add(f"a split that is none of {', '.join(SPLITS)}", f"{job.where}: {job.split!r}")
         other = files.setdefault(job.file, job)

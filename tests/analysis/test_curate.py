@@ -137,6 +137,18 @@ def test_a_data_folder_is_curated_and_its_corrections_are_read(kitchen, capsys):
     assert len(mended) >= 5
 
 
+def test_shares_of_several_people_are_judged_by_the_largest(kitchen, capsys):
+    folder, _ = kitchen
+    text = (folder / "train.csv").read_text()
+    (folder / "train.csv").write_text(text.replace(",pour", ",pour:2|cut:1"))
+    ask = ["curate", str(folder / "features"), str(folder), "-o", str(folder / "out"), "--threshold", "0.99"]
+    assert main(ask) == 2
+    assert "--soft-labels" in capsys.readouterr().err
+    assert main([*ask, "--soft-labels"]) == 0
+    issues = (folder / "out" / "label_issues.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in issues[:5]} <= {f"c{i}.mp4" for i in range(6)}
+
+
 def test_a_folder_without_features_says_how_to_get_some(kitchen, capsys):
     folder, _ = kitchen
     assert main(["curate", str(folder / "none"), str(folder)]) == 2

@@ -8,6 +8,7 @@ import pytest
 from dust.cli.main import main
 from dust.convert.annotations import READERS, convert_annotations
 from dust.datasets.manifest.annotation import video_name
+from dust.datasets.manifest.manifest import read_manifest
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError
 from tests.convert.test_health import clip
@@ -85,6 +86,30 @@ BORIS_EVENTS = (
     "Observation id;o1;;;\n\nTime;Media file path;Subject;Behavior;Status\n0.5;/v/abc.mp4;anna;cut;START\n"
     "1;/v/abc.mp4;anna;look;POINT\n2;/v/abc.mp4;anna;cut;STOP\n"
 )
+BORIS_8 = (
+    "Observation id,Time offset (s),Source,Subject,Behavior,Behavior type,Start (s),Stop (s),"
+    "Media file name at start,Media file name at stop\n"
+    'o1,5,player #1:/v/abc.mp4,anna,cut,STATE,"0,5",2,/v/abc.mp4,/v/abc.mp4\n'
+)
+BORIS_BY_SUBJECT = (
+    "Time,Source,Subject,Behavior,Behavior type\n"
+    "2,player #1:/v/abc.mp4,a,cut,STOP\n0.5,player #1:/v/abc.mp4,a,cut,START\n"
+)
+CVAT_PROJECT = """<annotations><meta><project><tasks>
+<task><id>7</id><source>abc.mp4</source><stop_frame>29</stop_frame><size>20</size></task>
+<task><id>8</id><source>def.mp4</source><frame_filter>step=5</frame_filter></task></tasks></project></meta>
+<track task_id="7" label="cut"><box frame="10" outside="0"/></track>
+<image id="0" task_id="8"><tag label="stir"/></image>
+<image id="5" task_id="8"><tag label="stir"/></image></annotations>"""
+ELAN_REF = """<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="file:///x/abc.wav"/>
+<MEDIA_DESCRIPTOR MEDIA_URL="file:///x/abc.mp4"/></HEADER>
+<TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="1500"/><TIME_SLOT TIME_SLOT_ID="b" TIME_VALUE="3000"/></TIME_ORDER>
+<TIER TIER_ID="activity"><ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="a" TIME_SLOT_REF2="b">
+<ANNOTATION_VALUE>cut</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER><TIER TIER_ID="tool">
+<ANNOTATION><REF_ANNOTATION ANNOTATION_ID="b1" ANNOTATION_REF="a1"><ANNOTATION_VALUE>knife</ANNOTATION_VALUE>
+</REF_ANNOTATION></ANNOTATION><ANNOTATION><REF_ANNOTATION ANNOTATION_ID="b2" ANNOTATION_REF="a1">
+<ANNOTATION_VALUE>spoon</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"""
+STUDIO_OLD = [{"data": {"clip": "/data/upload/abc.mp4"}, "completions": STUDIO[0]["annotations"][1:2]}]
 #: form, file, its text, the label option -> (video, start, end, label, split, group, in frames) of each.
 CASES = [
     ("activitynet", "a.json", ACTIVITYNET, "", [
@@ -113,6 +138,16 @@ CASES = [
     ("boris", "a.csv", BORIS, "", [
         ("abc.mp4", 0.5, 2, "cut", "", "", False), ("abc.mp4", 1.5, 3.25, "stir", "", "anna", False)]),
     ("boris", "a.csv", BORIS_EVENTS, "", [("abc.mp4", 0.5, 2, "cut", "", "anna", False)]),
+    ("boris", "a.csv", BORIS_8, "", [("abc.mp4", 0.5, 2, "cut", "", "anna", False)]),
+    ("boris", "a.csv", BORIS_BY_SUBJECT, "", [("abc.mp4", 0.5, 2, "cut", "", "a", False)]),
+    ("cvat", "a.xml", CVAT_PROJECT, "", [
+        ("abc.mp4", 10, 30, "cut", "", "", True), ("def.mp4", 0, 10, "stir", "", "", True)]),
+    ("elan", "a.eaf", ELAN_REF, "tool", [
+        ("abc.mp4", 1.5, 2.25, "knife", "", "", False), ("abc.mp4", 2.25, 3, "spoon", "", "", False)]),
+    ("label-studio", "a.json", STUDIO_OLD, "", [("abc.mp4", 0, 5, "cut", "", "", True)]),
+    ("kinetics", "a.csv", "label;youtube_id;time_start;time_end;split\n stir ; abc ;1,5;00:02,5;val\n", "", [
+        ("abc", 1.5, 2.5, "stir", "val", "", False)]),
+    ("ava", "a.csv", "abc,902,cut\nabc,903,,,,,,\n", "", [("abc", 901.5, 902.5, "cut", "", "", False)]),
 ]  # fmt: skip
 
 
@@ -132,6 +167,26 @@ def test_every_form_as_it_was_written_by_hand(tmp_path, form, name, content, lab
     assert [
         (one.video, one.start, one.end, one.label, one.split, one.group, one.in_frames) for one in found.items
     ] == expected
+
+
+def test_what_was_typed_and_options_that_are_not_there(tmp_path):
+    typed = json.loads(json.dumps(VIA))
+    typed["attribute"]["1"] |= {"type": 1, "options": {}}
+    typed["metadata"]["1_x"]["av"]["1"], typed["metadata"]["2_y"]["av"]["1"] = "cut, slowly", ""
+    found = read("via", written(tmp_path / "a.json", typed), "activity")
+    assert [one.label for one in found.items] == ["cut, slowly"]
+    chosen = json.loads(json.dumps(VIA))
+    chosen["metadata"]["1_x"]["av"]["1"] = "a,c"
+    with pytest.raises(DataError, match="option that the attribute does not have .it has a cut, b stir.*\n.*'c'"):
+        read("via", written(tmp_path / "a.json", chosen), "activity")
+
+
+def test_uploaded_videos_are_found_and_late_ends_are_said(tmp_path):
+    clip(tmp_path / "abc.mp4", 1)
+    text = json.dumps(STUDIO).replace("videos%2Fabc.mp4", "0a1b2c3d-abc.mp4").replace('"end": 5', '"end": 500')
+    result = convert_annotations("label-studio", written(tmp_path / "a.json", text), tmp_path / "out")
+    assert any("1 stretches end behind the last frame" in note for note in result.notes)
+    assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "abc.mp4")
 
 
 def test_two_shapes_of_one_frame(tmp_path):
@@ -168,6 +223,26 @@ def test_every_form_has_a_case():
         ("ava", "a.csv", "abc,1\n", "3 columns"),
         ("boris", "a.csv", "a,b\n1,2\n", "not BORIS' events"),
         ("boris", "a.csv", BORIS_EVENTS.rpartition("2;")[0], "starts and does not stop"),
+        (
+            "boris",
+            "a.csv",
+            BORIS_EVENTS.replace("POINT", "START").replace("look", "cut"),
+            "starts twice before it stops",
+        ),
+        ("boris", "a.csv", BORIS_8.replace("p4\n", "p3\n"), "begins in one file and ends in another"),
+        ("boris", "a.csv", "{}", "is JSON, where a csv is read"),
+        ("cvat", "a.xml", CVAT_PROJECT.replace(' task_id="7"', ""), "none of the tasks 7, 8.*\\n.*none is said"),
+        ("via", "a.json", {"_via_img_metadata": {}}, "a project of VIA 2"),
+        (
+            "activitynet",
+            "a.json",
+            {"database": {"a": {"annotations": [{"segment": [0, 1], "label": None}]}}},
+            "has no label",
+        ),
+        ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx,y,1,\n", "row 2: time_end"),
+        ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx,y,1,00:61:00\n", "'00:61:00' is no time"),
+        ("epic", "a.csv", EPIC.replace("red onion", ""), "has no label"),
+        ("label-studio", "a.json", json.loads(json.dumps(STUDIO).replace('"start": 1', '"start": 0')), "count from 1"),
     ],
 )
 def test_what_is_damaged_or_of_another_form(tmp_path, form, name, content, says):
@@ -217,7 +292,7 @@ def test_frames_are_cut_between_their_times(tmp_path):
     """A segment of frames 0 to 4 holds exactly these by the video's own times."""
     path = clip(tmp_path / "abc.mp4", 1)
     result = convert_annotations("label-studio", written(tmp_path / "a.json", STUDIO), tmp_path / "out")
-    assert result.counts == {"data": 1} and any("further annotators" in note for note in result.notes)
+    assert result.counts == {"data": 1} and any("1 videos have several annotators" in note for note in result.notes)
     (row,) = csv_dicts(tmp_path / "out" / "data.csv")
     with open_clip(path) as reader:
         times = reader.pts - reader.pts[0]
@@ -226,6 +301,62 @@ def test_frames_are_cut_between_their_times(tmp_path):
     late = json.loads(json.dumps(STUDIO).replace('"start": 1', '"start": 10001').replace('"end": 5', '"end": 10005'))
     with pytest.raises(DataError, match="behind the last frame"):
         convert_annotations("label-studio", written(tmp_path / "b.json", late), tmp_path / "late")
+
+
+def said_by(*people):
+    """A task of Label Studio's; of each person (start, end, label) in seconds."""
+    made = [
+        {"completed_by": number, "result": [{"value": {"start": a, "end": b, "labels": [name]}} for a, b, name in said]}
+        for number, said in enumerate(people)
+    ]
+    return [{"data": {"video": "abc.mp4"}, "annotations": made}]
+
+
+def test_shares_of_several_annotators(tmp_path, capsys):
+    """Pieces between all ends, each with its count; the expected ones by hand."""
+    clip(tmp_path / "abc.mp4", 1)
+    said = said_by([(0, 0.2, "cut"), (0.2, 0.4, "stir")], [(0, 0.3, "cut"), (0.3, 0.4, "stir")], [(0, 0.2, "cut")])
+    source = written(tmp_path / "a.json", said)
+    ask = ["convert-data", "label-studio", str(source), "--out", str(tmp_path / "out")]
+    assert main(ask) == 0
+    note = "1 videos have several annotators, who disagree in 1 of them, the same in 50.0 % of the time"
+    assert f"{note} that any of them labelled: the first one's stretches are taken" in capsys.readouterr().out
+    rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
+    assert rows == [("0", "0.2", "cut"), ("0.2", "0.4", "stir")]
+    assert main([*ask, "--force", "--soft-labels"]) == 0
+    said_then = capsys.readouterr().out
+    assert "2 classes" in said_then and "--stratify --soft-labels" in said_then
+    rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
+    assert rows == [("0", "0.2", "cut:3"), ("0.2", "0.3", "stir:1|cut:1"), ("0.3", "0.4", "stir:2")]
+    found = read_manifest(root=str(tmp_path / "out" / "data.csv"), split="train", soft_labels=True)
+    assert found.votes[found.clips[1].id] == ((0, 1), (1, 1))
+    with pytest.raises(ConfigError, match="elan does not say what several people said"):
+        convert_annotations("elan", source, tmp_path / "x", soft_labels=True)
+    with pytest.raises(DataError, match="cannot stand among shares"):
+        source = written(tmp_path / "b.json", said_by([(0, 1, "a|b")], [(0, 1, "c")]))
+        convert_annotations("label-studio", source, tmp_path / "x", soft_labels=True)
+
+
+def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):
+    same = said_by([(0, 1, "cut")], [(0, 1, "cut")])
+    assert (
+        "who disagree in 0 of them, the same in 100.0 %" in read("label-studio", written(tmp_path / "a", same)).notes[0]
+    )
+    truth = said_by([(0, 1, "cut")], [(0, 1, "stir")])
+    truth[0]["annotations"][1]["ground_truth"] = True
+    assert [one.label for one in read("label-studio", written(tmp_path / "b", truth)).items] == ["stir"]
+    rows = [
+        {
+            "video": "abc.mp4",
+            "id": 1,
+            "annotator": who,
+            "annotation_id": who,
+            "l": [{"start": 0, "end": 1, "labels": [name]}],
+        }
+        for who, name in ((1, "cut"), (2, "stir"))
+    ]
+    found = read("label-studio", written(tmp_path / "c", rows))
+    assert [one.label for one in found.items] == ["cut"] and "disagree in 1" in found.notes[0]
 
 
 def test_clips_that_were_cut_already_and_names_that_stand_twice(tmp_path):

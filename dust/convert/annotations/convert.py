@@ -14,6 +14,7 @@ from dust.datasets.manifest.annotation import Annotated, Annotation
 from dust.datasets.manifest.annotation_files import read_activitynet, read_epic, read_kinetics
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
+from dust.datasets.manifest.votes import read_votes
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.files import write_csv
@@ -24,13 +25,14 @@ ONE_LIST = "data.csv"
 
 @dataclass(frozen=True)
 class Form:
-    """A form of annotations: what it is, its reader, the endings of its files, and what ``--label`` chooses ("" for
-    nothing)."""
+    """A form of annotations: what it is, its reader, the endings of its files, what ``--label`` chooses ("" for
+    nothing), and whether it may hold several people's words (``--soft-labels``)."""
 
     title: str
     read: Callable[..., Annotated]
     endings: tuple[str, ...]
     chooses: str = ""
+    people: bool = False
 
 
 READERS = {
@@ -47,7 +49,7 @@ READERS = {
     "elan": Form("ELAN's tiers, .eaf", xml_files.read_elan, (".eaf",), "tier"),
     "epic": Form("EPIC-KITCHENS' csv over the long videos", read_epic, (".csv",), "verb, noun or action"),
     "kinetics": Form("Kinetics' csv (youtube_id, time_start, time_end)", read_kinetics, (".csv",)),
-    "label-studio": Form("Label Studio's JSON or JSON-MIN", json_files.read_label_studio, (".json",)),
+    "label-studio": Form("Label Studio's JSON or JSON-MIN", json_files.read_label_studio, (".json",), people=True),
     "via": Form("a project of VIA 3", json_files.read_via, (".json",), "attribute"),
 }
 
@@ -68,6 +70,7 @@ def convert_annotations(
     *,
     videos: str = "",
     label: str = "",
+    soft_labels: bool = False,
     skip_missing: bool = False,
     force: bool = False,
 ) -> Converted:
@@ -81,6 +84,7 @@ def convert_annotations(
         source: a file, or a folder of files of this form.
         videos: folder of the videos; "" for that of ``source``.
         label: which tier, attribute or column holds the label, where the form has several.
+        soft_labels: labels are the shares of several annotators, where the form has them; see DATA.SOFT_LABELS.
         skip_missing: leave out what is said of videos that are not there, or cannot be read; else that is an error.
 
     Raises:
@@ -89,18 +93,23 @@ def convert_annotations(
     reader, out = READERS[form], Path(out)
     if label and not reader.chooses:
         raise ConfigError(f"--label {label}: {form} has one label for a stretch, there is nothing to choose")
+    if soft_labels and not reader.people:
+        raise ConfigError(f"--soft-labels: {form} does not say what several people said")
     source = Path(source).expanduser()
     files = annotation_files(source, reader.endings)
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
     for file in files:
-        found = reader.read(file, label) if reader.chooses else reader.read(file)
+        options = {"soft_labels": soft_labels} if reader.people else {}
+        found = reader.read(file, *([label] if reader.chooses else []), **options)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
     folder = Path(videos).expanduser() if videos else source if source.is_dir() else source.parent
     rows = _located(items, folder, out, skip_missing, result)
     if not rows:
         raise DataError(f"{source}: none of its videos is below {folder}; name their folder with --videos")
+    names = ((read_votes(one.label) if soft_labels else None) or {one.label: 1} for one, *_ in rows)
+    result.classes = sorted(set().union(*names))
     _write(rows, out, result)
     return result
 
@@ -114,7 +123,7 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of videos")
     known = videos_below(folder)
-    problems, rows, times = Problems(), [], {}
+    problems, rows, times, late = Problems(), [], {}, 0
     for one in items:
         path, whole = find_video(one, known, problems)
         if not path:
@@ -126,6 +135,7 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
             edges = times[path]
             if edges is None:
                 continue
+            late += one.end > len(edges) - 1
             if one.start >= len(edges) - 1:
                 problems.add(
                     f"begins behind the last frame ({len(edges) - 1} frames)", f"{one.video} {one.start:g}-{one.end:g}"
@@ -133,6 +143,8 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
                 continue
             start, end = edges[int(one.start)], edges[min(int(one.end), len(edges) - 1)]
         rows.append((one, written_path(path, out), start, end))
+    if late:
+        result.notes.append(f"{late} stretches end behind the last frame of their video, and are cut there")
     if skip:
         result.notes += [f"left out: {len(cases)} that {kind}" for kind, cases in problems.kinds.items()]
     else:
@@ -160,7 +172,6 @@ def _write(rows: list[Row], out: Path, result: Converted) -> None:
     if not split_known and any(one.split for one, *_ in rows):
         result.notes.append(f"some stretches have no split, so all are in {ONE_LIST}")
     make_folder(out)
-    result.classes = sorted({one.label for one, *_ in rows})
     for name, part in lists.items():
         segments = any(start is not None for *_, start, _ in part)
         groups = any(one.group for one, *_ in part)

@@ -1,7 +1,9 @@
 """Annotations in JSON: Label Studio, VIA."""
 
 from pathlib import Path
+from typing import Any
 
+from dust.convert.annotations.annotators import of_annotators
 from dust.datasets.manifest.annotation import (
     Annotated,
     Annotation,
@@ -11,48 +13,72 @@ from dust.datasets.manifest.annotation import (
     to_seconds,
     video_name,
 )
+from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
 
 
-def read_label_studio(path: Path) -> Annotated:
+def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
     """Label Studio's JSON and JSON-MIN exports: labels of a timeline (frames from 1, both ends included), and labels of
-    a stretch of sound or video in seconds.
+    a stretch of sound or video in seconds. Predictions and cancelled annotations are left out.
 
-    Of several annotators of one video the first is taken; predictions and cancelled annotations are left out.
+    Args:
+        soft_labels: what is made of several annotators of one video, see :func:`of_annotators`; the first of them is
+            the one whose annotation is marked as the ground truth, where one is.
     """
     tasks = sequence(read_json(path))
     if not tasks:
         raise DataError(f"{path}: not a list of tasks: export JSON or JSON-MIN")
-    found, problems, further, other = Annotated(), Problems(), 0, 0
+    found, problems, other = Annotated(), Problems(), 0
+    people: dict[str, dict[str, list[Annotation]]] = {}
     for number, task in enumerate(map(mapping, tasks), 1):
-        made = [one for one in map(mapping, sequence(task.get("annotations"))) if not one.get("was_cancelled")]
-        further += max(0, len(made) - 1)
         data = mapping(task.get("data")) or task
-        address = next((data[key] for key in ("video", "video_url", "audio", "url") if data.get(key)), "")
-        video = video_name(str(address))
-        if "annotations" in task:
-            results = [
-                mapping(one.get("value")) for one in map(mapping, sequence(made[0].get("result") if made else []))
-            ]
-        else:  # JSON-MIN: lists of values beside the data
-            results = [mapping(one) for value in task.values() for one in sequence(value)]
-        for value in results:
-            names = sequence(value.get("timelinelabels")) or sequence(value.get("labels"))
-            ranges = sequence(value.get("ranges"))
-            where = f"task {number} ({video})"
-            if names and ranges:
-                for one in map(mapping, ranges):
-                    first, last = (to_seconds(one.get(key), where, problems) for key in ("start", "end"))
-                    found.items += [Annotation(video, first - 1, last, str(name), in_frames=True) for name in names]
-            elif names and "start" in value and "end" in value:
-                start, end = (to_seconds(value[key], where, problems) for key in ("start", "end"))
-                found.items += [Annotation(video, start, end, str(name)) for name in names]
-            else:
-                other += 1
-    found.left_out(further, "annotations of further annotators of a video")
+        named = [str(data[key]) for key in ("video", "video_url", "audio", "url") if data.get(key)]
+        named += [value for value in data.values() if isinstance(value, str) and is_video(video_name(value))]
+        video = video_name(named[0]) if named else ""
+        for who, values in _said(task):
+            items = people.setdefault(video, {}).setdefault(who, [])
+            for value in values:
+                stretches = _stretches(value, video, f"task {number} ({video})", problems)
+                items += stretches
+                other += not stretches
+    of_annotators(people, found, problems, soft_labels=soft_labels)
     found.left_out(other, "results that are no stretch of time (boxes, choices, texts)")
     return checked(found, path, problems)
+
+
+def _said(task: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(annotator, values of the results) of each annotation of a task."""
+    key = next((key for key in ("annotations", "completions") if key in task), "")  # completions: before version 1.0
+    if not key:  # JSON-MIN: lists of values beside the data, a task for each annotation
+        return [(str(task.get("annotator", "")), [mapping(one) for value in task.values() for one in sequence(value)])]
+    made = [one for one in map(mapping, sequence(task[key])) if not one.get("was_cancelled")]
+    made.sort(key=lambda one: not one.get("ground_truth"))
+    return [
+        (
+            f"{place} {one.get('completed_by')}",
+            [mapping(mapping(two).get("value")) for two in sequence(one.get("result"))],
+        )
+        for place, one in enumerate(made)
+    ]
+
+
+def _stretches(value: dict[str, Any], video: str, where: str, problems: Problems) -> list[Annotation]:
+    """The stretches of one result, a label each; none of what is no stretch of time."""
+    names = sequence(value.get("timelinelabels")) or sequence(value.get("labels"))
+    found: list[Annotation] = []
+    for one in map(mapping, sequence(value.get("ranges"))):
+        first, last = (to_seconds(one.get(key), where, problems) for key in ("start", "end"))
+        if first < 1:
+            problems.add("frames of a timeline count from 1", f"{where}: {first:g}-{last:g}")
+        found += [Annotation(video, first - 1, last, str(name), in_frames=True) for name in names]
+    if not found and "start" in value and "end" in value:
+        start, end = (to_seconds(value[key], where, problems) for key in ("start", "end"))
+        found = [Annotation(video, start, end, str(name)) for name in names]
+    return found
+
+
+_TEXT = 1  # the type of an attribute of VIA's whose value is what was typed
 
 
 def read_via(path: Path, attribute: str = "") -> Annotated:
@@ -62,6 +88,8 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
         attribute: name of the attribute that holds the label; "" where there is only one.
     """
     project = mapping(read_json(path))
+    if "_via_img_metadata" in project:
+        raise DataError(f"{path}: a project of VIA 2, which has no stretches of time: annotate videos in VIA 3")
     known = {str(number): mapping(one) for number, one in mapping(project.get("attribute")).items()}
     if "metadata" not in project or not known:
         raise DataError(f"{path}: not a project of VIA 3 (no metadata, or no attributes)")
@@ -70,20 +98,24 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
     if len(wanted) != 1:
         listed = ", ".join(sorted(set(names.values())))
         raise DataError(f"{path}: its attributes are {listed}: say which one holds the label, --label NAME")
-    options = mapping(known[wanted[0]].get("options"))
+    facts = known[wanted[0]]
+    options = {} if facts.get("type") == _TEXT else mapping(facts.get("options"))
     files = {str(number): mapping(one) for number, one in mapping(project.get("file")).items()}
     views = {str(number): mapping(one) for number, one in mapping(project.get("view")).items()}
     found, problems, other = Annotated(), Problems(), 0
     for one in map(mapping, mapping(project["metadata"]).values()):
         times, chosen = sequence(one.get("z")), mapping(one.get("av")).get(wanted[0])
-        if len(times) != 2 or chosen is None:
+        if len(times) != 2 or chosen is None or not str(chosen).strip():
             other += 1
             continue
         view = views.get(str(one.get("vid")), {})
         file = files.get(str(next(iter(sequence(view.get("fid_list"))), one.get("vid"))), {})
         video = video_name(str(file.get("fname") or file.get("src") or ""))
         start, end = (to_seconds(value, video, problems) for value in times)
-        for key in str(chosen).split(","):  # of check boxes several
-            found.items.append(Annotation(video, start, end, str(options.get(key, key))))
+        keys = str(chosen).split(",") if options else [str(chosen)]  # of check boxes several
+        for key in (key for key in keys if options and key not in options):
+            listed = ", ".join(f"{name} {label}" for name, label in options.items())
+            problems.add(f"an option that the attribute does not have (it has {listed})", f"{video}: {key!r}")
+        found.items += [Annotation(video, start, end, str(options.get(key, key))) for key in keys]
     found.left_out(other, "regions and segments without this attribute")
     return checked(found, path, problems)

@@ -1,5 +1,6 @@
 """Annotations in csv: AVA, BORIS, and lists of segments."""
 
+import re
 from pathlib import Path
 
 from dust.datasets.manifest.annotation import Annotated, Annotation, checked, to_seconds, video_name
@@ -28,11 +29,14 @@ def read_ava(path: Path) -> Annotated:
     The same action of one second, of several people, counts once; neighbouring seconds stay apart. Actions are called
     by their numbers or names, as they stand.
     """
-    found, problems, seen = Annotated(), Problems(), set()
+    found, problems, seen, empty = Annotated(), Problems(), set(), 0
     for number, row in enumerate(read_rows(path), 1):
         if number == 1 and row[0].strip().lower() in ("video_id", "video", "video_name"):
             continue
         label = row[2] if len(row) in (3, 4) else row[6] if len(row) >= 7 else ""
+        if not label and len(row) >= 3 and not any(row[2:]):  # AVA-Kinetics: nobody is in the frame
+            empty += 1
+            continue
         if not label:
             what = "3 columns (video, time, action), 4 with a person, or 7 and more with a box"
             problems.add(what, f"row {number}: {', '.join(row)}")
@@ -42,6 +46,7 @@ def read_ava(path: Path) -> Annotated:
             continue
         seen.add((row[0], time, label))
         found.items.append(Annotation(video_name(row[0]), max(0.0, time - AVA_S / 2), time + AVA_S / 2, label))
+    found.left_out(empty, "rows without an action")
     return checked(found, path, problems)
 
 
@@ -56,14 +61,27 @@ def read_boris(path: Path) -> Annotated:
         raise DataError(f"{path}: no row with the columns Subject and Behavior: not BORIS' events")
     header = [cell.strip().lower() for cell in rows[place]]
     table = by_name(path, header, rows[place + 1 :])
-    media = next((name for name in ("media file path", "media file name", "media file") if name in header), "")
+    media = next((name for name in _MEDIA if name in header), "")
     if not media:
         raise DataError(f"{path}: no column Media file: nobody knows which video it is of")
     found, problems = Annotated(), Problems()
     read = _aggregated if "start (s)" in header else _tabular
     points = read(table, media, found, problems)
     found.left_out(points, "point events, which have no length")
+    for column, what in _UNHEEDED.items():
+        rows_of = sum(row.get(column, "").strip(" 0.") not in ("", "NA", "None") for row in table)
+        if rows_of:
+            found.notes.append(f"{rows_of} events have {column}, {what}")
     return checked(found, path, problems)
+
+
+#: Columns that name the video, of versions 7 to 9.
+_MEDIA = ("media file path", "media file name", "media file name at start", "media file", "source")
+#: Columns that are not read, and why that is said.
+_UNHEEDED = {
+    "modifiers": "which are no part of the label",
+    "time offset (s)": "which is not heeded: times count from the beginning of the video",
+}
 
 
 def _lower(row: list[str]) -> set[str]:
@@ -76,19 +94,26 @@ def _aggregated(table: list[dict[str, str]], media: str, found: Annotated, probl
         if row.get("behavior type", "STATE").upper() == "POINT":
             points += 1
             continue
-        start, end = (to_seconds(row.get(name), f"event {number}", problems) for name in ("start (s)", "stop (s)"))
-        found.items.append(Annotation(video_name(row[media]), start, end, row["behavior"], group=_subject(row)))
+        where = f"event {number} ({row['behavior']})"
+        start, end = (to_seconds(row.get(name), f"{where}: {name}", problems) for name in ("start (s)", "stop (s)"))
+        last = row.get("media file name at stop", "")
+        if media == "media file name at start" and last and last != row[media]:
+            problems.add("begins in one file and ends in another: cut it in BORIS", f"{where}: {row[media]}, {last}")
+        found.items.append(Annotation(_video(row[media]), start, end, row["behavior"], group=_subject(row)))
     return points
 
 
 def _tabular(table: list[dict[str, str]], media: str, found: Annotated, problems: Problems) -> int:
     points = 0
     begun: dict[tuple[str, str, str], float] = {}
-    for number, row in enumerate(table, 1):
-        key = (video_name(row[media]), _subject(row), row["behavior"])
-        time = to_seconds(row.get("time"), f"event {number}", problems)
+    times = [to_seconds(row.get("time"), f"event {number}", problems) for number, row in enumerate(table, 1)]
+    for place in sorted(range(len(table)), key=lambda place: times[place]):  # some exports go by subject
+        number, row, time = place + 1, table[place], times[place]
+        key = (_video(row[media]), _subject(row), row["behavior"])
         status = row.get("status", row.get("behavior type", "POINT")).upper()
         if status == "START":
+            if key in begun:
+                problems.add("starts twice before it stops", f"event {number}: {' '.join(key)}")
             begun[key] = time
         elif status == "STOP":
             if key not in begun:
@@ -100,6 +125,11 @@ def _tabular(table: list[dict[str, str]], media: str, found: Annotated, problems
     for key in begun:
         problems.add("starts and does not stop", " ".join(key))
     return points
+
+
+def _video(written: str) -> str:
+    """The video's name, without the player that BORIS 8 writes before it (``player #1:/v/abc.mp4``)."""
+    return video_name(re.sub(r"^player #\d+:\s*", "", written))
 
 
 def _subject(row: dict[str, str]) -> str:

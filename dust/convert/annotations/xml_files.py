@@ -1,10 +1,14 @@
 """Annotations in XML: CVAT's tracks and tags of videos, ELAN's tiers."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from dust.datasets.manifest.annotation import Annotated, Annotation, checked, read_xml, to_seconds, video_name
+from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
 
 
@@ -18,38 +22,53 @@ def read_cvat(path: Path, attribute: str = "") -> Annotated:
     root = read_xml(path)
     if root.tag != "annotations":
         raise DataError(f"{path}: not CVAT's XML (its root is {root.tag})")
-    names = {number: video_name(name) for number, name in _tasks(root)}
-    only = next(iter(names.values()), "")
-    found, problems = Annotated(), Problems()
-    for track in root.iter("track"):
-        video = names.get(track.get("task_id", ""), only)
+    tasks, found, problems = _tasks(root), Annotated(), Problems()
+    known = {one.get("name") for track in root.iter("track") for one in track.iter("attribute")}
+    if attribute and attribute not in known:
+        listed = ", ".join(sorted(name for name in known if name)) or "none"
+        raise DataError(f"{path}: no track has an attribute {attribute}; there are {listed}: --label NAME")
+    for number, track in enumerate(root.iter("track")):
+        task = _task_of(track, tasks, f"track {track.get('id', number)}", problems)
         timed = [(int(shape.get("frame", 0)), shape) for shape in track if shape.get("frame", "").isdecimal()]
         shapes = sorted(timed, key=lambda pair: pair[0])
-        found.items += _stretches(shapes, track.get("label", ""), attribute, video, _stop(root))
-    found.items += _tags(root, only)
+        found.items += _stretches(shapes, track.get("label", ""), attribute, task)
+    found.items += _tags(root, tasks, problems)
     return checked(found, path, problems)
 
 
-def _tasks(root: Element) -> list[tuple[str, str]]:
-    """(number, name of the video) of each task; a task is called like its video where that is not said."""
-    tasks = list(root.iter("task")) + list(root.iter("job"))
-    return [
-        (
-            task.findtext("id") or "",
-            task.findtext("source") or root.findtext(".//source") or task.findtext("name") or "",
-        )
-        for task in tasks
-    ]
+@dataclass(frozen=True)
+class _Task:
+    """``video``: its name, that of the task where no other is said. ``stop``: the frame behind its last one, 0 where it
+    does not say; ``step``: frames of the video from one annotated frame to the next."""
+
+    video: str = ""
+    stop: int = 0
+    step: int = 1
 
 
-def _stop(root: Element) -> int:
-    """Frames of the task; 0 where it does not say."""
-    size = root.findtext(".//task/size") or root.findtext(".//job/size") or ""
-    return int(size) if size.isdecimal() else 0
+def _tasks(root: Element) -> dict[str, _Task]:
+    """Number -> task."""
+    found: dict[str, _Task] = {}
+    for task in (*root.iter("task"), *root.iter("job")):
+        video = task.findtext("source") or root.findtext(".//source") or task.findtext("name") or ""
+        last, size = task.findtext("stop_frame") or "", task.findtext("size") or ""
+        stop = int(last) + 1 if last.isdecimal() else int(size) if size.isdecimal() else 0
+        step = re.fullmatch(r"step=(\d+)", (task.findtext("frame_filter") or "").strip())
+        found[task.findtext("id") or ""] = _Task(video_name(video), stop, max(1, int(step[1])) if step else 1)
+    return found
 
 
-def _stretches(shapes: list, label: str, attribute: str, video: str, stop: int) -> list[Annotation]:
+def _task_of(element: Element, tasks: Mapping[str, _Task], where: str, problems: Problems) -> _Task:
+    """The task that a track or picture names, else the only one."""
+    number = element.get("task_id", "")
+    if number not in tasks and len(tasks) > 1:
+        problems.add(f"is of none of the tasks {', '.join(tasks)} (task_id)", f"{where}: {number or 'none is said'}")
+    return tasks.get(number) or next(iter(tasks.values()), _Task())
+
+
+def _stretches(shapes: list, label: str, attribute: str, task: _Task) -> list[Annotation]:
     """A track's stretches between ``outside`` marks, cut where the attribute changes."""
+    video = task.video
     found: list[Annotation] = []
     start: int | None = None
     name = label
@@ -63,33 +82,36 @@ def _stretches(shapes: list, label: str, attribute: str, video: str, stop: int) 
         if not outside and start is None:
             start, name = frame, own
     if start is not None:
-        last = shapes[-1][0] + 1
-        found.append(
-            Annotation(video, start, max(last, stop) if len(shapes) == 1 and stop else last, name, in_frames=True)
-        )
+        last = shapes[-1][0] + task.step
+        end = max(last, task.stop) if len(shapes) == 1 else last  # a track of one shape is there until the end
+        found.append(Annotation(video, start, end, name, in_frames=True))
     return [one for one in found if one.end > one.start]
 
 
-def _tags(root: Element, video: str) -> list[Annotation]:
-    frames: dict[str, list[int]] = {}
+def _tags(root: Element, tasks: Mapping[str, _Task], problems: Problems) -> list[Annotation]:
+    frames: dict[tuple[_Task, str], list[int]] = {}
     for image in root.iter("image"):
         for tag in image.findall("tag"):
             if image.get("id", "").isdecimal():
-                frames.setdefault(tag.get("label", ""), []).append(int(image.get("id", 0)))
+                task = _task_of(image, tasks, f"image {image.get('id')}", problems)
+                frames.setdefault((task, tag.get("label", "")), []).append(int(image.get("id", 0)))
     found = []
-    for label, numbers in frames.items():
+    for (task, label), numbers in frames.items():
         numbers.sort()
-        breaks = [0, *(place for place, (a, b) in enumerate(pairwise(numbers), 1) if b > a + 1), len(numbers)]
+        breaks = [0, *(place for place, (a, b) in enumerate(pairwise(numbers), 1) if b > a + task.step), len(numbers)]
         for begin, end in pairwise(breaks):
-            found.append(Annotation(video, numbers[begin], numbers[end - 1] + 1, label, in_frames=True))
+            found.append(Annotation(task.video, numbers[begin], numbers[end - 1] + task.step, label, in_frames=True))
     return found
 
 
 def read_elan(path: Path, tier: str = "") -> Annotated:
-    """An ELAN document (.eaf): the annotations of a tier with times of its own.
+    """An ELAN document (.eaf): the annotations of a tier.
+
+    An annotation that refers to one of another tier has the time of that one; where several refer to one, they share it
+    evenly, as ELAN shows it.
 
     Args:
-        tier: its name; "" where only one has such annotations.
+        tier: its name; "" where only one tier has annotations with times of their own.
     """
     root = read_xml(path)
     if root.tag != "ANNOTATION_DOCUMENT":
@@ -100,28 +122,81 @@ def read_elan(path: Path, tier: str = "") -> Annotated:
     if unit != "milliseconds":
         raise DataError(f"{path}: its times are in {unit}; only milliseconds are read")
     slots = {one.get("TIME_SLOT_ID", ""): one.get("TIME_VALUE") for one in root.iter("TIME_SLOT")}
-    media = next(iter(root.iter("MEDIA_DESCRIPTOR")), None)
-    video = video_name((media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or "") if media is not None else "")
+    found = Annotated()
+    every = [(_media_name(one), one) for one in root.iter("MEDIA_DESCRIPTOR")]
+    videos = [pair for pair in every if is_video(pair[0])] or every
+    video, media = videos[0] if videos else ("", None)
+    if len(videos) > 1:
+        found.notes.append(f"of several videos the first: {', '.join(name for name, _ in videos)}")
     origin = (
         to_seconds((media.get("TIME_ORIGIN") if media is not None else None) or 0, str(path), problems) / 1000
     )  # where in the video the times begin
     tiers = {one.get("TIER_ID", ""): one for one in root.iter("TIER")}
     timed = [name for name, one in tiers.items() if one.find("ANNOTATION/ALIGNABLE_ANNOTATION") is not None]
     chosen = [tier] if tier else timed
-    if (tier and tier not in timed) or len(chosen) != 1:
-        raise DataError(f"{path}: its tiers with times are {', '.join(timed) or 'none'}: say which one, --label TIER")
-    found, open_ended = Annotated(), 0
-    for one in tiers[chosen[0]].iter("ALIGNABLE_ANNOTATION"):
-        times = [slots.get(one.get(f"TIME_SLOT_REF{end}", "")) for end in (1, 2)]
-        if any(time is None for time in times):
-            open_ended += 1
-            continue
-        start, end = (to_seconds(time, str(path), problems) / 1000 + origin for time in times)
-        person = tiers[chosen[0]].get("PARTICIPANT", "")
-        found.items.append(
-            Annotation(video, start, end, (one.findtext("ANNOTATION_VALUE") or "").strip(), group=person)
+    if (tier and tier not in tiers) or len(chosen) != 1:
+        others = ", ".join(name for name in tiers if name not in timed)
+        more = f" (others refer to these: {others})" if others else ""
+        raise DataError(
+            f"{path}: its tiers with times are {', '.join(timed) or 'none'}{more}: say which one, --label TIER"
         )
+    open_ended = unlabelled = 0
+    spans = _Spans(root, slots, str(path), problems)
+    person = tiers[chosen[0]].get("PARTICIPANT", "")
+    for one in tiers[chosen[0]].findall("ANNOTATION/*"):
+        span, label = spans.of(one), (one.findtext("ANNOTATION_VALUE") or "").strip()
+        open_ended += span is None
+        unlabelled += span is not None and not label
+        if span is not None and label:
+            found.items.append(Annotation(video, span[0] + origin, span[1] + origin, label, group=person))
     if origin:
         found.notes.append(f"times count from {origin:g} s of the video on (TIME_ORIGIN)")
-    found.left_out(open_ended, "annotations whose times are not set")
+    found.left_out(open_ended, "annotations whose times are not set (align them in ELAN)")
+    found.left_out(unlabelled, "annotations without a value")
     return checked(found, path, problems)
+
+
+def _media_name(media: Element) -> str:
+    return video_name(media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") or "")
+
+
+_DEEPEST = 50  # tiers that refer to each other; more is a circle
+
+
+class _Spans:
+    """Start and end of an ELAN document's annotations, seconds.
+
+    Args:
+        slots: id of a time slot -> milliseconds, None where it is not set.
+        where: names the file among the problems.
+    """
+
+    def __init__(self, root: Element, slots: Mapping[str, str | None], where: str, problems: Problems) -> None:
+        self.slots, self.where, self.problems = slots, where, problems
+        self.by_id = {one.get("ANNOTATION_ID", ""): one for one in root.iterfind("TIER/ANNOTATION/*")}
+        sharing: dict[tuple[str, str], list[str]] = {}  # (tier, whom they refer to) -> in their order
+        for tier in root.iter("TIER"):
+            for one in tier.iter("REF_ANNOTATION"):
+                key = tier.get("TIER_ID", ""), one.get("ANNOTATION_REF", "")
+                sharing.setdefault(key, []).append(one.get("ANNOTATION_ID", ""))
+        self.share = {name: (place, len(names)) for names in sharing.values() for place, name in enumerate(names)}
+
+    def of(self, one: Element, depth: int = 0) -> tuple[float, float] | None:
+        """None where the times are not set."""
+        if one.tag == "REF_ANNOTATION":
+            other = self.by_id.get(one.get("ANNOTATION_REF", ""))
+            if other is None or depth > _DEEPEST:
+                self.problems.add("refers to no annotation", f"{self.where}: {one.get('ANNOTATION_ID', '')}")
+                return None
+            span = self.of(other, depth + 1)
+            place, count = self.share[one.get("ANNOTATION_ID", "")]
+            if span is None:
+                return None
+            length = (span[1] - span[0]) / count
+            return span[0] + place * length, span[0] + (place + 1) * length
+        times = [self.slots.get(one.get(f"TIME_SLOT_REF{end}", "")) for end in (1, 2)]
+        if times[0] is None or times[1] is None:
+            return None
+        where = f"{self.where}: {one.get('ANNOTATION_ID', '')}"
+        start, end = (to_seconds(time, where, self.problems) / 1000 for time in times)
+        return start, end

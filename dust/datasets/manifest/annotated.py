@@ -4,6 +4,7 @@ The same samples as those of the lists that ``dust convert-data`` writes of the 
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ READERS: dict[str, tuple[Callable[..., Annotated], str]] = {
     "kinetics": (read_kinetics, ".csv"),
     "epic": (read_epic, ".csv"),
 }
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file that was uploaded
 DIGITS = 6  # of seconds behind the point: what lists write
 
 
@@ -53,7 +55,8 @@ def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems)
     """The video's path ("" where it is not there), and whether it is the whole video."""
     cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
     stem = os.path.splitext(one.video)[0] if is_video(one.video) else one.video  # P01.02 is a name without ending
-    for name, whole in ((one.video, True), (stem, True), (f"v_{one.video}", True), (cut, False)):
+    names = (one.video, stem, f"v_{one.video}", *(_UPLOADED.sub("", name) for name in (one.video, stem)))
+    for name, whole in (*((name, True) for name in names), (cut, False)):
         paths = known.get(name, [])
         if len(paths) > 1:
             problems.add("several videos have the name", f"{one.video}: {paths[0]}, {paths[1]}")

@@ -10,13 +10,14 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 from xml.etree import ElementTree
 
+from dust.datasets.manifest.columns import to_number
 from dust.datasets.manifest.table import SPLIT_NAMES
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 
 #: How the splits of public sets are called besides the names of our own lists.
 _SUBSETS = {**SPLIT_NAMES, "validate": "val", "held_out": "test", "holdout": "test"}
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def to_split(written: Any) -> str:
 
 
 def to_seconds(written: Any, where: str, problems: Problems) -> float:
-    """A time in seconds: a number, or ``HH:MM:SS.sss``; NaN, noted, for anything else."""
+    """A time in seconds: a number, or ``HH:MM:SS.sss``, with a point or a comma; NaN, noted, for anything else."""
     if isinstance(written, bool) or not isinstance(written, int | float | str):
         written = repr(written)
     if isinstance(written, int | float):
@@ -77,9 +78,12 @@ def to_seconds(written: Any, where: str, problems: Problems) -> float:
     else:
         clock = _CLOCK.fullmatch(written.strip())
         try:
-            value = (
-                int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else float(written or "nan")
-            )
+            if clock:
+                hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), to_number(clock[3])
+                right = seconds < 60 and (minutes < 60 or clock[1] is None)
+                value = hours * 3600 + minutes * 60 + seconds if right else math.nan
+            else:
+                value = to_number(written or "nan")
         except ValueError:
             value = math.nan
     if not math.isfinite(value):

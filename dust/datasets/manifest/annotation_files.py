@@ -23,12 +23,14 @@ from dust.utils.text import csv_value
 
 
 def read_rows(path: Path) -> list[list[str]]:
-    """The rows of a csv file that are not empty. DataError for broken quoting."""
+    """The rows of a csv file that are not empty, without spaces around their cells. DataError for broken quoting."""
     text = read_text(path)
+    if text.lstrip()[:1] in ("{", "["):
+        raise DataError(f"{path}: is JSON, where a csv is read: export a table of it")
     separator = find_separator(text.split("\n", 1)[:1])
     try:
         written = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-        rows = [[csv_value(cell) for cell in row] for row in written]
+        rows = [[csv_value(cell.strip()) for cell in row] for row in written]
     except csv.Error as error:
         raise DataError(f"{path}: broken quoting ({error})") from error
     return [row for row in rows if any(row)]
@@ -46,11 +48,11 @@ def read_named(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str,
 
 def by_name(path: Path, header: list[str], rows: list[list[str]]) -> list[dict[str, str]]:
     """Rows under their header. DataError for one of another length: a comma without quotes would shift its cells."""
-    odd = next((row for row in rows if len(row) != len(header)), None)
+    number, odd = next(((n, row) for n, row in enumerate(rows, 2) if len(row) != len(header)), (0, []))
     if odd:
         raise DataError(
-            f"{path}: a row has {len(odd)} columns, the header {len(header)}: {', '.join(odd[:4])} ... Texts that hold "
-            "the separator need quotes"
+            f"{path}: row {number} has {len(odd)} columns, the header {len(header)}: {', '.join(odd[:4])} ... Texts "
+            "that hold the separator need quotes"
         )
     return [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -70,14 +72,15 @@ def read_activitynet(path: Path) -> Annotated:
         facts = mapping(video)
         pieces = sequence(video) or sequence(facts.get("annotations"))
         unlabelled += not pieces
-        for piece in map(mapping, pieces):
-            ends = sequence(piece.get("segment"))
+        for number, piece in enumerate(map(mapping, pieces), 1):
+            ends, where = sequence(piece.get("segment")), f"{name}: annotation {number}"
             if len(ends) != 2:
-                problems.add("a segment is [start, end]", f"{name}: {piece.get('segment')!r}")
+                problems.add("a segment is [start, end]", f"{where}: {piece.get('segment')!r}")
                 continue
-            start, end = (to_seconds(value, f"{name}", problems) for value in ends)
-            sure = to_seconds(piece.get("score", 1.0), f"{name}", problems)
-            label, split = str(piece.get("label", "")), to_split(facts.get("subset"))
+            start, end = (to_seconds(value, where, problems) for value in ends)
+            sure = to_seconds(piece.get("score", 1.0), where, problems)
+            label, split = piece.get("label"), to_split(facts.get("subset"))
+            label = "" if label is None else str(label)
             found.items.append(Annotation(video_name(str(name)), start, end, label, split, confidence=sure))
     found.left_out(unlabelled, "videos without annotations")
     return checked(found, path, problems)
@@ -91,7 +94,7 @@ def read_kinetics(path: Path) -> Annotated:
         if not row.get("label", "").strip():  # the test list
             unlabelled += 1
             continue
-        start, end = (to_seconds(row[name], f"row {number}", problems) for name in ("time_start", "time_end"))
+        start, end = (to_seconds(row[name], f"row {number}: {name}", problems) for name in ("time_start", "time_end"))
         found.items.append(Annotation(row["youtube_id"], start, end, row["label"], to_split(row.get("split"))))
     found.left_out(unlabelled, "rows without a label")
     return checked(found, path, problems)
@@ -109,7 +112,8 @@ def read_epic(path: Path, kind: str = "") -> Annotated:
     needed = ("video_id", "start_timestamp", "stop_timestamp", "verb", "noun")
     for number, row in enumerate(read_named(path, needed, "EPIC-KITCHENS' csv"), 2):
         start, end = (to_seconds(row[f"{name}_timestamp"], f"row {number}", problems) for name in ("start", "stop"))
-        label = row[kind] if kind in ("verb", "noun") else f"{row['verb']} {row['noun']}"
+        words = [row[name] for name in ("verb", "noun") if kind in ("", "action", name)]
+        label = " ".join(words) if all(words) else ""
         split = next((one for one in ("train", "validation", "test") if one in path.stem.lower()), "")
         person = row.get("participant_id", "")
         found.items.append(Annotation(row["video_id"], start, end, label, to_split(split), person))

@@ -14,7 +14,7 @@ from dust.utils.errors import Problems
 
 logger = logging.getLogger(__name__)
 
-GROUP, START, END = "group", "start", "end"
+GROUP, START, END, ANNOTATOR = "group", "start", "end", "annotator"
 _UNITS = r"(_?(time|times|timestamp|frame|frames|s|sec|secs|second|seconds|ms|msec|milliseconds|idx|index|pos))?"
 #: Columns that say which part of a file, which moment of it, or in which unit, is meant.
 _MEANING = re.compile(

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from dust.datasets.manifest.table import RawSplit, Row
 from dust.utils.errors import SHOWN, DataError, Problems
@@ -30,8 +30,14 @@ def index_labels(
     """
     words = [None if row.label is None else _words(printable(row.label), multi_label) for row in raw.rows]
     used = {word for row_words in words if row_words for word in row_words if word}
-    if any("|" in word and _SHARES.fullmatch(word) for word in used):
+    if any(map(is_shares, used)):
         _report_shares(raw)
+    lists = [] if multi_label or class_names is not None else sorted(word for word in used if _lists_others(word, used))
+    if lists:
+        logger.warning(
+            "%s: labels that list other labels are taken for classes of their own (%s): if a clip has several classes, "
+            "set DATA.MULTI_LABEL True (--multi-label)", raw.source, _sample([repr(word) for word in lists]),
+        )  # fmt: skip
     numbers = {word: _number(match[1]) for word in used if (match := _INTEGER.fullmatch(word))}
     integers = len(numbers) == len(used)
     if class_names is not None:
@@ -60,11 +66,22 @@ def index_labels(
     return [None if row_words is None else _indices(row_words, table) for row_words in words], names
 
 
+def is_shares(label: str) -> bool:
+    """Whether a cell is written as shares of several annotators, ``a:0.7|b:0.3``."""
+    return "|" in label and bool(_SHARES.fullmatch(printable(label)))
+
+
+def _lists_others(word: str, words: Collection[str]) -> bool:
+    """Whether a label is several others with commas between them, as multi-label lists write it."""
+    return "," in word and all(part.strip() in words for part in word.split(","))
+
+
 def _report_shares(raw: RawSplit) -> None:
     """Shares of several annotators, which are read on request alone."""
+    kind = "shares of several classes: set DATA.SOFT_LABELS True (--soft-labels of dust check, split and curate)"
     for row in raw.rows:
-        if row.label and _SHARES.fullmatch(printable(row.label)):
-            raw.problems.add("shares of several classes: set DATA.SOFT_LABELS True", f"{row.where}: {row.label}")
+        if row.label and is_shares(row.label):
+            raw.problems.add(kind, f"{row.where}: {row.label}")
 
 
 def report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:

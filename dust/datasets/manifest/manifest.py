@@ -16,6 +16,7 @@ from dust.datasets.manifest.annotated import AnnotatedFolder
 from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.clips import Clip, ClipList, Clips
 from dust.datasets.manifest.column_file import Columns
+from dust.datasets.manifest.columns import ANNOTATOR
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.detect import FORMATS, SPLITS, csv_files, detect_format
 from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_frames, is_frame_list, read_frame_list
@@ -298,7 +299,7 @@ class _Reader:
             "multi_label": self.multi_label,
             "group_column": self.group_column,
             "segment_unit": self.segment_unit,
-            "extra_columns": self.extra_columns,
+            "extra_columns": [*self.extra_columns, ANNOTATOR] if self.soft_labels else self.extra_columns,
         }
 
     def _ids_beside(self, split: str) -> Iterator[str]:

@@ -20,7 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dust.datasets.manifest.columns import END, GROUP, START, check_columns, column_name, find_group, read_segment
+from dust.datasets.manifest.columns import (
+    ANNOTATOR,
+    END,
+    GROUP,
+    START,
+    check_columns,
+    column_name,
+    find_group,
+    read_segment,
+)
 from dust.decode.folders import is_picture, is_video
 from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError, Problems
@@ -55,7 +64,7 @@ _INTEGERS = re.compile(r"\d+(,\d+)+")
 class Row:
     """One clip as a file names it. ``path`` is None until the file is located; ``label`` None where there is none.
     ``group``: what must not be in two splits (a person, a recording), ``split``: as written; "" where there is none.
-    ``segment``: the part of the file, None for all of it.
+    ``segment``: the part of the file, None for all of it. ``annotator``: whose label it is; "" where nobody says that.
     ``frames``: what a list of frames says of each, see :mod:`dust.datasets.manifest.frame_lists`."""
 
     where: str
@@ -67,6 +76,7 @@ class Row:
     split: str = ""
     segment: Segment | None = None
     frames: Any = None
+    annotator: str = ""
 
 
 @dataclass
@@ -183,6 +193,7 @@ class Header:
     split: int | None = None
     start: int | None = None
     end: int | None = None
+    annotator: int | None = None
     names: tuple[str, ...] = ()
 
 
@@ -203,16 +214,12 @@ def find_header(line: str, separator: str) -> Header | None:
         return None
     if certain and not labels and any(re.fullmatch(r"[\d.,+-]*", cell.strip()) for cell in cells):
         return None  # a folder of frames that is called "file", and its number
+    place = {name: names.index(name) for name in names}
     return Header(
-        count=len(names),
-        path=names.index(paths[0]),
-        label=names.index(labels[0]) if labels else None,
-        id=names.index("id") if "id" in names and paths[0] != "id" else None,
-        split=names.index("split") if "split" in names else None,
-        start=names.index(START) if START in names else None,
-        end=names.index(END) if END in names else None,
-        names=names,
-    )
+        count=len(names), path=place[paths[0]], label=place[labels[0]] if labels else None,
+        id=place.get("id") if paths[0] != "id" else None, split=place.get("split"), start=place.get(START),
+        end=place.get(END), annotator=place.get(ANNOTATOR), names=names,
+    )  # fmt: skip
 
 
 def _clips_only(lines: Sequence[str]) -> bool:
@@ -335,7 +342,8 @@ def read_rows(
         else:
             clip_id = None if columns.id is None else cells[columns.id].strip()
             group = "" if columns.group is None else cells[columns.group].strip()
-            row = Row(where, cells[columns.path], label, clip_id, group=group, split=of)
+            who = "" if columns.annotator is None else cells[columns.annotator].strip()
+            row = Row(where, cells[columns.path], label, clip_id, group=group, split=of, annotator=who)
             if columns.start is not None or columns.end is not None:
                 start, end = ("" if place is None else cells[place] for place in (columns.start, columns.end))
                 row.segment = read_segment(start, end, unit, where, raw.problems)

@@ -1,7 +1,8 @@
 """Labels of several people who disagree (DATA.SOFT_LABELS): what was said of a clip, as a share of each class.
 
 A cell is ``wave:0.7|push:0.3``, shares that make 1, or ``wave:2|push:1``, how many people said so; a class alone is
-what one person said. Rows of one clip are the words of several people and become one.
+what one person said. Rows of one clip are the words of several people and become one; a column ``annotator`` says who
+they are.
 """
 
 import math
@@ -52,11 +53,13 @@ def _written(said: Mapping[str, float]) -> str:
 
 def merge_rows(rows: Sequence[R], key: Callable[[R], Hashable], problems: Problems) -> list[R]:
     """The rows with those of one key made one, whose label says what all of them say. A label that cannot be read is
-    among the problems, as are groups and splits that differ. Rows without labels stay as they are."""
+    among the problems, as are groups and splits that differ, and two rows of one annotator. Rows without labels stay as
+    they are."""
     if all(row.label is None for row in rows):
         return list(rows)
     found: dict[Hashable, R] = {}
     said: dict[Hashable, dict[str, float]] = {}
+    heard: dict[tuple[Hashable, str], R] = {}
     for row in rows:
         own = None if row.label is None else read_votes(row.label)
         if row.label is not None and own is None:
@@ -65,6 +68,10 @@ def merge_rows(rows: Sequence[R], key: Callable[[R], Hashable], problems: Proble
             row.label = None
             continue
         first = found.setdefault(key(row), row)
+        before = heard.setdefault((key(row), row.annotator), row)
+        if row.annotator and before is not row:
+            kind = "one annotator twice of one clip: keep the row that counts"
+            problems.add(kind, f"{before.where} and {row.where}: {row.annotator}")
         if (first.group, first.split) != (row.group, row.split):
             problems.add("rows of one clip with several groups or splits", f"{first.where} and {row.where}")
         all_said = said.setdefault(key(row), {})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dust.datasets.arrays import ArrayFiles, is_row, split_reference
-from dust.datasets.manifest.columns import column_name, find_group
+from dust.datasets.manifest.columns import ANNOTATOR, column_name, find_group
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS
@@ -260,17 +260,24 @@ def _read_table(
         raise DataError(f"{path}: an empty file: its first line must be a header, id,label[,video][,series][,split]")
     found = find_group([column_name(name) for name in table.header], group_column, problems_of_header)
     group = "" if found is None else table.header[found]
-    known = [*COLUMNS, group, *map(column_name, extra_columns)]
+    known = [*COLUMNS, group, *map(column_name, extra_columns), *([ANNOTATOR] if soft_labels else [])]
     _check_columns(problems_of_header, table.header, split, wanted, known)
     problems_of_header.raise_if_any(path)
     rows = [
-        _Row(where, text, cells.get("label"), cells["id"], group=cells.get(group, ""), cells=cells)
+        _Row(
+            where,
+            text,
+            cells.get("label"),
+            cells["id"],
+            group=cells.get(group, ""),
+            cells=cells,
+            annotator=cells.get(ANNOTATOR, ""),
+        )
         for where, text, cells in table.rows
     ]
     if soft_labels:  # rows that say the same but for the label
-        rows = merge_rows(
-            rows, lambda row: tuple(cell for name, cell in row.cells.items() if name != "label"), problems
-        )
+        own = ("label", ANNOTATOR)
+        rows = merge_rows(rows, lambda row: tuple(c for name, c in row.cells.items() if name not in own), problems)
     _check_ids(problems, rows)
     return _Table(path, table.header, rows, problems)
 

@@ -2,6 +2,8 @@
 
 import io
 import re
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,11 @@ SUFFIXES = (".npy", ".npz", ".csv", ".parquet", ".edf", ".bdf")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _MOST_VALUES = 1 << 27  # of one series: a small file can say that it holds any number of one value
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+#: A column of times whose unit is not that of :data:`TIME_NAMES`, or that nobody knows as one.
+_LIKE_TIMES = re.compile(
+    r"(time_?stamps?|time|datetime|date|epoch|unix|unix_?time|ts|elapsed)"
+    r"[ _]?[\[(]?(s|sec|seconds|ms|msec|milliseconds|us|µs|microseconds|ns|nanoseconds|utc|unix)?[\])]?"
+)
 _ONSET = re.compile(rb"[+-]\d+(\.\d*)?(?=[\x14\x15])")
 
 Table = tuple[np.ndarray, np.ndarray | None]
@@ -57,6 +64,14 @@ def _chosen(path: str, names: list[str], wanted: list[str]) -> list[int]:
             reason = "no column or signal of that name" if name not in names else "several of that name"
             raise SampleError(path, reason, f"{name!r} of {', '.join(names)}"[:300])
     return [names.index(name) for name in wanted] if wanted else list(range(len(names)))
+
+
+def _refuse_hidden_times(path: str, names: Iterable[str]) -> None:
+    """SampleError for a channel that is called like times: they would be learnt from."""
+    found = [name for name in names if _LIKE_TIMES.fullmatch(name.strip().lower())]
+    if found:
+        reason = "a channel that looks like times: call it time, in seconds, or leave it out"
+        raise SampleError(path, reason, ", ".join(found))
 
 
 def resample(values: np.ndarray, times: np.ndarray, at: np.ndarray, longest_step: float = np.inf) -> np.ndarray:
@@ -101,6 +116,7 @@ def _read_parquet(path: str, wanted: list[str]) -> tuple[np.ndarray, np.ndarray 
     if any(re.fullmatch(r"(__index_level_\d+__)?", name) for name in names):
         raise SampleError(path, "a column without a name (an index? save the file without it)", ", ".join(names))
     names = [names[place] for place in _chosen(path, names, wanted)]
+    _refuse_hidden_times(path, () if wanted else names)
     if not names:
         raise SampleError(path, "no column but the times", ", ".join(timed))
     values = np.stack([_numbers_of(path, name, columns[name], arrow) for name in names])
@@ -128,6 +144,9 @@ def _times_of(path: str, name: str, column: Any, arrow: Any) -> np.ndarray:
     """Seconds; NaN where a time is missing."""
     kind, types = column.type, arrow.types
     if not (types.is_timestamp(kind) or types.is_duration(kind)):
+        if not (types.is_integer(kind) or types.is_floating(kind)):
+            reason = "times are seconds (numbers), timestamps or durations: convert the column"
+            raise SampleError(path, reason, f"{name}: {kind}")
         return _numbers_of(path, name, column, arrow)
     unit, whole = _UNITS[kind.unit], column.cast(arrow.int64())
     ticks = np.array(whole.fill_null(0).to_numpy(), np.int64)
@@ -149,7 +168,13 @@ def _read_edf(path: str, wanted: list[str]) -> tuple[np.ndarray, np.ndarray, lis
         with open_file(path) as stream:
             data = stream.read()
         read = edfio.read_bdf if path.lower().endswith(".bdf") else edfio.read_edf
-        file = read(io.BytesIO(data))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is cut off, which is an error here
+            file = read(io.BytesIO(data))
+        whole = int(data[236:244])  # records that the header announces; -1 while it is recorded
+        if int(file.num_data_records) < whole:
+            reason = "cut off: copy it again"
+            raise SampleError(path, reason, f"{int(file.num_data_records)} of {whole} records are there")
         values = [np.array(signal.data, np.float64) for signal in file.signals]
         names = [str(signal.label) for signal in file.signals]
         duration, records = float(file.data_record_duration), int(file.num_data_records)
@@ -239,8 +264,9 @@ def _read_csv(path: str, num_channels: int | None) -> tuple[np.ndarray, np.ndarr
     if ragged:
         reason = "rows of different length: every row needs a cell per column; an empty cell is a missing value"
         raise SampleError(path, reason, f"line {ragged}: {len(cells[ragged - 1])} cells, line 1: {len(cells[0])}")
-    table = _numbers(rows, path, 2 if header else 1, separator)
     timed = [column for column, name in enumerate(header) if name in TIME_NAMES]
+    _refuse_hidden_times(path, (name for name in header if name not in TIME_NAMES))
+    table = _numbers(rows, path, 2 if header else 1, separator, timed)
     if len(timed) > 1:
         raise SampleError(path, "more than one time column", ", ".join(header))
     values = np.delete(table, timed, axis=1).T
@@ -273,9 +299,9 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str) -> np.ndarray:
+def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str, timed: Sequence[int]) -> np.ndarray:
     """(L, columns) float64; NaN for missing values. SampleError for cells that are neither, and where a comma may be a
-    decimal point or part thousands off."""
+    decimal point or part thousands off. ``timed``: the columns of times."""
     if not rows:
         raise SampleError(path, "a header without values: remove the sample")
     try:
@@ -293,6 +319,8 @@ def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str) 
                 table[number, column] = to_number(word)
             except ValueError:
                 reason = "a cell that is no number (a missing value is an empty cell or NaN; decimals take a point)"
+                if column in timed:
+                    reason = "a time that is no number of seconds (a .parquet may hold timestamps with dates)"
                 raise SampleError(path, reason, f"line {number + first_line}: {word!r}") from None
     return table
 

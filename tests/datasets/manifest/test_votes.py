@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dust.cli import check
+from dust.cli.main import main
 from dust.config import get_cfg, with_values
 from dust.config.validate import find_problems
 from dust.convert.check import check_data
@@ -215,3 +216,50 @@ def test_what_is_written_is_read_again(cell):
     said = read_votes(cell)
     names = list(said)
     assert read_votes(write_votes(tuple(enumerate(said.values())), names)) == said
+
+
+def test_every_command_reads_the_cells_of_training_or_says_why_not(tmp_path, capsys, caplog):
+    paths = [clip(tmp_path / f"{number}.mp4", number) for number in range(4)]
+    cells = ["a:2|b:1", "b", "a", "b:0.7|a:0.3"]
+    (tmp_path / "train.csv").write_text(
+        "path,label\n" + "".join(f"{p},{c}\n" for p, c in zip(paths, cells, strict=True))
+    )
+    assert main(["make-tracks", str(tmp_path), "--out", str(tmp_path / "tracks")]) == 2
+    said = capsys.readouterr().err
+    assert "several people disagree on its label; tracks have one label a clip" in said and "a:2|b:1" in said
+    (tmp_path / "videos.csv").write_text(f"video,label\n{paths[0]},a:2|b:1\n")
+    assert main(["make-tracks", str(tmp_path / "videos.csv"), "--out", str(tmp_path / "tracks")]) == 2
+    assert "videos.csv line 2: a:2|b:1" in capsys.readouterr().err
+    assert main(["split", str(tmp_path), "-o", str(tmp_path / "s"), "--ratio", "50,25,25"]) == 2
+    assert "--soft-labels" in capsys.readouterr().err
+    assert main(["split", str(tmp_path), "-o", str(tmp_path / "s"), "--soft-labels", "--multi-label"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    # several classes: asked for, and taken for one class, which is said
+    (tmp_path / "train.csv").write_text("path,label\n" + "".join(
+        f"{p},{c}\n" for p, c in zip(paths, ['"a,b"', "a", "b", "a"], strict=True)))  # fmt: skip
+    assert main(["split", str(tmp_path), "-o", str(tmp_path / "m"), "--ratio", "50,25,25", "--multi-label"]) == 0
+    assert (tmp_path / "m" / "classes.txt").read_text() == "a\nb\n"
+    rows = [row for split in ("train", "val", "test") for row in csv_dicts(tmp_path / "m" / f"{split}.csv")]
+    assert {row["path"]: row["label"] for row in rows}[paths[0]] == "a,b"
+    assert "labels that list other labels" not in caplog.text
+    read_manifest(root=str(tmp_path), split="train")
+    assert "labels that list other labels" in caplog.text and "'a,b'" in caplog.text
+
+
+def test_a_column_says_who_said_it(tmp_path, caplog):
+    caplog.set_level("INFO")
+    text = "path,label,annotator\na.mp4,cut,anna\na.mp4,stir,bob\nb.mp4,cut,anna\nb.mp4,stir,\nb.mp4,stir,\n"
+    found = read(tmp_path, text)
+    assert found.votes == {"a.mp4": ((0, 1), (1, 1)), "b.mp4": ((0, 1), (1, 2))}
+    assert "annotator" not in caplog.text
+    with pytest.raises(DataError, match="one annotator twice of one clip.*\n.*line 2 and line 3: anna"):
+        read(tmp_path, text.replace("bob", "anna"))
+    (tmp_path / "train.csv").write_text(text)
+    read_manifest(root=str(tmp_path), split="train", check_files=False)
+    assert "columns that are not read: annotator" in caplog.text and "rows name what is named before" in caplog.text
+    table = "id,label,series,annotator\nx,a,x.csv,anna\nx,b,x.csv,bob\ny,a,y.csv,bob\n"
+    (tmp_path / "train.csv").write_text(table)
+    options = {"root": str(tmp_path), "split": "train", "modalities": ["series"], "check_files": False}
+    assert read_fused_manifest(**options, soft_labels=True).votes == {"x": ((0, 1), (1, 1)), "y": ((0, 1),)}
+    with pytest.raises(DataError, match="an unknown column"):
+        read_fused_manifest(**options)

@@ -150,11 +150,35 @@ def test_what_an_edf_file_may_not_be(tmp_path):
         path.write_bytes(text)
         with pytest.raises(SampleError):
             read_series(str(path), 1)
+    path.write_bytes(whole[:-5])
+    with pytest.raises(SampleError, match=r"cut off: copy it again \(1 of 2 records"):
+        read_series(str(path), 1)
     path.write_bytes(whole)
     with pytest.raises(SampleError, match=r"SERIES.NUM_CHANNELS 2.*file.edf#a,b.*1: a"):
         read_series(str(path), 2)
     with pytest.raises(SampleError, match="missing|cannot be read|No such"):
         read_series(str(tmp_path / "none.edf"), 1)
+
+
+@pytest.mark.parametrize("name", ["time_ms", "Timestamp (ns)", "unix", "Date", "time [s]"])
+def test_times_of_another_unit_are_no_channel(tmp_path, name):
+    path = tmp_path / "x.csv"
+    path.write_text(f"{name},x\n0,1\n10,2\n")
+    with pytest.raises(SampleError, match="looks like times: call it time, in seconds"):
+        read_series(str(path), 2)
+    frame(tmp_path / "x.parquet", {name: TIMES, "x": TIMES})
+    with pytest.raises(SampleError, match="looks like times"):
+        read_series(str(tmp_path / "x.parquet"), 2)
+    assert read_series(f"{tmp_path}/x.parquet#x", 1).values.shape == (1, len(TIMES))
+
+
+def test_dates_are_no_seconds(tmp_path):
+    (tmp_path / "x.csv").write_text("time,x\n2024-01-01T00:00:00,1\n2024-01-01T00:00:01,2\n")
+    with pytest.raises(SampleError, match="no number of seconds .*parquet.*line 2: '2024-01-01T00:00:00'"):
+        read_series(str(tmp_path / "x.csv"), 1)
+    frame(tmp_path / "x.parquet", {"time": ["2024-01-01", "2024-01-02"], "x": [1.0, 2.0]})
+    with pytest.raises(SampleError, match="times are seconds .numbers., timestamps or durations"):
+        read_series(str(tmp_path / "x.parquet"), 1)
 
 
 @pytest.mark.parametrize(("suffix", "extra", "module"), [("parquet", "parquet", "pyarrow"), ("edf", "edf", "edfio")])
