@@ -45,6 +45,10 @@ def is_remote(path: str | os.PathLike) -> bool:
     return _ADDRESS.match(os.fspath(path)) is not None
 
 
+def _is_s3(address: str) -> bool:
+    return address[:5].lower() == "s3://"
+
+
 def under(folder: str, name: str) -> str:
     """The path of a file below a folder or an address; ``name`` itself where it is a whole path or an address."""
     return name if is_remote(name) else os.path.join(folder, name)
@@ -76,7 +80,7 @@ def _insist(address: str, ask: Callable[[Any], T]) -> T:
         RemoteError: the file is not there, may not be read, or every try has failed.
     """
     system = _system(address)
-    if address.lower().startswith("s3"):
+    if _is_s3(address):
         own = import_extra("botocore.exceptions", "remote", address).BotoCoreError
     else:
         own = import_extra("aiohttp", "remote", address).ClientError
@@ -132,9 +136,12 @@ def read_range(address: str, start: int, end: int) -> bytes:
 
     def ask(system: Any) -> bytes:
         try:
-            with system.open(address, "rb", cache_type="none", size=total) as file:
-                file.seek(start)
-                data = file.read(end - start)
+            if _is_s3(address):  # to open a file there is a request more
+                data = system.cat_file(address, start=start, end=end)
+            else:
+                with system.open(address, "rb", cache_type="none", size=total) as file:
+                    file.seek(start)
+                    data = file.read(end - start)
         except ValueError as error:  # fsspec's answer to a server that sends the whole file
             raise _no_parts(address) from error
         if len(data) != end - start:

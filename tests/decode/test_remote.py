@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -283,3 +284,51 @@ def test_a_training_over_http_is_the_one_from_disk(site, packed, tiny, tmp_path)
     there = train(tiny("there", DATA__PATH_TO_DATA_DIR=f"{site.url}/d", **settings))
     assert_same_run(here, there)
     assert not site.faults[0][2] and not site.faults[1][2]
+
+
+@pytest.fixture
+def bucket(site, monkeypatch):
+    """The same server as an object store: s3fs asks it by path, with HEAD and ranges. "s3://d" holds the shards."""
+    s3fs = pytest.importorskip("s3fs", reason="needs dust-video[remote] with s3fs")
+    for name, value in (("ACCESS_KEY_ID", "me"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield site
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_in_an_object_store(bucket, packed, tiny, tmp_path, workers):
+    here, there = clips_of(str(packed / "d")), clips_of("s3://d")
+    assert [clip.id for clip in there["train"]] == [clip.id for clip in here["train"]]
+    for one, other in zip(here["train"], there["train"], strict=True):
+        assert other.path.startswith("s3://d/train-") and bytes_of(other.path) == bytes_of(one.path)
+    tars = Counter(method for method, name in bucket.asked.elements() if "train" in name and name.endswith(".tar"))
+    assert tars["GET"] == len(there["train"]), "one request for a clip"
+    settings = {"DATA__SHARD_CACHE": str(tmp_path / "cache"), "DATA_LOADER__NUM_WORKERS": workers}
+    items = [
+        list(construct_loader(tiny(**settings, DATA__PATH_TO_DATA_DIR=root), "val"))
+        for root in (str(packed / "d"), "s3://d")
+    ]
+    for one, other in zip(*items, strict=True):
+        assert one["id"] == other["id"] and (one["inputs"]["video"] == other["inputs"]["video"]).all()
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "short", "wrong"])
+def test_an_object_store_that_fails_for_the_moment(bucket, packed, fault):
+    clip, right = clips_of("s3://d")["train"][3], clips_of(str(packed / "d"))["train"][3]
+    bucket.fail("tar", fault, times=2)
+    assert bytes_of(clip.path) == bytes_of(right.path) and not bucket.faults[0][2]
+
+
+def test_an_object_store_that_refuses(bucket):
+    clip = clips_of("s3://d")["train"][3]
+    bucket.fail("tar", "403", times=-1)
+    with pytest.raises(RemoteError, match=r"^s3://d/train-.*tar: may not be read: "):
+        open_clip(clip.path)
+    bucket.faults.clear()
+    with pytest.raises(RemoteError, match=r"^s3://d/none\.tar: is not there$"):
+        open_clip(Member("s3://d/none.tar", 512, 900, ".mp4").path)
+    with pytest.raises(DataError, match="there is no shards.json"):
+        read_lists("s3://nothing/here", ListOptions())
