@@ -21,6 +21,7 @@ from dust.convert.lists import KINDS, ListOptions
 from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.manifest import FORMATS
 from dust.datasets.manifest.several import distinct_ends, one_folder
+from dust.datasets.manifest.shards import build_shard_cache
 from dust.datasets.multimodal.series import SeriesRules
 from dust.decode.segment import FRAMES, SECONDS
 from dust.utils.errors import ConfigError
@@ -75,6 +76,7 @@ def can_write(cfg: CfgNode) -> bool:
 def build_options(cfg: CfgNode) -> dict[str, Any]:
     """What a configuration says of its lists, as arguments of ListOptions."""
     data, dataset = cfg.DATA, cfg.TRAIN.DATASET
+    build_shard_cache(cfg)
     kind = _DATASETS.get(dataset, "keystep" if dataset in _RECORDINGS else "clips")
     size, frames = tuple(cfg.TRACKS.FRAME_SIZE), data.NUM_FRAMES * data.CLIPS_PER_VIEW
     return {

@@ -244,6 +244,10 @@ CORE = gather(
                              affects="nothing"),
         INDEX_CACHE=Key("", "folder that keeps the frame indices of videos between runs, and the columns of long lists "
                             "that cannot be written beside them; '' = only in memory", affects="nothing"),
+        SHARD_CACHE=Key("", "folder that keeps what was fetched of shards with an address, for all processes of a "
+                            "node; '' = shards/ below $DUST_HOME (~/.cache/dust)", affects="nothing"),
+        SHARD_CACHE_GB=Key(20.0, "what it may hold, gigabytes; clips that were not used for longest go first", above=0,
+                           below=1e9, affects="nothing"),
         NUM_FRAMES=Key(8, "frames per clip", low=1),
         CLIPS_PER_VIEW=Key(1, "clips of NUM_FRAMES frames that make a view together, one of each of as many parts of "
                            "the video; VJEPA2 joins their tokens", low=1),

@@ -35,6 +35,7 @@ from dust.decode.cache import get_index, pack_index
 from dust.decode.members import BLOCK, NOTE_SUFFIX, Member, bytes_facts, make_note, member_of, open_bytes
 from dust.utils.errors import DataError, Problems, VideoError
 from dust.utils.files import replacing, write_csv
+from dust.utils.lock import holding
 from dust.utils.text import printable
 
 SHARD_BYTES = 1_000_000_000
@@ -102,6 +103,7 @@ def pack(
     Raises:
         DataError: lists that cannot be used, clips that are missing or no files, an ``out`` that is something else's or
             was packed in another way, one id for two clips, a disk that cannot be written.
+        DustError: another process packs into ``out``.
     """
     options = options or ListOptions()
     if encoding is not None:
@@ -121,30 +123,32 @@ def pack(
         "multi_label": options.multi_label,
     }
     agree_on_settings(target, SETTINGS, settings, "packed")
-    for path in target.iterdir():
-        if _LEFT.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-    places, shards = _read_tables(target)
-    jobs = _plan(owners, places, str(source))
-    rows = Rows(target, lists, options)
-    rows.refuse_doubles(places)
-    done = Packed(ready=len(owners) - len(jobs))
-    with contextlib.ExitStack() as stack:
-        try:
-            made = stack.enter_context(contextlib.closing(_make(jobs, target / ENCODING, encoding, workers)))
-            writer = stack.enter_context(_Writer(target, shard_bytes, shards, rows.notes(), places, done))
-            for job, one in progress(made, total=len(jobs)):
-                writer.add(job, one)
-            writer.finish()
-        except OSError as error:
-            where = error.filename or target
-            text = f"{where}: cannot be written: {error.strerror or error}; free space and start again"
-            raise DataError(text) from error
-        except BrokenExecutor as error:
-            raise DataError("a worker process died (out of memory?): start again with fewer workers") from error
-    shutil.rmtree(target / ENCODING, ignore_errors=True)
-    rows.write(places)
-    return done
+    with holding(target, str(target), "choose another folder"):
+        agree_on_settings(target, SETTINGS, settings, "packed")  # whoever had it until now may have begun it
+        for path in target.iterdir():
+            if _LEFT.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        places, shards = _read_tables(target)
+        jobs = _plan(owners, places, str(source))
+        rows = Rows(target, lists, options)
+        rows.refuse_doubles(places)
+        done = Packed(ready=len(owners) - len(jobs))
+        with contextlib.ExitStack() as stack:
+            try:
+                made = stack.enter_context(contextlib.closing(_make(jobs, target / ENCODING, encoding, workers)))
+                writer = stack.enter_context(_Writer(target, shard_bytes, shards, rows.notes(), places, done))
+                for job, one in progress(made, total=len(jobs)):
+                    writer.add(job, one)
+                writer.finish()
+            except OSError as error:
+                where = error.filename or target
+                text = f"{where}: cannot be written: {error.strerror or error}; free space and start again"
+                raise DataError(text) from error
+            except BrokenExecutor as error:
+                raise DataError("a worker process died (out of memory?): start again with fewer workers") from error
+        shutil.rmtree(target / ENCODING, ignore_errors=True)
+        rows.write(places)
+        return done
 
 
 # ------------------------------------------------------------------------------------------------------- what there is

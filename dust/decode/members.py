@@ -127,7 +127,7 @@ def _open_shard(member: Member) -> tuple[BinaryIO, int]:
         except FileNotFoundError:  # another process has made room in the cache
             continue
     raise remote.RemoteError(
-        f"{member.path}: leaves the cache of shards before it can be opened: make it larger (DUST_SHARD_CACHE_GB)"
+        f"{member.path}: leaves the cache of shards before it can be opened: make it larger (DATA.SHARD_CACHE_GB)"
     )
 
 

@@ -3,8 +3,7 @@
 fsspec asks the servers (extra ``remote``). What fails for the moment is tried again, at growing pauses; what does not
 end is an error of the run, not of a clip: a clip counts as damaged only where its bytes came and are wrong.
 
-Environment: DUST_SHARD_CACHE, the folder (default: shards/ below DUST_HOME, ~/.cache/dust), DUST_SHARD_CACHE_GB, what
-it may hold (default 20).
+The folder and its limit are DATA.SHARD_CACHE and DATA.SHARD_CACHE_GB, see :func:`keep_in`.
 """
 
 import contextlib
@@ -46,6 +45,10 @@ def is_remote(path: str | os.PathLike) -> bool:
     return _ADDRESS.match(os.fspath(path)) is not None
 
 
+def _is_s3(address: str) -> bool:
+    return address[:5].lower() == "s3://"
+
+
 def under(folder: str, name: str) -> str:
     """The path of a file below a folder or an address; ``name`` itself where it is a whole path or an address."""
     return name if is_remote(name) else os.path.join(folder, name)
@@ -77,7 +80,7 @@ def _insist(address: str, ask: Callable[[Any], T]) -> T:
         RemoteError: the file is not there, may not be read, or every try has failed.
     """
     system = _system(address)
-    if address.lower().startswith("s3"):
+    if _is_s3(address):
         own = import_extra("botocore.exceptions", "remote", address).BotoCoreError
     else:
         own = import_extra("aiohttp", "remote", address).ClientError
@@ -133,9 +136,12 @@ def read_range(address: str, start: int, end: int) -> bytes:
 
     def ask(system: Any) -> bytes:
         try:
-            with system.open(address, "rb", cache_type="none", size=total) as file:
-                file.seek(start)
-                data = file.read(end - start)
+            if _is_s3(address):  # to open a file there is a request more
+                data = system.cat_file(address, start=start, end=end)
+            else:
+                with system.open(address, "rb", cache_type="none", size=total) as file:
+                    file.seek(start)
+                    data = file.read(end - start)
         except ValueError as error:  # fsspec's answer to a server that sends the whole file
             raise _no_parts(address) from error
         if len(data) != end - start:
@@ -148,22 +154,29 @@ def read_range(address: str, start: int, end: int) -> bytes:
 # ------------------------------------------------------------------------------------------------------------- cache
 
 
+CACHE_GB = 20.0  # what is kept where nobody says how much
+_FOLDER, _LIMIT = "DUST_SHARD_CACHE", "DUST_SHARD_CACHE_GB"  # in the environment, which every process inherits
+
+
+def keep_in(folder: str, gigabytes: float) -> None:
+    """Say for this process, and those that it starts from now on, where fetched parts are kept, and how much of them.
+
+    Args:
+        folder: "" for shards/ below $DUST_HOME (~/.cache/dust).
+        gigabytes: of clips, above 0.
+    """
+    os.environ.update({_FOLDER: folder, _LIMIT: str(gigabytes)})
+
+
 def cache_folder() -> Path:
     """Where fetched parts are kept."""
     home = os.environ.get("DUST_HOME") or "~/.cache/dust"
-    return Path(os.environ.get("DUST_SHARD_CACHE") or os.path.join(home, "shards")).expanduser()
+    return Path(os.environ.get(_FOLDER) or os.path.join(home, "shards")).expanduser()
 
 
 def cache_bytes() -> int:
-    """How much of them. ConfigError for a number that is none."""
-    text = os.environ.get("DUST_SHARD_CACHE_GB", "20")
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = -1.0
-    if not 0 < limit < 1e9:
-        raise ConfigError(f"DUST_SHARD_CACHE_GB {text!r}: is a number of gigabytes above 0")
-    return int(limit * 1e9)
+    """How much of them."""
+    return int(float(os.environ.get(_LIMIT, CACHE_GB)) * 1e9)
 
 
 def bring(
@@ -211,7 +224,7 @@ def bring(
 
 
 def _cannot_keep(error: OSError, path: Path) -> RemoteError:
-    return RemoteError(f"{file_problem(error, path.parent)}: it belongs to the cache of shards, DUST_SHARD_CACHE")
+    return RemoteError(f"{file_problem(error, path.parent)}: it belongs to the cache of shards, DATA.SHARD_CACHE")
 
 
 _since_look = 0  # bytes that this process has kept since it last looked what the cache holds

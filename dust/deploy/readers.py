@@ -122,7 +122,7 @@ def build_video_features(cfg: CfgNode, fitted: Mapping[str, Any], device: torch.
         )
     values = {"OUTPUT_DIR": str(folder), "NUM_GPUS": 0, "TRAIN.ENABLE": False, "TEST.ENABLE": False}
     stage = load_saved_config(read_text(config), values, str(config))
-    loop, options, path = build_feature_loop(stage, torch.device("cpu"))
+    loop, options, path, _ = build_feature_loop(stage, torch.device("cpu"))
     trained = fitted.get("video_features", {})
     found = {"checkpoint_sha256": file_sha256(path), "layer": options.layer}
     differ = [f"{key} {value}, not {trained[key]}" for key, value in found.items() if trained.get(key, value) != value]

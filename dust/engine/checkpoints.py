@@ -3,10 +3,13 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dust.config import CfgNode
 from dust.engine.weights import weights_file
-from dust.utils.checkpoint import find_latest
+from dust.utils import distributed
+from dust.utils.checkpoint import list_checkpoints
+from dust.utils.checkpoint.store import load_verified, newest_of, refuse_unverified
 from dust.utils.errors import CheckpointError
 from dust.utils.stages import BEST, takes_best
 
@@ -33,29 +36,25 @@ class CheckpointChoice:
     fallback: str = ""
     purpose: tuple[str, str] = ("test", "Train first, or name a file or zoo://NAME.")
 
-    def find(self) -> Path | None:
+    def find(self, *, together: bool = False) -> Path | None:
         """The checkpoint's path, or None if there is none. What is named must be there.
 
+        Args:
+            together: all processes of the run ask for it now, so that one looks through ``output_dir``.
+
         Raises:
-            ConfigError, CheckpointError: ``name`` or ``fallback`` is nowhere.
+            ConfigError, CheckpointError: ``name`` or ``fallback`` is nowhere; what ``output_dir`` holds is damaged.
         """
         if self.name:
             return Path(weights_file(self.name, self.output_dir, self.key))
-        best = self._checkpoints / BEST
-        if self.best and best.exists():
-            return best
-        newest = find_latest(self._checkpoints)
-        if newest is not None:
-            if self.best:
-                logger.warning("%s holds no best checkpoint, so the last is taken", self._checkpoints)
-            return newest[0]
-        if self.fallback:
+        own = distributed.from_main(self._own) if together else self._own()
+        if own is None and self.fallback:
             return Path(weights_file(self.fallback, self.output_dir, "TRAIN.CHECKPOINT_FILE_PATH"))
-        return None
+        return own
 
-    def path(self) -> Path:
+    def path(self, *, together: bool = False) -> Path:
         """:meth:`find`, or a CheckpointError that says what to do if there is none."""
-        path = self.find()
+        path = self.find(together=together)
         if path is None:
             purpose, way_out = self.purpose
             raise CheckpointError(
@@ -64,9 +63,34 @@ class CheckpointChoice:
             )
         return path
 
+    def _own(self) -> Path | None:
+        """The checkpoint of ``output_dir``: the best, else the newest that is whole."""
+        best = self._checkpoints / BEST
+        if self.best and best.exists():
+            return best
+        newest = newest_of(self._checkpoints, list_checkpoints(self._checkpoints), refuse_unverified)
+        if newest is not None and self.best:
+            logger.warning("%s holds no best checkpoint, so the last is taken", self._checkpoints)
+        return None if newest is None else newest[0]
+
     @property
     def _checkpoints(self) -> Path:
         return Path(self.output_dir) / "checkpoints"
+
+
+def read_for_all(path: Path) -> dict[str, Any]:
+    """What a checkpoint or a file of weights holds, but for its optimizer's state, for all processes together: the
+    first one verifies it, one of each node reads it and hands it to the node's others.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or holds anything but plain values.
+    """
+    distributed.from_main(lambda: refuse_unverified(path))
+
+    def read() -> dict[str, Any]:
+        return {name: value for name, value in load_verified(path).items() if name != "optimizer_state"}
+
+    return distributed.from_each_node(read)
 
 
 def build_checkpoint_to_test(cfg: CfgNode) -> CheckpointChoice:

@@ -20,7 +20,7 @@ from dust.datasets.loader import evaluation_loader
 from dust.datasets.protocol import HasSlidingWindows
 from dust.datasets.sample import BadClip
 from dust.datasets.views import AugmentedViews
-from dust.engine.checkpoints import build_checkpoint_to_extract
+from dust.engine.checkpoints import build_checkpoint_to_extract, read_for_all
 from dust.engine.feature_layers import TOKENS, as_tensor, layer_output
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog, RunDir
@@ -30,7 +30,7 @@ from dust.launch.signals import InterruptFlag, StopEarly
 from dust.models.backbones import sha256_of_backbone
 from dust.models.layers.tokens import TokenPooling
 from dust.utils import distributed
-from dust.utils.checkpoint import file_sha256, load_checkpoint
+from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureWriter, recorded_shape
 from dust.utils.files import sha256_of_text
@@ -293,15 +293,16 @@ def _spans(numbers: np.ndarray, step: int) -> Iterator[tuple[int, int]]:
 
 def build_feature_loop(
     cfg: CfgNode, device: torch.device, should_stop: Callable[[], None] = lambda: None
-) -> tuple[Inference, FeatureOptions, str]:
-    """The loop whose outputs are the features that cfg.FEATURES describes, its options, and the checkpoint's path.
+) -> tuple[Inference, FeatureOptions, str, Mapping[str, Any] | None]:
+    """The loop whose outputs are the features that cfg.FEATURES describes, its options, the checkpoint's path, and what
+    that says the training split's dataset learnt.
 
     Raises:
         CheckpointError: there is no checkpoint, or it does not fit the model.
     """
-    path = build_checkpoint_to_extract(cfg).path()
+    path = build_checkpoint_to_extract(cfg).path(together=True)
     model = build_for(cfg, device)
-    saved = load_checkpoint(path)
+    saved = read_for_all(path)
     load_trained(
         model,
         path,
@@ -321,7 +322,7 @@ def build_feature_loop(
         autocast=build_autocast(cfg, device),
         should_stop=should_stop,
     )
-    return loop, options, str(path)
+    return loop, options, str(path), saved.get("fitted")
 
 
 def build_pooling(cfg: CfgNode) -> TokenPooling:
@@ -349,12 +350,11 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
     """
     several = distributed.world_size() > 1  # then each goes at its own pace, and all are asked at the end
     should_stop = interrupt.check_alone if several else interrupt.check
-    loop, options, path = build_feature_loop(cfg, build_device(cfg), should_stop)
+    loop, options, path, fitted = build_feature_loop(cfg, build_device(cfg), should_stop)
     logger.info("features of %s by %s", options.layer, path)
-    fitted = load_checkpoint(path).get("fitted")
     config = features_config(flatten(cfg))
     identity = {
-        "checkpoint_sha256": file_sha256(path),
+        "checkpoint_sha256": distributed.from_main(lambda: file_sha256(path)),
         "config": config,
         "config_sha256": sha256_of_text(config),
         "layer": options.layer,

@@ -2,15 +2,11 @@
 
 import contextlib
 import csv
-import errno
 import fcntl
 import io
 import logging
 import os
 import shutil
-import socket
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from dust.launch.requeue import note_begin
 from dust.utils import distributed
 from dust.utils.errors import DataError, DustError
 from dust.utils.files import csv_text, read_bytes, write_text
+from dust.utils.lock import holding
 from dust.utils.structured import parse_yaml, read_json
 from dust.utils.text import csv_value, printable
 
@@ -44,43 +41,9 @@ class RunDir:
                 f"OUTPUT_DIR {self.path}: cannot be made ({error.strerror}). Choose a folder that you may write to."
             ) from error
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; a second live run is refused with the first one's host and pid.
-
-        The lock is the operating system's, so it ends with its process, however that ends. (A record lock, not flock:
-        that one would live on in loader workers for the seconds in which they outlive a killed run.)
-        """
-        path = self.path / ".lock"
-        try:
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it lives as long as the lock
-        except OSError as error:
-            raise DustError(
-                f"OUTPUT_DIR {self.path}: cannot be written to ({error.strerror}). Choose another OUTPUT_DIR."
-            ) from error
-        with file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    raise DustError(
-                        f"OUTPUT_DIR {self.path} is in use by {holder}. Stop that run, or choose another OUTPUT_DIR."
-                    ) from error
-                logger.warning(
-                    "OUTPUT_DIR %s: its file system has no locks (%s): see to it that only one run uses it",
-                    self.path, error.strerror,
-                )  # fmt: skip
-            holder = f"host {socket.gethostname()} pid {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            with contextlib.suppress(OSError):  # a full disk; what counts is the lock
-                os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), holder.encode())
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(file.fileno(), 0)
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the folder for this process, see :func:`dust.utils.lock.holding`."""
+        return holding(self.path, f"OUTPUT_DIR {self.path}", "choose another OUTPUT_DIR")
 
     def begin(self, config: str, *, anew: bool = False) -> None:
         """Write ``config.yaml``, once all checks of a stage have passed: a run that is refused changes nothing here.

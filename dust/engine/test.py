@@ -16,7 +16,7 @@ from dust.config import CfgNode, with_values
 from dust.datasets import construct_loader
 from dust.datasets.protocol import groups_of
 from dust.engine.calibration import build_calibration, write_calibration
-from dust.engine.checkpoints import build_checkpoint_to_test
+from dust.engine.checkpoints import build_checkpoint_to_test, read_for_all
 from dust.engine.data_lists import warnings_of_test
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
@@ -26,7 +26,7 @@ from dust.models.protocol import AssembledFromParts, ReadsClassNames
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
 from dust.utils import distributed
-from dust.utils.checkpoint import file_sha256, load_checkpoint
+from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import CheckpointError, DustError
 from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.meters import TestMeter
@@ -74,16 +74,17 @@ def build_tested_model(cfg: CfgNode) -> TestedModel:
     """
     device = build_device(cfg)
     choice = build_checkpoint_to_test(cfg)
-    path = choice.find()
+    path = choice.find(together=True)
     if path is not None:
-        saved = load_checkpoint(path)
+        saved = read_for_all(path)
         class_names = saved.get("class_names")
         _check_classes(class_names, cfg.MODEL.NUM_CLASSES, path)
         model = build_for(cfg, device)
         load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
         epoch = saved["epoch"] + 1 if isinstance(saved.get("epoch"), int) else None
         logger.info("testing %s%s", path, f" (epoch {epoch})" if epoch is not None else "")
-        return TestedModel(model, device, file_sha256(path), str(path), epoch, class_names, saved.get("fitted"))
+        sha256 = distributed.from_main(lambda: file_sha256(path))
+        return TestedModel(model, device, sha256, str(path), epoch, class_names, saved.get("fitted"))
     model = build_for(cfg, device)
     whole = isinstance(model, AssembledFromParts) and model.assembled_from_parts
     parts = load_parts(model, cfg.OUTPUT_DIR) if whole else {}

@@ -133,7 +133,7 @@ def load_trained(
         state = find_tensors(str(path), saved, [], weights) if weights == "averaged" else saved["model_state"]
         restore(model, state, str(path), output_dir)
         return
-    report = load_weights(model, path, weights=weights)
+    report = load_weights(model, saved, weights=weights, source=str(path))
     absent = report.absent if head else report.absent_from_body
     if tokens and not head and isinstance(model, GivesTokens):
         absent = [name for name in absent if not re.search(model.beyond_tokens, name)]

@@ -104,7 +104,7 @@ class _Skeleton(pickle.Pickler):
         self.known: dict[int, int] = {}
 
     def persistent_id(self, value: Any) -> int | None:
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or value.is_quantized or value.layout is not torch.strided:
             return None
         if id(value) not in self.known:
             self.known[id(value)] = len(self.tensors)

@@ -17,7 +17,7 @@ from dust.convert.prepare import Encoding, prepare
 from dust.convert.shards import pack
 from dust.datasets.manifest import long_list
 from dust.decode.members import member_of, open_bytes
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, DustError
 from tests.datasets.clip_files import write_clip
 from tests.helpers import command, csv_dicts
 from tests.runs import write_noise
@@ -134,25 +134,32 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(data, tmp_path, monkey
     assert pack(data, out, **options).written == 0 and contents(out) == contents(whole)
 
 
-def test_a_process_that_was_killed_leaves_nothing_behind(data, tmp_path, monkeypatch):
+def test_a_second_packer_is_refused_and_one_that_was_killed_leaves_nothing_behind(data, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
     pack(data, whole, shard_bytes=SMALL)
+    (ready, tell), (never, _) = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
         add, left = module._Writer._add_file, [4]
 
-        def die(*args):
+        def stop(*args):
             left[0] -= 1
             if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.write(tell, b"1")
+                os.read(never, 1)
             return add(*args)
 
-        monkeypatch.setattr(module._Writer, "_add_file", die)
+        monkeypatch.setattr(module._Writer, "_add_file", stop)
         try:
             pack(data, out, shard_bytes=SMALL)
         finally:
             os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    os.close(tell)
+    assert os.read(ready, 1) == b"1"
+    with pytest.raises(DustError, match=f"{out} is in use by host .* pid {child} since .*choose another folder"):
+        pack(data, out, shard_bytes=SMALL)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     assert list(out.glob(".*.tmp")) and list(out.glob("*.tar"))
     pack(data, out, shard_bytes=SMALL)
     assert contents(out) == contents(whole)

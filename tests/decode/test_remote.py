@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("aiohttp", reason="needs dust-video[remote]")
 from dust.convert.check import check_data
 from dust.convert.lists import ListOptions, read_lists
 from dust.convert.shards import pack
+from dust.datasets.loader import construct_loader
 from dust.datasets.manifest import long_list
 from dust.decode import remote
 from dust.decode.members import Member, member_of, open_bytes, spoilt
@@ -148,10 +150,27 @@ def test_the_cache_keeps_within_its_limit(site, tmp_path, monkeypatch):
         held.append(sum(path.stat().st_size for path in files))
     assert max(held) <= 20_000 and len(clips) == 18 and held[-1] > 8_000
     assert not list((tmp_path / "cache").rglob("*.tmp*"))
-    for text in ("much", "0", "-3", "nan"):
-        monkeypatch.setenv("DUST_SHARD_CACHE_GB", text)
-        with pytest.raises(ConfigError, match="DUST_SHARD_CACHE_GB"):
-            remote.cache_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_configuration_says_where_the_cache_is_and_what_it_may_hold(site, tiny, tmp_path, workers):
+    settings = {
+        "DATA__PATH_TO_DATA_DIR": f"{site.url}/d",
+        "DATA__SHARD_CACHE": str(tmp_path / "mine"),
+        "DATA__SHARD_CACHE_GB": 1.0 if workers else 0.000008,  # two clips or so
+        "DATA_LOADER__NUM_WORKERS": workers,
+    }
+    read = [item["id"] for item in construct_loader(tiny(**settings), "val")]
+    assert read == [clip.id for clip in clips_of(f"{site.url}/d")["val"]] and len(read) == 4
+    kept = [path.stat().st_size for path in (tmp_path / "mine" / "clips").rglob("*") if path.is_file()]
+    assert len(kept) == 4 if workers else 0 < sum(kept) <= 8000
+    assert (tmp_path / "mine" / "lists").is_dir() and not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("value", [0, -3, float("nan"), "much"])
+def test_a_limit_that_is_no_size_is_refused(tiny, value):
+    with pytest.raises(ConfigError, match=r"DATA\.SHARD_CACHE_GB"):
+        tiny(DATA__SHARD_CACHE_GB=value)
 
 
 def test_a_file_that_left_the_cache_while_it_was_opened_is_fetched_again(site, monkeypatch):
@@ -216,7 +235,7 @@ def test_a_cache_that_cannot_be_written_is_said(site, tmp_path, monkeypatch):
     clip = clips_of(f"{site.url}/d")["train"][0]
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DUST_SHARD_CACHE", str(tmp_path / "file"))
-    with pytest.raises(RemoteError, match="DUST_SHARD_CACHE"):
+    with pytest.raises(RemoteError, match=r"DATA\.SHARD_CACHE"):
         open_clip(clip.path)
 
 
@@ -238,9 +257,13 @@ def test_a_part_behind_the_end_and_an_address_of_nobody(site):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_server_that_is_gone_ends_a_run_with_one_sentence(site, tiny, workers):
+def test_a_server_that_is_gone_ends_a_run_with_one_sentence(site, tiny, tmp_path, workers):
     site.fail("tar", "503", times=-1, ranges=True)
-    settings = {"DATA__PATH_TO_DATA_DIR": f"{site.url}/d", "DATA_LOADER__NUM_WORKERS": workers}
+    settings = {
+        "DATA__PATH_TO_DATA_DIR": f"{site.url}/d",
+        "DATA__SHARD_CACHE": str(tmp_path / "cache"),
+        "DATA_LOADER__NUM_WORKERS": workers,
+    }
     with pytest.raises(DataError) as error:
         train(tiny(**settings))
     assert str(error.value).startswith(site.url) and "6 tries failed; the last: 503" in str(error.value)
@@ -248,12 +271,64 @@ def test_a_server_that_is_gone_ends_a_run_with_one_sentence(site, tiny, workers)
 
 
 @pytest.mark.slow
-def test_a_training_over_http_is_the_one_from_disk(site, packed, tiny):
+def test_a_training_over_http_is_the_one_from_disk(site, packed, tiny, tmp_path):
     """With workers, which are forked, and with faults."""
-    settings = {"SOLVER__MAX_EPOCH": 1, "DATA_LOADER__NUM_WORKERS": 2}
+    settings = {
+        "SOLVER__MAX_EPOCH": 1,
+        "DATA_LOADER__NUM_WORKERS": 2,
+        "DATA__SHARD_CACHE": str(tmp_path / "cache"),
+    }
     site.fail("tar", "500", times=2, ranges=True)
     site.fail("tar", "cut", times=2, ranges=True)
     here = train(tiny("here", DATA__PATH_TO_DATA_DIR=str(packed / "d"), **settings))
     there = train(tiny("there", DATA__PATH_TO_DATA_DIR=f"{site.url}/d", **settings))
     assert_same_run(here, there)
     assert not site.faults[0][2] and not site.faults[1][2]
+
+
+@pytest.fixture
+def bucket(site, monkeypatch):
+    """The same server as an object store: s3fs asks it by path, with HEAD and ranges. "s3://d" holds the shards."""
+    s3fs = pytest.importorskip("s3fs", reason="needs dust-video[remote] with s3fs")
+    for name, value in (("ACCESS_KEY_ID", "me"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield site
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_in_an_object_store(bucket, packed, tiny, tmp_path, workers):
+    here, there = clips_of(str(packed / "d")), clips_of("s3://d")
+    assert [clip.id for clip in there["train"]] == [clip.id for clip in here["train"]]
+    for one, other in zip(here["train"], there["train"], strict=True):
+        assert other.path.startswith("s3://d/train-") and bytes_of(other.path) == bytes_of(one.path)
+    tars = Counter(method for method, name in bucket.asked.elements() if "train" in name and name.endswith(".tar"))
+    assert tars["GET"] == len(there["train"]), "one request for a clip"
+    settings = {"DATA__SHARD_CACHE": str(tmp_path / "cache"), "DATA_LOADER__NUM_WORKERS": workers}
+    items = [
+        list(construct_loader(tiny(**settings, DATA__PATH_TO_DATA_DIR=root), "val"))
+        for root in (str(packed / "d"), "s3://d")
+    ]
+    for one, other in zip(*items, strict=True):
+        assert one["id"] == other["id"] and (one["inputs"]["video"] == other["inputs"]["video"]).all()
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "short", "wrong"])
+def test_an_object_store_that_fails_for_the_moment(bucket, packed, fault):
+    clip, right = clips_of("s3://d")["train"][3], clips_of(str(packed / "d"))["train"][3]
+    bucket.fail("tar", fault, times=2)
+    assert bytes_of(clip.path) == bytes_of(right.path) and not bucket.faults[0][2]
+
+
+def test_an_object_store_that_refuses(bucket):
+    clip = clips_of("s3://d")["train"][3]
+    bucket.fail("tar", "403", times=-1)
+    with pytest.raises(RemoteError, match=r"^s3://d/train-.*tar: may not be read: "):
+        open_clip(clip.path)
+    bucket.faults.clear()
+    with pytest.raises(RemoteError, match=r"^s3://d/none\.tar: is not there$"):
+        open_clip(Member("s3://d/none.tar", 512, 900, ".mp4").path)
+    with pytest.raises(DataError, match="there is no shards.json"):
+        read_lists("s3://nothing/here", ListOptions())

@@ -43,7 +43,7 @@ def resumed(clips, tmp_path, **more):
     load, reads = tmp_path / "load.py", tmp_path / "reads"
     load.write_text(COUNTED)
     reads.write_text("")
-    run = zygote().start(words(clips, tmp_path / "run", **TWO, **more), load=str(load), env={"READS": str(reads)})
+    run = zygote().start(words(clips, tmp_path / "run", **{**TWO, **more}), load=str(load), env={"READS": str(reads)})
     code = run.wait()
     return code, run.said, [json.loads(line) for line in reads.read_text().splitlines()]
 
@@ -59,6 +59,21 @@ def test_a_file_is_verified_once_and_read_once_on_a_node(clips, whole, tmp_path)
     assert [read[:2] for read in old if read[2] == first.name] == [[0, "hash"], [0, "read"]]
     assert old[0] == [0, "hash", last.name] and all(rank == 0 for rank, *_ in old)
     assert_same_run(final_of(whole), final_of(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_test_and_an_extraction_read_it_likewise(clips, whole, tmp_path):
+    """Of the newest that is whole, one process sees that it is, and one reads: each of both stages once."""
+    shutil.copytree(whole, tmp_path / "run")
+    first, last = list_checkpoints(tmp_path / "run" / "checkpoints")
+    last.write_bytes(last.read_bytes()[:-1])
+    later = {"TRAIN__ENABLE": False, "TEST__ENABLE": True, "FEATURES__ENABLE": True, "FEATURES__SPLITS": "[val]"}
+    code, said, reads = resumed(clips, tmp_path, **later)
+    assert code == 0, said[-3000:]
+    assert all(rank == 0 for rank, *_ in reads)
+    of_first = [name for _, name, path in reads if path == first.name]
+    assert of_first == ["hash", "hash", "read"] * 2  # found, verified, read
+    assert json.loads((tmp_path / "run" / "results" / "test.json").read_text())["checkpoint"] == str(first)
 
 
 @pytest.mark.slow

@@ -34,6 +34,11 @@ def lists_of(root: str) -> str:
     return folder
 
 
+def build_shard_cache(cfg: Any) -> None:
+    """Keep what is fetched of shards with an address as the configuration says, also in loader workers."""
+    remote.keep_in(cfg.DATA.SHARD_CACHE, cfg.DATA.SHARD_CACHE_GB)
+
+
 def is_sharded(root: str) -> bool:
     """Whether a folder holds shards."""
     return os.path.isfile(os.path.join(root, SETTINGS))

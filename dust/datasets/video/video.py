@@ -15,6 +15,7 @@ from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.labels import read_class_list
 from dust.datasets.manifest.manifest import Clip, Manifest, read_new_clips
 from dust.datasets.manifest.several import read_folders
+from dust.datasets.manifest.shards import build_shard_cache
 from dust.datasets.manifest.votes import Votes
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.transforms.augment import build_augmentations
@@ -108,6 +109,7 @@ class VideoDataset(Dataset[Any]):
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
         data = cfg.DATA
+        build_shard_cache(cfg)
         if class_names is None and data.CLASS_LIST:
             class_names = read_class_list(data.CLASS_LIST)
         manifest = read_folders(
@@ -155,6 +157,7 @@ class VideoDataset(Dataset[Any]):
     def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
         """How clips are read, whatever manifest they are of: all arguments but ``manifest``."""
         data, train = cfg.DATA, views == "train"
+        build_shard_cache(cfg)
         sampler = ClipSampler(
             mode=data.SAMPLING or cls.default_sampling,
             num_frames=data.NUM_FRAMES,

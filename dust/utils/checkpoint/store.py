@@ -9,16 +9,18 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dust.utils.checkpoint.hub import is_weights_folder, read_folder, weights_files
 from dust.utils.checkpoint.reader import read_file
 from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, refuse_damaged_folder, verify_sharded
-from dust.utils.checkpoint.single import load_file, refuse_damaged, sidecar_of, verify_file
+from dust.utils.checkpoint.single import refuse_damaged, sidecar_of, verify_file
 from dust.utils.errors import CheckpointError
 from dust.utils.files import sha256_of_file, sha256_of_text
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.(?:pyth|dcp)")
 
@@ -71,16 +73,20 @@ def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "dama
 
 
 def refuse_unverified(path: str | os.PathLike) -> None:
-    """Read a checkpoint of ours once to see that it is what was written. Raises CheckpointError if it is not."""
+    """Read a checkpoint once to see that it is what was written, as far as it tells. Raises CheckpointError if not."""
     if _is_folder(path):
         refuse_damaged_folder(path)
     else:
-        refuse_damaged(path)
+        for file in weights_files(path) if is_weights_folder(path) else [path]:
+            refuse_damaged(file)
 
 
 def load_verified(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
     """:func:`load_checkpoint` of one that somebody has just verified."""
-    return read_sharded(path, layout, verified=True) if _is_folder(path) else read_file(path, mmap=False)
+    if _is_folder(path):
+        return read_sharded(path, layout, verified=True)
+    # not memory-mapped: the run that gets these tensors goes on to delete and replace checkpoints
+    return read_folder(path) if is_weights_folder(path) else read_file(path, mmap=False)
 
 
 def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
@@ -89,9 +95,8 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
     ``layout`` says of which tensors of a sharded checkpoint this process only wants its part. Raises CheckpointError
     if it is damaged, missing, or holds anything but plain values.
     """
-    if _is_folder(path):
-        return read_sharded(path, layout)
-    return _read_parts(path) if is_weights_folder(path) else load_file(path)
+    refuse_unverified(path)
+    return load_verified(path, layout)
 
 
 def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
@@ -102,17 +107,9 @@ def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, 
     """
     if _is_folder(path):
         return read_sharded(path)
-    if is_weights_folder(path):
-        return _read_parts(path)
-    if Path(path).is_file():
-        refuse_damaged(path)
-    return read_file(path, mmap=mmap)
-
-
-def _read_parts(path: str | os.PathLike) -> dict[str, Any]:
-    for file in weights_files(path):
-        refuse_damaged(file)
-    return read_folder(path)
+    if Path(path).is_file() or is_weights_folder(path):
+        refuse_unverified(path)
+    return read_folder(path) if is_weights_folder(path) else read_file(path, mmap=mmap)
 
 
 def _is_folder(path: str | os.PathLike) -> bool:
@@ -129,10 +126,9 @@ def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tupl
     return newest_of(folder, list_checkpoints(folder), lambda path: load_checkpoint(path, layout))
 
 
-def newest_of(
-    folder: str | os.PathLike, paths: Sequence[Path], read: Callable[[Path], dict[str, Any]]
-) -> tuple[Path, dict[str, Any]] | None:
-    """:func:`find_latest` among these, the oldest first, of which ``read`` gives the contents."""
+def newest_of(folder: str | os.PathLike, paths: Sequence[Path], read: Callable[[Path], T]) -> tuple[Path, T] | None:
+    """:func:`find_latest` among these, the oldest first: the newest of which ``read`` raises no CheckpointError, and
+    what it gave."""
     problems = []
     for path in reversed(paths):
         try:

@@ -114,6 +114,7 @@ def load_weights(
     pos_embed_resize: str | None = None,
     strict: bool = False,
     weights: str = "auto",
+    source: str = "",
 ) -> LoadReport:
     """Put a file's (or a dictionary's) weights into ``model`` and say what became of each tensor.
 
@@ -128,6 +129,7 @@ def load_weights(
         strict: raise if anything is missing, unexpected or misshapen.
         weights: ``auto`` | ``raw`` | ``averaged``, of a file that has both; see
             :func:`dust.utils.checkpoint.tensors.find_tensors`.
+        source: the file or folder that a dictionary was read from.
 
     Raises:
         CheckpointError: with the model untouched: less than half of the model's parameters (head aside, counted in
@@ -138,12 +140,13 @@ def load_weights(
         model = model.module
     own = model.state_dict()
     if isinstance(path_or_state_dict, Mapping):
-        source, data = "state dict", path_or_state_dict
+        data: Mapping[Any, Any] = path_or_state_dict
     else:
         source, data = str(path_or_state_dict), read_checkpoint(path_or_state_dict)
-    report = LoadReport(source)
-    if source != "state dict" and is_weights_folder(source):
+    report = LoadReport(source or "state dict")
+    if source and is_weights_folder(source):
         _check_constants(report, model, folder_constants(source))
+    source = report.path
     state = _strip_prefixes(find_tensors(source, data, report.notes, weights), own)
     in_file = list(state)
     adapts = isinstance(model, AdaptsStateDict)
