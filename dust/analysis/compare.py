@@ -1,6 +1,7 @@
 """Is one run better than another? Paired, clip by clip, on what their tests answered."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -216,7 +217,8 @@ def text_of(comparison: Comparison, *, shown: int = 10) -> str:
     width = max([len("metric"), *map(len, one.metrics)])
     lines += ["", f"{'metric':{width}}  {one.a[-14:]:>14}  {one.b[-14:]:>14}  {'difference [95 %]':>26}  {'p':>7}"]
     for name, found in one.metrics.items():
-        interval = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+        bounds = f"{found.low:+.2f}, {found.high:+.2f}" if math.isfinite(found.high) else "unknown"
+        interval = f"{found.difference:+.2f} [{bounds}]"
         lines.append(f"{name:{width}}  {found.a:14.2f}  {found.b:14.2f}  {interval:>26}  {_p(found.p):>7}")
     for name, (first, second, p) in one.mcnemar.items():
         of = f" ({name})" if name else ""
@@ -244,15 +246,22 @@ def _p(value: float) -> str:
 
 
 def json_of(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """``{metric: {a, b, difference, low, high, p}}``; of several comparisons, that under each run's name."""
-    each = {one.b: {name: asdict(found) for name, found in one.metrics.items()} for one in comparisons}
+    """``{metric: {a, b, difference, low, high, p}}``; of several comparisons, that under each run's name. Bounds that
+    nobody knows, of a single group, are None."""
+    each = {one.b: {name: _finite(asdict(found)) for name, found in one.metrics.items()} for one in comparisons}
     return each if len(comparisons) > 1 else next(iter(each.values()))
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def write_comparison(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
     """Write ``metrics.csv``, ``changed.csv``, ``per_class.csv`` and ``comparison.json`` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = [[one.b, name, *asdict(found).values()] for one in comparisons for name, found in one.metrics.items()]
+    metrics = [
+        [one.b, name, *_finite(asdict(found)).values()] for one in comparisons for name, found in one.metrics.items()
+    ]
     write_csv(folder / "metrics.csv", ["run", "metric", "a", "b", "difference", "low", "high", "p"], metrics)
     changed = [[one.b, *row] for one in comparisons for row in one.changed]
     write_csv(folder / "changed.csv", ["run", "question", "id", "label", "before", "after", "what"], changed)
