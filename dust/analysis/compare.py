@@ -25,6 +25,7 @@ class Comparison:
 
     Attributes:
         metrics: by name; ``p`` is corrected where several runs are compared with a.
+        clips, kind, groups: how many ``clips`` or ``recordings`` both have, in how many groups.
         mcnemar: by question: clips that only a has right, that only b has right, and the p of McNemar's test.
         changed: ``(question, id, label, a's prediction, b's prediction, what happened)``, where the answers differ.
         per_class: ``(question, class, clips, recall of a, recall of b)``, percent.
@@ -35,6 +36,7 @@ class Comparison:
     a: str
     b: str
     clips: int
+    kind: str
     groups: int
     metrics: dict[str, Difference]
     mcnemar: dict[str, tuple[int, int, float]]
@@ -65,7 +67,9 @@ def _compare(a: Results, b: Results, seed: int) -> Comparison:
         raise DataError(f"{a.name} and {b.name} answer different questions: clips here, whole recordings there")
     notes: list[str] = []
     left, right = _common(a, b, notes)
-    found = Comparison(a.name, b.name, len(left.ids), len(set(left.groups)), {}, {}, [], [], notes, _changes(a, b))
+    found = Comparison(
+        a.name, b.name, len(left.ids), a.kind, len(set(left.groups)), {}, {}, [], [], notes, _changes(a, b)
+    )
     if len(set(left.groups)) < FEW_GROUPS:
         notes.append(f"only {len(set(left.groups))} groups: the intervals are little more than a guess")
     if not a.answers:
@@ -90,13 +94,13 @@ def _common(a: Results, b: Results, notes: list[str]) -> tuple[Results, Results]
     of_a = np.array([index for index, one in enumerate(a.ids) if one in place], int)
     if not len(of_a):
         raise DataError(
-            f"{a.name} ({len(a.ids)} clips, {a.ids[0]!r} for one) and {b.name} ({len(b.ids)}, {b.ids[0]!r}) have no "
+            f"{a.name} ({len(a.ids)} {a.kind}, {a.ids[0]!r} for one) and {b.name} ({len(b.ids)}, {b.ids[0]!r}) have no "
             "clip in common: they were tested on other data"
         )
     if len(of_a) < len(a.ids) or len(of_a) < len(b.ids):
         hashes = [sha256_of_text("\n".join(sorted(one.ids)))[:8] for one in (a, b)]
         notes.append(
-            f"compared on the {len(of_a)} clips that both have: {a.name} was tested on {len(a.ids)} (ids {hashes[0]}), "
+            f"compared on the {len(of_a)} {a.kind} that both have: {a.name} was tested on {len(a.ids)} (ids {hashes[0]}), "
             f"{b.name} on {len(b.ids)} (ids {hashes[1]})"
         )
     of_b = np.array([place[a.ids[index]] for index in of_a])
@@ -212,7 +216,7 @@ def _changes(a: Results, b: Results) -> list[str]:
 def text_of(comparison: Comparison, *, shown: int = 10) -> str:
     """Say a comparison in lines for a terminal, with at most ``shown`` of what may be long."""
     one = comparison
-    lines = [f"{one.a} -> {one.b}: {one.clips} clips in {one.groups} groups"]
+    lines = [f"{one.a} -> {one.b}: {one.clips} {one.kind} in {one.groups} groups"]
     lines += [f"note: {note}" for note in one.notes]
     width = max([len("metric"), *map(len, one.metrics)])
     lines += ["", f"{'metric':{width}}  {one.a[-14:]:>14}  {one.b[-14:]:>14}  {'difference [95 %]':>26}  {'p':>7}"]

@@ -19,6 +19,8 @@ from dust.utils.text import csv_value
 
 PREDICTIONS, GROUPS, REPORT, CONFIG = "predictions.csv", "groups.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
+#: What a report is asked for, where it has it.
+FORM: dict[str, type] = {"metrics": dict, "counts": dict, "recordings": dict, "data_warnings": list}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Results:
     recordings: dict[str, dict[str, Any]]
     report: dict[str, Any]
     config: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What the ids name."""
+        return "recordings" if self.recordings else "clips"
 
     def rows(self, index: np.ndarray) -> "Results":
         """The same of some of the clips."""
@@ -277,4 +284,7 @@ def _json(path: Path) -> dict[str, Any]:
     report = read_json(path, "test the run again")
     if not isinstance(report, dict):
         raise DataError(f"{path}: not the report of a test: test the run again")
+    for name, kind in FORM.items():
+        if not isinstance(report.get(name, kind()), kind):
+            raise DataError(f"{path}: {name} is {report[name]!r:.60}, which no test writes: test the run again")
     return report
