@@ -1,6 +1,7 @@
 """Is one run better than another? Paired, clip by clip, on what their tests answered."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ class Comparison:
 
     Attributes:
         metrics: by name; ``p`` is corrected where several runs are compared with a.
+        clips, kind, groups: how many ``clips`` or ``recordings`` both have, in how many groups.
         mcnemar: by question: clips that only a has right, that only b has right, and the p of McNemar's test.
         changed: ``(question, id, label, a's prediction, b's prediction, what happened)``, where the answers differ.
         per_class: ``(question, class, clips, recall of a, recall of b)``, percent.
@@ -34,6 +36,7 @@ class Comparison:
     a: str
     b: str
     clips: int
+    kind: str
     groups: int
     metrics: dict[str, Difference]
     mcnemar: dict[str, tuple[int, int, float]]
@@ -64,7 +67,9 @@ def _compare(a: Results, b: Results, seed: int) -> Comparison:
         raise DataError(f"{a.name} and {b.name} answer different questions: clips here, whole recordings there")
     notes: list[str] = []
     left, right = _common(a, b, notes)
-    found = Comparison(a.name, b.name, len(left.ids), len(set(left.groups)), {}, {}, [], [], notes, _changes(a, b))
+    found = Comparison(
+        a.name, b.name, len(left.ids), a.kind, len(set(left.groups)), {}, {}, [], [], notes, _changes(a, b)
+    )
     if len(set(left.groups)) < FEW_GROUPS:
         notes.append(f"only {len(set(left.groups))} groups: the intervals are little more than a guess")
     if not a.answers:
@@ -92,13 +97,13 @@ def _common(a: Results, b: Results, notes: list[str]) -> tuple[Results, Results]
     of_a = np.array([index for index, one in enumerate(a.ids) if one in place], int)
     if not len(of_a):
         raise DataError(
-            f"{a.name} ({len(a.ids)} clips, {a.ids[0]!r} for one) and {b.name} ({len(b.ids)}, {b.ids[0]!r}) have no "
+            f"{a.name} ({len(a.ids)} {a.kind}, {a.ids[0]!r} for one) and {b.name} ({len(b.ids)}, {b.ids[0]!r}) have no "
             "clip in common: they were tested on other data"
         )
     if len(of_a) < len(a.ids) or len(of_a) < len(b.ids):
         hashes = [sha256_of_text("\n".join(sorted(one.ids)))[:8] for one in (a, b)]
         notes.append(
-            f"compared on the {len(of_a)} clips that both have: {a.name} was tested on {len(a.ids)} (ids {hashes[0]}), "
+            f"compared on the {len(of_a)} {a.kind} that both have: {a.name} was tested on {len(a.ids)} (ids {hashes[0]}), "
             f"{b.name} on {len(b.ids)} (ids {hashes[1]})"
         )
     of_b = np.array([place[a.ids[index]] for index in of_a])
@@ -214,12 +219,13 @@ def _changes(a: Results, b: Results) -> list[str]:
 def text_of(comparison: Comparison, *, shown: int = 10) -> str:
     """Say a comparison in lines for a terminal, with at most ``shown`` of what may be long."""
     one = comparison
-    lines = [f"{one.a} -> {one.b}: {one.clips} clips in {one.groups} groups"]
+    lines = [f"{one.a} -> {one.b}: {one.clips} {one.kind} in {one.groups} groups"]
     lines += [f"note: {note}" for note in one.notes]
     width = max([len("metric"), *map(len, one.metrics)])
     lines += ["", f"{'metric':{width}}  {one.a[-14:]:>14}  {one.b[-14:]:>14}  {'difference [95 %]':>26}  {'p':>7}"]
     for name, found in one.metrics.items():
-        interval = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+        bounds = f"{found.low:+.2f}, {found.high:+.2f}" if math.isfinite(found.high) else "unknown"
+        interval = f"{found.difference:+.2f} [{bounds}]"
         lines.append(f"{name:{width}}  {found.a:14.2f}  {found.b:14.2f}  {interval:>26}  {_p(found.p):>7}")
     for name, (first, second, p) in one.mcnemar.items():
         of = f" ({name})" if name else ""
@@ -247,15 +253,22 @@ def _p(value: float) -> str:
 
 
 def json_of(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """``{metric: {a, b, difference, low, high, p}}``; of several comparisons, that under each run's name."""
-    each = {one.b: {name: asdict(found) for name, found in one.metrics.items()} for one in comparisons}
+    """``{metric: {a, b, difference, low, high, p}}``; of several comparisons, that under each run's name. Bounds that
+    nobody knows, of a single group, are None."""
+    each = {one.b: {name: _finite(asdict(found)) for name, found in one.metrics.items()} for one in comparisons}
     return each if len(comparisons) > 1 else next(iter(each.values()))
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def write_comparison(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
     """Write ``metrics.csv``, ``changed.csv``, ``per_class.csv`` and ``comparison.json`` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = [[one.b, name, *asdict(found).values()] for one in comparisons for name, found in one.metrics.items()]
+    metrics = [
+        [one.b, name, *_finite(asdict(found)).values()] for one in comparisons for name, found in one.metrics.items()
+    ]
     write_csv(folder / "metrics.csv", ["run", "metric", "a", "b", "difference", "low", "high", "p"], metrics)
     changed = [[one.b, *row] for one in comparisons for row in one.changed]
     write_csv(folder / "changed.csv", ["run", "question", "id", "label", "before", "after", "what"], changed)

@@ -19,6 +19,8 @@ from dust.utils.text import csv_value
 
 PREDICTIONS, GROUPS, REPORT, CONFIG = "predictions.csv", "groups.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
+#: What a report is asked for, where it has it.
+FORM: dict[str, type] = {"metrics": dict, "counts": dict, "recordings": dict, "data_warnings": list}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Results:
     recordings: dict[str, dict[str, Any]]
     report: dict[str, Any]
     config: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What the ids name."""
+        return "recordings" if self.recordings else "clips"
 
     def rows(self, index: np.ndarray) -> "Results":
         """The same of some of the clips."""
@@ -143,11 +150,15 @@ def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str)
         if len(row) != len(header):
             problems.add(f"not {len(header)} columns, as the header has", f"row {number}: {', '.join(row[:4])} ...")
     if "id" not in lower and "path" not in lower:
-        problems.add("no column id or path, so nobody knows which clip a row is of", f"the header: {', '.join(header)}")
+        problems.add(
+            "no column id or path, so nobody knows which clip a row is of (it needs id, label, prediction and, where "
+            "known, prob_<class>)",
+            f"the header: {', '.join(header)}",
+        )
     problems.raise_if_any(str(path))
 
     def column(wanted: str) -> list[str] | None:
-        return [csv_value(row[lower.index(wanted)]) for row in rows] if wanted in lower else None
+        return [csv_value(row[lower.index(wanted)].strip()) for row in rows] if wanted in lower else None
 
     ids, paths = column("id") or column("path") or [], column("path") or column("id") or []
     twice = sorted(one for one, rows_of_it in Counter(ids).items() if rows_of_it > 1)
@@ -164,12 +175,13 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     text = read_text(path)
     separator = find_separator(text.split("\n", 1)[:1])
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator, strict=True) if row]
+        lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
+        rows = [row for row in lines if row]
     except csv.Error as error:
         raise DataError(f"{path}: broken quoting ({error})") from error
     if len(rows) < 2:
         raise DataError(f"{path}: no predictions: it has {'only a header' if rows else 'no line'}")
-    return rows[0], rows[1:]
+    return [cell.strip() for cell in rows[0]], rows[1:]
 
 
 def _questions(
@@ -232,9 +244,17 @@ def _answers(
     scores = _numbers(path, rows, columns)
     number = {one: index for index, one in enumerate(classes)} | {"": -1}
     best = np.array([number[one] for one in predictions])
-    if (best >= 0).all():  # of equal probabilities in six digits, the one that the test chose
-        at = np.arange(len(best))
-        scores[at, best] = np.where(scores[at, best] == scores.max(axis=1), scores[at, best] + 1e-9, scores[at, best])
+    at = np.flatnonzero(best >= 0)
+    largest = scores[at].max(axis=1)
+    other = at[scores[at, best[at]] < largest - 1e-5]
+    if len(other):
+        row, likely = int(other[0]), classes[int(scores[other[0]].argmax())]
+        raise DataError(
+            f"{path}: {len(other)} rows predict another class than their most probable one, row {row + 2} for one: "
+            f"{predictions[row]!r}, but {PROBABILITY}{likely} is larger. Mend the column prediction, or leave out the "
+            "probabilities."
+        )
+    scores[at, best[at]] = largest + 1e-9  # of equal probabilities in six digits, the one that the test chose
     known = [number[one] for one in labels] if labels else [-1] * len(rows)
     return Answers("", classes, np.array(known), scores, True)
 
@@ -256,7 +276,7 @@ def _numbers(path: Path, rows: list[list[str]], columns: list[int]) -> np.ndarra
         raise DataError(f"{path}: a probability is no number ({error})") from None
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
-        raise DataError(f"{path}: row {row + 1} has a probability that is not finite")
+        raise DataError(f"{path}: row {row + 2} has a probability that is not finite")
     return scores
 
 
@@ -264,4 +284,7 @@ def _json(path: Path) -> dict[str, Any]:
     report = read_json(path, "test the run again")
     if not isinstance(report, dict):
         raise DataError(f"{path}: not the report of a test: test the run again")
+    for name, kind in FORM.items():
+        if not isinstance(report.get(name, kind()), kind):
+            raise DataError(f"{path}: {name} is {report[name]!r:.60}, which no test writes: test the run again")
     return report

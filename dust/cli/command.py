@@ -130,6 +130,13 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in text.replace(",", " ").split()]
 
 
+def count(text: str) -> int:
+    """``12`` -> 12; nothing below 0."""
+    if (number := int(text)) < 0:
+        raise ValueError(text)
+    return number
+
+
 def add_cfg(parser: argparse.ArgumentParser) -> None:
     """A configuration; words that are left over change its keys."""
     parser.add_argument("--cfg", required=True, metavar="FILE.yaml", help="then overrides: KEY VALUE ...")

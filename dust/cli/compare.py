@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dust.cli.command import command
+from dust.cli.command import command, count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write {metric: {a, b, difference, low, high, p}}")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (0)")
     parser.add_argument(
-        "--show", type=int, default=10, metavar="N", help="clips, classes and keys that are listed (10)"
+        "--show", type=count, default=10, metavar="N", help="clips, classes and keys that are listed (10)"
     )
 
 

@@ -9,12 +9,12 @@ the clips that are wrong or least sure.
 import argparse
 from pathlib import Path
 
-from dust.cli.command import command
+from dust.cli.command import command, count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's folder that was tested")
-    parser.add_argument("--clips", type=int, default=24, metavar="N", help="clips that are shown playing (24)")
+    parser.add_argument("--clips", type=count, default=24, metavar="N", help="clips that are shown playing (24)")
     parser.add_argument("--maps", action="store_true", help="beside each clip what the model looked at")
     parser.add_argument("--pdf", action="store_true", help="print it as a PDF, too (needs Chromium or Chrome)")
     parser.add_argument("-o", "--out", metavar="FILE.html", help="where to write (RUN/results/report.html)")

@@ -152,7 +152,8 @@ def test_several_labels_each(tmp_path):
         ("id,label\n1,x\n", "no column prediction"),
         ("id,label,prediction\n1,x,x\n1,x,y\n", "'1' for one"),
         ("id,label,prediction,prob_x\n1,x,x,high\n", "no number"),
-        ("id,label,prediction,prob_x\n1,x,x,nan\n", "row 1 has a probability that is not finite"),
+        ("id,label,prediction,prob_x\n1,x,x,nan\n", "row 2 has a probability that is not finite"),
+        ("id,label,prediction,prob_x,prob_y\n1,x,x,0.5,0.5\n2,x,x,0.4,0.6\n", "row 3 for one: 'x', but prob_y"),
         ("id,label,prediction\n1,x\n", "not 3 columns"),
         ("id,label,prediction\n1,x,x\n2,x,\n", "1 rows have no prediction, row 3"),
         ("id,verb,verb_prediction\n1,x, \n", "no verb_prediction, row 2"),
@@ -179,7 +180,16 @@ def test_one_clip_and_one_class(tmp_path):
     predictions(tmp_path / "a.csv", [0], np.array([True]))
     (found,) = compare_runs([read_results(tmp_path / "a.csv")] * 2)
     assert found.metrics["top1_acc"].p == 1.0 and "only 1 groups" in " ".join(found.notes)
-    assert "1 clips" in text_of(found)
+    assert "1 clips" in text_of(found) and "[unknown]" in text_of(found)
+    assert json.dumps(json_of([found]), allow_nan=False) and json_of([found])["top1_acc"]["low"] is None
+
+
+def test_spaces_around_cells_are_none_of_them(tmp_path):
+    text = 'id, label , "prediction", prob_x, prob_y\n1, x,x , 0.9, 0.1\n 2, "y", x, 0.6, 0.4\n'
+    (tmp_path / "a.csv").write_text(text)
+    found = read_results(tmp_path / "a.csv")
+    assert found.ids == ["1", "2"] and found.answers[0].classes == ["x", "y"] and found.answers[0].graded
+    assert found.answers[0].labels.tolist() == [0, 1] and found.answers[0].scores.argmax(axis=1).tolist() == [0, 0]
 
 
 def test_ids_and_classes_that_a_spreadsheet_takes_for_formulas_are_joined_as_they_are(tmp_path):

@@ -176,3 +176,24 @@ def test_the_sub_command(tmp_path, capsys):
     assert main(["report", str(tmp_path / "none")]) == 2
     with pytest.raises(DataError, match="no results of a test"):
         build_report(tmp_path)
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    folder = a_tested_run(tmp_path / "kitchen", 6)
+    assert main(["report", str(folder / "results" / "predictions.csv")]) == 2
+    assert "is a file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", str(folder), "--clips", "-1"])
+    (folder / "results" / "test.json").write_text('{"metrics": [1]}')
+    assert main(["report", str(folder)]) == 2
+    assert "metrics is [1], which no test writes" in capsys.readouterr().err
+
+
+def test_a_folder_of_results_is_that_of_its_run(tmp_path):
+    """A run without config.yaml, too: what lies beside the run's folder is none of it."""
+    folder = a_tested_run(tmp_path / "kitchen", 6)
+    (folder / "config.yaml").unlink()
+    (tmp_path / "bad_clips.csv").write_text("split,id,path,reason\ntest,x,x.mp4,of another\n")
+    for named in (folder, folder / "results"):
+        page = build_report(named)
+        assert "of another" not in page and "Learning curves" in page and "alert(1)" in page

@@ -20,7 +20,7 @@ from dust.config import flatten
 from dust.datasets.manifest.manifest import Clip
 from dust.decode.segment import SECONDS, Segment
 from dust.engine.test import AFTER_TEST_REGISTRY
-from dust.utils.errors import ConfigError, VideoError
+from dust.utils.errors import ConfigError, DataError, VideoError
 from dust.utils.files import open_file, read_bytes, write_text
 from dust.utils.statistics import (
     FEW_GROUPS,
@@ -60,6 +60,8 @@ def write_report(run: str | Path, *, clips: int = 0, maps: bool = False, path: P
         DataError: the run has no results.
     """
     folder = Path(run)
+    if folder.is_file():
+        raise DataError(f"{folder} is a file: a report is of a run's folder, which holds results/test.json")
     target = path or (folder / "results" if (folder / "results").is_dir() else folder) / "report.html"
     write_text(target, build_report(folder, clips=clips, maps=maps))
     return target
@@ -86,7 +88,7 @@ def report_of_test(run: Path) -> Path | None:
 def build_report(run: Path, *, clips: int = 0, maps: bool = False) -> str:
     """Make the page's HTML; see :func:`write_report`."""
     results = read_results(run)
-    folder = run if (run / "config.yaml").is_file() else run.parent
+    folder = run.resolve().parent if run.resolve().name == "results" else run
     sections: list[Section] = [("Summary", _summary(results)), ("Learning curves", _curves(folder))]
     for answers in results.answers:
         of = f" ({answers.name})" if answers.name else ""
@@ -131,7 +133,7 @@ def _summary(results: Results) -> str:
     intervals = intervals_of(results)
     counts = results.report.get("counts", {})
     groups = len(set(results.groups))
-    notes = [f"{counts.get('samples', len(results.ids))} clips in {groups} groups"]
+    notes = [f"{counts.get('samples', len(results.ids))} {results.kind} in {groups} groups"]
     if counts.get("bad_clips"):
         notes.append(f"<b>{counts['bad_clips']} clips could not be read</b>")
     if groups < FEW_GROUPS:

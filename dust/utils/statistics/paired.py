@@ -20,6 +20,8 @@ from dust.utils.statistics.intervals import (
 #: Up to so many groups, all ways to exchange two models' answers are tried; above, so many of them by chance.
 EXACT_GROUPS = 12
 PERMUTATIONS = 10_000
+#: Percent points by which two figures of float32 may differ and be one: an exchange that changes nothing is as large.
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _compare(
         if effective - 1 > 1e-9:
             deviation = float(draws.std()) * math.sqrt(effective / (effective - 1))
             reach = float(stdtrit(effective - 1, (1 + confidence) / 2)) * deviation
-        chance = np.abs(np.concatenate([one[name] for one in swapped])) >= abs(b - a) - 1e-9
+        chance = np.abs(np.concatenate([one[name] for one in swapped])) >= abs(b - a) - ROUNDING
         p = float(chance.mean()) if total <= EXACT_GROUPS else (1 + int(chance.sum())) / (1 + len(chance))
         found[name] = Difference(a, b, b - a, b - a - reach, b - a + reach, p)
     return found

@@ -40,6 +40,16 @@ def test_the_exact_permutation_test_by_a_slow_loop():
     assert found.difference == pytest.approx((b - a).mean())
 
 
+@pytest.mark.parametrize("count", [30, 60, 150])
+def test_two_clips_that_changed_are_no_finding(count):
+    """Of their four exchanges two give the same difference: p is about a half, and never the rounding of a sum."""
+    labels = np.arange(count) % 4
+    a = np.eye(4)[labels]
+    a[[2, 6]] = a[[3, 7]]
+    for name, one in compare_scores(a, np.eye(4)[labels], labels, resamples=50).items():
+        assert 0.47 < one.p < 0.53, name
+
+
 def test_a_real_difference_is_found_and_chance_is_not():
     rng = np.random.default_rng(2)
     found, chance = 0, 0
