@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing import connection, context, queues
+from multiprocessing import connection, context, queues, util
 from typing import Any
 
 from torch._utils import ExceptionWrapper
@@ -41,6 +41,8 @@ _WAYS_OUT = {
     "memory": "lower DATA_LOADER.NUM_WORKERS, DATA_LOADER.PREFETCH_FACTOR or TRAIN.BATCH_SIZE, or ask for more memory "
     "(sbatch --mem)",
     "descriptors": "raise the limit (ulimit -n 65536), or lower DATA_LOADER.NUM_WORKERS or DATA_LOADER.PREFETCH_FACTOR",
+    "folder": "it is named pymp-*, lies below TMPDIR, and workers hand their batches over in it: set TMPDIR to a folder "
+    "that nothing cleans, and start the same command again, which goes on where it was",
 }
 
 
@@ -138,6 +140,8 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
     def __init__(self, loader: Any) -> None:
         self._waiting: Waiting = loader.waiting
         self._given_up = False
+        # cleaners of /tmp remove it in runs of weeks, and every later worker would fail to send
+        os.makedirs(util.get_temp_dir(), 0o700, exist_ok=True)
         try:
             super().__init__(loader)
         except OSError as error:
@@ -257,11 +261,17 @@ def _exhausted(text: str) -> bool:
 def _kind(text: str) -> str:
     if "Too many open files" in text or "ancdata" in text:
         return "descriptors"
+    if os.strerror(errno.ENOENT) in text:  # a socket, below TMPDIR, by which tensors are handed over
+        return "folder"
     return "shared memory" if "shm" in text or "shared memory" in text or "No space" in text else "memory"
 
 
 def _cause(text: str) -> str:
-    causes = {"descriptors": "too many files are open", "memory": "the memory is full"}
+    causes = {
+        "descriptors": "too many files are open",
+        "memory": "the memory is full",
+        "folder": "a temporary folder was removed",
+    }
     return causes.get(_kind(text)) or _shared_memory()
 
 

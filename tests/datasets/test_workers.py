@@ -1,8 +1,10 @@
 """Every wait for a loader worker ends, with the cause and the way out. (Whole runs: tests/faults/test_workers.py.)"""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import resource
+import shutil
 import stat
 import time
 from multiprocessing import connection
@@ -75,6 +77,9 @@ class Failing(torch.utils.data.Dataset):
 
         multiprocessing.reduction.ForkingPickler.register(torch.UntypedStorage, refuse)
 
+    def lose_the_folder(self):
+        shutil.rmtree(multiprocessing.util.get_temp_dir())
+
     def open_too_much(self):
         def refuse(storage):
             raise OSError(24, "Too many open files")
@@ -98,6 +103,7 @@ def loader(fault: str, **more) -> Loader:
         ("hang", r"no batch has come from 2 loader workers in 0\.5 s \(DATA_LOADER\.TIMEOUT\)"),
         ("fill_shared_memory", r"/dev/shm is full .*--shm-size.*DATA_LOADER\.PREFETCH_FACTOR"),
         ("open_too_much", r"Too many open files.*ulimit -n"),
+        ("lose_the_folder", r"No such file or directory.*pymp-.*set TMPDIR"),
         ("ask_too_much", r"can't allocate memory.*or ask for more memory"),
     ],
 )
@@ -108,7 +114,15 @@ def test_it_is_said(fault, said):
         for _ in batches:
             workers = batches._iterator._workers
     batches.close()
+    os.makedirs(multiprocessing.util.get_temp_dir(), exist_ok=True)
     assert workers and not any(worker.is_alive() for worker in workers)
+
+
+def test_a_cleaner_of_temporary_files_does_not_end_the_next_epoch():
+    batches = loader("nothing")
+    assert len(list(batches)) == 12
+    shutil.rmtree(multiprocessing.util.get_temp_dir())
+    assert len(list(batches)) == 12
 
 
 def test_who_waits_may_be_called_away():

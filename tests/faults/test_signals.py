@@ -48,7 +48,7 @@ def end_by_term(zygote, argv: list[str], out: Path, moment: str, rng: random.Ran
     if moment != "test":  # which ends at once, so that a worker may say that it was not heard out
         assert "Traceback" not in victim.said, victim.said[-3000:]
         last = lines(out)[-1]
-        if moment == "first step" and "training from scratch" in last:
+        if moment == "first step" and ("training from scratch" in last or "configuration: " in last):
             return  # it came before the training listened: there is nothing to stop, and nothing to save
         assert "stopped at epoch" in last, victim.said[-3000:]
         if "nothing new was learnt" not in last:  # it stopped before its first step, with an evaluation to make
