@@ -41,8 +41,8 @@ _WAYS_OUT = {
     "memory": "lower DATA_LOADER.NUM_WORKERS, DATA_LOADER.PREFETCH_FACTOR or TRAIN.BATCH_SIZE, or ask for more memory "
     "(sbatch --mem)",
     "descriptors": "raise the limit (ulimit -n 65536), or lower DATA_LOADER.NUM_WORKERS or DATA_LOADER.PREFETCH_FACTOR",
-    "folder": "it is named pymp-*, lies below TMPDIR, and workers hand their batches over in it: set TMPDIR to a folder "
-    "that nothing cleans, and start the same command again, which goes on where it was",
+    "folder": "it is named pymp-*, lies below TMPDIR, and workers hand their batches over in it: set TMPDIR to a "
+    "folder that nothing cleans, and start the same command again, which goes on where it was",
 }
 
 
