@@ -39,7 +39,7 @@ class Protocol:
     num_crops: int = 3
 
     def training_view(self, length: int, fps: float, height: int, width: int, rng: np.random.RandomState) -> View:
-        """A random clip with a random short side and a random crop."""
+        """Return a random clip with a random short side and a random crop."""
         transform = TrainTransform(crop_size=self.crop, jitter_scales=self.short, random_flip=False)
         return View(self._sampler().train(length, fps, rng), transform.geometry(height, width, rng))
 
@@ -102,7 +102,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def require_healthy(path: str) -> VideoReader:
-    """An open reader; a damaged file is refused, since every reader makes something else of it."""
+    """Return an open reader; a damaged file is refused, since every reader makes something else of it."""
     reader = VideoReader(path)
     if reader.report.damaged:
         reader.close()
@@ -111,7 +111,8 @@ def require_healthy(path: str) -> VideoReader:
 
 
 def peer_by_frames(name: str, read: ReadFrames) -> Peer:
-    """A library that gives chosen frames, scaled: frames are cut as dust cuts them, a test reads each frame once.
+    """Return a library that gives chosen frames, scaled: frames are cut as dust cuts them, a test reads each frame
+    once.
 
     Args:
         read: (path, frame numbers, (H, W)) -> uint8 (T, H, W, 3); it opens the file and lets it go.

@@ -169,7 +169,7 @@ def reading_s(cfg) -> tuple[float, float]:
 def simulate(
     cost: StepCost, recipe: Recipe, node: Node, assumed: Assumptions, gpus: int, decode_s: float
 ) -> dict[str, Any]:
-    """One row: the recipe on ``gpus`` GPUs. ``decode_s`` are the CPU seconds that reading a clip takes."""
+    """Return one row: the recipe on ``gpus`` GPUs. ``decode_s`` are the CPU seconds that reading a clip takes."""
     computing, exchanging, exposed = step_seconds(cost, recipe, node, assumed, gpus)
     batch = gpus * recipe.batch * accumulation(recipe, gpus)
     rate = batch / (computing + exposed)
@@ -203,7 +203,7 @@ def benchmark_cluster(
     clips: int = 240_000,
     decode_s: float = 0.0,
 ) -> Report:
-    """The cost table of cfg's training.
+    """Return the cost table of cfg's training.
 
     Args:
         batch: clips per GPU at a time; 0 = as the configuration has it.
@@ -261,7 +261,7 @@ METHOD = (
 
 
 def notes(cost: StepCost, recipe: Recipe, node: Node, assumed: Assumptions, reading: tuple[float, float]) -> list[str]:
-    """Every assumption, in words; ``reading`` as of :func:`reading_s`."""
+    """Return every assumption, in words; ``reading`` as of :func:`reading_s`."""
     if assumed.step_s:
         compute = f"a batch takes the measured {1e3 * assumed.step_s:.1f} ms on one GPU"
     else:
@@ -309,7 +309,7 @@ def _check(gpus: Sequence[int], batch: int, assumed: Assumptions) -> None:
 
 
 def node_of(name: str, *, per_node: int = 8, nics: int = 8) -> Node:
-    """The node of a GPU's name, with so many GPUs and network cards."""
+    """Return the node of a GPU's name, with so many GPUs and network cards."""
     if name not in NODES:
         raise ConfigError(f"--gpu {name}: choose {', '.join(NODES)}")
     if per_node < 1 or nics < 1:

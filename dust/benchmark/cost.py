@@ -18,7 +18,7 @@ def rss_mib() -> float:
 
 
 def peak_rss_mib() -> float:
-    """The largest resident memory that this process ever had, MiB.
+    """Return the largest resident memory that this process ever had, MiB.
 
     On Linux this is VmHWM: ``ru_maxrss`` survives an exec, so that a process started by a large one would begin with
     the size of its parent.

@@ -76,7 +76,7 @@ def one_device(cfg, choice: str) -> tuple[Any, torch.device]:
 
 
 def with_classes(cfg) -> Any:
-    """The configuration with a number of classes, where it leaves that to the data (-1): the key's default."""
+    """Return the configuration with a number of classes, where it leaves that to the data (-1): the key's default."""
     return with_values(cfg, {"MODEL.NUM_CLASSES": NUM_CLASSES}) if cfg.MODEL.NUM_CLASSES < 0 else cfg
 
 

@@ -110,7 +110,7 @@ class InMemoryClips(Dataset[Any]):
 
 
 def in_memory_config(cfg_file: str, overrides: Sequence[str], *more: str):
-    """The configuration with its data in memory and nothing but training, on the CPU of this machine."""
+    """Return the configuration with its data in memory and nothing but training, on the CPU of this machine."""
     return with_classes(load_config(cfg_file, [*overrides, *OVERRIDES, *more]))
 
 

@@ -157,7 +157,8 @@ def _answer(sender: Any, function: Callable[[Any], Any], argument: Any) -> None:
 
 
 def measure_model(run: ModelRun) -> dict[str, Any]:
-    """The figures of one process: seconds, MiB, parameters in millions, GFLOP per clip, MFU on a known CUDA device."""
+    """Return the figures of one process: seconds, MiB, parameters in millions, GFLOP per clip, MFU on a known CUDA
+    device."""
     if run.threads:
         torch.set_num_threads(run.threads)
     cfg, device = one_device(with_classes(load_config(run.cfg_file, list(run.overrides))), run.device)
@@ -209,7 +210,7 @@ class _Torchvision(nn.Module):
 
 
 def random_batch(cfg, size: int, device: torch.device) -> dict[str, Any]:
-    """A batch as the loader and the device transform make it: normalised clips (B, C, T, H, W) and labels."""
+    """Return a batch as the loader and the device transform make it: normalised clips (B, C, T, H, W) and labels."""
     generator = torch.Generator().manual_seed(cfg.RNG_SEED)
     crop, classes = cfg.DATA.TRAIN_CROP_SIZE, cfg.MODEL.NUM_CLASSES
     shape = (size, cfg.DATA.INPUT_CHANNEL_NUM[0], cfg.DATA.NUM_FRAMES * cfg.DATA.CLIPS_PER_VIEW, crop, crop)

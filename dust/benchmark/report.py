@@ -51,7 +51,7 @@ class Report:
         }
 
     def text(self) -> str:
-        """The table with the machine above it, the method and the notes below."""
+        """Return the table with the machine above it, the method and the notes below."""
         facts = machine()
         lines = [
             f"{facts['cpu']}, {facts['cores']} cores ({', '.join(facts['cpu_features']) or 'no features known'}), "
@@ -95,7 +95,7 @@ def save_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the libraries that a figure was measured on."""
+    """Return the machine and the libraries that a figure was measured on."""
     import torch
 
     model, flags = _cpu()

@@ -26,7 +26,8 @@ PUBLISHED = {"COMPAT": True, "VIEW_DIM": 500, "NUM_HEADS": 8, "COORDINATES": "pi
 
 
 def benchmark_tracks(cfg, *, rounds: int = 10, windows: int = 20, stride: int = 5) -> Report:
-    """The configured model against the published one (one window), and a stream of it and of its ``cnn`` variant.
+    """Return the configured model against the published one (one window), and a stream of it and of its ``cnn``
+    variant.
 
     Args:
         windows: of a stream, in each round.

@@ -27,21 +27,21 @@ class BitReader:
         self._left = 8 * len(data)
 
     def bits(self, count: int) -> int:
-        """The next ``count`` bits as an unsigned number; ValueError past the end."""
+        """Return the next ``count`` bits as an unsigned number; ValueError past the end."""
         if count > self._left:
             raise ValueError("the data end here")
         self._left -= count
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def ue(self) -> int:
-        """An unsigned Exp-Golomb number."""
+        """Return an unsigned Exp-Golomb number."""
         zeros = 0
         while not self.bits(1):
             zeros += 1
         return (1 << zeros) - 1 + self.bits(zeros)
 
     def se(self) -> int:
-        """A signed Exp-Golomb number."""
+        """Return a signed Exp-Golomb number."""
         code = self.ue()
         return (code + 1) // 2 if code & 1 else -(code // 2)
 

@@ -35,7 +35,7 @@ _lock = threading.Lock()  # several threads may read clips ahead
 
 
 def get_index(path: str, threads: int = 1, folder: str | None = None, spare: list[Any] | None = None) -> VideoIndex:
-    """The index of a file, from memory, from ``folder``, or built now and kept in both. Raises VideoError.
+    """Return the index of a file, from memory, from ``folder``, or built now and kept in both. Raises VideoError.
 
     ``spare`` may receive the open file, see ``build_index``.
     """
@@ -123,7 +123,7 @@ def _content(size: int) -> list[Any]:
 
 
 def pack_index(index: VideoIndex, size: int) -> bytes:
-    """An index as it travels with a clip of ``size`` bytes, see :mod:`dust.decode.members`."""
+    """Return an index as it travels with a clip of ``size`` bytes, see :mod:`dust.decode.members`."""
     return _pack(index, _content(size))
 
 

@@ -47,7 +47,7 @@ class ClipReader(Protocol):
         ...
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
-        """The answers to several requests out of one decode: uint8 (T, H, W, 3) RGB each, with crops
+        """Return the answers to several requests out of one decode: uint8 (T, H, W, 3) RGB each, with crops
         (crops, T, h, w, 3). IndexError for a frame that is not there, VideoError for one that cannot be read."""
         ...
 
@@ -81,7 +81,7 @@ DECODER_REGISTRY = Registry(
 
 
 def reader_class(decoder: str) -> Callable[..., ClipReader]:
-    """The class that DATA.DECODER names, looked at once.
+    """Return the class that DATA.DECODER names, looked at once.
 
     Raises:
         ConfigError: there is none of that name, it lacks what a reader has, or what it needs is not installed.
@@ -198,7 +198,7 @@ class Clip:
         return self.read([FrameRequest(indices, box, size, crops)])[0]
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
-        """The answers to several requests out of one decode, each as ``frames`` gives it."""
+        """Return the answers to several requests out of one decode, each as ``frames`` gives it."""
         raise NotImplementedError
 
     def _numbers(self, requests: Sequence[FrameRequest]) -> list[int]:

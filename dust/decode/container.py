@@ -18,7 +18,8 @@ _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds 
 
 @functools.cache
 def read_errors() -> tuple[type[Exception], type[OSError]]:
-    """What PyAV raises for bad data. PyAV is imported where it is needed first: models train on arrays without it."""
+    """Return what PyAV raises for bad data. PyAV is imported where it is needed first: models train on arrays without
+    it."""
     import av
 
     return av.error.FFmpegError, OSError
@@ -72,7 +73,7 @@ def discard_others(container: Any, stream: Any) -> None:
 
 
 def packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's packets that hold data, in file order from the present place."""
+    """Yield the stream's packets that hold data, in file order from the present place."""
     for packet in container.demux(stream):
         check_time()
         if packet.size:
@@ -106,7 +107,8 @@ class Facts:
         self.begin, self.end = float("inf"), float("-inf")
 
     def watch(self) -> Iterator[Any]:
-        """The video packets; others are looked at only where the header knows no more than the file's duration."""
+        """Yield the video packets; others are looked at only where the header knows no more than the file's
+        duration."""
         if not self.whole_file:
             discard_others(self.container, self.stream)
         base = float(self.stream.time_base)
@@ -200,7 +202,7 @@ class Facts:
         return self.broken
 
     def errors(self) -> list[str]:
-        """What already demuxing shows to be wrong, once every packet was seen."""
+        """Return what already demuxing shows to be wrong, once every packet was seen."""
         found = []
         have, declared = self.seen + self.empty - self.discarded, self.declared()
         if self.wrong:
@@ -221,7 +223,7 @@ class Facts:
 
 
 def words(error: BaseException) -> str:
-    """An FFmpeg error's own sentence, without number and path."""
+    """Return an FFmpeg error's own sentence, without number and path."""
     return str(getattr(error, "strerror", None) or error)
 
 
@@ -239,8 +241,8 @@ KEEP_TIMES = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libaom-av1", "mp
 
 
 def shown(packet: Any) -> Any:
-    """A packet whose frame is given out, though an edit list hides it: others may refer to it, and if it is damaged
-    nothing else tells. The same packet where it is not hidden."""
+    """Return a packet whose frame is given out, though an edit list hides it: others may refer to it, and if it is
+    damaged nothing else tells. The same packet where it is not hidden."""
     if not packet.is_discard:
         return packet
     import av

@@ -59,22 +59,22 @@ class Scan:
 
 
 def is_video(name: str | os.PathLike) -> bool:
-    """Whether a name ends as a video's does."""
+    """Tell whether a name ends as a video's does."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def is_picture(name: str | os.PathLike) -> bool:
-    """Whether a name ends as a picture's does."""
+    """Tell whether a name ends as a picture's does."""
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is nobody's data."""
+    """Tell whether a file or folder of that name is nobody's data."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 def visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are not hidden, by name; none if it is no folder."""
+    """Return the entries of a folder that are not hidden, by name; none if it is no folder."""
     try:
         with os.scandir(os.fspath(folder)) as entries:
             return sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
@@ -193,7 +193,7 @@ def scan_pictures(folder: str | os.PathLike, pattern: str = "") -> Scan:
 
 
 def picture_kinds(names: Sequence[str]) -> dict[str, int]:
-    """How many pictures there are of each kind: ``{"img_#.jpg": 12, "flow_x_#.jpg": 12}``.
+    """Return how many pictures there are of each kind: ``{"img_#.jpg": 12, "flow_x_#.jpg": 12}``.
 
     A kind is a name with its numbers left out; .jpg and .jpeg are one. Where a number that stands behind letters
     (``cam0_0001.jpg``) takes a few values, and each of them has the same further numbers, each value is a kind. Names

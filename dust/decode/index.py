@@ -103,7 +103,7 @@ class VideoIndex:
 
 
 def checked(index: VideoIndex) -> VideoIndex | None:
-    """What may be believed of an index that somebody kept; None where it is none that :func:`build_index` makes.
+    """Return what may be believed of an index that somebody kept; None where it is none that :func:`build_index` makes.
 
     Its order of frames is held against its timestamps; these, and what timestamps cannot tell, are held against the
     file while it is read (:class:`dust.decode.session.DecodeSession`).
@@ -150,7 +150,7 @@ def _plain(index: VideoIndex) -> bool:
 
 
 def build_index(path: str, threads: int = 1, spare: list[Any] | None = None) -> VideoIndex:
-    """The index of one file: by demuxing, or where that proves too little, by one decode from the start.
+    """Return the index of one file: by demuxing, or where that proves too little, by one decode from the start.
 
     ``spare``, if given, receives the file still open, as (container, stream), where no decoder was needed.
     Raises VideoError for a file that cannot be opened, has no video stream or gives no frame.
@@ -189,7 +189,7 @@ class _DemuxScan:
         self.first: Any = None
 
     def proven(self) -> bool:
-        """Whether timestamps and key frames tell everything; ``doubt`` says why not."""
+        """Tell whether timestamps and key frames tell everything; ``doubt`` says why not."""
         if not ("mov" in self.format or "matroska" in self.format) or self.codec not in KEEP_TIMES:
             self.doubt = f"{self.codec} in {self.format} keeps no exact frame times"
             return False
@@ -404,7 +404,7 @@ class _FullDecode:
 
 
 def agree(quick: VideoIndex, full: VideoIndex) -> VideoIndex:
-    """The index to keep after a full decode: the quick one if the decode confirmed it."""
+    """Return the index to keep after a full decode: the quick one if the decode confirmed it."""
     same = len(quick.order) == len(full.order) and bool((quick.order == full.order).all())
     if same and full.mode == "start" and quick.orientation == full.orientation:
         return replace(quick, report=full.report)

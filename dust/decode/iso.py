@@ -18,7 +18,7 @@ _LONGER = 1.02  # the samples' times against the track's duration
 
 
 def find_break(path: str, track: int, hidden: bool) -> str:
-    """What is wrong with the structure of a file, as a sentence; "" where nothing is seen to be.
+    """Return what is wrong with the structure of a file, as a sentence; "" where nothing is seen to be.
 
     In a file of fragments these are bytes that are no box. Where an edit list hides frames (``hidden``), also what
     makes it hide the wrong ones: fragments whose time falls behind the one before, or tables of the ``track`` (its

@@ -44,14 +44,14 @@ class StreamFrame:
 
 
 def is_live(source: object) -> bool:
-    """Whether a source is a camera or a network stream, which must be taken as it comes."""
+    """Tell whether a source is a camera or a network stream, which must be taken as it comes."""
     return isinstance(source, str) and (
         source.startswith(CAMERA) or ("://" in source and not is_remote_file(source) and member_of(source) is None)
     )
 
 
 def is_remote_file(source: object) -> bool:
-    """Whether a source is a file on a web server: http(s), with the ending of a file."""
+    """Tell whether a source is a file on a web server: http(s), with the ending of a file."""
     if not isinstance(source, str) or not source.lower().startswith(("http://", "https://")):
         return False
     ending = os.path.splitext(urlsplit(source).path)[1].lower()

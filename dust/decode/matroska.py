@@ -30,8 +30,8 @@ class _Broken(Exception):
 
 
 def find_break(path: str) -> str:
-    """What is wrong with the structure of a Matroska file, as a sentence; "" where its elements follow one another
-    without a gap and the checksums of its clusters are right."""
+    """Return what is wrong with the structure of a Matroska file, as a sentence; "" where its elements follow one
+    another without a gap and the checksums of its clusters are right."""
     try:
         with open_bytes(path) as file:
             _Walk(file, length(file)).segment()
@@ -93,8 +93,8 @@ class _Walk:
         return at
 
     def simple_blocks(self, at: int, end: int) -> int:
-        """Where the run of simple blocks of known tracks ends that begins at a place, as far as the piece reaches: most
-        of a file is such, so this asks what :meth:`cluster` asks of them in the fewest steps."""
+        """Return where the run of simple blocks of known tracks ends that begins at a place, as far as the piece
+        reaches: most of a file is such, so this asks what :meth:`cluster` asks of them in the fewest steps."""
         data, begin, tracks = self.piece, self.begin, self.tracks
         place, limit = at - begin, min(len(data) - 16, end - begin - 1)
         while 0 <= place <= limit and data[place] == _SIMPLE_BLOCK:
@@ -137,7 +137,7 @@ class _Walk:
             raise _Broken(f"the checksum of the cluster at byte {start} is wrong")
 
     def track_numbers(self, at: int, end: int) -> set[int]:
-        """The numbers of all tracks."""
+        """Return the numbers of all tracks."""
         numbers = set()
         while at < end:
             kind, content, after = self.element(at)

@@ -17,7 +17,7 @@ _ORIENTATION = 0x0112  # the tag of CIPA DC-008 (Exif)
 
 
 def read_picture(path: str) -> np.ndarray:
-    """A picture, (H, W, 3) uint8 RGB.
+    """Return a picture, (H, W, 3) uint8 RGB.
 
     Of 16-bit values the upper 8 bits count, for grey ones as for those of colours; floating-point values are of 0 to 1.
     Transparency is left aside.

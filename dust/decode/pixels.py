@@ -51,13 +51,13 @@ class Orientation(NamedTuple):
     flip_columns: bool = False
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
-        """A view of (H, W, 3) as displayed."""
+        """Return a view of (H, W, 3) as displayed."""
         if self.transpose:
             picture = picture.swapaxes(0, 1)
         return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
     def stored_region(self, region: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, int, int]:
-        """Where a (y, x, h, w) region of the (height, width) display lies in the stored picture."""
+        """Return where a (y, x, h, w) region of the (height, width) display lies in the stored picture."""
         y, x, h, w = region
         if self.flip_rows:
             y = height - y - h
@@ -66,7 +66,7 @@ class Orientation(NamedTuple):
         return (x, y, w, h) if self.transpose else (y, x, h, w)
 
     def shown_region(self, region: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, int, int]:
-        """Where a (y, x, h, w) region of the stored picture lies in the (height, width) display."""
+        """Return where a (y, x, h, w) region of the stored picture lies in the (height, width) display."""
         y, x, h, w = region
         if self.transpose:
             y, x, h, w = x, y, w, h
@@ -82,16 +82,16 @@ _SKEW = 0.017  # the tangent of a degree
 
 
 def shown_size(height: int, width: int, stretch: float, orientation: Orientation) -> tuple[int, int]:
-    """The size at which a frame of (height, width) pixels, already turned, is shown whose stored pixels are ``stretch``
-    times wider than high."""
+    """Return the size at which a frame of (height, width) pixels, already turned, is shown whose stored pixels are
+    ``stretch`` times wider than high."""
     if orientation.transpose:
         return max(1, round(height * stretch)), width
     return height, max(1, round(width * stretch))
 
 
 def orientation_of(frame: Any) -> Orientation:
-    """The orientation that a frame's display matrix asks for: right angles, to about a degree, and mirrorings; anything
-    else is upright."""
+    """Return the orientation that a frame's display matrix asks for: right angles, to about a degree, and mirrorings;
+    anything else is upright."""
     if not frame.rotation and not any(one.type.name == "DISPLAYMATRIX" for one in frame.side_data):
         return UPRIGHT
     for one in frame.side_data:
@@ -288,7 +288,7 @@ def reformat(
     width: int | None = None,
     height: int | None = None,
 ) -> Any:
-    """One kept swscale context on one thread, with the colours of ``frame.to_ndarray("rgb24")``.
+    """Convert a frame by one kept swscale context on one thread, with the colours of ``frame.to_ndarray("rgb24")``.
 
     ConversionError where swscale cannot do it.
     """
@@ -309,7 +309,7 @@ def _reformat(reformatter: Any, frame: Any, options: dict[str, Any]) -> Any:
 
 
 def pixels(frame: Any) -> np.ndarray:
-    """The (H, W, 3) uint8 view of an rgb24 frame; no copy."""
+    """Return the (H, W, 3) uint8 view of an rgb24 frame; no copy."""
     plane = frame.planes[0]
     lines = np.frombuffer(plane, np.uint8)[: plane.line_size * frame.height].reshape(frame.height, plane.line_size)
     return lines[:, : frame.width * 3].reshape(frame.height, frame.width, 3)

@@ -294,7 +294,7 @@ class ArrayReader(Clip):
 
 
 def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:
-    """A reader for a video file or for a folder of pictures.
+    """Return a reader for a video file or for a folder of pictures.
 
     Args:
         decoder: what reads video files: pyav | torchcodec | one that is registered, see :mod:`dust.decode.clip`.

@@ -52,20 +52,20 @@ class Segment:
 
     @classmethod
     def of_part(cls, part: str) -> "Segment | None":
-        """The segment that these words say; None for others."""
+        """Return the segment that these words say; None for others."""
         match = _PART.fullmatch(part)
         return match and cls(float(match[2]), None if match[3] == "end" else float(match[3]), match[1])
 
     @classmethod
     def of_id(cls, clip_id: str, path: str, unit: str) -> "Segment | None":
-        """The segment of a clip that is called ``path#start-end``, as lists do; None for one of another name."""
+        """Return the segment of a clip that is called ``path#start-end``, as lists do; None for one of another name."""
         match = _ID.fullmatch(clip_id)
         if match is None or not path.replace(os.sep, "/").endswith(match[1].lstrip("./")):
             return None
         return cls(float(match[2]), float(match[3]) if match[3] else None, unit)
 
     def overlaps(self, other: "Segment") -> bool:
-        """Whether both have a moment in common; False for parts of different units, which nobody can compare."""
+        """Tell whether both have a moment in common; False for parts of different units, which nobody can compare."""
         if Segment(unit=self.unit) == self or Segment(unit=other.unit) == other:
             return True
         before = self.end is not None and self.end <= other.start
@@ -150,7 +150,8 @@ class SegmentReader(Clip):
 
 
 def part_of(reader: ClipReader, segment: Segment | None) -> ClipReader:
-    """The reader of a segment of a clip; of the whole for None. VideoError, with the reader closed, if it is empty."""
+    """Return the reader of a segment of a clip; of the whole for None. VideoError, with the reader closed, if it is
+    empty."""
     if segment is None:
         return reader
     try:

@@ -36,7 +36,7 @@ def frame_times(
 
 
 def rate_of(seconds: np.ndarray, stated: float, tick: float) -> float:
-    """The mean rate of frames by their times, frames per second.
+    """Return the mean rate of frames by their times, frames per second.
 
     The stated rate is taken exactly where the times confirm it to the tick.
 
@@ -60,7 +60,7 @@ def stated_rate(stream: Any) -> float:
 
 
 def disagreement(count: int, rate: float, header: float) -> list[str]:
-    """A remark where the header states another rate (0 = none) than the times of ``count`` frames give."""
+    """Return a remark where the header states another rate (0 = none) than the times of ``count`` frames give."""
     if count < 2 or not header or abs(header - rate) <= _DISAGREEMENT * rate:
         return []
     return [f"its header says {header:g} frames per second, the times of its frames {rate:.5g}: these are believed"]

@@ -87,7 +87,7 @@ class LaunchSettings:
         return replace(self, num_shards=shards, shard_id=shard)
 
     def as_started(self, env: DistEnv) -> "LaunchSettings":
-        """The number of processes that a launcher really started.
+        """Return the number of processes that a launcher really started.
 
         Raises:
             ConfigError: more than the clips of a batch.
@@ -106,7 +106,7 @@ class LaunchSettings:
 
 
 def build_settings(cfg: CfgNode) -> LaunchSettings:
-    """What cfg says of processes."""
+    """Return what cfg says of processes."""
     return LaunchSettings(
         processes_per_node(cfg),
         cfg.NUM_GPUS,
@@ -119,7 +119,8 @@ def build_settings(cfg: CfgNode) -> LaunchSettings:
 
 
 def build_launched(cfg: CfgNode, settings: LaunchSettings) -> Any:
-    """The configuration that the processes of a stage get: with the numbers of ``settings``, where these are others."""
+    """Return the configuration that the processes of a stage get: with the numbers of ``settings``, where these are
+    others."""
     if settings == build_settings(cfg):
         return cfg
     return with_values(
@@ -154,7 +155,8 @@ class Launcher:
             self.exit_handler.first = self.env.rank == 0
 
     def broadcast_decision(self, question: Callable[[], bool]) -> bool:
-        """An answer that all processes of the command share. It is the first one's, and theirs once it has come."""
+        """Return an answer that all processes of the command share. It is the first one's, and theirs once it has
+        come."""
         return question() if self.env is None else self._meet(self.env).broadcast_decision(question)
 
     def run(self, payload: Any, function: Callable[[Any], None]) -> int:
@@ -245,7 +247,7 @@ def _next_port(url: str) -> str:
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Whether a collective failed because another process has ended."""
+    """Tell whether a collective failed because another process has ended."""
     return bool(re.search(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", str(error), re.I))
 
 

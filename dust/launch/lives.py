@@ -35,7 +35,7 @@ LONGEST = 1000
 
 
 def progress(folders: Iterable[Path]) -> frozenset[str]:
-    """What the stages of these folders have done for good, a string for each piece.
+    """Return what the stages of these folders have done for good, a string for each piece.
 
     Whatever a life adds, the next one need not do again. A checkpoint counts by its name, which says how far it came,
     and a test by what it found: one that is only made again is no progress. Unfinished features count by how many
@@ -92,7 +92,7 @@ class Lives:
         self._answer: bool | None = None
 
     def go_on(self, signum: int) -> bool:
-        """Whether the job may be queued again after this signal. If not, says why and what to do.
+        """Tell whether the job may be queued again after this signal. If not, says why and what to do.
 
         A life without a step is noted on the disk, and forgotten after the next one with some. Asked again, by
         another thread say, it answers the same and counts nothing twice.
@@ -160,7 +160,7 @@ def _digest(pieces: frozenset[str]) -> str:
 
 
 def time_limit(job: str, environ: Mapping[str, str] = os.environ) -> str:
-    """A sentence that names a job's time limit, as Slurm says it now, or else its environment."""
+    """Return a sentence that names a job's time limit, as Slurm says it now, or else its environment."""
     minutes = math.nan
     try:
         asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%l"], capture_output=True, text=True, timeout=20)

@@ -38,7 +38,7 @@ class DistEnv:
 
 
 def read_dist_env(environ: Mapping[str, str]) -> DistEnv | None:
-    """The place that torchrun or Slurm gives this process; None if neither started it among others.
+    """Return the place that torchrun or Slurm gives this process; None if neither started it among others.
 
     Raises:
         ConfigError: Slurm's host list cannot be read, or its nodes have different numbers of tasks.
@@ -71,7 +71,8 @@ def _port(job: int, step: str) -> int:
 
 
 def first_host(nodelist: str) -> str:
-    """The first name of Slurm's compressed list of hosts (``node[3-5,9]``), expanded by scontrol where it must be."""
+    """Return the first name of Slurm's compressed list of hosts (``node[3-5,9]``), expanded by scontrol where it must
+    be."""
     first = nodelist.split(",")[0].strip()
     if first and "[" not in first:
         return first
@@ -121,12 +122,12 @@ class Rendezvous:
             )
 
     def stage(self) -> dist.Store:
-        """A part of the store for one process group: names of an earlier one are not met again."""
+        """Return a part of the store for one process group: names of an earlier one are not met again."""
         self.count += 1
         return dist.PrefixStore(f"stage{self.count}", self.store)
 
     def broadcast_decision(self, question: Callable[[], bool]) -> bool:
-        """The first process's answer to ``question``, on all. They wait for it, for days if it is busy alone.
+        """Return the first process's answer to ``question``, on all. They wait for it, for days if it is busy alone.
 
         Raises:
             DustError: the first process has gone.
@@ -208,8 +209,8 @@ def _cannot_meet(env: DistEnv, error: Exception, timeout: float) -> DustError:
 
 
 def own_gpu(num_gpus: int, local_rank: int, local_size: int) -> int:
-    """Which of the GPUs that this process sees is its own: that of its number on the node, or the only one where Slurm
-    shows every task its own (``--gpus-per-task=1``, ``--gpu-bind=single:1``).
+    """Return which of the GPUs that this process sees is its own: that of its number on the node, or the only one where
+    Slurm shows every task its own (``--gpus-per-task=1``, ``--gpu-bind=single:1``).
 
     Raises ConfigError: it sees fewer than ``num_gpus``, those of the node.
     """

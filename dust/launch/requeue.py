@@ -100,7 +100,7 @@ class ExitHandler:
 
 
 def job_of(environ: Mapping[str, str]) -> str:
-    """The Slurm job that this process belongs to: ``123``, in an array ``120_3``; empty outside Slurm."""
+    """Return the Slurm job that this process belongs to: ``123``, in an array ``120_3``; empty outside Slurm."""
     if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ.get("SLURM_JOB_ID", "")
@@ -117,8 +117,9 @@ def note_begin(folder: Path, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def begun_by_this_job(folder: str | os.PathLike, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether an earlier life of this Slurm job has begun the run in ``folder`` anew, so that this one, queued again,
-    goes on from there in spite of TRAIN.AUTO_RESUME False. A second command of the same life begins anew again."""
+    """Tell whether an earlier life of this Slurm job has begun the run in ``folder`` anew, so that this one, queued
+    again, goes on from there in spite of TRAIN.AUTO_RESUME False. A second command of the same life begins anew
+    again."""
     try:
         with open(Path(folder) / BEGUN, "rb") as file:
             record: Any = json.loads(file.read(1000))

@@ -123,7 +123,7 @@ def urgency(signum: int) -> int:
 
 
 def most_urgent(signum: int = 0) -> int:
-    """The most urgent of ``signum`` and those that have come to this process; 0 if there are none."""
+    """Return the most urgent of ``signum`` and those that have come to this process; 0 if there are none."""
     return max(signum, _signals.signum, key=urgency)
 
 

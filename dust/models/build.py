@@ -12,7 +12,7 @@ MODEL_REGISTRY = Registry("model", aliases={"vit_base_patch16_224": "TimeSformer
 
 
 def build_model(cfg: Any, **overrides: Any) -> nn.Module:
-    """The model that ``cfg.MODEL.MODEL_NAME`` names, on the CPU, freshly initialised.
+    """Return the model that ``cfg.MODEL.MODEL_NAME`` names, on the CPU, freshly initialised.
 
     A class with ``from_config`` gets plain keyword arguments, of which ``overrides`` replace some. A class without it
     (a SlowFast user's own) is called with ``cfg`` itself and takes no overrides.

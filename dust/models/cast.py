@@ -272,7 +272,8 @@ class CAST(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. The experts' weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. The experts' weights are loaded by the engine, not
+        here."""
         node = cfg.CAST
         parts = {"spatial": "SPATIAL_FROM", "temporal": "TEMPORAL_FROM", "trunk": "TRUNK_FROM"}
         return {
@@ -345,7 +346,8 @@ class CAST(ClassifierHead, Checkpointed):
     def forward_head(
         self, features: dict[str, torch.Tensor], pre_logits: bool = False
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Both experts' features -> what ``forward`` returns, or with ``pre_logits`` what its head (or heads) see."""
+        """Turn both experts' features into what ``forward`` returns, or with ``pre_logits`` what its head (or heads)
+        see."""
         s, t = features["spatial"], features["temporal"]
         if self.composition:
             if pre_logits:
@@ -364,7 +366,8 @@ class CAST(ClassifierHead, Checkpointed):
             load_experts(self, spatial=paths["spatial"], temporal=paths["temporal"])
 
     def partial_state_dict(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint has to hold: what is trained and the experts' hash; all, if they have no file or learn."""
+        """Return what a checkpoint has to hold: what is trained and the experts' hash; all, if they have no file or
+        learn."""
         return trained_part(self) if self.init_from and self.freeze else self.state_dict()
 
     def load_partial(self, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -373,7 +376,7 @@ class CAST(ClassifierHead, Checkpointed):
         load_checkpointed(self, state, source)
 
     def frozen_sha256(self) -> str:
-        """Which experts these are: SHA-256, hex."""
+        """Return which experts these are: SHA-256, hex."""
         return frozen_sha256(self)
 
     # ---------------------------------------------------------------------------------- what a classifier offers

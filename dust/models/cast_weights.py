@@ -98,7 +98,7 @@ def load_trunk(model: nn.Module, path: str | os.PathLike) -> None:
 
 
 def read_state(path: str | os.PathLike) -> State:
-    """The tensors of a checkpoint of CAST's, ours or the authors' (``module``, and names that begin so)."""
+    """Return the tensors of a checkpoint of CAST's, ours or the authors' (``module``, and names that begin so)."""
     notes: list[str] = []
     state = find_tensors(str(path), read_checkpoint(path), notes)
     logger.info("%s: %s", path, "; ".join(notes))
@@ -106,12 +106,12 @@ def read_state(path: str | os.PathLike) -> State:
 
 
 def trained_names(model: nn.Module) -> list[str]:
-    """The names of the parameters that training changes, whatever their ``requires_grad`` is now."""
+    """Return the names of the parameters that training changes, whatever their ``requires_grad`` is now."""
     return [name for name, _ in model.named_parameters() if is_trained(name)]
 
 
 def trained_state_dict(model: nn.Module) -> State:
-    """What training changes, for a file without the experts: 45 M of ViT-B's 217 M numbers. Not copied."""
+    """Return what training changes, for a file without the experts: 45 M of ViT-B's 217 M numbers. Not copied."""
     parameters = dict(model.named_parameters())
     return {name: parameters[name].detach() for name in trained_names(model)}
 
@@ -176,7 +176,7 @@ def check_experts(model: nn.Module, state: Mapping[str, torch.Tensor], source: s
 
 
 def expert_hash_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
-    """The hash of the experts that a checkpoint's tensors name, or hold."""
+    """Return the hash of the experts that a checkpoint's tensors name, or hold."""
     if HASH in state:
         return bytes(state[HASH].tolist()).hex()
     return sha256_of_tensors(

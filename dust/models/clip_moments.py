@@ -72,7 +72,7 @@ class ClipMoments(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for."""
+        """Return the arguments that a configuration asks for."""
         node = cfg.CLIP_MOMENTS
         return {
             "num_classes": cfg.MODEL.NUM_CLASSES,

@@ -139,12 +139,12 @@ _OF_TEXT = re.compile(r"(text\.)?token_embedding\.|(text_model\.)?embeddings\.to
 
 
 def has_text(state: State) -> bool:
-    """Whether a file holds a text transformer, in any known layout."""
+    """Tell whether a file holds a text transformer, in any known layout."""
     return any(_OF_TEXT.match(key) for key in state)
 
 
 def to_text_names(state: State, notes: list[str]) -> State:
-    """The text transformer of any known layout of CLIP under OpenAI's names; a new dict.
+    """Return the text transformer of any known layout of CLIP under OpenAI's names; a new dict.
 
     Raises:
         CheckpointError: there is none.
@@ -201,8 +201,8 @@ def tokenize(texts: Sequence[str], context_length: int = CONTEXT) -> torch.Tenso
 
 
 def class_text(name: str) -> str:
-    """What a class is called in a sentence: ``cutting_bread`` and ``CuttingBread`` are "cutting bread"'s two other
-    spellings, in folders and in UCF101. Case does not matter to CLIP's tokens."""
+    """Return what a class is called in a sentence: ``cutting_bread`` and ``CuttingBread`` are "cutting bread"'s two
+    other spellings, in folders and in UCF101. Case does not matter to CLIP's tokens."""
     text = name.replace("_", " ").strip()
     if " " not in text and re.fullmatch(r"(?:[A-Z][a-z0-9]+){2,}", text):
         text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text)

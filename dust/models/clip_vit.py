@@ -169,7 +169,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.CLIP
         return {
             "input_resolution": cfg.DATA.TRAIN_CROP_SIZE,

@@ -68,7 +68,7 @@ class CLIPZeroShot(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.CLIP
         return {
             "average": node.FRAME_AVERAGE,
@@ -130,7 +130,7 @@ class CLIPZeroShot(nn.Module):
         return self.visual.constants()
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """The whole CLIP of OpenAI, OpenCLIP or Hugging Face under this model's names.
+        """Return the whole CLIP of OpenAI, OpenCLIP or Hugging Face under this model's names.
 
         Raises:
             CheckpointError: a file that lacks one of both transformers or the scale, or computes something else.

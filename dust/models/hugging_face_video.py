@@ -74,7 +74,7 @@ class HuggingFaceVideo(ClassifierHead):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         return {
             "arch": cfg.MODEL.ARCH,
             "num_classes": cfg.MODEL.NUM_CLASSES,
@@ -132,7 +132,7 @@ class HuggingFaceVideo(ClassifierHead):
 
 
 def build_network(arch: str, img_size: int, num_frames: int, options: dict[str, Any]) -> Any:
-    """A classifier of transformers with fresh weights.
+    """Return a classifier of transformers with fresh weights.
 
     Raises:
         ConfigError: transformers is missing or knows no such classifier of videos, or the sizes are others.

@@ -146,7 +146,7 @@ class TemporalEncoder(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.KEYSTEP
         return {
             "seq_len": node.FRAMES,

@@ -92,7 +92,7 @@ class KeyStepFrameEncoder(nn.Module):
         return body.forward_features(video[:, :, 0])
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Any:
-        """What ``forward_features`` gave -> the dict, or with ``pre_logits`` the embedding (B, D) alone."""
+        """Turn what ``forward_features`` gave into the dict, or with ``pre_logits`` the embedding (B, D) alone."""
         body: Any = self.body
         hidden = self.neck(body.forward_head(features, pre_logits=True))
         embedding = F.normalize(hidden, dim=1)

@@ -121,7 +121,7 @@ class KeyStepVideo(nn.Module):
         return {f"frame_encoder.{name}": self.spatial_lr_mult for name, _ in self.frame_encoder.named_parameters()}
 
     def no_weight_decay(self) -> set[str]:
-        """The whole frame encoder, as published, and the temporal encoder's positions and class token."""
+        """Return the whole frame encoder, as published, and the temporal encoder's positions and class token."""
         temporal = {f"temporal_encoder.{name}" for name in self.temporal_encoder.no_weight_decay()}
         return temporal | {f"frame_encoder.{name}" for name, _ in self.frame_encoder.named_parameters()}
 

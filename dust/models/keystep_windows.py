@@ -20,7 +20,7 @@ def window_logits(model: nn.Module, embeddings: Tensor) -> Tensor:
 def recording_windows(
     embeddings: Tensor, *, frames: int, skip: int, phases: str = "first"
 ) -> tuple[np.ndarray, Tensor]:
-    """Every window of a recording, as a view of its embeddings: nothing is copied.
+    """Return every window of a recording, as a view of its embeddings: nothing is copied.
 
     Args:
         embeddings: (F, D) of all frames.

@@ -24,8 +24,8 @@ _TORCHVISION = [
 
 
 def our_names(state: State, notes: list[str], own: State, grid: tuple[int, int, int]) -> State:
-    """The tensors of a file under the names of :class:`dust.models.mvit.MViT`, positions resampled to the sizes in
-    ``own``, that model's state."""
+    """Return the tensors of a file under the names of :class:`dust.models.mvit.MViT`, positions resampled to the sizes
+    in ``own``, that model's state."""
     if any(key.startswith(("conv_proj.", "pos_encoding.")) for key in state):
         notes.append("names translated from torchvision's layout")
         renamed = {}

@@ -23,7 +23,7 @@ def parameter_groups(
     layer_decay: float = 1.0,
     backbone_lr_scale: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter in exactly one group, with its ``weight_decay`` and its ``lr_scale``.
+    """Return every trainable parameter in exactly one group, with its ``weight_decay`` and its ``lr_scale``.
 
     - Parameters of batch norms decay by ``bn_weight_decay`` (SlowFast).
     - Names in ``model.no_weight_decay()`` never decay; neither do biases and 1-D tensors if ``zero_wd_1d``.
@@ -146,7 +146,7 @@ def build_optimizer(
 
 
 def construct_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:
-    """The optimizer that cfg.SOLVER and cfg.BN describe."""
+    """Return the optimizer that cfg.SOLVER and cfg.BN describe."""
     solver = cfg.SOLVER
     return build_optimizer(
         model,

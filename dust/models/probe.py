@@ -32,7 +32,7 @@ HASH = "backbone_sha256"  # the entry of a partial state dict that names the bac
 
 
 def grid_name(lr: float, weight_decay: float) -> str:
-    """How figures of one head of a grid begin: ``lr0.001_wd0.05``."""
+    """Return how figures of one head of a grid begin: ``lr0.001_wd0.05``."""
     return f"lr{lr:g}_wd{weight_decay:g}"
 
 
@@ -126,7 +126,7 @@ class Probe(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for; those of the backbone are read by its own class."""
+        """Return the arguments that a configuration asks for; those of the backbone are read by its own class."""
         node, features, solver = cfg.PROBE, cfg.FEATURES, cfg.SOLVER
         backbone: Any = MODEL_REGISTRY.get(node.BACKBONE)
         gives = isinstance(backbone, GivesTokens)
@@ -238,12 +238,12 @@ class Probe(nn.Module):
             parameter.requires_grad_(name in chosen and not beyond)
 
     def lr_scales(self) -> dict[str, float]:
-        """The rate of each head of the grid over the solver's."""
+        """Return the rate of each head of the grid over the solver's."""
         rates = [lr / self.base_lr if self.base_lr else 1.0 for lr, _ in self.rates]
         return self._of_heads(rates)
 
     def weight_decays(self) -> dict[str, float]:
-        """The weight decay of each head of the grid."""
+        """Return the weight decay of each head of the grid."""
         return self._of_heads([decay for _, decay in self.rates])
 
     def _of_heads(self, values: Sequence[float]) -> dict[str, float]:
@@ -251,19 +251,19 @@ class Probe(nn.Module):
         return {f"heads.{n}.{name}": v for n, (head, v) in enumerate(heads) for name, _ in head.named_parameters()}
 
     def no_weight_decay(self) -> set[str]:
-        """The queries, and what the backbone says."""
+        """Return the queries, and what the backbone says."""
         own = {name for name, _ in self.named_parameters() if name.endswith(("query_tokens", "log_temperature"))}
         return own | {f"backbone.{name}" for name in no_weight_decay(self.backbone)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The backbone's layers; the heads come last."""
+        """Return the backbone's layers; the heads come last."""
         _layers_of(self.backbone)
         matcher = self.backbone.group_matcher(coarse)
         blocks = matcher["blocks"] if isinstance(matcher["blocks"], list) else [(matcher["blocks"], None)]
         return {"stem": _inside(matcher["stem"]), "blocks": [(_inside(pattern), more) for pattern, more in blocks]}
 
     def get_classifier(self) -> nn.Module:
-        """All heads."""
+        """Return all heads."""
         return self.heads
 
     def choose(self, metrics: Mapping[str, float]) -> None:
@@ -336,8 +336,8 @@ class Probe(nn.Module):
             )
 
     def partial_state_dict(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint has to hold: heads, and of the backbone what learns, with its hash; all of it where the
-        backbone has no file."""
+        """Return what a checkpoint has to hold: heads, and of the backbone what learns, with its hash; all of it where
+        the backbone has no file."""
         state = self.state_dict()
         if "backbone" not in self.init_from:
             return state
@@ -367,7 +367,7 @@ class Probe(nn.Module):
         return set(self.state_dict()) - set(given)
 
     def frozen_sha256(self) -> str:
-        """Which backbone it is: SHA-256, hex, of the file's tensors; "" where it has no file."""
+        """Return which backbone it is: SHA-256, hex, of the file's tensors; "" where it has no file."""
         return self._backbone_sha256
 
     def _load_from_state_dict(self, *args: Any) -> None:

@@ -45,7 +45,7 @@ class FromConfig(Protocol):
     def __call__(self, **arguments: Any) -> nn.Module: ...
 
     def from_config(self, cfg: Any) -> dict[str, Any]:
-        """The constructor's keyword arguments."""
+        """Return the constructor's keyword arguments."""
         ...
 
 
@@ -85,14 +85,14 @@ class SavesTrainedPart(Protocol):
     checkpoints hold the whole ``state_dict``."""
 
     def partial_state_dict(self) -> dict[str, Tensor]:
-        """The trained tensors by their names in ``state_dict``."""
+        """Return the trained tensors by their names in ``state_dict``."""
         ...
 
     def load_partial(self, state: Mapping[str, Tensor], source: str) -> None:
         """Put such a part back. CheckpointError, which names ``source``, where it does not fit."""
 
     def frozen_sha256(self) -> str:
-        """The hash of all tensors that ``partial_state_dict`` leaves out; "" where it leaves out none."""
+        """Return the hash of all tensors that ``partial_state_dict`` leaves out; "" where it leaves out none."""
         ...
 
 
@@ -144,7 +144,7 @@ class HasClassifier(Protocol):
     error."""
 
     def get_classifier(self) -> nn.Module | dict[str, nn.Module]:
-        """The module that makes logits of features, or those of several answers by name."""
+        """Return the module that makes logits of features, or those of several answers by name."""
         ...
 
 
@@ -161,7 +161,7 @@ class HasFeatures(Protocol):
     """Features before the classifier, for FEATURES.LAYER pooled and map. Default: name a submodule instead."""
 
     def forward_features(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's inputs -> features before they are pooled."""
+        """Turn the model's inputs into features that are not pooled yet."""
 
     def forward_head(self, features: Any, /, pre_logits: bool = False) -> Any:
         """Features -> outputs, or with ``pre_logits`` what the classifier sees, (B, num_features)."""
@@ -275,12 +275,12 @@ PROTOCOLS: tuple[type, ...] = (
 
 
 def init_from(model: nn.Module) -> InitFrom:
-    """The files that the model's parts begin with; none by default."""
+    """Return the files that the model's parts begin with; none by default."""
     return model.init_from if isinstance(model, HasParts) else {}
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:
-    """The parameters that do not decay; none by default."""
+    """Return the parameters that do not decay; none by default."""
     return set(model.no_weight_decay()) if isinstance(model, ExemptsFromDecay) else set()
 
 

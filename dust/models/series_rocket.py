@@ -30,8 +30,8 @@ GOLDEN = (math.sqrt(5) + 1) / 2
 
 
 def dilations_of(length: int) -> list[int]:
-    """The distances of a kernel's taps for series of ``length`` points: from 1 to where it spans the series, at most
-    eight, evenly on a logarithmic scale."""
+    """Return the distances of a kernel's taps for series of ``length`` points: from 1 to where it spans the series, at
+    most eight, evenly on a logarithmic scale."""
     most = max(1, (length - 1) // (TAPS - 1))
     count = min(int(math.log2(most)) + 1, MOST_DILATIONS)
     return sorted({int(2 ** (math.log2(most) * step / max(count - 1, 1))) for step in range(count)})
@@ -128,7 +128,7 @@ class SeriesRocket(ClassifierHead):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for."""
+        """Return the arguments that a configuration asks for."""
         node = cfg.SERIES_ROCKET
         sizes = {"in_chans": series_channels(cfg), "seq_len": cfg.SERIES.LENGTH or node.SEQ_LEN}
         return {
@@ -157,7 +157,7 @@ class SeriesRocket(ClassifierHead):
             return self.norm(torch.cat(parts, dim=1))
 
     def no_weight_decay(self) -> set[str]:
-        """The bias of the classifier."""
+        """Return the bias of the classifier."""
         return {"head.bias"} if self.num_classes else set()
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

@@ -127,7 +127,7 @@ class SeriesSwin(Swin):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for."""
+        """Return the arguments that a configuration asks for."""
         node = cfg.SERIES_SWIN
         return {
             "num_classes": cfg.MODEL.NUM_CLASSES,

@@ -258,7 +258,7 @@ class ResNet(_ResNets):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         return {
             **_of_resnet(cfg),
             "arch": "slow" if cfg.MODEL.ARCH == "vit" else cfg.MODEL.ARCH,
@@ -358,7 +358,7 @@ class SlowFast(_ResNets):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         return {
             **_of_resnet(cfg),
             "num_block_temp_kernel": [[*row, *row][:2] for row in cfg.RESNET.NUM_BLOCK_TEMP_KERNEL],

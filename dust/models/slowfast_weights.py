@@ -14,7 +14,7 @@ EPS = 1e-5
 
 
 def our_names(state: State, notes: list[str], own: Mapping[str, torch.Tensor]) -> State:
-    """The tensors of a file under the names of :class:`dust.models.slowfast.SlowFast`, ``ResNet`` and ``X3D``.
+    """Return the tensors of a file under the names of :class:`dust.models.slowfast.SlowFast`, ``ResNet`` and ``X3D``.
 
     Args:
         own: the model's own state: pytorchvideo's X3D lacks a norm, which becomes an identity; an image ResNet's

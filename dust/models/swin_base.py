@@ -121,7 +121,7 @@ class Swin(ClassifierHead, Checkpointed):
         return {"stem": stem, "blocks": [*merging, (r"^layers\.(\d+)\.blocks\.(\d+)", None)]}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """A foreign file's tensors under this model's names; see :mod:`dust.models.swin_weights`."""
+        """Return a foreign file's tensors under this model's names; see :mod:`dust.models.swin_weights`."""
         return adapt(self, state, notes)
 
 

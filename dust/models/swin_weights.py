@@ -21,7 +21,7 @@ _TORCHVISION = [(r"\.mlp\.0\.", ".mlp.fc1."), (r"\.mlp\.3\.", ".mlp.fc2.")]
 
 
 def adapt(model: nn.Module, state: State, notes: list[str]) -> State:
-    """A foreign file's tensors under the model's names; ``notes`` gets a line for all that was changed.
+    """Return a foreign file's tensors under the model's names; ``notes`` gets a line for all that was changed.
 
     Knows Video Swin's files (``backbone.*``, ``cls_head.fc_cls.*``), torchvision's, Swin-1D's, DUST's (ours), and image
     Swins (the authors', timm's, torchvision's) for a video model. What does not fit stays as it is, for
@@ -134,7 +134,7 @@ def _without_buffers(model: nn.Module, state: State, notes: list[str]) -> State:
 
 
 def inflate(model: nn.Module, state: State, notes: list[str]) -> State:
-    """An image Swin's tensors for a video model, by Video Swin's rule.
+    """Return an image Swin's tensors for a video model, by Video Swin's rule.
 
     The kernel of the patches is repeated along time and divided by the number of frames. Tables of biases are resized
     (bicubic) to the window's height and width and repeated for each offset in time. The classifier of images is left.

@@ -186,7 +186,7 @@ class TimeSformer(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.TIMESFORMER
         return {
             "img_size": cfg.DATA.TRAIN_CROP_SIZE,
@@ -286,7 +286,8 @@ class TimeSformer(ClassifierHead, Checkpointed):
         return {"activation": "gelu", "num_heads": self.num_heads, "norm_eps": NORM_EPS, "pooling": "token"}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """A foreign file's tensors under this model's names and shapes; ``notes`` gets a line for all that was changed.
+        """Return a foreign file's tensors under this model's names and shapes; ``notes`` gets a line for all that was
+        changed.
 
         Knows Hugging Face's layout and the image ViTs of timm and DeiT. What cannot be brought into shape stays as it
         is, for :func:`load_weights` to report. Raises CheckpointError for variants that compute something else.

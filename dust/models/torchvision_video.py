@@ -60,7 +60,7 @@ class TorchvisionVideo(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         return {
             "arch": "r3d_18" if cfg.MODEL.ARCH == "vit" else cfg.MODEL.ARCH,
             "num_classes": cfg.MODEL.NUM_CLASSES,

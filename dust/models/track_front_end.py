@@ -85,7 +85,7 @@ class SetReducer(nn.Module):
 
 
 def in_one_go(points: Tensor) -> bool:
-    """Whether all frames are reduced together. CUDA has no cache to stay in, and each part costs 25 launches."""
+    """Tell whether all frames are reduced together. CUDA has no cache to stay in, and each part costs 25 launches."""
     return points.is_cuda
 
 
@@ -164,7 +164,7 @@ class PointTrackModel(ClassifierHead):
         self.head_drop = nn.Dropout(drop_rate)
 
     def frame_features(self, tracks: Tensor, visible: Tensor | None = None, view_mask: Tensor | None = None) -> Tensor:
-        """The features of every camera in every frame, each frame by itself.
+        """Return the features of every camera in every frame, each frame by itself.
 
         Args:
             tracks: (B, V, T, P, 2) x and y in [-1, 1] (with compat in pixels).
@@ -185,7 +185,8 @@ class PointTrackModel(ClassifierHead):
     def forward_frames(
         self, frames: Tensor, view_mask: Tensor | None = None, time_mask: Tensor | None = None
     ) -> Tensor:
-        """What :meth:`frame_features` gave, (B, T, V, F), and masks (B, V), (B, T) -> features (B, num_features)."""
+        """Turn what :meth:`frame_features` gave, (B, T, V, F), and masks (B, V), (B, T) into features (B,
+        num_features)."""
         raise NotImplementedError
 
     def _points(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> Tensor:
@@ -226,7 +227,7 @@ class PointTrackModel(ClassifierHead):
     def adapt_state_dict(
         self, state: dict[str, Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, Tensor]:
-        """The published code's parameter names to ours. There are no position embeddings to resize."""
+        """Translate the published code's parameter names to ours. There are no position embeddings to resize."""
         renamed = {}
         for key, value in state.items():
             for theirs, ours in _PUBLISHED_NAMES.items():
@@ -256,7 +257,8 @@ def hide(tracks: Tensor, seen: Tensor) -> Tensor:
 
 
 def sincos(length: int, dim: int, like: Tensor) -> Tensor:
-    """The transformer's sine and cosine table (length, dim): even columns are sines. An odd ``dim`` ends in a sine."""
+    """Return the transformer's sine and cosine table (length, dim): even columns are sines. An odd ``dim`` ends in a
+    sine."""
     position = torch.arange(length, device=like.device, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, dim, 2, device=like.device, dtype=torch.float32) * (-math.log(10000.0) / dim))
     table = torch.stack([(position * rate).sin(), (position * rate).cos()], dim=-1)  # (length, ceil(dim / 2), 2)

@@ -121,7 +121,7 @@ class PointTrackTransformer(PointTrackModel):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for."""
+        """Return the arguments that a configuration asks for."""
         node = cfg.TRACKS
         return {
             "num_views": len(node.VIEWS),
@@ -163,7 +163,7 @@ class PointTrackTransformer(PointTrackModel):
     def forward_frames(
         self, frames: Tensor, view_mask: Tensor | None = None, time_mask: Tensor | None = None
     ) -> Tensor:
-        """What :meth:`frame_features` gave, (B, T, V, F) -> features (B, D)."""
+        """Turn what :meth:`frame_features` gave, (B, T, V, F), into features (B, D)."""
         B, T, V, _ = frames.shape
         if self.compat:
             x = (frames + sincos(V, self.view_dim, frames)).flatten(2)
@@ -275,7 +275,7 @@ class PointTrackLSTM(PointTrackModel):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for."""
+        """Return the arguments that a configuration asks for."""
         node = cfg.TRACKS
         return {
             "num_views": len(node.VIEWS),
@@ -293,7 +293,7 @@ class PointTrackLSTM(PointTrackModel):
         }
 
     def initial_state(self, batch_size: int) -> State:
-        """The state at the begin of a sequence: zeros, twice (layers, B, hidden_dim)."""
+        """Return the state at the begin of a sequence: zeros, twice (layers, B, hidden_dim)."""
         zeros = next(self.lstm.parameters()).new_zeros((self.layers, batch_size, self.hidden_dim))
         return zeros, zeros.clone()
 
@@ -331,7 +331,7 @@ class PointTrackLSTM(PointTrackModel):
     def forward_frames(
         self, frames: Tensor, view_mask: Tensor | None = None, time_mask: Tensor | None = None
     ) -> Tensor:
-        """What :meth:`frame_features` gave, (B, T, V, F) -> features (B, hidden_dim)."""
+        """Turn what :meth:`frame_features` gave, (B, T, V, F), into features (B, hidden_dim)."""
         return self._pool(self.read_frames(frames)[0], time_mask)
 
     def read_frames(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:

@@ -93,7 +93,7 @@ class TSTL(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for; the engine fills the parts."""
+        """Return the arguments that a configuration asks for; the engine fills the parts."""
         tstl = cfg.TSTL
         grouping = grouping_of(cfg)
         cast = CAST.from_config(cfg)
@@ -200,7 +200,7 @@ class TSTL(nn.Module):
         return torch.cat(told)
 
     def expert_logits(self, index: int, video: torch.Tensor) -> torch.Tensor:
-        """What expert ``index`` says of clips (b, C, T, H, W): (b, num_classes), -inf where it says nothing."""
+        """Return what expert ``index`` says of clips (b, C, T, H, W): (b, num_classes), -inf where it says nothing."""
         logits = self.experts[index](video)
         return self._placed(index, logits["logits"] if isinstance(logits, dict) else logits)
 
@@ -248,8 +248,8 @@ class TSTL(nn.Module):
 
 
 def as_one_batch(video: torch.Tensor) -> bool:
-    """Whether clips of different experts run together. A GPU would wait for the host between experts, with one or two
-    clips for each; a CPU would only copy weights."""
+    """Tell whether clips of different experts run together. A GPU would wait for the host between experts, with one or
+    two clips for each; a CPU would only copy weights."""
     return video.is_cuda and not torch.is_grad_enabled()
 
 

@@ -105,7 +105,7 @@ class VideoSwin(Swin):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for."""
+        """Return the arguments that a configuration asks for."""
         node = cfg.VIDEO_SWIN
         return {
             "num_classes": cfg.MODEL.NUM_CLASSES,

@@ -165,7 +165,7 @@ class VideoMAEPretrain(Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for."""
+        """Return the arguments that a configuration asks for."""
         node = cfg.VIDEOMAE
         return {
             "encoder_embed_dim": node.EMBED_DIM,
@@ -300,8 +300,8 @@ class VideoMAEPretrain(Checkpointed):
         return {"stem": r"^encoder\.patch_embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """The published pre-trainings' tensors, in the authors' or Hugging Face's layout, under this model's names; of
-        a classifier the encoder. ``notes`` gets a line for all that was changed."""
+        """Return the published pre-trainings' tensors, in the authors' or Hugging Face's layout, under this model's
+        names; of a classifier the encoder. ``notes`` gets a line for all that was changed."""
         state = to_official_names(state, notes, self.encoder_num_heads)
         state = {re.sub(r"^(patch_embed|blocks|norm)\.", r"encoder.\1.", key): tensor for key, tensor in state.items()}
         fill_query_biases(state, dict(self.named_parameters()), notes)

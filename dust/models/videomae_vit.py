@@ -238,7 +238,7 @@ class VideoMAE(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.VIDEOMAE
         return {
             "img_size": cfg.DATA.TRAIN_CROP_SIZE,
@@ -292,7 +292,7 @@ class VideoMAE(ClassifierHead, Checkpointed):
     # ---------------------------------------------------------------------------------- what a classifier offers
 
     def no_weight_decay(self) -> set[str]:
-        """The biases and scales whose names do not say that they are some."""
+        """Return the biases and scales whose names do not say that they are some."""
         return {
             name for name, _ in self.named_parameters() if name.endswith(("q_bias", "v_bias", "gamma_1", "gamma_2"))
         }
@@ -304,9 +304,9 @@ class VideoMAE(ClassifierHead, Checkpointed):
         return {"activation": "gelu", "pooling": pooling, **heads}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """The published classifiers' and pre-trainings' tensors, in the authors' or Hugging Face's layout, under this
-        model's names; ``notes`` gets a line for all that was changed. There are no positions to resize: the table is
-        computed.
+        """Return the published classifiers' and pre-trainings' tensors, in the authors' or Hugging Face's layout, under
+        this model's names; ``notes`` gets a line for all that was changed. There are no positions to resize: the table
+        is computed.
         """
         state = to_official_names(state, notes, self.num_heads)
         state = {re.sub(r"^(backbone|encoder)\.", "", key): tensor for key, tensor in state.items()}

@@ -142,14 +142,14 @@ class VJEPA2Encoder(nn.Module):
         self._tables: dict[tuple[int, int, int], Tables] = {}
 
     def forward(self, video: torch.Tensor, act_checkpoint: bool = False, frozen_blocks: int = 0) -> torch.Tensor:
-        """The tokens; the first ``frozen_blocks`` blocks, and what is before them, run without gradient."""
+        """Return the tokens; the first ``frozen_blocks`` blocks, and what is before them, run without gradient."""
         outputs = self.layers(video, self.out_layers or (len(self.blocks) - 1,), act_checkpoint, frozen_blocks)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def layers(
         self, video: torch.Tensor, wanted: Sequence[int], act_checkpoint: bool = False, frozen_blocks: int = 0
     ) -> list[torch.Tensor]:
-        """The normed outputs (B, N, D) of the blocks ``wanted``, in the order of the blocks."""
+        """Return the normed outputs (B, N, D) of the blocks ``wanted``, in the order of the blocks."""
         tubelet = self.tubelet_size if video.ndim == 5 and video.shape[2] > 1 else 1
         check_video("V-JEPA 2", video, in_chans=self.in_chans, patch_size=self.patch_size, tubelet_size=tubelet)
         outputs = []
@@ -196,11 +196,11 @@ class VJEPA2Encoder(nn.Module):
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """The tensors of a published encoder under this one's names."""
+        """Return the tensors of a published encoder under this one's names."""
         return encoder_names(state, notes, self.version)
 
     def constants(self) -> dict[str, Any]:
-        """What of its computation no tensor shows."""
+        """Return what of its computation no tensor shows."""
         first: Any = self.blocks[0]
         return {"activation": "gelu", "num_heads": first.attn.num_heads, "norm_eps": first.norm1.eps}
 
@@ -318,7 +318,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.VJEPA2
         return {
             "version": node.VERSION,
@@ -401,7 +401,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
     # ---------------------------------------------------------------------------------- what a classifier offers
 
     def get_classifier(self) -> nn.Module | dict[str, nn.Module]:
-        """The linear layer, or those of each question by name."""
+        """Return the linear layer, or those of each question by name."""
         return dict(self.head.items()) if isinstance(self.head, nn.ModuleDict) else self.head
 
     def reset_classifier(self, num_classes: int | Mapping[str, int]) -> None:
@@ -432,7 +432,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
             self.assembled_from_parts &= not report.fresh_head
 
     def no_weight_decay(self) -> set[str]:
-        """The tokens that are learnt as such."""
+        """Return the tokens that are learnt as such."""
         return {name for name, _ in self.named_parameters() if name.endswith(("query_tokens", "mod_embed"))}
 
     def adapt_state_dict(
@@ -444,5 +444,5 @@ class VJEPA2(ClassifierHead, Checkpointed):
         return our_names(state, notes, self.encoder.version)
 
     def constants(self) -> dict[str, Any]:
-        """What of the encoder's computation no tensor shows; of the pooler's see :func:`check_probe`."""
+        """Return what of the encoder's computation no tensor shows; of the pooler's see :func:`check_probe`."""
         return self.encoder.constants()

@@ -46,8 +46,8 @@ _OF_ENCODER = re.compile(r"(patch_embed|patch_embed_img|blocks|norm|norms_block)
 
 
 def our_names(state: State, notes: list[str], version: str | None) -> State:
-    """A model's tensors, in whatever layout, under the names of :class:`dust.models.vjepa2.VJEPA2`; ``version`` is the
-    model's, None where its encoder does not matter.
+    """Return a model's tensors, in whatever layout, under the names of :class:`dust.models.vjepa2.VJEPA2`; ``version``
+    is the model's, None where its encoder does not matter.
 
     Raises:
         CheckpointError: the file is of the other version.

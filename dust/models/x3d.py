@@ -149,7 +149,7 @@ class X3D(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.X3D
         return {
             "width_factor": node.WIDTH_FACTOR,

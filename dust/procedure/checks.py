@@ -45,7 +45,7 @@ def check_windows(windows: Sequence[Any]) -> None:
 
 
 def check_states(states: Mapping[int, State]) -> int:
-    """How many components the states have. DataError for none, or for different ones."""
+    """Return how many components the states have. DataError for none, or for different ones."""
     lengths = sorted({len(state) for state in states.values()})
     if len(lengths) != 1 or lengths[0] == 0:
         raise DataError(f"the object detector's states have {lengths or 'no'} components: all have the same number")

@@ -44,7 +44,7 @@ class NaiveDecoder:
         self.state: State | None = None
 
     def update(self, frame: int, detections: Detections) -> list[Step]:
-        """The steps of one frame."""
+        """Return the steps of one frame."""
         detections = check_detections(frame, detections)
         best_class, confidence = max(detections, key=lambda detection: detection[1], default=(-1, 0.0))
         target = self.states.get(best_class)
@@ -118,7 +118,7 @@ class EvidenceDecoder(_Evidence):
         self.cum[others] *= self.decay
 
     def update(self, frame: int, detections: Detections) -> list[Step]:
-        """The steps of one frame."""
+        """Return the steps of one frame."""
         self.accumulate(frame, detections)
         return self.settle(frame, self.crossed(self.cum))
 
@@ -200,7 +200,7 @@ class TemporalDecoder(_Evidence):
         return emitted
 
     def update(self, frame: int, digits: Sequence[int], confidences: Sequence[float], phase: int = 0) -> list[Step]:
-        """The steps of the window that ends in ``frame``."""
+        """Return the steps of the window that ends in ``frame``."""
         self.accumulate(frame, digits, confidences, phase)
         return self.settle(frame, self.crossed(self.cum[phase]))
 
@@ -218,7 +218,7 @@ class NaiveTemporalDecoder:
         self.emitted: set[int] = set()
 
     def update(self, frame: int, digits: Sequence[int], confidences: Sequence[float]) -> list[Step]:
-        """The steps of the window that ends in ``frame``."""
+        """Return the steps of the window that ends in ``frame``."""
         digits, confidences = (one.tolist() for one in check_window(frame, digits, confidences, len(self.state)))
         in_view: Sequence[int] = [0] * len(digits)
         if self.last is not None and frame - self.last[0] <= self.window:
@@ -279,7 +279,7 @@ class DualStreamDecoder:
         confidences: Sequence[float] = (),
         phase: int = 0,
     ) -> list[Step]:
-        """The steps of one frame; ``digits`` None where no window ends in it."""
+        """Return the steps of one frame; ``digits`` None where no window ends in it."""
         self.objects.accumulate(frame, detections)
         if digits is not None:
             self.temporal.accumulate(frame, digits, confidences, phase)
@@ -400,7 +400,7 @@ def decode_dual_published(
     cum_threshold: float = 6.0,
     decay: float = 0.75,
 ) -> tuple[list[Step], list[Step], list[Step]]:
-    """What STORM-PSR's program does: (steps of the object stream, of the temporal stream, merged).
+    """Return what STORM-PSR's program does: (steps of the object stream, of the temporal stream, merged).
 
     The weight counts only in frame 0. From then on both decoders work on one vector of evidence, each with a state of
     its own. For comparison with published numbers; use :class:`DualStreamDecoder`.

@@ -78,16 +78,16 @@ class ProcedureGraph:
 
     @classmethod
     def any_order(cls, procedure: Procedure, components: Sequence[str]) -> "ProcedureGraph":
-        """The steps that a procedure requires, in any order and as often as one likes."""
+        """Return the steps that a procedure requires, in any order and as often as one likes."""
         required = sorted(required_steps(procedure))
         return cls(tuple(Node(step, _name(step, components), repeat=True) for step in required))
 
     def node(self, step: int) -> Node | None:
-        """The node of a step id; None where the graph says nothing of it."""
+        """Return the node of a step id; None where the graph says nothing of it."""
         return next((node for node in self.nodes if node.step == step), None)
 
     def layers(self) -> list[list[Node]]:
-        """The nodes by the number of steps that must lie before them at least, for a drawing."""
+        """Return the nodes by the number of steps that must lie before them at least, for a drawing."""
         depth: dict[int, int] = {}
         while len(depth) < len(self.nodes):
             for node in self.nodes:
@@ -102,8 +102,8 @@ class ProcedureGraph:
 
 
 def required_steps(procedure: Procedure) -> set[int]:
-    """The expected steps that a complete recording has. To remove what is not there at the start is never required:
-    tables expect it so that a removal is recognised where it happens. To put on wrongly is not either."""
+    """Return the expected steps that a complete recording has. To remove what is not there at the start is never
+    required: tables expect it so that a removal is recognised where it happens. To put on wrongly is not either."""
     return {
         step
         for step in procedure.expected

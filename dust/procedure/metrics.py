@@ -296,8 +296,8 @@ def _summarize_group(scores: Sequence[StepScore]) -> dict[str, Any]:
 
 
 def has_errors(gt_ids: Iterable[int], expected_ids: Iterable[int], states: Iterable[Sequence[int]]) -> bool:
-    """Whether a recording counts as one with errors: an expected step is missing, or a component was installed wrongly
-    (-1 in a state) at any time."""
+    """Tell whether a recording counts as one with errors: an expected step is missing, or a component was installed
+    wrongly (-1 in a state) at any time."""
     return bool(set(expected_ids) - set(gt_ids)) or any(-1 in state for state in states)
 
 

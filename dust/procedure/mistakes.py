@@ -50,11 +50,11 @@ class GraphMonitor:
         self.counts = {node.step: node.times * (node.step in at_start) for node in graph.nodes}
 
     def done(self, step: int) -> bool:
-        """Whether a step of the graph was done as often as it must be."""
+        """Tell whether a step of the graph was done as often as it must be."""
         return self.counts[step] >= self._nodes[step].times
 
     def missing_before(self, step: int) -> list[tuple[int, ...]]:
-        """The groups of which one should have been done before ``step``."""
+        """Return the groups of which one should have been done before ``step``."""
         node = self._nodes[step]
         return [group for group in node.after if not any(self.done(s) or self._nodes[s].optional for s in group)]
 
@@ -82,14 +82,14 @@ class GraphMonitor:
         )
 
     def left_out(self) -> list[int]:
-        """The steps that must still be done."""
+        """Return the steps that must still be done."""
         return [node.step for node in self.graph.nodes if not (node.optional or self.done(node.step))]
 
 
 def true_mistakes(
     steps: Sequence[Step], states: Sequence[tuple[int, State]], graph: ProcedureGraph, start: State
 ) -> list[Mistake]:
-    """The mistakes of a labelled recording, in order of time.
+    """Return the mistakes of a labelled recording, in order of time.
 
     Args:
         steps: (frame, step id) as completed.
@@ -179,7 +179,7 @@ class MistakeWatch:
     def update(
         self, frame: int, steps: Iterable[Step], probabilities: np.ndarray | None = None, phase: int = 0
     ) -> list[Mistake]:
-        """The alarms of a frame.
+        """Return the alarms of a frame.
 
         Args:
             steps: that were recognised in it.
@@ -206,7 +206,7 @@ class MistakeWatch:
         return raised
 
     def finish(self, frame: int) -> list[Mistake]:
-        """The alarms at the end of the recording, whose last frame is ``frame``."""
+        """Return the alarms at the end of the recording, whose last frame is ``frame``."""
         return [alarm for alarm in self._left_out(frame) if alarm.score >= self.rule.score]
 
     def _wrongly(self, frame: int, probabilities: np.ndarray, phase: int) -> list[Mistake]:
@@ -233,7 +233,7 @@ class MistakeWatch:
 def watch_recording(
     watch: MistakeWatch, steps: Sequence[Step], last: Any, probabilities: Any, num_frames: int
 ) -> list[Mistake]:
-    """The alarms of a whole recording.
+    """Return the alarms of a whole recording.
 
     Args:
         steps: as recognised.

@@ -62,7 +62,7 @@ class StepDecoder:
         return self.cum_conf or CUM_CONF.get(self.mode, 6.0)
 
     def start(self, procedure: Procedure, states: Mapping[int, State]) -> Update:
-        """A decoder at the beginning of a recording, to be called with every frame in order."""
+        """Return a decoder at the beginning of a recording, to be called with every frame in order."""
         if self.mode in OBJECTS and not states:
             raise DataError(f"KEYSTEP.DECODE.MODE {self.mode} needs the names of the object detector's states")
         evidence: dict[str, Any] = {"cum_threshold": self.threshold, "decay": self.decay}
@@ -103,7 +103,7 @@ class StepDecoder:
         last: np.ndarray,
         probabilities: np.ndarray,
     ) -> list[Step]:
-        """The steps of a whole recording.
+        """Return the steps of a whole recording.
 
         Args:
             detections: of every frame; lists may be empty.

@@ -21,13 +21,13 @@ WRONGLY = " put on wrongly"
 
 
 def components_of(outputs: Sequence[str]) -> list[str]:
-    """The components of :func:`output_names` in ``mistakes``."""
+    """Return the components of :func:`output_names` in ``mistakes``."""
     return list(outputs[: len(outputs) // 2])
 
 
 def output_names(components: Sequence[str], exe_mode: str) -> list[str]:
-    """What a model says of a window, one probability each: that a component changed, and in ``mistakes`` behind all of
-    these that one was put on wrongly."""
+    """Return what a model says of a window, one probability each: that a component changed, and in ``mistakes`` behind
+    all of these that one was put on wrongly."""
     return [*components, *(f"{name}{WRONGLY}" for name in components)] if exe_mode == "mistakes" else list(components)
 
 

@@ -100,8 +100,8 @@ class StepStream:
 
     @torch.inference_mode()
     def push(self, frame: Tensor, detections: Detections = ()) -> StepUpdate:
-        """The next frame: an embedding (D,) for a TemporalEncoder, else a picture (C, H, W) that ``transform`` takes,
-        or the model. ``detections``: what an object detector saw in it, (class, confidence) each.
+        """Take the next frame: an embedding (D,) for a TemporalEncoder, else a picture (C, H, W) that ``transform``
+        takes, or the model. ``detections``: what an object detector saw in it, (class, confidence) each.
 
         Raises:
             DataError: a frame that is no tensor of finite numbers, or of another shape than those before.
@@ -128,8 +128,8 @@ class StepStream:
 
     @torch.inference_mode()
     def finish(self) -> StepUpdate | None:
-        """The recording is over: what was left out is known now. One that was shorter than a window gets its only one,
-        padded in front. None where there is nothing more to say."""
+        """End the recording: what was left out is known now. One that was shorter than a window gets its
+        only one, padded in front. None where there is nothing more to say."""
         last = self._decide(()) if 0 < self.count < self.span else None
         left_out = self._watch.finish(self.count - 1) if self._watch is not None and self.count else []
         if last is None:
@@ -170,7 +170,7 @@ class StepStream:
 
 
 def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True, fps: float = 10.0) -> StepStream:
-    """The stream that a configuration's TEST would run, with the checkpoint that it would test.
+    """Return the stream that a configuration's TEST would run, with the checkpoint that it would test.
 
     ``stream.push(picture)`` takes a KeyStepVideo's pictures as uint8 RGB (C, H, W) of any size, a TemporalEncoder's
     embeddings (D,), and returns a :class:`dust.models.keystep_stream.StepUpdate`.

@@ -102,7 +102,7 @@ class TrackStream:
         self._count = 0
 
     def push(self, points: Tensor, visible: Tensor | None = None) -> StreamWindow | None:
-        """The next frame: points (V, P, 2) as the model takes them, visible (V, P) bool or None for all.
+        """Take the next frame: points (V, P, 2) as the model takes them, visible (V, P) bool or None for all.
 
         Returns:
             A window whenever one is full, else None.
@@ -128,8 +128,8 @@ class TrackStream:
         return self._decide(self._count - self.window, None)
 
     def finish(self) -> StreamWindow | None:
-        """The sequence is over: a window for its last frames, if no window holds them yet. A sequence shorter than a
-        window is padded. With ``stateful`` the state is forgotten."""
+        """End the sequence: return a window for its last frames, if no window holds them yet. A sequence shorter
+        than a window is padded. With ``stateful`` the state is forgotten."""
         done = self._windows[-1].stop if self._windows else 0
         last = None
         if self._count > done:
@@ -177,11 +177,11 @@ class TrackStream:
         self._new.clear()
 
     def windows(self) -> list[StreamWindow]:
-        """All windows since :meth:`reset`, in their order."""
+        """Return all windows since :meth:`reset`, in their order."""
         return list(self._windows)
 
     def timeline(self, how: str = "vote") -> list[FrameDecision]:
-        """One decision per frame that a window covers.
+        """Return one decision per frame that a window covers.
 
         Args:
             how: vote (the class that most of the frame's windows chose, of equal ones the more probable) | mean (the

@@ -35,7 +35,7 @@ class WindowRule:
 
 
 def window_rule(sampler: ClipSampler, fps: float, *, window: float = 0.0, stride: float = 0.0) -> WindowRule:
-    """The windows of a video of ``fps`` frames per second, whose positions are its frames.
+    """Return the windows of a video of ``fps`` frames per second, whose positions are its frames.
 
     Args:
         sampler: how a clip was sampled in training.
@@ -125,8 +125,8 @@ class SlidingClips:
         self._position, self._newest = position, frame
 
     def finish(self) -> Iterator[ClipWindow]:
-        """The stream is over: the windows that its last frame fills; if there was none at all, one in which the last
-        frame is repeated."""
+        """End the stream: yield the windows that its last frame fills; if there was none at all, one in which the
+        last frame is repeated."""
         if self._newest is None:
             return
         yield from self._fill(self._position + 1)
@@ -185,8 +185,8 @@ class CropConverter:
 
 
 def extents(starts: Sequence[float], ends: Sequence[float], duration: float) -> list[tuple[float, float]]:
-    """The part of the time for which each of several overlapping windows answers: up to the middle of what it shares
-    with its neighbours; the first begins at 0, and the last ends with the video.
+    """Return the part of the time for which each of several overlapping windows answers: up to the middle of what it
+    shares with its neighbours; the first begins at 0, and the last ends with the video.
 
     Args:
         starts, ends: of the windows, seconds, rising.

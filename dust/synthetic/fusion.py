@@ -28,7 +28,7 @@ CHANNELS = 3
 
 
 def paired_series(rng: np.random.RandomState, sign: float, length: int) -> np.ndarray:
-    """A series, float32 (3, length): a wave, ``sign`` times the same wave, and nothing, each in noise.
+    """Return a series, float32 (3, length): a wave, ``sign`` times the same wave, and nothing, each in noise.
 
     The wave's phase is uniform, so a channel and its negative are as likely.
     """

@@ -65,8 +65,8 @@ class Plan:
 
 
 def orders(parts: int, seed: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """The orders of train and val, so sorted that the first ones show as many states as they can; and those of test,
-    a third of all."""
+    """Return the orders of train and val, so sorted that the first ones show as many states as they can; and those of
+    test, a third of all."""
     every = list(itertools.permutations(range(1, parts)))
     every = [every[i] for i in numpy_rng(seed, "orders").permutation(len(every))]
     held = max(1, len(every) // 3)
@@ -143,7 +143,7 @@ def render(scene: Plan, size: int, rng: np.random.RandomState) -> tuple[np.ndarr
 
 
 def place_of(part: int, parts: int) -> np.ndarray:
-    """Where a part belongs, (y, x) in 0..1: two rows."""
+    """Return where a part belongs, (y, x) in 0..1: two rows."""
     columns = -(-parts // 2)
     row, column = divmod(part, columns)
     return np.array([0.34 + 0.32 * row, 0.5 + 0.68 * ((column + 0.5) / columns - 0.5)])
@@ -193,8 +193,8 @@ def state_names(parts: int) -> list[str]:
 
 
 def detections(scene: Plan, busy: np.ndarray, names: Sequence[str], rng: np.random.RandomState) -> list[tuple]:
-    """What a detector might see, as (row, frame, class, confidence, x, y, w, h): often right; under a hand and now and
-    then elsewhere it sees nothing, or, less surely, a state that differs in one part."""
+    """Return what a detector might see, as (row, frame, class, confidence, x, y, w, h): often right; under a hand and
+    now and then elsewhere it sees nothing, or, less surely, a state that differs in one part."""
     rows: list[tuple] = []
     known, state = dict(scene.states), scene.states[0][1]
     for t in range(scene.num_frames):

@@ -63,7 +63,7 @@ def directions(classes: int) -> list[Direction]:
 
 
 def texture(rng: np.random.RandomState, size: int) -> np.ndarray:
-    """A grey periodic random texture, uint8 (size, size, 3), stationary: every shift of it is as likely."""
+    """Return a grey periodic random texture, uint8 (size, size, 3), stationary: every shift of it is as likely."""
     frequency = np.fft.fftfreq(size)  # waves per pixel
     radius = np.hypot(frequency[:, None], frequency[None, :])
     short, long = WAVELENGTHS
@@ -75,7 +75,8 @@ def texture(rng: np.random.RandomState, size: int) -> np.ndarray:
 
 
 def moving_texture(rng: np.random.RandomState, shift: tuple[int, int], frames: int, size: int) -> np.ndarray:
-    """A clip, uint8 (frames, size, size, 3): a texture that moves by ``shift`` (right, down) each frame, and wraps."""
+    """Return a clip, uint8 (frames, size, size, 3): a texture that moves by ``shift`` (right, down) each frame, and
+    wraps."""
     start = texture(rng, size)
     right, down = shift
     return np.stack([np.roll(start, (down * time, right * time), axis=(0, 1)) for time in range(frames)])

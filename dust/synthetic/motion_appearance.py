@@ -37,13 +37,13 @@ CLASSES = [*SHIFTS, *HUES]
 
 
 def tint(clip: np.ndarray, hue: float, saturation: float) -> np.ndarray:
-    """A grey clip, uint8 (T, H, W, 3), in shades of one colour: ``hue`` in degrees, ``saturation`` 0..1."""
+    """Return a grey clip, uint8 (T, H, W, 3), in shades of one colour: ``hue`` in degrees, ``saturation`` 0..1."""
     colour = np.array(colorsys.hsv_to_rgb(hue / 360.0, saturation, 1.0))
     return np.rint(clip * colour).astype(np.uint8)
 
 
 def class_clip(name: str, rng: np.random.RandomState, frames: int, size: int) -> np.ndarray:
-    """A clip of a class, uint8 (frames, size, size, 3)."""
+    """Return a clip of a class, uint8 (frames, size, size, 3)."""
     if name in SHIFTS:
         return moving_texture(rng, SHIFTS[name], frames, size)
     shift = list(SHIFTS.values())[rng.randint(len(SHIFTS))]

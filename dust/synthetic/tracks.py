@@ -71,7 +71,7 @@ def camera_ring(views: int, rng: np.random.RandomState) -> list[Camera]:
 
 
 def motion_path(name: str, frames: int, rng: np.random.RandomState) -> np.ndarray:
-    """The centre of the object, (frames, 3) metres, z up."""
+    """Return the centre of the object, (frames, 3) metres, z up."""
     kind, _, sense = name.rpartition("_") if name != "line" else ("line", "", "")
     time = np.linspace(0.0, 1.0, frames)
     radius, start = rng.uniform(0.6, 1.0), rng.uniform(0.0, 2 * math.pi)
@@ -93,7 +93,8 @@ def motion_path(name: str, frames: int, rng: np.random.RandomState) -> np.ndarra
 
 
 def object_points(centre: np.ndarray, points: int, rng: np.random.RandomState) -> np.ndarray:
-    """A rigid cloud that follows ``centre`` and turns slowly, and some clutter that stands still: (T, P, 3) metres."""
+    """Return a rigid cloud that follows ``centre`` and turns slowly, and some clutter that stands still: (T, P, 3)
+    metres."""
     still = round(CLUTTER * points)
     cloud = rng.standard_normal((points - still, 3)) * rng.uniform(0.08, 0.16)
     angles = np.linspace(0.0, rng.uniform(-1.0, 1.0), len(centre))
@@ -112,7 +113,7 @@ def smooth_noise(frames: int, scale: float, rng: np.random.RandomState) -> np.nd
 
 
 def observe(camera: Camera, points: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """What a tracker makes of (T, P, 3) metres: tracks (T, P, 2) pixels float32, and visibility (T, P) bool.
+    """Return what a tracker makes of (T, P, 3) metres: tracks (T, P, 2) pixels float32, and visibility (T, P) bool.
 
     Points are lost for a while, are hidden behind an upright post in every third clip, and where they are not seen the
     tracker guesses.

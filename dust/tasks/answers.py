@@ -77,7 +77,7 @@ class Answers:
 
 
 def answers_of(records: Iterable[Mapping[str, Any]], classes: int, *, views: bool = False) -> Answers | None:
-    """The answers of labelled records, of which there may be any number; None of none."""
+    """Return the answers of labelled records, of which there may be any number; None of none."""
     parts = []
     for block in in_blocks(records, classes):
         scores, labels = stacked(block, lambda record: record["scores"])
@@ -99,7 +99,7 @@ def _terms(probabilities: np.ndarray, labels: np.ndarray) -> CalibrationTerms:
 
 
 def joined_answers(parts: Sequence[Answers]) -> Answers:
-    """Those of one part behind those of the other; at least one."""
+    """Put the answers of one part behind those of the other; at least one."""
     views = [part.views for part in parts if part.views is not None]
     alone = None
     if views:

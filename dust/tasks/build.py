@@ -15,7 +15,7 @@ TASK_REGISTRY = Registry(
 
 
 def build_task(cfg: CfgNode, info: "DataInfo") -> "Task":
-    """The task that ``cfg.TASK`` names, for data that ``info`` describes.
+    """Return the task that ``cfg.TASK`` names, for data that ``info`` describes.
 
     Raises ConfigError: TEST.METRICS names metrics, and the task takes none (``metrics`` of its constructor).
     """

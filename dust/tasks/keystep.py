@@ -96,7 +96,7 @@ class KeyStep(Task):
 
 
 def build_step_decoder(cfg: CfgNode) -> StepDecoder:
-    """The decoder that cfg.KEYSTEP describes."""
+    """Return the decoder that cfg.KEYSTEP describes."""
     node, decode = cfg.KEYSTEP, cfg.KEYSTEP.DECODE
     span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1)
     return StepDecoder(

@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 
 
 def alarms_of(one: Record, rule: MistakeRule) -> list[Mistake]:
-    """The alarms of a recording that was decoded."""
+    """Return the alarms of a recording that was decoded."""
     watch = MistakeWatch(one["graph"], one["procedure"], rule, one["fps"])
     return watch_recording(watch, one["predicted"], one["last"], one["probabilities"], one["num_frames"])
 
@@ -38,13 +38,13 @@ def alarm_facts(alarms: Sequence[Mistake], fps: float, describe: Callable[[int],
 
 
 def score_of(one: Record, alarms: Sequence[Mistake] | None = None) -> MistakeScore:
-    """The score of one recording; of its own alarms, or of others."""
+    """Return the score of one recording; of its own alarms, or of others."""
     found = one["alarms"] if alarms is None else alarms
     return score_mistakes(one["mistakes"], found, fps=one["fps"], num_frames=one["num_frames"])
 
 
 def labelled(records: Sequence[Record]) -> list[Record]:
-    """Those of which the mistakes are known."""
+    """Return those of which the mistakes are known."""
     return [one for one in records if one["labelled"]]
 
 
@@ -86,8 +86,8 @@ def mistake_report(records: Sequence[Record], rule: MistakeRule) -> dict[str, An
 
 
 def drawings_of(records: Sequence[Record], describe: Callable[[int], str]) -> dict[str, list[list[dict[str, Any]]]]:
-    """Each graph that recordings were held against, layer by layer, with what happened at its steps: how often each was
-    done, left out, out of order, and put on wrongly; for a drawing."""
+    """Return each graph that recordings were held against, layer by layer, with what happened at its steps: how often
+    each was done, left out, out of order, and put on wrongly; for a drawing."""
     graphs: dict[str, Any] = {}
     for one in labelled(records):
         graphs.setdefault(one["procedure_name"], (one["graph"], []))[1].append(one)

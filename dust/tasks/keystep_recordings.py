@@ -115,7 +115,8 @@ class RecordingsEvaluation(Evaluation):
         return ()
 
     def answer(self, kept: dict[str, Any]) -> Answer:
-        """The steps in their order; the probability of a component is the largest that any window gives a change."""
+        """Return the steps in their order; the probability of a component is the largest that any window gives a
+        change."""
         steps = [
             {
                 "frame": int(frame),
@@ -184,7 +185,7 @@ class RecordingsEvaluation(Evaluation):
         return found
 
     def report(self) -> dict[str, Any]:
-        """The summary, also of recordings with and without errors; every recording; the share of steps that were
+        """Return the summary, also of recordings with and without errors; every recording; the share of steps that were
         recognised within so many seconds; and what other thresholds would have given."""
         scores = {one["id"]: self._score(one, one["predicted"]) for one in self._records}
         each = {}
@@ -286,7 +287,7 @@ class RecordingsEvaluation(Evaluation):
         write_csv(path, ["last_frame", *(f"prob_{name}" for name in self._outputs(one))], lines, line_end="\r\n")
 
     def figure(self, one: dict[str, Any], right: Sequence[bool]) -> Any:
-        """The timeline of one of :meth:`records`; ``right`` says of each recognised step whether it is."""
+        """Return the timeline of one of :meth:`records`; ``right`` says of each recognised step whether it is."""
         from dust.visualization.steps import steps_figure
 
         return steps_figure(

@@ -126,7 +126,8 @@ class ProbeGridEvaluation(ClassificationEvaluation):
             yield record
 
     def metrics_of_heads(self) -> dict[str, float]:
-        """The first figure (``top1_acc``, ``map``) of every head, under the head's name; 0 of one that diverged."""
+        """Return the first figure (``top1_acc``, ``map``) of every head, under the head's name; 0 of one that
+        diverged."""
         if not self._of_heads:
             return {}
         first = "map" if self.multi_label else "top1_acc"

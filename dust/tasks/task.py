@@ -42,7 +42,8 @@ class Answer:
         return max(self.probabilities.values(), default=0.0)
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The ``k`` likeliest (name, probability), the best first; of several questions the likeliest combinations."""
+        """Return the ``k`` likeliest (name, probability), the best first; of several questions the likeliest
+        combinations."""
         pairs: list[tuple[str, float]] = [("", 1.0)] if self.heads else list(self.probabilities.items())
         for kind, head in self.heads.items():
             words = [(name.removeprefix(f"{kind}:"), value) for name, value in head.top(k)]
@@ -71,7 +72,7 @@ class Task(ABC):
     label_classes: int | Mapping[str, int] | None = None
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
-        """The model's outputs for inputs that stand on the device. Training and evaluation both come here."""
+        """Return the model's outputs for inputs that stand on the device. Training and evaluation both come here."""
         return model(**inputs)
 
     @abstractmethod
@@ -89,7 +90,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluation(self, split: str) -> "Evaluation":
-        """An empty evaluation of a split (``val`` | ``test``)."""
+        """Return an empty evaluation of a split (``val`` | ``test``)."""
 
     def to(self, device) -> "Task":
         return self
@@ -110,7 +111,7 @@ class InferenceLoop(Protocol):
         across_samples: bool = True,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
     ) -> "InferenceLoop":
-        """The same loop with another forward pass; ``autocast`` None is its own."""
+        """Return the same loop with another forward pass; ``autocast`` None is its own."""
         ...
 
 
@@ -138,17 +139,17 @@ class Evaluation(ABC):
         self._records = records
 
     def infer(self, loop: InferenceLoop, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        """The records of evaluation items. By default each item is a sample that runs through the model once; an
+        """Return the records of evaluation items. By default each item is a sample that runs through the model once; an
         evaluation whose samples come in pieces, or which asks the model about a whole sample, runs ``loop`` again."""
         return loop(items)
 
     @abstractmethod
     def keep(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of a record, in a form that can travel between processes: NumPy and plain values."""
+        """Return what is kept of a record, in a form that can travel between processes: NumPy and plain values."""
 
     def questions(self) -> Sequence[Sequence[str]] | None:
-        """What is asked at once: of each question the classes of which one is right, or a single one that is there or
-        not. None: one question of all classes. Empty: none of a short window by itself."""
+        """Return what is asked at once: of each question the classes of which one is right, or a single one that is
+        there or not. None: one question of all classes. Empty: none of a short window by itself."""
         return None
 
     def answer(self, kept: dict[str, Any]) -> Answer:
@@ -162,7 +163,7 @@ class Evaluation(ABC):
         self._records.append(self.keep(record))
 
     def records(self) -> Any:
-        """What was collected: a list, or a sequence whose records are read from files one by one (see
+        """Return what was collected: a list, or a sequence whose records are read from files one by one (see
         :mod:`dust.utils.records`), as often as is asked. What is changed in such a one is not kept."""
         return self._records
 
@@ -171,8 +172,8 @@ class Evaluation(ABC):
         self._records = records
 
     def condensed(self) -> Any:
-        """What the figures are made of, of the records at hand: little, so that it can travel from every process to the
-        first. None: they are made of the records themselves, by the first process."""
+        """Return what the figures are made of, of the records at hand: little, so that it can travel from every process
+        to the first. None: they are made of the records themselves, by the first process."""
         return None
 
     def join(self, records: Sequence[dict[str, Any]], condensed: Sequence[Any]) -> None:
@@ -193,11 +194,11 @@ class Evaluation(ABC):
         return {}
 
     def group_names(self, records: Sequence[Mapping[str, Any]], groups: Mapping[str, str]) -> list[str]:
-        """The groups of records, see :meth:`intervals`."""
+        """Return the groups of records, see :meth:`intervals`."""
         return [groups.get(record["id"]) or str(record["path"]) for record in records]
 
     def metric_names(self) -> Sequence[str]:
-        """What :meth:`metrics` may give, so that TRAIN.BEST_METRIC can be checked before anything is evaluated.
+        """Return what :meth:`metrics` may give, so that TRAIN.BEST_METRIC can be checked before anything is evaluated.
 
         A * stands for what only the model knows. Empty: it is not known."""
         return ()
@@ -207,7 +208,7 @@ class Evaluation(ABC):
         return {}
 
     def report(self) -> dict[str, Any]:
-        """What the results' json file holds beside the metrics, as json can."""
+        """Return what the results' json file holds beside the metrics, as json can."""
         return {}
 
     def calibration(self) -> dict[str, Any] | None:
@@ -221,7 +222,8 @@ class Evaluation(ABC):
 
 
 def metric_names(evaluation: Evaluation) -> Sequence[str]:
-    """What an evaluation says of its metrics; nothing where a subclass gives others than its base, which said it."""
+    """Return what an evaluation says of its metrics; nothing where a subclass gives others than its base, which said
+    it."""
     classes = type(evaluation).__mro__
     said, given = (next(i for i, cls in enumerate(classes) if n in vars(cls)) for n in ("metric_names", "metrics"))
     return evaluation.metric_names() if said <= given else ()

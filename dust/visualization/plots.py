@@ -7,7 +7,7 @@ import numpy as np
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure that belongs to no window and no global state."""
+    """Return a matplotlib figure that belongs to no window and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> A
 
 
 def bar_figure(names: Sequence[str], values: Sequence[float], groups: Sequence[int], xlabel: str) -> Any:
-    """One horizontal bar for each case, from the top, coloured by group.
+    """Return one horizontal bar for each case, from the top, coloured by group.
 
     Args:
         names, values: the cases; values in percent.

@@ -20,7 +20,7 @@ def segments_figure(
     length: float,
     title: str = "",
 ) -> Any:
-    """A strip of coloured segments above curves of the classes' probabilities.
+    """Return a strip of coloured segments above curves of the classes' probabilities.
 
     Args:
         segments: (start, end, label, class, row); start and end in seconds. One of no class is grey. Each row has a
@@ -70,7 +70,7 @@ def segments_figure(
 
 
 def colours_of(labels: Sequence[str]) -> dict[str, Any]:
-    """A colour (R, G, B in 0..1) for each label, the strong ones of matplotlib's tab20 first."""
+    """Return a colour (R, G, B in 0..1) for each label, the strong ones of matplotlib's tab20 first."""
     from matplotlib import colormaps
 
     order = [*range(0, 20, 2), *range(1, 20, 2)]

@@ -108,7 +108,7 @@ class Mlflow:
 
 
 def kept_id(file: Path, make: Callable[[], str]) -> str:
-    """The id that a file holds; a new one is written where there is none, or a start was cut off."""
+    """Return the id that a file holds; a new one is written where there is none, or a start was cut off."""
     known = file.read_text().strip() if file.exists() else ""
     if not known:
         known = make()
@@ -117,7 +117,8 @@ def kept_id(file: Path, make: Callable[[], str]) -> str:
 
 
 def build_trackers(cfg: CfgNode, output_dir: Path) -> list[Guarded]:
-    """The services that a configuration names. DustError, which says what to install, where a package is absent."""
+    """Return the services that a configuration names. DustError, which says what to install, where a package is
+    absent."""
     made: list[Guarded] = []
     kinds = (("Weights & Biases", cfg.WANDB.ENABLE, Wandb), ("MLflow", cfg.MLFLOW.ENABLE, Mlflow))
     for name, enabled, kind in kinds:

@@ -49,7 +49,7 @@ class Writer:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, output_dir: Path) -> dict[str, Any]:
-        """The first process alone writes; there this starts the runs of services that are on."""
+        """Let the first process alone write; there this starts the runs of services that are on."""
         board = cfg.TENSORBOARD
         if not distributed.is_main():
             return {}

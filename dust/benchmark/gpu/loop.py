@@ -51,7 +51,7 @@ def _in_memory(bench: Bench, folder: Path, batches: int, clips: int, *words: str
 
 
 def workers(bench: Bench, most: int) -> int:
-    """How many of the loader's workers this machine has cores and shared memory for; none in tiny sizes."""
+    """Return how many of the loader's workers this machine has cores and shared memory for; none in tiny sizes."""
     if not bench.full:
         return 0
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 2**40
@@ -126,7 +126,8 @@ def resume(bench: Bench) -> Iterator[Row]:
 
 
 def loop(bench: Bench) -> Iterator[Row]:
-    """The whole loop beside the bare step: what it adds, where it waits, whether memory grows; and a pause to save."""
+    """Measure the whole loop beside the bare step: what it adds, where it waits, whether memory grows; and a pause to
+    save."""
     device, clips = torch.device(bench.device), 32 if bench.full else 2
     bare = BareStep(config(bench, "TimeSformer-B"), device, clips)
     alone = milliseconds(bare, device, count=20 if bench.full else 2, warmup=5 if bench.full else 1)
@@ -204,7 +205,8 @@ def _pause(bench: Bench, name: str, probe: Probe, period: int) -> Row:
 
 
 def feed(bench: Bench) -> Iterator[Row]:
-    """What the loader gives from files of H.264: 340x256, 10 s, a key frame every 250 frames, made on the spot."""
+    """Measure what the loader gives from files of H.264: 340x256, 10 s, a key frame every 250 frames, made on the
+    spot."""
     if importlib.util.find_spec("av") is None:
         yield Row("the loader", "left out: PyAV is not installed (pip install av)")
         return

@@ -101,12 +101,12 @@ class Bench:
         return self.ends - time.monotonic()
 
     def speed(self, what: str, measured: float | str | None, unit: str, expected: str = "", **limits: float) -> Row:
-        """A figure whose limits count at full size only."""
+        """Return a figure whose limits count at full size only."""
         return Row(what, measured, unit, expected, **(limits if self.full else {}))
 
 
 def chosen(part: int = 0, names: str = "") -> list[Stage]:
-    """The stages of a part (0: both), or those that ``names`` lists with commas."""
+    """Return the stages of a part (0: both), or those that ``names`` lists with commas."""
     if not names:
         return [stage for stage in STAGES if part in (0, stage.part)]
     wanted, known = names.split(","), {stage.name: stage for stage in STAGES}

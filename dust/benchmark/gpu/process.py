@@ -26,7 +26,7 @@ _KILL_S = 10  # a process that hangs in the driver cannot be ended; nobody waits
 
 
 def plan_report(budget: float, part: int = 0, names: str = "") -> Report:
-    """What :func:`benchmark_gpu` would do; nothing is run."""
+    """Return what :func:`benchmark_gpu` would do; nothing is run."""
     budget, stages = _asked(budget, part, names)
     seconds = deadlines(stages, budget)
     rows = [
@@ -132,7 +132,8 @@ def append(results: Path, line: dict[str, Any]) -> None:
 
 
 def read_rows(results: Path, stages: set[str], run: str) -> list[dict[str, Any]]:
-    """The table: of ``stages`` what this run found, of others in the same file what the last run that had them did."""
+    """Return the table: of ``stages`` what this run found, of others in the same file what the last run that had them
+    did."""
     order = [stage.name for stage in chosen()]
     lines = []
     for text in results.read_text(errors="replace").splitlines():

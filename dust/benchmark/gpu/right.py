@@ -68,7 +68,7 @@ def _loss(outputs: Any) -> Tensor:
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference over the largest value of ``wanted``; NaN where one is not finite."""
+    """Return the largest difference over the largest value of ``wanted``; NaN where one is not finite."""
     found, wanted = found.detach().double().cpu(), wanted.detach().double().cpu()
     if not found.numel():
         return 0.0
@@ -76,7 +76,8 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 
 
 def for_gradients(model: nn.Module) -> nn.Module:
-    """The model in eval mode; recurrent layers in training mode without dropout, since cuDNN has no other backward."""
+    """Return the model in eval mode; recurrent layers in training mode without dropout, since cuDNN has no other
+    backward."""
     model.eval()
     for module in model.modules():
         if isinstance(module, nn.RNNBase):

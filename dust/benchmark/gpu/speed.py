@@ -72,7 +72,7 @@ def recipe(bench: Bench, name: str, *words: str) -> tuple[str, list[str]]:
 
 
 def config(bench: Bench, name: str, *words: str) -> Any:
-    """The configuration of a recipe."""
+    """Return the configuration of a recipe."""
     file, overrides = recipe(bench, name, "NUM_GPUS", str(int(bench.device == "cuda")), *words)
     return with_classes(load_config(file, overrides))
 
@@ -131,7 +131,8 @@ def milliseconds(action: Callable[[], Any], device: torch.device, *, count: int,
 
 
 def synchronisations(action: Callable[[], Any], device: torch.device) -> list[str]:
-    """Where ``action`` makes the CPU wait for the device: a file and line for each time. None can be seen on a CPU."""
+    """Return where ``action`` makes the CPU wait for the device: a file and line for each time. None can be seen on a
+    CPU."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if device.type == "cuda":
@@ -200,7 +201,7 @@ def _with_plain_attention() -> AbstractContextManager[Any]:
 
 
 def step(bench: Bench) -> Iterator[Row]:
-    """The main model's step eager, and beside it the same with plain attention under float16 autocast."""
+    """Measure the main model's step eager, and beside it the same with plain attention under float16 autocast."""
     device, clips, name = torch.device(bench.device), 32 if bench.full else 2, "TimeSformer-B"
     took: dict[str, float] = {}
     cases: dict[str, tuple[str, Callable[[], AbstractContextManager[Any]]]] = {
@@ -223,7 +224,7 @@ def step(bench: Bench) -> Iterator[Row]:
 
 
 def compiled(bench: Bench) -> Iterator[Row]:
-    """The main model's step by torch.compile; on a CPU its graphs are made and run as they are."""
+    """Measure the main model's step by torch.compile; on a CPU its graphs are made and run as they are."""
     device, clips, name = torch.device(bench.device), 32 if bench.full else 2, "TimeSformer-B"
     cfg = config(bench, name)
     eager = BareStep(cfg, device, clips)

@@ -69,14 +69,14 @@ class ProcedureData:
     graphs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def procedure(self, name: str) -> Procedure:
-        """The steps expected of one procedure and its start. DataError for a table that cannot be used."""
+        """Return the steps expected of one procedure and its start. DataError for a table that cannot be used."""
         if name not in self.start_states:
             raise DataError(f"{self.source}: no procedure {name!r}; there are {', '.join(self.start_states)}")
         return Procedure.from_table(self.table, self.start_states[name], name)
 
     def graph(self, name: str) -> ProcedureGraph:
-        """The graph of one procedure; without one the steps that it requires, in any order. DataError for one that
-        cannot be used."""
+        """Return the graph of one procedure; without one the steps that it requires, in any order. DataError for one
+        that cannot be used."""
         procedure = self.procedure(name)
         if name not in self.graphs:
             return ProcedureGraph.any_order(procedure, self.components)
@@ -91,7 +91,7 @@ class ProcedureData:
 
 
 def text_of_procedure(facts: ProcedureData) -> str:
-    """The text of a ``procedure.json``."""
+    """Return the text of a ``procedure.json``."""
     parts: dict[str, Any] = {
         "components": facts.components,
         "start_states": facts.start_states,
@@ -159,7 +159,7 @@ def check_procedure(data: ProcedureData) -> None:
 
 
 def with_graphs(data: ProcedureData, path: str) -> ProcedureData:
-    """The data with the graphs of a json file in place of its own ones; as it is where ``path`` is ""."""
+    """Return the data with the graphs of a json file in place of its own ones; as it is where ``path`` is ""."""
     if not path:
         return data
     found = replace(data, graphs=read_graphs(read_json(path), path))

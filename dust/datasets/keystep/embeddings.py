@@ -66,7 +66,7 @@ class Pace:
         return self.stride == 1 and not self.first
 
     def count(self, frames: int) -> int:
-        """How many embeddings a recording of so many frames has; one at least."""
+        """Return how many embeddings a recording of so many frames has; one at least."""
         return max((frames - 1 - self.first) // self.stride + 1, 1)
 
     def rows(self, frames: Any, count: int) -> np.ndarray:
@@ -75,7 +75,7 @@ class Pace:
 
 
 def every_frame(store: "FeatureStore | CsvEmbeddings") -> bool:
-    """Whether a recording has as many embeddings as frames."""
+    """Tell whether a recording has as many embeddings as frames."""
     return Pace.of(store.meta, 10.0).of_every_frame
 
 
@@ -138,11 +138,12 @@ class Embeddings:
         return self._open[name]
 
     def frames(self, one: Recording) -> int:
-        """The number of frames: as counted, or where embeddings are of every frame as many as there are of them."""
+        """Return the number of frames: as counted, or where embeddings are of every frame as many as there are of
+        them."""
         return len(self.of(one.id)) if self.paces[one.id].of_every_frame else one.num_frames
 
     def read(self, name: str, frames: np.ndarray) -> np.ndarray:
-        """The embeddings of these frames, float32 (..., D); of stored tokens (N, D) their mean."""
+        """Return the embeddings of these frames, float32 (..., D); of stored tokens (N, D) their mean."""
         rows = self.of(name)
         found = np.asarray(rows[self.paces[name].rows(frames, len(rows))]).astype(np.float32, copy=False)
         return found.mean(axis=-2) if len(self.store.shape) == 2 else found
@@ -198,7 +199,7 @@ class CsvEmbeddings:
 
 
 def open_embeddings(folder: Path, split: str) -> FeatureStore | CsvEmbeddings:
-    """What the FEATURES stage, or STORM-PSR, wrote. DataError if there is neither."""
+    """Return what the FEATURES stage, or STORM-PSR, wrote. DataError if there is neither."""
     if any((folder / split).glob("*/embeddings.csv")):
         return CsvEmbeddings(folder, split)
     return FeatureStore.open(folder, split)

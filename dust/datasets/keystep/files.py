@@ -55,7 +55,7 @@ def read_own(
     check_files: bool = True,
     extra_columns: Sequence[str] = (),
 ) -> ProcedureData:
-    """One split of a folder in our own format.
+    """Return one split of a folder in our own format.
 
     Args:
         labels: read states and steps; else recordings have none.
@@ -93,8 +93,8 @@ def read_own(
 
 
 def read_new_recordings(path: str | os.PathLike, facts: ProcedureData) -> list[Recording]:
-    """The recordings of a ``recordings.csv`` that are to be predicted, those of the test split; without labels, and
-    files that are missing are found when they are read. DataError with all problems of the list."""
+    """Return the recordings of a ``recordings.csv`` that are to be predicted, those of the test split; without labels,
+    and files that are missing are found when they are read. DataError with all problems of the list."""
     problems = Problems()
     folder, name = os.path.split(os.fspath(path))
     rows = _read_recordings(Path(folder), facts, "", problems, name)
@@ -137,7 +137,7 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def read_rows(path: Path, problems: Problems) -> list[Row]:
-    """The lines of a csv file that are not empty; what cannot be read is a problem."""
+    """Return the lines of a csv file that are not empty; what cannot be read is a problem."""
     try:
         return [(where, cells) for where, _, cells in read_lines(path, problems, where=f"{path}: line {{}}")]
     except DataError as error:
@@ -262,16 +262,16 @@ def _with_mistakes(
 def with_labels(
     recording: Recording, states: Sequence[Row], steps: Sequence[Row] | None, facts: ProcedureData, problems: Problems
 ) -> Recording:
-    """The recording with its labels: rows [frame, K states] and [frame, step id]. Without ``steps`` they follow from
-    the states."""
+    """Return the recording with its labels: rows [frame, K states] and [frame, step id]. Without ``steps`` they follow
+    from the states."""
     read = _read_states(recording, states, len(facts.components), problems)
     found = steps_of_states(read) if steps is None else _read_steps(recording, steps, len(facts.table), problems)
     return replace(recording, states=read, steps=tuple(step for step in found if step[1] % 3 != INSTALL_WRONGLY))
 
 
 def steps_of_states(states: Sequence[tuple[int, State]]) -> tuple[Step, ...]:
-    """What was done between the states: to 1 is an installation, to -1 a wrong one, from 1 to 0 a removal. To take a
-    wrongly installed component off again completes no step."""
+    """Return what was done between the states: to 1 is an installation, to -1 a wrong one, from 1 to 0 a removal. To
+    take a wrongly installed component off again completes no step."""
     steps = []
     for (_, before), (frame, after) in itertools.pairwise(states):
         for k, (old, new) in enumerate(zip(before, after, strict=True)):
@@ -344,8 +344,8 @@ def count_frames(
     pattern: str = "",
     check_files: bool = True,
 ) -> Recording:
-    """The recording with its number of frames, 0 for a video file that cannot be read, or is damaged, and without
-    ``check_files`` for frames that are not there.
+    """Return the recording with its number of frames, 0 for a video file that cannot be read, or is damaged, and
+    without ``check_files`` for frames that are not there.
 
     A video file knows its own frames per second, whatever is written of it.
 

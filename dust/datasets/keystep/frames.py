@@ -28,7 +28,7 @@ PIECE = 256  # frames that a recording is read by, at least: a video is then dec
 
 
 def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
-    """The split that cfg.DATA and cfg.KEYSTEP name; options as of :func:`read_procedures`."""
+    """Return the split that cfg.DATA and cfg.KEYSTEP name; options as of :func:`read_procedures`."""
     data, node = cfg.DATA, cfg.KEYSTEP
     options = {"layout": node.LAYOUT, "table": node.PROCEDURE, "index_cache": data.INDEX_CACHE, **options}
     options |= {"pattern": data.FRAME_PATTERN, "group_column": data.GROUP_COLUMN, "corrections": data.CORRECTIONS}
@@ -37,7 +37,7 @@ def procedures_of(cfg, split: str, **options: Any) -> ProcedureData:
 
 
 def names_of_outputs(cfg, split: str) -> list[str]:
-    """What a model of cfg's procedure says of a window: see :func:`dust.procedure.windows.output_names`."""
+    """Return what a model of cfg's procedure says of a window: see :func:`dust.procedure.windows.output_names`."""
     return output_names(procedures_of(cfg, split, labels=False, frames=False).components, cfg.KEYSTEP.EXE_MODE)
 
 
@@ -115,7 +115,7 @@ class RecordingFrames(Dataset[Any]):
         return self.piece(index, range(self.clips[index].num_frames))
 
     def piece(self, index: int, frames: Sequence[int]) -> Any:
-        """Some frames of recording number ``index`` as an evaluation sample, or a BadClip."""
+        """Return some frames of recording number ``index`` as an evaluation sample, or a BadClip."""
         one = self.clips[index]
         try:
             pictures = self.reader.read(one.path, frames)
@@ -126,7 +126,7 @@ class RecordingFrames(Dataset[Any]):
         return {"inputs": {"video": pictures[:, :, None]}, "label": None, "id": one.id, "path": one.path}
 
     def windows(self, *, stride: int, chunk: int) -> "FramePieces":
-        """The recordings in pieces of ``chunk`` frames, or more. ConfigError unless every frame is wanted."""
+        """Return the recordings in pieces of ``chunk`` frames, or more. ConfigError unless every frame is wanted."""
         if stride > 1:  # RecordingClips has others
             raise ConfigError(f"FEATURES.STRIDE {stride}: KeyStep needs the embedding of every frame; set it to 1")
         return FramePieces(self, max(chunk, PIECE))
@@ -154,7 +154,7 @@ class RecordingClips(RecordingFrames):
         return {**super().from_config(cfg, split, class_names, views=views), **sampling}
 
     def piece(self, index: int, frames: Sequence[int]) -> Any:
-        """The clips that end in these frames."""
+        """Return the clips that end in these frames."""
         one = self.clips[index]
         apart = self.sampling_rate * (one.fps / self.target_fps if one.fps else 1.0)
         back = np.round(apart * np.arange(self.num_frames - 1, -1, -1)).astype(int)
@@ -181,7 +181,7 @@ class FramePieces(Dataset[Any]):
         self._first = np.concatenate([[0], np.cumsum(counts)])
 
     def first_item(self, sample: int) -> int:
-        """The number of the item that begins recording number ``sample``."""
+        """Return the number of the item that begins recording number ``sample``."""
         return int(self._first[sample])
 
     def __len__(self) -> int:

@@ -197,7 +197,7 @@ class KeyFrames(Dataset[Any]):
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
-        """The states where they are classified; else the components, as later stages have them."""
+        """Return the states where they are classified; else the components, as later stages have them."""
         if cfg.KEYSTEP.CONTRAST.LOSS != "ce":
             return names_of_outputs(cfg, split)
         return _state_classes(cfg, procedures_of(cfg, split), split)
@@ -259,7 +259,7 @@ class KeyFrames(Dataset[Any]):
     # -------------------------------------------------------------------------------------------------------- items
 
     def draw(self, epoch: int, batch: int) -> list[KeyFrame]:
-        """The pictures of one batch, states side by side and background last."""
+        """Return the pictures of one batch, states side by side and background last."""
         rng = numpy_rng(self.seed, "key frames", epoch, batch)
         pictures: list[KeyFrame] = []
         for label in rng.choice(self._present, self.n_classes or len(self._present), replace=False).tolist():

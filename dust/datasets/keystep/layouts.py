@@ -81,7 +81,7 @@ def read_procedures(
     check_files: bool = True,
     extra_columns: Sequence[str] = (),
 ) -> ProcedureData:
-    """One split of a data folder.
+    """Return one split of a data folder.
 
     Args:
         layout: auto (looks at the files) | own | industreal | meccano.
@@ -246,7 +246,7 @@ def _read_table(path: Path, layout: Layout) -> ProcedureData:
 
 
 def read_object_states(path: str | os.PathLike, num_frames: int, num_classes: int) -> Detections:
-    """What an object detector saw: for each frame its (class, confidence), in the detector's order.
+    """Return what an object detector saw: for each frame its (class, confidence), in the detector's order.
 
     A csv with a header, as IndustReal's ``<recording>_results_pred.csv``: column 1 is the frame (a number, or the name
     of its picture), 2 the class, 3 the confidence 0..1; the others are not read.

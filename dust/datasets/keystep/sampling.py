@@ -20,7 +20,7 @@ SPELLINGS = {"poission": "poisson"}  # as in the published code
 
 
 def kcas_problems(strategy: str, span: int, *, sigma: float, sep: float, eps: float) -> list[str]:
-    """What cannot be about these settings for windows that span ``span`` frames; empty where all is well."""
+    """Return what is wrong with these settings for windows that span ``span`` frames; empty where all is well."""
     problems = []
     if SPELLINGS.get(strategy, strategy) not in STRATEGIES:
         problems.append(f"sampling strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
@@ -80,7 +80,7 @@ def kcas_density(
 
 
 def sample_last_frame(density: np.ndarray, rng: np.random.RandomState) -> int:
-    """One frame, drawn from ``density``."""
+    """Return one frame, drawn from ``density``."""
     return int(rng.choice(len(density), p=density))
 
 

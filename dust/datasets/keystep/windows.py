@@ -144,7 +144,7 @@ class StepWindows(Dataset[Any]):
         return self.rules.n_iter if self.training else len(self._items)
 
     def class_counts(self) -> list[int]:
-        """How often each component changes."""
+        """Return how often each component changes."""
         counts = sum((change.astype(int) for found in self.changes for change in found.values()), start=np.int64(0))
         return np.broadcast_to(counts, len(self.class_names)).tolist()
 
@@ -212,7 +212,7 @@ class StepWindows(Dataset[Any]):
 
 
 def checked_names(data: ProcedureData, exe_mode: str, trained: Sequence[str] | None) -> list[str]:
-    """The names of a model's outputs. DataError where those that it was trained on are others."""
+    """Return the names of a model's outputs. DataError where those that it was trained on are others."""
     names = output_names(data.components, exe_mode)
     if trained is not None and list(trained) != names:
         raise DataError(
@@ -233,7 +233,7 @@ def check_components(cfg, data: ProcedureData) -> None:
 
 
 def expected_embeddings(cfg, expected: Mapping[str, Any]) -> list[str]:
-    """What will be wrong with the embeddings of a stage whose configuration is ``{key: value}``."""
+    """Return what will be wrong with the embeddings of a stage whose configuration is ``{key: value}``."""
     problems, key = [], f"KEYSTEP.FEATURES_FROM {cfg.KEYSTEP.FEATURES_FROM}"
     if expected["FEATURES.FORMAT"] != "per_video":
         problems.append(f"{key}: will store no embedding of every frame; set its FEATURES.FORMAT per_video")
@@ -247,7 +247,7 @@ def expected_embeddings(cfg, expected: Mapping[str, Any]) -> list[str]:
 
 
 def split_to_read(cfg, split: str) -> str:
-    """A check whether two training windows can be learnt validates on them."""
+    """Return the split to read: always train with KEYSTEP.SANITY_CHECK, which validates on two of its windows."""
     return "train" if cfg.KEYSTEP.SANITY_CHECK else split
 
 

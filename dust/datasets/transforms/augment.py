@@ -65,7 +65,7 @@ class Grayscale:
 def build_augmentations(
     entries: Sequence[Any], key: str = "AUG.LIST", registry: Registry = AUGMENTATION_REGISTRY
 ) -> list[Any]:
-    """The augmentations that a list of the configuration names.
+    """Return the augmentations that a list of the configuration names.
 
     Args:
         entries: names, or ``{name: {argument: value}}``.
@@ -121,7 +121,7 @@ def _make(registered: Callable[..., Any], arguments: dict[str, Any]) -> Augmenta
 
 
 def augment_clip(clip: Tensor, augmentations: Sequence[Augmentation], rng: np.random.RandomState) -> Tensor:
-    """One after the other. ConfigError names one that gives another shape or type than it got."""
+    """Apply one after the other. ConfigError names one that gives another shape or type than it got."""
     for augmentation in augmentations:
         out = augmentation(clip, rng)
         if not isinstance(out, Tensor) or out.shape != clip.shape or out.dtype != clip.dtype:

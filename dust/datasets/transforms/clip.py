@@ -48,21 +48,21 @@ def short_side_size(height: int, width: int, short: int) -> tuple[int, int]:
 
 
 def jitter_short_side(low: float, high: float, rng: np.random.RandomState, *, inv_uniform: bool = False) -> int:
-    """A random short side in low..high, rounded: uniform, or with a uniform reciprocal (more often small)."""
+    """Return a random short side in low..high, rounded: uniform, or with a uniform reciprocal (more often small)."""
     if inv_uniform:
         return round(1.0 / rng.uniform(1.0 / high, 1.0 / low))
     return round(rng.uniform(low, high))
 
 
 def random_crop(height: int, width: int, crop: int, rng: np.random.RandomState) -> Box:
-    """A square of side ``crop``, anywhere within (height, width) with equal probability."""
+    """Return a square of side ``crop``, anywhere within (height, width) with equal probability."""
     return int(rng.randint(0, height - crop + 1)), int(rng.randint(0, width - crop + 1)), crop, crop
 
 
 def test_crops(
     height: int, width: int, short: int, crop: int, num_crops: int
 ) -> tuple[tuple[int, int], tuple[Box, ...]]:
-    """The scaled (H, W) and ``num_crops`` squares of side ``crop`` for testing.
+    """Return the scaled (H, W) and ``num_crops`` squares of side ``crop`` for testing.
 
     The source is scaled to the short side ``short``, or ``crop`` where that is larger. One crop is the centre.
     Several lie evenly along the long side from end to end (three: left, centre, right, or top, centre, bottom of
@@ -94,7 +94,7 @@ def random_resized_crop(
     aspect: tuple[float, float],
     rng: np.random.RandomState,
 ) -> Box:
-    """A box of the source whose share of its area and whose width : height lie in the given ranges.
+    """Return a box of the source whose share of its area and whose width : height lie in the given ranges.
 
     The area is uniform, the logarithm of the aspect ratio is uniform (Inception's crop, as in torchvision and
     SlowFast). Where ten draws do not fit, the largest central box whose aspect ratio is in range.
@@ -185,7 +185,7 @@ class TrainTransform:
         self.augmentations = list(augmentations)
 
     def geometry(self, height: int, width: int, rng: np.random.RandomState) -> Geometry:
-        """Where to look in a source of (height, width) pixels; one crop."""
+        """Return where to look in a source of (height, width) pixels; one crop."""
         crop = self.crop_size
         if self.area is not None:
             y, x, h, w = random_resized_crop(height, width, self.area, self.aspect, rng)
@@ -224,7 +224,7 @@ class EvalTransform:
         self.num_crops = num_crops
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Where to look in a source of (height, width) pixels; ``num_crops`` crops, no flip."""
+        """Return where to look in a source of (height, width) pixels; ``num_crops`` crops, no flip."""
         size, crops = test_crops(height, width, self.short_side, self.crop_size, self.num_crops)
         return Geometry(box=(0.0, 0.0, float(height), float(width)), size=size, crops=crops)
 

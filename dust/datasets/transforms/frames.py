@@ -82,7 +82,7 @@ def _single_linspace(start: float, end: float, count: int) -> np.ndarray:
 def dense_train(
     video_len: int, fps: float, num_frames: int, sampling_rate: float, target_fps: float, rng: Rng
 ) -> list[int]:
-    """A dense clip that starts anywhere (uniform over the reals) so that it ends within the video, if it can."""
+    """Return a dense clip that starts anywhere (uniform over the reals) so that it ends within the video, if it can."""
     video_len, num_frames, *_ = _check(video_len, num_frames)
     span = dense_span(num_frames, sampling_rate, fps, target_fps)
     start = float(rng.uniform(0.0, max(video_len - span, 0.0)))
@@ -122,7 +122,7 @@ def dense_test(
 
 
 def dense_centre(video_len: int, fps: float, num_frames: int, sampling_rate: float, target_fps: float) -> list[int]:
-    """The dense clip in the middle of the video."""
+    """Return the dense clip in the middle of the video."""
     return dense_test(video_len, fps, num_frames, sampling_rate, target_fps, num_clips=1, clip_idx=0, use_offset=True)
 
 
@@ -138,12 +138,12 @@ def _segment_bounds(video_len: int, num_frames: int) -> list[tuple[int, int]]:
 
 
 def segments_train(video_len: int, num_frames: int, rng: Rng) -> list[int]:
-    """One random frame of each part, both ends included; neighbours may give the same frame twice."""
+    """Return one random frame of each part, both ends included; neighbours may give the same frame twice."""
     return [int(rng.randint(first, last + 1)) for first, last in _segment_bounds(video_len, num_frames)]
 
 
 def segments_test(video_len: int, num_frames: int, *, num_clips: int = 1, clip_idx: int = 0) -> list[int]:
-    """The middle of each part, rounded down.
+    """Return the middle of each part, rounded down.
 
     The original knows one view only. Of n views, view c takes the frame at (2c + 1) / 2n of every part.
     """
@@ -158,7 +158,7 @@ def segments_test(video_len: int, num_frames: int, *, num_clips: int = 1, clip_i
 
 
 def whole_clip_random(video_len: int, num_frames: int, rng: Rng) -> list[int]:
-    """One random frame of each of ``num_frames`` equal segments of the whole video, in order.
+    """Return one random frame of each of ``num_frames`` equal segments of the whole video, in order.
 
     The segments do not overlap. Where the video is shorter than the clip, frames are repeated evenly.
     """
@@ -168,7 +168,7 @@ def whole_clip_random(video_len: int, num_frames: int, rng: Rng) -> list[int]:
 
 
 def whole_clip_uniform(video_len: int, num_frames: int, *, num_clips: int = 1, clip_idx: int = 0) -> list[int]:
-    """The midpoint of each of ``num_frames`` equal segments of the whole video.
+    """Return the midpoint of each of ``num_frames`` equal segments of the whole video.
 
     Of n views, view c takes the frame at (2c + 1) / 2n of every segment, so all together are again evenly spaced.
     """
@@ -342,15 +342,15 @@ class ClipSampler:
         return f"ClipSampler({self.mode}, {self.num_frames}x{self.sampling_rate} at {self.target_fps:g} fps)"
 
     def train(self, video_len: int, fps: float, rng: Rng) -> list[int]:
-        """One random view of a video of ``video_len`` frames at ``fps`` frames per second."""
+        """Return one random view of a video of ``video_len`` frames at ``fps`` frames per second."""
         return self._joined(video_len, fps, lambda length: self._random(length, fps, rng))
 
     def val(self, video_len: int, fps: float) -> list[int]:
-        """The one view in the centre."""
+        """Return the one view in the centre."""
         return self._joined(video_len, fps, lambda length: self._centre(length, fps))
 
     def test(self, video_len: int, fps: float, num_clips: int) -> list[list[int]]:
-        """All ``num_clips`` temporal views.
+        """Return all ``num_clips`` temporal views.
 
         Views of segments, whole_clip and videomae_tsn all span the video; they differ by where in each segment the
         frame is taken.
@@ -361,7 +361,7 @@ class ClipSampler:
         return [self._joined(video_len, fps, view) for view in views]
 
     def span(self, fps: float) -> float:
-        """The frames of a video that a view covers; 0 for the rules that spread its frames over any video."""
+        """Return the frames of a video that a view covers; 0 for the rules that spread its frames over any video."""
         if self.mode == "dense":
             return self.clips_per_view * dense_span(self.num_frames, self.sampling_rate, fps, self.target_fps)
         if self.mode in ("videomae_dense", "vjepa"):
@@ -395,7 +395,8 @@ class ClipSampler:
         return self._view(video_len, fps, 1, 0)
 
     def windows(self, video_len: int, fps: float, stride: int) -> list[list[int]]:
-        """All dense clips that begin at frames 0, ``stride``, 2 ``stride`` ... and end within the video; one at least.
+        """Return all dense clips that begin at frames 0, ``stride``, 2 ``stride`` ... and end within the video; one at
+        least.
 
         Args:
             stride: in frames of the video; 0 is the length of a clip, so that windows do not overlap.

@@ -62,7 +62,7 @@ class RandomErasing:
             raise ConfigError(f"random erasing: {'; '.join(problems)}")
 
     def boxes(self, height: int, width: int, rng: np.random.RandomState) -> list[tuple[int, int, int, int]]:
-        """The (y, x, h, w) of one clip; empty where the clip is left alone or no box fits a tiny frame."""
+        """Return the (y, x, h, w) of one clip; empty where the clip is left alone or no box fits a tiny frame."""
         boxes: list[tuple[int, int, int, int]] = []
         if rng.uniform() >= self.probability:
             return boxes
@@ -146,7 +146,7 @@ class MixUp:
             raise ConfigError(f"mixup: {'; '.join(problems)}")
 
     def draw(self, height: int, width: int, rng: np.random.RandomState) -> Mix:
-        """One batch's mix for frames of (height, width).
+        """Return one batch's mix for frames of (height, width).
 
         A CutMix box has sides sqrt(1 - lam) of the frame's around a point anywhere in it, is cut off at the border,
         and ``lam`` is then the share of the frame that really stays.

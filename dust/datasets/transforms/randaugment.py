@@ -94,7 +94,7 @@ _KEYS: dict[str, tuple[str, type, float, float]] = {  # in the order of trial: m
 
 
 def parse_policy(text: str) -> Policy:
-    """A timm RandAugment string: ``rand`` and then, in any order, m, n, mstd, mmax, p, inc, joined by dashes.
+    """Parse a timm RandAugment string: ``rand`` and then, in any order, m, n, mstd, mmax, p, inc, joined by dashes.
 
     Raises:
         ConfigError: for every piece that is unknown or out of range; timm's operation sets (``t``, ``w``) are.
@@ -164,7 +164,7 @@ class ClipRandAugment:
         self._functions |= {name: posterize for name in self._levels if name.startswith("Posterize")}
 
     def draw(self, rng: np.random.RandomState) -> list[tuple[str, tuple, str]]:
-        """The operations of one clip: (name, arguments, interpolation)."""
+        """Return the operations of one clip: (name, arguments, interpolation)."""
         policy, names = self.policy, list(self._levels)
         drawn = []
         for _ in range(policy.num_ops):

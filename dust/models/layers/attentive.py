@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
         return torch.einsum("bqhd,hdc->bqhc", q * q.shape[-1] ** -0.5, keys).flatten(1, 2)
 
     def values(self, gathered: torch.Tensor) -> torch.Tensor:
-        """What each head has gathered, (B, Q * heads, D) -> (B, Q, D)."""
+        """Join what each head has gathered, (B, Q * heads, D) -> (B, Q, D)."""
         values = self.kv.weight.unflatten(0, (2, self.num_heads, -1))[1]
         seen = torch.einsum("bqhc,hdc->bqhd", gathered.unflatten(1, (-1, self.num_heads)), values)
         return seen.flatten(2) + self.kv.bias.chunk(2)[1]
@@ -65,7 +65,7 @@ class CrossAttentionBlock(nn.Module):
         return self.answer(queries, gather(self.directions(queries), self.normalised(tokens)))
 
     def normalised(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The tokens at mean 0 and spread 1."""
+        """Return the tokens at mean 0 and spread 1."""
         return F.layer_norm(tokens, self.norm1.normalized_shape, eps=self.norm1.eps)
 
     def directions(self, queries: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ Multiple = tuple[str, int, str, int]  # name, value, name of the divisor, diviso
 
 
 def clip_multiples(height: int, width: int, patch_size: int, frames: int, tubelet_size: int) -> list[Multiple]:
-    """What a clip must be a multiple of, for :func:`check_arguments`."""
+    """Return what a clip must be a multiple of, for :func:`check_arguments`."""
     return [
         ("image height", height, "patch_size", patch_size),
         ("image width", width, "patch_size", patch_size),

@@ -124,8 +124,9 @@ def to_patches(x: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
 
 
 def as_product(x: torch.Tensor) -> bool:
-    """Whether patches are embedded by one product of matrices. CUDA's convolutions in bfloat16 are slow or wrong for
-    patches, by version, and in float32 they round to TF32 of their own accord; a CPU keeps the convolution's bits."""
+    """Tell whether patches are embedded by one product of matrices. CUDA's convolutions in bfloat16 are slow or wrong
+    for patches, by version, and in float32 they round to TF32 of their own accord; a CPU keeps the convolution's
+    bits."""
     return x.is_cuda
 
 

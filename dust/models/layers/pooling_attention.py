@@ -165,7 +165,7 @@ class MViTBlock(nn.Module):
 
 
 def resize_tables(table: torch.Tensor, rows: int) -> torch.Tensor:
-    """A table (L, D) of relative positions with another number of rows, linearly, corners not aligned."""
+    """Give a table (L, D) of relative positions another number of rows, linearly, corners not aligned."""
     if len(table) == rows:
         return table
     dtype = table.dtype if table.dtype == torch.float64 else torch.float32

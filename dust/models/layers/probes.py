@@ -34,7 +34,7 @@ class TokenHead(nn.Module):
 
     @staticmethod
     def together(heads: Sequence[Any], tokens: torch.Tensor) -> torch.Tensor:
-        """The logits (B, G, num_classes) of G heads on the same tokens."""
+        """Return the logits (B, G, num_classes) of G heads on the same tokens."""
         return torch.stack([head(tokens) for head in heads], dim=1)
 
 
@@ -78,7 +78,7 @@ class LinearProbe(TokenHead):
 
     @staticmethod
     def together(heads: Sequence["LinearProbe"], tokens: torch.Tensor) -> torch.Tensor:
-        """One pooling and one product for all G heads."""
+        """Compute one pooling and one product for all G heads."""
         features = heads[0].pool(tokens)
         layers: list[Any] = [head.head for head in heads]
         if not isinstance(layers[0], nn.Linear):

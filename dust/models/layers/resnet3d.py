@@ -18,7 +18,7 @@ def conv3d(
     channels_in: int, channels_out: int, kernel: Sequence[int], stride: Sequence[int] = (1, 1, 1), *, groups: int = 1,
     dilation: int = 1,
 ) -> nn.Conv3d:  # fmt: skip
-    """A convolution without bias, padded so that a stride of 1 keeps the size; ``dilation`` is in space only."""
+    """Return a convolution without bias, padded so that a stride of 1 keeps the size; ``dilation`` is in space only."""
     steps = (1, dilation, dilation)
     padding = [step * (size // 2) for size, step in zip(kernel, steps, strict=True)]
     return nn.Conv3d(

@@ -68,7 +68,7 @@ def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def axis_regions(size: int, window: int, shift: int, rule: str) -> list[int]:
-    """The region of each place of one axis, padded to whole windows and rolled by ``-shift``.
+    """Return the region of each place of one axis, padded to whole windows and rolled by ``-shift``.
 
     In one window, only places of the same region see each other. The rules:
 
@@ -107,7 +107,8 @@ def _legacy_regions(size: int, padded: int, window: int, shift: int) -> list[int
 def window_masks(
     size: Size, window: Size, shift: Size, rule: str, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """What is added to the attention logits: (masks (P, N, N), number of each window's mask (windows,)), or None.
+    """Return what is added to the attention logits: (masks (P, N, N), number of each window's mask (windows,)), or
+    None.
 
     Windows of one place along an axis are nearly all alike, so that few masks stand for many windows: no more than
     eight in a video of any size.
@@ -163,7 +164,8 @@ def log_offsets(window: Size, device: torch.device) -> torch.Tensor:
 
 
 def has_fused_kernel(q: torch.Tensor) -> bool:
-    """Whether scaled_dot_product_attention has a kernel for a bias that learns. On a CPU its slow path would run."""
+    """Tell whether scaled_dot_product_attention has a kernel for a bias that learns. On a CPU its slow path would
+    run."""
     return q.is_cuda
 
 

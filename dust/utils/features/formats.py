@@ -38,7 +38,7 @@ def to_bfloat16(numbers: np.ndarray) -> np.ndarray:
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The bits of bfloat16 as uint16 -> float32, exactly."""
+    """Turn the bits of bfloat16, as uint16, into float32, exactly."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -66,12 +66,12 @@ class BFloat16Rows:
 
 
 def id_to_name(sample_id: str) -> str:
-    """A sample's id as the name of a file, without a suffix: percent-encoded, so ``a/b`` is ``a%2Fb``."""
+    """Return a sample's id as the name of a file, without a suffix: percent-encoded, so ``a/b`` is ``a%2Fb``."""
     return quote(sample_id, safe="", errors="surrogateescape")
 
 
 def name_to_id(name: str) -> str:
-    """The id that :func:`id_to_name` turned into ``name``."""
+    """Return the id that :func:`id_to_name` turned into ``name``."""
     return unquote(name, errors="surrogateescape")
 
 
@@ -99,7 +99,7 @@ def sync(file: BinaryIO) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A json object. DataError if it is damaged."""
+    """Return a json object. DataError if it is damaged."""
     try:
         value = parse_file(path)
     except DataError as error:
@@ -111,7 +111,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_count(path: Path) -> tuple[list[tuple[int, int]], list[str]]:
-    """Which samples are done, as the writer counted: ranges (start, stop), and the ids among them that have no feature.
+    """Return which samples are done, as the writer counted: ranges (start, stop), and the ids among them that have no
+    feature.
 
     A file holds a number instead of ranges where so many are done from the first on.
     """
@@ -129,7 +130,7 @@ def read_count(path: Path) -> tuple[list[tuple[int, int]], list[str]]:
 
 
 def united(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same numbers as ranges in order that do not touch; empty ones are left out."""
+    """Return the same numbers as ranges in order that do not touch; empty ones are left out."""
     found: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):
         if found and start <= found[-1][1]:
@@ -140,7 +141,7 @@ def united(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def checked_identity(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity that a finished json records. DataError unless all of it is there and its count is right."""
+    """Return the identity that a finished json records. DataError unless all of it is there and its count is right."""
     kinds: dict[str, type] = {"ids": list, "meta": dict, "format": str, "shape": list, "dtype": str, "count": int}
     wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
     if wrong or record.get("complete") is not True:
@@ -161,7 +162,7 @@ def checked_identity(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def npy_header(shape: Sequence[int], dtype: np.dtype) -> bytes:
-    """The head of a .npy file (version 1.0) of a C-ordered array."""
+    """Return the head of a .npy file (version 1.0) of a C-ordered array."""
     buffer = io.BytesIO()
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
     np.lib.format.write_array_header_1_0(buffer, described)
@@ -174,7 +175,8 @@ def _unreadable(path: Path, error: SampleError) -> DataError:
 
 
 def stored(path: Path, name: str = "") -> StoredArray:
-    """The array of a .npy file, or one that an .npz holds uncompressed, read in parts. DataError if it is damaged."""
+    """Return the array of a .npy file, or one that an .npz holds uncompressed, read in parts. DataError if it is
+    damaged."""
     try:
         return StoredArray(path, name)
     except SampleError as error:
@@ -182,7 +184,7 @@ def stored(path: Path, name: str = "") -> StoredArray:
 
 
 def npy_names(folder: Path) -> list[str]:
-    """The names of the .npy files of a folder. DataError if there is no such folder."""
+    """Return the names of the .npy files of a folder. DataError if there is no such folder."""
     try:
         return [name for name in os.listdir(folder) if name.endswith(".npy")]
     except OSError as error:
@@ -213,7 +215,7 @@ def pack_npz(path: Path, rows: Path, ids: Sequence[str], missing: Sequence[str],
 
 
 def npz_identity(path: Path) -> dict[str, Any]:
-    """What an .npz of features says of itself. DataError if it is no such file."""
+    """Return what an .npz of features says of itself. DataError if it is no such file."""
     try:
         with open_npz(path) as archive:
             lacking = {"features", "ids", "meta"} - set(archive.names)
@@ -241,7 +243,7 @@ def npz_identity(path: Path) -> dict[str, Any]:
 
 
 def npz_features(path: Path) -> StoredArray | np.ndarray:
-    """The ``features`` of an .npz: read in parts where they are stored uncompressed, else loaded."""
+    """Return the ``features`` of an .npz: read in parts where they are stored uncompressed, else loaded."""
     try:
         if is_stored(path, "features"):
             found: StoredArray | np.ndarray = StoredArray(path, "features")

@@ -50,7 +50,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: str | os.PathLike, split: str) -> "FeatureStore":
-        """The features of ``split`` in ``folder``.
+        """Return the features of ``split`` in ``folder``.
 
         Raises:
             DataError: there are none, they are not finished, damaged, or their numbers do not agree.
@@ -128,7 +128,8 @@ class FeatureStore:
         return np.fromiter((self._table[sample_id] for sample_id in ids), np.int64, len(ids))
 
     def get(self, sample_id: str) -> StoredArray | np.ndarray:
-        """One sample's feature: (*shape), or (windows, *shape) with per_video. DataError for an id without one."""
+        """Return one sample's feature: (*shape), or (windows, *shape) with per_video. DataError for an id without
+        one."""
         row = int(self.rows([sample_id])[0])
         if self.format != "per_video":
             return self.features[row]
@@ -149,7 +150,8 @@ class FeatureStore:
 
 
 def recorded_shape(folder: str | os.PathLike, split: str) -> tuple[int, ...] | None:
-    """The shape of one feature of an extraction that is finished, or was begun, in ``folder``; None if none was."""
+    """Return the shape of one feature of an extraction that is finished, or was begun, in ``folder``; None if none
+    was."""
     for path in (Path(folder) / f"{split}.json", Path(folder) / f"{split}.json{PARTIAL}"):
         if path.exists():
             shape = files.read_json(path).get("shape")
