@@ -58,7 +58,7 @@ class Answers:
         return f"{self.name}_" if self.name else ""
 
     def rows(self, index: np.ndarray) -> "Answers":
-        """The same of some of the clips."""
+        """Return the same of some of the clips."""
         return replace(self, labels=self.labels[index], scores=self.scores[index])
 
 
@@ -89,7 +89,7 @@ class Results:
         return "recordings" if self.recordings else "clips"
 
     def rows(self, index: np.ndarray) -> "Results":
-        """The same of some of the clips."""
+        """Return the same of some of the clips."""
         ids, paths, groups = ([column[i] for i in index] for column in (self.ids, self.paths, self.groups))
         return replace(self, ids=ids, paths=paths, groups=groups, answers=[one.rows(index) for one in self.answers])
 
@@ -171,7 +171,7 @@ def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str)
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows. (All at once: line by line takes three times as long, and tests are large.)"""
+    """Return the header and the rows. (All at once: line by line takes three times as long, and tests are large.)"""
     text = read_text(path)
     separator = find_separator(text.split("\n", 1)[:1])
     try:

@@ -29,7 +29,7 @@ FOLDER = "view_ablation"
 
 
 def view_subsets(views: Sequence[int], sizes: Sequence[int] = ()) -> list[tuple[int, ...]]:
-    """Every subset of ``views`` but the empty one, small ones first; with ``sizes`` those of so many cameras."""
+    """Return every subset of ``views`` but the empty one, small ones first; with ``sizes`` those of so many cameras."""
     wrong = [size for size in sizes if not 1 <= size <= len(views)]
     if wrong:
         raise ConfigError(f"sizes {list(wrong)}: the model has {len(views)} cameras (TRACKS.VIEWS {list(views)})")
@@ -83,7 +83,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
 
 
 def best_of_size(table: Sequence[dict[str, Any]], size: int, metric: str = "top1_acc") -> dict[str, Any] | None:
-    """The best row of so many cameras, the first of equals; None if there is none."""
+    """Return the best row of so many cameras, the first of equals; None if there is none."""
     return max((row for row in table if row["num_views"] == size), key=lambda row: row[metric], default=None)
 
 

@@ -401,12 +401,12 @@ _C = tree(KEYS)
 
 
 def get_cfg() -> CfgNode:
-    """All keys at their defaults, as a fresh copy that may be changed."""
+    """Return all keys at their defaults, as a fresh copy that may be changed."""
     return _C.clone()
 
 
 def flatten(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """All keys of a configuration, or of nested dicts, with their values: ``{"TRAIN.BATCH_SIZE": 64, ...}``."""
+    """Return all keys of a configuration, or of nested dicts, with their values: ``{"TRAIN.BATCH_SIZE": 64, ...}``."""
     flat: dict[str, object] = {}
     for name, value in cfg.items():
         if isinstance(value, dict):

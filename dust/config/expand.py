@@ -10,13 +10,13 @@ from dust.utils.tstl_grouping import Grouping, find_grouping, read_grouping
 
 
 def grouping_of(cfg: CfgNode) -> Grouping:
-    """The groups of classes that TSTL.GROUPING names. DataError if they cannot be used."""
+    """Return the groups of classes that TSTL.GROUPING names. DataError if they cannot be used."""
     folder = cfg.DATA.PATH_TO_DATA_DIR
     return read_grouping(find_grouping(cfg.TSTL.GROUPING, folder if isinstance(folder, str) else ""))
 
 
 def expand(cfg: CfgNode) -> list[CfgNode]:
-    """The runs of a configuration: itself, or one for each expert that TSTL.GROUPS names.
+    """Return the runs of a configuration: itself, or one for each expert that TSTL.GROUPS names.
 
     Expert i trains in OUTPUT_DIR/experts/group_{i} with TSTL.GROUP i; MODEL.NUM_CLASSES becomes the number of its
     group's classes (or of all, with TSTL.EXPERT_CLASSES all).
@@ -58,7 +58,7 @@ def _expert(cfg: CfgNode, number: int, classes: tuple[int, ...], num_classes: in
 
 
 def words_of(cfg: CfgNode, run: CfgNode) -> list[str]:
-    """The overrides, ``[KEY, VALUE, ...]``, by which ``cfg`` stands for this one of its runs alone."""
+    """Return the overrides, ``[KEY, VALUE, ...]``, by which ``cfg`` stands for this one of its runs alone."""
     return [] if run is cfg else ["TSTL.GROUPS", f"[{run.TSTL.GROUP}]"]
 
 

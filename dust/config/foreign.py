@@ -248,7 +248,8 @@ FOREIGN_KEYS = frozenset(f"{section}.{name}" for section, keys in DEFAULTS.items
 
 
 def foreign_keys() -> dict[str, Key]:
-    """Every key of ``DEFAULTS`` with its facts. A model of the user's own may learn by them, but for those of tests."""
+    """Return every key of ``DEFAULTS`` with its facts. A model of the user's own may learn by them, but for those of
+    tests."""
     keys = {}
     for section, defaults in DEFAULTS.items():
         affects: Any = "nothing" if section.split(".")[0] in ("TEST", "TENSORBOARD") else "training"
@@ -260,7 +261,7 @@ def foreign_keys() -> dict[str, Key]:
 
 
 def refusal(name: str, model: str, ours: bool) -> str | None:
-    """Why a value of this foreign key other than its default is refused; None if it is not.
+    """Return why a value of this foreign key other than its default is refused; None if it is not.
 
     Args:
         name: the key.
@@ -276,7 +277,7 @@ def refusal(name: str, model: str, ours: bool) -> str | None:
 
 
 def no_effect(name: str, model: str, ours: bool) -> str | None:
-    """Why this foreign key has no effect when ``model`` runs; None if a model of the user's own may read it."""
+    """Return why this foreign key has no effect when ``model`` runs; None if a model of the user's own may read it."""
     matches = [part for part in NO_EFFECT if name == part or name.startswith(part + ".")]
     if matches:
         return NO_EFFECT[max(matches, key=len)]

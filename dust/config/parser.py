@@ -177,7 +177,8 @@ NOTES = "__dust_notes__"
 
 
 def notes(cfg: CfgNode) -> tuple[str, ...]:
-    """What loading had to say of a configuration: names that were replaced, keys without effect, accumulation."""
+    """Return what loading had to say of a configuration: names that were replaced, keys without effect,
+    accumulation."""
     return cfg.__dict__.get(NOTES, ())
 
 

@@ -95,7 +95,7 @@ class Key:
         return self.affects in ("all", "features")
 
     def wrong(self, name: str, value: Any) -> str | None:
-        """What is wrong with a value of the right type, in one line; None if nothing is."""
+        """Return what is wrong with a value of the right type, in one line; None if nothing is."""
         if self.options and isinstance(value, list):
             if not value or len(set(value) & set(self.options)) < len(value):
                 return f"{name} {value}: one or more of {', '.join(self.options)}, each once"
@@ -117,7 +117,7 @@ class Key:
 
 
 def section(name: str, *, affects: Affects = "all", **keys: Key) -> dict[str, Key]:
-    """The keys of a section (dotted where it lies in another; empty for the top) by their whole names.
+    """Return the keys of a section (dotted where it lies in another; empty for the top) by their whole names.
 
     Raises:
         ConfigError: facts that are missing or do not go together, of all keys at once.
@@ -171,7 +171,7 @@ class System:
 
 
 def gather(*parts: Mapping[str, Key]) -> dict[str, Key]:
-    """All keys of several sections or systems, in order.
+    """Return all keys of several sections or systems, in order.
 
     Raises:
         ConfigError: a key that two of them declare.
@@ -186,7 +186,7 @@ def gather(*parts: Mapping[str, Key]) -> dict[str, Key]:
 
 
 def tree(keys: Mapping[str, Key]) -> CfgNode:
-    """A configuration of these keys at their defaults."""
+    """Return a configuration of these keys at their defaults."""
     root = CfgNode()
     for name, facts in keys.items():
         *sections, leaf = name.split(".")

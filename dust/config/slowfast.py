@@ -135,7 +135,8 @@ def unread(cfg: CfgNode, changed: set[str], ours: frozenset[str]) -> Iterator[st
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """The architecture is one of the model's; frames divide by alpha, crops by the strides; tables have their rows."""
+    """Check that the architecture is one of the model's, frames divide by alpha, crops by the strides, and tables have
+    their rows."""
     model, problems = cfg.MODEL.MODEL_NAME, []
     if model not in MODELS:
         return []

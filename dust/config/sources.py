@@ -42,7 +42,7 @@ class SourceError(Exception):
 def read_yaml(
     path: str | os.PathLike[str], chain: tuple[Path, ...] = (), opened: list[Path] | None = None
 ) -> list[Setting]:
-    """All settings of a file, after those of the files that it names under ``_BASE_``; later ones win.
+    """Return all settings of a file, after those of the files that it names under ``_BASE_``; later ones win.
 
     ``configs/...`` is a file of the working folder, else the one of that name that came with dust.
 

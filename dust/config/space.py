@@ -37,7 +37,7 @@ class Dimension:
     whole: bool = False
 
     def grid(self) -> tuple[Any, ...]:
-        """All values in order; empty where there is no end of them."""
+        """Return all values in order; empty where there is no end of them."""
         if self.choices:
             return self.choices
         if self.step is None or self.log:
@@ -48,7 +48,8 @@ class Dimension:
 
 
 def read_space(entries: Sequence[Any]) -> tuple[list[Dimension], list[str]]:
-    """The dimensions that TUNE.SPACE describes, in its order, and what is wrong with it, a line for each problem."""
+    """Return the dimensions that TUNE.SPACE describes, in its order, and what is wrong with it, a line for each
+    problem."""
     dimensions: list[Dimension] = []
     problems: list[str] = []
     for entry in entries:

@@ -15,7 +15,7 @@ STAGES = {"features": "a stage or a folder", None: ""}
 
 
 def table() -> str:
-    """All keys that dust acts on, in Markdown: a table for each section, in their order."""
+    """Return all keys that dust acts on, in Markdown: a table for each section, in their order."""
     keys = sorted(OWN.items(), key=lambda item: "." in item[0])  # those at the top in one table
     lines = []
     for section, group in groupby(keys, key=lambda item: item[0].rpartition(".")[0].split(".")[0]):
@@ -50,7 +50,7 @@ def _values(facts: Key) -> str:
 
 
 def replaced(text: str) -> str:
-    """A text with the table between its two marks. ConfigError if it does not have both, once and in order."""
+    """Return a text with the table between its two marks. ConfigError if it does not have both, once and in order."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in after or END in before + after:

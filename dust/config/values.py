@@ -101,7 +101,8 @@ def _number(value: Any, what: str) -> int | float:
 
 
 def read_text(value: Any) -> str:
-    """A text. One that begins with ``~/`` or ``~user/`` is a path, whatever the key: it begins with that folder."""
+    """Return a text. One that begins with ``~/`` or ``~user/`` is a path, whatever the key: it begins with that
+    folder."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, (str, bool, int, float)):
@@ -110,12 +111,12 @@ def read_text(value: Any) -> str:
 
 
 def read_entry(value: Any) -> Any:
-    """A name, or {name: {argument: value}}, whose values are numbers and so on where their texts are."""
+    """Return a name, or {name: {argument: value}}, whose values are numbers and so on where their texts are."""
     return _plain_tree(value) if isinstance(value, Mapping) else read_text(value)
 
 
 def read_weight(value: Any) -> Any:
-    """A number, or {name: number}: what weighs otherwise than 1."""
+    """Return a number, or {name: number}: what weighs otherwise than 1."""
     if not isinstance(value, Mapping):
         return read_float(value)
     return {str(name): read_float(number) for name, number in value.items()}
@@ -128,7 +129,7 @@ def _plain_tree(value: Any) -> Any:
 
 
 def read_row(value: Any) -> list:
-    """A list within a list, of numbers and further lists."""
+    """Return a list within a list, of numbers and further lists."""
     items = _list_of_text(value) if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
         raise ValueError(f"{_shown(value)} is not a list")
@@ -136,7 +137,7 @@ def read_row(value: Any) -> list:
 
 
 def read_folders(value: Any) -> Any:
-    """A text, or a list of texts in brackets; one in brackets is that text."""
+    """Return a text, or a list of texts in brackets; one in brackets is that text."""
     items = _list_of_text(value) if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
         return read_text(value)
@@ -220,7 +221,8 @@ def _element_of(default: list | tuple) -> type | None:
 
 
 def plain(value: Any) -> Any:
-    """A value whose key does not say its type: numbers, True/False and None are recognised in texts, also in lists."""
+    """Return a value whose key does not say its type: numbers, True/False and None are recognised in texts, also in
+    lists."""
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if not isinstance(value, str):

@@ -92,7 +92,7 @@ def motion_of_series(series: Series, path: str) -> tuple[np.ndarray, np.ndarray]
 def estimate_offset(
     video: tuple[np.ndarray, np.ndarray], sensor: tuple[np.ndarray, np.ndarray], most: float = 60.0
 ) -> Offset:
-    """The lag between two curves (times, values).
+    """Return the lag between two curves (times, values).
 
     Args:
         most: seconds; offsets from -most to most are tried.

@@ -26,8 +26,8 @@ def _files(path: str) -> list[str]:
 
 
 def content_sha256(path: str) -> str:
-    """The hash of the bytes of a file, or of a part of a tar, of all pictures of a folder in their order, or of the
-    numbers, shape and type of an array within a file (``file.npy#7``, ``file.npz#name``)."""
+    """Return the hash of the bytes of a file, or of a part of a tar, of all pictures of a folder in their order, or of
+    the numbers, shape and type of an array within a file (``file.npy#7``, ``file.npz#name``)."""
     file, key = split_reference(path)
     if key and not file.lower().endswith((".npy", ".npz")):  # columns of a table
         return hashlib.sha256(f"{key}#{sha256_of_files([file])}".encode()).hexdigest()

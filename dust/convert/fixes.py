@@ -34,7 +34,8 @@ _RANK = {"keep": 0, "relabel": 1, "drop": 2}
 
 
 def folder_of_findings(root: str, out: str = "", *, force: bool = False) -> Path:
-    """Where the lists of a check go: ``out``, else the data folder, else (where that is read-only) the working folder.
+    """Return where the lists of a check go: ``out``, else the data folder, else (where that is read-only) the working
+    folder.
 
     An older check's lists are replaced.
 

@@ -49,7 +49,7 @@ def measure(path: str, *, decode: bool, pattern: str = "") -> Health:
 
 
 def examine(path: str, *, decode: bool) -> str:
-    """What is wrong with a clip, in one line; "" if nothing is. See :func:`measure`."""
+    """Return what is wrong with a clip, in one line; "" if nothing is. See :func:`measure`."""
     return measure(path, decode=decode).reason
 
 

@@ -98,12 +98,12 @@ class Lists:
         return {split: samples_of(clips) for split, clips in self.clips.items()}
 
     def votes(self, clip: Any) -> Votes | None:
-        """What several people said of a clip, where the lists say that."""
+        """Return what several people said of a clip, where the lists say that."""
         found = (getattr(manifest, "votes", {}).get(clip.id) for manifest in self.source.values())
         return next((votes for votes in found if votes), None)
 
     def words(self, clip: Any) -> str:
-        """The label as a list writes it; "" for none."""
+        """Return the label as a list writes it; "" for none."""
         label = clip.label
         votes = self.votes(clip)
         if votes:
@@ -115,7 +115,7 @@ class Lists:
 
 
 def find_kind(root: str, separator: str = "") -> str:
-    """Which of KINDS a folder, or a list, is of. ``separator``: of csv columns, "" finds it."""
+    """Return which of KINDS a folder, or a list, is of. ``separator``: of csv columns, "" finds it."""
     folder = Path(root)
     if folder.is_dir():
         if (folder / RECORDINGS).is_file() or (folder / TABLE).is_file() or _has_recordings(folder):

@@ -174,7 +174,8 @@ def _scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def read_jobs(source: Path) -> list[Job]:
-    """The cameras of all clips that a csv or a folder of clips lists. DataError with everything that is wrong."""
+    """Return the cameras of all clips that a csv or a folder of clips lists. DataError with everything that is
+    wrong."""
     if source.is_dir():
         jobs = []
         for split in available_splits(str(source)):

@@ -125,7 +125,7 @@ def prepare_clip(source: Path, target: Path, encoding: Encoding) -> str:
 
 
 def is_ready(source: Path, target: Path) -> bool:
-    """Whether ``target`` was made from ``source`` as it is now."""
+    """Tell whether ``target`` was made from ``source`` as it is now."""
     try:
         return target.stat().st_mtime_ns == source.stat().st_mtime_ns
     except OSError:
@@ -216,7 +216,7 @@ def _renamed(path: Path) -> Path:
 
 
 def encoded_suffix(suffix: str) -> str:
-    """What a clip of this suffix ends in once it is encoded."""
+    """Return what a clip of this suffix ends in once it is encoded."""
     return suffix if suffix.lower() in KEPT_SUFFIXES else ".mp4"
 
 

@@ -103,7 +103,7 @@ class PickledArray:
             self._check_end(source)
 
     def load(self) -> np.ndarray:
-        """The whole array, read-only. Raises DataError like ``blocks``."""
+        """Return the whole array, read-only. Raises DataError like ``blocks``."""
         with open_file(self.path) as file:
             source = self._source(file)
             array = self._numbers(source.read(math.prod(self.stored) * self.dtype.itemsize), self.stored)

@@ -17,7 +17,7 @@ COLUMNS = ("id", "path", "label", "group", "start", "end")
 
 
 def key_of(path: str) -> str:
-    """A file's name in the tables."""
+    """Return a file's name in the tables."""
     return printable(whole_path(path))
 
 

@@ -70,7 +70,7 @@ Tracker = Callable[[Iterable[np.ndarray], "Masks | None", Settings], tuple[np.nd
 
 
 def need_opencv() -> Any:
-    """The module cv2, or an error that says how to get it."""
+    """Return the module cv2, or an error that says how to get it."""
     return import_extra("cv2", "tracks", "making tracks by OpenCV")
 
 

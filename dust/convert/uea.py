@@ -71,7 +71,7 @@ def _file_of(root: str, ending: str) -> Path:
 
 
 def read_ts(path: Path) -> list[tuple[np.ndarray, str]]:
-    """The series (C, L) float32 and their labels; NaN where a value is ``?``.
+    """Return the series (C, L) float32 and their labels; NaN where a value is ``?``.
 
     Raises:
         DataError: with all lines that are no series of as many channels as the others, with a label.

@@ -48,7 +48,7 @@ class _Sample:
 
 
 def read_entries(file: BinaryIO, source: str) -> Iterator[Entry]:
-    """The members of a tar that are files, in their order.
+    """Yield the members of a tar that are files, in their order.
 
     Args:
         source: names the tar in errors.

@@ -25,7 +25,7 @@ def split_reference(written: str) -> tuple[str, str]:
 
 
 def is_row(written: str) -> bool:
-    """Whether this names a row of a stacked .npy."""
+    """Tell whether this names a row of a stacked .npy."""
     path, key = split_reference(written)
     return bool(key) and path.lower().endswith(".npy")
 
@@ -40,7 +40,7 @@ class ArrayFiles:
         return {"_files": OrderedDict()}
 
     def open(self, path: str) -> StoredArray:
-        """The array, of which rows are read when they are asked for. SampleError if it cannot be used."""
+        """Return the array, of which rows are read when they are asked for. SampleError if it cannot be used."""
         array = self._files.get(path)
         if array is None:
             array = self._files[path] = StoredArray(path)

@@ -23,7 +23,7 @@ def build_dataset(
     views: str | None = None,
     fitted: Mapping[str, Any] | None = None,
 ) -> Dataset[Any]:
-    """The registered dataset ``name`` for a split.
+    """Return the registered dataset ``name`` for a split.
 
     Args:
         split: ``train`` | ``val`` | ``test``: which samples.

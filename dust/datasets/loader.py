@@ -58,12 +58,12 @@ class EvaluationItem(dict[str, Any]):
     and a loader that pins memory would copy them one by one."""
 
     def pin_memory(self) -> "EvaluationItem":
-        """The same with its inputs in pinned memory; torch's loader asks for it."""
+        """Return the same with its inputs in pinned memory; torch's loader asks for it."""
         return EvaluationItem(self, inputs={name: value.pin_memory() for name, value in self["inputs"].items()})
 
 
 def collate_evaluation(items: Sequence[Any]) -> Any:
-    """One video per item: nothing to stack."""
+    """Unpack the one video of an item: nothing to stack."""
     refuse_exhaustion(items)
     (item,) = items
     return EvaluationItem(item) if isinstance(item, dict) else item
@@ -116,7 +116,7 @@ def _start_worker(_: int) -> None:
 
 
 def num_workers(wanted: int) -> int:
-    """The workers that a process starts: no more than it has cores, and that is said."""
+    """Return the workers that a process starts: no more than it has cores, and that is said."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if wanted > cores:
         message = "DATA_LOADER.NUM_WORKERS %d: there are %d cores here, and so many workers are started"
@@ -143,7 +143,8 @@ def _common(cfg, **kwargs: Any) -> dict[str, Any]:
 
 
 def evaluation_loader(cfg, dataset: Dataset[Any], *, shared: bool = True) -> Loader:
-    """Each item of ``dataset``, once, in order, not stacked; ``shared`` out over the ranks, or all for this one."""
+    """Return each item of ``dataset``, once, in order, not stacked; ``shared`` out over the ranks, or all for this
+    one."""
     where = {"rank": distributed.rank(), "world_size": distributed.world_size()} if shared else {}
     groups = dataset.group_starts() if isinstance(dataset, SharesGroups) else None
     order = EvaluationSampler(len(dataset), **where, groups=groups)  # type: ignore[arg-type]
@@ -151,7 +152,7 @@ def evaluation_loader(cfg, dataset: Dataset[Any], *, shared: bool = True) -> Loa
 
 
 def build_weights(cfg, dataset: Any) -> np.ndarray | None:
-    """How likely each training sample is to be drawn; None where each comes once an epoch."""
+    """Return how likely each training sample is to be drawn; None where each comes once an epoch."""
     balanced, part_weights = cfg.DATA_LOADER.SAMPLER == "balanced", cfg.DATA.DATASET_WEIGHTS
     if not balanced and not part_weights:
         return None
@@ -183,7 +184,7 @@ def construct_loader(
     views: str | None = None,
     fitted: Mapping[str, Any] | None = None,
 ) -> DataLoader[Any]:
-    """The loader of ``train`` (batches of ``cfg.TRAIN.BATCH_SIZE``), ``val`` or ``test`` (one sample per item).
+    """Return the loader of ``train`` (batches of ``cfg.TRAIN.BATCH_SIZE``), ``val`` or ``test`` (one sample per item).
 
     A training loader's ``batch_sampler`` is an :class:`EpochBatchSampler`: set its position before iterating. Its
     batches are those of TRAIN.BATCH_SIZE x NUM_SHARDS clips, its steps those of GLOBAL_BATCH_SIZE.

@@ -71,7 +71,7 @@ class ClipDataset(Protocol):
     class_names: Sequence[str]
 
     def class_counts(self) -> list[int]:
-        """How many samples each class has, in the order of ``class_names``."""
+        """Return how many samples each class has, in the order of ``class_names``."""
         ...
 
     def __len__(self) -> int: ...
@@ -91,7 +91,7 @@ class FromConfig(Protocol):
     def from_config(
         self, cfg: Any, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
-        """The constructor's keyword arguments; see :func:`dust.datasets.build.build_dataset`."""
+        """Return the constructor's keyword arguments; see :func:`dust.datasets.build.build_dataset`."""
         ...
 
 
@@ -101,7 +101,7 @@ class ReadsNewClips(Protocol):
     Default: such a system cannot be asked about new files."""
 
     def for_clips(self, cfg: Any, manifest: Any, fitted: Mapping[str, Any]) -> Dataset[Any]:
-        """A test's dataset of the clips of ``manifest``, whose labels are None; ``fitted`` is the training's."""
+        """Return a test's dataset of the clips of ``manifest``, whose labels are None; ``fitted`` is the training's."""
         ...
 
 
@@ -111,7 +111,7 @@ class NamesClasses(Protocol):
     Default: a dataset of the split is built, and asked."""
 
     def class_names_of(self, cfg: Any, split: str) -> Sequence[str]:
-        """The classes of a split, in the order of the logits, whatever MODEL.NUM_CLASSES is."""
+        """Return the classes of a split, in the order of the logits, whatever MODEL.NUM_CLASSES is."""
         ...
 
 
@@ -138,7 +138,7 @@ class LooksAhead(Protocol):
         fitted: Mapping[str, Any] | None = None,
         expected: Mapping[str, Any],
     ) -> "tuple[ClipDataset | None, list[str]]":
-        """A dataset of what is there already, or None; and what will be wrong with the features.
+        """Return a dataset of what is there already, or None; and what will be wrong with the features.
 
         Args:
             expected: ``{key: value}`` of the configuration of the stage that will store them.
@@ -169,7 +169,7 @@ class OrdersTraining(Protocol):
     def training_sampler(
         self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> "TrainingSampler | None":
-        """A batch sampler for this rank, or None for the ordinary one.
+        """Return a batch sampler for this rank, or None for the ordinary one.
 
         Args:
             batch_size: samples of one batch over all ranks.
@@ -196,7 +196,7 @@ class SharesGroups(Protocol):
     then take whole samples. Default: each item is a sample."""
 
     def group_starts(self) -> Sequence[int]:
-        """The number of each group's first item, rising from 0."""
+        """Return the number of each group's first item, rising from 0."""
         ...
 
 
@@ -216,7 +216,7 @@ class WindowItems(Protocol):
     clips: Sequence[Any]
 
     def first_item(self, sample: int) -> int:
-        """The number of the item that begins video number ``sample``."""
+        """Return the number of the item that begins video number ``sample``."""
         ...
 
     def __len__(self) -> int: ...
@@ -248,7 +248,7 @@ PROTOCOLS: tuple[type, ...] = (
 
 
 def fitted_of(dataset: Dataset[Any]) -> dict[str, Any]:
-    """What the dataset learnt of its training split; nothing by default."""
+    """Return what the dataset learnt of its training split; nothing by default."""
     return dict(dataset.fitted) if isinstance(dataset, LearnsFromTraining) else {}
 
 
@@ -260,5 +260,5 @@ def groups_of(dataset: Dataset[Any]) -> dict[str, str]:
 
 
 def files_of(dataset: Dataset[Any]) -> dict[str, str]:
-    """The files that checkpoints carry of the dataset's folder; none by default."""
+    """Return the files that checkpoints carry of the dataset's folder; none by default."""
     return dict(dataset.carried_files) if isinstance(dataset, CarriesFiles) else {}

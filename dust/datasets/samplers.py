@@ -130,7 +130,7 @@ def _came_before(order: np.ndarray) -> np.ndarray:
 
 
 def block_order(length: int, block: int, mixed: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The samples of an epoch, (length,), such that neighbours of the list are read at about the same time.
+    """Return the samples of an epoch, (length,), such that neighbours of the list are read at about the same time.
 
     Samples 0 to ``block - 1`` are a block, and so on. The blocks are shuffled; of each ``mixed`` of them, one after the
     other, the samples are shuffled together. The same (seed, epoch) gives the same order.
@@ -148,7 +148,8 @@ def block_order(length: int, block: int, mixed: int, *, seed: int, epoch: int) -
 
 
 def share(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
-    """The rank's contiguous part of ``items``; parts differ by at most one item, the first ranks have it more."""
+    """Return the rank's contiguous part of ``items``; parts differ by at most one item, the first ranks have it
+    more."""
     first, last = (-(-len(items) * index // world_size) for index in (rank, rank + 1))
     return items[first:last]
 
@@ -180,7 +181,7 @@ def sample_weights(
     balanced: bool = False,
     part_weights: Sequence[float] = (),
 ) -> np.ndarray:
-    """How likely each sample is to be drawn, (N,), in sum 1.
+    """Return how likely each sample is to be drawn, (N,), in sum 1.
 
     Args:
         labels: each sample's class; of what has none, or several, anything but a number from 0 on.
@@ -217,7 +218,7 @@ def group_balanced_order(
     seed: int,
     epoch: int,
 ) -> np.ndarray:
-    """The samples of an epoch, ``num_batches`` runs of ``groups_per_batch`` groups x ``per_group`` samples.
+    """Return the samples of an epoch, ``num_batches`` runs of ``groups_per_batch`` groups x ``per_group`` samples.
 
     ``labels[i]`` is the group of sample i. Groups come in turn, each as often as any other (but one), the order drawn
     anew each round; so do the samples of a group, of which no other comes twice before all came once. The same (seed,

@@ -41,7 +41,7 @@ class Member(NamedTuple):
 
 
 def member_of(path: str | os.PathLike) -> Member | None:
-    """What a path says of a part of a tar; None for the path of a file."""
+    """Return what a path says of a part of a tar; None for the path of a file."""
     match = _MEMBER.fullmatch(os.fspath(path))
     if match is None or int(match[3]) < int(match[2]):
         return None
@@ -103,7 +103,7 @@ def open_bytes(path: str | os.PathLike) -> BinaryIO:
 
 
 def open_window(member: Member) -> Window:
-    """A part of a tar, without a buffer; see :func:`open_bytes`."""
+    """Return a part of a tar, without a buffer; see :func:`open_bytes`."""
     file, before = _open_shard(member)
     try:
         size = os.fstat(file.fileno()).st_size
@@ -132,7 +132,7 @@ def _open_shard(member: Member) -> tuple[BinaryIO, int]:
 
 
 def length(file: BinaryIO) -> int:
-    """The bytes of an open file; its place is the beginning afterwards."""
+    """Return the bytes of an open file; its place is the beginning afterwards."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size
@@ -152,7 +152,7 @@ def bytes_facts(path: str) -> tuple[int, int]:
 
 
 def whole_path(path: str) -> str:
-    """The absolute path; an address as it is."""
+    """Return the absolute path; an address as it is."""
     return path if remote.is_remote(path) else os.path.abspath(path)
 
 
@@ -160,7 +160,8 @@ def whole_path(path: str) -> str:
 
 
 def make_note(sha256: str, index: bytes) -> bytes:
-    """What stands behind a packed clip: the SHA-256 (hex) of its bytes, and its index of frames, b"" for none."""
+    """Return what stands behind a packed clip: the SHA-256 (hex) of its bytes, and its index of frames, b"" for
+    none."""
     return _NOTE + sha256.encode() + b"\n" + zlib.compress(index, 9)
 
 
@@ -197,7 +198,7 @@ def _parse_note(note: bytes) -> tuple[str, bytes] | None:
 
 
 def note_size(header: bytes) -> int | None:
-    """The bytes of a note whose header in the tar this is; None for the header of anything else."""
+    """Return the bytes of a note whose header in the tar this is; None for the header of anything else."""
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -207,7 +208,7 @@ def note_size(header: bytes) -> int | None:
 
 
 def sha256_of_member(path: str) -> str:
-    """The SHA-256 (hex) of the bytes that a path names. Raises OSError."""
+    """Return the SHA-256 (hex) of the bytes that a path names. Raises OSError."""
     digest = hashlib.sha256()
     with open_bytes(path) as file:
         while block := file.read(1 << 20):
@@ -216,7 +217,7 @@ def sha256_of_member(path: str) -> str:
 
 
 def spoilt(path: str) -> str:
-    """How the bytes of a packed clip differ from those that were packed, in a sentence; "" where they do not, or
+    """Return how the bytes of a packed clip differ from those that were packed, in a sentence; "" where they do not, or
     where no note says what they were. Raises OSError."""
     note = read_note(path)
     if note is None or sha256_of_member(path) == note[0]:

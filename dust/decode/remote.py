@@ -41,7 +41,7 @@ class RemoteError(DataError):
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether this is an address, and not the path of a file."""
+    """Tell whether this is an address, and not the path of a file."""
     return _ADDRESS.match(os.fspath(path)) is not None
 
 
@@ -50,7 +50,8 @@ def _is_s3(address: str) -> bool:
 
 
 def under(folder: str, name: str) -> str:
-    """The path of a file below a folder or an address; ``name`` itself where it is a whole path or an address."""
+    """Return the path of a file below a folder or an address; ``name`` itself where it is a whole path or an
+    address."""
     return name if is_remote(name) else os.path.join(folder, name)
 
 
@@ -111,7 +112,7 @@ def _words(error: BaseException) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def size_of(address: str) -> int:
-    """The bytes of a file, asked once in a process. Raises RemoteError."""
+    """Return the bytes of a file, asked once in a process. Raises RemoteError."""
     facts = _insist(address, lambda system: system.info(address))
     size = facts.get("size")
     if size is None or not facts.get("partial", True):
@@ -169,13 +170,13 @@ def keep_in(folder: str, gigabytes: float) -> None:
 
 
 def cache_folder() -> Path:
-    """Where fetched parts are kept."""
+    """Return where fetched parts are kept."""
     home = os.environ.get("DUST_HOME") or "~/.cache/dust"
     return Path(os.environ.get(_FOLDER) or os.path.join(home, "shards")).expanduser()
 
 
 def cache_bytes() -> int:
-    """How much of them."""
+    """Return how many bytes of them may be kept."""
     return int(float(os.environ.get(_LIMIT, CACHE_GB)) * 1e9)
 
 
@@ -186,7 +187,8 @@ def bring(
     extent: Callable[[bytes, int], int],
     is_whole: Callable[[bytes, int], bool],
 ) -> str:
-    """The file in the cache that begins with bytes ``start`` to ``end`` of a file with an address; fetched if need be.
+    """Return the file in the cache that begins with bytes ``start`` to ``end`` of a file with an address; fetched if
+    need be.
 
     Args:
         extent: (these bytes and what follows them, end - start) -> how many of them all belong together and are kept.
@@ -273,7 +275,8 @@ def _make_room(newest: Path, added: int) -> None:
 
 @functools.cache
 def mirror(root: str, names: Sequence[str]) -> str:
-    """A folder with the files ``names`` below an address, as they are there now; those that are not there are left out.
+    """Return a folder with the files ``names`` below an address, as they are there now; those that are not there are
+    left out.
 
     Small files, lists: they do not count in the cache's limit. Asked once in a process.
     """

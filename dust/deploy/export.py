@@ -119,7 +119,7 @@ class Request:
 
 
 def files_of(output: Path, form: str) -> list[Path]:
-    """All that an export to ``output`` may write: the file, the weights beside it, the json."""
+    """Return all that an export to ``output`` may write: the file, the weights beside it, the json."""
     beside = {"onnx": [output.with_name(f"{output.name}.data")], "openvino": [output.with_suffix(".bin")]}
     return [output, *beside.get(form, []), manifest_path(output)]
 
@@ -176,7 +176,7 @@ def export(
 
 
 def build_parts(cfg: CfgNode) -> str:
-    """The stages that a model is made of, as the end of a message; "" where it has none."""
+    """Return the stages that a model is made of, as the end of a message; "" where it has none."""
     cls: Any = MODEL_REGISTRY.get(cfg.MODEL.MODEL_NAME)
     parts = cls.from_config(cfg).get("init_from", {}) if isinstance(cls, FromConfig) else {}
     named = sorted({str(stage_path(where, cfg.OUTPUT_DIR, key)) for key, where in parts.values() if where})
@@ -361,7 +361,7 @@ class Files:
         self._openvino: Any = None
 
     def paths(self, form: str) -> list[Path]:
-        """The files of a format, the one that is named first."""
+        """Return the files of a format, the one that is named first."""
         if form not in self._written:
             path = self._place(form, FORMATS[form])
             if form == "torch_export":
@@ -375,14 +375,14 @@ class Files:
         return self._written[form]
 
     def run(self, form: str) -> Run:
-        """What runs the file of a format."""
+        """Return what runs the file of a format."""
         path = self.paths(form)[0]
         if form == "torch_export":  # read with pickle, but written a moment ago
             return in_torch(torch.export.load(path).module())
         return open_runtime(path)
 
     def quantise(self, batches: Sequence[Mapping[str, Tensor]]) -> list[Path]:
-        """The files of the .onnx in int8."""
+        """Return the files of the .onnx in int8."""
         path = self._place("int8", FORMATS["onnx"])
         quantise(self.paths("onnx")[0], path, batches)
         return _with_others(path)
@@ -422,7 +422,7 @@ def publish(paths: Sequence[Path], output: Path, manifest: Manifest) -> None:
 
 
 def report(manifest: Manifest) -> str:
-    """The table and the agreement, for a terminal."""
+    """Return the table and the agreement, for a terminal."""
     rows = [Row(**row) for row in manifest.runtimes]
     lines = [table(rows), ""] if rows else []
     lines.append(f"float32: {describe(manifest.agreement)}")

@@ -65,7 +65,7 @@ class Graph(nn.Module):
         self.forward = forward
 
     def outputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is exported, of a batch of inputs."""
+        """Return what is exported, of a batch of inputs."""
         floats = self.transform({"inputs": dict(inputs)}, training=False)["inputs"]
         said = self.task.forward(self.model, floats)
         answers = {LOGITS: said} if isinstance(said, Tensor) else said
@@ -207,5 +207,5 @@ def quantise(source: Path, target: Path, batches: Iterable[Mapping[str, Tensor]]
 
 
 def spec_of(inputs: Mapping[str, Tensor]) -> list[Input]:
-    """What the inputs of a batch are called and look like."""
+    """Return what the inputs of a batch are called and look like."""
     return [Input(name, str(one.numpy().dtype), tuple(one.shape[1:])) for name, one in inputs.items()]

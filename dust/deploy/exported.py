@@ -104,7 +104,7 @@ class Manifest:
 
 
 def is_exported(source: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of an exported file."""
+    """Tell whether a name is that of an exported file."""
     return Path(source).suffix.lower() in FORMATS.values()
 
 
@@ -226,7 +226,7 @@ class ExportedModel:
 
 
 def logits_of_outputs(outputs: Mapping[str, Tensor]) -> Outputs:
-    """What an exported model gave, as the task knows it: logits, or a dict of those of several questions."""
+    """Return what an exported model gave, as the task knows it: logits, or a dict of those of several questions."""
     if LOGITS in outputs:
         return outputs[LOGITS]
     end = f"_{LOGITS}"
@@ -234,7 +234,7 @@ def logits_of_outputs(outputs: Mapping[str, Tensor]) -> Outputs:
 
 
 def read_manifest(path: str | os.PathLike[str], runtime: Runtime) -> Manifest:
-    """The manifest of an open file, compared with the json beside it, where there is one.
+    """Return the manifest of an open file, compared with the json beside it, where there is one.
 
     Raises:
         ConfigError: it has none. CheckpointError: the json beside it is of another file.
@@ -261,14 +261,14 @@ def _hashes_in(path: Path) -> Mapping[str, str]:
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
-    """Where the json beside an exported file lies."""
+    """Return where the json beside an exported file lies."""
     return Path(path).with_name(f"{Path(path).name}.json")
 
 
 def build_exported(
     source: str, *, device: str = "auto", overrides: Mapping[str, Any] | None = None, threshold: float = 0.0
 ) -> Predictor:
-    """The predictor around an exported file: the readers and the task of the run, none of its model's code.
+    """Return the predictor around an exported file: the readers and the task of the run, none of its model's code.
 
     Raises:
         ConfigError, CheckpointError: see :func:`open_runtime` and :func:`read_manifest`; or the model answers windows

@@ -117,12 +117,13 @@ class LongVideos:
 
 
 def options_of(**options: float) -> dict[str, float]:
-    """The options of a stream that were given; ConfigError for one that it has not is the stream's own."""
+    """Return the options of a stream that were given; ConfigError for one that it has not is the stream's own."""
     return {name: value for name, value in options.items() if value}
 
 
 def timeline_of(stream: Stream, rule: MergeRule) -> Timeline:
-    """An empty timeline for the windows of a stream. ConfigError where the rule says how what it has not is merged."""
+    """Return an empty timeline for the windows of a stream. ConfigError where the rule says how what it has not is
+    merged."""
     questions = stream.predictor.evaluation().questions()
     if questions is not None and not questions and rule != MergeRule():
         raise ConfigError(
@@ -134,8 +135,8 @@ def timeline_of(stream: Stream, rule: MergeRule) -> Timeline:
 
 
 def file_names(sources: Sequence[Any]) -> list[str]:
-    """A name for the files of each source: its own without ending, or where several have that its whole one, or its
-    path."""
+    """Return a name for the files of each source: its own without ending, or where several have that its whole one, or
+    its path."""
     ids, paths = zip(*map(names_of, sources), strict=True) if sources else ((), ())
     short = [PurePath(urlsplit(name).path if "://" in name else name).stem or name for name in ids]
     counts = [Counter(name.casefold() for name in names) for names in (short, ids)]
@@ -221,7 +222,7 @@ class WindowLog:
         self._file.flush()
 
     def close(self) -> Timeline:
-        """The timeline of all that was written."""
+        """Return the timeline of all that was written."""
         self._file.close()
         with open(self.path, newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
@@ -232,7 +233,7 @@ class WindowLog:
 
 
 def whole_video(source: Any) -> Any:
-    """A source of which a timeline can be made. DataError for a segment of a video."""
+    """Return a source of which a timeline can be made. DataError for a segment of a video."""
     if isinstance(source, Clip) and source.segment is not None:
         raise DataError(f"{source.id}: a timeline is of a whole video, and this is a segment of one: name the video")
     return source

@@ -59,7 +59,8 @@ class Prediction:
         return self._answer.confidence if self.ok else 0.0
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The ``k`` likeliest (name, probability), the best first; of several questions the likeliest combinations."""
+        """Return the ``k`` likeliest (name, probability), the best first; of several questions the likeliest
+        combinations."""
         return self._answer.top(k)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class Prediction:
 def make_prediction(
     evaluation: Evaluation, record: Mapping[str, Any], kept: dict[str, Any], reading: Reading, **when: Any
 ) -> Prediction:
-    """The prediction of a reading.
+    """Return the prediction of a reading.
 
     Args:
         record: of the loop; ``kept`` is what the evaluation keeps of it.

@@ -146,7 +146,7 @@ class Predictor:
         yield from self._answers(self._read_ahead(sources, workers), evaluation or self.evaluation(), evaluation)
 
     def features(self, source: Any, *, layer: str = "pooled") -> np.ndarray:
-        """What ``layer`` makes of a source, the mean over its views, float32.
+        """Return what ``layer`` makes of a source, the mean over its views, float32.
 
         Args:
             layer: ``pooled`` (what the classifier sees), ``map``, or the name of a submodule, as FEATURES.LAYER.
@@ -175,7 +175,7 @@ class Predictor:
         return open_stream(self, source, **options)
 
     def evaluation(self) -> Evaluation:
-        """An empty evaluation of this model's test, without labels: told of every sample, it writes
+        """Return an empty evaluation of this model's test, without labels: told of every sample, it writes
         ``predictions.csv``."""
         evaluation = self.task.evaluation("test")
         evaluation.threshold, evaluation.temperature = self.threshold, self.temperature
@@ -263,7 +263,7 @@ def loop_around(
     transform: Callable[..., dict[str, Any]] | None = None,
     device: torch.device | None = None,
 ) -> Inference:
-    """The evaluation loop around anything that makes outputs of inputs, such as an exported model.
+    """Return the evaluation loop around anything that makes outputs of inputs, such as an exported model.
 
     Args:
         backend: ``backend(**inputs)`` -> logits (B, K), or a dict of outputs; inputs are torch tensors (B, ...).
@@ -285,7 +285,7 @@ def build_predictor(
     threshold: float = 0.0,
     procedure: str = "",
 ) -> Predictor:
-    """The predictor of the test that cfg describes.
+    """Return the predictor of the test that cfg describes.
 
     Args:
         class_names: where the weights do not say; None: theirs, else "0", "1", ...
@@ -325,8 +325,8 @@ def build_predictor(
 def build_named(
     cfg: CfgNode, class_names: Sequence[str] | None, source: str = ""
 ) -> tuple[CfgNode, Sequence[str] | None]:
-    """Where the model reads names, the configuration with as many classes as are named, here or in CLIP.CLASSES, and
-    these names.
+    """Return the configuration with as many classes as are named, here or in CLIP.CLASSES, and these names, where the
+    model reads names.
 
     Raises:
         ConfigError: it reads names, and there are none, or one stands there twice.
@@ -360,7 +360,7 @@ def check_learnt(named: Sequence[str], learnt: Sequence[str] | None, count: int,
 
 
 def build_class_names(cfg: CfgNode) -> list[str]:
-    """The classes of a model whose weights do not say: those of its grouping, else "0", "1", ..."""
+    """Return the classes of a model whose weights do not say: those of its grouping, else "0", "1", ..."""
     if cfg.MODEL.MODEL_NAME == "TSTL":
         grouping = grouping_of(cfg)
         if grouping.class_names:

@@ -36,7 +36,7 @@ def build_reader(
     device: torch.device,
     procedure: str = "",
 ) -> Reader:
-    """The reader of sources for the test that cfg describes.
+    """Return the reader of sources for the test that cfg describes.
 
     Args:
         class_names, fitted, files: as the checkpoint has them.
@@ -107,7 +107,7 @@ def build_fused_reader(
 
 
 def build_video_features(cfg: CfgNode, fitted: Mapping[str, Any], device: torch.device) -> VideoFeatures:
-    """The stage that extracted the features which cfg's model was trained on, to do the same with a new clip.
+    """Return the stage that extracted the features which cfg's model was trained on, to do the same with a new clip.
 
     Raises:
         ConfigError: the stage is gone. CheckpointError: it is another model now.

@@ -73,11 +73,11 @@ class Reader(ABC):
 
     @abstractmethod
     def read_list(self, path: str) -> Sequence[Any]:
-        """The sources that a csv list names, in its order; of a list with splits those of the test."""
+        """Return the sources that a csv list names, in its order; of a list with splits those of the test."""
 
     def in_folder(self, folder: str, above: Sequence[str] = ()) -> Iterator[Any]:
-        """The sources of a folder: videos and folders of pictures at any depth, in natural order. A link to a folder
-        ``above`` it is not followed."""
+        """Yield the sources of a folder: videos and folders of pictures at any depth, in natural order. A link to a
+        folder ``above`` it is not followed."""
         here = [*above, os.path.realpath(folder)]
         if here[-1] in above:
             return
@@ -94,16 +94,16 @@ class Reader(ABC):
                 yield inside
 
     def is_clip(self, folder: str) -> bool:
-        """Whether a folder is one source."""
+        """Tell whether a folder is one source."""
         return is_frame_folder(folder)
 
     def complete(self, readings: Iterable[Reading]) -> Iterator[Reading]:
-        """The readings with what another model must say of them first; as they are by default."""
+        """Yield the readings with what another model must say of them first; as they are by default."""
         yield from readings
 
 
 def is_frame_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a clip of pictures, and holds no videos."""
+    """Tell whether a folder is a clip of pictures, and holds no videos."""
     with os.scandir(path) as entries:
         suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if os.path.isfile(entry.path)}
     return bool(suffixes & PICTURES) and not suffixes & VIDEO_SUFFIXES
@@ -145,7 +145,7 @@ def read_video(reading: Reading, clip: Clip, dataset: VideoDataset, source: Any)
 
 
 def describe_video(dataset: VideoDataset) -> dict[str, Any]:
-    """How a clip of video becomes what the model sees."""
+    """Return how a clip of video becomes what the model sees."""
     sampler, transform = dataset.sampler, dataset.eval_transform
     assert transform is not None
     temporal = 1 if dataset.centre else dataset.num_temporal_views
@@ -245,7 +245,7 @@ def names_of(source: Any) -> tuple[str, str]:
 
 
 def find_weaknesses(dataset: VideoDataset, reader: ClipReader) -> list[str]:
-    """Why an answer about this clip may be poor: too few frames, or pictures that are far too small."""
+    """Return why an answer about this clip may be poor: too few frames, or pictures that are far too small."""
     sampler, frames, found = dataset.sampler, len(reader), []
     span = sampler.span(reader.fps) or sampler.num_frames * sampler.clips_per_view
     if frames == 1:

@@ -180,7 +180,7 @@ def _names(source: Any) -> tuple[str, str]:
 
 
 def series_beside(video: Any) -> str | None:
-    """The file of a video's series, which has its name; None where there is none."""
+    """Return the file of a video's series, which has its name; None where there is none."""
     if not isinstance(video, str | os.PathLike):
         return None
     path = Path(video)

@@ -56,8 +56,8 @@ class TrackReader(Reader):
                 yield from self.in_folder(str(inside), here)
 
     def frames(self, source: Any) -> tuple[dict[str, Any], float, TrackClip]:
-        """A sample frame by frame: ``tracks`` (T, V, P, 2), ``visible`` (T, V, P) and ``view_mask`` (V,) as the model
-        takes them; its frames per second; what it is. DataError where it cannot be read."""
+        """Return a sample frame by frame: ``tracks`` (T, V, P, 2), ``visible`` (T, V, P) and ``view_mask`` (V,) as the
+        model takes them; its frames per second; what it is. DataError where it cannot be read."""
         with tempfile.TemporaryDirectory(prefix="dust-") as folder:
             clip = source if isinstance(source, TrackClip) else sample_of(source, Path(folder))
             dataset = self.dataset_of(TrackManifest([clip], self.class_names, "prediction"))
@@ -92,7 +92,7 @@ class TrackReader(Reader):
 
 
 def samples_in(folder: Path) -> list[TrackClip]:
-    """The samples whose cameras' files lie in a folder, in natural order."""
+    """Return the samples whose cameras' files lie in a folder, in natural order."""
     found: dict[str, dict[int, str]] = {}
     for path in sorted(folder.iterdir(), key=natural_order):
         match = CAMERA.fullmatch(path.name if path.is_dir() else path.stem)
@@ -102,7 +102,7 @@ def samples_in(folder: Path) -> list[TrackClip]:
 
 
 def sample_of(source: Any, folder: Path) -> TrackClip:
-    """The sample that a source means; arrays are written into ``folder``. DataError where it means none."""
+    """Return the sample that a source means; arrays are written into ``folder``. DataError where it means none."""
     if isinstance(source, Mapping):
         files = {}
         for view, one in source.items():

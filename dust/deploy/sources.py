@@ -16,8 +16,8 @@ LISTS = frozenset({".csv", ".txt"})
 
 
 def is_single(source: str | os.PathLike[str], reader: Reader) -> bool:
-    """Whether a text names one clip: a file, a web address, or a folder that is one; not a pattern, a list or a folder
-    of clips."""
+    """Tell whether a text names one clip: a file, a web address, or a folder that is one; not a pattern, a list or a
+    folder of clips."""
     if "://" in os.fspath(source):
         return True
     path = os.path.expanduser(source)
@@ -29,7 +29,7 @@ def is_single(source: str | os.PathLike[str], reader: Reader) -> bool:
 
 
 def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
-    """The clips that words name, each word's in natural order.
+    """Return the clips that words name, each word's in natural order.
 
     Args:
         words: files; parts of tars; web addresses; folders of pictures; folders, in which videos and folders of
@@ -66,8 +66,8 @@ def _sources_of(word: str, reader: Reader) -> Iterator[Any]:
 
 
 def missing(words: Sequence[str]) -> list[str]:
-    """What is wrong with words that name no file, folder or pattern that is there; web addresses and cameras are let
-    pass. No model is needed for that."""
+    """Return what is wrong with words that name no file, folder or pattern that is there; web addresses and cameras are
+    let pass. No model is needed for that."""
     paths = {word: os.path.expanduser(word) for word in words if "://" not in word and not word.startswith(CAMERA)}
     absent = (word for word, path in paths.items() if not is_there(path) and not glob.glob(path, recursive=True))
     return [_nothing(word) if glob.has_magic(word) else f"{word}: there is no such file or folder" for word in absent]

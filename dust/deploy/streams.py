@@ -334,7 +334,7 @@ class StepPredictions(Stream):
 
 
 def open_frames(source: Any, fps: float, pattern: str = "", **live: Any) -> Any:
-    """The frames of a source one by one. VideoError where it cannot be opened.
+    """Return the frames of a source one by one. VideoError where it cannot be opened.
 
     Args:
         fps: of an array.
@@ -361,7 +361,7 @@ def notes_of(frames: Any, restarts: int) -> list[str]:
 
 
 def open_stream(predictor: Asked, source: Any, **options: Any) -> Stream:
-    """The stream of a source by what the model sees. See :meth:`Predictor.stream`.
+    """Return the stream of a source by what the model sees. See :meth:`Predictor.stream`.
 
     Raises:
         VideoError, DataError: the source cannot be opened. ConfigError: the model does not stream, or has no such

@@ -132,9 +132,9 @@ class Timeline:
         return self.duration or max(self.ends, default=0.0)
 
     def segments(self, rule: MergeRule) -> list[Segment]:
-        """The windows' labels merged where neighbours agree, by their beginnings. A window answers for the time up to
-        the middle of what it shares with its neighbours; the first and the last also for the video's ends. Of several
-        questions each has segments of its own, but none of "none of these"."""
+        """Return the windows' labels merged where neighbours agree, by their beginnings. A window answers for the time
+        up to the middle of what it shares with its neighbours; the first and the last also for the video's ends. Of
+        several questions each has segments of its own, but none of "none of these"."""
         if not self.asked:
             return list(self.steps)
         between = zip(self.ends, self.starts[1:], strict=False)
@@ -184,7 +184,7 @@ class Moments:
         self._last = max((one.end for one in segments), default=0.0)
 
     def at(self, seconds: float) -> tuple[int, ...]:
-        """The numbers of the segments in which a moment lies; behind the end of all of them those of the end."""
+        """Return the numbers of the segments in which a moment lies; behind the end of all of them those of the end."""
         seconds = min(seconds, float(np.nextafter(self._last, 0.0)))
         found: list[int] = []
         for row in self._rows.values():
@@ -272,12 +272,12 @@ def write_timeline(folder: Path, name: str, timeline: Timeline, segments: Sequen
 
 
 def window_header(classes: Sequence[str]) -> list[str]:
-    """The first row of ``NAME.windows.csv``."""
+    """Return the first row of ``NAME.windows.csv``."""
     return ["start", "end", "prediction", *(f"prob_{label}" for label in classes)]
 
 
 def window_row(start: float, end: float, label: str, probabilities: Iterable[float]) -> list[str]:
-    """A row of ``NAME.windows.csv``."""
+    """Return a row of ``NAME.windows.csv``."""
     return [f"{start:.3f}", f"{end:.3f}", label, *(f"{value:.6g}" for value in probabilities)]
 
 

@@ -68,7 +68,7 @@ class Backends:
 
 
 def without_deterministic_form(error: RuntimeError) -> str:
-    """The operation that a strictly deterministic run met, as torch names it; "" for another error."""
+    """Return the operation that a strictly deterministic run met, as torch names it; "" for another error."""
     found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
     if found is None and "CUBLAS_WORKSPACE_CONFIG" in str(error):
         return "cuBLAS with this CUBLAS_WORKSPACE_CONFIG (:4096:8 is deterministic)"

@@ -28,7 +28,7 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def batch_norms(model: nn.Module) -> list[BatchNorm]:
-    """The batch norms of a model that keep statistics."""
+    """Return the batch norms of a model that keep statistics."""
     return [module for module in model.modules() if isinstance(module, BatchNorm) and module.running_mean is not None]
 
 
@@ -141,7 +141,7 @@ class PreciseStatistics:
 def build_precise(
     cfg: CfgNode, model: nn.Module, transform: Any, task: Any, device: torch.device, autocast: Autocast
 ) -> PreciseStatistics | None:
-    """What BN.USE_PRECISE_STATS asks for; None where it is off, or the model has no batch norms."""
+    """Return what BN.USE_PRECISE_STATS asks for; None where it is off, or the model has no batch norms."""
     if not cfg.BN.USE_PRECISE_STATS or not batch_norms(model):
         return None
     return PreciseStatistics(cfg.BN.NUM_BATCHES_PRECISE, transform, task, device, autocast)

@@ -45,7 +45,7 @@ def calibrate(evaluator: Evaluator, model: Any, loader: DataLoader[Any], bad_cli
 
 
 def build_calibration(cfg: CfgNode, run_path: Path, tested: Any, test_dataset: Any) -> Callable[[], Mapping[str, Any]]:
-    """What fits the temperature of the tested model when it is called, on val by TEST's views; nothing where
+    """Return what fits the temperature of the tested model when it is called, on val by TEST's views; nothing where
     TEST.CALIBRATE is off."""
     if not cfg.TEST.CALIBRATE:
         return dict
@@ -58,7 +58,7 @@ def build_calibration(cfg: CfgNode, run_path: Path, tested: Any, test_dataset: A
 
 
 def build_problems(cfg: CfgNode, evaluation: Evaluation) -> list[str]:
-    """What stands against TEST.CALIBRATE in a configuration, before anything is read."""
+    """Return what stands against TEST.CALIBRATE in a configuration, before anything is read."""
     problems: list[str] = []
     if not cfg.TEST.CALIBRATE:
         return problems

@@ -37,7 +37,7 @@ class CheckpointChoice:
     purpose: tuple[str, str] = ("test", "Train first, or name a file or zoo://NAME.")
 
     def find(self, *, together: bool = False) -> Path | None:
-        """The checkpoint's path, or None if there is none. What is named must be there.
+        """Return the checkpoint's path, or None if there is none. What is named must be there.
 
         Args:
             together: all processes of the run ask for it now, so that one looks through ``output_dir``.
@@ -79,8 +79,8 @@ class CheckpointChoice:
 
 
 def read_for_all(path: Path) -> dict[str, Any]:
-    """What a checkpoint or a file of weights holds, but for its optimizer's state, for all processes together: the
-    first one verifies it, one of each node reads it and hands it to the node's others.
+    """Return what a checkpoint or a file of weights holds, but for its optimizer's state, for all processes together:
+    the first one verifies it, one of each node reads it and hands it to the node's others.
 
     Raises:
         CheckpointError: it is missing or damaged, or holds anything but plain values.

@@ -21,7 +21,7 @@ OPEN = -1
 
 
 def build_with_classes(cfg: CfgNode) -> Any:
-    """The configuration with the number of classes, where it leaves that open.
+    """Return the configuration with the number of classes, where it leaves that open.
 
     A run that trains has the classes of its training split. One that does not has those of the checkpoint that it
     tests or extracts with; where that does not say, those of the split that it reads, as it reads it.
@@ -48,8 +48,8 @@ def build_with_classes(cfg: CfgNode) -> Any:
 
 
 def build_class_names(cfg: CfgNode, split: str, dataset: str) -> Sequence[str]:
-    """The classes that the data of a split has, whatever their number, as the named dataset reads it. Files of clips
-    are not looked for."""
+    """Return the classes that the data of a split has, whatever their number, as the named dataset reads it. Files of
+    clips are not looked for."""
     import_extensions(cfg.IMPORTS)
     open_cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 0, "DATA.CHECK_FILES": False})
     cls: Any = DATASET_REGISTRY.get(dataset)

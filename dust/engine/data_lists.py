@@ -56,7 +56,7 @@ def record_training_list(folder: Path, clips: Iterable[Any], val: Any) -> list[s
 
 
 def warnings_of_test(folder: Path, dataset: Any, split: str = "test") -> list[str]:
-    """The training's warnings, and what its list and that of the tested ``split`` have in common.
+    """Return the training's warnings, and what its list and that of the tested ``split`` have in common.
 
     A run that was not trained here (published weights) has no list: then only the test's own contradictions are known.
     """
@@ -82,7 +82,8 @@ def warnings_of_test(folder: Path, dataset: Any, split: str = "test") -> list[st
 
 
 def shared_clips(one: Any, other: Any) -> list[str]:
-    """The ids of the samples of dataset ``one`` that have some moment of a file in common with one of ``other``."""
+    """Return the ids of the samples of dataset ``one`` that have some moment of a file in common with one of
+    ``other``."""
     if not (isinstance(one, ClipDataset) and isinstance(other, ClipDataset)):
         return []
     samples = _looked_at({"one": one.clips, "other": other.clips})

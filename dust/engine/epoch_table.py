@@ -100,7 +100,7 @@ class EpochTable(Hook):
 
 
 def build_epoch_table(meter: TrainMeter, metric: str) -> list[Hook]:
-    """The table, where the first process's console is a terminal."""
+    """Return the table, where the first process's console is a terminal."""
     if not (sys.stdout.isatty() and distributed.is_main()):
         return []
     return [EpochTable(meter, metric, processes=distributed.world_size())]

@@ -140,7 +140,7 @@ def _remove(folder: Path, owner: int) -> None:
 
 
 def build_evaluator(cfg: CfgNode, task: Task, device: torch.device) -> Evaluator:
-    """The evaluator that cfg.TEST, cfg.DATA and cfg.TRAIN's precision describe."""
+    """Return the evaluator that cfg.TEST, cfg.DATA and cfg.TRAIN's precision describe."""
     return Evaluator(
         task,
         build_device_transform(cfg),

@@ -294,8 +294,8 @@ def _spans(numbers: np.ndarray, step: int) -> Iterator[tuple[int, int]]:
 def build_feature_loop(
     cfg: CfgNode, device: torch.device, should_stop: Callable[[], None] = lambda: None
 ) -> tuple[Inference, FeatureOptions, str, Mapping[str, Any] | None]:
-    """The loop whose outputs are the features that cfg.FEATURES describes, its options, the checkpoint's path, and what
-    that says the training split's dataset learnt.
+    """Return the loop whose outputs are the features that cfg.FEATURES describes, its options, the checkpoint's path,
+    and what that says the training split's dataset learnt.
 
     Raises:
         CheckpointError: there is no checkpoint, or it does not fit the model.
@@ -326,13 +326,13 @@ def build_feature_loop(
 
 
 def build_pooling(cfg: CfgNode) -> TokenPooling:
-    """How cfg.FEATURES makes one sequence of a backbone's tokens."""
+    """Return how cfg.FEATURES makes one sequence of a backbone's tokens."""
     features = cfg.FEATURES
     return TokenPooling(features.TOKENS, tuple(features.TOKEN_GRID), features.TOKEN_QUERIES)
 
 
 def build_fixed_views(cfg: CfgNode) -> tuple[CfgNode, str]:
-    """The configuration of a dataset that gives the views of an extraction, and what kind of views they are."""
+    """Return the configuration of a dataset that gives the views of an extraction, and what kind of views they are."""
     features = cfg.FEATURES
     values = {
         "MODEL.NUM_CLASSES": 0,  # labels do not matter here
@@ -343,7 +343,7 @@ def build_fixed_views(cfg: CfgNode) -> tuple[CfgNode, str]:
 
 
 def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Extraction:
-    """The extraction that cfg.FEATURES describes, with the checkpoint that it names or OUTPUT_DIR's.
+    """Return the extraction that cfg.FEATURES describes, with the checkpoint that it names or OUTPUT_DIR's.
 
     Raises:
         CheckpointError: there is none, or it does not fit the model.
@@ -375,7 +375,7 @@ def build_extraction(cfg: CfgNode, run: RunDir, interrupt: InterruptFlag) -> Ext
 
 
 def build_split_to_extract(cfg: CfgNode, split: str, fitted: Mapping[str, Any] | None) -> Any:
-    """A split's dataset in the fixed views that cfg.FEATURES describes, whatever its labels are."""
+    """Return a split's dataset in the fixed views that cfg.FEATURES describes, whatever its labels are."""
     fixed_views, views = build_fixed_views(cfg)
     name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
     if split == "train" and cfg.FEATURES.AUGMENTED_VIEWS:

@@ -78,7 +78,7 @@ class _Hooked:
 
 
 def as_tensor(output: Any, layer: str) -> Tensor:
-    """A layer's output. ConfigError where it is something else than one tensor."""
+    """Return a layer's output. ConfigError where it is something else than one tensor."""
     if not isinstance(output, Tensor):
         raise ConfigError(
             f"FEATURES.LAYER {layer}: its output is a {type(output).__name__}, not one tensor; name another"

@@ -104,7 +104,7 @@ class Hook:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The constructor's arguments; cfg stays outside of it."""
+        """Return the constructor's arguments; cfg stays outside of it."""
         return {}
 
     def after_step(self, state: TrainState, step: StepEnd) -> None:
@@ -117,7 +117,7 @@ class Hook:
         """An epoch is over; where it had an evaluation, :meth:`after_evaluation` came before."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the hook must know to go on in a resumed run."""
+        """Return what the hook must know to go on in a resumed run."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ class Hook:
 
 
 def build_hooks(cfg: CfgNode) -> dict[str, Hook]:
-    """The hooks that TRAIN.HOOKS names, by their names, in order.
+    """Return the hooks that TRAIN.HOOKS names, by their names, in order.
 
     Raises:
         ConfigError: a name that is not registered, or twice there.
@@ -261,7 +261,7 @@ class SaveOptions:
         }
 
     def due(self, epoch: int) -> bool:
-        """Whether the run saves after this epoch (from 1), be it the last or not."""
+        """Tell whether the run saves after this epoch (from 1), be it the last or not."""
         return bool(self.period) and epoch % self.period == 0
 
 

@@ -116,7 +116,7 @@ class Inference:
         across_samples: bool = True,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
     ) -> "Inference":
-        """The same loop with another forward pass; ``autocast`` None is its own."""
+        """Return the same loop with another forward pass; ``autocast`` None is its own."""
         how: dict[str, Any] = {"micro_batch": micro_batch, "across_samples": across_samples}
         return replace(self, forward=forward, autocast=autocast or self.autocast, **how)
 

@@ -31,7 +31,7 @@ class Readback:
             self._host, self._done = sent_to_host(tensor)
 
     def read(self) -> Tensor:
-        """The values, on the CPU. Waits for the device as far as it had work when this was made."""
+        """Return the values, on the CPU. Waits for the device as far as it had work when this was made."""
         if self._done is not None:
             self._done.synchronize()
             self._done = None
@@ -39,8 +39,8 @@ class Readback:
 
 
 def sent_to_host(tensor: Tensor) -> tuple[Tensor, Any]:
-    """A copy of a device's tensor in pinned memory, and the event after which it holds. The memory is torch's to use
-    again: of one small copy a step, two blocks go round."""
+    """Return a copy of a device's tensor in pinned memory, and the event after which it holds. The memory is torch's to
+    use again: of one small copy a step, two blocks go round."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     done = torch.cuda.Event()
@@ -101,7 +101,8 @@ class Feed:
         return self.make(lambda: _moved(batch, self.device))
 
     def make(self, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What ``build`` makes on the device, of copies ``non_blocking``. From pinned memory they do not wait."""
+        """Return what ``build`` makes on the device, of copies ``non_blocking``. From pinned memory they do not
+        wait."""
         if self.stream is None:
             return build()
         working = torch.cuda.current_stream(self.device)

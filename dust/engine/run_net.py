@@ -88,8 +88,8 @@ def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[st
 
 
 def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
-    """A configuration per file. An OUTPUT_DIR given for several files is the root under which each keeps a folder of
-    its own, named as the file is."""
+    """Return a configuration per file. An OUTPUT_DIR given for several files is the root under which each keeps a
+    folder of its own, named as the file is."""
     keys = list(overrides[::2])
     if len(files) < 2 or "OUTPUT_DIR" not in keys:
         return _load_all((path, overrides) for path in files) if files else [load_config(None, overrides)]

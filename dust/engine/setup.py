@@ -34,7 +34,7 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def build_device(cfg: CfgNode) -> torch.device:
-    """The device of this process. ``NUM_GPUS 0`` is the CPU."""
+    """Return the device of this process. ``NUM_GPUS 0`` is the CPU."""
     if not cfg.NUM_GPUS:
         return torch.device("cpu")
     env = read_dist_env(os.environ)  # None where all processes were started here, each of which sees all GPUs
@@ -42,7 +42,7 @@ def build_device(cfg: CfgNode) -> torch.device:
 
 
 def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:
-    """The context of forward passes: autocast in TRAIN.AMP_DTYPE if TRAIN.MIXED_PRECISION."""
+    """Return the context of forward passes: autocast in TRAIN.AMP_DTYPE if TRAIN.MIXED_PRECISION."""
     if not cfg.TRAIN.MIXED_PRECISION:
         return contextlib.nullcontext
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.TRAIN.AMP_DTYPE]
@@ -58,7 +58,7 @@ def build_device_transform(cfg: CfgNode, num_classes: int | Mapping[str, int] | 
 
 
 def build_for(cfg: CfgNode, device: torch.device) -> nn.Module:
-    """The model of cfg on its device, initialised from RNG_SEED."""
+    """Return the model of cfg on its device, initialised from RNG_SEED."""
     import_extensions(cfg.IMPORTS)
     build(Backends, cfg).use(device)
     torch.manual_seed(cfg.RNG_SEED)
@@ -98,8 +98,8 @@ def prepare_for_several(model: nn.Module, device: torch.device, *, sharded: bool
 
 
 def has_own_statistics(model: nn.Module) -> bool:
-    """Whether processes may come to different buffers, so that the first one's have to be sent with every forward pass.
-    Tables that no checkpoint holds never change, and synchronised batch norms count alike everywhere."""
+    """Tell whether processes may come to different buffers, so that the first one's have to be sent with every forward
+    pass. Tables that no checkpoint holds never change, and synchronised batch norms count alike everywhere."""
     kept = model.state_dict().keys()
     return any(
         f"{prefix}.{name}".lstrip(".") in kept
@@ -110,8 +110,8 @@ def has_own_statistics(model: nn.Module) -> bool:
 
 
 def build_compiled(cfg: CfgNode, model: nn.Module) -> Any:
-    """The model as TRAIN.COMPILE and COMPILE_UNIT say: as it is, compiled whole, or with its blocks compiled in place,
-    so that they also run compiled where it is validated (not its average, a copy from before)."""
+    """Return the model as TRAIN.COMPILE and COMPILE_UNIT say: as it is, compiled whole, or with its blocks compiled in
+    place, so that they also run compiled where it is validated (not its average, a copy from before)."""
     if not cfg.TRAIN.COMPILE:
         return model
     return torch.compile(model) if cfg.TRAIN.COMPILE_UNIT == "model" else compile_blocks(model)
@@ -145,7 +145,8 @@ def compile_blocks(model: nn.Module, **options: Any) -> nn.Module:
 def parallel(
     model: Any, run: Any, device: torch.device, *, static_graph: bool, dtype: str = "float32"
 ) -> tuple[Any, GradSync]:
-    """The model as all processes train it together, and when they grad_sync gradients. A sharded one does by itself.
+    """Return the model as all processes train it together, and when they grad_sync gradients. A sharded one does by
+    itself.
 
     Args:
         run: the model, or what :func:`build_compiled` made of it.

@@ -25,7 +25,8 @@ IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The units that are gathered one at a time: members of lists of alike, composed modules, the innermost such."""
+    """Return the units that are gathered one at a time: members of lists of alike, composed modules, the innermost
+    such."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     blocks = [member for siblings in lists for member in siblings if _is_block(member, siblings)]
     known = set(map(id, blocks))
@@ -94,7 +95,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def part_of(value: Any, like: Tensor) -> Any:
-    """This process's part of a whole tensor that has the shape of ``like``, laid out as that; else ``value``."""
+    """Return this process's part of a whole tensor that has the shape of ``like``, laid out as that; else ``value``."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or isinstance(value, DTensor):
         return value
     if value.shape != like.shape:

@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def build_settled(cfg: CfgNode) -> Any:
-    """The configuration with all that it leaves to other stages, to its data or to its checkpoint: see
+    """Return the configuration with all that it leaves to other stages, to its data or to its checkpoint: see
     :func:`build_inherited` and :func:`dust.engine.classes.build_with_classes`."""
     return build_with_classes(build_inherited(cfg))
 
 
 def build_inherited(cfg: CfgNode) -> Any:
-    """The configuration with the sections that it takes over from other stages' checkpoints.
+    """Return the configuration with the sections that it takes over from other stages' checkpoints.
 
     Raises:
         ConfigError, CheckpointError: the stage has not run, and neither has this one.
@@ -117,7 +117,7 @@ class Stage:
     skip_bad: bool = False
 
     def finished(self) -> bool:
-        """Whether all that is enabled is there: the last checkpoint, results and features, made by this very
+        """Tell whether all that is enabled is there: the last checkpoint, results and features, made by this very
         configuration from the checkpoints that the earlier stages hold now.
 
         Raises:
@@ -161,7 +161,7 @@ class Stage:
 
 
 def build_stage(cfg: CfgNode) -> Stage:
-    """The stage that cfg describes, with what it takes over from earlier ones.
+    """Return the stage that cfg describes, with what it takes over from earlier ones.
 
     Raises:
         ConfigError, CheckpointError: an earlier stage has not run, and neither has this one.
@@ -182,7 +182,7 @@ def build_stage(cfg: CfgNode) -> Stage:
 
 
 def finished(build: Callable[[], Stage], output_dir: str) -> bool:
-    """Whether a stage need not run again. Where its results are damaged it must, and the run itself will say why.
+    """Tell whether a stage need not run again. Where its results are damaged it must, and the run itself will say why.
 
     Args:
         build: returns the stage; it may raise, as :func:`build_stage` does.

@@ -27,7 +27,7 @@ FEW_CLIPS = 4
 
 
 def no_statistics() -> dict[str, Any]:
-    """The state of a training meter that has seen nothing."""
+    """Return the state of a training meter that has seen nothing."""
     return {"sums": {}, "samples": {}}
 
 
@@ -212,8 +212,8 @@ def average_of(model: nn.Module, *, decay: float, warmup: bool) -> Any:
 
 
 def build_state(cfg: CfgNode, model: nn.Module, device: torch.device) -> TrainState:
-    """A run that has not begun: the weights that ``model`` has, an optimizer that has done nothing, and the average of
-    the weights where one is kept; shared out over the processes as TRAIN.PARALLEL says."""
+    """Return a run that has not begun: the weights that ``model`` has, an optimizer that has done nothing, and the
+    average of the weights where one is kept; shared out over the processes as TRAIN.PARALLEL says."""
     several = {"sharded": cfg.TRAIN.PARALLEL == "fsdp", "reduced": cfg.TRAIN.MIXED_PRECISION}
     ema = None
     if cfg.EMA.ENABLED:

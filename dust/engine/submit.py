@@ -52,7 +52,7 @@ class RunSpec:
 
 
 def build_run_spec(cfg: CfgNode) -> RunSpec:
-    """What a job must know of the run that cfg describes."""
+    """Return what a job must know of the run that cfg describes."""
     flat = flatten(cfg)
     starts_from = {key: str(flat[key]) for key, facts in KEYS.items() if facts.stage and flat[key]}
     return RunSpec(
@@ -77,7 +77,7 @@ class JobSpec:
 
 
 def job_specs(args: argparse.Namespace) -> list[JobSpec]:
-    """The jobs of a command line. All configurations are read, so that what is wrong there is said now.
+    """Return the jobs of a command line. All configurations are read, so that what is wrong there is said now.
 
     Raises:
         DustError: a configuration that cannot be used, or runs that cannot go at the same time.
@@ -144,7 +144,7 @@ def job_size(jobs: Sequence[JobSpec]) -> tuple[int, int, int]:
 
 
 def slurm_parameters(args: argparse.Namespace, jobs: Sequence[JobSpec]) -> dict[str, Any]:
-    """What submitit is asked for."""
+    """Return what submitit is asked for."""
     nodes, processes, gpus = job_size(jobs)
     if args.local or args.debug:
         if nodes > 1:
@@ -314,7 +314,7 @@ def _as_outside_of_jobs() -> Iterator[None]:
 
 
 def describe(jobs: Sequence[Any], specs: Sequence[JobSpec], cluster: str, folder: Path) -> list[str]:
-    """What was submitted, where its words go, and how to follow and to end it."""
+    """Return what was submitted, where its words go, and how to follow and to end it."""
     lines = []
     for job, spec in zip(jobs, specs, strict=True):
         lines.append(f"job {job.job_id}: {spec.name} -> {', '.join(run.output_dir for run in spec.runs)}")

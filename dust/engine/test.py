@@ -64,7 +64,7 @@ class TestedModel:
 
 
 def build_tested_model(cfg: CfgNode) -> TestedModel:
-    """The model with the checkpoint that cfg names, or OUTPUT_DIR's.
+    """Return the model with the checkpoint that cfg names, or OUTPUT_DIR's.
 
     A model that other stages' weights make up whole (``assembled_from_parts``) is tested as such where it has no
     checkpoint of its own. One that only begins from parts is not: the rest of it would be random.
@@ -151,7 +151,7 @@ class Test:
         return metrics
 
     def measure(self) -> dict[str, float]:
-        """The same, whatever clips could not be used. Raises DataError if none could."""
+        """Return the same, whatever clips could not be used. Raises DataError if none could."""
         calibration = self.calibrate()
         meter = TestMeter(self.log_period)
         evaluation, counts = self.evaluator.evaluate(
@@ -215,7 +215,7 @@ class Test:
 
 
 def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
-    """The test of a model on the split and the views that cfg.TEST says."""
+    """Return the test of a model on the split and the views that cfg.TEST says."""
     loader = construct_loader(cfg, cfg.TEST.SPLIT, tested.class_names, views="test", fitted=tested.fitted)
     dataset: Any = loader.dataset
     if isinstance(tested.model, ReadsClassNames):
@@ -237,7 +237,7 @@ def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
 
 
 def build_after(cfg: CfgNode) -> list[Callable[[Path], Any]]:
-    """What follows the test: the report, by TEST.REPORT."""
+    """Return what follows the test: the report, by TEST.REPORT."""
     if not cfg.TEST.REPORT:
         return []
     import_extensions([REPORT_MODULE])

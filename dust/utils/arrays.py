@@ -146,7 +146,7 @@ class StoredArray:
         return self.read() if dtype is None else self.read().astype(dtype, copy=False)
 
     def read(self) -> np.ndarray:
-        """The whole array, in memory."""
+        """Return the whole array, in memory."""
         try:
             flat = np.empty(self.size, self.dtype)
         except MemoryError as error:
@@ -192,7 +192,7 @@ class StoredArray:
         return found
 
     def flattened(self) -> "StoredArray":
-        """The same file with its first two axes as one, so that rows of a row are read alone."""
+        """Return the same file with its first two axes as one, so that rows of a row are read alone."""
         if self.fortran or self.ndim < 2:
             raise ValueError(f"{self.path}: of shape {self.shape} in {'F' if self.fortran else 'C'} order")
         flat = copy.copy(self)
@@ -242,7 +242,7 @@ def _identity(file: BinaryIO) -> tuple[int, int, int, int]:
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
-    """The array of a .npy file, in memory. SampleError as for :class:`StoredArray`."""
+    """Return the array of a .npy file, in memory. SampleError as for :class:`StoredArray`."""
     return StoredArray(path).read()
 
 
@@ -278,7 +278,7 @@ class Archive:
         self.names = list(self._members)
 
     def read(self, name: str, *, text: bool = False) -> np.ndarray:
-        """One array, in memory; of texts where ``text``. SampleError if it is damaged or of another kind."""
+        """Return one array, in memory; of texts where ``text``. SampleError if it is damaged or of another kind."""
         info = self._members.get(name)
         if info is None:
             raise SampleError(self.path, "no array of that name", f"{name} of {', '.join(self.names) or 'none'}"[:300])
@@ -323,7 +323,7 @@ def open_npz(path: str | os.PathLike) -> Iterator[Archive]:
 
 
 def is_stored(path: str | os.PathLike, name: str) -> bool:
-    """Whether an .npz holds an array uncompressed, so that :class:`StoredArray` can read parts of it."""
+    """Tell whether an .npz holds an array uncompressed, so that :class:`StoredArray` can read parts of it."""
     with _opened(path) as file, _zip(file, path) as archive:
         info = _members(archive, path).get(name)
         return info is not None and info.compress_type == zipfile.ZIP_STORED

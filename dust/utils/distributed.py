@@ -28,7 +28,7 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Which process of this machine this is; the number of its GPU."""
+    """Return which process of this machine this is; the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0)) if is_initialised() else 0
 
 
@@ -55,7 +55,8 @@ def gather_to_main(value: Any) -> list[Any]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What ``make`` returns on rank 0, on every rank. A DustError or an OSError there is raised on every rank."""
+    """Return what ``make`` returns on rank 0, on every rank. A DustError or an OSError there is raised on every
+    rank."""
     if world_size() == 1:
         return make()
     told: list[Any] = [None, None]
@@ -71,8 +72,8 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def from_each_node(make: Callable[[], T]) -> T:
-    """What ``make`` returns, called by one process of each machine, in all of its processes: plain values and tensors
-    on the CPU, which are copies. A DustError or an OSError of any of them is raised on every rank."""
+    """Return what ``make`` returns, called by one process of each machine, in all of its processes: plain values and
+    tensors on the CPU, which are copies. A DustError or an OSError of any of them is raised on every rank."""
     if world_size() == 1:
         return make()
     hosts = all_gather_objects(socket.gethostname())
@@ -151,7 +152,7 @@ HIGHEST = 7
 
 
 def highest(number: int) -> int:
-    """The largest of all ranks' numbers, each of 0 to HIGHEST, on every rank."""
+    """Return the largest of all ranks' numbers, each of 0 to HIGHEST, on every rank."""
     return sum_and_highest_begun(0.0, number)()[1]
 
 
@@ -175,7 +176,7 @@ def sum_and_highest_begun(value: float, number: int) -> Callable[[], tuple[float
 
 
 def total(value: float) -> float:
-    """The sum of all ranks' values, on every rank."""
+    """Return the sum of all ranks' values, on every rank."""
     return sum_and_highest_begun(value, 0)()[0]
 
 

@@ -32,7 +32,7 @@ FILE_PROBLEMS = (
 
 
 def is_file_problem(error: OSError) -> bool:
-    """Whether an error is about the user's disk or rights, and not about dust's code."""
+    """Tell whether an error is about the user's disk or rights, and not about dust's code."""
     return error.errno in FILE_PROBLEMS
 
 

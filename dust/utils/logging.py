@@ -138,7 +138,7 @@ def record_error(message: str) -> None:
 
 
 def progress(iterable, **kwargs):
-    """A tqdm bar on a terminal; the bare iterable elsewhere, so that log files stay clean."""
+    """Return a tqdm bar on a terminal; the bare iterable elsewhere, so that log files stay clean."""
     from tqdm import tqdm
 
     return tqdm(iterable, disable=not (sys.stderr.isatty() and distributed.is_main()), leave=False, **kwargs)

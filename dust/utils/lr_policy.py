@@ -109,7 +109,8 @@ class LRSchedule:
         }
 
     def at(self, epoch: float) -> float:
-        """The rate at a position in epochs, by SlowFast's rule: warm-up is a line to the policy's value at its end."""
+        """Return the rate at a position in epochs, by SlowFast's rule: warm-up is a line to the policy's value at its
+        end."""
         finite("epoch", epoch)
         if epoch < self.warmup_epochs:
             slope = (self._policy(self.warmup_epochs) - self.warmup_start_lr) / self.warmup_epochs
@@ -117,7 +118,7 @@ class LRSchedule:
         return self._policy(epoch)
 
     def at_iteration(self, epoch: int, iteration: int, iters_per_epoch: int) -> float:
-        """The rate of optimizer step ``iteration`` (from 0) of ``epoch`` (from 0).
+        """Return the rate of optimizer step ``iteration`` (from 0) of ``epoch`` (from 0).
 
         Raises ArgumentError for negative or fractional ones, and for epochs without an iteration."""
         whole("iters_per_epoch", iters_per_epoch, low=1)

@@ -151,7 +151,7 @@ class TrainMeter:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """What an epoch that is cut in two needs to report the same means."""
+        """Return what an epoch that is cut in two needs to report the same means."""
         self._read()
         return {"sums": dict(self._sums), "samples": dict(self._samples)}
 
@@ -162,7 +162,7 @@ class TrainMeter:
         self._samples = defaultdict(int, state["samples"])
 
     def mark(self) -> Any:
-        """Where it stands, for :meth:`go_back`; looks at nothing that might have to be waited for."""
+        """Return where it stands, for :meth:`go_back`; looks at nothing that might have to be waited for."""
         return dict(self._sums), dict(self._samples), list(self._unread)
 
     def go_back(self, mark: Any) -> None:

@@ -41,12 +41,12 @@ def topk_correct(scores: Any, labels: Any, ks: Sequence[int]) -> list[Tensor]:
 
 
 def percent_wrong(hits: Tensor) -> Tensor:
-    """How many of (N,) bools are False, in percent: (), float64, on their device."""
+    """Return how many of (N,) bools are False, in percent: (), float64, on their device."""
     return 100.0 * (1.0 - hits.float().mean().double())
 
 
 def ensemble_views(outputs: Any, method: str) -> Tensor:
-    """One (K,) score from the (V, K) scores of a video's views: their ``sum`` or their element-wise ``max``.
+    """Return one (K,) score from the (V, K) scores of a video's views: their ``sum`` or their element-wise ``max``.
 
     The maximum starts at minus infinity: negative logits count (SlowFast starts at 0 and clips them). A NaN stays one.
     Raises ArgumentError for another method, DataError without any view.
@@ -80,7 +80,8 @@ def classification_metrics(scores: Any, labels: Any) -> dict[str, float]:
 
 
 def ranked_metrics(ranks: Ranks) -> dict[str, float]:
-    """The figures of :func:`classification_metrics`, of what was kept of the scores. Raises DataError likewise."""
+    """Return the figures of :func:`classification_metrics`, of what was kept of the scores. Raises DataError
+    likewise."""
     from sklearn.metrics import recall_score
 
     bad = int((ranks.ahead < 0).sum())
@@ -152,7 +153,7 @@ def multilabel_metrics(scores: Any, labels: Any) -> dict[str, float]:
 
 
 def average_precisions(scores: Any, labels: Any) -> np.ndarray:
-    """The average precision (0..1) of each class that has a positive, in their order; see
+    """Return the average precision (0..1) of each class that has a positive, in their order; see
     :func:`multilabel_metrics`."""
     from sklearn.metrics import average_precision_score
 

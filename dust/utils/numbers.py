@@ -8,7 +8,7 @@ from dust.utils.errors import ArgumentError, DataError
 
 
 def as_numbers(name: str, values: Any, *, ndim: int | None = None) -> np.ndarray:
-    """An array of real numbers from a list, an array or a tensor (whatever its device, type and gradients).
+    """Return an array of real numbers from a list, an array or a tensor (whatever its device, type and gradients).
 
     Raises:
         DataError: something else, or other than ``ndim`` axes.
@@ -49,7 +49,7 @@ def as_classes(name: str, values: Any, num_classes: int | None = None) -> np.nda
 
 
 def length_of(value: Any) -> int:
-    """How many it holds; -1 for what holds nothing, such as a number."""
+    """Return how many it holds; -1 for what holds nothing, such as a number."""
     try:
         return len(value)
     except TypeError:
@@ -57,7 +57,7 @@ def length_of(value: Any) -> int:
 
 
 def whole(name: str, value: Any, *, low: int | None = None) -> int:
-    """A whole number, also given as a float without a fraction.
+    """Return a whole number, also given as a float without a fraction.
 
     Raises:
         ArgumentError: a fraction, NaN, no number, or one below ``low``.
@@ -75,7 +75,7 @@ def whole(name: str, value: Any, *, low: int | None = None) -> int:
 
 
 def finite(name: str, value: Any, *, above: float | None = None) -> float:
-    """A finite number.
+    """Return a finite number.
 
     Raises:
         ArgumentError: NaN, infinity, no number, or one that is not more than ``above``.

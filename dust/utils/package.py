@@ -29,7 +29,7 @@ def found_or_shipped(path: str | os.PathLike) -> Path:
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a pattern names, as a shell that sees dust's own configurations too would write them out.
+    """Return the files that a pattern names, as a shell that sees dust's own configurations too would write them out.
 
     A shell hands a pattern on as it is where the working folder has no such file.
     """

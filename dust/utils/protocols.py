@@ -31,7 +31,8 @@ def members(protocol: type) -> dict[str, Any]:
 
 
 def public_names(cls: type, inherited: type = object) -> set[str]:
-    """What a class and its bases below ``inherited`` have: methods, and what their methods assign to ``self``."""
+    """Return what a class and its bases below ``inherited`` have: methods, and what their methods assign to
+    ``self``."""
     found = set(dir(cls)) - set(dir(inherited))
     for one in cls.__mro__:
         if issubclass(inherited, one):

@@ -54,7 +54,7 @@ def ranks_of(scores: np.ndarray, labels: np.ndarray) -> Ranks:
 
 
 def joined_ranks(parts: Iterable[Ranks]) -> Ranks:
-    """Those of one part behind those of the other; at least one."""
+    """Put those of one part behind those of the other; at least one."""
     found = list(parts)
     return Ranks(
         np.concatenate([one.labels for one in found]),

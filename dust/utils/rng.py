@@ -11,17 +11,17 @@ import torch
 
 
 def derive_seed(*words: int | str) -> int:
-    """A 63-bit seed that depends on every word and on their order, the same on every machine and Python."""
+    """Return a 63-bit seed that depends on every word and on their order, the same on every machine and Python."""
     text = "\x1f".join(f"{type(word).__name__}:{word}" for word in words)
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "little") >> 1
 
 
 def numpy_rng(*words: int | str) -> np.random.RandomState:
-    """A private NumPy stream. RandomState, whose numbers NumPy has promised to keep, and whose ``randint(low, high)``
-    the sampling functions take; over Philox, which begins at a key without RandomState's own slow seeding."""
+    """Return a private NumPy stream. RandomState, whose numbers NumPy has promised to keep, and whose ``randint(low,
+    high)`` the sampling functions take; over Philox, which begins at a key without RandomState's own slow seeding."""
     return np.random.RandomState(np.random.Philox(key=derive_seed(*words)))
 
 
 def torch_generator(*words: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A private torch stream. Those of other kinds of devices give other numbers."""
+    """Return a private torch stream. Those of other kinds of devices give other numbers."""
     return torch.Generator(device).manual_seed(derive_seed(*words))

@@ -52,7 +52,7 @@ def expect_stages(stages: Mapping[Path, Mapping[str, Any]]) -> Iterator[None]:
 
 
 def stage_path(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
-    """Where a stage (or a file of one) lies: ``name`` beside ``output_dir``, else ``name`` as a path.
+    """Return where a stage (or a file of one) lies: ``name`` beside ``output_dir``, else ``name`` as a path.
 
     Args:
         name: ``stage2_series`` for ``<output_dir>/../stage2_series``, or any path.
@@ -79,7 +79,7 @@ def stage_path(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
 
 
 def takes_best(checkpoint: str, patience: int) -> bool:
-    """Whether a run is tested by its best checkpoint rather than its last.
+    """Tell whether a run is tested by its best checkpoint rather than its last.
 
     Args:
         checkpoint: TEST.CHECKPOINT: best | last | auto, which is best where a run may stop early.
@@ -89,8 +89,8 @@ def takes_best(checkpoint: str, patience: int) -> bool:
 
 
 def stage_checkpoint(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
-    """The weights that ``name`` means: that file (or folder of Hugging Face's), or the checkpoint by which that stage
-    is tested (the newest finished epoch, or the best, as its own TEST.CHECKPOINT says).
+    """Return the weights that ``name`` means: that file (or folder of Hugging Face's), or the checkpoint by which that
+    stage is tested (the newest finished epoch, or the best, as its own TEST.CHECKPOINT says).
 
     Raises:
         ConfigError: there is no such stage.
@@ -121,7 +121,7 @@ def _is_tested_by_best(config: Path) -> bool:
 
 
 def stage_features(name: str, output_dir: str | os.PathLike, key: str = "") -> Path:
-    """The folder of features that ``name`` means: a stage's ``features``, or that folder itself.
+    """Return the folder of features that ``name`` means: a stage's ``features``, or that folder itself.
 
     Raises:
         ConfigError: there is no such stage or folder.

@@ -58,7 +58,8 @@ class Grouping:
 
 
 def find_grouping(name: str, data_folder: str) -> Path:
-    """The file that TSTL.GROUPING means: ``name`` in the data folder, else as a path, else one that came with dust."""
+    """Return the file that TSTL.GROUPING means: ``name`` in the data folder, else as a path, else one that came with
+    dust."""
     beside = Path(os.path.expanduser(data_folder)) / name
     return beside if data_folder and beside.is_file() else found_or_shipped(name)
 
@@ -107,7 +108,7 @@ def _whole(number: Any) -> int:
 def find_grouping_problems(
     groups: Sequence[Sequence[int]], class_names: Sequence[str] = (), num_classes: int | None = None
 ) -> list[str]:
-    """What keeps these from being groups of classes 0, 1, ..., each exactly once."""
+    """Return what keeps these from being groups of classes 0, 1, ..., each exactly once."""
     counts = Counter(number for group in groups for number in group)
     total = num_classes if num_classes is not None else len(class_names) or max(counts, default=-1) + 1
 
@@ -171,7 +172,7 @@ def write_grouping(path: str | os.PathLike, grouping: Grouping) -> None:
 
 
 def text_of_grouping(grouping: Grouping) -> str:
-    """The text of a file that :func:`read_grouping` reads."""
+    """Return the text of a file that :func:`read_grouping` reads."""
     content: dict[str, Any] = {
         "num_classes": grouping.num_classes,
         "num_heads": grouping.num_groups,

@@ -14,7 +14,7 @@ from dust.utils.text import csv_value
 
 
 def read_names(path: str | os.PathLike) -> list[str]:
-    """One class name per line, each once, in the classes' order."""
+    """Read one class name per line, each once, in the classes' order."""
     names = read_text(path).removesuffix("\n").split("\n")
     if not names or len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise DataError(f"{path}: must hold one class name per line, none of them empty or twice")
@@ -33,7 +33,7 @@ def read_confusion(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_predictions(path: str | os.PathLike) -> tuple[list[str], np.ndarray]:
-    """The class names and the (K, K) confusion counts of a ``predictions.csv`` that a test wrote."""
+    """Return the class names and the (K, K) confusion counts of a ``predictions.csv`` that a test wrote."""
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         names = [name.removeprefix("prob_") for name in reader.fieldnames or () if name.startswith("prob_")]

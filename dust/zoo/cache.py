@@ -28,7 +28,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROF
 
 
 def resolve(path_or_name: str) -> str:
-    """The local path of "zoo://NAME", downloaded if need be; any other text comes back unchanged.
+    """Return the local path of "zoo://NAME", downloaded if need be; any other text comes back unchanged.
 
     Of a published program (OpenAI's CLIP), whose whole hash the zoo knows, it is a file of its tensors beside it.
     """
@@ -50,7 +50,7 @@ def _tensors_of(entry: Entry, program: Path) -> Path:
 
 
 def cached_path(entry: Entry) -> Path:
-    """Where ``entry``'s file lies, or will."""
+    """Return where ``entry``'s file lies, or will."""
     return hashes.home() / "zoo" / entry.filename
 
 
@@ -66,7 +66,7 @@ def cached_names() -> list[str]:
 
 
 def download(name: str, *, progress: bool = True, force: bool = False) -> Path:
-    """The verified file of ``name``. Two processes that ask at once share one transfer.
+    """Return the verified file of ``name``. Two processes that ask at once share one transfer.
 
     ``force`` fetches again what is there already. Raises DustError: unknown name, no connection, a page in place of
     weights, wrong size or hash, no room; an interrupted transfer stays and is continued by the next call.
@@ -159,7 +159,8 @@ def _size_problem(entry: Entry, size: int) -> str:
 
 
 def format_of(head: bytes) -> str:
-    """The kind of weight file that begins so: "zip" (torch.save), "pickle" (before torch 1.6), "safetensors", or ""."""
+    """Return the kind of weight file that begins so: "zip" (torch.save), "pickle" (before torch 1.6), "safetensors", or
+    ""."""
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if head.startswith(b"\x80\x02"):

@@ -149,14 +149,14 @@ def figures() -> dict[str, dict[str, float]]:
 
 
 def class_names(entry: Entry) -> list[str] | None:
-    """The classes of a file of weights in the order of its logits; None where nobody lists them."""
+    """Return the classes of a file of weights in the order of its logits; None where nobody lists them."""
     if not entry.class_list:
         return None
     return (LIST.parent / entry.class_list).read_text(encoding="utf-8").splitlines()
 
 
 def get(name: str) -> Entry:
-    """The entry called ``name``; a DustError with the nearest names if there is none."""
+    """Return the entry called ``name``; a DustError with the nearest names if there is none."""
     if name in RENAMED:
         logger.warning("zoo://%s is called zoo://%s now", name, RENAMED[name])
         name = RENAMED[name]

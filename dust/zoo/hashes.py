@@ -27,7 +27,7 @@ def home() -> Path:
 
 
 def cannot_write(path: Path, error: OSError) -> DustError:
-    """The error for a folder that is full, read-only or not ours."""
+    """Return the error for a folder that is full, read-only or not ours."""
     return DustError(
         f"cannot write {path}: {error.strerror or error}. Free some space, or set DUST_HOME to another folder."
     )
@@ -94,7 +94,7 @@ def _records() -> dict[str, dict[str, Any]]:
 
 
 def mismatch(entry: Entry, sha256: str) -> str:
-    """Why a file with this hash is not ``entry``'s file, or "" if nothing that we know speaks against it."""
+    """Return why a file with this hash is not ``entry``'s file, or "" if nothing that we know speaks against it."""
     if entry.sha256:
         if sha256 == entry.sha256:
             return ""
@@ -137,7 +137,7 @@ def _memo_path(path: Path) -> Path:
 
 
 def remembered_sha256(path: Path) -> str:
-    """The hash found when ``path`` was last verified, if size and mtime are still the same; else ""."""
+    """Return the hash found when ``path`` was last verified, if size and mtime are still the same; else ""."""
     try:
         memo = read_json(_memo_path(path))
         stat = path.stat()

@@ -87,7 +87,7 @@ def _row(entry: Entry, counted: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def markdown() -> str:
-    """The whole text of MODEL_ZOO.md."""
+    """Return the whole text of MODEL_ZOO.md."""
     counted = figures()
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(_row(entry, counted.get(entry.name, {})) for entry in ENTRIES.values())]
     return HEAD + "\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n" + NOTES

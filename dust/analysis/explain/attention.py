@@ -184,7 +184,7 @@ def _rows(last: Attention, grid: TokenGrid, count: int) -> Tensor:
 
 
 def last_attention(found: Sequence[Attention], grid: TokenGrid) -> Tensor | None:
-    """The gradient-weighted attention of the last layer alone, (times, rows, columns).
+    """Return the gradient-weighted attention of the last layer alone, (times, rows, columns).
 
     For keys that were pooled by whole steps of rows and columns: spread to the places that they stand for."""
     last = next((one for one in reversed(found) if one.weighted.numel()), None)

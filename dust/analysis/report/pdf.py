@@ -15,7 +15,7 @@ LONGEST_S = 120
 
 
 def find_browser() -> str:
-    """The path of a browser that prints. ConfigError where there is none."""
+    """Return the path of a browser that prints. ConfigError where there is none."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         raise ConfigError(

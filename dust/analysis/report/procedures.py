@@ -14,7 +14,8 @@ Layers = Sequence[Sequence[Mapping[str, Any]]]
 
 
 def mistakes_section(report: Mapping[str, Any]) -> str:
-    """The figures of ``mistakes`` in test.json: a row for all kinds together and one for each; "" without any."""
+    """Return the figures of ``mistakes`` in test.json: a row for all kinds together and one for each; "" without
+    any."""
     found = report.get("mistakes") or {}
     if not found.get("mistakes") and not found.get("alarms"):
         return ""
@@ -30,7 +31,7 @@ def mistakes_section(report: Mapping[str, Any]) -> str:
 
 
 def graphs_section(report: Mapping[str, Any]) -> str:
-    """Each graph of ``graphs`` in test.json, drawn; "" without any."""
+    """Return each graph of ``graphs`` in test.json, drawn; "" without any."""
     drawn = [
         f"<h3>{html.escape(name)}</h3><div class=wide>{draw_graph(layers, name)}</div>"
         for name, layers in (report.get("graphs") or {}).items()

@@ -130,7 +130,7 @@ class Claim:
 
 
 def holder() -> str:
-    """This process, for people and for :func:`_lives_elsewhere`."""
+    """Return this process, for people and for :func:`_lives_elsewhere`."""
     return f"host {socket.gethostname()} pid {os.getpid()}"
 
 

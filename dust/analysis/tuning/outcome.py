@@ -18,9 +18,9 @@ CSV, JSON, OF_TRIAL = "trials.csv", "trials.json", "trial.json"
 
 
 def rows_of(study: Study) -> list[dict[str, Any]]:
-    """A row for each trial, by number: ``number``, ``state`` (complete, pruned, failed, open), ``value``, ``low`` and
-    ``high`` (its 95 % interval), ``epochs`` (of its last validation that the pruner heard of), ``error``, ``values``.
-    What is not known is None."""
+    """Return a row for each trial, by number: ``number``, ``state`` (complete, pruned, failed, open), ``value``,
+    ``low`` and ``high`` (its 95 % interval), ``epochs`` (of its last validation that the pruner heard of), ``error``,
+    ``values``. What is not known is None."""
     states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
     rows = []
     for trial in study.trials():
@@ -37,7 +37,7 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
 
 
 def best_of(rows: Sequence[Mapping[str, Any]], direction: str) -> Mapping[str, Any] | None:
-    """The best of the complete trials, of equal ones the first; None if there is none."""
+    """Return the best of the complete trials, of equal ones the first; None if there is none."""
     complete = [row for row in rows if row["state"] == "complete"]
     sign = 1 if direction == "minimize" else -1
     return min(complete, key=lambda row: (sign * row["value"], row["number"]), default=None)
@@ -65,7 +65,7 @@ def write_tables(study: Study) -> None:
 
 
 def line_of(row: Mapping[str, Any], metric: str) -> str:
-    """One trial in a line."""
+    """Return one trial in a line."""
     if row["state"] == "complete":
         return f"trial {row['number']}: {_figure(row, metric)}"
     epochs = f" after epoch {row['epochs']}" if row["state"] == "pruned" else ""
@@ -78,7 +78,7 @@ def _figure(row: Mapping[str, Any], metric: str) -> str:
 
 
 def text_of(study: Study) -> str:
-    """What the study came to so far, for a terminal."""
+    """Return what the study came to so far, for a terminal."""
     rows, plan = rows_of(study), study.plan
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "failed", "open")}
     counts["not begun"] = study.left()

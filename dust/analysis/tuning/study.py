@@ -60,7 +60,7 @@ class Plan:
 
 
 def build_plan(cfg: CfgNode) -> Plan:
-    """The study that cfg.TUNE describes.
+    """Return the study that cfg.TUNE describes.
 
     Raises:
         ConfigError: there is nothing to vary, or no grid.
@@ -145,20 +145,20 @@ class Study:
             )
 
     def trials(self) -> list[Any]:
-        """All trials so far (optuna.trial.FrozenTrial), by number."""
+        """Return all trials so far (optuna.trial.FrozenTrial), by number."""
         return self.study.get_trials(deepcopy=False)
 
     def open_trials(self) -> list[int]:
-        """The numbers of trials that have begun and are not over."""
+        """Return the numbers of trials that have begun and are not over."""
         running = self.optuna.trial.TrialState.RUNNING
         return [trial.number for trial in self.trials() if trial.state == running]
 
     def left(self) -> int:
-        """How many trials are still to begin."""
+        """Return how many trials are still to begin."""
         return max(0, self.plan.total - len(self.trials()))
 
     def unfinished(self) -> bool:
-        """Whether any trial is still to begin or to end."""
+        """Tell whether any trial is still to begin or to end."""
         return bool(self.left() or self.open_trials())
 
     def take(self) -> Trial | None:

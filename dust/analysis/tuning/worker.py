@@ -66,12 +66,12 @@ class Recipe:
     devices: tuple[str, ...] = ()
 
     def words(self, trial: Trial) -> list[str]:
-        """The overrides of one trial."""
+        """Return the overrides of one trial."""
         return [*words_of_values(trial.values), "TEST.SPLIT", self.split, "OUTPUT_DIR", str(trial.folder)]
 
 
 def build_recipe(cfg: CfgNode, file: Path) -> Recipe:
-    """How the trials of cfg are run, which stands in ``file`` by then.
+    """Return how the trials of cfg are run, which stands in ``file`` by then.
 
     Raises:
         ConfigError: fewer GPUs than TUNE.JOBS trials take.
@@ -336,7 +336,7 @@ def validation_of(line: str, metric: str) -> tuple[int, float]:
 
 
 def read_result(folder: Path, metric: str) -> tuple[float, list[float] | None]:
-    """What a tested run came to, and its interval, if it has one.
+    """Return what a tested run came to, and its interval, if it has one.
 
     Raises:
         DataError: there is no result, or not this one.

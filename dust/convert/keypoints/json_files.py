@@ -54,8 +54,8 @@ def _size(facts: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def read_coco(path: Path, name: str) -> list[Recording]:
-    """One file: COCO's keypoint results (a list), an annotation file (images, annotations), or frames in turn, as
-    MMPose (instances), OpenPose (people) or Kinetics-Skeleton (``data``, shares of the frame) write them.
+    """Read one file: COCO's keypoint results (a list), an annotation file (images, annotations), or frames in turn,
+    as MMPose (instances), OpenPose (people) or Kinetics-Skeleton (``data``, shares of the frame) write them.
 
     ``image_id`` counts frames in results; with ``images`` their order in each folder (or ``video_id``) is the time,
     and each folder is a recording.
@@ -165,13 +165,13 @@ def _frames(
 
 
 def openpose_stem(path: Path) -> str | None:
-    """What the files of one recording have in common; None for another file."""
+    """Return what the files of one recording have in common; None for another file."""
     found = _OPENPOSE.match(path.stem)
     return found["stem"] if found else None
 
 
 def read_openpose(files: Iterable[Path], name: str) -> list[Recording]:
-    """A frame per file: ``{"people": [{"pose_keypoints_2d": [x, y, c, ...], "person_id": [-1]}]}``."""
+    """Read a frame per file: ``{"people": [{"pose_keypoints_2d": [x, y, c, ...], "person_id": [-1]}]}``."""
     recording = Recording(name, ())
     for path in files:
         found = _OPENPOSE.match(path.stem)
@@ -195,7 +195,7 @@ _LANDMARKS = ("pose_landmarks", "poseLandmarks", "hand_landmarks", "landmarks", 
 
 
 def read_mediapipe_json(path: Path, name: str) -> list[Recording]:
-    """A list of frames, or ``{"frames": [...], "width", "height", "fps"}``. A frame is a list of landmarks
+    """Read a list of frames, or ``{"frames": [...], "width", "height", "fps"}``. A frame is a list of landmarks
     ``{"x", "y", "visibility"}``, a list of such lists (a person each), ``{"pose_landmarks": ...}`` of either, or null
     where nobody was found. x and y are shares of the frame."""
     document = read_json(path)

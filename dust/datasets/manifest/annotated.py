@@ -29,7 +29,8 @@ DIGITS = 6  # of seconds behind the point: what lists write
 
 
 def annotation_files(source: Path, endings: Iterable[str]) -> list[Path]:
-    """The file itself, or those of a folder with one of these endings, in natural order. DataError without any."""
+    """Return the file itself, or those of a folder with one of these endings, in natural order. DataError without
+    any."""
     if source.is_file():
         return [source]
     if not source.is_dir():
@@ -52,7 +53,7 @@ def videos_below(folder: Path) -> dict[str, list[str]]:
 
 
 def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems) -> tuple[str, bool]:
-    """The video's path ("" where it is not there), and whether it is the whole video."""
+    """Return the video's path ("" where it is not there), and whether it is the whole video."""
     cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
     stem = os.path.splitext(one.video)[0] if is_video(one.video) else one.video  # P01.02 is a name without ending
     names = (one.video, stem, f"v_{one.video}", *(_UPLOADED.sub("", name) for name in (one.video, stem)))
@@ -109,11 +110,12 @@ class AnnotatedFolder:
         return items
 
     def has(self, split: str) -> bool:
-        """Whether a stretch with a label is of that split."""
+        """Tell whether a stretch with a label is of that split."""
         return any(one.split == split for one in self.items)
 
     def read(self, split: str) -> RawSplit:
-        """The segments of one split. DataError if there is none; videos that are not there are among the problems."""
+        """Return the segments of one split. DataError if there is none; videos that are not there are among the
+        problems."""
         raw = RawSplit(str(self.path), [], [self.root], sorted({one.label for one in self.items}))
         if not self.has(split):
             found = ", ".join(sorted({one.split for one in self.items}))

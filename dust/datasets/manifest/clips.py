@@ -52,7 +52,7 @@ class Places:
     others: Mapping[int, str] = field(default_factory=dict)
 
     def paths(self, rows: Sequence[int], written: Sequence[str]) -> list[str]:
-        """The paths of some rows' files."""
+        """Return the paths of some rows' files."""
         base, others = self.base, self.others
         if isinstance(base, int) and not others:
             folder, begin, isabs = self.bases[base], os.path.join(self.bases[base], ""), os.path.isabs
@@ -116,12 +116,12 @@ class ClipList:
             yield from self._made(some)
 
     def ids(self) -> Iterator[str]:
-        """The id of each, in order."""
+        """Yield the id of each, in order."""
         for some in self._blocks():
             yield from self._ids(self._texts("path", some), some)
 
     def paths(self) -> Iterator[str]:
-        """Where the file of each is, in order."""
+        """Yield where the file of each is, in order."""
         for some in self._blocks():
             yield from self.places.paths(self._numbers(some), self._texts("path", some))
 
@@ -131,7 +131,7 @@ class ClipList:
         return self._of("group", everything) if "group" in self.columns.columns else np.full(len(self), -1, np.int32)
 
     def take(self, indices: np.ndarray) -> "ClipList":
-        """Some of the clips, in that order."""
+        """Return some of the clips, in that order."""
         rows = indices if self.rows is None else self.rows[indices]
         return replace(self, rows=rows.astype(np.int32 if len(self.columns) < 1 << 31 else np.int64))
 
@@ -147,7 +147,7 @@ class ClipList:
         return counts[1:]
 
     def used(self) -> list[Label]:
-        """The labels that occur, each once."""
+        """Return the labels that occur, each once."""
         return [self.labels[code] for code in np.flatnonzero(self.code_counts()).tolist()]
 
     def counts(self, num_classes: int) -> np.ndarray:
@@ -164,17 +164,17 @@ class ClipList:
         return "start" in self.columns.columns
 
     def segments(self) -> Iterator[Segment | None]:
-        """The part of its file that each is."""
+        """Yield the part of its file that each is."""
         for some in self._blocks():
             yield from self._segments(some)
 
     def with_labels(self, change: Callable[[Any], Label]) -> "ClipList":
-        """The same with other labels; ``change`` is asked once about each that occurs."""
+        """Return the same with other labels; ``change`` is asked once about each that occurs."""
         pairs = zip(self.labels, self.code_counts().tolist(), strict=True)
         return replace(self, labels=[change(label) if count else None for label, count in pairs])
 
     def where(self, wanted: Callable[[Label], bool]) -> "ClipList":
-        """Those with a label that is wanted."""
+        """Return those with a label that is wanted."""
         good = np.array([wanted(label) for label in self.labels])
         return self.take(np.flatnonzero(good[self.codes()]))
 
@@ -255,12 +255,12 @@ class Clips(Sequence[Clip]):
             yield from one
 
     def ids(self) -> Iterator[str]:
-        """The id of each, in order."""
+        """Yield the id of each, in order."""
         for one in self.lists:
             yield from one.ids()
 
     def labels(self) -> Iterator[Label]:
-        """The label of each, in order."""
+        """Yield the label of each, in order."""
         for one in self.lists:
             labels = one.labels
             yield from (labels[code] for code in one.codes().tolist())
@@ -278,11 +278,11 @@ class Clips(Sequence[Clip]):
         return np.repeat(np.array([one.part for one in self.lists], np.int32), [len(one) for one in self.lists])
 
     def used(self) -> list[Label]:
-        """The labels that occur."""
+        """Return the labels that occur."""
         return list(dict.fromkeys(label for one in self.lists for label in one.used()))
 
     def counts(self, num_classes: int) -> list[int]:
-        """The clips of each class."""
+        """Return the clips of each class."""
         return sum((one.counts(num_classes) for one in self.lists), np.zeros(num_classes, np.int64)).tolist()
 
     @property
@@ -291,26 +291,26 @@ class Clips(Sequence[Clip]):
         return any(one.has_segments for one in self.lists)
 
     def segments(self) -> Iterator[Segment | None]:
-        """The part of its file that each is."""
+        """Yield the part of its file that each is."""
         for one in self.lists:
             yield from one.segments()
 
     def paths(self) -> Iterator[str]:
-        """Where the file of each is."""
+        """Yield where the file of each is."""
         for one in self.lists:
             yield from one.paths()
 
     def groups(self) -> Iterator[str | None]:
-        """The group of each; None for none."""
+        """Yield the group of each; None for none."""
         for one in self.lists:
             yield from (None if code < 0 else one.groups[code] for code in one.group_codes().tolist())
 
     def with_labels(self, change: Callable[[Any], Label]) -> "Clips":
-        """The same with other labels; ``change`` is asked once about each that occurs."""
+        """Return the same with other labels; ``change`` is asked once about each that occurs."""
         return Clips([one.with_labels(change) for one in self.lists])
 
     def where(self, wanted: Callable[[Label], bool]) -> "Clips":
-        """Those with a label that is wanted."""
+        """Return those with a label that is wanted."""
         return Clips([one.where(wanted) for one in self.lists])
 
 

@@ -46,7 +46,7 @@ class Texts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Texts":
-        """The texts in memory, of which no list need be made."""
+        """Return the texts in memory, of which no list need be made."""
         found, texts = TextsBuilder(), iter(texts)
         while some := list(islice(texts, BLOCK)):
             found.extend(some)
@@ -100,7 +100,7 @@ class TextsBuilder:
         self.lengths.append(np.fromiter(map(len, encoded), np.uint32, len(encoded)))
 
     def texts(self) -> Texts:
-        """All of them. Nothing can be added after that."""
+        """Return all of them. Nothing can be added after that."""
         kind = np.uint32 if len(self.data) < 1 << 32 else np.uint64
         return Texts(np.frombuffer(self.data, np.uint8), np.cumsum(np.concatenate(self.lengths), dtype=kind))
 

@@ -28,18 +28,18 @@ _NUMBERED = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")  # 0,5: a comma fo
 
 
 def column_name(cell: str) -> str:
-    """A column's name as it is compared: ``" Video Path"`` and ``#video-path`` are ``video_path``."""
+    """Return a column's name as it is compared: ``" Video Path"`` and ``#video-path`` are ``video_path``."""
     return re.sub(r"[\s\-]+", "_", cell.strip().lstrip("#").strip().lower())
 
 
 def to_number(cell: str) -> float:
-    """The number in a cell, also with a comma for the decimal point. ValueError if it is none."""
+    """Return the number in a cell, also with a comma for the decimal point. ValueError if it is none."""
     text = cell.strip()
     return float(text.replace(",", ".") if _NUMBERED.fullmatch(text) else text)
 
 
 def find_group(names: Sequence[str], group_column: str, problems: Problems) -> int | None:
-    """Which of the columns is the group's: that of DATA.GROUP_COLUMN, which must be there, else ``group``."""
+    """Return which of the columns is the group's: that of DATA.GROUP_COLUMN, which must be there, else ``group``."""
     wanted = column_name(group_column) or GROUP
     if wanted in names:
         return list(names).index(wanted)
@@ -84,7 +84,7 @@ def say_unread(source: str, columns: Sequence[str]) -> None:
 
 
 def read_segment(start: str, end: str, unit: str, where: str, problems: Problems) -> Segment | None:
-    """The part [start, end) that two cells say; None where both are empty, and for what is no segment.
+    """Return the part [start, end) that two cells say; None where both are empty, and for what is no segment.
 
     Args:
         start, end: numbers from 0 on; an empty start is the beginning, an empty end the end of the file.

@@ -75,7 +75,7 @@ class Corrections:
         *,
         others: Callable[[], Iterable[str]],
     ) -> list[T]:
-        """The items of one split (each with an ``id``) as they are after the corrections.
+        """Return the items of one split (each with an ``id``) as they are after the corrections.
 
         Args:
             problems: gets ids that the splits of their rows lack, and labels where there are none to change.
@@ -103,7 +103,7 @@ class Corrections:
         relabels: bool = True,
         others: Callable[[], Iterable[str]],
     ) -> tuple[list[int], dict[int, str]]:
-        """Which rows of one split go, and the labels that others get.
+        """Return which rows of one split go, and the labels that others get.
 
         Args:
             ids: of the rows, in order.
@@ -153,7 +153,7 @@ class _Names:
         self.names: dict[str, None] = {}
 
     def noting(self, names: Iterable[str]) -> Iterator[str]:
-        """The names, of which the first are kept."""
+        """Yield the names, of which the first are kept."""
         for name in names:
             if len(self.names) <= MOST_NAMES:
                 self.names[name] = None

@@ -14,7 +14,8 @@ SPLITS = ("train", "val", "test")
 
 
 def detect_format(root: str) -> str:
-    """The layout of a data folder. Lists (csv, json, split files) go before class folders, which they may describe.
+    """Return the layout of a data folder. Lists (csv, json, split files) go before class folders, which they may
+    describe.
 
     Raises:
         DataError: no layout, or more than one kind of list.
@@ -54,6 +55,6 @@ def detect_format(root: str) -> str:
 
 
 def csv_files(root: str, split: str) -> list[str]:
-    """The csv files of a split, in the folder and in its metadata/."""
+    """Return the csv files of a split, in the folder and in its metadata/."""
     paths = (os.path.join(root, folder, f"{split}.csv") for folder in ("", "metadata"))
     return [path for path in paths if os.path.isfile(path)]

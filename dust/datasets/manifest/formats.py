@@ -133,7 +133,7 @@ _SSV2_NAMES = {"train": ("train",), "val": ("validation", "val"), "test": ("test
 
 
 def ssv2_file(root: str, what: str) -> str | None:
-    """The list of a split, or the class list ("labels"), wherever it lies."""
+    """Return the list of a split, or the class list ("labels"), wherever it lies."""
     for name in _SSV2_NAMES[what]:
         for folder in ("", "labels", "annotations"):
             for pattern in (f"something-something-v2-{name}.json", f"{name}.json"):

@@ -34,25 +34,25 @@ class FrameLabels:
     names: int
 
     def between(self, first: int, last: int) -> tuple[int, ...]:
-        """The labels of the frames from ``first`` to ``last``, both included."""
+        """Return the labels of the frames from ``first`` to ``last``, both included."""
         codes = np.unique(self.codes[first : last + 1])
         return tuple(sorted({label for code in codes for label in self.sets[code]}))
 
 
 def names_hash(names: Sequence[str]) -> int:
-    """A number that stands for the names of all pictures of a folder, in order."""
+    """Return a number that stands for the names of all pictures of a folder, in order."""
     return zlib.crc32("\n".join(names).encode(errors="surrogateescape"))
 
 
 def frame_list(root: str, split: str) -> str | None:
-    """The list of a split: a file itself, or that of a folder; SlowFast tests on val.csv."""
+    """Return the list of a split: a file itself, or that of a folder; SlowFast tests on val.csv."""
     if os.path.isfile(root):
         return root
     return next((path for name in FILES[split] if os.path.isfile(path := os.path.join(root, name))), None)
 
 
 def is_frame_list(path: str) -> bool:
-    """Whether a text file begins as such a list does."""
+    """Tell whether a text file begins as such a list does."""
     if not os.path.isfile(path):
         return False
     with open(path, encoding="utf-8-sig", errors="replace") as file:

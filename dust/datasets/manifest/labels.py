@@ -67,7 +67,7 @@ def index_labels(
 
 
 def is_shares(label: str) -> bool:
-    """Whether a cell is written as shares of several annotators, ``a:0.7|b:0.3``."""
+    """Tell whether a cell is written as shares of several annotators, ``a:0.7|b:0.3``."""
     return "|" in label and bool(_SHARES.fullmatch(printable(label)))
 
 

@@ -53,7 +53,7 @@ class Listed:
 
 
 def is_long(path: str | os.PathLike) -> bool:
-    """Whether a csv is kept as columns."""
+    """Tell whether a csv is kept as columns."""
     try:
         return os.path.getsize(path) >= LONG
     except OSError:
@@ -95,7 +95,7 @@ class KeptList:
             self.files.append(os.path.join(cache, f"{whole}.{name}.npz"))
 
     def read(self, rows: Callable[[], Columns | None]) -> Columns | None:
-        """The columns; None where something is wrong with the list.
+        """Return the columns; None where something is wrong with the list.
 
         Args:
             rows: makes them of the csv; None where something is wrong with it.
@@ -191,7 +191,7 @@ def _is_of(facts: Any, path: str) -> bool:
 
 
 def corrected(columns: Columns, choose: Callable[[Iterable[str]], tuple[list[int], dict[int, str]]]) -> Listed:
-    """The rows after corrections.
+    """Return the rows after corrections.
 
     Args:
         choose: from the ids of all rows, those that go and the labels that others get.
@@ -215,7 +215,7 @@ def corrected(columns: Columns, choose: Callable[[Iterable[str]], tuple[list[int
 
 
 def words_of(listed: Listed, source: str) -> RawSplit:
-    """The labels that occur, as the rows of a list that has each of them once."""
+    """Return the labels that occur, as the rows of a list that has each of them once."""
     counts = ClipList(listed.columns, range(len(listed.labels)), rows=listed.rows).code_counts().tolist()
     rows = [Row("some rows", "", word) for word, count in zip(listed.labels, counts, strict=True) if count]
     return RawSplit(source=source, rows=rows)
@@ -225,7 +225,7 @@ def clips_of(
     listed: Listed, words: RawSplit, labels: Sequence[tuple[int, ...] | None], multi_label: bool, bases: Sequence[str],
     *, unit: str, check_files: bool, shared: bool, problems: Problems,
 ) -> ClipList:  # fmt: skip
-    """The clips of a list whose labels are known.
+    """Return the clips of a list whose labels are known.
 
     Args:
         words, labels: see :func:`words_of` and :func:`dust.datasets.manifest.labels.index_labels`.

@@ -22,19 +22,19 @@ _BACKSLASH = ord("\\")
 
 
 def missing_file(bases: Sequence[str]) -> str:
-    """What is said of files that are missing."""
+    """Return what is said of files that are missing."""
     folders = [folder or "the working folder" for folder in bases]
     return f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
 
 
 def missing_case(where: str, written: str, bases: Sequence[str], *, header: bool) -> str:
-    """Which file is missing; ``header``: the row may be one."""
+    """Return which file is missing; ``header``: the row may be one."""
     hint = "" if not header or os.path.splitext(written)[1] else " (a header? name its columns path and label)"
     return f"{where}: {under(bases[0], written)}{hint}"
 
 
 def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:
-    """The first place where the path exists; the first place at all if nothing is checked."""
+    """Return the first place where the path exists; the first place at all if nothing is checked."""
     paths = list(dict.fromkeys(under(folder, written) for folder in bases))
     found = next((path for path in paths if is_there(path)), None)
     if found is None:  # a name that our own lists had to write in another way
@@ -60,7 +60,7 @@ def find_places(
     paths: Texts, bases: Sequence[str], *, rows: np.ndarray | None, check: bool, shared: bool,
     where: Callable[[int], str], problems: Problems,
 ) -> Places:  # fmt: skip
-    """Where the files of a long list lie.
+    """Return where the files of a long list lie.
 
     The folder under which the first rows lie is tried first for all. Each row is looked for where ``check`` is set, or
     the first ones lie in several folders; else nothing is, but names that a list of ours cannot write as they are.

@@ -65,7 +65,7 @@ class RowColumns:
         self.blocks.append(block)
 
     def columns(self, repeated: int, unread: Sequence[str]) -> Columns:
-        """What :class:`dust.datasets.manifest.long_list.KeptList` keeps, of at least one row.
+        """Return what :class:`dust.datasets.manifest.long_list.KeptList` keeps, of at least one row.
 
         Args:
             repeated, unread: see :class:`dust.datasets.manifest.table.RawSplit`.
@@ -88,7 +88,7 @@ class RowColumns:
 
 
 def columns_of(raw: RawSplit) -> Columns:
-    """The rows of a csv, which have their ids, in columns."""
+    """Return the rows of a csv, which have their ids, in columns."""
     found = RowColumns()
     for first in range(0, len(raw.rows), BLOCK):
         found.add(raw.rows[first : first + BLOCK])
@@ -105,7 +105,7 @@ def columns_in_pieces(
     segment_unit: str = SECONDS,
     extra_columns: Sequence[str] = (),
 ) -> Columns | None:
-    """The columns of a long csv of which no more than a block of rows is in memory; the rows are those of
+    """Return the columns of a long csv of which no more than a block of rows is in memory; the rows are those of
     :func:`dust.datasets.manifest.table.read_csv`, whose arguments these are.
 
     Returns:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def one_folder(folders: str | Sequence[str], reader: str) -> str:
-    """The data folder, for a ``reader`` that takes one. ConfigError where several are named."""
+    """Return the data folder, for a ``reader`` that takes one. ConfigError where several are named."""
     if isinstance(folders, str):
         return folders
     raise ConfigError(

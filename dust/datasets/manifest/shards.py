@@ -19,8 +19,8 @@ VERSION = 1
 
 
 def lists_of(root: str) -> str:
-    """The folder that holds the lists of a data folder: itself; of one with an address, a copy of its lists. What is
-    known of the sizes of shards is forgotten: they are looked at anew.
+    """Return the folder that holds the lists of a data folder: itself; of one with an address, a copy of its lists.
+    What is known of the sizes of shards is forgotten: they are looked at anew.
 
     Raises:
         DataError: an address without shards, or that cannot be read from.
@@ -40,12 +40,12 @@ def build_shard_cache(cfg: Any) -> None:
 
 
 def is_sharded(root: str) -> bool:
-    """Whether a folder holds shards."""
+    """Tell whether a folder holds shards."""
     return os.path.isfile(os.path.join(root, SETTINGS))
 
 
 def read_settings(folder: str) -> dict[str, Any]:
-    """How the shards of a folder were packed.
+    """Return how the shards of a folder were packed.
 
     Raises:
         DataError: there is no such record, or it is another version's.
@@ -67,7 +67,7 @@ def agree_on_unit(folder: str, unit: str) -> None:
 
 
 def is_there(path: str) -> bool:
-    """Whether a file exists, or a tar with the part that the path names.
+    """Tell whether a file exists, or a tar with the part that the path names.
 
     Raises:
         DataError: a tar with an address that cannot be asked for.

@@ -38,7 +38,7 @@ def read_votes(cell: str) -> dict[str, float] | None:
 
 
 def write_votes(votes: Votes, names: Sequence[str]) -> str:
-    """The cell that :func:`read_votes` reads; of one person the class alone."""
+    """Return the cell that :func:`read_votes` reads; of one person the class alone."""
     alone = names[votes[0][0]]
     if len(votes) == 1 and votes[0][1] == 1 and read_votes(alone) == {alone: 1}:  # a class called 12:30 needs its 1
         return alone
@@ -52,9 +52,9 @@ def _written(said: Mapping[str, float]) -> str:
 
 
 def merge_rows(rows: Sequence[R], key: Callable[[R], Hashable], problems: Problems) -> list[R]:
-    """The rows with those of one key made one, whose label says what all of them say. A label that cannot be read is
-    among the problems, as are groups and splits that differ, and two rows of one annotator. Rows without labels stay as
-    they are."""
+    """Return the rows with those of one key made one, whose label says what all of them say. A label that cannot be
+    read is among the problems, as are groups and splits that differ, and two rows of one annotator. Rows without labels
+    stay as they are."""
     if all(row.label is None for row in rows):
         return list(rows)
     found: dict[Hashable, R] = {}

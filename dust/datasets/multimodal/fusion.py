@@ -200,7 +200,7 @@ class FusedDataset(Dataset[Any]):
 
     @classmethod
     def for_clips(cls, cfg, manifest: FusedManifest, fitted: Mapping[str, Any]) -> "FusedDataset":
-        """A test's dataset of new samples, with the modalities that come from files: all but stored features."""
+        """Return a test's dataset of new samples, with the modalities that come from files: all but stored features."""
         modalities = [name for name in cfg.DATA.MODALITIES if name != "video_features"]
         return cls(
             manifest=manifest,
@@ -227,7 +227,7 @@ class FusedDataset(Dataset[Any]):
         fitted: Mapping[str, Any] | None = None,
         expected: Mapping[str, Any],
     ) -> tuple["FusedDataset", list[str]]:
-        """The samples with all but their features."""
+        """Return the samples with all but their features."""
         problems, key = [], f"FUSION.FEATURES_FROM {cfg.FUSION.FEATURES_FROM}"
         if expected["FEATURES.FORMAT"] == "per_video":
             problems.append(f"{key}: will store a file per video; set its FEATURES.FORMAT memmap or npz")
@@ -374,7 +374,7 @@ class FusedDataset(Dataset[Any]):
 
 
 def with_others(sample: dict[str, Any], others: Mapping[str, Tensor]) -> dict[str, Any]:
-    """An evaluation sample with inputs (...) that are the same in all of its views."""
+    """Return an evaluation sample with inputs (...) that are the same in all of its views."""
     views = len(sample["inputs"]["video"]) if "video" in sample["inputs"] else 1
     sample["inputs"] |= {name: value.expand(views, *value.shape) for name, value in others.items()}
     return sample

@@ -51,7 +51,7 @@ class Window:
     drift_ppm: float = 0.0
 
     def cut(self, series: "Series", path: str, pad: bool) -> "Series":
-        """The values of the window, with times on the recording's clock.
+        """Return the values of the window, with times on the recording's clock.
 
         Args:
             pad: where the series does not cover the window, put a missing value at its edge; else that is an error.
@@ -90,7 +90,7 @@ class Window:
 
 
 def read_series(reference: str, num_channels: int, files: ArrayFiles | None = None, *, mend: bool = False) -> Series:
-    """One series of ``file.npy``, ``file.npy#row`` (a row of a stacked array), ``file.npz``, ``file.npz#name``,
+    """Return one series of ``file.npy``, ``file.npy#row`` (a row of a stacked array), ``file.npz``, ``file.npz#name``,
     ``file.csv``, ``file.parquet``, ``file.edf``, ``file.parquet#a,b`` (the columns, or signals, a and b).
 
     Args:
@@ -121,7 +121,8 @@ def read_series(reference: str, num_channels: int, files: ArrayFiles | None = No
 
 
 def count_channels(reference: str) -> int:
-    """How many channels a series seems to have: the columns of a table but its times, the first axis of an array.
+    """Return how many channels a series seems to have: the columns of a table but its times, the first axis of an
+    array.
 
     Raises:
         SampleError: as :func:`read_series`.
@@ -138,7 +139,7 @@ def count_channels(reference: str) -> int:
 
 
 def channel_axis(shape: tuple[int, ...], num_channels: int, path: str) -> int | None:
-    """Which axis of one series' array is the channels': -2 or -1, or None for (L,) of one channel.
+    """Return which axis of one series' array is the channels': -2 or -1, or None for (L,) of one channel.
 
     Raises:
         SampleError: neither has ``num_channels``, or the array holds several series.
@@ -234,7 +235,7 @@ class SeriesRules:
         return {name.lower(): cfg.SERIES[name] for name in names}
 
     def read(self, reference: str, files: ArrayFiles | None = None) -> Series:
-        """A series as it is stored, by these rules. SampleError as :func:`read_series`."""
+        """Return a series as it is stored, by these rules. SampleError as :func:`read_series`."""
         return read_series(reference, self.num_channels, files, mend=self.times == "mend")
 
     def check_values(self, values: np.ndarray, path: str) -> None:

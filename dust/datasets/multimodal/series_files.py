@@ -234,7 +234,7 @@ def _onsets(data: bytes) -> np.ndarray:
 
 
 def read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The array called ``key``, or the only one; and the times, if an array has one of their names."""
+    """Return the array called ``key``, or the only one; and the times, if an array has one of their names."""
     with open_npz(path) as archive:
         times = [name for name in archive.names if name.lower() in TIME_NAMES]
         others = [name for name in archive.names if name not in times]

@@ -96,8 +96,8 @@ def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def level(values: np.ndarray, how: str) -> np.ndarray:
-    """Each channel less its own mean over the recording (``centre``), and over its deviation (``standardize``; one that
-    never changes becomes 0); ``as_is``: nothing."""
+    """Return each channel less its own mean over the recording (``centre``), and over its deviation (``standardize``;
+    one that never changes becomes 0); ``as_is``: nothing."""
     if how == "as_is":
         return values
     there = ~np.isnan(values)
@@ -167,5 +167,6 @@ class SeriesShaping:
 
 
 def window_starts(points: int, length: int, stride: int) -> range:
-    """Where the windows of a series of ``points`` points begin: 0, ``stride``, 2 ``stride``... as long as they fit."""
+    """Return where the windows of a series of ``points`` points begin: 0, ``stride``, 2 ``stride``... as long as they
+    fit."""
     return range(0, points - length + 1, stride)

@@ -39,7 +39,8 @@ class Tracks:
 
 
 def mirrored(tracks: Tracks) -> Tracks:
-    """What a mirror shows: x from the other edge of the frame, and a point that has a side is that of the other side.
+    """Return what a mirror shows: x from the other edge of the frame, and a point that has a side is that of the other
+    side.
 
     Mirrored twice it is what it was, up to the rounding of the pixels.
     """
@@ -73,7 +74,7 @@ def read_tracks(path: str | os.PathLike, *, threshold: float = 0.9, size: tuple[
 
 
 def find_problems(tracks: Tracks) -> list[str]:
-    """What is wrong with the numbers of a file, each with the way out."""
+    """Return what is wrong with the numbers of a file, each with the way out."""
     problems = []
     bad = ~np.isfinite(tracks.xy).all(axis=-1)
     if bad.any():

@@ -154,8 +154,8 @@ def read_track_manifest(
 
 
 def read_new_clips(path: str) -> list[TrackClip]:
-    """The clips of a csv of tracks that are to be predicted: all, or where it has splits those of the test. Labels are
-    left aside, and a file that is missing is found when it is read.
+    """Return the clips of a csv of tracks that are to be predicted: all, or where it has splits those of the test.
+    Labels are left aside, and a file that is missing is found when it is read.
 
     Raises:
         DataError: with all problems of the list.

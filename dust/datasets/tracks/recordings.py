@@ -63,7 +63,7 @@ class TrackRecordings:
         return len(self.names)
 
     def parts(self, number: int) -> Iterator[Part | BadClip]:
-        """The parts of a recording in their order; a BadClip in the place of one that cannot be read."""
+        """Yield the parts of a recording in their order; a BadClip in the place of one that cannot be read."""
         for index in self._parts[number]:
             item = self.dataset[index]
             if isinstance(item, BadClip):

@@ -71,7 +71,7 @@ _SIDE = re.compile(
 
 
 def other_side(name: str) -> str:
-    """The name with left and right exchanged; the name itself where it has no side."""
+    """Return the name with left and right exchanged; the name itself where it has no side."""
 
     def exchange(match: re.Match[str]) -> str:
         found = match[0]

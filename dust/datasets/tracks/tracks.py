@@ -35,7 +35,8 @@ CHOICES = {
 
 
 def choose_points(tracks: Tracks, count: int, how: str, rng: np.random.RandomState) -> np.ndarray:
-    """Which ``count`` points of a camera are kept, in all frames, as ascending indices; all if there are no more.
+    """Return which ``count`` points of a camera are kept, in all frames, as ascending indices; all if there are no
+    more.
 
     Points that are never visible come last. ``rightmost``: the largest mean x where visible. ``motion``: the longest
     way between frames in which the point is visible. ``grid``: one of each cell of the picture in turn, by where a
@@ -167,18 +168,19 @@ class PointTracks(Dataset[Any]):
     def from_config(
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
-        """The arguments that a configuration asks for; ``views`` as in :func:`dust.datasets.build.build_dataset`."""
+        """Return the arguments that a configuration asks for; ``views`` as in
+        :func:`dust.datasets.build.build_dataset`."""
         manifest = _manifest_of(cfg, split, class_names)
         return {"manifest": manifest, **cls.reading_from_config(cfg, views or split)}
 
     @classmethod
     def for_clips(cls, cfg, manifest: TrackManifest, fitted: Mapping[str, Any]) -> "PointTracks":
-        """A test's dataset of new clips."""
+        """Return a test's dataset of new clips."""
         return cls(manifest=manifest, **{**cls.reading_from_config(cfg, "test"), "check_files": False})
 
     @classmethod
     def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
-        """How clips are read, whatever manifest they are of: all arguments but ``manifest``."""
+        """Return how clips are read, whatever manifest they are of: all arguments but ``manifest``."""
         node, training = cfg.TRACKS, views == "train"
         return {
             "views": node.VIEWS,

@@ -26,7 +26,7 @@ class StepSampler(ClipSampler):
         return video_len - (self.num_frames - 1) * self.sampling_rate - 1
 
     def span(self, fps: float) -> float:
-        """The frames from a view's first to its last."""
+        """Return the frames from a view's first to its last."""
         return self.clips_per_view * ((self.num_frames - 1) * self.sampling_rate + 1)
 
     def _random(self, video_len: int, fps: float, rng: Rng) -> list[int]:
@@ -73,7 +73,7 @@ class Charades(VideoDataset):
         return {**reading, "sampler": sampler}
 
     def open(self, clip: Clip) -> ClipReader:
-        """A reader of the clip. VideoError where it cannot be opened, or has other frames than the list."""
+        """Return a reader of the clip. VideoError where it cannot be opened, or has other frames than the list."""
         reader, listed = super().open(clip), self.frame_labels.get(clip.id)
         if listed is None:
             return reader
@@ -88,6 +88,6 @@ class Charades(VideoDataset):
         return reader
 
     def as_seen(self, clip: Clip, frames: Sequence[int]) -> Clip:
-        """The clip with the labels of the frames from the first to the last."""
+        """Return the clip with the labels of the frames from the first to the last."""
         listed = self.frame_labels.get(clip.id)
         return clip if listed is None else replace(clip, label=listed.between(frames[0], frames[-1]))

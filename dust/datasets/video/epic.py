@@ -83,7 +83,7 @@ class EpicKitchens(VideoDataset):
 
     @classmethod
     def read_new_clips(cls, cfg: Any, path: str) -> list[Clip]:
-        """The clips of a csv of ``clip_id[,verb,noun]``, beside their files or with ``videos/`` there."""
+        """Return the clips of a csv of ``clip_id[,verb,noun]``, beside their files or with ``videos/`` there."""
         problems, folder = Problems(), Path(path).parent
         bases = [cfg.DATA.PATH_PREFIX] if cfg.DATA.PATH_PREFIX else [str(folder), str(folder / "videos")]
         names = [cells[0] for _, _, cells in read_lines(Path(path), problems, empty=False)]
@@ -118,7 +118,7 @@ def read_epic(
     corrections: str | os.PathLike = "",
     extra_columns: Sequence[str] = (),
 ) -> Manifest:
-    """The clips of a split, labels (verb, num_verbs + noun). In "test" a row of a clip_id alone has no label.
+    """Return the clips of a split, labels (verb, num_verbs + noun). In "test" a row of a clip_id alone has no label.
 
     A header may name further columns; ``group`` (or ``group_column``) among them is read. A correction's label is
     ``verb,noun``, two numbers.

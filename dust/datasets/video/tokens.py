@@ -79,7 +79,7 @@ class StoredTokens(VideoDataset):
 
     @classmethod
     def class_names_of(cls, cfg, split: str) -> Sequence[str]:
-        """Those of the lists: the tokens need not be there yet."""
+        """Return the classes of the lists: the tokens need not be there yet."""
         open_cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 0})
         return VideoDataset.from_config(open_cfg, split)["manifest"].class_names
 
@@ -94,7 +94,7 @@ class StoredTokens(VideoDataset):
         fitted: Mapping[str, Any] | None = None,
         expected: Mapping[str, Any],
     ) -> tuple[VideoDataset, list[str]]:
-        """The lists, and what of the stage that will store the tokens does not fit."""
+        """Return the lists, and what of the stage that will store the tokens does not fit."""
         key = f"PROBE.TOKENS_FROM {cfg.PROBE.TOKENS_FROM}"
         problems = _differences(flatten(cfg), expected, key)
         if expected["FEATURES.LAYER"] != "tokens":

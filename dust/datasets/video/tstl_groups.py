@@ -57,7 +57,8 @@ class GroupedVideo(VideoDataset):
     def from_config(
         cls, cfg: Any, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
-        """The role follows from the configuration: TSTL.GROUP is an expert's, model TSTL routes, else a selector."""
+        """Read the role from the configuration: TSTL.GROUP is an expert's, model TSTL routes, else a
+        selector."""
         tstl = cfg.TSTL
         if cfg.DATA.MULTI_LABEL:
             raise ConfigError("DATA.MULTI_LABEL True: groups are for clips of one class each")
@@ -92,7 +93,7 @@ class GroupedVideo(VideoDataset):
     def training_sampler(
         self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> GroupBalancedSampler | None:
-        """The batches of training, where they are not the ordinary ones."""
+        """Return the batches of training, where they are not the ordinary ones."""
         if not self.groups_per_batch:
             return None
         labels = Clips.of(self.clips).classes()

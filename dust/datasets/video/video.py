@@ -138,12 +138,12 @@ class VideoDataset(Dataset[Any]):
 
     @classmethod
     def for_clips(cls, cfg, manifest: Manifest, fitted: Mapping[str, Any]) -> "VideoDataset":
-        """A test's dataset of clips that no list of the data folder names."""
+        """Return a test's dataset of clips that no list of the data folder names."""
         return cls(manifest=manifest, **cls.reading_from_config(cfg, "test"))
 
     @classmethod
     def read_new_clips(cls, cfg, path: str) -> list[Clip]:
-        """The clips of a csv list that are to be predicted, without labels."""
+        """Return the clips of a csv list that are to be predicted, without labels."""
         data = cfg.DATA
         return read_new_clips(
             path,
@@ -155,7 +155,7 @@ class VideoDataset(Dataset[Any]):
 
     @classmethod
     def reading_from_config(cls, cfg, views: str) -> dict[str, Any]:
-        """How clips are read, whatever manifest they are of: all arguments but ``manifest``."""
+        """Return how clips are read, whatever manifest they are of: all arguments but ``manifest``."""
         data, train = cfg.DATA, views == "train"
         build_shard_cache(cfg)
         sampler = ClipSampler(
@@ -222,7 +222,7 @@ class VideoDataset(Dataset[Any]):
             return BadClip(clip.id, clip.path, error.reason)
 
     def open(self, clip: Clip) -> ClipReader:
-        """A reader of the clip, of its segment alone if it is one. VideoError where it cannot be opened."""
+        """Return a reader of the clip, of its segment alone if it is one. VideoError where it cannot be opened."""
         reader = open_clip(
             clip.path,
             decoder=self.decoder,
@@ -259,17 +259,17 @@ class VideoDataset(Dataset[Any]):
         return samples
 
     def as_seen(self, clip: Clip, frames: Sequence[int]) -> Clip:
-        """The clip as training sees it in these frames, for datasets whose labels depend on them."""
+        """Return the clip as training sees it in these frames, for datasets whose labels depend on them."""
         return clip
 
     def evaluation_views(self, video_len: int, fps: float) -> list[list[int]]:
-        """The frames of each view in time of an evaluation item, of a video of ``video_len`` frames."""
+        """Return the frames of each view in time of an evaluation item, of a video of ``video_len`` frames."""
         if self.centre:
             return [self.sampler.val(video_len, fps)]
         return self.sampler.test(video_len, fps, self.num_temporal_views)
 
     def windows(self, *, stride: int, chunk: int) -> SlidingWindows:
-        """The same clips as windows that slide over each whole video, ``chunk`` of them per item."""
+        """Return the same clips as windows that slide over each whole video, ``chunk`` of them per item."""
         return SlidingWindows(self, stride=stride, chunk=chunk)
 
     def read_views(
@@ -280,7 +280,7 @@ class VideoDataset(Dataset[Any]):
         *,
         keep_damaged: bool = False,
     ) -> Any:
-        """One evaluation sample of the views whose frames ``choose(video_len, fps)`` names.
+        """Return one evaluation sample of the views whose frames ``choose(video_len, fps)`` names.
 
         Args:
             reader: of the clip, open; None opens it by its path. It is closed at the end.
@@ -301,11 +301,11 @@ class VideoDataset(Dataset[Any]):
         return self.sample(clip, video.permute(0, 4, 1, 2, 3).contiguous())  # (V, C, T, H, W)
 
     def said_of(self, clip: Clip) -> Votes | None:
-        """What several people said of a training clip; a test measures by the class that most of them said."""
+        """Return what several people said of a training clip; a test measures by the class that most of them said."""
         return None if self.train_transform is None else self.votes.get(clip.id)
 
     def sample(self, clip: Clip, video: Tensor) -> dict[str, Any]:
-        """A sample of pixels that were read: uint8 (C, T, H, W) in training, (V, C, T, H, W) in evaluation."""
+        """Return a sample of pixels that were read: uint8 (C, T, H, W) in training, (V, C, T, H, W) in evaluation."""
         return {
             "inputs": {"video": video},
             "label": target_of(clip.label, len(self.class_names), self.multi_label, self.said_of(clip)),
@@ -331,7 +331,7 @@ class SSv2(VideoDataset):
 
 
 def train_transform(cfg) -> TrainTransform:
-    """The augmentation that cfg.DATA and cfg.AUG describe."""
+    """Return the augmentation that cfg.DATA and cfg.AUG describe."""
     data, aug = cfg.DATA, cfg.AUG
     return TrainTransform(
         crop_size=data.TRAIN_CROP_SIZE,

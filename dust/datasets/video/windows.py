@@ -50,7 +50,7 @@ class SlidingWindows(Dataset[Any]):
             return 1  # its item will say what is wrong
 
     def first_item(self, sample: int) -> int:
-        """The number of the item that begins video number ``sample``."""
+        """Return the number of the item that begins video number ``sample``."""
         return int(self._first[sample])
 
     def __len__(self) -> int:

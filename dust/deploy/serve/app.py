@@ -59,7 +59,7 @@ def check_extra() -> None:
 
 
 def build_app(service: Service, guard: Guard) -> Any:
-    """The ASGI application of a service; what it asks is asked by ``guard`` first.
+    """Return the ASGI application of a service; what it asks is asked by ``guard`` first.
 
     Raises:
         ConfigError: the extra ``serve`` is not installed.
@@ -320,7 +320,7 @@ async def _converse(socket: Any, service: Service, options: Options, frames: Pus
 
 
 def build_server(app: Any, *, tls_cert: str = "", tls_key: str = "") -> Any:
-    """The uvicorn server of an application; ``run(sockets=[...])`` it."""
+    """Return the uvicorn server of an application; ``run(sockets=[...])`` it."""
     import uvicorn
 
     return uvicorn.Server(

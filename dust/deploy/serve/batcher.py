@@ -24,7 +24,7 @@ class _Job:
 
 
 def one_at_a_time(predictor: Predictor) -> Predictor:
-    """The same predictor, whose forward passes wait for each other: batches and streams may share its model."""
+    """Return the same predictor, whose forward passes wait for each other: batches and streams may share its model."""
     lock, forward = threading.Lock(), predictor.loop.forward
 
     def guarded(model: Any, inputs: dict[str, Any]) -> Any:

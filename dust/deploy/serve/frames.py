@@ -53,7 +53,7 @@ class PushedFrames:
         self.close()
 
     def decode(self, stream: Any) -> Iterator[Any]:
-        """The frames that are pushed, until :meth:`end`."""
+        """Yield the frames that are pushed, until :meth:`end`."""
         while not self._closed:
             with contextlib.suppress(queue.Empty):
                 frame = self._queue.get(timeout=PAUSE)
@@ -62,7 +62,7 @@ class PushedFrames:
                 yield frame
 
     def parse(self, message: bytes) -> Any:
-        """The frame of a message. Refused where it is none, or its time or size does not follow those before."""
+        """Return the frame of a message. Refused where it is none, or its time or size does not follow those before."""
         from PIL import Image
 
         if len(message) <= HEAD.size:

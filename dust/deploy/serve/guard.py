@@ -32,7 +32,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is heard on this machine alone. ConfigError for a name that means no address."""
+    """Tell whether an address is heard on this machine alone. ConfigError for a name that means no address."""
     try:
         found = {entry[4][0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError) as error:

@@ -108,7 +108,7 @@ def _check_length(path: str, seconds: float, limits: Limits) -> None:
 
 
 def sees_video(kind: str) -> bool:
-    """Whether a model of ``kind`` (``preprocess["input"]``) opens the file that is named to it as a video."""
+    """Tell whether a model of ``kind`` (``preprocess["input"]``) opens the file that is named to it as a video."""
     return "video" in kind or "recording" in kind
 
 
@@ -119,7 +119,7 @@ def main_file(files: Sequence[tuple[str, str]], kind: str) -> tuple[str, str]:
 
 
 def find_under(root: str, name: str) -> str:
-    """The file or folder of pictures ``name`` under ``root``, a path without links.
+    """Return the file or folder of pictures ``name`` under ``root``, a path without links.
 
     Raises:
         Refused: it leads out of ``root``, itself, by a file of its sample or by a picture in it; or is not there.

@@ -33,7 +33,7 @@ class Metrics:
         self.windows = prometheus.Counter("dust_stream_windows", "Windows of streams that were answered.", **kinds)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """Return all of them, as Prometheus reads them."""
         import prometheus_client as prometheus
 
         return prometheus.generate_latest(self.registry)

@@ -117,7 +117,7 @@ class Service:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
-        """The model and what this server takes."""
+        """Return the model and what this server takes."""
         limits = self.limits
         return {
             **about(self.predictor),
@@ -158,7 +158,7 @@ class Service:
             shutil.rmtree(path, ignore_errors=True)
 
     def named(self, name: str) -> Sample:
-        """The sample that ``name`` means in the folder of ``--files``. Refused where there is none."""
+        """Return the sample that ``name`` means in the folder of ``--files``. Refused where there is none."""
         if not self.files:
             raise Refused(403, "this server reads no files of its own: send the video, or start it with --files DIR")
         path = find_under(self.files, name)
@@ -169,7 +169,7 @@ class Service:
     # ------------------------------------------------------------------------------------------------ answers
 
     async def predict(self, sample: Sample, options: Options) -> dict[str, Any]:
-        """The answer about one sample, as ``predictions.json`` has it, with ``timeline`` where it was asked for.
+        """Return the answer about one sample, as ``predictions.json`` has it, with ``timeline`` where it was asked for.
 
         Its ``error`` stands at its top too where the sample cannot be read. A ``timeline`` that the model cannot make
         has an ``error`` of its own.
@@ -248,7 +248,7 @@ class Service:
         return window, stride
 
     def stream(self, source: Any, options: Options, **live: Any) -> Stream:
-        """The predictor's stream of a live source. DustError where the model has none."""
+        """Return the predictor's stream of a live source. DustError where the model has none."""
         model = self.predictor
         if options.threshold is not None:
             model = copy(model)
@@ -258,7 +258,7 @@ class Service:
         return model.stream(source, **given, **live)
 
     async def in_thread(self, work: Callable[[Deadline], Any]) -> Any:
-        """What ``work(deadline)`` returns in a thread of its own; it is over once nobody waits for it."""
+        """Return what ``work(deadline)`` returns in a thread of its own; it is over once nobody waits for it."""
         assert self._streams is not None
         deadline = Deadline()
 
@@ -273,7 +273,8 @@ class Service:
 
 
 async def unless_gone(work: Any, gone: Callable[[], Any]) -> Any:
-    """What ``work`` returns; where ``gone()`` returns first, its client having left, it is cancelled: Stopped."""
+    """Return what ``work`` returns; where ``gone()`` returns first, its client having left, it is cancelled:
+    Stopped."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -287,7 +288,7 @@ async def unless_gone(work: Any, gone: Callable[[], Any]) -> Any:
 
 
 def shown(answer: Prediction, top: int) -> dict[str, Any]:
-    """A prediction as json, with its likeliest classes; with ``top`` only these of its probabilities."""
+    """Return a prediction as json, with its likeliest classes; with ``top`` only these of its probabilities."""
     found = answer.to_json()
     if answer.probabilities or answer.heads:
         found["top"] = answer.top(top or TOP)
@@ -297,7 +298,7 @@ def shown(answer: Prediction, top: int) -> dict[str, Any]:
 
 
 def likeliest(pairs: Any, top: int) -> list[tuple[str, float]]:
-    """The ``top`` likeliest (name, probability) of any number, the best first."""
+    """Return the ``top`` likeliest (name, probability) of any number, the best first."""
     return sorted(pairs, key=lambda pair: -pair[1])[: top or TOP]
 
 

@@ -26,7 +26,7 @@ class Upload:
 
 
 def stored_name(name: str) -> str:
-    """The name under which an upload is kept: what its sample's other files are found by, and nothing that leads
+    """Return the name under which an upload is kept: what its sample's other files are found by, and nothing that leads
     elsewhere."""
     stem, ending = os.path.splitext(re.sub(r"[^\w.-]", "_", re.split(r"[/\\]", name)[-1]))
     while len(stem.encode()) > LONGEST_NAME:  # its end says which camera it is

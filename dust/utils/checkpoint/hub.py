@@ -21,13 +21,13 @@ _ACTIVATIONS = {
 
 
 def is_weights_folder(path: str | os.PathLike) -> bool:
-    """Whether a folder holds weights under one of the names that Hugging Face's libraries give them."""
+    """Tell whether a folder holds weights under one of the names that Hugging Face's libraries give them."""
     path = Path(path)
     return path.is_dir() and any((path / name).exists() for name in (*_WHOLE, *(f"{n}.index.json" for n in _WHOLE)))
 
 
 def weights_files(folder: str | os.PathLike) -> list[Path]:
-    """The files of a folder's weights: one, or the parts that its index names, each once.
+    """Return the files of a folder's weights: one, or the parts that its index names, each once.
 
     Raises:
         CheckpointError: the index is damaged, names parts that are not there, or anything outside of the folder.
@@ -93,7 +93,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def folder_constants(folder: str | os.PathLike) -> dict[str, Any]:
-    """What a folder's configuration says of its model that no tensor shows, in dust's words, as far as it says it.
+    """Return what a folder's configuration says of its model that no tensor shows, in dust's words, as far as it says
+    it.
 
     ``activation`` (gelu, quick_gelu, gelu_tanh or a name of theirs), ``num_heads``, ``norm_eps``, ``pooling`` (token or
     mean). Reads Hugging Face's ``config.json`` (of CLIP the vision part), timm's, and OpenCLIP's.

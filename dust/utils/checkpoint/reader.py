@@ -50,7 +50,7 @@ def _harmless_globals() -> list[Any]:
 
 
 def read_file(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
-    """The dictionary in a file of weights, see :func:`read_plain`. CheckpointError if that is something else."""
+    """Return the dictionary in a file of weights, see :func:`read_plain`. CheckpointError if that is something else."""
     data = read_plain(path, mmap=mmap)
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a dictionary of tensors")
@@ -58,7 +58,7 @@ def read_file(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
 
 
 def read_plain(path: str | os.PathLike, *, mmap: bool = False) -> Any:
-    """What a ``.pyth``/``.pth``/``.bin``/``.pt``/``.safetensors`` file or a Caffe2 ``.pkl`` (its blobs as
+    """Return what a ``.pyth``/``.pth``/``.bin``/``.pt``/``.safetensors`` file or a Caffe2 ``.pkl`` (its blobs as
     ``model_state``) holds, on the CPU, with nothing executed.
 
     With ``mmap`` the tensors stay on disk until they are read (zip files only). Raises CheckpointError that names the
@@ -230,7 +230,8 @@ def _known_globals() -> set[str]:
 
 
 def pickle_globals(path: str | os.PathLike) -> list[str]:
-    """The dotted names that a file's pickles refer to, read from their opcodes; nothing is loaded or executed."""
+    """Return the dotted names that a file's pickles refer to, read from their opcodes; nothing is loaded or
+    executed."""
     found: list[str] = []
     try:
         if zipfile.is_zipfile(path):

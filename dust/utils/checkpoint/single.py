@@ -165,7 +165,7 @@ def verify_file(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:
 
 
 def load_file(path: str | os.PathLike) -> dict[str, Any]:
-    """The dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
+    """Return the dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
 
     Raises CheckpointError if it is damaged, missing, or holds anything but plain values.
     """

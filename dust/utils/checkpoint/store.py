@@ -33,12 +33,13 @@ def checkpoint_name(epoch: int, step: int | None = None, suffix: str = ".pyth") 
 
 
 def is_sharded(path: str | os.PathLike) -> bool:
-    """Whether it is a folder of parts (dust/utils/checkpoint/sharded.py) instead of one file."""
+    """Tell whether it is a folder of parts (dust/utils/checkpoint/sharded.py) instead of one file."""
     return Path(path).suffix == ".dcp"
 
 
 def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
-    """The checkpoints in a folder, oldest first by (epoch, iteration); a complete epoch follows those within it."""
+    """Return the checkpoints in a folder, oldest first by (epoch, iteration); a complete epoch follows those within
+    it."""
     folder = Path(folder)
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -50,8 +51,8 @@ def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 (hex) of a file's bytes; of a sharded checkpoint that of the file which holds the others' hashes; of
-    a folder of Hugging Face's that of the names and hashes of its files of weights.
+    """Return the SHA-256 (hex) of a file's bytes; of a sharded checkpoint that of the file which holds the others'
+    hashes; of a folder of Hugging Face's that of the names and hashes of its files of weights.
 
     Raises OSError."""
     if is_weights_folder(path):
@@ -90,7 +91,7 @@ def load_verified(path: str | os.PathLike, layout: Layout | None = None) -> dict
 
 
 def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
-    """The dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
+    """Return the dictionary that a checkpoint holds, on the CPU, verified against its sidecar where it has one.
 
     ``layout`` says of which tensors of a sharded checkpoint this process only wants its part. Raises CheckpointError
     if it is damaged, missing, or holds anything but plain values.
@@ -100,7 +101,7 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
 
 
 def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
-    """What a weight file, a sharded checkpoint or a folder of Hugging Face's holds, verified where it can be.
+    """Return what a weight file, a sharded checkpoint or a folder of Hugging Face's holds, verified where it can be.
 
     A file with a sidecar must be what that says, one without must have the checksums of its own zip archive, where it
     is one. See :func:`dust.utils.checkpoint.reader.read_file`. Raises CheckpointError.
@@ -167,7 +168,7 @@ def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
 
 
 def is_checkpoint_name(name: Any) -> bool:
-    """Whether it is a file name as :func:`checkpoint_name` makes it, and nothing that leads elsewhere."""
+    """Tell whether it is a file name as :func:`checkpoint_name` makes it, and nothing that leads elsewhere."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 

@@ -20,7 +20,7 @@ WEIGHTS = ("auto", "raw", "averaged")
 
 
 def shorten(keys: list[str], count: int) -> str:
-    """The first ``count`` of ``keys``, and how many more there are."""
+    """Return the first ``count`` of ``keys``, and how many more there are."""
     return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
 
 
@@ -103,8 +103,8 @@ def _first_classifier(source: str, data: Mapping[Any, Any], notes: list[str]) ->
 
 
 def numbered_classifier(source: str, data: Mapping[Any, Any], number: int) -> Mapping[str, torch.Tensor]:
-    """The tensors of one of a list of classifiers, counted from 0. CheckpointError where the file has no such list, or
-    none of that number."""
+    """Return the tensors of one of a list of classifiers, counted from 0. CheckpointError where the file has no such
+    list, or none of that number."""
     found = data.get(CLASSIFIERS)
     count = len(found) if isinstance(found, Sequence) and not isinstance(found, str | bytes) else 0
     if not 0 <= number < count:
@@ -117,12 +117,12 @@ def numbered_classifier(source: str, data: Mapping[Any, Any], number: int) -> Ma
 
 
 def has_averages(data: Mapping[Any, Any]) -> bool:
-    """Whether a file's contents hold averaged weights."""
+    """Tell whether a file's contents hold averaged weights."""
     return any(_inner(data, name) for name in AVERAGES)
 
 
 def has_raw(data: Mapping[Any, Any]) -> bool:
-    """Whether a file's contents hold raw weights that stand for themselves: in a container, or without one."""
+    """Tell whether a file's contents hold raw weights that stand for themselves: in a container, or without one."""
     bare = any(isinstance(value, torch.Tensor) for value in data.values())
     return bare or any(_inner(data, name) for name in CONTAINERS)
 

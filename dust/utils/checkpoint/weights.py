@@ -35,7 +35,7 @@ class AdaptsStateDict(Protocol):
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """A file's tensors -> the model's names and shapes, a new dict.
+        """Turn a file's tensors into the model's names and shapes, a new dict.
 
         Args:
             notes: sentences about what was renamed, resized or dropped are appended.

@@ -69,13 +69,13 @@ class CalibrationTerms:
         return Calibration(ece, float(self.brier.mean()), self.nll())
 
     def nll(self) -> float:
-        """The mean negative log-likelihood, nats."""
+        """Return the mean negative log-likelihood, nats."""
         own = np.minimum(self.own.astype(np.float64), 1.0)
         return float(-np.log(np.maximum(own, FLOOR)).mean())
 
 
 def terms_of(probabilities: np.ndarray, labels: np.ndarray) -> CalibrationTerms:
-    """The terms of probabilities (N, K) with labels (N,). Raises DataError as :func:`measure_calibration`."""
+    """Return the terms of probabilities (N, K) with labels (N,). Raises DataError as :func:`measure_calibration`."""
     given = np.asarray(probabilities)
     checked, labels = _checked(given, labels)
     own = given[np.arange(len(labels)), labels]
@@ -84,7 +84,7 @@ def terms_of(probabilities: np.ndarray, labels: np.ndarray) -> CalibrationTerms:
 
 
 def joined_terms(parts: Iterable[CalibrationTerms]) -> CalibrationTerms:
-    """Those of one part behind those of the other; at least one."""
+    """Put those of one part behind those of the other; at least one."""
     found = list(parts)
     return CalibrationTerms(
         *(np.concatenate([getattr(one, field.name) for one in found]) for field in fields(CalibrationTerms))
@@ -133,7 +133,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_temperature_to(blocks: Blocks) -> float:
-    """The same of samples that come in blocks, over and over, one at a time."""
+    """Return the same of samples that come in blocks, over and over, one at a time."""
     from scipy.optimize import minimize_scalar
 
     def checked() -> Iterator[tuple[np.ndarray, np.ndarray]]:

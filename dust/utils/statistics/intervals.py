@@ -99,7 +99,7 @@ def ranked_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """The same of what was kept of the scores; ``groups`` may be numbers, too."""
+    """Return the same of what was kept of the scores; ``groups`` may be numbers, too."""
     numbers, sizes = group_numbers(groups, len(ranks))
     figures = ranked_figures(ranks, numbers, len(sizes))
     shares = {"top1_acc", "top5_acc"} if len(sizes) == len(ranks) else set()
@@ -156,7 +156,7 @@ def classification_figures(scores: np.ndarray, labels: np.ndarray, numbers: np.n
 
 
 def ranked_figures(ranks: Ranks, numbers: np.ndarray, total: int) -> Figures:
-    """The same of what was kept of the scores."""
+    """Return the same of what was kept of the scores."""
     hits = {f"top{k}_acc": ranks.hits(k) for k in ranks.ks}
     labels, predicted, classes = ranks.labels, ranks.predicted, ranks.classes
     ones, right = np.ones(len(labels)), predicted == labels
@@ -238,7 +238,7 @@ def _interval(value: float, draws: np.ndarray, sizes: np.ndarray, upper: float |
 
 
 def draw_groups(total: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of ``total`` groups was drawn, (total, some of the resamples) float32."""
+    """Yield how often each of ``total`` groups was drawn, (total, some of the resamples) float32."""
     rng = np.random.default_rng([seed, total])
     step = max(1, min(resamples, HELD_WEIGHTS // total))
     for start in range(0, resamples, step):
