@@ -150,7 +150,7 @@ class _Facts:
 
     @classmethod
     def of(cls, path: str) -> "_Facts":
-        """Reads the file once, which warms the page cache and this process's index."""
+        """Read the file once, which warms the page cache and this process's index."""
         with open_file(path) as file:
             while file.read(1 << 22):
                 pass

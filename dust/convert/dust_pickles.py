@@ -93,7 +93,7 @@ def convert_dust(
     allow_missing: bool = False,
     force: bool = False,
 ) -> DustConversion:
-    """Writes ``out/{train,val,test}.csv`` and, for what there is, ``out/{video,series}_{train,val}.npy``.
+    """Write ``out/{train,val,test}.csv`` and, for what there is, ``out/{video,series}_{train,val}.npy``.
 
     A csv has the columns id, label and, where there are such arrays, video and series: ``video_train.npy#0`` is row 0.
     DUST has no test split: test.csv is val.csv again.
@@ -165,7 +165,7 @@ def _folders(root: Path) -> tuple[Path, Path]:
 
 
 def _open_arrays(source: _Source) -> None:
-    """Finds the arrays of each kind, which is there for both splits or, unless it is the labels, for none."""
+    """Find the arrays of each kind, which is there for both splits or, unless it is the labels, for none."""
     for kind, pattern in FILES.items():
         paths = {split: source.data / pattern.format(split) for split in PICKLED}
         if kind != "label" and not any(path.exists() for path in paths.values()):
@@ -231,7 +231,7 @@ def _read_labels(source: _Source) -> None:
 
 
 def _open_features(source: _Source, folder: Path, assume_order: bool) -> None:
-    """Finds stage 3's arrays, if they are wanted; else notes why they are left aside."""
+    """Find stage 3's arrays, if they are wanted; else note why they are left aside."""
     paths = {split: folder / FEATURES.format(split) for split in PICKLED}
     if not assume_order:
         if any(path.exists() for path in paths.values()):
@@ -263,7 +263,7 @@ def _note_weights(source: _Source, asked: bool) -> None:
 
 
 def _write_arrays(source: _Source, out: Path, dtype: str, allow_missing: bool) -> None:
-    """Checks every number, and puts the arrays in place if nothing at all is wrong."""
+    """Check every number, and put the arrays in place if nothing at all is wrong."""
     with contextlib.ExitStack() as puts:
         for (kind, split), array in source.arrays.items():
             if kind == "label":
@@ -279,7 +279,7 @@ def _write_arrays(source: _Source, out: Path, dtype: str, allow_missing: bool) -
 
 
 def _copy(source: _Source, array: PickledArray, target: Path | None, dtype: np.dtype, allow_missing: bool) -> None:
-    """Checks every number and, with a target, writes the array there as .npy of ``dtype``."""
+    """Check every number and, with a target, write the array there as .npy of ``dtype``."""
     missing: list[int] = []  # values, of each sample that lacks any
     with contextlib.ExitStack() as stack:
         file = None

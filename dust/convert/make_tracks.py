@@ -73,7 +73,7 @@ def make_tracks(
     *,
     progress: Callable[[Sequence[Job]], Iterable[Job]] = iter,
 ) -> Made:
-    """Writes ``out/tracks.csv`` and ``out/tracks/*.npz``. What an earlier run with the same settings wrote is kept.
+    """Write ``out/tracks.csv`` and ``out/tracks/*.npz``. What an earlier run with the same settings wrote is kept.
 
     Args:
         source: a csv with the columns of :data:`COLUMNS` (only ``video`` is needed), a row per clip and camera; or a

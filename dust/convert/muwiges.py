@@ -34,7 +34,7 @@ def read_muwiges(
     val_count: int = 0,
     seed: int = 0,
 ) -> dict[str, Manifest]:
-    """Finds the clips below ``root`` and splits them by person.
+    """Find the clips below ``root`` and split them by person.
 
     Args:
         class_regex, subject_regex: searched, whatever the case, in each clip's path relative to ``root``; the first

@@ -49,7 +49,7 @@ class Encoding:
     preset: str = "medium"
 
     def check(self) -> None:
-        """Raises DataError for values that x264 or the reader cannot use."""
+        """Raise DataError for values that x264 or the reader cannot use."""
         if self.short_side < 16 or self.gop < 1 or not 0 <= self.crf <= 51:
             raise DataError(f"{self} cannot be used: short_side >= 16, gop >= 1, crf 0 to 51")
 

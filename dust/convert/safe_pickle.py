@@ -151,7 +151,7 @@ class _Latin1:
 
 
 def read_pickled_array(path: str | os.PathLike) -> PickledArray:
-    """Finds the array in a pickle that holds nothing else. Runs nothing, and allocates nothing that the file announces.
+    """Find the array in a pickle that holds nothing else. Runs nothing, and allocates nothing that the file announces.
 
     Raises:
         DataError: the file cannot be read, is cut off or damaged, names anything that an array does not need (the

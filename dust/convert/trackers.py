@@ -48,7 +48,7 @@ class Settings:
     device: str = "cpu"
 
     def check(self) -> None:
-        """Raises DataError for values that cannot be."""
+        """Raise DataError for values that cannot be."""
         wrong = []
         if self.tracker not in TRACKERS:
             wrong.append(f"tracker {self.tracker!r}: one of {', '.join(TRACKERS)}")
@@ -105,7 +105,7 @@ def read_mask(path: Path, numbers: Sequence[int], size: tuple[int, int]) -> Mask
 def lucas_kanade(
     frames: Iterable[np.ndarray], masks: Masks | None, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Follows corners from frame to frame. One that is lost stays lost; every few frames new ones take their place.
+    """Follow corners from frame to frame. One that is lost stays lost; every few frames new ones take their place.
 
     At most half of ``points`` are followed at a time, so that there is room for their successors. Of more, those that
     were seen longest are kept.

@@ -224,7 +224,7 @@ class Clip:
 
 
 def deal(sinks: Sequence[Sink]) -> Callable[[int, Any], None]:
-    """Hands a frame to every request."""
+    """Hand a frame to every request."""
 
     def take(number: int, frame: Any) -> None:
         for consumer in sinks:

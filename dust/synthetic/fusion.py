@@ -49,7 +49,7 @@ def generate_dust(
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> dict[str, int]:
-    """Writes ``out/{train,val,test}.csv`` (id, label, video, series), ``out/videos/*.mp4`` and ``out/series/*.npy``.
+    """Write ``out/{train,val,test}.csv`` (id, label, video, series), ``out/videos/*.mp4`` and ``out/series/*.npy``.
 
     Args:
         samples: of train, a multiple of 4 (the classes); val and test have a quarter of that, and at least 4.

@@ -84,7 +84,7 @@ def generate_keypoints(
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> dict[str, int]:
-    """Writes ``out/tracks.csv`` and ``out/tracks/*.npz`` with the joints' names and their left and right pairs.
+    """Write ``out/tracks.csv`` and ``out/tracks/*.npz`` with the joints' names and their left and right pairs.
 
     Every sequence is a person with a clip of each limb; 70, 15 and 15 % of them are train, val and test.
 

@@ -226,7 +226,7 @@ def generate_procedure(
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> dict[str, int]:
-    """Writes recordings (mp4, 10 frames per second) with labels in our format, and a detector's csv for each.
+    """Write recordings (mp4, 10 frames per second) with labels in our format, and a detector's csv for each.
 
     Args:
         recordings: in all, at least 3; 15 % are val and 20 % test, at least one each.

@@ -83,7 +83,7 @@ def moving_texture(rng: np.random.RandomState, shift: tuple[int, int], frames: i
 
 
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: int = 30) -> None:
-    """Writes uint8 (T, H, W, 3) RGB as H.264 in mp4: little loss, a keyframe every 16 frames, always the same bytes.
+    """Write uint8 (T, H, W, 3) RGB as H.264 in mp4: little loss, a keyframe every 16 frames, always the same bytes.
 
     H and W must be even.
     """
@@ -111,7 +111,7 @@ def generate_motion(
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> dict[str, int]:
-    """Writes ``out/videos/*.mp4`` and ``out/{train,val,test}.csv``: 70, 15 and 15 % of each class, at least one each;
+    """Write ``out/videos/*.mp4`` and ``out/{train,val,test}.csv``: 70, 15 and 15 % of each class, at least one each;
     and ``out/tour.mp4``, which is on no list: each direction for two clips' time, one after the other.
 
     Args:
@@ -165,7 +165,7 @@ def generate_motion(
 
 
 def claim_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
-    """Makes ``folder`` ready for the files ``names`` and records them in it.
+    """Make ``folder`` ready for the files ``names`` and record them in it.
 
     A folder that holds anything is refused, save what an interrupted run left. With ``force`` the files of an earlier
     run are removed; files that no run wrote stay, and one of them in the way is an error before anything is removed.

@@ -61,7 +61,7 @@ def generate_motion_appearance(
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> dict[str, int]:
-    """Writes ``out/videos/*.mp4``, ``out/{train,val,test}.csv`` (70, 15 and 15 % of each class), ``out/classes.txt``
+    """Write ``out/videos/*.mp4``, ``out/{train,val,test}.csv`` (70, 15 and 15 % of each class), ``out/classes.txt``
     and ``out/class_grouping.json``.
 
     Args:

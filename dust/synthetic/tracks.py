@@ -145,7 +145,7 @@ def generate_tracks(
     force: bool = False,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> dict[str, int]:
-    """Writes ``out/tracks.csv``, ``out/tracks/*.npz`` and ``out/cameras.json`` (what DATASET.md calls point tracks).
+    """Write ``out/tracks.csv``, ``out/tracks/*.npz`` and ``out/cameras.json`` (what DATASET.md calls point tracks).
 
     Every sequence holds one clip of each class in random order and has its own cameras; 70, 15 and 15 % of the
     sequences are train, val and test.

@@ -259,7 +259,7 @@ class RecordingsEvaluation(Evaluation):
         return paths
 
     def _write_steps(self, path: Path, one: dict[str, Any]) -> list[bool]:
-        """Returns for each recognised step whether it is right."""
+        """Return for each recognised step whether it is right."""
         gt, predicted, fps = one["steps"], one["predicted"], one["fps"]
         done_of = {
             (gt[i][0] + delay, gt[i][1]): gt[i][0] for i, delay in match_steps(gt, predicted, "paper").delays.items()

@@ -78,7 +78,7 @@ class Problems:
         self.kinds.setdefault(printable_lines(kind), []).append(printable_lines(case))
 
     def raise_if_any(self, source: str) -> None:
-        """Raises one DataError with every kind, its number of cases and the first ten of them."""
+        """Raise one DataError with every kind, its number of cases and the first ten of them."""
         if not self.kinds:
             return
         lines = [f"{source} cannot be used:"]

@@ -65,7 +65,7 @@ def find_grouping(name: str, data_folder: str) -> Path:
 
 
 def read_grouping(path: str | os.PathLike) -> Grouping:
-    """Reads TSTL's ``class_grouping.json``.
+    """Read TSTL's ``class_grouping.json``.
 
     ``head_to_classes`` ({"0": [classes], ...} or a list of lists) is the grouping. ``class_to_head``, ``head_to_local``
     (the place of each class within its group), ``num_heads`` and ``num_classes`` say the same again; where they are
@@ -164,7 +164,7 @@ def _contradictions(content: dict[str, Any], groups: list[list[int]]) -> list[st
 
 
 def write_grouping(path: str | os.PathLike, grouping: Grouping) -> None:
-    """Writes what :func:`read_grouping` reads, in TSTL's layout, atomically."""
+    """Write what :func:`read_grouping` reads, in TSTL's layout, atomically."""
     problems = find_grouping_problems(grouping.groups, grouping.class_names)
     if problems:
         raise DataError(f"{path}: not written: " + "; ".join(problems))

@@ -175,7 +175,7 @@ def _report_names(raw: RawSplit, words: Words, table: dict[str, int], names: Seq
 
 
 def write_class_list(path: str | os.PathLike, names: Sequence[str]) -> None:
-    """Writes the class names in their order, one per line."""
+    """Write the class names in their order, one per line."""
     bad = [name for name in names if not name.strip() or "\n" in name or "\r" in name]
     if bad:
         raise DataError(f"class names must be single lines of text; got {bad[0]!r}")
@@ -183,7 +183,7 @@ def write_class_list(path: str | os.PathLike, names: Sequence[str]) -> None:
 
 
 def read_class_list(path: str | os.PathLike) -> list[str]:
-    """Reads what :func:`write_class_list` wrote. DataError for an empty list, an empty line or a name twice."""
+    """Read what :func:`write_class_list` wrote. DataError for an empty list, an empty line or a name twice."""
     names = read_text(path).split("\n")
     if names[-1] == "":
         names.pop()

@@ -218,7 +218,7 @@ class SplitSeries:
                 yield indices, block, (self.rules.prepare(Series(values), path) for values in block)
 
     def _find_axes(self, problems: Problems) -> list[int]:
-        """Finds each stacked file's channel axis and whether its rows have the right length; returns usable files."""
+        """Find each stacked file's channel axis and whether its rows have the right length; returns usable files."""
         assert self.rows is not None
         usable, shapes = [], set()
         for number, path in enumerate(self.rows.paths):

@@ -51,7 +51,7 @@ def mirrored(tracks: Tracks) -> Tracks:
 
 
 def read_tracks(path: str | os.PathLike, *, threshold: float = 0.9, size: tuple[int, int] | None = None) -> Tracks:
-    """Reads and checks the tracks of one camera.
+    """Read and check the tracks of one camera.
 
     Args:
         path: .npz, .npy, .pt or .pth, or a folder of them that are one sequence in the order of their numbers.

@@ -96,7 +96,7 @@ def read_track_manifest(
     check_files: bool = True,
     extra_columns: Sequence[str] = (),
 ) -> TrackManifest:
-    """Reads one split.
+    """Read one split.
 
     Args:
         root: a folder with tracks.csv, with train.csv, val.csv and test.csv, or with action_labels.csv; or a csv file.
