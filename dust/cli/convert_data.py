@@ -15,7 +15,7 @@ dust convert-data check data/ucf101
 import argparse
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,8 +144,7 @@ def convert_lists(args: argparse.Namespace) -> None:
     sensors = imu.read_imu(manifests, args.imu_files, args.imu_time) if getattr(args, "with_imu", False) else {}
     result = write_splits(manifests, **options_of(args, LISTS))
     channels = imu.write_imu(args.out, manifests, sensors, args.relative_to) if sensors else 0
-    for note in result.notes:
-        print(printable_lines(f"note: {note}"))
+    print_notes(result.notes)
     print(f"wrote {args.out}: " + ", ".join(f"{split}.csv ({clips} clips)" for split, clips in result.counts.items()))
     prefix = f" DATA.PATH_PREFIX {shlex.quote(args.relative_to)}" if args.relative_to else ""
     series = f" SERIES.NUM_CHANNELS {channels}" if sensors else ""
@@ -155,8 +154,7 @@ def convert_lists(args: argparse.Namespace) -> None:
 def convert_pickles(args: argparse.Namespace) -> None:
     """DUST's pickles."""
     result = convert_dust(args.root, **options_of(args, PICKLES))
-    for note in result.notes:
-        print(printable_lines(f"note: {note}"))
+    print_notes(result.notes)
     listed = ", ".join(f"{split}.csv ({samples} samples)" for split, samples in result.counts.items())
     shapes = "; ".join(f"{kind} {shape}" for kind, shape in result.shapes.items())
     print(f"wrote {args.out}: {listed}" + (f"; one sample: {shapes}" if shapes else ""))
@@ -175,8 +173,7 @@ def convert_recordings(args: argparse.Namespace) -> None:
 
 def tell_recordings(result: ProcedureConversion, out: str) -> None:
     """Say what was written, and what a person should know."""
-    for note in result.notes:
-        print(printable_lines(f"note: {note}"))
+    print_notes(result.notes)
     listed = ", ".join(f"{recordings} {split}" for split, recordings in result.counts.items())
     print(f"wrote {out}/recordings.csv: {listed}; {result.frames} frames, {result.components} components")
     print_next(out, f" MODEL.NUM_CLASSES {result.components}")
@@ -190,8 +187,7 @@ def convert_procedure_mistakes(args: argparse.Namespace) -> None:
 def convert_stretches(args: argparse.Namespace) -> None:
     """Annotations of stretches of long videos."""
     result = convert_annotations(args.command, args.root, **options_of(args, STRETCHES | LABEL | PEOPLE_SAID))
-    for note in result.notes:
-        print(printable_lines(f"note: {note}"))
+    print_notes(result.notes)
     listed = ", ".join(f"{name}.csv ({count} segments)" for name, count in result.counts.items())
     print(f"wrote {args.out}: {listed}, {len(result.classes)} classes")
     if list(result.counts) == ["data"]:
@@ -206,8 +202,7 @@ def convert_poses(args: argparse.Namespace) -> None:
     names = (facts.get("dest", name.replace("-", "_")) for name, facts in KEYPOINTS.items())
     options = {name: getattr(args, name) for name in names}
     result = convert_keypoints(options.pop("form"), args.root, options.pop("out"), **options)
-    for note in result.notes:
-        print(printable_lines(f"note: {note}"))
+    print_notes(result.notes)
     listed = ", ".join(f"{count} {split}".strip() for split, count in result.counts.items())
     print(f"wrote {args.out}: {listed} clips of {len(result.classes)} classes, {result.points} points")
     if args.kind == "series":
@@ -237,6 +232,12 @@ def options_of(args: argparse.Namespace, options: dict[str, Option]) -> dict[str
     """The values of those options that this sub-command has."""
     names = (name.replace("-", "_") for name in options)
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """What a person should know of a conversion."""
+    for note in notes:
+        print(printable_lines(f"note: {note}"))
 
 
 def print_next(out: str, keys: str) -> None:

@@ -28,7 +28,7 @@ from dust.datasets.manifest.conflicts import (
 )
 from dust.datasets.manifest.votes import Votes
 from dust.decode.remote import is_remote
-from dust.decode.segment import Segment
+from dust.decode.segment import FRAMES, Segment
 from dust.utils.errors import SHOWN
 from dust.utils.statistics import measure_agreement
 
@@ -96,7 +96,7 @@ _TITLES = {
     LABELS: "the same clip under several labels (of several people? --soft-labels takes them for shares)",
     SHARED: "in val and in test",
     DUPLICATE: "more than once in a split",
-    SIZE: "short or small",
+    SIZE: "short or small, or behind the file's end",
     CLASSES: "classes",
     NAMES: "class names that are nearly alike",
 }
@@ -128,6 +128,9 @@ def check_data(root: str, options: ListOptions | None = None, *, workers: int = 
         if _outside(health[path], sample, path, lists.files[path]):
             continue
         part = _of_part(health[path], sample, path) if lists.files[path] == "video" else health[path]
+        beyond = _beyond(health[path], sample, path, lists.files[path])
+        if beyond:
+            report.findings.append(Finding(WARNING, SIZE, split, sample.id, path, beyond))
         for text in _too_little(part, lists.files[path], options.span):
             report.findings.append(Finding(WARNING, SIZE, split, sample.id, path, text))
     report.findings += _near_names(lists)
@@ -170,6 +173,19 @@ def _outside(health: Health, sample: Sample, path: str, kind: str) -> str:
     if rest.length(health.frames, health.fps):
         return ""
     return f"no frame lies in {segment.part}; the file has {health.frames} frames, {health.frames / health.fps:.6g} s"
+
+
+def _beyond(health: Health, sample: Sample, path: str, kind: str) -> str:
+    """What to say of a segment that ends more than a frame behind its file; "" for any other."""
+    segment = _segment(sample, path)
+    if kind != "video" or segment is None or segment.end is None or not health.frames or not health.fps:
+        return ""
+    length = float(health.frames) if segment.unit == FRAMES else (health.frames + 1) / health.fps
+    if segment.end <= length:
+        return ""
+    return (
+        f"{segment.part} goes beyond its end; the file has {health.frames} frames, {health.frames / health.fps:.6g} s"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ conflicts

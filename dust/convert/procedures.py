@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dust.convert.splits import refuse_overwriting
+from dust.convert.splits import make_folder, refuse_overwriting
 from dust.datasets.keystep.files import PROCEDURE, RECORDINGS, STATES, STEPS, ProcedureData, write_own
 from dust.datasets.keystep.layouts import read_object_states, read_procedures
 from dust.datasets.manifest.manifest import SPLITS
@@ -55,10 +55,7 @@ def convert_procedures(
     if failed:
         raise DataError("\n  ".join(failed))
     refuse_overwriting(out, [RECORDINGS, STATES, STEPS, PROCEDURE], force)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be made: {error.strerror or error}") from error
+    make_folder(out)
     write_own(out, splits)
     first = next(iter(splits.values()))
     return ProcedureConversion(

@@ -28,7 +28,8 @@ class Rows:
         self.target, self.lists = target, lists
         self.old = Lists("clips", [])
         if any((target / f"{split}.csv").is_file() for split in SPLITS):
-            there = ListOptions("clips", "shards", multi_label=options.multi_label, segment_unit=options.segment_unit)
+            said = {name: getattr(options, name) for name in ("multi_label", "soft_labels", "segment_unit")}
+            there = ListOptions("clips", "shards", **said)
             self.old = read_lists(str(target), there)
         before, now = self.old.class_names, lists.class_names
         if before and now and all(map(str.isdecimal, before)) != all(map(str.isdecimal, now)):

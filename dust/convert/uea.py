@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dust.convert.splits import make_folder, refuse_overwriting
+from dust.datasets.manifest.labels import CLASS_LIST
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text, replacing, write_csv, write_text
 
@@ -35,18 +37,14 @@ def convert_uea(root: str, out: str, *, force: bool = False) -> Converted:
         DataError: files that are missing or no such data; with all that is wrong in them.
     """
     target, done = Path(out).expanduser(), Converted()
-    there = [name for name in ("train.csv", "test.csv", "classes.txt") if (target / name).exists()]
-    if there and not force:
-        raise DataError(
-            f"{target} holds {', '.join(there)} already: choose another --out, or replace them with --force"
-        )
+    refuse_overwriting(target, ("train.csv", "test.csv", CLASS_LIST), force)
     read = {split: read_ts(_file_of(root, ending)) for split, ending in SPLITS.items()}
     names = sorted({label for samples in read.values() for _, label in samples})
     widths = {series.shape[0] for samples in read.values() for series, _ in samples}
     if len(widths) > 1:
         raise DataError(f"{root}: series of {', '.join(map(str, sorted(widths)))} channels: they must be alike")
     points = [series.shape[1] for samples in read.values() for series, _ in samples]
-    (target / "series").mkdir(parents=True, exist_ok=True)
+    make_folder(target / "series")
     for split, samples in read.items():
         rows = []
         for number, (series, label) in enumerate(samples):

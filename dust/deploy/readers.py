@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from dust.config import CfgNode
-from dust.config.parser import load_saved_config
 from dust.datasets import DATASET_REGISTRY
 from dust.datasets.keystep.recordings import ProcedureRecordings
 from dust.datasets.manifest.manifest import Clip, Manifest
@@ -17,15 +15,13 @@ from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, r
 from dust.datasets.protocol import ReadsNewClips
 from dust.datasets.tracks import PointTracks
 from dust.datasets.video import VideoDataset
+from dust.deploy.feature_stage import build_feature_stage
 from dust.deploy.reading import Reader, VideoClipReader
 from dust.deploy.reading_fused import FusedReader, VideoFeatures
 from dust.deploy.reading_procedures import build_procedure_reader
 from dust.deploy.reading_tracks import build_track_reader
-from dust.engine.extract import build_feature_loop, build_fixed_views
-from dust.utils.checkpoint import file_sha256
-from dust.utils.errors import CheckpointError, ConfigError
-from dust.utils.files import read_text
-from dust.utils.stages import stage_path
+from dust.engine.extract import build_fixed_views
+from dust.utils.errors import ConfigError
 
 
 def build_reader(
@@ -62,7 +58,7 @@ def build_reader(
     if issubclass(cls, PointTracks):
         return build_track_reader(cfg, cls, class_names, fitted)
     if issubclass(cls, ProcedureRecordings):
-        return build_procedure_reader(cfg, class_names, files, procedure)
+        return build_procedure_reader(cfg, class_names, fitted, files, device, procedure)
     raise ConfigError(
         f"TEST.DATASET {cfg.TEST.DATASET}: nobody has said what a source of it is; derive it from one that is"
     )
@@ -112,23 +108,8 @@ def build_video_features(cfg: CfgNode, fitted: Mapping[str, Any], device: torch.
     Raises:
         ConfigError: the stage is gone. CheckpointError: it is another model now.
     """
-    folder = stage_path(cfg.FUSION.FEATURES_FROM, cfg.OUTPUT_DIR, "FUSION.FEATURES_FROM")
-    folder = folder.parent if folder.name == "features" else folder
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise ConfigError(
-            f"FUSION.FEATURES_FROM {cfg.FUSION.FEATURES_FROM}: {folder} has no config.yaml, so nobody knows how to "
-            "make features of a new clip: predict where the stages that were trained lie"
-        )
-    values = {"OUTPUT_DIR": str(folder), "NUM_GPUS": 0, "TRAIN.ENABLE": False, "TEST.ENABLE": False}
-    stage = load_saved_config(read_text(config), values, str(config))
-    loop, options, path, _ = build_feature_loop(stage, torch.device("cpu"))
-    trained = fitted.get("video_features", {})
-    found = {"checkpoint_sha256": file_sha256(path), "layer": options.layer}
-    differ = [f"{key} {value}, not {trained[key]}" for key, value in found.items() if trained.get(key, value) != value]
-    if differ:
-        raise CheckpointError(f"{Path(path)}: not what made the features of the training ({'; '.join(differ)})")
-    loop = replace(loop, model=loop.model.to(device).eval(), device=device)
+    name, trained = cfg.FUSION.FEATURES_FROM, fitted.get("video_features", {})
+    stage, loop, options, _ = build_feature_stage(name, "FUSION.FEATURES_FROM", cfg.OUTPUT_DIR, trained, device)
     views, kind = build_fixed_views(stage)
     reading = VideoDataset.reading_from_config(views, kind)
     return VideoFeatures(loop, VideoDataset(manifest=Manifest([], [], "", False), **reading), options.dtype)

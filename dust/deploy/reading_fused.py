@@ -18,6 +18,7 @@ from dust.datasets.multimodal.series import SUFFIXES, Window
 from dust.datasets.sample import BadClip
 from dust.datasets.video import VideoDataset
 from dust.decode.folders import VIDEO_SUFFIXES
+from dust.deploy.feature_stage import rounded
 from dust.deploy.reading import Reader, Reading, describe_video, names_of, read_video
 from dust.engine.inference import Inference
 from dust.utils.errors import DataError
@@ -145,7 +146,7 @@ class FusedReader(Reader):
             while waiting[0] is not record["reading"]:
                 yield waiting.popleft()
             reading = waiting.popleft()
-            feature = record["outputs"].mean(dim=0).numpy().astype(self.features.dtype).astype(np.float32)
+            feature = rounded(record["outputs"].mean(dim=0), self.features.dtype)
             inputs = {**record.get("others", {}), "video_features": torch.from_numpy(feature)}
             sample: dict[str, Any] = {"id": reading.id, "path": reading.path, "label": None, "inputs": {}}
             reading.items = [with_others(sample, inputs)]

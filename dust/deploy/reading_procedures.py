@@ -4,8 +4,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dust.config import CfgNode
 from dust.datasets.keystep.data import ProcedureData, Recording, read_procedure, with_graphs
@@ -14,6 +17,7 @@ from dust.datasets.keystep.frames import procedures_of
 from dust.datasets.keystep.recordings import ProcedureRecordings
 from dust.datasets.sample import BadClip
 from dust.decode.reader import open_clip
+from dust.deploy.feature_stage import build_embedder
 from dust.deploy.reading import Reader, Reading, names_of
 from dust.procedure.windows import output_names
 from dust.utils.errors import ConfigError, DataError, VideoError
@@ -92,12 +96,19 @@ def _object_states(path: Path) -> str:
 
 
 def build_procedure_reader(
-    cfg: CfgNode, class_names: Sequence[str], files: Mapping[str, str], procedure: str = ""
+    cfg: CfgNode,
+    class_names: Sequence[str],
+    fitted: Mapping[str, Any],
+    files: Mapping[str, str],
+    device: torch.device,
+    procedure: str = "",
 ) -> ProcedureReader:
     """Of recordings of the procedure that was trained.
 
     Args:
+        fitted: what the training noted of its embeddings.
         files: what the checkpoint carries; without its procedure.json the data folder is read.
+        device: on which the stage runs that made these embeddings.
         procedure: a name of those in it; "" for the first.
 
     Raises:
@@ -116,10 +127,13 @@ def build_procedure_reader(
     name = procedure or next(iter(data.start_states))
     data.procedure(name)  # says which there are
 
-    def dataset_of(data: ProcedureData) -> ProcedureRecordings:
-        return ProcedureRecordings.for_clips(cfg, data, {})
-
     node = cfg.KEYSTEP
+    embedder = cache(lambda: build_embedder(cfg, fitted.get("embeddings", {}), device))  # when a video is read
+
+    def dataset_of(data: ProcedureData) -> ProcedureRecordings:
+        made = embedder()(data) if node.DTYPE == "embedding" else None
+        return ProcedureRecordings.for_clips(cfg, data, fitted, made)
+
     span = (node.FRAMES - 1) * (node.SKIP_FACTOR + 1) + 1
     facts = {
         "input": "recording",

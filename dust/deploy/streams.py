@@ -21,6 +21,7 @@ from dust.deploy.reading import Reader, Reading, VideoClipReader, download, name
 from dust.deploy.reading_procedures import ProcedureReader
 from dust.deploy.reading_tracks import TrackReader
 from dust.engine.inference import Inference
+from dust.models.keystep import TemporalEncoder
 from dust.models.track_front_end import PointTrackModel
 from dust.procedure.mistakes import MistakeWatch
 from dust.procedure.step_decoder import OBJECTS
@@ -255,6 +256,11 @@ class StepPredictions(Stream):
         assert isinstance(task, KeyStep)
         if task.recordings is None:
             raise ConfigError("TEST.DATASET must be ProcedureRecordings for a stream of steps")
+        if isinstance(predictor.loop.model, TemporalEncoder):
+            raise ConfigError(
+                "KEYSTEP.DTYPE embedding: a stream and a timeline take a model of frames (KeyStepVideo); with this one "
+                "predict whole recordings"
+            )
         self.frames = open_frames(source, 10.0, reader.frame_pattern, **live)
         if isinstance(source, Recording) and source.fps and os.path.isdir(source.path):
             self.frames.duration *= self.frames.fps / source.fps

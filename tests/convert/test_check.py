@@ -157,6 +157,8 @@ def test_segments_of_one_video(tmp_path):
     assert {(one.id, one.detail) for one in report.findings if one.kind == "size"} == {
         ("b.mp4#1-1.03", "one frame"),
         ("c.mp4#0.41-0.42", "no time for a frame at a steady rate"),
+        ("copy.mp4#0.5-3", "seconds 0.5 to 3 goes beyond its end; the file has 75 frames, 2.5 s"),
+        ("a.mp4#2-3", "seconds 2 to 3 goes beyond its end; the file has 75 frames, 2.5 s"),
     }
     assert command.main([str(tmp_path), "--workers", "0"]) == 1
     assert not corrected(tmp_path, report).errors
@@ -308,3 +310,13 @@ def test_a_configuration_says_the_span(tmp_path, capsys):
     assert "where the configuration takes" not in capsys.readouterr().out
     assert command.main([str(tmp_path), "--workers", "0", *keys]) == 2
     assert command.main(["--workers", "0"]) == 2
+
+
+def test_a_segment_that_ends_behind_its_file_is_said(tmp_path):
+    """24 frames at 30 a second: 0.8 s. Up to a frame behind the end nothing is said."""
+    clip(tmp_path / "a.mp4", 0, frames=24)
+    rows = "a.mp4,0,0.8,x\na.mp4,0,0.83,x\na.mp4,0.5,9,y\na.mp4,0.5,,y\n"
+    (tmp_path / "train.csv").write_text("path,start,end,label\n" + rows)
+    found = [one for one in check_data(str(tmp_path)).findings if "beyond" in one.detail]
+    assert [(one.level, one.id) for one in found] == [("warning", "a.mp4#0.5-9")]
+    assert "the file has 24 frames, 0.8 s" in found[0].detail

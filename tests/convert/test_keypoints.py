@@ -242,6 +242,19 @@ def test_who_comes_from_elsewhere_is_somebody_else():
     assert len(link_people(frames, 0.3)) == 2
 
 
+def test_one_person_of_whom_little_is_seen_stays_one(tmp_path):
+    """A single joint has no size; and numbers as spreadsheets and pandas write them."""
+    text = "frame;hand_x;hand_y;foot_x;foot_y\n0.0;10,5;20;;\n1.0;12;20;70;90\n2.0;;;70,5;90\n"
+    path = tmp_path / "wave" / "a.csv"
+    path.parent.mkdir()
+    path.write_text(text)
+    result = convert_keypoints("csv", tmp_path, tmp_path / "out", size=(100, 200))
+    assert result.notes == []
+    with np.load(tmp_path / "out" / "tracks" / "wave_a_view_0.npz") as found:
+        assert found["visibility"].tolist() == [[True, False], [True, True], [False, True]]
+        assert found["tracks"][0, 0].tolist() == [10.5, 20.0]
+
+
 def test_the_largest_or_the_most_visible_people_are_kept():
     far = body(scale=3)
     near = body(scale=20)

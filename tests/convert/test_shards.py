@@ -314,3 +314,14 @@ def test_the_command(data, tmp_path):
     again = command("dust.cli.prepare", out, "--shards", tmp_path / "again", "--workers", 1)
     assert again.returncode == 0 and "packed 8 clips" in again.stdout
     assert (tmp_path / "again" / "train.csv").read_bytes() == (out / "train.csv").read_bytes()
+
+
+def test_labels_of_several_people_are_read_again_when_clips_are_added(tmp_path):
+    options = ListOptions(soft_labels=True)
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        write_noise(tmp_path / name / f"{name}.mp4", 4, seed=number)
+        (tmp_path / name / "train.csv").write_text(f"path,label\n{name}.mp4,cut:2|stir:1\n")
+        pack(tmp_path / name, tmp_path / "out", options=options)
+    labels = [row["label"] for row in csv_dicts(tmp_path / "out" / "train.csv")]
+    assert labels == ["cut:2|stir:1"] * 2

@@ -41,7 +41,7 @@ def test_what_is_written_is_a_data_folder(archive, tmp_path, capsys):
     cfg = load_config(ROOT / "configs" / "quickstart" / "series.yaml", values)
     dataset = build_dataset("FusedDataset", cfg, "train")
     assert dataset.class_names == ["down", "up"] and dataset.class_counts() == [1, 1]
-    with pytest.raises(DataError, match="choose another --out, or replace them with --force"):
+    with pytest.raises(DataError, match="already holds train.csv, test.csv, classes.txt: give another"):
         convert_uea(str(archive), str(out))
     convert_uea(str(archive), str(out), force=True)
 

@@ -257,5 +257,13 @@ def test_the_steps_of_a_procedure(tmp_path):
     assert [frame.time for frame in stream.frames][-1] == pytest.approx(29 / 20)
     with pytest.raises(ConfigError, match="steps that its decoder finds"):
         list(LongVideos(model, rule=MergeRule(min_length=1.0)).run([one.path]))
-    with pytest.raises(ConfigError, match="no stored embeddings"):
+    # a model of stored embeddings has them made by the stage that made those of the training
+    found = dust.load(runs / "keystep_temporal", device="cpu")(one.path)
+    tested = csv_dicts(runs / "keystep_temporal" / "results" / "steps" / f"{one.id}.csv")
+    steps = [(int(row["frame"]), int(row["step"])) for row in tested if row["verdict"] != "missed"]
+    assert [(step["frame"], step["step"]) for step in found.facts["steps"]] == steps
+    with pytest.raises(ConfigError, match="take a model of frames"):
+        dust.load(runs / "keystep_temporal", device="cpu").stream(one.path)
+    shutil.move(runs / "keystep_features", runs / "gone")
+    with pytest.raises(ConfigError, match=r"KEYSTEP\.FEATURES_FROM keystep_features"):
         dust.load(runs / "keystep_temporal", device="cpu")(one.path)

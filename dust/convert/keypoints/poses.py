@@ -211,6 +211,8 @@ def _assign(last: Sequence[tuple[np.ndarray, int]], found: Sequence[np.ndarray],
             if both.any() and size > 0:
                 distance = np.linalg.norm(joints[both, :2] - before[both, :2], axis=1).mean() / size
                 costs[row, column] = distance if distance <= NEAR * away else far
+            elif len(found) == len(last) == 1:  # one joint alone has no size to measure by, and nobody else is there
+                costs[row, column] = 0.0
     rows, columns = linear_sum_assignment(costs)
     return {int(row): int(column) for row, column in zip(rows, columns, strict=True) if costs[row, column] < far}
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from dust.convert.keypoints.poses import Person, Recording, joint_names
 from dust.convert.safe_pickle import read_pickled_array
+from dust.datasets.manifest.columns import to_number
 from dust.datasets.manifest.table import Table, read_table
 from dust.utils.arrays import open_npz, read_npy
 from dust.utils.errors import DataError, Problems
@@ -43,7 +44,7 @@ def read_csv(path: Path, name: str, *, shares: bool = False) -> list[Recording]:
     people: dict[tuple[int, str], np.ndarray] = {}
     for number, (row, joints) in enumerate(zip(table.rows, values, strict=True)):
         where, cells = f"{path}: {row[0]}", row[2]
-        at = number if not frame else whole_number(cells[frame])
+        at = number if not frame else whole_number(cells[frame].removesuffix(".0"))  # as pandas writes it
         if at is None:
             raise DataError(f"{where}: frame {cells[frame]!r} is no number")
         key = (at, cells[person].strip() if person else "")
@@ -63,7 +64,7 @@ def read_mediapipe_csv(path: Path, name: str) -> list[Recording]:
 
 def _values(where: str, cells: Sequence[str]) -> list[float]:
     try:
-        return [float(cell) if cell.strip() else np.nan for cell in cells]
+        return [to_number(cell) if cell.strip() else np.nan for cell in cells]
     except ValueError:
         raise DataError(f"{where}: not numbers: {', '.join(cells)[:120]}") from None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from dust.convert.mistakes import forms
 from dust.convert.mistakes.session import DONE, OMITTED, UNDONE, WRONG, Session, Sessions
 from dust.convert.procedures import ProcedureConversion
-from dust.convert.splits import refuse_overwriting
+from dust.convert.splits import make_folder, refuse_overwriting
 from dust.datasets.keystep.data import ProcedureData, Recording, check_procedure
 from dust.datasets.keystep.files import MISTAKES, PROCEDURE, RECORDINGS, STATES, STEPS, write_own
 from dust.datasets.manifest.manifest import SPLITS
@@ -90,7 +90,7 @@ def convert_mistakes(
     unsaid = sum(not one.split for one in items)
     if unsaid:
         notes.append(f"{unsaid} recordings have no split, they are of train: see the column split of {RECORDINGS}")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     ordered = {split: splits[split] for split in SPLITS if split in splits}
     write_own(out, ordered)
     every = [one for data in ordered.values() for one in data.recordings]

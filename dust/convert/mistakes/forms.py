@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dust.convert.mistakes.session import DONE, OMITTED, UNDONE, WRONG, Event, Session, Sessions
+from dust.datasets.manifest.annotated import annotation_files
 from dust.datasets.manifest.annotation import to_seconds, to_split
 from dust.datasets.manifest.table import read_lines
 from dust.utils.errors import DataError, Problems
-from dust.utils.files import natural_order, read_text
+from dust.utils.files import read_text
 from dust.utils.structured import read_json
 
 ASSEMBLY101_FPS = 30.0  # of its annotated frames
@@ -25,7 +26,7 @@ def read_assembly101(root: Path) -> Sessions:
     ("wrong order", "previous one is mistake", "shouldn't have happened") is out of order. The toy is the procedure.
     """
     found, problems = Sessions(), Problems()
-    for path in _files(root, ".csv"):
+    for path in annotation_files(root, (".csv",)):
         toy, actor = _TOY.search(path.stem), _ACTOR.search(path.stem)
         one = Session(path.stem, toy[1] if toy else "toy", group=actor[1] if actor else "")
         for row, _, cells in read_lines(path, problems, where="row {}", separator=","):
@@ -202,7 +203,7 @@ def read_ata(root: Path) -> Sessions:
     """
     folder = root / "groundTruth" if (root / "groundTruth").is_dir() else root
     found, splits, problems = Sessions(), _bundles(root), Problems()
-    for path in _files(folder, ".txt"):
+    for path in annotation_files(folder, (".txt",)):
         labels = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         if not labels:
             problems.add("a file without labels", path.name)
@@ -227,15 +228,6 @@ def _bundles(root: Path) -> dict[str, str]:
 def clean(text: Any) -> str:
     """A step's name as a column of csv has it."""
     return " ".join(str(text).replace(",", " ").split())
-
-
-def _files(root: Path, ending: str) -> list[Path]:
-    if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder")
-    found = sorted((p for p in root.iterdir() if p.suffix == ending and not p.name.startswith(".")), key=natural_order)
-    if not found:
-        raise DataError(f"{root}: no file that ends in {ending}")
-    return found
 
 
 def _mapping(value: Any, path: Path, what: str) -> dict[str, Any]:

@@ -103,7 +103,12 @@ class RecordingFrames(Dataset[Any]):
     def from_config(
         cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
-        return {"data": procedures_of(cfg, split, labels=False), "reader": FrameReader.of(cfg)}
+        return {"data": procedures_of(cfg, split, labels=False), **cls.reading_from_config(cfg)}
+
+    @classmethod
+    def reading_from_config(cls, cfg) -> dict[str, Any]:
+        """How recordings are read, whichever they are."""
+        return {"reader": FrameReader.of(cfg)}
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -146,12 +151,10 @@ class RecordingClips(RecordingFrames):
         self.num_frames, self.sampling_rate, self.target_fps = num_frames, sampling_rate, target_fps
 
     @classmethod
-    def from_config(
-        cls, cfg, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
-    ) -> dict[str, Any]:
+    def reading_from_config(cls, cfg) -> dict[str, Any]:
         data = cfg.DATA
         sampling = {"num_frames": data.NUM_FRAMES, "sampling_rate": data.SAMPLING_RATE, "target_fps": data.TARGET_FPS}
-        return {**super().from_config(cfg, split, class_names, views=views), **sampling}
+        return {**super().reading_from_config(cfg), **sampling}
 
     def piece(self, index: int, frames: Sequence[int]) -> Any:
         """Return the clips that end in these frames."""

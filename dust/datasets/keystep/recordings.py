@@ -13,7 +13,13 @@ from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.files import RECORDINGS, ProcedureData, Recording
 from dust.datasets.keystep.frames import PIECE, FrameReader, names_of_outputs, procedures_of
 from dust.datasets.keystep.layouts import read_object_states
-from dust.datasets.keystep.windows import EmbeddingWindows, check_components, checked_names, expected_embeddings
+from dust.datasets.keystep.windows import (
+    EmbeddingWindows,
+    WindowRules,
+    check_components,
+    checked_names,
+    expected_embeddings,
+)
 from dust.datasets.sample import BadClip
 from dust.decode.reader import open_clip
 from dust.procedure.graph import ProcedureGraph, required_steps
@@ -92,15 +98,21 @@ class ProcedureRecordings(Dataset[Any]):
         return {**whole, "exe_mode": cfg.KEYSTEP.EXE_MODE}
 
     @classmethod
-    def for_clips(cls, cfg, manifest: ProcedureData, fitted: Mapping[str, Any]) -> "ProcedureRecordings":
-        """A test's dataset of new recordings of videos. ConfigError for a model of stored embeddings."""
-        if cfg.KEYSTEP.DTYPE != "video":
-            raise ConfigError(
-                f"KEYSTEP.DTYPE {cfg.KEYSTEP.DTYPE}: a new video has no stored embeddings; predict with the stage "
-                "whose KEYSTEP.DTYPE is video"
-            )
-        objects = cfg.KEYSTEP.DECODE.MODE in OBJECTS
-        return cls(data=manifest, reader=FrameReader.of(cfg), objects=objects, exe_mode=cfg.KEYSTEP.EXE_MODE)
+    def for_clips(
+        cls, cfg, manifest: ProcedureData, fitted: Mapping[str, Any], features: Any = None
+    ) -> "ProcedureRecordings":
+        """A test's dataset of new recordings of videos.
+
+        Args:
+            features: of KEYSTEP.DTYPE ``embedding``: their embeddings, with the face of a FeatureStore.
+        """
+        more = {"objects": cfg.KEYSTEP.DECODE.MODE in OBJECTS, "exe_mode": cfg.KEYSTEP.EXE_MODE}
+        if cfg.KEYSTEP.DTYPE == "video":
+            return cls(data=manifest, reader=FrameReader.of(cfg), **more)
+        if features is None:
+            raise ConfigError(f"KEYSTEP.DTYPE {cfg.KEYSTEP.DTYPE}: a new video has no stored embeddings")
+        stored = {"data": manifest, "rules": WindowRules.of(cfg), "features": features, "dim": cfg.KEYSTEP.EMBED_DIM}
+        return cls(data=manifest, embeddings=stored, fitted=fitted, **more)
 
     @classmethod
     def look_ahead(

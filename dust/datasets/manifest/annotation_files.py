@@ -78,7 +78,7 @@ def read_activitynet(path: Path) -> Annotated:
                 problems.add("a segment is [start, end]", f"{where}: {piece.get('segment')!r}")
                 continue
             start, end = (to_seconds(value, where, problems) for value in ends)
-            sure = to_seconds(piece.get("score", 1.0), where, problems)
+            sure = to_seconds(piece.get("score", 1.0), f"{where}: score", problems)
             label, split = piece.get("label"), to_split(facts.get("subset"))
             label = "" if label is None else str(label)
             found.items.append(Annotation(video_name(str(name)), start, end, label, split, confidence=sure))
