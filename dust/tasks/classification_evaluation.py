@@ -25,6 +25,7 @@ from dust.tasks.task import NONE, Answer, Evaluation, Outputs
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv
 from dust.utils.metrics import ensemble_views, named_metrics, per_class_report, ranked_metrics
+from dust.utils.records import KeptPairs
 from dust.utils.statistics import (
     Interval,
     apply_temperature,
@@ -237,9 +238,10 @@ class ClassificationEvaluation(Evaluation):
                 f"TEST.CALIBRATE: {len(self._records)} clips with {len(self.class_names)} classes each are too many to "
                 "fit a temperature of several labels; set it False, or take fewer clips of val"
             )
-        temperature = fit_temperature_to(self._blocks)
+        blocks = KeptPairs(self._blocks(), getattr(self._records, "folder", None))
+        temperature = fit_temperature_to(lambda: blocks)
         before = self.report()["calibration"]
-        after = asdict(softened_calibration(self._blocks, temperature))
+        after = asdict(softened_calibration(lambda: blocks, temperature))
         return {"temperature": temperature, "before": before, "after": after}
 
     def _blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

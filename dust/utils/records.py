@@ -5,11 +5,14 @@ import hmac
 import os
 import pickle
 import struct
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from dust.utils.errors import DataError
 from dust.utils.files import open_file
@@ -79,6 +82,11 @@ class JoinedRecords(Sequence[Record]):
     def __init__(self, parts: Iterable[Part]) -> None:
         self.parts = list(parts)
 
+    @property
+    def folder(self) -> str | None:
+        """Where they are, or some of them; None where none is in a file."""
+        return next((os.path.dirname(part.path) for part in self.parts if part.path), None)
+
     def __len__(self) -> int:
         return sum(part.count for part in self.parts)
 
@@ -93,6 +101,35 @@ class JoinedRecords(Sequence[Record]):
             return next(islice(iter(self), whole, None))
         wanted = list(self)
         return [wanted[number] for number in whole]
+
+
+class KeptPairs:
+    """Pairs of arrays that come one after the other, to be gone through again and again: in memory while they are few,
+    then in a file without a name.
+
+    Args:
+        pairs: is read once.
+        folder: for the file; None for the system's own.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]], folder: str | None = None) -> None:
+        self.file: Any = tempfile.SpooledTemporaryFile(HELD_BYTES, dir=folder)  # noqa: SIM115 - it lives as long
+        self.count = 0
+        try:
+            for self.count, pair in enumerate(pairs, start=1):
+                for array in pair:
+                    np.save(self.file, array, allow_pickle=False)
+        except OSError as error:
+            where = folder or tempfile.gettempdir()
+            raise DataError(f"{where}: cannot be written to: {error.strerror or error}; free space there") from error
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self.file.seek(0)
+        for _ in range(self.count):
+            yield np.load(self.file, allow_pickle=False), np.load(self.file, allow_pickle=False)
 
 
 class Records(JoinedRecords):

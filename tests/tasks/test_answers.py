@@ -10,6 +10,7 @@ from dust.tasks import answers
 from dust.tasks.classification import Classification
 from dust.tasks.probe import ProbeGrid
 from dust.tasks.verb_noun import VerbNoun
+from dust.utils import records
 from dust.utils.metrics import METRIC_REGISTRY, multilabel_metrics, per_class_report
 from dust.utils.records import Records, joined_records
 from dust.utils.statistics import mean_intervals
@@ -74,6 +75,7 @@ def test_files_and_processes_change_nothing(case, tmp_path, monkeypatch):
     whole.replace_records(whole.records())
     wanted = all_it_says(whole, tmp_path / "whole")
     monkeypatch.setattr(answers, "BLOCK_CELLS", 4 * K)
+    monkeypatch.setattr(records, "HELD_BYTES", 1)
     for shares in ([60], [1, 0, 29, 30]):
         parts, condensed, number = [], [], 0
         for rank, count in enumerate(shares):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from dust.utils import records
 from dust.utils.errors import DataError
-from dust.utils.records import JoinedRecords, Records, joined_records
+from dust.utils.records import JoinedRecords, KeptPairs, Records, joined_records
 
 
 def record(number):
@@ -96,3 +97,19 @@ def test_what_this_run_has_not_written_is_never_unpickled(tmp_path):
         with pytest.raises(DataError, match="not what this run has written"):
             list(own)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("held_bytes", [1, 1 << 20])
+def test_pairs_of_arrays_are_read_once_and_given_as_often_as_is_asked(tmp_path, monkeypatch, held_bytes):
+    monkeypatch.setattr(records, "HELD_BYTES", held_bytes)
+    made = [(np.random.default_rng(n).random((n, 3), dtype=np.float32), np.arange(n)) for n in (4, 1, 7)]
+    kept = KeptPairs(iter(made), str(tmp_path))
+    for _ in range(3):
+        for one, other in zip(kept, made, strict=True):
+            for a, b in zip(one, other, strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_array_equal(a, b)
+    assert not list(tmp_path.iterdir()), "the file has no name"
+    if held_bytes == 1:
+        with pytest.raises(DataError, match="nowhere: cannot be written to: "):
+            KeptPairs(iter(made), str(tmp_path / "nowhere"))

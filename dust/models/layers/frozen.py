@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
 
 ACTIVATIONS = ("gelu", "quick_gelu")
 
@@ -79,9 +80,10 @@ def hash_once(model: nn.Module, tensors: Sequence[torch.Tensor], compute: Callab
     """``compute()``, the hash of ``tensors`` of ``model``; that of the call before if nobody wrote to them since.
 
     170 M frozen numbers take a second or more, at every save and in every process. Nothing is kept of tensors that
-    learn: fused optimizers do not count what they write. Nor do writes to ``tensor.data`` count.
+    learn: fused optimizers do not count what they write. Nor of inference tensors, of which nothing is counted. What
+    nobody can see is a write to ``tensor.data`` itself (``tensor.data.mul_(2)``): write to the tensor instead.
     """
-    if any(tensor.requires_grad for tensor in tensors):
+    if any(tensor.requires_grad or tensor.is_inference() for tensor in tensors):
         _KNOWN.pop(model, None)
         return compute()
     marks = [_mark(tensor) for tensor in tensors]
@@ -91,6 +93,11 @@ def hash_once(model: nn.Module, tensors: Sequence[torch.Tensor], compute: Callab
 
 
 def _mark(tensor: Any) -> tuple[Any, ...]:
-    """What is another after each change of a tensor: which it is, where it lies, how often it was written to."""
+    """What is another after each change of a tensor: which it is, where it lies, how often it was written to.
+
+    ``module.half().float()`` gives a tensor other numbers and counts nothing, and these may lie where the old ones did.
+    But no storage is mistaken for another as long as there is a weak reference to it.
+    """
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of one that is shared out, our part
-    return id(tensor), tensor.dtype, local.data_ptr(), tensor._version
+    where = local.data_ptr(), StorageWeakRef(local.untyped_storage())
+    return id(tensor), tensor.dtype, tuple(tensor.shape), where, tensor._version

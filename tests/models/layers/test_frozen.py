@@ -1,10 +1,11 @@
 """The hidden layer of a frozen MLP: the same numbers and gradients as the plain one, and nothing kept but its input."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dust.models.layers.frozen import frozen_hidden
+from dust.models.layers.frozen import frozen_hidden, hash_once, sha256_of_tensors
 
 PLAIN = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 each_activation = pytest.mark.parametrize("activation", PLAIN)
@@ -71,3 +72,34 @@ def test_autocast(activation):
     (one,), (other,) = (torch.autograd.grad(out.float().sum(), x) for out in (ours, plain))
     assert one.dtype == torch.float32
     torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
+
+
+def test_a_hash_is_kept_until_a_tensor_is_another():
+    model = torch.nn.Linear(3, 2).requires_grad_(False)
+    calls = []
+
+    def asked():
+        tensors = dict(model.named_parameters())
+        found = hash_once(model, [*tensors.values()], lambda: calls.append(1) or sha256_of_tensors(tensors))
+        assert found == sha256_of_tensors(tensors)
+        return len(calls)
+
+    assert [asked(), asked()] == [1, 1]
+    model.weight.mul_(2)  # counted by torch
+    assert [asked(), asked()] == [2, 2]
+    memory = np.zeros((2, 3), np.float32)
+    model.weight.data = torch.from_numpy(memory)
+    assert [asked(), asked()] == [3, 3]
+    model.weight.data = torch.zeros(2, 3)
+    memory += 1  # other numbers at the same place, as an allocator may give it again; torch counts nothing
+    model.weight.data = torch.from_numpy(memory)
+    assert [asked(), asked()] == [4, 4]
+    model.weight.data = model.weight.data.view(3, 2)
+    assert [asked(), asked()] == [5, 5]
+    before = model.half().float().weight
+    assert asked() == 6 and before is model.weight
+    model.requires_grad_(True)
+    assert [asked(), asked()] == [7, 8], "nothing is kept of what learns"
+    with torch.inference_mode():
+        model = torch.nn.Linear(3, 2).requires_grad_(False)
+    assert [asked(), asked()] == [9, 10], "nor of what torch does not count"
