@@ -100,8 +100,8 @@ def _common(a: Results, b: Results, notes: list[str]) -> tuple[Results, Results]
     if len(of_a) < len(a.ids) or len(of_a) < len(b.ids):
         hashes = [sha256_of_text("\n".join(sorted(one.ids)))[:8] for one in (a, b)]
         notes.append(
-            f"compared on the {len(of_a)} {a.kind} that both have: {a.name} was tested on {len(a.ids)} (ids {hashes[0]}), "
-            f"{b.name} on {len(b.ids)} (ids {hashes[1]})"
+            f"compared on the {len(of_a)} {a.kind} that both have: {a.name} was tested on {len(a.ids)} (ids "
+            f"{hashes[0]}), {b.name} on {len(b.ids)} (ids {hashes[1]})"
         )
     of_b = np.array([place[a.ids[index]] for index in of_a])
     return a.rows(of_a), b.rows(of_b)
