@@ -146,7 +146,7 @@ class Match:
     def same(self) -> bool:
         """Whether both are one recording."""
         if self.moves < STILL:
-            return self.left <= LEFT
+            return self.left <= LEFT or (self.picture >= PICTURE and self.movement >= SLOWLY)
         visible = self.moves**2 / (self.moves**2 + NOISE**2)
         asked = SLOWLY if self.moves < SLOW and self.picture < EQUAL else MOVEMENT
         return self.picture >= PICTURE and self.movement >= asked * visible
