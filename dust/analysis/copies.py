@@ -7,13 +7,20 @@ space, and two correlations are asked: of the pictures, and of what is left of t
 """
 
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from dust.decode.clip import ClipReader
 from dust.decode.pixels import FrameRequest
+from dust.utils.logging import progress
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 RATE = 12.0  # pictures a second, about: whole steps of a clip's frames
 MOST = 48  # pictures of a clip, around its middle
@@ -28,18 +35,25 @@ PICTURE, MOVEMENT = 0.9, 0.8  # correlations from which on a pair is one recordi
 #: unless the pictures are as equal as two moments are not.
 SLOW, SLOWLY, EQUAL = 2.5, 0.92, 0.995
 NOISE = 0.5  # grey levels that coding changes in small pictures: it takes its share of what little movement there is
-STILL, ALIKE = 0.5, 0.988  # where no more grey levels than these move, pictures decide, and must be so alike
+#: Where no more grey levels than these move, the mean pictures decide, laid over each other as well as can be: what one
+#: does not say of the other, whatever was done to its brightness and contrast, is at most this share of what it shows.
+#: Of two takes of a camera that stands still, light, shadows and what was put down leave more.
+STILL, LEFT = 1.0, 0.075
+FINE = 24  # pixels of a side of such a mean picture
+TIMED = 32  # of the clips and pairs, by which it is said how long all take
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 Window = tuple[float, float, float]  # share of both sides, and where it begins: down, right; of the whole side
+WHOLE: Window = (1.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A clip as grey pictures (T, SIDE, SIDE) uint8, ``step`` seconds apart."""
+    """A clip as grey pictures (T, SIDE, SIDE) uint8, ``step`` seconds apart; their mean is (2 SIDE, 2 SIDE) float32."""
 
     pictures: np.ndarray
     step: float
+    mean: np.ndarray
 
 
 def sketch(reader: ClipReader) -> Sketch:
@@ -51,8 +65,9 @@ def sketch(reader: ClipReader) -> Sketch:
     at_once = max(1, PIXELS_AT_ONCE // (reader.height * reader.width))
     pieces = (FrameRequest(numbers[begin : begin + at_once]) for begin in range(0, count, at_once))
     pictures = (picture for piece in pieces for picture in reader.read([piece])[0])
-    small = np.stack([_fit(picture.astype(np.float32) @ LUMA, (1.0, 0.0, 0.0), SIDE) for picture in pictures])
-    return Sketch(small.round().clip(0, 255).astype(np.uint8), every / (reader.fps or RATE))
+    fine = np.stack([_fit(picture.astype(np.float32) @ LUMA, WHOLE, 2 * SIDE) for picture in pictures])
+    small = fine.reshape(count, SIDE, 2, SIDE, 2).mean(axis=(2, 4)).round().clip(0, 255).astype(np.uint8)
+    return Sketch(small, every / (reader.fps or RATE), fine.mean(axis=0))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -75,7 +90,7 @@ def _fit(pictures: np.ndarray, window: Window, size: int) -> np.ndarray:
 
 def windows(scales: Sequence[float], places: int) -> list[Window]:
     """The whole, and windows of these scales at ``places`` x ``places`` places each."""
-    found: list[Window] = [(1.0, 0.0, 0.0)]
+    found: list[Window] = [WHOLE]
     for scale in scales:
         at = np.linspace(0, 1 - scale, places)
         found += [(scale, float(down), float(right)) for down in at for right in at]
@@ -114,11 +129,13 @@ def candidates(means: np.ndarray, *, count: int = CANDIDATES) -> Iterator[tuple[
 
 @dataclass(frozen=True)
 class Match:
-    """How well one clip lies over another: correlations of pictures and of movement, and grey levels that move."""
+    """How well one clip lies over another: correlations of pictures and of movement, and grey levels that move; where
+    little does, what is ``left`` of one mean picture that the other does not say (0..1)."""
 
     picture: float = -1.0
     movement: float = -1.0
     moves: float = 0.0
+    left: float = 1.0
 
     @property
     def both(self) -> float:
@@ -129,7 +146,7 @@ class Match:
     def same(self) -> bool:
         """Whether both are one recording."""
         if self.moves < STILL:
-            return self.picture >= ALIKE
+            return self.left <= LEFT or (self.picture >= PICTURE and self.movement >= SLOWLY)
         visible = self.moves**2 / (self.moves**2 + NOISE**2)
         asked = SLOWLY if self.moves < SLOW and self.picture < EQUAL else MOVEMENT
         return self.picture >= PICTURE and self.movement >= asked * visible
@@ -141,7 +158,7 @@ def compare(one: Sketch, other: Sketch) -> Match:
     pair = [_paced(sketch_, step) for sketch_ in (one, other)]
     begun: list[tuple[Match, int, np.ndarray, np.ndarray, Window]] = []
     for outer, inner in (pair, pair[::-1]):
-        inside = _fit(inner, (1.0, 0.0, 0.0), SMALL)
+        inside = _fit(inner, WHOLE, SMALL)
         fits = _all_windows(outer.mean(axis=0)) @ _rows(inside.mean(axis=0))
         for window in dict.fromkeys([0, *np.argsort(-fits)[:2].tolist()]):
             for match, shift in _in_time(_fit(outer, WINDOWS[window], SMALL), inside):
@@ -151,7 +168,29 @@ def compare(one: Sketch, other: Sketch) -> Match:
         if match.picture >= PICTURE - 0.2 and (match.movement >= MOVEMENT - 0.4 or match.moves < SLOW):
             match = _in_space(outer, inside, shift, window, match)
         best = max(best, match, key=lambda one_: one_.both)
+    if best.moves < STILL and best.picture >= PICTURE:
+        best = replace(best, left=_left_of_means(one.mean, other.mean))
     return best
+
+
+def _left_of_means(one: np.ndarray, other: np.ndarray) -> float:
+    """Lay two mean pictures over each other, each in windows of the other; what is left at the best."""
+    best = 1.0
+    for outer, inner in ((one, other), (other, one)):
+        inside = _fit(inner, WHOLE, FINE)
+        likely = int((_all_windows(_fit(outer, WHOLE, SIDE)) @ _rows(_fit(inner, WHOLE, SMALL))).argmax())
+        for number in {0, likely}:
+            fits = functools.partial(_explained, outer, inside)
+            best = min(best, 1 - _climb(WINDOWS[number], fits(WINDOWS[number]), fits)[1])
+    return best
+
+
+def _explained(outer: np.ndarray, inside: np.ndarray, window: Window) -> float:
+    """The share of a window's deviation that some curve of grey levels (a cubic) makes of the other picture."""
+    picture, levels = _fit(outer, window, FINE), (inside.ravel() - 128.0) / 64.0
+    curve = np.stack([levels**power for power in range(4)], axis=1)
+    rest = picture.ravel() - curve @ np.linalg.lstsq(curve, picture.ravel(), rcond=None)[0]
+    return 1 - float(rest.std() / max(picture.std(), 1e-6))
 
 
 def _paced(one: Sketch, step: float) -> np.ndarray:
@@ -219,23 +258,34 @@ _STEPS = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
 
 
 def _in_space(outer: np.ndarray, inner: np.ndarray, shift: int, window: Window, match: Match) -> Match:
-    """Move and scale the window in ever smaller steps while the match gets better."""
+    """Move and scale the window while the match gets better."""
     first, last = max(shift, 0), min(len(outer), shift + len(inner))
     outer, b = outer[first:last], _centred(inner[first - shift : last - shift])
-    for step in (0.04, 0.02, 0.01, 0.005):
+
+    def at(there: Window) -> Match:
+        return _at(_centred(_fit(outer, there, SMALL)), b, 0)
+
+    window, both = _climb(window, match.both, lambda there: at(there).both)
+    return at(window) if both > match.both else match
+
+
+def _climb(window: Window, value: float, fits: Callable[[Window], float]) -> tuple[Window, float]:
+    """Move and scale a window in ever smaller steps while it fits better; that window, and how well it fits."""
+    for step in (0.04, 0.02, 0.01, 0.005, 0.0025):
         better = True
         while better:
             better = False
             for grows, falls, goes in _STEPS:
                 share = window[0] + grows * step
-                # around the same middle
-                there = (share, window[1] + (falls - grows / 2) * step, window[2] + (goes - grows / 2) * step)
-                if not 0.5 < share <= 1 or min(there[1:]) < -1e-9 or max(there[1:]) > 1 - share + 1e-9:
+                # around the same middle, where there is room
+                down, right = window[1] + (falls - grows / 2) * step, window[2] + (goes - grows / 2) * step
+                there = (share, min(max(down, 0.0), 1 - share), min(max(right, 0.0), 1 - share))
+                if not 0.5 < share <= 1 or there == window:
                     continue
-                found = _at(_centred(_fit(outer, there, SMALL)), b, 0)
-                if found.both > match.both:
-                    window, match, better = there, found, True
-    return match
+                found = fits(there)
+                if found > value:
+                    window, value, better = there, found, True
+    return window, value
 
 
 def same_recordings(sketches: Sequence[Sketch]) -> list[tuple[int, int, float]]:
@@ -243,5 +293,23 @@ def same_recordings(sketches: Sequence[Sketch]) -> list[tuple[int, int, float]]:
     if len(sketches) < 2:
         return []
     means = np.array([one.pictures.mean(axis=0) for one in sketches], np.float32)
-    pairs = ((i, j, compare(sketches[i], sketches[j])) for i, j in candidates(means))
-    return sorted(((i, j, match.picture) for i, j, match in pairs if match.same), key=lambda pair: -pair[2])
+    pairs = list(candidates(means))
+
+    def match(pair: tuple[int, int]) -> Match:
+        return compare(*(sketches[index] for index in pair))
+
+    say_how_long("pairs of clips are compared", pairs, match)
+    matches = ((*pair, match(pair)) for pair in progress(pairs, desc="comparing", unit="pair"))
+    return sorted(((i, j, one.picture) for i, j, one in matches if one.same), key=lambda pair: -pair[2])
+
+
+def say_how_long(what: str, items: Sequence[Item], work: Callable[[Item], object], *, at_once: int = 1) -> None:
+    """Log how long work will take, ``at_once`` of the items at a time, by some of them; nothing where they are few."""
+    if len(items) < 20 * TIMED:
+        return
+    some = items[:: -(-len(items) // TIMED)]
+    begun = time.perf_counter()
+    for item in some:
+        work(item)
+    minutes = (time.perf_counter() - begun) / len(some) * len(items) / at_once / 60
+    logger.info("%d %s: about %s", len(items), what, f"{minutes:.0f} minutes" if minutes >= 1 else "a minute or less")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dust.analysis.copies import Sketch, same_recordings, sketch
+from dust.analysis.copies import Sketch, same_recordings, say_how_long, sketch
 from dust.analysis.curate import (
     LabelIssue,
     families,
@@ -20,16 +20,20 @@ from dust.analysis.curate import (
     out_of_fold,
     outliers,
 )
-from dust.analysis.predictions import PREDICTIONS, Results, read_results
+from dust.analysis.predictions import CONFIG, PREDICTIONS, Results, read_results
+from dust.config import flatten, read_written
 from dust.datasets.manifest.manifest import Clip, available_splits, read_manifest
 from dust.decode.reader import open_clip
 from dust.decode.segment import part_of
 from dust.utils.errors import DataError, VideoError
 from dust.utils.features import FeatureStore
 from dust.utils.files import write_csv
+from dust.utils.logging import progress
 
 #: Outliers and clips to label next that are listed.
 LISTED = 50
+#: Tasks that ask for no label, so that features know nothing of them.
+WITHOUT_LABELS = ("Contrastive", "Masked")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Curated:
         unsure: clips that have a label and are hardest to tell.
         unlabelled: clips without one, in the order in which labels would help most.
         seen: clips whose pictures told copies; of the others features did.
+        learnt: whether the features are of a model that had learnt these labels, and may vouch for wrong ones.
     """
 
     ids: list[str]
@@ -55,6 +60,7 @@ class Curated:
     unsure: list[int]
     unlabelled: list[int]
     seen: int = 0
+    learnt: bool = False
 
 
 def curate(
@@ -108,7 +114,17 @@ def curate(
     distance = outliers(unit)
     odd = [(int(index), float(distance[index])) for index in np.argsort(-distance, kind="stable")[:LISTED]]
     unlabelled = label_next(unit, known, count=LISTED) if not known.all() else []
-    return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled, len(there))
+    learnt = has_learnt_labels(Path(features), data)
+    return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled, len(there), learnt)
+
+
+def has_learnt_labels(run: Path, data: str) -> bool:
+    """Whether a run that extracted features was trained on the labels of a data folder."""
+    config = flatten(read_written(run / CONFIG))
+    trained = next((run / "checkpoints").glob("*"), None) is not None
+    root = str(config.get("DATA.PATH_TO_DATA_DIR", ""))
+    here = bool(root) and Path(root).resolve() == Path(data).resolve()
+    return trained and here and config.get("TASK") not in WITHOUT_LABELS
 
 
 def _sketches(clips: Sequence[Clip]) -> list[Sketch | None]:
@@ -121,8 +137,10 @@ def _sketches(clips: Sequence[Clip]) -> list[Sketch | None]:
         except VideoError:
             return None
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(draw, clips))
+    at_once = min(4, os.cpu_count() or 1)
+    say_how_long("clips are drawn", clips, draw, at_once=at_once)
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(progress(pool.map(draw, clips), desc="drawing", total=len(clips), unit="clip"))
 
 
 def _has_answers_only(run: Path) -> bool:

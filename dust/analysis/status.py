@@ -14,6 +14,7 @@ from dust.config import flatten, read_written
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order, open_file, read_bytes
 from dust.utils.structured import read_json
+from dust.utils.text import printable
 
 #: A run that has written nothing for so many seconds is taken for lost.
 SIGN_OF_LIFE_S = 600.0
@@ -186,14 +187,14 @@ def table_of(runs: list[RunStatus], root: Path, *, width: int = 100) -> str:
     for run in runs:
         name = str(run.path.relative_to(root)) if run.path != root else run.path.resolve().name
         epoch = "-" if run.epoch is None else f"{run.epoch}/{run.epochs}"
-        rows.append((name, run.state, epoch, run.best or "-", f"{_ago(run.silent_s)} ago", run.where or "-"))
+        rows.append((printable(name), run.state, epoch, run.best or "-", f"{_ago(run.silent_s)} ago", run.where or "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     of_rows: list[RunStatus | None] = [None, *runs]
     for row, one in zip(rows, of_rows, strict=True):
         lines.append("  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip())
         if one is not None and one.state != "finished" and one.last:
-            lines.append(f"    {one.last[:width]}")
+            lines.append(f"    {printable(one.last.strip())[:width]}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,8 @@ Nothing is changed: lists are written, and corrections.csv. Read it before DATA.
 """
 
 import argparse
+import logging
+import sys
 from pathlib import Path
 
 from dust.cli.command import command
@@ -29,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from dust.analysis.curation import curate, write_curated
 
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dust.analysis").setLevel(logging.INFO)  # how long it will take
     found = curate(
         args.features,
         args.data,
@@ -47,6 +51,11 @@ def run(args: argparse.Namespace) -> None:
     for one in found.issues[:5]:
         names = found.class_names[one.given], found.class_names[one.suggested]
         print(f"  {found.ids[one.index]}: {names[0]} ({one.own:.2f}), looks like {names[1]} ({one.other:.2f})")
+    if found.learnt:
+        print(
+            "  the model of these features had learnt these labels, and may vouch for wrong ones. Surer: train with "
+            "--folds 5, and curate OUTPUT_DIR/pooled"
+        )
     for path in write_curated(found, Path(args.out)):
         print(f"wrote {path}")
 

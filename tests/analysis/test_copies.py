@@ -52,6 +52,35 @@ def test_another_moment_of_a_scene_is_no_copy():
     assert compare(drawn(still), drawn(still[5:])).same, "what does not move is told by its picture"
 
 
+def test_takes_of_a_camera_before_which_nothing_moves():
+    """A copy has the same picture, of whatever brightness; another take has other light, or a thing more."""
+    rng = np.random.default_rng(11)
+    coarse, fine = rng.uniform(30, 200, (12, 12)), rng.normal(0, 9, (48, 48))
+    ground = np.kron(coarse, np.ones((8, 8))) + np.kron(fine, np.ones((2, 2)))
+
+    def take(picture):
+        frames = picture + rng.normal(0, 2, (20, *picture.shape))
+        return drawn(np.repeat(frames[..., None], 3, axis=-1).clip(0, 255).astype(np.uint8))
+
+    original, shadow, thing = take(ground), ground.copy(), ground.copy()
+    shadow[:, 48:] *= 0.8
+    thing[60:68, 40:48] = 20
+    for copy in (ground, ground[6:90, 4:88], 255 * (ground.clip(0, 255) / 255) ** 0.8, 0.7 * ground + 20):
+        assert compare(original, take(copy)).same
+    for other in (shadow, thing):
+        assert not compare(original, take(other)).same
+
+
+def test_how_long_it_takes_is_said_of_many_pairs(monkeypatch, caplog):
+    monkeypatch.setattr(copies, "TIMED", 1)
+    done = []
+    with caplog.at_level("INFO", "dust.analysis"):
+        copies.say_how_long("clips are drawn", range(19), done.append)
+        assert not done and not caplog.messages
+        copies.say_how_long("clips are drawn", range(20), done.append)
+    assert done == [0] and caplog.messages == ["20 clips are drawn: about a minute or less"]
+
+
 def test_pairs_are_those_of_a_slow_search(monkeypatch):
     sketches = [drawn(scene(seed)[start : start + 30]) for seed in range(6) for start in (0, 5)]
     means = np.array([one.pictures.mean(axis=0) for one in sketches], np.float32)
@@ -82,7 +111,7 @@ def test_a_clip_of_one_picture():
     one = drawn(scene(5, 1))
     assert one.pictures.shape == (1, copies.SIDE, copies.SIDE)
     assert compare(one, one).same and not compare(one, drawn(scene(6, 1))).same
-    black = Sketch(np.zeros((3, copies.SIDE, copies.SIDE), np.uint8), 0.1)
+    black = Sketch(np.zeros((3, copies.SIDE, copies.SIDE), np.uint8), 0.1, np.zeros((96, 96), np.float32))
     assert not compare(black, one).same
 
 

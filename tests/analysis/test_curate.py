@@ -1,5 +1,7 @@
 """Curating by features: planted copies and flipped labels are found, and nothing else is."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -153,3 +155,18 @@ def test_a_folder_without_features_says_how_to_get_some(kitchen, capsys):
     folder, _ = kitchen
     assert main(["curate", str(folder / "none"), str(folder)]) == 2
     assert "FEATURES.ENABLE True" in capsys.readouterr().err
+
+
+def test_features_of_a_model_that_learnt_the_labels_are_told(kitchen, capsys):
+    folder, _ = kitchen
+
+    def said(**config):
+        (folder / "config.yaml").write_text(json.dumps({"DATA": {"PATH_TO_DATA_DIR": str(folder)}, **config}))
+        assert main(["curate", str(folder), str(folder), "-o", str(folder / "out"), "--no-pictures"]) == 0
+        return "had learnt these labels" in capsys.readouterr().out
+
+    assert not said(), "published weights"
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "epoch_1.pyth").touch()
+    assert said() and said(TASK="Classification")
+    assert not said(TASK="Masked") and not said(DATA={"PATH_TO_DATA_DIR": "elsewhere"})

@@ -85,6 +85,12 @@ def test_damaged_files_do_not_end_the_list(tmp_path):
     assert read_status(folder).state == "interrupted"
 
 
+def test_names_and_last_lines_steer_no_terminal(tmp_path):
+    run(tmp_path / "a\x1b[2J", log="\x1b]0;title\x07\x19 loading\n")
+    table = table_of(find_runs(tmp_path), tmp_path)
+    assert "a\\x1b[2J" in table and "\\x07\\x19 loading" in table and "\x1b" not in table
+
+
 def test_the_sub_command(tmp_path, capsys):
     run(tmp_path / "kitchen", epoch=3)
     assert main(["status", str(tmp_path)]) == 0
