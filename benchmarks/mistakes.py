@@ -26,6 +26,7 @@ CLIPS += ["DATA.SAMPLING_RATE", "1", "DATA.TARGET_FPS", "10", "FEATURES.STRIDE",
 SPATIAL = ["KEYSTEP.CONTRAST.N_CLASSES", "10", "KEYSTEP.CONTRAST.N_REAL", "3", "KEYSTEP.CONTRAST.N_ITERS", "60"]
 SPATIAL += ["SOLVER.BASE_LR", "0.002", "TRAIN.EVAL_PERIOD", "0"]
 FIGURES = ("f1", "pos", "tau_s", "mistake_recall", "mistake_precision", "false_alarms_per_hour", "mistake_delay_s")
+OF_KINDS = ("recall_wrong", "recall_omitted", "auc_wrong")
 
 
 def generate(folder: Path, hours: float, recordings: int) -> None:
@@ -57,8 +58,8 @@ def run(stage: str, data: Path, out: Path, seed: int, *more: str) -> None:
         raise DustError(f"{out}: the stage did not end well")
 
 
-def measure(folder: Path, seed: int, epochs: Sequence[int]) -> dict[str, float]:
-    """The figures of one seed."""
+def measure(folder: Path, seed: int, epochs: Sequence[int]) -> dict[str, float | None]:
+    """The figures of one seed, None where there is nothing to count."""
     train, test, out = folder / "train", folder / "test", folder / f"seed{seed}"
     run("spatial", train, out / "keystep_spatial", seed, *SPATIAL, "SOLVER.MAX_EPOCH", str(epochs[0]))
     run("features", train, out / "keystep_features", seed, *CLIPS, "FEATURES.SPLITS", "['train','val']")
@@ -68,7 +69,10 @@ def measure(folder: Path, seed: int, epochs: Sequence[int]) -> dict[str, float]:
     run("temporal", train, out / "keystep_temporal", seed, *learnt)
     test_keys = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(out / "keystep_temporal")]
     run("temporal", test, out / "test", seed, *test_keys, "KEYSTEP.FEATURES_FROM", str(out / "features_test"))
-    return dict(json.loads((out / "test" / "results" / "test.json").read_text())["metrics"])
+    found = json.loads((out / "test" / "results" / "test.json").read_text())
+    kinds, auc = found["mistakes"]["kinds"], found["mistakes"]["auc"]
+    of_kinds = {f"recall_{kind}": kinds[kind]["recall"] for kind in ("wrong", "omitted")} | {"auc_wrong": auc["wrong"]}
+    return {name: {**found["metrics"], **of_kinds}.get(name) for name in FIGURES + OF_KINDS}
 
 
 def main() -> None:
@@ -80,10 +84,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=2, default=[8, 10], help="of both encoders")
     args = parser.parse_args()
     generate(args.folder, args.hours, args.recordings)
-    print("seed", *FIGURES, sep="\t")
+    rows = []
     for seed in args.seeds:
         found = measure(args.folder, seed, args.epochs)
-        print(seed, *(f"{found[name]:.3f}" if name in found else "-" for name in FIGURES), sep="\t", flush=True)
+        rows.append((seed, *("-" if value is None else f"{value:.3f}" for value in found.values())))
+        (args.folder / f"seed{seed}.json").write_text(json.dumps(found, indent=1))
+    for row in [("seed", *FIGURES, *OF_KINDS), *rows]:  # behind the log of all stages
+        print(*row, sep="\t")
 
 
 if __name__ == "__main__":
