@@ -1,6 +1,7 @@
 """Who may import whom, and how big a room may be."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -34,9 +35,14 @@ ALLOWED["cli"] = {*ALLOWED["analysis"], "analysis", "benchmark", "synthetic", "c
 MODULES = sorted(path for path in (ROOT / "dust").rglob("*.py") if len(path.relative_to(ROOT).parts) > 2)
 
 
+@functools.cache
+def nodes_of(path):
+    """All nodes of a file's syntax tree; the first is the module."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported_parts(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -60,11 +66,12 @@ def test_imports_point_downwards(path):
 def test_rooms_are_small(path):
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= 450
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 80, f"{path}: {node.name}"
 
 
+@functools.cache
 def imports_of_files():
     """{file of dust, tools or benchmarks: the files that it imports}, where and for whatever reason it does."""
     files = [path for room in ("dust", "tools", "benchmarks") for path in (ROOT / room).rglob("*.py")]
@@ -72,7 +79,7 @@ def imports_of_files():
     graph = {}
     for path in files:
         found = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             wanted = []
             if isinstance(node, ast.Import):
                 wanted = [alias.name for alias in node.names]
@@ -110,8 +117,7 @@ def test_no_crumbs():
 
 def test_nobody_imports_benchmarks_or_tools():
     for path in MODULES:
-        text = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes_of(path):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             assert (module or "").split(".")[0] not in ("benchmarks", "tools"), path
 
@@ -121,11 +127,11 @@ SYSTEMS = ("timesformer", "keystep", "tracks", "tstl", "fusion", "psr", "videoma
 
 def texts_in_code(path):
     """All names, imports and texts of a file but its docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = nodes_of(path)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    parts = [node for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)]
+    parts = [node for node in nodes if isinstance(node, documented) and ast.get_docstring(node)]
     docs = {id(part.body[0].value) for part in parts}
-    for node in ast.walk(tree):
+    for node in nodes:
         fields = () if id(node) in docs else ("id", "attr", "arg", "name", "module", "asname", "value")
         yield from (text for text in (getattr(node, field, None) for field in fields) if isinstance(text, str))
 
@@ -147,7 +153,7 @@ def test_configurations_are_changed_in_config_alone():
     changing = {
         path.relative_to(ROOT / "dust").parts[0]
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and node.attr == "defrost"
     }
     assert changing == {"config"}
@@ -158,7 +164,7 @@ def test_nothing_prints_in_the_package():
         room = path.relative_to(ROOT / "dust").parts[0]
         if room == "cli" or path.name == "run_net.py" or path.parts[-2:] == ("utils", "logging.py"):
             continue  # the command line, and the log that cannot log
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             called = node.func if isinstance(node, ast.Call) else None
             assert not (isinstance(called, ast.Name) and called.id == "print"), path
 
@@ -218,7 +224,7 @@ def readers_of_cfg(tree):
 )
 def test_cfg_stops_at_builders(path):
     """Everything else takes plain values, so that it can be used and tested without a configuration."""
-    assert not readers_of_cfg(ast.parse(path.read_text(encoding="utf-8")))
+    assert not readers_of_cfg(nodes_of(path)[0])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 
 import simplejson
 
-from dust.utils import distributed
 from dust.utils.errors import DustError
 from dust.utils.text import printable, printable_lines
 
@@ -87,6 +86,15 @@ def write_above_progress(text: str) -> None:
     sys.stdout.flush()
 
 
+def _is_main() -> bool:
+    """Whether this process is the first; one that has not imported torch (two seconds) is alone."""
+    if "torch" not in sys.modules:
+        return True
+    from dust.utils import distributed
+
+    return distributed.is_main()
+
+
 def _warn(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # stderr may be on the same disk
         print(f"warning: {text}", file=sys.stderr)
@@ -102,9 +110,9 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
         root.removeHandler(handler)
         handler.close()
     root.propagate = False
-    root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    root.setLevel(logging.INFO if _is_main() else logging.WARNING)
     handlers: list[logging.Handler] = [_AboveProgressBar()]
-    if output_dir is not None and distributed.is_main():
+    if output_dir is not None and _is_main():
         path = Path(output_dir) / LOG_NAME
         try:  # names of files may hold bytes that are no UTF-8
             handlers.append(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
@@ -141,4 +149,4 @@ def progress(iterable, **kwargs):
     """Return a tqdm bar on a terminal; the bare iterable elsewhere, so that log files stay clean."""
     from tqdm import tqdm
 
-    return tqdm(iterable, disable=not (sys.stderr.isatty() and distributed.is_main()), leave=False, **kwargs)
+    return tqdm(iterable, disable=not (sys.stderr.isatty() and _is_main()), leave=False, **kwargs)
