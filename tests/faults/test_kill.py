@@ -78,8 +78,8 @@ def kill_many(zygote, clips, tmp_path, kills: int, epochs: int, seed: int, kinds
 
 
 @pytest.mark.slow
-def test_fifteen_kills(zygote, clips, tmp_path):
-    kill_many(zygote, clips, tmp_path, kills=15, epochs=20, seed=1)
+def test_nine_kills(zygote, clips, tmp_path):
+    kill_many(zygote, clips, tmp_path, kills=9, epochs=14, seed=1)
 
 
 @pytest.mark.faults100
