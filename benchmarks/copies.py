@@ -1,6 +1,6 @@
 """Whether `dust curate` finds copies of real clips: re-encoded, cut out, begun later.
 
-python -m benchmarks.copies CLIPS [--takes 5] [--seconds 2] [--later 0.4]   from the root of a checkout.
+python -m benchmarks.copies CLIPS [--takes 5] [--seconds 2] [--later 0.4] [--more]   from the root of a checkout.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -27,9 +28,20 @@ from dust.utils.errors import VideoError
 METHOD = (
     "Takes of each file, one after the other, at about 15 frames a second and 128 pixels of height; of each take a "
     "copy of three quarters of the size at CRF 36, one that shows 75 to 90 % of each side somewhere, one that begins "
-    "later. Pairs of the families that curate writes, against those of one take. The files are of different recordings."
+    "later; with --more also one in MPEG-4 at half the rate of frames, one lit otherwise, and one that "
+    "is cut out, lit otherwise, begun later and of two thirds of the size at once. Pairs of the families that curate "
+    "writes, against those of one take. The files are of different recordings."
 )
 RATE, HEIGHT = 15, 128
+
+
+class Copy(NamedTuple):
+    """What is written: every ``step``-th of these frames, with a codec and its options."""
+
+    frames: np.ndarray
+    options: dict[str, str]
+    codec: str = "libx264"
+    step: int = 1
 
 
 def takes(
@@ -48,14 +60,34 @@ def takes(
             yield resized(frames, HEIGHT, round(HEIGHT * reader.width / reader.height)), rate
 
 
-def copies_of(frames: np.ndarray, later: int, rng: np.random.Generator) -> list[tuple[np.ndarray, int]]:
-    """A take and its three copies, each with the CRF that it is written with; ``later``: frames."""
+def copies_of(frames: np.ndarray, later: int, rng: np.random.Generator, *, more: bool = False) -> list[Copy]:
+    """Make of a take itself, three copies, and with ``more`` three of other kinds; ``later``: frames."""
     take = frames[: len(frames) - later]
     height, width = take.shape[1:3]
+    small = resized(take, height * 3 // 4, width * 3 // 4)
+    begun = frames[later:]
+    found = [(take, 20), (small, 36), (cut_out(take, rng), 24), (begun, 24)]
+    copies = [Copy(part, {"crf": str(crf), "preset": "ultrafast"}) for part, crf in found]
+    if more:
+        dark = lit(take, rng)
+        worst = resized(lit(cut_out(begun, rng), rng), height * 2 // 3, width * 2 // 3)
+        copies += [Copy(take, {"qscale": "8"}, "mpeg4", 2)]
+        copies += [Copy(part, {"crf": "28", "preset": "ultrafast"}) for part in (dark, worst)]
+    return copies
+
+
+def cut_out(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Keep 75 to 90 % of each side, somewhere."""
+    height, width = frames.shape[1:3]
     share = rng.uniform(0.75, 0.9)
     down, right = (int(rng.integers(0, size * (1 - share) + 1)) for size in (height, width))
-    cut = take[:, down : down + int(height * share), right : right + int(width * share)]
-    return [(take, 20), (resized(take, height * 3 // 4, width * 3 // 4), 36), (cut, 24), (frames[later:], 24)]
+    return frames[:, down : down + int(height * share), right : right + int(width * share)]
+
+
+def lit(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change brightness (gamma 0.8 to 1.25) and contrast (0.85 to 1.15)."""
+    grey = 255 * (frames / 255) ** rng.uniform(0.8, 1.25)
+    return ((grey - 128) * rng.uniform(0.85, 1.15) + 128).clip(0, 255).astype(np.uint8)
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -65,29 +97,31 @@ def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     return scaled.permute(0, 2, 3, 1).numpy()
 
 
-def write(path: Path, frames: np.ndarray, rate: int, crf: int) -> Path:
-    """Encode frames as H.264; returns the path."""
-    height, width = (size // 2 * 2 for size in frames.shape[1:3])
+def write(path: Path, copy: Copy, rate: int) -> Path:
+    """Encode a copy of frames of ``rate`` a second; returns the path."""
+    height, width = (size // 2 * 2 for size in copy.frames.shape[1:3])
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "ultrafast"})
+        stream = out.add_stream(copy.codec, rate=Fraction(rate, copy.step), options=copy.options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.thread_count = 1
-        for number, picture in enumerate(frames):
+        for number, picture in enumerate(copy.frames[:: copy.step]):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, rate)
+            frame.pts, frame.time_base = number, Fraction(copy.step, rate)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     return path
 
 
-def make_set(files: Sequence[Path], folder: Path, *, most: int, seconds: float, later: float) -> list[int]:
+def make_set(
+    files: Sequence[Path], folder: Path, *, most: int, seconds: float, later: float, more: bool = False
+) -> list[int]:
     """Write takes and copies as ``0.mp4``, ``1.mp4``, ...; returns the take of each."""
     rng, owner = np.random.default_rng(0), list[int]()
     for path in files:
         for frames, rate in takes(path, most=most, seconds=seconds, later=later):
             take = owner[-1] + 1 if owner else 0
-            for part, crf in copies_of(frames, round(later * rate), rng):
-                write(folder / f"{len(owner)}.mp4", part, rate, crf)
+            for copy in copies_of(frames, round(later * rate), rng, more=more):
+                write(folder / f"{len(owner)}.mp4", copy, rate)
                 owner.append(take)
     return owner
 
@@ -99,10 +133,12 @@ def figures(found: Sequence[Sequence[int]], owner: Sequence[int]) -> tuple[float
     return len(pairs & right) / len(right), len(pairs & right) / max(1, len(pairs))
 
 
-def measure_copies(files: Sequence[Path], *, most: int = 5, seconds: float = 2.0, later: float = 0.4) -> Report:
+def measure_copies(
+    files: Sequence[Path], *, most: int = 5, seconds: float = 2.0, later: float = 0.4, more: bool = False
+) -> Report:
     """Make the set, and look for its copies."""
     with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as folder:
-        owner = make_set(files, Path(folder), most=most, seconds=seconds, later=later)
+        owner = make_set(files, Path(folder), most=most, seconds=seconds, later=later, more=more)
         begun, sketches = time.process_time(), list[Sketch]()
         for number in range(len(owner)):
             with open_clip(Path(folder) / f"{number}.mp4") as reader:
@@ -113,7 +149,7 @@ def measure_copies(files: Sequence[Path], *, most: int = 5, seconds: float = 2.0
     recall, precision = figures(found, owner)
     row = {"clips": len(owner), "recall": round(recall, 4), "precision": round(precision, 4)}
     row |= {"draw_ms": round(1e3 * (drawn - begun) / len(owner), 1), "compare_s": round(done - drawn, 2)}
-    return Report("copies", METHOD, [row], [], {"takes": most, "seconds": seconds, "later": later})
+    return Report("copies", METHOD, [row], [], {"takes": most, "seconds": seconds, "later": later, "more": more})
 
 
 def main() -> int:
@@ -123,11 +159,12 @@ def main() -> int:
     parser.add_argument("--takes", type=int, default=5, help="of a file, at most")
     parser.add_argument("--seconds", type=float, default=2.0, help="of a take")
     parser.add_argument("--later", type=float, default=0.4, help="seconds by which the third copy begins later")
+    parser.add_argument("--more", action="store_true", help="copies of three more kinds")
     args = parser.parse_args()
     files = [one for path in args.clips for one in (sorted(path.iterdir()) if path.is_dir() else [path])]
     files = [one for one in files if one.suffix.lower() in VIDEO_SUFFIXES]
     try:
-        report = measure_copies(files, most=args.takes, seconds=args.seconds, later=args.later)
+        report = measure_copies(files, most=args.takes, seconds=args.seconds, later=args.later, more=args.more)
     except VideoError as error:
         sys.stderr.write(f"{error}\n")
         return 1
