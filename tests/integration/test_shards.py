@@ -6,11 +6,13 @@ import pytest
 
 from dust.cli.main import main
 from dust.convert.shards import pack
+from dust.datasets.loader import construct_loader
 from dust.decode.members import member_of
 from dust.engine.run_dir import RunDir
 from dust.engine.test import run_stage
 from dust.launch.signals import Interrupted
 from dust.utils.errors import ConfigError, DataError
+from tests.datasets.clip_files import write_clip
 from tests.helpers import csv_dicts
 from tests.runs import RICH, StopAfter, assert_same_run, train
 
@@ -75,6 +77,28 @@ def test_a_run_on_blocks_of_shards_goes_on_where_it_was_cut(tiny, packed, monkey
         StopAfter(patch, 4)
         train(cfg)
     assert_same_run(train(cfg), whole)
+
+
+def test_a_background_in_blocks_of_shards_is_that_of_the_files(tiny, tmp_path):
+    """Its clips are named by their paths, which are others; what is drawn and seen is the same."""
+    loose, seen = tmp_path / "loose", []
+    loose.mkdir()
+    rows = [
+        f"v{number}.mp4,{label},{start},{start + 0.4}"
+        for number in range(3)
+        for label, start in (("a", 0.2), ("b", 1.2))
+    ]
+    for number in range(3):
+        write_clip(loose / f"v{number}.mp4", 60)
+    (loose / "train.csv").write_text("\n".join(["path,label,start,end", *rows]))
+    pack(loose, tmp_path / "packed", shard_bytes=6000)
+    settings = {"DATA__BACKGROUND": "nothing", "DATA__BACKGROUND_MIN_LENGTH": 0.2, "MODEL__NUM_CLASSES": 3}
+    blocks = {"DATA_LOADER__SAMPLER": "blocks", "DATA_LOADER__BLOCK_CLIPS": 2, "DATA_LOADER__BLOCKS_MIXED": 2}
+    for name in ("loose", "packed"):
+        loader = construct_loader(tiny(DATA__PATH_TO_DATA_DIR=str(tmp_path / name), **settings, **blocks), "train")
+        clips = [(clip.label, clip.segment.part) for clip in loader.dataset.clips]
+        seen.append((clips, [(batch["label"].tolist(), batch["inputs"]["video"].tolist()) for batch in loader]))
+    assert seen[0] == seen[1] and [label for label, _ in seen[0][0]].count(2) == 6
 
 
 def test_what_a_configuration_may_not_ask(tiny, packed, clips, tmp_path):

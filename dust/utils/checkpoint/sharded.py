@@ -111,8 +111,7 @@ def _agree(path: Path, problem: str, group: Any, value: Any = None) -> list[Any]
     """``value`` of every process; CheckpointError on all if one has a problem."""
     answers = [(problem, value)]
     if dist.is_available() and dist.is_initialized():
-        answers = [("", None)] * dist.get_world_size(group)
-        dist.all_gather_object(answers, (problem, value), group=group)
+        answers = _of_all((problem, value), group)
     problems = [text for text, _ in answers if text]
     if problems:
         raise CheckpointError(
@@ -120,6 +119,13 @@ def _agree(path: Path, problem: str, group: Any, value: Any = None) -> list[Any]
             "or point OUTPUT_DIR at a disk that can be written, and start again: the run resumes"
         )
     return [value for _, value in answers]
+
+
+def _of_all(value: Any, group: Any = None) -> list[Any]:
+    """``value`` of every process, on every process."""
+    values = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
 def _replace(path: Path, temporary: Path) -> None:
@@ -280,11 +286,40 @@ def read_sharded(path: str | os.PathLike, layout: Layout | None = None, *, verif
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     path = Path(path)
-    if not verified:
-        refuse_damaged_folder(path)
+    together = layout is not None and dist.is_available() and dist.is_initialized()
+    prepared, problem = None, ""
+    try:
+        if not verified:
+            refuse_damaged_folder(path)
+        prepared = _prepare(path, layout)
+    except CheckpointError as error:
+        if not together:
+            raise
+        problem = str(error)
+    # torch's reader begins with a message: who did not come so far would be waited for
+    problem = next((text for text in _of_all(problem) if text), "") if together else ""
+    if prepared is None or problem:
+        raise CheckpointError(problem)
+    state, tensors, reader = prepared
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        try:
+            dcp.load(tensors, storage_reader=reader, no_dist=not together)
+        except CheckpointException as error:
+            raise CheckpointError(f"{path}: cannot be read: {_cause(error)}") from error
+    return state
+
+
+def _prepare(path: Path, layout: Layout | None) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any]:
+    """What a folder holds, with empty tensors; these by the names of their parts, and the reader that fills them.
+
+    Raises:
+        CheckpointError: the folder's two descriptions do not fit each other, or there is no memory.
+    """
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     saved = load_file(path / STATE)
     del saved["files"]
     reader = _reader(path)
@@ -300,16 +335,9 @@ def read_sharded(path: str | os.PathLike, layout: Layout | None = None, *, verif
         return empty
 
     try:
-        state = _put_back(saved, (), place)
+        return _put_back(saved, (), place), tensors, reader
     except (LookupError, AttributeError, AssertionError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"{path}: is damaged: {STATE} and .metadata do not tell of the same tensors "
             f"({type(error).__name__}: {error})"
         ) from error
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        try:
-            dcp.load(tensors, storage_reader=reader, no_dist=layout is None or not dist.is_initialized())
-        except CheckpointException as error:
-            raise CheckpointError(f"{path}: cannot be read: {_cause(error)}") from error
-    return state

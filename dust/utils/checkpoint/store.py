@@ -96,8 +96,10 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
     ``layout`` says of which tensors of a sharded checkpoint this process only wants its part. Raises CheckpointError
     if it is damaged, missing, or holds anything but plain values.
     """
+    if _is_folder(path):
+        return read_sharded(path, layout)
     refuse_unverified(path)
-    return load_verified(path, layout)
+    return load_verified(path)
 
 
 def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:

@@ -12,6 +12,7 @@ from dust.utils.checkpoint import (
     remove_leftovers,
     save_checkpoint,
     save_sharded,
+    sharded,
     verify_checkpoint,
 )
 from dust.utils.errors import CheckpointError
@@ -110,3 +111,24 @@ def test_a_disk_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch):
         save_sharded(path, state(5.0))
     assert load_checkpoint(path)["model_state"]["a.b"][0, 0] == 1
     assert not list(folder.glob(".checkpoint*")), "what takes the space is gone"
+
+
+def test_what_one_process_cannot_read_is_one_error_of_all(folder, monkeypatch):
+    """Said before torch's reader begins, in which the others would wait for the one that did not come."""
+    import torch.distributed.checkpoint as dcp
+
+    path, told, began = folder / "checkpoint_epoch_00002.dcp", [], []
+    monkeypatch.setattr(sharded.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dcp, "load", lambda *_, no_dist, **named: began.append(no_dist))
+
+    def read(other):
+        monkeypatch.setattr(sharded, "_of_all", lambda value: told.append(value) or [value, other])
+        return load_checkpoint(path, lambda where, size: None)
+
+    assert read("")["epoch"] == 1
+    with pytest.raises(CheckpointError, match="^process 1 has no memory$"):
+        read("process 1 has no memory")
+    (path / "__0_0.distcp").unlink()
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp is missing"):
+        read("")
+    assert told[:2] == ["", ""] and "is missing" in told[2] and began == [False]
