@@ -180,8 +180,7 @@ def _manifest(
 ) -> Manifest:
     if not len(clips):
         raise _holds_no_clip(source, split)
-    what = f"{counted(len(clips), 'clip')} of {counted(len(names), 'class')}"
-    logger.info("%s: %s for %s", source, what, split)
+    logger.info("%s: %s of %s for %s", source, counted(len(clips), "clip"), counted(len(names), "class"), split)
     return Manifest(clips, names, source, multi_label, frames)
 
 
