@@ -248,14 +248,3 @@ def test_names_that_our_own_lists_had_to_write_in_another_way_are_found(tmp_path
     assert found.class_names == ["=yes"] and all(clip.id.isprintable() for clip in found.clips)
     (tmp_path / "train.csv").write_text("'@c.mp4,0\n")  # as somebody else wrote it
     assert os.path.basename(read_manifest(root=str(tmp_path), split="train").clips[0].path) == "'@c.mp4"
-
-
-def test_a_link_to_itself_beside_the_class_folders_is_none_of_them(tmp_path):
-    for split in ("train", "val"):
-        for name in ("a", "b"):
-            (tmp_path / split / name).mkdir(parents=True)
-            (tmp_path / split / name / f"{split}.mp4").write_text("")
-    os.symlink("self", tmp_path / "self")
-    os.symlink("self", tmp_path / "train" / "self")
-    assert detect_format(str(tmp_path)) == "folder"
-    assert read_manifest(root=str(tmp_path), split="train").class_names == ["a", "b"]
