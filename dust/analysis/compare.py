@@ -14,6 +14,7 @@ from dust.config import flatten
 from dust.utils.errors import DataError
 from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.statistics import FEW_GROUPS, Difference, compare_means, compare_scores, holm, mcnemar_p
+from dust.utils.text import counted
 
 #: Metrics of whole recordings that are compared, with the factor that makes them percent.
 OF_RECORDINGS = {"f1": 100.0, "pos": 100.0, "tau_s": 1.0}
@@ -71,7 +72,7 @@ def _compare(a: Results, b: Results, seed: int) -> Comparison:
         a.name, b.name, len(left.ids), a.kind, len(set(left.groups)), {}, {}, [], [], notes, _changes(a, b)
     )
     if len(set(left.groups)) < FEW_GROUPS:
-        notes.append(f"only {len(set(left.groups))} groups: the intervals are little more than a guess")
+        notes.append(f"only {counted(len(set(left.groups)), 'group')}: the intervals are little more than a guess")
     if not a.answers:
         _compare_recordings(left, right, found, seed)
         return found
@@ -117,7 +118,7 @@ def _compare_answers(a: Answers, b: Answers, left: Results, found: Comparison, s
     if not len(known):
         raise DataError(f"the clips of {found.a} have no labels, so nothing can be right or wrong")
     if len(known) < len(a.labels):
-        found.notes.append(f"{len(a.labels) - len(known)} clips have no label and are left out")
+        found.notes.append(f"{counted(len(a.labels) - len(known), 'clip')} without a label left out")
     groups = [left.groups[index] for index in known]
     ids = [left.ids[index] for index in known]
     a, b = a.rows(known), b.rows(known)
@@ -219,7 +220,7 @@ def _changes(a: Results, b: Results) -> list[str]:
 def text_of(comparison: Comparison, *, shown: int = 10) -> str:
     """Say a comparison in lines for a terminal, with at most ``shown`` of what may be long."""
     one = comparison
-    lines = [f"{one.a} -> {one.b}: {one.clips} {one.kind} in {one.groups} groups"]
+    lines = [f"{one.a} -> {one.b}: {counted(one.clips, one.kind.removesuffix('s'))} in {counted(one.groups, 'group')}"]
     lines += [f"note: {note}" for note in one.notes]
     width = max([len("metric"), *map(len, one.metrics)])
     lines += ["", f"{'metric':{width}}  {one.a[-14:]:>14}  {one.b[-14:]:>14}  {'difference [95 %]':>26}  {'p':>7}"]
@@ -235,7 +236,7 @@ def text_of(comparison: Comparison, *, shown: int = 10) -> str:
     ], shown)  # fmt: skip
     moved = sorted((row for row in one.per_class if row[3] != row[4]), key=lambda row: -abs(row[4] - row[3]))
     _add(lines, "classes whose recall changed", [
-        f"{name}: {before:.1f} -> {after:.1f} ({count} clips)" for _, name, count, before, after in moved
+        f"{name}: {before:.1f} -> {after:.1f} ({counted(count, 'clip')})" for _, name, count, before, after in moved
     ], shown)  # fmt: skip
     _add(lines, "configuration", one.configuration, shown)
     return "\n".join(lines)

@@ -27,7 +27,7 @@ from dust.decode.segment import FRAMES, SECONDS
 from dust.utils.errors import ConfigError
 from dust.utils.logging import console_logging
 from dust.utils.registry import build
-from dust.utils.text import printable_lines
+from dust.utils.text import counted, printable_lines
 
 #: Which dataset class of a configuration reads which kind of list.
 _DATASETS = {"FusedDataset": "fusion", "PointTracks": "tracks", "EpicKitchens": "epic"}
@@ -142,7 +142,8 @@ def check_folder(args: argparse.Namespace, root: str, out: str, values: dict[str
     bad = len({one.path for one in report.findings if one.kind == "bad"})
     path = write_findings(report, folder)
     warnings = len(report.findings) - len(report.errors)
-    print(f"{report.files} files read, {bad} bad; {len(report.errors)} errors and {warnings} warnings are in {path}")
+    found = f"{counted(len(report.errors), 'error')} and {counted(warnings, 'warning')} are in {path}"
+    print(f"{counted(report.files, 'file')} read, {bad} bad; {found}")
     if args.fix.endswith(".csv"):
         counts = write_corrections(report, args.fix, force=args.force)
         listed = ", ".join(f"{count} {action}" for action, count in counts.items())

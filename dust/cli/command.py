@@ -47,7 +47,9 @@ def command(
             args.overrides = [word for word in rest if word != "--opts"]
             rest = [word for word in args.overrides if word.startswith("--")]
         if rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            dashed = next((word for word in rest if word.startswith("-") and os.path.lexists(word)), "")
+            hint = f" (a file's name that begins with a dash is written ./{dashed})" if dashed else ""
+            parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
         args.argv = words
         return guarded(lambda: run(args), resumable=resumable)
 

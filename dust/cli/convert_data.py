@@ -37,7 +37,7 @@ from dust.convert.splits import read_public, write_splits
 from dust.convert.uea import convert_uea
 from dust.convert.webdataset import convert_webdataset
 from dust.utils.logging import console_logging
-from dust.utils.text import printable_lines
+from dust.utils.text import counted, printable_lines
 
 #: Keyword arguments of argparse's add_argument.
 Option = dict[str, Any]
@@ -145,7 +145,8 @@ def convert_lists(args: argparse.Namespace) -> None:
     result = write_splits(manifests, **options_of(args, LISTS))
     channels = imu.write_imu(args.out, manifests, sensors, args.relative_to) if sensors else 0
     print_notes(result.notes)
-    print(f"wrote {args.out}: " + ", ".join(f"{split}.csv ({clips} clips)" for split, clips in result.counts.items()))
+    listed = ", ".join(f"{split}.csv ({counted(clips, 'clip')})" for split, clips in result.counts.items())
+    print(f"wrote {args.out}: {listed}")
     prefix = f" DATA.PATH_PREFIX {shlex.quote(args.relative_to)}" if args.relative_to else ""
     series = f" SERIES.NUM_CHANNELS {channels}" if sensors else ""
     print_next(args.out, f"{prefix} MODEL.NUM_CLASSES {len(manifests['train'].class_names)}{series}")
@@ -155,7 +156,7 @@ def convert_pickles(args: argparse.Namespace) -> None:
     """DUST's pickles."""
     result = convert_dust(args.root, **options_of(args, PICKLES))
     print_notes(result.notes)
-    listed = ", ".join(f"{split}.csv ({samples} samples)" for split, samples in result.counts.items())
+    listed = ", ".join(f"{split}.csv ({counted(samples, 'sample')})" for split, samples in result.counts.items())
     shapes = "; ".join(f"{kind} {shape}" for kind, shape in result.shapes.items())
     print(f"wrote {args.out}: {listed}" + (f"; one sample: {shapes}" if shapes else ""))
     series = ""
@@ -175,7 +176,8 @@ def tell_recordings(result: ProcedureConversion, out: str) -> None:
     """Say what was written, and what a person should know."""
     print_notes(result.notes)
     listed = ", ".join(f"{recordings} {split}" for split, recordings in result.counts.items())
-    print(f"wrote {out}/recordings.csv: {listed}; {result.frames} frames, {result.components} components")
+    components = counted(result.components, "component")
+    print(f"wrote {out}/recordings.csv: {listed}; {counted(result.frames, 'frame')}, {components}")
     print_next(out, f" MODEL.NUM_CLASSES {result.components}")
 
 
@@ -188,8 +190,8 @@ def convert_stretches(args: argparse.Namespace) -> None:
     """Annotations of stretches of long videos."""
     result = convert_annotations(args.command, args.root, **options_of(args, STRETCHES | LABEL | PEOPLE_SAID))
     print_notes(result.notes)
-    listed = ", ".join(f"{name}.csv ({count} segments)" for name, count in result.counts.items())
-    print(f"wrote {args.out}: {listed}, {len(result.classes)} classes")
+    listed = ", ".join(f"{name}.csv ({counted(count, 'segment')})" for name, count in result.counts.items())
+    print(f"wrote {args.out}: {listed}, {counted(len(result.classes), 'class')}")
     if list(result.counts) == ["data"]:
         folder, soft = shlex.quote(args.out), " --soft-labels" * getattr(args, "soft_labels", False)
         print(f"next: dust split {folder}/data.csv -o {folder} --ratio 70,15,15 --stratify{soft}")
@@ -204,7 +206,7 @@ def convert_poses(args: argparse.Namespace) -> None:
     result = convert_keypoints(options.pop("form"), args.root, options.pop("out"), **options)
     print_notes(result.notes)
     listed = ", ".join(f"{count} {split}".strip() for split, count in result.counts.items())
-    print(f"wrote {args.out}: {listed} clips of {len(result.classes)} classes, {result.points} points")
+    print(f"wrote {args.out}: {listed} clips of {counted(len(result.classes), 'class')}, {result.points} points")
     if args.kind == "series":
         keys = f" SERIES.NUM_CHANNELS {result.channels} SERIES.MISSING mask"
     else:
@@ -217,14 +219,16 @@ def convert_series(args: argparse.Namespace) -> None:
     result = convert_uea(args.root, args.out, force=args.force)
     listed = ", ".join(f"{split}.csv ({samples} series)" for split, samples in result.counts.items())
     low, high = result.lengths
-    print(f"wrote {args.out}: {listed}; {result.channels} channels, {low} to {high} points, {result.classes} classes")
+    classes = counted(result.classes, "class")
+    print(f"wrote {args.out}: {listed}; {counted(result.channels, 'channel')}, {low} to {high} points, {classes}")
     print_next(args.out, f" SERIES.NUM_CHANNELS {result.channels}")
 
 
 def list_tars(args: argparse.Namespace) -> None:
     """Tar files of clips, which stay as they are."""
     counts = convert_webdataset(args.root, args.out, label=args.label, force=args.force)
-    print(f"wrote {args.out}: {', '.join(f'{split}.csv ({count} clips)' for split, count in counts.items())}")
+    listed = ", ".join(f"{split}.csv ({counted(count, 'clip')})" for split, count in counts.items())
+    print(f"wrote {args.out}: {listed}")
     print_next(args.out, " MODEL.NUM_CLASSES -1")
 
 

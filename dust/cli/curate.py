@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from dust.cli.command import command
+from dust.utils.text import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +44,11 @@ def run(args: argparse.Namespace) -> None:
         soft_labels=args.soft_labels,
     )
     across = sum(len({found.splits[i] for i in family}) > 1 for family in found.copies)
-    print(f"{len(found.ids)} clips")
+    print(counted(len(found.ids), "clip"))
     print(f"{len(found.copies)} families of copies, {across} of them across splits")
     if found.seen < len(found.ids):
-        print(f"  by features alone of {len(found.ids) - found.seen} clips, whose pictures were not looked at")
+        unseen = counted(len(found.ids) - found.seen, "clip")
+        print(f"  by features alone of {unseen}, whose pictures were not looked at")
     print(f"{len(found.issues)} labels that look wrong" + ", the first:" * bool(found.issues))
     for one in found.issues[:5]:
         names = found.class_names[one.given], found.class_names[one.suggested]

@@ -7,7 +7,7 @@ dust group-classes --labels classes.txt --groups 10 --out class_grouping.json
 import argparse
 
 from dust.cli.command import command
-from dust.utils.text import printable
+from dust.utils.text import counted, printable
 from dust.utils.tstl_grouping import group_by_confusion, group_by_text, write_grouping
 from dust.utils.tstl_grouping_files import read_confusion, read_names, read_predictions
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     for index, group in enumerate(grouping.groups):
         shown = (grouping.class_names[n] if grouping.class_names else str(n) for n in group)
         print(printable(f"{index}: {', '.join(shown)}"))
-    print(f"wrote {args.out}: {grouping.num_classes} classes in {grouping.num_groups} groups")
+    print(f"wrote {args.out}: {counted(grouping.num_classes, 'class')} in {counted(grouping.num_groups, 'group')}")
     print(f"next: TSTL.GROUPING {args.out}, and for the selector MODEL.NUM_CLASSES {grouping.num_groups}")
 
 

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=2, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = f" A configuration stands behind --cfg: dust --cfg {name}." if name.endswith((".yaml", ".yml")) else hint
         print(f"error: dust has no sub-command {name!r}.{hint} `dust --help` lists them.", file=sys.stderr)
         return 2
     return guarded(lambda: importlib.import_module(module_of(name)).main(rest))

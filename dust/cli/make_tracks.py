@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dust.cli.command import command
 from dust.convert.make_tracks import make_tracks
 from dust.convert.trackers import COTRACKER, COTRACKER_LICENCE, TRACKERS, Settings
-from dust.utils.text import printable
+from dust.utils.text import counted, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     names = ("tracker", "points", "short_side", "fps", "max_error", "hub", "device")
     settings = Settings(**{name: getattr(args, name) for name in names})
     made = make_tracks(args.source, args.out, settings, progress=lambda jobs: tqdm(jobs, unit="video", disable=None))
-    print(f"wrote {made.written} files of tracks to {args.out} ({made.ready} were ready), listed in tracks.csv")
+    written = counted(made.written, "file")
+    print(f"wrote {written} of tracks to {args.out} ({made.ready} ready before), listed in tracks.csv")
     for video, reason in made.left_out.items():
         print(printable(f"left out: {video}: {reason}"))
     print(f"next: set DATA.PATH_TO_DATA_DIR {args.out} TRACKS.NUM_POINTS {args.points}")

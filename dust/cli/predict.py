@@ -22,7 +22,7 @@ from typing import Any
 from dust.cli.command import command
 from dust.utils.errors import DustError
 from dust.utils.files import file_stems
-from dust.utils.text import printable
+from dust.utils.text import counted, printable
 
 LISTED = 8  # files that are named at the end
 TOP, BARS = 2, 3  # classes in a line of the table, and in the band of an overlay
@@ -87,6 +87,8 @@ def problems_of(args: argparse.Namespace) -> list[str]:
         problems.append("name sources, or a folder with --watch" + ("; not both" if args.watch else ""))
     if args.overlay and not args.out:
         problems.append("--overlay needs a folder: -o DIR")
+    if args.watch and not Path(args.watch).is_dir():
+        problems.append(f"--watch {args.watch}: there is no such folder")
     if args.watch and (args.timeline or args.overlay):
         problems.append("--watch answers clip by clip: --timeline and --overlay are for files that are there")
     live = [source for source in args.sources if is_live(source)]
@@ -242,7 +244,8 @@ def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
         say(path)
         say(f"  unreadable: {reason}")
     sys.stdout.flush()
-    sys.stderr.write(f"{len(sources)} videos: {len(job.done)} answered, {len(job.failed)} unreadable\n")
+    failed = f", {len(job.failed)} unreadable" if job.failed else ""
+    sys.stderr.write(f"{counted(len(sources), 'video')}: {len(job.done)} answered{failed}\n")
     tell_written(job.written)
     return 1 if job.failed else 0
 
@@ -270,7 +273,7 @@ def run_live(args: argparse.Namespace, model: Any, output: Any, source: str) -> 
     except KeyboardInterrupt:
         pass
     notes = [*stream.notes, f"mean delay from frame to answer {1000 * delays / max(count, 1):.0f} ms"]
-    sys.stderr.write(f"{count} windows; {'; '.join(notes)}\n")
+    sys.stderr.write(f"{counted(count, 'window')}; {'; '.join(notes)}\n")
     if log is not None:
         segments = log.close().segments(rule)
         written = [log.path, *write_segments(output.path, name, found, segments), output.path / "timeline.json"]

@@ -21,7 +21,7 @@ from dust.convert.lists import ListOptions
 from dust.convert.prepare import Encoding, prepare
 from dust.convert.shards import SHARD_BYTES, pack
 from dust.utils.errors import ConfigError
-from dust.utils.text import printable
+from dust.utils.text import counted, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--encode, --cfg and keys belong to --shards; --out always re-encodes")
     done = prepare(args.source, args.out, encoding, path_prefix=args.path_prefix, **how)
     size = f"{done.bytes_before / 1e6:.1f} MB -> {done.bytes_after / 1e6:.1f} MB"
-    print(f"wrote {done.written} clips to {args.out} ({done.ready} were ready, {len(done.copied)} copied): {size}")
+    kept = f"{done.ready} ready before, {len(done.copied)} copied"
+    print(f"wrote {counted(done.written, 'clip')} to {args.out} ({kept}): {size}")
     for clip, reason in done.copied.items():
         print(printable(f"copied as it is: {clip}: {reason}"))
 
@@ -72,8 +73,8 @@ def pack_shards(args: argparse.Namespace, encoding: Encoding | None, how: Mappin
     if args.path_prefix:
         options = replace(options, path_prefix=args.path_prefix)
     done = pack(args.source, args.shards, options, encoding=encoding, shard_bytes=args.shard_mb * 10**6, **how)
-    size = f"{done.bytes / 1e6:.1f} MB in {done.shards} shards"
-    print(f"packed {done.written} clips into {args.shards} ({done.ready} were there): {size}")
+    size = f"{done.bytes / 1e6:.1f} MB in {counted(done.shards, 'shard')}"
+    print(f"packed {counted(done.written, 'clip')} into {args.shards} ({done.ready} there before): {size}")
     for clip, reason in done.odd.items():
         print(printable(f"packed as it is: {clip}: {reason}"))
     print(f"next: set DATA.PATH_TO_DATA_DIR {args.shards}, or `dust check {args.shards}`")

@@ -8,6 +8,7 @@ A window is TRACKS.WINDOW frames. Words that are left over are overrides of the 
 import argparse
 
 from dust.cli.command import add_cfg, command, run_in_output_dir
+from dust.utils.text import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     folder, report = run_in_output_dir(args, run_stage, **options)
     figures = ", ".join(f"{name} {value:.2f}" for name, value in report["metrics"].items()) or "no labels"
     counts = report["counts"]
-    print(f"{counts['recordings']} recordings, {counts['frames']} frames, {counts['windows']} windows: {figures}")
+    print(f"{', '.join(counted(counts[f'{one}s'], one) for one in ('recording', 'frame', 'window'))}: {figures}")
     print(
         f"the front end saw {counts['front_end_frames']} frames instead of {counts['front_end_frames_without_cache']}; "
         f"timelines are in {folder}/stream_{args.split}"

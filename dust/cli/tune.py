@@ -78,7 +78,7 @@ def read(words: Sequence[str]) -> tuple[str, list[str], Any]:
     if cfg.NUM_SHARDS > 1:
         problems.append(f"NUM_SHARDS {cfg.NUM_SHARDS}: a trial runs on one node; many trials fill the others")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n  ".join(problems))
     return args.cfg_files[0], list(args.opts), cfg
 
 

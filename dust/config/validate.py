@@ -62,6 +62,12 @@ def _names(cfg: CfgNode) -> list[Problem]:
             problems.append(Problem((key,), f"{key} {name}: {DATASETS_REFUSED[name.lower()]} is not in dust"))
     if not cfg.OUTPUT_DIR.strip():
         problems.append(Problem(("OUTPUT_DIR",), "OUTPUT_DIR is empty: name a folder, or . for this one"))
+    if "://" in cfg.OUTPUT_DIR:
+        text = f"OUTPUT_DIR {cfg.OUTPUT_DIR}: is an address; results are written to a folder of this machine"
+        problems.append(Problem(("OUTPUT_DIR",), text))
+    if cfg.MODEL.NUM_CLASSES == 0 and cfg.TASK == "Classification" and (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE):
+        text = "MODEL.NUM_CLASSES 0: a model without a classifier tells no classes apart; -1 is as many as the data has"
+        problems.append(Problem(("MODEL.NUM_CLASSES", "TASK"), text))
     return problems
 
 

@@ -31,6 +31,7 @@ from dust.decode.remote import is_remote
 from dust.decode.segment import FRAMES, Segment
 from dust.utils.errors import SHOWN
 from dust.utils.statistics import measure_agreement
+from dust.utils.text import counted
 
 BAD, SIZE, CLASSES, NAMES = "bad", "size", "classes", "names"
 SMALL = 16  # pixels: a side below this is hardly a picture
@@ -355,14 +356,14 @@ def _counts(lists: Lists) -> list[str]:
     lines = []
     for split, part in lists.clips.items():
         counts = Counter(label for clip in part for label in _labels(clip))
-        line = f"{split}: {len(part)} samples"
+        line = f"{split}: {counted(len(part), 'sample')}"
         if counts:
             ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             shown = ranked if len(ranked) <= SHOWN else [*ranked[:5], *ranked[-5:]]
             named = ", ".join(f"{lists.class_names[label]} {count}" for label, count in shown)
-            line += f" of {len(counts)} classes: {named}"
+            line += f" of {counted(len(counts), 'class')}: {named}"
         groups = {sample.group for sample in samples_of(part)} - {""}
-        lines.append(line + (f"; {len(groups)} groups" if groups else ""))
+        lines.append(line + (f"; {counted(len(groups), 'group')}" if groups else ""))
     return lines
 
 
@@ -371,8 +372,8 @@ def _agreement(lists: Lists) -> list[str]:
     lines = []
     for split, manifest in lists.source.items():
         votes = getattr(manifest, "votes", {}).values() if lists.kind in ("clips", "fusion") else ()
-        counted = [{number: int(many) for number, many in said} for said in votes if _is_of_people(said)]
-        found = measure_agreement(counted)
+        judged = [{number: int(many) for number, many in said} for said in votes if _is_of_people(said)]
+        found = measure_agreement(judged)
         if found is not None:
             low, high = found.people
             people = f"{low} people" if low == high else f"{low} to {high} people"

@@ -12,8 +12,10 @@ from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest, available_sp
 from dust.decode.remote import is_remote
 from dust.utils.errors import SHOWN, DataError
 from dust.utils.files import write_csv
+from dust.utils.text import counted
 
 BAD_CLIPS = "bad_clips.csv"
+ARE = ("clip is", "clips are")
 
 
 @dataclass
@@ -163,11 +165,13 @@ def _handle_bad(
     path = write_bad_clips(out, bad_rows(clips, bad))
     lines = [f"{name}: {reason}" for name, reason in bad.items()]
     if not skip_bad:
-        raise DataError(f"{len(bad)} clips cannot be read ({path}); --skip-bad leaves them out:{_listed(lines)}")
+        unread = f"{counted(len(bad), 'clip')} cannot be read"
+        raise DataError(f"{unread} ({path}); --skip-bad leaves such out:{_listed(lines)}")
     for split, part in clips.items():
         clips[split] = [clip for clip in part if clip.path not in bad]
         result.dropped += len(part) - len(clips[split])
-    result.notes.append(f"{len(bad)} clips cannot be read and are left out, see {path}:{_listed(lines)}")
+    out_of = counted(len(bad), "clip cannot be read and is left out", "clips cannot be read and are left out")
+    result.notes.append(f"{out_of}, see {path}:{_listed(lines)}")
 
 
 def _handle_leaks(clips: dict[str, list[Clip]], drop_leaks: bool, result: Conversion) -> None:
@@ -179,24 +183,25 @@ def _handle_leaks(clips: dict[str, list[Clip]], drop_leaks: bool, result: Conver
     lines = ["; ".join(f"{split}: {', '.join(names)}" for split, names in owners.items()) for owners in leaks]
     if leaks and not drop_leaks:
         raise DataError(
-            f"{len(leaks)} clips are in train and in val or test, with the same content; --drop-leaks leaves them "
+            f"{counted(len(leaks), *ARE)} in train and in val or test, with the same content; --drop-leaks leaves such "
             f"out of train:{_listed(lines)}"
         )
     if leaks:
         leaked = {path for owners in leaks for path in owners["train"]}
         kept = [clip for clip in clips["train"] if clip.path not in leaked]
         result.dropped += len(clips["train"]) - len(kept)
-        result.notes.append(f"{len(leaks)} clips were in val or test too and are left out of train:{_listed(lines)}")
+        gone = counted(len(leaks), "clip was in val or test too and is", "clips were in val or test too and are")
+        result.notes.append(f"{gone} left out of train:{_listed(lines)}")
         clips["train"] = kept
     both = [
         ", ".join(name for names in owners.values() for name in names) for owners in shared if "train" not in owners
     ]
     if both:
-        result.notes.append(f"{len(both)} clips are in val and in test, with the same content:{_listed(both)}")
+        result.notes.append(f"{counted(len(both), *ARE)} in val and in test, with the same content:{_listed(both)}")
     for split, groups in repeated.items():
         if groups:
             shown = _listed([", ".join(group) for group in groups])
-            result.notes.append(f"{len(groups)} clips are in {split} more than once, under several names:{shown}")
+            result.notes.append(f"{counted(len(groups), *ARE)} in {split} more than once, under several names:{shown}")
 
 
 def written_path(path: str, out: Path, relative_to: str = "") -> str:

@@ -52,6 +52,19 @@ def unlearnt_classes(names: Sequence[str], trained: Sequence[int], other: Sequen
     return [f"{len(missing)} of {len(names)} classes have clips in the {split} split and none in training: {listed}"]
 
 
+def counted_from_one(names: Sequence[str], trained: Sequence[int]) -> list[str]:
+    """A sentence, or none, on numbered classes of which the first alone has no clip in training.
+
+    Args:
+        names: of the classes.
+        trained: clips of every class in training.
+    """
+    numbers = [str(number) for number in range(len(names))]
+    if list(names) != numbers or len(names) < 2 or trained[0] or not all(trained[1:]):
+        return []
+    return ["class 0 has no training clip, and all others have: if the labels count from 1, subtract 1 from each"]
+
+
 def target_of(label: Any, num_classes: int, multi_label: bool, votes: Votes | None = None) -> Any:
     """A clip's label as a sample has it: as it is, with ``multi_label`` (num_classes,) zeros and ones, and where
     ``votes`` of several people are given, (num_classes,) the share of each class."""

@@ -82,6 +82,22 @@ def visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         return []
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one. A link to itself is none, where ``entry.is_dir()`` raises."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a plain file or a link to one, likewise."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 # ------------------------------------------------------------------------------------------------------------- clips
 
 
@@ -147,9 +163,9 @@ def _sorted_out(folder: str, scan: Scan) -> tuple[list[str], list[str], list[str
     for entry in entries:
         if is_hidden(entry.name):
             scan.left_out[HIDDEN].append(entry.path)
-        elif entry.is_dir():
+        elif is_folder(entry):
             folders.append(entry.path)
-        elif not entry.is_file():
+        elif not is_file(entry):
             broken = entry.is_symlink() and not os.path.exists(entry.path)
             reason = "a link that leads nowhere" if broken else "not a plain file"
             scan.left_out[reason].append(entry.path)

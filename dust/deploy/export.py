@@ -114,7 +114,7 @@ class Request:
             verb = "exists" if len(there) == 1 else "exist"
             problems.append(f"{', '.join(there)} {verb} already: name another file, or say --force")
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError("\n  ".join(problems))
         return dataclasses.replace(self, format=found)
 
 
@@ -199,7 +199,7 @@ def build_items(cfg: CfgNode, predictor: Predictor, check: Sequence[str]) -> Ite
         dataset = build_dataset(name, cfg, "test", predictor.classes, views=views, fitted=predictor.identity.fitted)
     except DataError as error:
         raise DataError(
-            f"{error}\nTo compare the exported model on clips of yours, name them: --check CLIPS"
+            f"{error}\n  To compare the exported model on clips of yours, name them: --check CLIPS"
         ) from error
     return lambda: iter(evaluation_loader(cfg, dataset))
 

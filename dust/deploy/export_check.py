@@ -18,6 +18,7 @@ from dust.deploy.exported import logits_of_outputs
 from dust.deploy.predictor import loop_around
 from dust.tasks.task import Outputs
 from dust.utils.errors import DataError
+from dust.utils.text import counted
 
 #: Logits agree where they differ by no more than ABSOLUTE + RELATIVE x |logit|.
 ABSOLUTE = RELATIVE = 1e-4
@@ -89,7 +90,7 @@ class Agreement:
 def describe(agreement: Mapping[str, Any]) -> str:
     """What :meth:`Agreement.to_json` holds, in words."""
     return (
-        f"{agreement['clips']} clips ({agreement['views']} views): largest difference of a logit "
+        f"{counted(agreement['clips'], 'clip')} ({counted(agreement['views'], 'view')}): largest difference of a logit "
         f"{agreement['largest_difference']:.2g}, the same first answer for {agreement['same_top1_percent']:.4g} %"
     )
 

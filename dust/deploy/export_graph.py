@@ -113,7 +113,7 @@ def trace(graph: Graph, inputs: Mapping[str, Tensor], what: str) -> torch.export
     except (RuntimeError, ValueError, TypeError, AssertionError, torch._dynamo.exc.TorchDynamoException) as error:
         reason = str(error).strip().partition("\n\n")[0]
         raise DustError(
-            f"{what} cannot be exported: {reason}\nA forward pass must do the same for any values and any number of "
+            f"{what} cannot be exported: {reason}\n  A forward pass must do the same for any values and any number of "
             "clips: x.shape[0] instead of len(x), torch.where instead of if"
         ) from error
 

@@ -13,6 +13,7 @@ import torch
 from dust import zoo
 from dust.config import KEYS, CfgNode, flatten, load_config, with_values
 from dust.config.parser import load_saved_config
+from dust.config.sources import SourceError, read_overrides
 from dust.deploy.exported import build_exported, is_exported
 from dust.deploy.predictor import Predictor, build_predictor, build_with_files
 from dust.engine.calibration import read_temperature
@@ -167,10 +168,12 @@ def _checkpoints_of(values: Mapping[str, Any], output_dir: str) -> Iterator[Path
     yield from list_checkpoints(Path(output_dir) / "checkpoints")[-1:]
 
 
-def pairs_of(words: Sequence[str]) -> dict[str, str]:
-    if len(words) % 2:
-        raise ConfigError(f"overrides come in pairs KEY VALUE: {' '.join(map(str, words))}")
-    return dict(zip(words[::2], words[1::2], strict=True))
+def pairs_of(words: Sequence[str]) -> dict[str, Any]:
+    """``[KEY, VALUE, ...]`` as a dictionary. ConfigError for a key without its value."""
+    try:
+        return {one.key: one.value for one in read_overrides(words, set(KEYS))}
+    except SourceError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _fixed(origin: Origin) -> dict[str, Any]:

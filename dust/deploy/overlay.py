@@ -19,6 +19,7 @@ from dust.tasks.task import NONE
 from dust.utils.errors import DataError
 from dust.utils.files import replacing
 
+LARGE = 4096  # pixels: the longest side that a picture is enlarged to, which encoders take
 SMALL = 240  # pixels: a picture whose short side is less is enlarged by a whole factor, so that words can be read
 COPIED = (
     "aac",
@@ -193,7 +194,7 @@ class _Band:
     def __init__(self, height: int, width: int, timeline: Timeline, segments: Sequence[Segment], top: int) -> None:
         from dust.visualization.segments import colours_of, most_shown
 
-        self.factor = -(-SMALL // min(height, width)) if min(height, width) < SMALL else 1
+        self.factor = max(1, min(-(-SMALL // min(height, width)), LARGE // max(height, width)))
         self.height, self.width = height * self.factor, width * self.factor
         font = max(12, min(self.height // 22, self.width // 22))
         self.layout = _Layout(font, max(4, font // 2), max(6, font // 2), max(8, font * 2 // 3))

@@ -14,6 +14,7 @@ from dust.deploy.predictor import Predictor
 from dust.tasks.task import NONE, Evaluation
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv, write_text
+from dust.utils.text import counted
 
 FILE_WIDTH = 400  # columns of a table that no terminal shows
 JSON, CSV, BAD = "predictions.json", "predictions.csv", "bad_clips.csv"
@@ -152,4 +153,4 @@ class Tally:
         parts += [f"{self.warned} with a warning"] if self.warned else []
         parts += [f"{self.failed} unreadable"] if self.failed else []
         total = self.answered + self.failed
-        return f"{total} clips: {', '.join(parts)}; {total / seconds:.1f} clips/s"
+        return f"{counted(total, 'clip')}: {', '.join(parts)}; {total / seconds:.1f} clips/s"

@@ -46,7 +46,7 @@ def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
             problems.append(_nothing(word))
         found += here
     if problems:
-        raise DataError("\n".join(problems))
+        raise DataError("\n  ".join(problems))
     return found
 
 

@@ -138,6 +138,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _raise_if_any(stages: Sequence[_Ahead], *, several: bool) -> None:
+    for stage in stages:  # a list that is read for its classes alone says the beginning of what it says as a whole
+        for text in list(stage.errors):
+            if any(whole.startswith(f"{text}\n") for whole in stage.errors):
+                del stage.errors[text]
     errors = [error for stage in stages for error in stage.errors.values()]
     if not errors:
         return
@@ -210,8 +214,10 @@ def build_names_ahead(cfg: CfgNode, stage: _Ahead) -> list[str]:
             if used:
                 DATASET_REGISTRY.get(name)
     for name in cfg.TEST.METRICS:
-        with stage.noting():
+        try:
             METRIC_REGISTRY.get(name)
+        except ConfigError as error:
+            stage.say(f"TEST.METRICS: {error} What the task itself measures (top1_acc, ...) is not named here.")
     with stage.noting():
         build_hooks(cfg)
     return [name for name in cfg.TEST.METRICS if name in METRIC_REGISTRY]

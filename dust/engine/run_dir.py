@@ -18,7 +18,7 @@ from dust.utils.errors import DataError, DustError
 from dust.utils.files import csv_text, read_bytes, write_text
 from dust.utils.lock import holding
 from dust.utils.structured import parse_yaml, read_json
-from dust.utils.text import csv_value, printable
+from dust.utils.text import counted, csv_value, printable
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +201,9 @@ class BadClipLog:
         if self.policy == "raise" and self.count:
             assert self.first is not None
             raise DataError(
-                f"{self.count} clips of the {self.split} split could not be used, the first is {self.first.path}: "
-                f"{self.first.reason}. All others are in {written}. Mend or remove the clips that {self.path} lists, "
+                f"{counted(self.count, 'clip')} of the {self.split} split could not be used, the first is "
+                f"{self.first.path}: {self.first.reason}. All "
+                f"others are in {written}. Mend or remove the clips that {self.path} lists, "
                 f"or set {self.key} skip to leave them out."
             )
 

@@ -133,7 +133,7 @@ def _raise_all(errors: Sequence[DustError]) -> None:
     for body, alike in heads.items():
         names = "; ".join(dict.fromkeys(head.removesuffix(":") for head in alike))
         texts.append(f"{names}:\n{body}" if body else names)
-    raise ConfigError("\n".join(texts))
+    raise ConfigError("\n  ".join(texts))
 
 
 def _announce(name: str, output_dir: str, known: bool, finished: Callable[[], bool]) -> bool:

@@ -14,7 +14,7 @@ from dust.datasets import construct_loader
 from dust.datasets.loader import EpochBatchSampler, Loader
 from dust.datasets.manifest.labels import write_class_list
 from dust.datasets.protocol import files_of, fitted_of
-from dust.datasets.sample import unlearnt_classes
+from dust.datasets.sample import counted_from_one, unlearnt_classes
 from dust.datasets.transforms.device import DeviceTransform
 from dust.datasets.workers import WorkerError
 from dust.engine.batch_norm import PreciseStatistics, build_precise
@@ -329,6 +329,8 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
     loader = construct_loader(cfg, "train")
     dataset: Any = loader.dataset
     fitted = fitted_of(dataset)
+    for note in counted_from_one(dataset.class_names, dataset.class_counts()):
+        logger.warning("%s", note)
     val_loader = None
     if cfg.TRAIN.EVAL_PERIOD:
         val_loader = construct_loader(cfg, "val", dataset.class_names, fitted=fitted)

@@ -274,7 +274,7 @@ class MViT(ClassifierHead, Checkpointed):
         grid: Size = tuple(x.shape[2:])  # type: ignore[assignment]
         x = x.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         positions = self._positions(grid)
         return (x if positions is None else x + positions), grid
 

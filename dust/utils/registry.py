@@ -66,7 +66,12 @@ class Registry:
             return cls
         near = difflib.get_close_matches(name, [*self._classes, *self.aliases], n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ConfigError(f"no {self.kind} is called {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
+        raise ConfigError(f"no {self.kind} is called {name!r}.{hint} Registered: {self._listed() or 'none'}.")
+
+    def _listed(self) -> str:
+        """All names, each with what else it is called."""
+        other = {name: [alias for alias, of in self.aliases.items() if of == name] for name in self}
+        return ", ".join(f"{name} ({', '.join(also)})" if also else name for name, also in other.items())
 
     def _look_at(self, name: str, cls: type) -> None:
         """Warn, once, of methods that nobody will find or that cannot be called."""

@@ -74,6 +74,17 @@ def csv_value(cell: str) -> str:
     return cell[1:] if _GUARDED.match(cell) else cell
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return ``1 clip``, ``2 clips``, ``0 classes``: a number with what it counts.
+
+    Args:
+        one: the thing, or how a sentence about one goes on: ``clip is bad``.
+        several: the same of several, where it is more than an s or es.
+    """
+    several = several or f"{one}{'es' if one.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+    return f"{number} {one if number == 1 else several}"
+
+
 def whole_number(text: str) -> int | None:
     """Return the number that up to 18 digits 0 to 9 say; None for any other text."""
     return int(text) if _DIGITS.fullmatch(text) else None
@@ -88,7 +99,11 @@ def _is_number(text: str) -> bool:
 
 
 def near_names(word: str, known: Collection[str], *, n: int = 2, cutoff: float = 0.6) -> list[str]:
-    """Return the known names that are most like ``word``, at most ``n``; none where looking would take long."""
+    """Return the known names that are most like ``word``, at most ``n``; none where looking would take long. Those that
+    differ in upper and lower case alone are alike."""
     if len(word) > _LONGEST_NAME or len(known) > MOST_NAMES:
         return []
+    same = [name for name in known if name.casefold() == word.casefold()]
+    if same:
+        return same[:n]
     return difflib.get_close_matches(word, [name for name in known if len(name) <= _LONGEST_NAME], n=n, cutoff=cutoff)

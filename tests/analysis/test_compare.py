@@ -179,8 +179,8 @@ def test_folders_that_hold_no_results(tmp_path, capsys):
 def test_one_clip_and_one_class(tmp_path):
     predictions(tmp_path / "a.csv", [0], np.array([True]))
     (found,) = compare_runs([read_results(tmp_path / "a.csv")] * 2)
-    assert found.metrics["top1_acc"].p == 1.0 and "only 1 groups" in " ".join(found.notes)
-    assert "1 clips" in text_of(found) and "[unknown]" in text_of(found)
+    assert found.metrics["top1_acc"].p == 1.0 and "only 1 group:" in " ".join(found.notes)
+    assert "1 clip in" in text_of(found) and "[unknown]" in text_of(found)
     assert json.dumps(json_of([found]), allow_nan=False) and json_of([found])["top1_acc"]["low"] is None
 
 

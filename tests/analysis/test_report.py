@@ -45,7 +45,7 @@ def test_a_page_by_itself(tmp_path):
     page = build_report(a_tested_run(tmp_path / "kitchen"))
     for wanted in ("Summary", "Learning curves", "Confusion", "Classes", "believed", "Clips", "40 clips", "top1_acc"):
         assert wanted in page
-    assert "1 clips could not be read" in page and "pour, slow" in page
+    assert "1 clip could not be read" in page and "pour, slow" in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "http" not in page.split("<script>")[0]
     assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page
 

@@ -25,6 +25,17 @@ def test_help_lists_every_sub_command_of_the_room(capsys):
     assert names()[0] == "train" and {"convert-data", "gen-data", "configs", "zoo"} <= set(names())
 
 
+def test_words_that_are_no_sub_command(capsys, tmp_path, monkeypatch):
+    assert main(["predcit"]) == 2 and "Did you mean predict" in capsys.readouterr().err
+    assert main(["mine/video.yaml"]) == 2
+    assert "A configuration stands behind --cfg: dust --cfg mine/video.yaml." in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-x.mp4").write_text("")
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "-x.mp4"])
+    assert "a file's name that begins with a dash is written ./-x.mp4" in capsys.readouterr().err
+
+
 def rows_of_the_page():
     """(command, what it does) of docs/COMMANDS.md."""
     page = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")

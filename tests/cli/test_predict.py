@@ -188,6 +188,14 @@ def test_a_watched_folder(run, clips, tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
     assert "3 clips: 2 answered, 1 unreadable" in said.err and "notes.txt" not in said.out
     assert main(["predict", str(run), "--watch", str(tmp_path / "nowhere")]) == 2
+    said = capsys.readouterr()
+    assert "nowhere: there is no such folder" in said.err and not said.out and "watching" not in said.err
+
+
+def test_other_values_are_written_as_for_a_training(run, clips, capsys):
+    for word in ("TEST.BATCH_SIZE=1", "TEST.BATCH_SIZE"):
+        assert main(["predict", str(run), str(clips / "clip_1.mp4"), "--opts", word]) == 2
+        assert ("with a space and no =" if "=" in word else "seems to stand alone") in capsys.readouterr().err
 
 
 def test_a_live_source(run, tmp_path, monkeypatch, capsys):

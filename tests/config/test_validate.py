@@ -28,6 +28,8 @@ def test_infinity_is_no_rate():
     [
         ({"TASK": "ssl"}, "TASK ssl: contrastive training is not in dust"),
         ({"OUTPUT_DIR": " "}, "OUTPUT_DIR is empty"),
+        ({"OUTPUT_DIR": "s3://bucket/run"}, "OUTPUT_DIR s3://bucket/run: is an address"),
+        ({"MODEL__NUM_CLASSES": 0, "TEST__ENABLE": True}, "MODEL.NUM_CLASSES 0: a model without a classifier"),
         ({"SHARD_ID": 2, "NUM_SHARDS": 2}, "SHARD_ID 2: must be below NUM_SHARDS 2"),
         ({"NUM_GPUS": 2, "NUM_PROCS_PER_NODE": 4}, "NUM_PROCS_PER_NODE 4: with GPUs there is one process for each"),
         ({"TRAIN__BATCH_SIZE": 3, "NUM_GPUS": 4}, "TRAIN.BATCH_SIZE 3: is shared by the 4 processes"),

@@ -278,7 +278,7 @@ def test_lists_are_written_and_read_again(tmp_path, capsys):
     ]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "train.csv (1 segments), val.csv (1 segments), 2 classes" in said and "1 videos without annotations" in said
+    assert "train.csv (1 segment), val.csv (1 segment), 2 classes" in said and "1 videos without annotations" in said
     (row,) = csv_dicts(tmp_path / "out" / "val.csv")
     assert (row["path"], row["start"], row["end"]) == (str(tmp_path / "videos" / "v_def.mp4"), "1.5", "3.25")
     assert main(words) == 2 and "--force" in capsys.readouterr().err

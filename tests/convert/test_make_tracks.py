@@ -236,7 +236,7 @@ def test_a_broken_video_is_left_out_and_named(tmp_path, capsys):
     source = str(two_cameras(tmp_path, rows))
     assert command.main([source, "--out", str(tmp_path / "out"), "--points", "16"]) == 1
     said = capsys.readouterr().out
-    assert "wrote 1 files" in said and f"left out: {tmp_path}/bad.mp4: cannot be opened" in said
+    assert "wrote 1 file of" in said and f"left out: {tmp_path}/bad.mp4: cannot be opened" in said
     assert (tmp_path / "out" / "tracks.csv").read_text().count("\n") == 2
     two_cameras(tmp_path, rows[1:])
     assert command.main([source, "--out", str(tmp_path / "out3"), "--points", "16"]) == 2

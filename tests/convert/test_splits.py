@@ -76,7 +76,7 @@ def test_nothing_is_overwritten_without_force(ucf, tmp_path):
 def test_a_clip_in_train_and_test(ucf, tmp_path):
     out = tmp_path / "out"
     shutil.copy(ucf / "UCF-101" / "b" / "8.avi", ucf / "UCF-101" / "b" / "2.avi")
-    with pytest.raises(DataError, match=r"1 clips are in train and in val or test.*\n.*b/2.avi; test: .*b/8.avi"):
+    with pytest.raises(DataError, match=r"1 clip is in train and in val or test.*\n.*b/2.avi; test: .*b/8.avi"):
         write_splits(read_public(str(ucf), "ucf101"), out)
     assert not out.exists()
     result = write_splits(read_public(str(ucf), "ucf101"), out, drop_leaks=True)
@@ -93,7 +93,7 @@ def test_a_clip_twice_in_train_is_said(ucf, tmp_path):
 def test_a_clip_that_does_not_open(ucf, tmp_path):
     out = tmp_path / "out"
     (ucf / "UCF-101" / "b" / "2.avi").write_text("text")
-    with pytest.raises(DataError, match=r"1 clips cannot be read.*--skip-bad.*\n.*b/2.avi"):
+    with pytest.raises(DataError, match=r"1 clip cannot be read.*--skip-bad.*\n.*b/2.avi"):
         write_splits(read_public(str(ucf), "ucf101"), out)
     assert not (out / "train.csv").exists()
     assert csv_lists(out / "bad_clips.csv")[1][:3] == ["train", "b/2.avi", str(ucf / "UCF-101" / "b" / "2.avi")]

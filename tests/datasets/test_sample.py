@@ -10,7 +10,7 @@ from dust.config import load_config
 from dust.datasets.build import build_dataset
 from dust.datasets.manifest.manifest import read_manifest
 from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
-from dust.datasets.sample import unlearnt_classes
+from dust.datasets.sample import counted_from_one, unlearnt_classes
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import DataError
@@ -97,3 +97,10 @@ def test_components_and_states_of_procedures(tmp_path, caplog):
     build_dataset("KeyFrames", cfg, "val")
     said = [record for record in caplog.records if "states that are no class are left out" in record.message]
     assert said and said[0].levelname == "WARNING"
+
+
+def test_labels_that_count_from_one():
+    (said,) = counted_from_one(["0", "1", "2"], [0, 4, 1])
+    assert said.startswith("class 0 has no training clip") and "subtract 1" in said
+    for names, counts in ((["0", "1"], [1, 2]), (["0", "1", "2"], [0, 0, 1]), (["a", "b"], [0, 1]), (["0"], [0])):
+        assert counted_from_one(names, counts) == []

@@ -41,6 +41,7 @@ def test_what_is_a_clip_and_what_is_left_out(tmp_path):
         "small/b.jpg",
     )
     os.symlink(tmp_path / "gone.mp4", tmp_path / "z.mp4")
+    os.symlink("self", tmp_path / "self")
     os.symlink(tmp_path, tmp_path / "deep" / "loop")
     os.symlink(tmp_path / "take1", tmp_path / "linked")
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -55,14 +56,14 @@ def test_what_is_a_clip_and_what_is_left_out(tmp_path):
         ".xyz, which is not read as video": ["f.xyz"],
         "a file without a suffix": ["noise"],
         "not a plain file": ["pipe.mp4"],
-        "a link that leads nowhere": ["z.mp4"],
+        "a link that leads nowhere": ["self", "z.mp4"],
         "a link back to a folder that it lies in": ["deep/loop"],
         "a picture that is not in a folder of frames": ["cover.jpg"],
         "a picture of something else (flow, depth, masks, previews of the videos beside it)": [
             *("small/a.jpg", "small/b.jpg", "take2/flow_x/1.png"),
         ],
     }
-    assert "1 x a link that leads nowhere (z.mp4)" in scan.summary() and not scan.only_hidden
+    assert "2 x a link that leads nowhere (self, z.mp4)" in scan.summary() and not scan.only_hidden
     assert relative(tmp_path, scan_clips(tmp_path, frames=False).found)[-1] == "deep/er/g.mp4"
 
 

@@ -68,6 +68,12 @@ def test_words_can_be_read_at_any_size(tmp_path, size):
     assert band.max() > 150 and band.min() < 60, "letters and bars on a dark ground"
 
 
+def test_a_strip_is_enlarged_as_far_as_encoders_take_it(tmp_path):
+    path = write_clip(tmp_path / "a.mkv", 2, codec="ffv1", size=(16, 1200), pixels="bgr0")
+    ((_, picture), *_) = frames_of(overlay(path, tmp_path / "out.mp4"))
+    assert max(picture.shape[:2]) == 3600 and min(picture.shape[:2]) > 3 * 16
+
+
 def test_the_label_changes_with_the_segments(tmp_path):
     out = overlay(write_clip(tmp_path / "a.mp4", 50, size=(256, 320)), tmp_path / "out.mp4")
     found = frames_of(out)

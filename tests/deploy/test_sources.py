@@ -9,7 +9,7 @@ from dust.deploy.reading_procedures import ProcedureReader
 from dust.deploy.reading_tracks import TrackReader, sample_of
 from dust.deploy.sources import find_sources, is_single
 from dust.deploy.streams import open_stream
-from dust.utils.errors import ConfigError
+from dust.utils.errors import ConfigError, DataError
 
 
 def test_a_question_mark_in_an_address_is_no_pattern(model):
@@ -55,3 +55,10 @@ def test_links_in_a_folder_lead_round_in_no_circle(model, clips, tmp_path):
     assert len(names) == 3 + len(list(clips.glob("*.mp4"))), "another folder is followed"
     predictions = list(model.predict(found[:2]))
     assert predictions[0].ok and "symbolic links" in predictions[1].error
+
+
+def test_each_word_that_names_nothing_has_a_line_of_its_own(model, tmp_path):
+    with pytest.raises(DataError) as error:
+        find_sources([f"{tmp_path}/a*.mp4", f"{tmp_path}/b*.mp4"], model.reader)
+    first, second = str(error.value).split("\n")
+    assert "a*.mp4: no file matches" in first and "b*.mp4: no file matches" in second

@@ -45,19 +45,19 @@ def test_training_warns_and_a_test_repeats_it(tmp_path, caplog):
     train = [clip("a", group="p"), clip("b"), Clip("b again", "/data/b.mp4", 1)]
     warnings = record_training_list(tmp_path, train, Listed(clip("a"), clip("v", group="p")))
     assert warnings == [
-        "1 clips of train are in another split too (the same file): a.mp4 (train) = a.mp4 (val)",
-        "1 groups of train are in another split too: a.mp4 (train) = v.mp4 (val)",
-        "1 clips have several labels (the same file): b.mp4 (train) = b again (train)",
+        "1 clip of train is in another split too (the same file): a.mp4 (train) = a.mp4 (val)",
+        "1 group of train is in another split too: a.mp4 (train) = v.mp4 (val)",
+        "1 clip has several labels (the same file): b.mp4 (train) = b again (train)",
     ]
     assert all(text in caplog.text for text in warnings)
     tested = Listed(clip("t"), clip("b"), Clip("t too", "/data/t.mp4", 0))
     found = warnings_of_test(tmp_path, tested)
     assert found[:3] == warnings
     assert (
-        "1 clips of train are in another split too (the same file): b.mp4 (train) = b again (train) = b.mp4 (test)"
+        "1 clip of train is in another split too (the same file): b.mp4 (train) = b again (train) = b.mp4 (test)"
         in found
     )
-    assert "1 clips stand in one split more than once (the same file): t.mp4 (test) = t too (test)" in found
+    assert "1 clip stands in one split more than once (the same file): t.mp4 (test) = t too (test)" in found
 
 
 def test_nothing_is_said_of_lists_that_agree(tmp_path, caplog):
@@ -75,7 +75,7 @@ def test_overlapping_segments_of_one_video_are_a_leak(tmp_path):
     assert record_training_list(tmp_path, train, Listed(part(2, 4), part(6, None))) == []
     assert warnings_of_test(tmp_path, Listed(part(2, 4))) == []
     (text,) = record_training_list(tmp_path, train, Listed(part(1.5, 3)))
-    assert text == "1 clips of train are in another split too (the same file): a.mp4#0-2 (train) = a.mp4#1.5-3 (val)"
+    assert text == "1 clip of train is in another split too (the same file): a.mp4#0-2 (train) = a.mp4#1.5-3 (val)"
     record_training_list(tmp_path, train, None)
     (text,) = warnings_of_test(tmp_path, Listed(part(5.9, 7)))  # read back from the training's list
     assert "a.mp4#4-6 (train) = a.mp4#5.9-7 (test)" in text

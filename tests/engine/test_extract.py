@@ -194,7 +194,7 @@ def test_a_bad_clip_stops_or_is_recorded(settings, clips, tmp_path):
     raising = settings(**common)
     run = RunDir(raising.OUTPUT_DIR)
     for _ in range(2):
-        with pytest.raises(DataError, match=r"1 clips .*bad\.mp4.*unfinished.*TEST\.ON_BAD_CLIP skip"):
+        with pytest.raises(DataError, match=r"1 clip .*bad\.mp4.*unfinished.*TEST\.ON_BAD_CLIP skip"):
             extract(raising, run)
     with pytest.raises(DataError, match="not finished|no features"):
         FeatureStore.open(run.features, "val")

@@ -69,7 +69,7 @@ def test_all_problems_of_all_stages_are_said_at_once(fused, said, tmp_path):
     (data / "test.csv").unlink()
     error = said(DUST, data, "SERIES.NUM_CHANNELS", "4", "TRAIN.BEST_METRIC", "top5_acc", "TEST.METRICS", "[nope]")
     assert "4 problems, and nothing was begun" in error
-    assert "dust_stage1, dust_stage2, dust_stage3, dust_stage4: no metric is called 'nope'" in error
+    assert "dust_stage1, dust_stage2, dust_stage3, dust_stage4: TEST.METRICS: no metric is called 'nope'" in error
     assert "dust_stage2, dust_stage4: the series of the train split cannot be used" in error
     assert "dust_stage1, dust_stage2, dust_stage4: TRAIN.BEST_METRIC top5_acc: is not measured; choose" in error
     assert "neither test.csv nor manifest.csv for the test split" in error
@@ -166,6 +166,30 @@ def test_two_stages_in_one_folder_and_a_folder_that_is_a_file(clips, tmp_path, c
     (tmp_path / "file").write_text("")
     assert run_net.main(words(clips, tmp_path / "file" / "run")) == 2
     assert f"{tmp_path / 'file'} is a file" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_a_list_that_others_need_for_its_classes_is_said_once(clips, tmp_path, capsys):
+    """Validation and test read the training list for its classes, and so does NUM_CLASSES -1, without its files."""
+    home = tmp_path / "data"
+    shutil.copytree(clips, home)
+    listed = (home / "train.csv").read_text()
+
+    def said(text, **options):
+        (home / "train.csv").write_text(text)
+        assert run_net.main(words(home, tmp_path / "run", **options)) == 2
+        return capsys.readouterr().err
+
+    assert said(listed, MODEL__NUM_CLASSES=7).count("MODEL.NUM_CLASSES is 7") == 1
+    error = said(f"{listed}nowhere.mp4,0\nclip_0.mp4,\n", MODEL__NUM_CLASSES=-1)
+    assert error.count("an empty label") == 1 == error.count("nowhere.mp4") and "problems" not in error
+    error = said("", MODEL__NUM_CLASSES=-1)
+    assert error.count("the train split holds no clip") == 1 and "0 classes" not in error
+
+
+def test_figures_that_nobody_registered(clips, tmp_path, capsys):
+    assert run_net.main([*words(clips, tmp_path / "run"), "TEST.METRICS", "[top1_acc]"]) == 2
+    assert "TEST.METRICS: no metric is called 'top1_acc'" in (error := capsys.readouterr().err)
+    assert "What the task itself measures (top1_acc, ...) is not named here" in error
 
 
 def test_weights_that_cannot_be_read_or_do_not_fit(clips, tmp_path, capsys):

@@ -241,7 +241,7 @@ class TestBadClips:
         )
         cfg = with_values(cfg, {"TRAIN.ENABLE": False})
         run = RunDir(cfg.OUTPUT_DIR)
-        with pytest.raises(DataError, match=r"1 clips of the test split.*2\.mp4.*TEST\.ON_BAD_CLIP skip"):
+        with pytest.raises(DataError, match=r"1 clip of the test split.*2\.mp4.*TEST\.ON_BAD_CLIP skip"):
             run_test(cfg, run)
         for folder in (run.results, *(run.path / f"results_{count}_views" for count in sweep)):
             assert json.loads((folder / "test.json").read_text())["counts"] == {"samples": 3, "bad_clips": 1}

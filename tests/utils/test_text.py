@@ -7,6 +7,7 @@ import pytest
 
 from dust.utils.files import csv_text
 from dust.utils.text import (
+    counted,
     csv_cell,
     csv_value,
     near_names,
@@ -85,3 +86,13 @@ def test_near_names_are_bounded():
     assert near_names("wavee", ["wave", "jump"]) == ["wave"]
     assert near_names("x" * 100_000, ["x" * 100_001]) == []
     assert near_names("wavee", ["wave", *map(str, range(30_000))]) == []
+
+
+def test_what_is_counted_is_one_or_several():
+    assert [counted(number, "clip") for number in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+    assert counted(1, "class") == "1 class" and counted(12, "class") == "12 classes"
+    assert [counted(number, "clip is", "clips are") for number in (1, 3)] == ["1 clip is", "3 clips are"]
+
+
+def test_names_that_differ_in_case_alone_are_near():
+    assert near_names("RIGHT", ["left", "right", "light"]) == ["right"]

@@ -33,6 +33,7 @@ from dust.utils.statistics import (
     reliability_bins,
 )
 from dust.utils.structured import read_json
+from dust.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -133,11 +134,12 @@ def _summary(results: Results) -> str:
     intervals = intervals_of(results)
     counts = results.report.get("counts", {})
     groups = len(set(results.groups))
-    notes = [f"{counts.get('samples', len(results.ids))} {results.kind} in {groups} groups"]
+    samples = counted(counts.get("samples", len(results.ids)), results.kind.removesuffix("s"))
+    notes = [f"{samples} in {counted(groups, 'group')}"]
     if counts.get("bad_clips"):
-        notes.append(f"<b>{counts['bad_clips']} clips could not be read</b>")
+        notes.append(f"<b>{counted(counts['bad_clips'], 'clip')} could not be read</b>")
     if groups < FEW_GROUPS:
-        notes.append(f"<b>only {groups} groups</b>: the intervals are little more than a guess")
+        notes.append(f"<b>only {counted(groups, 'group')}</b>: the intervals are little more than a guess")
     notes += [html.escape(str(one)) for one in results.report.get("data_warnings", [])]
     rows = []
     for name, value in metrics.items():

@@ -30,7 +30,7 @@ from dust.datasets.keystep.files import (
 from dust.datasets.manifest.columns import to_number
 from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.manifest import SPLITS
-from dust.decode.folders import is_video, scan_pictures, visible
+from dust.decode.folders import is_file, is_folder, is_video, scan_pictures, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
 from dust.utils.text import whole_number
@@ -172,7 +172,7 @@ def _base(folder: Path) -> Path:
 
 
 def _recording_folders(base: Path, problems: Problems) -> list[Path]:
-    found = [Path(entry.path) for entry in visible(base) if entry.is_dir()]
+    found = [Path(entry.path) for entry in visible(base) if is_folder(entry)]
     if not found:
         problems.add("no recordings: each is a folder in that of its split", str(base))
     return found
@@ -192,7 +192,7 @@ def _frames_of(home: Path, layout: Layout, problems: Problems, check_files: bool
     pictures = home / layout.pictures
     if pictures.is_dir() and scan_pictures(pictures).found:
         return str(pictures)
-    inside = [Path(entry.path) for entry in visible(home) if is_video(entry.name) and entry.is_file()]
+    inside = [Path(entry.path) for entry in visible(home) if is_video(entry.name) and is_file(entry)]
     named = [path for path in inside if path.stem in ("rgb", home.name)] or inside
     beside = sorted(path for path in home.parent.glob(f"{glob.escape(home.name)}.*") if is_video(path))
     found = named or beside

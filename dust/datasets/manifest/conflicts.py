@@ -16,6 +16,7 @@ from dust.datasets.manifest.clips import Clip, Clips
 from dust.datasets.protocol import HasGroup, HasLabel, HasSources
 from dust.decode.segment import Segment
 from dust.utils.errors import SHOWN
+from dust.utils.text import counted
 
 ERROR, WARNING = "error", "warning"
 LEAK, GROUP_LEAK, SHARED, LABELS, DUPLICATE = "leak", "group", "shared", "labels", "duplicate"
@@ -45,19 +46,21 @@ class Conflict:
     Attributes:
         level: error | warning.
         kind: leak | group | shared | labels | duplicate.
+        one, several: how the sentence goes on behind the number of cases.
         cases: for each, (split, sample) of all that are in it; those of train first.
     """
 
     level: str
     kind: str
-    text: str
+    one: str
+    several: str
     cases: list[list[tuple[str, Sample]]]
 
     def summary(self) -> str:
         """The contradiction in a line, with the first few ids."""
         ids = [" = ".join(dict.fromkeys(f"{sample.id} ({split})" for split, sample in case[:4])) for case in self.cases]
         more = ", ..." if len(ids) > SHOWN else ""
-        return f"{len(self.cases)} {self.text}: {', '.join(ids[:SHOWN])}{more}"
+        return f"{counted(len(self.cases), self.one, self.several)}: {', '.join(ids[:SHOWN])}{more}"
 
 
 def samples_of(clips: Iterable[Any]) -> list[Sample]:
@@ -159,14 +162,15 @@ def find_conflicts(
     how = "the same content" if same else "the same file"
     leaks, shared = _several_splits(case for entries in of_file.values() for case in _overlapping(entries))
     labels = [case for case in of_whole.values() if _labels_differ(case)]
+    too, both = "in another split too", f"in val and in test ({how}), as in data sets without a list for each"
+    again = f"in one split more than once ({how})"
+    groups_too, repeated = _several_splits(of_group.values())[0], _repeated(of_whole.values())
     found = [
-        Conflict(ERROR, LEAK, f"clips of train are in another split too ({how})", leaks),
-        Conflict(ERROR, GROUP_LEAK, "groups of train are in another split too", _several_splits(of_group.values())[0]),
-        Conflict(ERROR, LABELS, f"clips have several labels ({how})", labels),
-        Conflict(
-            WARNING, SHARED, f"clips are in val and in test ({how}), as in data sets without a list for each", shared
-        ),
-        Conflict(WARNING, DUPLICATE, f"clips stand in one split more than once ({how})", _repeated(of_whole.values())),
+        Conflict(ERROR, LEAK, f"clip of train is {too} ({how})", f"clips of train are {too} ({how})", leaks),
+        Conflict(ERROR, GROUP_LEAK, f"group of train is {too}", f"groups of train are {too}", groups_too),
+        Conflict(ERROR, LABELS, f"clip has several labels ({how})", f"clips have several labels ({how})", labels),
+        Conflict(WARNING, SHARED, f"clip is {both}", f"clips are {both}", shared),
+        Conflict(WARNING, DUPLICATE, f"clip stands {again}", f"clips stand {again}", repeated),
     ]
     return [conflict for conflict in found if conflict.cases]
 

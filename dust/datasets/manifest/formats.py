@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dust.datasets.manifest.table import RawSplit, Row
-from dust.decode.folders import Scan, is_hidden, is_video, iter_clips, visible
+from dust.decode.folders import Scan, is_file, is_folder, is_hidden, is_video, iter_clips, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 from dust.utils.structured import read_json
@@ -29,7 +29,7 @@ SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}  # of each class, where class f
 
 
 def _folders(folder: str) -> list[str]:
-    return [entry.name for entry in visible(folder) if entry.is_dir()]
+    return [entry.name for entry in visible(folder) if is_folder(entry)]
 
 
 def _holds_clips(folder: str, *, frames: bool = True) -> bool:
@@ -52,7 +52,7 @@ def _split_and_class_folders(root: str) -> tuple[dict[str, str], list[str]]:
     for name in _folders(root):
         path = os.path.join(root, name)
         split = next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
-        direct = any(is_video(entry.name) for entry in visible(path) if not entry.is_dir())
+        direct = any(is_video(entry.name) for entry in visible(path) if not is_folder(entry))
         if split is not None and _folders(path) and not direct:
             if split in splits:
                 raise DataError(f"{root}: both {splits[split]}/ and {name}/ could be the {split} split: remove one")
@@ -92,9 +92,9 @@ def read_folders(root: str, split: str) -> RawSplit:
     for folder in [splits["train"]] if "train" in splits else splits.values():  # others' classes must be among train's
         names.update(_folders(os.path.join(root, folder)))
     raw.class_names = sorted(names)
-    for path in visible(top):
-        if path.is_file() and is_video(path.name):
-            raw.problems.add("a clip outside the class folders: move it into one", path.path)
+    for entry in visible(top):
+        if is_file(entry) and is_video(entry.name):
+            raw.problems.add("a clip outside the class folders: move it into one", entry.path)
     scan = Scan()
     for name in _folders(top):
         found = iter_clips(os.path.join(top, name), scan)
@@ -214,12 +214,12 @@ def _by_stem(folders: Sequence[str]) -> dict[str, str]:
     for folder in folders:
         try:
             with os.scandir(folder) as entries:
-                names = sorted((entry.is_dir(), entry.name) for entry in entries if not is_hidden(entry.name))
+                names = sorted((is_folder(entry), entry.name) for entry in entries if not is_hidden(entry.name))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for is_folder, name in names:
-            if is_folder or is_video(name):
-                stem = name if is_folder else os.path.splitext(name)[0]
+        for of_frames, name in names:
+            if of_frames or is_video(name):
+                stem = name if of_frames else os.path.splitext(name)[0]
                 found.setdefault(stem, os.path.join(folder, name))
     return found
 

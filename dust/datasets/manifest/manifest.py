@@ -30,6 +30,7 @@ from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
 from dust.datasets.manifest.votes import Votes, index_rows, merge_rows
 from dust.decode.segment import SECONDS
 from dust.utils.errors import DataError, Problems
+from dust.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -178,9 +179,13 @@ def _manifest(
     clips: Clips, names: list[str], source: str, split: str, multi_label: bool, frames: Mapping[str, FrameLabels]
 ) -> Manifest:
     if not len(clips):
-        raise DataError(f"{source}: the {split} split holds no clip")
-    logger.info("%s: %d clips of %d classes for %s", source, len(clips), len(names), split)
+        raise _holds_no_clip(source, split)
+    logger.info("%s: %s of %s for %s", source, counted(len(clips), "clip"), counted(len(names), "class"), split)
     return Manifest(clips, names, source, multi_label, frames)
+
+
+def _holds_no_clip(source: str, split: str) -> DataError:
+    return DataError(f"{source}: the {split} split holds no clip")
 
 
 def read_new_clips(
@@ -413,7 +418,9 @@ class _Reader:
                 return names
         raw = self.read("train")
         names = index_rows(raw, None, num_classes, multi_label=self.multi_label, soft_labels=self.soft_labels)[1]
-        raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
+        raw.problems.raise_if_any(raw.source)
+        if not names:
+            raise _holds_no_clip(raw.source, "train")
         return names
 
 

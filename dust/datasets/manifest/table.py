@@ -34,7 +34,7 @@ from dust.decode.folders import is_picture, is_video
 from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
-from dust.utils.text import csv_value, printable
+from dust.utils.text import counted, csv_value, printable
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class RawSplit:
 def say_repeated(source: str, rows: int) -> None:
     """Warn of rows that name what is named before."""
     if rows:
-        logger.warning("%s: %d rows name what is named before: their ids end in #2, #3, ...", source, rows)
+        what = counted(rows, "row names what is named before", "rows name what is named before")
+        logger.warning("%s: %s: ids there end in #2, #3, ...", source, what)
 
 
 def own_name(row: Row) -> str:

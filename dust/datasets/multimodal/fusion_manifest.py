@@ -354,7 +354,7 @@ def _train_classes(
     if not raw.rows:
         return None
     names = index(raw, None)[1]
-    raw.problems.raise_if_any(f"{raw.source} (read for its classes)")
+    raw.problems.raise_if_any(raw.source)
     return names
 
 

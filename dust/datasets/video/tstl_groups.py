@@ -75,7 +75,7 @@ class GroupedVideo(VideoDataset):
         except DataError as error:
             count = grouping.num_classes
             raise DataError(
-                f"{error}\n(the number of classes, {count}, is that of TSTL.GROUPING {tstl.GROUPING})"
+                f"{error}\n  (the number of classes, {count}, is that of TSTL.GROUPING {tstl.GROUPING})"
             ) from None
         arguments |= {"grouping": grouping, "role": role, "group": tstl.GROUP, "expert_classes": tstl.EXPERT_CLASSES}
         ours = relabel(arguments["manifest"], grouping, role, tstl.GROUP, tstl.EXPERT_CLASSES).class_names

@@ -1,5 +1,6 @@
 """What a stranger may ask of a server: how much at once, which files, which folder."""
 
+import errno
 import math
 import os
 import re
@@ -94,10 +95,11 @@ def _check_container(path: str, limits: Limits) -> None:
                 context = stream.codec_context
                 if context is not None and context.width * context.height > LARGEST:
                     raise VideoError(path, f"has pictures of {context.width}x{context.height} pixels, far too many")
-    except av.error.ArgumentError as error:
-        raise VideoError(path, "is no video file: what names other files (a playlist) is not opened here") from error
     except (*read_errors(), ValueError) as error:
-        raise VideoError(path, f"cannot be opened: {words(error)}") from error
+        reason = f"cannot be opened: {words(error)}"
+        if getattr(error, "errno", 0) == errno.EINVAL:  # PyAV's own name for it differs between its versions
+            reason = "is no video file: what names other files (a playlist) is not opened here"
+        raise VideoError(path, reason) from error
 
 
 def _check_length(path: str, seconds: float, limits: Limits) -> None:

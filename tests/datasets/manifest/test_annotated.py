@@ -129,7 +129,7 @@ def test_overlapping_segments_are_an_error_of_check_and_a_warning_of_training(ro
     assert found == [("error", "leak", "videos/abc.mp4#0-0.5"), *of_groups]
     train, val = (read_manifest(root=str(root), split=split, format=form) for split in ("train", "val"))
     warnings = record_training_list(root, train.clips, Listed(*val.clips))
-    assert "1 clips of train are in another split too" in warnings[0] and warnings[0] in caplog.text
+    assert "1 clip of train is in another split too" in warnings[0] and warnings[0] in caplog.text
 
 
 def test_what_is_not_there(root):

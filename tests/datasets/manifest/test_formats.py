@@ -218,3 +218,14 @@ def test_class_folders_that_are_no_utf8(tmp_path):
     found = read_manifest(root=str(tmp_path), split="train")
     assert found.class_names == ["class\\udcff"] and os.path.exists(found.clips[0].path)
     assert found.clips[0].id.isprintable()
+
+
+def test_a_link_to_itself_beside_the_class_folders_is_none_of_them(tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / f"{split}.mp4").write_text("")
+    os.symlink("self", tmp_path / "self")
+    os.symlink("self", tmp_path / "train" / "self")
+    assert detect_format(str(tmp_path)) == "folder"
+    assert read_manifest(root=str(tmp_path), split="train").class_names == ["a", "b"]

@@ -76,7 +76,7 @@ def test_a_second_reading_opens_what_the_first_has_kept(tmp_path, unread, caplog
         with pytest.raises(IndexError):
             found.clips[5]
     assert len(kept(tmp_path)) == 1
-    assert caplog.text.count("1 rows name what is named before") == 3  # said at each start
+    assert caplog.text.count("1 row names what is named before") == 3  # said at each start
 
 
 def test_an_id_that_is_the_path_is_stored_once(tmp_path):

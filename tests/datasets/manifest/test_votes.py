@@ -145,7 +145,7 @@ def test_check_says_how_far_they_agree(tmp_path, capsys):
     # pairs: 1, 0, 1; each class has half of six judgements: (2/3 - 1/2) / (1 - 1/2)
     line = "train: 3 samples judged by 2 people: 66.7 % of pairs say the same, Fleiss' kappa 0.333; 1 have two largest"
     assert [fact for fact in facts if fact.startswith(line)] and not any(
-        fact.startswith("val: 1 sample ") for fact in facts
+        fact.startswith("val: 1 sample judged") for fact in facts
     )
     assert check.main([str(tmp_path), "--workers", "0", "--soft-labels"]) == 1  # 3.mp4 is in both
     assert "Fleiss' kappa 0.333" in capsys.readouterr().out
