@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--hours", type=float, default=5.0, help="of test recordings, at least")
-    parser.add_argument("--recordings", type=int, default=160, help="of training, with its val and test")
+    parser.add_argument("--recordings", type=int, default=480, help="of training, with its val and test")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, nargs=2, default=[8, 10], help="of both encoders")
     args = parser.parse_args()
