@@ -38,6 +38,8 @@ def read_value(value: Any, default: Any, *, element: type | None = None, words: 
     if value is None or (isinstance(value, str) and value.strip().lower() in NONE and not _is_text(value, default)):
         if default is None:
             return None
+        if isinstance(default, str) and value is not None:
+            raise ValueError(f"{value.strip()} is read as no value{_example(default)}, or another word")
         raise ValueError(f"has no value{_example(default)}")
     if default is None:
         return _READERS[element](value) if element else plain(value)

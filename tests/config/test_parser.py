@@ -159,7 +159,7 @@ def test_all_problems_come_at_once(yaml_file):
         f"DATA.TRAIN_JITTER_SCALES ({path}:10): '256' is not a list; write [256]",
         f"LOG_PERIOD ({path}:14): is a key with a value, not a section",
         "train.enable (override): unknown key; upper and lower case count: TRAIN.ENABLE",
-        "WANDB.MODE (override): has no value; write '' for an empty text",
+        "WANDB.MODE (override): None is read as no value; write '' for an empty text, or another word",
     ]
     assert sorted(found[9:]) == [
         "DATA.RESIZE 'cv2': choose swscale, torch",

@@ -83,7 +83,7 @@ def test_reads(written, default, value):
         (["1"], "x", r"the list \['1'\] is not a text"),
         ("None", 1, "has no value; its default is 1"),
         (None, 0.1, "has no value; its default is 0.1"),
-        ("null", "x", "has no value; write ''"),
+        ("null", "x", "null is read as no value; write '' for an empty text, or another word"),
         ("", 1, "has no value"),
         ("256", [1, 2], r"'256' is not a list; write \[256\]"),
         ("256,320", [1, 2], r"'256,320' is not a list; write \[256, 320\]"),

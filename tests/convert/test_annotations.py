@@ -292,7 +292,7 @@ def test_frames_are_cut_between_their_times(tmp_path):
     """A segment of frames 0 to 4 holds exactly these by the video's own times."""
     path = clip(tmp_path / "abc.mp4", 1)
     result = convert_annotations("label-studio", written(tmp_path / "a.json", STUDIO), tmp_path / "out")
-    assert result.counts == {"data": 1} and any("1 videos have several annotators" in note for note in result.notes)
+    assert result.counts == {"data": 1} and any("1 video has several annotators" in note for note in result.notes)
     (row,) = csv_dicts(tmp_path / "out" / "data.csv")
     with open_clip(path) as reader:
         times = reader.pts - reader.pts[0]
@@ -319,7 +319,7 @@ def test_shares_of_several_annotators(tmp_path, capsys):
     source = written(tmp_path / "a.json", said)
     ask = ["convert-data", "label-studio", str(source), "--out", str(tmp_path / "out")]
     assert main(ask) == 0
-    note = "1 videos have several annotators, who disagree in 1 of them, the same in 50.0 % of the time"
+    note = "1 video has several annotators, who disagree in 1 of them, the same in 50.0 % of the time"
     assert f"{note} that any of them labelled: the first one's stretches are taken" in capsys.readouterr().out
     rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
     assert rows == [("0", "0.2", "cut"), ("0.2", "0.4", "stir")]
@@ -335,6 +335,27 @@ def test_shares_of_several_annotators(tmp_path, capsys):
     with pytest.raises(DataError, match="cannot stand among shares"):
         source = written(tmp_path / "b.json", said_by([(0, 1, "a|b")], [(0, 1, "c")]))
         convert_annotations("label-studio", source, tmp_path / "x", soft_labels=True)
+
+
+def test_shares_keep_labels_with_colons_and_cut_no_empty_piece(tmp_path):
+    """A label of one annotator is not read as a count, and ends that a list writes alike are one."""
+    alone, both = said_by([(0, 1, "step:2")]), said_by([(0, 1, "cut")], [(0, 1.0000001, "stir")])
+    alone[0]["data"]["video"] = "def.mp4"
+    found = READERS["label-studio"].read(written(tmp_path / "a.json", [*alone, *both]), soft_labels=True)
+    assert [(one.start, one.end, one.label) for one in found.items] == [(0, 1, "step:2:1"), (0, 1, "cut:1|stir:1")]
+    with pytest.raises(DataError, match="cannot stand among shares"):
+        READERS["label-studio"].read(written(tmp_path / "b.json", said_by([(0, 1, "a|b")])), soft_labels=True)
+
+
+def test_boris_says_what_it_does_not_heed(tmp_path):
+    """Modifiers in columns of their own, and players that show several videos at once."""
+    table = "Time,Media file path,Subject,Behavior,Modifier #1,Status\n"
+    media = "player #1:/v/abc.mp4;player #2:/v/def.mp4"
+    rows = "".join(f"{time},{media},anna,cut,left,{status}\n" for time, status in ((0.5, "START"), (2, "STOP")))
+    found = read("boris", written(tmp_path / "a.csv", table + rows))
+    assert [one.video for one in found.items] == ["abc.mp4"]
+    assert any("2 events have modifier #1, which are no part" in note for note in found.notes)
+    assert any("2 events have several videos at once, of which the first is taken" in note for note in found.notes)
 
 
 def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):

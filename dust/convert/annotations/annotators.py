@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from dust.datasets.manifest.annotated import DIGITS
 from dust.datasets.manifest.annotation import Annotated, Annotation
 from dust.datasets.manifest.votes import read_votes, write_votes
 from dust.utils.errors import Problems
+from dust.utils.text import counted
 
 #: Video -> annotator -> stretches, both in the order of the file.
 People = Mapping[str, Mapping[str, Sequence[Annotation]]]
@@ -32,6 +34,8 @@ def of_annotators(people: People, found: Annotated, problems: Problems, *, soft_
         if video in several and soft_labels:
             found.items += [_labelled(piece, Counter(name for one in said for name in one), problems)
                             for piece, said in pieces]  # fmt: skip
+        elif soft_labels:  # a label such as step:2 is no count of people
+            found.items += [_labelled(one, Counter([one.label]), problems) for one in everybody[0]]
         else:
             found.items += everybody[0]
     if several:
@@ -43,9 +47,8 @@ def of_annotators(people: People, found: Annotated, problems: Problems, *, soft_
             if soft_labels
             else "the first one's stretches are taken, --soft-labels takes the shares of all"
         )
-        found.notes.append(
-            f"{len(several)} videos have several annotators, who disagree in {differing} of them{share}: {taken}"
-        )
+        have = counted(len(several), "video has", "videos have")
+        found.notes.append(f"{have} several annotators, who disagree in {differing} of them{share}: {taken}")
 
 
 #: What each annotator who says anything of a piece says there.
@@ -57,6 +60,8 @@ def _pieces(people: Sequence[Sequence[Annotation]]) -> list[tuple[Annotation, Sa
     edges = sorted({edge for items in people for one in items for edge in (one.start, one.end)})
     found = []
     for start, end in pairwise(edges):
+        if end - start < 10**-DIGITS:
+            continue  # lists could not tell its start from its end
         there = [[one for one in items if one.start <= start and end <= one.end] for items in people]
         first = next((one for items in there for one in items), None)
         if first is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from dust.datasets.manifest.annotation import Annotated, Annotation, checked, to_seconds, video_name
 from dust.datasets.manifest.annotation_files import by_name, read_named, read_rows
 from dust.utils.errors import DataError, Problems
+from dust.utils.text import counted
 
 #: Seconds around a time stamp of AVA's that its label is of.
 AVA_S = 1.0
@@ -68,18 +69,24 @@ def read_boris(path: Path) -> Annotated:
     read = _aggregated if "start (s)" in header else _tabular
     points = read(table, media, found, problems)
     found.left_out(points, "point events, which have no length")
-    for column, what in _UNHEEDED.items():
-        rows_of = sum(row.get(column, "").strip(" 0.") not in ("", "NA", "None") for row in table)
+    unheeded = [(column, what) for column in header for name, what in _UNHEEDED.items() if column.startswith(name)]
+    for column, what in unheeded:
+        rows_of = sum(row[column].strip(" 0.") not in ("", "NA", "None") for row in table)
         if rows_of:
-            found.notes.append(f"{rows_of} events have {column}, {what}")
+            found.notes.append(f"{counted(rows_of, 'event has', 'events have')} {column}, {what}")
+    at_once = sum(len(_PLAYER.findall(row[media])) > 1 for row in table)
+    if at_once:
+        has = counted(at_once, "event has", "events have")
+        found.notes.append(f"{has} several videos at once, of which the first is taken")
     return checked(found, path, problems)
 
 
 #: Columns that name the video, of versions 7 to 9.
 _MEDIA = ("media file path", "media file name", "media file name at start", "media file", "source")
-#: Columns that are not read, and why that is said.
+_PLAYER = re.compile(r"player #\d+:\s*")
+#: How columns begin that are not read, and why that is said.
 _UNHEEDED = {
-    "modifiers": "which are no part of the label",
+    "modifier": "which are no part of the label",
     "time offset (s)": "which is not heeded: times count from the beginning of the video",
 }
 
@@ -128,8 +135,9 @@ def _tabular(table: list[dict[str, str]], media: str, found: Annotated, problems
 
 
 def _video(written: str) -> str:
-    """The video's name, without the player that BORIS 8 writes before it (``player #1:/v/abc.mp4``)."""
-    return video_name(re.sub(r"^player #\d+:\s*", "", written))
+    """The name of the first player's video; BORIS 8 writes ``player #1:/v/abc.mp4``, with ``;`` between players."""
+    first = next(filter(None, _PLAYER.split(written)), "")
+    return video_name(first.rstrip(" ;\n") if first != written else written)
 
 
 def _subject(row: dict[str, str]) -> str:

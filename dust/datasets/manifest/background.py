@@ -75,7 +75,10 @@ class Background:
             return
         pieces = list(self._pieces(raw, split, labelled, others))
         chosen = pieces if not self.ratio else self._draw(pieces, split, labelled, label)
-        raw.rows += [Row(f"a gap of {one.written}", one.written, label, **facts) for one, facts in chosen]
+        raw.rows += [
+            Row(f"a gap of {one.written}", one.written, label, _id_of(one, facts["segment"]), **facts)
+            for one, facts in chosen
+        ]
         if split == "train" and not any(row.label == label for row in raw.rows):
             kind = f"DATA.BACKGROUND {self.name}: no gap of a training video is DATA.BACKGROUND_MIN_LENGTH long"
             raw.problems.add(kind, f"{self.min_length:g} s")
@@ -153,6 +156,13 @@ class Background:
         except VideoError as error:
             logger.warning("%s: %s: what lies behind its last segment makes no background", path, error.reason)
             return math.inf, math.inf if unit == FRAMES else self.min_length
+
+
+def _id_of(row: Row, gap: Segment) -> str | None:
+    """The id of a gap where the video's segments have ids of its name: those of shards, whose path is a part of a tar.
+    None for the ordinary one."""
+    own = f"#{row.segment}"
+    return f"{row.id.removesuffix(own)}#{gap}" if row.id and row.id.endswith(own) else None
 
 
 def _by_file(raw: RawSplit, rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -10,6 +10,7 @@ from dust.config.validate import find_problems
 from dust.convert.check import check_data
 from dust.convert.fixes import write_clean
 from dust.convert.lists import ListOptions
+from dust.convert.shards import pack
 from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.manifest import read_manifest
 from dust.datasets.manifest.several import read_folders
@@ -177,3 +178,13 @@ def test_a_segment_behind_the_end_makes_no_longer_video(videos):
         "3 to 4",
         "4 to end",
     ]
+
+
+def test_gaps_in_shards_are_called_as_those_of_the_files(videos, tmp_path):
+    lists(videos, train="a.mp4,cut,1,2,p\nb.mp4,cut,0,2,\n")
+    pack(videos, tmp_path / "packed")
+    ids = [
+        [clip.id for clip in read_manifest(root=str(root), split="train", background=ALL).clips]
+        for root in (videos, tmp_path / "packed")
+    ]
+    assert ids[0] == ids[1] and len(ids[0]) > 2
