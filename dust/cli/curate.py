@@ -9,10 +9,10 @@ Nothing is changed: lists are written, and corrections.csv. Read it before DATA.
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 from dust.cli.command import command
+from dust.utils.logging import console_logging
 from dust.utils.text import counted
 
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from dust.analysis.curation import curate, write_curated
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    console_logging(logging.WARNING)
     logging.getLogger("dust.analysis").setLevel(logging.INFO)  # how long it will take
     found = curate(
         args.features,

@@ -179,10 +179,13 @@ def read_jobs(source: Path) -> list[Job]:
     if source.is_dir():
         jobs = []
         for split in available_splits(str(source)):
-            manifest = read_manifest(root=str(source), split=split, soft_labels=True)
+            try:
+                manifest = read_manifest(root=str(source), split=split)
+            except DataError:  # for shares of several people? Then these are read, and refused in the words of tracks
+                manifest = read_manifest(root=str(source), split=split, soft_labels=True)
             for clip in manifest.clips:
                 said, names = manifest.votes.get(clip.id, ()), manifest.class_names
-                label = write_votes(said, names) if len(said) > 1 else names[said[0][0]] if said else ""
+                label = write_votes(said, names) if said else names[clip.label] if isinstance(clip.label, int) else ""
                 name = f"{split}_{clip.id}"
                 jobs.append(
                     Job(clip.path, Path(clip.path), name, label=label, sequence=name, split=split, group=clip.group,

@@ -140,9 +140,9 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
     def __init__(self, loader: Any) -> None:
         self._waiting: Waiting = loader.waiting
         self._given_up = False
-        # cleaners of /tmp remove it in runs of weeks, and every later worker would fail to send
-        os.makedirs(util.get_temp_dir(), 0o700, exist_ok=True)
         try:
+            # cleaners of /tmp remove it in runs of weeks, and every later worker would fail to send
+            os.makedirs(util.get_temp_dir(), 0o700, exist_ok=True)
             super().__init__(loader)
         except OSError as error:
             end_workers(getattr(self, "_workers", []))

@@ -83,7 +83,7 @@ def visible(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one. A link to itself is none, where ``entry.is_dir()`` raises."""
+    """Tell whether an entry is a folder or a link to one. A link to itself is none, where ``entry.is_dir()`` raises."""
     try:
         return entry.is_dir()
     except OSError:
@@ -91,7 +91,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a plain file or a link to one, likewise."""
+    """Tell whether an entry is a plain file or a link to one, likewise."""
     try:
         return entry.is_file()
     except OSError:

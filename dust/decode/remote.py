@@ -156,7 +156,7 @@ def read_range(address: str, start: int, end: int) -> bytes:
 
 
 CACHE_GB = 20.0  # what is kept where nobody says how much
-_FOLDER, _LIMIT = "DUST_SHARD_CACHE", "DUST_SHARD_CACHE_GB"  # in the environment, which every process inherits
+_FOLDER, _LIMIT = "_DUST_SHARD_CACHE", "_DUST_SHARD_CACHE_GB"  # in the environment, which every process inherits
 
 
 def keep_in(folder: str, gigabytes: float) -> None:

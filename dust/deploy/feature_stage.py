@@ -27,8 +27,8 @@ from dust.utils.stages import stage_path
 def build_feature_stage(
     name: str, key: str, output_dir: str, trained: Mapping[str, Any], device: torch.device
 ) -> tuple[CfgNode, Inference, FeatureOptions, dict[str, str]]:
-    """The configuration of a stage that extracted features, the loop that makes them, what is stored of each, and what
-    is stored with them.
+    """Return the configuration of a stage that extracted features, the loop that makes them, what is stored of each,
+    and what is stored with them.
 
     Args:
         name, key: the stage or its folder, and the key that names it.
@@ -57,7 +57,7 @@ def build_feature_stage(
 
 
 def rounded(features: torch.Tensor, dtype: str) -> np.ndarray:
-    """float32, as they come back from a store of this dtype."""
+    """Return float32, as they come back from a store of this dtype."""
     return features.to(getattr(torch, dtype)).float().numpy()
 
 
@@ -85,14 +85,14 @@ class MadeEmbeddings:
         return next(iter(self.rows.values())).shape[1:]
 
     def get(self, sample_id: str) -> np.ndarray:
-        """The rows of one recording."""
+        """Return the rows of one recording."""
         return self.rows[sample_id]
 
 
 def build_embedder(
     cfg: CfgNode, trained: Mapping[str, Any], device: torch.device
 ) -> Callable[[ProcedureData], MadeEmbeddings]:
-    """``embed(data)``: embeddings of recordings, as KEYSTEP.FEATURES_FROM made those of the training. It raises
+    """Return ``embed(data)``: embeddings of recordings, as KEYSTEP.FEATURES_FROM made those of the training. It raises
     DataError for a recording that cannot be read."""
     name, key = cfg.KEYSTEP.FEATURES_FROM, "KEYSTEP.FEATURES_FROM"
     stage, loop, options, meta = build_feature_stage(name, key, cfg.OUTPUT_DIR, trained, device)

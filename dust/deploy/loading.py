@@ -169,7 +169,7 @@ def _checkpoints_of(values: Mapping[str, Any], output_dir: str) -> Iterator[Path
 
 
 def pairs_of(words: Sequence[str]) -> dict[str, Any]:
-    """``[KEY, VALUE, ...]`` as a dictionary. ConfigError for a key without its value."""
+    """Return ``[KEY, VALUE, ...]`` as a dictionary. ConfigError for a key without its value."""
     try:
         return {one.key: one.value for one in read_overrides(words, set(KEYS))}
     except SourceError as error:

@@ -103,7 +103,7 @@ def build_procedure_reader(
     device: torch.device,
     procedure: str = "",
 ) -> ProcedureReader:
-    """Of recordings of the procedure that was trained.
+    """Return the reader of recordings of the procedure that was trained.
 
     Args:
         fitted: what the training noted of its embeddings.

@@ -145,8 +145,8 @@ def compile_blocks(model: nn.Module, **options: Any) -> nn.Module:
 def parallel(
     model: Any, run: Any, device: torch.device, *, static_graph: bool, dtype: str = "float32"
 ) -> tuple[Any, GradSync]:
-    """Return the model as all processes train it together, and when they grad_sync gradients. A sharded one does by
-    itself.
+    """Return the model as all processes train it together, and what says when they exchange gradients, which a
+    sharded one does by itself.
 
     Args:
         run: the model, or what :func:`build_compiled` made of it.

@@ -151,7 +151,7 @@ class Test:
         return metrics
 
     def measure(self) -> dict[str, float]:
-        """Return the same, whatever clips could not be used. Raises DataError if none could."""
+        """Test, write results and return the metrics, whatever clips could not be used. DataError if none could."""
         calibration = self.calibrate()
         meter = TestMeter(self.log_period)
         evaluation, counts = self.evaluator.evaluate(

@@ -42,7 +42,7 @@ def test_copies_are_found_by_a_slow_loop_too():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_flipped_labels_are_found(seed):
-    """Of 5 % flipped labels at least three in four are found, and at least eight in ten findings are flipped."""
+    """Of 5 % flipped labels at least nine in ten are found, and at least eight in ten findings are flipped."""
     rng = np.random.default_rng(seed)
     features, labels = clusters(rng)
     flipped = rng.choice(400, 20, replace=False)
@@ -50,7 +50,7 @@ def test_flipped_labels_are_found(seed):
     given[flipped] = (labels[flipped] + rng.integers(1, 4, 20)) % 4
     issues = label_issues(out_of_fold(features, given), given)
     hits = {issue.index for issue in issues} & set(flipped.tolist())
-    assert len(hits) >= 15 and len(hits) >= 0.8 * len(issues)
+    assert len(hits) >= 18 and len(hits) >= 0.8 * len(issues)
     assert all(issue.suggested == labels[issue.index] for issue in issues if issue.index in hits)
     assert {issue.index for issue in issues[:10]} <= set(flipped.tolist()), "the surest come first"
 

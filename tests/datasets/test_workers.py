@@ -125,6 +125,15 @@ def test_a_cleaner_of_temporary_files_does_not_end_the_next_epoch():
     assert len(list(batches)) == 12
 
 
+def test_where_no_temporary_folder_can_be_made_it_is_said(monkeypatch):
+    def full():
+        raise OSError(28, os.strerror(28), "/tmp")
+
+    monkeypatch.setattr(multiprocessing.util, "get_temp_dir", full)
+    with pytest.raises(WorkerError, match=r"NUM_WORKERS 2: the workers cannot be started \(No space left"):
+        iter(loader("nothing"))
+
+
 def test_who_waits_may_be_called_away():
     batches = loader("hang")
 

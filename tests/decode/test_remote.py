@@ -33,7 +33,7 @@ def packed(clips, tmp_path_factory):
 
 @pytest.fixture
 def site(packed, tmp_path, monkeypatch):
-    monkeypatch.setenv("DUST_SHARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("_DUST_SHARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "PAUSE_S", 0.001)
     remote.size_of.cache_clear()
     remote.mirror.cache_clear()
@@ -142,7 +142,7 @@ def test_a_shard_that_is_longer_than_it_says(site, packed):
 
 def test_the_cache_keeps_within_its_limit(site, tmp_path, monkeypatch):
     clips = [clip for part in clips_of(f"{site.url}/d").values() for clip in part]
-    monkeypatch.setenv("DUST_SHARD_CACHE_GB", "0.00002")  # 20 kB, five clips or so
+    monkeypatch.setenv("_DUST_SHARD_CACHE_GB", "0.00002")  # 20 kB, five clips or so
     held = []
     for clip in clips:
         bytes_of(clip.path)
@@ -197,7 +197,7 @@ def test_a_file_that_was_shortened_in_the_cache_is_fetched_again(site, packed, t
 
 
 def test_processes_share_a_cache_that_is_far_too_small(site, packed, tmp_path, monkeypatch):
-    monkeypatch.setenv("DUST_SHARD_CACHE_GB", "0.000008")  # two clips or so
+    monkeypatch.setenv("_DUST_SHARD_CACHE_GB", "0.000008")  # two clips or so
     there, here = clips_of(f"{site.url}/d")["train"], clips_of(str(packed / "d"))["train"]
     right = [bytes_of(clip.path) for clip in here]
 
@@ -219,8 +219,8 @@ def test_processes_share_a_cache_that_is_far_too_small(site, packed, tmp_path, m
 
 
 def test_what_another_process_still_writes_to_the_cache_stays(tmp_path, monkeypatch):
-    monkeypatch.setenv("DUST_SHARD_CACHE", str(tmp_path))
-    monkeypatch.setenv("DUST_SHARD_CACHE_GB", "0.000001")
+    monkeypatch.setenv("_DUST_SHARD_CACHE", str(tmp_path))
+    monkeypatch.setenv("_DUST_SHARD_CACHE_GB", "0.000001")
     folder = tmp_path / "clips" / "00"
     folder.mkdir(parents=True)
     ages = {".written.1.2.tmp": 60.0, ".left.1.2.tmp": 2 * remote.LEFT_OVER_S, "kept": 30.0, "newest": 0.0}
@@ -234,7 +234,7 @@ def test_what_another_process_still_writes_to_the_cache_stays(tmp_path, monkeypa
 def test_a_cache_that_cannot_be_written_is_said(site, tmp_path, monkeypatch):
     clip = clips_of(f"{site.url}/d")["train"][0]
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("DUST_SHARD_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("_DUST_SHARD_CACHE", str(tmp_path / "file"))
     with pytest.raises(RemoteError, match=r"DATA\.SHARD_CACHE"):
         open_clip(clip.path)
 

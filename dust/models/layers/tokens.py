@@ -13,7 +13,7 @@ POOLINGS = ("all", "grid", "queries")
 
 
 def tokens_of_map(features: torch.Tensor) -> Tokens:
-    """Turn a map (B, D, T', H', W') into no class token (B, 0, D), and tokens (B, T', H', W', D)."""
+    """Turn a map (B, D, T', H', W') into tokens (B, T', H', W', D), with no class token: (B, 0, D)."""
     grid = features.movedim(1, -1)
     return grid.new_empty(len(grid), 0, grid.shape[-1]), grid
 

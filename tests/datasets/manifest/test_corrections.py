@@ -7,11 +7,11 @@ import pytest
 from dust.datasets.keystep.data import ProcedureData, text_of_procedure
 from dust.datasets.keystep.layouts import read_procedures
 from dust.datasets.manifest import read_manifest
-from dust.datasets.manifest.corrections import read_corrections
+from dust.datasets.manifest.corrections import Corrections, read_corrections
 from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.datasets.video.epic import read_epic
-from dust.utils.errors import DataError
+from dust.utils.errors import DataError, Problems
 from tests.datasets.keystep.test_files import industreal, table
 
 pytestmark = pytest.mark.usefixtures("long")
@@ -111,3 +111,14 @@ def test_every_kind_of_list_says_an_id_that_no_split_has(tmp_path, kind):
     with pytest.raises(DataError, match="an id that no split has:") as caught:
         read(split="train", corrections=path)
     assert str(caught.value).count("line 2: cc") == 1
+
+
+def test_near_names_are_given_up_among_very_many(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("id,action\nname7,drop\nnamee,drop\n")
+    problems = Problems()
+    chosen = Corrections(path).choose((f"name{n}" for n in range(30)), "train", problems, others=lambda: ())
+    assert chosen == ([7], {}) and "did you mean name" in str(problems.kinds)
+    problems = Problems()
+    Corrections(path).choose((f"name{n}" for n in range(30_000)), "train", problems, others=lambda: ())
+    assert len(problems.kinds) == 1 and "did you mean" not in str(problems.kinds)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from dust.datasets.manifest import long_list, manifest, places, row_columns
-from dust.datasets.manifest.clips import ClipList, Clips
-from dust.datasets.manifest.corrections import Corrections
+from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.manifest import Clip, read_manifest
 from dust.datasets.manifest.several import read_folders
 from dust.decode.segment import Segment
@@ -433,24 +432,6 @@ def test_machines_that_share_no_cache_folder_each_make_one(tmp_path, world, read
 def test_where_nobody_can_keep_them_all_have_them_in_memory(read_only, world):
     for found in world(lambda rank: read(read_only, shared=True), 3):
         assert list(found.clips) == expected(read_only)
-
-
-def test_near_names_are_given_up_among_very_many(tmp_path):
-    path = tmp_path / "c.csv"
-    path.write_text("id,action\nname7,drop\nnamee,drop\n")
-    problems = long_list.Problems()
-    chosen = Corrections(path).choose((f"name{n}" for n in range(30)), "train", problems, others=lambda: ())
-    assert chosen == ([7], {}) and "did you mean name" in str(problems.kinds)
-    problems = long_list.Problems()
-    Corrections(path).choose((f"name{n}" for n in range(30_000)), "train", problems, others=lambda: ())
-    assert len(problems.kinds) == 1 and "did you mean" not in str(problems.kinds)
-
-
-def test_rows_of_a_list_in_blocks(monkeypatch):
-    monkeypatch.setattr("dust.datasets.manifest.clips.BLOCK", 4)
-    clips = [Clip(f"{n}", f"{n}.mp4", n % 5, f"g{n % 2}") for n in range(11)]
-    found = ClipList.of(clips)
-    assert list(found) == clips == [found.clip(n) for n in range(11)] and list(found.ids()) == [c.id for c in clips]
 
 
 @pytest.mark.parametrize(

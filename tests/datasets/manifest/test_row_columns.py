@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from dust.datasets.manifest import row_columns
+from dust.datasets.manifest.clips import ClipList
+from dust.datasets.manifest.manifest import Clip
 from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
 from dust.datasets.manifest.table import name_rows, read_csv
 
@@ -84,3 +86,10 @@ def test_no_more_than_a_block_of_rows_is_there_at_once(tmp_path, monkeypatch):
     found = columns_in_pieces(str(path), split="train")
     assert sum(seen) == 50 and max(seen) == 3
     np.testing.assert_array_equal(found.columns["label"], np.arange(50) % 4)
+
+
+def test_rows_of_a_list_in_blocks(monkeypatch):
+    monkeypatch.setattr("dust.datasets.manifest.clips.BLOCK", 4)
+    clips = [Clip(f"{n}", f"{n}.mp4", n % 5, f"g{n % 2}") for n in range(11)]
+    found = ClipList.of(clips)
+    assert list(found) == clips == [found.clip(n) for n in range(11)] and list(found.ids()) == [c.id for c in clips]

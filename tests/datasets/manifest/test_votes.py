@@ -11,6 +11,7 @@ from dust.convert.check import check_data
 from dust.convert.fixes import write_lists
 from dust.convert.folds import write_split
 from dust.convert.lists import ListOptions, read_lists
+from dust.convert.make_tracks import read_jobs
 from dust.datasets.manifest.manifest import read_manifest
 from dust.datasets.manifest.several import read_folders
 from dust.datasets.manifest.votes import read_votes, shares_of, write_votes
@@ -216,6 +217,12 @@ def test_what_is_written_is_read_again(cell):
     said = read_votes(cell)
     names = list(said)
     assert read_votes(write_votes(tuple(enumerate(said.values())), names)) == said
+
+
+def test_tracks_of_a_class_with_a_colon_keep_its_name(tmp_path):
+    """12:30 is a class, unless shares are asked for: not thirty people who said 12."""
+    (tmp_path / "train.csv").write_text(f"path,label\n{clip(tmp_path / 'a.mp4', 0)},12:30\n")
+    assert [job.label for job in read_jobs(tmp_path)] == ["12:30"]
 
 
 def test_every_command_reads_the_cells_of_training_or_says_why_not(tmp_path, capsys, caplog):
