@@ -17,11 +17,11 @@ from dust.models.optimizer import parameter_groups
 from dust.utils.protocols import find_problems, members, public_names
 from dust.utils.registry import Registry
 from tests.helpers import ROOT
-from tests.models import test_keystep_frames, test_keystep_video, test_tstl, test_videomae
+from tests.models import test_keystep_frames, test_keystep_video, test_tstl, test_videomae_pretrain
 from tests.models.small_models import OPTIONAL, OTHERS, SMALL, ZERO_SHOT, make
 
 MAKERS = {
-    "VideoMAEPretrain": test_videomae.tiny_pretrain,
+    "VideoMAEPretrain": test_videomae_pretrain.tiny_pretrain,
     "KeyStepFrameEncoder": test_keystep_frames.make,
     "KeyStepVideo": test_keystep_video.make,
     "TSTL": test_tstl.tiny,

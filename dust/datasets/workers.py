@@ -230,7 +230,7 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         if self._given_up:  # one that hangs would be waited for, 5 seconds each
             end_workers(self._workers)
         super()._shutdown_workers()
-        end_workers(self._workers)
+        end_workers(getattr(self, "_workers", []))  # without any where none could be started
 
 
 _workers: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -31,7 +31,7 @@ from tests.helpers import noise_of, randomised
 from tests.models.test_clip_vit import hugging_face as clip_hugging_face
 from tests.models.test_clip_vit import openai
 from tests.models.test_timesformer_weights import as_hugging_face
-from tests.models.test_videomae import PRETRAIN
+from tests.models.test_videomae_pretrain import PRETRAIN
 
 IMAGES = noise_of(2, 3, 32, 32)
 VIDEO = noise_of(2, 3, 4, 32, 32)
