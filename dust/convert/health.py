@@ -1,12 +1,11 @@
 """Whether files can be read: opened, or decoded to the end, in parallel processes; and what they are."""
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.context import BaseContext
+from multiprocessing import get_context
 
 from tqdm import tqdm
 
@@ -89,7 +88,8 @@ def _in_pool(
     paths: Sequence[str], look: Callable[[str], Health], workers: int, found: dict[str, Health], bar: tqdm
 ) -> list[str]:
     """Looks at the files and returns those that were not reached because a process died."""
-    pool = ProcessPoolExecutor(min(workers, len(paths)) or 1, mp_context=_context())
+    # "spawn": codecs' threads do not survive a fork, and a fork server dies with a folder in /tmp that cleaners remove.
+    pool = ProcessPoolExecutor(min(workers, len(paths)) or 1, mp_context=get_context("spawn"))
     try:
         jobs = {pool.submit(look, path): path for path in paths}
         for job in as_completed(jobs):
@@ -102,15 +102,6 @@ def _in_pool(
         return list(jobs.values())
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _context() -> BaseContext:
-    """How to start processes: never by a bare fork, which codecs' threads do not survive."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # import once, not in every process
-    return context
 
 
 def _one_line(health: Health) -> Health:

@@ -1,7 +1,8 @@
 """Clips that open, that decode to the end, that do neither, and one that takes its process down."""
 
-import multiprocessing
+import multiprocessing.util
 import os
+import shutil
 
 import numpy as np
 
@@ -53,6 +54,11 @@ def test_processes_find_the_same(tmp_path):
     one = health.examine_all(paths, decode=True)
     assert list(one) == [paths[2]]
     assert health.examine_all(paths, decode=True, workers=2) == one
+    # a cleaner of /tmp between two calls takes away the folder in which processes of one program may meet
+    os.makedirs(multiprocessing.util.get_temp_dir(), exist_ok=True)
+    shutil.rmtree(multiprocessing.util.get_temp_dir())
+    assert health.examine_all(paths, decode=True, workers=2) == one
+    os.makedirs(multiprocessing.util.get_temp_dir(), exist_ok=True)  # it is removed when the tests end
 
 
 def test_a_clip_that_kills_the_decoder_costs_only_itself(tmp_path, monkeypatch):
@@ -65,7 +71,7 @@ def test_a_clip_that_kills_the_decoder_costs_only_itself(tmp_path, monkeypatch):
         return opened(path, **options)
 
     monkeypatch.setattr(health, "open_clip", open_or_die)
-    monkeypatch.setattr(health, "_context", lambda: multiprocessing.get_context("fork"))  # to inherit the patch
+    monkeypatch.setattr(health, "get_context", lambda _: multiprocessing.get_context("fork"))  # to inherit the patch
     assert health.examine_all(paths, decode=True, workers=2) == {paths[3]: "the decoder crashed on it"}
 
 
