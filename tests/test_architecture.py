@@ -260,3 +260,21 @@ def modules_after(statement):
 def test_light_imports_stay_light(statement):
     """--help, a wrong key and ``import dust`` answer without torch and what stands on it."""
     assert not modules_after(statement) & {"torch", "av", "timm", "sklearn", "matplotlib", "torchvision"}
+
+
+#: Says which sub-command is the first one whose help imports torch.
+HELP = """
+import contextlib, io, sys
+from dust.cli.main import main, names
+for name in names():
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main([name, "--help"])
+    assert out.getvalue().startswith("usage: "), name
+    assert not {"torch", "timm", "sklearn", "matplotlib"} & set(sys.modules), name
+"""
+
+
+@pytest.mark.parametrize("code", [HELP, "import dust.convert.check, dust.convert.make_tracks, dust.convert.shards"])
+def test_help_and_lists_do_without_torch(code):
+    """Nobody waits for it to read what a command takes, nor does each process that looks at files."""
+    assert "torch" not in modules_after(f"exec({code!r})")

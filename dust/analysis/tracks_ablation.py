@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from dust.datasets import construct_loader
+from dust.datasets.loader import construct_loader
 from dust.datasets.protocol import HasCameras
 from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.evaluator import build_evaluator

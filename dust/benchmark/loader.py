@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dust.benchmark.cost import MIB, cpu_seconds
 from dust.benchmark.report import Report
-from dust.datasets import construct_loader
+from dust.datasets.loader import construct_loader
 from dust.utils.errors import DataError
 
 METHOD = (

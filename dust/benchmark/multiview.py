@@ -10,7 +10,7 @@ from dust.benchmark.cost import cpu_seconds
 from dust.benchmark.device import one_device, synchronize
 from dust.benchmark.report import Report
 from dust.config import with_values
-from dust.datasets import construct_loader
+from dust.datasets.loader import construct_loader
 from dust.datasets.sample import BadClip
 from dust.engine.inference import Inference
 from dust.engine.setup import build_autocast, build_compiled, build_device_transform, build_for

@@ -10,20 +10,19 @@ import argparse
 from pathlib import Path
 
 from dust.cli.command import command
-from dust.utils.checkpoint import is_sharded, load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError
 
 
 def convert(source: Path, target: Path) -> None:
     """Write ``source`` as what the name of ``target`` says: a folder .dcp, or a file."""
+    from dust.utils.checkpoint import is_sharded, load_checkpoint, save_checkpoint, save_sharded
+
     if target.exists():
         raise CheckpointError(f"{target} is there already: name another, or remove it")
     state = load_checkpoint(source)
     if "files" in state:  # what the data folder's files are called since a folder has a list of that name
         state["carried"] = state.pop("files")
     if is_sharded(target):
-        from dust.utils.checkpoint import save_sharded
-
         save_sharded(target, state)
     else:
         save_checkpoint(target, state)

@@ -20,12 +20,9 @@ import yaml
 
 from dust.cli.command import command
 from dust.config import KEYS, CfgNode, flatten, load_config
-from dust.deploy.loading import ZOO, Origin, find_origin
 from dust.engine import run_net
-from dust.models.probe import HEADS
 from dust.utils.errors import ConfigError
 from dust.utils.files import write_text
-from dust.utils.stages import stage_checkpoint
 
 RECIPES = "configs/Probe"
 STAGES = ("features", "probe")
@@ -38,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", default="", metavar="FILE", help="of a YAML: the backbone's weights")
     parser.add_argument("--out", default="runs/probe", metavar="DIR", help="for tokens and runs (default runs/probe)")
-    parser.add_argument("--head", default="attentive", choices=HEADS, help="kind of head (attentive)")
+    heads = tuple(KEYS["PROBE.HEAD"].options)
+    parser.add_argument("--head", default="attentive", choices=heads, help="kind of head (attentive)")
     parser.add_argument(
         "--tokens", default="", choices=("all", "grid", "queries"), help="which tokens are stored (all)"
     )
@@ -87,6 +85,9 @@ def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, An
 
     Raises ConfigError where a YAML comes without weights, or weights with anything else.
     """
+    from dust.deploy.loading import Origin, find_origin
+    from dust.utils.stages import stage_checkpoint
+
     out.mkdir(parents=True, exist_ok=True)
     if name.lower().endswith((".yaml", ".yml")):
         cfg: CfgNode = load_config(name)
@@ -98,7 +99,7 @@ def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, An
         raise ConfigError(f"--weights {weights}: {name} has its own; --weights is for a YAML")
     origin: Origin = find_origin(name)
     # a name in the zoo may be named by its own options (VJEPA2.ENCODER_FROM), and then is the file of these weights
-    of_zoo = name if name.startswith(ZOO) else ""
+    of_zoo = name if name.startswith("zoo://") else ""
     weights = origin.checkpoint or of_zoo or str(stage_checkpoint(origin.output_dir, ".", "--backbone"))
     options = {
         key: value
@@ -113,7 +114,7 @@ def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, An
 
 
 def _path(name: str) -> str:
-    return name if name.startswith(ZOO) else os.path.abspath(name)
+    return name if name.startswith("zoo://") else os.path.abspath(name)
 
 
 def _base(name: str) -> str:

@@ -17,11 +17,10 @@ import numpy as np
 
 from dust.convert.safe_pickle import PickledArray, read_pickled_array
 from dust.convert.splits import refuse_overwriting
-from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import SHOWN, DataError, Problems
 from dust.utils.features import FeatureWriter
 from dust.utils.features.formats import npy_header
-from dust.utils.files import replacing, write_csv
+from dust.utils.files import replacing, sha256_of_file, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -338,11 +337,11 @@ def _write_csv(path: Path, source: _Source, origin: str) -> None:
 def _write_features(source: _Source, folder: Path, force: bool) -> None:
     """Stores the features as the stage that extracts them does."""
     checkpoint = source.weights / "step_3d/final_3d.pth"
-    meta = {"checkpoint_sha256": file_sha256(checkpoint) if checkpoint.is_file() else "", "layer": "pooled"}
+    meta = {"checkpoint_sha256": sha256_of_file(checkpoint) if checkpoint.is_file() else "", "layer": "pooled"}
     meta["source"] = "DUST's feature pickle, in its order"
     for split, origin in WRITTEN.items():
         array = source.features[origin]
-        told = meta | {"source_sha256": file_sha256(array.path)}
+        told = meta | {"source_sha256": sha256_of_file(array.path)}
         ids = _ids(origin, array.shape[0])
         writer = FeatureWriter(folder, split, ids, array.shape[1:], "float32", told, overwrite=force)
         for first, rows in array.blocks():

@@ -17,8 +17,8 @@ from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.table import read_lines
 from dust.datasets.multimodal.fusion_manifest import WINDOW
-from dust.datasets.video.epic import HEADER
-from dust.datasets.video.epic import NAMES as EPIC_NAMES
+from dust.datasets.video.epic_list import HEADER
+from dust.datasets.video.epic_list import NAMES as EPIC_NAMES
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import write_csv
 

@@ -25,7 +25,7 @@ from dust.datasets.multimodal.series import SeriesRules, count_channels
 from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import PUBLISHED_TABLE, read_track_manifest
 from dust.datasets.tracks.manifest import TABLE as TRACK_TABLE
-from dust.datasets.video.epic import HEADER, NAMES, read_epic
+from dust.datasets.video.epic_list import HEADER, NAMES, read_epic
 from dust.decode.members import member_of
 from dust.utils.errors import ConfigError, DataError, Problems
 

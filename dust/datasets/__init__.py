@@ -1,37 +1,29 @@
-"""Data: manifests, decoding, sampling, transforms, and the loader that batches them. One import line per dataset."""
+"""Data: manifests, decoding, sampling, transforms, and the loader that batches them. A line for each dataset.
 
-from dust.datasets.build import DATASET_REGISTRY, build_dataset
-from dust.datasets.keystep.frames import RecordingFrames
-from dust.datasets.keystep.key_frames import KeyFrames
-from dust.datasets.keystep.recordings import ProcedureRecordings
-from dust.datasets.keystep.windows import EmbeddingWindows, VideoWindows
-from dust.datasets.loader import construct_loader
-from dust.datasets.multimodal.fusion import FusedDataset
-from dust.datasets.sample import BadClip, SampleRequest
-from dust.datasets.tracks.tracks import PointTracks
-from dust.datasets.video.charades import Charades
-from dust.datasets.video.epic import EpicKitchens
-from dust.datasets.video.tokens import StoredTokens
-from dust.datasets.video.tstl_groups import GroupedVideo
-from dust.datasets.video.video import SSv2, VideoDataset
+Everything is imported when it is asked for: what only reads and writes lists does not wait for torch.
+"""
 
-__all__ = [
-    "DATASET_REGISTRY",
-    "BadClip",
-    "Charades",
-    "EmbeddingWindows",
-    "EpicKitchens",
-    "FusedDataset",
-    "GroupedVideo",
-    "KeyFrames",
-    "PointTracks",
-    "ProcedureRecordings",
-    "RecordingFrames",
-    "SSv2",
-    "SampleRequest",
-    "StoredTokens",
-    "VideoDataset",
-    "VideoWindows",
-    "build_dataset",
-    "construct_loader",
-]
+from dust.utils.package import offered
+
+PUBLIC = {
+    "DATASET_REGISTRY": "dust.datasets.build",
+    "build_dataset": "dust.datasets.build",
+    "construct_loader": "dust.datasets.loader",
+    "BadClip": "dust.datasets.sample",
+    "SampleRequest": "dust.datasets.sample",
+    "Charades": "dust.datasets.video.charades",
+    "EmbeddingWindows": "dust.datasets.keystep.windows",
+    "EpicKitchens": "dust.datasets.video.epic",
+    "FusedDataset": "dust.datasets.multimodal.fusion",
+    "GroupedVideo": "dust.datasets.video.tstl_groups",
+    "KeyFrames": "dust.datasets.keystep.key_frames",
+    "PointTracks": "dust.datasets.tracks.tracks",
+    "ProcedureRecordings": "dust.datasets.keystep.recordings",
+    "RecordingFrames": "dust.datasets.keystep.frames",
+    "SSv2": "dust.datasets.video.video",
+    "StoredTokens": "dust.datasets.video.tokens",
+    "VideoDataset": "dust.datasets.video.video",
+    "VideoWindows": "dust.datasets.keystep.windows",
+}
+__all__ = [*PUBLIC]
+__getattr__, __dir__ = offered(__name__, PUBLIC)

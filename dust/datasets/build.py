@@ -10,7 +10,11 @@ from dust.datasets.protocol import PROTOCOLS, FromConfig
 from dust.utils.registry import Registry
 
 DATASET_REGISTRY = Registry(
-    "dataset", aliases={"kinetics": "VideoDataset", "ssv2": "SSv2"}, protocols=PROTOCOLS, base=Dataset
+    "dataset",
+    aliases={"kinetics": "VideoDataset", "ssv2": "SSv2"},
+    protocols=PROTOCOLS,
+    base=Dataset,
+    package="dust.datasets",
 )
 
 

@@ -8,9 +8,10 @@ them of every registered dataset, and a name that is nearly one of these is logg
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from torch.utils.data import Dataset
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 __all__ = ["PROTOCOLS", "ClipDataset", "files_of", "fitted_of", "groups_of"]
 
@@ -86,7 +87,7 @@ class FromConfig(Protocol):
     """A class (this is about the class itself) that is built of plain arguments, with ``from_config`` as a
     classmethod. Default: it is called with (cfg, split), as in SlowFast."""
 
-    def __call__(self, **arguments: Any) -> Dataset[Any]: ...
+    def __call__(self, **arguments: Any) -> "Dataset[Any]": ...
 
     def from_config(
         self, cfg: Any, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
@@ -100,7 +101,7 @@ class ReadsNewClips(Protocol):
     """A class (this is about the class itself) whose datasets can be made of clips that no list names, for prediction.
     Default: such a system cannot be asked about new files."""
 
-    def for_clips(self, cfg: Any, manifest: Any, fitted: Mapping[str, Any]) -> Dataset[Any]:
+    def for_clips(self, cfg: Any, manifest: Any, fitted: Mapping[str, Any]) -> "Dataset[Any]":
         """Return a test's dataset of the clips of ``manifest``, whose labels are None; ``fitted`` is the training's."""
         ...
 
@@ -247,18 +248,18 @@ PROTOCOLS: tuple[type, ...] = (
 )
 
 
-def fitted_of(dataset: Dataset[Any]) -> dict[str, Any]:
+def fitted_of(dataset: "Dataset[Any]") -> dict[str, Any]:
     """Return what the dataset learnt of its training split; nothing by default."""
     return dict(dataset.fitted) if isinstance(dataset, LearnsFromTraining) else {}
 
 
-def groups_of(dataset: Dataset[Any]) -> dict[str, str]:
+def groups_of(dataset: "Dataset[Any]") -> dict[str, str]:
     """Id -> group of a dataset's samples that know theirs (:class:`HasGroup`)."""
     clips: Sequence[Any] = dataset.clips if isinstance(dataset, ClipDataset) else ()
     grouped = ((clip.id, clip.group if isinstance(clip, HasGroup) else "") for clip in clips)
     return {str(name): group for name, group in grouped if group}
 
 
-def files_of(dataset: Dataset[Any]) -> dict[str, str]:
+def files_of(dataset: "Dataset[Any]") -> dict[str, str]:
     """Return the files that checkpoints carry of the dataset's folder; none by default."""
     return dict(dataset.carried_files) if isinstance(dataset, CarriesFiles) else {}

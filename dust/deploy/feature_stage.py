@@ -11,7 +11,7 @@ import torch
 
 from dust.config import CfgNode, flatten
 from dust.config.parser import load_saved_config
-from dust.datasets import DATASET_REGISTRY
+from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.data import ProcedureData
 from dust.datasets.keystep.frames import RecordingFrames
 from dust.datasets.sample import BadClip

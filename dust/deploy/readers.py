@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from dust.config import CfgNode
-from dust.datasets import DATASET_REGISTRY
+from dust.datasets.build import DATASET_REGISTRY
 from dust.datasets.keystep.recordings import ProcedureRecordings
 from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.multimodal.fusion import FusedDataset
 from dust.datasets.multimodal.fusion_manifest import FusedClip, FusedManifest, read_fused_manifest
 from dust.datasets.protocol import ReadsNewClips
-from dust.datasets.tracks import PointTracks
-from dust.datasets.video import VideoDataset
+from dust.datasets.tracks.tracks import PointTracks
+from dust.datasets.video.video import VideoDataset
 from dust.deploy.feature_stage import build_feature_stage
 from dust.deploy.reading import Reader, VideoClipReader
 from dust.deploy.reading_fused import FusedReader, VideoFeatures

@@ -13,7 +13,7 @@ import numpy as np
 
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import BadClip
-from dust.datasets.video import VideoDataset
+from dust.datasets.video.video import VideoDataset
 from dust.decode.folders import VIDEO_SUFFIXES
 from dust.decode.live import is_remote_file
 from dust.decode.members import member_of

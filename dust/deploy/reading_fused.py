@@ -16,7 +16,7 @@ from dust.datasets.multimodal.fusion import FusedDataset, with_others
 from dust.datasets.multimodal.fusion_manifest import FusedClip
 from dust.datasets.multimodal.series import SUFFIXES, Window
 from dust.datasets.sample import BadClip
-from dust.datasets.video import VideoDataset
+from dust.datasets.video.video import VideoDataset
 from dust.decode.folders import VIDEO_SUFFIXES
 from dust.deploy.feature_stage import rounded
 from dust.deploy.reading import Reader, Reading, describe_video, names_of, read_video

@@ -11,9 +11,9 @@ import numpy as np
 
 from dust.config import CfgNode
 from dust.datasets.sample import BadClip
-from dust.datasets.tracks import PointTracks
 from dust.datasets.tracks.files import SUFFIXES, read_tracks
 from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_new_clips
+from dust.datasets.tracks.tracks import PointTracks
 from dust.deploy.reading import SHORT, Reader, Reading
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from dust.config import CfgNode
-from dust.datasets import construct_loader
+from dust.datasets.loader import construct_loader
 from dust.engine.data_lists import shared_clips
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.run_dir import BadClipLog

@@ -21,8 +21,8 @@ import torch
 
 from dust import zoo
 from dust.config import KEYS, CfgNode, flatten, with_values
-from dust.datasets import construct_loader
 from dust.datasets.build import DATASET_REGISTRY
+from dust.datasets.loader import construct_loader
 from dust.datasets.manifest.once import reading_once
 from dust.datasets.protocol import LooksAhead, fitted_of
 from dust.datasets.sample import unlearnt_classes

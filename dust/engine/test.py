@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dust.config import CfgNode, with_values
-from dust.datasets import construct_loader
+from dust.datasets.loader import construct_loader
 from dust.datasets.protocol import groups_of
 from dust.engine.calibration import build_calibration, write_calibration
 from dust.engine.checkpoints import build_checkpoint_to_test, read_for_all

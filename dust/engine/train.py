@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dust.config import CfgNode, flatten
-from dust.datasets import construct_loader
-from dust.datasets.loader import EpochBatchSampler, Loader
+from dust.datasets.loader import EpochBatchSampler, Loader, construct_loader
 from dust.datasets.manifest.labels import write_class_list
 from dust.datasets.protocol import files_of, fitted_of
 from dust.datasets.sample import counted_from_one, unlearnt_classes

@@ -4,27 +4,38 @@ import io
 import os
 import pickle
 import socket
+import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dust.utils.errors import DustError
+
+if TYPE_CHECKING:  # what only reads or writes data asks these questions without torch
+    import torch
 
 T = TypeVar("T")
 
 
 def is_initialised() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    """Whether this process has joined a group. One that has not imported torch cannot have done so."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    return dist.get_rank() if is_initialised() else 0
+    if not is_initialised():
+        return 0
+    import torch.distributed as dist
+
+    return dist.get_rank()
 
 
 def world_size() -> int:
-    return dist.get_world_size() if is_initialised() else 1
+    if not is_initialised():
+        return 1
+    import torch.distributed as dist
+
+    return dist.get_world_size()
 
 
 def local_rank() -> int:
@@ -40,6 +51,8 @@ def all_gather_objects(value: Any) -> list[Any]:
     """``[value of rank 0, value of rank 1, ...]`` on every rank."""
     if world_size() == 1:
         return [value]
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
@@ -49,6 +62,8 @@ def gather_to_main(value: Any) -> list[Any]:
     """``[value of rank 0, value of rank 1, ...]`` on rank 0; nothing on the others."""
     if world_size() == 1:
         return [value]
+    import torch.distributed as dist
+
     values: list[Any] = [None] * world_size()
     dist.gather_object(value, values if is_main() else None)
     return values if is_main() else []
@@ -59,6 +74,8 @@ def from_main(make: Callable[[], T]) -> T:
     rank."""
     if world_size() == 1:
         return make()
+    import torch.distributed as dist
+
     told: list[Any] = [None, None]
     if is_main():
         try:
@@ -76,6 +93,8 @@ def from_each_node(make: Callable[[], T]) -> T:
     tensors on the CPU, which are copies. A DustError or an OSError of any of them is raised on every rank."""
     if world_size() == 1:
         return make()
+    import torch.distributed as dist
+
     hosts = all_gather_objects(socket.gethostname())
     groups = {host: [number for number, one in enumerate(hosts) if one == host] for host in dict.fromkeys(hosts)}
     made: Any = None
@@ -105,6 +124,8 @@ class _Skeleton(pickle.Pickler):
         self.known: dict[int, int] = {}
 
     def persistent_id(self, value: Any) -> int | None:
+        import torch
+
         if not isinstance(value, torch.Tensor) or value.is_quantized or value.layout is not torch.strided:
             return None
         if id(value) not in self.known:
@@ -116,16 +137,19 @@ class _Skeleton(pickle.Pickler):
 class _Filled(pickle.Unpickler):
     """Puts ``tensors`` back."""
 
-    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
+    def __init__(self, file: io.BytesIO, tensors: "list[torch.Tensor]") -> None:
         super().__init__(file)
         self.tensors = tensors
 
-    def persistent_load(self, number: Any) -> torch.Tensor:
+    def persistent_load(self, number: Any) -> "torch.Tensor":
         return self.tensors[number]
 
 
 def _broadcast(value: Any, source: int, group: Any) -> Any:
     """``value`` of ``source`` in all processes of a group: tensor by tensor, so that nothing is held twice."""
+    import torch
+    import torch.distributed as dist
+
     mine = rank() == source
     told: list[Any] = [None, None]
     tensors: list[torch.Tensor] = []
@@ -161,6 +185,9 @@ def sum_and_highest_begun(value: float, number: int) -> Callable[[], tuple[float
     message; what is returned waits for it. Work in between costs nothing."""
     if world_size() == 1:
         return lambda: (value, number)
+    import torch
+    import torch.distributed as dist
+
     said = torch.zeros(1 + HIGHEST, dtype=torch.float64)  # a sum alone: of each number, how many say it
     said[0] = value
     if number:

@@ -3,6 +3,8 @@
 import glob
 import importlib
 import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,22 @@ def matching(pattern: str) -> list[str]:
     if not found and first == PREFIX:
         found = sorted(f"{PREFIX}/{file.relative_to(CONFIGS).as_posix()}" for file in CONFIGS.glob("/".join(rest)))
     return found or [pattern]
+
+
+def offered(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make the ``__getattr__`` and ``__dir__`` of a package that imports what it offers when somebody asks for it.
+
+    Args:
+        package: its ``__name__``.
+        names: {what it offers: the module that holds it}.
+    """
+
+    def get(name: str) -> Any:
+        if name in names:
+            return getattr(importlib.import_module(names[name]), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get, lambda: sorted({*vars(sys.modules[package]), *names})
 
 
 def import_extra(module: str, extra: str, what: str) -> Any:

@@ -29,12 +29,18 @@ class Registry:
         aliases: names that foreign configurations use, and ours.
         protocols: what is asked of a class; where it nearly has a member of one, a warning says so when it is got.
         base: a base class whose own attributes are no concern of theirs.
+        package: whose ``__all__`` names dust's own, which are imported when the registry is first asked.
     """
 
     def __init__(
-        self, kind: str, aliases: dict[str, str] | None = None, protocols: Sequence[type] = (), base: type = object
+        self,
+        kind: str,
+        aliases: dict[str, str] | None = None,
+        protocols: Sequence[type] = (),
+        base: type = object,
+        package: str = "",
     ) -> None:
-        self.kind = kind
+        self.kind, self.package = kind, package
         self.protocols, self.base = tuple(protocols), base
         self._looked_at: set[str] = set()
         self.aliases = dict(aliases or {})
@@ -50,14 +56,24 @@ class Registry:
 
         return add
 
+    def _import_own(self) -> None:
+        if self.package:
+            package = importlib.import_module(self.package)
+            for name in package.__all__:
+                getattr(package, name)
+            self.package = ""  # last: until then another thread has to import, or wait, too
+
     def __iter__(self) -> Iterator[str]:
+        self._import_own()
         return iter(sorted(self._classes))
 
     def __contains__(self, name: str) -> bool:
+        self._import_own()
         return self.aliases.get(name, name) in self._classes
 
     def get(self, name: str) -> Any:
         """The class of this name (or of the name that it is an alias of). Raises ConfigError with near misses."""
+        self._import_own()
         resolved = self.aliases.get(name, name)
         if resolved in self._classes:
             cls = self._classes[resolved]

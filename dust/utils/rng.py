@@ -5,9 +5,12 @@ from (seed, step, rank). So any number of workers gives the same batches and a r
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # sub-commands that read and write data draw numbers without torch
+    import torch
 
 
 def derive_seed(*words: int | str) -> int:
@@ -22,6 +25,8 @@ def numpy_rng(*words: int | str) -> np.random.RandomState:
     return np.random.RandomState(np.random.Philox(key=derive_seed(*words)))
 
 
-def torch_generator(*words: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def torch_generator(*words: int | str, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """Return a private torch stream. Those of other kinds of devices give other numbers."""
+    import torch
+
     return torch.Generator(device).manual_seed(derive_seed(*words))

@@ -24,7 +24,7 @@ from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.datasets.multimodal.series import read_series
 from dust.datasets.tracks.files import read_tracks
 from dust.datasets.tracks.manifest import read_track_manifest
-from dust.datasets.video.epic import read_epic
+from dust.datasets.video.epic_list import read_epic
 from dust.decode.reader import FrameFolderReader, VideoReader
 from dust.utils.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, verify_checkpoint
 from dust.utils.errors import DustError

@@ -1,5 +1,7 @@
 """Datasets of recorded procedures: key frames, windows, whole recordings."""
 
-from dust.datasets.keystep.key_frames import KeyFrames
+from dust.utils.package import offered
 
-__all__ = ["KeyFrames"]
+PUBLIC = {"KeyFrames": "dust.datasets.keystep.key_frames"}
+__all__ = [*PUBLIC]
+__getattr__, __dir__ = offered(__name__, PUBLIC)

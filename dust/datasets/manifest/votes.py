@@ -8,14 +8,14 @@ they are.
 import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from dust.datasets.manifest.labels import index_labels
 from dust.datasets.manifest.table import RawSplit, Row
 from dust.utils.errors import Problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: What was said of a clip: (class, how many people said it, or its share), in the order of the classes.
 Votes = tuple[tuple[int, float], ...]
@@ -124,8 +124,10 @@ def index_votes(raw: RawSplit, class_names: Sequence[str] | None, num_classes: i
     return labels, names, votes
 
 
-def shares_of(votes: Votes, num_classes: int) -> Tensor:
+def shares_of(votes: Votes, num_classes: int) -> "Tensor":
     """(num_classes,) float32 that sum to 1."""
+    import torch
+
     shares = torch.zeros(num_classes)
     for number, weight in votes:
         shares[number] = weight

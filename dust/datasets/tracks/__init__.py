@@ -1,5 +1,7 @@
 """Datasets of point tracks of one camera or several."""
 
-from dust.datasets.tracks.tracks import PointTracks
+from dust.utils.package import offered
 
-__all__ = ["PointTracks"]
+PUBLIC = {"PointTracks": "dust.datasets.tracks.tracks"}
+__all__ = [*PUBLIC]
+__getattr__, __dir__ = offered(__name__, PUBLIC)

@@ -12,7 +12,6 @@ import numpy as np
 from dust.datasets.tracks.skeletons import exchanged, find_pairs
 from dust.decode import folders
 from dust.utils.arrays import open_npz, read_npy
-from dust.utils.checkpoint.reader import read_plain
 from dust.utils.errors import CheckpointError, DataError
 from dust.utils.files import natural_order
 
@@ -184,6 +183,7 @@ def _read_member(path: Path, name: str) -> np.ndarray:
 
 
 def _torch_arrays(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+    from dust.utils.checkpoint.reader import read_plain  # imports torch
 
     try:
         loaded: Any = read_plain(path)

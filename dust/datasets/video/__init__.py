@@ -1,5 +1,7 @@
 """Datasets of video clips."""
 
-from dust.datasets.video.video import SSv2, VideoDataset
+from dust.utils.package import offered
 
-__all__ = ["SSv2", "VideoDataset"]
+PUBLIC = {"SSv2": "dust.datasets.video.video", "VideoDataset": "dust.datasets.video.video"}
+__all__ = [*PUBLIC]
+__getattr__, __dir__ = offered(__name__, PUBLIC)

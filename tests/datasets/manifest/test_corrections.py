@@ -10,7 +10,7 @@ from dust.datasets.manifest import read_manifest
 from dust.datasets.manifest.corrections import Corrections, read_corrections
 from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
 from dust.datasets.tracks.manifest import read_track_manifest
-from dust.datasets.video.epic import read_epic
+from dust.datasets.video.epic_list import read_epic
 from dust.utils.errors import DataError, Problems
 from tests.datasets.keystep.test_files import industreal, table
 
