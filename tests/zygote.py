@@ -28,18 +28,21 @@ import sys
 import time
 from collections.abc import Iterator
 
+from dust.datasets.build import DATASET_REGISTRY
+
 #: What a run imports by and by.
 MODULES = (
     "dust.launch.launcher", "dust.engine.train", "dust.engine.test", "dust.engine.stages", "dust.engine.run_net",
     "dust.engine.extract", "dust.visualization.plots", "dust.utils.checkpoint", "sklearn.metrics",
     "torch.distributed.checkpoint", "PIL.Image",
-    "matplotlib.pyplot", "tqdm", "av", "timm.utils",
+    "matplotlib.pyplot", "tqdm", "av", "timm.utils", "matplotlib.backends.backend_agg", "dust.analysis.report",
 )  # fmt: skip
 
 
 def main() -> None:
     for name in MODULES:
         importlib.import_module(name)
+    list(DATASET_REGISTRY)  # imports all of them
     say({"ready": True})
     ended, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)

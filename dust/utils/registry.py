@@ -4,10 +4,11 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import linecache
 import logging
 import os
+import re
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +18,6 @@ from dust.utils.protocols import find_problems
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", bound=Callable[..., Any])
-#: Python 3.11 fails where two threads parse sources at the same time, as finding a class's line does.
-_PARSING = threading.Lock()
 
 
 class Registry:
@@ -153,11 +152,13 @@ def build(cls: Any, *args: Any, **options: Any) -> Any:
 def _where(cls: Any) -> str:
     """``dust/models/timesformer.py:120``: the file from its top package on, and the line."""
     try:
-        path = inspect.getsourcefile(cls) or cls.__module__
+        file = path = inspect.getsourcefile(cls) or cls.__module__
         top = sys.modules[cls.__module__.partition(".")[0]]
         if getattr(top, "__path__", None):
             path = os.path.relpath(path, os.path.dirname(next(iter(top.__path__))))
-        with _PARSING:
-            return f"{path}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError, ValueError):
         return cls.__module__
+    # inspect would parse the whole file for the line, at each of a run's dozen look-ups
+    begins = re.compile(rf"\s*(class|def) {re.escape(cls.__name__)}\b")
+    line = next((number for number, text in enumerate(linecache.getlines(file), 1) if begins.match(text)), None)
+    return f"{path}:{line}" if line else path

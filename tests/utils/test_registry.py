@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from dust.utils.errors import ConfigError
@@ -18,7 +20,9 @@ def registry():
 def test_names_and_aliases(registry, caplog):
     with caplog.at_level("INFO", logger="dust"):
         assert registry.get("TimeSformer") is registry.get("old_name")
-    assert "TimeSformer <- tests/utils/test_registry.py" in caplog.text
+    lines = Path(__file__).read_text().splitlines()
+    number = 1 + lines.index("    class TimeSformer:")
+    assert f"TimeSformer <- tests/utils/test_registry.py:{number}" in caplog.text
 
 
 def test_an_unknown_name_lists_near_misses(registry):
