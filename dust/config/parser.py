@@ -10,7 +10,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from dust.config.defaults import KEYS, flatten, get_cfg
+from dust.config.defaults import CORE, KEYS, flatten, get_cfg
 from dust.config.foreign import FOREIGN_KEYS
 from dust.config.infer import infer
 from dust.config.schema import Problem, set_value
@@ -266,20 +266,34 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def near_misses(key: str, known: Sequence[str]) -> list[str]:
-    """Up to three keys that ``key`` may have meant; those that dust acts on come first."""
+    """Up to three keys that ``key`` may have meant: of its own section, else of one that all systems share or whose
+    name is alike. What dust acts on comes first. Another system's key is never meant."""
     by_upper = {name.upper(): name for name in known}
     upper = key.upper()
     if upper in by_upper:
         return [by_upper[upper]]
-    leaf = upper.rsplit(".", 1)[-1]
     typos = difflib.get_close_matches(upper, list(by_upper), n=2, cutoff=0.9)
     if typos:
         return [by_upper[name] for name in typos]
-    same_leaf = [name for name in by_upper if name.rsplit(".", 1)[-1] == leaf]
-    close = difflib.get_close_matches(upper, list(by_upper), n=3, cutoff=0.75)
-    leaves = {name.rsplit(".", 1)[-1] for name in by_upper}
-    close_leaves = difflib.get_close_matches(leaf, sorted(leaves), n=2, cutoff=0.85)
-    same_section = [name for name in by_upper if name.rsplit(".", 1)[-1] in close_leaves]
-    found = list(dict.fromkeys(by_upper[name] for name in (*close, *same_leaf, *same_section)))
-    section = upper.rsplit(".", 1)[0]
-    return sorted(found, key=lambda name: (name in FOREIGN_KEYS, name.upper().rpartition(".")[0] != section))[:3]
+    section, _, leaf = upper.rpartition(".")
+    sections = {name.rpartition(".")[0] for name in by_upper}
+    shared = {name.upper().rpartition(".")[0] for name in CORE}
+    if section not in sections:  # SWIN for VIDEO_SWIN
+        shared |= {one for one in sections if section and _alike(one, section)}
+    own = [name for name in by_upper if name.rpartition(".")[0] == section]
+    others = [name for name in by_upper if name.rpartition(".")[0] in shared - {section}]
+    steps = (
+        lambda: [name for name in own if _alike(name.rpartition(".")[2], leaf)],
+        lambda: [name for name in others if name.rpartition(".")[2] == leaf],
+        lambda: [name for name in others if _alike(name.rpartition(".")[2], leaf)],
+    )
+    found = next(filter(None, (step() for step in steps)), [])
+    nearest = sorted(found, key=lambda name: -difflib.SequenceMatcher(None, name, upper).ratio())
+    return [by_upper[name] for name in sorted(nearest, key=lambda name: by_upper[name] in FOREIGN_KEYS)][:3]
+
+
+def _alike(name: str, asked: str) -> bool:
+    """Whether a name holds all words of what was asked for (HEADS: NUM_HEADS), begins as that, or is nearly the same."""
+    ours, theirs = ({word.rstrip("S") for word in text.split("_")} for text in (name, asked))
+    begin = os.path.commonprefix([name, asked]).rstrip("_")
+    return theirs <= ours or len(begin) >= min(4, len(asked)) or difflib.SequenceMatcher(None, name, asked).ratio() >= 0.75

@@ -226,10 +226,24 @@ def test_joined_keys_and_a_lone_word_give_the_advice_too():
         ("TIMESFORMER.ATTENTION", "TIMESFORMER.ATTENTION_TYPE"),
         ("MODEL.NAME", "MODEL.MODEL_NAME"),
         ("X3D.CHANNELWISE_3X3X3", "X3D.CHANNELWISE_3x3x3"),
+        ("TEST.VIEWS", "TEST.NUM_ENSEMBLE_VIEWS"),
+        ("TEST.CROPS", "TEST.NUM_SPATIAL_CROPS"),
+        ("SOLVER.EPOCHS", "SOLVER.MAX_EPOCH"),
+        ("SEED", "RNG_SEED"),
+        ("SERIES.LEN", "SERIES.LENGTH"),
+        ("SOLVER.OPTIMIZER", "SOLVER.OPTIMIZING_METHOD"),
+        ("TIMESFORMER.DROPOUT", "TIMESFORMER.DROP_RATE"),
+        ("SWIN.DEPTHS", "VIDEO_SWIN.DEPTHS"),
     ],
 )
 def test_near_misses(key, near):
     assert near in near_misses(key, list(flatten(get_cfg())))
+
+
+@pytest.mark.parametrize("key", ["FUSION.DEPTH", "MODEL.DEPTH", "DEPTH", "COLOUR_MIXER.WIDTH", "TIMESFORMER.WIDTH"])
+def test_keys_of_another_system_are_not_meant(key):
+    """Those that share no more than a word with it."""
+    assert near_misses(key, list(flatten(get_cfg()))) == []
 
 
 def test_nothing_near_gives_no_hint():
