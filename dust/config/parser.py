@@ -293,7 +293,7 @@ def near_misses(key: str, known: Sequence[str]) -> list[str]:
 
 
 def _alike(name: str, asked: str) -> bool:
-    """Whether a name holds all words of what was asked for (HEADS: NUM_HEADS), begins as that, or is nearly the same."""
+    """Whether a name holds all words of what was asked for (HEADS: NUM_HEADS), begins alike, or is nearly the same."""
     ours, theirs = ({word.rstrip("S") for word in text.split("_")} for text in (name, asked))
-    begin = os.path.commonprefix([name, asked]).rstrip("_")
-    return theirs <= ours or len(begin) >= min(4, len(asked)) or difflib.SequenceMatcher(None, name, asked).ratio() >= 0.75
+    nearly = difflib.SequenceMatcher(None, name, asked).ratio() >= 0.75
+    return theirs <= ours or name.startswith(asked.removeprefix("NUM_")[:4]) or nearly

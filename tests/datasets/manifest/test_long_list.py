@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dust.datasets.manifest import long_list, manifest, places, row_columns
+from dust.datasets.manifest import long_list, manifest, places
 from dust.datasets.manifest.clips import Clips
 from dust.datasets.manifest.manifest import Clip, read_manifest
 from dust.datasets.manifest.several import read_folders
@@ -432,21 +432,3 @@ def test_machines_that_share_no_cache_folder_each_make_one(tmp_path, world, read
 def test_where_nobody_can_keep_them_all_have_them_in_memory(read_only, world):
     for found in world(lambda rank: read(read_only, shared=True), 3):
         assert list(found.clips) == expected(read_only)
-
-
-@pytest.mark.parametrize(
-    ("rows", "more", "said"),
-    [
-        (["a.mp4,wave", "", "b.mp4,jump"], {}, "an empty line: remove it:\n      line 3"),
-        (["a.mp4,wave", "b.mp4,"], {}, "an empty label:\n      line 3: b.mp4,"),
-        (["a.mp4,wave", "b.mp4,jumq"], {"class_names": ["jump", "wave"]}, "'jumq'; did you mean 'jump'?"),
-        (["a.mp4,wave", "a.mp4,jump"], {}, "rows that name what is named before (write UTF-8, a first line path,label"),
-    ],
-)
-def test_of_a_list_too_long_to_be_read_at_once_the_pieces_say_what_is_wrong(tmp_path, monkeypatch, rows, more, said):
-    csv(tmp_path, rows)
-    monkeypatch.setattr(row_columns, "LONGEST_TEXT", 20)
-    monkeypatch.setattr(manifest, "read_csv", lambda *_, **__: pytest.fail("it is read at once"))
-    with pytest.raises(DataError) as error:
-        read(tmp_path, **more)
-    assert said in str(error.value)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from dust.datasets.manifest import row_columns
+from dust.datasets.manifest import long_list, manifest, row_columns
 from dust.datasets.manifest.clips import ClipList
-from dust.datasets.manifest.manifest import Clip
+from dust.datasets.manifest.manifest import Clip, read_manifest
 from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of
 from dust.datasets.manifest.table import name_rows, read_csv
+from dust.utils.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +94,22 @@ def test_rows_of_a_list_in_blocks(monkeypatch):
     clips = [Clip(f"{n}", f"{n}.mp4", n % 5, f"g{n % 2}") for n in range(11)]
     found = ClipList.of(clips)
     assert list(found) == clips == [found.clip(n) for n in range(11)] and list(found.ids()) == [c.id for c in clips]
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "said"),
+    [
+        (["a.mp4,wave", "", "b.mp4,jump"], {}, "an empty line: remove it:\n      line 3"),
+        (["a.mp4,wave", "b.mp4,"], {}, "an empty label:\n      line 3: b.mp4,"),
+        (["a.mp4,wave", "b.mp4,jumq"], {"class_names": ["jump", "wave"]}, "'jumq'; did you mean 'jump'?"),
+        (["a.mp4,wave", "a.mp4,jump"], {}, "rows that name what is named before (write UTF-8, a first line path,label"),
+    ],
+)
+def test_of_a_list_too_long_to_be_read_at_once_the_pieces_say_what_is_wrong(tmp_path, monkeypatch, rows, more, said):
+    (tmp_path / "train.csv").write_text("path,label\n" + "".join(f"{row}\n" for row in rows))
+    monkeypatch.setattr(long_list, "LONG", 0)
+    monkeypatch.setattr(row_columns, "LONGEST_TEXT", 20)
+    monkeypatch.setattr(manifest, "read_csv", lambda *_, **__: pytest.fail("it is read at once"))
+    with pytest.raises(DataError) as error:
+        read_manifest(root=str(tmp_path), split="train", check_files=False, **more)
+    assert said in str(error.value)
