@@ -95,10 +95,10 @@ def _about_clusters(add: Add) -> None:
 
 
 def _about_gpus(add: Add) -> None:
-    gpu = add("gpu", "whether a GPU computes the right things, and how fast: two parts of 250 s each", measure_gpu)
+    gpu = add("gpu", "whether a GPU computes the right things, and how fast: three parts of 250 s each", measure_gpu)
     gpu.add_argument("--out", type=Path, metavar="DIR", help="results.jsonl, logs and a trace; needed without --plan")
     gpu.add_argument(
-        "--part", type=int, default=0, choices=(1, 2), help="right, and the main model; or where time goes"
+        "--part", type=int, default=0, choices=(1, 2, 3), help="right, and the main model; where time goes; each key"
     )
     gpu.add_argument("--stages", default="", metavar="NAME,...", help="these instead of a part")
     gpu.add_argument("--budget", type=float, default=0.0, metavar="SECONDS", help="of all; default: 250 for each part")

@@ -24,6 +24,7 @@ from dust.deploy.readers import build_reader
 from dust.deploy.reading import Reader, Reading
 from dust.deploy.sources import find_sources, is_single
 from dust.deploy.streams import Stream, open_stream
+from dust.engine.backends import Backends
 from dust.engine.classes import build_with_classes
 from dust.engine.extract import layer_output
 from dust.engine.inference import Inference
@@ -34,7 +35,7 @@ from dust.models.protocol import ReadsClassNames
 from dust.tasks import Evaluation, Task, build_task
 from dust.tasks.task import DataInfo, Outputs
 from dust.utils.errors import ConfigError, DataError
-from dust.utils.registry import import_extensions
+from dust.utils.registry import build, import_extensions
 
 #: What makes outputs of inputs, all (B, ...): a model, or an exported one.
 Backend = Callable[..., Outputs]
@@ -306,6 +307,7 @@ def build_predictor(
     names = class_names or tested.class_names or build_class_names(cfg)
     fitted = tested.fitted or {}
     task = build_task(cfg, DataInfo(names, fitted=fitted)).to(device)
+    build(Backends, cfg).use(device)  # the model was built on the CPU
     model = tested.model.to(device).eval()
     if isinstance(model, ReadsClassNames):
         model.set_class_names(names)

@@ -162,6 +162,14 @@ def parallel(
             return contextlib.nullcontext()
 
         return run, grad_sync
+    replica = replicated(model, run, device, static_graph=static_graph, dtype=dtype)
+    return replica, lambda last: contextlib.nullcontext() if last else replica.no_sync()
+
+
+def replicated(
+    model: nn.Module, run: Any, device: torch.device, *, static_graph: bool, dtype: str
+) -> nn.parallel.DistributedDataParallel:
+    """Return a model that every process holds; see :func:`parallel`."""
     replica = nn.parallel.DistributedDataParallel(
         run,
         device_ids=[device.index] if device.type == "cuda" else None,
@@ -173,4 +181,4 @@ def parallel(
     )
     if dtype == "bfloat16":
         replica.register_comm_hook(None, bf16_compress_hook)
-    return replica, lambda last: contextlib.nullcontext() if last else replica.no_sync()
+    return replica

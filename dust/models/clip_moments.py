@@ -8,6 +8,7 @@ import torch.nn as nn
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import check_arguments
+from dust.models.layers.common import share_means
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.utils.errors import DustError
 
@@ -64,7 +65,7 @@ class ClipMoments(ClassifierHead, Checkpointed):
         self.conv1 = _convolution(in_chans + 3, widths[0], STRIDES[0])
         pairs = zip(widths, widths[1:], STRIDES[1:], strict=False)
         self.blocks = nn.ModuleList(_convolution(*pair) for pair in pairs)
-        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.grid = (grid, grid)
         self.num_features = widths[-1] * grid * grid
         self.head_drop = nn.Dropout(drop_rate)
         self.set_grad_checkpointing(act_checkpoint)
@@ -100,5 +101,5 @@ class ClipMoments(ClassifierHead, Checkpointed):
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """(B, 4 width, H', W') -> logits, or with ``pre_logits`` what the classifier sees."""
-        pooled = self.pool(features).flatten(1)
+        pooled = share_means(features, self.grid).flatten(1)
         return pooled if pre_logits else self.head(self.head_drop(pooled))

@@ -1,6 +1,7 @@
 """Parameter groups and optimizers. SlowFast's three are torch's own; every other name is timm's."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -117,9 +118,7 @@ def build_optimizer(
     if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameters: nothing to optimize")
     logger.info("%s over %d tensors in %d groups", name, sum(len(group["params"]) for group in groups), len(groups))
-    on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    # one kernel for all tensors, which can skip a step that is not finite; a CPU keeps the plain loop
-    fused = True if on_cuda else None
+    fused = has_fused_step(name, [parameter for group in groups for parameter in group["params"]])
     if name == "sgd":
         return torch.optim.SGD(
             groups,
@@ -143,6 +142,19 @@ def build_optimizer(
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "see timm.optim.list_optimizers()"
         raise ConfigError(f"SOLVER.OPTIMIZING_METHOD {name!r} is no optimizer of torch or timm; near: {near}")
     return create_optimizer_v2(groups, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum)
+
+
+def has_fused_step(name: str, parameters: Sequence[torch.Tensor]) -> bool | None:
+    """Tell whether one kernel steps all tensors, which can skip a step that is not finite; None: torch's choice. A CPU
+    keeps the plain loop, and torch has no such kernel of SGD for parameters that are shared out."""
+    if not all(map(on_cuda, parameters)):
+        return None
+    return None if name == "sgd" and any(hasattr(one, "placements") for one in parameters) else True
+
+
+def on_cuda(parameter: torch.Tensor) -> bool:
+    """Tell whether it lies on a GPU."""
+    return parameter.is_cuda
 
 
 def construct_optimizer(model: nn.Module, cfg) -> torch.optim.Optimizer:

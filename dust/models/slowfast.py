@@ -17,6 +17,7 @@ import torch.nn as nn
 from dust.config.slowfast import DEPTHS, are_whole, total_stride
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import Multiple, check_arguments
+from dust.models.layers.common import window_means
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.layers.resnet3d import (
     Bottleneck,
@@ -385,7 +386,8 @@ class SlowFast(_ResNets):
         """(B, C, T, H, W) float -> no class token (B, 0, D), and tokens (B, T', H', W', D): at each time of the slow
         pathway its features, and behind them the mean of the fast one's."""
         slow, fast = self.forward_features(video)
-        fast = nn.functional.avg_pool3d(fast, (fast.shape[2] // slow.shape[2], 1, 1))
+        alike = (fast.shape[2] // slow.shape[2], 1, 1)
+        fast = window_means(fast, alike, alike)
         return tokens_of_map(torch.cat([slow, fast], dim=1))
 
     def pathways_of(self, video: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from dust.models.build import MODEL_REGISTRY
 from dust.models.layers.checks import check_arguments
+from dust.models.layers.common import window_means
 from dust.models.layers.head import Checkpointed, ClassifierHead, run_block
 from dust.models.layers.tokens import tokens_of_map
 from dust.utils.errors import DustError
@@ -89,7 +90,7 @@ class TorchvisionVideo(ClassifierHead, Checkpointed):
         """Features -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, num_features)."""
         if self.window:  # S3D's pool slides; the mean over its places weighs the middle more
             window = [min(size, most) for size, most in zip(features.shape[2:], self.window, strict=True)]
-            features = nn.functional.avg_pool3d(features, window, stride=1)
+            features = window_means(features, window, (1, 1, 1))
         pooled = features.mean(dim=(2, 3, 4))
         return pooled if pre_logits else self.head(self.head_drop(pooled))
 

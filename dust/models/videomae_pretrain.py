@@ -279,7 +279,9 @@ class VideoMAEPretrain(Checkpointed):
                 f"VideoMAEPretrain: {sorted(counts)} of {tubelets * places} tokens are masked; it must be equally many "
                 "in each clip, neither none nor all: change the mask or mask_ratio"
             )
-        return mask.to(video.device), tubelets * places - masked
+        if video.is_cuda and not mask.is_cuda:
+            mask = mask.contiguous().pin_memory()  # else the copy would wait for what the device has to do
+        return mask.to(video.device, non_blocking=True), tubelets * places - masked
 
     @torch.no_grad()
     def targets(self, video: torch.Tensor) -> torch.Tensor:

@@ -52,9 +52,10 @@ class ProbeGrid(Classification):
         if not isinstance(outputs, dict) or HEADS not in outputs:
             return super().losses(outputs, batch)
         each = [self.loss(logits, batch["label"]) for logits in outputs[HEADS].unbind(1)]
-        learning = [loss for loss in each if bool(torch.isfinite(loss))]
-        for number, loss in enumerate(each):
-            if number not in self._said and not bool(torch.isfinite(loss)):
+        finite = torch.isfinite(torch.stack(each).detach()).tolist()  # of all at once: a GPU is waited for
+        learning = [loss for loss, is_finite in zip(each, finite, strict=True) if is_finite]
+        for number, is_finite in enumerate(finite):
+            if number not in self._said and not is_finite:
                 self._said.add(number)
                 logger.warning("the head %s has diverged and learns no more", self.heads[number])
         return {"loss": torch.stack(learning or each).sum()}

@@ -107,11 +107,11 @@ def from_each_node(make: Callable[[], T]) -> T:
     problems = [one for one in all_gather_objects(error) if one is not None]
     if problems:
         raise problems[0]
-    for ranks in groups.values():  # all processes make all groups
-        group = dist.new_group(ranks, backend="gloo")
-        if rank() in ranks:
-            made = _broadcast(made, ranks[0], group)
-            dist.destroy_process_group(group)
+    ranks = groups[hosts[rank()]]
+    # each machine its own: else torch splits NCCL's communicator in all processes that are no members
+    group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    made = _broadcast(made, ranks[0], group)
+    dist.destroy_process_group(group)
     return made
 
 

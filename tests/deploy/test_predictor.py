@@ -14,6 +14,7 @@ import dust
 from dust.decode.reader import VideoReader
 from dust.deploy.predictor import Predictor, loop_around
 from dust.deploy.sources import find_sources
+from dust.engine.backends import Backends
 from dust.engine.setup import build_device_transform
 from dust.tasks import Classification
 from dust.utils.errors import ConfigError, DataError
@@ -194,6 +195,14 @@ def test_dtype_and_device(run, clips):
         dust.load(run, device="cuda:99")
     with pytest.raises(ConfigError, match="write auto"):
         dust.load(run, device="gpu")
+
+
+def test_the_kernels_of_a_device_are_those_of_a_test_there(run, monkeypatch):
+    """TRAIN.FLOAT32 and SDPA, though the model is built on the CPU. The meta device plays a GPU."""
+    asked = []
+    monkeypatch.setattr(Backends, "use", lambda self, device: asked.append((self.attention, device.type)))
+    dust.load(run, device="meta", overrides={"TRAIN.SDPA": "auto"})
+    assert asked[-1] == ("auto", "meta")
 
 
 @needs_videos

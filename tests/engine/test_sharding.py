@@ -133,6 +133,27 @@ def test_an_optimizer_on_the_cpu_is_the_plain_loop(name):
     assert not build_optimizer(nn.Linear(2, 2), name=name, lr=0.1, weight_decay=0.0).param_groups[0]["fused"]
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_on_a_gpu_weights_that_are_shared_out_are_stepped(group, monkeypatch, name):
+    """By one kernel, which leaves out a step that is not finite, where torch has one: it has none of SGD."""
+    monkeypatch.setattr("dust.models.optimizer.on_cuda", lambda parameter: True)
+    alone, shared = nn.Linear(4, 3), nn.Linear(4, 3)
+    shard(shared, torch.device("cpu"), None)
+    one, optimizer = (build_optimizer(model, name=name, lr=0.1, weight_decay=0.1) for model in (alone, shared))
+    fused = None if name == "sgd" else True
+    assert one.param_groups[0]["fused"] is True and optimizer.param_groups[0]["fused"] is fused
+    weights = [shared.weight.full_tensor().clone()]
+    for bad in [False, True] if fused else [False]:
+        shared(torch.full((2, 4), float("nan") if bad else 1.0)).square().sum().backward()
+        if fused:
+            optimizer.found_inf = torch.tensor(float(bad))
+        optimizer.step()
+        optimizer.zero_grad()
+        weights.append(shared.weight.full_tensor().clone())
+    assert not torch.equal(weights[0], weights[1]) and torch.isfinite(weights[1]).all()
+    assert torch.equal(weights[1], weights[-1])
+
+
 def test_a_group_too_many_is_said(group):
     weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
     state = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.1).state_dict()

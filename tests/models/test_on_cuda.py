@@ -1,5 +1,7 @@
-"""What a model does on a CUDA device, as far as tensors without values show it: all of them are there, and no
-convolution embeds patches."""
+"""What a model does on a CUDA device, as far as a CPU shows it: all tensors are there, no convolution embeds patches,
+no operation lacks a deterministic form."""
+
+import re
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dust.models.layers import common
-from tests.models.small_models import SMALL, make
+from tests.models.small_models import OTHERS, SMALL, inputs_of, make
 
 #: An LSTM asks the driver for its kernels.
 FAKED = [one for one in SMALL if one[0] != "PointTrackLSTM"]
@@ -58,4 +60,46 @@ def test_patches_are_embedded_alike_by_a_product_and_by_a_convolution(monkeypatc
         out = common.embed_patches(x, conv)
         wanted = [x, *conv.parameters()]
         found.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+    torch.testing.assert_close(found[0], found[1])
+
+
+#: What raises on CUDA in strict mode, of what models might use; see torch.use_deterministic_algorithms.
+NOT_REPEATABLE = re.compile(
+    r"avg_pool3d_backward|_adaptive_avg_pool[23]d_backward|adaptive_max_pool2d_backward|max_unpool.*|put_|histc|median"
+    r"|upsample_(linear1d|bilinear2d|bicubic2d|trilinear3d)_backward|reflection_pad.*_backward|grid_sampler.*_backward"
+    r"|nll_loss2d_forward|_ctc_loss_backward"
+)
+
+
+@pytest.mark.parametrize(("name", "arguments", "shapes"), SMALL + OTHERS, ids=[name for name, _, _ in SMALL + OTHERS])
+def test_every_operation_of_a_training_step_has_a_deterministic_form(monkeypatch, name, arguments, shapes):
+    monkeypatch.setattr(common, "as_repeatable", lambda x: True)
+    model = make(name, arguments).train()
+    with Operations() as operations:
+        outputs = model(**inputs_of(shapes))
+        values = outputs.values() if isinstance(outputs, dict) else [outputs]
+        learnt = [value.float().square().mean() for value in values if value.requires_grad]
+        torch.stack(learnt).sum().backward()
+    assert not [one for one in operations.names if NOT_REPEATABLE.fullmatch(one)]
+
+
+@pytest.mark.parametrize(("window", "stride"), [((2, 3, 2), (1, 1, 1)), ((2, 1, 1), (2, 1, 1)), ((4, 5, 6), (1, 1, 1))])
+def test_means_over_windows_are_those_of_torchs_pooling(monkeypatch, window, stride):
+    x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    found = []
+    for repeatable in (False, True):
+        monkeypatch.setattr(common, "as_repeatable", lambda x, repeatable=repeatable: repeatable)
+        means = common.window_means(x, window, stride)
+        found.append([means, *torch.autograd.grad(means.square().sum(), x)])
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("sizes", [(3,), (7,), (2, 4), (4, 9), (1, 2, 3)])
+def test_means_over_shares_are_those_of_torchs_adaptive_pooling(monkeypatch, sizes):
+    x = torch.randn(2, 3, *(4, 5, 7)[-len(sizes) :], dtype=torch.float64, requires_grad=True)
+    found = []
+    for repeatable in (False, True):
+        monkeypatch.setattr(common, "as_repeatable", lambda x, repeatable=repeatable: repeatable)
+        means = common.share_means(x, sizes)
+        found.append([means, *torch.autograd.grad(means.square().sum(), x)])
     torch.testing.assert_close(found[0], found[1])

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from dust.benchmark.cost import MIB, usable_cores
 from dust.benchmark.gpu.plan import Bench, Row
-from dust.benchmark.gpu.speed import BareStep, config, milliseconds, recipe
+from dust.benchmark.gpu.speed import WAITED, BareStep, config, guarded, milliseconds, recipe
 from dust.benchmark.in_memory import BATCHES, in_memory_config
 from dust.benchmark.loader import benchmark_loader
 from dust.config import with_values
@@ -106,8 +106,10 @@ def _tensors(trainer: Trainer) -> list[Tensor]:
 def resume(bench: Bench) -> Iterator[Row]:
     """Two epochs whole, and the same stopped by a signal and begun again."""
     clips = 8 if bench.full else 2
-    words = (*RICH, *_RANDOM, "TRAIN.DETERMINISTIC", "True", "SOLVER.MAX_EPOCH", "2", "TRAIN.CHECKPOINT_PERIOD", "1",
-             "GLOBAL_BATCH_SIZE", str(2 * clips))  # fmt: skip
+    # bits do not depend on the depth, and what is saved and hashed, five times, is a third
+    depth = ("TIMESFORMER.DEPTH", "4") if bench.full else ()
+    words = (*RICH, *_RANDOM, *depth, "TRAIN.DETERMINISTIC", "True", "SOLVER.MAX_EPOCH", "2",
+             "TRAIN.CHECKPOINT_PERIOD", "1", "GLOBAL_BATCH_SIZE", str(2 * clips))  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as name:
         whole = _tensors(_trained(_in_memory(bench, Path(name) / "whole", 4, clips, *words)))
         cfg = _in_memory(bench, Path(name) / "cut", 4, clips, *words)
@@ -139,7 +141,7 @@ def loop(bench: Bench) -> Iterator[Row]:
     for name, words in (("the loop", ()), ("with erasing, MixUp, EMA, clipping", RICH)):
         with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as folder:
             cfg = _in_memory(bench, Path(folder), batches, clips, *loader, *words)
-            yield from _loop_rows(bench, name, alone, cfg)
+            yield from guarded(name, _loop_rows(bench, name, alone, cfg))
     for name, asynchronous in (("synchronous", "False"), ("asynchronous", "True")):
         if bench.left() < (20 if bench.full else 2):
             yield Row(f"{name} save", "left out: no time")
@@ -181,7 +183,7 @@ def _loop_rows(bench: Bench, name: str, alone: float, cfg: Any) -> Iterator[Row]
         f"{Path(one.filename).name}:{one.lineno}"
         for number in quiet
         for one in caught[probe.counts[number - 1] : probe.counts[number]]
-        if "synchroniz" in str(one.message)
+        if WAITED in str(one.message)
     ]
     words = ", ".join(f"{place} {waits.count(place)}x" for place in sorted(set(waits))[:6])
     limits = {"at_most": 0.0} if name == "the loop" else {}

@@ -18,7 +18,7 @@ class Stage:
 
     Attributes:
         name: how the table, ``--stages`` and the log files name it.
-        part: 1 (is it right, and how fast is the main model) or 2 (where the time goes).
+        part: 1 (is it right, and how fast is the main model), 2 (where the time goes) or 3 (what each key gives).
         seconds: its share of :data:`BUDGET_S`; what earlier stages leave over is shared out.
         function: ``module:function`` below ``dust.benchmark.gpu``; called with a :class:`Bench`, it yields rows.
         does: what it measures.
@@ -44,6 +44,9 @@ STAGES = (
     Stage("profile", 2, 35, "speed:profile", "the slowest kernels, how long the device waits; a trace in the folder"),
     Stage("loop", 2, 65, "loop:loop", "the training loop beside the bare step; synchronisations; memory; saving"),
     Stage("feed", 2, 60, "loop:feed", "clips that the loader decodes in a second, on the cores of this machine"),
+    Stage("keys", 3, 90, "keys:keys", "the step with each key that chooses kernels; augmentation on the device"),
+    Stage("several", 3, 80, "keys:several", "one process that trains as one of several: DDP, its types, FSDP, NCCL"),
+    Stage("answers", 3, 80, "keys:answers", "streams, a test of many views, TSTL's experts"),
 )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ class Bench:
 
 
 def chosen(part: int = 0, names: str = "") -> list[Stage]:
-    """Return the stages of a part (0: both), or those that ``names`` lists with commas."""
+    """Return the stages of a part (0: all), or those that ``names`` lists with commas."""
     if not names:
         return [stage for stage in STAGES if part in (0, stage.part)]
     wanted, known = names.split(","), {stage.name: stage for stage in STAGES}

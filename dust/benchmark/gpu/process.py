@@ -51,7 +51,7 @@ def benchmark_gpu(
 
     Args:
         budget: seconds of all of them together; 0: 250 for each part.
-        part: 1, 2, or 0 for both.
+        part: 1, 2, 3, or 0 for all.
         names: instead of a part, the stages' names with commas.
         device: auto | cuda | cpu.
         tiny: small sizes on a GPU too.

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dust.benchmark.device import synchronize
 from dust.benchmark.gpu.plan import Bench, Row
+from dust.benchmark.gpu.speed import guarded
 from dust.engine.backends import Backends, without_deterministic_form
 from dust.engine.step import OptimizerStep
 from dust.models import MODEL_REGISTRY
@@ -89,27 +90,30 @@ def for_gradients(model: nn.Module) -> nn.Module:
 def parity(bench: Bench) -> Iterator[Row]:
     """Outputs and gradients of small models in float32, IEEE: the CPU's and the device's."""
     Backends(float32="ieee").use(torch.device(bench.device))
-    for name, arguments, key, shape in SMALL if bench.device == "cuda" else SMALL[-3:]:
-        answers: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for device in ("cpu", bench.device):
-            model = for_gradients(_small(name, arguments, device))
-            outputs = model(**{key: _noise(shape, device)})
-            loss = _loss(outputs)
-            loss.backward()
-            gradients = {one: value.grad for one, value in model.named_parameters() if value.grad is not None}
-            answers.append((outputs if isinstance(outputs, Tensor) else outputs["logits"], gradients))
-        (wanted, right), (found, gradients) = answers
-        yield Row(f"{_title(name, arguments)}: outputs", relative_error(found, wanted), "", "< 1e-5", at_most=1e-4)
-        largest = max(value.abs().max() for value in right.values())
-        # a gradient that is rounding and nothing else (that of a bias of keys) is measured by the largest of all
-        if lost := sorted(right.keys() ^ gradients.keys()):
-            yield Row(
-                f"{_title(name, arguments)}: gradients on one of them only", ", ".join(lost), "", "none", at_most=0
-            )
-            continue
-        errors = {one: ((gradients[one].cpu() - value).abs().max() / largest).item() for one, value in right.items()}
-        worst = max(errors, key=lambda one: errors[one])
-        yield Row(f"{_title(name, arguments)}: gradients", errors[worst], "", f"< 1e-4; {worst}", at_most=1e-3)
+    for case in SMALL if bench.device == "cuda" else SMALL[-3:]:
+        yield from guarded(_title(*case[:2]), _parity_rows(bench, *case))
+
+
+def _parity_rows(bench: Bench, name: str, arguments: dict[str, Any], key: str, shape: tuple[int, ...]) -> Iterator[Row]:
+    answers: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for device in ("cpu", bench.device):
+        model = for_gradients(_small(name, arguments, device))
+        outputs = model(**{key: _noise(shape, device)})
+        loss = _loss(outputs)
+        loss.backward()
+        gradients = {one: value.grad for one, value in model.named_parameters() if value.grad is not None}
+        answers.append((outputs if isinstance(outputs, Tensor) else outputs["logits"], gradients))
+    (wanted, right), (found, gradients) = answers
+    title = _title(name, arguments)
+    yield Row(f"{title}: outputs", relative_error(found, wanted), "", "< 1e-5", at_most=1e-4)
+    largest = max(value.abs().max() for value in right.values())
+    # a gradient that is rounding and nothing else (that of a bias of keys) is measured by the largest of all
+    if lost := sorted(right.keys() ^ gradients.keys()):
+        yield Row(f"{title}: gradients on one of them only", ", ".join(lost), "", "none", at_most=0)
+        return
+    errors = {one: ((gradients[one].cpu() - value).abs().max() / largest).item() for one, value in right.items()}
+    worst = max(errors, key=lambda one: errors[one])
+    yield Row(f"{title}: gradients", errors[worst], "", f"< 1e-4; {worst}", at_most=1e-3)
 
 
 def _title(name: str, arguments: dict[str, Any]) -> str:
@@ -120,17 +124,23 @@ def _title(name: str, arguments: dict[str, Any]) -> str:
 def determinism(bench: Bench) -> Iterator[Row]:
     """Three steps of each small model, twice, in strict mode: tensors that differ, or the operation without a form."""
     Backends(deterministic=True).use(torch.device(bench.device))
-    for name, arguments, key, shape in SMALL if bench.device == "cuda" else SMALL[-3:]:
-        title = f"{_title(name, arguments)}: tensors that differ"
-        try:
-            one, two = (_learnt(name, arguments, key, shape, bench.device) for _ in range(2))
-        except RuntimeError as error:
-            operation = without_deterministic_form(error)
-            if not operation:
-                raise
-            yield Row(title, f"{operation} has no deterministic form", "", "0", at_most=0)
-            continue
-        yield Row(title, sum(not torch.equal(one[part], two[part]) for part in one), "", "0", at_most=0)
+    for case in SMALL if bench.device == "cuda" else SMALL[-3:]:
+        title = f"{_title(*case[:2])}: tensors that differ"
+        yield from guarded(title, _determinism_rows(bench, title, *case))
+
+
+def _determinism_rows(
+    bench: Bench, title: str, name: str, arguments: dict[str, Any], key: str, shape: tuple[int, ...]
+) -> Iterator[Row]:
+    try:
+        one, two = (_learnt(name, arguments, key, shape, bench.device) for _ in range(2))
+    except RuntimeError as error:
+        operation = without_deterministic_form(error)
+        if not operation:
+            raise
+        yield Row(title, f"{operation} has no deterministic form", "", "0", at_most=0)
+        return
+    yield Row(title, sum(not torch.equal(one[part], two[part]) for part in one), "", "0", at_most=0)
 
 
 def _learnt(name: str, arguments: dict[str, Any], key: str, shape: tuple[int, ...], device: str) -> dict[str, Tensor]:

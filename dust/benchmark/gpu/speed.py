@@ -2,8 +2,9 @@
 
 import gc
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from dust.benchmark.model import random_batch
 from dust.benchmark.report import machine
 from dust.config import load_config
 from dust.engine.backends import Backends
-from dust.engine.setup import build_autocast, build_for
+from dust.engine.setup import build_autocast, build_for, compile_blocks
 from dust.models.optimizer import construct_optimizer
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
@@ -57,12 +58,18 @@ class Recipe:
 
 _SWIN = ("VIDEO_SWIN.EMBED_DIM", "16", "VIDEO_SWIN.DEPTHS", "[1, 1]", "VIDEO_SWIN.NUM_HEADS", "[2, 2]",
          "VIDEO_SWIN.WINDOW_SIZE", "[2, 2, 2]")  # fmt: skip
+_SLOWFAST = ("RESNET.WIDTH_PER_GROUP", "8", "SLOWFAST.BETA_INV", "2", "SLOWFAST.ALPHA", "2")
 RECIPES = {
     "TimeSformer-B": Recipe("configs/Kinetics/TimeSformer_divST_8x32_224.yaml", (), _vit("TIMESFORMER"), 1173.1),
     "VideoMAE-B": Recipe("configs/VideoMAE/finetune_k400_base.yaml", (), _vit("VIDEOMAE"), 1078.4),
     "VideoSwin-T": Recipe("configs/Kinetics/VideoSwin_tiny.yaml", ("DATA.NUM_FRAMES", "16"), _SWIN, 262.8),
     "CAST-B": Recipe("configs/CAST/k400.yaml", (), _vit("CAST"), 1943.0),
+    "SlowFast-R50": Recipe("configs/Kinetics/SLOWFAST_8x8_R50.yaml", (), _SLOWFAST, 295.2),
 }
+#: Of a wait, in torch's words; switching them on warns too, in others.
+WAITED = "called a synchronizing CUDA operation"
+#: What makes a call a case of :func:`steps`: recipe, clips, time that is expected (ms), overrides.
+Case = tuple[str, int, str, tuple[str, ...]]
 
 
 def recipe(bench: Bench, name: str, *words: str) -> tuple[str, list[str]]:
@@ -100,7 +107,8 @@ class BareStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.optimizer = construct_optimizer(self.model, cfg)
 
-    def __call__(self) -> None:
+    def __call__(self) -> Tensor:
+        """The loss before the step, ()."""
         with self.autocast():
             outputs = self.task.forward(self.run, self.batch["inputs"])
             loss = torch.stack([value.float() for value in self.task.losses(outputs, self.batch).values()]).sum()
@@ -108,6 +116,7 @@ class BareStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
 
 def milliseconds(action: Callable[[], Any], device: torch.device, *, count: int, warmup: int) -> float:
@@ -142,7 +151,7 @@ def synchronisations(action: Callable[[], Any], device: torch.device) -> list[st
         finally:
             if device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
-    return [f"{one.filename}:{one.lineno}" for one in caught if "synchroniz" in str(one.message)]
+    return [f"{one.filename}:{one.lineno}" for one in caught if WAITED in str(one.message)]
 
 
 def timed(
@@ -172,7 +181,20 @@ def timed(
     yield took, Row(f"{name}: synchronisations in a step", len(synchronisations(step, device)), "", "0")
 
 
-def _release(device: torch.device) -> None:
+def guarded(title: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """Pass rows on; where they end with an error, a row that says so, and the stage goes on with its next case."""
+    try:
+        yield from rows
+        return
+    except Exception as error:
+        traceback.print_exc()
+        said = (str(error).strip().splitlines() or [""])[0][:120]
+        failed = Row(title, f"{type(error).__name__}: {said}", at_most=0)
+    yield failed
+
+
+def release(device: torch.device) -> None:
+    """Give back what no tensor holds any more."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -218,56 +240,82 @@ def step(bench: Bench) -> Iterator[Row]:
             yield first
             yield from (row for _, row in rows)
         del bare
-        _release(device)
+        release(device)
     ratio = took["plain attention, float16"] / took["bfloat16"]
     yield bench.speed("plain attention, float16 / bfloat16: step", ratio, "x", ">= 2", at_least=2.0)
 
 
 def compiled(bench: Bench) -> Iterator[Row]:
-    """Measure the main model's step by torch.compile; on a CPU its graphs are made and run as they are."""
+    """Measure the main model's step by torch.compile, its blocks by themselves and then the whole; on a CPU graphs are
+    made and run as they are."""
     device, clips, name = torch.device(bench.device), 32 if bench.full else 2, "TimeSformer-B"
     cfg = config(bench, name)
     eager = BareStep(cfg, device, clips)
     before = milliseconds(eager, device, count=8 if bench.full else 1, warmup=3 if bench.full else 1)
     del eager
-    _release(device)
+    release(device)
     backend = "inductor" if bench.full else "eager"
-    bare = BareStep(cfg, device, clips, wrap=lambda model: torch.compile(model, backend=backend))
+    units: dict[str, Callable[[nn.Module], Any]] = {
+        "blocks": lambda model: compile_blocks(model, backend=backend),
+        "model": lambda model: torch.compile(model, backend=backend),
+    }
+    for unit, wrap in units.items():
+        title = f"{name} B {clips} compiled, {unit}"
+        if bench.left() < (30 if bench.full else 0):
+            yield Row(title, "left out: no time")
+            continue
+        yield from guarded(title, _compiled_rows(bench, title, BareStep(cfg, device, clips, wrap), before))
+        torch.compiler.reset()
+        release(device)
+
+
+def _compiled_rows(bench: Bench, title: str, bare: BareStep, before: float) -> Iterator[Row]:
     began = time.perf_counter()
     bare()
-    synchronize(device)
-    yield bench.speed("the first step, with its compilation", time.perf_counter() - began, "s")
-    rows = timed(bench, f"{name} B {clips} compiled", name, bare, "80-95", at_least=45.0)
+    synchronize(bare.device)
+    yield bench.speed(f"{title}: the first step, with its compilation", time.perf_counter() - began, "s")
+    rows = timed(bench, title, "TimeSformer-B", bare, "80-95", at_least=45.0)
     took, first = next(rows)
     yield first
     yield from (row for _, row in rows)
-    yield bench.speed("eager / compiled: step", before / took, "x", "1.2-1.35")
+    yield bench.speed(f"{title}: eager / compiled", before / took, "x", "1.2-1.35")
 
 
-def models(bench: Bench) -> Iterator[Row]:
-    """Steps of other sizes, precisions and models, as far as the time goes."""
+def steps(bench: Bench, cases: Iterable[Case]) -> Iterator[Row]:
+    """Steps of other models and settings, as far as the time goes."""
     device = torch.device(bench.device)
-    cases: tuple[tuple[str, int, str, tuple[str, ...]], ...] = (
-        ("TimeSformer-B", 1, "12-18", ()),
-        ("TimeSformer-B", 8, "30-36", ()),
-        ("VideoMAE-B", 32, "85-105", ()),
-        ("VideoSwin-T", 32, "50-65", ()),
-        ("CAST-B", 16, "90-110", ()),
-        ("TimeSformer-B", 32, "", ("TRAIN.AMP_DTYPE", "float16")),
-        ("TimeSformer-B", 32, "", ("TRAIN.MIXED_PRECISION", "False", "TRAIN.FLOAT32", "tf32")),
-    )
     for name, clips, expected, words in cases:
         clips = clips if bench.full else 1
-        title = " ".join([name, f"B {clips}", *(word for word in words[1::2] if word != "False")])
+        pairs = zip(words[::2], words[1::2], strict=True)
+        title = ", ".join([f"{name} B {clips}", *(f"{key.rpartition('.')[2]} {value}" for key, value in pairs)])
         if bench.left() < (12 if bench.full else 2):
             yield Row(title, "left out: no time", "", expected)
             continue
-        cfg = config(bench, name, *words)
-        bare = BareStep(cfg, device, clips)
-        for _, row in timed(bench, title, name, bare, expected):
-            yield row
-        del bare
-        _release(device)
+        yield from guarded(title, _step_rows(bench, title, name, clips, expected, words))
+        release(device)
+
+
+def _step_rows(bench: Bench, title: str, name: str, clips: int, expected: str, words: tuple[str, ...]) -> Iterator[Row]:
+    bare = BareStep(config(bench, name, *words), torch.device(bench.device), clips)
+    for _, row in timed(bench, title, name, bare, expected):
+        yield row
+
+
+def models(bench: Bench) -> Iterator[Row]:
+    """Steps of other sizes, precisions and models."""
+    yield from steps(
+        bench,
+        (
+            ("TimeSformer-B", 1, "12-18", ()),
+            ("TimeSformer-B", 8, "30-36", ()),
+            ("VideoMAE-B", 32, "85-105", ()),
+            ("VideoSwin-T", 32, "50-65", ()),
+            ("CAST-B", 16, "90-110", ()),
+            ("SlowFast-R50", 16, "", ()),
+            ("TimeSformer-B", 32, "", ("TRAIN.AMP_DTYPE", "float16")),
+            ("TimeSformer-B", 32, "", ("TRAIN.MIXED_PRECISION", "False", "TRAIN.FLOAT32", "tf32")),
+        ),
+    )
 
 
 def patches(bench: Bench) -> Iterator[Row]:

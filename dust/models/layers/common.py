@@ -2,6 +2,7 @@
 checkpoints (``qkv``, ``proj``, ``fc1``, ``fc2``, ``norm1``...), so that weights load without renaming."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -147,6 +148,33 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return embed_patches(images, self.proj).flatten(2).transpose(1, 2)
+
+
+def as_repeatable(x: torch.Tensor) -> bool:
+    """Tell whether means over windows are made of what repeats to the last bit: torch's pooling adds gradients in no
+    set order on CUDA, which TRAIN.DETERMINISTIC refuses. A CPU keeps the bits of that pooling."""
+    return x.is_cuda
+
+
+def window_means(x: torch.Tensor, window: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
+    """(B, C, T, H, W) -> (B, C, T', H', W'): torch's ``avg_pool3d``."""
+    if not as_repeatable(x):
+        return F.avg_pool3d(x, tuple(window), tuple(stride))
+    in_space = F.avg_pool2d(x.flatten(1, 2), tuple(window[1:]), tuple(stride[1:])).unflatten(1, x.shape[1:3])
+    in_time = F.avg_pool2d(in_space.flatten(3), (window[0], 1), (stride[0], 1))
+    return in_time.unflatten(3, in_space.shape[3:])
+
+
+def share_means(x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Means over equal shares of the last axes, ``sizes`` of them: torch's ``adaptive_avg_pool1d``, ``2d``, ``3d``."""
+    if not as_repeatable(x):
+        pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(sizes) - 1]
+        return pool(x, tuple(sizes))
+    for axis, size in enumerate(sizes, start=x.ndim - len(sizes)):
+        length = x.shape[axis]
+        bounds = [(index * length // size, -(-(index + 1) * length // size)) for index in range(size)]
+        x = torch.stack([x.narrow(axis, begin, end - begin).mean(dim=axis) for begin, end in bounds], dim=axis)
+    return x
 
 
 def resize_sequence(tokens: torch.Tensor, length: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
+from dust.models.layers.common import window_means
 from dust.utils.errors import DustError
 
 Size = tuple[int, int, int]
@@ -138,7 +139,7 @@ def pool_positions(x: torch.Tensor, window: Size, model: str) -> torch.Tensor:
             f"{model}: the clip leaves features of {tuple(x.shape[2:])}, its head pools over {window}: crop and sample "
             "at least as large as the model was built for (DATA.TRAIN_CROP_SIZE, DATA.NUM_FRAMES)"
         )
-    return nn.functional.avg_pool3d(x, window, stride=1)
+    return window_means(x, window, (1, 1, 1))
 
 
 def classify_positions(features: torch.Tensor, head: nn.Module, *, training: bool) -> torch.Tensor:

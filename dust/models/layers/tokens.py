@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from dust.models.layers.common import share_means
 from dust.utils.errors import ConfigError
 
 Tokens = tuple[torch.Tensor, torch.Tensor]
@@ -38,13 +39,13 @@ class TokenPooling:
         """(B, E, D) and (B, T', H', W', D) -> (B, N, D). ConfigError for more than there is."""
         if self.kind == "grid":
             self._check(self.grid, grid.shape[1:4], "FEATURES.TOKEN_GRID")
-            pooled = F.adaptive_avg_pool3d(grid.movedim(-1, 1), self.grid)
+            pooled = share_means(grid.movedim(-1, 1), self.grid)
             return torch.cat([class_tokens, pooled.flatten(2).transpose(1, 2)], dim=1)
         tokens = torch.cat([class_tokens, grid.flatten(1, 3)], dim=1)
         if self.kind == "all":
             return tokens
         self._check([self.num_queries], tokens.shape[1:2], "FEATURES.TOKEN_QUERIES")
-        queries = F.adaptive_avg_pool1d(tokens.transpose(1, 2), self.num_queries).transpose(1, 2)
+        queries = share_means(tokens.transpose(1, 2), [self.num_queries]).transpose(1, 2)
         return F.scaled_dot_product_attention(queries, tokens, tokens)
 
     @staticmethod
