@@ -49,14 +49,21 @@ def build_with_classes(cfg: CfgNode) -> Any:
 
 def build_class_names(cfg: CfgNode, split: str, dataset: str) -> Sequence[str]:
     """Return the classes that the data of a split has, whatever their number, as the named dataset reads it. Files of
-    clips are not looked for."""
+    clips may be missing."""
     import_extensions(cfg.IMPORTS)
-    open_cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 0, "DATA.CHECK_FILES": False})
     cls: Any = DATASET_REGISTRY.get(dataset)
-    if isinstance(cls, NamesClasses):
-        return cls.class_names_of(open_cfg, split)
-    built: Any = build_dataset(dataset, open_cfg, split)
-    return built.class_names
+
+    def read(check_files: bool) -> Sequence[str]:
+        open_cfg = with_values(cfg, {"MODEL.NUM_CLASSES": 0, "DATA.CHECK_FILES": check_files})
+        if isinstance(cls, NamesClasses):
+            return cls.class_names_of(open_cfg, split)
+        built: Any = build_dataset(dataset, open_cfg, split)
+        return built.class_names
+
+    try:
+        return read(cfg.DATA.CHECK_FILES)  # as the run will, which then need not read it again
+    except DataError:
+        return read(False)
 
 
 def _classes_of_checkpoint(choice: CheckpointChoice) -> tuple[int | None, str]:

@@ -28,6 +28,7 @@ Further = Callable[[CfgNode], Iterable[str]]
 def run_stage(cfg: CfgNode) -> None:
     """Run what one configuration enables, TRAIN, then TEST, then FEATURES, in its OUTPUT_DIR."""
     # torch and all that stands on it are imported only now, so that --help and a wrong key answer at once
+    from dust.datasets.manifest.once import reading_once
     from dust.engine import extract, test, train
     from dust.engine.backends import without_deterministic_form
     from dust.engine.run_dir import RunDir
@@ -37,7 +38,7 @@ def run_stage(cfg: CfgNode) -> None:
     from dust.utils.registry import import_extensions
 
     run_dir = RunDir(cfg.OUTPUT_DIR)
-    with run_dir.lock() if distributed.is_main() else contextlib.nullcontext():
+    with run_dir.lock() if distributed.is_main() else contextlib.nullcontext(), reading_once():
         setup_logging(run_dir.path)
         try:
             log_notes(cfg)

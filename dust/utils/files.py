@@ -15,10 +15,11 @@ import os
 import re
 import stat
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dust.utils.errors import DataError
 from dust.utils.text import csv_cell, unescaped
@@ -260,9 +261,37 @@ def natural_order(name: str | os.PathLike) -> list[tuple[int, float, str]]:
 # ------------------------------------------------------------------------------------------------------------ hashes
 
 
+#: SHA-256 of files that this process has read, by what changes with every write.
+_HASHES: dict[tuple[int, ...], str] = {}
+_TICKS = 3_000_000_000  # ns: no file system's clock is coarser
+
+
 def sha256_of_file(path: str | os.PathLike) -> str:
-    """Return the SHA-256 (hex) of a file's bytes. Raises OSError."""
-    return sha256_of_files([path])
+    """Return the SHA-256 (hex) of a file's bytes, which are read again only after somebody wrote there. Raises
+    OSError."""
+    with open_file(path) as file:
+        before, began = _stamp(file), time.time_ns()
+        if before in _HASHES:
+            return _HASHES[before]
+        digest = hashlib.sha256()
+        _feed(file, digest)
+        # what was written just before may be written again within a tick of the clock
+        if _stamp(file) == before and began - max(before[-2:]) > _TICKS:
+            if len(_HASHES) >= 1000:
+                _HASHES.clear()
+            _HASHES[before] = digest.hexdigest()
+    return digest.hexdigest()
+
+
+def _stamp(file: BinaryIO) -> tuple[int, ...]:
+    """What tells a file's content from any other that was written since. The last of these times no program can set."""
+    facts = os.fstat(file.fileno())
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _feed(file: BinaryIO, digest: Any) -> None:
+    while block := file.read(1 << 20):
+        digest.update(block)
 
 
 def sha256_of_files(paths: Iterable[str | os.PathLike]) -> str:
@@ -270,8 +299,7 @@ def sha256_of_files(paths: Iterable[str | os.PathLike]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with open_file(path) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            _feed(file, digest)
     return digest.hexdigest()
 
 

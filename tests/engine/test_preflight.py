@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dust.config import load_config
+from dust.datasets import construct_loader
 from dust.datasets.manifest import manifest
 from dust.engine import run_net
 from dust.engine.preflight import build_ahead
@@ -217,7 +218,8 @@ def test_problems_of_several_files_come_together(clips, tmp_path, capsys):
 
 
 def test_a_list_is_read_once_for_all_stages_that_ask_for_it_alike(clips, tmp_path, monkeypatch):
-    """Each asks for the classes, for the clips of training, and for those of validation under training's classes."""
+    """Each asks for the number of classes, for the clips of training, and for those of validation under training's
+    classes; so does the run itself."""
     read, old = [], manifest.read_csv
     monkeypatch.setattr(manifest, "read_csv", lambda path, **how: read.append(Path(path).stem) or old(path, **how))
 
@@ -228,9 +230,13 @@ def test_a_list_is_read_once_for_all_stages_that_ask_for_it_alike(clips, tmp_pat
         assert build_ahead(list(zip(names, runs, strict=True))) == 0
         return sorted(read)
 
-    assert look("a") == ["train", "train", "val"]
-    assert look("a", "b", "c") == ["train", "train", "val"]
-    assert look("a") == ["train", "train", "val"], "nothing is known of a command before"
+    assert look("a") == ["train", "val"]
+    assert look("a", "b", "c") == ["train", "val"]
+    assert look("a") == ["train", "val"], "nothing is known of a command before"
+    read.clear()
+    monkeypatch.setattr("dust.engine.train.run_stage", lambda cfg, run: construct_loader(cfg, "train"))
+    assert run_net.main(words(clips, tmp_path / "d", MODEL__NUM_CLASSES=-1, TEST__ENABLE=False)) == 0
+    assert sorted(read) == ["train", "train", "val"]
 
 
 def test_finished_stages_are_not_looked_at_again(clips, tmp_path, capsys):

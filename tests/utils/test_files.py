@@ -1,6 +1,7 @@
 import hashlib
 import os
 import re
+import time
 
 import pytest
 
@@ -80,6 +81,28 @@ def test_hashes(tmp_path):
     assert sha256_of_file(tmp_path / "a") == hashlib.sha256(b"a" * 3_000_000).hexdigest()
     assert sha256_of_files([tmp_path / "a", tmp_path / "b"]) == hashlib.sha256(b"a" * 3_000_000 + b"b").hexdigest()
     assert sha256_of_text("ä") == hashlib.sha256("ä".encode()).hexdigest()
+
+
+def test_a_file_is_hashed_again_only_after_somebody_wrote_there(tmp_path, monkeypatch):
+    path, opened = tmp_path / "a", []
+    path.write_bytes(b"one")
+    monkeypatch.setattr(files, "_feed", lambda file, digest, feed=files._feed: (opened.append(1), feed(file, digest)))
+    monkeypatch.setattr(files, "_HASHES", {})
+
+    def found():
+        opened.clear()
+        assert sha256_of_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+        return len(opened)
+
+    assert (found(), found()) == (1, 1), "what was written just now may be written again without a trace"
+    now = time.time_ns()
+    monkeypatch.setattr("time.time_ns", lambda: now + 60_000_000_000)
+    assert (found(), found()) == (1, 0)
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # until the clock has ticked
+        path.write_bytes(b"two")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns and (found(), found()) == (1, 0)
 
 
 def test_numbers_in_names_count_as_numbers():

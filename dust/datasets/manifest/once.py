@@ -32,7 +32,8 @@ def once(read: Callable[P, R]) -> Callable[P, R]:
 
     Args:
         read: takes arguments by name, all of plain values, and returns an object, of which everybody gets a copy whose
-            parts are shared. Its errors are not kept.
+            parts are shared. Its errors are not kept. What it found with ``num_classes`` None is also what it finds
+            with just as many.
     """
 
     @functools.wraps(read)
@@ -41,7 +42,11 @@ def once(read: Callable[P, R]) -> Callable[P, R]:
         if known is None or args:
             return read(*args, **options)
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-        key = (read, *sorted(plain.items(), key=lambda pair: pair[0]))
+        classes = plain.pop("num_classes", None)
+        rest = (read, *sorted(plain.items(), key=lambda pair: pair[0]))
+        key, left_open = (classes, rest), (None, rest)
+        if classes is not None and left_open in known and len(known[left_open].class_names) == classes:
+            key = left_open
         if key not in known:
             known[key] = read(*args, **options)
         return copy.copy(known[key])

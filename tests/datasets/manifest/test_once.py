@@ -27,6 +27,27 @@ def test_another_way_of_reading_is_another_list(tmp_path):
     assert [clip.id for clip in read(class_names=["wave", "jump"]).clips] == ["c.mp4"]
 
 
+def test_a_number_of_classes_that_was_found_needs_no_further_look(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("a.mp4,2\nb.mp4,0\n")
+
+    def read(**options):
+        return read_manifest(root=str(tmp_path), split="train", check_files=False, **options)
+
+    with reading_once():
+        first = read()
+        assert read(num_classes=3).clips is first.clips and first.class_names == ["0", "1", "2"]
+        with pytest.raises(DataError, match="set MODEL.NUM_CLASSES 3"):
+            read(num_classes=4)
+        with pytest.raises(DataError, match="out of range"):
+            read(num_classes=2)
+    path.write_text("a.mp4,0\n")
+    with reading_once():
+        read(num_classes=1)
+        path.write_text("a.mp4,0\nb.mp4,1\n")
+        assert read().class_names == ["0", "1"], "the other way round it is another list"
+
+
 def test_an_error_is_not_kept():
     asked = []
 
