@@ -42,7 +42,7 @@ def command(
         )
         add_arguments(parser)
         show_numbers(parser)
-        args, rest = parser.parse_known_args(_positional(words, flags_of_old))
+        args, rest = _parse(parser, _positional(words, flags_of_old))
         if "cfg" in args:
             args.overrides = [word for word in rest if word != "--opts"]
             rest = [word for word in args.overrides if word.startswith("--")]
@@ -54,6 +54,13 @@ def command(
         return guarded(lambda: run(args), resumable=resumable)
 
     return main
+
+
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(options, words that are left over). Files may stand before, between and behind options: ``MODEL -o out FILE``,
+    where argparse by itself takes ``[FILE ...]`` for empty, as soon as an option comes before the first file."""
+    several = any(not action.option_strings and action.nargs in ("*", "+") for action in parser._actions)
+    return parser.parse_known_intermixed_args(words) if several else parser.parse_known_args(words)
 
 
 def show_numbers(parser: argparse.ArgumentParser) -> None:

@@ -2,16 +2,18 @@
 
 import functools
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
 from dust.decode import bitstream, iso, matroska
 from dust.decode.deadline import check_time, open_options
-from dust.decode.members import member_of, open_window
+from dust.decode.members import member_of, open_bytes, open_window
 from dust.utils.errors import VideoError
 from dust.utils.files import refuse_special
 
 TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
+_TILE = 1 << 19  # AV_DISPOSITION_DEPENDENT, which PyAV has no name for
 _BUFFER = 1 << 17  # bytes that are asked of a tar at a time
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
 
@@ -27,7 +29,6 @@ def read_errors() -> tuple[type[Exception], type[OSError]]:
 
 def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     """(container, best video stream); VideoError where there is none."""
-    import av
 
     try:
         container = _open(path)
@@ -37,13 +38,43 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     if stream is None or stream.codec_context is None:
         container.close()
         raise VideoError(path, "has no video stream" if stream is None else "has a video stream of an unknown codec")
-    if stream.disposition & av.stream.Disposition.attached_pic:
+    if wrong := _is_picture(path, container.format.name, stream):
         container.close()
-        raise VideoError(path, "has no video stream, only a cover picture")
+        raise VideoError(path, wrong)
     stream.codec_context.thread_count = threads
     if threads != 1:
         stream.codec_context.thread_type = "FRAME"
     return container, stream
+
+
+def _is_picture(path: str, form: str, stream: Any) -> str:
+    """Which picture a file holds in place of a video, of which FFmpeg gives nothing or a part without a word; ""."""
+    import av
+
+    if stream.disposition & av.stream.Disposition.attached_pic:
+        return "has no video stream, only a cover picture"
+    if stream.disposition & _TILE:
+        return "is a picture in tiles (HEIC, AVIF), which are not put together: save it as PNG or JPEG"
+    kind = {"webp_pipe": "an animated WebP", "tiff_pipe": "a TIFF of several pictures"}.get(form)
+    try:
+        several = kind and _has_several(path)
+    except OSError as error:
+        return f"cannot be read: {words(error)}"
+    return f"is {kind}, which is not read as a clip: save its pictures in a folder, or as a video" if several else ""
+
+
+def _has_several(path: str) -> bool:
+    """Whether a WebP is animated (RFC 9649, flag of VP8X), or behind the first directory of a TIFF comes another."""
+    with open_bytes(path) as file:
+        head = file.read(21).ljust(21, b"\0")
+        if head[:4] == b"RIFF":
+            return head[12:16] == b"VP8X" and bool(head[20] & 2)
+        order = "<" if head[:2] == b"II" else ">"
+        (directory,) = struct.unpack(f"{order}I", head[4:8])
+        file.seek(directory)
+        (entries,) = struct.unpack(f"{order}H", file.read(2).ljust(2, b"\0"))
+        file.seek(directory + 2 + 12 * entries)
+        return any(file.read(4))
 
 
 def _open(path: str) -> Any:

@@ -45,9 +45,9 @@ class StreamFrame:
 
 def is_live(source: object) -> bool:
     """Tell whether a source is a camera or a network stream, which must be taken as it comes."""
-    return isinstance(source, str) and (
-        source.startswith(CAMERA) or ("://" in source and not is_remote_file(source) and member_of(source) is None)
-    )
+    if not isinstance(source, str) or source.lower().startswith("file://"):
+        return False
+    return source.startswith(CAMERA) or ("://" in source and not is_remote_file(source) and member_of(source) is None)
 
 
 def is_remote_file(source: object) -> bool:

@@ -9,9 +9,11 @@ Scaling the planes first and converting afterwards costs swscale a third of doin
 colour, which its one-pass way shifts by one or two levels.
 """
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,9 +94,7 @@ def shown_size(height: int, width: int, stretch: float, orientation: Orientation
 def orientation_of(frame: Any) -> Orientation:
     """Return the orientation that a frame's display matrix asks for: right angles, to about a degree, and mirrorings;
     anything else is upright."""
-    if not frame.rotation and not any(one.type.name == "DISPLAYMATRIX" for one in frame.side_data):
-        return UPRIGHT
-    for one in frame.side_data:
+    for one in _carried(frame):
         if one.type.name == "DISPLAYMATRIX":
             # stored (x, y) is shown at (a x + c y, b x + d y)
             a, b, _, c, d = struct.unpack("=5i", bytes(one)[:20])
@@ -103,6 +103,32 @@ def orientation_of(frame: Any) -> Orientation:
             if max(abs(b), abs(c)) < _SKEW * min(abs(a), abs(d)):
                 return Orientation(False, d < 0, a < 0)
     return UPRIGHT
+
+
+def _carried(frame: Any) -> list[Any]:
+    """What a frame carries beside its picture, without what PyAV does not know (FFmpeg 8: EXIF, a second view): beside
+    such a thing it lists nothing."""
+    while True:
+        try:
+            return list(frame.side_data)
+        except ValueError as error:
+            unknown = re.match(r"(\d+) is not a valid", str(error))
+            if unknown is None:
+                raise
+            frame = _without(frame, unknown[1])
+
+
+def _without(frame: Any, number: str) -> Any:
+    """The frame without what it carries of this kind, a number of FFmpeg's AVFrameSideDataType."""
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 25)
+    )
+    graph.link_nodes(source, graph.add("sidedata", f"mode=delete:type={number}"), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 @dataclass(frozen=True)

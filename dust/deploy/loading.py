@@ -18,6 +18,7 @@ from dust.deploy.exported import build_exported, is_exported
 from dust.deploy.predictor import Predictor, build_predictor, build_with_files
 from dust.engine.calibration import read_temperature
 from dust.engine.stages import build_inherited
+from dust.engine.test import build_views
 from dust.utils.checkpoint import is_sharded, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.files import read_text
@@ -119,7 +120,7 @@ def build_loaded(cfg: CfgNode, *, device: str = "auto", threshold: float = 0.0) 
         ConfigError, CheckpointError: there is none, or it answers nothing about a clip.
     """
     fixed = {**_fixed(Origin()), "TEST.CHECKPOINT_FILE_PATH": cfg.TEST.CHECKPOINT_FILE_PATH}
-    with build_carried(build_inherited(with_values(cfg, fixed))) as (carried, files):
+    with build_carried(build_inherited(with_values(build_views(cfg)[-1], fixed))) as (carried, files):
         where, source = _device(device), cfg.OUTPUT_DIR
         return build_predictor(carried, device=where, files=files, source=source, threshold=threshold)
 
@@ -142,9 +143,13 @@ def find_settings(
             raise ConfigError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
         reduced = dtype != "float32"
         settings |= {"TRAIN.MIXED_PRECISION": reduced, **({"TRAIN.AMP_DTYPE": dtype} if reduced else {})}
+    if "TEST.NUM_ENSEMBLE_VIEWS" in settings:  # else what a sweep of the run says would be taken
+        settings.setdefault("TEST.NUM_TEMPORAL_CLIPS", [])
     if origin.file:
-        return load_config(origin.file, settings), origin.class_names
-    return load_saved_config(origin.text, settings, source), origin.class_names
+        cfg = load_config(origin.file, settings)
+    else:
+        cfg = load_saved_config(origin.text, settings, source)
+    return build_views(cfg)[-1], origin.class_names
 
 
 @contextlib.contextmanager

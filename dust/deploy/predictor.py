@@ -22,7 +22,7 @@ from dust.datasets.video.tstl_groups import GROUPING
 from dust.deploy.prediction import Prediction, make_prediction
 from dust.deploy.readers import build_reader
 from dust.deploy.reading import Reader, Reading
-from dust.deploy.sources import find_sources, is_single
+from dust.deploy.sources import find_sources, is_single, local
 from dust.deploy.streams import Stream, open_stream
 from dust.engine.backends import Backends
 from dust.engine.classes import build_with_classes
@@ -121,6 +121,7 @@ class Predictor:
                 RGB: one :class:`Prediction`. A list of these, a pattern such as ``"clips/*.mp4"``, a folder of videos
                 or a csv list: a list of predictions. What cannot be read has its ``error`` set.
         """
+        source = local(source)
         if isinstance(source, str | os.PathLike) and not is_single(source, self.reader):
             return list(self.predict(find_sources([os.fspath(source)], self.reader)))
         if isinstance(source, list | tuple):
@@ -129,7 +130,7 @@ class Predictor:
 
     def read(self, source: Any) -> Reading:
         """Read one source; a bad file has its ``error`` set. Any number of threads may read at once."""
-        return self.reader.read(source)
+        return self.reader.read(local(source))
 
     def predict_batch(self, readings: Iterable[Reading]) -> list[Prediction]:
         """Predict what :meth:`read` returned, in its order, with as many views at once as ``batch_size`` says."""
@@ -173,7 +174,7 @@ class Predictor:
                 a sample for a model of point tracks.
             options: ``window`` and ``stride`` in seconds, and those of :class:`dust.deploy.streams.Stream`.
         """
-        return open_stream(self, source, **options)
+        return open_stream(self, local(source), **options)
 
     def evaluation(self) -> Evaluation:
         """Return an empty evaluation of this model's test, without labels: told of every sample, it writes

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,17 @@ from dust.datasets.manifest.shards import is_there
 from dust.decode.live import CAMERA
 from dust.deploy.reading import Reader
 from dust.utils.errors import DataError
-from dust.utils.files import natural_order
+from dust.utils.files import AddressError, natural_order, plain_path
 
 LISTS = frozenset({".csv", ".txt"})
+
+
+def local(source: Any) -> Any:
+    """Return a source with the paths of files that were given as addresses (``file:///...``); others as they are.
+    DataError for the address of a file on another machine."""
+    if isinstance(source, Mapping):
+        return {name: local(one) for name, one in source.items()}
+    return plain_path(source) if isinstance(source, str) else source
 
 
 def is_single(source: str | os.PathLike[str], reader: Reader) -> bool:
@@ -41,7 +49,11 @@ def find_sources(words: Sequence[str], reader: Reader) -> list[Any]:
     found: list[Any] = []
     problems = []
     for word in words:
-        here = list(_sources_of(word, reader))
+        try:
+            here = list(_sources_of(plain_path(word), reader))
+        except AddressError as error:
+            problems.append(str(error))
+            continue
         if not here:
             problems.append(_nothing(word))
         found += here
@@ -68,9 +80,17 @@ def _sources_of(word: str, reader: Reader) -> Iterator[Any]:
 def missing(words: Sequence[str]) -> list[str]:
     """Return what is wrong with words that name no file, folder or pattern that is there; web addresses and cameras are
     let pass. No model is needed for that."""
-    paths = {word: os.path.expanduser(word) for word in words if "://" not in word and not word.startswith(CAMERA)}
-    absent = (word for word, path in paths.items() if not is_there(path) and not glob.glob(path, recursive=True))
-    return [_nothing(word) if glob.has_magic(word) else f"{word}: there is no such file or folder" for word in absent]
+    problems = []
+    for word in words:
+        try:
+            path = os.path.expanduser(plain_path(word))
+        except AddressError as error:
+            problems.append(str(error))
+            continue
+        if "://" in path or path.startswith(CAMERA) or is_there(path) or glob.glob(path, recursive=True):
+            continue
+        problems.append(_nothing(word) if glob.has_magic(word) else f"{word}: there is no such file or folder")
+    return problems
 
 
 def _nothing(word: str) -> str:

@@ -244,12 +244,19 @@ def build_after(cfg: CfgNode) -> list[Callable[[Path], Any]]:
     return [AFTER_TEST_REGISTRY.get("report_of_test")]
 
 
+def build_views(cfg: CfgNode) -> list[CfgNode]:
+    """Return a configuration for each view count of a sweep, in its order; the one that is given where none is asked
+    for. What others take for the test of this run is the last."""
+    counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
+    return [with_values(cfg, {"TEST.NUM_ENSEMBLE_VIEWS": count}) for count in counts] or [cfg]
+
+
 def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:
     """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep)."""
     tested = build_tested_model(cfg)
-    counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
-    views = [with_values(cfg, {"TEST.NUM_ENSEMBLE_VIEWS": count}) for count in counts]
-    test = build_test(views[0] if views else cfg, run, tested)
+    views = build_views(cfg)
+    counts = [one.TEST.NUM_ENSEMBLE_VIEWS for one in views] if views[0] is not cfg else []
+    test = build_test(views[0], run, tested)
     if distributed.is_main():
         run.begin(cfg.dump())
     distributed.barrier()  # what a killed run left of its records is gone before new ones come

@@ -20,10 +20,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
 
 from dust.utils.errors import DataError
 from dust.utils.text import csv_cell, unescaped
 
+_FILE_ADDRESS = re.compile(r"file://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
 LONGEST_TEXT = 1 << 30  # bytes of a text that is read whole
 #: A full, failing or read-only disk, a missing right: the user's to mend, wherever it is met.
 FILE_PROBLEMS = (
@@ -136,6 +138,26 @@ def csv_text(rows: Iterable[Iterable[object]], *, line_end: str = "\n") -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
+
+
+class AddressError(DataError):
+    """An address that names no file of this machine."""
+
+
+def plain_path(name: str) -> str:
+    """Return the path that a file's address names, ``file:///home/a%20b.mp4`` (RFC 8089); anything else as it is.
+
+    Raises:
+        AddressError: it names a file of another machine, or no whole path.
+    """
+    match = _FILE_ADDRESS.fullmatch(name)
+    if match is None:
+        return name
+    host, path = match[1], match[2]
+    if host.lower() not in ("", "localhost") or not path:
+        where = f"a file of the machine {host!r}" if host else "no file"
+        raise AddressError(f"{name}: names {where}; the address of one here is like file:///home/me/clip.mp4")
+    return os.fsdecode(unquote_to_bytes(path))
 
 
 def refuse_special(path: str | os.PathLike) -> None:

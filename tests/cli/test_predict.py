@@ -23,7 +23,8 @@ from tests.helpers import csv_dicts
 def test_files_folders_and_lists(run, clips, tmp_path, capsys):
     out = tmp_path / "out"
     words = [str(clips / "clip_14.mp4"), str(clips / "clip_1*.mp4"), str(clips / "test.csv")]
-    assert main(["predict", str(run), *words, "-o", str(out), "--device", "cpu"]) == 0
+    # options stand where people put them: in front, in between, behind
+    assert main(["predict", str(run), "-o", str(out), *words[:2], "--device", "cpu", words[2]]) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert len(lines) == 1 + 1 + 9 + 4 and lines[0].split()[:3] == ["file", "label", "conf."]

@@ -66,6 +66,7 @@ def test_what_is_live():
     assert is_live("camera:0") and is_live("rtsp://host/x") and is_live("http://host/live.m3u8")
     assert is_live("https://host/stream") and not is_live("clip.mp4") and not is_live(np.zeros(3))
     assert is_remote_file("https://host/a.mp4?x=1") and not is_live("https://host/a.mp4?x=1")
+    assert not is_live("file:///home/a.mp4") and not is_live("FILE://localhost/home/a%20b.mp4")
     with pytest.raises(VideoError, match="no such camera"):
         open_live("camera:77")
 

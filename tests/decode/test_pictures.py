@@ -1,11 +1,12 @@
 """Pictures of every depth and kind become the same uint8 RGB, or an error that names the file."""
 
+import struct
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, features
 
 from dust.decode.pictures import read_picture
 from dust.decode.reader import open_clip
@@ -132,3 +133,86 @@ def test_damaged_exif_is_said(tmp_path, caplog):
     with open_clip(tmp_path) as reader:
         assert np.array_equal(reader.frames([0])[0], picture) and not reader.report.damaged
     assert "0.png: its EXIF is damaged" in caplog.text
+
+
+# -- a picture given as a clip -----------------------------------------------------------------------------------
+
+
+def moving(count=3):
+    pixels = np.random.RandomState(0).randint(0, 255, (24, 32, 3)).astype(np.uint8)
+    return [Image.fromarray(np.roll(pixels, 3 * number, 1)) for number in range(count)]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tiff"])
+def test_pictures_that_move_are_read_whole_or_refused_by_name(tmp_path, name):
+    first, *others = moving()
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=40)
+    if name in ("a.gif", "a.png"):
+        with open_clip(tmp_path / name) as reader:
+            assert len(reader) == 3 and not reader.report.damaged
+        return
+    with pytest.raises(VideoError, match="an animated WebP|a TIFF of several pictures") as caught:
+        open_clip(tmp_path / name)
+    assert "in a folder, or as a video" in str(caught.value)
+    first.save(tmp_path / name)
+    with open_clip(tmp_path / name) as reader:
+        assert len(reader) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_as_a_clip_is_turned_as_its_exif_says(tmp_path, orientation):
+    """Beside EXIF, which it does not know, PyAV lists nothing of what a frame carries."""
+    for number in (6, orientation):
+        exif = Image.Exif()
+        exif[274] = number
+        moving()[0].save(tmp_path / f"{number}.png", exif=exif)
+    with open_clip(tmp_path / f"{orientation}.png") as reader:
+        (shown,) = reader.frames([0])
+    with av.open(str(tmp_path / "6.png")) as container:
+        if not next(container.decode(video=0)).rotation:
+            pytest.skip("this FFmpeg does not read EXIF")
+    with Image.open(tmp_path / f"{orientation}.png") as image:
+        assert np.array_equal(shown, np.asarray(ImageOps.exif_transpose(image)))
+
+
+def box(kind, *parts):
+    data = b"".join(parts)
+    return struct.pack(">I", 8 + len(data)) + kind + data
+
+
+def tiled(picture):
+    """An AVIF (HEIF, ISO/IEC 23008-12) of one tile: what telephones write, with many."""
+    head = picture.index(b"av1C") - 4
+    (size,) = struct.unpack(">I", picture[head : head + 4])
+    coder, tile = picture[head : head + size], picture[picture.index(b"mdat") + 4 :]
+    grid = struct.pack(">4B2H", 0, 0, 0, 0, 32, 24)  # one row and one column of 32x24 pixels
+
+    def meta(place):
+        full = bytes(4)
+        names = [
+            b"\2\0\0\0" + struct.pack(">2H", number, 0) + kind + b"\0" for number, kind in ((1, b"grid"), (2, b"av01"))
+        ]
+        return box(
+            b"meta", full, box(b"hdlr", full, bytes(4), b"pict", bytes(13)), box(b"pitm", full, struct.pack(">H", 1)),
+            box(b"iloc", b"\1\0\0\0\x44\0", struct.pack(">H", 2),
+                struct.pack(">4H2I", 1, 1, 0, 1, 0, len(grid)), struct.pack(">4H2I", 2, 0, 0, 1, place, len(tile))),
+            box(b"iinf", full, struct.pack(">H", 2), *(box(b"infe", name) for name in names)),
+            box(b"iref", full, box(b"dimg", struct.pack(">3H", 1, 1, 2))),
+            box(b"iprp", box(b"ipco", box(b"ispe", full, struct.pack(">2I", 32, 24)), coder),
+                box(b"ipma", full, struct.pack(">IHBBHBBB", 2, 1, 1, 1, 2, 2, 1, 2))),
+            box(b"idat", grid),
+        )  # fmt: skip
+
+    kind = box(b"ftyp", b"avif", bytes(4), b"avifmif1")
+    place = len(kind) + len(meta(0)) + 8
+    return kind + meta(place) + box(b"mdat", tile)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+def test_a_picture_in_tiles_is_not_taken_for_its_first_tile(tmp_path):
+    moving()[0].save(tmp_path / "a.avif")
+    with open_clip(tmp_path / "a.avif") as reader:
+        assert len(reader) == 1 and (reader.height, reader.width) == (24, 32)
+    (tmp_path / "tiles.avif").write_bytes(tiled((tmp_path / "a.avif").read_bytes()))
+    with pytest.raises(VideoError, match="in tiles .* PNG or JPEG"):
+        open_clip(tmp_path / "tiles.avif")

@@ -4,6 +4,7 @@ import csv
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import av
 import numpy as np
@@ -15,7 +16,9 @@ from dust.decode.reader import VideoReader
 from dust.deploy.predictor import Predictor, loop_around
 from dust.deploy.sources import find_sources
 from dust.engine.backends import Backends
+from dust.engine.run_dir import RunDir
 from dust.engine.setup import build_device_transform
+from dust.engine.test import run_stage as run_test
 from dust.tasks import Classification
 from dust.utils.errors import ConfigError, DataError
 from tests.datasets.clip_files import write_clip
@@ -51,6 +54,23 @@ def test_predictions_are_those_of_the_test(run, model, clips, tmp_path):
     assert (tmp_path / "predictions.csv").read_bytes() == without_labels(tested)
     assert [one.label for one in found] == [row["prediction"] for row in csv_dicts(tested)]
     assert all(one.ok and one.views == 6 for one in found)
+
+
+def test_after_a_sweep_of_view_counts_they_are_those_of_its_last(run, tiny, clips, tmp_path):
+    checkpoint = str(next((run / "checkpoints").glob("*_epoch_*.pyth")))
+    cfg = tiny(
+        TRAIN__ENABLE=False, TEST__CHECKPOINT_FILE_PATH=checkpoint, TEST__NUM_TEMPORAL_CLIPS=[3, 1], TEST__REPORT=False
+    )
+    run_test(cfg, RunDir(cfg.OUTPUT_DIR))
+    model = dust.load(cfg.OUTPUT_DIR, device="cpu")
+    evaluation = model.evaluation()
+    list(model.predict(find_sources([str(clips / "test.csv")], model.reader), evaluation=evaluation))
+    evaluation.write(tmp_path)
+    tested = without_labels(Path(cfg.OUTPUT_DIR, "results", "predictions.csv"))
+    assert (tmp_path / "predictions.csv").read_bytes() == tested
+    assert dust.load(run, device="cpu", overrides={"TEST.NUM_ENSEMBLE_VIEWS": -1}).preprocess["temporal_views"] == 10
+    own = {"TEST.NUM_ENSEMBLE_VIEWS": 2}
+    assert dust.load(cfg.OUTPUT_DIR, device="cpu", overrides=own).preprocess["temporal_views"] == 2
 
 
 @pytest.mark.parametrize("batch", [1, 5, 100])

@@ -7,7 +7,7 @@ import pytest
 
 from dust.deploy.reading_procedures import ProcedureReader
 from dust.deploy.reading_tracks import TrackReader, sample_of
-from dust.deploy.sources import find_sources, is_single
+from dust.deploy.sources import find_sources, is_single, missing
 from dust.deploy.streams import open_stream
 from dust.utils.errors import ConfigError, DataError
 
@@ -15,6 +15,27 @@ from dust.utils.errors import ConfigError, DataError
 def test_a_question_mark_in_an_address_is_no_pattern(model):
     address = "https://example.org/a.mp4?size=1&x=[2]"
     assert find_sources([address], model.reader) == [address] and is_single(address, model.reader)
+
+
+@pytest.mark.parametrize("name", ["a b#c?100%.mp4", "ü[1].mp4"])
+def test_the_address_of_a_file_is_that_file(model, clips, tmp_path, name):
+    (tmp_path / name).write_bytes((clips / "clip_14.mp4").read_bytes())
+    path, address = str(tmp_path / name), (tmp_path / name).as_uri()  # as a browser or a file manager writes it
+    assert find_sources([address], model.reader) == [path] and not missing([address])
+    plain, other = model(path), model(address)
+    assert other.path == path and np.array_equal(plain.logits, other.logits)
+    assert np.array_equal(model.features(address), model.features(path))
+    windows = [[one.logits for one in model.stream(source)] for source in (path, address)]
+    assert windows[0] and np.array_equal(*windows)
+    assert find_sources([tmp_path.as_uri()], model.reader) == [path], "and of a folder, that folder"
+    gone = f"{address}.txt"
+    assert missing([gone, "file://host/a.mp4"]) == [
+        f"{gone}: there is no such file or folder",
+        "file://host/a.mp4: names a file of the machine 'host'; the address of one here is like "
+        "file:///home/me/clip.mp4",
+    ]
+    with pytest.raises(DataError, match="machine 'a.mp4'"):
+        find_sources(["file://a.mp4"], model.reader)
 
 
 @pytest.mark.parametrize("name", ["walk_view_0.mp4", "walk_view_0.NPZ", "walk_view_0.txt"])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dust.decode.segment import FRAMES, Segment
 from dust.utils.errors import Problems
+from dust.utils.files import AddressError, plain_path
 
 logger = logging.getLogger(__name__)
 
@@ -116,3 +117,22 @@ def _moment(cell: str, unit: str) -> float | None:
     if unit == FRAMES and (not math.isfinite(value) or value != int(value)):
         return math.nan
     return value if 0 <= value < math.inf else math.nan
+
+
+def path_of(cell: str, where: str, problems: Problems) -> str:
+    """Return the path that a cell holds, also as the address of a file (``file:///...``)."""
+    try:
+        return plain_path(cell)
+    except AddressError as error:
+        problems.add("an address that names no file of this machine", f"{where}: {error}")
+        return cell
+
+
+def several_numbers(label: str) -> str:
+    """Return what is wrong with numbers and commas as the label of a clip, with the way out; "" for other labels."""
+    if not re.fullmatch(r"\d+(,\d+)+", label):
+        return ""
+    if re.fullmatch(r"\d+,0+", label):  # what a spreadsheet with decimal commas makes of a whole number
+        return "several labels, or a decimal comma: set DATA.MULTI_LABEL True, or write 3 for 3,0"
+    once = len(set(label.split(","))) == 1
+    return "a class named twice: name it once" if once else "several labels for one clip: set DATA.MULTI_LABEL True"

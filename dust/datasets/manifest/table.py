@@ -28,7 +28,9 @@ from dust.datasets.manifest.columns import (
     check_columns,
     column_name,
     find_group,
+    path_of,
     read_segment,
+    several_numbers,
 )
 from dust.decode.folders import is_picture, is_video
 from dust.decode.segment import SECONDS, Segment
@@ -57,7 +59,6 @@ SPLIT_NAMES = {
 _SPACED = re.compile(r'(?:"((?:[^"]|"")*)"|(.*?\S))[ \t]+(?:"((?:[^"]|"")*)"|(\S+))')
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 SEPARATOR_LINE = r'"?sep=(.)"?'
-_INTEGERS = re.compile(r"\d+(,\d+)+")
 
 
 @dataclass(slots=True)
@@ -321,7 +322,7 @@ def read_rows(
         cells = [csv_value(cell) for cell in cells]
         if len(cells) == 1 and columns.count is None:
             bare.append(len(raw.rows))
-            raw.rows.append(Row(where, cells[0], None))
+            raw.rows.append(Row(where, path_of(cells[0], where, raw.problems), None))
             continue
         if len(cells) != (columns.count or 2):
             raw.problems.add(
@@ -336,15 +337,15 @@ def read_rows(
         label = None if columns.label is None else cells[columns.label].strip()
         if label == "" and not multi_label:
             raw.problems.add("an empty label", f"{where}: {line}")
-        elif label and not multi_label and _INTEGERS.fullmatch(label):
-            raw.problems.add("several labels for one clip: set DATA.MULTI_LABEL True", f"{where}: {line}")
+        elif label and not multi_label and (several := several_numbers(label)):
+            raw.problems.add(several, f"{where}: {line}")
         elif not cells[columns.path].strip():
             raw.problems.add("an empty path", f"{where}: {line}")
         else:
             clip_id = None if columns.id is None else cells[columns.id].strip()
-            group = "" if columns.group is None else cells[columns.group].strip()
-            who = "" if columns.annotator is None else cells[columns.annotator].strip()
-            row = Row(where, cells[columns.path], label, clip_id, group=group, split=of, annotator=who)
+            group, who = ("" if place is None else cells[place].strip() for place in (columns.group, columns.annotator))
+            path = path_of(cells[columns.path], where, raw.problems)
+            row = Row(where, path, label, clip_id, group=group, split=of, annotator=who)
             if columns.start is not None or columns.end is not None:
                 start, end = ("" if place is None else cells[place] for place in (columns.start, columns.end))
                 row.segment = read_segment(start, end, unit, where, raw.problems)

@@ -84,12 +84,22 @@ def test_several_labels(tmp_path, text, separator):
     assert manifest.multi_label
 
 
+def test_a_path_may_be_the_address_of_a_file(tmp_path):
+    touch(tmp_path, "a b#1.mp4")
+    address = (tmp_path / "a b#1.mp4").as_uri()
+    for text in (f"path,label\n{address},1\n", f"{address} 1\n"):
+        assert pairs(csv(tmp_path, text)) == [(str(tmp_path / "a b#1.mp4"), 1)]
+    assert "of the machine 'host'" in problem(tmp_path, "path,label\nfile://host/a.mp4,1\n")
+
+
 def test_several_names_and_none(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     manifest = csv(tmp_path, "a.mp4\tsit,talk\nb.mp4\ttalk\nc.mp4\t\n", multi_label=True)
     assert (manifest.class_names, [c.label for c in manifest.clips]) == (["sit", "talk"], [(0, 1), (1,), ()])
     assert "an empty label among" in problem(tmp_path, "a.mp4\tsit,,talk\n", multi_label=True)
     assert "MULTI_LABEL" in problem(tmp_path, "a.mp4 0,5\n")
+    assert "decimal comma" in problem(tmp_path, "a.mp4;0,0\nb.mp4;1,0\n", separator=";")
+    assert "name it once" in (said := problem(tmp_path, "a.mp4 2,2\n")) and "MULTI_LABEL" not in said
 
 
 @pytest.mark.parametrize("text", ["a b.mp4\nc.mp4\n", "path\na b.mp4\nc.mp4\n", '"a b.mp4"\nc.mp4\n'])
