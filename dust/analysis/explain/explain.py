@@ -74,7 +74,8 @@ def explain(
         raise ConfigError(
             f"--class {wanted}: the classes are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
-    raw: dict[str, Tensor] = list(reading.items)[0]["inputs"]
+    item: Any = next(iter(reading.items))
+    raw: dict[str, Tensor] = item["inputs"]
     views = len(next(iter(raw.values())))
     number = views // 2 if view is None else view
     if not 0 <= number < views:
