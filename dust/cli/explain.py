@@ -41,8 +41,9 @@ def run(args: argparse.Namespace) -> None:
     elif found.why_no_map:
         print(f"no map: {found.why_no_map}")
     for one in found.occlusions:
-        best = int(one.share.argmax())
-        where = f"{one.edges[best]} to {one.edges[best + 1] - 1}"
+        best = int(abs(one.share).argmax())
+        first, last = one.edges[best], one.edges[best + 1] - 1
+        where = str(first) if first == last else f"{first} to {last}"
         print(f"{one.name}: {one.whole - one.nothing:+.2f} in all, most by {where} ({one.share[best]:+.2f})")
     for path in write_explanation(found, Path(args.out)):
         print(f"wrote {path}")

@@ -156,7 +156,7 @@ class Predictor:
         Raises:
             DataError: the source cannot be read. ConfigError: the model has no such layer.
         """
-        reading = self.read(source)
+        (reading,) = self.reader.complete([self.read(source)])
         if reading.error:
             raise DataError(f"{reading.path}: {reading.error}")
         loop = self.loop.with_forward(layer_output(self.loop.model, layer), micro_batch=self.batch_size)

@@ -196,7 +196,8 @@ class Probe(nn.Module):
 
     def forward_features(self, video: torch.Tensor | None) -> torch.Tensor:
         """(B, C, T, H, W) float -> the tokens (B, N, D) that the heads see."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        learns = not self.frozen or (video is not None and video.requires_grad)  # the second: a video is explained
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.pooling(*self.backbone.forward_tokens(video))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

@@ -16,6 +16,15 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def plain_words(figure: Any) -> Any:
+    """Return the figure with its texts taken as they are: a name with two dollars is a name, no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure
+
+
 def confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> Any:
     """Rows are labels, columns predictions, colour the share of the row. Up to 30 classes are named and numbered."""
     size = len(class_names)
@@ -34,7 +43,7 @@ def confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> A
             if counts[row, column]:
                 colour = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    return figure
+    return plain_words(figure)
 
 
 def bar_figure(names: Sequence[str], values: Sequence[float], groups: Sequence[int], xlabel: str) -> Any:
@@ -56,4 +65,4 @@ def bar_figure(names: Sequence[str], values: Sequence[float], groups: Sequence[i
     axes.invert_yaxis()
     axes.set(xlim=(0, 108), xlabel=xlabel)
     axes.grid(axis="x", alpha=0.3)
-    return figure
+    return plain_words(figure)

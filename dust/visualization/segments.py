@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.visualization.plots import new_figure
+from dust.visualization.plots import new_figure, plain_words
 
 NAMED = 12  # classes that get a colour and a curve: those with the most time, then the likeliest
 GREY = "0.8"
@@ -30,7 +30,6 @@ def segments_figure(
         length: of the video in seconds.
     """
     from matplotlib.patches import Patch
-    from matplotlib.text import Text
 
     shown = most_shown([(start, end, name) for start, end, _, name, _ in segments], probabilities, class_names)
     colours = colours_of(shown)
@@ -64,9 +63,7 @@ def segments_figure(
         words = {True: "other classes", False: "none of these"}
         handles.append(Patch(color=GREY, label=", ".join(words[known] for known in sorted(grey))))
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a name with two dollars is a name
-    return figure
+    return plain_words(figure)
 
 
 def colours_of(labels: Sequence[str]) -> dict[str, Any]:

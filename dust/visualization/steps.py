@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.visualization.plots import new_figure
+from dust.visualization.plots import new_figure, plain_words
 
 Step = tuple[int, int]
 MARKS = {0: "^", 1: "x", 2: "v"}  # by step id % 3: install, install wrongly, remove
@@ -53,4 +53,4 @@ def steps_figure(
     shapes = [Line2D([], [], color="0.4", marker=MARKS[kind], linestyle="") for kind in (0, 2)]
     names = [*components, "install", "remove (hollow: wrong)"]
     figure.legend([*handles, *shapes], names, loc="outside right upper", fontsize=8)
-    return figure
+    return plain_words(figure)

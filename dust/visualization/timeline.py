@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dust.visualization.plots import new_figure
+from dust.visualization.plots import new_figure, plain_words
 
 NAMED = 20  # as many classes as there are colours get a name
 
@@ -50,4 +50,4 @@ def timeline_figure(
     used = [index for index in range(len(class_names)) if any((row == index).any() for row in rows.values())]
     handles = [Patch(color=palette[index], label=class_names[index]) for index in used[:NAMED]]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8)
-    return figure
+    return plain_words(figure)

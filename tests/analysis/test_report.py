@@ -1,5 +1,6 @@
 """The report: one page without outside addresses, whose cells show their clips, for tests of every kind."""
 
+import base64
 import json
 import re
 import shutil
@@ -8,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from dust.analysis.predictions import read_results
+from dust.analysis.compare import compare_runs
+from dust.analysis.predictions import read_all, read_results
 from dust.analysis.report import build_report, write_report
 from dust.analysis.report.build import intervals_of, report_of_test
 from dust.cli.main import main
@@ -69,8 +71,14 @@ def test_the_clips_of_a_cell_are_shown_and_play(tmp_path):
     path = write_report(folder, clips=9)
     assert path == folder / "results" / "report.html" and path.stat().st_size < 2e6
     assert path.read_text().count("<video") == 8 and "gone" in path.read_text()
+    assert path.read_text().count('poster="data:image/jpeg') == 8, "what is seen until a clip plays, and on paper"
     with chromium(tmp_path / "profile") as page:
         page.get(f"file://{path}")
+        for width in (400, 900):  # a telephone: what is wider scrolls by itself
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+            page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            assert page.execute_script("return document.documentElement.scrollWidth") == width
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         shown = page.find_element("id", "shown")
         assert shown.text == "9 clips"
         cell = page.find_element("css selector", ".matrix td.pick:not(:empty)")
@@ -197,3 +205,59 @@ def test_a_folder_of_results_is_that_of_its_run(tmp_path):
     for named in (folder, folder / "results"):
         page = build_report(named)
         assert "of another" not in page and "Learning curves" in page and "alert(1)" in page
+
+
+def test_what_lies_beside_the_results(tmp_path):
+    """Timelines of the worst recordings, an interval that nobody knows, counts as whole numbers."""
+    results = tmp_path / "keystep" / "results"
+    (results / "timelines").mkdir(parents=True)
+    recordings = {name: {"f1": f1, "pos": 1.0, "tau_s": 2.0} for name, f1 in (("good", 0.9), ("a/b", 0.1))}
+    report = {"recordings": recordings, "metrics": {"f1": 0.5, "tau_s": 2.0, "tp": 7}}
+    report["intervals"] = {"f1": [0.0, 1.0], "tau_s": [-np.inf, np.inf]}
+    (results / "test.json").write_text(json.dumps(report))
+    (results / "timelines" / "a_b.png").write_bytes(b"png of a/b")
+    page = build_report(tmp_path / "keystep", clips=1)
+    assert "<h3>a/b</h3>" in page and base64.b64encode(b"png of a/b").decode() in page and "<h3>good" not in page
+    assert "<td class=n>unknown</td><td></td>" in page and "inf" not in page.split("<section")[1]
+    assert "<td class=n>7</td>" in page and "Timelines" not in build_report(tmp_path / "keystep")
+
+
+def test_routes_and_cameras(tmp_path):
+    folder = a_tested_run(tmp_path / "kitchen", 6)
+    rows = [[n, f"{n}.mp4", group, selected, selected] for n, (group, selected) in enumerate([(0, 1), (0, 1), (1, "")])]
+    write_csv(folder / "results" / "routing.csv", ["id", "path", "group", "selected", "routes"], rows)
+    (folder / "view_ablation").mkdir()
+    table = [["0", 1, "41.2345"], ["0 1", 2, "98.4"]]
+    write_csv(folder / "view_ablation" / "views.csv", ["views", "num_views", "top1_acc"], table)
+    page = build_report(folder)
+    assert "<td>0</td><td class=n></td><td class=n>2</td>" in page and "Cameras" in page
+    assert "<td>0 1</td><td class=n>2</td><td class=n>98.40</td>" in page
+
+
+def test_another_run_beside_this_one(tmp_path, capsys):
+    """The figures are those of dust compare; the wrong ones are refused before the page is written."""
+    for name, seed in (("a", 1), ("b", 2)):
+        a_tested_run(tmp_path / name, 40, seed=seed)
+    run(tmp_path / "b", np.arange(40) % 3, np.arange(40) % 5 > 0)
+    assert main(["report", str(tmp_path / "a"), "--clips", "0", "--against", str(tmp_path / "b")]) == 0
+    page = (tmp_path / "a" / "results" / "report.html").read_text()
+    (found,) = compare_runs(read_all([tmp_path / "a", tmp_path / "b"]))
+    one = found.metrics["top1_acc"]
+    assert f"<td class=n>{one.difference:+.2f}</td><td class=n>{one.low:+.2f} to {one.high:+.2f}</td>" in page
+    assert "now right" in page and "Compared" in page
+    run(tmp_path / "c", np.arange(9) % 3, np.ones(9, bool), ids=[f"other{n}" for n in range(9)])
+    assert main(["report", str(tmp_path / "a"), "--clips", "0", "--against", str(tmp_path / "c")]) == 2
+    assert "no clip in common" in capsys.readouterr().err
+
+
+def test_clips_that_no_player_plays(tmp_path):
+    """Points and series: one line, no wall of errors. Clips without a label are no mistakes."""
+    folder = tmp_path / "tracks"
+    run(folder, np.arange(6) % 3, np.ones(6, bool))
+    page = build_report(folder, clips=4)
+    assert "None of 4 clips can be shown: " in page and "<figure" not in page
+    path = folder / "results" / "predictions.csv"
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, *(row.replace("cut,cut", ",cut") for row in rows)]) + "\n")
+    path.write_text(path.read_text().replace("0,0.mp4", f"0,{clip(tmp_path / 'real.mp4', 0)}", 1))
+    assert "answered <bdi>cut</bdi>" in build_report(folder, clips=6)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import dust
+from dust.analysis.explain import explain
 from dust.cli.main import main
 from dust.datasets.keystep.files import Recording
 from dust.deploy.jobs import LongVideos
@@ -127,6 +128,10 @@ def test_video_and_series_through_all_four_stages(tmp_path):
         assert list(model(source).probabilities.values()) == pytest.approx(
             list(found[0].probabilities.values()), abs=1e-5
         )
+        explained = explain(model, source)
+        assert explained.answer == found[0].label and "takes no video" in explained.why_no_map
+        assert {one.name for one in explained.occlusions} == {"series.channels", "series.stretches"}
+        assert model.features(source).ndim == 1
     beside = tmp_path / "beside.mp4"
     shutil.copy(parts["video"], beside)
     assert "no series beside it" in model(beside).error

@@ -186,15 +186,21 @@ def _rows(last: Attention, grid: TokenGrid, count: int) -> Tensor:
 def last_attention(found: Sequence[Attention], grid: TokenGrid) -> Tensor | None:
     """Return the gradient-weighted attention of the last layer alone, (times, rows, columns).
 
-    For keys that were pooled by whole steps of rows and columns: spread to the places that they stand for."""
+    For keys that were pooled by whole steps of rows and columns: spread to the places that they stand for. Queries that
+    were pooled leave keys on a finer grid, whose map is given as it is."""
     last = next((one for one in reversed(found) if one.weighted.numel()), None)
     if last is None or len(last.weighted) != 1:
         return None
     keys = last.weighted[0].float().cpu().sum(dim=0)
     for extra in {grid.extra, 0}:
         pooled, over = divmod(len(keys) - extra, grid.times)
-        step = round(math.sqrt(grid.places / pooled)) if pooled and not over else 0
+        if over or pooled < 1:
+            continue
+        step = round(math.sqrt(grid.places / pooled))
         if step and pooled * step * step == grid.places and not (grid.rows % step or grid.columns % step):
             small = keys[extra:].reshape(grid.times, grid.rows // step, grid.columns // step)
             return small.repeat_interleave(step, 1).repeat_interleave(step, 2)
+        finer = round(math.sqrt(pooled / grid.places))
+        if finer > 1 and grid.places * finer * finer == pooled:
+            return keys[extra:].reshape(grid.times, grid.rows * finer, grid.columns * finer)
     return None

@@ -9,6 +9,7 @@ import torch
 from dust.analysis.explain.occlusion import Occlusion
 from dust.utils.errors import DataError
 from dust.utils.files import replacing
+from dust.visualization.plots import plain_words
 
 #: Of the film: seconds about, the shorter side in pixels at least, and the height of the strip below.
 SECONDS, SIDE, STRIP = 3, 320, 36
@@ -65,7 +66,7 @@ def write_picture(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title, fontsize=10)
     with replacing(path, suffix=".png") as temporary:
-        figure.savefig(temporary, dpi=110)
+        plain_words(figure).savefig(temporary, dpi=110)
 
 
 def write_film(

@@ -64,9 +64,8 @@ def explain(
     if not predictor.evaluation().logits:
         raise ConfigError(f"{predictor!r}: steps of recordings are not explained; explain the stage that classifies")
     reading = predictor.read(source)
-    items: list[Any] = list(reading.items)
-    reading.items = items
-    (prediction,) = predictor.predict_batch([reading])
+    reading.items = list(reading.items)
+    (prediction,) = predictor.predict_batch([reading])  # completes the reading with what another stage makes of it
     if prediction.error:
         raise DataError(f"{prediction.path}: {prediction.error}")
     names = list(prediction.probabilities)
@@ -75,7 +74,8 @@ def explain(
         raise ConfigError(
             f"--class {wanted}: the classes are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
-    raw: dict[str, Tensor] = items[0]["inputs"]
+    item: Any = next(iter(reading.items))
+    raw: dict[str, Tensor] = item["inputs"]
     views = len(next(iter(raw.values())))
     number = views // 2 if view is None else view
     if not 0 <= number < views:

@@ -38,7 +38,7 @@ def make_map(model: nn.Module, inputs: dict[str, Tensor], forward: Callable, sco
         ConfigError: the model has no map, by this method or by any.
     """
     if "video" not in inputs:
-        raise ConfigError(f"{type(model).__name__} takes no video: maps are of video; --occlusion works on every input")
+        raise ConfigError(f"{type(model).__name__} takes no video: maps are of video; occlusion works on every input")
     convolutional = isinstance(model, HasFeatures) and method in ("auto", "gradcam")
     with torch.enable_grad():
         if convolutional:
@@ -52,7 +52,7 @@ def make_map(model: nn.Module, inputs: dict[str, Tensor], forward: Callable, sco
     what = "" if method == "auto" else f" by {method}"
     raise ConfigError(
         f"{type(model).__name__} has no map{what}: its tokens do not keep their places, or it has several encoders; "
-        "--occlusion works on every model"
+        "occlusion works on every model"
     )
 
 
@@ -91,7 +91,9 @@ def _by_attention(
     grid = TokenGrid(extra.shape[1], *tokens.shape[1:4])
     leaves = {name: _leaf(value) for name, value in inputs.items()}
     with _frozen(model), KeptAttention() as kept:
-        score(forward(model, leaves)).backward()
+        found = score(forward(model, leaves))
+        if found.requires_grad:
+            found.backward()
     frames = inputs["video"].shape[2]
     if kept.found and grid.times == 1 and len(kept.found[0].mean) == frames:  # each picture by itself
         grid = TokenGrid(frames * (kept.found[0].mean.shape[-1] - grid.places), frames, grid.rows, grid.columns)

@@ -4,23 +4,25 @@ import html
 import io
 import json
 import logging
+import math
 import platform
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_results
+from dust.analysis.compare import compare_runs
+from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_all
+from dust.analysis.report.beside import ablation_section, comparison_section, routing_section, timelines_section
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
-from dust.analysis.report.clips import encoded, small_video
+from dust.analysis.report.clips import Look, encoded, players_section
 from dust.analysis.report.procedures import graphs_section, mistakes_section
 from dust.analysis.tuning.outcome import section_of
-from dust.config import flatten
 from dust.datasets.manifest.manifest import Clip
-from dust.decode.segment import SECONDS, Segment
 from dust.engine.test import AFTER_TEST_REGISTRY
-from dust.utils.errors import ConfigError, DataError, VideoError
+from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import open_file, read_bytes, write_text
 from dust.utils.statistics import (
     FEW_GROUPS,
@@ -45,26 +47,27 @@ MOST_CLIPS = 200_000
 #: Pairs of classes that are listed as most confused.
 PAIRS = 12
 Section = tuple[str, str]
-#: From a clip and a class to a data address of a film.
-Look = Callable[[Clip, str], str]
 
 
-def write_report(run: str | Path, *, clips: int = 0, maps: bool = False, path: Path | None = None) -> Path:
+def write_report(
+    run: str | Path, *, clips: int = 0, maps: bool = False, path: Path | None = None, against: Sequence[str | Path] = ()
+) -> Path:
     """Write the report of a run that was tested; returns its path, ``results/report.html`` by default.
 
     Args:
         run: the run's folder.
-        clips: so many of the clips that are wrong or least sure are shown playing.
+        clips: so many of the clips that are wrong or least sure are shown playing, or timelines of recordings.
         maps: beside each what the model looked at.
+        against: other runs, or predictions.csv, that it is compared with.
 
     Raises:
-        DataError: the run has no results.
+        DataError: the run has no results, or one of ``against`` cannot be compared with it.
     """
     folder = Path(run)
     if folder.is_file():
         raise DataError(f"{folder} is a file: a report is of a run's folder, which holds results/test.json")
     target = path or (folder / "results" if (folder / "results").is_dir() else folder) / "report.html"
-    write_text(target, build_report(folder, clips=clips, maps=maps))
+    write_text(target, build_report(folder, clips=clips, maps=maps, against=against))
     return target
 
 
@@ -86,11 +89,15 @@ def report_of_test(run: Path) -> Path | None:
     return path
 
 
-def build_report(run: Path, *, clips: int = 0, maps: bool = False) -> str:
+def build_report(run: Path, *, clips: int = 0, maps: bool = False, against: Sequence[str | Path] = ()) -> str:
     """Make the page's HTML; see :func:`write_report`."""
-    results = read_results(run)
+    results, *others = read_all([run, *against])
     folder = run.resolve().parent if run.resolve().name == "results" else run
-    sections: list[Section] = [("Summary", _summary(results)), ("Learning curves", _curves(folder))]
+    sections: list[Section] = [
+        ("Summary", _summary(results)),
+        ("Compared", comparison_section(compare_runs([results, *others])) if others else ""),
+        ("Learning curves", _curves(folder)),
+    ]
     for answers in results.answers:
         of = f" ({answers.name})" if answers.name else ""
         if not answers.multi_label:
@@ -101,6 +108,9 @@ def build_report(run: Path, *, clips: int = 0, maps: bool = False) -> str:
         ("Mistakes", mistakes_section(results.report)),
         ("Procedures", graphs_section(results.report)),
         ("Recordings", _recordings(results)),
+        ("Timelines", timelines_section(results, folder, clips)),
+        ("Experts", routing_section(folder)),
+        ("Cameras", ablation_section(folder)),
         ("Clips that could not be read", _bad_clips(folder)),
         ("Search", section_of(folder)),
         ("Data and run", _facts(results, folder)),
@@ -146,13 +156,18 @@ def _summary(results: Results) -> str:
         if not isinstance(value, int | float):
             continue
         found = intervals.get(name)
-        shown = f"{found.low:.2f} to {found.high:.2f}" if found else ""
-        largest = 100.0 if name.endswith(("acc", "f1", "map", "pos")) and value > 1 else max(1.0, value)
-        bar = interval_bar(value, found.low, found.high, largest) if found else ""
+        shown = bar = ""
+        if found is not None:
+            known = math.isfinite(found.high)
+            shown = f"{found.low:.2f} to {found.high:.2f}" if known else "unknown"
+            if known and not name.endswith("_s"):  # seconds have no end; of recordings shares, of clips percent
+                bar = interval_bar(value, found.low, found.high, 1.0 if results.recordings else 100.0)
+        text = str(value) if isinstance(value, int) else f"{value:.2f}"
         rows.append(
-            f"<tr><td>{html.escape(name)}</td><td class=n>{value:.2f}</td><td class=n>{shown}</td><td>{bar}</td></tr>"
+            f"<tr><td>{html.escape(name)}</td><td class=n>{text}</td><td class=n>{shown}</td><td>{bar}</td></tr>"
         )
-    table = f"<table><tr><th>metric</th><th>value</th><th>95 % interval</th><th></th></tr>{''.join(rows)}</table>"
+    head = "<tr><th>metric</th><th class=n>value</th><th class=n>95 % interval</th><th></th></tr>"
+    table = f"<table>{head}{''.join(rows)}</table>"
     return f"<p>{'; '.join(notes)}.</p>{table if rows else '<p>No labels, so nothing was measured.</p>'}"
 
 
@@ -227,11 +242,11 @@ def _confusion(answers: Answers) -> str:
         f"<td class=n>{counts[i, j]}</td><td class=n>{100 * counts[i, j] / max(1, counts[i].sum()):.1f} %</td></tr>"
         for i, j in pairs
     )
-    head = "<tr><th>label</th><th>taken for</th><th>clips</th><th>of the class</th></tr>"
+    head = "<tr><th>label</th><th>taken for</th><th class=n>clips</th><th class=n>of the class</th></tr>"
     table = f"<h3>Most confused</h3><table>{head}{rows}</table>" if pairs else "<p>Nothing was confused.</p>"
     if size > 40:
         return f"<p>{size} classes: too many for a picture.</p>{table}"
-    cells = []
+    short, cells = [html.escape(_shortened(name)) for name in answers.classes], []
     for i in range(size):
         total = max(1, counts[i].sum())
         row = "".join(
@@ -239,12 +254,19 @@ def _confusion(answers: Answers) -> str:
             f'data-p="{names[j]}" title="{names[i]} taken for {names[j]}: {counts[i, j]}">{counts[i, j] or ""}</td>'
             for j in range(size)
         )
-        cells.append(f"<tr><th>{names[i]}</th>{row}</tr>")
-    head = "".join(f"<th class=turn><span>{name}</span></th>" for name in names)
+        cells.append(f'<tr><th title="{names[i]}">{short[i]}</th>{row}</tr>')
+    head = "".join(
+        f'<th class=turn title="{name}"><span>{one}</span></th>' for name, one in zip(names, short, strict=True)
+    )
     return (
         "<p>Rows are labels, columns predictions. A click on a cell shows its clips below.</p><div class=wide>"
         f"<table class=matrix><tr><td></td>{head}</tr>{''.join(cells)}</table></div>{table}"
     )
+
+
+def _shortened(name: str, most: int = 24) -> str:
+    """A name that fits beside a matrix: names of one kind often differ at their ends."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}\u2026{name[-most // 2 :]}"
 
 
 def _classes(answers: Answers) -> str:
@@ -262,7 +284,8 @@ def _classes(answers: Answers) -> str:
         f1 = 200 * hits / (support + given)
         cells = "".join(f"<td class=n>{value:.1f}</td>" for value in (precision, recall, f1))
         rows.append(f"<tr><td>{html.escape(name)}</td><td class=n>{support}</td>{cells}</tr>")
-    head = "<tr><th>class</th><th>clips</th><th>precision</th><th>recall</th><th>F1</th></tr>"
+    head = "".join(f"<th class=n>{name}</th>" for name in ("clips", "precision", "recall", "F1"))
+    head = f"<tr><th>class</th>{head}</tr>"
     return f"<div class=tall><table class=sortable>{head}{''.join(rows)}</table></div>"
 
 
@@ -291,7 +314,8 @@ def _calibration(answers: Answers) -> str:
         accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.1f} %"
         values = (row["threshold"], row["answered"], f"{row['coverage']:.1f} %", accuracy)
         rows.append(f"<tr>{''.join(f'<td class=n>{value}</td>' for value in values)}</tr>")
-    head = "<tr><th>answer from</th><th>clips</th><th>answered</th><th>right of these</th></tr>"
+    names = ("answer from", "clips", "answered", "right of these")
+    head = f"<tr>{''.join(f'<th class=n>{name}</th>' for name in names)}</tr>"
     return f"{figures}<div class=charts>{chart}<table>{head}{''.join(rows)}</table></div>"
 
 
@@ -310,22 +334,18 @@ def _clips(results: Results, count: int, look: Look | None) -> str:
         for i in order[:MOST_ROWS]
     ]
     data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")
-    playing = "".join(_player(results, answers, int(i), look) for i in order[:count])
     left_out = (
         f"<p>{len(order) - MOST_ROWS} clips that are right and sure are left out.</p>" if len(order) > MOST_ROWS else ""
     )
+    printed = f"<p class=printed>The first 50 of {len(order)}.</p>" if len(order) > 50 else ""
     return (
         '<p><label>Filter <input id="filter" type="search" placeholder="part of a name or class"></label> '
         '<button id="all" type="button">show all</button> <span id="shown" role="status"></span></p>'
         f'{left_out}<div class=tall><table id="clips" class=sortable><thead><tr><th>clip</th><th>label</th>'
-        "<th>prediction</th><th>confidence</th></tr></thead><tbody></tbody></table></div>"
-        f"<div class=players>{playing}</div>"
+        "<th>prediction</th><th class=n>confidence</th></tr></thead><tbody></tbody></table></div>"
+        f"{printed}{players_section(results, answers, order[:count], look)}"
         f'<script type="application/json" id="data">{data}</script>'
     )
-
-
-def _video(source: str) -> str:
-    return f'<video src="{source}" controls loop muted playsinline preload="metadata"></video>' if source else ""
 
 
 def build_look(run: Path) -> Look:
@@ -347,23 +367,6 @@ def build_look(run: Path) -> Look:
     return look
 
 
-def _player(results: Results, answers: Answers, index: int, look: Look | None) -> str:
-    label = answers.classes[answers.labels[index]] if answers.labels[index] >= 0 else "no label"
-    best = int(answers.scores[index].argmax())
-    text = f"{label} taken for {answers.classes[best]}" if best != answers.labels[index] else f"{label}, right"
-    sure = f", {100 * float(answers.scores[index, best]):.0f} %" if answers.graded else ""
-    try:
-        path, unit = results.paths[index], str(flatten(results.config).get("DATA.SEGMENT_UNIT", SECONDS))
-        segment = Segment.of_id(results.ids[index], path, unit)
-        video = _video(small_video(path, segment))
-        if look is not None:
-            video += _video(look(Clip(results.ids[index], path, None, segment=segment), answers.classes[best]))
-    except VideoError as error:
-        video = f"<p class=gone>{html.escape(error.reason)}</p>"
-    caption = f"{html.escape(results.ids[index])}<br><b>{html.escape(text + sure)}</b>"
-    return f"<figure>{video}<figcaption>{caption}</figcaption></figure>"
-
-
 def _recordings(results: Results) -> str:
     """Figures of whole recordings (KeyStep), the worst first."""
     if not results.recordings:
@@ -375,7 +378,7 @@ def _recordings(results: Results) -> str:
     for name, one in sorted(results.recordings.items(), key=lambda pair: pair[1].get("f1") or 0.0):
         values = ("" if one.get(key) is None else f"{one[key]:.3g}" for key in names)
         rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(f'<td class=n>{value}</td>' for value in values)}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("recording", *names))
+    head = "<th>recording</th>" + "".join(f"<th class=n>{name}</th>" for name in names)
     return f"<div class=tall><table class=sortable><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
@@ -397,12 +400,12 @@ def _facts(results: Results, folder: Path) -> str:
     report = results.report
     facts = {
         "run": str(folder),
-        "clips": str(len(results.ids)),
+        results.kind: str(len(results.ids)),
         "checkpoint": f"{report.get('checkpoint', '')} sha256 {report.get('checkpoint_sha256', 'unknown')}".strip(),
         "configuration": f"sha256 {report.get('config_sha256', 'unknown')}",
         "made by": f"dust {dust.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}",
-        "again": f"dust --cfg {folder}/config.yaml TRAIN.ENABLE False",
+        "again": f"dust --cfg {shlex.quote(f'{folder}/config.yaml')} TRAIN.ENABLE False",
     }
     rows = "".join(f"<tr><th>{name}</th><td><code>{html.escape(text)}</code></td></tr>" for name, text in facts.items())
     return f"<table>{rows}</table>"

@@ -20,7 +20,8 @@ def line_chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], 
         return ""
     xs, ys = ([point[axis] for points in series.values() for point in points] for axis in (0, 1))
     x_range, y_range = _range(xs), _range(ys)
-    parts = [*_axes(x_range, y_range, x_label), _text(WIDTH / 2, 10, title, "middle", "title")]
+    whole = all(x == round(x) for x in xs)
+    parts = [*_axes(x_range, y_range, x_label, whole=whole), _text(WIDTH / 2, 10, title, "middle", "title")]
     for index, (name, points) in enumerate(series.items()):
         colour = COLOURS[index % len(COLOURS)]
         places = [_place(x, y, x_range, y_range) for x, y in points]
@@ -44,7 +45,7 @@ def reliability_chart(bins: Sequence[tuple[int, float, float]]) -> str:
         *_axes(whole, whole, "mean confidence of a bin"),
         _text(WIDTH / 2, 10, "share that is right", "middle", "title"),
     ]
-    parts.append(f'<line x1="{a[0]}" y1="{a[1]}" x2="{b[0]}" y2="{b[1]}" class="grid" stroke-dasharray="4 4"/>')
+    parts.append(f'<line x1="{a[0]}" y1="{a[1]}" x2="{b[0]}" y2="{b[1]}" class="claim" stroke-dasharray="4 4"/>')
     largest = max((count for count, _, _ in bins), default=1)
     for count, confidence, right in bins:
         x, y = _place(confidence, right, whole, whole)
@@ -86,13 +87,16 @@ def _ticks(low: float, high: float) -> list[float]:
     return [float(tick) for tick in np.arange(math.ceil(low / step) * step, high + step * 1e-6, step)]
 
 
-def _axes(x_range: tuple[float, float], y_range: tuple[float, float], x_label: str) -> list[str]:
+def _axes(
+    x_range: tuple[float, float], y_range: tuple[float, float], x_label: str, *, whole: bool = False
+) -> list[str]:
+    """Draw lines and numbers; ``whole``: only whole numbers along x, as of epochs."""
     parts = []
     for tick in _ticks(*y_range):
         _, y = _place(x_range[0], tick, x_range, y_range)
         parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" class="grid"/>')
         parts.append(_text(LEFT - 6, y + 4, f"{tick:g}", "end"))
-    for tick in _ticks(*x_range):
+    for tick in (one for one in _ticks(*x_range) if not whole or abs(one - round(one)) < 1e-6):
         x, _ = _place(tick, y_range[0], x_range, y_range)
         parts.append(_text(x, HEIGHT - BOTTOM + 16, f"{tick:g}", "middle"))
     return [*parts, _text(WIDTH / 2, HEIGHT - 4, x_label, "middle")]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dust.analysis.explain.attention import KeptAttention, TokenGrid, last_attention, roll_out, step_of
+from dust.analysis.explain.attention import Attention, KeptAttention, TokenGrid, last_attention, roll_out, step_of
 from dust.analysis.explain.maps import make_map
 from dust.models import MODEL_REGISTRY
 from dust.models.videomae_vit import VideoMAE
@@ -43,7 +43,7 @@ def test_every_model_of_video_has_a_map_or_says_why_not(name, arguments, shapes)
     before = model(**inputs)
     wanted = METHODS[name]
     if wanted is None:
-        with pytest.raises(ConfigError, match=f"{name} has no map.*--occlusion"):
+        with pytest.raises(ConfigError, match=f"{name} has no map.*occlusion works"):
             make_map(model, inputs, forward, logit)
         return
     found = make_map(model, inputs, forward, logit)
@@ -101,6 +101,28 @@ def test_windows_are_no_grid():
     assert step_of(torch.rand(8, 4, 4), grid, 32, alone=0.0) is None
     assert step_of(torch.rand(2, 16, 4), grid, 32, alone=0.0) is None
     assert last_attention([], grid) is None
+
+
+def test_queries_that_were_pooled_leave_a_finer_map():
+    """MViT's last layer may halve the queries of a side: its keys lie on a grid of twice as many rows and columns."""
+    grid = TokenGrid(1, 2, 2, 3)
+    kept = Attention(torch.empty(0), weighted=torch.rand(1, 13, 1 + 2 * 4 * 6))
+    found = last_attention([kept], grid)
+    assert found.shape == (2, 4, 6)
+    assert found[1, 2, 3] == pytest.approx(float(kept.weighted[0, :, 1 + 24 + 2 * 6 + 3].sum()))
+    assert last_attention([Attention(torch.empty(0), weighted=torch.rand(1, 13, 1 + 2 * 5 * 6))], grid) is None
+
+
+@pytest.mark.parametrize("head", ["linear", "attentive"])
+def test_a_probe_of_a_frozen_backbone(head):
+    """Its backbone keeps no gradient in training and for answers, but it does while a video is explained."""
+    encoder = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "all_frames": 4}
+    arguments = {"backbone": "VideoMAE", "backbone_arguments": {**encoder, "num_classes": 0}, "head": head}
+    arguments["head_arguments"] = {"num_heads": 4, "depth": 1} if head == "attentive" else {}
+    model, inputs = small("Probe", arguments, {"video": (1, 3, 4, 32, 32)})
+    assert model.frozen and not model.forward_features(**inputs).requires_grad
+    found = make_map(model, inputs, forward, logit)
+    assert found.method == "attention" and found.values.shape == (2, 4, 4) and found.values.max() > 0
 
 
 def test_a_part_alone_is_refused_by_name():
