@@ -119,10 +119,10 @@ CASES = [
     ("label-studio", "a.json", STUDIO_MIN, "", [("abc.mp4", 0.5, 2, "cut", "", "", False)]),
     ("via", "a.json", VIA, "activity", [
         ("abc.mp4", 0.5, 2, "cut", "", "", False), ("def.mp4", 1.5, 3.25, "stir", "", "", False)]),
-    ("cvat", "a.xml", CVAT, "", [("abc.mp4", 0, 7, "cut", "", "", True), ("abc.mp4", 9, 10, "cut", "", "", True)]),
+    ("cvat", "a.xml", CVAT, "", [("abc.mp4", 0, 7, "cut", "", "", True), ("abc.mp4", 9, 100, "cut", "", "", True)]),
     ("cvat", "a.xml", CVAT, "hand", [
         ("abc.mp4", 0, 4, "left", "", "", True), ("abc.mp4", 4, 7, "right", "", "", True),
-        ("abc.mp4", 9, 10, "left", "", "", True)]),
+        ("abc.mp4", 9, 100, "left", "", "", True)]),
     ("cvat", "a.xml", CVAT_TAGS, "", [
         ("abc", 0, 2, "cut", "", "", True), ("abc", 4, 5, "cut", "", "", True), ("abc", 4, 5, "hot", "", "", True)]),
     ("elan", "a.eaf", ELAN, "activity", [("abc.mp4", 1.5, 3, "cut", "", "anna", False)]),
@@ -187,6 +187,46 @@ def test_uploaded_videos_are_found_and_late_ends_are_said(tmp_path):
     result = convert_annotations("label-studio", written(tmp_path / "a.json", text), tmp_path / "out")
     assert any("1 stretches end behind the last frame" in note for note in result.notes)
     assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "abc.mp4")
+
+
+def test_seconds_behind_the_end_are_said(tmp_path):
+    """Milliseconds that are taken for seconds; what ends in time is not counted, nor what has no header to believe."""
+    clip(tmp_path / "abc.mp4", 1)
+    (tmp_path / "def.mp4").write_text("no video")
+    with open_clip(tmp_path / "abc.mp4") as reader:
+        length = reader.duration
+    pieces = [{"segment": ends, "label": "cut"} for ends in ([0, length], [length / 2, 1500], [1500, 2000])]
+    source = written(tmp_path / "a.json", {"results": {"abc": pieces, "def": pieces}})
+    (note,) = convert_annotations("activitynet", source, tmp_path / "out").notes
+    assert note.startswith("2 stretches end behind the end of the video, 1 of them also begin there (abc ")
+    assert len(csv_dicts(tmp_path / "out" / "data.csv")) == 6
+
+
+@pytest.mark.parametrize(
+    ("frames", "task", "end"),
+    [
+        ("0k 5k 9k", "", 10),  # nobody knows how long the task is
+        ("0k 5k 9k", "<size>40</size>", 40),
+        ("0k 5k 9k", "<size>40</size><start_frame>10</start_frame><frame_filter>step=2</frame_filter>", 89),
+        ("0k 1 2 3k", "<size>40</size>", 4),  # every frame is there: so CVAT says where it ends
+        ("0k 1 4 5k", "<size>40</size>", 6),  # as well, and frames 2 and 3 were deleted
+        ("0k 5x 9k", "<size>40</size>", 40),
+        ("0k 5k 9x", "<size>40</size>", 9),
+        ("39k", "<size>40</size>", 40),
+    ],
+)
+def test_tracks_of_keyframes_alone(tmp_path, frames, task, end):
+    """k is a keyframe, x one where the track has left the screen."""
+    boxes = "".join(
+        f'<box frame="{one.rstrip("kx")}" outside="{int("x" in one)}" keyframe="{int(not one.isdecimal())}"/>'
+        for one in frames.split()
+    )
+    text = (
+        f'<annotations><meta><task><name>abc</name>{task}</task></meta><track label="cut">{boxes}</track></annotations>'
+    )
+    found = read("cvat", written(tmp_path / "a.xml", text))
+    assert found.items[-1].end == end
+    assert any("keyframes alone" in note for note in found.notes) == (not frames.endswith("x") and "1" not in frames)
 
 
 def test_two_shapes_of_one_frame(tmp_path):
@@ -335,6 +375,35 @@ def test_shares_of_several_annotators(tmp_path, capsys):
     with pytest.raises(DataError, match="cannot stand among shares"):
         source = written(tmp_path / "b.json", said_by([(0, 1, "a|b")], [(0, 1, "c")]))
         convert_annotations("label-studio", source, tmp_path / "x", soft_labels=True)
+
+
+def test_tasks_of_one_video_are_annotators_or_parts_of_the_work(tmp_path):
+    """Tasks that overlap say what one task with the same annotations says; others are all taken."""
+    people = [(0, 0.2, "cut"), (0.2, 0.4, "stir")], [(0, 0.3, "cut")], [(0.35, 0.5, "cut")]
+    (whole,) = said_by(*people)
+    tasks = [{"id": n, "data": whole["data"], "annotations": [one]} for n, one in enumerate(whole["annotations"])]
+    tasks[1]["data"] = {"video": "/data/upload/1/0a1b2c3d-abc.mp4"}
+    for soft in (False, True):
+        one, many = (READERS["label-studio"].read(written(tmp_path / "a.json", form), soft_labels=soft)
+                     for form in ([whole], tasks))  # fmt: skip
+        assert one.items == many.items and one.notes == many.notes and len(one.notes) == 1
+    assert len(many.items) == 5 and "the first one's" not in many.notes[0]
+    assert "and 2 of the others are left out" in read("label-studio", tmp_path / "a.json").notes[0]
+    apart = read("label-studio", written(tmp_path / "b.json", tasks[1:]))
+    assert [item.label for item in apart.items] == ["cut", "cut"] and not apart.notes
+    tasks[1]["annotations"][0]["completed_by"] = 0  # nobody differs from himself
+    alone = read("label-studio", written(tmp_path / "c.json", tasks[:2]))
+    assert len(alone.items) == 3 and not alone.notes
+    tasks[2]["annotations"][0]["ground_truth"] = True
+    truth = read("label-studio", written(tmp_path / "d.json", [tasks[0], tasks[2]]))
+    assert [item.start for item in truth.items] == [0.35]
+
+
+def test_letters_of_a_text_are_no_seconds(tmp_path):
+    (task,) = said_by([(0, 1, "cut")])
+    task["annotations"][0]["result"].append({"value": {"start": 3, "end": 9, "text": "pepper", "labels": ["food"]}})
+    found = read("label-studio", written(tmp_path / "a.json", [task]))
+    assert [item.label for item in found.items] == ["cut"] and "1 results without a label" in found.notes[0]
 
 
 def test_shares_keep_labels_with_colons_and_cut_no_empty_piece(tmp_path):

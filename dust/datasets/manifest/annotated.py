@@ -52,11 +52,16 @@ def videos_below(folder: Path) -> dict[str, list[str]]:
     return known
 
 
+def without_upload(name: str) -> str:
+    """The name that a file had before Label Studio stored it: ``1a2b3c4d-abc.mp4`` -> ``abc.mp4``."""
+    return _UPLOADED.sub("", name)
+
+
 def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems) -> tuple[str, bool]:
     """Return the video's path ("" where it is not there), and whether it is the whole video."""
     cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
     stem = os.path.splitext(one.video)[0] if is_video(one.video) else one.video  # P01.02 is a name without ending
-    names = (one.video, stem, f"v_{one.video}", *(_UPLOADED.sub("", name) for name in (one.video, stem)))
+    names = (one.video, stem, f"v_{one.video}", without_upload(one.video), without_upload(stem))
     for name, whole in (*((name, True) for name in names), (cut, False)):
         paths = known.get(name, [])
         if len(paths) > 1:
