@@ -198,7 +198,7 @@ def test_seconds_behind_the_end_are_said(tmp_path):
     pieces = [{"segment": ends, "label": "cut"} for ends in ([0, length], [length / 2, 1500], [1500, 2000])]
     source = written(tmp_path / "a.json", {"results": {"abc": pieces, "def": pieces}})
     (note,) = convert_annotations("activitynet", source, tmp_path / "out").notes
-    assert note.startswith("2 stretches end behind the end of the video, 1 of them also begin there (abc ")
+    assert note.startswith("2 stretches end behind the end of the video, and 1 begin there (abc ")
     assert len(csv_dicts(tmp_path / "out" / "data.csv")) == 6
 
 
@@ -227,6 +227,59 @@ def test_tracks_of_keyframes_alone(tmp_path, frames, task, end):
     found = read("cvat", written(tmp_path / "a.xml", text))
     assert found.items[-1].end == end
     assert any("keyframes alone" in note for note in found.notes) == (not frames.endswith("x") and "1" not in frames)
+
+
+def test_elan_shares_out_ends_that_are_not_set_and_is_read_in_any_encoding(tmp_path):
+    """Four neighbours between 1 and 3 s have half a second each; the one behind has no end."""
+    times = ['TIME_VALUE="1000"', "", "", "", 'TIME_VALUE="3000"', ""]
+    slots = "".join(f'<TIME_SLOT TIME_SLOT_ID="t{n}" {time}/>' for n, time in enumerate(times))
+    words = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{n}" TIME_SLOT_REF1="t{n}" TIME_SLOT_REF2="t{n + 1}">'
+        f"<ANNOTATION_VALUE>wörd{n}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
+        for n in range(5)
+    )
+    head = '<?xml version="1.0" encoding="UTF-16"?><ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="abc.mp4"/>'
+    text = f'{head}</HEADER><TIME_ORDER>{slots}</TIME_ORDER><TIER TIER_ID="a">{words}</TIER></ANNOTATION_DOCUMENT>'
+    (tmp_path / "a.eaf").write_bytes(text.encode("utf-16"))
+    found = read("elan", tmp_path / "a.eaf")
+    assert [(one.start, one.end, one.label) for one in found.items] == [
+        (1 + n / 2, 1.5 + n / 2, f"wörd{n}") for n in range(4)
+    ]
+    assert found.notes == ["left out: 1 annotations whose times are not set (align them in ELAN)"]
+
+
+def test_several_files_of_one_video_are_said(tmp_path):
+    clip(tmp_path / "abc.mp4", 1)
+    (tmp_path / "said").mkdir()
+    for name in ("anna", "bob"):
+        written(tmp_path / "said" / f"{name}.json", {"results": {"abc": [{"segment": [0, 0.5], "label": name}]}})
+    result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out", videos=str(tmp_path))
+    assert result.notes == ["1 video is in several files, whose stretches are all taken (abc: anna.json, bob.json)"]
+    assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["anna", "bob"]
+
+
+def test_uploads_lose_blanks_and_signs(tmp_path):
+    """As Label Studio stores them; a file that has that name already is the one that is meant."""
+    clip(tmp_path / "my (first) take.mp4", 1)
+    said = said_by([(0, 0.5, "cut")])
+    said[0]["data"] = {"video": "/data/upload/3/0a1b2c3d-my_first_take.mp4"}
+    source = written(tmp_path / "a.json", said)
+    convert_annotations("label-studio", source, tmp_path / "out")
+    assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "my (first) take.mp4")
+    clip(tmp_path / "my_first_take.mp4", 2)
+    convert_annotations("label-studio", source, tmp_path / "out", force=True)
+    assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "my_first_take.mp4")
+
+
+def test_tasks_of_several_videos_and_what_was_cancelled_are_said(tmp_path):
+    said = said_by([(0, 0.5, "cut")], [(0, 0.5, "stir")])
+    said[0]["data"]["left"] = "https://x.y/def.mp4"
+    said[0]["annotations"][1]["was_cancelled"] = True
+    notes = read("label-studio", written(tmp_path / "a.json", said)).notes
+    assert notes == [
+        "left out: 1 annotations that were cancelled",
+        "1 task shows several videos, of which the first is taken",
+    ]
 
 
 def test_two_shapes_of_one_frame(tmp_path):
@@ -261,6 +314,7 @@ def test_every_form_has_a_case():
         ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx,y,1,soon\n", "'soon' is no time"),
         ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx, y,abc,1,2\n", "need quotes"),
         ("ava", "a.csv", "abc,1\n", "3 columns"),
+        ("ava", "a.csv", "abc,0.5,2,cut\n", "with a person's number"),
         ("boris", "a.csv", "a,b\n1,2\n", "not BORIS' events"),
         ("boris", "a.csv", BORIS_EVENTS.rpartition("2;")[0], "starts and does not stop"),
         (
@@ -296,6 +350,8 @@ def test_what_is_damaged_or_of_another_form(tmp_path, form, name, content, says)
         ("file:///C:/my%20videos/a.mp4", "a.mp4"), (r"C:\videos\a b.mp4", "a b.mp4"),
         ("https://x.y/z/a.mp4?q=1", "a.mp4"),
         ("/data/local-files/?d=deep/er/a.mp4", "a.mp4"), ("abc", "abc"),
+        ("file:///C:/take%20%231.mp4", "take #1.mp4"), ("/data/local-files/?d=a%5Cb%26c.mp4", "b&c.mp4"),
+        ("s3://bucket/d/%C3%BC.mp4", "ü.mp4"), ("./take #1.mp4", "take #1.mp4"),
     ],
 )  # fmt: skip
 def test_names_of_videos_without_folders_and_addresses(text, name):
@@ -425,6 +481,24 @@ def test_boris_says_what_it_does_not_heed(tmp_path):
     assert [one.video for one in found.items] == ["abc.mp4"]
     assert any("2 events have modifier #1, which are no part" in note for note in found.notes)
     assert any("2 events have several videos at once, of which the first is taken" in note for note in found.notes)
+
+
+def test_observations_of_boris_are_kept_apart(tmp_path):
+    """Two people's observations of one video overlap; one that plays two videos in a row has no times of the second."""
+
+    def table(*events):
+        rows = (f"{name},{time},{video},anna,cut,{kind}\n" for name, video, time, kind in events)
+        return "Observation id,Time,Media file name,Subject,Behavior,Behavior type\n" + "".join(rows)
+
+    both = [(name, "abc.mp4", time + shift, kind) for name, shift in (("o1", 0), ("o2", 0.5))
+            for time, kind in ((1, "START"), (2, "STOP"))]  # fmt: skip
+    found = read("boris", written(tmp_path / "a.csv", table(*both)))
+    assert [(one.start, one.end) for one in found.items] == [(1, 2), (1.5, 2.5)]
+    assert found.notes == ["1 video is in several observations, whose stretches are all taken (abc.mp4: o1, o2)"]
+    queue = [("o1", video, time, kind) for video, time in (("abc.mp4", 1), ("def.mp4", 181))
+             for time, kind in ((time, "START"), (time + 1, "STOP"))]  # fmt: skip
+    with pytest.raises(DataError, match="one video behind the other(.|\\n)*observation o1: abc.mp4, def.mp4"):
+        read("boris", written(tmp_path / "b.csv", table(*queue)))
 
 
 def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):

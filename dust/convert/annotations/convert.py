@@ -102,11 +102,19 @@ def convert_annotations(
     files = annotation_files(source, reader.endings)
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
+    places: dict[str, list[str]] = {}
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
+        for video in {one.video for one in found.items}:
+            places.setdefault(video, []).append(file.name)
+    twice = {video: names for video, names in places.items() if len(names) > 1}
+    if twice:
+        video, names = next(iter(twice.items()))
+        are = counted(len(twice), "video is", "videos are")
+        result.notes.append(f"{are} in several files, whose stretches are all taken ({video}: {', '.join(names)})")
     folder = Path(videos).expanduser() if videos else source if source.is_dir() else source.parent
     rows = _located(items, folder, out, skip_missing, result)
     if not rows:
@@ -172,8 +180,8 @@ def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
         return []
     has = counted(late, "stretch ends", "stretches end")
     return [
-        f"{has} behind the end of the video, {begin} of them also begin there ({example}): wrong units, or another "
-        "video? `dust check` names them"
+        f"{has} behind the end of the video, and {begin} begin there ({example}): wrong units, or another video? "
+        "`dust check` names them"
     ]
 
 

@@ -18,6 +18,7 @@ from dust.datasets.manifest.annotation import (
 from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
+from dust.utils.text import counted
 
 
 def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
@@ -34,7 +35,7 @@ def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
     tasks = sequence(read_json(path))
     if not tasks:
         raise DataError(f"{path}: not a list of tasks: export JSON or JSON-MIN")
-    found, problems, other = Annotated(), Problems(), 0
+    found, problems, other, more, cancelled = Annotated(), Problems(), 0, 0, 0
     tasks_of: dict[str, dict[str, People]] = {}
     numbered = list(enumerate(map(mapping, tasks), 1))
     numbered.sort(key=lambda pair: not any(mapping(one).get("ground_truth") for one in _made(pair[1])))
@@ -43,6 +44,8 @@ def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
         named = [str(data[key]) for key in ("video", "video_url", "audio", "url") if data.get(key)]
         named += [value for value in data.values() if isinstance(value, str) and is_video(video_name(value))]
         video = video_name(named[0]) if named else ""
+        more += len({video_name(one) for one in named if is_video(video_name(one))}) > 1
+        cancelled += sum(bool(mapping(one).get("was_cancelled")) for one in _made(task))
         people = tasks_of.setdefault(without_upload(video), {}).setdefault(str(task.get("id", f"no {number}")), {})
         for who, values in _said(task):
             for value in values:
@@ -52,7 +55,12 @@ def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
             people.setdefault(who, [])
     works = [work for tasks in tasks_of.values() for work in works_of(tasks.values())]
     of_annotators(works, found, problems, soft_labels=soft_labels)
-    found.left_out(other, "results without a label, or that are no stretch of time (boxes, choices, texts)")
+    found.left_out(
+        other, "results without a label, or that are no stretch of time (boxes, choices, texts, parts of a series)"
+    )
+    found.left_out(cancelled, "annotations that were cancelled")
+    if more:
+        found.notes.append(f"{counted(more, 'task shows', 'tasks show')} several videos, of which the first is taken")
     return checked(found, path, problems)
 
 

@@ -142,7 +142,7 @@ def read_elan(path: Path, tier: str = "") -> Annotated:
     """An ELAN document (.eaf): the annotations of a tier.
 
     An annotation that refers to one of another tier has the time of that one; where several refer to one, they share it
-    evenly, as ELAN shows it.
+    evenly, as ELAN shows it. So do neighbours whose common ends are not set.
 
     Args:
         tier: its name; "" where only one tier has annotations with times of their own.
@@ -206,7 +206,9 @@ class _Spans:
     """
 
     def __init__(self, root: Element, slots: Mapping[str, str | None], where: str, problems: Problems) -> None:
-        self.slots, self.where, self.problems = slots, where, problems
+        self.slots, self.where, self.problems = dict(slots), where, problems
+        for tier in root.iter("TIER"):
+            self._share_out(tier)
         self.by_id = {one.get("ANNOTATION_ID", ""): one for one in root.iterfind("TIER/ANNOTATION/*")}
         sharing: dict[tuple[str, str], list[str]] = {}  # (tier, whom they refer to) -> in their order
         for tier in root.iter("TIER"):
@@ -214,6 +216,20 @@ class _Spans:
                 key = tier.get("TIER_ID", ""), one.get("ANNOTATION_REF", "")
                 sharing.setdefault(key, []).append(one.get("ANNOTATION_ID", ""))
         self.share = {name: (place, len(names)) for names in sharing.values() for place, name in enumerate(names)}
+
+    def _share_out(self, tier: Element) -> None:
+        """Set the ends that neighbours have in common between two that are set."""
+        chain: list[str] = []
+        for one in tier.iter("ALIGNABLE_ANNOTATION"):
+            begin, end = one.get("TIME_SLOT_REF1", ""), one.get("TIME_SLOT_REF2", "")
+            if self.slots.get(begin) is not None:
+                chain = [begin]
+            chain = [*chain, end] if chain[-1:] == [begin] else []
+            if chain and self.slots.get(end) is not None:
+                where = f"{self.where}: {one.get('ANNOTATION_ID', '')}"
+                low, high = (to_seconds(self.slots[slot], where, self.problems) for slot in (chain[0], end))
+                for place, slot in enumerate(chain[1:-1], 1):
+                    self.slots[slot] = str(low + place * (high - low) / (len(chain) - 1))
 
     def of(self, one: Element, depth: int = 0) -> tuple[float, float] | None:
         """None where the times are not set."""

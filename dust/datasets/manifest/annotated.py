@@ -43,11 +43,12 @@ def annotation_files(source: Path, endings: Iterable[str]) -> list[Path]:
 
 
 def videos_below(folder: Path) -> dict[str, list[str]]:
-    """Name, with and without its ending -> the paths of the videos below a folder that have it."""
+    """Name, with and without its ending -> the paths of the videos below a folder that have it; behind a slash as Label
+    Studio calls an uploaded file of that name: blanks are _, and signs are left out."""
     known: dict[str, list[str]] = {}
     for path in iter_clips(folder):
         name = os.path.basename(path)
-        for key in {name, os.path.splitext(name)[0]}:
+        for key in {name, os.path.splitext(name)[0], "/" + re.sub(r"[^-\w.]", "", name.replace(" ", "_"))}:
             known.setdefault(key, []).append(path)
     return known
 
@@ -61,7 +62,8 @@ def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems)
     """Return the video's path ("" where it is not there), and whether it is the whole video."""
     cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
     stem = os.path.splitext(one.video)[0] if is_video(one.video) else one.video  # P01.02 is a name without ending
-    names = (one.video, stem, f"v_{one.video}", without_upload(one.video), without_upload(stem))
+    own = without_upload(one.video)
+    names = (one.video, stem, f"v_{one.video}", own, without_upload(stem), *([f"/{own}"] if own != one.video else []))
     for name, whole in (*((name, True) for name in names), (cut, False)):
         paths = known.get(name, [])
         if len(paths) > 1:
