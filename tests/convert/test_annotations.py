@@ -282,6 +282,17 @@ def test_tasks_of_several_videos_and_what_was_cancelled_are_said(tmp_path):
     ]
 
 
+def test_skeletons_have_left_with_all_their_points(tmp_path):
+    def skeleton(frame, *outside):
+        points = "".join(f'<points label="{n}" outside="{one}" points="1,2"/>' for n, one in enumerate(outside))
+        return f'<skeleton frame="{frame}" keyframe="1">{points}</skeleton>'
+
+    track = f'<track label="wave">{skeleton(3, 0, 1)}{skeleton(9, 1, 1)}</track>'
+    text = f"<annotations><meta><task><name>abc</name></task></meta>{track}</annotations>"
+    found = read("cvat", written(tmp_path / "a.xml", text))
+    assert [(one.start, one.end) for one in found.items] == [(3, 9)]
+
+
 def test_two_shapes_of_one_frame(tmp_path):
     text = CVAT.replace('<box frame="4"', '<box frame="0" outside="0"/><box frame="4"')
     assert len(read("cvat", written(tmp_path / "a.xml", text)).items) == 2

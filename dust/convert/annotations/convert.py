@@ -110,11 +110,11 @@ def convert_annotations(
         result.notes += [f"{file.name}: {note}" for note in found.notes]
         for video in {one.video for one in found.items}:
             places.setdefault(video, []).append(file.name)
-    twice = {video: names for video, names in places.items() if len(names) > 1}
+    twice = {video: where for video, where in places.items() if len(where) > 1}
     if twice:
-        video, names = next(iter(twice.items()))
+        video, where = next(iter(twice.items()))
         are = counted(len(twice), "video is", "videos are")
-        result.notes.append(f"{are} in several files, whose stretches are all taken ({video}: {', '.join(names)})")
+        result.notes.append(f"{are} in several files, whose stretches are all taken ({video}: {', '.join(where)})")
     folder = Path(videos).expanduser() if videos else source if source.is_dir() else source.parent
     rows = _located(items, folder, out, skip_missing, result)
     if not rows:

@@ -154,17 +154,17 @@ def _tabular(table: list[dict[str, str]], media: str, found: Observations, probl
         status = row.get("status", row.get("behavior type", "POINT")).upper()
         if status == "START":
             if key in begun:
-                problems.add("starts twice before it stops", f"event {number}: {' '.join(key)}")
+                problems.add("starts twice before it stops", f"event {number}: {' '.join(key[:3])}")
             begun[key] = time
         elif status == "STOP":
             if key not in begun:
-                problems.add("stops without having started", f"event {number}: {' '.join(key)}")
+                problems.add("stops without having started", f"event {number}: {' '.join(key[:3])}")
                 continue
             found.setdefault(key[3], []).append(Annotation(key[0], begun.pop(key), time, key[2], group=key[1]))
         else:
             points += 1
-    for key in begun:
-        problems.add("starts and does not stop", " ".join(key))
+    for left in begun:
+        problems.add("starts and does not stop", " ".join(left[:3]))
     return points
 
 

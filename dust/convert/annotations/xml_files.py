@@ -37,7 +37,7 @@ def read_cvat(path: Path, attribute: str = "") -> Annotated:
         timed = [(int(shape.get("frame", 0)), shape) for shape in track if shape.get("frame", "").isdecimal()]
         shapes = sorted(timed, key=lambda pair: pair[0])
         found.items += _stretches(shapes, track.get("label", ""), attribute, task)
-        if shapes and shapes[-1][1].get("outside") != "1" and _keyframes_alone(shapes, task.step):
+        if shapes and not _outside(shapes[-1][1]) and _keyframes_alone(shapes, task.step):
             endless, unknown = endless + 1, unknown + (not task.stop)
     found.items += _tags(root, tasks, problems)
     if endless:
@@ -92,11 +92,17 @@ def _task_of(element: Element, tasks: Mapping[str, _Task], where: str, problems:
 Shapes = Sequence[tuple[int, Element]]
 
 
+def _outside(shape: Element) -> bool:
+    """Whether the track has left the screen there; of a skeleton whether all its points have."""
+    parts = [one.get("outside") for one in shape if one.get("outside") is not None]
+    return shape.get("outside") == "1" or (shape.get("outside") is None and bool(parts) and set(parts) == {"1"})
+
+
 def _keyframes_alone(shapes: Shapes, step: int) -> bool:
     """Whether frames are missing in which the track is there; frames that were deleted stand beside those that CVAT put
     between keyframes."""
     between = any(shape.get("keyframe") == "0" for _, shape in shapes)
-    gaps = any(b > a + step and shape.get("outside") != "1" for (a, shape), (b, _) in pairwise(shapes))
+    gaps = any(b > a + step and not _outside(shape) for (a, shape), (b, _) in pairwise(shapes))
     return len(shapes) == 1 or (gaps and not between)
 
 
@@ -109,7 +115,7 @@ def _stretches(shapes: Shapes, label: str, attribute: str, task: _Task) -> list[
     for frame, shape in shapes:
         own = next((one.text or "" for one in shape.findall("attribute") if one.get("name") == attribute), "")
         own = own if attribute else label
-        outside = shape.get("outside") == "1"
+        outside = _outside(shape)
         if start is not None and (outside or own != name):
             found.append(Annotation(video, start, frame, name, in_frames=True))
             start = None
