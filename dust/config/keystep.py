@@ -28,6 +28,8 @@ KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
                      "change of a component counts) | mistakes (an answer of its own, and in stage 1 a state)"),
         METRIC_MODE=Key("paper", "the definitions, or what one of the programs computes",
                         choices="paper | industreal | storm"),
+        TIMELINES=Key(100, "recordings of a test of which a picture is drawn, those with the lowest F1; 0 = all", low=0,
+                      affects="nothing"),
     ),
     section(
         "KEYSTEP.SPATIAL",  # frame encoder

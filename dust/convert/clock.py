@@ -2,8 +2,9 @@
 
 Both become a curve at an even rate: the mean change of the picture from frame to frame, and the change of the
 sensor's values, each channel's over its deviation. The offset is the lag at which the two correlate most (Pearson, over
-what both cover: five seconds at least, and half of the shorter one, since short stretches correlate by chance). It is
-an estimate to be looked at, and nothing applies it: write it into a list's column offset_s.
+what both cover: five seconds at least, and half of the shorter one, since short stretches correlate by chance). A clock
+that runs fast or slow blurs this, so the sensor's times are tried stretched and shrunk as well. Both are estimates to
+be looked at, and nothing applies them: write them into a list's columns offset_s and drift_ppm.
 """
 
 import math
@@ -22,6 +23,8 @@ LEAST_S = 5.0  # seconds that both must cover
 APART_S = 1.0  # seconds between the best lag and another one that counts as another answer
 SHORT_SIDE = 64
 AT_ONCE = 64  # frames that are decoded together
+_MOST_PPM = 50_000  # more is no drift
+SEEN_S, SEEN_GAIN = 0.2, 0.02  # a drift is seen if it moves both ends apart by so much, and correlates by so much more
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Offset:
     next_offset_s, next_correlation: the best one that is more than a second away; NaN where there is none.
     chance: probability that two curves as slow as these, which have nothing to do with each other, correlate as much
         at one of the lags that were tried.
+    drift_ppm: by how many millionths the video's clock is faster than the sensor's; 0 where none is seen.
+    least_ppm: so much, or more, would have been seen; 0 where none was tried.
     """
 
     offset_s: float
@@ -39,6 +44,8 @@ class Offset:
     next_offset_s: float
     next_correlation: float
     chance: float
+    drift_ppm: int = 0
+    least_ppm: float = 0.0
 
     @property
     def is_clear(self) -> bool:
@@ -90,35 +97,80 @@ def motion_of_series(series: Series, path: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def estimate_offset(
-    video: tuple[np.ndarray, np.ndarray], sensor: tuple[np.ndarray, np.ndarray], most: float = 60.0
+    video: tuple[np.ndarray, np.ndarray],
+    sensor: tuple[np.ndarray, np.ndarray],
+    most: float = 60.0,
+    drift: float = 300.0,
 ) -> Offset:
-    """Return the lag between two curves (times, values).
+    """Return the lag between two curves (times, values), and how much faster one clock is.
+
+    The video shows ``offset_s + (1 + drift_ppm / 1e6) * time`` where the sensor says ``time``.
 
     Args:
         most: seconds; offsets from -most to most are tried.
+        drift: millionths; drifts from -drift to drift are tried, in steps that move the ends of what both cover by a
+            point of the curves. 0 tries none.
 
     Raises:
-        ConfigError: ``most`` is not above 0.
+        ConfigError: ``most`` is not above 0, or ``drift`` below 0 or so large that it is no drift (above 50,000).
         DataError: at no lag both cover LEAST_S seconds and half of the shorter one.
     """
     if not most > 0:
         raise ConfigError(f"--most {most:g}: seconds above 0")
-    (start, a), (own_start, b) = _even(*video), _even(*sensor)
+    if not 0 <= drift <= _MOST_PPM:
+        raise ConfigError(f"--drift {drift:g}: millionths from 0 to {_MOST_PPM:,}")
+    span = min(video[0][-1] - video[0][0], sensor[0][-1] - sensor[0][0])
+    step = math.ceil(2e6 / (RATE * max(span, 1.0)))  # whole numbers, which a list can say
+    steps = [sign * ppm for ppm in range(step, int(drift) + 1, step) for sign in (1, -1)]
+    tries = [_lags(video, sensor, most, ppm) for ppm in (0, *steps)]
+    best, *others = sorted(tries, key=lambda one: -one.best)
+    if best.ppm and (abs(best.ppm) * span < SEEN_S * 1e6 or best.best - tries[0].best < SEEN_GAIN):
+        best = tries[0]
+    return _told(best, len(tries), 2 * SEEN_S * 1e6 / span if others else 0.0)
+
+
+@dataclass(frozen=True)
+class _Lags:
+    """Correlations at all lags (NaN where too little is common) of a sensor whose clock was changed by ``ppm`` around
+    its time ``middle``."""
+
+    ppm: int
+    middle: float
+    a: np.ndarray
+    b: np.ndarray
+    lags: np.ndarray
+    offsets: np.ndarray
+    found: np.ndarray
+
+    @property
+    def best(self) -> float:
+        return float(np.nanmax(self.found))
+
+
+def _lags(video: tuple[np.ndarray, np.ndarray], sensor: tuple[np.ndarray, np.ndarray], most: float, ppm: int) -> _Lags:
+    times, values = sensor
+    middle = float(times[0] + times[-1]) / 2
+    (start, a), (own_start, b) = _even(*video), _even(middle + (times - middle) * (1 + ppm * 1e-6), values)
     shift = own_start - start  # seconds that the first values are apart, at offset 0
-    first, last = int(np.ceil((-most + shift) * RATE)), int(np.floor((most + shift) * RATE))
-    lags = np.arange(first, last + 1)
+    low, high = np.ceil((-most + shift) * RATE), np.floor((most + shift) * RATE)
+    lags = np.arange(max(low, -len(b)), min(high, len(a)) + 1, dtype=int)  # beyond, nothing is in common
     least = max(LEAST_S * RATE, min(len(a), len(b)) / 2)
-    found = np.array([_correlation(a, b, int(lag), least) for lag in lags])
+    found = _correlations(a, b, lags, least)
     if np.isnan(found).all():
         raise DataError(f"video and sensor have no {least / RATE:g} seconds in common at any offset up to {most:g} s")
-    best = int(np.nanargmax(found))
-    others = np.where(np.abs(lags - lags[best]) > APART_S * RATE, found, np.nan)
-    offsets = lags / RATE - shift
-    chance = _chance(a, b, int(lags[best]), float(found[best]), int(np.isfinite(found).sum()))
-    if np.isnan(others).all():
-        return Offset(float(offsets[best]), float(found[best]), float("nan"), float("nan"), chance)
-    second = int(np.nanargmax(others))
-    return Offset(float(offsets[best]), float(found[best]), float(offsets[second]), float(found[second]), chance)
+    return _Lags(ppm, middle, a, b, lags, lags / RATE - shift, found)
+
+
+def _told(one: _Lags, drifts: int, least_ppm: float) -> Offset:
+    """The best lag of one drift, of so many that were tried."""
+    best = int(np.nanargmax(one.found))
+    others = np.where(np.abs(one.lags - one.lags[best]) > APART_S * RATE, one.found, np.nan)
+    tried = int(np.isfinite(one.found).sum()) * drifts
+    chance = _chance(one.a, one.b, int(one.lags[best]), float(one.found[best]), tried)
+    offsets = one.offsets - one.middle * one.ppm * 1e-6  # at the sensor's time 0
+    second = None if np.isnan(others).all() else int(np.nanargmax(others))
+    next_best = (math.nan, math.nan) if second is None else (float(offsets[second]), float(one.found[second]))
+    return Offset(float(offsets[best]), float(one.found[best]), *next_best, chance, one.ppm, least_ppm)
 
 
 def _even(times: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -160,11 +212,22 @@ def _autocorrelation(values: np.ndarray) -> np.ndarray:
     return np.where(np.arange(len(found)) < (below[0] if len(below) else len(found)), found, 0.0)
 
 
-def _correlation(a: np.ndarray, b: np.ndarray, lag: int, least: float) -> float:
-    """Pearson's at a lag; NaN for fewer than ``least`` points in common or a flat curve."""
-    a, b = _common(a, b, lag)
-    if len(a) < least:
-        return float("nan")
+def _correlations(a: np.ndarray, b: np.ndarray, lags: np.ndarray, least: float) -> np.ndarray:
+    """Pearson's of ``a[n + lag]`` and ``b[n]`` at each lag; NaN for fewer than ``least`` points in common or a flat
+    curve. The sums of products of all lags at once, by Fourier's transform."""
     a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / size) if size > 0 else float("nan")
+    size = len(a) + len(b)
+    products = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)[lags % size]
+    begin_a, begin_b = np.maximum(lags, 0), np.maximum(-lags, 0)
+    count = np.minimum(len(a) - begin_a, len(b) - begin_b)
+    sums = []
+    for curve, begin in ((a, begin_a), (b, begin_b)):
+        for values in (curve, curve * curve):
+            total = np.concatenate([[0.0], np.cumsum(values)])
+            sums.append(total[begin + count] - total[begin])
+    sum_a, squares_a, sum_b, squares_b = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (squares_a - sum_a**2 / count) * (squares_b - sum_b**2 / count)
+        found = (products - sum_a * sum_b / count) / np.sqrt(spread)
+    flat = spread <= 1e-18 * max(1e-300, float(a @ a) * float(b @ b))
+    return np.where((count >= max(least, 1)) & ~flat, found, np.nan)

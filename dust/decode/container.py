@@ -88,6 +88,16 @@ def _open(path: str) -> Any:
     return av.open(os.path.abspath(path), metadata_errors="ignore", **open_options())
 
 
+def stated_duration(path: str) -> float:
+    """Seconds that a file's header says, at the cost of opening it; 0 where it says none or cannot be opened."""
+    try:
+        container, stream = open_stream(path)
+    except VideoError:
+        return 0.0
+    with container:
+        return Facts(path, container, stream).duration
+
+
 def be_strict(stream: Any) -> None:
     """Make a decoder that has not begun raise an error where it would hide damage; sound data decode alike."""
     stream.codec_context.options = {"err_detect": "explode"}

@@ -43,6 +43,20 @@ def normal_quantiles(count: int) -> torch.Tensor:
     return (math.sqrt(2.0) * torch.erfinv(2 * share - 1)).float().view(KERNELS, count)
 
 
+def convolve(x: torch.Tensor, kernels: torch.Tensor, dilation: int) -> torch.Tensor:
+    """Return each channel's convolution with its kernel, of the series' length: (B, K, L), (K, 1, TAPS) -> (B, K, L).
+
+    The sum of nine shifted copies has the same values as ``conv1d`` with a group for each channel, which takes more
+    than twice the time on a CPU if taps are apart.
+    """
+    length, reach = x.shape[-1], dilation * (TAPS // 2)
+    padded, total = nn.functional.pad(x, (reach, reach)), torch.zeros_like(x)
+    for tap in range(TAPS):
+        begin = tap * dilation
+        total.addcmul_(padded[..., begin : begin + length], kernels[:, 0, tap : tap + 1])
+    return total
+
+
 class _Responses(nn.Module):
     """The kernels at one dilation: (B, C, L) -> shares of points above each threshold, (B, KERNELS * count).
 
@@ -68,9 +82,7 @@ class _Responses(nn.Module):
         self.norm = nn.BatchNorm1d(KERNELS, affine=False)
 
     def forward(self, x: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
-        padding = self.dilation * (TAPS // 2)
-        mixed = torch.einsum("kc,bcl->bkl", self.channels, x)
-        responses = nn.functional.conv1d(mixed, kernels, padding=padding, dilation=self.dilation, groups=KERNELS)
+        responses = convolve(torch.einsum("kc,bcl->bkl", self.channels, x), kernels, self.dilation)
         above = self.norm(responses)[:, :, None] > self.thresholds[..., None]  # (B, KERNELS, count, L)
         return above.to(x.dtype).mean(dim=-1).flatten(1)
 

@@ -55,6 +55,7 @@ class KeyStep(Task):
                 "phases": node.INFER.PHASES,
                 "batch": node.INFER.BATCH,
                 "metric_mode": node.METRIC_MODE,
+                "timelines": node.TIMELINES,
                 "mistakes": build_mistake_rule(cfg),
             }
             if node.EXE_MODE == "mistakes":

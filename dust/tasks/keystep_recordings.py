@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +32,11 @@ from dust.utils.errors import DataError
 from dust.utils.files import file_stems, write_csv
 from dust.utils.statistics import Interval, mean_intervals
 
+logger = logging.getLogger(__name__)
+
 CURVE = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0)  # seconds of the delay curve
 MISTAKE_COLUMNS = ("mistakes_found", "mistakes_missed", "false_alarms")
+FAST = {"compress_level": 1}  # a picture is drawn in three quarters of the time, and is a little larger
 SWEEP = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the threshold
 
 
@@ -50,6 +55,7 @@ class RecordingsEvaluation(Evaluation):
         batch: windows that run through the temporal encoder at once.
         metric_mode: see :func:`dust.procedure.metrics.score_recording`.
         mistakes: when an alarm is raised.
+        timelines: pictures that are drawn at most; 0: of all recordings.
     """
 
     #: What comes out of the loop are probabilities of windows.
@@ -66,12 +72,13 @@ class RecordingsEvaluation(Evaluation):
         batch: int = 64,
         metric_mode: str = "paper",
         mistakes: MistakeRule | None = None,
+        timelines: int = 100,
     ) -> None:
         super().__init__()
         self.mistakes = mistakes or MistakeRule(window=decoder.window, phases=decoder.phases)
         self.components, self.decoder = list(components), decoder
         self.frames, self.skip, self.phases, self.batch = frames, skip, phases, batch
-        self.metric_mode = metric_mode
+        self.metric_mode, self.timelines = metric_mode, timelines
 
     def infer(self, loop: InferenceLoop, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """Encode each frame once, put the pieces together, and run the windows of their embeddings as the views of one
@@ -231,7 +238,7 @@ class RecordingsEvaluation(Evaluation):
 
     def write(self, folder: Path) -> list[Path]:
         """``steps/<recording>.csv``: every recognised and every missed step; ``windows/<recording>.csv``: the
-        probabilities; ``timelines/<recording>.png``; ``recordings.csv``."""
+        probabilities; ``timelines/<recording>.png``, of the recordings with the lowest F1; ``recordings.csv``."""
         if not self._records:
             raise DataError("no recording was evaluated, so there is nothing to write")
         for name in ("steps", "windows", "timelines"):
@@ -239,9 +246,10 @@ class RecordingsEvaluation(Evaluation):
         paths = [folder / "recordings.csv", folder / "mistakes.csv"]
         write_mistakes(paths[1], self._records, self._describe)
         columns = ("pos", "f1", "tau_s", "tp", "fp", "fn")
-        rows = []
+        rows, scores = [], []
         for one in self._records:
             score = self._score(one, one["predicted"])
+            scores.append(score.f1 if one["labelled"] else math.inf)
             facts = (one["errors"], one["num_frames"], one["padding"])
             figures = [_short(getattr(score, name)) if one["labelled"] else "" for name in columns]
             figures += [str(count) if one["labelled"] else "" for count in _counts_of_mistakes(one).values()]
@@ -249,10 +257,16 @@ class RecordingsEvaluation(Evaluation):
         header = ["recording", *columns, *MISTAKE_COLUMNS, "errors", "frames", "padded_frames"]
         write_csv(paths[0], header, rows, line_end="\r\n")
         stems = file_stems([one["id"] for one in self._records])
-        for one, stem in zip(self._records, stems, strict=True):
-            paths += [folder / "steps" / f"{stem}.csv", folder / "timelines" / f"{stem}.png"]
-            right = self._write_steps(paths[-2], one)
-            self.figure(one, right).savefig(paths[-1], dpi=100)
+        drawn = sorted(range(len(stems)), key=scores.__getitem__)[: self.timelines or None]
+        if len(drawn) < len(stems):
+            text = "timelines are drawn of the %d of %d recordings with the lowest F1 (KEYSTEP.TIMELINES 0: of all)"
+            logger.info(text, len(drawn), len(stems))
+        for place, (one, stem) in enumerate(zip(self._records, stems, strict=True)):
+            paths.append(folder / "steps" / f"{stem}.csv")
+            right = self._write_steps(paths[-1], one)
+            if place in drawn:
+                paths.append(folder / "timelines" / f"{stem}.png")
+                self.figure(one, right).savefig(paths[-1], dpi=100, pil_kwargs=FAST)
             if len(one["last"]):
                 paths.append(folder / "windows" / f"{stem}.csv")
                 self._write_windows(paths[-1], one)

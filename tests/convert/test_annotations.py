@@ -119,10 +119,10 @@ CASES = [
     ("label-studio", "a.json", STUDIO_MIN, "", [("abc.mp4", 0.5, 2, "cut", "", "", False)]),
     ("via", "a.json", VIA, "activity", [
         ("abc.mp4", 0.5, 2, "cut", "", "", False), ("def.mp4", 1.5, 3.25, "stir", "", "", False)]),
-    ("cvat", "a.xml", CVAT, "", [("abc.mp4", 0, 7, "cut", "", "", True), ("abc.mp4", 9, 10, "cut", "", "", True)]),
+    ("cvat", "a.xml", CVAT, "", [("abc.mp4", 0, 7, "cut", "", "", True), ("abc.mp4", 9, 100, "cut", "", "", True)]),
     ("cvat", "a.xml", CVAT, "hand", [
         ("abc.mp4", 0, 4, "left", "", "", True), ("abc.mp4", 4, 7, "right", "", "", True),
-        ("abc.mp4", 9, 10, "left", "", "", True)]),
+        ("abc.mp4", 9, 100, "left", "", "", True)]),
     ("cvat", "a.xml", CVAT_TAGS, "", [
         ("abc", 0, 2, "cut", "", "", True), ("abc", 4, 5, "cut", "", "", True), ("abc", 4, 5, "hot", "", "", True)]),
     ("elan", "a.eaf", ELAN, "activity", [("abc.mp4", 1.5, 3, "cut", "", "anna", False)]),
@@ -189,6 +189,110 @@ def test_uploaded_videos_are_found_and_late_ends_are_said(tmp_path):
     assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "abc.mp4")
 
 
+def test_seconds_behind_the_end_are_said(tmp_path):
+    """Milliseconds that are taken for seconds; what ends in time is not counted, nor what has no header to believe."""
+    clip(tmp_path / "abc.mp4", 1)
+    (tmp_path / "def.mp4").write_text("no video")
+    with open_clip(tmp_path / "abc.mp4") as reader:
+        length = reader.duration
+    pieces = [{"segment": ends, "label": "cut"} for ends in ([0, length], [length / 2, 1500], [1500, 2000])]
+    source = written(tmp_path / "a.json", {"results": {"abc": pieces, "def": pieces}})
+    (note,) = convert_annotations("activitynet", source, tmp_path / "out").notes
+    assert note.startswith("2 stretches end behind the end of the video, and 1 begin there (abc ")
+    assert len(csv_dicts(tmp_path / "out" / "data.csv")) == 6
+
+
+@pytest.mark.parametrize(
+    ("frames", "task", "end"),
+    [
+        ("0k 5k 9k", "", 10),  # nobody knows how long the task is
+        ("0k 5k 9k", "<size>40</size>", 40),
+        ("0k 5k 9k", "<size>40</size><start_frame>10</start_frame><frame_filter>step=2</frame_filter>", 89),
+        ("0k 1 2 3k", "<size>40</size>", 4),  # every frame is there: so CVAT says where it ends
+        ("0k 1 4 5k", "<size>40</size>", 6),  # as well, and frames 2 and 3 were deleted
+        ("0k 5x 9k", "<size>40</size>", 40),
+        ("0k 5k 9x", "<size>40</size>", 9),
+        ("39k", "<size>40</size>", 40),
+    ],
+)
+def test_tracks_of_keyframes_alone(tmp_path, frames, task, end):
+    """k is a keyframe, x one where the track has left the screen."""
+    boxes = "".join(
+        f'<box frame="{one.rstrip("kx")}" outside="{int("x" in one)}" keyframe="{int(not one.isdecimal())}"/>'
+        for one in frames.split()
+    )
+    text = (
+        f'<annotations><meta><task><name>abc</name>{task}</task></meta><track label="cut">{boxes}</track></annotations>'
+    )
+    found = read("cvat", written(tmp_path / "a.xml", text))
+    assert found.items[-1].end == end
+    assert any("keyframes alone" in note for note in found.notes) == (not frames.endswith("x") and "1" not in frames)
+
+
+def test_elan_shares_out_ends_that_are_not_set_and_is_read_in_any_encoding(tmp_path):
+    """Four neighbours between 1 and 3 s have half a second each; the one behind has no end."""
+    times = ['TIME_VALUE="1000"', "", "", "", 'TIME_VALUE="3000"', ""]
+    slots = "".join(f'<TIME_SLOT TIME_SLOT_ID="t{n}" {time}/>' for n, time in enumerate(times))
+    words = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{n}" TIME_SLOT_REF1="t{n}" TIME_SLOT_REF2="t{n + 1}">'
+        f"<ANNOTATION_VALUE>wörd{n}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
+        for n in range(5)
+    )
+    head = '<?xml version="1.0" encoding="UTF-16"?><ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="abc.mp4"/>'
+    text = f'{head}</HEADER><TIME_ORDER>{slots}</TIME_ORDER><TIER TIER_ID="a">{words}</TIER></ANNOTATION_DOCUMENT>'
+    (tmp_path / "a.eaf").write_bytes(text.encode("utf-16"))
+    found = read("elan", tmp_path / "a.eaf")
+    assert [(one.start, one.end, one.label) for one in found.items] == [
+        (1 + n / 2, 1.5 + n / 2, f"wörd{n}") for n in range(4)
+    ]
+    assert found.notes == ["left out: 1 annotations whose times are not set (align them in ELAN)"]
+
+
+def test_several_files_of_one_video_are_said(tmp_path):
+    clip(tmp_path / "abc.mp4", 1)
+    (tmp_path / "said").mkdir()
+    for name in ("anna", "bob"):
+        written(tmp_path / "said" / f"{name}.json", {"results": {"abc": [{"segment": [0, 0.5], "label": name}]}})
+    result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out", videos=str(tmp_path))
+    assert result.notes == ["1 video is in several files, whose stretches are all taken (abc: anna.json, bob.json)"]
+    assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["anna", "bob"]
+
+
+def test_uploads_lose_blanks_and_signs(tmp_path):
+    """As Label Studio stores them; a file that has that name already is the one that is meant."""
+    clip(tmp_path / "my (first) take.mp4", 1)
+    said = said_by([(0, 0.5, "cut")])
+    said[0]["data"] = {"video": "/data/upload/3/0a1b2c3d-my_first_take.mp4"}
+    source = written(tmp_path / "a.json", said)
+    convert_annotations("label-studio", source, tmp_path / "out")
+    assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "my (first) take.mp4")
+    clip(tmp_path / "my_first_take.mp4", 2)
+    convert_annotations("label-studio", source, tmp_path / "out", force=True)
+    assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "my_first_take.mp4")
+
+
+def test_tasks_of_several_videos_and_what_was_cancelled_are_said(tmp_path):
+    said = said_by([(0, 0.5, "cut")], [(0, 0.5, "stir")])
+    said[0]["data"]["left"] = "https://x.y/def.mp4"
+    said[0]["annotations"][1]["was_cancelled"] = True
+    notes = read("label-studio", written(tmp_path / "a.json", said)).notes
+    assert notes == [
+        "left out: 1 annotations that were cancelled",
+        "1 task shows several videos, of which the first is taken",
+    ]
+
+
+def test_skeletons_have_left_with_all_their_points(tmp_path):
+    def skeleton(frame, *outside):
+        points = "".join(f'<points label="{n}" outside="{one}" points="1,2"/>' for n, one in enumerate(outside))
+        return f'<skeleton frame="{frame}" keyframe="1">{points}</skeleton>'
+
+    track = f'<track label="wave">{skeleton(3, 0, 1)}{skeleton(9, 1, 1)}</track>'
+    text = f"<annotations><meta><task><name>abc</name></task></meta>{track}</annotations>"
+    found = read("cvat", written(tmp_path / "a.xml", text))
+    assert [(one.start, one.end) for one in found.items] == [(3, 9)]
+
+
 def test_two_shapes_of_one_frame(tmp_path):
     text = CVAT.replace('<box frame="4"', '<box frame="0" outside="0"/><box frame="4"')
     assert len(read("cvat", written(tmp_path / "a.xml", text)).items) == 2
@@ -221,6 +325,7 @@ def test_every_form_has_a_case():
         ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx,y,1,soon\n", "'soon' is no time"),
         ("kinetics", "a.csv", "label,youtube_id,time_start,time_end\nx, y,abc,1,2\n", "need quotes"),
         ("ava", "a.csv", "abc,1\n", "3 columns"),
+        ("ava", "a.csv", "abc,0.5,2,cut\n", "with a person's number"),
         ("boris", "a.csv", "a,b\n1,2\n", "not BORIS' events"),
         ("boris", "a.csv", BORIS_EVENTS.rpartition("2;")[0], "starts and does not stop"),
         (
@@ -256,6 +361,8 @@ def test_what_is_damaged_or_of_another_form(tmp_path, form, name, content, says)
         ("file:///C:/my%20videos/a.mp4", "a.mp4"), (r"C:\videos\a b.mp4", "a b.mp4"),
         ("https://x.y/z/a.mp4?q=1", "a.mp4"),
         ("/data/local-files/?d=deep/er/a.mp4", "a.mp4"), ("abc", "abc"),
+        ("file:///C:/take%20%231.mp4", "take #1.mp4"), ("/data/local-files/?d=a%5Cb%26c.mp4", "b&c.mp4"),
+        ("s3://bucket/d/%C3%BC.mp4", "ü.mp4"), ("./take #1.mp4", "take #1.mp4"),
     ],
 )  # fmt: skip
 def test_names_of_videos_without_folders_and_addresses(text, name):
@@ -337,6 +444,35 @@ def test_shares_of_several_annotators(tmp_path, capsys):
         convert_annotations("label-studio", source, tmp_path / "x", soft_labels=True)
 
 
+def test_tasks_of_one_video_are_annotators_or_parts_of_the_work(tmp_path):
+    """Tasks that overlap say what one task with the same annotations says; others are all taken."""
+    people = [(0, 0.2, "cut"), (0.2, 0.4, "stir")], [(0, 0.3, "cut")], [(0.35, 0.5, "cut")]
+    (whole,) = said_by(*people)
+    tasks = [{"id": n, "data": whole["data"], "annotations": [one]} for n, one in enumerate(whole["annotations"])]
+    tasks[1]["data"] = {"video": "/data/upload/1/0a1b2c3d-abc.mp4"}
+    for soft in (False, True):
+        one, many = (READERS["label-studio"].read(written(tmp_path / "a.json", form), soft_labels=soft)
+                     for form in ([whole], tasks))  # fmt: skip
+        assert one.items == many.items and one.notes == many.notes and len(one.notes) == 1
+    assert len(many.items) == 5 and "the first one's" not in many.notes[0]
+    assert "and 2 of the others are left out" in read("label-studio", tmp_path / "a.json").notes[0]
+    apart = read("label-studio", written(tmp_path / "b.json", tasks[1:]))
+    assert [item.label for item in apart.items] == ["cut", "cut"] and not apart.notes
+    tasks[1]["annotations"][0]["completed_by"] = 0  # nobody differs from himself
+    alone = read("label-studio", written(tmp_path / "c.json", tasks[:2]))
+    assert len(alone.items) == 3 and not alone.notes
+    tasks[2]["annotations"][0]["ground_truth"] = True
+    truth = read("label-studio", written(tmp_path / "d.json", [tasks[0], tasks[2]]))
+    assert [item.start for item in truth.items] == [0.35]
+
+
+def test_letters_of_a_text_are_no_seconds(tmp_path):
+    (task,) = said_by([(0, 1, "cut")])
+    task["annotations"][0]["result"].append({"value": {"start": 3, "end": 9, "text": "pepper", "labels": ["food"]}})
+    found = read("label-studio", written(tmp_path / "a.json", [task]))
+    assert [item.label for item in found.items] == ["cut"] and "1 results without a label" in found.notes[0]
+
+
 def test_shares_keep_labels_with_colons_and_cut_no_empty_piece(tmp_path):
     """A label of one annotator is not read as a count, and ends that a list writes alike are one."""
     alone, both = said_by([(0, 1, "step:2")]), said_by([(0, 1, "cut")], [(0, 1.0000001, "stir")])
@@ -356,6 +492,24 @@ def test_boris_says_what_it_does_not_heed(tmp_path):
     assert [one.video for one in found.items] == ["abc.mp4"]
     assert any("2 events have modifier #1, which are no part" in note for note in found.notes)
     assert any("2 events have several videos at once, of which the first is taken" in note for note in found.notes)
+
+
+def test_observations_of_boris_are_kept_apart(tmp_path):
+    """Two people's observations of one video overlap; one that plays two videos in a row has no times of the second."""
+
+    def table(*events):
+        rows = (f"{name},{time},{video},anna,cut,{kind}\n" for name, video, time, kind in events)
+        return "Observation id,Time,Media file name,Subject,Behavior,Behavior type\n" + "".join(rows)
+
+    both = [(name, "abc.mp4", time + shift, kind) for name, shift in (("o1", 0), ("o2", 0.5))
+            for time, kind in ((1, "START"), (2, "STOP"))]  # fmt: skip
+    found = read("boris", written(tmp_path / "a.csv", table(*both)))
+    assert [(one.start, one.end) for one in found.items] == [(1, 2), (1.5, 2.5)]
+    assert found.notes == ["1 video is in several observations, whose stretches are all taken (abc.mp4: o1, o2)"]
+    queue = [("o1", video, time, kind) for video, time in (("abc.mp4", 1), ("def.mp4", 181))
+             for time, kind in ((time, "START"), (time + 1, "STOP"))]  # fmt: skip
+    with pytest.raises(DataError, match="one video behind the other(.|\\n)*observation o1: abc.mp4, def.mp4"):
+        read("boris", written(tmp_path / "b.csv", table(*queue)))
 
 
 def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dust.cli.estimate_offset import main
+from dust.convert import clock
 from dust.convert.clock import estimate_offset, motion_of_series, motion_of_video
 from dust.datasets.multimodal.series import Series
 from dust.utils.errors import ConfigError, DataError
@@ -48,6 +49,8 @@ def test_noise_is_not_clear_and_what_cannot_be_compared_is_refused():
         motion_of_series(Series(np.ones((1, 5), np.float32), np.arange(5.0)), "a")
     with pytest.raises(ConfigError, match="--most 0"):
         estimate_offset(noise, noise, most=0)
+    with pytest.raises(ConfigError, match="--drift 1e.06"):
+        estimate_offset(noise, noise, drift=1e6)
 
 
 def slow(seed, seconds, memory):
@@ -70,6 +73,36 @@ def test_short_curves_of_different_things_are_seldom_clear_and_of_one_thing_near
         found.append(estimate_offset((times[:750], curve[:750] + noise[0]), (times[:750], curve[50:] + noise[1])))
     assert all(one.offset_s == pytest.approx(2.0, abs=0.11) for one in found)
     assert sum(one.is_clear for one in found) >= 16
+
+
+@pytest.mark.parametrize("ppm", [-250, 0, 140])
+@pytest.mark.parametrize("begin", [0.0, 1.7e9])
+def test_the_drift_is_found(ppm, begin):
+    """Of half an hour: where the answer puts each moment of the sensor's, and that none is seen where there is none."""
+    times, curve = slow(0, 1800, 1.0)
+    noise = curve.std() * np.random.RandomState(1).uniform(size=(2, len(curve)))
+    own = (times - 12.3) / (1 + ppm * 1e-6)
+    kept = (own >= 0) & (times < 1790)
+    sensor = begin + own[kept], (curve + noise[1])[kept]
+    found = estimate_offset((times, curve + noise[0]), sensor, most=begin * 1.001 + 20)
+    shown = found.offset_s + (1 + found.drift_ppm * 1e-6) * sensor[0]
+    assert np.abs(shown - times[kept]).max() < 0.11 and found.is_clear
+    assert bool(found.drift_ppm) == bool(ppm) and found.least_ppm == pytest.approx(223, abs=3)
+    if ppm:
+        alone = estimate_offset((times, curve + noise[0]), sensor, most=begin * 1.001 + 20, drift=0)
+        assert not alone.drift_ppm and not alone.least_ppm and alone.correlation < found.correlation - 0.02
+
+
+def test_correlations_of_all_lags_are_those_one_by_one():
+    rng = np.random.RandomState(0)
+    a, b, lags = rng.normal(size=70).cumsum(), rng.normal(size=50), np.arange(-50, 71)
+    expected = []
+    for lag in lags:
+        first, second = a[max(lag, 0) :], b[max(-lag, 0) :]
+        count = min(len(first), len(second))
+        expected.append(np.corrcoef(first[:count], second[:count])[0, 1] if count >= 8 else np.nan)
+    np.testing.assert_allclose(clock._correlations(a, b, lags, 8), expected, atol=1e-9)
+    assert np.isnan(clock._correlations(np.ones(70), b, lags, 8)).all()  # flat
 
 
 def test_the_motion_of_a_video_is_that_between_its_frames(tmp_path):

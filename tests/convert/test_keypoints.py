@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dust.cli.convert_data import main
-from dust.convert.keypoints import READERS, convert_keypoints
+from dust.convert.keypoints import READERS, convert_keypoints, tables
 from dust.convert.keypoints.json_files import read_coco
 from dust.convert.keypoints.poses import Person, Recording, choose_people, link_people
 from dust.datasets.multimodal.series import read_series
@@ -352,3 +352,39 @@ def test_cameras_of_one_recording_stay_together_whoever_says_their_numbers():
         one.split_name(re.compile(r"cam(\d+)"))
         found.append((one.sample, one.view))
     assert found[0][0] == found[1][0] and [view for _, view in found] == [2, 7]
+
+
+def test_tables_of_deeplabcut_and_sleap_are_read_as_the_plain_one(tmp_path):
+    """Two animals, of whom the second is not there in frame 0, and a joint that was not seen."""
+    plain = "frame,person,nose_x,nose_y,nose_confidence,tail_x,tail_y,tail_confidence\n"
+    rows = ["0,a,10,20,0.9,11,21,0.8", "4,a,12,22,0.9,,,", "4,b,50,60,0.7,51,61,0.6"]
+    sleap = "track,frame_idx,instance.score,nose.x,nose.y,nose.score,tail.x,tail.y,tail.score\n"
+    moved = [",".join([(cells := row.split(","))[1], cells[0], "0.5", *cells[2:]]) for row in rows]
+    parts = ["nose"] * 3 + ["tail"] * 3
+    head = {"scorer": ["net"] * 12, "individuals": ["a"] * 6 + ["b"] * 6, "bodyparts": parts * 2,
+            "coords": ["x", "y", "likelihood"] * 4}  # fmt: skip
+    lines = [",".join([name, *cells]) for name, cells in head.items()]
+    lines += ["0,10,20,0.9,11,21,0.8,,,,,,", "4,12,22,0.9,,,,50,60,0.7,51,61,0.6"]
+    texts = {"plain": plain + "\n".join(rows), "sleap": sleap + "\n".join(moved), "deeplabcut": "\n".join(lines)}
+    found = {}
+    for name, text in texts.items():
+        written(tmp_path / f"{name}.csv", text)
+        (one,) = tables.read_csv(tmp_path / f"{name}.csv", "x")
+        found[name] = {
+            at: [(person.id, person.joints.tolist()) for person in people] for at, people in one.frames.items()
+        }
+        assert one.names == ("nose", "tail") and list(one.frames) == [0, 4]
+    assert found["plain"] == found["sleap"] == found["deeplabcut"] and [
+        len(one) for one in found["plain"].values()
+    ] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("header", "says"), [("frame_at,nose_x,nose_y", "say the frame"), ("player,nose_x,nose_y", "say the person")]
+)
+def test_columns_that_may_say_whose_a_row_is_are_refused(tmp_path, header, says):
+    written(tmp_path / "a.csv", f"{header}\n0,1,2\n5,3,4\n")
+    with pytest.raises(DataError, match=says):
+        tables.read_csv(tmp_path / "a.csv", "x")
+    written(tmp_path / "a.csv", f"{header}\n5,1,2\n5,3,4\n")  # says nothing
+    assert len(tables.read_csv(tmp_path / "a.csv", "x")[0].frames) == 2

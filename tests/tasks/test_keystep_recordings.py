@@ -230,6 +230,21 @@ def test_files(tmp_path):
     assert (row["recording"], row["tp"], row["fp"], row["fn"]) == ("a/1", "1", "1", "1")
 
 
+def test_timelines_are_drawn_of_the_worst(tmp_path, caplog):
+    """Of three recordings the second misses a step and the third has no labels; every csv is there all the same."""
+    records = [record for name in "abc" for record in pieces(name, A, 60)]
+    for record in records:
+        record["facts"] |= {"b": {"steps": [(15, 0), (39, 3), (55, 2)]}, "c": {"labelled": False}}.get(record["id"], {})
+    for most, drawn in ((1, "b"), (2, "ab"), (0, "abc")):
+        caplog.clear()
+        (folder := tmp_path / str(most)).mkdir()
+        with caplog.at_level("INFO"):
+            run(records, timelines=most).write(folder)
+        assert sorted(path.stem for path in (folder / "timelines").iterdir()) == list(drawn)
+        assert len(list((folder / "steps").iterdir())) == 3
+        assert (f"of the {most} of 3 recordings" in caplog.text) == bool(most)
+
+
 class AlsoWrong(FirstAndLast):
     """Two channels of states, and two of "put on wrongly": 1 from the frame on in which that happens."""
 

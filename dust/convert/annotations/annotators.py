@@ -1,7 +1,7 @@
 """Stretches that several people marked in the same videos: the first one's, or what share of them said what."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,33 +11,60 @@ from dust.datasets.manifest.votes import read_votes, write_votes
 from dust.utils.errors import Problems
 from dust.utils.text import counted
 
-#: Video -> annotator -> stretches, both in the order of the file.
-People = Mapping[str, Mapping[str, Sequence[Annotation]]]
+#: Annotator -> stretches of one video, both in the order of the file.
+People = dict[str, list[Annotation]]
 
 
-def of_annotators(people: People, found: Annotated, problems: Problems, *, soft_labels: bool = False) -> None:
-    """Put the stretches of all videos into ``found``, and a note of how far their annotators agree.
+def works_of(tasks: Iterable[People]) -> list[People]:
+    """What is to be compared of the tasks of one video: tasks whose times overlap are one, by the same annotators
+    together; a task of which nobody says anything stands alone."""
+    works: list[People] = []
+    for task in tasks:
+        for other in [one for one in works if _meet(one, task)]:
+            works.remove(other)
+            task = {who: other.get(who, []) + task.get(who, []) for who in {**other, **task}}
+        works.append(task)
+    return works
+
+
+def _meet(one: People, other: People) -> bool:
+    """Whether the times from the first to the last stretch overlap; frames and seconds cannot be compared."""
+    for in_frames in (False, True):
+        parts = [[item for items in work.values() for item in items if item.in_frames == in_frames]
+                 for work in (one, other)]  # fmt: skip
+        if all(parts):
+            latest = max(min(item.start for item in part) for part in parts)
+            if latest < min(max(item.end for item in part) for part in parts):
+                return True
+    return False
+
+
+def of_annotators(works: Iterable[People], found: Annotated, problems: Problems, *, soft_labels: bool = False) -> None:
+    """Put the stretches of all works (videos, or parts of them) into ``found``, and a note of how far their annotators
+    agree.
 
     Args:
         soft_labels: cut where anybody begins or ends a stretch, and label each piece with what was said there,
-            ``cut:2|stir:1``; who says nothing there does not count. Else the first annotator of a video is taken.
+            ``cut:2|stir:1``; who says nothing there does not count. Else the first annotator of a work is taken.
     """
-    several = {video: list(one.values()) for video, one in people.items() if len(one) > 1}
     agreed = labelled = 0.0
-    differing = 0
-    for video, by in people.items():
+    several = differing = passed_over = 0
+    for by in works:
         everybody = list(by.values())
-        pieces = _pieces(everybody) if video in several else []
+        first, *others = everybody or [[]]
+        pieces = _pieces(everybody) if others else []
         same = sum(piece.end - piece.start for piece, said in pieces if _all_agree(said, len(everybody)))
         all_time = sum(piece.end - piece.start for piece, _ in pieces)
         agreed, labelled, differing = agreed + same, labelled + all_time, differing + (same < all_time)
-        if video in several and soft_labels:
+        several += bool(others)
+        if others and soft_labels:
             found.items += [_labelled(piece, Counter(name for one in said for name in one), problems)
                             for piece, said in pieces]  # fmt: skip
         elif soft_labels:  # a label such as step:2 is no count of people
-            found.items += [_labelled(one, Counter([one.label]), problems) for one in everybody[0]]
+            found.items += [_labelled(one, Counter([one.label]), problems) for one in first]
         else:
-            found.items += everybody[0]
+            found.items += first
+            passed_over += sum(map(len, others))
     if several:
         share = (
             f", the same in {100 * agreed / labelled:.1f} % of the time that any of them labelled" if labelled else ""
@@ -45,9 +72,10 @@ def of_annotators(people: People, found: Annotated, problems: Problems, *, soft_
         taken = (
             "their shares are written, which DATA.SOFT_LABELS True reads; who says nothing of a moment does not count"
             if soft_labels
-            else "the first one's stretches are taken, --soft-labels takes the shares of all"
+            else f"the first one's stretches are taken, and {passed_over} of the others are left out; --soft-labels "
+            "takes the shares of all"
         )
-        have = counted(len(several), "video has", "videos have")
+        have = counted(several, "video has", "videos have")
         found.notes.append(f"{have} several annotators, who disagree in {differing} of them{share}: {taken}")
 
 
@@ -57,16 +85,18 @@ Said = list[frozenset[str]]
 
 def _pieces(people: Sequence[Sequence[Annotation]]) -> list[tuple[Annotation, Said]]:
     """The parts of a video between neighbouring ends of stretches of which anybody says something."""
-    edges = sorted({edge for items in people for one in items for edge in (one.start, one.end)})
     found = []
-    for start, end in pairwise(edges):
-        if end - start < 10**-DIGITS:
-            continue  # lists could not tell its start from its end
-        there = [[one for one in items if one.start <= start and end <= one.end] for items in people]
-        first = next((one for items in there for one in items), None)
-        if first is not None:
-            said = [frozenset(one.label for one in items) for items in there if items]
-            found.append((replace(first, start=start, end=end), said))
+    for in_frames in (False, True):
+        items_of = [[one for one in items if one.in_frames == in_frames] for items in people]
+        edges = sorted({edge for items in items_of for one in items for edge in (one.start, one.end)})
+        for start, end in pairwise(edges):
+            if end - start < 10**-DIGITS:
+                continue  # lists could not tell its start from its end
+            there = [[one for one in items if one.start <= start and end <= one.end] for items in items_of]
+            first = next((one for items in there for one in items), None)
+            if first is not None:
+                said = [frozenset(one.label for one in items) for items in there if items]
+                found.append((replace(first, start=start, end=end), said))
     return found
 
 

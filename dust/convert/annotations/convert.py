@@ -1,7 +1,7 @@
 """From annotation files and a folder of videos to lists of segments."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +15,15 @@ from dust.datasets.manifest.annotation_files import read_activitynet, read_epic,
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.votes import read_votes
+from dust.decode.container import stated_duration
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.files import write_csv
+from dust.utils.text import counted
 
 #: All stretches of files that do not say their split, for `dust split`.
 ONE_LIST = "data.csv"
+HEADER_S = 0.1  # by how much headers may be wrong
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,19 @@ def convert_annotations(
     files = annotation_files(source, reader.endings)
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
+    places: dict[str, list[str]] = {}
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
+        for video in {one.video for one in found.items}:
+            places.setdefault(video, []).append(file.name)
+    twice = {video: where for video, where in places.items() if len(where) > 1}
+    if twice:
+        video, where = next(iter(twice.items()))
+        are = counted(len(twice), "video is", "videos are")
+        result.notes.append(f"{are} in several files, whose stretches are all taken ({video}: {', '.join(where)})")
     folder = Path(videos).expanduser() if videos else source if source.is_dir() else source.parent
     rows = _located(items, folder, out, skip_missing, result)
     if not rows:
@@ -124,11 +135,14 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
         raise DataError(f"{folder}: no such folder of videos")
     known = videos_below(folder)
     problems, rows, times, late = Problems(), [], {}, 0
+    seconds: dict[str, list[Annotation]] = {}
     for one in items:
         path, whole = find_video(one, known, problems)
         if not path:
             continue
         start, end = (one.start, one.end) if whole else (None, None)
+        if whole and not one.in_frames:
+            seconds.setdefault(path, []).append(one)
         if one.in_frames:
             if path not in times:
                 times[path] = _frame_times(path, problems)
@@ -145,11 +159,30 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
         rows.append((one, written_path(path, out), start, end))
     if late:
         result.notes.append(f"{late} stretches end behind the last frame of their video, and are cut there")
+    result.notes += _beyond(seconds)
     if skip:
         result.notes += [f"left out: {len(cases)} that {kind}" for kind, cases in problems.kinds.items()]
     else:
         problems.raise_if_any(f"{folder} (--skip-missing leaves these out)")
     return rows
+
+
+def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
+    """What to say of stretches that end behind their video, as its header has it; they stay in the list."""
+    late, begin, example = 0, 0, ""
+    for path, items in seconds.items():
+        length = 0.0 if os.path.isdir(path) else stated_duration(path)
+        for one in items if length else ():
+            if one.end > length + HEADER_S:
+                late, begin = late + 1, begin + (one.start >= length)
+                example = example or f"{one.video} {one.start:g}-{one.end:g} s, where its header says {length:.6g} s"
+    if not late:
+        return []
+    has = counted(late, "stretch ends", "stretches end")
+    return [
+        f"{has} behind the end of the video, and {begin} begin there ({example}): wrong units, or another video? "
+        "`dust check` names them"
+    ]
 
 
 def _frame_times(path: str, problems: Problems) -> list[float] | None:

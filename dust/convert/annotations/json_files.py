@@ -1,9 +1,11 @@
 """Annotations in JSON: Label Studio, VIA."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dust.convert.annotations.annotators import of_annotators
+from dust.convert.annotations.annotators import People, of_annotators, works_of
+from dust.datasets.manifest.annotated import without_upload
 from dust.datasets.manifest.annotation import (
     Annotated,
     Annotation,
@@ -16,51 +18,70 @@ from dust.datasets.manifest.annotation import (
 from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.structured import read_json
+from dust.utils.text import counted
 
 
 def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
     """Label Studio's JSON and JSON-MIN exports: labels of a timeline (frames from 1, both ends included), and labels of
     a stretch of sound or video in seconds. Predictions and cancelled annotations are left out.
 
+    Several tasks of one video are several annotators' words as those of one task are, where times of both overlap; else
+    they are parts of the work, and all are taken.
+
     Args:
-        soft_labels: what is made of several annotators of one video, see :func:`of_annotators`; the first of them is
-            the one whose annotation is marked as the ground truth, where one is.
+        soft_labels: what is made of several annotators, see :func:`of_annotators`; the first of them is the one whose
+            annotation is marked as the ground truth, where one is.
     """
     tasks = sequence(read_json(path))
     if not tasks:
         raise DataError(f"{path}: not a list of tasks: export JSON or JSON-MIN")
-    found, problems, other = Annotated(), Problems(), 0
-    people: dict[str, dict[str, list[Annotation]]] = {}
-    for number, task in enumerate(map(mapping, tasks), 1):
+    found, problems, other, more, cancelled = Annotated(), Problems(), 0, 0, 0
+    tasks_of: dict[str, dict[str, People]] = {}
+    numbered = list(enumerate(map(mapping, tasks), 1))
+    numbered.sort(key=lambda pair: not any(mapping(one).get("ground_truth") for one in _made(pair[1])))
+    for number, task in numbered:
         data = mapping(task.get("data")) or task
         named = [str(data[key]) for key in ("video", "video_url", "audio", "url") if data.get(key)]
         named += [value for value in data.values() if isinstance(value, str) and is_video(video_name(value))]
         video = video_name(named[0]) if named else ""
+        more += len({video_name(one) for one in named if is_video(video_name(one))}) > 1
+        cancelled += sum(bool(mapping(one).get("was_cancelled")) for one in _made(task))
+        people = tasks_of.setdefault(without_upload(video), {}).setdefault(str(task.get("id", f"no {number}")), {})
         for who, values in _said(task):
-            items = people.setdefault(video, {}).setdefault(who, [])
             for value in values:
                 stretches = _stretches(value, video, f"task {number} ({video})", problems)
-                items += stretches
+                people.setdefault(who, []).extend(stretches)
                 other += not stretches
-    of_annotators(people, found, problems, soft_labels=soft_labels)
-    found.left_out(other, "results that are no stretch of time (boxes, choices, texts)")
+            people.setdefault(who, [])
+    works = [work for tasks in tasks_of.values() for work in works_of(tasks.values())]
+    of_annotators(works, found, problems, soft_labels=soft_labels)
+    found.left_out(
+        other, "results without a label, or that are no stretch of time (boxes, choices, texts, parts of a series)"
+    )
+    found.left_out(cancelled, "annotations that were cancelled")
+    if more:
+        found.notes.append(f"{counted(more, 'task shows', 'tasks show')} several videos, of which the first is taken")
     return checked(found, path, problems)
+
+
+_MADE = {"annotations", "completions"}  # the latter before version 1.0
+
+
+def _made(task: dict[str, Any]) -> Sequence[Any]:
+    """The annotations of a task."""
+    return next((sequence(task[key]) for key in sorted(_MADE) if key in task), [])
 
 
 def _said(task: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     """(annotator, values of the results) of each annotation of a task."""
-    key = next((key for key in ("annotations", "completions") if key in task), "")  # completions: before version 1.0
-    if not key:  # JSON-MIN: lists of values beside the data, a task for each annotation
+    if not _MADE & task.keys():  # JSON-MIN: lists of values beside the data, a task for each annotation
         return [(str(task.get("annotator", "")), [mapping(one) for value in task.values() for one in sequence(value)])]
-    made = [one for one in map(mapping, sequence(task[key])) if not one.get("was_cancelled")]
+    made = [one for one in map(mapping, _made(task)) if not one.get("was_cancelled")]
     made.sort(key=lambda one: not one.get("ground_truth"))
-    return [
-        (
-            f"{place} {one.get('completed_by')}",
-            [mapping(mapping(two).get("value")) for two in sequence(one.get("result"))],
-        )
-        for place, one in enumerate(made)
-    ]
+    names = [str(one.get("completed_by")) for one in made]
+    values = [[mapping(mapping(two).get("value")) for two in sequence(one.get("result"))] for one in made]
+    # who annotated a task twice said two things of it
+    return [(f"{name} {names[:place].count(name)}", values[place]) for place, name in enumerate(names)]
 
 
 def _stretches(value: dict[str, Any], video: str, where: str, problems: Problems) -> list[Annotation]:
@@ -72,7 +93,9 @@ def _stretches(value: dict[str, Any], video: str, where: str, problems: Problems
         if first < 1:
             problems.add("frames of a timeline count from 1", f"{where}: {first:g}-{last:g}")
         found += [Annotation(video, first - 1, last, str(name), in_frames=True) for name in names]
-    if not found and "start" in value and "end" in value:
+    if (
+        not found and "start" in value and "end" in value and not isinstance(value.get("text"), str)
+    ):  # letters of a text
         start, end = (to_seconds(value[key], where, problems) for key in ("start", "end"))
         found = [Annotation(video, start, end, str(name)) for name in names]
     return found

@@ -1,6 +1,7 @@
 """Annotations in csv: AVA, BORIS, and lists of segments."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from dust.datasets.manifest.annotation import Annotated, Annotation, checked, to_seconds, video_name
@@ -38,8 +39,8 @@ def read_ava(path: Path) -> Annotated:
         if not label and len(row) >= 3 and not any(row[2:]):  # AVA-Kinetics: nobody is in the frame
             empty += 1
             continue
-        if not label:
-            what = "3 columns (video, time, action), 4 with a person, or 7 and more with a box"
+        if not label or (len(row) == 4 and not row[3].strip().isdecimal()):
+            what = "3 columns (video, time, action), 4 with a person's number, or 7 and more with a box"
             problems.add(what, f"row {number}: {', '.join(row)}")
             continue
         time = to_seconds(row[1], f"row {number}", problems)
@@ -67,8 +68,11 @@ def read_boris(path: Path) -> Annotated:
         raise DataError(f"{path}: no column Media file: nobody knows which video it is of")
     found, problems = Annotated(), Problems()
     read = _aggregated if "start (s)" in header else _tabular
-    points = read(table, media, found, problems)
+    observations: dict[str, list[Annotation]] = {}
+    points = read(table, media, observations, problems)
+    found.items = [one for items in observations.values() for one in items]
     found.left_out(points, "point events, which have no length")
+    _tell_several(observations, found, problems)
     unheeded = [(column, what) for column in header for name, what in _UNHEEDED.items() if column.startswith(name)]
     for column, what in unheeded:
         rows_of = sum(row[column].strip(" 0.") not in ("", "NA", "None") for row in table)
@@ -91,11 +95,40 @@ _UNHEEDED = {
 }
 
 
+#: By their ids, "" where the table has none.
+Observations = dict[str, list[Annotation]]
+
+
+def _tell_several(observations: Observations, found: Annotated, problems: Problems) -> None:
+    """Say what is in several observations; an observation that plays one video behind the other is a problem, since its
+    times count from the beginning of the first."""
+    seen: dict[str, list[str]] = {}
+    for name, items in observations.items():
+        spans: dict[str, tuple[float, float]] = {}
+        for one in items:
+            start, end = spans.get(one.video, (one.start, one.end))
+            spans[one.video] = min(start, one.start), max(end, one.end)
+        ordered = sorted(spans.values())
+        if len(spans) > 1 and all(end <= start for (_, end), (start, _) in pairwise(ordered)):
+            kind = "plays one video behind the other, and its times count from the beginning of the first: " \
+                "observe each video alone"  # fmt: skip
+            problems.add(kind, f"observation {name}: {', '.join(spans)}")
+        for video in spans:
+            seen.setdefault(video, []).append(name)
+    twice = {video: names for video, names in seen.items() if len(names) > 1}
+    if twice:
+        video, names = next(iter(twice.items()))
+        are = counted(len(twice), "video is", "videos are")
+        found.notes.append(
+            f"{are} in several observations, whose stretches are all taken ({video}: {', '.join(names)})"
+        )
+
+
 def _lower(row: list[str]) -> set[str]:
     return {cell.strip().lower() for cell in row}
 
 
-def _aggregated(table: list[dict[str, str]], media: str, found: Annotated, problems: Problems) -> int:
+def _aggregated(table: list[dict[str, str]], media: str, found: Observations, problems: Problems) -> int:
     points = 0
     for number, row in enumerate(table, 1):
         if row.get("behavior type", "STATE").upper() == "POINT":
@@ -106,31 +139,32 @@ def _aggregated(table: list[dict[str, str]], media: str, found: Annotated, probl
         last = row.get("media file name at stop", "")
         if media == "media file name at start" and last and last != row[media]:
             problems.add("begins in one file and ends in another: cut it in BORIS", f"{where}: {row[media]}, {last}")
-        found.items.append(Annotation(_video(row[media]), start, end, row["behavior"], group=_subject(row)))
+        one = Annotation(_video(row[media]), start, end, row["behavior"], group=_subject(row))
+        found.setdefault(row.get("observation id", ""), []).append(one)
     return points
 
 
-def _tabular(table: list[dict[str, str]], media: str, found: Annotated, problems: Problems) -> int:
+def _tabular(table: list[dict[str, str]], media: str, found: Observations, problems: Problems) -> int:
     points = 0
-    begun: dict[tuple[str, str, str], float] = {}
+    begun: dict[tuple[str, ...], float] = {}
     times = [to_seconds(row.get("time"), f"event {number}", problems) for number, row in enumerate(table, 1)]
     for place in sorted(range(len(table)), key=lambda place: times[place]):  # some exports go by subject
         number, row, time = place + 1, table[place], times[place]
-        key = (_video(row[media]), _subject(row), row["behavior"])
+        key = (_video(row[media]), _subject(row), row["behavior"], row.get("observation id", ""))
         status = row.get("status", row.get("behavior type", "POINT")).upper()
         if status == "START":
             if key in begun:
-                problems.add("starts twice before it stops", f"event {number}: {' '.join(key)}")
+                problems.add("starts twice before it stops", f"event {number}: {' '.join(key[:3])}")
             begun[key] = time
         elif status == "STOP":
             if key not in begun:
-                problems.add("stops without having started", f"event {number}: {' '.join(key)}")
+                problems.add("stops without having started", f"event {number}: {' '.join(key[:3])}")
                 continue
-            found.items.append(Annotation(key[0], begun.pop(key), time, key[2], group=key[1]))
+            found.setdefault(key[3], []).append(Annotation(key[0], begun.pop(key), time, key[2], group=key[1]))
         else:
             points += 1
-    for key in begun:
-        problems.add("starts and does not stop", " ".join(key))
+    for left in begun:
+        problems.add("starts and does not stop", " ".join(left[:3]))
     return points
 
 

@@ -1,7 +1,7 @@
 """Annotations in XML: CVAT's tracks and tags of videos, ELAN's tiers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +10,15 @@ from xml.etree.ElementTree import Element
 from dust.datasets.manifest.annotation import Annotated, Annotation, checked, read_xml, to_seconds, video_name
 from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
+from dust.utils.text import counted
 
 
 def read_cvat(path: Path, attribute: str = "") -> Annotated:
     """CVAT for video 1.1: a track is a stretch for each time that it is on screen; and CVAT for images 1.1: tags of
     frames, equal neighbours joined. Frames count from 0.
+
+    CVAT writes every frame of a track. One that is written as keyframes alone is there between them too, and after the
+    last one to the end of its task, as CVAT shows it.
 
     Args:
         attribute: of a track, which holds the label; "" takes the track's own label.
@@ -27,12 +31,25 @@ def read_cvat(path: Path, attribute: str = "") -> Annotated:
     if attribute and attribute not in known:
         listed = ", ".join(sorted(name for name in known if name)) or "none"
         raise DataError(f"{path}: no track has an attribute {attribute}; there are {listed}: --label NAME")
+    endless = unknown = 0
     for number, track in enumerate(root.iter("track")):
         task = _task_of(track, tasks, f"track {track.get('id', number)}", problems)
         timed = [(int(shape.get("frame", 0)), shape) for shape in track if shape.get("frame", "").isdecimal()]
         shapes = sorted(timed, key=lambda pair: pair[0])
         found.items += _stretches(shapes, track.get("label", ""), attribute, task)
+        if shapes and not _outside(shapes[-1][1]) and _keyframes_alone(shapes, task.step):
+            endless, unknown = endless + 1, unknown + (not task.stop)
     found.items += _tags(root, tasks, problems)
+    if endless:
+        has = counted(endless, "track of keyframes alone has", "tracks of keyframes alone have")
+        until = (
+            "its task's end, as in CVAT"
+            if not unknown
+            else "its last keyframe, since the file says no size of the task"
+        )
+        found.notes.append(f"{has} no end (outside): it is taken to last to {until}")
+    found.left_out(sum(one.tag != "tag" for image in root.iter("image") for one in image),
+                   "shapes of single pictures (export tracks as CVAT for video)")  # fmt: skip
     return checked(found, path, problems)
 
 
@@ -51,11 +68,16 @@ def _tasks(root: Element) -> dict[str, _Task]:
     found: dict[str, _Task] = {}
     for task in (*root.iter("task"), *root.iter("job")):
         video = task.findtext("source") or root.findtext(".//source") or task.findtext("name") or ""
-        last, size = task.findtext("stop_frame") or "", task.findtext("size") or ""
-        stop = int(last) + 1 if last.isdecimal() else int(size) if size.isdecimal() else 0
-        step = re.fullmatch(r"step=(\d+)", (task.findtext("frame_filter") or "").strip())
-        found[task.findtext("id") or ""] = _Task(video_name(video), stop, max(1, int(step[1])) if step else 1)
+        filtered = re.fullmatch(r"step=(\d+)", (task.findtext("frame_filter") or "").strip())
+        step = max(1, int(filtered[1])) if filtered else 1
+        first, last, size = (_whole(task.findtext(name)) for name in ("start_frame", "stop_frame", "size"))
+        stop = last + 1 if last is not None else (first or 0) + (size - 1) * step + 1 if size else 0
+        found[task.findtext("id") or ""] = _Task(video_name(video), stop, step)
     return found
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.strip().isdecimal() else None
 
 
 def _task_of(element: Element, tasks: Mapping[str, _Task], where: str, problems: Problems) -> _Task:
@@ -66,7 +88,25 @@ def _task_of(element: Element, tasks: Mapping[str, _Task], where: str, problems:
     return tasks.get(number) or next(iter(tasks.values()), _Task())
 
 
-def _stretches(shapes: list, label: str, attribute: str, task: _Task) -> list[Annotation]:
+#: (frame, shape) of a track, in their order.
+Shapes = Sequence[tuple[int, Element]]
+
+
+def _outside(shape: Element) -> bool:
+    """Whether the track has left the screen there; of a skeleton whether all its points have."""
+    parts = [one.get("outside") for one in shape if one.get("outside") is not None]
+    return shape.get("outside") == "1" or (shape.get("outside") is None and bool(parts) and set(parts) == {"1"})
+
+
+def _keyframes_alone(shapes: Shapes, step: int) -> bool:
+    """Whether frames are missing in which the track is there; frames that were deleted stand beside those that CVAT put
+    between keyframes."""
+    between = any(shape.get("keyframe") == "0" for _, shape in shapes)
+    gaps = any(b > a + step and not _outside(shape) for (a, shape), (b, _) in pairwise(shapes))
+    return len(shapes) == 1 or (gaps and not between)
+
+
+def _stretches(shapes: Shapes, label: str, attribute: str, task: _Task) -> list[Annotation]:
     """A track's stretches between ``outside`` marks, cut where the attribute changes."""
     video = task.video
     found: list[Annotation] = []
@@ -75,7 +115,7 @@ def _stretches(shapes: list, label: str, attribute: str, task: _Task) -> list[An
     for frame, shape in shapes:
         own = next((one.text or "" for one in shape.findall("attribute") if one.get("name") == attribute), "")
         own = own if attribute else label
-        outside = shape.get("outside") == "1"
+        outside = _outside(shape)
         if start is not None and (outside or own != name):
             found.append(Annotation(video, start, frame, name, in_frames=True))
             start = None
@@ -83,7 +123,7 @@ def _stretches(shapes: list, label: str, attribute: str, task: _Task) -> list[An
             start, name = frame, own
     if start is not None:
         last = shapes[-1][0] + task.step
-        end = max(last, task.stop) if len(shapes) == 1 else last  # a track of one shape is there until the end
+        end = max(last, task.stop) if _keyframes_alone(shapes, task.step) else last
         found.append(Annotation(video, start, end, name, in_frames=True))
     return [one for one in found if one.end > one.start]
 
@@ -108,7 +148,7 @@ def read_elan(path: Path, tier: str = "") -> Annotated:
     """An ELAN document (.eaf): the annotations of a tier.
 
     An annotation that refers to one of another tier has the time of that one; where several refer to one, they share it
-    evenly, as ELAN shows it.
+    evenly, as ELAN shows it. So do neighbours whose common ends are not set.
 
     Args:
         tier: its name; "" where only one tier has annotations with times of their own.
@@ -172,7 +212,9 @@ class _Spans:
     """
 
     def __init__(self, root: Element, slots: Mapping[str, str | None], where: str, problems: Problems) -> None:
-        self.slots, self.where, self.problems = slots, where, problems
+        self.slots, self.where, self.problems = dict(slots), where, problems
+        for tier in root.iter("TIER"):
+            self._share_out(tier)
         self.by_id = {one.get("ANNOTATION_ID", ""): one for one in root.iterfind("TIER/ANNOTATION/*")}
         sharing: dict[tuple[str, str], list[str]] = {}  # (tier, whom they refer to) -> in their order
         for tier in root.iter("TIER"):
@@ -180,6 +222,20 @@ class _Spans:
                 key = tier.get("TIER_ID", ""), one.get("ANNOTATION_REF", "")
                 sharing.setdefault(key, []).append(one.get("ANNOTATION_ID", ""))
         self.share = {name: (place, len(names)) for names in sharing.values() for place, name in enumerate(names)}
+
+    def _share_out(self, tier: Element) -> None:
+        """Set the ends that neighbours have in common between two that are set."""
+        chain: list[str] = []
+        for one in tier.iter("ALIGNABLE_ANNOTATION"):
+            begin, end = one.get("TIME_SLOT_REF1", ""), one.get("TIME_SLOT_REF2", "")
+            if self.slots.get(begin) is not None:
+                chain = [begin]
+            chain = [*chain, end] if chain[-1:] == [begin] else []
+            if chain and self.slots.get(end) is not None:
+                where = f"{self.where}: {one.get('ANNOTATION_ID', '')}"
+                low, high = (to_seconds(self.slots[slot], where, self.problems) for slot in (chain[0], end))
+                for place, slot in enumerate(chain[1:-1], 1):
+                    self.slots[slot] = str(low + place * (high - low) / (len(chain) - 1))
 
     def of(self, one: Element, depth: int = 0) -> tuple[float, float] | None:
         """None where the times are not set."""

@@ -1,5 +1,6 @@
 """Keypoints in tables and arrays: csv, MediaPipe's csv, NTU RGB+D's .skeleton, and .npz, .npy, .pkl of numbers."""
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,18 +10,22 @@ import numpy as np
 from dust.convert.keypoints.poses import Person, Recording, joint_names
 from dust.convert.safe_pickle import read_pickled_array
 from dust.datasets.manifest.columns import to_number
-from dust.datasets.manifest.table import Table, read_table
+from dust.datasets.manifest.table import Table, read_lines, read_table
 from dust.utils.arrays import open_npz, read_npy
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 from dust.utils.text import whole_number
 
-FRAME = ("frame", "frame_id", "frame_index", "frame_number", "image_id")
-PERSON = ("person", "person_id", "track_id", "subject_id", "body", "body_id")
+FRAME = ("frame", "frame_id", "frame_idx", "frame_index", "frame_number", "frame_no", "frame_num", "image_id")
+PERSON = ("person", "person_id", "track", "track_id", "subject_id", "body", "body_id", "individual", "animal")
 JOINT = ("joint", "landmark", "keypoint", "landmark_index", "landmark_id", "bodypart", "name")
 CONFIDENCE = ("confidence", "conf", "score", "likelihood", "visibility", "c", "v")
 _KINDS = {"x": 0, "y": 1, "z": -1, **dict.fromkeys(CONFIDENCE, 2)}
 _WIDE = re.compile(rf"(?P<name>.+?)[_. ](?P<kind>{'|'.join(_KINDS)})")
+_DEEPLABCUT = ("scorer", "individuals", "bodyparts", "coords")  # what its lines of the header begin with
+#: Columns that may say of when, or whose, a row is.
+_OF_WHEN = re.compile(r"(frame|image|img)([_. ]?\w*)")
+_WHOSE = re.compile(r"(person|people|track|subject|individual|animal|instance|player)([_. ]?\w*)")
 _NUMBERED = re.compile(r"(?P<kind>[xyzvc])[_. ]?(?P<name>\d+)")
 
 # --- csv ----------------------------------------------------------------------------------------------------------
@@ -29,17 +34,16 @@ _NUMBERED = re.compile(r"(?P<kind>[xyzvc])[_. ]?(?P<name>\d+)")
 def read_csv(path: Path, name: str, *, shares: bool = False) -> list[Recording]:
     """A row per frame (and person) with columns ``JOINT_x``, ``JOINT_y``, ``JOINT_confidence`` (or ``x1, y1, v1``); or
     a row per frame and joint: ``frame, [person], joint, x, y, [confidence]``. Without a column ``frame`` rows are
-    frames. An empty cell or NaN is a joint that was not seen."""
-    problems = Problems()
-    table = read_table(path, problems)
-    problems.raise_if_any(str(path))
+    frames. An empty cell or NaN is a joint that was not seen. DeepLabCut's header of several lines is read as well."""
+    table = _table(path)
     if not table.rows:
         raise DataError(f"{path}: no rows in it")
     frame, person, joint = (
-        next((column for column in names if column in table.header), "") for names in (FRAME, PERSON, JOINT)
+        next((column for column in table.header if column.replace(" ", "_") in names), "")
+        for names in (FRAME, PERSON, JOINT)
     )
-    found = _long(path, table, frame, joint) if joint else _wide(path, table)
-    names, values = found
+    _refuse_hidden(path, table, frame, person)
+    names, values = _long(path, table, frame, joint) if joint else _wide(path, table)
     recording = Recording(name, names, shares=shares)
     people: dict[tuple[int, str], np.ndarray] = {}
     for number, (row, joints) in enumerate(zip(table.rows, values, strict=True)):
@@ -55,6 +59,41 @@ def read_csv(path: Path, name: str, *, shares: bool = False) -> list[Recording]:
     for (at, who), joints in sorted(people.items(), key=lambda one: one[0][0]):
         recording.frames.setdefault(at, []).append(Person(joints, who))
     return [recording]
+
+
+def _refuse_hidden(path: Path, table: Table, frame: str, person: str) -> None:
+    """DataError for columns that say what nobody read: rows would be of other frames, or of other people."""
+    others = [name for name in table.header if not (_WIDE.fullmatch(name) or _NUMBERED.fullmatch(name))]
+    for known, pattern, word in ((frame, _OF_WHEN, FRAME[0]), (person, _WHOSE, PERSON[0])):
+        for name in others if not known else ():
+            if pattern.fullmatch(name) and len({cells[name] for _, _, cells in table.rows}) > 1:
+                raise DataError(f"{path}: does the column {name} say the {word}? Call it {word}, or leave it out")
+
+
+def _table(path: Path) -> Table:
+    problems = Problems()
+    lines = read_lines(path, problems)
+    heads = list(itertools.takewhile(lambda line: line.cells[0].lower() in _DEEPLABCUT, lines))
+    table = read_table(path, problems) if len(heads) < 2 else None
+    problems.raise_if_any(str(path))
+    if table is not None:
+        return table
+    named = {line.cells[0].lower(): [cell.lower() for cell in line.cells[1:]] for line in heads}
+    joints, kinds = named.get("bodyparts", []), named.get("coords", [])
+    people = named.get("individuals", [""] * len(joints))
+    if not joints or not len(joints) == len(kinds) == len(people):
+        raise DataError(f"{path}: DeepLabCut's header needs lines bodyparts and coords of one length")
+    rows = []
+    for line in lines[len(heads) :]:
+        of: dict[str, dict[str, str]] = {}
+        for person, joint, kind, cell in zip(people, joints, kinds, line.cells[1:], strict=False):
+            of.setdefault(person, {})[f"{joint}_{kind}"] = cell
+        for person, cells in of.items():
+            if any(cell.strip() for cell in cells.values()):  # others are not there
+                rows.append((line.where, line.text, {"frame": line.cells[0], "person": person, **cells}))
+    header = ["frame", "person", *dict.fromkeys(f"{joint}_{kind}" for joint, kind in zip(joints, kinds, strict=True))]
+    empty = dict.fromkeys(header, "")
+    return Table(header, [(where, text, empty | cells) for where, text, cells in rows])
 
 
 def read_mediapipe_csv(path: Path, name: str) -> list[Recording]:

@@ -43,20 +43,27 @@ def annotation_files(source: Path, endings: Iterable[str]) -> list[Path]:
 
 
 def videos_below(folder: Path) -> dict[str, list[str]]:
-    """Name, with and without its ending -> the paths of the videos below a folder that have it."""
+    """Name, with and without its ending -> the paths of the videos below a folder that have it; behind a slash as Label
+    Studio calls an uploaded file of that name: blanks are _, and signs are left out."""
     known: dict[str, list[str]] = {}
     for path in iter_clips(folder):
         name = os.path.basename(path)
-        for key in {name, os.path.splitext(name)[0]}:
+        for key in {name, os.path.splitext(name)[0], "/" + re.sub(r"[^-\w.]", "", name.replace(" ", "_"))}:
             known.setdefault(key, []).append(path)
     return known
+
+
+def without_upload(name: str) -> str:
+    """The name that a file had before Label Studio stored it: ``1a2b3c4d-abc.mp4`` -> ``abc.mp4``."""
+    return _UPLOADED.sub("", name)
 
 
 def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems) -> tuple[str, bool]:
     """Return the video's path ("" where it is not there), and whether it is the whole video."""
     cut = f"{one.video}_{int(one.start):06d}_{int(one.end):06d}"  # as Kinetics' downloaders name a clip
     stem = os.path.splitext(one.video)[0] if is_video(one.video) else one.video  # P01.02 is a name without ending
-    names = (one.video, stem, f"v_{one.video}", *(_UPLOADED.sub("", name) for name in (one.video, stem)))
+    own = without_upload(one.video)
+    names = (one.video, stem, f"v_{one.video}", own, without_upload(stem), *([f"/{own}"] if own != one.video else []))
     for name, whole in (*((name, True) for name in names), (cut, False)):
         paths = known.get(name, [])
         if len(paths) > 1:

@@ -56,12 +56,12 @@ class Annotated:
 
 def video_name(written: str) -> str:
     """The name of a video file without folders and address: ``file:///home/a%20b.mp4?d=x/c.mp4`` -> ``c.mp4``."""
-    text = unquote(written.strip().replace("\\", "/"))
+    text = written.strip()
     if "?d=" in text:  # Label Studio's local files
         text = text.partition("?d=")[2]
     elif "://" in text:
         text = urlparse(text).path
-    return os.path.basename(text.rstrip("/"))
+    return os.path.basename(unquote(text).replace("\\", "/").rstrip("/"))
 
 
 def to_split(written: Any) -> str:
@@ -98,7 +98,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     if "<!ENTITY" in text or "<!DOCTYPE" in text:
         raise DataError(f"{path}: declares entities or a document type, which is refused: export it again")
     try:
-        return ElementTree.fromstring(text.encode())
+        return ElementTree.fromstring(text)  # as a text, whatever encoding it says it has
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path}: is not XML ({error}): export it again") from error
 
@@ -107,9 +107,8 @@ def checked(found: Annotated, path: Path, problems: Problems) -> Annotated:
     """The annotations, in order. DataError for times that end before they begin, or a file without any."""
     for one in found.items:
         if one.end <= one.start or one.start < 0:
-            problems.add(
-                "ends before it begins, or begins below 0", f"{one.video}: {one.label} {one.start:g}-{one.end:g}"
-            )
+            kind = "ends before it begins, or has no length, or begins below 0"
+            problems.add(kind, f"{one.video}: {one.label} {one.start:g}-{one.end:g}")
         if not one.label.strip():
             problems.add("has no label", f"{one.video} {one.start:g}-{one.end:g}")
         if not one.video:

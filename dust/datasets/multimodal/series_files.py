@@ -23,10 +23,11 @@ SUFFIXES = (".npy", ".npz", ".csv", ".parquet", ".edf", ".bdf")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _MOST_VALUES = 1 << 27  # of one series: a small file can say that it holds any number of one value
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-#: A column of times whose unit is not that of :data:`TIME_NAMES`, or that nobody knows as one.
-_LIKE_TIMES = re.compile(
-    r"(time_?stamps?|time|datetime|date|epoch|unix|unix_?time|ts|elapsed)"
-    r"[ _]?[\[(]?(s|sec|seconds|ms|msec|milliseconds|us|µs|microseconds|ns|nanoseconds|utc|unix)?[\])]?"
+#: Words of which one makes a name that of times (of another unit than :data:`TIME_NAMES`, or as nobody knows), and
+#: those that may stand beside it.
+_OF_TIMES = re.compile(r"(unix)?(date)?time(s|stamps?)?|date|epoch|unix|elapsed|stamps?|ts")
+_BESIDE = re.compile(
+    r"m?s|m?secs?|(milli|micro|nano)?seconds?|[uµn]s|usec|utc|gmt|local|in|of|since|start|boot|begin|sensor|device|system"
 )
 _ONSET = re.compile(rb"[+-]\d+(\.\d*)?(?=[\x14\x15])")
 
@@ -68,7 +69,12 @@ def _chosen(path: str, names: list[str], wanted: list[str]) -> list[int]:
 
 def _refuse_hidden_times(path: str, names: Iterable[str]) -> None:
     """SampleError for a channel that is called like times: they would be learnt from."""
-    found = [name for name in names if _LIKE_TIMES.fullmatch(name.strip().lower())]
+    found = []
+    for name in names:
+        words = re.findall(r"[^\W\d_]+", name.lower())
+        rest = [word for word in words if not _OF_TIMES.fullmatch(word)]
+        if len(rest) < len(words) and all(map(_BESIDE.fullmatch, rest)):
+            found.append(name)
     if found:
         reason = "a channel that looks like times: call it time, in seconds, or leave it out"
         raise SampleError(path, reason, ", ".join(found))

@@ -160,7 +160,24 @@ def test_what_an_edf_file_may_not_be(tmp_path):
         read_series(str(tmp_path / "none.edf"), 1)
 
 
-@pytest.mark.parametrize("name", ["time_ms", "Timestamp (ns)", "unix", "Date", "time [s]"])
+def test_a_time_of_something_else_is_a_channel(tmp_path):
+    (tmp_path / "x.csv").write_text("time,reaction_time,dates_eaten\n0,1,2\n1,2,3\n")
+    assert read_series(str(tmp_path / "x.csv"), 2).values.tolist() == [[1, 2], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "time_ms",
+        "Timestamp (ns)",
+        "unix",
+        "Date",
+        "time [s]",
+        "seconds_elapsed",
+        "timestamp (+0100)",
+        "Sensor_Timestamp",
+    ],
+)
 def test_times_of_another_unit_are_no_channel(tmp_path, name):
     path = tmp_path / "x.csv"
     path.write_text(f"{name},x\n0,1\n10,2\n")
