@@ -104,7 +104,9 @@ def test_a_folder_that_turns_read_only(zygote, clips, tmp_path, whole):
     victim = zygote.start(argv)
     saves(checkpoints, victim, 2)
     with read_only(checkpoints, victim):
-        assert_failed(victim, str(checkpoints / "checkpoint_"), "could not be written")
+        # which of its files meets it is chance: a new one, or an old one that is removed
+        reason = "Permission denied" if os.geteuid() else "Read-only file system"
+        assert_failed(victim, str(checkpoints / "checkpoint_"), reason)
         # a file that was whole but not renamed yet cannot be removed there; the next start does that
         assert all(verify_checkpoint(path) == "ok" for path in list_checkpoints(checkpoints))
     zygote.finish(argv)
