@@ -197,7 +197,7 @@ class VJEPA2Encoder(nn.Module):
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
         """Return the tensors of a published encoder under this one's names."""
-        return encoder_names(state, notes, self.version)
+        return encoder_names(state, notes, self)
 
     def constants(self) -> dict[str, Any]:
         """Return what of its computation no tensor shows."""
@@ -441,7 +441,7 @@ class VJEPA2(ClassifierHead, Checkpointed):
         """Encoder and probe in the authors' or in Hugging Face's layout, under this model's names; ``notes`` gets a
         line for all that was changed. There are no positions to resize: they are computed."""
         check_probe(state, notes, self.encoder, self.pooler)
-        return our_names(state, notes, self.encoder.version)
+        return our_names(state, notes, self.encoder)
 
     def constants(self) -> dict[str, Any]:
         """Return what of the encoder's computation no tensor shows; of the pooler's see :func:`check_probe`."""

@@ -42,15 +42,18 @@ _HUGGING_FACE_POOLER = re.compile(r"(^|\.)pooler\.cross_attention_layer\.")
 _AUTHORS_EPS = 1e-5
 #: All of the authors' probes have 16 heads; of the published encoders g alone (22) differs from that.
 _AUTHORS_HEADS, _GIANT_HEADS = 16, 22
+#: By the width of an encoder; no tensor shows them.
+PUBLISHED_HEADS: dict[float, int] = {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
+_BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
 _OF_ENCODER = re.compile(r"(patch_embed|patch_embed_img|blocks|norm|norms_block)\.|(img|video)_mod_embed$")
 
 
-def our_names(state: State, notes: list[str], version: str | None) -> State:
-    """Return a model's tensors, in whatever layout, under the names of :class:`dust.models.vjepa2.VJEPA2`; ``version``
-    is the model's, None where its encoder does not matter.
+def our_names(state: State, notes: list[str], encoder: nn.Module | None) -> State:
+    """Return a model's tensors, in whatever layout, under the names of :class:`dust.models.vjepa2.VJEPA2`; ``encoder``
+    is the model's, None where it does not matter.
 
     Raises:
-        CheckpointError: the file is of the other version.
+        CheckpointError: the file is of the other version, or of an encoder of another size.
     """
     state = {_WRAPPERS.sub("", key): tensor for key, tensor in state.items()}
     if any(key.startswith(("encoder.layer.", "vjepa2.encoder.", "encoder.embeddings.")) for key in state):
@@ -61,14 +64,46 @@ def our_names(state: State, notes: list[str], version: str | None) -> State:
         notes.append(f"{len(state) - len(kept)} tensors of the predictor are not used")
     if kept.pop("encoder.pos_embed", kept.pop("pos_embed", None)) is not None:
         notes.append("pos_embed is not used: positions are computed")
-    found = "2.1" if any(key.startswith("encoder.norms_block.") for key in kept) else "2.0"
-    of_encoder = any(key.startswith("encoder.blocks.") for key in kept)
-    if version is not None and of_encoder and found != version:
+    if encoder is not None and any(key.startswith("encoder.blocks.") for key in kept):
+        _check_encoder(kept, encoder)
+    return kept
+
+
+def _check_encoder(state: State, encoder: Any) -> None:
+    found = "2.1" if any(key.startswith("encoder.norms_block.") for key in state) else "2.0"
+    if found != encoder.version:
         raise CheckpointError(
-            f"the file is of V-JEPA {found}, the model is of {version}: its positions and norms differ. Set "
+            f"the file is of V-JEPA {found}, the model is of {encoder.version}: its positions and norms differ. Set "
             f"VJEPA2.VERSION {found}, or name another file"
         )
-    return kept
+    own = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
+    theirs, ours = _sizes(state), _sizes(own)
+    wrong = {key: size for key, size in theirs.items() if size != ours[key]}
+    if wrong:
+        heads = PUBLISHED_HEADS.get(theirs.get("EMBED_DIM", 0))
+        wanted = {**wrong, **({"NUM_HEADS": heads} if heads else {})}
+        raise CheckpointError(
+            f"the file's encoder is of another size than the model's, {_listed({key: ours[key] for key in wrong})}: "
+            f"set {_listed(wanted, 'VJEPA2.')}, or name another file"
+        )
+
+
+def _sizes(state: State) -> dict[str, float]:
+    """The keys of ``VJEPA2`` that an encoder's tensors show, as far as they are there."""
+    found: dict[str, float] = {}
+    blocks = {int(match[1]) for match in map(_BLOCK.match, state) if match}
+    if any(key.startswith("encoder.norm") for key in state) and blocks == set(range(len(blocks))):
+        found["DEPTH"] = len(blocks)  # else some of its tensors
+    patches, hidden = (state.get(f"encoder.{name}.weight") for name in ("patch_embed.proj", "blocks.0.mlp.fc1"))
+    if patches is not None and patches.ndim == 5:
+        found |= {"EMBED_DIM": len(patches), "TUBELET_SIZE": patches.shape[2], "PATCH_SIZE": patches.shape[-1]}
+    if hidden is not None and hidden.ndim == 2:
+        found["MLP_RATIO"] = hidden.shape[0] / hidden.shape[1]
+    return found
+
+
+def _listed(sizes: dict[str, float], prefix: str = "") -> str:
+    return " ".join(f"{prefix}{key} {size}" for key, size in sizes.items())
 
 
 def check_probe(state: State, notes: list[str], encoder: nn.Module, pooler: nn.Module) -> None:
@@ -103,9 +138,9 @@ def check_probe(state: State, notes: list[str], encoder: nn.Module, pooler: nn.M
         raise CheckpointError(f"the probe is in {layout} layout, which has {' and '.join(problems)}")
 
 
-def encoder_names(state: State, notes: list[str], version: str) -> State:
+def encoder_names(state: State, notes: list[str], encoder: nn.Module) -> State:
     """As :func:`our_names`, for an encoder by itself; the tensors of a probe are left out."""
-    ours = our_names(state, notes, version)
+    ours = our_names(state, notes, encoder)
     return {key.removeprefix("encoder."): tensor for key, tensor in ours.items() if key.startswith("encoder.")}
 
 

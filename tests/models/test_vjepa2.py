@@ -392,6 +392,23 @@ def test_the_other_version_is_refused_by_name():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ({"depth": 4}, r"than the model's, DEPTH 3: set VJEPA2\.DEPTH 4, or"),
+        ({"embed_dim": 64}, r"set VJEPA2\.EMBED_DIM 64, or"),
+        ({"patch_size": 4, "tubelet_size": 1}, r"set VJEPA2\.TUBELET_SIZE 1 VJEPA2\.PATCH_SIZE 4, or"),
+        ({"mlp_ratio": 3.0}, r"MLP_RATIO 4\.0: set VJEPA2\.MLP_RATIO 3\.0, or"),
+        ({"embed_dim": 768, "depth": 1}, r"set VJEPA2\.DEPTH 1 VJEPA2\.EMBED_DIM 768 VJEPA2\.NUM_HEADS 12, or"),
+    ],
+)
+def test_an_encoder_of_another_size_says_which_keys_it_needs(arguments, says):
+    file, model = VJEPA2(**{**TINY, **arguments}), VJEPA2(**TINY)
+    for own, its in ((model, file), (model.encoder, file.encoder)):
+        with pytest.raises(CheckpointError, match=says):
+            load_weights(own, its.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
         ({"version": "3"}, "version is '3'"),
         ({"version": "2.1", "depth": 3}, "depth is 3, V-JEPA 2.1 has 12, 24"),
         ({"version": "2.1", "depth": 12, "patch_size": 8}, "patch_size is 8"),
