@@ -28,7 +28,8 @@ demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/dust predict runs/quickstart $(DATA)/tour.mp4 --timeline --overlay -o runs/quickstart/tour --force
 
 # xdist would wait for ever at the end for what a worker that died had left over; so that ends the run at once.
-XDIST := -n $(WORKERS) --dist loadfile --max-worker-restart 0
+# The order of the files is that of tests/conftest.py: its own, by the number of tests, leaves the longest to the end.
+XDIST := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test: $(VENV)/.test-$(VERSION)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(XDIST) --durations=15
 

@@ -1,6 +1,7 @@
 """A tiny data set of real mp4s, the configuration of a tiny run on it, and what starts runs in moments."""
 
 import logging
+from collections import Counter
 
 import pytest
 
@@ -96,8 +97,13 @@ def model(run):
 ON_DEMAND_S = 2 * 3600
 
 
-def pytest_collection_modifyitems(items):
-    """Tests that take minutes on a quiet machine do not hang where they take half an hour on a busy one."""
+def pytest_collection_modifyitems(config, items):
+    """Tests that take minutes on a quiet machine do not hang where they take half an hour on a busy one. Where several
+    processes share the files, those with the most slow tests begin, so that at the end no process waits for another."""
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (-slow[item.path], -tests[item.path]))
     for item in items:
         on_demand = {"quickstart", "faults100", "mutations"} & {mark.name for mark in item.iter_markers()}
         if on_demand and not item.get_closest_marker("timeout"):

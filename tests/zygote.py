@@ -5,7 +5,8 @@
 A line ``{"argv": [...], "out": path, "err": path, ...}`` is answered by ``{"pid": n}``, and when that run has ended by
 ``{"pid": n, "code": n}``, negative for a signal. Several may go at the same time. What else a line may say:
 
-* ``"env": {...}``: added to the environment; ``"load": path``: a file of Python that is run before the run;
+* ``"env": {...}``: added to the environment; ``"cwd": folder``: where it runs;
+* ``"load": path``: a file of Python that is run before the run;
 * ``"command": true``: the words are those behind ``dust``, and not those of ``run_net``;
 * ``"spawn": true``: processes of the run are started as users' are, each a new interpreter that imports all again
   (seconds of work for the processor). Else they are forked, which is the same to all but what is imported when;
@@ -36,6 +37,7 @@ MODULES = (
     "dust.engine.extract", "dust.visualization.plots", "dust.utils.checkpoint", "sklearn.metrics",
     "torch.distributed.checkpoint", "PIL.Image",
     "matplotlib.pyplot", "tqdm", "av", "timm.utils", "matplotlib.backends.backend_agg", "dust.analysis.report",
+    "dust.engine.preflight",
 )  # fmt: skip
 
 
@@ -94,6 +96,7 @@ def run(order: dict) -> None:
     for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, files["out"]), (2, files["err"])):
         os.dup2(source, target)
     os.environ.update(order.get("env", {}))
+    os.chdir(order.get("cwd", "."))
     if "load" in order:
         runpy.run_path(order["load"])
     if not order.get("spawn"):

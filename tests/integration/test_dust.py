@@ -9,6 +9,7 @@ from dust.engine import run_net
 from dust.synthetic.fusion import generate_dust
 from dust.utils.features import FeatureStore
 from tests.helpers import ROOT
+from tests.processes import zygote
 
 STAGES = [str(ROOT / "configs" / "quickstart" / f"dust_stage{number}.yaml") for number in (1, 2, 3, 4)]
 
@@ -73,7 +74,7 @@ def test_stage_4_takes_width_and_weights_from_stage_2(data, tmp_path):
 
     def run(number, *more):
         words = ["--cfg", STAGES[number - 1], "OUTPUT_DIR", str(out / f"dust_stage{number}"), *common, *more]
-        return run_net.main(words)
+        return zygote().start(words).wait() if "NUM_PROCS_PER_NODE" in more else run_net.main(words)
 
     assert run(1) == run(2, "SERIES_SWIN.EMBED_DIM", "12", "SERIES_SWIN.DEPTHS", "[1,1]") == 0
     assert run(3, "NUM_PROCS_PER_NODE", "2") == 0, "the number of processes of the other stages does no harm"

@@ -20,10 +20,10 @@ from dust.launch.signals import Interrupted
 from dust.utils.errors import ConfigError, DustError
 from tests.helpers import ROOT
 from tests.processes import KILL, gone, until, zygote
-from tests.runs import PLAIN, assert_close_weights, epochs, run, start, weights, words
+from tests.runs import PLAIN, assert_close_weights, epochs, run, weights, words
 
 #: Makes a run slow, as its environment says.
-SLOW_STEPS = ROOT / "tests" / "slurm" / "slow_steps"
+SLOW_STEPS = ROOT / "tests" / "slurm" / "slow_steps" / "sitecustomize.py"
 LONG = {**PLAIN, "SOLVER__MAX_EPOCH": 500, "TRAIN__EVAL_PERIOD": 0}
 
 
@@ -37,7 +37,7 @@ def alone(clips, tmp_path_factory):
 def test_two_processes_are_one(clips, tmp_path, alone, more):
     """10 clips in batches of 4: the last batch is short. With accumulation the gradient is exchanged once a step."""
     reference = run(clips, tmp_path / "one", 1, **more) if more else alone
-    both = run(clips, tmp_path / "two", 2, spawn=not more, **more)
+    both = run(clips, tmp_path / "two", 2, **more)
     one, two = weights(reference), weights(both)
     assert_close_weights(one, two)
     assert two["updates"] == one["updates"] and two["world_size"] == 2
@@ -135,10 +135,10 @@ def free_port():
     return str(free_port())
 
 
-def tasks(argv, count, scontrol=None, *, nodes=1, fresh=False, **more):
+def tasks(argv, count, scontrol=None, *, nodes=1, load=None, **more):
     """``count`` processes as srun starts them, on one node or, as they see it, on each of several one.
 
-    ``fresh``: each a new interpreter; ``more``: added to the environment.
+    ``load``: as in tests/zygote.py; ``more``: added to the environment.
     """
     environ = {
         "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_NUM_NODES": str(nodes),
@@ -147,10 +147,8 @@ def tasks(argv, count, scontrol=None, *, nodes=1, fresh=False, **more):
     if scontrol is not None:
         environ["PATH"] = f"{scontrol}:{os.environ['PATH']}"
     envs = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % (count // nodes))} for rank in range(count)]
-    if fresh:
-        environ = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
-        return [start(argv, env={**environ, **env}) for env in envs]
-    return [zygote().start(argv, env={**environ, **env}) for env in envs]
+    loaded = {} if load is None else {"load": str(load)}
+    return [zygote().start(argv, env={**environ, **env}, **loaded) for env in envs]
 
 
 @pytest.fixture
@@ -185,12 +183,11 @@ def test_a_job_that_gets_nowhere_fails_in_all_tasks(clips, tmp_path, scontrol, p
     run = tmp_path / "run"
     assert Lives("9", [run], time.monotonic(), {}).go_on(signal.SIGUSR2)
     argv = words(clips, run, **{**PLAIN, "NUM_PROCS_PER_NODE": processes})
-    slow = {"PYTHONPATH": os.pathsep.join([str(SLOW_STEPS), os.environ.get("PYTHONPATH", "")])}
-    both = tasks(argv, 2, scontrol, nodes=processes, fresh=True, SECONDS_BEFORE_STEPS="600", **slow)
+    both = tasks(argv, 2, scontrol, nodes=processes, load=SLOW_STEPS, SECONDS_BEFORE_STEPS="600")
     log = run / "stdout.log"
     until(lambda: log.exists() and "training from scratch" in log.read_text(), "training")
     for process in reversed(both):
-        process.send_signal(signal.SIGUSR2)
+        process.send(signal.SIGUSR2)
     said = ["".join(process.communicate(timeout=120)) for process in both]
     assert [process.returncode for process in both] == [1, 1], said
     assert "SIGUSR2: job 9 made no step in 2 lives in a row" in said[0] and "Traceback" not in "".join(said)
@@ -234,11 +231,11 @@ def test_a_dead_task_is_told_behind_its_own_words(clips, tmp_path):
 @pytest.mark.slow
 def test_an_error_of_all_tasks_is_said_once(clips, tmp_path):
     """And is what the job ends with, although srun ends the rest by TERM as soon as one task has gone."""
-    processes = tasks(words(clips, tmp_path / "run", **{**PLAIN, "MODEL__NUM_CLASSES": 7}), 2, fresh=True)
+    processes = tasks(words(clips, tmp_path / "run", **{**PLAIN, "MODEL__NUM_CLASSES": 7}), 2)
     while all(process.poll() is None for process in processes):
         time.sleep(0.001)
     for process in processes:
-        process.send_signal(signal.SIGTERM)
+        process.send(signal.SIGTERM)
     said = "".join(process.communicate(timeout=120)[1] for process in processes)
     assert [process.returncode for process in processes] == [2, 2] and said.count("error: ") == 1, said
 
