@@ -246,9 +246,18 @@ def agree_on_settings(target: Path, record_name: str, wanted: dict[str, Any], ve
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{target}: cannot be written: {error.strerror}") from error
-    if any(target.iterdir()):
+    mine = target / f".{record_name}.{os.getpid()}.tmp"
+    if any(record_name not in path.name for path in target.iterdir()):
         raise DataError(f"{target} is not empty and was not {verb} by this tool: choose another --out")
-    write_text(record, json.dumps(wanted, indent=1) + "\n")
+    write_text(mine, json.dumps(wanted, indent=1) + "\n")
+    try:
+        os.link(mine, record)
+    except FileExistsError:  # another process was quicker, by milliseconds
+        agree_on_settings(target, record_name, wanted, verb)
+    except OSError:  # a file system without such links
+        os.replace(mine, record)
+    finally:
+        mine.unlink(missing_ok=True)
 
 
 def _run(jobs: list[tuple[Path, Path]], encoding: Encoding, workers: int, progress: Callable) -> Prepared:

@@ -33,6 +33,10 @@ TIMEOUT_S = 60  # without a byte
 TAIL = 1 << 13  # bytes that are fetched behind a clip at once, for its note
 WRONG_BYTES = "its bytes are not those that were packed (SHA-256)"
 _ADDRESS = re.compile(rf"({'|'.join(SCHEMES)})://[^/]", re.IGNORECASE)
+_CREDENTIALS = (
+    "Give credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or for a bucket that everybody "
+    "may read FSSPEC_S3_ANON=true"
+)
 _FOR_EVER = (400, 401, 403, 404, 405, 410, 416, 501)  # answers of a server that do not change by waiting
 
 
@@ -81,8 +85,11 @@ def _insist(address: str, ask: Callable[[Any], T]) -> T:
         RemoteError: the file is not there, may not be read, or every try has failed.
     """
     system = _system(address)
+    lasting: tuple[type[Exception], ...] = ()
     if _is_s3(address):
-        own = import_extra("botocore.exceptions", "remote", address).BotoCoreError
+        boto = import_extra("botocore.exceptions", "remote", address)
+        own = boto.BotoCoreError
+        lasting = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
     else:
         own = import_extra("aiohttp", "remote", address).ClientError
     passing: tuple[type[Exception], ...] = (OSError, TimeoutError, own)
@@ -93,6 +100,8 @@ def _insist(address: str, ask: Callable[[Any], T]) -> T:
             return ask(system)
         except PermissionError as error:
             raise RemoteError(f"{address}: may not be read: {_words(error)}") from error
+        except lasting as error:
+            raise RemoteError(f"{address}: {_words(error)}. {_CREDENTIALS}") from error
         except passing as error:
             # fsspec says of every answer to a question for facts that the file is not there, and why behind it
             why = error.__cause__ if isinstance(error.__cause__, passing) else error

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -170,15 +171,18 @@ def replicated(
     model: nn.Module, run: Any, device: torch.device, *, static_graph: bool, dtype: str
 ) -> nn.parallel.DistributedDataParallel:
     """Return a model that every process holds; see :func:`parallel`."""
-    replica = nn.parallel.DistributedDataParallel(
-        run,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        static_graph=static_graph,
-        broadcast_buffers=has_own_statistics(model),
-        # fewer and larger messages, which networks of many GPUs like better; a CPU keeps the order in which it adds
-        bucket_cap_mb=GPU_BUCKET_MB if device.type == "cuda" else None,
-    )
+    with warnings.catch_warnings():
+        # its other name of torch 2.14 is unknown to older versions
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        replica = nn.parallel.DistributedDataParallel(
+            run,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            static_graph=static_graph,
+            broadcast_buffers=has_own_statistics(model),
+            # fewer and larger messages, which networks of many GPUs like better; a CPU keeps the order in which it adds
+            bucket_cap_mb=GPU_BUCKET_MB if device.type == "cuda" else None,
+        )
     if dtype == "bfloat16":
         replica.register_comm_hook(None, bf16_compress_hook)
     return replica

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dust.convert import prepare as preparing
 from dust.convert import shards as module
 from dust.convert.check import check_data
 from dust.convert.lists import ListOptions, read_lists
@@ -106,6 +107,23 @@ def test_keys_stand_together_and_name_nothing_outside(data, tmp_path):
             names = [member.name for member in tar]
         assert names == sorted(names, key=lambda name: name.partition(".")[0])
         assert all(name[:9].isdigit() and "/" not in name for name in names)
+
+
+def test_of_two_that_begin_at_once_the_first_says_how_it_is_packed(data, tmp_path, monkeypatch):
+    """The second comes between the other's look into the empty folder and its record there."""
+    out, write = tmp_path / "out", preparing.write_text
+
+    def slowly(path, text):
+        monkeypatch.undo()
+        pack(data, out, shard_bytes=99_000)
+        (out / "train-000000.csv").read_text()  # it has gone on
+        write(path, text)
+
+    monkeypatch.setattr(preparing, "write_text", slowly)
+    with pytest.raises(DataError, match="packed with .*99000.*not with .*88000"):
+        pack(data, out, shard_bytes=88_000)
+    assert pack(data, out, shard_bytes=99_000).written == 0
+    assert not [path for path in out.iterdir() if path.suffix == ".tmp"]
 
 
 @pytest.mark.parametrize("encoding", [None, Encoding(short_side=16, preset="ultrafast")], ids=["unchanged", "encoded"])

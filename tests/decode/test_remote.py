@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import time
 from collections import Counter
 
@@ -313,6 +314,20 @@ def test_shards_in_an_object_store(bucket, packed, tiny, tmp_path, workers):
     ]
     for one, other in zip(*items, strict=True):
         assert one["id"] == other["id"] and (one["inputs"]["video"] == other["inputs"]["video"]).all()
+
+
+@pytest.mark.parametrize("name, said", [("", "Unable to locate credentials"), ("x", "The config profile (x)")])
+def test_an_object_store_without_credentials_is_said_at_once(bucket, monkeypatch, tmp_path, name, said):
+    for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(f"AWS_{key}")
+    for key in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(f"AWS_{key}", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("nothing changes by waiting"))
+    if name:
+        monkeypatch.setenv("AWS_PROFILE", name)
+    with pytest.raises(RemoteError, match=rf"^s3://d/a\.tar: {re.escape(said)}.*AWS_PROFILE.*FSSPEC_S3_ANON"):
+        remote.size_of("s3://d/a.tar")
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "short", "wrong"])

@@ -31,6 +31,13 @@ def test_the_loss_is_the_sum_and_leaves_out_who_diverged(caplog):
     assert not torch.isfinite(task.losses(outputs_of(heads[:, [1, 1, 1]]), {"label": label})["loss"]), "none is left"
 
 
+def test_a_device_is_asked_once_for_all_heads(monkeypatch):
+    asked, is_finite = [], torch.isfinite
+    monkeypatch.setattr(torch, "isfinite", lambda values: asked.append(values.shape) or is_finite(values))
+    grid().losses(outputs_of(torch.randn(4, 3, 3)), {"label": torch.tensor([0, 1, 2, 0])})
+    assert asked == [(3,)]
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_validation_gives_the_best_and_names_all(multi_label):
     evaluation = grid(multi_label=multi_label).evaluation("val")

@@ -159,10 +159,10 @@ class Background:
 
 
 def _id_of(row: Row, gap: Segment) -> str | None:
-    """The id of a gap where the video's segments have ids of its name: those of shards, whose path is a part of a tar.
+    """The id of a gap of a video whose segments have ids in their list, made of its first one's: that of the video, as
+    lists of shards have it, or the list's own. It names no path, which is a part of a tar once the videos are packed.
     None for the ordinary one."""
-    own = f"#{row.segment}"
-    return f"{row.id.removesuffix(own)}#{gap}" if row.id and row.id.endswith(own) else None
+    return f"{row.id.removesuffix(f'#{row.segment}')}#{gap}" if row.id else None
 
 
 def _by_file(raw: RawSplit, rows: Sequence[Row]) -> dict[str, list[Row]]:

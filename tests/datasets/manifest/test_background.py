@@ -180,11 +180,17 @@ def test_a_segment_behind_the_end_makes_no_longer_video(videos):
     ]
 
 
-def test_gaps_in_shards_are_called_as_those_of_the_files(videos, tmp_path):
-    lists(videos, train="a.mp4,cut,1,2,p\nb.mp4,cut,0,2,\n")
+@pytest.mark.parametrize("own", [False, True], ids=["ids of paths", "ids of the list"])
+def test_gaps_in_shards_are_called_as_those_of_the_files(videos, tmp_path, own):
+    lists(videos, train="a.mp4,cut,1,2,p\na.mp4,cut,3,4,p\nb.mp4,cut,0,2,\n")
+    if own:
+        head, *rows = (videos / "train.csv").read_text().splitlines()
+        rows = [f"no. {number},{row}" for number, row in enumerate(rows)]
+        (videos / "train.csv").write_text("\n".join([f"id,{head}", *rows, ""]))
     pack(videos, tmp_path / "packed")
     ids = [
         [clip.id for clip in read_manifest(root=str(root), split="train", background=ALL).clips]
         for root in (videos, tmp_path / "packed")
     ]
-    assert ids[0] == ids[1] and len(ids[0]) > 2
+    assert ids[0] == ids[1] and len(set(ids[0])) == len(ids[0]) > 5
+    assert all(one.startswith("no. ") for one in ids[0]) is own
