@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing import connection, context, queues, util
+from multiprocessing import connection, context, process, queues, util
 from typing import Any
 
 from torch._utils import ExceptionWrapper
@@ -246,8 +246,14 @@ def end_workers(workers: Iterable[Any]) -> None:
                 worker.join()
 
 
-# before multiprocessing's own handler, which waits for them without end
-atexit.register(lambda: end_workers(_workers))
+@atexit.register
+def _before_multiprocessing_ends() -> None:
+    """Its own handler waits for workers without end, and fails where the folder is gone that it removes."""
+    end_workers(_workers)
+    folder = process.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
+    if folder:
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, 0o700, exist_ok=True)
 
 
 def _why_not_sent(error: BaseException) -> str:

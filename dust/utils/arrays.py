@@ -78,6 +78,8 @@ def _read_header(file: BinaryIO | Any, size: int, path: str | os.PathLike, kinds
         raise SampleError(path, _OBJECTS)
     if dtype.kind not in kinds or not dtype.itemsize:
         raise SampleError(path, "not an array of real numbers", f"dtype {dtype}")
+    if any(type(number) is not int for number in shape):  # NumPy takes True for one
+        raise SampleError(path, "damaged: write it again", f"shape {shape}"[:200])
     header = _Header(tuple(shape), dtype, bool(fortran), 8 + (2 if version == (1, 0) else 4) + length)
     largest = math.prod(max(1, number) for number in shape) * dtype.itemsize
     if min(shape, default=0) < 0 or len(shape) > 32 or largest > np.iinfo(np.int64).max:
@@ -182,7 +184,7 @@ class StoredArray:
             row_bytes = each * self.dtype.itemsize
             places = (np.append(begins, len(rows)) * row_bytes).tolist()
             self._fill(found, places, (self.start + rows[begins] * row_bytes).tolist())
-        return found.reshape(*numbers.shape, *self.shape[1:])
+        return found.reshape((*numbers.shape, *self.shape[1:]))
 
     def _run(self, first: int, last: int) -> np.ndarray:
         """Rows ``first`` to ``last``, without the last."""

@@ -6,6 +6,8 @@ import os
 import resource
 import shutil
 import stat
+import subprocess
+import sys
 import time
 from multiprocessing import connection
 
@@ -123,6 +125,16 @@ def test_a_cleaner_of_temporary_files_does_not_end_the_next_epoch():
     assert len(list(batches)) == 12
     shutil.rmtree(multiprocessing.util.get_temp_dir())
     assert len(list(batches)) == 12
+
+
+def test_nor_does_it_spoil_the_end_of_the_program():
+    program = (
+        "import shutil, dust.datasets.workers\n"
+        "from multiprocessing import util\n"
+        "folder = util.get_temp_dir(); shutil.rmtree(folder); print(folder)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "" and not os.path.exists(done.stdout.strip())
 
 
 def test_where_no_temporary_folder_can_be_made_it_is_said(monkeypatch):

@@ -191,6 +191,8 @@ POISONS = {
     "huge npy": lambda canary: _npy(HUGE),
     "huge npz": lambda canary: _everywhere(_npy(HUGE)),
     "negative": lambda canary: _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }"),
+    "true shape": lambda canary: _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 16), }"),
+    "single numbers": lambda canary: _npy(b"{'descr': '<f8', 'fortran_order': False, 'shape': (8,), }"),
     "too short": lambda canary: _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 9), }"),
     "texts": lambda canary: _npy(b"{'descr': '<U4', 'fortran_order': False, 'shape': (2, 2), }"),
     "no width": lambda canary: _npy(b"{'descr': '<U0', 'fortran_order': False, 'shape': (99999999999,), }", b""),

@@ -48,6 +48,12 @@ def test_odd_shapes(tmp_path, shape):
     np.testing.assert_array_equal(read_npy(tmp_path / "a.npy"), np.ones(shape), strict=True)
 
 
+def test_a_row_of_single_numbers_is_one(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(4.0))
+    for key in (2, [3, 1]):
+        np.testing.assert_array_equal(StoredArray(tmp_path / "a.npy")[key], np.arange(4.0)[key])
+
+
 def test_a_file_that_is_cut_while_it_is_in_use(stored):
     if stored.fortran:
         return
