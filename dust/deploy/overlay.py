@@ -1,5 +1,6 @@
 """A video with what the model says burnt in: label, bar and timeline in a band below the picture; its sound is kept."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -213,7 +214,7 @@ class _Band:
         self.colours = {name: tuple(round(255 * value) for value in rgb) for name, rgb in colours_of(named).items()}
         self.big, self.small = _font(font), _font(max(11, font * 4 // 5))
         widest = max(self.small.getlength(_printable(name)) for name in timeline.classes)
-        self.begin = 2 * lay.pad + round(min(widest, 0.42 * self.width))
+        self.begin = 2 * lay.pad + math.ceil(min(widest, 0.42 * self.width))
         self.strip = self._strip()
         self.image = np.full((*self.canvas, 3), BACK, np.uint8)
         self.shown: tuple[tuple[int, ...], int] | None = None

@@ -5,8 +5,9 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-from dust.deploy.overlay import write_overlay
+from dust.deploy.overlay import _Band, write_overlay
 from dust.deploy.prediction import Prediction
 from dust.deploy.timeline import MergeRule, Timeline
 from dust.utils.errors import DataError
@@ -66,6 +67,15 @@ def test_words_can_be_read_at_any_size(tmp_path, size):
     assert min(picture.shape[:2]) >= 240 and picture.shape[0] % 2 == picture.shape[1] % 2 == 0
     band = picture[-40:]
     assert band.max() > 150 and band.min() < 60, "letters and bars on a dark ground"
+
+
+def test_a_name_that_fits_is_written_whole():
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    for name in ("down", "left", "a", "wash hands"):
+        timeline = Timeline("a.mp4", [name])
+        for side in (240, 360, 480, 720, 1080, 2160):
+            band = _Band(side, side * 16 // 9, timeline, (), 1)
+            assert band._fit(draw, name, band.small, band.begin - 2 * band.layout.pad) == name
 
 
 def test_a_strip_is_enlarged_as_far_as_encoders_take_it(tmp_path):

@@ -98,7 +98,7 @@ def _check_container(path: str, limits: Limits) -> None:
     except (*read_errors(), ValueError) as error:
         reason = f"cannot be opened: {words(error)}"
         if getattr(error, "errno", 0) == errno.EINVAL:  # PyAV's own name for it differs between its versions
-            reason = "is no video file: what names other files (a playlist) is not opened here"
+            reason = "is no video file: pictures, and what names other files (playlists), are not opened here"
         raise VideoError(path, reason) from error
 
 

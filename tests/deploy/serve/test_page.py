@@ -105,7 +105,7 @@ def test_a_bad_file_shows_its_sentence_and_the_csv_has_all(page, server, model, 
     bad.write_text("no video")
     opened(page, server.port)
     page.execute_script("URL.createObjectURL = ((make) => (b) => { if (b.type === 'text/csv') b.text().then((t) => "
-                        "{ window.csv = t; }); return make.call(URL, b); })(URL.createObjectURL)")  # fmt: skip
+                        "{ window.written = t; }); return make.call(URL, b); })(URL.createObjectURL)")  # fmt: skip
     page.find_element("id", "pick").send_keys(f"{clips / 'clip_14.mp4'}\n{bad}\n{clips / 'clip_15.mp4'}")
     found = rows(page, 3)
     assert found[1][:2] == ["bad.mp4", "not answered"] and "cannot be opened" in found[1][4]
@@ -113,8 +113,8 @@ def test_a_bad_file_shows_its_sentence_and_the_csv_has_all(page, server, model, 
     page.find_elements("css selector", "#files td button")[1].click()
     assert text(page, "watched") == "bad.mp4" and text(page, "notes") == found[1][4]
     page.find_element("id", "csv").click()
-    until(page, "window.csv")
-    table = list(csv.DictReader(io.StringIO(page.execute_script("return window.csv"), newline="")))
+    until(page, "window.written")
+    table = list(csv.DictReader(io.StringIO(page.execute_script("return window.written"), newline="")))
     assert [row["id"] for row in table] == ["clip_14.mp4", "bad.mp4", "clip_15.mp4"] and "cannot be" in table[1][
         "error"
     ]
