@@ -19,6 +19,7 @@ from dust.utils.text import csv_value
 
 PREDICTIONS, GROUPS, REPORT, CONFIG = "predictions.csv", "groups.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
+COLUMNS = ("id", "path", "group", "label", "prediction")
 #: What a report is asked for, where it has it.
 FORM: dict[str, type] = {"metrics": dict, "counts": dict, "recordings": dict, "data_warnings": list}
 
@@ -155,12 +156,17 @@ def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str)
             "known, prob_<class>)",
             f"the header: {', '.join(header)}",
         )
+    for cell, times in Counter(one if one.startswith(PROBABILITY) else one.lower() for one in header).items():
+        if times > 1 and (cell in COLUMNS or cell.startswith(PROBABILITY)):
+            problems.add("a column stands twice, so nobody knows which of them counts", f"{cell}, {times} times")
     problems.raise_if_any(str(path))
 
     def column(wanted: str) -> list[str] | None:
         return [csv_value(row[lower.index(wanted)].strip()) for row in rows] if wanted in lower else None
 
     ids, paths = column("id") or column("path") or [], column("path") or column("id") or []
+    if "" in ids:
+        raise DataError(f"{path}: row {ids.index('') + 2} has no id, so nobody knows which clip it is of")
     twice = sorted(one for one, rows_of_it in Counter(ids).items() if rows_of_it > 1)
     if twice:
         raise DataError(f"{path}: {len(twice)} ids stand in several rows, {twice[0]!r} for one: a clip has one answer")
@@ -272,12 +278,26 @@ def _numbers(path: Path, rows: list[list[str]], columns: list[int]) -> np.ndarra
         begin, end = columns[0], columns[-1] + 1
         whole = end - begin == len(columns)
         scores = np.array([[*map(float, row[begin:end] if whole else [row[i] for i in columns])] for row in rows])
-    except ValueError as error:
-        raise DataError(f"{path}: a probability is no number ({error})") from None
+    except ValueError:
+        row, column = next(
+            (row, column) for row in range(len(rows)) for column in columns if not _is_number(rows[row][column])
+        )
+        raise DataError(
+            f"{path}: row {row + 2} has the probability {rows[row][column]!r} in column {column + 1}, no number "
+            "(write 0.5 with a point)"
+        ) from None
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
         raise DataError(f"{path}: row {row + 2} has a probability that is not finite")
     return scores
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _json(path: Path) -> dict[str, Any]:
