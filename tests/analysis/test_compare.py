@@ -289,3 +289,29 @@ def test_a_difference_stays_possible(tmp_path):
         run(tmp_path / name, np.arange(40) % 3, right, groups=np.arange(40) // 20)
     (found,) = compare_runs([read_results(tmp_path / name) for name in "ab"])
     assert all((one.low, one.high) == (-100, 100) for one in found.metrics.values())
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_is_read_alike_in_both_ways(tmp_path, separator, end):
+    """Numbers at the ends of rows are read at once; a quote anywhere, and each cell is."""
+    predictions(tmp_path / "a.csv", np.arange(9) % 3, np.arange(9) > 2)
+    text = (tmp_path / "a.csv").read_text().replace('"prob_pour, slow"', "prob_pour").replace('"pour, slow"', "pour")
+    text = text.replace(",", separator).replace("\n", end)
+    found = []
+    for name, one in (("fast", text), ("slow", text.replace("3.mp4", '"3.mp4"'))):
+        (tmp_path / f"{name}.csv").write_bytes(one.encode())
+        found.append(read_results(tmp_path / f"{name}.csv"))
+    fast, slow = found
+    assert (fast.ids, fast.paths, fast.groups) == (slow.ids, slow.paths, slow.groups) and fast.paths[3] == "3.mp4"
+    np.testing.assert_array_equal(fast.answers[0].scores, slow.answers[0].scores)
+    np.testing.assert_array_equal(fast.answers[0].labels, slow.answers[0].labels)
+    cells = text.split(end)[4].split(separator)
+    for bad, says in (("", "no number"), ("0.1x", "'0.1x' in column 6, no number"), ("nan", "not finite")):
+        worse = separator.join([*cells[:5], bad, *cells[6:]])
+        (tmp_path / "bad.csv").write_bytes(text.replace(separator.join(cells), worse).encode())
+        with pytest.raises(DataError, match=f"row 5 has .*{says}"):
+            read_results(tmp_path / "bad.csv")
+    (tmp_path / "short.csv").write_bytes(text.replace(separator.join(cells), separator.join(cells[:-1])).encode())
+    with pytest.raises(DataError, match="not 7 columns"):
+        read_results(tmp_path / "short.csv")
