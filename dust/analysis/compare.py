@@ -88,7 +88,9 @@ def _compare(a: Results, b: Results, seed: int) -> Comparison:
         both = [np.all([_right(one) for one in side.answers], axis=0) for side in (left, right)]
         groups, known = np.array(left.groups), np.all([one.labels >= 0 for one in left.answers], axis=0)
         first, second = (100.0 * one[known] for one in both)
-        found.metrics[f"all_of_{'_'.join(names)}"] = compare_means(first, second, groups[known].tolist(), seed=seed)
+        found.metrics[f"all_of_{'_'.join(names)}"] = compare_means(
+            first, second, groups[known].tolist(), seed=seed, bound=100.0
+        )
     return found
 
 
@@ -199,7 +201,8 @@ def _compare_recordings(a: Results, b: Results, found: Comparison, seed: int) ->
             found.notes.append(f"{name} is of the {len(both)} recordings that have one in both runs")
         if both:
             first, second = (np.array([pair[side] for pair in both], float) * factor for side in (0, 1))
-            found.metrics[name] = compare_means(first, second, [pair[2] for pair in both], seed=seed)
+            bound = math.inf if name == "tau_s" else 100.0
+            found.metrics[name] = compare_means(first, second, [pair[2] for pair in both], seed=seed, bound=bound)
 
 
 def _changes(a: Results, b: Results) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from dust.utils.text import csv_value
 
 PREDICTIONS, GROUPS, REPORT, CONFIG = "predictions.csv", "groups.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
+COLUMNS = ("id", "path", "group", "label", "prediction")
 #: What a report is asked for, where it has it.
 FORM: dict[str, type] = {"metrics": dict, "counts": dict, "recordings": dict, "data_warnings": list}
 
@@ -143,11 +145,11 @@ def read_all(paths: Sequence[str | Path]) -> list[Results]:
 
 
 def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str) -> Results:
-    header, rows = read_table(path)
+    header, rows, scores = _read_fast(path) or (*read_table(path), None)
     problems = Problems()
     lower = [cell.lower() for cell in header]
     for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
+        if scores is None and len(row) != len(header):
             problems.add(f"not {len(header)} columns, as the header has", f"row {number}: {', '.join(row[:4])} ...")
     if "id" not in lower and "path" not in lower:
         problems.add(
@@ -155,16 +157,21 @@ def _read(path: Path, report: dict[str, Any], config: dict[str, Any], name: str)
             "known, prob_<class>)",
             f"the header: {', '.join(header)}",
         )
+    for cell, times in Counter(one if one.startswith(PROBABILITY) else one.lower() for one in header).items():
+        if times > 1 and (cell in COLUMNS or cell.startswith(PROBABILITY)):
+            problems.add("a column stands twice, so nobody knows which of them counts", f"{cell}, {times} times")
     problems.raise_if_any(str(path))
 
     def column(wanted: str) -> list[str] | None:
         return [csv_value(row[lower.index(wanted)].strip()) for row in rows] if wanted in lower else None
 
     ids, paths = column("id") or column("path") or [], column("path") or column("id") or []
+    if "" in ids:
+        raise DataError(f"{path}: row {ids.index('') + 2} has no id, so nobody knows which clip it is of")
     twice = sorted(one for one, rows_of_it in Counter(ids).items() if rows_of_it > 1)
     if twice:
         raise DataError(f"{path}: {len(twice)} ids stand in several rows, {twice[0]!r} for one: a clip has one answer")
-    answers = _questions(path, header, rows, column, config)
+    answers = _questions(path, header, rows, column, config, scores)
     known = _groups(path.parent)
     groups = column("group") or [known.get(one) or file for one, file in zip(ids, paths, strict=True)]
     return Results(name, ids, paths, groups, answers, {}, report, config)
@@ -184,14 +191,49 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     return [cell.strip() for cell in rows[0]], rows[1:]
 
 
+def _read_fast(path: Path) -> tuple[list[str], list[list[str]], np.ndarray] | None:
+    """Return the header, the cells of each row before the probabilities, and these (N, K), which stand at the ends of
+    the rows; None for a file of another form, or with a fault, which :func:`read_table` reads cell by cell."""
+    text = read_text(path).replace("\r\n", "\n")
+    separator = find_separator(text.split("\n", 1)[:1])
+    if separator not in (",", ";") or '"' in text or "\r" in text:
+        return None
+    first, *lines = text.split("\n")
+    header = [cell.strip() for cell in first.split(separator)]
+    columns = _columns_of_classes(header)
+    if not columns or columns != list(range(columns[0], len(header))):
+        return None
+    begin, count = columns[0], len(columns)
+    rows = [line.split(separator, begin) for line in lines if line]
+    if not rows or any(len(row) != begin + 1 or row[begin].count(separator) != count - 1 for row in rows):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            scores = np.fromstring(separator.join(row.pop() for row in rows), sep=separator)
+        except (ValueError, DeprecationWarning):
+            return None
+    return (header, rows, scores.reshape(len(rows), count)) if scores.size == len(rows) * count else None
+
+
+def _columns_of_classes(header: list[str]) -> list[int]:
+    # TEST.PREDICTIONS_TOP_K writes top_1, prob_1, top_2...: places, not classes
+    return [] if "top_1" in header else [i for i, name in enumerate(header) if name.startswith(PROBABILITY)]
+
+
 def _questions(
-    path: Path, header: list[str], rows: list[list[str]], column: Any, config: dict[str, Any]
+    path: Path,
+    header: list[str],
+    rows: list[list[str]],
+    column: Any,
+    config: dict[str, Any],
+    read: np.ndarray | None,
 ) -> list[Answers]:
     labels, predictions = column("label"), column("prediction")
     if predictions is not None:
         multi = bool(flatten(config).get("DATA.MULTI_LABEL", False))
         _refuse_blanks(path, "prediction", predictions, may_be_empty=multi)
-        return [_answers(path, header, rows, labels, predictions, multi)]
+        return [_answers(path, header, rows, labels, predictions, multi, read)]
     kinds = [name[: -len("_prediction")] for name in map(str.lower, header) if name.endswith("_prediction")]
     if not kinds:
         raise DataError(f"{path}: no column prediction. It needs id, label, prediction and, where known, prob_<class>.")
@@ -222,15 +264,21 @@ def _first_places(
 
 
 def _answers(
-    path: Path, header: list[str], rows: list[list[str]], labels: list[str] | None, predictions: list[str], multi: bool
+    path: Path,
+    header: list[str],
+    rows: list[list[str]],
+    labels: list[str] | None,
+    predictions: list[str],
+    multi: bool,
+    read: np.ndarray | None,
 ) -> Answers:
-    # TEST.PREDICTIONS_TOP_K writes top_1, prob_1, top_2...: places, not classes
-    columns = [] if "top_1" in header else [i for i, name in enumerate(header) if name.startswith(PROBABILITY)]
+    """Answers to one question; ``read``: the probabilities, where they are read already."""
+    columns = _columns_of_classes(header)
     classes = [header[index][len(PROBABILITY) :] for index in columns]
     named = {*(labels or ()), *predictions} - {""}
     multi = multi or bool(classes and not named <= set(classes) and _are_lists(named, set(classes)))
     if multi and classes:
-        scores = _numbers(path, rows, columns)
+        scores = _numbers(path, rows, columns) if read is None else _finite(path, read)
         truth = np.array([[name in _parts(text, classes) for name in classes] for text in labels or []], int)
         return Answers("", classes, truth.reshape(-1, len(classes)), scores, True)
     if multi:
@@ -241,7 +289,7 @@ def _answers(
     missing = tuple(f"{PROBABILITY}{name}" for name in sorted(named - set(classes)))
     if not classes or missing:
         return _first_places("", labels, predictions, missing or (f"{PROBABILITY}<class>",))
-    scores = _numbers(path, rows, columns)
+    scores = _numbers(path, rows, columns) if read is None else _finite(path, read)
     number = {one: index for index, one in enumerate(classes)} | {"": -1}
     best = np.array([number[one] for one in predictions])
     at = np.flatnonzero(best >= 0)
@@ -272,12 +320,30 @@ def _numbers(path: Path, rows: list[list[str]], columns: list[int]) -> np.ndarra
         begin, end = columns[0], columns[-1] + 1
         whole = end - begin == len(columns)
         scores = np.array([[*map(float, row[begin:end] if whole else [row[i] for i in columns])] for row in rows])
-    except ValueError as error:
-        raise DataError(f"{path}: a probability is no number ({error})") from None
+    except ValueError:
+        row, column = next(
+            (row, column) for row in range(len(rows)) for column in columns if not _is_number(rows[row][column])
+        )
+        raise DataError(
+            f"{path}: row {row + 2} has the probability {rows[row][column]!r} in column {column + 1}, no number "
+            "(write 0.5 with a point)"
+        ) from None
+    return _finite(path, scores)
+
+
+def _finite(path: Path, scores: np.ndarray) -> np.ndarray:
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
         raise DataError(f"{path}: row {row + 2} has a probability that is not finite")
     return scores
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -251,3 +251,67 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 def test_names_of_questions_in_capitals(tmp_path):
     write_csv(tmp_path / "a.csv", ["id", "Verb", "Verb_prediction"], [[n, "cut", "cut"] for n in range(9)])
     assert read_results(tmp_path / "a.csv").answers[0].name == "verb"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("\n3,", "\n,", "row 5 has no id"),
+        ("prob_stir", "prob_cut", "a column stands twice.*prob_cut, 2 times"),
+        ("prediction,prob_cut", "prediction,PREDICTION", "prediction, 2 times"),
+        ("\n0,0.mp4,cut,cut,0.", '\n0,0.mp4,cut,cut,"0,', r"row 2 has the probability '0,\d+\.?.*with a point"),
+    ],
+)
+def test_rows_and_columns_of_anybody(tmp_path, before, after, says):
+    predictions(tmp_path / "a.csv", np.arange(6) % 3, np.ones(6, bool))
+    text = (tmp_path / "a.csv").read_text()
+    assert before in text
+    text = text.replace(before, after, 1)
+    if after.endswith('"0,'):  # a comma for the point
+        head, tail = text.split('"0,', 1)
+        text = f'{head}"0,{tail.replace(",", chr(34) + ",", 1)}'
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=f"(?s){says}"):
+        read_results(tmp_path / "a.csv")
+
+
+def test_classes_that_differ_in_capitals_are_two(tmp_path):
+    predictions(tmp_path / "a.csv", np.arange(6) % 3, np.ones(6, bool))
+    text = (tmp_path / "a.csv").read_text()
+    (tmp_path / "a.csv").write_text(text.replace("prob_stir", "prob_Cut").replace(",stir,stir", ",Cut,Cut"))
+    (found,) = read_results(tmp_path / "a.csv").answers
+    assert found.graded and {"cut", "Cut"} < set(found.classes)
+
+
+def test_a_difference_stays_possible(tmp_path):
+    """Of two groups Student's quantile is 12.7: an interval ends at 100 points all the same."""
+    for name, right in (("a", np.arange(40) % 2 == 0), ("b", np.arange(40) < 30)):
+        run(tmp_path / name, np.arange(40) % 3, right, groups=np.arange(40) // 20)
+    (found,) = compare_runs([read_results(tmp_path / name) for name in "ab"])
+    assert all((one.low, one.high) == (-100, 100) for one in found.metrics.values())
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_is_read_alike_in_both_ways(tmp_path, separator, end):
+    """Numbers at the ends of rows are read at once; a quote anywhere, and each cell is."""
+    predictions(tmp_path / "a.csv", np.arange(9) % 3, np.arange(9) > 2)
+    text = (tmp_path / "a.csv").read_text().replace('"prob_pour, slow"', "prob_pour").replace('"pour, slow"', "pour")
+    text = text.replace(",", separator).replace("\n", end)
+    found = []
+    for name, one in (("fast", text), ("slow", text.replace("3.mp4", '"3.mp4"'))):
+        (tmp_path / f"{name}.csv").write_bytes(one.encode())
+        found.append(read_results(tmp_path / f"{name}.csv"))
+    fast, slow = found
+    assert (fast.ids, fast.paths, fast.groups) == (slow.ids, slow.paths, slow.groups) and fast.paths[3] == "3.mp4"
+    np.testing.assert_array_equal(fast.answers[0].scores, slow.answers[0].scores)
+    np.testing.assert_array_equal(fast.answers[0].labels, slow.answers[0].labels)
+    cells = text.split(end)[4].split(separator)
+    for bad, says in (("", "no number"), ("0.1x", "'0.1x' in column 6, no number"), ("nan", "not finite")):
+        worse = separator.join([*cells[:5], bad, *cells[6:]])
+        (tmp_path / "bad.csv").write_bytes(text.replace(separator.join(cells), worse).encode())
+        with pytest.raises(DataError, match=f"row 5 has .*{says}"):
+            read_results(tmp_path / "bad.csv")
+    (tmp_path / "short.csv").write_bytes(text.replace(separator.join(cells), separator.join(cells[:-1])).encode())
+    with pytest.raises(DataError, match="not 7 columns"):
+        read_results(tmp_path / "short.csv")

@@ -21,6 +21,7 @@ from dust.utils.files import write_csv
 from tests.analysis.test_compare import run
 from tests.browser import chromium
 from tests.convert.test_health import clip
+from tests.helpers import csv_lists
 
 
 @pytest.fixture
@@ -261,3 +262,18 @@ def test_clips_that_no_player_plays(tmp_path):
     path.write_text("\n".join([head, *(row.replace("cut,cut", ",cut") for row in rows)]) + "\n")
     path.write_text(path.read_text().replace("0,0.mp4", f"0,{clip(tmp_path / 'real.mp4', 0)}", 1))
     assert "answered <bdi>cut</bdi>" in build_report(folder, clips=6)
+
+
+@pytest.mark.parametrize(
+    "change", [np.log, lambda one: 100 * one, lambda one: one / 2], ids=["logs", "percent", "half"]
+)
+def test_scores_that_are_no_probabilities(tmp_path, change):
+    """Anybody's file may hold logits: calibration figures of them would be noise."""
+    folder = a_tested_run(tmp_path / "kitchen")
+    path = folder / "results" / "predictions.csv"
+    rows = csv_lists(path)
+    for row in rows[1:]:
+        row[4:] = [f"{value:.6g}" for value in change(np.array(row[4:], float))]
+    write_csv(path, rows[0], rows[1:])
+    page = build_report(folder)
+    assert "they are no probabilities" in page and "Expected calibration error" not in page

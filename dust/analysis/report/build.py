@@ -44,6 +44,8 @@ HERE = Path(__file__).parent
 MOST_ROWS = 20_000
 #: Clips of a test above which the report waits until it is asked for.
 MOST_CLIPS = 200_000
+#: By how much probabilities, rounded in a file, may sum to more or less than 1.
+SUM = 0.02
 #: Pairs of classes that are listed as most confused.
 PAIRS = 12
 Section = tuple[str, str]
@@ -293,8 +295,14 @@ def _calibration(answers: Answers) -> str:
     """Reliability, calibration figures, and what answering only when sure would give."""
     known = answers.labelled
     part = answers.rows(known)
-    if not answers.graded or not len(known) or part.scores.max() > 1 + 1e-6:
+    if not answers.graded or not len(known):
         return ""
+    low, high, sums = part.scores.min(), part.scores.max(), part.scores.sum(axis=1)
+    if low < -1e-6 or high > 1 + 1e-6 or (not answers.multi_label and np.abs(sums - 1).max() > SUM):
+        text = (
+            f"The scores reach from {low:.3g} to {high:.3g} and sum to {sums.min():.3g} to {sums.max():.3g} for a clip"
+        )
+        return f"<p>{text}: they are no probabilities, so nothing is said of them.</p>"
     scores = np.clip(part.scores, 0, 1)
     found = measure_calibration(scores, part.labels)
     if answers.multi_label:

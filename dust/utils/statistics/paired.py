@@ -65,7 +65,7 @@ def compare_scores(
     both = make(
         np.concatenate([a, b]), np.concatenate([labels] * 2), np.concatenate([numbers, numbers + total]), 2 * total
     )
-    return _compare(both, sizes, resamples, confidence, seed)
+    return _compare(both, sizes, resamples, confidence, seed, bound=100.0)
 
 
 def compare_means(
@@ -76,8 +76,10 @@ def compare_means(
     resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
+    bound: float = math.inf,
 ) -> Difference:
-    """Compare the means of two models' figures (N,) of the same samples, recordings for one."""
+    """Compare the means of two models' figures (N,) of the same samples, recordings for one; no difference is larger
+    than ``bound``."""
     if len(a) != len(b):
         raise DataError(f"{len(a)} and {len(b)} figures: both must be of the same samples")
     numbers, sizes = group_numbers(groups, len(a))
@@ -87,7 +89,7 @@ def compare_means(
     def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"mean": sums @ weights / np.maximum(counts @ weights, 1) / 100.0}
 
-    return _compare(mean, sizes, resamples, confidence, seed)["mean"]
+    return _compare(mean, sizes, resamples, confidence, seed, bound=bound)["mean"]
 
 
 def mcnemar_p(a_right: np.ndarray, b_right: np.ndarray) -> float:
@@ -115,7 +117,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _compare(
-    figures: Figures, sizes: np.ndarray, resamples: int, confidence: float, seed: int
+    figures: Figures, sizes: np.ndarray, resamples: int, confidence: float, seed: int, *, bound: float
 ) -> dict[str, Difference]:
     """``figures`` take weights of a's groups and behind them of b's."""
     from scipy.special import stdtrit
@@ -141,7 +143,10 @@ def _compare(
             reach = float(stdtrit(effective - 1, (1 + confidence) / 2)) * deviation
         chance = np.abs(np.concatenate([one[name] for one in swapped])) >= abs(b - a) - ROUNDING
         p = float(chance.mean()) if total <= EXACT_GROUPS else (1 + int(chance.sum())) / (1 + len(chance))
-        found[name] = Difference(a, b, b - a, b - a - reach, b - a + reach, p)
+        low, high = b - a - reach, b - a + reach
+        if math.isfinite(reach):  # else nobody knows them
+            low, high = max(low, -bound), min(high, bound)
+        found[name] = Difference(a, b, b - a, low, high, p)
     return found
 
 
