@@ -293,6 +293,27 @@ def test_skeletons_have_left_with_all_their_points(tmp_path):
     assert [(one.start, one.end) for one in found.items] == [(3, 9)]
 
 
+def test_videos_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    """By a timeline of dust's, and by tasks of Label Studio, which are no annotators of one video."""
+    for day in ("day1", "day2"):
+        (tmp_path / "v" / day).mkdir(parents=True)
+    paths = [clip(tmp_path / "v" / day / "my cam.mp4", number) for number, day in enumerate(("day1", "day2"))]
+    results = {f"v/{day}/my cam.mp4": [{"segment": [0, 0.5], "label": day}] for day in ("day1", "day2")}
+    tasks = [task for day in ("day1", "day2") for task in said_by([(0, 0.5, day)])]
+    for number, day in enumerate(("day1", "day2")):
+        tasks[number] |= {"id": number, "data": {"video": f"/data/local-files/?d=v%5C{day}%5Cmy%20cam.mp4"}}
+        tasks[number]["annotations"][0]["completed_by"] = number
+    for form, document in (("activitynet", {"results": results}), ("label-studio", tasks)):
+        source = written(tmp_path / "a.json", document)
+        result = convert_annotations(form, source, tmp_path / form, videos=str(tmp_path / "v"))
+        rows = csv_dicts(tmp_path / form / "data.csv")
+        assert [(row["path"], row["label"]) for row in rows] == [(paths[0], "day1"), (paths[1], "day2")]
+        assert not result.notes
+    source = written(tmp_path / "b.json", {"results": {"else/my cam.mp4": results["v/day1/my cam.mp4"]}})
+    with pytest.raises(DataError, match="several videos have the name"):
+        convert_annotations("activitynet", source, tmp_path / "none", videos=str(tmp_path / "v"))
+
+
 def test_two_shapes_of_one_frame(tmp_path):
     text = CVAT.replace('<box frame="4"', '<box frame="0" outside="0"/><box frame="4"')
     assert len(read("cvat", written(tmp_path / "a.xml", text)).items) == 2

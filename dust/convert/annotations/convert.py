@@ -102,15 +102,15 @@ def convert_annotations(
     files = annotation_files(source, reader.endings)
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
-    places: dict[str, list[str]] = {}
+    places: dict[tuple[str, str], list[str]] = {}
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
-        for video in {one.video for one in found.items}:
-            places.setdefault(video, []).append(file.name)
-    twice = {video: where for video, where in places.items() if len(where) > 1}
+        for place in {(one.folder, one.video) for one in found.items}:
+            places.setdefault(place, []).append(file.name)
+    twice = {video: where for (_, video), where in places.items() if len(where) > 1}
     if twice:
         video, where = next(iter(twice.items()))
         are = counted(len(twice), "video is", "videos are")
