@@ -16,7 +16,7 @@ from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.votes import read_votes
 from dust.decode.container import stated_duration
-from dust.decode.reader import open_clip
+from dust.decode.reader import FrameFolderReader, VideoReader
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.files import write_csv
 from dust.utils.text import counted
@@ -188,7 +188,7 @@ def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
 def _frame_times(path: str, problems: Problems) -> list[float] | None:
     """Times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame."""
     try:
-        with open_clip(path) as reader:
+        with (FrameFolderReader if os.path.isdir(path) else VideoReader)(path) as reader:
             shown: Any = reader
             pts = [float(time) - float(shown.pts[0]) for time in shown.pts]
             return [0.0, *((a + b) / 2 for a, b in pairwise(pts)), pts[-1] + 1 / reader.fps]
