@@ -531,6 +531,10 @@ def test_observations_of_boris_are_kept_apart(tmp_path):
              for time, kind in ((time, "START"), (time + 1, "STOP"))]  # fmt: skip
     with pytest.raises(DataError, match="one video behind the other(.|\\n)*observation o1: abc.mp4, def.mp4"):
         read("boris", written(tmp_path / "b.csv", table(*queue)))
+    without = "\n".join(line.partition(",")[2] for line in table(*queue).splitlines())  # which one it is of
+    assert len(read("boris", written(tmp_path / "c.csv", without)).items) == 2
+    with pytest.raises(DataError, match="observation #1: abc.mp4, def.mp4"):
+        read("boris", written(tmp_path / "d.csv", f"Observation id,#1,,,\n,,,,\n{without}"))
 
 
 def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):

@@ -39,7 +39,7 @@ def read_ava(path: Path) -> Annotated:
         if not label and len(row) >= 3 and not any(row[2:]):  # AVA-Kinetics: nobody is in the frame
             empty += 1
             continue
-        if not label or (len(row) == 4 and not row[3].strip().isdecimal()):
+        if not label or (len(row) == 4 and row[3] and not row[3].isdecimal()):
             what = "3 columns (video, time, action), 4 with a person's number, or 7 and more with a box"
             problems.add(what, f"row {number}: {', '.join(row)}")
             continue
@@ -63,6 +63,8 @@ def read_boris(path: Path) -> Annotated:
         raise DataError(f"{path}: no row with the columns Subject and Behavior: not BORIS' events")
     header = [cell.strip().lower() for cell in rows[place]]
     table = by_name(path, header, rows[place + 1 :])
+    said = next((row[1] for row in rows[:place] if len(row) > 1 and row[0].strip().lower() == _OBSERVATION), "")
+    table = [{_OBSERVATION: said, **row} for row in table]
     media = next((name for name in _MEDIA if name in header), "")
     if not media:
         raise DataError(f"{path}: no column Media file: nobody knows which video it is of")
@@ -95,7 +97,8 @@ _UNHEEDED = {
 }
 
 
-#: By their ids, "" where the table has none.
+_OBSERVATION = "observation id"
+#: By their ids, "" where the table says none.
 Observations = dict[str, list[Annotation]]
 
 
@@ -110,7 +113,7 @@ def _tell_several(observations: Observations, found: Annotated, problems: Proble
             start, end = spans.get(video, (one.start, one.end))
             spans[video] = min(start, one.start), max(end, one.end)
         ordered = sorted(spans.values())
-        if len(spans) > 1 and all(end <= start for (_, end), (start, _) in pairwise(ordered)):
+        if name and len(spans) > 1 and all(end <= start for (_, end), (start, _) in pairwise(ordered)):
             kind = "plays one video behind the other, and its times count from the beginning of the first: " \
                 "observe each video alone"  # fmt: skip
             problems.add(kind, f"observation {name}: {', '.join(file for _, file in spans)}")
@@ -140,7 +143,7 @@ def _aggregated(table: list[dict[str, str]], media: str, found: Observations, pr
             problems.add("begins in one file and ends in another: cut it in BORIS", f"{where}: {row[media]}, {last}")
         folder, video = _video(row[media])
         one = Annotation(video, start, end, row["behavior"], group=_subject(row), folder=folder)
-        found.setdefault(row.get("observation id", ""), []).append(one)
+        found.setdefault(row[_OBSERVATION], []).append(one)
     return points
 
 
@@ -151,7 +154,7 @@ def _tabular(table: list[dict[str, str]], media: str, found: Observations, probl
     for place in sorted(range(len(table)), key=lambda place: times[place]):  # some exports go by subject
         number, row, time = place + 1, table[place], times[place]
         folder, video = _video(row[media])
-        key = (video, _subject(row), row["behavior"], row.get("observation id", ""), folder)
+        key = (video, _subject(row), row["behavior"], row[_OBSERVATION], folder)
         status = row.get("status", row.get("behavior type", "POINT")).upper()
         if status == "START":
             if key in begun:
