@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 
 import pytest
 
@@ -312,6 +313,13 @@ def test_videos_of_one_name_are_told_apart_by_their_folders(tmp_path):
     source = written(tmp_path / "b.json", {"results": {"else/my cam.mp4": results["v/day1/my cam.mp4"]}})
     with pytest.raises(DataError, match="several videos have the name"):
         convert_annotations("activitynet", source, tmp_path / "none", videos=str(tmp_path / "v"))
+
+
+def test_packed_exports_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "task.zip", "w") as file:
+        file.writestr("annotations.xml", CVAT)
+    with pytest.raises(DataError, match="task.zip: a zip file or a spreadsheet: unpack it, or export it as .xml"):
+        convert_annotations("cvat", tmp_path / "task.zip", tmp_path / "out")
 
 
 def test_two_shapes_of_one_frame(tmp_path):

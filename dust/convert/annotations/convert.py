@@ -1,6 +1,7 @@
 """From annotation files and a folder of videos to lists of segments."""
 
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -100,6 +101,9 @@ def convert_annotations(
         raise ConfigError(f"--soft-labels: {form} does not say what several people said")
     source = Path(source).expanduser()
     files = annotation_files(source, reader.endings)
+    packed = [str(file) for file in files if zipfile.is_zipfile(file)]
+    if packed:
+        raise DataError(f"{packed[0]}: a zip file or a spreadsheet: unpack it, or export it as {reader.endings[0]}")
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
     places: dict[tuple[str, str], list[str]] = {}
