@@ -177,6 +177,9 @@ def test_what_was_typed_and_options_that_are_not_there(tmp_path):
     found = read("via", written(tmp_path / "a.json", typed), "activity")
     assert [one.label for one in found.items] == ["cut, slowly"]
     chosen = json.loads(json.dumps(VIA))
+    chosen["view"]["1"]["fid_list"] = ["1", "2"]
+    notes = read("via", written(tmp_path / "a.json", chosen), "activity").notes
+    assert notes[-1] == "1 segment is of several videos at once, of which the first is taken"
     chosen["metadata"]["1_x"]["av"]["1"] = "a,c"
     with pytest.raises(DataError, match="option that the attribute does not have .it has a cut, b stir.*\n.*'c'"):
         read("via", written(tmp_path / "a.json", chosen), "activity")

@@ -130,14 +130,15 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
     options = {} if facts.get("type") == _TEXT else mapping(facts.get("options"))
     files = {str(number): mapping(one) for number, one in mapping(project.get("file")).items()}
     views = {str(number): mapping(one) for number, one in mapping(project.get("view")).items()}
-    found, problems, other = Annotated(), Problems(), 0
+    found, problems, other, several = Annotated(), Problems(), 0, 0
     for one in map(mapping, mapping(project["metadata"]).values()):
         times, chosen = sequence(one.get("z")), mapping(one.get("av")).get(wanted[0])
         if len(times) != 2 or chosen is None or not str(chosen).strip():
             other += 1
             continue
-        view = views.get(str(one.get("vid")), {})
-        file = files.get(str(next(iter(sequence(view.get("fid_list"))), one.get("vid"))), {})
+        shown = sequence(views.get(str(one.get("vid")), {}).get("fid_list"))
+        file = files.get(str(next(iter(shown), one.get("vid"))), {})
+        several += len(shown) > 1
         video = video_name(str(file.get("fname") or file.get("src") or ""))
         start, end = (to_seconds(value, video, problems) for value in times)
         keys = str(chosen).split(",") if options else [str(chosen)]  # of check boxes several
@@ -146,4 +147,7 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
             problems.add(f"an option that the attribute does not have (it has {listed})", f"{video}: {key!r}")
         found.items += [Annotation(video, start, end, str(options.get(key, key))) for key in keys]
     found.left_out(other, "regions and segments without this attribute")
+    if several:
+        are = counted(several, "segment is", "segments are")
+        found.notes.append(f"{are} of several videos at once, of which the first is taken")
     return checked(found, path, problems)
