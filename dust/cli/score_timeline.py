@@ -9,6 +9,7 @@ file in ActivityNet's form, or a list with the columns path, start, end and labe
 
 import argparse
 import os
+from collections import Counter
 from pathlib import Path
 
 from dust.cli.command import command
@@ -38,12 +39,13 @@ def run(args: argparse.Namespace) -> None:
     if not 0 < args.rate <= 1000:
         raise ConfigError(f"--rate {args.rate:g}: labels a second, above 0 and at most 1000")
     path = Path(args.predicted)
+    both = (segments_of(path / TIMELINE if path.is_dir() else path), segments_of(Path(args.truth)))
     predicted, true = (
         {
             video: [one for one in found if not args.background or one.label != args.background]
             for video, found in of.items()
         }
-        for of in (segments_of(path / TIMELINE if path.is_dir() else path), segments_of(Path(args.truth)))
+        for of in by_video(*both)
     )
     figures, notes = score_timelines(predicted, true, rate=args.rate, ignore_background=args.background is None)
     for note in notes:
@@ -53,19 +55,46 @@ def run(args: argparse.Namespace) -> None:
         write_text(args.json, json.dumps(figures, indent=2) + "\n")
 
 
-def segments_of(path: Path) -> dict:
-    """Video, without folder and ending -> its segments, of a json in ActivityNet's form or of a csv list."""
+#: (folder as far as it is named, name without ending) of a video -> its segments.
+Found = dict[tuple[str, str], list]
+
+
+def segments_of(path: Path) -> Found:
+    """The segments of a json in ActivityNet's form or of a csv list."""
     from dust.convert.annotations.tables import read_segments
     from dust.datasets.manifest.annotation_files import read_activitynet
     from dust.decode.folders import is_video
     from dust.utils.segment_metrics import Segment
 
-    found: dict[str, list[Segment]] = {}
+    found: Found = {}
     items = (read_segments if path.suffix.lower() in (".csv", ".tsv") else read_activitynet)(path).items
     for one in items:
         video = os.path.splitext(one.video)[0] if is_video(one.video) else one.video
-        found.setdefault(video, []).append(Segment(one.start, one.end, one.label, one.confidence))
+        found.setdefault((one.folder, video), []).append(Segment(one.start, one.end, one.label, one.confidence))
     return found
+
+
+def by_video(predicted: Found, true: Found) -> tuple[dict[str, list], dict[str, list]]:
+    """Both by what the annotated videos are called: videos of one name are told apart by the ends of their folders."""
+    from dust.datasets.manifest.annotated import shared_end
+
+    alone = Counter(name for _, name in true)
+    names = {key: key[1] if alone[key[1]] == 1 else "/".join(key) for key in true}
+    found = {names[key]: segments for key, segments in true.items()}
+    ours: dict[str, list] = {}
+    theirs: dict[str, list[tuple[str, str]]] = {}
+    for key in predicted:
+        theirs.setdefault(key[1], []).append(key)
+    for name, keys in theirs.items():
+        wanted = [key for key in true if key[1] == name]
+        certain = len(keys) == len(wanted) == 1
+        pairs = sorted(((shared_end(a[0], b[0]), a, b) for a in keys for b in wanted), key=lambda one: -one[0])
+        called: dict[tuple[str, str], tuple[str, str]] = {}
+        for shared, key, other in pairs:
+            if (shared or certain) and key not in called and other not in called.values():
+                called[key] = other
+        ours |= {names[called[key]] if key in called else "/".join(filter(None, key)): predicted[key] for key in keys}
+    return ours, found
 
 
 main = command("score-timeline", __doc__, add_arguments, run)

@@ -48,7 +48,7 @@ class LongVideos:
         timeline: write csv and picture of each.
 
     Attributes:
-        done: (name, timeline, segments) of those that were read.
+        done: (what it is called, timeline, segments) of those that were read.
         failed: (path, reason) of the others.
         written: paths of all files.
     """
@@ -73,7 +73,8 @@ class LongVideos:
         Args:
             progress: called with (path, seconds read, seconds in all).
         """
-        for source, name in zip(sources, file_names(sources), strict=True):
+        names = video_names(sources)
+        for source, video, name in zip(sources, names, file_stems(names), strict=True):
             path = names_of(source)[1]
             try:
                 stream = self._open(source)
@@ -83,7 +84,7 @@ class LongVideos:
             except (VideoError, DataError) as error:
                 self.failed.append((path, error.reason if isinstance(error, VideoError) else str(error)))
                 continue
-            self.done.append((name, found, segments))
+            self.done.append((video, found, segments))
             yield found, segments
         if self.output is not None and self.timeline and self.done:
             target = self.output.path / "timeline.json"
@@ -134,18 +135,21 @@ def timeline_of(stream: Stream, rule: MergeRule) -> Timeline:
     return Timeline(stream.path, stream.predictor.classes, stream.duration, questions, **more)
 
 
-def file_names(sources: Sequence[Any]) -> list[str]:
-    """Return a name for the files of each source: its own without ending, or where several have that its whole one, or
-    its path."""
+def video_names(sources: Sequence[Any]) -> list[str]:
+    """Return what each source is called: its own name without ending, or where several have that its whole one, or its
+    path."""
     ids, paths = zip(*map(names_of, sources), strict=True) if sources else ((), ())
     short = [PurePath(urlsplit(name).path if "://" in name else name).stem or name for name in ids]
     counts = [Counter(name.casefold() for name in names) for names in (short, ids)]
-    return file_stems(
-        [
-            next((name for name, count in zip(names, counts, strict=False) if count[name.casefold()] == 1), names[-1])
-            for names in zip(short, ids, paths, strict=True)
-        ]
-    )
+    return [
+        next((name for name, count in zip(names, counts, strict=False) if count[name.casefold()] == 1), names[-1])
+        for names in zip(short, ids, paths, strict=True)
+    ]
+
+
+def file_names(sources: Sequence[Any]) -> list[str]:
+    """Return a name for the files of each source, after :func:`video_names`."""
+    return file_stems(video_names(sources))
 
 
 def watch(

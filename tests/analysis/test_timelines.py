@@ -71,3 +71,18 @@ def test_a_class_of_background_is_what_nobody_annotated(tmp_path):
         assert main(argv) == 0
         figures[words] = json.loads((tmp_path / "out").read_text())["frame_acc"]
     assert figures == {(): 100, ("--background",): 75, ("--background", "none"): 100}
+
+
+def test_videos_of_one_name_meet_by_their_folders(tmp_path):
+    """Three cameras' files of one name, of which the predictions know two, in another place and order."""
+    label = {"day1": "cut", "day2": "stir", "day3": "pour"}
+    results = {f"v/{day}/cam.mp4": [{"label": label[day], "segment": [0, 2]}] for day in ("day2", "day1")}
+    (tmp_path / "timeline.json").write_text(json.dumps({"results": results}))
+    rows = [f"/data/v/{day}/cam.mp4,0,2,{name}\n" for day, name in label.items()]
+    (tmp_path / "test.csv").write_text("path,start,end,label\n" + "".join(rows))
+    words = ["score-timeline", str(tmp_path), str(tmp_path / "test.csv"), "--json", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "out").read_text())["frame_acc"] == pytest.approx(100 * 2 / 3)
+    (tmp_path / "test.csv").write_text("path,start,end,label\n" + rows[0])  # the other one is annotated by nobody
+    assert main(words) == 0
+    assert json.loads((tmp_path / "out").read_text())["frame_acc"] == 100

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 
 import pytest
 
@@ -176,6 +177,9 @@ def test_what_was_typed_and_options_that_are_not_there(tmp_path):
     found = read("via", written(tmp_path / "a.json", typed), "activity")
     assert [one.label for one in found.items] == ["cut, slowly"]
     chosen = json.loads(json.dumps(VIA))
+    chosen["view"]["1"]["fid_list"] = ["1", "2"]
+    notes = read("via", written(tmp_path / "a.json", chosen), "activity").notes
+    assert notes[-1] == "1 segment is of several videos at once, of which the first is taken"
     chosen["metadata"]["1_x"]["av"]["1"] = "a,c"
     with pytest.raises(DataError, match="option that the attribute does not have .it has a cut, b stir.*\n.*'c'"):
         read("via", written(tmp_path / "a.json", chosen), "activity")
@@ -291,6 +295,34 @@ def test_skeletons_have_left_with_all_their_points(tmp_path):
     text = f"<annotations><meta><task><name>abc</name></task></meta>{track}</annotations>"
     found = read("cvat", written(tmp_path / "a.xml", text))
     assert [(one.start, one.end) for one in found.items] == [(3, 9)]
+
+
+def test_videos_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    """By a timeline of dust's, and by tasks of Label Studio, which are no annotators of one video."""
+    for day in ("day1", "day2"):
+        (tmp_path / "v" / day).mkdir(parents=True)
+    paths = [clip(tmp_path / "v" / day / "my cam.mp4", number) for number, day in enumerate(("day1", "day2"))]
+    results = {f"v/{day}/my cam.mp4": [{"segment": [0, 0.5], "label": day}] for day in ("day1", "day2")}
+    tasks = [task for day in ("day1", "day2") for task in said_by([(0, 0.5, day)])]
+    for number, day in enumerate(("day1", "day2")):
+        tasks[number] |= {"id": number, "data": {"video": f"/data/local-files/?d=v%5C{day}%5Cmy%20cam.mp4"}}
+        tasks[number]["annotations"][0]["completed_by"] = number
+    for form, document in (("activitynet", {"results": results}), ("label-studio", tasks)):
+        source = written(tmp_path / "a.json", document)
+        result = convert_annotations(form, source, tmp_path / form, videos=str(tmp_path / "v"))
+        rows = csv_dicts(tmp_path / form / "data.csv")
+        assert [(row["path"], row["label"]) for row in rows] == [(paths[0], "day1"), (paths[1], "day2")]
+        assert not result.notes
+    source = written(tmp_path / "b.json", {"results": {"else/my cam.mp4": results["v/day1/my cam.mp4"]}})
+    with pytest.raises(DataError, match="several videos have the name"):
+        convert_annotations("activitynet", source, tmp_path / "none", videos=str(tmp_path / "v"))
+
+
+def test_packed_exports_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "task.zip", "w") as file:
+        file.writestr("annotations.xml", CVAT)
+    with pytest.raises(DataError, match="task.zip: a zip file or a spreadsheet: unpack it, or export it as .xml"):
+        convert_annotations("cvat", tmp_path / "task.zip", tmp_path / "out")
 
 
 def test_two_shapes_of_one_frame(tmp_path):
@@ -510,6 +542,10 @@ def test_observations_of_boris_are_kept_apart(tmp_path):
              for time, kind in ((time, "START"), (time + 1, "STOP"))]  # fmt: skip
     with pytest.raises(DataError, match="one video behind the other(.|\\n)*observation o1: abc.mp4, def.mp4"):
         read("boris", written(tmp_path / "b.csv", table(*queue)))
+    without = "\n".join(line.partition(",")[2] for line in table(*queue).splitlines())  # which one it is of
+    assert len(read("boris", written(tmp_path / "c.csv", without)).items) == 2
+    with pytest.raises(DataError, match="observation #1: abc.mp4, def.mp4"):
+        read("boris", written(tmp_path / "d.csv", f"Observation id,#1,,,\n,,,,\n{without}"))
 
 
 def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):

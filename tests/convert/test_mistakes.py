@@ -155,6 +155,9 @@ def test_ata(tmp_path):
     convert_mistakes("ata", tmp_path, tmp_path / "out", videos=str(tmp_path / "videos"))
     assert [row[:2] for row in table(tmp_path / "out" / "steps.csv")[1:]] == [["14", "0"], ["24", "3"], ["14", "0"]]
     assert table(tmp_path / "out" / "mistakes.csv")[1:] == [["14", "omitted", "3", "body"]]
+    (tmp_path / "groundTruth" / "airplane_2.txt").write_text("head\n\nhead\n")  # whose frames would be counted wrongly
+    with pytest.raises(DataError, match="an empty line among the labels.*\\n.*airplane_2.txt: line 2"):
+        convert_mistakes("ata", tmp_path, tmp_path / "more", videos=str(tmp_path / "videos"))
 
 
 def test_what_cannot_be_read(tmp_path):

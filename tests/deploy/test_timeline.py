@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dust.datasets.manifest.manifest import Clip
-from dust.deploy.jobs import file_names
+from dust.deploy.jobs import file_names, video_names
 from dust.deploy.prediction import Prediction
 from dust.deploy.timeline import MergeRule, Moments, Segment, Timeline, write_activitynet, write_timeline
 from tests.helpers import csv_dicts
@@ -140,6 +140,7 @@ def test_what_is_too_short_goes_to_the_likelier_neighbour():
 
 def test_names_of_files():
     assert file_names(["a/x.mp4", "b/x.avi", "c/y.mp4"]) == ["a_x.mp4", "b_x.avi", "y"]
+    assert video_names(["my take.mp4", "a/x.mp4", "b/x.avi"]) == ["my take", "a/x.mp4", "b/x.avi"], "as it is on disk"
     assert file_names(["a b/c:d?.mp4", "X.mp4", "x.mp4"]) == ["c_d_", *file_names(["X.mp4", "x.mp4"])]
     assert len({name.casefold() for name in file_names(["X.mp4", "x.mp4"])}) == 2
     parts = [Clip(f"a.mp4#{begin}-{begin + 1}", "/data/a.mp4", None) for begin in range(3)]

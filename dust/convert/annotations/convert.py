@@ -1,6 +1,7 @@
 """From annotation files and a folder of videos to lists of segments."""
 
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,7 +17,7 @@ from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.votes import read_votes
 from dust.decode.container import stated_duration
-from dust.decode.reader import open_clip
+from dust.decode.reader import FrameFolderReader, VideoReader
 from dust.utils.errors import ConfigError, DataError, Problems, VideoError
 from dust.utils.files import write_csv
 from dust.utils.text import counted
@@ -100,17 +101,20 @@ def convert_annotations(
         raise ConfigError(f"--soft-labels: {form} does not say what several people said")
     source = Path(source).expanduser()
     files = annotation_files(source, reader.endings)
+    packed = [str(file) for file in files if zipfile.is_zipfile(file)]
+    if packed:
+        raise DataError(f"{packed[0]}: a zip file or a spreadsheet: unpack it, or export it as {reader.endings[0]}")
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
-    places: dict[str, list[str]] = {}
+    places: dict[tuple[str, str], list[str]] = {}
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
-        for video in {one.video for one in found.items}:
-            places.setdefault(video, []).append(file.name)
-    twice = {video: where for video, where in places.items() if len(where) > 1}
+        for place in {(one.folder, one.video) for one in found.items}:
+            places.setdefault(place, []).append(file.name)
+    twice = {video: where for (_, video), where in places.items() if len(where) > 1}
     if twice:
         video, where = next(iter(twice.items()))
         are = counted(len(twice), "video is", "videos are")
@@ -188,7 +192,7 @@ def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
 def _frame_times(path: str, problems: Problems) -> list[float] | None:
     """Times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame."""
     try:
-        with open_clip(path) as reader:
+        with (FrameFolderReader if os.path.isdir(path) else VideoReader)(path) as reader:
             shown: Any = reader
             pts = [float(time) - float(shown.pts[0]) for time in shown.pts]
             return [0.0, *((a + b) / 2 for a, b in pairwise(pts)), pts[-1] + 1 / reader.fps]

@@ -1,6 +1,7 @@
 """Annotations in JSON: Label Studio, VIA."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dust.datasets.manifest.annotation import (
     sequence,
     to_seconds,
     video_name,
+    video_place,
 )
 from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
@@ -36,21 +38,24 @@ def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
     if not tasks:
         raise DataError(f"{path}: not a list of tasks: export JSON or JSON-MIN")
     found, problems, other, more, cancelled = Annotated(), Problems(), 0, 0, 0
-    tasks_of: dict[str, dict[str, People]] = {}
+    tasks_of: dict[tuple[str, str], dict[str, People]] = {}
     numbered = list(enumerate(map(mapping, tasks), 1))
     numbered.sort(key=lambda pair: not any(mapping(one).get("ground_truth") for one in _made(pair[1])))
     for number, task in numbered:
         data = mapping(task.get("data")) or task
         named = [str(data[key]) for key in ("video", "video_url", "audio", "url") if data.get(key)]
         named += [value for value in data.values() if isinstance(value, str) and is_video(video_name(value))]
-        video = video_name(named[0]) if named else ""
+        folder, video = video_place(named[0]) if named else ("", "")
+        folder = "" if without_upload(video) != video else folder  # of an upload Label Studio's own
         more += len({video_name(one) for one in named if is_video(video_name(one))}) > 1
         cancelled += sum(bool(mapping(one).get("was_cancelled")) for one in _made(task))
-        people = tasks_of.setdefault(without_upload(video), {}).setdefault(str(task.get("id", f"no {number}")), {})
+        people = tasks_of.setdefault((folder, without_upload(video)), {}).setdefault(
+            str(task.get("id", f"no {number}")), {}
+        )
         for who, values in _said(task):
             for value in values:
                 stretches = _stretches(value, video, f"task {number} ({video})", problems)
-                people.setdefault(who, []).extend(stretches)
+                people.setdefault(who, []).extend(replace(one, folder=folder) for one in stretches)
                 other += not stretches
             people.setdefault(who, [])
     works = [work for tasks in tasks_of.values() for work in works_of(tasks.values())]
@@ -125,14 +130,15 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
     options = {} if facts.get("type") == _TEXT else mapping(facts.get("options"))
     files = {str(number): mapping(one) for number, one in mapping(project.get("file")).items()}
     views = {str(number): mapping(one) for number, one in mapping(project.get("view")).items()}
-    found, problems, other = Annotated(), Problems(), 0
+    found, problems, other, several = Annotated(), Problems(), 0, 0
     for one in map(mapping, mapping(project["metadata"]).values()):
         times, chosen = sequence(one.get("z")), mapping(one.get("av")).get(wanted[0])
         if len(times) != 2 or chosen is None or not str(chosen).strip():
             other += 1
             continue
-        view = views.get(str(one.get("vid")), {})
-        file = files.get(str(next(iter(sequence(view.get("fid_list"))), one.get("vid"))), {})
+        shown = sequence(views.get(str(one.get("vid")), {}).get("fid_list"))
+        file = files.get(str(next(iter(shown), one.get("vid"))), {})
+        several += len(shown) > 1
         video = video_name(str(file.get("fname") or file.get("src") or ""))
         start, end = (to_seconds(value, video, problems) for value in times)
         keys = str(chosen).split(",") if options else [str(chosen)]  # of check boxes several
@@ -141,4 +147,7 @@ def read_via(path: Path, attribute: str = "") -> Annotated:
             problems.add(f"an option that the attribute does not have (it has {listed})", f"{video}: {key!r}")
         found.items += [Annotation(video, start, end, str(options.get(key, key))) for key in keys]
     found.left_out(other, "regions and segments without this attribute")
+    if several:
+        are = counted(several, "segment is", "segments are")
+        found.notes.append(f"{are} of several videos at once, of which the first is taken")
     return checked(found, path, problems)

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from dust.datasets.manifest.annotation import Annotated, Annotation, checked, to_seconds, video_name
+from dust.datasets.manifest.annotation import Annotated, Annotation, checked, to_seconds, video_name, video_place
 from dust.datasets.manifest.annotation_files import by_name, read_named, read_rows
 from dust.utils.errors import DataError, Problems
 from dust.utils.text import counted
@@ -20,8 +20,8 @@ def read_segments(path: Path) -> Annotated:
         start, end, sure = (
             to_seconds(row.get(name, 1.0), f"row {number}", problems) for name in ("start", "end", "confidence")
         )
-        video = video_name(row.get("path") or row.get("video") or path.name.removesuffix(".segments.csv"))
-        found.items.append(Annotation(video, start, end, row["label"], confidence=sure))
+        folder, video = video_place(row.get("path") or row.get("video") or path.name.removesuffix(".segments.csv"))
+        found.items.append(Annotation(video, start, end, row["label"], confidence=sure, folder=folder))
     return checked(found, path, problems)
 
 
@@ -39,7 +39,7 @@ def read_ava(path: Path) -> Annotated:
         if not label and len(row) >= 3 and not any(row[2:]):  # AVA-Kinetics: nobody is in the frame
             empty += 1
             continue
-        if not label or (len(row) == 4 and not row[3].strip().isdecimal()):
+        if not label or (len(row) == 4 and row[3] and not row[3].isdecimal()):
             what = "3 columns (video, time, action), 4 with a person's number, or 7 and more with a box"
             problems.add(what, f"row {number}: {', '.join(row)}")
             continue
@@ -63,6 +63,8 @@ def read_boris(path: Path) -> Annotated:
         raise DataError(f"{path}: no row with the columns Subject and Behavior: not BORIS' events")
     header = [cell.strip().lower() for cell in rows[place]]
     table = by_name(path, header, rows[place + 1 :])
+    said = next((row[1] for row in rows[:place] if len(row) > 1 and row[0].strip().lower() == _OBSERVATION), "")
+    table = [{_OBSERVATION: said, **row} for row in table]
     media = next((name for name in _MEDIA if name in header), "")
     if not media:
         raise DataError(f"{path}: no column Media file: nobody knows which video it is of")
@@ -95,33 +97,33 @@ _UNHEEDED = {
 }
 
 
-#: By their ids, "" where the table has none.
+_OBSERVATION = "observation id"
+#: By their ids, "" where the table says none.
 Observations = dict[str, list[Annotation]]
 
 
 def _tell_several(observations: Observations, found: Annotated, problems: Problems) -> None:
     """Say what is in several observations; an observation that plays one video behind the other is a problem, since its
     times count from the beginning of the first."""
-    seen: dict[str, list[str]] = {}
+    seen: dict[tuple[str, str], list[str]] = {}
     for name, items in observations.items():
-        spans: dict[str, tuple[float, float]] = {}
+        spans: dict[tuple[str, str], tuple[float, float]] = {}
         for one in items:
-            start, end = spans.get(one.video, (one.start, one.end))
-            spans[one.video] = min(start, one.start), max(end, one.end)
+            video = one.folder, one.video
+            start, end = spans.get(video, (one.start, one.end))
+            spans[video] = min(start, one.start), max(end, one.end)
         ordered = sorted(spans.values())
-        if len(spans) > 1 and all(end <= start for (_, end), (start, _) in pairwise(ordered)):
+        if name and len(spans) > 1 and all(end <= start for (_, end), (start, _) in pairwise(ordered)):
             kind = "plays one video behind the other, and its times count from the beginning of the first: " \
                 "observe each video alone"  # fmt: skip
-            problems.add(kind, f"observation {name}: {', '.join(spans)}")
+            problems.add(kind, f"observation {name}: {', '.join(file for _, file in spans)}")
         for video in spans:
             seen.setdefault(video, []).append(name)
-    twice = {video: names for video, names in seen.items() if len(names) > 1}
+    twice = {file: names for (_, file), names in seen.items() if len(names) > 1}
     if twice:
-        video, names = next(iter(twice.items()))
+        file, names = next(iter(twice.items()))
         are = counted(len(twice), "video is", "videos are")
-        found.notes.append(
-            f"{are} in several observations, whose stretches are all taken ({video}: {', '.join(names)})"
-        )
+        found.notes.append(f"{are} in several observations, whose stretches are all taken ({file}: {', '.join(names)})")
 
 
 def _lower(row: list[str]) -> set[str]:
@@ -139,8 +141,9 @@ def _aggregated(table: list[dict[str, str]], media: str, found: Observations, pr
         last = row.get("media file name at stop", "")
         if media == "media file name at start" and last and last != row[media]:
             problems.add("begins in one file and ends in another: cut it in BORIS", f"{where}: {row[media]}, {last}")
-        one = Annotation(_video(row[media]), start, end, row["behavior"], group=_subject(row))
-        found.setdefault(row.get("observation id", ""), []).append(one)
+        folder, video = _video(row[media])
+        one = Annotation(video, start, end, row["behavior"], group=_subject(row), folder=folder)
+        found.setdefault(row[_OBSERVATION], []).append(one)
     return points
 
 
@@ -150,7 +153,8 @@ def _tabular(table: list[dict[str, str]], media: str, found: Observations, probl
     times = [to_seconds(row.get("time"), f"event {number}", problems) for number, row in enumerate(table, 1)]
     for place in sorted(range(len(table)), key=lambda place: times[place]):  # some exports go by subject
         number, row, time = place + 1, table[place], times[place]
-        key = (_video(row[media]), _subject(row), row["behavior"], row.get("observation id", ""))
+        folder, video = _video(row[media])
+        key = (video, _subject(row), row["behavior"], row[_OBSERVATION], folder)
         status = row.get("status", row.get("behavior type", "POINT")).upper()
         if status == "START":
             if key in begun:
@@ -160,7 +164,8 @@ def _tabular(table: list[dict[str, str]], media: str, found: Observations, probl
             if key not in begun:
                 problems.add("stops without having started", f"event {number}: {' '.join(key[:3])}")
                 continue
-            found.setdefault(key[3], []).append(Annotation(key[0], begun.pop(key), time, key[2], group=key[1]))
+            one = Annotation(video, begun.pop(key), time, key[2], group=key[1], folder=folder)
+            found.setdefault(key[3], []).append(one)
         else:
             points += 1
     for left in begun:
@@ -168,10 +173,10 @@ def _tabular(table: list[dict[str, str]], media: str, found: Observations, probl
     return points
 
 
-def _video(written: str) -> str:
-    """The name of the first player's video; BORIS 8 writes ``player #1:/v/abc.mp4``, with ``;`` between players."""
+def _video(written: str) -> tuple[str, str]:
+    """Folder and name of the first player's video; BORIS 8 writes ``player #1:/v/abc.mp4``, with ``;`` between them."""
     first = next(filter(None, _PLAYER.split(written)), "")
-    return video_name(first.rstrip(" ;\n") if first != written else written)
+    return video_place(first.rstrip(" ;\n") if first != written else written)
 
 
 def _subject(row: dict[str, str]) -> str:

@@ -7,7 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from dust.datasets.manifest.annotation import Annotated, Annotation, checked, read_xml, to_seconds, video_name
+from dust.datasets.manifest.annotation import (
+    Annotated,
+    Annotation,
+    checked,
+    read_xml,
+    to_seconds,
+    video_name,
+    video_place,
+)
 from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.text import counted
@@ -166,6 +174,7 @@ def read_elan(path: Path, tier: str = "") -> Annotated:
     every = [(_media_name(one), one) for one in root.iter("MEDIA_DESCRIPTOR")]
     videos = [pair for pair in every if is_video(pair[0])] or every
     video, media = videos[0] if videos else ("", None)
+    folder = video_place(media.get("MEDIA_URL") or "")[0] if media is not None else ""
     if len(videos) > 1:
         found.notes.append(f"of several videos the first: {', '.join(name for name, _ in videos)}")
     origin = (
@@ -188,7 +197,8 @@ def read_elan(path: Path, tier: str = "") -> Annotated:
         open_ended += span is None
         unlabelled += span is not None and not label
         if span is not None and label:
-            found.items.append(Annotation(video, span[0] + origin, span[1] + origin, label, group=person))
+            one_span = span[0] + origin, span[1] + origin
+            found.items.append(Annotation(video, *one_span, label, group=person, folder=folder))
     if origin:
         found.notes.append(f"times count from {origin:g} s of the video on (TIME_ORIGIN)")
     found.left_out(open_ended, "annotations whose times are not set (align them in ELAN)")

@@ -204,9 +204,13 @@ def read_ata(root: Path) -> Sessions:
     folder = root / "groundTruth" if (root / "groundTruth").is_dir() else root
     found, splits, problems = Sessions(), _bundles(root), Problems()
     for path in annotation_files(folder, (".txt",)):
-        labels = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-        if not labels:
+        labels = [line.strip() for line in read_text(path).rstrip().split("\n")]
+        if labels == [""]:
             problems.add("a file without labels", path.name)
+            continue
+        if "" in labels:
+            line = labels.index("") + 1
+            problems.add("an empty line among the labels, where every frame has one", f"{path.name}: line {line}")
             continue
         one = Session(path.stem, path.stem.split("_")[0], split=splits.get(path.stem, ""), in_frames=True)
         for frame, (label, after) in enumerate(zip(labels, [*labels[1:], ""], strict=True)):

@@ -3,6 +3,7 @@
 The same samples as those of the lists that ``dust convert-data`` writes of the same files.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -66,6 +67,7 @@ def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems)
     names = (one.video, stem, f"v_{one.video}", own, without_upload(stem), *([f"/{own}"] if own != one.video else []))
     for name, whole in (*((name, True) for name in names), (cut, False)):
         paths = known.get(name, [])
+        paths = _nearest(paths, one.folder) if len(paths) > 1 else paths
         if len(paths) > 1:
             problems.add("several videos have the name", f"{one.video}: {paths[0]}, {paths[1]}")
             return "", True
@@ -73,6 +75,18 @@ def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems)
             return paths[0], whole
     problems.add("the video is not there", one.video)
     return "", True
+
+
+def _nearest(paths: list[str], folder: str) -> list[str]:
+    """Those whose folders end most as this one does; all of them if none does."""
+    shared = [shared_end(os.path.dirname(path), folder) for path in paths]
+    return [path for path, many in zip(paths, shared, strict=True) if many == max(shared)]
+
+
+def shared_end(one: str, other: str) -> int:
+    """Tell how many folders the ends of two paths of folders have in common."""
+    pairs = zip(*(path.replace(os.sep, "/").strip("/").split("/")[::-1] for path in (one, other)), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1] != "", pairs))
 
 
 @dataclass(frozen=True)

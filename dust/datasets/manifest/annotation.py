@@ -30,6 +30,7 @@ class Annotation:
         split: train | val | test; "" where the file does not say.
         group: what belongs together (a person); "" where the file does not say.
         confidence: of a prediction.
+        folder: of the video, as far as the file names it: it tells videos of one name apart.
     """
 
     video: str
@@ -40,6 +41,7 @@ class Annotation:
     group: str = ""
     in_frames: bool = False
     confidence: float = 1.0
+    folder: str = ""
 
 
 @dataclass
@@ -54,14 +56,19 @@ class Annotated:
             self.notes.append(f"left out: {count} {what}")
 
 
-def video_name(written: str) -> str:
-    """The name of a video file without folders and address: ``file:///home/a%20b.mp4?d=x/c.mp4`` -> ``c.mp4``."""
+def video_place(written: str) -> tuple[str, str]:
+    """Folder and name of a video file without address: ``file:///home/a%20b.mp4``, ``/data/local-files/?d=x/c.mp4``."""
     text = written.strip()
     if "?d=" in text:  # Label Studio's local files
         text = text.partition("?d=")[2]
     elif "://" in text:
         text = urlparse(text).path
-    return os.path.basename(unquote(text).replace("\\", "/").rstrip("/"))
+    return os.path.split(unquote(text).replace("\\", "/").rstrip("/"))
+
+
+def video_name(written: str) -> str:
+    """The name of a video file without folders and address."""
+    return video_place(written)[1]
 
 
 def to_split(written: Any) -> str:

@@ -13,7 +13,7 @@ from dust.datasets.manifest.annotation import (
     sequence,
     to_seconds,
     to_split,
-    video_name,
+    video_place,
 )
 from dust.datasets.manifest.table import find_separator
 from dust.utils.errors import DataError, Problems
@@ -81,7 +81,8 @@ def read_activitynet(path: Path) -> Annotated:
             sure = to_seconds(piece.get("score", 1.0), f"{where}: score", problems)
             label, split = piece.get("label"), to_split(facts.get("subset"))
             label = "" if label is None else str(label)
-            found.items.append(Annotation(video_name(str(name)), start, end, label, split, confidence=sure))
+            folder, file = video_place(str(name))
+            found.items.append(Annotation(file, start, end, label, split, confidence=sure, folder=folder))
     found.left_out(unlabelled, "videos without annotations")
     return checked(found, path, problems)
 
