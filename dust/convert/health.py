@@ -1,5 +1,6 @@
 """Whether files can be read: opened, or decoded to the end, in parallel processes; and what they are."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from dust.decode.members import spoilt
 from dust.decode.reader import open_clip
-from dust.utils.errors import VideoError
+from dust.utils.errors import DataError, VideoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ def look_at_all(
     Args:
         look: can be pickled where there are workers.
         workers: processes; 0 works in this one. A process that a file crashes costs that file only.
+
+    Raises:
+        DataError: no process starts, as from a script without ``if __name__ == "__main__":``.
     """
     paths = list(dict.fromkeys(paths))
     found: dict[str, Health] = {}
@@ -77,6 +81,11 @@ def look_at_all(
                 bar.update()
             return found
         left = _in_pool(paths, look, workers, found, bar)
+        if left and not found and not _processes_start():
+            raise DataError(
+                "worker processes end as soon as they start: where a script asks for them, put what it does behind "
+                'if __name__ == "__main__": or ask for none (workers 0)'
+            )
         for path in left:  # one of these took a process down: each alone now
             if _in_pool([path], look, 1, found, bar):
                 found[path] = Health("the decoder crashed on it")
@@ -102,6 +111,15 @@ def _in_pool(
         return list(jobs.values())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _processes_start() -> bool:
+    """Tell whether a process can do anything at all: it imports the main program anew, which may end it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(os.getpid).result() > 0
+        except BrokenProcessPool:
+            return False
 
 
 def _one_line(health: Health) -> Health:

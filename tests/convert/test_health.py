@@ -3,12 +3,14 @@
 import multiprocessing.util
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 
 from dust.convert import health
 from dust.synthetic.motion import write_video
-from tests.helpers import VIDEOS, needs_videos
+from tests.helpers import ROOT, VIDEOS, needs_videos
 
 
 def clip(path, seed=0):
@@ -82,3 +84,12 @@ def test_real_clips():
         str(VIDEOS / "bad" / name) for name in ("random.mp4", "audio_only.mp4", "trunc_faststart.mp4", "zero_hole.mp4")
     ]
     assert list(health.examine_all([*good, *bad], decode=True)) == bad
+
+
+def test_a_script_that_starts_no_process_is_told_so(tmp_path):
+    paths = [clip(tmp_path / f"{number}.mp4", number) for number in range(2)]
+    script = tmp_path / "mine.py"
+    script.write_text(f"from dust.convert.health import examine_all\nexamine_all({paths!r}, decode=True, workers=2)\n")
+    ended = subprocess.run([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                           capture_output=True, text=True, check=False)  # fmt: skip
+    assert ended.returncode == 1 and "worker processes end as soon as they start" in ended.stderr.splitlines()[-1]
