@@ -104,6 +104,14 @@ def test_what_somebody_elses_checkpoint_says_of_its_classes_may_be_anything(clip
     assert f"odd.pyth: its {next(iter(odd))} " in capsys.readouterr().err
 
 
+def test_nor_may_it_have_classes_without_number(clips, tmp_path, capsys):
+    save_checkpoint(tmp_path / "odd.pyth", {"model_state": {}, "cfg": "MODEL: {NUM_CLASSES: 99999999999}"})
+    options = {"TRAIN__ENABLE": False, "TEST__CHECKPOINT_FILE_PATH": str(tmp_path / "odd.pyth")}
+    for classes, said in ((-1, "odd.pyth: its MODEL.NUM_CLASSES is above 1,000,000"), (10**11, "at most 1000000")):
+        assert run_net.main(words(clips, tmp_path / "run", MODEL__NUM_CLASSES=classes, **options)) == 2
+        assert said in capsys.readouterr().err
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
