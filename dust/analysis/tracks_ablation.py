@@ -18,7 +18,7 @@ from dust.engine.weights import build_weights_choice, load_trained
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
 from dust.utils import distributed
-from dust.utils.checkpoint import file_sha256, load_checkpoint
+from dust.utils.checkpoint import file_sha256, learnt_of, load_checkpoint
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv, write_text
 from dust.visualization.plots import bar_figure
@@ -58,7 +58,8 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     device = build_device(cfg)
     model = build_for(cfg, device)
     load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
-    loader = construct_loader(cfg, "test", saved.get("class_names"), fitted=saved.get("fitted"))
+    class_names, fitted = learnt_of(saved, path)
+    loader = construct_loader(cfg, "test", class_names, fitted=fitted)
     dataset: Any = loader.dataset
     if not isinstance(dataset, HasCameras):
         raise ConfigError(f"TEST.DATASET {cfg.TEST.DATASET}: has no cameras; it must be PointTracks")

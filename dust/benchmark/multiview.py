@@ -18,7 +18,7 @@ from dust.engine.stages import build_settled
 from dust.engine.weights import weights_file
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo
-from dust.utils.checkpoint import load_weights, read_checkpoint
+from dust.utils.checkpoint import learnt_of, load_weights, read_checkpoint
 from dust.utils.errors import DataError
 
 METHOD = (
@@ -60,7 +60,7 @@ def benchmark_test(cfg, *, checkpoint: str, device: str = "auto", limit: int = 0
     cfg = build_settled(with_values(cfg, {"TEST.CHECKPOINT_FILE_PATH": path, "TRAIN.ENABLE": False}))
     model = build_for(cfg, where)
     load_weights(model, path)
-    loader: Any = construct_loader(cfg, "test", read_checkpoint(path).get("class_names"))
+    loader: Any = construct_loader(cfg, "test", learnt_of(read_checkpoint(path), path)[0])
     task = build_task(cfg, DataInfo(loader.dataset.class_names)).to(where)
     if limit:
         loader.sampler.indices = loader.sampler.indices[:limit]

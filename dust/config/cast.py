@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from yacs.config import CfgNode
 
 from dust.config.schema import Key, Problem, System, gather, section
+from dust.utils.text import MAX_CLASSES
 
 KEYS = gather(  # image size, frames and classes come from DATA and MODEL
     section(
@@ -72,8 +73,8 @@ KEYS = gather(  # image size, frames and classes come from DATA and MODEL
         QKV_BIAS=Key(True, "of the temporal expert"),
         DOWN_RATIO=Key(2, "EMBED_DIM over the width of the attention between the experts", low=1),
         COMPOSITION=Key(False, "verbs and nouns (EPIC-KITCHENS) instead of one set of classes"),
-        NUM_VERBS=Key(97, "TASK VerbNoun: classes of verbs", low=1),
-        NUM_NOUNS=Key(300, "TASK VerbNoun: classes of nouns", low=1),
+        NUM_VERBS=Key(97, "TASK VerbNoun: classes of verbs", low=1, high=MAX_CLASSES // 2),
+        NUM_NOUNS=Key(300, "TASK VerbNoun: classes of nouns", low=1, high=MAX_CLASSES // 2),
         HEAD_DROP_RATE=Key(0.0, "dropout before the classifier", low=0, below=1),
         DROP_PATH_RATE=Key(0.2, "stochastic depth of the last block's trained branches, rising from 0; SSv2 0.3",
                            low=0, below=1),

@@ -14,6 +14,7 @@ from dust.config.foreign import DATASET_ALIASES, MODEL_ALIASES, foreign_keys
 from dust.config.schema import Key, System, gather, section, set_value, tree
 from dust.config.values import Folders, Weight
 from dust.utils.errors import ConfigError
+from dust.utils.text import MAX_CLASSES
 
 #: The systems, one line for each key file.
 SYSTEMS: tuple[System, ...] = (
@@ -177,7 +178,7 @@ CORE = gather(
                  values="slow, c2d, i3d, slow_c2d, slow_i3d of ResNet; r3d_18, mc3_18, r2plus1d_18, s3d of "
                  "TorchvisionVideo; of HuggingFaceVideo a folder with a config.json, or vivit, timesformer, ..."),
         NUM_CLASSES=Key(400, "number of classes; -1 = as many as the data has, 0 = no classifier", low=-1,
-                        affects="training"),
+                        high=MAX_CLASSES, affects="training"),
         PRETRAINED=Key("", "weights that the model starts from: a file in any layout that dust knows, or a folder of "
                        "Hugging Face's", stage="weights", affects="nothing"),
         WEIGHTS=Key("auto", "of a file with raw and averaged (EMA) weights; auto: averaged where a run with "

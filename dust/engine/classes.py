@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dust.config import CfgNode, with_values
@@ -9,10 +10,11 @@ from dust.datasets.build import DATASET_REGISTRY, build_dataset
 from dust.datasets.protocol import NamesClasses
 from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
 from dust.utils.checkpoint import read_checkpoint
-from dust.utils.errors import DataError
+from dust.utils.errors import CheckpointError, DataError
 from dust.utils.registry import import_extensions
 from dust.utils.stages import StageToCome
 from dust.utils.structured import parse_yaml
+from dust.utils.text import MAX_CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +72,19 @@ def _classes_of_checkpoint(choice: CheckpointChoice) -> tuple[int | None, str]:
     """The number that a checkpoint was trained with, and its name; (None, "") where there is none that says it."""
     try:
         path = choice.find()
-        return (None, "") if path is None else (_number_in(read_checkpoint(path)), str(path))
+        return (None, "") if path is None else (_number_in(read_checkpoint(path), path), str(path))
     except StageToCome as stage:
         number = stage.values["MODEL.NUM_CLASSES"]
         return (None if number == OPEN else number), f"stage {stage.name}"
 
 
-def _number_in(saved: dict[Any, Any]) -> int | None:
-    """MODEL.NUM_CLASSES of the configuration in a checkpoint, else the number of its class names."""
+def _number_in(saved: dict[Any, Any], path: Path) -> int | None:
+    """MODEL.NUM_CLASSES of the configuration in a checkpoint, else the number of its class names. CheckpointError where
+    it is absurd."""
     try:
         number = parse_yaml(saved["cfg"], "the checkpoint's cfg")["MODEL"]["NUM_CLASSES"]
     except (DataError, KeyError, TypeError, AttributeError):
         number = len(saved["class_names"]) if isinstance(saved.get("class_names"), list) else None
+    if isinstance(number, int) and number > MAX_CLASSES:
+        raise CheckpointError(f"{path}: its MODEL.NUM_CLASSES is above {MAX_CLASSES:,}, more classes than are taken")
     return number if isinstance(number, int) and number > 0 else None

@@ -30,7 +30,7 @@ from dust.launch.signals import InterruptFlag, StopEarly
 from dust.models.backbones import sha256_of_backbone
 from dust.models.layers.tokens import TokenPooling
 from dust.utils import distributed
-from dust.utils.checkpoint import file_sha256
+from dust.utils.checkpoint import file_sha256, learnt_of
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureWriter, recorded_shape
 from dust.utils.files import sha256_of_text
@@ -322,7 +322,7 @@ def build_feature_loop(
         autocast=build_autocast(cfg, device),
         should_stop=should_stop,
     )
-    return loop, options, str(path), saved.get("fitted")
+    return loop, options, str(path), learnt_of(saved, path)[1]
 
 
 def build_pooling(cfg: CfgNode) -> TokenPooling:

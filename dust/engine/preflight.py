@@ -39,7 +39,7 @@ from dust.models.optimizer import construct_optimizer
 from dust.models.protocol import AssembledFromParts, ReadsClassNames, init_from
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Task, metric_names
-from dust.utils.checkpoint import list_checkpoints, load_weights, read_checkpoint
+from dust.utils.checkpoint import learnt_of, list_checkpoints, load_weights, read_checkpoint
 from dust.utils.errors import ConfigError, DustError, NotFitted
 from dust.utils.metrics import METRIC_REGISTRY
 from dust.utils.registry import import_extensions
@@ -275,7 +275,8 @@ def build_start_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
                 continue
             if path is not None:
                 saved = read_checkpoint(path)
-                start = _Start(saved.get("class_names"), saved.get("fitted") or {}, True, path, saved)
+                names, fitted = learnt_of(saved, path)
+                start = _Start(names, fitted or {}, True, path, saved)
             elif "://" in choice.fallback:
                 _check_weights(stage, "TRAIN.CHECKPOINT_FILE_PATH", choice.fallback)
                 start = _Start(found=True)

@@ -26,7 +26,7 @@ from dust.models.protocol import AssembledFromParts, ReadsClassNames
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
 from dust.utils import distributed
-from dust.utils.checkpoint import file_sha256
+from dust.utils.checkpoint import file_sha256, learnt_of
 from dust.utils.errors import CheckpointError, DustError
 from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.meters import TestMeter
@@ -77,14 +77,14 @@ def build_tested_model(cfg: CfgNode) -> TestedModel:
     path = choice.find(together=True)
     if path is not None:
         saved = read_for_all(path)
-        class_names = saved.get("class_names")
+        class_names, fitted = learnt_of(saved, path)
         _check_classes(class_names, cfg.MODEL.NUM_CLASSES, path)
         model = build_for(cfg, device)
         load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
         epoch = saved["epoch"] + 1 if isinstance(saved.get("epoch"), int) else None
         logger.info("testing %s%s", path, f" (epoch {epoch})" if epoch is not None else "")
         sha256 = distributed.from_main(lambda: file_sha256(path))
-        return TestedModel(model, device, sha256, str(path), epoch, class_names, saved.get("fitted"))
+        return TestedModel(model, device, sha256, str(path), epoch, class_names, fitted)
     model = build_for(cfg, device)
     whole = isinstance(model, AssembledFromParts) and model.assembled_from_parts
     parts = load_parts(model, cfg.OUTPUT_DIR) if whole else {}

@@ -28,7 +28,7 @@ from dust.engine.stages import build_settled
 from dust.engine.weights import build_weights_choice, load_trained
 from dust.models.track_front_end import PointTrackModel
 from dust.models.tracks import PointTrackLSTM, State
-from dust.utils.checkpoint import file_sha256, load_checkpoint
+from dust.utils.checkpoint import file_sha256, learnt_of, load_checkpoint
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.files import file_stems, write_csv, write_text
 from dust.utils.logging import progress
@@ -242,7 +242,7 @@ def run_stage(
     if not isinstance(model, PointTrackModel):
         raise ConfigError(f"MODEL.MODEL_NAME {cfg.MODEL.MODEL_NAME}: PointTrackTransformer and PointTrackLSTM stream")
     load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
-    recordings = TrackRecordings(PointTracks.from_config(cfg, split, saved.get("class_names"), views="test"))
+    recordings = TrackRecordings(PointTracks.from_config(cfg, split, learnt_of(saved, path)[0], views="test"))
     window = cfg.TRACKS.WINDOW
     autocast, step = build_autocast(cfg, device), window if stateful else stride
     stream = TrackStream(model, window=window, stride=step, stateful=stateful, autocast=autocast)

@@ -170,6 +170,18 @@ def test_every_form_as_it_was_written_by_hand(tmp_path, form, name, content, lab
     ] == expected
 
 
+def test_times_of_four_hundred_digits_are_no_times(tmp_path):
+    for form, content, label in (
+        ("activitynet", ACTIVITYNET, ""),
+        ("label-studio", STUDIO_MIN, ""),
+        ("via", VIA, "activity"),
+    ):
+        text = re.sub(r"(?<=[\[ ])2(?=[,\]])", "9" * 400, json.dumps(content))
+        assert "999" in text
+        with pytest.raises(DataError, match="is no time"):
+            read(form, written(tmp_path / "a.json", text), label)
+
+
 def test_what_was_typed_and_options_that_are_not_there(tmp_path):
     typed = json.loads(json.dumps(VIA))
     typed["attribute"]["1"] |= {"type": 1, "options": {}}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dust.engine import run_net
+from dust.utils.checkpoint import save_checkpoint
 from tests.processes import KILL, until
 from tests.runs import start, words
 
@@ -90,6 +91,25 @@ def test_a_poisoned_checkpoint_runs_nothing(clips, tmp_path, capsys):
         assert run_net.main([*words(clips, tmp_path / "run"), key, str(tmp_path / "poison.pyth")]) == 2
         assert "system" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"class_names": [1, 2]}, {"class_names": {"a": 1}}, {"class_names": "ab"}, {"fitted": [1]}, {"fitted": {1: 2}}],
+)
+def test_what_somebody_elses_checkpoint_says_of_its_classes_may_be_anything(clips, tmp_path, capsys, odd):
+    save_checkpoint(tmp_path / "odd.pyth", {"model_state": {}, **odd})
+    options = {"TRAIN__ENABLE": False, "TEST__CHECKPOINT_FILE_PATH": str(tmp_path / "odd.pyth")}
+    assert run_net.main(words(clips, tmp_path / "run", **options)) == 2
+    assert f"odd.pyth: its {next(iter(odd))} " in capsys.readouterr().err
+
+
+def test_nor_may_it_have_classes_without_number(clips, tmp_path, capsys):
+    save_checkpoint(tmp_path / "odd.pyth", {"model_state": {}, "cfg": "MODEL: {NUM_CLASSES: 99999999999}"})
+    options = {"TRAIN__ENABLE": False, "TEST__CHECKPOINT_FILE_PATH": str(tmp_path / "odd.pyth")}
+    for classes, said in ((-1, "odd.pyth: its MODEL.NUM_CLASSES is above 1,000,000"), (10**11, "at most 1000000")):
+        assert run_net.main(words(clips, tmp_path / "run", MODEL__NUM_CLASSES=classes, **options)) == 2
+        assert said in capsys.readouterr().err
 
 
 def contents(folder):

@@ -81,7 +81,7 @@ def to_seconds(written: Any, where: str, problems: Problems) -> float:
     if isinstance(written, bool) or not isinstance(written, int | float | str):
         written = repr(written)
     if isinstance(written, int | float):
-        value = float(written)
+        value = float(written) if abs(written) < 1e300 else math.nan  # a whole number may have any length
     else:
         clock = _CLOCK.fullmatch(written.strip())
         try:

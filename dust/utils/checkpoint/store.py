@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -113,6 +113,20 @@ def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, 
     if Path(path).is_file() or is_weights_folder(path):
         refuse_unverified(path)
     return read_folder(path) if is_weights_folder(path) else read_file(path, mmap=mmap)
+
+
+def learnt_of(saved: Mapping[str, Any], path: str | os.PathLike) -> tuple[list[str] | None, dict[str, Any] | None]:
+    """(the names of the classes, what the training split taught its dataset) that a checkpoint holds; None where it
+    does not say.
+
+    Raises CheckpointError for anything else under these names: the file may be somebody's.
+    """
+    names, fitted = saved.get("class_names"), saved.get("fitted")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"{path}: its class_names are no list of texts: take another file, or mend them in it")
+    if fitted is not None and not (isinstance(fitted, dict) and all(isinstance(name, str) for name in fitted)):
+        raise CheckpointError(f"{path}: its fitted is no dict: take another file, or mend it there")
+    return names, fitted
 
 
 def _is_folder(path: str | os.PathLike) -> bool:
