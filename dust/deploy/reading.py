@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, runtime_checkable
+from urllib.parse import quote
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from dust.utils.files import natural_order
 SHORT = 0.5
 SMALL = 0.25
 DOWNLOAD = 2 << 30  # bytes of one video, at most
+_OF_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"  # characters that mean something in an address, or are encoded already
 PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 
 
@@ -178,15 +180,18 @@ def opened(source: Any, dataset: VideoDataset) -> ClipReader:
 
 
 def download(address: str, file: IO[bytes], limit: int = DOWNLOAD) -> None:
-    """Write what a web address holds into an open file. VideoError where it cannot be fetched, or is too large."""
+    """Write what a web address holds into an open file; spaces and letters beyond ASCII in it are encoded. VideoError
+    where it cannot be fetched whole, or is too large."""
     try:
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            size = 0
+        with urllib.request.urlopen(quote(address, safe=_OF_ADDRESSES), timeout=60) as answer:
+            size, stated = 0, answer.headers.get("Content-Length", "")
             while block := answer.read(1 << 20):
                 size += len(block)
                 if size > limit:
                     raise VideoError(address, f"holds more than {limit >> 20} MB")
                 file.write(block)
+            if stated.isdecimal() and size < int(stated):  # http.client says nothing of it
+                raise VideoError(address, f"cannot be fetched: it breaks off after {size:,} of {int(stated):,} bytes")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise VideoError(address, f"cannot be fetched: {getattr(error, 'reason', error)}") from error
 

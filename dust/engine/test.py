@@ -248,7 +248,8 @@ def build_views(cfg: CfgNode) -> list[CfgNode]:
     """Return a configuration for each view count of a sweep, in its order; the one that is given where none is asked
     for. What others take for the test of this run is the last."""
     counts = cfg.TEST.NUM_TEMPORAL_CLIPS or (VIEW_SWEEP if cfg.TEST.NUM_ENSEMBLE_VIEWS == -1 else ())
-    return [with_values(cfg, {"TEST.NUM_ENSEMBLE_VIEWS": count}) for count in counts] or [cfg]
+    single: dict[str, Any] = {"TEST.NUM_TEMPORAL_CLIPS": []}
+    return [with_values(cfg, {**single, "TEST.NUM_ENSEMBLE_VIEWS": count}) for count in counts] or [cfg]
 
 
 def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:

@@ -250,7 +250,7 @@ class RecordingsEvaluation(Evaluation):
         for one in self._records:
             score = self._score(one, one["predicted"])
             scores.append(score.f1 if one["labelled"] else math.inf)
-            facts = (one["errors"], one["num_frames"], one["padding"])
+            facts = (one["errors"] if one["labelled"] else "", one["num_frames"], one["padding"])
             figures = [_short(getattr(score, name)) if one["labelled"] else "" for name in columns]
             figures += [str(count) if one["labelled"] else "" for count in _counts_of_mistakes(one).values()]
             rows.append([one["id"], *figures, *facts])

@@ -1,5 +1,8 @@
 """What words mean: files, web addresses, patterns; and which options a stream of them has."""
 
+import http.server
+import threading
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +39,31 @@ def test_the_address_of_a_file_is_that_file(model, clips, tmp_path, name):
     ]
     with pytest.raises(DataError, match="machine 'a.mp4'"):
         find_sources(["file://a.mp4"], model.reader)
+
+
+def test_a_fetched_file_is_whole_and_its_address_as_people_write_it(model, clips, tmp_path):
+    data = (clips / "clip_14.mp4").read_bytes()
+    (tmp_path / "a ü+b.mp4").write_bytes(data)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if "cut" not in self.path:
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[:1000])
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        found = model([f"{address}/{name}.mp4" for name in ("a ü+b", "a%20%C3%BC+b", "cut")])
+        server.shutdown()
+    assert found[0].ok and np.array_equal(found[0].logits, found[1].logits)
+    assert f"breaks off after 1,000 of {len(data):,} bytes" in found[2].error
 
 
 @pytest.mark.parametrize("name", ["walk_view_0.mp4", "walk_view_0.NPZ", "walk_view_0.txt"])

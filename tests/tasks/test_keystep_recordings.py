@@ -243,6 +243,8 @@ def test_timelines_are_drawn_of_the_worst(tmp_path, caplog):
         assert sorted(path.stem for path in (folder / "timelines").iterdir()) == list(drawn)
         assert len(list((folder / "steps").iterdir())) == 3
         assert (f"of the {most} of 3 recordings" in caplog.text) == bool(most)
+    rows = {row["recording"]: row for row in csv.DictReader((folder / "recordings.csv").open())}
+    assert rows["c"]["errors"] == "" != rows["a"]["errors"], "nobody knows what went wrong where nothing is labelled"
 
 
 class AlsoWrong(FirstAndLast):

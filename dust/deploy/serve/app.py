@@ -33,6 +33,7 @@ ABOUT = """\
 Answers of a trained model about videos, as `predictions.json` of `dust predict` has them. Every error is
 `{"error": "a sentence"}`. With a token, each request but those of the page and `/health` carries
 `Authorization: Bearer TOKEN`."""
+QUERY = ("path", "top", "threshold", "timeline", "window", "stride")
 FORM = {
     "content": {
         "multipart/form-data": {
@@ -211,6 +212,8 @@ def _add_predict(app: Any, service: Service) -> None:
         options = Options(top, threshold, timeline, window, stride)
         status = 500
         try:
+            if unknown := sorted(set(request.query_params) - set(QUERY)):
+                raise Refused(400, f"query {unknown[0]!r} is unknown: it takes {', '.join(QUERY)}")
             with service.place(), service.metrics.timed("/predict"):
                 found = await asyncio.wait_for(answer(request, path, options), service.limits.timeout)
             status = 422 if "error" in found else 200

@@ -120,6 +120,8 @@ def test_a_form_that_is_none(server, clips):
     for sent, head, code, word in cases:
         status, _, found = call(server.port, "POST", "/predict", sent, head)
         assert status == code and word in found["error"], word
+    status, _, found = call(server.port, "POST", "/predict?treshold=0.9", body, headers)
+    assert status == 400 and "'treshold' is unknown" in found["error"] and "threshold" in found["error"]
     assert not list(server.folder.iterdir())
 
 
