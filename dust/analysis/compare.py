@@ -65,7 +65,7 @@ def compare_runs(runs: Sequence[Results], *, seed: int = 0) -> list[Comparison]:
 
 def _compare(a: Results, b: Results, seed: int) -> Comparison:
     if bool(a.answers) != bool(b.answers):
-        raise DataError(f"{a.name} and {b.name} answer different questions: clips here, whole recordings there")
+        raise DataError(f"{a.name} and {b.name} answer different questions: {a.kind} here, {b.kind} there")
     notes: list[str] = []
     left, right = _common(a, b, notes)
     found = Comparison(

@@ -159,10 +159,9 @@ def compare(one: Sketch, other: Sketch) -> Match:
     begun: list[tuple[Match, int, np.ndarray, np.ndarray, Window]] = []
     for outer, inner in (pair, pair[::-1]):
         inside = _fit(inner, WHOLE, SMALL)
-        fits = _all_windows(outer.mean(axis=0)) @ _rows(inside.mean(axis=0))
-        for window in dict.fromkeys([0, *np.argsort(-fits)[:2].tolist()]):
-            for match, shift in _in_time(_fit(outer, WINDOWS[window], SMALL), inside):
-                begun.append((match, shift, outer, inside, WINDOWS[window]))
+        for window in dict.fromkeys([WHOLE, *_likely_windows(outer, inside)]):
+            for match, shift in _in_time(_fit(outer, window, SMALL), inside):
+                begun.append((match, shift, outer, inside, window))
     best = Match()
     for match, shift, outer, inside, window in sorted(begun, key=lambda one_: -one_[0].both)[:2]:
         if match.picture >= PICTURE - 0.2 and (match.movement >= MOVEMENT - 0.4 or match.moves < SLOW):
@@ -171,6 +170,20 @@ def compare(one: Sketch, other: Sketch) -> Match:
     if best.moves < STILL and best.picture >= PICTURE:
         best = replace(best, left=_left_of_means(one.mean, other.mean))
     return best
+
+
+def _likely_windows(outer: np.ndarray, inside: np.ndarray) -> list[Window]:
+    """Return the windows of ``outer`` whose mean picture is most like the other's: the two best of the whole clips and,
+    as a clip that begins later may show other scenes, the best of the end of one and the beginning of the other."""
+    ends = [(slice(None), slice(None), 2)]
+    a, b = (round(len(one) * (1 - SHARED)) for one in (outer, inside))
+    if a and b:
+        ends += [(slice(a, None), slice(None, -b), 1), (slice(None, -a), slice(b, None), 1)]
+    found: list[Window] = []
+    for first, second, count in ends:
+        fits = _all_windows(outer[first].mean(axis=0)) @ _rows(inside[second].mean(axis=0))
+        found += [WINDOWS[one] for one in np.argsort(-fits)[:count] if count > 1 or fits[one] >= FITS]
+    return found
 
 
 def _left_of_means(one: np.ndarray, other: np.ndarray) -> float:

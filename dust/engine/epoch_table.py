@@ -5,6 +5,7 @@
 
 import contextlib
 import datetime
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from dust.utils.meters import TrainMeter
 SLOW_DATA = 0.25
 #: The header is written again after so many rows.
 PAGE = 20
+#: What is left out first where a terminal is too narrow for a row.
+LESS = ("clips/s", "best", "eta", "data")
 
 
 @dataclass
@@ -40,24 +43,44 @@ class _Epoch:
         self.unread.clear()
 
 
+def columns_of_terminal() -> int:
+    """Return how many characters a line of the terminal has, by default 200."""
+    return shutil.get_terminal_size((200, 24)).columns
+
+
 class EpochTable(Hook):
-    """Writes ``epoch  loss  METRIC  best  clips/s  data  eta`` after each epoch.
+    """Writes ``epoch  loss  METRIC  best  clips/s  data  eta`` after each epoch, as many of these as a line holds.
 
     Args:
         meter: of the training, whose stopwatch tells waiting from computing.
         metric: the validation figure that says which epoch is best.
         write: takes a line.
         processes: that learn side by side; the speed is that of all.
+        columns: says how long a line may be.
     """
 
     def __init__(
-        self, meter: TrainMeter, metric: str, write: Callable[[str], None] = write_above_progress, processes: int = 1
+        self,
+        meter: TrainMeter,
+        metric: str,
+        write: Callable[[str], None] = write_above_progress,
+        processes: int = 1,
+        columns: Callable[[], int] = columns_of_terminal,
     ) -> None:
-        self.meter, self.metric, self.write, self.processes = meter, metric, write, processes
+        self.meter, self.metric, self.write, self.processes, self.columns = meter, metric, write, processes, columns
         self.epoch = _Epoch()
         self.value: float | None = None
         self.rows = 0
-        self.width = max(10, len(metric))
+        self.heads: list[str] = []
+        self.widths = {
+            "epoch": 9,
+            "loss": 9,
+            metric: max(10, len(metric)),
+            "best": 9,
+            "clips/s": 8,
+            "data": 5,
+            "eta": 8,
+        }
 
     def after_step(self, state: TrainState, step: StepEnd) -> None:
         one = self.epoch
@@ -73,11 +96,6 @@ class EpochTable(Hook):
     def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
         one, total = self.epoch, self.meter.max_epoch
         one.read()
-        if not self.rows % PAGE:
-            self._say(
-                f"{'epoch':>9}  {'loss':>9}  {self.metric:>{self.width}}  {'best':>9}  {'clips/s':>8}  {'data':>5}  eta"
-            )
-        self.rows += 1
         spent = one.waiting + one.computing
         share = one.waiting / spent if spent else 0.0
         loss = f"{one.loss / one.samples:.4f}" if one.samples else "-"
@@ -87,12 +105,21 @@ class EpochTable(Hook):
         speed = f"{self.processes * one.samples / spent:.1f}" if spent else "-"
         whole = time.perf_counter() - one.begun  # with evaluation and saving
         left = datetime.timedelta(seconds=round(whole * (total - end.epoch)))
-        cells = f"{loss:>9}  {value:>{self.width}}  {shown:>9}  {speed:>8}  {share:>5.0%}  {left}"
-        row = f"{end.epoch:>4}/{total:<4}  {cells}"
+        cells = (f"{end.epoch:>4}/{total:<4}", loss, value, shown, speed, f"{share:.0%}", str(left))
+        self._say_row(dict(zip(self.widths, cells, strict=True)))
         if share >= SLOW_DATA:
-            row += f"  waiting {share:.0%} for data: more NUM_WORKERS, or dust prepare"
-        self._say(row)
+            self._say(f"    waiting {share:.0%} for data: more NUM_WORKERS, or dust prepare")
         self.epoch, self.value = _Epoch(), None
+
+    def _say_row(self, cells: dict[str, str]) -> None:
+        heads, room = list(self.widths), self.columns()
+        for less in LESS:
+            if sum(self.widths[head] + 2 for head in heads) - 2 > room:
+                heads.remove(less)
+        if not self.rows % PAGE or heads != self.heads:
+            self._say("  ".join(f"{head:>{self.widths[head]}}" for head in heads))
+        self._say("  ".join(f"{cells[head]:>{self.widths[head]}}" for head in heads))
+        self.rows, self.heads = self.rows + 1, heads
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a terminal that was closed; the log goes on in its file

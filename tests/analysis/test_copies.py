@@ -44,6 +44,18 @@ def test_a_copy_lies_on_its_original_wherever_it_was_cut():
     assert compare(original, faster).same, "of twice the frames a second"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_scenes_that_only_one_of_two_shows_do_not_hide_where_it_was_cut(seed):
+    """Both show 65 % of the other, a dull scene; what the means of the whole clips show are the bright ones."""
+    before, shared, after = (scene(10 * seed + part, count) for part, count in ((1, 14), (2, 26), (3, 14)))
+    shared = 100 + shared // 8
+    original = np.concatenate([before, shared])
+    other = np.concatenate([shared, after])[:, 14:62, 2:50]
+    match = compare(drawn(original), drawn(other))
+    assert match.same, match
+    assert not compare(drawn(original), drawn(after)).same
+
+
 def test_another_moment_of_a_scene_is_no_copy():
     whole = scene(1, 90)
     assert not compare(drawn(whole[:30]), drawn(whole[60:])).same, "the same background"

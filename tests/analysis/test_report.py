@@ -213,7 +213,7 @@ def test_what_lies_beside_the_results(tmp_path):
     results = tmp_path / "keystep" / "results"
     (results / "timelines").mkdir(parents=True)
     recordings = {name: {"f1": f1, "pos": 1.0, "tau_s": 2.0} for name, f1 in (("good", 0.9), ("a/b", 0.1))}
-    report = {"recordings": recordings, "metrics": {"f1": 0.5, "tau_s": 2.0, "tp": 7}}
+    report = {"recordings": recordings, "metrics": {"f1": 0.5, "tau_s": 2.0, "tp": 7.0}}
     report["intervals"] = {"f1": [0.0, 1.0], "tau_s": [-np.inf, np.inf]}
     (results / "test.json").write_text(json.dumps(report))
     (results / "timelines" / "a_b.png").write_bytes(b"png of a/b")

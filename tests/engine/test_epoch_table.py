@@ -42,7 +42,7 @@ def an_epoch(table, meter, waiting, computing, loss, samples=8, steps=4):
 
 def test_figures_and_the_reason_for_slowness():
     lines, meter = [], TrainMeter(4, 10, 5)
-    table = EpochTable(meter, "top1_acc", lines.append, processes=2)
+    table = EpochTable(meter, "top1_acc", lines.append, processes=2, columns=lambda: 80)
     state = SimpleNamespace(best={"value": 75.0})
     an_epoch(table, meter, 0.01, 0.09, 1.25)
     table.after_evaluation(state, EvaluationEnd({"top1_acc": 75.0}, True, None, None))
@@ -52,7 +52,23 @@ def test_figures_and_the_reason_for_slowness():
     assert lines[0].split() == ["epoch", "loss", "top1_acc", "best", "clips/s", "data", "eta"]
     assert lines[1].split()[:6] == ["1/10", "1.2500", "75.00*", "75.00", "160.0", "10%"]  # 2 processes of 8 in 0.1 s
     assert lines[2].split()[:6] == ["2/10", "0.7500", "-", "75.00", "16.0", "41%"]
-    assert "waiting 41% for data: more NUM_WORKERS, or dust prepare" in lines[2] and "waiting" not in lines[1]
+    assert lines[3:] == ["    waiting 41% for data: more NUM_WORKERS, or dust prepare"]
+
+
+def test_a_line_stays_a_line_on_a_narrow_terminal():
+    lines, room = [], [80]
+    table = EpochTable(TrainMeter(4, 10, 5), "top1_acc", lines.append, columns=lambda: room[0])
+    state = SimpleNamespace(best={"value": 75.0})
+    for epoch, columns in enumerate((80, 50, 50, 20, 80), 1):
+        room[0] = columns
+        table.after_epoch(state, EpochEnd(epoch, False, False))
+    assert [line.split() for line in lines if "epoch" in line] == [
+        ["epoch", "loss", "top1_acc", "best", "clips/s", "data", "eta"],
+        ["epoch", "loss", "top1_acc", "data", "eta"],
+        ["epoch", "loss", "top1_acc"],
+        ["epoch", "loss", "top1_acc", "best", "clips/s", "data", "eta"],
+    ]
+    assert [len(line) <= 80 for line in lines] == [True] * 9 and all(len(line) <= 50 for line in lines[2:5])
 
 
 def test_an_epoch_without_a_clip_and_a_terminal_that_was_closed():

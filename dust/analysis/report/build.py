@@ -164,7 +164,7 @@ def _summary(results: Results) -> str:
             shown = f"{found.low:.2f} to {found.high:.2f}" if known else "unknown"
             if known and not name.endswith("_s"):  # seconds have no end; of recordings shares, of clips percent
                 bar = interval_bar(value, found.low, found.high, 1.0 if results.recordings else 100.0)
-        text = str(value) if isinstance(value, int) else f"{value:.2f}"
+        text = f"{value:.0f}" if isinstance(value, int) or name in ("tp", "fp", "fn") else f"{value:.2f}"
         rows.append(
             f"<tr><td>{html.escape(name)}</td><td class=n>{text}</td><td class=n>{shown}</td><td>{bar}</td></tr>"
         )
