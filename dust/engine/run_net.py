@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from dust.config import CfgNode, load_config, parse_args
 from dust.config.expand import expand
 from dust.config.parser import log_notes
 from dust.launch.requeue import ExitHandler
-from dust.launch.signals import Interrupted, handle_signals
+from dust.launch.signals import Interrupted, handle_signals, ignore_termination
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.files import file_problem, is_file_problem
 from dust.utils.text import forgiving_console
@@ -197,7 +196,7 @@ def main(argv: Sequence[str] | None = None, *, further: Further = lambda cfg: ()
     except Interrupted as stop:  # it had waited for the first line, or came after the last
         code = exit_handler(stop.signum)
     if code and exit_handler.rendezvous is not None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # the others have gone; what started them ends all
+        ignore_termination()  # the others have gone; what started them ends all
     return code
 
 

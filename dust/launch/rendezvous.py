@@ -172,13 +172,13 @@ class Rendezvous:
             told = told or self.store.check([f"{message} by the first"])
         return told and not first
 
-    def announce_exit(self, code: int) -> None:
+    def announce_exit(self, code: int, seconds: float = HEARING_TIMEOUT_S) -> None:
         """Tell, as the first process, that all is saved and asked for, and that it ends with this exit code.
 
-        Returns when all have heard it, after HEARING_TIMEOUT_S at most: the store ends with this process.
+        Returns when all have heard it, after ``seconds`` at most: the store ends with this process.
         """
         self.store.set("left", str(code))
-        deadline = time.monotonic() + HEARING_TIMEOUT_S
+        deadline = time.monotonic() + seconds
         while self.store.add("heard", 0) < self.env.world_size - 1 and time.monotonic() < deadline:
             time.sleep(0.02)
 

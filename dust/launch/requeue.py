@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the other processes stay for the first one, which may still be saving, if they can see it.
 SAVE_TIMEOUT_S = 600.0
-#: The same where they cannot see it: it has nothing to save.
+#: The same where they cannot see it: it has nothing to save. Also what the first one waits for them to hear it.
 EXIT_DELAY_S = 10.0
 #: In OUTPUT_DIR: which life of which job began the run there anew.
 BEGUN = ".begun.json"
@@ -90,7 +90,8 @@ class ExitHandler:
                     code = NOWHERE
             if self.rendezvous is not None:
                 with contextlib.suppress(RuntimeError):
-                    self.rendezvous.announce_exit(code)
+                    # on a busy machine another may come to this late; without a word it leaves as by srun's TERM
+                    self.rendezvous.announce_exit(code, EXIT_DELAY_S)
         elif self.rendezvous is not None:
             if self.rendezvous.wait_for_exit(SAVE_TIMEOUT_S) == NOWHERE:
                 code = NOWHERE

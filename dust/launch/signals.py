@@ -137,6 +137,14 @@ def ignore_further_signals() -> None:
     _signals.stopping = True
 
 
+def ignore_termination() -> None:
+    """Let no TERM change the exit code of this process, which is about to leave. Blocked in this thread it would reach
+    another one (of a process group, say), and where Python's own end has taken its handlers away it would kill."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # first: what comes meanwhile waits
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def forward_signals(send: Callable[[int], None]) -> Iterator[None]:
     """Hand signals on by ``send(signum)`` while this lasts, to processes that are to act on them."""

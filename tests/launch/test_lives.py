@@ -195,7 +195,7 @@ class Store:
     def __init__(self):
         self.code = None
 
-    def announce_exit(self, code):
+    def announce_exit(self, code, seconds):
         self.code = code
 
     def wait_for_exit(self, seconds):

@@ -35,6 +35,21 @@ def test_where_nobody_listens_a_signal_ends_what_goes_on(signum, code):
     assert signal.getsignal(signum) is before
 
 
+def test_a_process_that_leaves_is_not_ended_by_term_before(tmp_path):
+    """srun sends it to all as soon as one has left, and threads that block nothing are there to take it."""
+    program = tmp_path / "leaves.py"
+    program.write_text(
+        "import os, signal, sys, threading, time\n"
+        "from dust.launch.signals import ignore_termination\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "ignore_termination()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, str(program)], env=environment, timeout=300).returncode == 1
+
+
 def test_what_takes_errors_does_not_take_an_interrupt():
     with pytest.raises(Interrupted), handle_signals(never):
         try:
