@@ -50,7 +50,7 @@ DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<
 TEST = [
     "pytest>=8",
     "pytest-timeout",
-    "pytest-xdist",
+    "pytest-xdist>=3.8",  # --no-loadscope-reorder
     "selenium>=4.20",
     "setuptools>=70.1",
     *TRACKS,
