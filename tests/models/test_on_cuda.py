@@ -29,7 +29,9 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("name", "arguments", "shapes"), FAKED, ids=[name for name, _, _ in FAKED])
-def test_all_tensors_of_a_model_are_on_its_device(name, arguments, shapes):
+def test_all_tensors_of_a_model_are_on_its_device(monkeypatch, name, arguments, shapes):
+    # torch 2.10 can not fake the fast path of its transformer layers
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
     model = make(name, arguments).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         model.to_empty(device="cuda")

@@ -118,6 +118,7 @@ def test_there_is_one_atomic_write():
         "dust/utils/features/writer.py": "rows that grew over several lives get their final name",
         "dust/deploy/export.py": "an exported model may be several files, which appear once they agree",
         "dust/zoo/cache.py": "a download that took several tries gets its name",
+        "dust/convert/prepare.py": "of several that begin at once the first keeps its name, where links can say which",
     }
     files = (ROOT / "dust").rglob("*.py")
     found = {str(path.relative_to(ROOT)) for path in files if "os.replace(" in path.read_text("utf-8")}
