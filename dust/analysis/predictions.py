@@ -16,7 +16,7 @@ from dust.datasets.manifest.table import find_separator
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
 from dust.utils.structured import read_json
-from dust.utils.text import csv_value
+from dust.utils.text import csv_value, is_number
 
 PREDICTIONS, GROUPS, REPORT, CONFIG = "predictions.csv", "groups.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
@@ -322,7 +322,7 @@ def _numbers(path: Path, rows: list[list[str]], columns: list[int]) -> np.ndarra
         scores = np.array([[*map(float, row[begin:end] if whole else [row[i] for i in columns])] for row in rows])
     except ValueError:
         row, column = next(
-            (row, column) for row in range(len(rows)) for column in columns if not _is_number(rows[row][column])
+            (row, column) for row in range(len(rows)) for column in columns if not is_number(rows[row][column])
         )
         raise DataError(
             f"{path}: row {row + 2} has the probability {rows[row][column]!r} in column {column + 1}, no number "
@@ -336,14 +336,6 @@ def _finite(path: Path, scores: np.ndarray) -> np.ndarray:
         row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
         raise DataError(f"{path}: row {row + 2} has a probability that is not finite")
     return scores
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _json(path: Path) -> dict[str, Any]:

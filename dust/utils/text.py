@@ -66,7 +66,7 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     shown = printable(value)
-    return f"'{shown}" if _FORMULA.match(value) and not _is_number(value) else shown
+    return f"'{shown}" if _FORMULA.match(value) and not is_number(value) else shown
 
 
 def csv_value(cell: str) -> str:
@@ -90,7 +90,8 @@ def whole_number(text: str) -> int | None:
     return int(text) if _DIGITS.fullmatch(text) else None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Tell whether ``float`` reads the text."""
     try:
         float(text)
     except ValueError:
