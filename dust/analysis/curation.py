@@ -161,6 +161,8 @@ def curate_answers(results: Results) -> Curated:
             "label each; extract features instead (FEATURES.ENABLE True)"
         )
     answers = results.answers[0]
+    if answers.no_probabilities:
+        raise DataError(f"{results.name}: {answers.no_probabilities}; write those that the model gives (softmax)")
     known = answers.labelled
     if not len(known):
         raise DataError(f"{results.name}: no clip has a label, so none can look wrong")

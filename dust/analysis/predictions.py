@@ -21,6 +21,8 @@ from dust.utils.text import csv_value, is_number
 PREDICTIONS, GROUPS, REPORT, CONFIG = "predictions.csv", "groups.csv", "test.json", "config.yaml"
 PROBABILITY = "prob_"
 COLUMNS = ("id", "path", "group", "label", "prediction")
+#: By how much probabilities, rounded in a file, may sum to more or less than 1.
+SUM = 0.02
 #: What a report is asked for, where it has it.
 FORM: dict[str, type] = {"metrics": dict, "counts": dict, "recordings": dict, "data_warnings": list}
 
@@ -53,6 +55,19 @@ class Answers:
     def labelled(self) -> np.ndarray:
         """The numbers of the clips whose label is known; of several labels each, all."""
         return np.arange(len(self.labels)) if self.multi_label else np.flatnonzero(self.labels >= 0)
+
+    @property
+    def no_probabilities(self) -> str:
+        """Why the scores cannot be probabilities, with their range; "" where they may be, or are only the answers."""
+        if not self.graded or not len(self.scores):
+            return ""
+        low, high, sums = self.scores.min(), self.scores.max(), self.scores.sum(axis=1)
+        if low >= -1e-6 and high <= 1 + 1e-6 and (self.multi_label or np.abs(sums - 1).max() <= SUM):
+            return ""
+        return (
+            f"The scores reach from {low:.3g} to {high:.3g} and sum to {sums.min():.3g} to {sums.max():.3g} for a "
+            "clip: they are no probabilities"
+        )
 
     @property
     def prefix(self) -> str:

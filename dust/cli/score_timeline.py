@@ -8,6 +8,7 @@ file in ActivityNet's form, or a list with the columns path, start, end and labe
 """
 
 import argparse
+import heapq
 import os
 from collections import Counter
 from pathlib import Path
@@ -55,8 +56,10 @@ def run(args: argparse.Namespace) -> None:
         write_text(args.json, json.dumps(figures, indent=2) + "\n")
 
 
-#: (folder as far as it is named, name without ending) of a video -> its segments.
-Found = dict[tuple[str, str], list]
+#: (folder as far as it is named, name without ending) of a video.
+Key = tuple[str, str]
+#: A video -> its segments.
+Found = dict[Key, list]
 
 
 def segments_of(path: Path) -> Found:
@@ -75,26 +78,38 @@ def segments_of(path: Path) -> Found:
 
 
 def by_video(predicted: Found, true: Found) -> tuple[dict[str, list], dict[str, list]]:
-    """Both by what the annotated videos are called: videos of one name are told apart by the ends of their folders."""
-    from dust.datasets.manifest.annotated import shared_end
-
+    """Both by what the annotated videos are called: videos of one name are told apart by the ends of their folders. One
+    that fits several, or none, goes by its own name, which no annotated video has."""
     alone = Counter(name for _, name in true)
     names = {key: key[1] if alone[key[1]] == 1 else "/".join(key) for key in true}
-    found = {names[key]: segments for key, segments in true.items()}
-    ours: dict[str, list] = {}
-    theirs: dict[str, list[tuple[str, str]]] = {}
+    theirs: dict[str, list[Key]] = {}
     for key in predicted:
         theirs.setdefault(key[1], []).append(key)
+    ours: dict[str, list] = {}
     for name, keys in theirs.items():
         wanted = [key for key in true if key[1] == name]
-        certain = len(keys) == len(wanted) == 1
-        pairs = sorted(((shared_end(a[0], b[0]), a, b) for a in keys for b in wanted), key=lambda one: -one[0])
-        called: dict[tuple[str, str], tuple[str, str]] = {}
-        for shared, key, other in pairs:
-            if (shared or certain) and key not in called and other not in called.values():
-                called[key] = other
-        ours |= {names[called[key]] if key in called else "/".join(filter(None, key)): predicted[key] for key in keys}
-    return ours, found
+        pairs = _pairs(keys, wanted)
+        for key in keys:
+            own = "/".join(key if wanted else filter(None, key))
+            ours[names[pairs[key]] if key in pairs else own] = predicted[key]
+    return ours, {names[key]: segments for key, segments in true.items()}
+
+
+def _pairs(keys: list[Key], wanted: list[Key]) -> dict[Key, Key]:
+    """Who is whom of videos of one name: those that are nearer to each other than to any other."""
+    from dust.datasets.manifest.annotated import shared_end
+
+    def near(one: Key, other: Key) -> tuple[bool, int]:
+        return one == other, shared_end(one[0], other[0])
+
+    def nearest(one: Key, others: list[Key]) -> Key | None:
+        first, *second = heapq.nlargest(2, others, key=lambda other: near(one, other))
+        return first if near(one, first) > max([(False, 0), *(near(one, other) for other in second)]) else None
+
+    if len(keys) == len(wanted) == 1:
+        return {keys[0]: wanted[0]}
+    found = {key: nearest(key, wanted) for key in keys if wanted}
+    return {key: other for key, other in found.items() if other is not None and nearest(other, keys) == key}
 
 
 main = command("score-timeline", __doc__, add_arguments, run)

@@ -122,11 +122,13 @@ def estimate_offset(
     span = min(video[0][-1] - video[0][0], sensor[0][-1] - sensor[0][0])
     step = math.ceil(2e6 / (RATE * max(span, 1.0)))  # whole numbers, which a list can say
     steps = [sign * ppm for ppm in range(step, int(drift) + 1, step) for sign in (1, -1)]
-    tries = [_lags(video, sensor, most, ppm) for ppm in (0, *steps)]
-    best, *others = sorted(tries, key=lambda one: -one.best)
-    if best.ppm and (abs(best.ppm) * span < SEEN_S * 1e6 or best.best - tries[0].best < SEEN_GAIN):
-        best = tries[0]
-    return _told(best, len(tries), 2 * SEEN_S * 1e6 / span if others else 0.0)
+    curve = _even(*video)
+    still = best = _lags(curve, sensor, most, 0)
+    for ppm in steps:
+        best = max(best, _lags(curve, sensor, most, ppm), key=lambda one: one.best)
+    if best.ppm and (abs(best.ppm) * span < SEEN_S * 1e6 or best.best - still.best < SEEN_GAIN):
+        best = still
+    return _told(best, 1 + len(steps), 2 * SEEN_S * 1e6 / span if steps else 0.0)
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,11 @@ class _Lags:
         return float(np.nanmax(self.found))
 
 
-def _lags(video: tuple[np.ndarray, np.ndarray], sensor: tuple[np.ndarray, np.ndarray], most: float, ppm: int) -> _Lags:
-    times, values = sensor
+def _lags(video: tuple[float, np.ndarray], sensor: tuple[np.ndarray, np.ndarray], most: float, ppm: int) -> _Lags:
+    """``video``: as :func:`_even` gives it."""
+    (start, a), (times, values) = video, sensor
     middle = float(times[0] + times[-1]) / 2
-    (start, a), (own_start, b) = _even(*video), _even(middle + (times - middle) * (1 + ppm * 1e-6), values)
+    own_start, b = _even(middle + (times - middle) * (1 + ppm * 1e-6), values)
     shift = own_start - start  # seconds that the first values are apart, at offset 0
     low, high = np.ceil((-most + shift) * RATE), np.floor((most + shift) * RATE)
     lags = np.arange(max(low, -len(b)), min(high, len(a)) + 1, dtype=int)  # beyond, nothing is in common
@@ -216,7 +219,7 @@ def _correlations(a: np.ndarray, b: np.ndarray, lags: np.ndarray, least: float) 
     """Pearson's of ``a[n + lag]`` and ``b[n]`` at each lag; NaN for fewer than ``least`` points in common or a flat
     curve. The sums of products of all lags at once, by Fourier's transform."""
     a, b = a - a.mean(), b - b.mean()
-    size = len(a) + len(b)
+    size = 1 << (len(a) + len(b) - 1).bit_length()  # of other lengths the transform may take minutes
     products = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)[lags % size]
     begin_a, begin_b = np.maximum(lags, 0), np.maximum(-lags, 0)
     count = np.minimum(len(a) - begin_a, len(b) - begin_b)

@@ -15,7 +15,7 @@ from torch import Tensor
 from dust.config.parser import load_saved_config
 from dust.deploy.predictor import Identity, Predictor, build_with_files, loop_around
 from dust.deploy.readers import build_reader
-from dust.engine.test import build_views
+from dust.engine.test import build_views, without_sweep
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Outputs
 from dust.utils.errors import CheckpointError, ConfigError, DataError
@@ -278,7 +278,8 @@ def build_exported(
     runtime = open_runtime(source, device)
     manifest = read_manifest(source, runtime)
     # a file is data: the code that its run imported is not imported for it
-    cfg = build_views(load_saved_config(manifest.config, {"IMPORTS": [], **(overrides or {})}, source))[-1]
+    settings = without_sweep({"IMPORTS": [], **(overrides or {})})
+    cfg = build_views(load_saved_config(manifest.config, settings, source))[-1]
     import_extensions(cfg.IMPORTS)
     with build_with_files(cfg, manifest.files) as cfg:
         task = build_task(cfg, DataInfo(manifest.classes, fitted=manifest.fitted))

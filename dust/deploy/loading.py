@@ -18,7 +18,7 @@ from dust.deploy.exported import build_exported, is_exported
 from dust.deploy.predictor import Predictor, build_predictor, build_with_files
 from dust.engine.calibration import read_temperature
 from dust.engine.stages import build_inherited
-from dust.engine.test import build_views
+from dust.engine.test import build_views, without_sweep
 from dust.utils.checkpoint import is_sharded, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError
 from dust.utils.files import read_text
@@ -143,8 +143,7 @@ def find_settings(
             raise ConfigError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
         reduced = dtype != "float32"
         settings |= {"TRAIN.MIXED_PRECISION": reduced, **({"TRAIN.AMP_DTYPE": dtype} if reduced else {})}
-    if "TEST.NUM_ENSEMBLE_VIEWS" in settings:  # else what a sweep of the run says would be taken
-        settings.setdefault("TEST.NUM_TEMPORAL_CLIPS", [])
+    settings = without_sweep(settings)
     if origin.file:
         cfg = load_config(origin.file, settings)
     else:

@@ -35,6 +35,7 @@ from dust.models.protocol import ReadsClassNames
 from dust.tasks import Evaluation, Task, build_task
 from dust.tasks.task import DataInfo, Outputs
 from dust.utils.errors import ConfigError, DataError
+from dust.utils.files import AddressError
 from dust.utils.registry import build, import_extensions
 
 #: What makes outputs of inputs, all (B, ...): a model, or an exported one.
@@ -121,7 +122,10 @@ class Predictor:
                 RGB: one :class:`Prediction`. A list of these, a pattern such as ``"clips/*.mp4"``, a folder of videos
                 or a csv list: a list of predictions. What cannot be read has its ``error`` set.
         """
-        source = local(source)
+        try:
+            source = local(source)
+        except AddressError:
+            return next(self.predict([source]))  # which says it
         if isinstance(source, str | os.PathLike) and not is_single(source, self.reader):
             return list(self.predict(find_sources([os.fspath(source)], self.reader)))
         if isinstance(source, list | tuple):
@@ -130,7 +134,10 @@ class Predictor:
 
     def read(self, source: Any) -> Reading:
         """Read one source; a bad file has its ``error`` set. Any number of threads may read at once."""
-        return self.reader.read(local(source))
+        try:
+            return self.reader.read(local(source))
+        except AddressError as error:
+            return Reading(str(source), str(source), error=str(error))
 
     def predict_batch(self, readings: Iterable[Reading]) -> list[Prediction]:
         """Predict what :meth:`read` returned, in its order, with as many views at once as ``batch_size`` says."""

@@ -21,6 +21,7 @@ from dust.utils.meters import TrainMeter
 SLOW_DATA = 0.25
 #: The header is written again after so many rows.
 PAGE = 20
+METRIC = "metric"  # the column of the figure that says which epoch is best, which has that figure's name
 #: What is left out first where a terminal is too narrow for a row.
 LESS = ("clips/s", "best", "eta", "data")
 
@@ -75,7 +76,7 @@ class EpochTable(Hook):
         self.widths = {
             "epoch": 9,
             "loss": 9,
-            metric: max(10, len(metric)),
+            METRIC: max(10, len(metric)),
             "best": 9,
             "clips/s": 8,
             "data": 5,
@@ -117,7 +118,8 @@ class EpochTable(Hook):
             if sum(self.widths[head] + 2 for head in heads) - 2 > room:
                 heads.remove(less)
         if not self.rows % PAGE or heads != self.heads:
-            self._say("  ".join(f"{head:>{self.widths[head]}}" for head in heads))
+            named = (self.metric if head == METRIC else head for head in heads)
+            self._say("  ".join(f"{name:>{self.widths[head]}}" for head, name in zip(heads, named, strict=True)))
         self._say("  ".join(f"{cells[head]:>{self.widths[head]}}" for head in heads))
         self.rows, self.heads = self.rows + 1, heads
 

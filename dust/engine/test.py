@@ -252,6 +252,12 @@ def build_views(cfg: CfgNode) -> list[CfgNode]:
     return [with_values(cfg, {**single, "TEST.NUM_ENSEMBLE_VIEWS": count}) for count in counts] or [cfg]
 
 
+def without_sweep(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings (KEY: value) in which a number of views is that number, whatever sweep the run's test made."""
+    sweep: dict[str, Any] = {"TEST.NUM_TEMPORAL_CLIPS": []} if "TEST.NUM_ENSEMBLE_VIEWS" in settings else {}
+    return {**sweep, **settings}
+
+
 def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:
     """Test a checkpoint on all views of every video; returns the metrics (of the last view count of a sweep)."""
     tested = build_tested_model(cfg)

@@ -110,9 +110,7 @@ def from_each_node(make: Callable[[], T]) -> T:
     ranks = groups[hosts[rank()]]
     # each machine its own: else torch splits NCCL's communicator in all processes that are no members
     group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-    made = _broadcast(made, ranks[0], group)
-    dist.destroy_process_group(group)
-    return made
+    return _broadcast(made, ranks[0], group)  # the group stays: before 2.14 torch gives its name to the next one
 
 
 class _Skeleton(pickle.Pickler):

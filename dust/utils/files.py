@@ -157,7 +157,7 @@ def plain_path(name: str) -> str:
     if host.lower() not in ("", "localhost") or not path:
         where = f"a file of the machine {host!r}" if host else "no file"
         raise AddressError(f"{name}: names {where}; the address of one here is like file:///home/me/clip.mp4")
-    return os.fsdecode(unquote_to_bytes(path))
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
 
 
 def refuse_special(path: str | os.PathLike) -> None:
@@ -288,6 +288,12 @@ _HASHES: dict[tuple[int, ...], str] = {}
 _TICKS = 3_000_000_000  # ns: no file system's clock is coarser
 
 
+def is_settled(times: Iterable[int], moment: int) -> bool:
+    """Tell whether whatever is written to a file after a moment has other times (ns) than these: what was written just
+    before it may have been written again within a tick of the clock."""
+    return moment - max(times) > _TICKS
+
+
 def sha256_of_file(path: str | os.PathLike) -> str:
     """Return the SHA-256 (hex) of a file's bytes, which are read again only after somebody wrote there. Raises
     OSError."""
@@ -297,8 +303,7 @@ def sha256_of_file(path: str | os.PathLike) -> str:
             return _HASHES[before]
         digest = hashlib.sha256()
         _feed(file, digest)
-        # what was written just before may be written again within a tick of the clock
-        if _stamp(file) == before and began - max(before[-2:]) > _TICKS:
+        if _stamp(file) == before and is_settled(before[-2:], began):
             if len(_HASHES) >= 1000:
                 _HASHES.clear()
             _HASHES[before] = digest.hexdigest()

@@ -47,6 +47,8 @@ class Registry:
 
     def register(self):
         def add(cls: T) -> T:
+            if self.package and not cls.__module__.startswith(f"{self.package}."):
+                self._import_own()  # so that a class of a name that dust has is refused where it stands
             known = self._classes.get(cls.__name__)
             if known is not None and known is not cls:
                 raise ValueError(f"{self.kind} {cls.__name__} is registered twice: {_where(known)} and {_where(cls)}")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dust.analysis.compare import compare_runs
+from dust.analysis.curation import curate_answers
 from dust.analysis.predictions import read_all, read_results
 from dust.analysis.report import build_report, write_report
 from dust.analysis.report.build import intervals_of, report_of_test
@@ -274,6 +275,11 @@ def test_scores_that_are_no_probabilities(tmp_path, change):
     rows = csv_lists(path)
     for row in rows[1:]:
         row[4:] = [f"{value:.6g}" for value in change(np.array(row[4:], float))]
+    rows[1][1] = clip(tmp_path / "real.mp4", 0)
     write_csv(path, rows[0], rows[1:])
-    page = build_report(folder)
+    page = build_report(folder, clips=100)
     assert "they are no probabilities" in page and "Expected calibration error" not in page
+    shown = re.findall("<figcaption>.*?</figcaption>", page)
+    assert shown and not any("%" in caption for caption in shown)
+    with pytest.raises(DataError, match="no probabilities.*softmax"):
+        curate_answers(read_results(folder))

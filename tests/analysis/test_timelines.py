@@ -6,6 +6,7 @@ import pytest
 
 from dust.analysis.timelines import score_timelines
 from dust.cli.main import main
+from dust.cli.score_timeline import by_video
 from dust.utils.errors import DataError
 from dust.utils.segment_metrics import Segment
 
@@ -86,3 +87,23 @@ def test_videos_of_one_name_meet_by_their_folders(tmp_path):
     (tmp_path / "test.csv").write_text("path,start,end,label\n" + rows[0])  # the other one is annotated by nobody
     assert main(words) == 0
     assert json.loads((tmp_path / "out").read_text())["frame_acc"] == 100
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "pairs"),
+    [
+        (["cam"], ["day1/cam"], {"cam": "cam"}),  # one of each: whatever their folders
+        (["cam", "a/cam"], ["cam", "a/cam"], {"/cam": "/cam", "a/cam": "a/cam"}),
+        (["v/d1/cam", "cam"], ["v/d1/cam"], {"v/d1/cam": "cam"}),
+        (["x/d1/cam", "x/d2/cam"], ["d1/cam", "d2/cam"], {"x/d1/cam": "d1/cam", "x/d2/cam": "d2/cam"}),
+        (["day2/video/cam"], ["day2/film/cam", "day3/video/cam", "video/cam"], {}),  # as near to two
+        (["cam"], ["d1/cam", "d2/cam"], {}),
+    ],
+)
+def test_videos_of_one_name_are_told_apart_by_their_folders_or_not_at_all(predicted, true, pairs):
+    key = {name: ("/".join(name.split("/")[:-1]), name.split("/")[-1]) for name in predicted + true}
+    ours, theirs = by_video({key[name]: [name] for name in predicted}, {key[name]: [name] for name in true})
+    assert sorted(one for names in ours.values() for one in names) == sorted(predicted), "nothing is lost"
+    assert len(theirs) == len(true)
+    met = {"/".join(key[ours[name][0]]): name for name in ours if name in theirs}
+    assert met == {("/".join(key[one.lstrip("/")])): other for one, other in pairs.items()}

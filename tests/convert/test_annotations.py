@@ -8,7 +8,7 @@ import pytest
 
 from dust.cli.main import main
 from dust.convert.annotations import READERS, convert_annotations
-from dust.datasets.manifest.annotation import video_name
+from dust.datasets.manifest.annotation import video_name, video_place
 from dust.datasets.manifest.manifest import read_manifest
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError
@@ -272,6 +272,27 @@ def test_several_files_of_one_video_are_said(tmp_path):
     result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out", videos=str(tmp_path))
     assert result.notes == ["1 video is in several files, whose stretches are all taken (abc: anna.json, bob.json)"]
     assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["anna", "bob"]
+
+
+def test_videos_of_several_folders_that_have_become_one_are_said(tmp_path):
+    """Two people who worked on copies of one video, or two cameras of which one is missing: only the user knows."""
+    clip(tmp_path / "a.mp4", 1)
+    named = {f"/home/{who}/a.mp4": [{"segment": [0, 0.5], "label": who}] for who in ("anna", "bob")}
+    written(tmp_path / "said.json", {"results": named})
+    result = convert_annotations("activitynet", tmp_path / "said.json", tmp_path / "out")
+    assert len(result.notes) == 1 and "the same video? (a.mp4: /home/anna, /home/bob)" in result.notes[0]
+    (tmp_path / "said").mkdir()
+    for where, segments in named.items():
+        written(tmp_path / "said" / f"{segments[0]['label']}.json", {"results": {where: segments}})
+    result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out2", videos=str(tmp_path))
+    assert ["several files" in note for note in result.notes] == [True, False]
+
+
+def test_numbers_of_many_digits_and_addresses_that_are_none_are_said(tmp_path):
+    text = re.sub(r'frame="\d+"', f'frame="{"9" * 5000}"', CVAT, count=1).replace("<size>", f"<size>{'9' * 400}")
+    with pytest.raises(DataError, match="(?s)has a frame that is no number:.*track 0: 9999"):
+        read("cvat", written(tmp_path / "a.xml", text))
+    assert video_place("http://[x/a%20b.mp4") == ("[x", "a b.mp4")
 
 
 def test_uploads_lose_blanks_and_signs(tmp_path):

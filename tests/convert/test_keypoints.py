@@ -379,6 +379,17 @@ def test_tables_of_deeplabcut_and_sleap_are_read_as_the_plain_one(tmp_path):
     ] == [1, 2]
 
 
+def test_deeplabcuts_rows_have_the_columns_of_its_header_and_empty_frames_stay(tmp_path):
+    head = "scorer,net,net,net\nbodyparts,nose,nose,nose\ncoords,x,y,likelihood\n"
+    written(tmp_path / "a.csv", head + "0,1,2,0.9\n1,,,\n")
+    (one,) = tables.read_csv(tmp_path / "a.csv", "x")
+    assert list(one.frames) == [0, 1] and not one.frames[1][0].joints.any()
+    for row in ("1,3", "1,3,4,0.9,5"):
+        written(tmp_path / "a.csv", f"{head}0,1,2,0.9\n{row}\n")
+        with pytest.raises(DataError, match="not the 4 columns of the header"):
+            tables.read_csv(tmp_path / "a.csv", "x")
+
+
 @pytest.mark.parametrize(
     ("header", "says"), [("frame_at,nose_x,nose_y", "say the frame"), ("player,nose_x,nose_y", "say the person")]
 )

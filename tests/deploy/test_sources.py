@@ -39,6 +39,9 @@ def test_the_address_of_a_file_is_that_file(model, clips, tmp_path, name):
     ]
     with pytest.raises(DataError, match="machine 'a.mp4'"):
         find_sources(["file://a.mp4"], model.reader)
+    answers = model(["file://host/a.mp4", path])
+    assert "machine 'host'" in answers[0].error and np.array_equal(answers[1].logits, plain.logits)
+    assert model("file://host/a.mp4").error == answers[0].error
 
 
 def test_a_fetched_file_is_whole_and_its_address_as_people_write_it(model, clips, tmp_path):

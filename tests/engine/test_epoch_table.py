@@ -55,6 +55,17 @@ def test_figures_and_the_reason_for_slowness():
     assert lines[3:] == ["    waiting 41% for data: more NUM_WORKERS, or dust prepare"]
 
 
+def test_the_best_epoch_may_be_that_of_the_lowest_loss():
+    """As in masked pre-training: the column of validation has the name of another one."""
+    lines, meter = [], TrainMeter(4, 10, 5)
+    table = EpochTable(meter, "loss", lines.append, columns=lambda: 80)
+    an_epoch(table, meter, 0.01, 0.09, 1.25)
+    table.after_evaluation(None, EvaluationEnd({"loss": 0.5}, True, None, None))
+    table.after_epoch(SimpleNamespace(best={"value": 0.5}), EpochEnd(1, True, False))
+    assert lines[0].split()[:4] == ["epoch", "loss", "loss", "best"]
+    assert lines[1].split()[:4] == ["1/10", "1.2500", "0.50*", "0.50"]
+
+
 def test_a_line_stays_a_line_on_a_narrow_terminal():
     lines, room = [], [80]
     table = EpochTable(TrainMeter(4, 10, 5), "top1_acc", lines.append, columns=lambda: room[0])

@@ -1,7 +1,6 @@
 import hashlib
 import os
 import re
-import time
 
 import pytest
 
@@ -94,8 +93,9 @@ def test_a_file_is_hashed_again_only_after_somebody_wrote_there(tmp_path, monkey
         assert sha256_of_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
         return len(opened)
 
+    now = path.stat().st_ctime_ns
+    monkeypatch.setattr("time.time_ns", lambda: now)
     assert (found(), found()) == (1, 1), "what was written just now may be written again without a trace"
-    now = time.time_ns()
     monkeypatch.setattr("time.time_ns", lambda: now + 60_000_000_000)
     assert (found(), found()) == (1, 0)
     before = path.stat()
@@ -176,3 +176,7 @@ def test_a_name_is_readable_and_nobody_can_take_it():
     assert files.file_stems(["a/b", "c d"]) == ["a_b", "c_d"]
     stolen = files.file_stems(["a/b", "a_b"])[0]
     assert len(set(files.file_stems(["a/b", "a_b", stolen]))) == 3
+
+
+def test_the_address_of_a_file_whose_name_is_no_text():
+    assert files.plain_path("file:///tmp/\udcff%20b.mp4") == "/tmp/\udcff b.mp4"

@@ -1,9 +1,12 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dust.utils.errors import ConfigError
 from dust.utils.registry import Registry
+from tests.helpers import ROOT
 
 
 @pytest.fixture
@@ -33,3 +36,14 @@ def test_an_unknown_name_lists_near_misses(registry):
 def test_two_classes_of_one_name_are_refused(registry):
     with pytest.raises(ValueError, match="registered twice"):
         registry.register()(type("TimeSformer", (), {}))
+
+
+def test_a_name_of_dusts_own_is_refused_where_it_is_registered():
+    """Also where nobody has asked for the registry yet: its own classes come in with the first question."""
+    code = (
+        "from dust.datasets.build import DATASET_REGISTRY\n"
+        "try:\n    DATASET_REGISTRY.register()(type('SSv2', (), {'__module__': 'mine'}))\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("dataset SSv2 is registered twice")

@@ -44,8 +44,6 @@ HERE = Path(__file__).parent
 MOST_ROWS = 20_000
 #: Clips of a test above which the report waits until it is asked for.
 MOST_CLIPS = 200_000
-#: By how much probabilities, rounded in a file, may sum to more or less than 1.
-SUM = 0.02
 #: Pairs of classes that are listed as most confused.
 PAIRS = 12
 Section = tuple[str, str]
@@ -297,12 +295,8 @@ def _calibration(answers: Answers) -> str:
     part = answers.rows(known)
     if not answers.graded or not len(known):
         return ""
-    low, high, sums = part.scores.min(), part.scores.max(), part.scores.sum(axis=1)
-    if low < -1e-6 or high > 1 + 1e-6 or (not answers.multi_label and np.abs(sums - 1).max() > SUM):
-        text = (
-            f"The scores reach from {low:.3g} to {high:.3g} and sum to {sums.min():.3g} to {sums.max():.3g} for a clip"
-        )
-        return f"<p>{text}: they are no probabilities, so nothing is said of them.</p>"
+    if part.no_probabilities:
+        return f"<p>{part.no_probabilities}, so nothing is said of them.</p>"
     scores = np.clip(part.scores, 0, 1)
     found = measure_calibration(scores, part.labels)
     if answers.multi_label:
@@ -333,12 +327,12 @@ def _clips(results: Results, count: int, look: Look | None) -> str:
         return ""
     answers = results.answers[0]
     best = answers.scores.argmax(axis=1)
-    sure = answers.scores.max(axis=1)
+    sure, told = answers.scores.max(axis=1), answers.graded and not answers.no_probabilities
     wrong = (best != answers.labels) & (answers.labels >= 0)
     order = np.lexsort((np.where(wrong, -sure, sure), ~wrong))  # wrong ones first, the surest of them first of all
     names = np.array([*answers.classes, ""], object)
     rows = [
-        [results.ids[i], names[answers.labels[i]], names[best[i]], round(float(sure[i]), 4) if answers.graded else None]
+        [results.ids[i], names[answers.labels[i]], names[best[i]], round(float(sure[i]), 4) if told else None]
         for i in order[:MOST_ROWS]
     ]
     data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c")

@@ -28,6 +28,7 @@ def players_section(results: Results, answers: Answers, order: np.ndarray, look:
     """Show clips playing, in this order; one line where none can, as of points and series."""
     unit = str(flatten(results.config).get("DATA.SEGMENT_UNIT", SECONDS))
     films, reasons = [], []
+    told = answers.graded and not answers.no_probabilities
     for index in map(int, order):
         best = int(answers.scores[index].argmax())
         name, path = results.ids[index], results.paths[index]
@@ -39,7 +40,7 @@ def players_section(results: Results, answers: Answers, order: np.ndarray, look:
         except VideoError as error:
             film = f"<p class=gone>{html.escape(error.reason)}</p>"
             reasons.append(error.reason)
-        sure = f", {100 * float(answers.scores[index, best]):.0f} %" if answers.graded else ""
+        sure = f", {100 * float(answers.scores[index, best]):.0f} %" if told else ""
         caption = f"<bdi>{html.escape(name)}</bdi><br><b>{_verdict(answers, index, best)}{sure}</b>"
         films.append(f"<figure>{film}<figcaption>{caption}</figcaption></figure>")
     if reasons and len(reasons) == len(films):

@@ -106,23 +106,18 @@ def convert_annotations(
         raise DataError(f"{packed[0]}: a zip file or a spreadsheet: unpack it, or export it as {reader.endings[0]}")
     refuse_overwriting(out, [*(f"{split}.csv" for split in SPLITS), ONE_LIST, CLASS_LIST], force)
     result, items = Converted(), []
-    places: dict[tuple[str, str], list[str]] = {}
+    said_in: dict[int, str] = {}
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
-        for place in {(one.folder, one.video) for one in found.items}:
-            places.setdefault(place, []).append(file.name)
-    twice = {video: where for (_, video), where in places.items() if len(where) > 1}
-    if twice:
-        video, where = next(iter(twice.items()))
-        are = counted(len(twice), "video is", "videos are")
-        result.notes.append(f"{are} in several files, whose stretches are all taken ({video}: {', '.join(where)})")
+        said_in |= {id(one): file.name for one in found.items}
     folder = Path(videos).expanduser() if videos else source if source.is_dir() else source.parent
     rows = _located(items, folder, out, skip_missing, result)
     if not rows:
         raise DataError(f"{source}: none of its videos is below {folder}; name their folder with --videos")
+    result.notes += _met(rows, said_in)
     names = ((read_votes(one.label) if soft_labels else None) or {one.label: 1} for one, *_ in rows)
     result.classes = sorted(set().union(*names))
     _write(rows, out, result)
@@ -130,6 +125,26 @@ def convert_annotations(
 
 
 Row = tuple[Annotation, str, float | None, float | None]
+
+
+def _met(rows: Iterable[Row], said_in: Mapping[int, str]) -> list[str]:
+    """What to say of videos of which several files speak, or which several folders of the annotation have become;
+    ``said_in``: the file of each annotation, by its ``id``."""
+    files: dict[str, dict[str, str]] = {}
+    folders: dict[str, dict[str, str]] = {}
+    for one, path, *_ in rows:
+        files.setdefault(path, {}).setdefault(said_in[id(one)], one.video)
+        folders.setdefault(path, {}).setdefault(one.folder, one.video)
+    notes = []
+    for found, told in (
+        (files, "in several files, whose stretches are all taken"),
+        (folders, "in several folders as the annotation has it, and one is there: is it the same video?"),
+    ):
+        several = [words for words in found.values() if len(words) > 1]
+        if several:
+            video, where = next(iter(several[0].values())), ", ".join(word or "none" for word in several[0])
+            notes.append(f"{counted(len(several), 'video is', 'videos are')} {told} ({video}: {where})")
+    return notes
 
 
 def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, result: Converted) -> list[Row]:

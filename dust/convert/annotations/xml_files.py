@@ -18,7 +18,7 @@ from dust.datasets.manifest.annotation import (
 )
 from dust.decode.folders import is_video
 from dust.utils.errors import DataError, Problems
-from dust.utils.text import counted
+from dust.utils.text import counted, whole_number
 
 
 def read_cvat(path: Path, attribute: str = "") -> Annotated:
@@ -41,8 +41,13 @@ def read_cvat(path: Path, attribute: str = "") -> Annotated:
         raise DataError(f"{path}: no track has an attribute {attribute}; there are {listed}: --label NAME")
     endless = unknown = 0
     for number, track in enumerate(root.iter("track")):
-        task = _task_of(track, tasks, f"track {track.get('id', number)}", problems)
-        timed = [(int(shape.get("frame", 0)), shape) for shape in track if shape.get("frame", "").isdecimal()]
+        where = f"track {track.get('id', number)}"
+        task = _task_of(track, tasks, where, problems)
+        written = [(shape.get("frame"), shape) for shape in track]
+        timed = [(frame, shape) for text, shape in written if (frame := _whole(text)) is not None]
+        for text, _ in written:
+            if text is not None and _whole(text) is None:
+                problems.add("has a frame that is no number", f"{where}: {text[:20]}")
         shapes = sorted(timed, key=lambda pair: pair[0])
         found.items += _stretches(shapes, track.get("label", ""), attribute, task)
         if shapes and not _outside(shapes[-1][1]) and _keyframes_alone(shapes, task.step):
@@ -77,7 +82,7 @@ def _tasks(root: Element) -> dict[str, _Task]:
     for task in (*root.iter("task"), *root.iter("job")):
         video = task.findtext("source") or root.findtext(".//source") or task.findtext("name") or ""
         filtered = re.fullmatch(r"step=(\d+)", (task.findtext("frame_filter") or "").strip())
-        step = max(1, int(filtered[1])) if filtered else 1
+        step = max(1, _whole(filtered[1]) or 1) if filtered else 1
         first, last, size = (_whole(task.findtext(name)) for name in ("start_frame", "stop_frame", "size"))
         stop = last + 1 if last is not None else (first or 0) + (size - 1) * step + 1 if size else 0
         found[task.findtext("id") or ""] = _Task(video_name(video), stop, step)
@@ -85,7 +90,7 @@ def _tasks(root: Element) -> dict[str, _Task]:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.strip().isdecimal() else None
+    return whole_number(text.strip()) if text else None
 
 
 def _task_of(element: Element, tasks: Mapping[str, _Task], where: str, problems: Problems) -> _Task:
@@ -139,10 +144,11 @@ def _stretches(shapes: Shapes, label: str, attribute: str, task: _Task) -> list[
 def _tags(root: Element, tasks: Mapping[str, _Task], problems: Problems) -> list[Annotation]:
     frames: dict[tuple[_Task, str], list[int]] = {}
     for image in root.iter("image"):
+        number = _whole(image.get("id"))
         for tag in image.findall("tag"):
-            if image.get("id", "").isdecimal():
+            if number is not None:
                 task = _task_of(image, tasks, f"image {image.get('id')}", problems)
-                frames.setdefault((task, tag.get("label", "")), []).append(int(image.get("id", 0)))
+                frames.setdefault((task, tag.get("label", "")), []).append(number)
     found = []
     for (task, label), numbers in frames.items():
         numbers.sort()

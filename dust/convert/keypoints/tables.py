@@ -85,12 +85,16 @@ def _table(path: Path) -> Table:
         raise DataError(f"{path}: DeepLabCut's header needs lines bodyparts and coords of one length")
     rows = []
     for line in lines[len(heads) :]:
+        if len(line.cells) != len(joints) + 1:
+            problems.add(f"not the {len(joints) + 1} columns of the header", f"{line.where}: {len(line.cells)}")
+            continue
         of: dict[str, dict[str, str]] = {}
-        for person, joint, kind, cell in zip(people, joints, kinds, line.cells[1:], strict=False):
+        for person, joint, kind, cell in zip(people, joints, kinds, line.cells[1:], strict=True):
             of.setdefault(person, {})[f"{joint}_{kind}"] = cell
         for person, cells in of.items():
-            if any(cell.strip() for cell in cells.values()):  # others are not there
+            if len(of) == 1 or any(cell.strip() for cell in cells.values()):  # other animals are not there
                 rows.append((line.where, line.text, {"frame": line.cells[0], "person": person, **cells}))
+    problems.raise_if_any(str(path))
     header = ["frame", "person", *dict.fromkeys(f"{joint}_{kind}" for joint, kind in zip(joints, kinds, strict=True))]
     empty = dict.fromkeys(header, "")
     return Table(header, [(where, text, empty | cells) for where, text, cells in rows])

@@ -62,7 +62,10 @@ def video_place(written: str) -> tuple[str, str]:
     if "?d=" in text:  # Label Studio's local files
         text = text.partition("?d=")[2]
     elif "://" in text:
-        text = urlparse(text).path
+        try:
+            text = urlparse(text).path
+        except ValueError:  # http://[x/a.mp4 is no address
+            text = text.partition("://")[2]
     return os.path.split(unquote(text).replace("\\", "/").rstrip("/"))
 
 

@@ -22,7 +22,7 @@ from dust.datasets.manifest.places import find_places
 from dust.datasets.manifest.table import RawSplit, Row, say_repeated
 from dust.utils import distributed
 from dust.utils.errors import DustError, Problems, SampleError
-from dust.utils.files import sha256_of_file
+from dust.utils.files import is_settled, sha256_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ _COLUMNS = {"path": TEXT, "id": TEXT, "label": "<i4", "group": "<i4", "start": "
 _TABLES = {"labels": TEXT, "groups": TEXT}
 _OPTIONAL = ("id", "group", "groups", "start", "end", "line")
 _MOST_GROUPS = 1 << 16  # names that are kept as a list; more are read when they are asked for
-_TICKS = 3_000_000_000  # ns: no file system's clock is coarser
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class KeptList:
             if columns is None:
                 return None
             same = _stamp(self.path) == before and (
-                _is_settled(before, began) or sha256_of_file(self.path) == content
+                is_settled((before["mtime_ns"], before["ctime_ns"]), began) or sha256_of_file(self.path) == content
             )  # fmt: skip
             columns.facts["csv"] = {**before, "sha256": content, "read_ns": time.time_ns()}
             if not same:
@@ -167,12 +166,6 @@ def _stamp(path: str) -> dict[str, int]:
     return {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns, "ctime_ns": facts.st_ctime_ns}
 
 
-def _is_settled(stamp: dict[str, int], moment: int) -> bool:
-    """Whether whatever is written after a moment (ns) has another stamp: what was written just before it may have been
-    written again within a tick of the clock."""
-    return moment - max(stamp["mtime_ns"], stamp["ctime_ns"]) > _TICKS
-
-
 def _is_of(facts: Any, path: str) -> bool:
     """Whether columns with these facts are of the csv as it is now. Raises OSError."""
     if not isinstance(facts, dict):
@@ -182,7 +175,7 @@ def _is_of(facts: Any, path: str) -> bool:
         return False
     read = facts.get("read_ns")
     same = all(facts.get(name) == value for name, value in now.items())
-    if same and isinstance(read, int) and _is_settled(now, read):
+    if same and isinstance(read, int) and is_settled((now["mtime_ns"], now["ctime_ns"]), read):
         return True
     return facts.get("sha256") == sha256_of_file(path)
 
