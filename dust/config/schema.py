@@ -7,7 +7,6 @@ from and the table in docs/CONFIG.md all follow from these declarations.
 
 import copy
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-import yaml
 from yacs.config import CfgNode
 
 from dust.utils.errors import ConfigError
@@ -187,25 +185,9 @@ def gather(*parts: Mapping[str, Key]) -> dict[str, Key]:
     return keys
 
 
-class Configuration(CfgNode):
-    """All keys with their values."""
-
-    def dump(self, **options: Any) -> str:
-        """Return it as YAML: what yacs returns, to the byte. libyaml, which takes a quarter of the time, writes all but
-        what it would fold in other places: texts that need an escape."""
-        text = json.dumps(self, ensure_ascii=False)
-        if options or not yaml.__with_libyaml__ or "\\" in text or not (text.isascii() and text.isprintable()):
-            return super().dump(**options)
-        return yaml.dump(_dicts(self), Dumper=yaml.CSafeDumper)
-
-
-def _dicts(node: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _dicts(value) if isinstance(value, dict) else value for name, value in node.items()}
-
-
 def tree(keys: Mapping[str, Key]) -> CfgNode:
     """Return a configuration of these keys at their defaults."""
-    root = Configuration()
+    root = CfgNode()
     for name, facts in keys.items():
         *sections, leaf = name.split(".")
         node = root
