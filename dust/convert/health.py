@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -100,15 +101,15 @@ def _in_pool(
     # "spawn": codecs' threads do not survive a fork, and a fork server dies with a folder in /tmp that cleaners remove.
     pool = ProcessPoolExecutor(min(workers, len(paths)) or 1, mp_context=get_context("spawn"))
     try:
-        jobs = {pool.submit(look, path): path for path in paths}
-        for job in as_completed(jobs):
-            try:
-                health = job.result()
-            except BrokenProcessPool:
-                continue
-            found[jobs.pop(job)] = _one_line(health)
-            bar.update()
-        return list(jobs.values())
+        jobs: dict[Future[Health], str] = {}
+        with suppress(BrokenProcessPool):  # a process may die before all are asked for
+            for path in paths:
+                jobs[pool.submit(look, path)] = path
+        for job in as_completed(list(jobs)):
+            with suppress(BrokenProcessPool):
+                found[jobs[job]] = _one_line(job.result())
+                bar.update()
+        return [path for path in paths if path not in found]
     finally:
         pool.shutdown(cancel_futures=True)
 

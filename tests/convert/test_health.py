@@ -86,10 +86,25 @@ def test_real_clips():
     assert list(health.examine_all([*good, *bad], decode=True)) == bad
 
 
+def test_a_process_that_dies_before_all_files_are_asked_for(tmp_path, monkeypatch):
+    paths = [clip(tmp_path / f"{number}.mp4", number) for number in range(3)]
+    submit, asked = health.ProcessPoolExecutor.submit, []
+
+    def break_off(pool, *args):
+        asked.append(args)
+        if len(asked) == 2:
+            raise health.BrokenProcessPool
+        return submit(pool, *args)
+
+    monkeypatch.setattr(health.ProcessPoolExecutor, "submit", break_off)
+    (tmp_path / "1.mp4").write_bytes(b"")
+    assert list(health.examine_all(paths, decode=True, workers=1)) == [paths[1]] and len(asked) == 4
+
+
 def test_a_script_that_starts_no_process_is_told_so(tmp_path):
     paths = [clip(tmp_path / f"{number}.mp4", number) for number in range(2)]
     script = tmp_path / "mine.py"
     script.write_text(f"from dust.convert.health import examine_all\nexamine_all({paths!r}, decode=True, workers=2)\n")
     ended = subprocess.run([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
                            capture_output=True, text=True, check=False)  # fmt: skip
-    assert ended.returncode == 1 and "worker processes end as soon as they start" in ended.stderr.splitlines()[-1]
+    assert ended.returncode == 1 and "worker processes end as soon as they start" in ended.stderr
