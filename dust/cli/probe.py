@@ -23,6 +23,7 @@ from dust.config import KEYS, CfgNode, flatten, load_config
 from dust.engine import run_net
 from dust.utils.errors import ConfigError
 from dust.utils.files import write_text
+from dust.zoo import SCHEME
 
 RECIPES = "configs/Probe"
 STAGES = ("features", "probe")
@@ -99,7 +100,7 @@ def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, An
         raise ConfigError(f"--weights {weights}: {name} has its own; --weights is for a YAML")
     origin: Origin = find_origin(name)
     # a name in the zoo may be named by its own options (VJEPA2.ENCODER_FROM), and then is the file of these weights
-    of_zoo = name if name.startswith("zoo://") else ""
+    of_zoo = name if name.startswith(SCHEME) else ""
     weights = origin.checkpoint or of_zoo or str(stage_checkpoint(origin.output_dir, ".", "--backbone"))
     options = {
         key: value
@@ -114,7 +115,7 @@ def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, An
 
 
 def _path(name: str) -> str:
-    return name if name.startswith("zoo://") else os.path.abspath(name)
+    return name if name.startswith(SCHEME) else os.path.abspath(name)
 
 
 def _base(name: str) -> str:

@@ -44,7 +44,7 @@ def verify(names: list[str]) -> int:
 
 def convert_file(args: argparse.Namespace) -> int:
     name = args.file
-    file = zoo.download(name.removeprefix("zoo://")) if name.startswith("zoo://") else name
+    file = zoo.download(name.removeprefix(zoo.SCHEME)) if name.startswith(zoo.SCHEME) else name
     count = convert(file, args.out, sha256=args.sha256, everything=args.all)
     print(f"{args.out}: {count} tensors")
     return 0
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     console_logging()
-    names = [name.removeprefix("zoo://") for name in getattr(args, "names", [])]
+    names = [name.removeprefix(zoo.SCHEME) for name in getattr(args, "names", [])]
     if args.command == "list":
         return list_weights()
     if args.command == "download":

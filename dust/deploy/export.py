@@ -47,7 +47,7 @@ from dust.deploy.export_graph import (
     write_torch_export,
 )
 from dust.deploy.exported import FORMATS, Manifest, logits_of_outputs, manifest_path, open_runtime
-from dust.deploy.loading import ZOO, build_carried, find_settings
+from dust.deploy.loading import build_carried, find_settings
 from dust.deploy.predictor import Predictor, build_predictor
 from dust.deploy.sources import find_sources
 from dust.engine.calibration import read_temperature
@@ -230,8 +230,8 @@ def build_calibration(cfg: CfgNode, predictor: Predictor, count: int) -> list[di
 
 def find_licences(values: Mapping[str, Any], output_dir: str, seen: tuple[str, ...] = ()) -> dict[str, str]:
     """Licences of the published weights that a configuration or one of its stages names, zoo name -> licence."""
-    names = [str(value) for value in values.values() if str(value).startswith(ZOO)]
-    found = {name.removeprefix(ZOO): zoo.get(name.removeprefix(ZOO)).licence for name in names}
+    names = [str(value) for value in values.values() if str(value).startswith(zoo.SCHEME)]
+    found = {name.removeprefix(zoo.SCHEME): zoo.get(name.removeprefix(zoo.SCHEME)).licence for name in names}
     for key in (key for key, facts in KEYS.items() if facts.stage and values.get(key)):
         with contextlib.suppress(ConfigError):
             file = next(iter(_configs_above(stage_path(str(values[key]), output_dir, key))), None)

@@ -27,7 +27,6 @@ from dust.utils.structured import parse_yaml
 
 logger = logging.getLogger(__name__)
 
-ZOO = "zoo://"
 #: Tasks that answer nothing about a clip: stages before the last one.
 SILENT = ("Contrastive", "Masked")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -223,7 +222,7 @@ def find_origin(source: str, config: str = "") -> Origin:
     Raises:
         ConfigError, CheckpointError: nowhere, with what was looked for.
     """
-    if source.startswith(ZOO):
+    if source.startswith(zoo.SCHEME):
         return _in_zoo(source, config)
     path = Path(source).expanduser()
     if path.is_file() or is_sharded(path):
@@ -262,7 +261,7 @@ def _in_checkpoint(path: Path, config: str) -> Origin:
 
 
 def _in_zoo(source: str, config: str) -> Origin:
-    entry = zoo.get(source.removeprefix(ZOO))
+    entry = zoo.get(source.removeprefix(zoo.SCHEME))
     file = config or entry.config
     if not file:
         raise ConfigError(f"{source}: the zoo names no configuration for it; give one: config=YAML, or --cfg YAML")

@@ -290,8 +290,8 @@ def _check_weights(stage: _Ahead, key: str, name: str) -> _Start:
     if not name:
         return _Start()
     if "://" in name:
-        if name.startswith("zoo://"):
-            zoo.get(name.removeprefix("zoo://"))
+        if name.startswith(zoo.SCHEME):
+            zoo.get(name.removeprefix(zoo.SCHEME))
         return _Start(found=True)
     try:
         path = Path(weights_file(name, stage.output_dir, key))

@@ -4,12 +4,13 @@
 torch, and the network's libraries only when something is fetched.
 """
 
-from dust.zoo.cache import cached, cached_names, cached_path, download, resolve, verify
+from dust.zoo.cache import SCHEME, cached, cached_names, cached_path, download, resolve, verify
 from dust.zoo.entries import ENTRIES, Entry, HubFile, class_names, get
 from dust.zoo.table import markdown
 
 __all__ = [
     "ENTRIES",
+    "SCHEME",
     "Entry",
     "HubFile",
     "cached",

@@ -2,14 +2,12 @@
 
 import json
 import re
-import zipfile
 
 import pytest
 
 from dust.cli.main import main
 from dust.convert.annotations import READERS, convert_annotations
-from dust.datasets.manifest.annotation import video_name, video_place
-from dust.datasets.manifest.manifest import read_manifest
+from dust.datasets.manifest.annotation import video_name
 from dust.decode.reader import open_clip
 from dust.utils.errors import ConfigError, DataError
 from tests.convert.test_health import clip
@@ -264,100 +262,6 @@ def test_elan_shares_out_ends_that_are_not_set_and_is_read_in_any_encoding(tmp_p
     assert found.notes == ["left out: 1 annotations whose times are not set (align them in ELAN)"]
 
 
-def test_several_files_of_one_video_are_said(tmp_path):
-    clip(tmp_path / "abc.mp4", 1)
-    (tmp_path / "said").mkdir()
-    for name in ("anna", "bob"):
-        written(tmp_path / "said" / f"{name}.json", {"results": {"abc": [{"segment": [0, 0.5], "label": name}]}})
-    result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out", videos=str(tmp_path))
-    assert result.notes == ["1 video is in several files, whose stretches are all taken (abc: anna.json, bob.json)"]
-    assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["anna", "bob"]
-
-
-def test_videos_of_several_folders_that_have_become_one_are_said(tmp_path):
-    """Two people who worked on copies of one video, or two cameras of which one is missing: only the user knows."""
-    clip(tmp_path / "a.mp4", 1)
-    named = {f"/home/{who}/a.mp4": [{"segment": [0, 0.5], "label": who}] for who in ("anna", "bob")}
-    written(tmp_path / "said.json", {"results": named})
-    result = convert_annotations("activitynet", tmp_path / "said.json", tmp_path / "out")
-    assert len(result.notes) == 1 and "the same video? (a.mp4: /home/anna, /home/bob)" in result.notes[0]
-    (tmp_path / "said").mkdir()
-    for where, segments in named.items():
-        written(tmp_path / "said" / f"{segments[0]['label']}.json", {"results": {where: segments}})
-    result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out2", videos=str(tmp_path))
-    assert ["several files" in note for note in result.notes] == [True, False]
-
-
-def test_numbers_of_many_digits_and_addresses_that_are_none_are_said(tmp_path):
-    text = re.sub(r'frame="\d+"', f'frame="{"9" * 5000}"', CVAT, count=1).replace("<size>", f"<size>{'9' * 400}")
-    with pytest.raises(DataError, match="(?s)has a frame that is no number:.*track 0: 9999"):
-        read("cvat", written(tmp_path / "a.xml", text))
-    assert video_place("http://[x/a%20b.mp4") == ("[x", "a b.mp4")
-
-
-def test_uploads_lose_blanks_and_signs(tmp_path):
-    """As Label Studio stores them; a file that has that name already is the one that is meant."""
-    clip(tmp_path / "my (first) take.mp4", 1)
-    said = said_by([(0, 0.5, "cut")])
-    said[0]["data"] = {"video": "/data/upload/3/0a1b2c3d-my_first_take.mp4"}
-    source = written(tmp_path / "a.json", said)
-    convert_annotations("label-studio", source, tmp_path / "out")
-    assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "my (first) take.mp4")
-    clip(tmp_path / "my_first_take.mp4", 2)
-    convert_annotations("label-studio", source, tmp_path / "out", force=True)
-    assert csv_dicts(tmp_path / "out" / "data.csv")[0]["path"] == str(tmp_path / "my_first_take.mp4")
-
-
-def test_tasks_of_several_videos_and_what_was_cancelled_are_said(tmp_path):
-    said = said_by([(0, 0.5, "cut")], [(0, 0.5, "stir")])
-    said[0]["data"]["left"] = "https://x.y/def.mp4"
-    said[0]["annotations"][1]["was_cancelled"] = True
-    notes = read("label-studio", written(tmp_path / "a.json", said)).notes
-    assert notes == [
-        "left out: 1 annotations that were cancelled",
-        "1 task shows several videos, of which the first is taken",
-    ]
-
-
-def test_skeletons_have_left_with_all_their_points(tmp_path):
-    def skeleton(frame, *outside):
-        points = "".join(f'<points label="{n}" outside="{one}" points="1,2"/>' for n, one in enumerate(outside))
-        return f'<skeleton frame="{frame}" keyframe="1">{points}</skeleton>'
-
-    track = f'<track label="wave">{skeleton(3, 0, 1)}{skeleton(9, 1, 1)}</track>'
-    text = f"<annotations><meta><task><name>abc</name></task></meta>{track}</annotations>"
-    found = read("cvat", written(tmp_path / "a.xml", text))
-    assert [(one.start, one.end) for one in found.items] == [(3, 9)]
-
-
-def test_videos_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    """By a timeline of dust's, and by tasks of Label Studio, which are no annotators of one video."""
-    for day in ("day1", "day2"):
-        (tmp_path / "v" / day).mkdir(parents=True)
-    paths = [clip(tmp_path / "v" / day / "my cam.mp4", number) for number, day in enumerate(("day1", "day2"))]
-    results = {f"v/{day}/my cam.mp4": [{"segment": [0, 0.5], "label": day}] for day in ("day1", "day2")}
-    tasks = [task for day in ("day1", "day2") for task in said_by([(0, 0.5, day)])]
-    for number, day in enumerate(("day1", "day2")):
-        tasks[number] |= {"id": number, "data": {"video": f"/data/local-files/?d=v%5C{day}%5Cmy%20cam.mp4"}}
-        tasks[number]["annotations"][0]["completed_by"] = number
-    for form, document in (("activitynet", {"results": results}), ("label-studio", tasks)):
-        source = written(tmp_path / "a.json", document)
-        result = convert_annotations(form, source, tmp_path / form, videos=str(tmp_path / "v"))
-        rows = csv_dicts(tmp_path / form / "data.csv")
-        assert [(row["path"], row["label"]) for row in rows] == [(paths[0], "day1"), (paths[1], "day2")]
-        assert not result.notes
-    source = written(tmp_path / "b.json", {"results": {"else/my cam.mp4": results["v/day1/my cam.mp4"]}})
-    with pytest.raises(DataError, match="several videos have the name"):
-        convert_annotations("activitynet", source, tmp_path / "none", videos=str(tmp_path / "v"))
-
-
-def test_packed_exports_are_named(tmp_path):
-    with zipfile.ZipFile(tmp_path / "task.zip", "w") as file:
-        file.writestr("annotations.xml", CVAT)
-    with pytest.raises(DataError, match="task.zip: a zip file or a spreadsheet: unpack it, or export it as .xml"):
-        convert_annotations("cvat", tmp_path / "task.zip", tmp_path / "out")
-
-
 def test_two_shapes_of_one_frame(tmp_path):
     text = CVAT.replace('<box frame="4"', '<box frame="0" outside="0"/><box frame="4"')
     assert len(read("cvat", written(tmp_path / "a.xml", text)).items) == 2
@@ -473,134 +377,6 @@ def test_frames_are_cut_between_their_times(tmp_path):
     late = json.loads(json.dumps(STUDIO).replace('"start": 1', '"start": 10001').replace('"end": 5', '"end": 10005'))
     with pytest.raises(DataError, match="behind the last frame"):
         convert_annotations("label-studio", written(tmp_path / "b.json", late), tmp_path / "late")
-
-
-def said_by(*people):
-    """A task of Label Studio's; of each person (start, end, label) in seconds."""
-    made = [
-        {"completed_by": number, "result": [{"value": {"start": a, "end": b, "labels": [name]}} for a, b, name in said]}
-        for number, said in enumerate(people)
-    ]
-    return [{"data": {"video": "abc.mp4"}, "annotations": made}]
-
-
-def test_shares_of_several_annotators(tmp_path, capsys):
-    """Pieces between all ends, each with its count; the expected ones by hand."""
-    clip(tmp_path / "abc.mp4", 1)
-    said = said_by([(0, 0.2, "cut"), (0.2, 0.4, "stir")], [(0, 0.3, "cut"), (0.3, 0.4, "stir")], [(0, 0.2, "cut")])
-    source = written(tmp_path / "a.json", said)
-    ask = ["convert-data", "label-studio", str(source), "--out", str(tmp_path / "out")]
-    assert main(ask) == 0
-    note = "1 video has several annotators, who disagree in 1 of them, the same in 50.0 % of the time"
-    assert f"{note} that any of them labelled: the first one's stretches are taken" in capsys.readouterr().out
-    rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
-    assert rows == [("0", "0.2", "cut"), ("0.2", "0.4", "stir")]
-    assert main([*ask, "--force", "--soft-labels"]) == 0
-    said_then = capsys.readouterr().out
-    assert "2 classes" in said_then and "--stratify --soft-labels" in said_then
-    rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
-    assert rows == [("0", "0.2", "cut:3"), ("0.2", "0.3", "stir:1|cut:1"), ("0.3", "0.4", "stir:2")]
-    found = read_manifest(root=str(tmp_path / "out" / "data.csv"), split="train", soft_labels=True)
-    assert found.votes[found.clips[1].id] == ((0, 1), (1, 1))
-    with pytest.raises(ConfigError, match="elan does not say what several people said"):
-        convert_annotations("elan", source, tmp_path / "x", soft_labels=True)
-    with pytest.raises(DataError, match="cannot stand among shares"):
-        source = written(tmp_path / "b.json", said_by([(0, 1, "a|b")], [(0, 1, "c")]))
-        convert_annotations("label-studio", source, tmp_path / "x", soft_labels=True)
-
-
-def test_tasks_of_one_video_are_annotators_or_parts_of_the_work(tmp_path):
-    """Tasks that overlap say what one task with the same annotations says; others are all taken."""
-    people = [(0, 0.2, "cut"), (0.2, 0.4, "stir")], [(0, 0.3, "cut")], [(0.35, 0.5, "cut")]
-    (whole,) = said_by(*people)
-    tasks = [{"id": n, "data": whole["data"], "annotations": [one]} for n, one in enumerate(whole["annotations"])]
-    tasks[1]["data"] = {"video": "/data/upload/1/0a1b2c3d-abc.mp4"}
-    for soft in (False, True):
-        one, many = (READERS["label-studio"].read(written(tmp_path / "a.json", form), soft_labels=soft)
-                     for form in ([whole], tasks))  # fmt: skip
-        assert one.items == many.items and one.notes == many.notes and len(one.notes) == 1
-    assert len(many.items) == 5 and "the first one's" not in many.notes[0]
-    assert "and 2 of the others are left out" in read("label-studio", tmp_path / "a.json").notes[0]
-    apart = read("label-studio", written(tmp_path / "b.json", tasks[1:]))
-    assert [item.label for item in apart.items] == ["cut", "cut"] and not apart.notes
-    tasks[1]["annotations"][0]["completed_by"] = 0  # nobody differs from himself
-    alone = read("label-studio", written(tmp_path / "c.json", tasks[:2]))
-    assert len(alone.items) == 3 and not alone.notes
-    tasks[2]["annotations"][0]["ground_truth"] = True
-    truth = read("label-studio", written(tmp_path / "d.json", [tasks[0], tasks[2]]))
-    assert [item.start for item in truth.items] == [0.35]
-
-
-def test_letters_of_a_text_are_no_seconds(tmp_path):
-    (task,) = said_by([(0, 1, "cut")])
-    task["annotations"][0]["result"].append({"value": {"start": 3, "end": 9, "text": "pepper", "labels": ["food"]}})
-    found = read("label-studio", written(tmp_path / "a.json", [task]))
-    assert [item.label for item in found.items] == ["cut"] and "1 results without a label" in found.notes[0]
-
-
-def test_shares_keep_labels_with_colons_and_cut_no_empty_piece(tmp_path):
-    """A label of one annotator is not read as a count, and ends that a list writes alike are one."""
-    alone, both = said_by([(0, 1, "step:2")]), said_by([(0, 1, "cut")], [(0, 1.0000001, "stir")])
-    alone[0]["data"]["video"] = "def.mp4"
-    found = READERS["label-studio"].read(written(tmp_path / "a.json", [*alone, *both]), soft_labels=True)
-    assert [(one.start, one.end, one.label) for one in found.items] == [(0, 1, "step:2:1"), (0, 1, "cut:1|stir:1")]
-    with pytest.raises(DataError, match="cannot stand among shares"):
-        READERS["label-studio"].read(written(tmp_path / "b.json", said_by([(0, 1, "a|b")])), soft_labels=True)
-
-
-def test_boris_says_what_it_does_not_heed(tmp_path):
-    """Modifiers in columns of their own, and players that show several videos at once."""
-    table = "Time,Media file path,Subject,Behavior,Modifier #1,Status\n"
-    media = "player #1:/v/abc.mp4;player #2:/v/def.mp4"
-    rows = "".join(f"{time},{media},anna,cut,left,{status}\n" for time, status in ((0.5, "START"), (2, "STOP")))
-    found = read("boris", written(tmp_path / "a.csv", table + rows))
-    assert [one.video for one in found.items] == ["abc.mp4"]
-    assert any("2 events have modifier #1, which are no part" in note for note in found.notes)
-    assert any("2 events have several videos at once, of which the first is taken" in note for note in found.notes)
-
-
-def test_observations_of_boris_are_kept_apart(tmp_path):
-    """Two people's observations of one video overlap; one that plays two videos in a row has no times of the second."""
-
-    def table(*events):
-        rows = (f"{name},{time},{video},anna,cut,{kind}\n" for name, video, time, kind in events)
-        return "Observation id,Time,Media file name,Subject,Behavior,Behavior type\n" + "".join(rows)
-
-    both = [(name, "abc.mp4", time + shift, kind) for name, shift in (("o1", 0), ("o2", 0.5))
-            for time, kind in ((1, "START"), (2, "STOP"))]  # fmt: skip
-    found = read("boris", written(tmp_path / "a.csv", table(*both)))
-    assert [(one.start, one.end) for one in found.items] == [(1, 2), (1.5, 2.5)]
-    assert found.notes == ["1 video is in several observations, whose stretches are all taken (abc.mp4: o1, o2)"]
-    queue = [("o1", video, time, kind) for video, time in (("abc.mp4", 1), ("def.mp4", 181))
-             for time, kind in ((time, "START"), (time + 1, "STOP"))]  # fmt: skip
-    with pytest.raises(DataError, match="one video behind the other(.|\\n)*observation o1: abc.mp4, def.mp4"):
-        read("boris", written(tmp_path / "b.csv", table(*queue)))
-    without = "\n".join(line.partition(",")[2] for line in table(*queue).splitlines())  # which one it is of
-    assert len(read("boris", written(tmp_path / "c.csv", without)).items) == 2
-    with pytest.raises(DataError, match="observation #1: abc.mp4, def.mp4"):
-        read("boris", written(tmp_path / "d.csv", f"Observation id,#1,,,\n,,,,\n{without}"))
-
-
-def test_annotators_who_agree_ground_truth_and_json_min(tmp_path):
-    same = said_by([(0, 1, "cut")], [(0, 1, "cut")])
-    assert (
-        "who disagree in 0 of them, the same in 100.0 %" in read("label-studio", written(tmp_path / "a", same)).notes[0]
-    )
-    truth = said_by([(0, 1, "cut")], [(0, 1, "stir")])
-    truth[0]["annotations"][1]["ground_truth"] = True
-    assert [one.label for one in read("label-studio", written(tmp_path / "b", truth)).items] == ["stir"]
-    rows = [
-        {
-            "video": "abc.mp4",
-            "id": 1,
-            "annotator": who,
-            "annotation_id": who,
-            "l": [{"start": 0, "end": 1, "labels": [name]}],
-        }
-        for who, name in ((1, "cut"), (2, "stir"))
-    ]
-    found = read("label-studio", written(tmp_path / "c", rows))
-    assert [one.label for one in found.items] == ["cut"] and "disagree in 1" in found.notes[0]
 
 
 def test_clips_that_were_cut_already_and_names_that_stand_twice(tmp_path):

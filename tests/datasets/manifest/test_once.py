@@ -1,5 +1,7 @@
 """What a command has read once is there for all its stages, and for nobody else."""
 
+from functools import partial
+
 import pytest
 
 from dust.datasets.manifest.manifest import read_manifest
@@ -10,9 +12,7 @@ from dust.utils.errors import DataError
 def test_another_way_of_reading_is_another_list(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("a.mp4,wave\nb.mp4,jump\n")
-
-    def read(**options):
-        return read_manifest(root=str(tmp_path), split="train", check_files=False, **options)
+    read = partial(read_manifest, root=str(tmp_path), split="train", check_files=False)
 
     with reading_once():
         first = read(class_names=["wave", "jump"])
@@ -30,9 +30,7 @@ def test_another_way_of_reading_is_another_list(tmp_path):
 def test_a_number_of_classes_that_was_found_needs_no_further_look(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("a.mp4,2\nb.mp4,0\n")
-
-    def read(**options):
-        return read_manifest(root=str(tmp_path), split="train", check_files=False, **options)
+    read = partial(read_manifest, root=str(tmp_path), split="train", check_files=False)
 
     with reading_once():
         first = read()
