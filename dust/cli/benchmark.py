@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Add:
 
 
 def decode_options(decode: argparse.ArgumentParser) -> None:
-    """Which videos, and how they are read."""
+    """Add the options: which videos, and how they are read."""
     decode.add_argument("--videos", nargs="+", required=True, metavar="PATH", help="folders, csv lists, video files")
     decode.add_argument("--frames", type=int, default=8, help="frames of a clip (8)")
     decode.add_argument("--rate", type=int, default=8, help="distance of frames, at 30 frames per second")
@@ -111,7 +111,7 @@ def _about_gpus(add: Add) -> None:
 
 
 def configured(args: argparse.Namespace) -> Any:
-    """The configuration that is measured."""
+    """Return the configuration that is measured."""
     from dust.config import load_config
 
     return load_config(args.cfg, args.overrides)
@@ -179,7 +179,7 @@ def measure_decode(args: argparse.Namespace, peers: Callable[..., Any] | None = 
 
 
 def views(text: str) -> tuple[int, int]:
-    """``10x3`` -> (10, 3); ``0`` -> (0, 0)."""
+    """Turn ``10x3`` into (10, 3), and ``0`` into (0, 0)."""
     clips, times, crops = text.partition("x")
     if text == "0":
         return 0, 0

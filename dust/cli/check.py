@@ -69,12 +69,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def can_write(cfg: CfgNode) -> bool:
-    """Whether lists that ``--fix`` writes are of a kind that the configuration's dataset reads."""
+    """Tell whether lists that ``--fix`` writes are of a kind that the configuration's dataset reads."""
     return cfg.TRAIN.DATASET in ("VideoDataset", *_DATASETS, *_RECORDINGS)
 
 
 def build_options(cfg: CfgNode) -> dict[str, Any]:
-    """What a configuration says of its lists, as arguments of ListOptions."""
+    """Return what a configuration says of its lists, as arguments of ListOptions."""
     data, dataset = cfg.DATA, cfg.TRAIN.DATASET
     build_shard_cache(cfg)
     kind = _DATASETS.get(dataset, "keystep" if dataset in _RECORDINGS else "clips")

@@ -57,8 +57,9 @@ def command(
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(options, words that are left over). Files may stand before, between and behind options: ``MODEL -o out FILE``,
-    where argparse by itself takes ``[FILE ...]`` for empty, as soon as an option comes before the first file."""
+    """Return (options, words that are left over). Files may stand before, between and behind options: ``MODEL -o out
+    FILE``, where argparse by itself takes ``[FILE ...]`` for empty, as soon as an option comes before the first
+    file."""
     several = any(not action.option_strings and action.nargs in ("*", "+") for action in parser._actions)
     return parser.parse_known_intermixed_args(words) if several else parser.parse_known_args(words)
 
@@ -104,7 +105,7 @@ def guarded(run: Callable[[], int | None], *, resumable: bool = False) -> int:
 
 
 def _nobody_reads_on() -> bool:
-    """Whether what reads this command's output has gone. The rest of the output goes nowhere then."""
+    """Tell whether what reads this command's output has gone. The rest of the output goes nowhere then."""
     try:
         handle = sys.stdout.fileno()
     except (OSError, ValueError):  # no file
@@ -135,17 +136,17 @@ def run_in_output_dir(args: argparse.Namespace, run: Callable[..., Any], **optio
 
 
 def numbers(text: str) -> list[int]:
-    """``3,7 12`` -> [3, 7, 12]."""
+    """Turn ``3,7 12`` into [3, 7, 12]."""
     return [int(word) for word in text.replace(",", " ").split()]
 
 
 def count(text: str) -> int:
-    """``12`` -> 12; nothing below 0."""
+    """Turn ``12`` into 12; nothing below 0."""
     if (number := int(text)) < 0:
         raise ValueError(text)
     return number
 
 
 def add_cfg(parser: argparse.ArgumentParser) -> None:
-    """A configuration; words that are left over change its keys."""
+    """Add a configuration; words that are left over change its keys."""
     parser.add_argument("--cfg", required=True, metavar="FILE.yaml", help="then overrides: KEY VALUE ...")

@@ -23,7 +23,7 @@ from dust.utils.package import CONFIGS, PREFIX
 
 
 def find(name: str) -> list[Path]:
-    """The files that a name means: one configuration, with or without configs/ and .yaml, or a folder of them.
+    """Return the files that a name means: one configuration, with or without configs/ and .yaml, or a folder of them.
 
     Raises:
         ConfigError: nothing of that name came with dust.
@@ -45,12 +45,12 @@ def find(name: str) -> list[Path]:
 
 
 def short(file: Path) -> str:
-    """What ``--cfg`` takes for a file."""
+    """Return what ``--cfg`` takes for a file."""
     return f"{PREFIX}/{file.relative_to(CONFIGS).as_posix()}"
 
 
 def with_bases(file: Path) -> set[Path]:
-    """The file, and all that it inherits."""
+    """Return the file, and all that it inherits."""
     import yaml
 
     from dust.config.sources import BASE_KEY
@@ -71,7 +71,7 @@ def list_configs(names: list[str]) -> None:
 
 
 def first_sentence(file: Path) -> str:
-    """Of the comment that a configuration begins with, in at most 100 characters."""
+    """Return the first sentence of the comment that a configuration begins with, in at most 100 characters."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
     comment = " ".join(line.lstrip("# ") for line in lines)
     return textwrap.shorten(re.split(r"(?<=\.)\s", comment)[0], 100, placeholder=" ...")

@@ -135,7 +135,7 @@ KEYPOINTS = {
 
 
 def convert_lists(args: argparse.Namespace) -> None:
-    """Lists of clips in a public form."""
+    """Convert lists of clips in a public form."""
     reading = options_of(args, {**SPLIT, **PREFIX, **PEOPLE})
     if args.command == "muwiges":
         manifests = read_muwiges(args.root, **reading)
@@ -153,7 +153,7 @@ def convert_lists(args: argparse.Namespace) -> None:
 
 
 def convert_pickles(args: argparse.Namespace) -> None:
-    """DUST's pickles."""
+    """Convert DUST's pickles."""
     result = convert_dust(args.root, **options_of(args, PICKLES))
     print_notes(result.notes)
     listed = ", ".join(f"{split}.csv ({counted(samples, 'sample')})" for split, samples in result.counts.items())
@@ -167,7 +167,7 @@ def convert_pickles(args: argparse.Namespace) -> None:
 
 
 def convert_recordings(args: argparse.Namespace) -> None:
-    """Recordings of a procedure."""
+    """Convert recordings of a procedure."""
     result = convert_procedures(args.root, args.out, layout=args.command, table=args.procedure, force=args.force)
     tell_recordings(result, args.out)
 
@@ -182,12 +182,12 @@ def tell_recordings(result: ProcedureConversion, out: str) -> None:
 
 
 def convert_procedure_mistakes(args: argparse.Namespace) -> None:
-    """Recordings of procedures with labelled mistakes."""
+    """Convert recordings of procedures with labelled mistakes."""
     tell_recordings(convert_mistakes(args.command, args.root, **options_of(args, PROCEDURE_MISTAKES)), args.out)
 
 
 def convert_stretches(args: argparse.Namespace) -> None:
-    """Annotations of stretches of long videos."""
+    """Convert annotations of stretches of long videos."""
     result = convert_annotations(args.command, args.root, **options_of(args, STRETCHES | LABEL | PEOPLE_SAID))
     print_notes(result.notes)
     listed = ", ".join(f"{name}.csv ({counted(count, 'segment')})" for name, count in result.counts.items())
@@ -200,7 +200,7 @@ def convert_stretches(args: argparse.Namespace) -> None:
 
 
 def convert_poses(args: argparse.Namespace) -> None:
-    """Keypoints of people."""
+    """Convert keypoints of people."""
     names = (facts.get("dest", name.replace("-", "_")) for name, facts in KEYPOINTS.items())
     options = {name: getattr(args, name) for name in names}
     result = convert_keypoints(options.pop("form"), args.root, options.pop("out"), **options)
@@ -215,7 +215,7 @@ def convert_poses(args: argparse.Namespace) -> None:
 
 
 def convert_series(args: argparse.Namespace) -> None:
-    """A data set of the UEA or UCR archive."""
+    """Convert a data set of the UEA or UCR archive."""
     result = convert_uea(args.root, args.out, force=args.force)
     listed = ", ".join(f"{split}.csv ({samples} series)" for split, samples in result.counts.items())
     low, high = result.lengths
@@ -225,7 +225,7 @@ def convert_series(args: argparse.Namespace) -> None:
 
 
 def list_tars(args: argparse.Namespace) -> None:
-    """Tar files of clips, which stay as they are."""
+    """List tar files of clips, which stay as they are."""
     counts = convert_webdataset(args.root, args.out, label=args.label, force=args.force)
     listed = ", ".join(f"{split}.csv ({counted(count, 'clip')})" for split, count in counts.items())
     print(f"wrote {args.out}: {listed}")
@@ -233,13 +233,13 @@ def list_tars(args: argparse.Namespace) -> None:
 
 
 def options_of(args: argparse.Namespace, options: dict[str, Option]) -> dict[str, Any]:
-    """The values of those options that this sub-command has."""
+    """Return the values of those options that this sub-command has."""
     names = (name.replace("-", "_") for name in options)
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """What a person should know of a conversion."""
+    """Print what a person should know of a conversion."""
     for note in notes:
         print(printable_lines(f"note: {note}"))
 

@@ -23,19 +23,19 @@ First steps:
 
 
 def names() -> list[str]:
-    """Every sub-command, in the order of ``dust --help``. A file of this room is one."""
+    """Return every sub-command, in the order of ``dust --help``. A file of this room is one."""
     files = (path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in SHARED)
     found = sorted(stem.replace("_", "-") for stem in files)
     return [name for name in FIRST if name in found] + [name for name in found if name not in FIRST]
 
 
 def module_of(name: str) -> str:
-    """The module of a sub-command."""
+    """Return the module of a sub-command."""
     return f"dust.cli.{name.replace('-', '_')}"
 
 
 def summary(name: str) -> str:
-    """What a sub-command does: the first line of its file, which is not imported for that."""
+    """Return what a sub-command does: the first line of its file, which is not imported for that."""
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.py")
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0]

@@ -69,7 +69,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def problems_of(args: argparse.Namespace) -> list[str]:
-    """All that is wrong with the words."""
+    """Return all that is wrong with the words."""
     from dust.decode.live import is_live
 
     problems = []
@@ -98,7 +98,7 @@ def problems_of(args: argparse.Namespace) -> list[str]:
 
 
 def without_effect(args: argparse.Namespace, live: bool) -> list[str]:
-    """Options that would be ignored, each with when they act."""
+    """Return options that would be ignored, each with when they act."""
     long = args.timeline or args.overlay
     idle: dict[str, tuple[str, ...]] = {}
     if live:
@@ -128,7 +128,7 @@ def without_effect(args: argparse.Namespace, live: bool) -> list[str]:
 
 
 def run(args: argparse.Namespace, load_model: Callable[..., Any] | None = None) -> int:
-    """Returns 1 where a clip could not be read.
+    """Answer for the clips, and return 1 where a clip could not be read.
 
     Args:
         load_model: as :func:`dust.load` without what it is loaded from, for a model that is not named by a word.
@@ -164,14 +164,14 @@ def run(args: argparse.Namespace, load_model: Callable[..., Any] | None = None) 
 
 
 def classes_of(words: Sequence[str]) -> Sequence[str] | None:
-    """The names behind --classes, or those of the one file that stands there; None where there are none."""
+    """Return the names behind --classes, or those of the one file that stands there; None where there are none."""
     from dust.datasets.manifest.labels import read_class_list
 
     return read_class_list(words[0]) if len(words) == 1 and Path(words[0]).is_file() else list(words) or None
 
 
 def run_clips(args: argparse.Namespace, model: Any, output: Any) -> int:
-    """One answer for each clip, of sources or of a watched folder."""
+    """Give one answer for each clip, of sources or of a watched folder."""
     from dust.deploy.jobs import watch
     from dust.deploy.reading import names_of
     from dust.deploy.report import Table, Tally
@@ -218,7 +218,7 @@ def run_clips(args: argparse.Namespace, model: Any, output: Any) -> int:
 
 
 def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
-    """Timelines, and videos with the answers burnt in."""
+    """Write timelines, and videos with the answers burnt in."""
     from dust.deploy.jobs import LongVideos, whole_video
     from dust.deploy.report import shorten
     from dust.deploy.sources import find_sources
@@ -251,7 +251,7 @@ def run_long(args: argparse.Namespace, model: Any, output: Any) -> int:
 
 
 def run_live(args: argparse.Namespace, model: Any, output: Any, source: str) -> int:
-    """Answers while they come, until Ctrl-C, --seconds, or the end of the stream."""
+    """Give answers while they come, until Ctrl-C, --seconds, or the end of the stream."""
     from dust.deploy.jobs import WindowLog, options_of, timeline_of
     from dust.deploy.report import about
     from dust.deploy.timeline import MergeRule, write_activitynet, write_segments
@@ -287,7 +287,7 @@ def segment_line(one: Any) -> str:
 
 
 def live_line(one: Any, top: int) -> str:
-    """A window: when, what, what else, and how long after its last frame."""
+    """Return the line of a window: when, what, what else, and how long after its last frame."""
     words = ", ".join(f"{name} {value:.1%}" for name, value in one.top(top) if name != one.label)
     delay = f"  ({1000 * one.delay:.0f} ms)" if one.delay is not None else ""
     label = one.label or "-"
@@ -312,7 +312,7 @@ def say(line: str) -> None:
 
 
 def progress(total: int | None, form: str | None = None) -> Any:
-    """A bar on a terminal with clips per second; elsewhere nothing but the lines that are written through it."""
+    """Return a bar on a terminal with clips per second; elsewhere nothing but the lines that are written through it."""
     from tqdm import tqdm
 
     hidden = not sys.stderr.isatty()

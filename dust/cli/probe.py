@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_backbone(name: str, weights: str, out: Path) -> tuple[str, dict[str, Any], str]:
-    """The YAML of a backbone, what must be said besides, and its weights.
+    """Return the YAML of a backbone, what must be said besides, and its weights.
 
     Raises ConfigError where a YAML comes without weights, or weights with anything else.
     """
@@ -119,7 +119,7 @@ def _path(name: str) -> str:
 
 
 def _base(name: str) -> str:
-    """A YAML as another one can name it, from wherever that lies; one that came with dust by its own name."""
+    """Return a YAML as another one can name it, from wherever that lies; one that came with dust by its own name."""
     return os.path.abspath(name) if Path(name).exists() else name
 
 

@@ -63,7 +63,7 @@ Found = dict[Key, list]
 
 
 def segments_of(path: Path) -> Found:
-    """The segments of a json in ActivityNet's form or of a csv list."""
+    """Return the segments of a json in ActivityNet's form or of a csv list."""
     from dust.convert.annotations.tables import read_segments
     from dust.datasets.manifest.annotation_files import read_activitynet
     from dust.decode.folders import is_video
@@ -78,8 +78,8 @@ def segments_of(path: Path) -> Found:
 
 
 def by_video(predicted: Found, true: Found) -> tuple[dict[str, list], dict[str, list]]:
-    """Both by what the annotated videos are called: videos of one name are told apart by the ends of their folders. One
-    that fits several, or none, goes by its own name, which no annotated video has."""
+    """Return both by what the annotated videos are called: videos of one name are told apart by the ends of their
+    folders. One that fits several, or none, goes by its own name, which no annotated video has."""
     alone = Counter(name for _, name in true)
     names = {key: key[1] if alone[key[1]] == 1 else "/".join(key) for key in true}
     theirs: dict[str, list[Key]] = {}
@@ -96,7 +96,7 @@ def by_video(predicted: Found, true: Found) -> tuple[dict[str, list], dict[str, 
 
 
 def _pairs(keys: list[Key], wanted: list[Key]) -> dict[Key, Key]:
-    """Who is whom of videos of one name: those that are nearer to each other than to any other."""
+    """Tell who is whom of videos of one name: those that are nearer to each other than to any other."""
     from dust.datasets.manifest.annotated import shared_end
 
     def near(one: Key, other: Key) -> tuple[bool, int]:

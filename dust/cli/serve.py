@@ -89,7 +89,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def tls_problems(cert: str, key: str) -> list[str]:
-    """What is wrong with files that are there."""
+    """Return what is wrong with files that are there."""
     if not os.path.isfile(cert) or (key and not os.path.isfile(key)):
         return []
     try:
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def build(args: argparse.Namespace, guard: Any) -> Any:
-    """The server that the words describe."""
+    """Return the server that the words describe."""
     from dust.deploy.loading import load
     from dust.deploy.serve.app import build_app, build_server, check_extra
     from dust.deploy.serve.limits import Limits
@@ -142,7 +142,7 @@ def build(args: argparse.Namespace, guard: Any) -> Any:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. ConfigError where it cannot."""
+    """Return a socket that listens there. ConfigError where it cannot."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def shares_of(text: str) -> dict[str, float]:
-    """``80,10,10`` -> {"train": 80, "val": 10, "test": 10}; ``80,20`` has no validation. Raises ConfigError."""
+    """Turn ``80,10,10`` into {"train": 80, "val": 10, "test": 10}; ``80,20`` has no validation. Raises ConfigError."""
     words = text.replace(":", ",").split(",")
     names = NAMES if len(words) == 3 else ("train", "test")
     try:

@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read(argv: Sequence[str]) -> argparse.Namespace:
-    """The options, with ``cfg_files`` and ``opts`` as :func:`dust.config.parse_args` gives them.
+    """Return the options, with ``cfg_files`` and ``opts`` as :func:`dust.config.parse_args` gives them.
 
     Raises:
         ConfigError: words that cannot be read, or options that do not go together.
@@ -96,7 +96,7 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _refuse(args: argparse.Namespace) -> None:
-    """Options that contradict each other or mean nothing."""
+    """Refuse options that contradict each other or mean nothing."""
     if not args.cfg_files:
         raise ConfigError("dust submit needs --cfg FILE.yaml: what shall run?")
     if args.timeout <= 0:

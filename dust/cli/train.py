@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def problems_ahead(cfg: Any) -> list[str]:
-    """What is wrong with the prediction of a configuration, before anything is trained for it."""
+    """Return what is wrong with the prediction of a configuration, before anything is trained for it."""
     values = flatten(cfg)
     if not values["PREDICT.ENABLE"]:
         return []
@@ -55,7 +55,7 @@ def problems_ahead(cfg: Any) -> list[str]:
 
 
 def arguments_of(values: Mapping[str, Any]) -> argparse.Namespace:
-    """The options of ``dust predict`` for ``{key: value}`` of a configuration with PREDICT.ENABLE."""
+    """Return the options of ``dust predict`` for ``{key: value}`` of a configuration with PREDICT.ENABLE."""
     parser = argparse.ArgumentParser()
     predict.add_arguments(parser)
     args = parser.parse_args([values["OUTPUT_DIR"]])
@@ -115,7 +115,7 @@ def repeat(words: Sequence[str]) -> int:
 
 
 def take_repeats(words: Sequence[str]) -> tuple[str, int, list[str]]:
-    """The flag, its number, and the words without both. ConfigError for both flags, or no number above 1."""
+    """Return the flag, its number, and the words without both. ConfigError for both flags, or no number above 1."""
     flags = [place for place, word in enumerate(words) if word.partition("=")[0] in ("--folds", "--seeds")]
     if len(flags) > 1:
         raise ConfigError("--folds and --seeds: give one of them, once")
@@ -152,7 +152,8 @@ def _texts(folder: Path) -> dict[str, bytes]:
 
 
 def words_of_fold(cfg: Any, folder: Path) -> list[str]:
-    """The keys by which a run reads the lists of a fold: these are plain, corrected, and have their background."""
+    """Return the keys by which a run reads the lists of a fold: these are plain, corrected, and have their
+    background."""
     words = ["DATA.PATH_TO_DATA_DIR", str(folder), "DATA.CORRECTIONS", "", "DATA.GROUP_COLUMN", ""]
     words += ["DATA.FORMAT", "auto", "DATA.PATH_LABEL_SEPARATOR", "", "DATA.ANNOTATIONS", "", "DATA.BACKGROUND", ""]
     return words if cfg.TRAIN.DATASET == "EpicKitchens" else [*words, "DATA.PATH_PREFIX", ""]

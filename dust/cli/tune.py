@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read(words: Sequence[str]) -> tuple[str, list[str], Any]:
-    """(file, overrides, configuration) of a command line.
+    """Return (file, overrides, configuration) of a command line.
 
     Raises:
         ConfigError: words that cannot be read, or a configuration that cannot be tuned.
@@ -186,7 +186,7 @@ class SubmittedWorker:
         leave_job(dust_main(self.argv))
 
     def checkpoint(self) -> Any:
-        """For submitit, where a signal comes before the worker takes it: the same once more."""
+        """Return the same once more for submitit, where a signal comes before the worker takes it."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
