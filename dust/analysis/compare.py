@@ -95,7 +95,7 @@ def _compare(a: Results, b: Results, seed: int) -> Comparison:
 
 
 def _common(a: Results, b: Results, notes: list[str]) -> tuple[Results, Results]:
-    """Both, restricted to the clips that both have, in one order."""
+    """Return both, restricted to the clips that both have, in one order."""
     place = {one: index for index, one in enumerate(b.ids)}
     of_a = np.array([index for index, one in enumerate(a.ids) if one in place], int)
     if not len(of_a):
@@ -148,7 +148,7 @@ def _compare_answers(a: Answers, b: Answers, left: Results, found: Comparison, s
 
 
 def _same_classes(a: Answers, b: Answers, found: Comparison) -> tuple[Answers, Answers]:
-    """Both with their classes in one order."""
+    """Return both with their classes in one order."""
     if a.multi_label != b.multi_label:
         raise DataError(f"{found.a} and {found.b}: one has several labels for a clip, the other has one")
     if a.graded and b.graded:
@@ -257,8 +257,8 @@ def _p(value: float) -> str:
 
 
 def json_of(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """``{metric: {a, b, difference, low, high, p}}``; of several comparisons, that under each run's name. Bounds that
-    nobody knows, of a single group, are None."""
+    """Return ``{metric: {a, b, difference, low, high, p}}``; of several comparisons, that under each run's name. Bounds
+    that nobody knows, of a single group, are None."""
     each = {one.b: {name: _finite(asdict(found)) for name, found in one.metrics.items()} for one in comparisons}
     return each if len(comparisons) > 1 else next(iter(each.values()))
 

@@ -72,7 +72,7 @@ def sketch(reader: ClipReader) -> Sketch:
 
 @functools.lru_cache(maxsize=4096)
 def _weights(size: int, side: int, begin: float, share: float) -> np.ndarray:
-    """(size, side): the mean over each of ``size`` equal pieces of a part of a line of ``side`` pixels."""
+    """Return (size, side): the mean over each of ``size`` equal pieces of a part of a line of ``side`` pixels."""
     edges = (begin + share * np.arange(size + 1) / size) * side
     pixels = np.arange(side)
     covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -81,7 +81,7 @@ def _weights(size: int, side: int, begin: float, share: float) -> np.ndarray:
 
 
 def _fit(pictures: np.ndarray, window: Window, size: int) -> np.ndarray:
-    """A window of pictures (..., H, W) as (..., size, size), by areas."""
+    """Return a window of pictures (..., H, W) as (..., size, size), by areas."""
     share, down, right = window
     rows = _weights(size, pictures.shape[-2], down, share)
     columns = _weights(size, pictures.shape[-1], right, share)
@@ -89,7 +89,7 @@ def _fit(pictures: np.ndarray, window: Window, size: int) -> np.ndarray:
 
 
 def windows(scales: Sequence[float], places: int) -> list[Window]:
-    """The whole, and windows of these scales at ``places`` x ``places`` places each."""
+    """Return the whole, and windows of these scales at ``places`` x ``places`` places each."""
     found: list[Window] = [WHOLE]
     for scale in scales:
         at = np.linspace(0, 1 - scale, places)
@@ -102,7 +102,7 @@ FEW = windows(SCALES[2::3], 3)
 
 
 def _rows(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (..., H, W) as rows (..., H W) of mean 0 and length 1."""
+    """Return pictures (..., H, W) as rows (..., H W) of mean 0 and length 1."""
     rows = pictures.reshape(*pictures.shape[:-2], -1)
     rows = rows - rows.mean(axis=-1, keepdims=True)
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6)
@@ -199,7 +199,7 @@ def _left_of_means(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _explained(outer: np.ndarray, inside: np.ndarray, window: Window) -> float:
-    """The share of a window's deviation that some curve of grey levels (a cubic) makes of the other picture."""
+    """Return the share of a window's deviation that some curve of grey levels (a cubic) makes of the other picture."""
     picture, levels = _fit(outer, window, FINE), (inside.ravel() - 128.0) / 64.0
     curve = np.stack([levels**power for power in range(4)], axis=1)
     rest = picture.ravel() - curve @ np.linalg.lstsq(curve, picture.ravel(), rcond=None)[0]
@@ -207,7 +207,7 @@ def _explained(outer: np.ndarray, inside: np.ndarray, window: Window) -> float:
 
 
 def _paced(one: Sketch, step: float) -> np.ndarray:
-    """A sketch's pictures (T, SIDE, SIDE) float32 at another pace."""
+    """Return a sketch's pictures (T, SIDE, SIDE) float32 at another pace."""
     count = max(1, int((len(one.pictures) - 1) * one.step / step + 1e-6) + 1)
     numbers = np.minimum((np.arange(count) * step / one.step).round().astype(int), len(one.pictures) - 1)
     return one.pictures[numbers].astype(np.float32)
@@ -222,19 +222,20 @@ def _operators() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _all_windows(picture: np.ndarray) -> np.ndarray:
-    """(windows, pixels) of one picture."""
+    """Return (windows, pixels) of one picture."""
     rows, columns = _operators()
     return _rows(rows @ picture @ columns)
 
 
 def _centred(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (T, H, W) as (T, H W) without each one's brightness."""
+    """Return pictures (T, H, W) as (T, H W) without each one's brightness."""
     rows = pictures.reshape(len(pictures), -1)
     return rows - rows.mean(axis=1, keepdims=True)
 
 
 def _in_time(outer: np.ndarray, inner: np.ndarray) -> list[tuple[Match, int]]:
-    """The best match over all moments, and how many pictures later ``inner`` begins; [] where none shares enough."""
+    """Return the best match over all moments, and how many pictures later ``inner`` begins; [] where none shares
+    enough."""
     a, b = _centred(outer), _centred(inner)
     lag = (np.arange(len(a))[:, None] - np.arange(len(b)) + len(b) - 1).ravel()
     allowed = np.bincount(lag) >= max(1, SHARED * min(len(a), len(b)))
@@ -245,7 +246,7 @@ def _in_time(outer: np.ndarray, inner: np.ndarray) -> list[tuple[Match, int]]:
 
 
 def _along(a: np.ndarray, b: np.ndarray, lag: np.ndarray) -> np.ndarray:
-    """For each shift the correlation of all that is shared."""
+    """Return for each shift the correlation of all that is shared."""
     products = np.bincount(lag, (a @ b.T).ravel())
     squares = [
         np.bincount(lag, np.repeat((a * a).sum(axis=1), len(b))),
@@ -255,7 +256,7 @@ def _along(a: np.ndarray, b: np.ndarray, lag: np.ndarray) -> np.ndarray:
 
 
 def _at(a: np.ndarray, b: np.ndarray, shift: int) -> Match:
-    """The match of rows that are shared where ``b`` begins ``shift`` later than ``a``."""
+    """Return the match of rows that are shared where ``b`` begins ``shift`` later than ``a``."""
     a, b = a[max(shift, 0) :], b[max(-shift, 0) :]
     a, b = a[: len(b)], b[: len(a)]
     moved = [part - part.mean(axis=0) for part in (a, b)]

@@ -28,7 +28,7 @@ class LabelIssue:
 
 
 def normalised(features: np.ndarray) -> np.ndarray:
-    """Features (N, ...) as rows (N, D) float32 of length 1 around their common mean.
+    """Return features (N, ...) as rows (N, D) float32 of length 1 around their common mean.
 
     Without the mean the features of one network all point the same way, and everything looks alike.
     """

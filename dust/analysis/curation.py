@@ -119,7 +119,7 @@ def curate(
 
 
 def has_learnt_labels(run: Path, data: str) -> bool:
-    """Whether a run that extracted features was trained on the labels of a data folder."""
+    """Tell whether a run that extracted features was trained on the labels of a data folder."""
     config = flatten(read_written(run / CONFIG))
     trained = next((run / "checkpoints").glob("*"), None) is not None
     root = str(config.get("DATA.PATH_TO_DATA_DIR", ""))
@@ -128,7 +128,7 @@ def has_learnt_labels(run: Path, data: str) -> bool:
 
 
 def _sketches(clips: Sequence[Clip]) -> list[Sketch | None]:
-    """What each clip looks like; None where it cannot be read."""
+    """Return what each clip looks like; None where it cannot be read."""
 
     def draw(clip: Clip) -> Sketch | None:
         try:
@@ -178,7 +178,7 @@ def curate_answers(results: Results) -> Curated:
 
 
 def _together(copies: list[list[int]], groups: list[str]) -> list[str]:
-    """The group of each clip, where families of copies share theirs."""
+    """Return the group of each clip, where families of copies share theirs."""
     parent = {group: group for group in groups}
 
     def root(group: str) -> str:
@@ -196,7 +196,7 @@ def _together(copies: list[list[int]], groups: list[str]) -> list[str]:
 def _read(
     features: Path, data: str, soft_labels: bool
 ) -> tuple[np.ndarray, list[Clip], list[str], np.ndarray, list[str]]:
-    """(features, clips, their splits, their labels, class names)."""
+    """Return (features, clips, their splits, their labels, class names)."""
     folder = features / "features" if (features / "features").is_dir() else features
     parts, found, splits, labels = [], list[Clip](), [], []
     names: list[str] = []
@@ -225,7 +225,7 @@ def _read(
 
 
 def _one(feature: np.ndarray) -> np.ndarray:
-    """One vector: of windows or maps their mean."""
+    """Return one vector: of windows or maps their mean."""
     return np.asarray(feature, np.float32).reshape(-1, feature.shape[-1]).mean(axis=0)
 
 

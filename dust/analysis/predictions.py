@@ -141,7 +141,7 @@ def read_results(path: str | Path) -> Results:
 
 
 def _groups(folder: Path) -> dict[str, str]:
-    """Id -> group of the clips whose list says so, as TEST wrote it beside the predictions."""
+    """Map id -> group of the clips whose list says so, as TEST wrote it beside the predictions."""
     if not (folder / GROUPS).is_file():
         return {}
     header, rows = read_table(folder / GROUPS)
@@ -269,7 +269,7 @@ def _refuse_blanks(path: Path, name: str, predictions: list[str], *, may_be_empt
 def _first_places(
     name: str, labels: list[str] | None, predictions: list[str], missing: tuple[str, ...] = ()
 ) -> Answers:
-    """Answers of which only the first place is known."""
+    """Return answers of which only the first place is known."""
     labels = labels or [""] * len(predictions)
     classes = sorted({*labels, *predictions} - {""})
     number = {one: index for index, one in enumerate(classes)} | {"": -1}
@@ -287,7 +287,7 @@ def _answers(
     multi: bool,
     read: np.ndarray | None,
 ) -> Answers:
-    """Answers to one question; ``read``: the probabilities, where they are read already."""
+    """Return answers to one question; ``read``: the probabilities, where they are read already."""
     columns = _columns_of_classes(header)
     classes = [header[index][len(PROBABILITY) :] for index in columns]
     named = {*(labels or ()), *predictions} - {""}

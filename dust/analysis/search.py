@@ -77,7 +77,7 @@ def search(
 
 
 def _splits(folder: Path) -> Sequence[str]:
-    """The splits that have features. DataError if none has."""
+    """Return the splits that have features. DataError if none has."""
     found = {path.stem for path in folder.glob("*.json")} | {path.stem for path in folder.glob("*.npz")}
     order = [split for split in ("train", "val", "test") if split in found]
     if not order:
@@ -89,8 +89,8 @@ def _splits(folder: Path) -> Sequence[str]:
 
 
 def _check_made_by_clip(stores: Sequence[FeatureStore]) -> dict[str, Any]:
-    """The keys of the model that made the features. DataError, with its name, where that is another than CLIP, or
-    where what was stored is not its embedding."""
+    """Return the keys of the model that made the features. DataError, with its name, where that is another than CLIP,
+    or where what was stored is not its embedding."""
     known, values = flatten(get_cfg()), {}
     for store in stores:
         made = parse_yaml(str(store.meta.get("config", "")), f"{store.path}: what made it") or {}
@@ -110,7 +110,7 @@ def _check_made_by_clip(stores: Sequence[FeatureStore]) -> dict[str, Any]:
 
 
 def _weights(folder: Path, named: str) -> str:
-    """The file of weights that is named, or that the run of a folder of features names."""
+    """Return the file of weights that is named, or that the run of a folder of features names."""
     run = folder.parent
     if not named:
         named = str(flatten(read_written(run / "config.yaml")).get("FEATURES.CHECKPOINT_FILE_PATH") or "")
@@ -120,7 +120,7 @@ def _weights(folder: Path, named: str) -> str:
 
 
 def _best(stores: Sequence[FeatureStore], wanted: np.ndarray, text: str, top: int) -> list[Match]:
-    """The ``top`` clips of all splits whose embedding points most where ``wanted`` (D,), of length 1, does."""
+    """Return the ``top`` clips of all splits whose embedding points most where ``wanted`` (D,), of length 1, does."""
     found: list[tuple[float, str, str, int | None]] = []
     for store in stores:
         absent = set(store.missing)

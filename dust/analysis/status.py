@@ -95,7 +95,7 @@ def read_status(folder: Path) -> RunStatus:
 
 
 def _ended_by_study(folder: Path) -> str:
-    """``pruned`` or ``failed`` where `dust tune` has said so of a trial; else empty."""
+    """Return ``pruned`` or ``failed`` where `dust tune` has said so of a trial; else empty."""
     try:
         said = read_json(folder / "trial.json")
     except DataError:
@@ -109,7 +109,7 @@ def _trained(epoch: int | None, epochs: Any, log: str) -> bool:
 
 
 def _newer_results(folder: Path, train: bool) -> bool:
-    """Whether the results are those of the newest checkpoint."""
+    """Tell whether the results are those of the newest checkpoint."""
     report = folder / "results" / "test.json"
     if not report.is_file():
         return False
@@ -124,7 +124,7 @@ def _epochs_saved(folder: Path) -> int:
 
 
 def _best(log: str) -> str:
-    """The best figure of the newest validation; ``min_<name>_err`` becomes the accuracy that it is."""
+    """Return the best figure of the newest validation; ``min_<name>_err`` becomes the accuracy that it is."""
     for line in reversed(log.splitlines()):
         if '"val_epoch"' not in line or "json_stats: " not in line:
             continue
@@ -153,7 +153,7 @@ def _last_written(folder: Path) -> float:
 
 
 def _gone(host: str, pid: int) -> bool:
-    """Whether a process of this host has ended; those of others cannot be asked."""
+    """Tell whether a process of this host has ended; those of others cannot be asked."""
     if host != socket.gethostname():
         return False
     try:

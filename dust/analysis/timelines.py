@@ -71,7 +71,7 @@ def _overlap(segments: Sequence[Segment]) -> bool:
 
 
 def _frames(segments: Sequence[Segment], length: float, rate: float) -> list[str]:
-    """The label at the middle of every 1 / rate seconds; of several segments the surest."""
+    """Return the label at the middle of every 1 / rate seconds; of several segments the surest."""
     times = (np.arange(max(1, round(length * rate))) + 0.5) / rate
     labels = np.full(len(times), BACKGROUND, object)
     for one in sorted(segments, key=lambda one: one.confidence):

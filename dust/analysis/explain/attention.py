@@ -150,7 +150,7 @@ def step_of(own: Tensor, grid: TokenGrid, rows: int, *, alone: float) -> Tensor 
 
 
 def _over_places(own: Tensor, grid: TokenGrid, extra: int, alone: float) -> Tensor | None:
-    """Attention within each time, with an extra token that all share or that each time has for itself."""
+    """Return attention within each time, with an extra token that all share or that each time has for itself."""
     if extra and grid.extra not in (1, grid.times):
         return None
     full = alone * torch.eye(grid.count)
@@ -169,7 +169,7 @@ def _over_places(own: Tensor, grid: TokenGrid, extra: int, alone: float) -> Tens
 
 
 def _rows(last: Attention, grid: TokenGrid, count: int) -> Tensor:
-    """How much each row of the relevance counts, by the gradients in the last attention."""
+    """Return how much each row of the relevance counts, by the gradients in the last attention."""
     rows = last.rows.float().cpu()
     if rows.shape == (1, count):
         return rows[0]

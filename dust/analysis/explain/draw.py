@@ -96,7 +96,7 @@ def write_film(
 
 
 def _strip(width: int, number: int, count: int, occlusion: Occlusion | None, title: str) -> np.ndarray:
-    """(STRIP, width, 3): words, and a bar for each part, the one of this frame bright."""
+    """Return (STRIP, width, 3): words, and a bar for each part, the one of this frame bright."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, STRIP), (18, 20, 24))

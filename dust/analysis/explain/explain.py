@@ -108,14 +108,14 @@ def explain(
 
 
 def _logits(outputs: Any) -> Tensor:
-    """(B, K) logits in the order of the probabilities; of several questions one behind the other."""
+    """Return (B, K) logits in the order of the probabilities; of several questions one behind the other."""
     if isinstance(outputs, Tensor):
         return outputs
     return outputs[MAIN] if MAIN in outputs else torch.cat(list(outputs.values()), dim=-1)
 
 
 def _frames(video: Tensor) -> np.ndarray | None:
-    """(1, C, T, H, W) uint8 as frames (T, H, W, 3)."""
+    """Return (1, C, T, H, W) uint8 as frames (T, H, W, 3)."""
     if video.dtype != torch.uint8 or video.ndim != 5:
         return None
     return video[0].permute(1, 2, 3, 0).cpu().numpy()

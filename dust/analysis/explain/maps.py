@@ -57,8 +57,8 @@ def make_map(model: nn.Module, inputs: dict[str, Tensor], forward: Callable, sco
 
 
 def _gradcam(model: Any, inputs: dict[str, Tensor], score: Score) -> Tensor | None:
-    """Of the last map of features; of several pathways their maps, each stretched to the most times. None where the
-    features are no map (B, C, T, H, W) or (B, C, H, W)."""
+    """Return Grad-CAM of the last map of features; of several pathways their maps, each stretched to the most times.
+    None where the features are no map (B, C, T, H, W) or (B, C, H, W)."""
     with _frozen(model):
         made = model.forward_features(**{name: _leaf(value) for name, value in inputs.items()})
         features = list(made) if isinstance(made, list | tuple) else [made]
@@ -110,7 +110,7 @@ def _leaf(value: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Parameters need no gradient meanwhile: the inputs' suffices, and a frozen model has one too."""
+    """Let parameters go without gradients meanwhile: the inputs' suffices, and a frozen model has one too."""
     learns = [one for one in model.parameters() if one.requires_grad]
     for one in learns:
         one.requires_grad_(False)

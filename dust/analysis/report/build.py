@@ -202,7 +202,7 @@ def _is_pair(value: object) -> bool:
 
 
 def _curves(folder: Path) -> str:
-    """Loss and error by epoch, as the log has them."""
+    """Return loss and error by epoch, as the log has them."""
     log = folder / "stdout.log"
     if not log.is_file():
         return ""
@@ -224,7 +224,7 @@ def _curves(folder: Path) -> str:
 
 
 def _confusion(answers: Answers) -> str:
-    """The matrix (up to 40 classes), and the pairs that are most confused."""
+    """Return the matrix (up to 40 classes), and the pairs that are most confused."""
     known = answers.labels >= 0
     labels, predicted = answers.labels[known], answers.scores[known].argmax(axis=1)
     if not len(labels):
@@ -265,7 +265,7 @@ def _confusion(answers: Answers) -> str:
 
 
 def _shortened(name: str, most: int = 24) -> str:
-    """A name that fits beside a matrix: names of one kind often differ at their ends."""
+    """Return a name that fits beside a matrix: names of one kind often differ at their ends."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}\u2026{name[-most // 2 :]}"
 
 
@@ -290,7 +290,7 @@ def _classes(answers: Answers) -> str:
 
 
 def _calibration(answers: Answers) -> str:
-    """Reliability, calibration figures, and what answering only when sure would give."""
+    """Return reliability, calibration figures, and what answering only when sure would give."""
     known = answers.labelled
     part = answers.rows(known)
     if not answers.graded or not len(known):
@@ -322,7 +322,7 @@ def _calibration(answers: Answers) -> str:
 
 
 def _clips(results: Results, count: int, look: Look | None) -> str:
-    """A table that can be filtered, and the wrong and least sure clips playing."""
+    """Return a table that can be filtered, and the wrong and least sure clips playing."""
     if not results.answers or results.answers[0].multi_label:
         return ""
     answers = results.answers[0]
@@ -351,7 +351,7 @@ def _clips(results: Results, count: int, look: Look | None) -> str:
 
 
 def build_look(run: Path) -> Look:
-    """What makes the film of what the run's model looked at in a clip, for the class that it answered.
+    """Return what makes the film of what the run's model looked at in a clip, for the class that it answered.
 
     ConfigError where such a model has no map."""
     from dust.analysis.explain import explain  # what no report of a test needs
@@ -370,7 +370,7 @@ def build_look(run: Path) -> Look:
 
 
 def _recordings(results: Results) -> str:
-    """Figures of whole recordings (KeyStep), the worst first."""
+    """Return figures of whole recordings (KeyStep), the worst first."""
     if not results.recordings:
         return ""
     names: tuple[str, ...] = ("f1", "pos", "tau_s", "tp", "fp", "fn")

@@ -66,7 +66,7 @@ class JournalLock:
 
 
 def file_end(file: Path) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Return how many bytes there are up to the end of the last whole line."""
     return file.read_bytes().rfind(b"\n") + 1
 
 
@@ -135,7 +135,7 @@ def holder() -> str:
 
 
 def _lives_elsewhere(file: int, path: Path) -> bool:
-    """Whether a claim of another machine, whose lock is not seen here, has given a sign of life lately."""
+    """Tell whether a claim of another machine, whose lock is not seen here, has given a sign of life lately."""
     words = os.pread(file, 200, 0).decode(errors="replace").split()
     if len(words) < 2 or words[1] == socket.gethostname():
         return False

@@ -105,7 +105,7 @@ def _meets(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
 
 
 def section_of(folder: Path) -> str:
-    """HTML of the study that a run was a trial of: all its trials, the best first. Empty for any other run."""
+    """Return HTML of the study that a run was a trial of: all its trials, the best first. Empty for any other run."""
     if not (folder / OF_TRIAL).is_file():
         return ""
     try:

@@ -188,7 +188,7 @@ class Study:
         return Trial(number, trial_folder(self.root, number), dict(self.trials()[number].params), claim)
 
     def _draw(self, number: int) -> dict[str, Any]:
-        """The values of a new trial: of its number and RNG_SEED alone, for tpe also of the trials before it."""
+        """Return the values of a new trial: of its number and RNG_SEED alone, for tpe also of the trials before it."""
         plan, samplers = self.plan, self.optuna.samplers
         if plan.sampler == "grid":
             points = itertools.product(*(dimension.grid() for dimension in plan.dimensions))
@@ -223,13 +223,13 @@ class Study:
             return bool(self.pruner.prune(self.study, self.storage.get_trial(self._id(number))))
 
     def prune(self, number: int) -> None:
-        """The trial was ended as its last validation gave little hope."""
+        """Note that the trial was ended as its last validation gave little hope."""
         with self.lock:
             if self._open(number) is not None:
                 self.study.tell(number, state=self.optuna.trial.TrialState.PRUNED)
 
     def complete(self, number: int, value: float, interval: Sequence[float] | None) -> None:
-        """The trial has ended well; counted once, however often it is told."""
+        """Note that the trial has ended well; counted once, however often it is told."""
         if not math.isfinite(value):
             self.fail(number, f"{self.plan.metric} is {value}")
             return
@@ -240,7 +240,7 @@ class Study:
                 self.study.tell(number, value)
 
     def fail(self, number: int, reason: str) -> None:
-        """The trial came to nothing, and will not be tried again."""
+        """Note that the trial came to nothing, and will not be tried again."""
         with self.lock:
             if self._open(number) is not None:
                 self.storage.set_trial_user_attr(self._id(number), "error", reason)
@@ -256,7 +256,7 @@ class Study:
 
 
 def import_optuna() -> Any:
-    """Optuna, quiet. ConfigError if it is not installed."""
+    """Import Optuna, quiet. ConfigError if it is not installed."""
     optuna = import_extra("optuna", "tune", "dust tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

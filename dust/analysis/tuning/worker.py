@@ -80,7 +80,8 @@ def build_recipe(cfg: CfgNode, file: Path) -> Recipe:
 
 
 def share_devices(gpus: int, jobs: int) -> tuple[str, ...]:
-    """CUDA_VISIBLE_DEVICES for each of ``jobs`` trials with ``gpus`` each; empty where nothing is to be shared out."""
+    """Return CUDA_VISIBLE_DEVICES for each of ``jobs`` trials with ``gpus`` each; empty where nothing is to be shared
+    out."""
     if not gpus or jobs < 2:
         return ()
     import torch
@@ -252,7 +253,7 @@ class Worker:
             self._went_wrong(running, f"exit code {code}: {_last_line(running.trial.folder / CONSOLE)}")
 
     def _again(self, running: Running, signum: int) -> None:
-        """Somebody has ended the trial from outside: it goes on at once, unless that leads nowhere."""
+        """Continue at once a trial that somebody has ended from outside, unless that leads nowhere."""
         done = progress([running.trial.folder]) - running.before
         running.barren = 0 if done else running.barren + 1
         name = signal.Signals(signum).name if signum in set(signal.Signals) else f"signal {signum}"
@@ -321,7 +322,7 @@ class Worker:
 
 
 def validation_of(line: str, metric: str) -> tuple[int, float]:
-    """(epoch from 1, value) of a log line of a validation.
+    """Return (epoch from 1, value) of a log line of a validation.
 
     Raises:
         DustError: the validation does not measure ``metric``.
@@ -363,7 +364,7 @@ def _send(process: Process | None, signum: int) -> None:
 
 
 def _last_line(file: Path) -> str:
-    """The last line that says what is wrong, else the last line."""
+    """Return the last line that says what is wrong, else the last line."""
     try:
         lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     except OSError:
