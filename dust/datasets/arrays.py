@@ -19,7 +19,8 @@ _OPEN_FILES = 64  # files that are remembered
 
 
 def split_reference(written: str) -> tuple[str, str]:
-    """``("a.npy", "7")`` for ``a.npy#7``; ``(written, "")`` for anything else: # counts behind WITH_PARTS only."""
+    """Return ``("a.npy", "7")`` for ``a.npy#7``; ``(written, "")`` for anything else: # counts behind WITH_PARTS
+    only."""
     path, mark, key = written.rpartition("#")
     return (path, key) if mark and path.lower().endswith(WITH_PARTS) else (written, "")
 
@@ -51,7 +52,7 @@ class ArrayFiles:
         return array
 
     def row(self, path: str, row: int) -> np.ndarray:
-        """Row ``row`` of a stacked array. SampleError if there is none."""
+        """Return row ``row`` of a stacked array. SampleError if there is none."""
         array = self.open(path)
         if array.ndim < 1 or not 0 <= row < len(array):
             raise SampleError(
@@ -75,11 +76,11 @@ class StackedRows:
         return len(self.row)
 
     def one(self, index: int) -> np.ndarray:
-        """Sample ``index``'s row."""
+        """Return sample ``index``'s row."""
         return self.files.row(self.paths[self.file[index]], int(self.row[index]))
 
     def block(self, indices: np.ndarray) -> np.ndarray:
-        """(len(indices), ...) rows, copied; one read per file. The files' rows must have one shape."""
+        """Return (len(indices), ...) rows, copied; one read per file. The files' rows must have one shape."""
         numbers = self.file[indices]
         if (numbers == numbers[0]).all():
             return self._read(int(numbers[0]), self.row[indices])

@@ -46,7 +46,7 @@ def collate_training(items: Sequence[Any]) -> dict[str, Any]:
 
 
 def _stack_labels(labels: list[Any]) -> Any:
-    """Numbers -> (B,) int64, tensors -> (B, K), dicts of either -> a dict."""
+    """Map numbers -> (B,) int64, tensors -> (B, K), dicts of either -> a dict."""
     first = labels[0]
     if isinstance(first, dict):
         return {key: _stack_labels([label[key] for label in labels]) for key in first}
@@ -168,7 +168,7 @@ def build_weights(cfg, dataset: Any) -> np.ndarray | None:
 
 
 def build_blocks(cfg) -> tuple[int, int] | None:
-    """(clips of a block, blocks that are mixed) of the order of training; None where it has no blocks."""
+    """Return (clips of a block, blocks that are mixed) of the order of training; None where it has no blocks."""
     if cfg.DATA_LOADER.SAMPLER != "blocks":
         return None
     if cfg.DATA.DATASET_WEIGHTS:

@@ -78,7 +78,7 @@ class ClipDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: Any) -> Any:
-        """In training ``SampleRequest(epoch, sample)`` -> a list of views, else a number -> one sample with all its
+        """Map ``SampleRequest(epoch, sample)`` -> a list of views in training, else a number -> one sample with all its
         views; or a BadClip."""
 
 
@@ -207,7 +207,7 @@ class HasSlidingWindows(Protocol):
     configuration is an error."""
 
     def windows(self, *, stride: int, chunk: int) -> "WindowItems":
-        """Item after item, up to ``chunk`` windows of one video, ``stride`` frames apart."""
+        """Yield item after item, up to ``chunk`` windows of one video, ``stride`` frames apart."""
         ...
 
 
@@ -254,7 +254,7 @@ def fitted_of(dataset: "Dataset[Any]") -> dict[str, Any]:
 
 
 def groups_of(dataset: "Dataset[Any]") -> dict[str, str]:
-    """Id -> group of a dataset's samples that know theirs (:class:`HasGroup`)."""
+    """Map id -> group of a dataset's samples that know theirs (:class:`HasGroup`)."""
     clips: Sequence[Any] = dataset.clips if isinstance(dataset, ClipDataset) else ()
     grouped = ((clip.id, clip.group if isinstance(clip, HasGroup) else "") for clip in clips)
     return {str(name): group for name, group in grouped if group}

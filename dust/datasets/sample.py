@@ -29,7 +29,7 @@ class BadClip(NamedTuple):
 
 
 def class_counts(clips: Iterable[Any], num_classes: int) -> list[int]:
-    """How many of the clips have each label."""
+    """Return how many of the clips have each label."""
     counts = [0] * num_classes
     for clip in clips:
         for label in clip.label if isinstance(clip.label, tuple) else (clip.label,):
@@ -39,7 +39,8 @@ def class_counts(clips: Iterable[Any], num_classes: int) -> list[int]:
 
 
 def unlearnt_classes(names: Sequence[str], trained: Sequence[int], other: Sequence[int], split: str) -> list[str]:
-    """A sentence, or none, on the classes that have clips in another split and none in training: they cannot be learnt.
+    """Return a sentence, or none, on the classes that have clips in another split and none in training: they cannot be
+    learnt.
 
     Args:
         names: of the classes.
@@ -53,7 +54,7 @@ def unlearnt_classes(names: Sequence[str], trained: Sequence[int], other: Sequen
 
 
 def counted_from_one(names: Sequence[str], trained: Sequence[int]) -> list[str]:
-    """A sentence, or none, on numbered classes of which the first alone has no clip in training.
+    """Return a sentence, or none, on numbered classes of which the first alone has no clip in training.
 
     Args:
         names: of the classes.
@@ -66,7 +67,7 @@ def counted_from_one(names: Sequence[str], trained: Sequence[int]) -> list[str]:
 
 
 def target_of(label: Any, num_classes: int, multi_label: bool, votes: Votes | None = None) -> Any:
-    """A clip's label as a sample has it: as it is, with ``multi_label`` (num_classes,) zeros and ones, and where
+    """Return a clip's label as a sample has it: as it is, with ``multi_label`` (num_classes,) zeros and ones, and where
     ``votes`` of several people are given, (num_classes,) the share of each class."""
     if votes:
         return shares_of(votes, num_classes)

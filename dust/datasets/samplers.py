@@ -71,12 +71,12 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         self.num_batches = full * self.accumulate + -(-rest // self.batch_size)
 
     def set_position(self, epoch: int, start: int = 0) -> None:
-        """The next iteration is over ``epoch``, from batch ``start`` on."""
+        """Let the next iteration go over ``epoch``, from batch ``start`` on."""
         self.epoch = epoch
         self.start = start
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, wherever the next iteration begins."""
+        """Return how many batches a whole epoch has, wherever the next iteration begins."""
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
@@ -91,7 +91,7 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
             ]
 
     def _order(self) -> np.ndarray:
-        """(length,) the samples of the epoch, one behind the other."""
+        """Return (length,) the samples of the epoch, one behind the other."""
         if self.blocks is not None:
             return block_order(self.length, *self.blocks, seed=self.seed, epoch=self.epoch)
         if self.bounds is None:
@@ -103,7 +103,7 @@ class EpochBatchSampler(Sampler[list[SampleRequest]]):
         return np.minimum(found, self.length - 1, out=found).astype(_kind(self.length))
 
     def _batches(self) -> Iterator[range]:
-        """The places in the order that each batch of the epoch takes, over all ranks."""
+        """Yield the places in the order that each batch of the epoch takes, over all ranks."""
         for step in range(self.num_steps):
             end = min((step + 1) * self.global_batch, self.length)
             for start in range(step * self.global_batch, end, self.batch_size):
@@ -114,12 +114,12 @@ _MOST = 1 << 31
 
 
 def _kind(length: int) -> type:
-    """What the numbers of so many samples fit in."""
+    """Return what the numbers of so many samples fit in."""
     return np.int32 if length < _MOST else np.int64
 
 
 def _came_before(order: np.ndarray) -> np.ndarray:
-    """(N,) how often what stands in each place stands before it."""
+    """Return (N,) how often what stands in each place stands before it."""
     places = np.argsort(order, kind="stable")
     ordered = order[places]
     begins = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])
@@ -241,8 +241,8 @@ def group_balanced_order(
 def _deal(
     left: np.ndarray, deck: np.ndarray, count: int, rng: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(``count`` of ``left``, what is left then). Where it runs short the deck is shuffled and comes behind it, what is
-    still left last, so that nothing is dealt twice at once unless the deck is smaller than that."""
+    """Return (``count`` of ``left``, what is left then). Where it runs short the deck is shuffled and comes behind it,
+    what is still left last, so that nothing is dealt twice at once unless the deck is smaller than that."""
     while len(left) < count:
         shuffled = deck[rng.permutation(len(deck))]
         again = np.isin(shuffled, left)

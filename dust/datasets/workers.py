@@ -175,7 +175,7 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
             self._look()
 
     def _look(self) -> None:
-        """What is done about once a second while a batch is waited for."""
+        """Do what is due about once a second while a batch is waited for."""
         limit = self._waiting.limit_s
         self._waiting.on_wait()
         if limit and time.monotonic() - self._began > limit:
@@ -186,7 +186,8 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
             )
 
     def _stalled(self) -> None:
-        """The rest of a batch does not come: whoever sent it may be dead, and what it began to write is lost."""
+        """Look after a batch whose rest does not come: whoever sent it may be dead, and what it began to write is
+        lost."""
         if not all(worker.is_alive() for worker in self._workers):
             raise EOFError("its worker ended while it sent the batch")
         if not self._pin_memory:  # else this is the thread that pins, and who waits looks by itself
@@ -203,7 +204,7 @@ class WorkersIterator(_MultiProcessingDataLoaderIter):
         return super()._process_data(data, worker_idx)
 
     def _why(self, error: BaseException) -> str:
-        """Why nothing comes: how a worker has ended, or what reading its batch has met."""
+        """Tell why nothing comes: how a worker has ended, or what reading its batch has met."""
         # a connection breaks a moment before its worker is known to be dead
         for ended in connection.wait([worker.sentinel for worker in self._workers], LOOK_S):
             next(worker for worker in self._workers if worker.sentinel == ended).join()
@@ -248,7 +249,8 @@ def end_workers(workers: Iterable[Any]) -> None:
 
 @atexit.register
 def _before_multiprocessing_ends() -> None:
-    """Its own handler waits for workers without end, and fails where the folder is gone that it removes."""
+    """End workers first, as multiprocessing's own handler waits for workers without end, and fails where the folder is
+    gone that it removes."""
     end_workers(_workers)
     folder = process.current_process()._config.get("tempdir")  # type: ignore[attr-defined]
     if folder:

@@ -102,7 +102,7 @@ def text_of_procedure(facts: ProcedureData) -> str:
 
 
 def read_procedure(path: Path) -> ProcedureData:
-    """``procedure.json``: components, start states, table and names of states, without recordings."""
+    """Return ``procedure.json``: components, start states, table and names of states, without recordings."""
     try:
         facts = read_json(path)
         data = ProcedureData(
@@ -124,7 +124,7 @@ def read_procedure(path: Path) -> ProcedureData:
 
 
 def check_procedure(data: ProcedureData) -> None:
-    """DataError unless the table, the start states and the names of states have the components."""
+    """Raise DataError unless the table, the start states and the names of states have the components."""
     problems, count = Problems(), len(data.components)
     if not count or len(set(data.components)) < count:
         problems.add("components must have names, each its own", str(data.components))

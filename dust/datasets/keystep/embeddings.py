@@ -22,7 +22,7 @@ from dust.utils.structured import parse_yaml
 
 
 def clip_length(num_frames: int, sampling_rate: float) -> int:
-    """Frames from a clip to the next where they do not overlap."""
+    """Return the frames from a clip to the next where they do not overlap."""
     return max(round(num_frames * sampling_rate), 1)
 
 
@@ -41,8 +41,8 @@ class Pace:
 
     @classmethod
     def of(cls, meta: Mapping[str, Any], fps: float) -> "Pace":
-        """Of a recording at ``fps``, as the configuration says that is stored with features; without one they are of
-        every frame. DataError where it does not say how far apart they are."""
+        """Return the pace of a recording at ``fps``, as the configuration says that is stored with features; without
+        one they are of every frame. DataError where it does not say how far apart they are."""
         said = parse_yaml(str(meta.get("config", "")) or "{}", "the features' configuration") or {}
         dataset = said.get("TRAIN.DATASET", EACH_FRAME) if isinstance(said, Mapping) else ""
         if dataset == EACH_FRAME:
@@ -70,7 +70,7 @@ class Pace:
         return max((frames - 1 - self.first) // self.stride + 1, 1)
 
     def rows(self, frames: Any, count: int) -> np.ndarray:
-        """Of each frame the number of its embedding, of ``count``; those before the first one share it."""
+        """Return for each frame the number of its embedding, of ``count``; those before the first one share it."""
         return np.clip((np.asarray(frames) - self.first) // self.stride, 0, count - 1)
 
 
@@ -132,7 +132,7 @@ class Embeddings:
         return {**self.__dict__, "_open": {}}
 
     def of(self, name: str) -> Any:
-        """(rows, D) of the recording of this id."""
+        """Return (rows, D) of the recording of this id."""
         if name not in self._open:
             self._open[name] = self.store.get(self._ids[name])
         return self._open[name]
@@ -150,8 +150,8 @@ class Embeddings:
 
 
 def ids_of(store: "FeatureStore | CsvEmbeddings", recordings: Sequence[Recording]) -> dict[str, str]:
-    """Recording -> the id of its embeddings: its own, or the path (or file name) of its video where they were extracted
-    from a list of videos. One that could be several has none, nor have several that could be the same one."""
+    """Map recording -> the id of its embeddings: its own, or the path (or file name) of its video where they were
+    extracted from a list of videos. One that could be several has none, nor have several that could be the same one."""
     there = set(store.ids)
     by_name: dict[str, list[str]] = {}
     for stored in store.ids:
@@ -184,7 +184,7 @@ class CsvEmbeddings:
         self.shape = self.get(self.ids[0]).shape[1:]
 
     def get(self, sample_id: str) -> np.ndarray:
-        """(frames, D) float32. DataError for a file that holds something else."""
+        """Return (frames, D) float32. DataError for a file that holds something else."""
         path = self.path / sample_id / "embeddings.csv"
         try:
             with open_file(path) as file:

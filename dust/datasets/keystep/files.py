@@ -146,7 +146,7 @@ def read_rows(path: Path, problems: Problems) -> list[Row]:
 
 
 def _named_rows(path: Path, required: Sequence[str], problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows below a header that has all of ``required``."""
+    """Yield the rows below a header that has all of ``required``."""
     try:
         table = read_table(path, problems, where=f"{path}: line {{}}")
     except DataError as error:
@@ -170,7 +170,7 @@ def _read_recordings(
     *,
     extra: Sequence[str] = (),
 ) -> Iterator[tuple[Recording, str]]:
-    """Every recording with its split. val and test may share recordings."""
+    """Yield every recording with its split. val and test may share recordings."""
     seen: dict[str, str] = {}
     paths: dict[str, str] = {}
     group: str | None = None
@@ -213,7 +213,8 @@ def _positive(text: str) -> bool:
 def _read_labels(
     folder: Path, facts: ProcedureData, ids: Sequence[str], problems: Problems
 ) -> tuple[dict[str, list[Row]], dict[str, list[Row]] | None]:
-    """The rows [frame, states...] and [frame, step] of each recording; steps are None where there is no such file."""
+    """Return the rows [frame, states...] and [frame, step] of each recording; steps are None where there is no such
+    file."""
     columns = ("recording", "frame", *(name.lower() for name in facts.components))
     known = {cells["id"] for _, cells in _named_rows(folder / RECORDINGS, ("id",), Problems())}
     states: dict[str, list[Row]] = {name: [] for name in ids}
@@ -233,7 +234,7 @@ def _read_labels(
 def _with_mistakes(
     folder: Path, found: list[Recording], known: set[str], count: int, problems: Problems
 ) -> list[Recording]:
-    """The recordings with the mistakes that somebody labelled, where there is such a file."""
+    """Return the recordings with the mistakes that somebody labelled, where there is such a file."""
     path = folder / MISTAKES
     if not path.exists():
         return found

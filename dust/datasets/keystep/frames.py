@@ -68,7 +68,7 @@ class FrameReader:
         return {**self.__dict__, "_open": None}  # each process opens its own
 
     def read(self, path: str, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """VideoError where the frames cannot be read, or the file is damaged."""
+        """Read (C, T, H, W). VideoError where the frames cannot be read, or the file is damaged."""
         if self._open is None or self._open.path != os.fspath(path):
             self.close()
             self._open = open_clip(path, **self.options)
@@ -107,7 +107,7 @@ class RecordingFrames(Dataset[Any]):
 
     @classmethod
     def reading_from_config(cls, cfg) -> dict[str, Any]:
-        """How recordings are read, whichever they are."""
+        """Return how recordings are read, whichever they are."""
         return {"reader": FrameReader.of(cfg)}
 
     def __len__(self) -> int:
@@ -170,7 +170,7 @@ class RecordingClips(RecordingFrames):
         return {**found, "inputs": {"video": video}}
 
     def windows(self, *, stride: int, chunk: int) -> "FramePieces":
-        """Clips that end every ``stride`` frames; 0: each a clip's length from the next."""
+        """Return clips that end every ``stride`` frames; 0: each a clip's length from the next."""
         return FramePieces(self, chunk, stride or clip_length(self.num_frames, self.sampling_rate))
 
 

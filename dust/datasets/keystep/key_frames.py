@@ -49,8 +49,8 @@ class KeyFrame(NamedTuple):
 def key_frames(
     states: Sequence[tuple[int, State]], num_frames: int, count: int, *, wrong: bool = False
 ) -> dict[int, State]:
-    """Frame -> its state, for the ``count`` frames from each change on (and from the initial state's frame), as far as
-    no other change comes first. States with a wrong installation (-1) have none, unless ``wrong`` makes them states
+    """Map frame -> its state, for the ``count`` frames from each change on (and from the initial state's frame), as far
+    as no other change comes first. States with a wrong installation (-1) have none, unless ``wrong`` makes them states
     like the others."""
     found: dict[int, State] = {}
     ends = [*(frame for frame, _ in states[1:]), num_frames]
@@ -63,8 +63,8 @@ def key_frames(
 def background_frames(
     states: Sequence[tuple[int, State]], num_frames: int, count: int, offset: tuple[int, int], *, wrong: bool = False
 ) -> list[int]:
-    """Hard negatives: the frames from ``offset[0] * count`` to ``offset[1] * count`` before each change, the second not
-    included, that are nobody's key frames."""
+    """Return hard negatives: the frames from ``offset[0] * count`` to ``offset[1] * count`` before each change, the
+    second not included, that are nobody's key frames."""
     keys = key_frames(states, num_frames, count, wrong=wrong)
     start, end = offset
     found = {frame for change, _ in states[1:] for frame in range(max(0, change - start * count), change - end * count)}
@@ -72,13 +72,13 @@ def background_frames(
 
 
 def state_name(state: State) -> str:
-    """``10x`` of (1, 0, -1)."""
+    """Return ``10x`` of (1, 0, -1)."""
     return "".join("x" if one == -1 else str(one) for one in state)
 
 
 def state_classes(data: ProcedureData, count: int, *, wrong: bool = False) -> list[str]:
-    """``background`` and the states that are told apart: those that the data names, else all of its key frames; with
-    ``wrong`` also those of its key frames in which a component is put on wrongly."""
+    """Return ``background`` and the states that are told apart: those that the data names, else all of its key frames;
+    with ``wrong`` also those of its key frames in which a component is put on wrongly."""
     named = [name for name in data.state_names if name and not set(name) - {"0", "1"}]
     frames = [key_frames(one.states, one.num_frames, count, wrong=wrong) for one in data.recordings]
     seen = sorted({state_name(state) for found in frames for state in found.values()})
@@ -205,7 +205,7 @@ class KeyFrames(Dataset[Any]):
     def _find(
         self, recordings: Sequence[Recording], count: int, offset: tuple[int, int], *, named: bool
     ) -> dict[str, list[KeyFrame]]:
-        """Key and background frames of each recording, in order of time."""
+        """Return key and background frames of each recording, in order of time."""
         numbers = {name: label for label, name in enumerate(self.class_names)}
         found: dict[str, list[KeyFrame]] = {}
         unknown: Counter[str] = Counter()
@@ -243,7 +243,7 @@ class KeyFrames(Dataset[Any]):
         self.size = (self.n_classes or len(present)) * (self.n_real + self.n_synth) + self.n_bg
 
     def class_counts(self) -> list[int]:
-        """Recorded pictures of every class."""
+        """Return how many recorded pictures each class has."""
         return [len(self.real.get(label, ())) for label in range(len(self.class_names))]
 
     def __len__(self) -> int:
@@ -252,7 +252,7 @@ class KeyFrames(Dataset[Any]):
     def training_sampler(
         self, batch_size: int, *, seed: int, global_batch: int | None = None, rank: int = 0, world_size: int = 1
     ) -> DrawnBatchSampler:
-        """Whole batches as they are drawn, ``batch_size`` of them at once."""
+        """Return the sampler of whole batches as they are drawn, ``batch_size`` of them at once."""
         where: dict[str, Any] = {"seed": seed, "global_batch": global_batch, "rank": rank, "world_size": world_size}
         return DrawnBatchSampler(self.n_iters, self.size, batch_size, **where)
 
@@ -276,7 +276,7 @@ class KeyFrames(Dataset[Any]):
         return self.__getitems__([key])[0] if isinstance(key, SampleRequest) else self._recording(key)
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
-        """What PyTorch's loader asks for: the pictures of a recording are read in one go."""
+        """Return what PyTorch's loader asks for: the pictures of a recording are read in one go."""
         if not self.training:
             return [self[key] for key in keys]
         batches = dict.fromkeys((key.epoch, key.sample // self.size) for key in keys)
@@ -299,7 +299,7 @@ class KeyFrames(Dataset[Any]):
         return items
 
     def _augment(self, picture: Tensor, key: SampleRequest, view: int) -> Tensor:
-        """(C, H, W) uint8 -> the same, in other colours and blurred."""
+        """Map (C, H, W) uint8 -> the same, in other colours and blurred."""
         from torchvision.transforms.v2 import functional as F
 
         rng = numpy_rng(self.seed, "augment", key.epoch, *divmod(key.sample, self.size), view)
@@ -339,7 +339,7 @@ def _sample(picture: KeyFrame, pixels: Tensor) -> dict[str, Any]:
 
 
 def _some(pool: Sequence[KeyFrame], count: int, rng: np.random.RandomState) -> list[KeyFrame]:
-    """``count`` of them, each once as far as there are enough; none of an empty pool."""
+    """Return ``count`` of them, each once as far as there are enough; none of an empty pool."""
     if not pool or not count:
         return []
     return [pool[i] for i in rng.choice(len(pool), count, replace=len(pool) < count)]

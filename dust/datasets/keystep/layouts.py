@@ -127,7 +127,7 @@ def read_procedures(
 
 
 def detect_layout(folder: Path) -> str:
-    """own | industreal | meccano. DataError says what was looked for."""
+    """Return the layout: own | industreal | meccano. DataError says what was looked for."""
     if (folder / RECORDINGS).exists():
         return "own"
     if (folder / "recordings").is_dir() or any(folder.glob("*/*/rgb")):
@@ -143,7 +143,7 @@ def detect_layout(folder: Path) -> str:
 def _read_public(
     folder: Path, split: str, name: str, table: str, labels: bool, frames: bool, reading: dict[str, Any]
 ) -> ProcedureData:
-    """``reading``: how frames are counted, see :func:`count_frames`."""
+    """Read one split of a public data set. ``reading``: how frames are counted, see :func:`count_frames`."""
     layout, problems, base = LAYOUTS[name], Problems(), _base(folder)
     facts = _read_table(Path(table) if table else folder / TABLE, layout)
     recordings = []
@@ -167,7 +167,7 @@ def _read_public(
 
 
 def _base(folder: Path) -> Path:
-    """The folder of the splits' folders."""
+    """Return the folder of the splits' folders."""
     return folder / "recordings" if (folder / "recordings").is_dir() else folder
 
 
@@ -187,7 +187,7 @@ def _procedure_of(home: Path, layout: Layout, problems: Problems) -> str:
 
 
 def _frames_of(home: Path, layout: Layout, problems: Problems, check_files: bool) -> str:
-    """The folder of pictures, or the video file; "" and a problem where there is not exactly one. Without
+    """Return the folder of pictures, or the video file; "" and a problem where there is not exactly one. Without
     ``check_files``, where there is none, the file that should be there."""
     pictures = home / layout.pictures
     if pictures.is_dir() and scan_pictures(pictures).found:
@@ -212,7 +212,7 @@ def _predictions_of(home: Path, folder: Path) -> str:
 
 
 def _label_rows(path: Path, first: int, problems: Problems) -> list[Row]:
-    """Rows [frame, ...]: the number of the picture that the first column names, from ``first`` on."""
+    """Return rows [frame, ...]: the number of the picture that the first column names, from ``first`` on."""
     if not path.exists():
         problems.add("labels that are not there", str(path))
         return []

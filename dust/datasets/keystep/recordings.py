@@ -101,7 +101,7 @@ class ProcedureRecordings(Dataset[Any]):
     def for_clips(
         cls, cfg, manifest: ProcedureData, fitted: Mapping[str, Any], features: Any = None
     ) -> "ProcedureRecordings":
-        """A test's dataset of new recordings of videos.
+        """Return a test's dataset of new recordings of videos.
 
         Args:
             features: of KEYSTEP.DTYPE ``embedding``: their embeddings, with the face of a FeatureStore.
@@ -125,7 +125,7 @@ class ProcedureRecordings(Dataset[Any]):
         fitted: Mapping[str, Any] | None = None,
         expected: Mapping[str, Any],
     ) -> tuple[None, list[str]]:
-        """Nothing without embeddings, but recordings have rates, and states where these are asked for."""
+        """Check no more, without embeddings, than that recordings have rates, and states where these are asked for."""
         data = with_rates(procedures_of(cfg, split, frames=False), cfg.DATA.INDEX_CACHE)
         problems = expected_embeddings(cfg, expected)
         if not all(one.fps for one in data.recordings):
@@ -142,11 +142,11 @@ class ProcedureRecordings(Dataset[Any]):
         return len(self._items)
 
     def group_starts(self) -> list[int]:
-        """The first item of each recording: the pieces of one go to one process."""
+        """Return the first item of each recording: the pieces of one go to one process."""
         return [index for index, (_, frame) in enumerate(self._items) if frame == 0]
 
     def class_counts(self) -> list[int]:
-        """How often each component is installed or removed."""
+        """Return how often each component is installed or removed."""
         steps = [step // 3 for one in self.clips for _, step in one.steps]
         return np.bincount(steps, minlength=len(self.class_names)).tolist()
 
@@ -194,7 +194,7 @@ class ProcedureRecordings(Dataset[Any]):
 
 
 def _mistakes(one: Recording, graph: ProcedureGraph, procedure: Procedure) -> list[Mistake]:
-    """Those that somebody labelled, else those that follow from steps, states and the graph."""
+    """Return those that somebody labelled, else those that follow from steps, states and the graph."""
     if one.mistakes is not None:
         return [Mistake(*labelled) for labelled in one.mistakes]
     return true_mistakes(one.steps, one.states, graph, procedure.start_state) if one.states else []
@@ -205,7 +205,7 @@ def unnamed_states(source: str) -> str:
 
 
 def with_rates(data: ProcedureData, index_cache: str = "") -> ProcedureData:
-    """The recordings with the frames per second of their video files, where the list leaves them open."""
+    """Return the recordings with the frames per second of their video files, where the list leaves them open."""
     return replace(data, recordings=[_with_rate(one, index_cache) for one in data.recordings])
 
 
@@ -221,7 +221,7 @@ def _with_rate(recording: Recording, index_cache: str) -> Recording:
 
 
 def unknown_rates(source: str, recordings: Sequence[Recording]) -> str:
-    """What to do about recordings of which nobody knows the frames per second."""
+    """Return what to do about recordings of which nobody knows the frames per second."""
     unknown = [one.id for one in recordings if not one.fps]
     listed = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
     return (

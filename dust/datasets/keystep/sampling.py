@@ -47,7 +47,7 @@ def kcas_density(
     sep: float = 80.0,
     eps: float = 1e-8,
 ) -> np.ndarray:
-    """(video_len,) float64, sum 1: the probability of each frame to be a training window's last.
+    """Return (video_len,) float64, sum 1: the probability of each frame to be a training window's last.
 
     Proportional to ``eps + sum_e w_e g_e(t)`` over the changes e, with w_e = 1 where a component changed and 0 where
     none did (``no_error`` leaves such):
@@ -89,7 +89,7 @@ def _normal(x: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _poisson(k: np.ndarray, mean: int) -> np.ndarray:
-    """Poisson's probabilities of whole numbers k; 0 below 0."""
+    """Return Poisson's probabilities of whole numbers k; 0 below 0."""
     top = int(k[-1])
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, max(top, 0) + 1)))])
     whole = np.clip(k, 0, None).astype(np.int64)

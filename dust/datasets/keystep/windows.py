@@ -137,7 +137,8 @@ class StepWindows(Dataset[Any]):
         return [ends[i : i + chunk] for i in range(0, len(ends), chunk)] if chunk else [ends]
 
     def read(self, recording: int, indices: np.ndarray) -> Tensor:
-        """Windows (W, N) of frame numbers of one recording -> the input, (W, ...). VideoError if it cannot be read."""
+        """Read windows (W, N) of frame numbers of one recording as the input, (W, ...). VideoError if it cannot be
+        read."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -149,7 +150,7 @@ class StepWindows(Dataset[Any]):
         return np.broadcast_to(counts, len(self.class_names)).tolist()
 
     def draw(self, epoch: int, index: int) -> tuple[int, int]:
-        """(recording, last frame) of one training window."""
+        """Return (recording, last frame) of one training window."""
         return self._two[index % 2] if self.rules.sanity else self._draw(epoch, index)
 
     def _draw(self, epoch: int, index: int) -> tuple[int, int]:
@@ -161,7 +162,7 @@ class StepWindows(Dataset[Any]):
         return recording, sample_last_frame(self._density[recording], rng)
 
     def _find_two(self) -> list[tuple[int, int]]:
-        """The first window that would be drawn, and the next one of another label."""
+        """Return the first window that would be drawn, and the next one of another label."""
         first = self._draw(0, 0)
         for index in range(1, 1000):
             other = self._draw(0, index)
@@ -223,7 +224,8 @@ def checked_names(data: ProcedureData, exe_mode: str, trained: Sequence[str] | N
 
 
 def check_components(cfg, data: ProcedureData) -> None:
-    """ConfigError unless the model has an output for each component (and each wrong installation, in ``mistakes``)."""
+    """Raise ConfigError unless the model has an output for each component (and each wrong installation, in
+    ``mistakes``)."""
     outputs = len(output_names(data.components, cfg.KEYSTEP.EXE_MODE))
     if cfg.MODEL.NUM_CLASSES not in (-1, 0, outputs):
         raise ConfigError(
@@ -353,7 +355,7 @@ class EmbeddingWindows(StepWindows):
         fitted: Mapping[str, Any] | None = None,
         expected: Mapping[str, Any],
     ) -> tuple[None, list[str]]:
-        """Nothing without embeddings; recordings and labels were read when these were missed."""
+        """Check nothing more without embeddings; recordings and labels were read when these were missed."""
         return None, expected_embeddings(cfg, expected)
 
     def _check(self, dim: int, trained: Mapping[str, Any] | None) -> dict[str, Any]:

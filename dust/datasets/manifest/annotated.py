@@ -55,7 +55,7 @@ def videos_below(folder: Path) -> dict[str, list[str]]:
 
 
 def without_upload(name: str) -> str:
-    """The name that a file had before Label Studio stored it: ``1a2b3c4d-abc.mp4`` -> ``abc.mp4``."""
+    """Return the name that a file had before Label Studio stored it: ``1a2b3c4d-abc.mp4`` -> ``abc.mp4``."""
     return _UPLOADED.sub("", name)
 
 
@@ -78,7 +78,7 @@ def find_video(one: Annotation, known: dict[str, list[str]], problems: Problems)
 
 
 def _nearest(paths: list[str], folder: str) -> list[str]:
-    """Those whose folders end most as this one does; all of them if none does."""
+    """Return those whose folders end most as this one does; all of them if none does."""
     shared = [shared_end(os.path.dirname(path), folder) for path in paths]
     return [path for path, many in zip(paths, shared, strict=True) if many == max(shared)]
 

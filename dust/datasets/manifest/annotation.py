@@ -57,7 +57,8 @@ class Annotated:
 
 
 def video_place(written: str) -> tuple[str, str]:
-    """Folder and name of a video file without address: ``file:///home/a%20b.mp4``, ``/data/local-files/?d=x/c.mp4``."""
+    """Return the folder and name of a video file without address: ``file:///home/a%20b.mp4``,
+    ``/data/local-files/?d=x/c.mp4``."""
     text = written.strip()
     if "?d=" in text:  # Label Studio's local files
         text = text.partition("?d=")[2]
@@ -70,17 +71,18 @@ def video_place(written: str) -> tuple[str, str]:
 
 
 def video_name(written: str) -> str:
-    """The name of a video file without folders and address."""
+    """Return the name of a video file without folders and address."""
     return video_place(written)[1]
 
 
 def to_split(written: Any) -> str:
-    """Our name of a split; "" for any other."""
+    """Return our name of a split; "" for any other."""
     return _SUBSETS.get(str(written or "").strip().lower(), "")
 
 
 def to_seconds(written: Any, where: str, problems: Problems) -> float:
-    """A time in seconds: a number, or ``HH:MM:SS.sss``, with a point or a comma; NaN, noted, for anything else."""
+    """Return a time in seconds: a number, or ``HH:MM:SS.sss``, with a point or a comma; NaN, noted, for anything
+    else."""
     if isinstance(written, bool) or not isinstance(written, int | float | str):
         written = repr(written)
     if isinstance(written, int | float):
@@ -103,7 +105,7 @@ def to_seconds(written: Any, where: str, problems: Problems) -> float:
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file. DataError if it is damaged, or declares entities (which can grow without end)."""
+    """Return the root of an XML file. DataError if it is damaged, or declares entities (which can grow without end)."""
     text = read_text(path)
     if "<!ENTITY" in text or "<!DOCTYPE" in text:
         raise DataError(f"{path}: declares entities or a document type, which is refused: export it again")
@@ -114,7 +116,7 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def checked(found: Annotated, path: Path, problems: Problems) -> Annotated:
-    """The annotations, in order. DataError for times that end before they begin, or a file without any."""
+    """Return the annotations, in order. DataError for times that end before they begin, or a file without any."""
     for one in found.items:
         if one.end <= one.start or one.start < 0:
             kind = "ends before it begins, or has no length, or begins below 0"
@@ -130,10 +132,10 @@ def checked(found: Annotated, path: Path, problems: Problems) -> Annotated:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """The value, where it is a mapping; else an empty one."""
+    """Return the value, where it is a mapping; else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def sequence(value: Any) -> Sequence[Any]:
-    """The value, where it is a list; else an empty one."""
+    """Return the value, where it is a list; else an empty one."""
     return value if isinstance(value, list) else []

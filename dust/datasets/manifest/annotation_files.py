@@ -23,7 +23,8 @@ from dust.utils.text import csv_value
 
 
 def read_rows(path: Path) -> list[list[str]]:
-    """The rows of a csv file that are not empty, without spaces around their cells. DataError for broken quoting."""
+    """Return the rows of a csv file that are not empty, without spaces around their cells. DataError for broken
+    quoting."""
     text = read_text(path)
     if text.lstrip()[:1] in ("{", "["):
         raise DataError(f"{path}: is JSON, where a csv is read: export a table of it")
@@ -37,7 +38,8 @@ def read_rows(path: Path) -> list[list[str]]:
 
 
 def read_named(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str, str]]:
-    """Rows by lower-case column names. DataError where a needed column is missing, or a row has another number."""
+    """Return rows by lower-case column names. DataError where a needed column is missing, or a row has another
+    number."""
     rows = read_rows(path)
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     missing = [name for name in needed if name not in header]
@@ -47,7 +49,8 @@ def read_named(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str,
 
 
 def by_name(path: Path, header: list[str], rows: list[list[str]]) -> list[dict[str, str]]:
-    """Rows under their header. DataError for one of another length: a comma without quotes would shift its cells."""
+    """Return rows under their header. DataError for one of another length: a comma without quotes would shift its
+    cells."""
     number, odd = next(((n, row) for n, row in enumerate(rows, 2) if len(row) != len(header)), (0, []))
     if odd:
         raise DataError(
@@ -58,7 +61,7 @@ def by_name(path: Path, header: list[str], rows: list[list[str]]) -> list[dict[s
 
 
 def read_activitynet(path: Path) -> Annotated:
-    """ActivityNet's form: ``{"database": {ID: {"subset", "annotations": [{"segment": [s, e], "label"}]}}}``.
+    """Read ActivityNet's form: ``{"database": {ID: {"subset", "annotations": [{"segment": [s, e], "label"}]}}}``.
 
     ``{"results": {ID: [{"segment", "label", "score"}]}}``, the form of predictions, which `dust predict --timeline`
     writes, is read as well: so a timeline can be corrected by hand and trained on.
@@ -88,7 +91,7 @@ def read_activitynet(path: Path) -> Annotated:
 
 
 def read_kinetics(path: Path) -> Annotated:
-    """Kinetics' own csv: label, youtube_id, time_start, time_end, split."""
+    """Read Kinetics' own csv: label, youtube_id, time_start, time_end, split."""
     found, problems = Annotated(), Problems()
     unlabelled = 0
     for number, row in enumerate(read_named(path, ("youtube_id", "time_start", "time_end"), "Kinetics' csv"), 2):
@@ -102,7 +105,8 @@ def read_kinetics(path: Path) -> Annotated:
 
 
 def read_epic(path: Path, kind: str = "") -> Annotated:
-    """EPIC-KITCHENS' csv over its long videos: participant_id, video_id, start_timestamp, stop_timestamp, verb, noun.
+    """Read EPIC-KITCHENS' csv over its long videos: participant_id, video_id, start_timestamp, stop_timestamp, verb,
+    noun.
 
     Args:
         kind: verb | noun | action, what the label is; "" for action, "verb noun".

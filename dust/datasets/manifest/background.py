@@ -86,7 +86,7 @@ class Background:
                     self.name)  # fmt: skip
 
     def _label(self, raw: RawSplit, labelled: Sequence[Row]) -> str | None:
-        """The class as this list writes it; the class list gets it where it has one without it."""
+        """Return the class as this list writes it; the class list gets it where it has one without it."""
         if raw.class_names is not None and self.name not in raw.class_names:
             raw.class_names = [*raw.class_names, self.name]
         if not labelled or not all(_NUMBERS.fullmatch(row.label or "0") for row in labelled) or self.name.isdigit():
@@ -108,7 +108,7 @@ class Background:
     def _pieces(
         self, raw: RawSplit, split: str, labelled: Sequence[Row], others: Mapping[str, Sequence[Row]]
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
-        """(a row of the video, segment and group of a clip of a gap), video by video in the order of the list."""
+        """Yield (a row of the video, segment and group of a clip of a gap), video by video in the order of the list."""
         rows = _by_file(raw, raw.rows)
         beside = {name: _by_file(raw, found) for name, found in others.items()}
         lengths = [row.segment.end - row.segment.start for row in labelled if row.segment and row.segment.end]
@@ -125,7 +125,7 @@ class Background:
                 yield own[0], {"path": own[0].path, "group": group, "segment": segment}
 
     def _gaps(self, busy: Sequence[Segment], path: str, typical: float) -> Iterator[Segment]:
-        """The clips of the gaps of one video, in order."""
+        """Yield the clips of the gaps of one video, in order."""
         unit = busy[0].unit
         length, least = self._length(path, unit)
         begun, edges = 0.0, []
@@ -145,7 +145,8 @@ class Background:
                 yield Segment(float(first), None if to_the_end else float(last), unit)
 
     def _length(self, path: str, unit: str) -> tuple[float, float]:
-        """How long a video is, and the shortest gap, in its unit; a video that cannot be read has no end to know."""
+        """Return how long a video is, and the shortest gap, in its unit; a video that cannot be read has no end to
+        know."""
         try:
             with open_clip(path, index_cache=self.index_cache or None) as reader:
                 if unit == FRAMES:
@@ -159,9 +160,9 @@ class Background:
 
 
 def _id_of(row: Row, gap: Segment) -> str | None:
-    """The id of a gap of a video whose segments have ids in their list, made of its first one's: that of the video, as
-    lists of shards have it, or the list's own. It names no path, which is a part of a tar once the videos are packed.
-    None for the ordinary one."""
+    """Return the id of a gap of a video whose segments have ids in their list, made of its first one's: that of the
+    video, as lists of shards have it, or the list's own. It names no path, which is a part of a tar once the videos are
+    packed. None for the ordinary one."""
     return f"{row.id.removesuffix(f'#{row.segment}')}#{gap}" if row.id else None
 
 

@@ -90,7 +90,7 @@ class ClipList:
 
     @classmethod
     def of(cls, clips: Iterable[Clip]) -> "ClipList":
-        """Clips that are there one by one."""
+        """Return clips that are there one by one."""
         clips = list(clips)
         labels, label = coded(clip.label for clip in clips)
         columns: dict[str, Numbers | Texts] = {"path": Texts.of(clip.path for clip in clips), "label": label}
@@ -108,7 +108,7 @@ class ClipList:
         return len(self.columns) if self.rows is None else len(self.rows)
 
     def clip(self, index: int) -> Clip:
-        """Clip ``index`` of those that are meant."""
+        """Return clip ``index`` of those that are meant."""
         return self._made(slice(index, index + 1))[0]
 
     def __iter__(self) -> Iterator[Clip]:
@@ -126,7 +126,7 @@ class ClipList:
             yield from self.places.paths(self._numbers(some), self._texts("path", some))
 
     def group_codes(self) -> np.ndarray:
-        """(clips,) int32: which of ``groups`` each has, -1 for none."""
+        """Return (clips,) int32: which of ``groups`` each has, -1 for none."""
         everything = slice(0, len(self))
         return self._of("group", everything) if "group" in self.columns.columns else np.full(len(self), -1, np.int32)
 
@@ -136,11 +136,11 @@ class ClipList:
         return replace(self, rows=rows.astype(np.int32 if len(self.columns) < 1 << 31 else np.int64))
 
     def codes(self) -> np.ndarray:
-        """(clips,) int32: which of ``labels`` each has, -1 for none."""
+        """Return (clips,) int32: which of ``labels`` each has, -1 for none."""
         return self._of("label", slice(0, len(self)))
 
     def code_counts(self) -> np.ndarray:
-        """(labels,) how many clips have each of ``labels``."""
+        """Return (labels,) how many clips have each of ``labels``."""
         counts = np.zeros(len(self.labels) + 1, np.int64)
         for first in range(0, len(self), _CHECKED):
             counts += np.bincount(self._of("label", slice(first, first + _CHECKED)) + 1, minlength=len(counts))
@@ -151,7 +151,7 @@ class ClipList:
         return [self.labels[code] for code in np.flatnonzero(self.code_counts()).tolist()]
 
     def counts(self, num_classes: int) -> np.ndarray:
-        """(num_classes,) clips of each class."""
+        """Return (num_classes,) clips of each class."""
         counts = np.zeros(num_classes, np.int64)
         for label, number in zip(self.labels, self.code_counts().tolist(), strict=True):
             for one in label if isinstance(label, tuple) else () if label is None else (label,):
@@ -183,11 +183,11 @@ class ClipList:
             yield slice(first, min(first + BLOCK, len(self)))
 
     def _numbers(self, some: slice) -> Sequence[int]:
-        """The rows of some clips."""
+        """Return the rows of some clips."""
         return range(some.start, some.stop) if self.rows is None else self.rows[some].tolist()
 
     def _of(self, name: str, some: slice) -> np.ndarray:
-        """Numbers of some clips."""
+        """Return numbers of some clips."""
         column: Any = self.columns.columns[name]
         return column[some] if self.rows is None else column[self.rows[some]]
 
@@ -231,7 +231,7 @@ class Clips(Sequence[Clip]):
 
     @classmethod
     def of(cls, clips: "Iterable[Clip]") -> "Clips":
-        """Clips in columns, whatever they come in."""
+        """Return clips in columns, whatever they come in."""
         return clips if isinstance(clips, Clips) else cls([ClipList.of(clips)])
 
     def __len__(self) -> int:
@@ -266,7 +266,7 @@ class Clips(Sequence[Clip]):
             yield from (labels[code] for code in one.codes().tolist())
 
     def classes(self) -> np.ndarray:
-        """(clips,) int32 the class of each; -1 for one of none, or of several."""
+        """Return (clips,) int32 the class of each; -1 for one of none, or of several."""
         found = [np.zeros(0, np.int32)]
         for one in self.lists:
             table = np.array([label if isinstance(label, int) else -1 for label in one.labels], np.int32)
@@ -274,7 +274,7 @@ class Clips(Sequence[Clip]):
         return np.concatenate(found)
 
     def parts(self) -> np.ndarray:
-        """(clips,) int32 the number of each one's data folder."""
+        """Return (clips,) int32 the number of each one's data folder."""
         return np.repeat(np.array([one.part for one in self.lists], np.int32), [len(one) for one in self.lists])
 
     def used(self) -> list[Label]:
@@ -315,7 +315,7 @@ class Clips(Sequence[Clip]):
 
 
 def checked(columns: Columns, sizes: Mapping[str, int]) -> Columns:
-    """Columns from a file, whose numbers mean something.
+    """Return columns from a file, whose numbers mean something.
 
     Args:
         sizes: {name: how many things the numbers of a column may mean}; -1 is none of them.
@@ -341,14 +341,14 @@ def _in_parts(column: Any) -> Iterator[np.ndarray]:
 
 
 def coded(values: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
-    """(the values that occur, (N,) int32 which of them each is); -1 for None."""
+    """Return (the values that occur, (N,) int32 which of them each is); -1 for None."""
     numbers: dict[Any, int] = {}
     codes = np.fromiter((-1 if one is None else numbers.setdefault(one, len(numbers)) for one in values), np.int32)
     return list(numbers), codes
 
 
 def _segment_columns(segments: Sequence[Segment | None]) -> dict[str, Numbers | Texts]:
-    """``start`` and ``end`` of segments; nothing where there is none."""
+    """Return ``start`` and ``end`` of segments; nothing where there is none."""
     if not any(segments):
         return {}
     start = np.array([np.nan if one is None else one.start for one in segments], "<f8")

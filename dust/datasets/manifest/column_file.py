@@ -74,7 +74,7 @@ class Texts(Sequence[str]):
             yield from self._run(first, min(first + BLOCK, len(self)))
 
     def _run(self, first: int, last: int) -> list[str]:
-        """The texts from row ``first`` to ``last``, without the last, in one read."""
+        """Return the texts from row ``first`` to ``last``, without the last, in one read."""
         if first >= last:
             return []
         starts = self.starts[first : last + 1]
@@ -218,7 +218,7 @@ def _facts(archive: Archive, kind: str, path: str) -> dict[str, Any]:
 
 
 def _column(path: str, name: str, dtype: str, names: Collection[str]) -> Numbers | Texts:
-    """A column of an archive that has ``names``. SampleError."""
+    """Return a column of an archive that has ``names``. SampleError."""
     for one in [f"{name}.bytes", f"{name}.starts"] if dtype == TEXT else [name]:
         if one not in names:
             raise SampleError(path, _DAMAGED, f"no {one}")

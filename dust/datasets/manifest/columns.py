@@ -107,7 +107,7 @@ def read_segment(start: str, end: str, unit: str, where: str, problems: Problems
 
 
 def _moment(cell: str, unit: str) -> float | None:
-    """The number in a cell; None for an empty one, NaN for what is none from 0 on."""
+    """Return the number in a cell; None for an empty one, NaN for what is none from 0 on."""
     if not cell.strip():
         return None
     try:

@@ -57,14 +57,14 @@ class Conflict:
     cases: list[list[tuple[str, Sample]]]
 
     def summary(self) -> str:
-        """The contradiction in a line, with the first few ids."""
+        """Return the contradiction in a line, with the first few ids."""
         ids = [" = ".join(dict.fromkeys(f"{sample.id} ({split})" for split, sample in case[:4])) for case in self.cases]
         more = ", ..." if len(ids) > SHOWN else ""
         return f"{counted(len(self.cases), self.one, self.several)}: {', '.join(ids[:SHOWN])}{more}"
 
 
 def samples_of(clips: Iterable[Any]) -> list[Sample]:
-    """The clips of any dataset (``dataset.clips``) as samples."""
+    """Return the clips of any dataset (``dataset.clips``) as samples."""
     found: list[Sample] = []
     labelled = grouped = made = None
     for clip in clips:
@@ -80,7 +80,7 @@ def samples_of(clips: Iterable[Any]) -> list[Sample]:
 
 
 def _plain(label: Any) -> Any:
-    """A label that can be compared and stored; None for one of another kind (an array, a dictionary)."""
+    """Return a label that can be compared and stored; None for one of another kind (an array, a dictionary)."""
     if isinstance(label, np.generic):
         return label.item()
     if isinstance(label, (list, tuple)):
@@ -89,7 +89,8 @@ def _plain(label: Any) -> Any:
 
 
 def suspects(splits: Mapping[str, Clips]) -> dict[str, list[Clip]]:
-    """Those of very many clips that :func:`find_conflicts` can have anything to say of; it says the same of them alone.
+    """Return those of very many clips that :func:`find_conflicts` can have anything to say of; it says the same of them
+    alone.
 
     A clip that has its file, or its part of it, and its group to itself is in no conflict. Files are told apart by 64
     bits of a hash: where two meet, a clip too many is looked at.
@@ -119,13 +120,13 @@ def suspects(splits: Mapping[str, Clips]) -> dict[str, list[Clip]]:
 
 
 def absolute(path: str) -> str:
-    """``os.path.abspath``, at once for a path that is so already."""
+    """Return ``os.path.abspath``, at once for a path that is so already."""
     plain = path.startswith("/") and "//" not in path and "/." not in path and not path.endswith("/")
     return path if plain else os.path.abspath(path)
 
 
 def _met(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """(N,) whether what has the same value has another owner, too."""
+    """Return (N,) whether what has the same value has another owner, too."""
     if not len(values):
         return np.zeros(0, bool)
     order = np.argsort(values, kind="stable")
@@ -140,7 +141,7 @@ def _met(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
 def find_conflicts(
     splits: Mapping[str, Sequence[Sample]], same: Mapping[str, str] | None = None, *, groups: bool = True
 ) -> list[Conflict]:
-    """Everything that contradicts itself in these lists.
+    """Return everything that contradicts itself in these lists.
 
     Args:
         splits: train, val, test, as far as they are there.
@@ -176,7 +177,7 @@ def find_conflicts(
 
 
 def shared_ids(samples: Iterable[Sample], others: Iterable[Sample]) -> list[str]:
-    """The ids of ``samples`` that have some moment of a file in common with one of ``others``."""
+    """Return the ids of ``samples`` that have some moment of a file in common with one of ``others``."""
     known: dict[str, list[Segment]] = defaultdict(list)
     for sample in others:
         for file, part in sample.sources:
@@ -196,8 +197,8 @@ Cases = Iterable[list[tuple[str, Sample]]]
 
 
 def _overlapping(entries: list[tuple[str, Sample, Segment]]) -> Iterator[list[tuple[str, Sample]]]:
-    """The samples of one file that have a moment of it in common: all, where all are of the whole file; else for each
-    sample that overlaps with some of other splits a case of it and these."""
+    """Yield the samples of one file that have a moment of it in common: all, where all are of the whole file; else for
+    each sample that overlaps with some of other splits a case of it and these."""
     if all(segment == Segment() for _, _, segment in entries):
         yield [(split, sample) for split, sample, _ in entries]
         return
@@ -222,7 +223,7 @@ def _is_running(before: Segment, segment: Segment) -> bool:
 
 
 def _several_splits(cases: Cases) -> tuple[list[list[tuple[str, Sample]]], list[list[tuple[str, Sample]]]]:
-    """Those in train and another split, and those in val and test alone; each sample's case once."""
+    """Return those in train and another split, and those in val and test alone; each sample's case once."""
     leaks: list[list[tuple[str, Sample]]] = []
     shared: list[list[tuple[str, Sample]]] = []
     seen: set[tuple[tuple[str, str], ...]] = set()

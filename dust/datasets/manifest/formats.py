@@ -40,13 +40,14 @@ def _holds_clips(folder: str, *, frames: bool = True) -> bool:
 
 
 def find_folders(root: str) -> list[str]:
-    """``train/<class>`` and so on if there are split folders, else the class folders."""
+    """Return ``train/<class>`` and so on if there are split folders, else the class folders."""
     splits, classes = _split_and_class_folders(root)
     return [f"{name}/<class>/" for name in splits.values()] or [f"{name}/" for name in classes]
 
 
 def _split_and_class_folders(root: str) -> tuple[dict[str, str], list[str]]:
-    """({split: its folder}, [class folders]). A folder named train that holds videos itself is a class of that name."""
+    """Return ({split: its folder}, [class folders]). A folder named train that holds videos itself is a class of that
+    name."""
     splits: dict[str, str] = {}
     classes: list[str] = []
     for name in _folders(root):
@@ -70,7 +71,7 @@ def has_folder(root: str, split: str) -> bool:
 
 
 def read_folders(root: str, split: str) -> RawSplit:
-    """``root/<split>/<class>/**/clip``, or ``root/<class>/**/clip`` split 80/10/10 within each class by the clips'
+    """Read ``root/<split>/<class>/**/clip``, or ``root/<class>/**/clip`` split 80/10/10 within each class by the clips'
     hashed ids."""
     splits, classes = _split_and_class_folders(root)
     if splits and classes:
@@ -113,8 +114,8 @@ def read_folders(root: str, split: str) -> RawSplit:
 
 
 def _share(clips: list[str], split: str, name: str, problems: Problems) -> list[str]:
-    """The part of one class that belongs to a split: the clips in the order of their ids' hashes, 80 % first, then
-    10 %, then the rest, at least one each. Independent of the machine and of every other class."""
+    """Return the part of one class that belongs to a split: the clips in the order of their ids' hashes, 80 % first,
+    then 10 %, then the rest, at least one each. Independent of the machine and of every other class."""
     if len(clips) < len(SHARES):
         problems.add(
             "too few clips to split a class into train, val and test (3 needed): make split folders or csv files",
@@ -149,12 +150,13 @@ def find_ssv2(root: str) -> list[str]:
 
 
 def strip_template(template: str) -> str:
-    """``Pushing [something] off of [something]`` -> ``Pushing something off of something``, as in the class list."""
+    """Turn ``Pushing [something] off of [something]`` into ``Pushing something off of something``, as in the class
+    list."""
     return template.replace("[", "").replace("]", "").strip()
 
 
 def _ssv2_classes(path: str) -> list[str]:
-    """The class names in the order of their ids."""
+    """Return the class names in the order of their ids."""
     table = read_json(path, "download it again")
     if isinstance(table, list):
         return [strip_template(str(name)) for name in table]
@@ -168,7 +170,7 @@ def _ssv2_classes(path: str) -> list[str]:
 
 
 def read_ssv2(root: str, split: str, path_prefix: str, check_files: bool) -> RawSplit:
-    """``[{"id": "78687", "template": "Holding [something]"}, ...]`` over videos or frame folders named by id."""
+    """Read ``[{"id": "78687", "template": "Holding [something]"}, ...]`` over videos or frame folders named by id."""
     path = ssv2_file(root, split)
     if path is None:
         names = [f"{name}.json" for name in _SSV2_NAMES[split]]
@@ -209,7 +211,8 @@ def read_ssv2(root: str, split: str, path_prefix: str, check_files: bool) -> Raw
 
 
 def _by_stem(folders: Sequence[str]) -> dict[str, str]:
-    """{name without suffix: path} of the videos and sub-folders of the folders; the first folder wins, then videos."""
+    """Return {name without suffix: path} of the videos and sub-folders of the folders; the first folder wins, then
+    videos."""
     found: dict[str, str] = {}
     for folder in folders:
         try:
@@ -250,8 +253,8 @@ def find_ucf101(root: str) -> list[str]:
 
 
 def read_ucf101(root: str, split: str, split_number: int, path_prefix: str) -> RawSplit:
-    """``ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`` in trainlist0N.txt (classes count from 1, classInd.txt names
-    them); testlist0N.txt has no labels: the folder is the class. val and test are both the test list."""
+    """Read ``ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`` in trainlist0N.txt (classes count from 1, classInd.txt
+    names them); testlist0N.txt has no labels: the folder is the class. val and test are both the test list."""
     name = ucf_list(split, split_number)
     path, index = ucf_file(root, name), ucf_file(root, "classInd.txt")
     if path is None or index is None:
@@ -302,7 +305,7 @@ def _ucf_classes(path: str) -> list[str]:
 
 
 def _lines(path: str, problems: Problems) -> Iterator[tuple[str, str]]:
-    """("line 3", its text) of the lines that are not empty; an empty one is a problem, save at the very end."""
+    """Yield ("line 3", its text) of the lines that are not empty; an empty one is a problem, save at the very end."""
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -331,7 +334,7 @@ _HMDB_NAME = re.compile(r"(.+)_test_split(\d+)\.txt")
 
 
 def hmdb_files(root: str, split_number: int) -> dict[str, str]:
-    """{class: its split file} in the first folder that has any."""
+    """Return {class: its split file} in the first folder that has any."""
     for folder in _HMDB_FOLDERS:
         matches = [(entry.path, _HMDB_NAME.fullmatch(entry.name)) for entry in visible(os.path.join(root, folder))]
         files = {match[1]: path for path, match in matches if match and whole_number(match[2]) == split_number}
@@ -345,7 +348,7 @@ def find_hmdb51(root: str) -> list[str]:
 
 
 def read_hmdb51(root: str, split: str, split_number: int, path_prefix: str) -> RawSplit:
-    """``<class>_test_splitN.txt`` with lines ``name.avi 1``: 1 is train, 2 is test (and val), 0 is not used."""
+    """Read ``<class>_test_splitN.txt`` with lines ``name.avi 1``: 1 is train, 2 is test (and val), 0 is not used."""
     files = hmdb_files(root, split_number)
     if not files:
         raise DataError(

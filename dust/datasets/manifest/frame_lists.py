@@ -141,7 +141,7 @@ def _read_row(
 
 
 def _in_order(name: str, video: _Video, problems: Problems) -> FrameLabels:
-    """The labels in the order in which a folder's pictures are read, whatever the order of the rows."""
+    """Return the labels in the order in which a folder's pictures are read, whatever the order of the rows."""
     keys = [natural_order(one) for one in video.names]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     if len(set(video.names)) < len(order):
@@ -154,7 +154,7 @@ def _in_order(name: str, video: _Video, problems: Problems) -> FrameLabels:
 
 
 def index_frames(raw: RawSplit, class_names: Sequence[str], num_classes: int | None) -> dict[str, FrameLabels]:
-    """id -> what its pictures show, for the rows whose labels are still those of the list. Labels that are no class
+    """Map id -> what its pictures show, for the rows whose labels are still those of the list. Labels that are no class
     are those of a row too, and said there."""
     words = RawSplit(raw.source, [Row("", "", labels) for labels in raw.label_sets])
     sets = [found or () for found in index_labels(words, class_names, num_classes, multi_label=True)[0]]

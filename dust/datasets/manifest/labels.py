@@ -22,7 +22,7 @@ _INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0+)?")  # 3.0 is what a spreadsheet or
 def index_labels(
     raw: RawSplit, class_names: Sequence[str] | None, num_classes: int | None, multi_label: bool
 ) -> tuple[list[tuple[int, ...] | None], list[str]]:
-    """(the class indices of each row, the class names). Problems go into ``raw.problems``; such rows get None.
+    """Return (the class indices of each row, the class names). Problems go into ``raw.problems``; such rows get None.
 
     Without ``class_names``: if every label is an integer, the classes are "0", "1", ... up to ``num_classes`` or the
     largest label; else they are the labels' names, sorted. With them: a label is one of the names; integer labels under
@@ -72,12 +72,12 @@ def is_shares(label: str) -> bool:
 
 
 def _lists_others(word: str, words: Collection[str]) -> bool:
-    """Whether a label is several others with commas between them, as multi-label lists write it."""
+    """Tell whether a label is several others with commas between them, as multi-label lists write it."""
     return "," in word and all(part.strip() in words for part in word.split(","))
 
 
 def _report_shares(raw: RawSplit) -> None:
-    """Shares of several annotators, which are read on request alone."""
+    """Report shares of several annotators, which are read on request alone."""
     kind = "shares of several classes: set DATA.SOFT_LABELS True (--soft-labels of dust check, split and curate)"
     for row in raw.rows:
         if row.label and is_shares(row.label):
@@ -85,7 +85,7 @@ def _report_shares(raw: RawSplit) -> None:
 
 
 def report_unused(raw: RawSplit, labels: Sequence[tuple[int, ...] | None], names: Sequence[str]) -> None:
-    """Numbered classes that end below NUM_CLASSES: mostly a NUM_CLASSES that was left as it was."""
+    """Report numbered classes that end below NUM_CLASSES: mostly a NUM_CLASSES that was left as it was."""
     largest = max((index for row in labels if row for index in row), default=len(names) - 1)
     if largest + 1 < len(names):
         raw.problems.add(
@@ -102,13 +102,13 @@ def _integer_names(size: int) -> list[str]:
 
 
 def _number(text: str) -> int:
-    """A label's number; for one of more than 18 digits, one that is as far out of range."""
+    """Return a label's number; for one of more than 18 digits, one that is as far out of range."""
     digits = text.lstrip("+-")
     return int(text) if len(digits) <= 18 else -MAX_CLASSES if text.startswith("-") else 10**18
 
 
 def _count_classes(raw: RawSplit, words: "Words", numbers: Mapping[str, int]) -> int:
-    """One class more than the largest label; a label that would make absurdly many is a problem, not a class."""
+    """Return one class more than the largest label; a label that would make absurdly many is a problem, not a class."""
     absurd = {word for word, number in numbers.items() if number >= MAX_CLASSES}
     for row, row_words in zip(raw.rows, words, strict=True):
         for word in row_words or ():
@@ -139,7 +139,7 @@ Words = Sequence[Sequence[str] | None]
 
 
 def _unknown(raw: RawSplit, words: Words, table: dict[str, int]) -> Iterator[tuple[Row, str]]:
-    """Every label that is not in the table, with its row; empty ones are reported at once."""
+    """Yield every label that is not in the table, with its row; empty ones are reported at once."""
     for row, row_words in zip(raw.rows, words, strict=True):
         for word in row_words or ():
             if not word:

@@ -60,7 +60,7 @@ def is_long(path: str | os.PathLike) -> bool:
 
 
 def _checked(columns: Columns) -> Columns:
-    """Columns from a file, whose numbers mean something. SampleError."""
+    """Return columns from a file, whose numbers mean something. SampleError."""
     tables = columns.tables
     checked(columns, {"label": len(tables["labels"]), "group": len(tables.get("groups", ()))})
     facts = columns.facts
@@ -114,7 +114,7 @@ class KeptList:
         return found
 
     def _opened(self, *, anew: bool = False) -> Columns | None:
-        """From a file; ``anew``: the rows were read just now, and all was said of them."""
+        """Return the columns of a file; ``anew``: the rows were read just now, and all was said of them."""
         for file in self.files:
             if not os.path.lexists(file):
                 continue
@@ -167,7 +167,7 @@ def _stamp(path: str) -> dict[str, int]:
 
 
 def _is_of(facts: Any, path: str) -> bool:
-    """Whether columns with these facts are of the csv as it is now. Raises OSError."""
+    """Tell whether columns with these facts are of the csv as it is now. Raises OSError."""
     if not isinstance(facts, dict):
         return False
     now = _stamp(path)

@@ -74,7 +74,7 @@ def read_manifest(
     cache: str = "",
     shared: bool = False,
 ) -> Manifest:
-    """Reads one split.
+    """Read one split.
 
     Args:
         root: the data folder, or a csv file itself.
@@ -131,7 +131,7 @@ def read_manifest(
 def _read_rows(
     reader: "_Reader", split: str, class_names: Sequence[str] | None, num_classes: int | None
 ) -> Manifest:  # fmt: skip
-    """A split of any layout, row by row."""
+    """Return a split of any layout, row by row."""
     raw, multi_label = reader.read(split), reader.multi_label
     names = list(class_names) if class_names is not None else raw.class_names
     if names is None and split != "train":
@@ -150,7 +150,7 @@ def _read_rows(
 def _read_long(
     reader: "_Reader", split: str, class_names: Sequence[str] | None, num_classes: int | None
 ) -> Manifest | None:
-    """A split that a long csv lists; None for any other, and for one whose rows must be read to say what is wrong."""
+    """Return a split that a long csv lists; None for any other, and where rows must say what is wrong."""
     listed = reader.long_list(split)
     if listed is None:
         return None
@@ -196,8 +196,8 @@ def read_new_clips(
     segment_unit: str = SECONDS,
     extra_columns: Sequence[str] = (),
 ) -> list[Clip]:
-    """The clips of a csv list that are to be predicted. Labels are left aside, whatever they are, and a file that is
-    missing is found when it is read.
+    """Return the clips of a csv list that are to be predicted. Labels are left aside, whatever they are, and a file
+    that is missing is found when it is read.
 
     Args:
         separator, path_prefix, segment_unit, extra_columns: see :func:`read_manifest`.
@@ -220,7 +220,7 @@ def read_new_clips(
 
 
 def available_splits(root: str, format: str = "auto", split_number: int = 1, annotations: str = "") -> list[str]:
-    """Those of train, val, test that a data folder has. DataError if it has no known layout."""
+    """Return those of train, val, test that a data folder has. DataError if it has no known layout."""
     root = lists_of(os.path.expanduser(root))
     if not os.path.exists(root):
         raise DataError(f"the data folder {root} does not exist")
@@ -259,14 +259,14 @@ class _Reader:
         return AnnotatedFolder(self.format, self.root, *options)
 
     def read(self, split: str) -> RawSplit:
-        """The rows of a split, each with an id, as they are after the corrections."""
+        """Return the rows of a split, each with an id, as they are after the corrections."""
         raw = self._named(split)
         ids = partial(self._ids_beside, split)
         raw.rows = self.corrections.apply(raw.rows, split, raw.problems, _relabelled, others=ids)
         return raw
 
     def long_list(self, split: str) -> Listed | None:
-        """The rows of a long csv after the corrections; None for any other list, and where something is wrong."""
+        """Return the rows of a long csv, corrected; None for any other list, and where something is wrong."""
         columns, problems = self._columns(split), Problems()
         if columns is None:
             return None
@@ -276,7 +276,7 @@ class _Reader:
         return None if problems.kinds else listed
 
     def _columns(self, split: str) -> Columns | None:
-        """All rows of a long csv; None too where rows are made one, or added."""
+        """Return all rows of a long csv; None too where rows are made one, or added."""
         if self.soft_labels or self.background is not None:
             return None
         if self.format not in ("csv", "shards") or not is_long(path := self.csv_path(split)):
@@ -297,7 +297,7 @@ class _Reader:
         return columns_of(raw) if raw.rows and not raw.problems.kinds else None
 
     def _csv_options(self, split: str) -> dict[str, Any]:
-        """How its csv files are written."""
+        """Return how its csv files are written."""
         return {
             "split": split,
             "separator": self.separator,
@@ -308,7 +308,7 @@ class _Reader:
         }
 
     def _ids_beside(self, split: str) -> Iterator[str]:
-        """The ids of the other splits."""
+        """Yield the ids of the other splits."""
         for other in SPLITS:
             if other != split and self.has(other):
                 yield from self._ids(other)
@@ -320,7 +320,7 @@ class _Reader:
         return [row.id or "" for row in self._named(split).rows]
 
     def _named(self, split: str) -> RawSplit:
-        """The rows of a split and those of gaps, each with an id."""
+        """Return the rows of a split and those of gaps, each with an id."""
         raw = self._read(split)
         if self.background is not None:
             one_list = os.path.isfile(self.root) and not any(row.split for row in raw.rows)  # it is every split
@@ -345,7 +345,7 @@ class _Reader:
         return self.annotated.read(split) if self.format in ANNOTATED else self._read_csv(split)
 
     def csv_path(self, split: str) -> str:
-        """The csv of a split. DataError if there is none."""
+        """Return the csv of a split. DataError if there is none."""
         if os.path.isfile(self.root):
             return self.root
         if split not in self._paths:
@@ -363,13 +363,13 @@ class _Reader:
         return self._paths[split]
 
     def bases(self, path: str) -> list[str]:
-        """The folders in which a csv's relative paths are looked for."""
+        """Return the folders in which a csv's relative paths are looked for."""
         folder = os.path.dirname(path)
         bases = [self.path_prefix] if self.path_prefix else [folder if path == self.root else self.root, folder, ""]
         return list(dict.fromkeys(bases))
 
     def class_list(self, path: str) -> list[str] | None:
-        """The classes in the order of the list beside a csv; None without one."""
+        """Return the classes in the order of the list beside a csv; None without one."""
         classes = os.path.join(os.path.dirname(path), CLASS_LIST)
         if not os.path.lexists(classes):
             return None
@@ -377,7 +377,7 @@ class _Reader:
         return read_class_list(classes)
 
     def _csv_rows(self, path: str, split: str) -> RawSplit:
-        """The rows of a csv, each with an id."""
+        """Return the rows of a csv, each with an id."""
         raw = read_csv(path, **self._csv_options(split))
         if self.soft_labels:
             raw.rows = merge_rows(raw.rows, lambda row: row.id or (row.written, row.segment), raw.problems)
@@ -391,7 +391,7 @@ class _Reader:
         return raw
 
     def has(self, split: str) -> bool:
-        """Whether there is a list or a folder of that split."""
+        """Tell whether there is a list or a folder of that split."""
         if self.format == "folder":
             return formats.has_folder(self.root, split)
         if self.format == "ssv2":
@@ -407,7 +407,7 @@ class _Reader:
         return os.path.isfile(self.root) or bool(csv_files(self.root, split))
 
     def train_classes(self, num_classes: int | None) -> list[str] | None:
-        """The classes of the train split, or None where there is no such split."""
+        """Return the classes of the train split, or None where there is no such split."""
         if os.path.isfile(self.root) or not self.has("train"):
             return None
         listed = self.long_list("train")
@@ -430,7 +430,7 @@ class _Reader:
 def _locate(
     raw: RawSplit, labels: Sequence[tuple[int, ...] | None], multi_label: bool, check_files: bool
 ) -> list[Clip]:
-    """The clips, with paths found; missing files go into ``raw.problems``."""
+    """Return the clips, with paths found; missing files go into ``raw.problems``."""
     clips: list[Clip] = []
     for row, indices in zip(raw.rows, labels, strict=True):
         path = row.path or find_file(row.written, raw.bases, check_files)

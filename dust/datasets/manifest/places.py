@@ -106,20 +106,20 @@ def find_places(
 
 
 def _base_of(written: str, bases: Sequence[str]) -> int | None:
-    """The first base under which a relative path exists."""
+    """Return the first base under which a relative path exists."""
     if os.path.isabs(written) or is_remote(written):
         return None
     return next((number for number, base in enumerate(bases) if is_there(under(base, written))), None)
 
 
 def _share(count: int) -> tuple[int, int]:
-    """The first of this process's part of ``count`` things, and the one behind its last."""
+    """Return the first of this process's part of ``count`` things, and the one behind its last."""
     rank, world = distributed.rank(), distributed.world_size()
     return count * rank // world, count * (rank + 1) // world
 
 
 def _texts(paths: Texts, rows: np.ndarray | None, first: int, last: int) -> Iterator[tuple[int, str]]:
-    """(row, what is written there) from place ``first`` to ``last`` among the rows that are meant."""
+    """Yield (row, what is written there) from place ``first`` to ``last`` among the rows that are meant."""
     for begin in range(first, last, BLOCK):
         end = min(begin + BLOCK, last)
         if rows is None:
@@ -129,7 +129,7 @@ def _texts(paths: Texts, rows: np.ndarray | None, first: int, last: int) -> Iter
 
 
 def _not_below(base: str, rows: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """The rows whose file is not below ``base``."""
+    """Yield the rows whose file is not below ``base``."""
     below, access, there = os.path.join(base, ""), os.access, os.F_OK
     for row, written in rows:
         try:
@@ -160,7 +160,7 @@ def _look(row: int, written: str, bases: Sequence[str], base: int, check: bool, 
 
 
 def _oddly_written(paths: Texts, rows: np.ndarray | None) -> Iterator[int]:
-    """The rows with a backslash, or a beginning that a spreadsheet would take for a formula."""
+    """Yield the rows with a backslash, or a beginning that a spreadsheet would take for a formula."""
     meant = None if rows is None else np.isin(np.arange(len(paths)), rows)
     for first in range(0, len(paths), BLOCK):
         last = min(first + BLOCK, len(paths))

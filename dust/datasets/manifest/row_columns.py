@@ -154,7 +154,7 @@ def columns_in_pieces(
 
 
 def _blocks(path: str) -> Iterator[list[tuple[int, str]]]:
-    """Some thousand numbered lines at a time. AllAtOnce for what is no UTF-8, or names its separator. OSError."""
+    """Yield some thousand numbered lines at a time. AllAtOnce for what is no UTF-8, or names its separator. OSError."""
     with open_file(path) as file, io.TextIOWrapper(file, "utf-8-sig") as text:
         lines: Any = enumerate(text, 1)
         try:

@@ -81,7 +81,8 @@ def _has(folder: str, split: str, options: Mapping[str, Any]) -> bool:
 
 
 def _numbered(found: Mapping[str, Manifest], named_elsewhere: bool) -> list[str]:
-    """The folders whose classes have no names. DataError unless a list of classes says what their numbers mean."""
+    """Return the folders whose classes have no names. DataError unless a list of classes says what their numbers
+    mean."""
     numbered = [folder for folder, own in found.items() if all(name.isdigit() for name in own.class_names)]
     if numbered and not named_elsewhere:
         raise DataError(
@@ -92,7 +93,7 @@ def _numbered(found: Mapping[str, Manifest], named_elsewhere: bool) -> list[str]
 
 
 def _merged(folders: Sequence[str], split: str, found: Mapping[str, Manifest], options: Mapping[str, Any]) -> list[str]:
-    """The classes of all folders, those too of one that has a training split alone."""
+    """Return the classes of all folders, those too of one that has a training split alone."""
     whole = dict(found)
     for folder in folders:
         if folder not in whole and _has(folder, "train", options):
@@ -102,7 +103,8 @@ def _merged(folders: Sequence[str], split: str, found: Mapping[str, Manifest], o
 
 
 def _relabelling(own: Manifest, names: Sequence[str]) -> Callable[[Any], Any]:
-    """From a folder's class numbers to those of all. DataError for classes of clips that are none of ``names``."""
+    """Return what turns a folder's class numbers into those of all. DataError for classes of clips that are none of
+    ``names``."""
     numbers = {name: number for number, name in enumerate(names)}
     labels = [label for label in Clips.of(own.clips).used() if label is not None]
     used = {one for label in labels for one in (label if isinstance(label, tuple) else (label,))}
@@ -120,7 +122,8 @@ def _relabelling(own: Manifest, names: Sequence[str]) -> Callable[[Any], Any]:
 
 
 def distinct_ends(folders: Sequence[str]) -> list[str]:
-    """For each path its last parts, as few as tell it from the others: a/x, b/x -> a/x, b/x; a/x, a/y -> x, y."""
+    """Return for each path its last parts, as few as tell it from the others: a/x, b/x -> a/x, b/x; a/x, a/y -> x,
+    y."""
     parts = [Path(os.path.abspath(os.path.expanduser(folder))).parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
         ends = ["/".join(one[-count:]).lstrip("/") for one in parts]

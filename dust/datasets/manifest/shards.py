@@ -80,7 +80,7 @@ def is_there(path: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _size_of_shard(shard: str) -> int:
-    """The bytes of a tar; -1 where there is none."""
+    """Return the bytes of a tar; -1 where there is none."""
     if remote.is_remote(shard):
         return remote.size_of(shard)
     return os.path.getsize(shard) if os.path.isfile(shard) else -1

@@ -105,7 +105,7 @@ def say_repeated(source: str, rows: int) -> None:
 
 
 def own_name(row: Row) -> str:
-    """The id of a row that nothing else is called as."""
+    """Return the id of a row that nothing else is called as."""
     return printable(row.id or row.written + ("" if row.segment is None else f"#{row.segment}"))
 
 
@@ -132,14 +132,14 @@ def name_rows(raw: RawSplit) -> None:
 
 
 def _written_with_spaces(line: str) -> bool:
-    """Whether the comma in this line belongs to a path or to a list of labels (``a.mp4 0,5,17``), since what stands
-    before the last space is already a whole path."""
+    """Tell whether the comma in this line belongs to a path or to a list of labels (``a.mp4 0,5,17``), since what
+    stands before the last space is already a whole path."""
     return is_video(line.rstrip().rpartition(" ")[0].rstrip().strip('"'))
 
 
 def find_separator(lines: Sequence[str]) -> str:
-    """The one under which the first line is a header; else a tab, a semicolon or a comma, if at least half of the lines
-    hold it outside quotes; else a space."""
+    """Return the separator under which the first line is a header; else a tab, a semicolon or a comma, if at least half
+    of the lines hold it outside quotes; else a space."""
     bare = [_QUOTED.sub("", line) if '"' in line else line for line in lines]
     for mark in "\t;,":
         if lines and mark in bare[0] and find_header(lines[0], mark) is not None:
@@ -159,8 +159,8 @@ def find_separator(lines: Sequence[str]) -> str:
 
 
 def split_line(line: str, separator: str, columns: int | None = None) -> list[str]:
-    """The fields of one line. With a space as the separator and ``columns`` not above 2: at most two fields, cut at
-    the last space. ValueError says what is wrong with the quoting."""
+    """Return the fields of one line. With a space as the separator and ``columns`` not above 2: at most two fields, cut
+    at the last space. ValueError says what is wrong with the quoting."""
     if separator == " " and (columns is None or columns <= 2):
         match = None if columns == 1 else _SPACED.fullmatch(line.strip())
         if match is None:
@@ -200,7 +200,7 @@ class Header:
 
 
 def find_header(line: str, separator: str) -> Header | None:
-    """The columns that the first line names, or None if it is a clip like the others."""
+    """Return the columns that the first line names, or None if it is a clip like the others."""
     try:
         cells = split_line(line, separator)
     except ValueError:
@@ -225,13 +225,12 @@ def find_header(line: str, separator: str) -> Header | None:
 
 
 def _clips_only(lines: Sequence[str]) -> bool:
-    """Whether every line ends in the name of a video: a list of clips without labels."""
+    """Tell whether every line ends in the name of a video: a list of clips without labels."""
     return all(is_video(line.strip().strip('"')) for line in lines)
 
 
 def text_lines(path: str | os.PathLike, separator: str = "") -> tuple[list[str], str, int]:
-    """The lines of a file, the separator that is given or that a first line ``sep=;`` names, and the first line's
-    number."""
+    """Return the lines of a file, the given separator or that of a first line ``sep=;``, and the first line's number."""
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -251,7 +250,7 @@ def read_csv(
     segment_unit: str = SECONDS,
     extra_columns: Sequence[str] = (),
 ) -> RawSplit:
-    """Reads one csv file. Labels stay text. Problems are collected in the result, with line numbers.
+    """Read one csv file. Labels stay text. Problems are collected in the result, with line numbers.
 
     Args:
         split: only in "test" may the labels be absent (a header without a label column, or one column everywhere). A
@@ -288,7 +287,7 @@ def read_csv(
 def read_header(
     raw: RawSplit, text: str, where: str, separator: str, split: str, group_column: str, extra_columns: Sequence[str]
 ) -> Header | None:  # fmt: skip
-    """The columns that the first line of a csv names, with all that is wrong with them; None where it is a clip."""
+    """Return the columns that a csv's first line names, with all that is wrong with them; None where it is a clip."""
     header = find_header(text, separator)
     if header is None:
         find_group((), group_column, raw.problems)
@@ -307,7 +306,7 @@ def read_rows(
     raw: RawSplit, numbered: list[tuple[int, str]], separator: str, columns: Header, split: str, multi_label: bool,
     unit: str,
 ) -> None:  # fmt: skip
-    """The rows of numbered lines go into ``raw``, and what is wrong with them among its problems."""
+    """Put the rows of numbered lines into ``raw``, and what is wrong with them among its problems."""
     shown = {"\t": "a tab", " ": "a space", ",": "a comma", ";": "a semicolon"}.get(separator, repr(separator))
     bare: list[int] = []
     for number, line in numbered:
@@ -361,7 +360,8 @@ def read_rows(
 
 
 def _is_of_split(written: str, split: str, where: str, raw: RawSplit) -> bool:
-    """Whether the column ``split`` of a row names this one. A list that is called as a split has no rows of others."""
+    """Tell whether the column ``split`` of a row names this one. A list that is called as a split has no rows of
+    others."""
     if not split:
         return True
     named = SPLIT_NAMES.get(written.lower())

@@ -26,7 +26,7 @@ _EXACT = 0.015  # of the sum of shares: 0.33|0.33|0.33 makes 1
 
 
 def read_votes(cell: str) -> dict[str, float] | None:
-    """Class -> how many said it, or its share. None for a cell that is neither (see the module)."""
+    """Map class -> how many said it, or its share. None for a cell that is neither (see the module)."""
     parts = [part.strip() for part in cell.split("|")]
     matches = [_SAID.fullmatch(part) for part in parts]
     if len(parts) == 1 and matches[0] is None:
@@ -95,7 +95,7 @@ def index_rows(
     multi_label: bool = False,
     soft_labels: bool = False,
 ) -> Indexed:
-    """:func:`dust.datasets.manifest.labels.index_labels`, or with ``soft_labels`` :func:`index_votes`."""
+    """Call :func:`dust.datasets.manifest.labels.index_labels`, or with ``soft_labels`` :func:`index_votes`."""
     if soft_labels:
         return index_votes(raw, class_names, num_classes)
     labels, names = index_labels(raw, class_names, num_classes, multi_label)
@@ -103,7 +103,7 @@ def index_rows(
 
 
 def index_votes(raw: RawSplit, class_names: Sequence[str] | None, num_classes: int | None) -> Indexed:
-    """As :func:`dust.datasets.manifest.labels.index_labels`, and what was said of each clip, by id.
+    """Return what :func:`dust.datasets.manifest.labels.index_labels` does, and what was said of each clip, by id.
 
     The classes of a row are in the order of their shares, of equal ones the first class first: so the first one is what
     an answer is measured by.
@@ -125,7 +125,7 @@ def index_votes(raw: RawSplit, class_names: Sequence[str] | None, num_classes: i
 
 
 def shares_of(votes: Votes, num_classes: int) -> "Tensor":
-    """(num_classes,) float32 that sum to 1."""
+    """Return (num_classes,) float32 that sum to 1."""
     import torch
 
     shares = torch.zeros(num_classes)

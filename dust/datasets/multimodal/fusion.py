@@ -59,7 +59,7 @@ class StackedVideos:
         problems.raise_if_any("the stacked videos")
 
     def read(self, index: int) -> Tensor:
-        """(C, T, H, W) uint8 or float32. SampleError for values that are not finite."""
+        """Return (C, T, H, W) uint8 or float32. SampleError for values that are not finite."""
         row = self.rows.one(index)
         if row.dtype == np.uint8:
             return torch.from_numpy(row)
@@ -257,7 +257,7 @@ class FusedDataset(Dataset[Any]):
     def _check_features(
         self, store: FeatureStore, dim: int, needs_map: bool, trained: Mapping[str, Any] | None
     ) -> None:
-        """That these features fit the model, and are of the kind that training had."""
+        """Check that these features fit the model, and are of the kind that training had."""
         again = "extract the features again (FEATURES.*), or name others as FUSION.FEATURES_FROM"
         if store.format == "per_video":
             raise DataError(
@@ -290,7 +290,7 @@ class FusedDataset(Dataset[Any]):
         return len(self.clips)
 
     def class_counts(self) -> list[int]:
-        """Samples of every class, in the order of ``class_names``."""
+        """Return how many samples each class has, in the order of ``class_names``."""
         return class_counts(self.clips, len(self.class_names))
 
     def windows(self, *, stride: int, chunk: int) -> Dataset[Any]:
@@ -334,7 +334,7 @@ class FusedDataset(Dataset[Any]):
         return with_others(sample, others)
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
-        """A batch of items at once, which PyTorch's loader asks for: series and features are read in one go."""
+        """Return a batch of items at once, which PyTorch's loader asks for: series and features are read in one go."""
         if not self.training or self.videos is not None:
             return [self[key] for key in keys]
         indices, epochs = [key.sample for key in keys], [key.epoch for key in keys]
@@ -350,11 +350,11 @@ class FusedDataset(Dataset[Any]):
         return items
 
     def _only(self, index: int, epoch: int | None, view: int = 0) -> dict[str, Tensor]:
-        """The inputs of one sample but the video."""
+        """Return the inputs of one sample but the video."""
         return {name: values[0] for name, values in self._others([index], [epoch], view).items()}
 
     def _others(self, indices: Sequence[int], epochs: Sequence[int | None], view: int = 0) -> dict[str, Tensor]:
-        """All inputs but the video, (len(indices), ...). SampleError if one cannot be read."""
+        """Return all inputs but the video, (len(indices), ...). SampleError if one cannot be read."""
         inputs = {}
         if self.series is not None:
             inputs["series"] = self.series.batch(indices, epochs, view)
@@ -402,7 +402,8 @@ def _manifest_of(cfg, split: str, class_names: Sequence[str] | None) -> FusedMan
 
 
 def _stored_features(cfg, split: str) -> FeatureStore:
-    """The split's features of FUSION.FEATURES_FROM, made by the checkpoint of FUSION.VIDEO_FROM where that is named."""
+    """Return the split's features of FUSION.FEATURES_FROM, made by the checkpoint of FUSION.VIDEO_FROM where that is
+    named."""
     fusion = cfg.FUSION
     store = FeatureStore.open(stage_features(fusion.FEATURES_FROM, cfg.OUTPUT_DIR, "FUSION.FEATURES_FROM"), split)
     if fusion.VIDEO_FROM:

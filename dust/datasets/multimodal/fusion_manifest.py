@@ -94,7 +94,7 @@ class _Table:
     problems: Problems
 
     def of(self, split: str, multi_label: bool) -> list[_Row]:
-        """The rows of one split, their labels None where a test split has none."""
+        """Return the rows of one split, their labels None where a test split has none."""
         rows = self.rows if "split" not in self.columns else self._chosen(split)
         unlabelled = split == "test" and not any(row.label for row in rows) and not multi_label
         for row in rows:
@@ -137,7 +137,7 @@ def read_fused_manifest(
     extra_columns: Sequence[str] = (),
     soft_labels: bool = False,
 ) -> FusedManifest:
-    """Reads one split.
+    """Read one split.
 
     Args:
         root: the folder of ``<split>.csv`` or ``manifest.csv``, or a csv file itself.
@@ -184,7 +184,7 @@ def read_fused_manifest(
 
 
 def _window(row: _Row, wanted: Sequence[str], problems: Problems) -> Window | None:
-    """The part of a recording that a row means; None for all of it."""
+    """Return the part of a recording that a row means; None for all of it."""
     values: dict[str, float] = {}
     for name in WINDOW:
         written = row.cells.get(name, "").strip()
@@ -242,7 +242,7 @@ def _relabelled(row: _Row, label: str) -> _Row:
 
 
 def _ids_beside(root: str, table: _Table, split: str, separator: str) -> list[str]:
-    """The ids of the other splits, in this table or in lists of their own."""
+    """Return the ids of the other splits, in this table or in lists of their own."""
     paths = [os.path.join(root, f"{other}.csv") for other in SPLITS if other != split]
     found = [read_table(path, Problems(), separator=separator) for path in paths if os.path.isfile(path)]
     ids = [cells.get("id", "") for one in found for _, _, cells in one.rows]
@@ -253,7 +253,7 @@ def _read_table(
     path: str, split: str, wanted: Sequence[str], separator: str, group_column: str, extra_columns: Sequence[str],
     soft_labels: bool = False,
 ) -> _Table:  # fmt: skip
-    """Header and cells. Problems of the header are raised here; those of rows are collected."""
+    """Return header and cells. Problems of the header are raised here; those of rows are collected."""
     problems, problems_of_header = Problems(), Problems()
     table = read_table(path, problems, separator=separator, empty=False)
     if not table.header:
@@ -305,8 +305,8 @@ def _check_columns(
 
 
 def _check_ids(problems: Problems, rows: Sequence[_Row]) -> None:
-    """Ids differ within a file: a sample of train that is in another split too would be tested on what it was taught.
-    val and test may share samples."""
+    """Check that ids differ within a file: a sample of train that is in another split too would be tested on what it
+    was taught. val and test may share samples."""
     seen: dict[str, _Row] = {}
     for row in rows:
         if not row.id:
@@ -341,7 +341,7 @@ def _train_classes(
     extra_columns: Sequence[str],
     index: Callable[..., Indexed],
 ) -> list[str] | None:
-    """The classes of the train split, or None where there is none."""
+    """Return the classes of the train split, or None where there is none."""
     train = os.path.join(root, "train.csv")
     if os.path.isfile(train):
         table = _read_table(train, "train", (), separator, group_column, extra_columns)
@@ -372,7 +372,7 @@ class _Finder:
         self.counts: dict[str, int | str] = {}  # rows of each stacked file, or why it cannot be read
 
     def find(self, written: str, row: Row, column: str) -> str:
-        """The located reference; "" for one that cannot be used, which is then among the problems."""
+        """Return the located reference; "" for one that cannot be used, which is then among the problems."""
         path, key = split_reference(written)
         problems, where = self.raw.problems, f"{row.where}: {row.id}: {column} {written}"
         stacked = is_row(written)
@@ -406,7 +406,8 @@ class _Finder:
 
 
 def _locate(raw: RawSplit, rows: Sequence[_Row], wanted: Sequence[str], check: bool) -> dict[str, list[str]]:
-    """For each of FILES, each row's located reference ("" where not wanted); problems go into ``raw.problems``."""
+    """Return for each of FILES, each row's located reference ("" where not wanted); problems go into
+    ``raw.problems``."""
     finder = _Finder(raw, check)
     places: dict[str, list[str]] = {}
     for column in FILES:
@@ -424,7 +425,7 @@ def _locate(raw: RawSplit, rows: Sequence[_Row], wanted: Sequence[str], check: b
 
 
 def _check_videos(problems: Problems, rows: Sequence[Row], videos: Sequence[str]) -> None:
-    """Videos are all files or all rows of arrays: the two are sampled differently."""
+    """Check that videos are all files or all rows of arrays: the two are sampled differently."""
     stacked = [(row, video) for row, video in zip(rows, videos, strict=True) if is_row(video)]
     for row, video in zip(rows, videos, strict=True):
         if video.lower().endswith((".npy", ".npz")):

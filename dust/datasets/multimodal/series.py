@@ -82,7 +82,7 @@ class Window:
         return Series(values, kept)
 
     def __str__(self) -> str:
-        """``seconds 1.5 to 3``, in which form other lists say a part of a file too."""
+        """Return ``seconds 1.5 to 3``, in which form other lists say a part of a file too."""
         return f"seconds {self.start or 0.0:.12g} to {'end' if self.end is None else f'{self.end:.12g}'}"
 
 
@@ -155,14 +155,15 @@ def channel_axis(shape: tuple[int, ...], num_channels: int, path: str) -> int | 
 
 
 def channels_first(array: np.ndarray, axis: int | None) -> np.ndarray:
-    """(..., C, L) of an array whose channels are on ``axis``."""
+    """Return (..., C, L) of an array whose channels are on ``axis``."""
     if axis is None:
         return array[..., None, :]
     return array if axis == -2 else array.swapaxes(-1, -2)
 
 
 def to_float(values: np.ndarray, path: str) -> np.ndarray:
-    """float32 copy of real numbers of any kind; what float32 cannot hold becomes infinite. SampleError for the rest."""
+    """Return a float32 copy of real numbers of any kind; what float32 cannot hold becomes infinite. SampleError for the
+    rest."""
     if values.dtype.kind not in "fiub":
         raise SampleError(path, "not an array of real numbers", f"dtype {values.dtype}")
     if not values.shape[-1]:
@@ -181,7 +182,7 @@ def _checked_times(times: np.ndarray, length: int, path: str) -> np.ndarray:
 
 
 def _mended(values: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(C, L) in the order of their times, each time once: rows of one time become their mean, NaN left out."""
+    """Return (C, L) in the order of their times, each time once: rows of one time become their mean, NaN left out."""
     order = np.argsort(times, kind="stable")
     values, times = values[:, order], times[order]
     first = np.flatnonzero(np.append(True, np.diff(times) > 0))
@@ -239,7 +240,7 @@ class SeriesRules:
         return read_series(reference, self.num_channels, files, mend=self.times == "mend")
 
     def check_values(self, values: np.ndarray, path: str) -> None:
-        """SampleError for infinite values in (C, L), and for missing ones where SERIES.MISSING is error."""
+        """Raise SampleError for infinite values in (C, L), and for missing ones where SERIES.MISSING is error."""
         infinite = np.isinf(values)
         if infinite.any():
             raise SampleError(path, "infinite values: correct them, or make them NaN (missing)", _places(infinite))
@@ -248,7 +249,7 @@ class SeriesRules:
             raise SampleError(path, "missing values: set SERIES.MISSING mask or mask_channels", _places(missing))
 
     def prepare(self, series: Series, path: str, rng: np.random.RandomState | None = None) -> np.ndarray:
-        """(C, length) float32, NaN where missing; with ``fit`` windows (C, length or more).
+        """Return (C, length) float32, NaN where missing; with ``fit`` windows (C, length or more).
 
         Args:
             rng: draws the place of a crop; None takes the centre.
@@ -281,7 +282,7 @@ class SeriesRules:
         raise SampleError(path, self._other_length(), f"{own} points")
 
     def _check_unit(self, times: np.ndarray, path: str) -> None:
-        """SampleError for times that cannot be seconds: next to SERIES.RATE their steps are too long."""
+        """Raise SampleError for times that cannot be seconds: next to SERIES.RATE their steps are too long."""
         step, span = float(np.median(np.diff(times))), float(times[-1] - times[0])
         points = step * self.rate
         if points <= MOST_BETWEEN and times[-1] < _YEAR_5000 and span * self.rate < _MOST_POINTS:
@@ -306,7 +307,7 @@ class SeriesRules:
         return f"{wanted}: set SERIES.FIT resample or crop, or correct SERIES.LENGTH"
 
     def _longest_step(self, times: np.ndarray, path: str) -> float:
-        """The step above which neighbours are not interpolated. SampleError for gaps that cannot be masked."""
+        """Return the step above which neighbours are not interpolated. SampleError for gaps that cannot be masked."""
         if len(times) < 3:
             return np.inf
         steps = np.diff(times)
@@ -323,6 +324,6 @@ class SeriesRules:
 
 
 def _places(wrong: np.ndarray) -> str:
-    """How many of (C, L) are meant, and where the first one is."""
+    """Return how many of (C, L) are meant, and where the first one is."""
     channel, point = np.argwhere(wrong)[0]
     return f"{wrong.sum()} of {wrong.size} values, the first in channel {channel} at point {point}"

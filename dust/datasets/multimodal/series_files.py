@@ -35,7 +35,8 @@ Table = tuple[np.ndarray, np.ndarray | None]
 
 
 def read_table_of(path: str, key: str, num_channels: int | None) -> Table | None:
-    """(C, L) values and (L,) times of a file with a column (or a signal) for each channel; None for another kind.
+    """Return (C, L) values and (L,) times of a file with a column (or a signal) for each channel; None for another
+    kind.
 
     Args:
         key: names of the columns that are meant, with commas between; "" for all.
@@ -59,7 +60,8 @@ def read_table_of(path: str, key: str, num_channels: int | None) -> Table | None
 
 
 def _chosen(path: str, names: list[str], wanted: list[str]) -> list[int]:
-    """Where the wanted names stand; of all, if none is wanted. SampleError for one that is there twice, or not."""
+    """Return where the wanted names stand; of all, if none is wanted. SampleError for one that is there twice, or
+    not."""
     for name in wanted:
         if names.count(name) != 1:
             reason = "no column or signal of that name" if name not in names else "several of that name"
@@ -68,7 +70,7 @@ def _chosen(path: str, names: list[str], wanted: list[str]) -> list[int]:
 
 
 def _refuse_hidden_times(path: str, names: Iterable[str]) -> None:
-    """SampleError for a channel that is called like times: they would be learnt from."""
+    """Raise SampleError for a channel that is called like times: they would be learnt from."""
     found = []
     for name in names:
         words = re.findall(r"[^\W\d_]+", name.lower())
@@ -81,8 +83,8 @@ def _refuse_hidden_times(path: str, names: Iterable[str]) -> None:
 
 
 def resample(values: np.ndarray, times: np.ndarray, at: np.ndarray, longest_step: float = np.inf) -> np.ndarray:
-    """(C, len(at)) float32: linear between the values (C, L) at ``times``; NaN where a neighbour is NaN or where the
-    neighbours are more than ``longest_step`` apart. ``at`` lies within ``times``; L >= 2."""
+    """Return (C, len(at)) float32: linear between the values (C, L) at ``times``; NaN where a neighbour is NaN or where
+    the neighbours are more than ``longest_step`` apart. ``at`` lies within ``times``; L >= 2."""
     low = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
     step = times[low + 1] - times[low]
     share = (at - times[low]) / step
@@ -96,7 +98,7 @@ def resample(values: np.ndarray, times: np.ndarray, at: np.ndarray, longest_step
 
 
 def _read_parquet(path: str, wanted: list[str]) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """(C, L) values, NaN for nulls, (L,) times in seconds and the channels' names, in the order of the columns.
+    """Return (C, L) values, NaN for nulls, (L,) times in seconds and the channels' names, in the order of the columns.
 
     Timestamps with a date count from 1970 (UTC where they have no zone), durations from 0.
     """
@@ -130,13 +132,13 @@ def _read_parquet(path: str, wanted: list[str]) -> tuple[np.ndarray, np.ndarray 
 
 
 def _is_times(name: str, column: Any, arrow: Any) -> bool:
-    """By its name, or as what pandas makes of an index of times that has none."""
+    """Tell whether these are times: by the name, or as what pandas makes of an index of times that has none."""
     of_pandas = name.startswith("__index_level_") and arrow.types.is_timestamp(column.type)
     return name.strip().lower() in TIME_NAMES or of_pandas
 
 
 def _numbers_of(path: str, name: str, column: Any, arrow: Any) -> np.ndarray:
-    """(L,) float64, NaN for nulls. SampleError for a column of anything but numbers."""
+    """Return (L,) float64, NaN for nulls. SampleError for a column of anything but numbers."""
     kind, types = column.type, arrow.types
     if types.is_boolean(kind):
         column = column.cast(arrow.int8())
@@ -147,7 +149,7 @@ def _numbers_of(path: str, name: str, column: Any, arrow: Any) -> np.ndarray:
 
 
 def _times_of(path: str, name: str, column: Any, arrow: Any) -> np.ndarray:
-    """Seconds; NaN where a time is missing."""
+    """Return seconds; NaN where a time is missing."""
     kind, types = column.type, arrow.types
     if not (types.is_timestamp(kind) or types.is_duration(kind)):
         if not (types.is_integer(kind) or types.is_floating(kind)):
@@ -164,7 +166,8 @@ def _times_of(path: str, name: str, column: Any, arrow: Any) -> np.ndarray:
 
 
 def _read_edf(path: str, wanted: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(C, L) physical values, (L,) times in seconds from the file's start, and the signals' names, in the file's order.
+    """Return (C, L) physical values, (L,) times in seconds from the file's start, and the signals' names, in the file's
+    order.
 
     Signals of other rates are laid on the times of the fastest one, as far as all reach, by linear interpolation that
     never crosses a gap of a recording in pieces (EDF+D).
@@ -202,7 +205,7 @@ def _read_edf(path: str, wanted: list[str]) -> tuple[np.ndarray, np.ndarray, lis
 def _on_one_clock(
     path: str, values: list[np.ndarray], times: list[np.ndarray], steps: list[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(C, L) values of signals on the times (L,) of the one with the smallest step, as far as all reach."""
+    """Return (C, L) values of signals on the times (L,) of the one with the smallest step, as far as all reach."""
     axis = times[int(np.argmin(steps))]
     if all(len(one) == len(axis) for one in values):
         return np.stack(values), axis
@@ -217,7 +220,8 @@ def _on_one_clock(
 
 
 def _onsets(data: bytes) -> np.ndarray:
-    """When each record of an EDF+D file begins, seconds from the file's start: the first annotation of each says it.
+    """Return when each record of an EDF+D file begins, seconds from the file's start: the first annotation of each says
+    it.
 
     The file's layout is that of "European data format 'plus' (EDF+)", Kemp and Olivan, Clinical Neurophysiology 114,
     2003, https://www.edfplus.info/specs/edfplus.html. ValueError if a record does not say it.
@@ -252,7 +256,7 @@ def read_npz(path: str, key: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _read_csv(path: str, num_channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """(C, L) values and the times of a csv file. ``num_channels``: None for any."""
+    """Return (C, L) values and the times of a csv file. ``num_channels``: None for any."""
     try:
         lines, separator, _ = text_lines(path)
     except DataError as error:
@@ -285,7 +289,8 @@ def _read_csv(path: str, num_channels: int | None) -> tuple[np.ndarray, np.ndarr
 
 
 def _header(cells: list[str], path: str) -> list[str]:
-    """The columns' names, lower case; [] if the first line holds values. A line that is half of each is refused."""
+    """Return the columns' names, lower case; [] if the first line holds values. A line that is half of each is
+    refused."""
     names = [cell.strip().lower() for cell in cells]
     words = [name for name in names if name not in MISSING_WORDS and not _is_number(name)]
     if not words:
@@ -306,8 +311,8 @@ def _is_number(word: str) -> bool:
 
 
 def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str, timed: Sequence[int]) -> np.ndarray:
-    """(L, columns) float64; NaN for missing values. SampleError for cells that are neither, and where a comma may be a
-    decimal point or part thousands off. ``timed``: the columns of times."""
+    """Return (L, columns) float64; NaN for missing values. SampleError for cells that are neither, and where a comma
+    may be a decimal point or part thousands off. ``timed``: the columns of times."""
     if not rows:
         raise SampleError(path, "a header without values: remove the sample")
     try:
@@ -332,7 +337,7 @@ def _numbers(rows: list[list[str]], path: str, first_line: int, separator: str, 
 
 
 def _check_commas(cells: list[str], path: str, separator: str) -> None:
-    """SampleError where commas within numbers can be read in two ways."""
+    """Raise SampleError where commas within numbers can be read in two ways."""
     commas, points = [cell for cell in cells if "," in cell], [cell for cell in cells if "." in cell]
     if commas and points:
         reason = "numbers with commas and numbers with points: write all of them with a decimal point"

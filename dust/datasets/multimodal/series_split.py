@@ -49,7 +49,8 @@ class Moments:
         self.high = np.maximum(self.high, np.where(there, values, -np.inf).max(axis=(0, 2)))
 
     def statistics(self) -> dict[str, list[float]]:
-        """``mean`` and ``std`` (of the population) per channel; 1 for a channel that never changes, with a warning.
+        """Return ``mean`` and ``std`` (of the population) per channel; 1 for a channel that never changes, with a
+        warning.
 
         Raises:
             DataError: a channel without a single value.
@@ -190,8 +191,8 @@ class SplitSeries:
             )  # fmt: skip
 
     def _blocks(self, problems: Problems) -> Iterator[tuple[np.ndarray, np.ndarray, Iterator[np.ndarray]]]:
-        """(indices, their values (n, C, L), the same at the model's rate and length), all samples once; those of a file
-        that cannot be used are left out."""
+        """Yield (indices, their values (n, C, L), the same at the model's rate and length), all samples once; those of
+        a file that cannot be used are left out."""
         if self.rows is None:
             for index, path in enumerate(self.references):
                 try:
@@ -252,13 +253,13 @@ class SplitSeries:
         return window.cut(self._long[1], path, pad=self.rules.missing != "error")
 
     def _stacked(self, indices: np.ndarray) -> np.ndarray:
-        """(n, C, L) float32 of stacked files whose rows have one shape."""
+        """Return (n, C, L) float32 of stacked files whose rows have one shape."""
         assert self.rows is not None
         axis = self.axes[self.rows.file[indices[0]]]
         return to_float(channels_first(self.rows.block(indices), axis), self.rows.paths[0])
 
     def batch(self, indices: Sequence[int], epochs: Sequence[int | None], view: int = 0) -> Tensor:
-        """(len(indices), C', length) float32, in one read where the files allow it.
+        """Return (len(indices), C', length) float32, in one read where the files allow it.
 
         Args:
             epochs: of each; in ``training``, what is drawn (augmentation, crop or window, noise) is that epoch's. None
@@ -284,7 +285,7 @@ class SplitSeries:
         return torch.from_numpy(self._finish(np.stack(made)))
 
     def windows(self, index: int) -> Tensor:
-        """(W, C', length) float32: all windows of one sample's series, ``rules.stride`` apart.
+        """Return (W, C', length) float32: all windows of one sample's series, ``rules.stride`` apart.
 
         Raises:
             SampleError: it cannot be used.
@@ -296,7 +297,7 @@ class SplitSeries:
         return torch.from_numpy(np.stack([whole[:, start : start + length] for start in starts]))
 
     def _checked(self, indices: Sequence[int]) -> list[Series]:
-        """The series as stored. SampleError for one whose values cannot be used."""
+        """Return the series as stored. SampleError for one whose values cannot be used."""
         if self.stacked_alike:
             block = self._stacked(np.asarray(indices))
             series = [Series(values) for values in block]
@@ -309,7 +310,7 @@ class SplitSeries:
         return series
 
     def _rng(self, index: int, epoch: int | None, view: int) -> np.random.RandomState | None:
-        """The stream of one view of a sample in one epoch; None where nothing is drawn."""
+        """Return the stream of one view of a sample in one epoch; None where nothing is drawn."""
         drawn = self.noise or self.shaping.augmentations or self.rules.fit in ("crop", "windows")
         if not self.training or epoch is None or not drawn:
             return None

@@ -88,7 +88,7 @@ def rotate(
 
 
 def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The values at these points (fractions allowed), linear between neighbours."""
+    """Return the values at these points (fractions allowed), linear between neighbours."""
     length = values.shape[1]
     if length < 2:
         return values
@@ -112,7 +112,7 @@ def level(values: np.ndarray, how: str) -> np.ndarray:
 
 
 def with_derivatives(values: np.ndarray, orders: int) -> np.ndarray:
-    """(C, L) -> (C * (1 + orders), L): behind the values their derivatives per point, central differences, order by
+    """Map (C, L) -> (C * (1 + orders), L): behind the values their derivatives per point, central differences, order by
     order."""
     parts = [values]
     for _ in range(orders):
@@ -147,7 +147,7 @@ class SeriesShaping:
         return self.per_recording != "as_is" or self.derivatives > 0
 
     def __call__(self, values: np.ndarray, rng: np.random.RandomState | None = None) -> np.ndarray:
-        """(C, L) -> (C * (1 + derivatives), L). ``rng``: of the augmentations; None for none of them.
+        """Map (C, L) -> (C * (1 + derivatives), L). ``rng``: of the augmentations; None for none of them.
 
         Raises:
             ConfigError: an augmentation that gives another shape or type than it got.

@@ -147,7 +147,7 @@ def _read_file(path: Path, threshold: float) -> Tracks:
 def _names_and_pairs(
     path: Path, arrays: Mapping[str, Callable[[], np.ndarray]], points: int
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The points' names, and which are left and right of each other: as the file says, else by the names."""
+    """Return the points' names, and which are left and right of each other: as the file says, else by the names."""
     names: tuple[str, ...] = ()
     if path.suffix == ".npz" and "names" in arrays:
         with open_npz(path) as archive:
@@ -168,7 +168,7 @@ def _names_and_pairs(
 
 
 def _arrays(path: Path) -> Mapping[str, Callable[[], np.ndarray]]:
-    """What reads each array of a file; what is not asked for is not read."""
+    """Return what reads each array of a file; what is not asked for is not read."""
     if path.suffix in (".pt", ".pth"):
         return _torch_arrays(path)
     if path.suffix == ".npy":
@@ -198,7 +198,7 @@ def _torch_arrays(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def _numbers(path: Path, name: str, value: Any) -> np.ndarray:
-    """An array of a tensor of any kind, exactly: of the kinds that NumPy lacks (bfloat16, float8) float32."""
+    """Return an array of a tensor of any kind, exactly: of the kinds that NumPy lacks (bfloat16, float8) float32."""
     import torch
 
     try:
@@ -222,7 +222,7 @@ def _pick(arrays: Mapping[str, Callable[[], np.ndarray]], names: tuple[str, ...]
 
 
 def _tracks(path: Path, xy: np.ndarray) -> np.ndarray:
-    """(T, P, 2), also with a batch of one before it."""
+    """Return (T, P, 2), also with a batch of one before it."""
     if xy.ndim == 4 and xy.shape[0] == 1:
         xy = xy[0]
     if xy.ndim != 3 or xy.shape[-1] != 2 or 0 in xy.shape or xy.dtype.kind not in "fiu":
@@ -233,7 +233,7 @@ def _tracks(path: Path, xy: np.ndarray) -> np.ndarray:
 def _visibility(
     path: Path, visible: np.ndarray, confidence: np.ndarray | None, shape: tuple[int, ...], threshold: float
 ) -> np.ndarray:
-    """(T, P) bool from booleans or shares, times the confidences if there are any."""
+    """Return (T, P) bool from booleans or shares, times the confidences if there are any."""
     shares = _shares(path, "visibility", visible, shape)
     if confidence is not None:
         shares = shares * _shares(path, "confidence", confidence, shape)
@@ -241,7 +241,7 @@ def _visibility(
 
 
 def _shares(path: Path, name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(T, P) booleans or numbers from 0 to 1, also given with a batch of one before it or a last axis of one."""
+    """Return (T, P) booleans or numbers from 0 to 1, also given with a batch of one before it or a last axis of one."""
     given = values.shape
     if values.ndim == 4 and values.shape[-1] == 1:
         values = values[..., 0]
@@ -256,7 +256,8 @@ def _shares(path: Path, name: str, values: np.ndarray, shape: tuple[int, ...]) -
 
 
 def _without_copies(xy: np.ndarray) -> np.ndarray:
-    """Every point is visible, save a list's last ones that only repeat its first: the published code's padding."""
+    """Return every point as visible, save a list's last ones that only repeat its first: the published code's
+    padding."""
     copies = (xy == xy[:, :1]).all(axis=(0, 2))
     last = int(np.flatnonzero(~copies)[-1]) if not copies.all() else 0
     visible = np.ones(xy.shape[:2], dtype=bool)
@@ -268,7 +269,7 @@ def _without_copies(xy: np.ndarray) -> np.ndarray:
 
 
 def _read_folder(folder: Path, threshold: float) -> Tracks:
-    """Files of one frame or several, joined. Parts with fewer points than others get invisible ones."""
+    """Read files of one frame or several, joined. Parts with fewer points than others get invisible ones."""
     files = sorted(
         (Path(entry.path) for entry in folders.visible(folder) if os.path.splitext(entry.name)[1].lower() in SUFFIXES),
         key=lambda path: natural_order(path.name),

@@ -209,7 +209,7 @@ def _clips(
     path: Path, header: list[str], rows: Rows, group_column: str, problems: Problems, check_files: bool,
     extra_columns: Sequence[str],
 ) -> list[TrackClip]:  # fmt: skip
-    """One row per clip and camera."""
+    """Return one row per clip and camera."""
     named = {name: next((alias for alias in aliases if alias in header), "") for name, aliases in COLUMNS.items()}
     missing = [name for name in NEEDED if not named[name]]
     if missing:
@@ -279,8 +279,8 @@ def _locate(folder: Path, written: str) -> str | None:
 
 
 def _published_clips(folder: Path, rows: Rows, problems: Problems, check_files: bool) -> list[TrackClip]:
-    """One row per segment; its cameras are what ``seq_4/seq_4_view_1`` (a folder, or a file) and so on hold. Cameras
-    count from 1 there and from 0 here."""
+    """Return one row per segment; its cameras are what ``seq_4/seq_4_view_1`` (a folder, or a file) and so on hold.
+    Cameras count from 1 there and from 0 here."""
     clips = []
     for where, cells in rows:
         sequence = cells["sequence_number"]
@@ -322,7 +322,8 @@ def _published_clips(folder: Path, rows: Rows, problems: Problems, check_files: 
 
 
 def _assign_splits(clips: list[TrackClip], root: str, problems: Problems) -> None:
-    """Without a split column: 80, 10 and 10 % of the sequences, in the order of their names' hashes."""
+    """Assign splits where there is no column of them: 80, 10 and 10 % of the sequences, in the order of their names'
+    hashes."""
     given = [clip for clip in clips if clip.split]
     for clip in given:
         if clip.split not in SPLITS:
@@ -341,7 +342,8 @@ def _assign_splits(clips: list[TrackClip], root: str, problems: Problems) -> Non
 
 
 def deal_sequences(names: Iterable[str]) -> dict[str, str]:
-    """{sequence: split}: 80, 10 and 10 % of them, in the order of their names' hashes; one of val and test at least."""
+    """Return {sequence: split}: 80, 10 and 10 % of them, in the order of their names' hashes; one of val and test at
+    least."""
     sequences = sorted(set(names), key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())
     held_out = max(1, round(SHARES["val"] * len(sequences)))
     left = {name: len(sequences) - place for place, name in enumerate(sequences)}
@@ -352,7 +354,7 @@ def deal_sequences(names: Iterable[str]) -> dict[str, str]:
 
 
 def _check_sequences(clips: list[TrackClip], leaks: bool, problems: Problems) -> None:
-    """A sequence of train is in no other split; val and test may be one list."""
+    """Check that a sequence of train is in no other split; val and test may be one list."""
     train = {clip.sequence: clip for clip in clips if clip.split == "train"}
     ids: dict[tuple[str, str], TrackClip] = {}
     for clip in clips:
@@ -392,7 +394,7 @@ def _index(
     source: str,
     problems: Problems,
 ) -> list[str]:
-    """Sets the labels of one split's clips and returns the classes."""
+    """Set the labels of one split's clips and return the classes."""
     chosen = [clip for clip in clips if clip.split == split]
     if split != "test":
         for clip in chosen:

@@ -85,7 +85,8 @@ class TrackRecordings:
         return labels
 
     def _frames_per_step(self, clip: TrackClip) -> float:
-        """Frames of the file from one frame of the stream to the next: 1, unless TRACKS.FPS asks for another rate."""
+        """Return the frames of the file from one frame of the stream to the next: 1, unless TRACKS.FPS asks for another
+        rate."""
         if not self.dataset.fps:
             return 1.0
         file = clip.files[min(clip.files) if clip.clock is None else clip.clock]

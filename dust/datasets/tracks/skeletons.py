@@ -21,7 +21,7 @@ def _side(side: str, *parts: str) -> tuple[str, ...]:
 
 
 def _both(*parts: str) -> tuple[str, ...]:
-    """left_a, right_a, left_b, right_b, ..."""
+    """Return left_a, right_a, left_b, right_b, ..."""
     return tuple(f"{side}_{part}" for part in parts for side in ("left", "right"))
 
 
@@ -82,22 +82,22 @@ def other_side(name: str) -> str:
 
 
 def find_pairs(names: Sequence[str]) -> np.ndarray:
-    """(K, 2) int64: the places of left and right of each pair, the smaller first; (0, 2) where there is none."""
+    """Return (K, 2) int64: the places of left and right of each pair, the smaller first; (0, 2) where there is none."""
     place = {name: index for index, name in enumerate(names)}
     found = [(index, place.get(other_side(name), index)) for index, name in enumerate(names)]
     return np.array([pair for pair in found if pair[0] < pair[1]], np.int64).reshape(-1, 2)
 
 
 def exchanged(pairs: np.ndarray, count: int) -> np.ndarray:
-    """(count,): for each point the one that takes its place in a mirror."""
+    """Return (count,): for each point the one that takes its place in a mirror."""
     order = np.arange(count)
     order[pairs[:, 0]], order[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
     return order
 
 
 def mirrored_labels(class_names: Sequence[str], key: str) -> list[int | None]:
-    """Of each class the number of the one that its mirror image is of: by the names, wave_left and wave_right; None for
-    a side whose other one is no class. What is exchanged is logged under the name ``key``."""
+    """Return for each class the number of the one that its mirror image is of: by the names, wave_left and wave_right;
+    None for a side whose other one is no class. What is exchanged is logged under the name ``key``."""
     place = {name: number for number, name in enumerate(class_names)}
     others = [other_side(name) for name in class_names]
     found = [place.get(other) for other in others]

@@ -60,7 +60,7 @@ def choose_points(tracks: Tracks, count: int, how: str, rng: np.random.RandomSta
 
 
 def _turn_in_cell(tracks: Tracks, count: int) -> np.ndarray:
-    """(P,): 0 for the first point of its cell, 1 for the second, and so on, in about ``count`` cells."""
+    """Return (P,): 0 for the first point of its cell, 1 for the second, and so on, in about ``count`` cells."""
     assert tracks.size is not None
     side = max(1, int(np.sqrt(count)))
     first = tracks.visible.argmax(axis=0)
@@ -259,7 +259,7 @@ class PointTracks(Dataset[Any]):
         return len(self.clips)
 
     def class_counts(self) -> list[int]:
-        """Clips of every class, in the order of ``class_names``."""
+        """Return how many clips each class has, in the order of ``class_names``."""
         return class_counts(self.clips, len(self.class_names))
 
     def __getitem__(self, key: SampleRequest | int) -> Any:
@@ -290,7 +290,7 @@ class PointTracks(Dataset[Any]):
     # ------------------------------------------------------------------------------------------- reading a clip
 
     def _read(self, index: int) -> list[Tracks | None]:
-        """One entry per camera of ``views``, all of one length; None for a camera that is missing."""
+        """Return one entry per camera of ``views``, all of one length; None for a camera that is missing."""
         if index in self._cache:
             return self._cache[index]
         clip = self.clips[index]
@@ -314,7 +314,7 @@ class PointTracks(Dataset[Any]):
         return cameras
 
     def _align(self, clip: TrackClip, found: dict[int, Tracks]) -> list[str]:
-        """Cuts the clip out of its cameras and brings them to one rate and length, in place; returns what is wrong."""
+        """Cut the clip out of its cameras and bring them to one rate and length, in place; return what is wrong."""
         counts = {view: tracks.xy.shape[1] for view, tracks in found.items()}
         if self.point_counts == "same" and len(set(counts.values())) > 1:
             return [
@@ -352,11 +352,11 @@ class PointTracks(Dataset[Any]):
         return []
 
     def _length(self, cameras: list[Tracks | None]) -> int:
-        """Frames of a clip; a window of a clip that no camera sees."""
+        """Return the frames of a clip; a window of a clip that no camera sees."""
         return next((len(camera.xy) for camera in cameras if camera is not None), self.window)
 
     def _stack(self, cameras: list[Tracks | None], rng: np.random.RandomState) -> dict[str, np.ndarray]:
-        """The chosen points of all cameras: tracks (V, T, P, 2), visible (V, T, P) and view_mask (V,)."""
+        """Return the chosen points of all cameras: tracks (V, T, P, 2), visible (V, T, P) and view_mask (V,)."""
         shape = (len(cameras), self._length(cameras), self.num_points)
         xy, visible = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
         there = np.zeros(len(cameras), bool)
@@ -383,13 +383,13 @@ class PointTracks(Dataset[Any]):
         return [start + np.arange(self.window) for start in starts]
 
     def _training_frames(self, length: int, rng: np.random.RandomState) -> np.ndarray:
-        """A window anywhere in the clip, at a speed of 1 up to ``time_jitter`` more or less."""
+        """Return a window anywhere in the clip, at a speed of 1 up to ``time_jitter`` more or less."""
         speed = 1 + rng.uniform(-self.time_jitter, self.time_jitter)
         steps = (np.arange(self.window) * speed).round().astype(int)
         return rng.randint(0, max(length - int(steps[-1]), 1)) + steps
 
     def _cut(self, whole: dict[str, np.ndarray], frames: np.ndarray) -> dict[str, np.ndarray]:
-        """The frames of a window; those behind the end are empty, and time_mask says so."""
+        """Return the frames of a window; those behind the end are empty, and time_mask says so."""
         there = frames < whole["tracks"].shape[1]
         inside = frames[there]
         padding = len(frames) - len(inside)
@@ -400,7 +400,7 @@ class PointTracks(Dataset[Any]):
         return {"tracks": tracks, "visible": visible, "view_mask": whole["view_mask"], "time_mask": there}
 
     def _augment(self, inputs: dict[str, np.ndarray], rng: np.random.RandomState) -> dict[str, np.ndarray]:
-        """Cameras dropped, turned and zoomed about the middle of the frame, and noise on every point."""
+        """Drop, turn and zoom cameras about the middle of the frame, and put noise on every point."""
         xy, there = inputs["tracks"], inputs["view_mask"]
         dropped = there & (rng.uniform(size=len(there)) < self.view_dropout)
         if there.any() and (dropped == there).all():

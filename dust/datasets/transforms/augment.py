@@ -31,8 +31,8 @@ class Augmentation(Protocol):
     """A random change of a clip."""
 
     def __call__(self, clip: Tensor, rng: np.random.RandomState, /) -> Tensor:
-        """(T, C, H, W) uint8 -> another of the same shape; the given one is not changed. All draws come from ``rng``,
-        once for all frames."""
+        """Map (T, C, H, W) uint8 -> another of the same shape; the given one is not changed. All draws come from
+        ``rng``, once for all frames."""
         ...
 
 
@@ -109,7 +109,7 @@ def _name_and_arguments(entry: Any) -> tuple[str, dict[str, Any]] | None:
 
 
 def _make(registered: Callable[..., Any], arguments: dict[str, Any]) -> Augmentation:
-    """TypeError for arguments that it does not take."""
+    """Make the augmentation. TypeError for arguments that it does not take."""
     given = () if inspect.isclass(registered) else (None, None)  # a function has the clip and the stream first
     inspect.signature(registered).bind(*given, **arguments)
     if inspect.isclass(registered):
@@ -140,7 +140,8 @@ def _name_of(augmentation: Any) -> str:
 
 
 def jitter_colors(clip: Tensor, strength: float, rng: np.random.RandomState) -> Tensor:
-    """Brightness, contrast and saturation times a factor in 1 -+ ``strength`` (not below 0) each, in random order.
+    """Multiply brightness, contrast and saturation by a factor in 1 -+ ``strength`` (not below 0) each, in random
+    order.
 
     (T, C, H, W) uint8 -> the same. One order and one set of factors per clip; contrast is about each frame's mean.
     """
@@ -156,7 +157,7 @@ def jitter_colors(clip: Tensor, strength: float, rng: np.random.RandomState) -> 
 
 
 def grayscale(clip: Tensor) -> Tensor:
-    """(T, 3, H, W) uint8 -> its luma in all three channels. A clip of one channel is returned as it is."""
+    """Map (T, 3, H, W) uint8 -> its luma in all three channels. A clip of one channel is returned as it is."""
     if clip.shape[1] != 3:
         return clip
     from torchvision.transforms.v2 import functional as F

@@ -41,7 +41,7 @@ class Geometry:
 
 
 def short_side_size(height: int, width: int, short: int) -> tuple[int, int]:
-    """(H, W) whose short side is ``short``; the long side keeps the ratio, rounded down."""
+    """Return (H, W) whose short side is ``short``; the long side keeps the ratio, rounded down."""
     if height <= width:
         return short, width * short // height
     return height * short // width, short

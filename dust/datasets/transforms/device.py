@@ -50,7 +50,7 @@ class DeviceTransform:
 
     @classmethod
     def from_config(cls, cfg, num_classes: int | Mapping[str, int] | None = None) -> dict[str, Any]:
-        """DATA.MEAN, STD, REVERSE_INPUT_CHANNEL, and what AUG.RE_* and MIXUP.* switch on.
+        """Return DATA.MEAN, STD, REVERSE_INPUT_CHANNEL, and what AUG.RE_* and MIXUP.* switch on.
 
         ``num_classes`` is how many classes the labels have, by name where a label is a dict; None: MODEL.NUM_CLASSES.
         """
@@ -83,7 +83,7 @@ class DeviceTransform:
     def __call__(
         self, batch: Mapping[str, Any], *, training: bool, seed_words: tuple[Word, ...] = ()
     ) -> dict[str, Any]:
-        """A new batch whose uint8 (B, C, T, H, W) inputs are float32; the given one is not changed.
+        """Return a new batch whose uint8 (B, C, T, H, W) inputs are float32; the given one is not changed.
 
         Other inputs pass as they are. A batch without ``inputs`` (all its clips were bad) passes whole.
 
@@ -118,7 +118,7 @@ class DeviceTransform:
         return batch
 
     def normalize(self, video: Tensor) -> Tensor:
-        """(B, C, T, H, W) uint8 -> float32 (x / 255 - mean) / std, channels reversed and the clip's mean taken
+        """Map (B, C, T, H, W) uint8 -> float32 (x / 255 - mean) / std, channels reversed and the clip's mean taken
         away if so set.
 
         Raises:
@@ -141,7 +141,8 @@ class DeviceTransform:
         return video - video.mean(dim=2, keepdim=True)
 
     def _scale_and_shift(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """x * scale + shift = (x / 255 - mean) / std, each (C, 1, 1, 1) in the order that the channels come out in."""
+        """Return scale and shift of x * scale + shift = (x / 255 - mean) / std, each (C, 1, 1, 1) in the order that the
+        channels come out in."""
         keep = may_keep()
         found = self._constants.get(device) if keep else None
         if found is None:

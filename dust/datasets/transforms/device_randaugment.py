@@ -31,7 +31,7 @@ class DeviceRandAugment:
         self.fill = fill
 
     def __call__(self, video: Tensor, words: tuple[int | str, ...]) -> Tensor:
-        """(B, C, T, H, W) uint8 -> another; clip i draws from (words, i)."""
+        """Map (B, C, T, H, W) uint8 -> another; clip i draws from (words, i)."""
         if video.shape[1] not in (1, 3):
             raise ConfigError(
                 f"RandAugment takes clips of 1 or 3 channels, not of {video.shape[1]}; set AUG.AA_TYPE ''"
@@ -56,7 +56,7 @@ class DeviceRandAugment:
 
 
 def _auto_contrast(clip: Tensor) -> Tensor:
-    """Each channel of each frame from its lowest and highest value to 0..255."""
+    """Stretch each channel of each frame from its lowest and highest value to 0..255."""
     low, high = (extreme.to(torch.float64) for extreme in clip.flatten(2).aminmax(dim=2))
     scale = torch.full_like(low, 255.0) / (high - low).clamp(min=1)  # 255.0 / x would be rounded twice
     table = torch.arange(256, device=clip.device) * scale[..., None] + (-low * scale)[..., None]
@@ -65,7 +65,7 @@ def _auto_contrast(clip: Tensor) -> Tensor:
 
 
 def _equalize(clip: Tensor) -> Tensor:
-    """Each channel of each frame with as many pixels of each value as can be."""
+    """Return each channel of each frame with as many pixels of each value as can be."""
     planes = clip.flatten(0, 1).flatten(1)
     rows = torch.arange(len(planes), device=clip.device)[:, None] * 256
     places = (planes + rows).flatten()  # in one dimension, which has a deterministic form on CUDA
@@ -80,7 +80,7 @@ def _equalize(clip: Tensor) -> Tensor:
 
 
 def _look_up(clip: Tensor, table: Tensor) -> Tensor:
-    """``table`` (C, T, 256) of each pixel's value, cut off to 0..255."""
+    """Return ``table`` (C, T, 256) of each pixel's value, cut off to 0..255."""
     table = table.clamp(0, 255).to(torch.uint8)
     return table.gather(2, clip.flatten(2).long()).view(clip.shape)
 
@@ -90,13 +90,13 @@ def _solarize_add(clip: Tensor, add: int) -> Tensor:
 
 
 def _blend(degenerate: Tensor, clip: Tensor, factor: float) -> Tensor:
-    """``factor`` 0 gives the first, 1 the second, more than 1 goes beyond it."""
+    """Blend two clips: ``factor`` 0 gives the first, 1 the second, more than 1 goes beyond it."""
     first = degenerate.float()
     return (first + (clip.float() - first) * factor).clamp(0, 255).to(torch.uint8)
 
 
 def _luma(clip: Tensor) -> Tensor:
-    """(1, T, H, W) int32, 0..255."""
+    """Return (1, T, H, W) int32, 0..255."""
     if len(clip) == 1:
         return clip.int()
     red, green, blue = clip.int().split(1)
@@ -104,13 +104,13 @@ def _luma(clip: Tensor) -> Tensor:
 
 
 def _contrast(clip: Tensor, factor: float) -> Tensor:
-    """About the mean of each frame's luma."""
+    """Change the contrast about the mean of each frame's luma."""
     mean = _luma(clip).sum(dim=(2, 3), keepdim=True).double() / (clip.shape[2] * clip.shape[3])
     return _blend((mean + 0.5).floor(), clip, factor)
 
 
 def _sharpness(clip: Tensor, factor: float) -> Tensor:
-    """Against the mean of 3 x 3 pixels, in which the middle one counts five times; the border stays."""
+    """Sharpen against the mean of 3 x 3 pixels, in which the middle one counts five times; the border stays."""
     smooth = clip.int()
     if min(clip.shape[-2:]) > 2:
         rows = smooth[..., :-2, :] + smooth[..., 1:-1, :] + smooth[..., 2:, :]
@@ -140,7 +140,7 @@ Matrix = tuple[float, float, float, float, float, float]  # (x, y) of the result
 
 
 def _rotation(degrees: float, height: int, width: int) -> Matrix:
-    """Against the clock about the middle."""
+    """Return the matrix that turns against the clock about the middle."""
     angle = -math.radians(degrees % 360.0)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2, height / 2
@@ -157,7 +157,8 @@ _GEOMETRY: dict[str, Callable[..., Matrix]] = {
 
 
 def _affine(clip: Tensor, matrix: Matrix, interpolation: str, fill: int) -> Tensor:
-    """Each pixel from where ``matrix`` sends its middle; ``fill`` where that is outside. One map for all frames."""
+    """Take each pixel from where ``matrix`` sends its middle; ``fill`` where that is outside. One map for all
+    frames."""
     height, width = clip.shape[-2:]
     a, b, c, d, e, f = matrix
     down = torch.arange(height, device=clip.device, dtype=torch.float64)[:, None] + 0.5
@@ -178,7 +179,7 @@ def _affine(clip: Tensor, matrix: Matrix, interpolation: str, fill: int) -> Tens
 
 
 def _taps(places: Tensor, size: int, interpolation: str) -> tuple[list[Tensor], Tensor]:
-    """The pixels along one axis that places (H, W) lie between, and how far behind the middle one."""
+    """Return the pixels along one axis that places (H, W) lie between, and how far behind the middle one."""
     if interpolation == "nearest":
         return [places.floor().long().clamp(0, size - 1)], places.new_zeros(())
     begin = (places - 0.5).floor()
@@ -187,7 +188,7 @@ def _taps(places: Tensor, size: int, interpolation: str) -> tuple[list[Tensor], 
 
 
 def _between(values: list[Tensor], t: Tensor) -> Tensor:
-    """One, two or four pixels, at ``t`` of the way; pixels that are alike give just their value."""
+    """Mix one, two or four pixels, at ``t`` of the way; pixels that are alike give just their value."""
     if len(values) == 1:
         return values[0]
     if len(values) == 2:

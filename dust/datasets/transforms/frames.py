@@ -32,7 +32,7 @@ class Rng(Protocol):
 def _check(
     video_len: float, num_frames: float, *, num_clips: float = 1, clip_idx: float = 0
 ) -> tuple[int, int, int, int]:
-    """The first four as whole numbers. ArgumentError that names what cannot be."""
+    """Return the first four as whole numbers. ArgumentError that names what cannot be."""
     counts = (("video_len", video_len), ("num_frames", num_frames), ("num_clips", num_clips))
     length, frames, clips = (whole(name, value, low=1) for name, value in counts)
     clip = whole("clip_idx", clip_idx, low=0)
@@ -45,7 +45,7 @@ def _check(
 
 
 def dense_span(num_frames: int, sampling_rate: float, fps: float, target_fps: float) -> float:
-    """Length of a dense clip in frames of the video: ``sampling_rate * num_frames`` frames of ``target_fps``.
+    """Return a dense clip's length in frames of the video: ``sampling_rate * num_frames`` frames of ``target_fps``.
 
     ``fps`` is the video's rate; 0 or NaN (frame folders have none) means that its frames count as ``target_fps``.
     """
@@ -56,7 +56,7 @@ def dense_span(num_frames: int, sampling_rate: float, fps: float, target_fps: fl
 
 
 def dense_window(video_len: int, start: float, span: float, num_frames: int) -> list[int]:
-    """``num_frames`` evenly spaced frames of [start, start + span - 1], rounded down.
+    """Return ``num_frames`` evenly spaced frames of [start, start + span - 1], rounded down.
 
     Past the end of the video its last frame is repeated.
     """
@@ -67,7 +67,7 @@ def dense_window(video_len: int, start: float, span: float, num_frames: int) -> 
 
 
 def _single_linspace(start: float, end: float, count: int) -> np.ndarray:
-    """``torch.linspace(start, end, count)`` in float32, to the bit, on every machine.
+    """Return ``torch.linspace(start, end, count)`` in float32, to the bit, on every machine.
 
     The published frame numbers depend on its last bit: a point that should be 33 may come out as 32.999998. Each
     half is counted from its own end, with one rounding per point as by a fused multiply-add (hence the float64).
@@ -90,7 +90,7 @@ def dense_train(
 
 
 def dense_start(video_len: int, span: float, num_clips: int, clip_idx: int, use_offset: bool = False) -> float:
-    """First frame of test clip ``clip_idx`` of ``num_clips``.
+    """Return the first frame of test clip ``clip_idx`` of ``num_clips``.
 
     By default ``slack * clip_idx / num_clips``, where slack = max(video_len - span, 0): one clip starts at frame 0
     and the end of the video is never reached. With ``use_offset`` one clip lies in the centre, and several reach
@@ -116,7 +116,7 @@ def dense_test(
     clip_idx: int,
     use_offset: bool = False,
 ) -> list[int]:
-    """Dense test clip ``clip_idx`` of ``num_clips``; see :func:`dense_start`."""
+    """Return dense test clip ``clip_idx`` of ``num_clips``; see :func:`dense_start`."""
     span = dense_span(num_frames, sampling_rate, fps, target_fps)
     return dense_window(video_len, dense_start(video_len, span, num_clips, clip_idx, use_offset), span, num_frames)
 
@@ -130,7 +130,7 @@ def dense_centre(video_len: int, fps: float, num_frames: int, sampling_rate: flo
 
 
 def _segment_bounds(video_len: int, num_frames: int) -> list[tuple[int, int]]:
-    """First and last frame of each part; neighbours share their boundary, which is rounded half to even."""
+    """Return first and last frame of each part; neighbours share their boundary, which is rounded half to even."""
     video_len, num_frames, *_ = _check(video_len, num_frames)
     length = (video_len - 1) / num_frames
     bounds = [int(np.round(length * i)) for i in range(num_frames + 1)]
@@ -182,7 +182,8 @@ def whole_clip_uniform(video_len: int, num_frames: int, *, num_clips: int = 1, c
 
 
 def videomae_dense_train(video_len: int, num_frames: int, sampling_rate: int, rng: Rng) -> list[int]:
-    """``num_frames`` frames of a random window of ``num_frames * sampling_rate`` frames, whatever the video's rate.
+    """Return ``num_frames`` frames of a random window of ``num_frames * sampling_rate`` frames, whatever the video's
+    rate.
 
     A video no longer than the window is walked through at about ``sampling_rate``, then its last frame is repeated.
     """
@@ -205,7 +206,7 @@ def _videomae_window(video_len: int, num_frames: int, sampling_rate: int, start:
 
 
 def vjepa_test(video_len: int, num_frames: int, sampling_rate: int, *, num_clips: int, clip_idx: int) -> list[int]:
-    """Test clip ``clip_idx`` of ``num_clips`` by the rule of V-JEPA's clips, which is VideoMAE's of training.
+    """Return test clip ``clip_idx`` of ``num_clips`` by the rule of V-JEPA's clips, which is VideoMAE's of training.
 
     The original draws a random window in its evaluation too. Here clips reach from the beginning to the end in equal
     steps, and one lies in the centre.
@@ -220,7 +221,7 @@ def vjepa_test(video_len: int, num_frames: int, sampling_rate: int, *, num_clips
 def videomae_dense_test(
     video_len: int, num_frames: int, sampling_rate: int, *, num_clips: int, clip_idx: int
 ) -> list[int]:
-    """Test clip ``clip_idx`` of ``num_clips``: every ``sampling_rate``-th frame, from the beginning to the end.
+    """Return test clip ``clip_idx`` of ``num_clips``: every ``sampling_rate``-th frame, from the beginning to the end.
 
     One clip lies in the centre (the original divides by zero there). All clips of a short video are equal.
     """
@@ -234,7 +235,7 @@ def videomae_dense_test(
 
 
 def tsn_train(video_len: int, num_frames: int, rng: Rng) -> list[int]:
-    """VideoMAE's rule for Something-Something: one random frame of each of T parts of ``video_len // T`` frames.
+    """Follow VideoMAE's rule for Something-Something: one random frame of each of T parts of ``video_len // T`` frames.
 
     As in the original, the remainder at the end is never seen, and a video shorter than the clip gives frame 0 only.
     """
@@ -246,7 +247,7 @@ def tsn_train(video_len: int, num_frames: int, rng: Rng) -> list[int]:
 
 
 def tsn_test(video_len: int, num_frames: int, *, num_clips: int = 2, clip_idx: int = 0) -> list[int]:
-    """Test clip c of n: the frame at c/n of each of T equal parts; a single clip takes the midpoints.
+    """Return test clip c of n: the frame at c/n of each of T equal parts; a single clip takes the midpoints.
 
     With two clips this is the original's rule (the beginnings, then the midpoints), which knows no other number.
     """
@@ -369,7 +370,7 @@ class ClipSampler:
         return 0
 
     def _joined(self, video_len: int, fps: float, clip: Callable[[int], list[int]]) -> list[int]:
-        """The frames of a clip of each part, which ``clip`` gives for a video as long as the part."""
+        """Return the frames of a clip of each part, which ``clip`` gives for a video as long as the part."""
         _check_length(video_len)
         if self.clips_per_view == 1:
             return clip(video_len)

@@ -179,7 +179,7 @@ class MixUp:
         region.copy_(region.flip(0))
 
     def mix_labels(self, label: Any, mix: Mix) -> Any:
-        """(B,) int or (B, K) float labels, or a dict of them -> (B, K) float32, or a dict of them."""
+        """Map (B,) int or (B, K) float labels, or a dict of them -> (B, K) float32, or a dict of them."""
         if isinstance(label, Mapping):
             return {name: self._mix_label(value, mix, self._classes_of(name)) for name, value in label.items()}
         return self._mix_label(label, mix, self._classes_of(None))

@@ -187,7 +187,7 @@ class ClipRandAugment:
         return drawn
 
     def __call__(self, clip: Tensor, rng: np.random.RandomState) -> Tensor:
-        """(T, C, H, W) uint8 with 1 or 3 channels -> the same; frames keep their order and shape."""
+        """Map (T, C, H, W) uint8 with 1 or 3 channels -> the same; frames keep their order and shape."""
         operations = self.draw(rng)
         return self.apply(clip, operations) if operations else clip
 

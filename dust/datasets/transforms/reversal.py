@@ -49,7 +49,8 @@ def _is_pair(entry: Any) -> bool:
 
 
 def draw_reversal(label: Any, classes: Mapping[int, int], rng: np.random.RandomState) -> tuple[bool, Any]:
-    """(whether to play a training clip backwards, its label then): half of the clips whose classes are all named.
+    """Return (whether to play a training clip backwards, its label then): half of the clips whose classes are all
+    named.
 
     Args:
         label: a class, several, or None.

@@ -35,7 +35,7 @@ class StepSampler(ClipSampler):
         return self._steps(video_len, int(rng.randint(min(slack, 0), max(slack, 0) + 1)))
 
     def _centre(self, video_len: int, fps: float) -> list[int]:
-        """The one centre clip. (SlowFast validates on a random one.)"""
+        """Return the one centre clip. (SlowFast validates on a random one.)"""
         return self._steps(video_len, max(self._slack(video_len), 0) // 2)
 
     def _view(self, video_len: int, fps: float, num_clips: int, clip_idx: int) -> list[int]:

@@ -82,7 +82,7 @@ def read_epic(
 def _rows(
     path: Path, group_column: str, problems: Problems, extra_columns: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Where each row stands, its group, and clip_id, verb, noun as far as they are there."""
+    """Yield where each row stands, its group, and clip_id, verb, noun as far as they are there."""
     lines = read_lines(path, problems, empty=False)
     names = [column_name(cell) for cell in lines[0].cells] if lines else []
     if HEADER[0] not in names:
@@ -128,7 +128,8 @@ def find_clip(clip_id: str, bases: Sequence[str], check: bool) -> str | None:
 
 
 def _class_names(folder: Path, num_verbs: int, num_nouns: int) -> list[str]:
-    """``verb:cut``, ..., ``noun:knife``, ..., by the published lists where they lie in the folder, else by number."""
+    """Return ``verb:cut``, ..., ``noun:knife``, ..., by the published lists where they lie in the folder, else by
+    number."""
     names = []
     for kind, count in (("verb", num_verbs), ("noun", num_nouns)):
         own = [str(number) for number in range(count)]

@@ -74,7 +74,7 @@ class StoredTokens(VideoDataset):
 
     @classmethod
     def for_clips(cls, cfg, manifest: Manifest, fitted: Mapping[str, Any]) -> VideoDataset:
-        """New clips have no stored tokens: they are read."""
+        """Return a dataset of new clips. They have no stored tokens: they are read."""
         return VideoDataset.for_clips(cfg, manifest, fitted)
 
     @classmethod
@@ -128,7 +128,8 @@ class StoredTokens(VideoDataset):
 
 
 def _differences(values: Mapping[str, Any], made_by: Mapping[str, Any], key: str) -> list[str]:
-    """A line for each key by which the tokens were (or will be) made otherwise than this stage would make them."""
+    """Return a line for each key by which the tokens were (or will be) made otherwise than this stage would make
+    them."""
     backbone = str(values["PROBE.BACKBONE"])
     lines = []
     if made_by.get("MODEL.MODEL_NAME", backbone) != backbone:

@@ -84,7 +84,8 @@ class GroupedVideo(VideoDataset):
 
     @classmethod
     def for_clips(cls, cfg: Any, manifest: Manifest, fitted: Mapping[str, Any]) -> VideoDataset:
-        """As VideoDataset: a selector and an expert see the video alone, and a router that no label is known."""
+        """Return the dataset as VideoDataset does: a selector and an expert see the video alone, and a router that no
+        label is known."""
         reading = cls.reading_from_config(cfg, "test")
         if cfg.MODEL.MODEL_NAME != "TSTL":
             return VideoDataset(manifest=manifest, **reading)
@@ -109,7 +110,7 @@ class GroupedVideo(VideoDataset):
 
 
 def relabel(manifest: Manifest, grouping: Grouping, role: str, group: int, expert_classes: str) -> Manifest:
-    """``manifest`` as a role sees it: other labels and class names, and for an expert fewer clips."""
+    """Return ``manifest`` as a role sees it: other labels and class names, and for an expert fewer clips."""
     names = manifest.class_names
     problems = Problems()
     if len(names) != grouping.num_classes:

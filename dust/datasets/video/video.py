@@ -186,7 +186,7 @@ class VideoDataset(Dataset[Any]):
 
     @classmethod
     def eval_transform_for(cls, cfg, views: str) -> EvalTransform:
-        """Validation: a centre crop as large as in training. Test: SlowFast's rule for the short side."""
+        """Return for validation: a centre crop as large as in training. Test: SlowFast's rule for the short side."""
         if views != "test":
             return EvalTransform(
                 crop_size=cfg.DATA.TRAIN_CROP_SIZE, short_side=cfg.DATA.TRAIN_JITTER_SCALES[0], num_crops=1
@@ -199,7 +199,7 @@ class VideoDataset(Dataset[Any]):
         return len(self.clips)
 
     def class_counts(self) -> list[int]:
-        """Clips of every class, in the order of ``class_names``."""
+        """Return how many clips each class has, in the order of ``class_names``."""
         number = len(self.class_names)
         return self.clips.counts(number) if isinstance(self.clips, Clips) else class_counts(self.clips, number)
 
@@ -323,7 +323,8 @@ class SSv2(VideoDataset):
 
     @classmethod
     def eval_transform_for(cls, cfg, views: str) -> EvalTransform:
-        """As VideoDataset, but the short side of a test is TEST_CROP_SIZE whatever the number of crops."""
+        """Return the transform as VideoDataset does, but the short side of a test is TEST_CROP_SIZE whatever the number
+        of crops."""
         if views != "test":
             return super().eval_transform_for(cfg, views)
         size = cfg.DATA.TEST_CROP_SIZE
