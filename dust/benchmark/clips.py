@@ -44,7 +44,7 @@ class Protocol:
         return View(self._sampler().train(length, fps, rng), transform.geometry(height, width, rng))
 
     def test_views(self, length: int, fps: float, height: int, width: int) -> list[View]:
-        """``num_clips`` clips with ``num_crops`` crops each; with several crops the short side is the crop's."""
+        """Return ``num_clips`` clips with ``num_crops`` crops each; with several crops the short side is the crop's."""
         short = self.crop if self.num_crops > 1 else self.short[0]
         transform = EvalTransform(crop_size=self.crop, short_side=short, num_crops=self.num_crops)
         geometry = transform.geometry(height, width)
@@ -71,7 +71,7 @@ class Peer:
 
 
 def find_videos(sources: Sequence[str]) -> list[str]:
-    """Video files named by folders (searched through), csv lists of clips, and files.
+    """Return video files named by folders (searched through), csv lists of clips, and files.
 
     Raises DataError for a source that is not there and for one that holds no video.
     """
@@ -94,7 +94,7 @@ def find_videos(sources: Sequence[str]) -> list[str]:
 
 
 def _listed(path: Path) -> list[str]:
-    """The clips of a csv; relative paths are looked for beside it, then in the working folder."""
+    """Return the clips of a csv; relative paths are looked for beside it, then in the working folder."""
     raw = read_csv(path, split="")
     raw.problems.raise_if_any(raw.source)
     beside = [path.parent / row.written for row in raw.rows]
@@ -131,7 +131,7 @@ def peer_by_frames(name: str, read: ReadFrames) -> Peer:
 
 
 def cut(frames: np.ndarray, view: View) -> np.ndarray:
-    """(T, H, W, 3) of the view's scaled size -> its crops, (crops, T, h, w, 3)."""
+    """Cut (T, H, W, 3) of the view's scaled size -> its crops, (crops, T, h, w, 3)."""
     if frames.shape[1:3] != view.geometry.size:
         raise DustError(f"frames of {frames.shape[1:3]} pixels came where {view.geometry.size} were asked for")
     return np.stack([frames[:, y : y + h, x : x + w] for y, x, h, w in view.geometry.crops])

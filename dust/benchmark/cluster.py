@@ -92,42 +92,42 @@ class Recipe:
 
 
 def bus_bandwidth(node: Node, gpus: int, link: float) -> float:
-    """Bytes per second over a GPU's link: NVLink within a node; between nodes the slower of NVLink and all network
-    cards of a node together, which NCCL's rings share."""
+    """Return the bytes per second over a GPU's link: NVLink within a node; between nodes the slower of NVLink and all
+    network cards of a node together, which NCCL's rings share."""
     return link * (node.nvlink if gpus <= node.gpus else min(node.nvlink, node.nics * node.nic))
 
 
 def all_reduce_s(size: float, gpus: int, bandwidth: float) -> float:
-    """Seconds of an all-reduce of ``size`` bytes."""
+    """Return the seconds of an all-reduce of ``size`` bytes."""
     return 2 * (gpus - 1) / gpus * size / bandwidth
 
 
 def gather_s(size: float, gpus: int, bandwidth: float) -> float:
-    """Seconds of an all-gather, or of a reduce-scatter, of ``size`` bytes in all."""
+    """Return the seconds of an all-gather, or of a reduce-scatter, of ``size`` bytes in all."""
     return (gpus - 1) / gpus * size / bandwidth
 
 
 def exposed_s(exchange: float, cover: float, size: float) -> float:
-    """Seconds of an exchange of ``size`` bytes that ``cover`` seconds of computing do not hide: at least those of its
-    last bucket."""
+    """Return the seconds of an exchange of ``size`` bytes that ``cover`` seconds of computing do not hide: at least
+    those of its last bucket."""
     last = exchange * min(BUCKET_BYTES / size, 1.0) if size else 0.0
     return max(exchange - cover, last)
 
 
 def accumulation(recipe: Recipe, gpus: int) -> int:
-    """Batches per optimizer step: as many as the recipe's global batch needs, at least one."""
+    """Return the batches per optimizer step: as many as the recipe's global batch needs, at least one."""
     return max(recipe.global_batch // (gpus * recipe.batch), 1)
 
 
 def batch_s(cost: StepCost, node: Node, assumed: Assumptions) -> float:
-    """Seconds that one GPU computes on one batch."""
+    """Return the seconds that one GPU computes on one batch."""
     return assumed.step_s or (cost.forward_flops + cost.backward_flops) / (node.peak * assumed.achieved)
 
 
 def step_seconds(
     cost: StepCost, recipe: Recipe, node: Node, assumed: Assumptions, gpus: int
 ) -> tuple[float, float, float]:
-    """(computing, exchanging, of that exposed) seconds of an optimizer step."""
+    """Return (computing, exchanging, of that exposed) seconds of an optimizer step."""
     times = accumulation(recipe, gpus)
     one = batch_s(cost, node, assumed)
     bandwidth = bus_bandwidth(node, gpus, assumed.link)
@@ -145,7 +145,8 @@ def step_seconds(
 
 
 def memory_bytes(cost: StepCost, recipe: Recipe, gpus: int, assumed: Assumptions) -> float:
-    """Bytes that a GPU holds: weights, gradients, optimizer state and average in float32, activations, overhead."""
+    """Return the bytes that a GPU holds: weights, gradients, optimizer state and average in float32, activations,
+    overhead."""
     held = (4 + 4 * recipe.ema) * cost.parameters + (4 + cost.state_bytes) * cost.trainable
     if recipe.parallel == "fsdp":  # the block that computes and the next one are whole
         held = held / gpus + 2 * recipe.gathered_bytes * cost.largest_block
@@ -153,7 +154,7 @@ def memory_bytes(cost: StepCost, recipe: Recipe, gpus: int, assumed: Assumptions
 
 
 def reading_s(cfg) -> tuple[float, float]:
-    """CPU seconds that a training clip of cfg takes: to decode, and RandAugment of all its views (0 without it).
+    """Return CPU seconds that a training clip of cfg takes: to decode, and RandAugment of all its views (0 without it).
 
     A straight line through what was measured of 10 s clips of 340x256 with a key frame every 250 frames (8 frames at
     rate 8 and 32, 16 at rate 4), and the mean of RandAugment at 224 pixels.

@@ -13,7 +13,7 @@ MIB = 2**20
 
 
 def rss_mib() -> float:
-    """Resident memory of this process now, MiB."""
+    """Return resident memory of this process now, MiB."""
     return psutil.Process().memory_info().rss / MIB
 
 
@@ -33,7 +33,7 @@ def peak_rss_mib() -> float:
 
 
 def cpu_seconds() -> tuple[float, float]:
-    """CPU seconds (user and system, all threads) of this process, and of its children living and gone.
+    """Return CPU seconds (user and system, all threads) of this process, and of its children living and gone.
 
     The living are read from the system, in ticks of about 10 ms; ``getrusage`` knows only those that have ended.
     """
@@ -49,12 +49,12 @@ def cpu_seconds() -> tuple[float, float]:
 
 
 def cpu_of(action: Callable[[], object]) -> float:
-    """CPU seconds that this process (all threads) spends in ``action``."""
+    """Return the CPU seconds that this process (all threads) spends in ``action``."""
     start = time.process_time()
     action()
     return time.process_time() - start
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

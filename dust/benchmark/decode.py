@@ -88,7 +88,7 @@ class _Times:
 
 
 def _mean(times: dict[str, tuple[float, float]], videos: dict[str, Any], which: int) -> float:
-    """Mean seconds over those of the videos that the other reader managed too."""
+    """Return the mean seconds over those of the videos that the other reader managed too."""
     return sum(times[video][which] for video in videos) / len(videos)
 
 
@@ -102,7 +102,7 @@ def benchmark_decode(
     seed: int = 0,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Training clips, and with ``views`` also multi-view tests, of every video in each of ``rounds`` rounds.
+    """Time training clips, and with ``views`` also multi-view tests, of every video in each of ``rounds`` rounds.
 
     Raises DataError for a damaged video.
     """
@@ -179,7 +179,7 @@ def _test_tasks(path: str, views: Sequence[View], peers: Sequence[Peer], normali
 
 
 def read_views(path: str, views: Sequence[View]) -> np.ndarray:
-    """dust's own way: open, one decode for all views, close. uint8 (views * crops, T, h, w, 3)."""
+    """Read in dust's own way: open, one decode for all views, close. uint8 (views * crops, T, h, w, 3)."""
     requests = [
         FrameRequest(view.indices, view.geometry.box, view.geometry.size, view.geometry.crops) for view in views
     ]
@@ -191,14 +191,14 @@ def read_views(path: str, views: Sequence[View]) -> np.ndarray:
 
 
 def _normalized(views: np.ndarray, transform: DeviceTransform) -> torch.Tensor:
-    """uint8 (V, T, H, W, 3) -> float32 (V, 3, T, H, W)."""
+    """Map uint8 (V, T, H, W, 3) -> float32 (V, 3, T, H, W)."""
     video = torch.from_numpy(views).permute(0, 4, 1, 2, 3).contiguous()
     return transform({"inputs": {"video": video}}, training=False)["inputs"]["video"]
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """torch on one thread, as in a loader's worker; as it was afterwards."""
+    """Let torch work on one thread, as in a loader's worker; afterwards as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -40,7 +40,8 @@ NO_BFLOAT16 = ("V100", "T4")
 
 
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
-    """Peak FLOP/s of a CUDA device for bfloat16 or float16; None where it is not known or there is no such unit."""
+    """Return the peak FLOP/s of a CUDA device for bfloat16 or float16; None where it is not known or there is no such
+    unit."""
     words = device_name.replace("GeForce ", "")
     if "Laptop" in words:  # another chip under the same name
         return None
@@ -53,7 +54,7 @@ def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
 
 
 def _contains(words: str, name: str) -> bool:
-    """Whether ``name`` stands in ``words`` and no digit or letter goes on after it (L4 is not L40)."""
+    """Tell whether ``name`` stands in ``words`` and no digit or letter goes on after it (L4 is not L40)."""
     place = words.find(name)
     after = words[place + len(name) : place + len(name) + 1]
     before = words[place - 1 : place] if place > 0 else ""
@@ -61,7 +62,7 @@ def _contains(words: str, name: str) -> bool:
 
 
 def one_device(cfg, choice: str) -> tuple[Any, torch.device]:
-    """(cfg for one process, its device).
+    """Return (cfg for one process, its device).
 
     Args:
         choice: ``auto`` (CUDA if cfg has NUM_GPUS and the machine has one) | ``cpu`` | ``cuda``.

@@ -28,7 +28,7 @@ def decode_only(path: str, numbers: Sequence[int]) -> int:
 
 
 def _groups(index: VideoIndex, numbers: Sequence[int]) -> list[tuple[int, set[int], int]]:
-    """(entry packet, wanted packets, last packet) of each run of frames that one entry point serves."""
+    """Return (entry packet, wanted packets, last packet) of each run of frames that one entry point serves."""
     ordinals = [int(index.order[number]) for number in sorted(set(numbers))]
     if index.mode != "seek":
         return [(0, set(ordinals), max(ordinals))]
@@ -66,5 +66,5 @@ def _decode(container: Any, stream: Any, index: VideoIndex, groups: Sequence[tup
 
 
 def _from(pts: int, source: Iterator[Any]) -> Iterator[Any]:
-    """The packets from the one of this time on; a seek may have landed before it."""
+    """Return the packets from the one of this time on; a seek may have landed before it."""
     return itertools.dropwhile(lambda packet: packet.pts != pts, source)

@@ -76,7 +76,7 @@ class InMemoryClips(Dataset[Any]):
     def from_config(
         cls, cfg: CfgNode, split: str, class_names: Sequence[str] | None = None, *, views: str | None = None
     ) -> dict[str, Any]:
-        """As many clips as the batches that the environment asks for."""
+        """Return as many clips as the batches that the environment asks for."""
         side, frames = cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.NUM_FRAMES * cfg.DATA.CLIPS_PER_VIEW
         return {
             "clip_shape": (cfg.DATA.INPUT_CHANNEL_NUM[0], frames, side, side),
@@ -176,7 +176,7 @@ def _wait_for_the_others(folder: Path, patience: float = 120.0) -> None:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, Any]) -> Iterator[None]:
-    """Variables of the processes that are started while this lasts."""
+    """Set variables for the processes that are started while this lasts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update({name: str(value) for name, value in values.items()})
     try:

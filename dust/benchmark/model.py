@@ -121,7 +121,7 @@ def _row(name: str, results: list[dict[str, Any]], base: list[dict[str, Any]]) -
 
 
 def in_own_process(function: Callable[[Any], Any], argument: Any) -> Any:
-    """``function(argument)`` in a fresh process, whose memory is nobody else's.
+    """Call ``function(argument)`` in a fresh process, whose memory is nobody else's.
 
     Raises the DustError that it raised; DustError too if it was killed, RuntimeError if it failed in another way.
     """
@@ -272,7 +272,8 @@ def _touch_libraries(cfg, device: torch.device) -> None:
 
 
 def count_flops(model: nn.Module, task: Task, inputs: dict[str, Tensor]) -> int:
-    """FLOP of one forward in eval mode, 2 per multiply-add. Moves the model to the meta device: nothing is computed."""
+    """Return the FLOP of one forward in eval mode, 2 per multiply-add. Moves the model to the meta device: nothing is
+    computed."""
     model.to("meta").eval()
     abstract = {name: value.to("meta") for name, value in inputs.items()}
     with torch.no_grad(), flop_counter() as counter:
@@ -281,7 +282,7 @@ def count_flops(model: nn.Module, task: Task, inputs: dict[str, Tensor]) -> int:
 
 
 def _mfu(cfg, device: torch.device, flops_per_s: float) -> tuple[float | None, list[str]]:
-    """(percent of the device's 16-bit peak, a line that says why there is none)."""
+    """Return (percent of the device's 16-bit peak, a line that says why there is none)."""
     if device.type != "cuda":
         return None, ["no CUDA device: MFU is left out"]
     name = torch.cuda.get_device_name(device)

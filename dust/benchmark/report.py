@@ -68,7 +68,7 @@ class Report:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Aligned lines; a column is there if any row has it, and a row without it shows ``-``."""
+    """Return aligned lines; a column is there if any row has it, and a row without it shows ``-``."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -114,7 +114,7 @@ def machine() -> dict[str, Any]:
 
 
 def _pyav() -> dict[str, str]:
-    """Versions of PyAV and its decoder; "" where it is not installed."""
+    """Return versions of PyAV and its decoder; "" where it is not installed."""
     if importlib.util.find_spec("av") is None:
         return {"av": "", "libavcodec": ""}
     import av
@@ -123,7 +123,7 @@ def _pyav() -> dict[str, str]:
 
 
 def _cpu() -> tuple[str, set[str]]:
-    """(model name, feature flags); the flags are empty where the system does not list them."""
+    """Return (model name, feature flags); the flags are empty where the system does not list them."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     facts = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -100,7 +100,7 @@ def _step(cfg, model: nn.Module, task: Any, batch: dict[str, Any]) -> None:
 
 
 def _state_bytes(cfg, model: nn.Module) -> int:
-    """Bytes of the optimizer's state after a step, counters left out."""
+    """Return the bytes of the optimizer's state after a step, counters left out."""
     optimizer = construct_optimizer(model, cfg)
     optimizer.step()
     values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]

@@ -112,7 +112,7 @@ class _Stream:
             self.model(self.tracks[:, :, window], self.visible[:, :, window])
 
     def passes(self, cached: bool) -> int:
-        """Frames of one camera that the reducer sees, counted."""
+        """Return the frames of one camera that the reducer sees, counted."""
         seen: list[int] = []
         self.begin()
         with torch.inference_mode():

@@ -56,7 +56,7 @@ def keys(bench: Bench) -> Iterator[Row]:
 
 
 def _transform_rows(bench: Bench, title: str, expected: str, words: tuple[str, ...]) -> Iterator[Row]:
-    """What a batch on the device takes on its way to the model, as the loop makes it: seeded anew each time."""
+    """Measure what a batch on the device takes on its way to the model, as the loop makes it: seeded anew each time."""
     device, clips = torch.device(bench.device), 32 if bench.full else 2
     cfg = config(bench, _MAIN, *words)
     transform = build_device_transform(cfg, cfg.MODEL.NUM_CLASSES)
@@ -140,7 +140,7 @@ def answers(bench: Bench) -> Iterator[Row]:
 
 
 def _waits(action: Callable[[int], Any], device: torch.device, count: int) -> tuple[float, float]:
-    """Median and 99th percentile of what one waits for an answer, ms."""
+    """Return the median and 99th percentile of what one waits for an answer, ms."""
     taken = []
     for number in range(count):
         began = time.perf_counter()

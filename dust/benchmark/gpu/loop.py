@@ -42,7 +42,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def _in_memory(bench: Bench, folder: Path, batches: int, clips: int, *words: str) -> Any:
-    """A training of the main model on clips in memory, which writes into ``folder``."""
+    """Return a training of the main model on clips in memory, which writes into ``folder``."""
     os.environ[BATCHES] = str(batches)
     file, overrides = recipe(bench, "TimeSformer-B")
     gpus = str(int(bench.device == "cuda"))
@@ -104,7 +104,7 @@ def _tensors(trainer: Trainer) -> list[Tensor]:
 
 
 def resume(bench: Bench) -> Iterator[Row]:
-    """Two epochs whole, and the same stopped by a signal and begun again."""
+    """Measure two epochs whole, and the same stopped by a signal and begun again."""
     clips = 8 if bench.full else 2
     # bits do not depend on the depth, and what is saved and hashed, five times, is a third
     depth = ("TIMESFORMER.DEPTH", "4") if bench.full else ()
@@ -195,7 +195,7 @@ def _loop_rows(bench: Bench, name: str, alone: float, cfg: Any) -> Iterator[Row]
 
 
 def _pause(bench: Bench, name: str, probe: Probe, period: int) -> Row:
-    """How much longer a batch takes that ends with a save, and the one behind it, than the others."""
+    """Return how much longer a batch takes that ends with a save, and the one behind it, than the others."""
     taken = {
         number: after - before
         for number, (before, after) in enumerate(zip(probe.stamps, probe.stamps[1:], strict=False), 2)

@@ -100,7 +100,7 @@ class Bench:
     ends: float
 
     def left(self) -> float:
-        """Seconds until the stage is ended."""
+        """Return the seconds until the stage is ended."""
         return self.ends - time.monotonic()
 
     def speed(self, what: str, measured: float | str | None, unit: str, expected: str = "", **limits: float) -> Row:
@@ -120,6 +120,6 @@ def chosen(part: int = 0, names: str = "") -> list[Stage]:
 
 
 def deadlines(stages: list[Stage], budget: float) -> dict[str, float]:
-    """Seconds of each stage if each takes all that it may."""
+    """Return seconds of each stage if each takes all that it may."""
     total = sum(stage.seconds for stage in stages)
     return {stage.name: budget * stage.seconds / total for stage in stages}

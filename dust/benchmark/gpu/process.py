@@ -37,7 +37,7 @@ def plan_report(budget: float, part: int = 0, names: str = "") -> Report:
 
 
 def _asked(budget: float, part: int, names: str) -> tuple[float, list[Stage]]:
-    """(seconds, stages); a budget of 0 is :data:`BUDGET_S` for each part."""
+    """Return (seconds, stages); a budget of 0 is :data:`BUDGET_S` for each part."""
     if budget < 0:
         raise DustError(f"--budget {budget:g}: seconds, or 0 for {BUDGET_S} of each part")
     stages = chosen(part, names)
@@ -88,7 +88,7 @@ def benchmark_gpu(
 
 
 def _run_stage(stage: Stage, asked: dict[str, Any]) -> dict[str, Any]:
-    """How the stage ended: a line of the results."""
+    """Return how the stage ended: a line of the results."""
     began = time.monotonic()
     log = Path(asked["folder"]) / f"{stage.name}.log"
     with log.open("w") as words:

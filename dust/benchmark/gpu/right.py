@@ -50,7 +50,7 @@ LENGTHS = (8, 64, 66, 192, 197, 392, 1568)
 
 
 def _small(name: str, arguments: dict[str, Any], device: str) -> nn.Module:
-    """The model in which everything counts, also parameters that start at zero; the same on every device."""
+    """Return the model in which everything counts, also parameters that start at zero; the same on every device."""
     torch.manual_seed(0)
     model = MODEL_REGISTRY.get(name)(num_classes=5, **arguments)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def for_gradients(model: nn.Module) -> nn.Module:
 
 
 def parity(bench: Bench) -> Iterator[Row]:
-    """Outputs and gradients of small models in float32, IEEE: the CPU's and the device's."""
+    """Compare outputs and gradients of small models in float32, IEEE: the CPU's and the device's."""
     Backends(float32="ieee").use(torch.device(bench.device))
     for case in SMALL if bench.device == "cuda" else SMALL[-3:]:
         yield from guarded(_title(*case[:2]), _parity_rows(bench, *case))
@@ -122,7 +122,8 @@ def _title(name: str, arguments: dict[str, Any]) -> str:
 
 
 def determinism(bench: Bench) -> Iterator[Row]:
-    """Three steps of each small model, twice, in strict mode: tensors that differ, or the operation without a form."""
+    """Compare three steps of each small model, twice, in strict mode: tensors that differ, or the operation without a
+    form."""
     Backends(deterministic=True).use(torch.device(bench.device))
     for case in SMALL if bench.device == "cuda" else SMALL[-3:]:
         title = f"{_title(*case[:2])}: tensors that differ"
@@ -157,7 +158,7 @@ def _learnt(name: str, arguments: dict[str, Any], key: str, shape: tuple[int, ..
 
 
 def attention(bench: Bench) -> Iterator[Row]:
-    """For each shape in dust's models the kernel that is chosen and what each takes; then errors by length."""
+    """Measure for each shape in dust's models which kernel is chosen and what each takes; then errors by length."""
     cuda = bench.device == "cuda"
     dtype = torch.bfloat16
     kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
@@ -186,7 +187,7 @@ def attention(bench: Bench) -> Iterator[Row]:
 
 
 def _attention_ms(kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor) -> float | str:
-    """Forward and backward, median of ten; or why there is none."""
+    """Time forward and backward, median of ten; or why there is none."""
     taken = []
     try:
         with sdpa_kernel(kernel):
@@ -203,7 +204,8 @@ def _attention_ms(kernel: SDPBackend, query: Tensor, key: Tensor, value: Tensor)
 
 
 def _attention_error(length: int, masked: bool, device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """(relative error of the output, cosine of the gradients of queries) against float64; NaN where one is NaN."""
+    """Return (relative error of the output, cosine of the gradients of queries) against float64; NaN where one is
+    NaN."""
     generator = torch.Generator().manual_seed(length)
     made = [torch.randn(2, 4, length, 64, generator=generator).to(device, dtype) for _ in "qkv"]
     mask = (torch.randn(2, 1, length, length, generator=generator)).to(device, dtype) if masked else None

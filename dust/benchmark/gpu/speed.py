@@ -73,7 +73,7 @@ Case = tuple[str, int, str, tuple[str, ...]]
 
 
 def recipe(bench: Bench, name: str, *words: str) -> tuple[str, list[str]]:
-    """(YAML, overrides) of a recipe in this bench's size, without mixing and augmentation."""
+    """Return (YAML, overrides) of a recipe in this bench's size, without mixing and augmentation."""
     one = RECIPES[name]
     return one.file, [*_PLAIN, *(one.full if bench.full else (*_FRAMES, *one.tiny)), *words]
 
@@ -85,7 +85,7 @@ def config(bench: Bench, name: str, *words: str) -> Any:
 
 
 def reached_flops() -> float | None:
-    """FLOP/s that matrix products of bfloat16 can be hoped to reach; None on a device that is not known."""
+    """Return FLOP/s that matrix products of bfloat16 can be hoped to reach; None on a device that is not known."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name(0)
@@ -108,7 +108,7 @@ class BareStep:
         self.optimizer = construct_optimizer(self.model, cfg)
 
     def __call__(self) -> Tensor:
-        """The loss before the step, ()."""
+        """Make a step and return the loss before the step, ()."""
         with self.autocast():
             outputs = self.task.forward(self.run, self.batch["inputs"])
             loss = torch.stack([value.float() for value in self.task.losses(outputs, self.batch).values()]).sum()
@@ -120,7 +120,7 @@ class BareStep:
 
 
 def milliseconds(action: Callable[[], Any], device: torch.device, *, count: int, warmup: int) -> float:
-    """Median time of an action that follows itself without a pause, by the device's own clock."""
+    """Return the median time of an action that follows itself without a pause, by the device's own clock."""
     for _ in range(warmup):
         action()
     synchronize(device)
@@ -157,7 +157,7 @@ def synchronisations(action: Callable[[], Any], device: torch.device) -> list[st
 def timed(
     bench: Bench, name: str, recipe_name: str, step: BareStep, expected: str = "", **limits: float
 ) -> Iterator[tuple[float, Row]]:
-    """(milliseconds, row) of a step: its time, clips a second, MFU, memory, launch time and synchronisations."""
+    """Yield (milliseconds, row) of a step: its time, clips a second, MFU, memory, launch time and synchronisations."""
     device = step.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -204,7 +204,7 @@ def plain_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Attention as four operations that each write their result: product, softmax, dropout, product."""
+    """Compute attention as four operations that each write their result: product, softmax, dropout, product."""
     if is_causal or enable_gqa:
         raise NotImplementedError("no model of dust asks for it")
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -283,7 +283,7 @@ def _compiled_rows(bench: Bench, title: str, clips: int, wrap: Callable, before:
 
 
 def steps(bench: Bench, cases: Iterable[Case]) -> Iterator[Row]:
-    """Steps of other models and settings, as far as the time goes."""
+    """Measure steps of other models and settings, as far as the time goes."""
     device = torch.device(bench.device)
     for name, clips, expected, words in cases:
         clips = clips if bench.full else 1
@@ -303,7 +303,7 @@ def _step_rows(bench: Bench, title: str, name: str, clips: int, expected: str, w
 
 
 def models(bench: Bench) -> Iterator[Row]:
-    """Steps of other sizes, precisions and models."""
+    """Measure steps of other sizes, precisions and models."""
     yield from steps(
         bench,
         (
@@ -320,7 +320,8 @@ def models(bench: Bench) -> Iterator[Row]:
 
 
 def patches(bench: Bench) -> Iterator[Row]:
-    """Tubelets of 2x16x16 to 768 values, forward and backward in bfloat16: Conv3d, and a product of matrices."""
+    """Measure tubelets of 2x16x16 to 768 values, forward and backward in bfloat16: Conv3d, and a product of
+    matrices."""
     device = torch.device(bench.device)
     clips, side, width = (32, 224, 768) if bench.full else (1, 32, 16)
     embed = nn.Conv3d(3, width, (2, 16, 16), (2, 16, 16)).to(device)
@@ -344,7 +345,7 @@ def patches(bench: Bench) -> Iterator[Row]:
 
 
 def profile(bench: Bench) -> Iterator[Row]:
-    """Three steps of the main model under torch's profiler."""
+    """Record three steps of the main model under torch's profiler."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
@@ -375,7 +376,7 @@ def profile(bench: Bench) -> Iterator[Row]:
 
 
 def machine_stage(bench: Bench) -> Iterator[Row]:
-    """Versions, and what products and copies reach."""
+    """Measure what products and copies reach."""
     device, cuda = torch.device(bench.device), bench.device == "cuda"
     for key, value in machine().items():
         yield Row(key, str(value))
