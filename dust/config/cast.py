@@ -105,7 +105,7 @@ KEYS = gather(  # image size, frames and classes come from DATA and MODEL
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """Crops and frames divide into tokens, and widths into heads."""
+    """Check that crops and frames divide into tokens, and widths into heads."""
     name = cfg.MODEL.MODEL_NAME
     if name in ("VideoMAE", "VideoMAEPretrain"):
         problems = _multiples(cfg, [*_clips("VIDEOMAE"), ("VIDEOMAE.EMBED_DIM", "VIDEOMAE.NUM_HEADS")])
@@ -121,7 +121,7 @@ def check(cfg: CfgNode) -> list[Problem]:
 
 
 def _zero_shot(cfg: CfgNode) -> list[Problem]:
-    """CLIP that reads the names of the classes is tested as it is."""
+    """Check that CLIP that reads the names of the classes is tested as it is."""
     problems = _multiples(cfg, [("CLIP.TEXT_WIDTH", "CLIP.TEXT_HEADS")])
     if cfg.TRAIN.ENABLE:
         text = (
@@ -143,7 +143,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 def _weights(cfg: CfgNode) -> list[Problem]:
-    """Experts that are frozen come from somewhere, and from one place."""
+    """Check that experts that are frozen come from somewhere, and from one place."""
     node, problems = cfg.CAST, []
     both, trunk = ("CAST.SPATIAL_FROM", "CAST.TEMPORAL_FROM"), "CAST.TRUNK_FROM"
     if bool(node.SPATIAL_FROM) != bool(node.TEMPORAL_FROM):
@@ -167,7 +167,7 @@ def _weights(cfg: CfgNode) -> list[Problem]:
 
 
 def _stages(cfg: CfgNode) -> list[Problem]:
-    """CAST as TSTL's selector or expert, and its verbs and nouns."""
+    """Check CAST as TSTL's selector or expert, and its verbs and nouns."""
     tstl, problems = cfg.TSTL, []
     used = [
         f"TSTL.{name}" for name, off in (("GROUPS", []), ("GROUP", -1), ("GROUPS_PER_BATCH", 0)) if tstl[name] != off
@@ -187,7 +187,7 @@ def _stages(cfg: CfgNode) -> list[Problem]:
 
 
 def _test(cfg: CfgNode) -> list[Problem]:
-    """Model TSTL is put together from the two stages, and not trained."""
+    """Check that model TSTL is put together from the two stages, and not trained."""
     problems = []
     if cfg.TRAIN.ENABLE:
         text = "TRAIN.ENABLE True: model TSTL is only tested; train its parts with MODEL.MODEL_NAME CAST"

@@ -63,7 +63,8 @@ def words_of(cfg: CfgNode, run: CfgNode) -> list[str]:
 
 
 def _from_below(name: str, output_dir: Path) -> str:
-    """The name of a stage beside ``output_dir`` as a path, which it is from everywhere; files and URLs as they are."""
+    """Return the name of a stage beside ``output_dir`` as a path, which it is from everywhere; files and URLs as they
+    are."""
     beside = output_dir.parent / name
     if not name or "://" in name or (Path(name).exists() and not beside.exists()):
         return name

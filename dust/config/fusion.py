@@ -117,7 +117,7 @@ KEYS = gather(
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """Stages, widths and modalities that go together."""
+    """Check that stages, widths and modalities go together."""
     return [*_swin(cfg), *_series(cfg), *_fusion(cfg), *_features(cfg)]
 
 
@@ -221,7 +221,8 @@ def _features(cfg: CfgNode) -> list[Problem]:
 
 
 def series_channels(cfg: CfgNode) -> int:
-    """Channels of a series as the model gets it: with its derivatives, and those that say what was measured."""
+    """Return the channels of a series as the model gets it: with its derivatives, and those that say what was
+    measured."""
     series = cfg.SERIES
     masks = series.NUM_CHANNELS if series.MISSING == "mask_channels" else 0
     return series.NUM_CHANNELS * (1 + series.DERIVATIVES) + masks

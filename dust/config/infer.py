@@ -60,7 +60,7 @@ def infer(cfg: CfgNode, written: set[str] | None = None) -> tuple[list[Problem],
 
 
 def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
-    """TimeSformer's YAMLs rely on a default of 64. They are known by the name of their model."""
+    """Supply what TimeSformer's YAMLs lack: they rely on a default of 64. They are known by the name of their model."""
     name = cfg.MODEL.MODEL_NAME
     if name == "TimeSformer" or KEYS["MODEL.MODEL_NAME"].aliases.get(name) != "TimeSformer":
         return
@@ -78,21 +78,21 @@ def _global_batch_size(cfg: CfgNode, written: set[str]) -> Iterator[str]:
 
 
 def _default_model(cfg: CfgNode, written: set[str]) -> Iterator[str]:
-    """SlowFast's YAMLs leave out the name of its default model."""
+    """Supply the name of SlowFast's default model, which its YAMLs leave out."""
     if cfg.MODEL.ARCH == "slowfast" and "MODEL.MODEL_NAME" not in written:
         cfg.MODEL.MODEL_NAME = "SlowFast"
         yield "MODEL.MODEL_NAME SlowFast: what MODEL.ARCH slowfast means where no model is named"
 
 
 def _without_pool(cfg: CfgNode) -> Iterator[str]:
-    """SlowFast's zoo has a C2D without its pool over time, by a name of model that its code no longer knows."""
+    """Take the pool over time from SlowFast's C2D whose name of model its code no longer knows."""
     if cfg.MODEL.MODEL_NAME == "ResNet_nopool" and cfg.MODEL.ARCH in ("c2d", "i3d"):
         cfg.MODEL.ARCH = f"slow_{cfg.MODEL.ARCH}"
         yield f"MODEL.ARCH {cfg.MODEL.ARCH}: what ResNet_nopool means"
 
 
 def _of_slowfast(cfg: CfgNode, written: set[str]) -> Iterator[str]:
-    """What SlowFast does by itself where one of its own models runs."""
+    """Set what SlowFast sets by itself where one of its own models runs."""
     if cfg.TRAIN.CHECKPOINT_IN_INIT and cfg.TRAIN.CHECKPOINT_FILE_PATH and not cfg.TRAIN.FINETUNE:
         cfg.TRAIN.CHECKPOINT_EPOCH_RESET = True
         yield "TRAIN.CHECKPOINT_IN_INIT True -> TRAIN.CHECKPOINT_EPOCH_RESET True: weights only"
@@ -108,7 +108,7 @@ def _of_slowfast(cfg: CfgNode, written: set[str]) -> Iterator[str]:
 
 
 def _changed(cfg: CfgNode) -> set[str]:
-    """The keys of dust's own that do not hold their default."""
+    """Return the keys of dust's own that do not hold their default."""
     return {name for name, value in flatten(cfg).items() if name in OWN_KEYS and not same(value, KEYS[name].default)}
 
 
@@ -149,7 +149,7 @@ def _demo(cfg: CfgNode) -> Iterator[str]:
 
 
 def _mixup(cfg: CfgNode, written: set[str]) -> list[Problem]:
-    """TimeSformer spells MIXUP.ENABLE as MIXUP.ENABLED; both then hold the same."""
+    """Join MIXUP.ENABLE and MIXUP.ENABLED, as TimeSformer spells it; both then hold the same."""
     ours, theirs = "MIXUP.ENABLE", "MIXUP.ENABLED"
     if {ours, theirs} <= written and cfg.MIXUP.ENABLE != cfg.MIXUP.ENABLED:
         text = f"{ours} {cfg.MIXUP.ENABLE} and {theirs} {cfg.MIXUP.ENABLED} (TimeSformer's spelling): they disagree"
@@ -161,7 +161,7 @@ def _mixup(cfg: CfgNode, written: set[str]) -> list[Problem]:
 
 
 def _foreign_values(cfg: CfgNode) -> Iterator[tuple[str, str, bool]]:
-    """(key, what to say, whether it is refused) of each foreign key that does not hold its default."""
+    """Yield (key, what to say, whether it is refused) of each foreign key that does not hold its default."""
     values, model = flatten(cfg), cfg.MODEL.MODEL_NAME
     for name in KEYS:
         taken = name == "MIXUP.ENABLED" or (name in foreign.DEMO_TAKEN and cfg.DEMO.ENABLE)
@@ -179,7 +179,7 @@ def _foreign_values(cfg: CfgNode) -> Iterator[tuple[str, str, bool]]:
 
 
 def _accumulation(cfg: CfgNode) -> Iterator[str]:
-    """What GLOBAL_BATCH_SIZE comes to."""
+    """Yield what GLOBAL_BATCH_SIZE comes to."""
     batch = cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS
     if not (cfg.TRAIN.ENABLE and cfg.GLOBAL_BATCH_SIZE > 0 and batch > 0):
         return
@@ -190,5 +190,6 @@ def _accumulation(cfg: CfgNode) -> Iterator[str]:
 
 
 def accumulation_steps(cfg: CfgNode) -> int:
-    """Batches per optimizer step: GLOBAL_BATCH_SIZE over the clips of one batch on all nodes, rounded down, >= 1."""
+    """Return the batches per optimizer step: GLOBAL_BATCH_SIZE over the clips of one batch on all nodes, rounded down,
+    >= 1."""
     return max(cfg.GLOBAL_BATCH_SIZE // (cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS), 1)

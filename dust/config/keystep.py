@@ -105,7 +105,7 @@ KEYS = gather(  # the number of components is MODEL.NUM_CLASSES
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """Windows that can hold what they are sampled for, and a background before the change."""
+    """Check that windows can hold what they are sampled for, and a background before the change."""
     node, problems = cfg.KEYSTEP, []
     start, end = (*node.CONTRAST.BG_OFFSET, 0, 0)[:2]
     if len(node.CONTRAST.BG_OFFSET) != 2 or not start > end >= 0:
@@ -138,7 +138,7 @@ def check(cfg: CfgNode) -> list[Problem]:
 
 
 def _pictures(contrast: CfgNode) -> list[Problem]:
-    """Where pictures come from, and how they are augmented."""
+    """Check where pictures come from, and how they are augmented."""
     problems = []
     if contrast.JITTER and not (len(contrast.JITTER) == 3 and min(contrast.JITTER) >= 0):
         text = f"KEYSTEP.CONTRAST.JITTER {contrast.JITTER}: must be three numbers from 0 on, or []"

@@ -117,7 +117,7 @@ def _take_number(name: str, words: list[str]) -> int:
 
 
 def load_config(path: str | os.PathLike[str] | None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> CfgNode:
-    """Defaults, then a YAML file with what it inherits, then overrides: checked, in our names, frozen.
+    """Load the defaults, then a YAML file with what it inherits, then overrides: checked, in our names, frozen.
 
     Args:
         path: a .yaml or .yml file; None for the defaults alone.
@@ -191,7 +191,7 @@ def log_notes(cfg: CfgNode) -> None:
 def _collect(
     path: str | os.PathLike[str] | None, overrides: Sequence[str] | Mapping[str, Any], known: set[str]
 ) -> tuple[list[Problem], list[Setting], bool]:
-    """All settings, later ones to win; and whether every source could be read."""
+    """Return all settings, later ones to win; and whether every source could be read."""
     problems: list[Problem] = []
     settings: list[Setting] = []
     try:
@@ -251,7 +251,7 @@ def _read(setting: Setting, default: Any) -> Any:
 
 
 def _unknown(key: str, known: list[str]) -> str:
-    """Why a key is unknown, with near misses: of the whole path, and of the last word in any section."""
+    """Tell why a key is unknown, with near misses: of the whole path, and of the last word in any section."""
     if "=" in key:
         return f"{EQUALS}: {key.lstrip('-').replace('=', ' ', 1)}"
     if key.lower().endswith(YAML_ENDINGS):
@@ -266,8 +266,8 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def near_misses(key: str, known: Sequence[str]) -> list[str]:
-    """Up to three keys that ``key`` may have meant: of its own section, else of one that all systems share or whose
-    name is alike. What dust acts on comes first. Another system's key is never meant."""
+    """Return up to three keys that ``key`` may have meant: of its own section, else of one that all systems share or
+    whose name is alike. What dust acts on comes first. Another system's key is never meant."""
     by_upper = {name.upper(): name for name in known}
     upper = key.upper()
     if upper in by_upper:
@@ -293,7 +293,8 @@ def near_misses(key: str, known: Sequence[str]) -> list[str]:
 
 
 def _alike(name: str, asked: str) -> bool:
-    """Whether a name holds all words of what was asked for (HEADS: NUM_HEADS), begins alike, or is nearly the same."""
+    """Tell whether a name holds all words of what was asked for (HEADS: NUM_HEADS), begins alike, or is nearly the
+    same."""
     ours, theirs = ({word.rstrip("S") for word in text.split("_")} for text in (name, asked))
     nearly = difflib.SequenceMatcher(None, name, asked).ratio() >= 0.75
     return theirs <= ours or name.startswith(asked.removeprefix("NUM_")[:4]) or nearly

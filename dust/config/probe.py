@@ -31,7 +31,7 @@ KEYS = section(
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """Model, dataset, task and rates that go together."""
+    """Check that model, dataset, task and rates go together."""
     if cfg.MODEL.MODEL_NAME != "Probe":
         if "StoredTokens" in (cfg.TRAIN.ENABLE and cfg.TRAIN.DATASET, cfg.TEST.ENABLE and cfg.TEST.DATASET):
             keys = ("MODEL.MODEL_NAME", "TRAIN.DATASET", "TEST.DATASET")

@@ -136,7 +136,7 @@ def section(name: str, *, affects: Affects = "all", **keys: Key) -> dict[str, Ke
 
 
 def _missing(facts: Key) -> list[str]:
-    """What a declaration lacks."""
+    """Return what a declaration lacks."""
     default, found = facts.default, []
     if not facts.doc.strip():
         found.append("say in one line what it means (doc)")

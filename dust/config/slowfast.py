@@ -193,7 +193,7 @@ def _two_pathways(cfg: CfgNode) -> list[Problem]:
 
 
 def _tables_of_stages(cfg: CfgNode) -> list[Problem]:
-    """Each has a row for each stage, with one value for all pathways, or one for each."""
+    """Check that each table has a row for each stage, with one value for all pathways, or one for each."""
     values = "a whole number of {} or more for each pathway"
     numbers = {"RESNET.NUM_BLOCK_TEMP_KERNEL": 0, "RESNET.SPATIAL_STRIDES": 1, "RESNET.SPATIAL_DILATIONS": 1}
     wanted: dict[str, tuple[str, Any]] = {
@@ -222,7 +222,7 @@ def _tables_of_stages(cfg: CfgNode) -> list[Problem]:
 
 
 def _non_local(cfg: CfgNode, pathways: int) -> list[Problem]:
-    """Non-local blocks find as many frames and places as they cut and pool."""
+    """Check that non-local blocks find as many frames and places as they cut and pool."""
     node, problems = cfg.NONLOCAL, []
     side, halves = cfg.DATA.TRAIN_CROP_SIZE, pathways == 1 and cfg.MODEL.ARCH in ("c2d", "i3d")
     for stage in range(4):
@@ -257,7 +257,7 @@ def total_stride(strides: Sequence[Any]) -> int:
 
 
 def _sizes(cfg: CfgNode) -> list[Problem]:
-    """Crops and frames that the strides of the model divide."""
+    """Check that the strides of the model divide crops and frames."""
     model, data, problems = cfg.MODEL.MODEL_NAME, cfg.DATA, []
     crops = [("DATA.TRAIN_CROP_SIZE", data.TRAIN_CROP_SIZE)]
     if cfg.TEST.ENABLE and model != "TorchvisionVideo":
@@ -277,7 +277,7 @@ def _sizes(cfg: CfgNode) -> list[Problem]:
 
 
 def _mvit(cfg: CfgNode, crops: Sequence[tuple[str, int]]) -> list[Problem]:
-    """Its strides divide clips, and its tables of blocks have whole rows of blocks that there are."""
+    """Check that its strides divide clips, and its tables of blocks have whole rows of blocks that there are."""
     node, problems = cfg.MVIT, []
 
     def wrong(name: str, says: str, *others: str) -> None:

@@ -92,7 +92,7 @@ def _text(file: Path, shown: str) -> str:
 
 
 def _near(file: Path) -> str:
-    """What a file that is not there may have meant, among those that came with dust."""
+    """Return what a file that is not there may have meant, among those that came with dust."""
     if file.parts[:1] != (PREFIX,):
         return ""
     own = [f"{PREFIX}/{path.relative_to(CONFIGS).as_posix()}" for path in CONFIGS.rglob("*.yaml")]
@@ -152,7 +152,7 @@ class _Walk:
 
 
 def read_overrides(overrides: Sequence[str] | Mapping[str, Any], known: set[str]) -> list[Setting]:
-    """``[KEY, VALUE, KEY, VALUE, ...]``, or a dictionary of keys (dotted, or nested) and values from Python.
+    """Read ``[KEY, VALUE, KEY, VALUE, ...]``, or a dictionary of keys (dotted, or nested) and values from Python.
 
     Raises:
         SourceError: a key without its value.
@@ -173,7 +173,8 @@ def read_overrides(overrides: Sequence[str] | Mapping[str, Any], known: set[str]
 
 
 def _take_out_joined(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words without those of ``KEY=VALUE``, ``KEY= VALUE`` and ``KEY = VALUE``, and these, each as one word."""
+    """Return the words without those of ``KEY=VALUE``, ``KEY= VALUE`` and ``KEY = VALUE``, and these, each as one
+    word."""
     rest: list[str] = []
     joined: list[str] = []
     place = 0

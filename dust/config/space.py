@@ -116,7 +116,7 @@ def _read_range(key: str, values: Mapping[str, Any]) -> tuple[Dimension | None, 
 
 
 def _wrong(key: str, value: Any) -> list[str]:
-    """What is wrong with one value of a key."""
+    """Return what is wrong with one value of a key."""
     facts = KEYS[key]
     try:
         read = read_value(value, facts.default, element=facts.kind, words=facts.words)
@@ -127,5 +127,5 @@ def _wrong(key: str, value: Any) -> list[str]:
 
 
 def words_of_values(values: Mapping[str, Any]) -> list[str]:
-    """``{key: value}`` as overrides, [KEY, VALUE, ...]; a number is read back as exactly this one."""
+    """Write ``{key: value}`` as overrides, [KEY, VALUE, ...]; a number is read back as exactly this one."""
     return [word for key, value in values.items() for word in (key, value if isinstance(value, str) else repr(value))]

@@ -25,7 +25,7 @@ KEYS = section(
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """Crops divide into patches, and the width into heads."""
+    """Check that crops divide into patches, and the width into heads."""
     node, problems = cfg.TIMESFORMER, []
     if cfg.MODEL.MODEL_NAME != "TimeSformer":
         return []

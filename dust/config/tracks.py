@@ -54,7 +54,7 @@ KEYS = section(
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """Cameras, sizes and what the published models ask for."""
+    """Check cameras, sizes and what the published models ask for."""
     uses_model = cfg.MODEL.MODEL_NAME in MODELS
     uses_data = any(cfg[part].ENABLE and cfg[part].DATASET == "PointTracks" for part in ("TRAIN", "TEST"))
     return [*_cameras(cfg), *(_model(cfg) if uses_model else []), *(_data(cfg) if uses_data else [])]

@@ -22,13 +22,13 @@ _OTHER_LISTS = (
 
 
 def list_problems(texts: list[str], what: str = "the configuration") -> str:
-    """One message of all problems."""
+    """Return one message of all problems."""
     count = f"{len(texts)} problem{'s' if len(texts) > 1 else ''} in {what}:"
     return "\n".join([count, *(f"  {number}. {text}" for number, text in enumerate(texts, 1))])
 
 
 def find_problems(cfg: CfgNode) -> list[Problem]:
-    """Everything that is wrong with the values, alone and together; types are taken for granted."""
+    """Return everything that is wrong with the values, alone and together; types are taken for granted."""
     values = flatten(cfg)
     texts = {name: facts.wrong(name, values[name]) for name, facts in KEYS.items()}
     problems = [Problem((name,), text) for name, text in texts.items() if text]
@@ -72,7 +72,7 @@ def _names(cfg: CfgNode) -> list[Problem]:
 
 
 def processes_per_node(cfg: CfgNode) -> int:
-    """Training processes on each node: one per GPU, or as many as NUM_PROCS_PER_NODE says on the CPU."""
+    """Return the training processes on each node: one per GPU, or as many as NUM_PROCS_PER_NODE says on the CPU."""
     return cfg.NUM_PROCS_PER_NODE or max(cfg.NUM_GPUS, 1)
 
 
@@ -230,7 +230,7 @@ def _mixing(cfg: CfgNode) -> list[Problem]:
 
 
 def _folders(cfg: CfgNode) -> list[Problem]:
-    """Several data folders, and how often clips are drawn."""
+    """Check several data folders, and how often clips are drawn."""
     data, problems = cfg.DATA, []
     folders, weights = data.PATH_TO_DATA_DIR, list(data.DATASET_WEIGHTS)
     count = len(folders) if isinstance(folders, list) else 1
@@ -257,7 +257,7 @@ def _folders(cfg: CfgNode) -> list[Problem]:
 
 
 def _soft_labels(cfg: CfgNode) -> list[Problem]:
-    """What the shares of several annotators do not go with."""
+    """Report what the shares of several annotators do not go with."""
     if not cfg.DATA.SOFT_LABELS:
         return []
     problems, text = [], "DATA.SOFT_LABELS True:"
@@ -290,7 +290,7 @@ def _background(cfg: CfgNode) -> list[Problem]:
 
 
 def _of_other_lists(cfg: CfgNode, name: str, others: tuple[str, ...]) -> list[Problem]:
-    """A problem where a dataset that is used does not heed a key of DATA."""
+    """Report where a dataset that is used does not heed a key of DATA."""
     used = [section for section in ("TRAIN", "TEST") if cfg[section].ENABLE and cfg[section].DATASET in others]
     text = f"DATA.{name} {cfg.DATA[name]}: {{}} does not read it; VideoDataset does"
     keys = [(f"DATA.{name}", f"{section}.DATASET") for section in used]

@@ -14,7 +14,7 @@ TRUE, FALSE, NONE = ("true", "yes", "on"), ("false", "no", "off"), ("none", "nul
 
 
 def read_value(value: Any, default: Any, *, element: type | None = None, words: tuple[str, ...] = ()) -> Any:
-    """``value`` as the type of ``default``.
+    """Return ``value`` as the type of ``default``.
 
     Args:
         value: text as it stands in a YAML file or on the command line, None for YAML's null, a list of such, or (from
@@ -47,7 +47,7 @@ def read_value(value: Any, default: Any, *, element: type | None = None, words: 
 
 
 def _unquoted(value: Any) -> Any:
-    """The text between quotes that a shell or YAML left standing: ``'[]'``, ``""``."""
+    """Return the text between quotes that a shell or YAML left standing: ``'[]'``, ``""``."""
     text = value.strip() if isinstance(value, str) else ""
     while len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         value = text = text[1:-1].strip()
@@ -55,7 +55,7 @@ def _unquoted(value: Any) -> Any:
 
 
 def _is_text(value: str, default: Any) -> bool:
-    """An empty text is a value of a text key; the words for nothing are not."""
+    """Tell whether a value is a text: an empty one is a value of a text key, the words for nothing are not."""
     return isinstance(default, str) and not value.strip()
 
 
@@ -191,7 +191,7 @@ def _read_list(value: Any, default: list | tuple, element: type | None, words: t
 
 
 def _list_of_text(text: str) -> Any:
-    """A list or tuple that was written as text, else the text."""
+    """Return a list or tuple that was written as text, else the text."""
     stripped = text.strip()
     if not (stripped.startswith(("[", "(")) and stripped.endswith(("]", ")"))):
         return text
@@ -241,7 +241,7 @@ def plain(value: Any) -> Any:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Equal, where a list equals a tuple and 1 equals 1.0, but True does not equal 1."""
+    """Tell whether two values are equal, where a list equals a tuple and 1 equals 1.0, but True does not equal 1."""
     if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
         return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
     return isinstance(first, bool) == isinstance(second, bool) and first == second

@@ -29,7 +29,7 @@ KEYS = section(
 
 
 def check(cfg: CfgNode) -> list[Problem]:
-    """Crops and frames divide into tokens, and widths into heads."""
+    """Check that crops and frames divide into tokens, and widths into heads."""
     if cfg.MODEL.MODEL_NAME != "VJEPA2":
         return []
     node, problems = cfg.VJEPA2, []
