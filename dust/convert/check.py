@@ -77,7 +77,7 @@ class Report:
         return [finding for finding in self.findings if finding.level == ERROR]
 
     def lines(self) -> list[str]:
-        """The findings by kind, the first few of each written out, then the facts."""
+        """Return the findings by kind, the first few of each written out, then the facts."""
         kinds: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             kinds[finding.level, finding.kind, _TITLES[finding.kind]].append(finding)
@@ -141,7 +141,7 @@ def check_data(root: str, options: ListOptions | None = None, *, workers: int = 
 
 
 def _each(samples: Mapping[str, Sequence[Sample]]) -> list[tuple[str, str, Sample]]:
-    """(split, file, sample) of every file of every sample, once each."""
+    """Return (split, file, sample) of every file of every sample, once each."""
     return [
         (split, path, sample)
         for split, part in samples.items()
@@ -151,13 +151,13 @@ def _each(samples: Mapping[str, Sequence[Sample]]) -> list[tuple[str, str, Sampl
 
 
 def _segment(sample: Sample, path: str) -> Segment | None:
-    """Which part of a file a sample is; None for all of it."""
+    """Return which part of a file a sample is; None for all of it."""
     parts = [part for file, part in sample.sources if file == path]
     return Segment.of_part(parts[0])
 
 
 def _of_part(health: Health, sample: Sample, path: str) -> Health:
-    """What is known of a file, with as many frames as the sample has of it."""
+    """Return what is known of a file, with as many frames as the sample has of it."""
     segment = _segment(sample, path)
     if segment is None or not health.fps:
         return health
@@ -165,8 +165,8 @@ def _of_part(health: Health, sample: Sample, path: str) -> Health:
 
 
 def _outside(health: Health, sample: Sample, path: str, kind: str) -> str:
-    """What is wrong with a segment of a file that is whole; "" if nothing is. A series has a clock of its own, which
-    only its reader knows."""
+    """Return what is wrong with a segment of a file that is whole; "" if nothing is. A series has a clock of its own,
+    which only its reader knows."""
     segment = _segment(sample, path)
     if kind != "video" or segment is None or not health.frames or not health.fps:
         return ""
@@ -177,7 +177,7 @@ def _outside(health: Health, sample: Sample, path: str, kind: str) -> str:
 
 
 def _beyond(health: Health, sample: Sample, path: str, kind: str) -> str:
-    """What to say of a segment that ends more than a frame behind its file; "" for any other."""
+    """Return what to say of a segment that ends more than a frame behind its file; "" for any other."""
     segment = _segment(sample, path)
     if kind != "video" or segment is None or segment.end is None or not health.frames or not health.fps:
         return ""
@@ -193,7 +193,7 @@ def _beyond(health: Health, sample: Sample, path: str, kind: str) -> str:
 
 
 def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) -> list[Finding]:
-    """Same file and same content: in two splits, under two labels, twice."""
+    """Find the same file and same content: in two splits, under two labels, twice."""
     whole = {path for path in paths if split_reference(path)[1] or is_remote(path)}
     real = {path: path if path in whole else os.path.realpath(path) for path in paths}
     same = {path: group[0] for group in same_content(real.values()) for path in group}
@@ -233,7 +233,7 @@ def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) ->
 
 
 def _too_little(health: Health, kind: str, span: float) -> list[str]:
-    """What a clip has too little of; nothing for one that cannot be read."""
+    """Return what a clip has too little of; nothing for one that cannot be read."""
     if health.reason:
         return []
     found = []
@@ -249,7 +249,7 @@ def _too_little(health: Health, kind: str, span: float) -> list[str]:
 
 
 def _near_names(lists: Lists) -> list[Finding]:
-    """Class names of which one may be a slip for another; see :func:`near_pairs` and :func:`same_words`.
+    """Return class names of which one may be a slip for another; see :func:`near_pairs` and :func:`same_words`.
 
     Of several spellings of one name the most frequent stands for all; of equally frequent ones the last by code point.
     """
@@ -287,8 +287,8 @@ def _near_names(lists: Lists) -> list[Finding]:
 
 
 def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of names that are equal but for case, spaces and signs, or that differ by one letter (not a digit) of five
-    or more. The time is in proportion to the names' lengths, not to the number of pairs."""
+    """Return pairs of names that are equal but for case, spaces and signs, or that differ by one letter (not a digit)
+    of five or more. The time is in proportion to the names' lengths, not to the number of pairs."""
     found: dict[tuple[str, str], None] = {}
     shapes: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -303,9 +303,9 @@ def near_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def same_words(name: str) -> str:
-    """A name without what cannot tell two classes apart: its case, and which of space, ``_`` and ``-`` stands between
-    two words. A sign at an end, beside another sign or between digits may mean something (``left-``, ``C++``, ``1-2``),
-    and so does every accent and vowel mark."""
+    """Return a name without what cannot tell two classes apart: its case, and which of space, ``_`` and ``-`` stands
+    between two words. A sign at an end, beside another sign or between digits may mean something (``left-``, ``C++``,
+    ``1-2``), and so does every accent and vowel mark."""
     text = unicodedata.normalize("NFC", name).strip().lower()
     return _BETWEEN_WORDS.sub(lambda mark: mark[0] if "-" in mark[0] and _in_number(text, mark) else " ", text)
 
@@ -319,7 +319,7 @@ def _in_number(text: str, mark: re.Match[str]) -> bool:
 
 
 def _bare(name: str) -> str:
-    """Letters, digits and the marks that belong to letters; no spaces and signs."""
+    """Return letters, digits and the marks that belong to letters; no spaces and signs."""
     text = unicodedata.normalize("NFC", name.casefold())
     return "".join(letter for letter in text if letter.isalnum() or unicodedata.category(letter).startswith("M"))
 
@@ -332,7 +332,7 @@ def _labels(clip: Any) -> tuple[int, ...]:
 
 
 def _class_findings(lists: Lists) -> list[Finding]:
-    """Classes that training lacks, and a problem of one class."""
+    """Return classes that training lacks, and a problem of one class."""
     if lists.kind in ("keystep", "epic") or "train" not in lists.clips:
         return []
     used: dict[str, set[int]] = {
@@ -352,7 +352,7 @@ def _class_findings(lists: Lists) -> list[Finding]:
 
 
 def _counts(lists: Lists) -> list[str]:
-    """Clips of each split, and the smallest and largest classes."""
+    """Return clips of each split, and the smallest and largest classes."""
     lines = []
     for split, part in lists.clips.items():
         counts = Counter(label for clip in part for label in _labels(clip))
@@ -368,7 +368,7 @@ def _counts(lists: Lists) -> list[str]:
 
 
 def _agreement(lists: Lists) -> list[str]:
-    """How far the people agree whose labels stand in the lists of each split (DATA.SOFT_LABELS)."""
+    """Return how far the people agree whose labels stand in the lists of each split (DATA.SOFT_LABELS)."""
     lines = []
     for split, manifest in lists.source.items():
         votes = getattr(manifest, "votes", {}).values() if lists.kind in ("clips", "fusion") else ()
@@ -383,12 +383,12 @@ def _agreement(lists: Lists) -> list[str]:
 
 
 def _is_of_people(votes: Votes) -> bool:
-    """Whether they count people; shares do not say how many there were."""
+    """Tell whether they count people; shares do not say how many there were."""
     return all(many == int(many) for _, many in votes)
 
 
 def _extent(health: Mapping[str, Health], kinds: Mapping[str, str]) -> list[str]:
-    """Least, median and largest of what is known of the files, for each kind of them."""
+    """Return least, median and largest of what is known of the files, for each kind of them."""
     lines = []
     for kind in dict.fromkeys(kinds.values()):
         whole = [one for path, one in health.items() if kinds[path] == kind and not one.reason]

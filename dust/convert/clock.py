@@ -54,7 +54,8 @@ class Offset:
 
 
 def motion_of_video(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """(times (T - 1,) seconds from the first frame, mean absolute change of grey values from one frame to the next).
+    """Return (times (T - 1,) seconds from the first frame, mean absolute change of grey values from one frame to the
+    next).
 
     Raises:
         VideoError: it cannot be read.
@@ -79,7 +80,8 @@ def motion_of_video(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def motion_of_series(series: Series, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """(times (L - 1,) seconds, speed of the values: root mean square over the channels, each over its deviation).
+    """Return (times (L - 1,) seconds, speed of the values: root mean square over the channels, each over its
+    deviation).
 
     Raises:
         DataError: no times, or nothing that changes.
@@ -150,7 +152,7 @@ class _Lags:
 
 
 def _lags(video: tuple[float, np.ndarray], sensor: tuple[np.ndarray, np.ndarray], most: float, ppm: int) -> _Lags:
-    """``video``: as :func:`_even` gives it."""
+    """Correlate at every lag. ``video``: as :func:`_even` gives it."""
     (start, a), (times, values) = video, sensor
     middle = float(times[0] + times[-1]) / 2
     own_start, b = _even(middle + (times - middle) * (1 + ppm * 1e-6), values)
@@ -165,7 +167,7 @@ def _lags(video: tuple[float, np.ndarray], sensor: tuple[np.ndarray, np.ndarray]
 
 
 def _told(one: _Lags, drifts: int, least_ppm: float) -> Offset:
-    """The best lag of one drift, of so many that were tried."""
+    """Return the best lag of one drift, of so many that were tried."""
     best = int(np.nanargmax(one.found))
     others = np.where(np.abs(one.lags - one.lags[best]) > APART_S * RATE, one.found, np.nan)
     tried = int(np.isfinite(one.found).sum()) * drifts
@@ -177,7 +179,7 @@ def _told(one: _Lags, drifts: int, least_ppm: float) -> Offset:
 
 
 def _even(times: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
-    """The first time, and the curve at RATE from there on, smoothed: means of what falls near each point."""
+    """Return the first time, and the curve at RATE from there on, smoothed: means of what falls near each point."""
     axis = np.arange(times[0], times[-1], 1 / RATE)
     total = np.concatenate([[0.0], np.cumsum(values)])
     low, high = (np.searchsorted(times, axis + side * SMOOTH_S / 2) for side in (-1, 1))
@@ -186,14 +188,14 @@ def _even(times: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _common(a: np.ndarray, b: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
-    """``a[n + lag]`` and ``b[n]`` where both are."""
+    """Return ``a[n + lag]`` and ``b[n]`` where both are."""
     a, b = a[max(lag, 0) :], b[max(-lag, 0) :]
     count = min(len(a), len(b))
     return a[:count], b[:count]
 
 
 def _chance(a: np.ndarray, b: np.ndarray, lag: int, correlation: float, tried: int) -> float:
-    """The probability that curves as slow as these correlate by chance at one of ``tried`` lags.
+    """Return the probability that curves as slow as these correlate by chance at one of ``tried`` lags.
 
     Neighbouring points of a slow curve say the same: N of them count as N / (1 + 2 sum_k r_a(k) r_b(k)), with r the
     autocorrelations (Bartlett 1935), and as many lags count as one try. Fisher's transform is nearly normal.
@@ -208,7 +210,8 @@ def _chance(a: np.ndarray, b: np.ndarray, lag: int, correlation: float, tried: i
 
 
 def _autocorrelation(values: np.ndarray) -> np.ndarray:
-    """Pearson's of a curve with itself at every lag from 0 to where it first falls below 0; 0 from there on."""
+    """Return Pearson's correlation of a curve with itself at every lag from 0 to where it first falls below 0; 0 from
+    there on."""
     values = values - values.mean()
     found = np.fft.irfft(np.abs(np.fft.rfft(values, 2 * len(values))) ** 2)[: len(values)] / (values @ values)
     below = np.flatnonzero(found < 0)
@@ -216,8 +219,8 @@ def _autocorrelation(values: np.ndarray) -> np.ndarray:
 
 
 def _correlations(a: np.ndarray, b: np.ndarray, lags: np.ndarray, least: float) -> np.ndarray:
-    """Pearson's of ``a[n + lag]`` and ``b[n]`` at each lag; NaN for fewer than ``least`` points in common or a flat
-    curve. The sums of products of all lags at once, by Fourier's transform."""
+    """Return Pearson's correlation of ``a[n + lag]`` and ``b[n]`` at each lag; NaN for fewer than ``least`` points in
+    common or a flat curve. The sums of products of all lags at once, by Fourier's transform."""
     a, b = a - a.mean(), b - b.mean()
     size = 1 << (len(a) + len(b) - 1).bit_length()  # of other lengths the transform may take minutes
     products = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)[lags % size]

@@ -19,7 +19,7 @@ _ARRAYS = ArrayFiles()
 
 
 def _files(path: str) -> list[str]:
-    """The file, or the files of a folder of frames, by name."""
+    """Return the file, or the files of a folder of frames, by name."""
     if not os.path.isdir(path):
         return [path]
     return [os.path.join(path, name) for name in scan_pictures(path).found]
@@ -46,7 +46,7 @@ def _array(reference: str) -> np.ndarray:
 
 
 def _size(path: str) -> tuple[int, int]:
-    """How many files, and their bytes."""
+    """Return how many files, and their bytes."""
     file, key = split_reference(path)
     if key:
         whole = not file.lower().endswith((".npy", ".npz"))
@@ -56,7 +56,7 @@ def _size(path: str) -> tuple[int, int]:
 
 
 def same_content(paths: Iterable[str]) -> list[list[str]]:
-    """Groups of two or more paths whose contents are equal, in the order of the first of each.
+    """Return groups of two or more paths whose contents are equal, in the order of the first of each.
 
     Only clips of equal size are read: others cannot be equal.
     """
@@ -76,7 +76,7 @@ def same_content(paths: Iterable[str]) -> list[list[str]]:
 def shared_between(
     splits: Mapping[str, Sequence[str]],
 ) -> tuple[list[dict[str, list[str]]], dict[str, list[list[str]]]]:
-    """Contents that several splits share, and contents that one split has more than once.
+    """Return contents that several splits share, and contents that one split has more than once.
 
     Args:
         splits: {split: paths of its clips}.

@@ -139,7 +139,7 @@ def convert_dust(
 
 
 def _read_source(root: Path, weights: str | os.PathLike, assume_order: bool) -> _Source:
-    """Everything but the numbers of videos, series and features."""
+    """Return everything but the numbers of videos, series and features."""
     home, data = _folders(root)
     source = _Source(data, Path(weights or home / "saved_models"))
     _open_arrays(source)
@@ -152,7 +152,7 @@ def _read_source(root: Path, weights: str | os.PathLike, assume_order: bool) -> 
 
 
 def _folders(root: Path) -> tuple[Path, Path]:
-    """(DUST's folder, the folder of its pickles)."""
+    """Return (DUST's folder, the folder of its pickles)."""
     if not root.is_dir():
         raise DataError(f"{root} is no folder: --root is DUST's folder, which holds data/*.pkl")
     wanted = [pattern.format(split) for pattern in FILES.values() for split in PICKLED]
@@ -306,7 +306,7 @@ def _copy(source: _Source, array: PickledArray, target: Path | None, dtype: np.d
 
 
 def _bad_values(rows: np.ndarray, cast: np.ndarray) -> Iterator[tuple[int, str, int]]:
-    """(row, what is wrong, how many values) of the rows whose values are NaN, infinite, or lost by the cast."""
+    """Yield (row, what is wrong, how many values) of the rows whose values are NaN, infinite, or lost by the cast."""
     finite = np.isfinite(rows)
     if cast.dtype.kind == "f":
         lost = finite & ~np.isfinite(cast)
@@ -335,7 +335,7 @@ def _write_csv(path: Path, source: _Source, origin: str) -> None:
 
 
 def _write_features(source: _Source, folder: Path, force: bool) -> None:
-    """Stores the features as the stage that extracts them does."""
+    """Store the features as the stage that extracts them does."""
     checkpoint = source.weights / "step_3d/final_3d.pth"
     meta = {"checkpoint_sha256": sha256_of_file(checkpoint) if checkpoint.is_file() else "", "layer": "pooled"}
     meta["source"] = "DUST's feature pickle, in its order"

@@ -75,7 +75,7 @@ def write_findings(report: Report, folder: Path) -> Path:
 
 
 def decisions(report: Report) -> dict[tuple[str, str], Finding]:
-    """(split, id) -> the finding that decides: one that drops the sample before one that relabels it."""
+    """Map (split, id) -> the finding that decides: one that drops the sample before one that relabels it."""
     found: dict[tuple[str, str], Finding] = {}
     for finding in report.findings:
         if finding.id:
@@ -172,7 +172,7 @@ def write_list(out: Path, split: str, header: Sequence[str], rows: Sequence[Sequ
 
 
 def _reference(written: str, out: Path) -> str:
-    """A path, or a row of an array, as it is written into a list of ``out``."""
+    """Return a path, or a row of an array, as it is written into a list of ``out``."""
     if not written:
         return ""
     file, key = split_reference(written)
@@ -180,14 +180,14 @@ def _reference(written: str, out: Path) -> str:
 
 
 def _write_classes(out: Path, lists: Lists, kept: Kept) -> None:
-    """The class list, without the names that nobody has any more because they were relabelled."""
+    """Write the class list, without the names that nobody has any more because they were relabelled."""
     used = {word for rows in kept.values() for _, label in rows for word in label.split(",")}
     relabelled = _renamed(lists, kept)
     write_class_list(out / CLASS_LIST, [name for name in lists.class_names if name in used or name not in relabelled])
 
 
 def _renamed(lists: Lists, kept: Kept) -> set[str]:
-    """Names of classes that samples were taken from by relabelling."""
+    """Return names of classes that samples were taken from by relabelling."""
     pairs = (
         (lists.words(clip), label) for rows in kept.values() for clip, label in rows if isinstance(clip.label, int)
     )
@@ -221,7 +221,7 @@ def _fusion(out: Path, lists: Lists, kept: Kept) -> None:
 
 
 def _window(clip: Any) -> list[str]:
-    """The cells of a clip's part of a recording; empty where it is all of it."""
+    """Return the cells of a clip's part of a recording; empty where it is all of it."""
     if clip.window is None:
         return [""] * len(WINDOW)
     start, end, *clock = (getattr(clip.window, name) for name in WINDOW)

@@ -55,7 +55,7 @@ def examine(path: str, *, decode: bool) -> str:
 
 
 def examine_all(paths: Sequence[str], *, decode: bool, workers: int = 0) -> dict[str, str]:
-    """{path: what is wrong with it} for the clips that are bad; see :func:`look_at_all`."""
+    """Return {path: what is wrong with it} for the clips that are bad; see :func:`look_at_all`."""
     desc = "decoding" if decode else "opening"
     found = look_at_all(paths, partial(measure, decode=decode), workers=workers, desc=desc)
     return {path: health.reason for path, health in found.items() if health.reason}
@@ -64,7 +64,7 @@ def examine_all(paths: Sequence[str], *, decode: bool, workers: int = 0) -> dict
 def look_at_all(
     paths: Iterable[str], look: Callable[[str], Health], *, workers: int = 0, desc: str = "reading"
 ) -> dict[str, Health]:
-    """{path: what ``look`` says of it}, each path once.
+    """Return {path: what ``look`` says of it}, each path once.
 
     Args:
         look: can be pickled where there are workers.
@@ -97,7 +97,7 @@ def look_at_all(
 def _in_pool(
     paths: Sequence[str], look: Callable[[str], Health], workers: int, found: dict[str, Health], bar: tqdm
 ) -> list[str]:
-    """Looks at the files and returns those that were not reached because a process died."""
+    """Look at the files and return those that were not reached because a process died."""
     # "spawn": codecs' threads do not survive a fork, and a fork server dies with a folder in /tmp that cleaners remove.
     pool = ProcessPoolExecutor(min(workers, len(paths)) or 1, mp_context=get_context("spawn"))
     try:

@@ -19,7 +19,7 @@ FOLDER = "series"
 
 
 def read_imu(manifests: Mapping[str, Manifest], files: str = DEFAULT, unit: str = "s") -> dict[str, Series]:
-    """{path of a clip: its sensors' values, channels (C, L), those of the files one behind the other}.
+    """Return {path of a clip: its sensors' values, channels (C, L), those of the files one behind the other}.
 
     Sensors of other rates are brought to the times of the first file, as far as all of them reach, by linear
     interpolation; rows are put in the order of their times, and those of one time averaged. Without times the files
@@ -74,7 +74,7 @@ def _beside(clip: str, pattern: str) -> str:
 
 
 def _joined(parts: Sequence[Series], paths: Sequence[str], unit: float) -> Series:
-    """All channels on the times of the first part. SampleError where they have none in common."""
+    """Return all channels on the times of the first part. SampleError where they have none in common."""
     timed = [(part.values, part.times * unit) for part in parts if part.times is not None]
     if not timed:
         lengths = {part.values.shape[1] for part in parts}

@@ -205,7 +205,7 @@ def _clips(root: str, options: ListOptions) -> Lists:
 
 
 def _csv_splits(root: str, separator: str = "") -> dict[str, Table]:
-    """The table of each split; that of one file for all splits under ""."""
+    """Return the table of each split; that of one file for all splits under ""."""
     one = root if os.path.isfile(root) else os.path.join(root, ONE_FILE)
     paths = {"": one} if os.path.isfile(one) else {split: os.path.join(root, f"{split}.csv") for split in SPLITS}
     return {
@@ -347,7 +347,7 @@ def look_at_files(lists: Lists, options: ListOptions, *, workers: int = 0) -> di
 
 
 def _rules_of(paths: Sequence[str]) -> SeriesRules:
-    """As many channels as the first series has that can be read; missing values are nobody's fault here."""
+    """Ask for as many channels as the first series has that can be read; missing values are nobody's fault here."""
     for path in paths:
         try:
             return SeriesRules(num_channels=count_channels(path), missing="mask")

@@ -116,7 +116,7 @@ def make_tracks(
 
 
 def _is_ready(job: Job, target: Path) -> bool:
-    """Whether the tracks are there, of this part of this video, and newer than it."""
+    """Tell whether the tracks are there, of this part of this video, and newer than it."""
     if not target.is_file() or target.stat().st_mtime < job.video.stat().st_mtime:
         return False
     with open_npz(target) as archive:
@@ -150,7 +150,7 @@ def _track(job: Job, target: Path, settings: Settings) -> None:
 
 
 def _frame_numbers(job: Job, reader: VideoReader, fps: float) -> list[int]:
-    """The frames of the clip; with ``fps`` those nearest to its times, if it is below the video's rate."""
+    """Return the frames of the clip; with ``fps`` those nearest to its times, if it is below the video's rate."""
     start, end = job.start, len(reader) if job.end is None else job.end
     if job.segment is not None:
         start, end = job.segment.bounds(reader.pts)
@@ -165,7 +165,7 @@ def _frame_numbers(job: Job, reader: VideoReader, fps: float) -> list[int]:
 
 
 def _scaled(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width with the short side brought down to ``short_side``; 0 leaves it."""
+    """Return the height and width with the short side brought down to ``short_side``; 0 leaves it."""
     scale = min(1.0, short_side / min(height, width)) if short_side else 1.0
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -240,7 +240,7 @@ def _read_csv(path: Path, problems: Problems) -> list[Job]:
 
 
 def _locate(folder: Path, written: str) -> Path:
-    """Beside the csv, else in the working folder; where it is in neither, beside the csv."""
+    """Find the video beside the csv, else in the working folder; where it is in neither, beside the csv."""
     return next((path for path in (folder / written, Path(written)) if path.exists()), folder / written)
 
 

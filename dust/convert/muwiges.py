@@ -82,7 +82,7 @@ def read_muwiges(
 def split_people(
     people: Sequence[int], test: Sequence[int], val: Sequence[int], test_count: int, val_count: int, seed: int
 ) -> dict[int, str]:
-    """{person: split}. Lists that are empty are drawn, test first; whoever is left trains."""
+    """Return {person: split}. Lists that are empty are drawn, test first; whoever is left trains."""
     unknown = sorted((set(test) | set(val)) - set(people))
     if unknown:
         raise DataError(f"no clips of the people {unknown}: there are {list(people)}")
@@ -128,5 +128,5 @@ def _number(name: str, pattern: re.Pattern, clip_id: str, problems: Problems) ->
 
 
 def _clips(root: str) -> list[str]:
-    """The videos below root, by path relative to it."""
+    """Return the videos below root, by path relative to it."""
     return [os.path.relpath(path, root).replace(os.sep, "/") for path in iter_clips(root, frames=False)]

@@ -189,7 +189,7 @@ def _csv_jobs(source: Path, target: Path, prefix: str) -> list[tuple[Path, Path]
 
 
 def _places(source: Path, prefix: str) -> dict[str, tuple[Path, Path]]:
-    """For each path as the csv writes it: the clip, and its new name below ``out``."""
+    """Return for each path, as the csv writes it, the clip, and its new name below ``out``."""
     raw = read_csv(source, split="")
     raw.problems.raise_if_any(str(source))
     bases = [Path(prefix)] if prefix else [source.parent, Path.cwd()]
@@ -284,7 +284,7 @@ def _run(jobs: list[tuple[Path, Path]], encoding: Encoding, workers: int, progre
 
 
 def _results(jobs: list[tuple[Path, Path]], encoding: Encoding, workers: int) -> Iterator[tuple[Path, str]]:
-    """(source, reason) as clips finish."""
+    """Yield (source, reason) as clips finish."""
     if workers <= 1 or len(jobs) < 2:
         for source, target in jobs:
             yield source, prepare_clip(source, target, encoding)
@@ -299,7 +299,8 @@ def _results(jobs: list[tuple[Path, Path]], encoding: Encoding, workers: int) ->
 
 
 def _copy_lists(root: Path, target: Path) -> None:
-    """Text lists (csv, split files, labels) with the clips' new endings, and with ``root`` replaced by ``target``."""
+    """Copy text lists (csv, split files, labels) with the clips' new endings, and with ``root`` replaced by
+    ``target``."""
     old = sorted((suffix for suffix in VIDEO_SUFFIXES - KEPT_SUFFIXES), key=len, reverse=True)
     ending = re.compile("(" + "|".join(re.escape(suffix) for suffix in old) + r")(?![\w.])", re.IGNORECASE)
     for path in sorted(root.rglob("*")):

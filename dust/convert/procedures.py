@@ -67,7 +67,7 @@ def convert_procedures(
 
 
 def _read_splits(root: Path, layout: str, table: str) -> tuple[dict[str, ProcedureData], list[str]]:
-    """What can be read, and the errors of the splits that cannot."""
+    """Return what can be read, and the errors of the splits that cannot."""
     there = [split for split in SPLITS if (root / split).is_dir() or (root / "recordings" / split).is_dir()]
     splits, failed = {}, []
     for split in there or SPLITS[:1]:  # reading train says what was looked for

@@ -78,7 +78,7 @@ class PickledArray:
         return tuple(self.stored[axis] for axis in self.axes)
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows) one after the other: at most ``size`` bytes at once, but at least one row. The array
+        """Yield (first row, rows) one after the other: at most ``size`` bytes at once, but at least one row. The array
         must have an axis.
 
         Where rows do not lie together in the file (Fortran order), numbers are mapped from the file instead, and read
@@ -225,7 +225,7 @@ class _Reader:
         return array
 
     def step(self, name: str, at: int) -> None:
-        """One instruction of ``pickletools``, which stands at byte ``at``."""
+        """Follow one instruction of ``pickletools``, which stands at byte ``at``."""
         match name:
             case "PROTO":
                 if (protocol := self.number(1)) > 5:

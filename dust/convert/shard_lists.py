@@ -60,7 +60,7 @@ class Rows:
         return os.path.relpath(path, self.target)
 
     def notes(self) -> dict[str, list[dict[str, Any]]]:
-        """{file: what the lists say of it, a row for each time that they name it}."""
+        """Return {file: what the lists say of it, a row for each time that they name it}."""
         numbers = {name: number for number, name in enumerate(self.class_names)}
         found: dict[str, list[dict[str, Any]]] = {}
         for split, clips in self.lists.clips.items():

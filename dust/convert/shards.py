@@ -155,7 +155,7 @@ def pack(
 
 
 def _owners(lists: Lists) -> dict[str, str]:
-    """{file: the split of its shard}, in the order of the lists, training first.
+    """Return {file: the split of its shard}, in the order of the lists, training first.
 
     Raises:
         DataError: lists of another kind, files that are missing, folders of pictures.
@@ -179,7 +179,7 @@ def _owners(lists: Lists) -> dict[str, str]:
 
 
 def _read_tables(target: Path) -> tuple[dict[str, tuple[int, str]], Counter[str]]:
-    """({file: (its size, the member that holds it)}, shards of each split), of the shards that are whole."""
+    """Return ({file: (its size, the member that holds it)}, shards of each split), of the shards that are whole."""
     places: dict[str, tuple[int, str]] = {}
     shards: Counter[str] = Counter()
     for path in sorted(target.glob("*-*.csv")):
@@ -210,7 +210,7 @@ def _read_tables(target: Path) -> tuple[dict[str, tuple[int, str]], Counter[str]
 
 
 def _plan(owners: Mapping[str, str], places: Mapping[str, tuple[int, str]], source: str) -> list[_Job]:
-    """The files that are to be packed. DataError for one that is another than when it was packed."""
+    """Return the files that are to be packed. DataError for one that is another than when it was packed."""
     jobs: list[_Job] = []
     problems = Problems()
     for path, split in owners.items():
@@ -230,7 +230,7 @@ def _plan(owners: Mapping[str, str], places: Mapping[str, tuple[int, str]], sour
 def _make(
     jobs: Sequence[_Job], folder: Path, encoding: Encoding | None, workers: int
 ) -> Generator[tuple[_Job, _Made], None, None]:
-    """Each job with what is packed of it, in order; a few are made ahead."""
+    """Yield each job with what is packed of it, in order; a few are made ahead."""
     if workers <= 1 or len(jobs) < 2:
         for job in jobs:
             yield job, _made(job, folder, encoding)
@@ -368,7 +368,7 @@ class _Hashing:
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
-    """A member's header, the same whoever packs it and when."""
+    """Return a member's header, the same whoever packs it and when."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, 0
     return info

@@ -28,7 +28,7 @@ class Conversion:
 
 
 def read_public(root: str, format: str, *, split_number: int = 1, path_prefix: str = "") -> dict[str, Manifest]:
-    """The splits of a public data set or of class folders; val and test have train's classes.
+    """Return the splits of a public data set or of class folders; val and test have train's classes.
 
     SSv2's test list, which has no labels, is left aside: its published numbers are of the validation list.
     """
@@ -60,7 +60,7 @@ def write_splits(
     skip_bad: bool = False,
     drop_leaks: bool = False,
 ) -> Conversion:
-    """Checks the clips, then writes ``out/{train,val,test}.csv`` (``path,label`` with class names) and ``classes.txt``.
+    """Check the clips, then write ``out/{train,val,test}.csv`` (``path,label`` with class names) and ``classes.txt``.
 
     Where only one of val and test is given, the other is a copy of it.
 
@@ -108,7 +108,7 @@ def write_splits(
 
 
 def refuse_overwriting(folder: Path, names: Sequence[str], force: bool) -> None:
-    """DataError if any of the files is there already and ``force`` is not set."""
+    """Raise DataError if any of the files is there already and ``force`` is not set."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file: give a folder")
     present = [name for name in names if (folder / name).exists()]
@@ -125,7 +125,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_bad_clips(folder: Path, rows: Sequence[tuple[str, str, str, str]]) -> Path:
-    """Writes (split, id, path, reason) of every bad clip, and returns the file's path."""
+    """Write (split, id, path, reason) of every bad clip, and return the file's path."""
     make_folder(folder)
     path = folder / BAD_CLIPS
     write_csv(path, ("split", "id", "path", "reason"), rows)
@@ -133,7 +133,7 @@ def write_bad_clips(folder: Path, rows: Sequence[tuple[str, str, str, str]]) -> 
 
 
 def bad_rows(clips: dict[str, list[Clip]], bad: dict[str, str]) -> list[tuple[str, str, str, str]]:
-    """The rows of :func:`write_bad_clips`, from {path: reason}."""
+    """Return the rows of :func:`write_bad_clips`, from {path: reason}."""
     return [(split, c.id, c.path, bad[c.path]) for split, part in clips.items() for c in part if c.path in bad]
 
 
@@ -205,7 +205,7 @@ def _handle_leaks(clips: dict[str, list[Clip]], drop_leaks: bool, result: Conver
 
 
 def written_path(path: str, out: Path, relative_to: str = "") -> str:
-    """A path as a list in ``out`` writes it: relative to ``relative_to``, or to ``out`` if it lies below."""
+    """Return a path as a list in ``out`` writes it: relative to ``relative_to``, or to ``out`` if it lies below."""
     if is_remote(path):
         return path
     full = os.path.abspath(path)

@@ -75,7 +75,7 @@ def need_opencv() -> Any:
 
 
 def read_mask(path: Path, numbers: Sequence[int], size: tuple[int, int]) -> Masks:
-    """Masks by the place of a frame in ``numbers``: (H, W) bool, where points may begin.
+    """Return masks by the place of a frame in ``numbers``: (H, W) bool, where points may begin.
 
     Args:
         path: an image (white: here), for all frames; or a folder with one for each frame of the video.
@@ -131,7 +131,7 @@ def lucas_kanade(
 
 
 def _step(cv2: Any, before: np.ndarray, now: np.ndarray, at: np.ndarray, max_error: float) -> tuple[Any, np.ndarray]:
-    """(N, 2) places in ``before`` -> places in ``now``, and which of them can be trusted."""
+    """Follow (N, 2) places in ``before`` -> places in ``now``, and which of them can be trusted."""
     options = {"winSize": (15, 15), "maxLevel": 3}
     there, ahead, difference = cv2.calcOpticalFlowPyrLK(before, now, at[:, None], None, **options)
     back, behind, _ = cv2.calcOpticalFlowPyrLK(now, before, there, None, **options)
@@ -144,7 +144,7 @@ def _step(cv2: Any, before: np.ndarray, now: np.ndarray, at: np.ndarray, max_err
 
 
 def _corners(cv2: Any, grey: np.ndarray, at: np.ndarray, alive: int, allowed: np.ndarray | None) -> np.ndarray:
-    """New corners (N, 2), apart from each other and from the points ``at``, until ``alive`` are there."""
+    """Return new corners (N, 2), apart from each other and from the points ``at``, until ``alive`` are there."""
     missing = alive - len(at)
     if missing <= 0:
         return np.zeros((0, 2), np.float32)
@@ -157,7 +157,8 @@ def _corners(cv2: Any, grey: np.ndarray, at: np.ndarray, alive: int, allowed: np
 
 
 def _collect(history: list[tuple[np.ndarray, np.ndarray]], born: int, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """The history of all points as tracks (T, points, 2) and visibility. An unseen point stays where it was seen."""
+    """Return the history of all points as tracks (T, points, 2) and visibility. An unseen point stays where it was
+    seen."""
     seen = np.zeros((len(history), born), bool)
     for frame, (ids, _) in enumerate(history):
         seen[frame, ids] = True
@@ -178,7 +179,8 @@ def _collect(history: list[tuple[np.ndarray, np.ndarray]], born: int, points: in
 
 
 def cotracker(frames: Iterable[np.ndarray], masks: Masks | None, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """CoTracker 3 (offline) by torch.hub, with a grid of about ``points`` points in the first frame, within its mask.
+    """Run CoTracker 3 (offline) by torch.hub, with a grid of about ``points`` points in the first frame, within its
+    mask.
 
     The whole clip is in memory. The repository is downloaded and run; its licence is not dust's.
     """

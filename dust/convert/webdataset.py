@@ -90,7 +90,7 @@ def read_entries(file: BinaryIO, source: str) -> Iterator[Entry]:
 
 
 def _records(content: bytes) -> dict[str, str]:
-    """The path and the size that an extended header of pax states, as ``LENGTH KEY=VALUE``."""
+    """Return the path and the size that an extended header of pax states, as ``LENGTH KEY=VALUE``."""
     found: dict[str, str] = {}
     while content:
         count, _, rest = content.partition(b" ")
@@ -148,7 +148,7 @@ def convert_webdataset(
 
 
 def _split_of(inside: Path) -> str:
-    """By a folder's name, or by what the tar's begins with."""
+    """Return the split by a folder's name, or by what the tar's begins with."""
     words = [*(part.lower() for part in inside.parts[:-1]), inside.stem.lower()]
     for split, names in SPLIT_FOLDERS.items():
         if any(word == name or word.startswith((f"{name}-", f"{name}_")) for word in words for name in names):
@@ -157,7 +157,7 @@ def _split_of(inside: Path) -> str:
 
 
 def _samples(file: BinaryIO, source: str, problems: Problems) -> Iterator[tuple[str, _Sample]]:
-    """(key, sample) of neighbouring members of one name."""
+    """Yield (key, sample) of neighbouring members of one name."""
     before, sample = None, _Sample()
     for entry in read_entries(file, source):
         folder, slash, name = entry.name.rpartition("/")
@@ -178,7 +178,7 @@ def _samples(file: BinaryIO, source: str, problems: Problems) -> Iterator[tuple[
 
 
 def _label_of(file: BinaryIO, sample: _Sample, field_name: str, source: str) -> str | None:
-    """The label in ``.cls``, or in a field of ``.json``; None where neither says one."""
+    """Return the label in ``.cls``, or in a field of ``.json``; None where neither says one."""
     for kind in ("cls", "json"):
         entry = sample.others.get(kind)
         if entry is None or entry.end - entry.start > LONGEST:

@@ -16,8 +16,8 @@ People = dict[str, list[Annotation]]
 
 
 def works_of(tasks: Iterable[People]) -> list[People]:
-    """What is to be compared of the tasks of one video: tasks whose times overlap are one, by the same annotators
-    together; a task of which nobody says anything stands alone."""
+    """Return what is to be compared of the tasks of one video: tasks whose times overlap are one, by the same
+    annotators together; a task of which nobody says anything stands alone."""
     works: list[People] = []
     for task in tasks:
         for other in [one for one in works if _meet(one, task)]:
@@ -28,7 +28,7 @@ def works_of(tasks: Iterable[People]) -> list[People]:
 
 
 def _meet(one: People, other: People) -> bool:
-    """Whether the times from the first to the last stretch overlap; frames and seconds cannot be compared."""
+    """Tell whether the times from the first to the last stretch overlap; frames and seconds cannot be compared."""
     for in_frames in (False, True):
         parts = [[item for items in work.values() for item in items if item.in_frames == in_frames]
                  for work in (one, other)]  # fmt: skip
@@ -84,7 +84,7 @@ Said = list[frozenset[str]]
 
 
 def _pieces(people: Sequence[Sequence[Annotation]]) -> list[tuple[Annotation, Said]]:
-    """The parts of a video between neighbouring ends of stretches of which anybody says something."""
+    """Return the parts of a video between neighbouring ends of stretches of which anybody says something."""
     found = []
     for in_frames in (False, True):
         items_of = [[one for one in items if one.in_frames == in_frames] for items in people]

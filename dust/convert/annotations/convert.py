@@ -128,8 +128,8 @@ Row = tuple[Annotation, str, float | None, float | None]
 
 
 def _met(rows: Iterable[Row], said_in: Mapping[int, str]) -> list[str]:
-    """What to say of videos of which several files speak, or which several folders of the annotation have become;
-    ``said_in``: the file of each annotation, by its ``id``."""
+    """Return what to say of videos of which several files speak, or which several folders of the annotation have
+    become; ``said_in``: the file of each annotation, by its ``id``."""
     files: dict[str, dict[str, str]] = {}
     folders: dict[str, dict[str, str]] = {}
     for one, path, *_ in rows:
@@ -148,8 +148,8 @@ def _met(rows: Iterable[Row], said_in: Mapping[int, str]) -> list[str]:
 
 
 def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, result: Converted) -> list[Row]:
-    """(annotation, path as written, start, end) of those whose video is there; without start and end where the file
-    holds the stretch alone."""
+    """Return (annotation, path as written, start, end) of those whose video is there; without start and end where the
+    file holds the stretch alone."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of videos")
     known = videos_below(folder)
@@ -187,7 +187,7 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
 
 
 def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
-    """What to say of stretches that end behind their video, as its header has it; they stay in the list."""
+    """Return what to say of stretches that end behind their video, as its header has it; they stay in the list."""
     late, begin, example = 0, 0, ""
     for path, items in seconds.items():
         length = 0.0 if os.path.isdir(path) else stated_duration(path)
@@ -205,7 +205,7 @@ def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
 
 
 def _frame_times(path: str, problems: Problems) -> list[float] | None:
-    """Times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame."""
+    """Return times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame."""
     try:
         with (FrameFolderReader if os.path.isdir(path) else VideoReader)(path) as reader:
             shown: Any = reader

@@ -24,8 +24,8 @@ from dust.utils.text import counted
 
 
 def read_label_studio(path: Path, *, soft_labels: bool = False) -> Annotated:
-    """Label Studio's JSON and JSON-MIN exports: labels of a timeline (frames from 1, both ends included), and labels of
-    a stretch of sound or video in seconds. Predictions and cancelled annotations are left out.
+    """Read Label Studio's JSON and JSON-MIN exports: labels of a timeline (frames from 1, both ends included), and
+    labels of a stretch of sound or video in seconds. Predictions and cancelled annotations are left out.
 
     Several tasks of one video are several annotators' words as those of one task are, where times of both overlap; else
     they are parts of the work, and all are taken.
@@ -73,12 +73,12 @@ _MADE = {"annotations", "completions"}  # the latter before version 1.0
 
 
 def _made(task: dict[str, Any]) -> Sequence[Any]:
-    """The annotations of a task."""
+    """Return the annotations of a task."""
     return next((sequence(task[key]) for key in sorted(_MADE) if key in task), [])
 
 
 def _said(task: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """(annotator, values of the results) of each annotation of a task."""
+    """Return (annotator, values of the results) of each annotation of a task."""
     if not _MADE & task.keys():  # JSON-MIN: lists of values beside the data, a task for each annotation
         return [(str(task.get("annotator", "")), [mapping(one) for value in task.values() for one in sequence(value)])]
     made = [one for one in map(mapping, _made(task)) if not one.get("was_cancelled")]
@@ -90,7 +90,7 @@ def _said(task: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def _stretches(value: dict[str, Any], video: str, where: str, problems: Problems) -> list[Annotation]:
-    """The stretches of one result, a label each; none of what is no stretch of time."""
+    """Return the stretches of one result, a label each; none of what is no stretch of time."""
     names = sequence(value.get("timelinelabels")) or sequence(value.get("labels"))
     found: list[Annotation] = []
     for one in map(mapping, sequence(value.get("ranges"))):
@@ -110,7 +110,7 @@ _TEXT = 1  # the type of an attribute of VIA's whose value is what was typed
 
 
 def read_via(path: Path, attribute: str = "") -> Annotated:
-    """A project of the VGG Image Annotator, version 3: its temporal segments.
+    """Read a project of the VGG Image Annotator, version 3: its temporal segments.
 
     Args:
         attribute: name of the attribute that holds the label; "" where there is only one.

@@ -14,7 +14,7 @@ AVA_S = 1.0
 
 
 def read_segments(path: Path) -> Annotated:
-    """A list of segments: path (or video), start, end (seconds), label; confidence where it is there."""
+    """Read a list of segments: path (or video), start, end (seconds), label; confidence where it is there."""
     found, problems = Annotated(), Problems()
     for number, row in enumerate(read_named(path, ("start", "end", "label"), "a list of segments"), 2):
         start, end, sure = (
@@ -26,7 +26,8 @@ def read_segments(path: Path) -> Annotated:
 
 
 def read_ava(path: Path) -> Annotated:
-    """AVA's csv, with or without boxes: video, seconds, (box,) action, ... Each row is of the second around its time.
+    """Read AVA's csv, with or without boxes: video, seconds, (box,) action, ... Each row is of the second around its
+    time.
 
     The same action of one second, of several people, counts once; neighbouring seconds stay apart. Actions are called
     by their numbers or names, as they stand.
@@ -53,7 +54,7 @@ def read_ava(path: Path) -> Annotated:
 
 
 def read_boris(path: Path) -> Annotated:
-    """BORIS' exports: aggregated events (Start (s), Stop (s)), or tabular events (Time with START and STOP).
+    """Read BORIS' exports: aggregated events (Start (s), Stop (s)), or tabular events (Time with START and STOP).
 
     Point events have no length and are left out. The subject is the group.
     """
@@ -174,7 +175,8 @@ def _tabular(table: list[dict[str, str]], media: str, found: Observations, probl
 
 
 def _video(written: str) -> tuple[str, str]:
-    """Folder and name of the first player's video; BORIS 8 writes ``player #1:/v/abc.mp4``, with ``;`` between them."""
+    """Return the folder and name of the first player's video; BORIS 8 writes ``player #1:/v/abc.mp4``, with ``;``
+    between them."""
     first = next(filter(None, _PLAYER.split(written)), "")
     return video_place(first.rstrip(" ;\n") if first != written else written)
 

@@ -22,8 +22,8 @@ from dust.utils.text import counted, whole_number
 
 
 def read_cvat(path: Path, attribute: str = "") -> Annotated:
-    """CVAT for video 1.1: a track is a stretch for each time that it is on screen; and CVAT for images 1.1: tags of
-    frames, equal neighbours joined. Frames count from 0.
+    """Read CVAT for video 1.1: a track is a stretch for each time that it is on screen; and CVAT for images 1.1: tags
+    of frames, equal neighbours joined. Frames count from 0.
 
     CVAT writes every frame of a track. One that is written as keyframes alone is there between them too, and after the
     last one to the end of its task, as CVAT shows it.
@@ -77,7 +77,7 @@ class _Task:
 
 
 def _tasks(root: Element) -> dict[str, _Task]:
-    """Number -> task."""
+    """Map number -> task."""
     found: dict[str, _Task] = {}
     for task in (*root.iter("task"), *root.iter("job")):
         video = task.findtext("source") or root.findtext(".//source") or task.findtext("name") or ""
@@ -94,7 +94,7 @@ def _whole(text: str | None) -> int | None:
 
 
 def _task_of(element: Element, tasks: Mapping[str, _Task], where: str, problems: Problems) -> _Task:
-    """The task that a track or picture names, else the only one."""
+    """Return the task that a track or picture names, else the only one."""
     number = element.get("task_id", "")
     if number not in tasks and len(tasks) > 1:
         problems.add(f"is of none of the tasks {', '.join(tasks)} (task_id)", f"{where}: {number or 'none is said'}")
@@ -106,21 +106,21 @@ Shapes = Sequence[tuple[int, Element]]
 
 
 def _outside(shape: Element) -> bool:
-    """Whether the track has left the screen there; of a skeleton whether all its points have."""
+    """Tell whether the track has left the screen there; of a skeleton whether all its points have."""
     parts = [one.get("outside") for one in shape if one.get("outside") is not None]
     return shape.get("outside") == "1" or (shape.get("outside") is None and bool(parts) and set(parts) == {"1"})
 
 
 def _keyframes_alone(shapes: Shapes, step: int) -> bool:
-    """Whether frames are missing in which the track is there; frames that were deleted stand beside those that CVAT put
-    between keyframes."""
+    """Tell whether frames are missing in which the track is there; frames that were deleted stand beside those that
+    CVAT put between keyframes."""
     between = any(shape.get("keyframe") == "0" for _, shape in shapes)
     gaps = any(b > a + step and not _outside(shape) for (a, shape), (b, _) in pairwise(shapes))
     return len(shapes) == 1 or (gaps and not between)
 
 
 def _stretches(shapes: Shapes, label: str, attribute: str, task: _Task) -> list[Annotation]:
-    """A track's stretches between ``outside`` marks, cut where the attribute changes."""
+    """Return a track's stretches between ``outside`` marks, cut where the attribute changes."""
     video = task.video
     found: list[Annotation] = []
     start: int | None = None
@@ -159,7 +159,7 @@ def _tags(root: Element, tasks: Mapping[str, _Task], problems: Problems) -> list
 
 
 def read_elan(path: Path, tier: str = "") -> Annotated:
-    """An ELAN document (.eaf): the annotations of a tier.
+    """Read an ELAN document (.eaf): the annotations of a tier.
 
     An annotation that refers to one of another tier has the time of that one; where several refer to one, they share it
     evenly, as ELAN shows it. So do neighbours whose common ends are not set.
@@ -254,7 +254,7 @@ class _Spans:
                     self.slots[slot] = str(low + place * (high - low) / (len(chain) - 1))
 
     def of(self, one: Element, depth: int = 0) -> tuple[float, float] | None:
-        """None where the times are not set."""
+        """Return start and end; None where the times are not set."""
         if one.tag == "REF_ANNOTATION":
             other = self.by_id.get(one.get("ANNOTATION_REF", ""))
             if other is None or depth > _DEEPEST:

@@ -48,7 +48,7 @@ def _mediapipe(path: Path, name: str) -> list[Recording]:
 
 
 def _openpose(path: Path, name: str) -> list[Recording]:
-    """Of the first file of a recording all of them."""
+    """Read all files of a recording; ``path`` is its first."""
     stem = json_files.openpose_stem(path)
     files = [one for one in path.parent.iterdir() if one.suffix == ".json" and json_files.openpose_stem(one) == stem]
     return json_files.read_openpose(sorted(files, key=natural_order), name)
@@ -179,7 +179,7 @@ def _check_options(
 
 
 def _read(form: str, source: Path, pattern: re.Pattern[str], labels: str) -> list[Recording]:
-    """All recordings; DataError with every file that cannot be read."""
+    """Return all recordings; DataError with every file that cannot be read."""
     problems, recordings = Problems(), []
     for path, name in _files(source, form):
         try:
@@ -207,7 +207,7 @@ def _read(form: str, source: Path, pattern: re.Pattern[str], labels: str) -> lis
 
 
 def _files(source: Path, form: str) -> list[tuple[Path, str]]:
-    """Each recording's (first) file, and its name: the path below the source without suffix."""
+    """Return each recording's (first) file, and its name: the path below the source without suffix."""
     endings = READERS[form].endings
     if source.is_file():
         return [(source, source.stem)]
@@ -236,7 +236,7 @@ def _files(source: Path, form: str) -> list[tuple[Path, str]]:
 
 
 def _read_labels(path: Path) -> dict[str, dict[str, str]]:
-    """{clip: what its row says}."""
+    """Return {clip: what its row says}."""
     problems = Problems()
     table = read_table(path, problems)
     unknown = [name for name in table.header if name not in LABEL_COLUMNS]
@@ -262,7 +262,7 @@ def _read_labels(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _samples(recordings: Sequence[Recording], problems: Problems, result: Converted) -> dict[str, dict[int, Recording]]:
-    """{sample: {camera from 0: recording}}. Cameras are the numbers that occur, in their order."""
+    """Return {sample: {camera from 0: recording}}. Cameras are the numbers that occur, in their order."""
     numbers = sorted({one.view for one in recordings if one.view is not None})
     order = {number: place for place, number in enumerate(numbers)}
     if numbers and numbers != list(range(len(numbers))):
@@ -355,7 +355,7 @@ def _write_series(
 
 
 def _channels(tracks: Tracks | None, like: Tracks) -> np.ndarray:
-    """(2 P, T) float32: x and y of each point in turn, [-1, 1] over the frame; NaN where it was not seen."""
+    """Return (2 P, T) float32: x and y of each point in turn, [-1, 1] over the frame; NaN where it was not seen."""
     if tracks is None:
         return np.full((2 * like.xy.shape[1], len(like.xy)), np.nan, np.float32)
     assert tracks.size is not None

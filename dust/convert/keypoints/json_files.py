@@ -19,7 +19,8 @@ _OPENPOSE = re.compile(r"(?P<stem>.*?)_?(?P<frame>\d+)_keypoints$")
 
 
 def to_joints(values: Any, where: str, scores: Any = None) -> np.ndarray:
-    """(P, 3) of ``x, y, confidence`` in turn, of pairs or triples, or of pairs beside ``scores``; DataError else."""
+    """Return (P, 3) of ``x, y, confidence`` in turn, of pairs or triples, or of pairs beside ``scores``; DataError
+    else."""
     try:
         array = np.array(values, np.float64)
         array = array.reshape(-1, 3 if scores is None and array.ndim == 1 else array.shape[-1])
@@ -36,7 +37,7 @@ def to_joints(values: Any, where: str, scores: Any = None) -> np.ndarray:
 
 
 def _id(value: Any) -> str:
-    """A tracker's id; "" for none (-1, [-1], null, "")."""
+    """Return a tracker's id; "" for none (-1, [-1], null, "")."""
     if isinstance(value, list):
         value = value[0] if len(value) == 1 else None
     if isinstance(value, float) and value.is_integer():
@@ -45,7 +46,7 @@ def _id(value: Any) -> str:
 
 
 def _size(facts: dict[str, Any]) -> tuple[int, int] | None:
-    """Height and width, where they are there."""
+    """Return the height and width, where they are there."""
     height, width = facts.get("height"), facts.get("width")
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
@@ -79,7 +80,7 @@ def read_coco(path: Path, name: str) -> list[Recording]:
 
 
 def _frame_number(written: Any, where: str) -> int:
-    """The number itself, or the last one in a picture's name."""
+    """Return the number itself, or the last one in a picture's name."""
     if isinstance(written, int) and not isinstance(written, bool):
         return written
     found = _LAST_NUMBER.search(os.path.splitext(str(written))[0])
@@ -97,7 +98,8 @@ def _add(recording: Recording, frame: int, person: Person, where: str) -> None:
 
 
 def _annotations(document: dict[str, Any], path: Path, name: str) -> list[Recording]:
-    """COCO's own visibility is 0 (not labelled), 1 (hidden) or 2: half of it is taken for the confidence."""
+    """Read COCO's annotations. Its own visibility is 0 (not labelled), 1 (hidden) or 2: half of it is taken for the
+    confidence."""
     images = [one for one in sequence(document.get("images")) if isinstance(one, dict)]
     categories = sequence(document.get("categories"))
     listed = next((found for one in categories if (found := sequence(mapping(one).get("keypoints")))), ())
@@ -141,7 +143,7 @@ _FRAMES = {
 def _frames(
     facts: dict[str, Any], frames: Sequence[dict[str, Any]], keys: tuple[str, str, str], path: Path, name: str
 ) -> Recording:
-    """Frames with their people, numbered by ``frame_id`` or ``frame_index``, else in turn."""
+    """Return frames with their people, numbered by ``frame_id`` or ``frame_index``, else in turn."""
     names, label = mapping(facts.get("meta_info")).get("keypoint_id2name"), facts.get("label")
     recording = Recording(name, tuple(map(str, names.values())) if isinstance(names, dict) else (), size=_size(facts))
     recording.shares = keys[0] == "skeleton"
@@ -236,7 +238,7 @@ def _people_of(frame: Any) -> list[list[Any]]:
 
 
 def _landmark(one: Any, where: str) -> tuple[float, float, float]:
-    """x, y and visibility of a landmark, which is a mapping or [x, y, z, visibility]."""
+    """Return x, y and visibility of a landmark, which is a mapping or [x, y, z, visibility]."""
     if isinstance(one, list) and len(one) in (2, 3, 4) and all(isinstance(value, int | float) for value in one):
         return float(one[0]), float(one[1]), float(one[3]) if len(one) == 4 else 1.0
     facts = mapping(one)

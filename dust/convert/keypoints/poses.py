@@ -117,7 +117,7 @@ class Recording:
 
 
 def joint_names(count: int, skeletons: Sequence[str], source: str) -> tuple[str, ...]:
-    """The names of that one of the skeletons which has ``count`` joints. DataError where none has."""
+    """Return the names of that one of the skeletons which has ``count`` joints. DataError where none has."""
     for name in skeletons:
         if len(SKELETONS[name]) == count:
             return SKELETONS[name]
@@ -126,7 +126,7 @@ def joint_names(count: int, skeletons: Sequence[str], source: str) -> tuple[str,
 
 
 def check_frames(recording: Recording, source: str) -> None:
-    """DataError for frames' numbers that are no time: ids of pictures that lie anywhere."""
+    """Raise DataError for frames' numbers that are no time: ids of pictures that lie anywhere."""
     numbers = recording.frames.keys()
     if numbers and min(numbers) < 0:
         raise DataError(f"{source}: frame {min(numbers)}: frames count from 0")
@@ -138,7 +138,7 @@ def check_frames(recording: Recording, source: str) -> None:
 
 
 def in_order(recording: Recording, first: int, last: int) -> list[list[Person]]:
-    """The people of frames ``first`` to ``last``, both included; a frame that is not there has nobody."""
+    """Return the people of frames ``first`` to ``last``, both included; a frame that is not there has nobody."""
     return [recording.frames.get(number, []) for number in range(first, last + 1)]
 
 
@@ -148,7 +148,7 @@ Track = dict[int, np.ndarray]  # frame -> joints (P, 3)
 
 
 def link_people(frames: Sequence[Sequence[Person]], threshold: float) -> list[Track]:
-    """One track for each person, in the order in which they appear.
+    """Return one track for each person, in the order in which they appear.
 
     People with an id are who the file says. All others are assigned frame by frame, by the least sum of distances
     (scipy.optimize.linear_sum_assignment): the mean distance of the joints that both are seen to have, in diagonals of
@@ -184,7 +184,8 @@ def link_people(frames: Sequence[Sequence[Person]], threshold: float) -> list[Tr
 
 
 def _ahead(track: Track, number: int) -> np.ndarray:
-    """The last joints, moved on to frame ``number`` by the mean speed of all joints between the last two sights."""
+    """Return the last joints, moved on to frame ``number`` by the mean speed of all joints between the last two
+    sights."""
     frames = list(track)[-2:]
     last = track[frames[-1]].copy()
     if len(frames) == 2:
@@ -197,7 +198,7 @@ def _ahead(track: Track, number: int) -> np.ndarray:
 
 
 def _assign(last: Sequence[tuple[np.ndarray, int]], found: Sequence[np.ndarray], threshold: float) -> dict[int, int]:
-    """{place in ``found``: place in ``last``} of those near enough. ``last``: joints, and frames since then."""
+    """Return {place in ``found``: place in ``last``} of those near enough. ``last``: joints, and frames since then."""
     from scipy.optimize import linear_sum_assignment
 
     if not last or not found:
@@ -218,14 +219,14 @@ def _assign(last: Sequence[tuple[np.ndarray, int]], found: Sequence[np.ndarray],
 
 
 def _extent(joints: np.ndarray, threshold: float) -> np.ndarray:
-    """Width and height of what is seen; zeros for nothing."""
+    """Return the width and height of what is seen; zeros for nothing."""
     seen = joints[joints[:, 2] > threshold, :2]
     return seen.max(axis=0) - seen.min(axis=0) if len(seen) else np.zeros(2)
 
 
 def choose_people(tracks: Sequence[Track], count: int, keep: str, threshold: float) -> list[Track]:
-    """The ``count`` people that are ``largest`` (area of what is seen, summed over the frames) or most ``visible``
-    (joints seen, summed over the frames); the first of them first."""
+    """Return the ``count`` people that are ``largest`` (area of what is seen, summed over the frames) or most
+    ``visible`` (joints seen, summed over the frames); the first of them first."""
 
     def score(track: Mapping[int, np.ndarray]) -> float:
         if keep == "largest":
@@ -236,7 +237,7 @@ def choose_people(tracks: Sequence[Track], count: int, keep: str, threshold: flo
 
 
 def stacked(tracks: Sequence[Track], frames: int, joints: int, count: int) -> np.ndarray:
-    """(frames, count * joints, 3): the people side by side; zeros where somebody is not there."""
+    """Return (frames, count * joints, 3): the people side by side; zeros where somebody is not there."""
     out = np.zeros((frames, count, joints, 3), np.float64)
     for place, track in enumerate(tracks):
         for number, values in track.items():

@@ -32,9 +32,10 @@ _NUMBERED = re.compile(r"(?P<kind>[xyzvc])[_. ]?(?P<name>\d+)")
 
 
 def read_csv(path: Path, name: str, *, shares: bool = False) -> list[Recording]:
-    """A row per frame (and person) with columns ``JOINT_x``, ``JOINT_y``, ``JOINT_confidence`` (or ``x1, y1, v1``); or
-    a row per frame and joint: ``frame, [person], joint, x, y, [confidence]``. Without a column ``frame`` rows are
-    frames. An empty cell or NaN is a joint that was not seen. DeepLabCut's header of several lines is read as well."""
+    """Read a row per frame (and person) with columns ``JOINT_x``, ``JOINT_y``, ``JOINT_confidence`` (or ``x1, y1,
+    v1``); or a row per frame and joint: ``frame, [person], joint, x, y, [confidence]``. Without a column ``frame`` rows
+    are frames. An empty cell or NaN is a joint that was not seen. DeepLabCut's header of several lines is read as
+    well."""
     table = _table(path)
     if not table.rows:
         raise DataError(f"{path}: no rows in it")
@@ -62,7 +63,7 @@ def read_csv(path: Path, name: str, *, shares: bool = False) -> list[Recording]:
 
 
 def _refuse_hidden(path: Path, table: Table, frame: str, person: str) -> None:
-    """DataError for columns that say what nobody read: rows would be of other frames, or of other people."""
+    """Raise DataError for columns that say what nobody read: rows would be of other frames, or of other people."""
     others = [name for name in table.header if not (_WIDE.fullmatch(name) or _NUMBERED.fullmatch(name))]
     for known, pattern, word in ((frame, _OF_WHEN, FRAME[0]), (person, _WHOSE, PERSON[0])):
         for name in others if not known else ():
@@ -101,7 +102,7 @@ def _table(path: Path) -> Table:
 
 
 def read_mediapipe_csv(path: Path, name: str) -> list[Recording]:
-    """As :func:`read_csv`, with x and y as shares of the frame."""
+    """Read as :func:`read_csv` does, with x and y as shares of the frame."""
     return read_csv(path, name, shares=True)
 
 
@@ -158,13 +159,13 @@ def _wide(path: Path, table: Table) -> tuple[tuple[str, ...], list[np.ndarray]]:
 
 
 def _in_order(joints: Iterable[str]) -> list[str]:
-    """Joints that are numbers by these; names as they stand."""
+    """Return joints that are numbers by these; names as they stand."""
     names = list(joints)
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
 def _named(written: Sequence[str], source: str) -> tuple[str, ...]:
-    """The joints' names; of numbers those of the skeleton with as many joints, in the order of the numbers."""
+    """Return the joints' names; of numbers those of the skeleton with as many joints, in the order of the numbers."""
     if not all(word.isdecimal() for word in written):
         return tuple(written)
     return joint_names(len(written), ("coco", "mediapipe", "mediapipe_hand", "openpose25", "openpose18"), source)
@@ -178,7 +179,7 @@ _TRACKED = (0.0, 0.5, 1.0)  # tracking states: not tracked, inferred, tracked
 
 
 def read_ntu(path: Path, name: str) -> list[Recording]:
-    """A .skeleton file, its joints in pixels of the colour camera. Action, camera and person are those of the name
+    """Read a .skeleton file, its joints in pixels of the colour camera. Action, camera and person are those of the name
     ``S001C002P003R002A013``; the sequence is the person, so that splits by sequence are by person."""
     words = iter(read_text(path).split())
 
@@ -222,17 +223,18 @@ SCORES = ("keypoint_score", "keypoint_scores", "scores", "score", "confidence")
 
 
 def read_h36m(path: Path, name: str) -> list[Recording]:
-    """Human3.6M's 17 joints; see :func:`_read_arrays`."""
+    """Read Human3.6M's 17 joints; see :func:`_read_arrays`."""
     return _read_arrays(path, name, ("h36m",))
 
 
 def read_pyskl(path: Path, name: str) -> list[Recording]:
-    """mmaction's and pyskl's ``keypoint`` (M, T, P, 2) and ``keypoint_score`` (M, T, P); see :func:`_read_arrays`."""
+    """Read mmaction's and pyskl's ``keypoint`` (M, T, P, 2) and ``keypoint_score`` (M, T, P); see
+    :func:`_read_arrays`."""
     return _read_arrays(path, name, ("coco", "ntu", "openpose18", "openpose25", "mediapipe"))
 
 
 def _read_arrays(path: Path, name: str, skeletons: Sequence[str]) -> list[Recording]:
-    """Arrays (T, P, C) or (M people, T, P, C), C being x, y or x, y, confidence in pixels, or x, y, z in any unit.
+    """Read arrays (T, P, C) or (M people, T, P, C), C being x, y or x, y, confidence in pixels, or x, y, z in any unit.
 
     An .npz has one with a name of POSITIONS, with confidences (a name of SCORES), ``img_shape`` or ``size`` (height,
     width), ``fps`` and ``label`` beside it; or one such array for each recording, by its name. A .npy or .pkl is one
@@ -278,7 +280,7 @@ def _read_arrays(path: Path, name: str, skeletons: Sequence[str]) -> list[Record
 
 
 def _text(archive, name: str) -> str:
-    """A label: a number or a text; "" without one."""
+    """Return a label: a number or a text; "" without one."""
     if name not in archive.names:
         return ""
     try:

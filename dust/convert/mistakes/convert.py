@@ -102,7 +102,7 @@ def convert_mistakes(
 
 
 def _facts(items: Sequence[Session], found: Sessions) -> ProcedureData:
-    """Components, table and graphs of these recordings' procedures."""
+    """Return components, table and graphs of these recordings' procedures."""
     steps: dict[str, list[str]] = {}
     for one in items:
         named = steps.setdefault(one.procedure, list(found.steps.get(one.procedure, ())))
@@ -180,7 +180,7 @@ def _recording(
 
 
 def _changes(states: dict[int, State]) -> tuple[tuple[int, State], ...]:
-    """The initial states and each that differs from the one before."""
+    """Return the initial states and each that differs from the one before."""
     found: list[tuple[int, State]] = []
     for frame, state in sorted(states.items()):
         if not found or state != found[-1][1]:

@@ -20,7 +20,7 @@ _BACKGROUND = ("bg", "background", "sil", "none", "null")
 
 
 def read_assembly101(root: Path) -> Sessions:
-    """A folder of csv files without a header: start, end (frames, 30 a second), verb, this, that, label, remark.
+    """Read a folder of csv files without a header: start, end (frames, 30 a second), verb, this, that, label, remark.
 
     A step is "this - that", attached or detached. A mistake with a remark of a wrong position is a wrong one, any other
     ("wrong order", "previous one is mistake", "shouldn't have happened") is out of order. The toy is the procedure.
@@ -51,7 +51,7 @@ def read_assembly101(root: Path) -> Sessions:
 
 
 def read_egoper(root: Path) -> Sessions:
-    """``annotation.json``: task -> segments (video_id, labels: time_stamp, action, action_type), action2idx and
+    """Read ``annotation.json``: task -> segments (video_id, labels: time_stamp, action, action_type), action2idx and
     actiontype2idx; splits in ``<task>/training.txt``, ``validation.txt``, ``test.txt`` beside it.
 
     An action of a type that is neither normal nor a correction is a wrong one; one that is no step of the task, an
@@ -106,9 +106,9 @@ def _egoper_splits(folder: Path) -> dict[str, str]:
 
 
 def read_captaincook4d(root: Path) -> Sessions:
-    """The repository of its annotations: ``annotation_json/error_annotations.json`` (recordings with their steps and
-    the errors of each), ``complete_step_annotations.json`` (recipe and person), ``task_graphs/<recipe>.json`` (steps,
-    edges), and ``data_splits/recordings_data_split_combined.json``.
+    """Read the repository of its annotations: ``annotation_json/error_annotations.json`` (recordings with their steps
+    and the errors of each), ``complete_step_annotations.json`` (recipe and person), ``task_graphs/<recipe>.json``
+    (steps, edges), and ``data_splits/recordings_data_split_combined.json``.
 
     A missing step was left out, an order error is out of order, every other error is a wrong one.
     """
@@ -157,7 +157,7 @@ def read_captaincook4d(root: Path) -> Sessions:
 
 
 def _numbers_of_names(listed: Any, problems: Problems) -> dict[tuple[Any, str], list[Any]]:
-    """(recipe, description) -> the numbers of the steps that are called so, rising: some recipes stir twice."""
+    """Map (recipe, description) -> the numbers of the steps that are called so, rising: some recipes stir twice."""
     found: dict[tuple[Any, str], set[Any]] = {}
     for recording in listed:
         try:
@@ -195,7 +195,7 @@ def _captaincook_graph(root: Path, recipe: str, found: Sessions) -> None:
 
 
 def read_ata(root: Path) -> Sessions:
-    """``groundTruth/<video>.txt``, the label of a frame in each line, as in Breakfast; splits in
+    """Read ``groundTruth/<video>.txt``, the label of a frame in each line, as in Breakfast; splits in
     ``splits/<train|test>.split1.bundle``. A run of one label is a step, done at its last frame; background is none.
 
     What is wrong in these videos is what is missing or out of order: the steps of training say what there should be.
@@ -230,7 +230,7 @@ def _bundles(root: Path) -> dict[str, str]:
 
 
 def clean(text: Any) -> str:
-    """A step's name as a column of csv has it."""
+    """Return a step's name as a column of csv has it."""
     return " ".join(str(text).replace(",", " ").split())
 
 
