@@ -230,7 +230,7 @@ def _clips_only(lines: Sequence[str]) -> bool:
 
 
 def text_lines(path: str | os.PathLike, separator: str = "") -> tuple[list[str], str, int]:
-    """Return the lines of a file, the given separator or that of a first line ``sep=;``, and the first line's number."""
+    """Return the lines of a file, the separator given or that of a first line ``sep=;``, the first line's number."""
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
