@@ -47,7 +47,7 @@ class BitReader:
 
 
 def nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
-    """NAL units of one packet: length-prefixed (avcC/hvcC, ``length_size`` bytes) or start codes (0)."""
+    """Yield NAL units of one packet: length-prefixed (avcC/hvcC, ``length_size`` bytes) or start codes (0)."""
     if length_size:
         at = 0
         while at + length_size < len(data):
@@ -62,8 +62,8 @@ def nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
 
 
 def is_sound(data: bytes, length_size: int) -> bool:
-    """True if length-prefixed NAL units fill the packet to its last byte, none of them empty and none with a run of
-    zeros inside, which emulation prevention forbids (a hole in the file looks so)."""
+    """Tell whether length-prefixed NAL units fill the packet to its last byte, none of them empty and none with a run
+    of zeros inside, which emulation prevention forbids (a hole in the file looks so)."""
     at, end = 0, len(data)
     while at + length_size < end:
         size = int.from_bytes(data[at : at + length_size], "big")
@@ -78,7 +78,7 @@ def is_sound(data: bytes, length_size: int) -> bool:
 
 
 def nal_length_size(codec: str, extradata: bytes) -> int:
-    """Bytes of a NAL unit's length prefix by the decoder configuration; 0 where start codes are used."""
+    """Return the bytes of a NAL unit's length prefix by the decoder configuration; 0 where start codes are used."""
     at = 4 if codec == "h264" else 21
     if len(extradata) > at and extradata[0] == 1:
         return (extradata[at] & 3) + 1
@@ -86,7 +86,8 @@ def nal_length_size(codec: str, extradata: bytes) -> int:
 
 
 def h264_frames_only(extradata: bytes, length_size: int) -> bool:
-    """True if every sequence parameter set says that pictures are whole frames (no field can be a packet alone)."""
+    """Tell whether every sequence parameter set says that pictures are whole frames (no field can be a packet
+    alone)."""
     try:
         if length_size:
             sets, at = [], 6
@@ -136,8 +137,8 @@ def _skip_scaling_list(reader: BitReader, size: int) -> None:
 
 
 def h264_entry_point(data: bytes, length_size: int) -> bool:
-    """True if decoding may begin at this packet and is exact from its display time on: an IDR picture, or a recovery
-    point of 0 frames that promises an exact match."""
+    """Tell whether decoding may begin at this packet and is exact from its display time on: an IDR picture, or a
+    recovery point of 0 frames that promises an exact match."""
     try:
         for nal in nal_units(data, length_size):
             kind = nal[0] & 31 if nal else 0
@@ -153,7 +154,7 @@ def h264_entry_point(data: bytes, length_size: int) -> bool:
 
 
 def _recovery_point(nal: bytes) -> bool | None:
-    """Whether the SEI holds an immediate, exact recovery point; None where it holds none at all."""
+    """Tell whether the SEI holds an immediate, exact recovery point; None where it holds none at all."""
     payload, at = nal[1:].replace(b"\x00\x00\x03", b"\x00\x00"), 0
     while at + 2 < len(payload):
         kind = size = 0
@@ -171,7 +172,7 @@ def _recovery_point(nal: bytes) -> bool | None:
 
 
 def h264_disposable(data: bytes, length_size: int) -> bool:
-    """True if no other picture refers to this packet's: nal_ref_idc is 0 in its first slice."""
+    """Tell whether no other picture refers to this packet's: nal_ref_idc is 0 in its first slice."""
     for nal in nal_units(data, length_size):
         if nal and nal[0] & 31 in (_H264_SLICE, 2, _H264_IDR):
             return not nal[0] & 0x60
@@ -179,7 +180,8 @@ def h264_disposable(data: bytes, length_size: int) -> bool:
 
 
 def hevc_facts(data: bytes, length_size: int) -> tuple[bool, bool, bool, bool]:
-    """(entry point, in a higher temporal layer, discards pictures not yet shown, disposable) of one HEVC packet."""
+    """Return (entry point, in a higher temporal layer, discards pictures not yet shown, disposable) of one HEVC
+    packet."""
     for nal in nal_units(data, length_size):
         if len(nal) < 3:
             continue
@@ -191,12 +193,12 @@ def hevc_facts(data: bytes, length_size: int) -> tuple[bool, bool, bool, bool]:
 
 
 def vp8_shown(data: bytes) -> bool:
-    """False for a VP8 frame that is only a reference (alt-ref)."""
+    """Return False for a VP8 frame that is only a reference (alt-ref)."""
     return bool(data[0] & 0x10)
 
 
 def vp9_shown(data: bytes) -> bool:
-    """False for a VP9 packet whose frame is only a reference; a superframe always ends with a shown frame."""
+    """Return False for a VP9 packet whose frame is only a reference; a superframe always ends with a shown frame."""
     if data[-1] & 0xE0 == 0xC0:
         return True
     reader = BitReader(data[:2])
@@ -211,8 +213,8 @@ def vp9_shown(data: bytes) -> bool:
 
 
 def mp4_is_upright(path: str) -> bool:
-    """True if no matrix of an mp4/mov (movie header, track headers) asks for rotation or mirroring; False where that
-    is not certain."""
+    """Tell whether no matrix of an mp4/mov (movie header, track headers) asks for rotation or mirroring; False where
+    that is not certain."""
     tracks = 0
     try:
         with open_bytes(path) as file:
@@ -231,7 +233,7 @@ def mp4_is_upright(path: str) -> bool:
 
 
 def _matrix_is_upright(file: BinaryIO, at: int, offsets: tuple[int, int]) -> bool:
-    """Whether the matrix that stands ``offsets[version]`` bytes into a header box only scales and shifts."""
+    """Tell whether the matrix that stands ``offsets[version]`` bytes into a header box only scales and shifts."""
     file.seek(at)
     file.seek(at + offsets[file.read(1)[0] == 1])
     a, b, _, c, d = struct.unpack(">5i", file.read(20))
@@ -239,7 +241,7 @@ def _matrix_is_upright(file: BinaryIO, at: int, offsets: tuple[int, int]) -> boo
 
 
 def boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
-    """(first, last) byte of the content of each ISO box of one kind that lies between two places."""
+    """Yield (first, last) byte of the content of each ISO box of one kind that lies between two places."""
     while start + 8 <= end:
         check_time()
         file.seek(start)
@@ -257,7 +259,7 @@ def boxes(file: BinaryIO, start: int, end: int, kind: bytes) -> Iterator[tuple[i
 
 
 def transport_is_cut(path: str) -> bool:
-    """True if an MPEG transport stream (188-byte packets) ends inside a packet."""
+    """Tell whether an MPEG transport stream (188-byte packets) ends inside a packet."""
     try:
         with open_bytes(path) as file:
             total, head = length(file), file.read(2 * 188 + 1)

@@ -56,7 +56,7 @@ def get_index(path: str, threads: int = 1, folder: str | None = None, spare: lis
 
 
 def _noted(path: str, key: tuple) -> VideoIndex | None:
-    """The index that stands behind a clip in its tar."""
+    """Return the index that stands behind a clip in its tar."""
     try:
         note = read_note(path)
     except OSError as error:
@@ -116,7 +116,7 @@ def _identity(key: tuple) -> list[Any]:
 
 
 def _content(size: int) -> list[Any]:
-    """Who an index is of that travels with its clip, whatever the clip is called there."""
+    """Tell who an index is of that travels with its clip, whatever the clip is called there."""
     import av
 
     return [_FORMAT, av.__version__, size]
@@ -153,7 +153,7 @@ def _unpack(data: bytes, identity: list[Any]) -> VideoIndex | None:
 
 
 def _checksum(facts: dict[str, Any], body: bytes) -> int:
-    """Of all that an entry says; against damage, not against somebody who means harm."""
+    """Return the checksum of all that an entry says; against damage, not against somebody who means harm."""
     return zlib.crc32(body, zlib.crc32(json.dumps(facts, sort_keys=True).encode()))
 
 

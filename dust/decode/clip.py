@@ -43,7 +43,7 @@ class ClipReader(Protocol):
     tells_damage: bool
 
     def __len__(self) -> int:
-        """Frames that can be asked for."""
+        """Return the number of frames that can be asked for."""
         ...
 
     def read(self, requests: Sequence[FrameRequest]) -> list[np.ndarray]:
@@ -52,7 +52,7 @@ class ClipReader(Protocol):
         ...
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        """Whole frames by number: uint8 (T, H, W, 3) RGB."""
+        """Return whole frames by number: uint8 (T, H, W, 3) RGB."""
         ...
 
     def check(self) -> VideoReport:
@@ -187,7 +187,7 @@ class Clip:
         size: tuple[int, int] | None = None,
         crops: tuple[tuple[int, int, int, int], ...] | None = None,
     ) -> np.ndarray:
-        """Frames by number, as asked (any order, repeats too): uint8 (T, H, W, 3) RGB; with ``crops``
+        """Return frames by number, as asked (any order, repeats too): uint8 (T, H, W, 3) RGB; with ``crops``
         (crops, T, h, w, 3). ``box``, ``size`` and ``crops`` as in FrameRequest.
 
         A file may change its picture size on the way: a request without size gets frames as they are, but where its
@@ -202,7 +202,7 @@ class Clip:
         raise NotImplementedError
 
     def _numbers(self, requests: Sequence[FrameRequest]) -> list[int]:
-        """Every wanted frame once, in order; IndexError for one that is not there."""
+        """Return every wanted frame once, in order; IndexError for one that is not there."""
         wanted = sorted({int(number) for request in requests for number in request.indices})
         if wanted and (wanted[0] < 0 or wanted[-1] >= len(self)):
             bad = wanted[0] if wanted[0] < 0 else wanted[-1]

@@ -28,7 +28,7 @@ def read_errors() -> tuple[type[Exception], type[OSError]]:
 
 
 def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
-    """(container, best video stream); VideoError where there is none."""
+    """Return (container, best video stream); VideoError where there is none."""
 
     try:
         container = _open(path)
@@ -48,7 +48,8 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
 
 
 def _is_picture(path: str, form: str, stream: Any) -> str:
-    """Which picture a file holds in place of a video, of which FFmpeg gives nothing or a part without a word; ""."""
+    """Return which picture a file holds in place of a video, of which FFmpeg gives nothing or a part without a word;
+    ""."""
     import av
 
     if stream.disposition & av.stream.Disposition.attached_pic:
@@ -64,7 +65,8 @@ def _is_picture(path: str, form: str, stream: Any) -> str:
 
 
 def _has_several(path: str) -> bool:
-    """Whether a WebP is animated (RFC 9649, flag of VP8X), or behind the first directory of a TIFF comes another."""
+    """Tell whether a WebP is animated (RFC 9649, flag of VP8X), or behind the first directory of a TIFF comes
+    another."""
     with open_bytes(path) as file:
         head = file.read(21).ljust(21, b"\0")
         if head[:4] == b"RIFF":
@@ -89,7 +91,8 @@ def _open(path: str) -> Any:
 
 
 def stated_duration(path: str) -> float:
-    """Seconds that a file's header says, at the cost of opening it; 0 where it says none or cannot be opened."""
+    """Return the seconds that a file's header says, at the cost of opening it; 0 where it says none or cannot be
+    opened."""
     try:
         container, stream = open_stream(path)
     except VideoError:
@@ -191,15 +194,15 @@ class Facts:
             self.shown = min(first, packet.pts), max(last, packet.pts)
 
     def _holes(self) -> int:
-        """Frames that are missing between the shown ones where an edit list hides some and all come at one step: it
-        then hides what a wrong time has put elsewhere. An edit list itself leaves no hole."""
+        """Return the frames that are missing between the shown ones where an edit list hides some and all come at one
+        step: it then hides what a wrong time has put elsewhere. An edit list itself leaves no hole."""
         if not (self.edited and self.discarded and self.shown and len(self.steps) == 1 and min(self.steps) > 0):
             return 0
         return (self.shown[1] - self.shown[0]) // min(self.steps) + 1 - (self.seen - self.discarded)
 
     def _marks(self, packet: Any) -> None:
-        """Packets that a transport stream marks as broken, but for those just before a splice, where its clock falls
-        back: there the mark only says that two streams were joined."""
+        """Count packets that a transport stream marks as broken, but for those just before a splice, where its clock
+        falls back: there the mark only says that two streams were joined."""
         if packet.dts is not None:
             if self.clock is not None and packet.dts < self.clock:
                 self.marked = [one for one in self.marked if one < self.seen - 3]
@@ -215,7 +218,7 @@ class Facts:
         self.end = max(self.end, (time + (packet.duration or 0)) * base)
 
     def declared(self) -> int:
-        """Frames that the header promises to show; 0 = it does not say."""
+        """Return the frames that the header promises to show; 0 = it does not say."""
         stated = self.stream.frames
         if "mov" in self.format:
             # nb_frames also counts what an edit list leaves out; the entries do not. Where PyAV is too old to show
@@ -233,7 +236,7 @@ class Facts:
         return bool(self.duration) and self.duration - self._span() > max(_SHORT[0], _SHORT[1] * self.duration)
 
     def _gap(self) -> str:
-        """What the file's own structure says, where that is looked through."""
+        """Return what the file's own structure says, where that is looked through."""
         if self.broken is None:
             self.broken = ""
             if "matroska" in self.format:
@@ -272,7 +275,7 @@ _ASPECTS = (0.25, 4.0)  # of a pixel; beyond, a header says nonsense
 
 
 def pixel_aspect(stream: Any) -> float:
-    """Width over height of a stored pixel, as the file states it; 1 where it states none, or nonsense."""
+    """Return the width over height of a stored pixel, as the file states it; 1 where it states none, or nonsense."""
     stated = float(stream.sample_aspect_ratio or 1)
     return stated if _ASPECTS[0] <= stated <= _ASPECTS[1] else 1.0
 

@@ -34,11 +34,11 @@ class Deadline:
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """Nobody waits any more: it is over now."""
+        """End it now, as nobody waits any more."""
         self._cancelled.set()
 
     def left(self) -> float:
-        """Seconds that are left; 0 once it is over."""
+        """Return the seconds that are left; 0 once it is over."""
         return 0.0 if self._cancelled.is_set() else max(0.0, self._end - time.monotonic())
 
 
@@ -47,7 +47,7 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def keep_to(deadline: Deadline) -> Iterator[None]:
-    """What this thread decodes meanwhile ends with OutOfTime when the deadline is over."""
+    """Let what this thread decodes meanwhile end with OutOfTime when the deadline is over."""
     before = getattr(_local, "deadline", None)
     _local.deadline = deadline
     try:
@@ -67,7 +67,7 @@ def check_time() -> float:
 
 
 def open_options() -> dict[str, Any]:
-    """For ``av.open``: the seconds after which FFmpeg gives up opening, or one read, where it meets no packet.
+    """Return for ``av.open`` the seconds after which FFmpeg gives up opening, or one read, where it meets no packet.
     OutOfTime where none are left."""
     left = check_time()
     return {"timeout": left} if left < math.inf else {}

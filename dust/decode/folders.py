@@ -46,7 +46,7 @@ class Scan:
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def summary(self) -> str:
-        """``3 x hidden, or the system's (._a.mp4, ...); 1 x .txt ...``; "" where nothing was left out."""
+        """Return ``3 x hidden, or the system's (._a.mp4, ...); 1 x .txt ...``; "" where nothing was left out."""
         parts = []
         for reason, paths in self.left_out.items():
             names = ", ".join(os.path.basename(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
@@ -118,7 +118,8 @@ def iter_clips(folder: str | os.PathLike, scan: Scan | None = None, *, frames: b
 
 
 def _walk(folder: str, scan: Scan, frames: bool, above: tuple[str, ...], video_names: frozenset[str]) -> Iterator[str]:
-    """``above``: the real paths of the folders that this one lies in. ``video_names``: of the videos beside it."""
+    """Yield the files below a folder. ``above``: the real paths of the folders that this one lies in. ``video_names``:
+    of the videos beside it."""
     real = os.path.realpath(folder)
     if real in above:
         scan.left_out["a link back to a folder that it lies in"].append(folder)
@@ -144,13 +145,14 @@ def _walk(folder: str, scan: Scan, frames: bool, above: tuple[str, ...], video_n
 
 
 def _are_previews(pictures: Sequence[str], video_names: frozenset[str]) -> bool:
-    """Whether pictures are called as the videos beside their folder; plain numbers are what frames are called, too."""
+    """Tell whether pictures are called as the videos beside their folder; plain numbers are what frames are called,
+    too."""
     stems = {_stem(path) for path in pictures}
     return stems <= video_names and not any(stem.isdecimal() for stem in stems)
 
 
 def _sorted_out(folder: str, scan: Scan) -> tuple[list[str], list[str], list[str]]:
-    """(videos, pictures, folders) in a folder, by name; all else is left out."""
+    """Return (videos, pictures, folders) in a folder, by name; all else is left out."""
     videos: list[str] = []
     pictures: list[str] = []
     folders: list[str] = []

@@ -133,7 +133,7 @@ def checked(index: VideoIndex) -> VideoIndex | None:
 
 
 def _plain(index: VideoIndex) -> bool:
-    """Whether the words and numbers of an index that somebody kept are of the kinds that they have here."""
+    """Tell whether the words and numbers of an index that somebody kept are of the kinds that they have here."""
     report = index.report
     texts = [index.codec, report.unknown, *report.errors, *report.remarks]
     counts = [index.height, index.width, report.corrupt_frames, report.declared, report.decoded]
@@ -218,7 +218,7 @@ class _DemuxScan:
             self.doubt = "; ".join(self.facts.errors())
 
     def _look(self, packet: Any, unit: int) -> None:
-        """Codec by codec, what one packet says of itself."""
+        """Note, codec by codec, what one packet says of itself."""
         entry = packet.is_keyframe
         data = self.facts.data
         if self.codec == "h264":
@@ -349,7 +349,7 @@ class _FullDecode:
             container.close()
 
     def _frames(self) -> Iterator[Any]:
-        """Every frame up to the first error, which is kept in ``error``; a frame's pts is its packet's number."""
+        """Yield every frame up to the first error, which is kept in ``error``; a frame's pts is its packet's number."""
         unit = bitstream.nal_length_size("hevc", self.context.extradata or b"") if self.codec == "hevc" else 0
         try:
             for packet in _then_none(self.facts.watch()):

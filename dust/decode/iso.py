@@ -62,7 +62,7 @@ def _fragments(file: BinaryIO, total: int, hidden: bool) -> str:
 
 
 def _fragment_times(file: BinaryIO, start: int, end: int) -> list[tuple[int, int]]:
-    """(track, time of its first sample) of each track's part of a fragment that says it."""
+    """Return (track, time of its first sample) of each track's part of a fragment that says it."""
     found = []
     for part in boxes(file, start, end, b"traf"):
         number = None
@@ -86,7 +86,7 @@ def _tables(file: BinaryIO, total: int, track: int) -> str:
 
 
 def _number_of(file: BinaryIO, at: int) -> int:
-    """A track's number, from its header."""
+    """Return a track's number, from its header."""
     file.seek(at)
     content = file.read(24)
     return int.from_bytes(content[20:24] if content[0] else content[12:16], "big")
@@ -119,7 +119,8 @@ def _table_of(file: BinaryIO, trak: tuple[int, int]) -> str:
 
 
 def _pairs(file: BinaryIO, table: tuple[int, int], name: bytes) -> np.ndarray:
-    """(entries, 2) int64: how many samples, and what they have, of a table of runs; (0, 2) where there is none."""
+    """Return (entries, 2) int64: how many samples, and what they have, of a table of runs; (0, 2) where there is
+    none."""
     for at, end in boxes(file, *table, name):
         file.seek(at + 4)
         count = int.from_bytes(file.read(4), "big")

@@ -205,7 +205,7 @@ class LiveFrames:
             yield frame
 
     def _left(self) -> float:
-        """Seconds until it is to end."""
+        """Return the seconds until it is to end."""
         return self._begin + self.seconds - time.monotonic() if self.seconds else float("inf")
 
     # ------------------------------------------------------------------------------------------------- the thread
@@ -276,7 +276,7 @@ class LiveFrames:
 
 
 def open_live(source: str) -> tuple[Any, Any]:
-    """(container, best video stream) of a camera or a URL. VideoError says what is wrong with it."""
+    """Return (container, best video stream) of a camera or a URL. VideoError says what is wrong with it."""
     import av
 
     options: dict[str, Any] = {"timeout": TIMEOUT, "metadata_errors": "ignore"}

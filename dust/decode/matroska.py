@@ -149,7 +149,7 @@ class _Walk:
         return numbers
 
     def element(self, at: int) -> tuple[int, int, int]:
-        """(kind, where its content begins, where it ends) of the element at a place."""
+        """Return (kind, where its content begins, where it ends) of the element at a place."""
         place = at - self.begin
         if not 0 <= place <= len(self.piece) - 12:
             self.bytes(at, 12)
@@ -166,7 +166,7 @@ class _Walk:
         return kind, content, _OPEN if size == _MASKS[more] else content + size
 
     def bytes(self, at: int, count: int) -> bytes:
-        """Bytes of the file, fewer where it ends; ``count`` at most _PIECE."""
+        """Return bytes of the file, fewer where it ends; ``count`` at most _PIECE."""
         place = at - self.begin
         if place < 0 or place + count > len(self.piece):
             check_time()
@@ -176,7 +176,8 @@ class _Walk:
 
 
 def _size(data: bytes, place: int, at: int) -> tuple[int, int]:
-    """(value, bytes used) of an EBML number in the bytes of the element at ``at``; all bits set: an open size."""
+    """Return (value, bytes used) of an EBML number in the bytes of the element at ``at``; all bits set: an open
+    size."""
     if place < len(data):
         width = _WIDTHS[data[place]]
         if width == 1:

@@ -117,7 +117,7 @@ def open_window(member: Member) -> Window:
 
 
 def _open_shard(member: Member) -> tuple[BinaryIO, int]:
-    """An open file that holds the member, and the place in the shard at which this file begins."""
+    """Return an open file that holds the member, and the place in the shard at which this file begins."""
     if not remote.is_remote(member.shard):
         return open_file(member.shard), 0
     for _ in range(20):
@@ -139,7 +139,7 @@ def length(file: BinaryIO) -> int:
 
 
 def bytes_facts(path: str) -> tuple[int, int]:
-    """(bytes, when they were last changed in ns) of a file or a part of a tar; no time of one with an address.
+    """Return (bytes, when they were last changed in ns) of a file or a part of a tar; no time of one with an address.
 
     Raises:
         OSError, ValueError: it cannot be asked.
@@ -166,7 +166,7 @@ def make_note(sha256: str, index: bytes) -> bytes:
 
 
 def read_note(path: str) -> tuple[str, bytes] | None:
-    """(SHA-256, index of frames) that stand behind a clip in its tar; None where there is nothing of the kind.
+    """Return (SHA-256, index of frames) that stand behind a clip in its tar; None where there is nothing of the kind.
 
     Raises:
         OSError: the tar cannot be read.
@@ -226,13 +226,13 @@ def spoilt(path: str) -> str:
 
 
 def _extent(data: bytes, size: int) -> int:
-    """How many bytes a clip of ``size`` bytes has with its note, of a shard's bytes from its beginning on."""
+    """Return how many bytes a clip of ``size`` bytes has with its note, of a shard's bytes from its beginning on."""
     note = note_size(data[_filled_up(size) : _filled_up(size) + BLOCK])
     return size if note is None else _filled_up(size) + BLOCK + note
 
 
 def _is_whole(data: bytes, size: int) -> bool:
-    """Whether a clip is what its note says; True where it has none."""
+    """Tell whether a clip is what its note says; True where it has none."""
     if len(data) == size:
         return True
     note = _parse_note(data[_filled_up(size) + BLOCK :])

@@ -38,7 +38,8 @@ def read_picture(path: str) -> np.ndarray:
 
 
 def _orientation(image: Any, path: str) -> int:
-    """How the stored picture is to be turned, 1 to 8; 1 where it does not say, or nobody can read what it says."""
+    """Return how the stored picture is to be turned, 1 to 8; 1 where it does not say, or nobody can read what it
+    says."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE as error:
@@ -48,7 +49,7 @@ def _orientation(image: Any, path: str) -> int:
 
 
 def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, 3) as it is shown: 5 to 8 exchange rows and columns; then both, either or none is reversed."""
+    """Return (H, W, 3) as it is shown: 5 to 8 exchange rows and columns; then both, either or none is reversed."""
     if orientation >= 5:
         picture = picture.swapaxes(0, 1)
     rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -56,7 +57,7 @@ def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _rgb(image: Any) -> np.ndarray:
-    """(H, W, 3) uint8 of a PIL image; ValueError where its values have no certain range."""
+    """Return (H, W, 3) uint8 of a PIL image; ValueError where its values have no certain range."""
     if image.mode.startswith("I;16"):
         return _grey(np.asarray(image) >> 8)
     if image.mode == "I":  # 32 bits; some versions of Pillow open 16-bit pictures so

@@ -106,8 +106,8 @@ def orientation_of(frame: Any) -> Orientation:
 
 
 def _carried(frame: Any) -> list[Any]:
-    """What a frame carries beside its picture, without what PyAV does not know (FFmpeg 8: EXIF, a second view): beside
-    such a thing it lists nothing."""
+    """Return what a frame carries beside its picture, without what PyAV does not know (FFmpeg 8: EXIF, a second view):
+    beside such a thing it lists nothing."""
     while True:
         try:
             return list(frame.side_data)
@@ -119,7 +119,7 @@ def _carried(frame: Any) -> list[Any]:
 
 
 def _without(frame: Any, number: str) -> Any:
-    """The frame without what it carries of this kind, a number of FFmpeg's AVFrameSideDataType."""
+    """Return the frame without what it carries of this kind, a number of FFmpeg's AVFrameSideDataType."""
     from av.filter import Graph
 
     graph = Graph()
@@ -183,7 +183,8 @@ class FrameConverter:
         self._source, self._part = _PlaneCutter(), _PlaneCutter()
 
     def __call__(self, frame: Any) -> list[np.ndarray]:
-        """One uint8 (h, w, 3) picture per crop (one in all without crops); views that live as long as the frame."""
+        """Return one uint8 (h, w, 3) picture per crop (one in all without crops); views that live as long as the
+        frame."""
         key = (frame.width, frame.height, frame.format.name)
         if key not in self._plans:
             self._plans[key] = self._plan(frame)
@@ -199,7 +200,7 @@ class FrameConverter:
         return cut(picture, self.request.crops)
 
     def _reformat(self, reformatter: Any, frame: Any, *how: Any) -> Any:
-        """``reformat``; colours by a matrix or a range that swscale does not know are taken as unspecified."""
+        """Call ``reformat``; colours by a matrix or a range that swscale does not know are taken as unspecified."""
         try:
             return reformat(reformatter, frame, *how)
         except ConversionError:
@@ -228,7 +229,7 @@ class FrameConverter:
         return _Plan(height, width, region, size)
 
     def _aligned(self, region: tuple[int, int, int, int], frame: Any) -> tuple[int, int, int, int]:
-        """The region with its stored corner on the chroma grid, so that the planes can be cut."""
+        """Return the region with its stored corner on the chroma grid, so that the planes can be cut."""
         height, width = frame.height, frame.width
         if self.orientation.transpose:
             height, width = width, height
@@ -240,7 +241,7 @@ class FrameConverter:
         return self.orientation.shown_region((sy >> down << down, sx >> across << across, sh, sw), height, width)
 
     def _scaled(self, frame: Any, plan: _Plan) -> list[np.ndarray]:
-        """Region cut out, scaled and converted, as displayed; then the crops."""
+        """Cut the region out, scale and convert it as displayed; then cut the crops."""
         turn, crops = self.orientation, self.request.crops
         y, x, h, w = turn.stored_region(plan.region, plan.height, plan.width)
         height, width = plan.size[::-1] if turn.transpose else plan.size
@@ -274,7 +275,7 @@ class _PlaneCutter:
         self._kept: Any = None
 
     def __call__(self, frame: Any, y: int, x: int, h: int, w: int) -> Any:
-        """``y`` and ``x`` lie on the chroma grid."""
+        """Cut a region out of a frame. ``y`` and ``x`` lie on the chroma grid."""
         name, kept = frame.format.name, self._kept
         if kept is None or (kept.width, kept.height, kept.format.name) != (w, h, name):
             import av
@@ -294,14 +295,14 @@ class _PlaneCutter:
 
 
 def cut(picture: np.ndarray, crops: Crops | None, top: int = 0, left: int = 0) -> list[np.ndarray]:
-    """Views of the crops (of the whole without any) in a picture that begins at (top, left)."""
+    """Return views of the crops (of the whole without any) in a picture that begins at (top, left)."""
     if crops is None:
         return [picture]
     return [picture[y - top : y - top + h, x - left : x - left + w] for y, x, h, w in crops]
 
 
 def _hull(crops: Crops) -> tuple[int, int, int, int]:
-    """The smallest (y, x, h, w) that holds all crops."""
+    """Return the smallest (y, x, h, w) that holds all crops."""
     top, left = min(crop[0] for crop in crops), min(crop[1] for crop in crops)
     bottom, right = max(crop[0] + crop[2] for crop in crops), max(crop[1] + crop[3] for crop in crops)
     return top, left, bottom - top, right - left
@@ -342,7 +343,7 @@ def pixels(frame: Any) -> np.ndarray:
 
 
 def torch_bilinear(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) uint8 scaled to ``size`` as ``interpolate(bilinear, align_corners=False)`` does, rounded."""
+    """Return (h, w, 3) uint8 scaled to ``size`` as ``interpolate(bilinear, align_corners=False)`` does, rounded."""
     import torch
 
     data = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
@@ -351,7 +352,7 @@ def torch_bilinear(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def rescaled(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(h, w, 3) uint8 scaled by swscale."""
+    """Return (h, w, 3) uint8 scaled by swscale."""
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -360,14 +361,14 @@ def rescaled(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _whole(region: Box, height: int, width: int) -> tuple[int, int, int, int]:
-    """A region in whole pixels, at least one, inside the picture."""
+    """Return a region in whole pixels, at least one, inside the picture."""
     y, x, h, w = (round(value) for value in region)
     h, w = min(max(h, 1), height), min(max(w, 1), width)
     return min(max(y, 0), height - h), min(max(x, 0), width - w), h, w
 
 
 def _check(request: FrameRequest, height: int, width: int) -> None:
-    """DustError for a region, size or crop that does not fit."""
+    """Raise DustError for a region, size or crop that does not fit."""
     problems = []
     tall, wide = height, width
     if request.box is not None:

@@ -244,7 +244,7 @@ class FrameFolderReader(Clip):
         return self.report
 
     def _picture(self, number: int) -> np.ndarray:
-        """(H, W, 3) uint8."""
+        """Return (H, W, 3) uint8."""
         check_time()
         try:
             return read_picture(os.path.join(self.path, self.names[number]))

@@ -63,7 +63,7 @@ def under(folder: str, name: str) -> str:
 
 
 def _system(address: str) -> Any:
-    """fsspec's file system for an address."""
+    """Return fsspec's file system for an address."""
     fsspec = import_extra("fsspec", "remote", address)
     if [int(part) for part in fsspec.__version__.split(".")[:2]] < OLDEST:  # they hang in a forked loader worker
         raise ConfigError(f"{address}: fsspec {fsspec.__version__} is too old: pip install -U 'dust-video[remote]'")
@@ -79,7 +79,7 @@ def _system(address: str) -> Any:
 
 
 def _insist(address: str, ask: Callable[[Any], T]) -> T:
-    """``ask(file system)``, tried again as long as that may help.
+    """Return ``ask(file system)``, tried again as long as that may help.
 
     Raises:
         RemoteError: the file is not there, may not be read, or every try has failed.
@@ -137,7 +137,7 @@ def _no_parts(address: str) -> RemoteError:
 
 
 def read_range(address: str, start: int, end: int) -> bytes:
-    """Bytes ``start`` to ``end`` of a file. Raises RemoteError."""
+    """Return bytes ``start`` to ``end`` of a file. Raises RemoteError."""
     total = size_of(address)
     if end > total:
         raise RemoteError(

@@ -36,7 +36,7 @@ class Segment:
     unit: str = SECONDS
 
     def __str__(self) -> str:
-        """``1.5-3``; ``1.5-`` to the end."""
+        """Return ``1.5-3``; ``1.5-`` to the end."""
         return "-".join(self.cells)
 
     @property
@@ -73,13 +73,15 @@ class Segment:
         return self.unit == other.unit and not before and not behind
 
     def length(self, frames: int, fps: float) -> int:
-        """About how many of a clip's ``frames`` lie in it, at a steady rate of ``fps``; 0 where it begins too late."""
+        """Estimate how many of a clip's ``frames`` lie in it, at a steady rate of ``fps``; 0 where it begins too
+        late."""
         rate = 1.0 if self.unit == FRAMES else fps
         end = frames if self.end is None else min(frames, math.ceil(self.end * rate))
         return max(0, end - math.ceil(self.start * rate - _ROUNDING))
 
     def bounds(self, pts: np.ndarray) -> tuple[int, int]:
-        """First frame, and the one behind the last, of a clip whose frames have the times ``pts`` (T,), seconds."""
+        """Return the first frame, and the one behind the last, of a clip whose frames have the times ``pts`` (T,),
+        seconds."""
         if self.unit == FRAMES:
             last = len(pts) if self.end is None else min(int(self.end), len(pts))
             return min(int(self.start), len(pts)), last
@@ -137,7 +139,7 @@ class SegmentReader(Clip):
         return self._reader.pts
 
     def _moved(self, requests: Sequence[FrameRequest]) -> list[FrameRequest]:
-        """The same requests by the numbers of the whole clip."""
+        """Return the same requests by the numbers of the whole clip."""
         return [replace(one, indices=[int(number) + self._first for number in one.indices]) for one in requests]
 
     def check(self) -> VideoReport:

@@ -46,7 +46,7 @@ class DecodeSession:
         self._container = None
 
     def read(self, wanted: list[int], take: Take) -> None:
-        """``wanted``: frame numbers, rising, each once."""
+        """Read frames into the sink. ``wanted``: frame numbers, rising, each once."""
         if self.index.mode != "seek" and self._next:
             self.close()
             self._open()
@@ -70,8 +70,8 @@ class DecodeSession:
         self._primed = False
 
     def _groups(self, wanted: list[int]) -> Iterator[tuple[int, list[int]]]:
-        """(packet to begin at, frame numbers) for each run of frames that one entry point serves: the last one that
-        is neither shown nor stored after the frame."""
+        """Yield (packet to begin at, frame numbers) for each run of frames that one entry point serves: the last one
+        that is neither shown nor stored after the frame."""
         index = self.index
         if index.mode == "start":
             yield 0, wanted
@@ -93,7 +93,7 @@ class DecodeSession:
         yield begin, group
 
     def _take_packet(self) -> Any:
-        """The next packet, checked against the index and named by its ordinal."""
+        """Return the next packet, checked against the index and named by its ordinal."""
         packet = next(self._packets, None)
         if packet is None:
             raise Contradiction(f"packet {self._next} is not there any more")
@@ -141,7 +141,7 @@ class DecodeSession:
         self._primed = True
 
     def _decode(self, numbers: list[int], take: Take, floor: int) -> None:
-        """From the next packet to the last one that a wanted frame needs, then empty the decoder.
+        """Decode from the next packet to the last one that a wanted frame needs, then empty the decoder.
 
         Frames shown before ``floor`` (the entry point's time) lean on what came before it: they are passed by.
         """
@@ -187,7 +187,7 @@ class DecodeSession:
             raise Contradiction("frames did not come")
 
     def _check_picture(self, frame: Any) -> None:
-        """Whether a frame is as the headers say: turned so, and, where frames are sought, of that size."""
+        """Check that a frame is as the headers say: turned so, and, where frames are sought, of that size."""
         index = self.index
         if orientation_of(frame) != index.orientation:
             raise Contradiction("the picture is turned in another way")
@@ -196,13 +196,14 @@ class DecodeSession:
             raise Contradiction(f"the picture is {frame.width}x{frame.height}, which its header does not say")
 
     def _lacks(self, before: int, place: int) -> bool:
-        """Whether a frame between two that came one after the other was not skipped: it never got its packet."""
+        """Tell whether a frame between two that came one after the other was not skipped: it never got its packet."""
         between = self.index.order[before + 1 : place]
         return bool(len(between)) and (not self.index.skip_nonref or bool((between >= self._next).any()))
 
     def _expected(self, start: int, last: int, floor: int, wanted: dict[int, int]) -> int:
-        """How many frames packets ``start`` to ``last`` must give: one each, but for those not shown and those that
-        the decoder was told to skip. A frame that was lost without a word shifts the numbers of all that follow."""
+        """Return how many frames packets ``start`` to ``last`` must give: one each, but for those not shown and those
+        that the decoder was told to skip. A frame that was lost without a word shifts the numbers of all that
+        follow."""
         index = self.index
         pts, run = index.packet_pts[start : last + 1], slice(start, last + 1)
         gives = self._shown[run] & (pts >= floor)

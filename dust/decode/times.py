@@ -14,7 +14,7 @@ _PLAUSIBLE = 480.0  # frames per second; above it, and without times, a "rate" i
 def frame_times(
     pts: np.ndarray, order: np.ndarray | None, count: int, base: float, rate: float, *, splices: bool = False
 ) -> np.ndarray:
-    """(count,) seconds of each frame, rising; by the stated ``rate`` where the file has no usable times.
+    """Return (count,) seconds of each frame, rising; by the stated ``rate`` where the file has no usable times.
 
     With ``splices`` (broadcasting formats), where the clock falls back or leaps ahead, the frames behind go on at the
     usual step. Elsewhere times that fall are those of decoding (AVI), and sorting brings them right.
@@ -54,7 +54,8 @@ def rate_of(seconds: np.ndarray, stated: float, tick: float) -> float:
 
 
 def stated_rate(stream: Any) -> float:
-    """Frames per second by the header, or by FFmpeg's guess where it says nothing credible; 0 where neither does."""
+    """Return the frames per second by the header, or by FFmpeg's guess where it says nothing credible; 0 where neither
+    does."""
     rates = (float(rate or 0) for rate in (stream.average_rate, stream.guessed_rate))
     return next((rate for rate in rates if 0 < rate <= _PLAUSIBLE), 0.0)
 

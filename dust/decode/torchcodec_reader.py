@@ -139,6 +139,6 @@ class TorchCodecReader(Clip):
 
 
 def _words(error: BaseException) -> str:
-    """An error's first line, without the place in torchcodec's sources."""
+    """Return an error's first line, without the place in torchcodec's sources."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rpartition(".cpp:")[2].partition(", ")[2] or lines[0]
