@@ -90,7 +90,7 @@ class Request:
     calibrated: bool = False
 
     def checked(self) -> "Request":
-        """With its format. ConfigError that names all that cannot be."""
+        """Return the request with its format. ConfigError that names all that cannot be."""
         ends = {suffix: name for name, suffix in FORMATS.items()}
         found = self.format or ends.get(self.output.suffix.lower(), "")
         problems = []
@@ -187,7 +187,8 @@ def build_parts(cfg: CfgNode) -> str:
 
 
 def build_items(cfg: CfgNode, predictor: Predictor, check: Sequence[str]) -> Items:
-    """Evaluation items of the clips that ``check`` names, or of the test split; of a model of windows its windows."""
+    """Return evaluation items of the clips that ``check`` names, or of the test split; of a model of windows its
+    windows."""
     windows = not predictor.evaluation().logits
     if check and windows:
         raise ConfigError(f"--check: {cfg.MODEL.MODEL_NAME} answers windows of recordings; leave it out")
@@ -213,7 +214,7 @@ def _items_of(predictor: Predictor, sources: Sequence[Any]) -> Iterator[Any]:
 
 
 def build_calibration(cfg: CfgNode, predictor: Predictor, count: int) -> list[dict[str, Tensor]]:
-    """Inputs (1, ...) of ``count`` training clips, spread over the split, as an evaluation reads them.
+    """Return inputs (1, ...) of ``count`` training clips, spread over the split, as an evaluation reads them.
 
     Raises:
         DataError: none of them can be read.
@@ -229,7 +230,8 @@ def build_calibration(cfg: CfgNode, predictor: Predictor, count: int) -> list[di
 
 
 def find_licences(values: Mapping[str, Any], output_dir: str, seen: tuple[str, ...] = ()) -> dict[str, str]:
-    """Licences of the published weights that a configuration or one of its stages names, zoo name -> licence."""
+    """Return the licences of the published weights that a configuration or one of its stages names, zoo name ->
+    licence."""
     names = [str(value) for value in values.values() if str(value).startswith(zoo.SCHEME)]
     found = {name.removeprefix(zoo.SCHEME): zoo.get(name.removeprefix(zoo.SCHEME)).licence for name in names}
     for key in (key for key, facts in KEYS.items() if facts.stage and values.get(key)):
@@ -242,7 +244,7 @@ def find_licences(values: Mapping[str, Any], output_dir: str, seen: tuple[str, .
 
 
 def _configs_above(path: Path) -> Iterator[Path]:
-    """The config.yaml of the run that a folder or a file of it lies in."""
+    """Return the config.yaml of the run that a folder or a file of it lies in."""
     return (file for folder in (path, *path.parents[:2]) if (file := folder / "config.yaml").is_file())
 
 
@@ -318,7 +320,7 @@ class Exporter:
         )
 
     def _measure(self, graph: Graph, files: "Files", kept: Mapping[str, Tensor], int8: Sequence[Path]) -> list[Row]:
-        """The table: what each library needs for one view."""
+        """Return the table: what each library needs for one view."""
         eager = in_torch(graph)
         expected = logits_of_outputs(eager(kept))
         size = sum(one.numel() * one.element_size() for one in graph.state_dict().values()) / 1e6
@@ -339,7 +341,7 @@ class Exporter:
 
 
 def _first_of(items: Iterator[Any]) -> dict[str, Tensor]:
-    """The inputs (V, ...) of the first clip that can be read."""
+    """Return the inputs (V, ...) of the first clip that can be read."""
     item = next((one for one in items if not isinstance(one, BadClip)), None)
     if item is None:
         raise DataError("none of the clips to compare on could be read; name others with --check")
@@ -403,7 +405,7 @@ class Files:
 
 
 def _with_others(path: Path) -> list[Path]:
-    """A file and those that lie beside it, in a folder of its own."""
+    """Return a file and those that lie beside it, in a folder of its own."""
     return [path, *sorted(one for one in path.parent.iterdir() if one != path)]
 
 

@@ -88,7 +88,7 @@ class Agreement:
 
 
 def describe(agreement: Mapping[str, Any]) -> str:
-    """What :meth:`Agreement.to_json` holds, in words."""
+    """Return what :meth:`Agreement.to_json` holds, in words."""
     return (
         f"{counted(agreement['clips'], 'clip')} ({counted(agreement['views'], 'view')}): largest difference of a logit "
         f"{agreement['largest_difference']:.2g}, the same first answer for {agreement['same_top1_percent']:.4g} %"
@@ -182,7 +182,7 @@ def measure(
 
 
 def measure_compiled(graph: nn.Module, inputs: Mapping[str, Tensor], expected: Outputs) -> Row:
-    """The row of torch.compile, which needs a C++ compiler."""
+    """Return the row of torch.compile, which needs a C++ compiler."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         return Row("compiled", note="torch.compile needs a C++ compiler")
     compiled = torch.compile(graph)
@@ -195,7 +195,7 @@ def measure_compiled(graph: nn.Module, inputs: Mapping[str, Tensor], expected: O
 
 
 def in_torch(module: Callable[..., dict[str, Tensor]]) -> Run:
-    """A module as a runtime: no gradients, outputs by name."""
+    """Return a module as a runtime: no gradients, outputs by name."""
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -205,12 +205,12 @@ def in_torch(module: Callable[..., dict[str, Tensor]]) -> Run:
 
 
 def megabytes_of(*paths: Path) -> float:
-    """10^6 bytes of files."""
+    """Return the size of files in 10^6 bytes."""
     return sum(path.stat().st_size for path in paths) / 1e6
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows for a terminal."""
+    """Return the rows for a terminal."""
     head = ["", "MB", "ms per clip", "CPU ms", "largest difference"]
     lines = [head]
     for row in rows:

@@ -80,7 +80,7 @@ class Graph(nn.Module):
 
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
-    """Without torch's fused transformer layers, which no other library knows."""
+    """Do without torch's fused transformer layers, which no other library knows."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -118,7 +118,7 @@ class Runtime(Protocol):
     manifest: str
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs by name -> outputs by name, all (B, ...)."""
+        """Map inputs by name -> outputs by name, all (B, ...)."""
         ...
 
 
@@ -254,7 +254,7 @@ def read_manifest(path: str | os.PathLike[str], runtime: Runtime) -> Manifest:
 
 
 def _hashes_in(path: Path) -> Mapping[str, str]:
-    """The hashes of files that the json beside them holds."""
+    """Return the hashes of files that the json beside them holds."""
     try:
         return dict(json.loads(read_text(path))["file_sha256"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:

@@ -113,7 +113,7 @@ def load(
 
 
 def build_loaded(cfg: CfgNode, *, device: str = "auto", threshold: float = 0.0) -> Predictor:
-    """The predictor of the run that cfg describes, with the checkpoint that its test would take.
+    """Return the predictor of the run that cfg describes, with the checkpoint that its test would take.
 
     Raises:
         ConfigError, CheckpointError: there is none, or it answers nothing about a clip.
@@ -133,7 +133,7 @@ def _only_of_runs(name: str, **given: Any) -> None:
 def find_settings(
     source: str, *, dtype: str = "", overrides: Mapping[str, Any] | None = None, config: str = ""
 ) -> tuple[CfgNode, Sequence[str] | None]:
-    """The configuration by which ``source`` is asked, and the class names that its weights do not hold; see
+    """Return the configuration by which ``source`` is asked, and the class names that its weights do not hold; see
     :func:`load`."""
     origin = find_origin(source, config=config)
     settings = {**(origin.overrides or {}), **(overrides or {}), **_fixed(origin)}
@@ -152,8 +152,8 @@ def find_settings(
 
 @contextlib.contextmanager
 def build_carried(cfg: CfgNode) -> Iterator[tuple[CfgNode, dict[str, str]]]:
-    """The configuration with the files that its checkpoints carry, in a folder of their own in place of the data's; and
-    these files, name -> text."""
+    """Yield the configuration with the files that its checkpoints carry, in a folder of their own in place of the
+    data's; and these files, name -> text."""
     found: dict[str, str] = {}
     for path in _checkpoints_of(flatten(cfg), cfg.OUTPUT_DIR):
         saved = read_checkpoint(path)
@@ -163,7 +163,7 @@ def build_carried(cfg: CfgNode) -> Iterator[tuple[CfgNode, dict[str, str]]]:
 
 
 def _checkpoints_of(values: Mapping[str, Any], output_dir: str) -> Iterator[Path]:
-    """The newest checkpoint of the run and those of the stages on which it stands, the run's own last."""
+    """Yield the newest checkpoint of the run and those of the stages on which it stands, the run's own last."""
     for key in (key for key, facts in KEYS.items() if facts.stage in ("checkpoint", "weights") and values.get(key)):
         if "://" not in str(values[key]):
             with contextlib.suppress(ConfigError, CheckpointError):
@@ -180,7 +180,7 @@ def pairs_of(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _fixed(origin: Origin) -> dict[str, Any]:
-    """What a prediction needs to be so, whatever the training was."""
+    """Return what a prediction needs to be so, whatever the training was."""
     fixed: dict[str, Any] = {
         "TRAIN.ENABLE": False,
         "TEST.ENABLE": True,
@@ -217,7 +217,7 @@ def _device(name: str) -> torch.device:
 
 
 def find_origin(source: str, config: str = "") -> Origin:
-    """Where settings and weights of ``source`` lie; see :func:`load`.
+    """Find where settings and weights of ``source`` lie; see :func:`load`.
 
     Raises:
         ConfigError, CheckpointError: nowhere, with what was looked for.
@@ -275,7 +275,7 @@ def _in_zoo(source: str, config: str) -> Origin:
 
 
 def _values(config: Path) -> dict[str, Any]:
-    """``{key: value}`` of a run's config.yaml; empty where it cannot be read."""
+    """Return ``{key: value}`` of a run's config.yaml; empty where it cannot be read."""
     try:
         saved = parse_yaml(read_text(config), config)
     except DataError:
@@ -284,7 +284,7 @@ def _values(config: Path) -> dict[str, Any]:
 
 
 def _answers(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Whether a stage can be asked about clips: it classifies, and is more than features of another stage."""
+    """Tell whether a stage can be asked about clips: it classifies, and is more than features of another stage."""
     task = str(values.get("TASK", ""))
     tested = bool(values.get("TEST.ENABLE"))
     trained = bool(values.get("TRAIN.ENABLE")) and bool(list_checkpoints(folder / "checkpoints"))
@@ -292,7 +292,7 @@ def _answers(folder: Path, values: Mapping[str, Any]) -> bool:
 
 
 def _last(stages: Mapping[Path, Mapping[str, Any]]) -> Path:
-    """The stage on which no other one stands; of several such the one that ran last, which is logged."""
+    """Return the stage on which no other one stands; of several such the one that ran last, which is logged."""
     named = {
         Path(str(values[key])).parts[-1]
         for values in stages.values()

@@ -221,8 +221,8 @@ class _Band:
         self.still: Any = None
 
     def draw(self, picture: np.ndarray, seconds: float, numbers: tuple[int, ...], window: int) -> np.ndarray:
-        """(H, W, 3) uint8: the picture of a moment, the labels of its segments by their numbers, and bars of a window;
-        valid until the next call."""
+        """Return (H, W, 3) uint8: the picture of a moment, the labels of its segments by their numbers, and bars of a
+        window; valid until the next call."""
         from PIL import Image, ImageDraw
 
         if picture.shape[:2] != (self.height, self.width):  # enlarged, or the file changes its size on the way
@@ -241,7 +241,7 @@ class _Band:
         return self.image
 
     def _still(self, numbers: Sequence[int], window: int) -> Any:
-        """The band without what moves with every frame."""
+        """Return the band without what moves with every frame."""
         from PIL import Image, ImageDraw
 
         band = Image.new("RGB", (self.canvas[1], self.canvas[0] - self.height), BACK)
@@ -271,7 +271,7 @@ class _Band:
         draw.text((self.width - lay.pad, y), share, DIM, self.small, anchor="ra")
 
     def _strip(self) -> Any:
-        """The segments of the whole video in their colours, a line for each question."""
+        """Return the segments of the whole video in their colours, a line for each question."""
         from PIL import Image, ImageDraw
 
         width = max(self.width - 2 * self.layout.pad, 1)
@@ -289,7 +289,7 @@ class _Band:
 
     @staticmethod
     def _fit(draw: Any, text: str, font: Any, room: float) -> str:
-        """The text, shortened to so many pixels."""
+        """Return the text, shortened to so many pixels."""
         text = _printable(text)
         if draw.textlength(text, font) <= room:
             return text
@@ -307,7 +307,7 @@ def _clock(seconds: float) -> str:
 
 
 def _font(size: int) -> Any:
-    """A font that knows Latin, Greek and Cyrillic letters: the one that matplotlib brings."""
+    """Return a font that knows Latin, Greek and Cyrillic letters: the one that matplotlib brings."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 

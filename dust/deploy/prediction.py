@@ -64,7 +64,7 @@ class Prediction:
         return self._answer.top(k)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the logits, as json can hold it; what is empty is left out."""
+        """Return everything but the logits, as json can hold it; what is empty is left out."""
         found: dict[str, Any] = {"id": self.id, "path": self.path}
         if self.start is not None:
             found |= {"start": round(self.start, 6), "end": round(self.end or 0.0, 6)}
@@ -123,8 +123,8 @@ def _count(outputs: Outputs) -> int:
 
 
 def logits_of(outputs: Outputs) -> tuple[Any, Any]:
-    """(mean over the views, each view's), (K,) and (V, K), of a record's outputs; dicts of these for several questions;
-    None where the outputs are no logits."""
+    """Return (mean over the views, each view's), (K,) and (V, K), of a record's outputs; dicts of these for several
+    questions; None where the outputs are no logits."""
     if isinstance(outputs, Tensor):
         return _mean(outputs), outputs.numpy()
     if "logits" in outputs:

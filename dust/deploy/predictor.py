@@ -199,7 +199,7 @@ class Predictor:
     # ------------------------------------------------------------------------------------------------- what they do
 
     def _read_ahead(self, sources: Iterable[Any], workers: int | None) -> Iterator[Reading]:
-        """The readings of the sources in order; as many as there are threads are read ahead."""
+        """Yield the readings of the sources in order; as many as there are threads are read ahead."""
         workers = min(4, os.cpu_count() or 1) if workers is None else workers
         if workers < 1:
             yield from map(self.read, sources)
@@ -222,7 +222,7 @@ class Predictor:
     def _answers(
         self, readings: Iterable[Reading], evaluation: Evaluation, told: Evaluation | None = None
     ) -> Iterator[Prediction]:
-        """The prediction of each reading in order; ``told`` keeps the records of those that were answered."""
+        """Yield the prediction of each reading in order; ``told`` keeps the records of those that were answered."""
         waiting: deque[Reading] = deque()
 
         def items() -> Iterator[dict[str, Any]]:
@@ -380,8 +380,8 @@ def build_class_names(cfg: CfgNode) -> list[str]:
 
 @contextlib.contextmanager
 def build_with_files(cfg: CfgNode, files: Mapping[str, str]) -> Iterator[CfgNode]:
-    """The configuration with ``files``, name -> text, in a folder of their own in place of the data's; as it is where
-    there are none."""
+    """Yield the configuration with ``files``, name -> text, in a folder of their own in place of the data's; as it is
+    where there are none."""
     if not files:
         yield cfg
         return

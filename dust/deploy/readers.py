@@ -65,7 +65,7 @@ def build_reader(
 
 
 def build_video_reader(cfg: CfgNode, cls: Any, class_names: Sequence[str], fitted: Mapping[str, Any]) -> Reader:
-    """Of clips of video."""
+    """Build the reader of clips of video."""
     names = list(class_names)
 
     def list_of(path: str) -> Sequence[Clip]:
@@ -77,7 +77,8 @@ def build_video_reader(cfg: CfgNode, cls: Any, class_names: Sequence[str], fitte
 def build_fused_reader(
     cfg: CfgNode, cls: Any, class_names: Sequence[str], fitted: Mapping[str, Any], device: torch.device
 ) -> Reader:
-    """Of clips of video with their series, of one of both, or of series with the features of a video."""
+    """Build the reader of clips of video with their series, of one of both, or of series with the features of a
+    video."""
     names, modalities = list(class_names), list(cfg.DATA.MODALITIES)
     sources = ["video" if name == "video_features" else name for name in modalities]
 

@@ -233,7 +233,7 @@ class _TemporaryReader:
 
 
 def names_of(source: Any) -> tuple[str, str]:
-    """(id, path) of a source."""
+    """Return (id, path) of a source."""
     if isinstance(source, Listed):
         return source.id, source.path
     if isinstance(source, str | os.PathLike):

@@ -123,7 +123,8 @@ class FusedReader(Reader):
             reading.items = [with_others(whole, others) if self.features is None else {**whole, "others": others}]
 
     def complete(self, readings: Iterable[Reading]) -> Iterator[Reading]:
-        """With the features of their videos, for which the other stage's model runs over all of them in turn."""
+        """Yield the readings with the features of their videos, for which the other stage's model runs over all of them
+        in turn."""
         if self.features is None:
             yield from readings
             return
@@ -154,7 +155,7 @@ class FusedReader(Reader):
         yield from waiting
 
     def _parts(self, source: Any) -> tuple[tuple[str, str], dict[str, Any]]:
-        """((id, path), {modality: what is read}) of a source."""
+        """Return ((id, path), {modality: what is read}) of a source."""
         if isinstance(source, FusedClip):
             found = {"video": source.video, "series": source.series}
             return (source.id, source.path), {name: found[name] for name in self.modalities}

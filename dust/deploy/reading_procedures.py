@@ -81,7 +81,7 @@ class ProcedureReader(Reader):
 
 
 def _pieces(dataset: ProcedureRecordings) -> Iterator[dict[str, Any] | BadClip]:
-    """The pieces of a recording, read when they are asked for: a recording may be long."""
+    """Yield the pieces of a recording, read when they are asked for: a recording may be long."""
     try:
         for index in range(len(dataset)):
             yield dataset[index]

@@ -134,7 +134,7 @@ def _clip(name: str, files: dict[int, str]) -> TrackClip:
 
 
 def build_track_reader(cfg: CfgNode, cls: Any, class_names: Sequence[str], fitted: Mapping[str, Any]) -> TrackReader:
-    """Of point tracks."""
+    """Build the reader of point tracks."""
 
     def dataset_of(manifest: TrackManifest) -> PointTracks:
         return cls.for_clips(cfg, manifest, fitted)

@@ -57,7 +57,7 @@ class Output:
 
 
 def about(model: Predictor) -> dict[str, Any]:
-    """What made the predictions, as json can hold it."""
+    """Return what made the predictions, as json can hold it."""
     identity = model.identity
     return {
         "model": {"source": identity.source, "name": identity.model, "checkpoint_sha256": identity.checkpoint_sha256},
@@ -94,7 +94,7 @@ class Table:
         return f"{pad('file', self.name)}  {pad('label', self.label)}  {'conf.':>6}{more}"
 
     def rows(self, one: Prediction) -> Iterator[str]:
-        """The line of a prediction, and a line for each thing to be said about it."""
+        """Yield the line of a prediction, and a line for each thing to be said about it."""
         name = pad(shorten(one.id, self.name, left=True), self.name)
         if not one.ok:
             yield f"{name}  {shorten('unreadable: ' + one.error, self.width - self.name - 2)}"
@@ -111,7 +111,7 @@ class Table:
 
 
 def width_of(text: str) -> int:
-    """Columns that a text takes in a terminal: two for wide characters, none for marks that combine."""
+    """Return columns that a text takes in a terminal: two for wide characters, none for marks that combine."""
     wide = {"W": 2, "F": 2}
     return sum(0 if unicodedata.combining(c) else wide.get(unicodedata.east_asian_width(c), 1) for c in text)
 
@@ -121,7 +121,7 @@ def pad(text: str, width: int) -> str:
 
 
 def shorten(text: str, width: int, *, left: bool = False) -> str:
-    """At most ``width`` columns of a text, without what would move the cursor; ``left`` keeps its end."""
+    """Return at most ``width`` columns of a text, without what would move the cursor; ``left`` keeps its end."""
     text = "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode("utf-8"))
     if width_of(text) <= width:
         return text

@@ -389,7 +389,7 @@ def open_stream(predictor: Asked, source: Any, **options: Any) -> Stream:
 
 
 def check_options(options: Collection[str], stream: type[Stream], reader: Reader, source: Any) -> None:
-    """ConfigError that names all options which such a stream of this source has not."""
+    """Raise ConfigError that names all options which such a stream of this source has not."""
     live, kind = is_live(source) and stream is not TrackWindows, reader.description.get("input")
     problems = []
     for name in options:

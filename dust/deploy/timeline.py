@@ -107,7 +107,8 @@ class Timeline:
         self.rows.append(row)
 
     def add_steps(self, one: Prediction) -> None:
-        """A step begins where the one before was completed; steps that are completed together share their time."""
+        """Add steps, each of which begins where the one before was completed; steps that are completed together share
+        their time."""
         before = [step for step in self.steps if step.end < (one.end or 0.0)][-1:]
         for component, value in one.probabilities.items():
             self._likely[component] = max(self._likely.get(component, 0.0), value)
@@ -145,7 +146,7 @@ class Timeline:
         return sorted(found, key=lambda one: (one.start, one.row))
 
     def _segments_between(self, first: int, stop: int, rule: MergeRule) -> list[Segment]:
-        """Those of windows ``first`` to ``stop`` (exclusive), between which there is no gap."""
+        """Return those of windows ``first`` to ``stop`` (exclusive), between which there is no gap."""
         if stop <= first:
             return []
         duration = self.duration if stop == len(self.rows) else 0.0
@@ -199,7 +200,7 @@ class Moments:
 
 
 def _with_hysteresis(probabilities: np.ndarray, rule: MergeRule) -> list[int]:
-    """The label of each window; -1 is none."""
+    """Return the label of each window; -1 is none."""
     labels: list[int] = []
     for row in probabilities:
         best = int(row.argmax())
@@ -217,14 +218,14 @@ Times = Sequence[tuple[float, float]]
 
 
 def _best_runs(probabilities: np.ndarray, times: Times, rule: MergeRule) -> list[Run]:
-    """Of classes of which one is right: (W, K)."""
+    """Return the runs of classes of which one is right: (W, K)."""
     labels = _with_hysteresis(probabilities, rule)
     runs = _runs(labels)
     return _without_short(runs, labels, times, probabilities, rule.min_length) if rule.min_length else runs
 
 
 def _present_runs(probabilities: np.ndarray, times: Times, rule: MergeRule) -> list[Run]:
-    """Of a class that is there or not: (W, 1)."""
+    """Return the runs of a class that is there or not: (W, 1)."""
     threshold = rule.threshold or PRESENT
     labels, there = [], False
     for value in probabilities[:, 0]:
@@ -244,7 +245,7 @@ def _runs(labels: Sequence[int]) -> list[Run]:
 
 
 def _without_short(runs: list[Run], labels: list[int], times: Times, rows: np.ndarray, shortest: float) -> list[Run]:
-    """The shortest run goes first, to the likelier neighbour, until none is too short."""
+    """Drop runs that are too short: the shortest goes first, to the likelier neighbour, until none is too short."""
     labels = list(labels)
     while len(runs) > 1:
         lengths = [times[last][1] - times[first][0] for first, last, _ in runs]
@@ -263,7 +264,7 @@ def _without_short(runs: list[Run], labels: list[int], times: Times, rows: np.nd
 
 
 def write_timeline(folder: Path, name: str, timeline: Timeline, segments: Sequence[Segment]) -> list[Path]:
-    """``NAME.windows.csv``, ``NAME.segments.csv`` and ``NAME.png`` of one video; returns their paths."""
+    """Write ``NAME.windows.csv``, ``NAME.segments.csv`` and ``NAME.png`` of one video; return their paths."""
     windows = folder / f"{name}.windows.csv"
     columns = (timeline.starts, timeline.ends, timeline.labels, timeline.rows)
     rows = (window_row(*window) for window in zip(*columns, strict=True))
@@ -282,7 +283,7 @@ def window_row(start: float, end: float, label: str, probabilities: Iterable[flo
 
 
 def write_segments(folder: Path, name: str, timeline: Timeline, segments: Sequence[Segment]) -> list[Path]:
-    """``NAME.segments.csv`` and ``NAME.png`` of one video; returns their paths."""
+    """Write ``NAME.segments.csv`` and ``NAME.png`` of one video; return their paths."""
     merged, picture = folder / f"{name}.segments.csv", folder / f"{name}.png"
     lines = [[f"{one.start:.3f}", f"{one.end:.3f}", one.label, f"{one.confidence:.6g}"] for one in segments]
     write_csv(merged, ["start", "end", "label", "confidence"], lines, line_end="\r\n")
@@ -303,7 +304,7 @@ def write_segments(folder: Path, name: str, timeline: Timeline, segments: Sequen
 
 
 def write_activitynet(path: Path, videos: Sequence[tuple[str, Timeline, Sequence[Segment]]], about: Any) -> None:
-    """All segments in the json form of ActivityNet's detection results."""
+    """Write all segments in the json form of ActivityNet's detection results."""
     results = {
         name: [
             {"label": one.label, "score": one.confidence, "segment": [round(one.start, 3), round(one.end, 3)]}

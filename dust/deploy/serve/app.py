@@ -96,7 +96,7 @@ def build_app(service: Service, guard: Guard) -> Any:
 
 
 def _json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-    """An answer. A byte of a file's name that is not UTF-8 is written as ``\\udcff``."""
+    """Return an answer. A byte of a file's name that is not UTF-8 is written as ``\\udcff``."""
     from starlette.responses import Response
 
     text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -104,7 +104,7 @@ def _json(document: Any, status: int = 200, headers: dict[str, str] | None = Non
 
 
 def _add_errors(app: Any) -> None:
-    """Every error is one sentence; what is our own fault is in the log, and not in the answer."""
+    """Answer every error with one sentence; what is our own fault is in the log, and not in the answer."""
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
@@ -148,7 +148,7 @@ def _add_errors(app: Any) -> None:
 
 
 def _add_pages(app: Any, service: Service) -> None:
-    """The page and its parts, and what says how the server is."""
+    """Add the page and its parts, and what says how the server is."""
     from starlette.responses import Response
 
     def page(name: str, kind: str) -> Callable[[], Any]:
@@ -235,7 +235,7 @@ def _add_predict(app: Any, service: Service) -> None:
 
 
 def _gone(request: Any) -> Callable[[], Any]:
-    """Waits until the client of a request has left."""
+    """Return what waits until the client of a request has left."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

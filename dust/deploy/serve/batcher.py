@@ -137,7 +137,7 @@ class Batcher:
 
 
 def _batches(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """Jobs that may run together: of one threshold; a recording, which is read while it runs, by itself."""
+    """Yield jobs that may run together: of one threshold; a recording, which is read while it runs, by itself."""
     alike: dict[float, list[_Job]] = {}
     for job in jobs:
         if isinstance(job.reading.items, list | tuple):

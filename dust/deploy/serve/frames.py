@@ -89,12 +89,12 @@ class PushedFrames:
         self._put(self.parse(message))
 
     def end(self) -> None:
-        """No more frames come, and all that came are wanted."""
+        """Note that no more frames come, and that all that came are wanted."""
         self.ended = True
         self._put(None)
 
     def close(self) -> None:
-        """Nobody takes frames any more, or nobody sends them: who waits here is let go."""
+        """Note that nobody takes frames any more, or nobody sends them: who waits here is let go."""
         self._closed = True
 
     def _put(self, frame: Any) -> None:

@@ -65,7 +65,7 @@ class Guard:
             raise ConfigError("the token must be of ASCII letters, digits and signs, without spaces")
 
     def refusal(self, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        """(status, reason) for a request that is not let in; None for one that is.
+        """Return (status, reason) for a request that is not let in; None for one that is.
 
         Args:
             headers: names in lower case.
@@ -85,8 +85,8 @@ class Guard:
         return None
 
     def _is_mine(self, host: str) -> bool:
-        """Whether a Host is an address of this server. A name that somebody else has made point here is none; numbers
-        belong to nobody else."""
+        """Tell whether a Host is an address of this server. A name that somebody else has made point here is none;
+        numbers belong to nobody else."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:

@@ -115,7 +115,8 @@ def sees_video(kind: str) -> bool:
 
 
 def main_file(files: Sequence[tuple[str, str]], kind: str) -> tuple[str, str]:
-    """Of a sample's files, (name, path), the one that is named to its reader, which finds the others beside it."""
+    """Return of a sample's files, (name, path), the one that is named to its reader, which finds the others beside
+    it."""
     videos = [one for one in files if not one[1].lower().endswith(SUFFIXES)]
     return videos[0] if videos and sees_video(kind) else files[0]
 

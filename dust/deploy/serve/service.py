@@ -145,7 +145,7 @@ class Service:
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[str]:
-        """A folder for one request's uploads, gone afterwards, also where the client has left."""
+        """Give a folder for one request's uploads, gone afterwards, also where the client has left."""
         if not os.path.isdir(self._folder):  # what cleans up temporary files takes it from a server that runs for weeks
             self._folder = tempfile.mkdtemp(prefix=PREFIX)
         path = os.path.join(self._folder, str(next(self._numbers)))
@@ -203,7 +203,7 @@ class Service:
         return reading
 
     def _renamed(self, answer: Prediction, sample: Sample) -> Prediction:
-        """The prediction under the name that the client knows, without paths of this machine."""
+        """Return the prediction under the name that the client knows, without paths of this machine."""
         error, damage = (_without(text, sample) for text in (answer.error, answer.damage))
         return replace(answer, id=sample.name, path=sample.name, error=error, damage=damage)
 
@@ -241,7 +241,8 @@ class Service:
         return frames * rate / fps if fps else 0.0
 
     def windows(self, options: Options) -> tuple[float, float]:
-        """(window, stride) in seconds of a request; 0 is the training's. Refused where too many would be open."""
+        """Return (window, stride) in seconds of a request; 0 is the training's. Refused where too many would be
+        open."""
         window, stride = options.window or self.window, options.stride or self.stride
         if stride and (window or self.training_s) > MOST_OPEN * stride:
             raise Refused(422, f"stride: at least the {MOST_OPEN}th part of the window, or too many are open at once")
@@ -303,6 +304,6 @@ def likeliest(pairs: Any, top: int) -> list[tuple[str, float]]:
 
 
 def _without(text: str, sample: Sample) -> str:
-    """A text without the folders of this machine."""
+    """Return a text without the folders of this machine."""
     folder = sample.folder or os.path.dirname(sample.path)
     return text.replace(sample.path, sample.name).replace(f"{folder}{os.sep}", "")
