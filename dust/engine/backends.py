@@ -87,7 +87,7 @@ class AttentionLog(TorchFunctionMode):
         self.said: set[str] = set()
 
     def once(self) -> contextlib.AbstractContextManager[Any]:
-        """Itself, the first time, if it is wanted."""
+        """Return itself, the first time, if it is wanted."""
         wanted, self.wanted = self.wanted, False
         return self if wanted else contextlib.nullcontext()
 

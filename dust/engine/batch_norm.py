@@ -51,7 +51,7 @@ class _Sums:
 
 
 def _note(sums: _Sums, norm: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
-    """The hook before a batch norm."""
+    """Act as the hook before a batch norm."""
     sums.add(inputs[0])
 
 

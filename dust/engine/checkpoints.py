@@ -53,7 +53,7 @@ class CheckpointChoice:
         return own
 
     def path(self, *, together: bool = False) -> Path:
-        """:meth:`find`, or a CheckpointError that says what to do if there is none."""
+        """Return :meth:`find`, or a CheckpointError that says what to do if there is none."""
         path = self.find(together=together)
         if path is None:
             purpose, way_out = self.purpose
@@ -64,7 +64,7 @@ class CheckpointChoice:
         return path
 
     def _own(self) -> Path | None:
-        """The checkpoint of ``output_dir``: the best, else the newest that is whole."""
+        """Return the checkpoint of ``output_dir``: the best, else the newest that is whole."""
         best = self._checkpoints / BEST
         if self.best and best.exists():
             return best
@@ -94,7 +94,7 @@ def read_for_all(path: Path) -> dict[str, Any]:
 
 
 def build_checkpoint_to_test(cfg: CfgNode) -> CheckpointChoice:
-    """TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH."""
+    """Return TEST.CHECKPOINT_FILE_PATH, else OUTPUT_DIR's last (or best), else TRAIN.CHECKPOINT_FILE_PATH."""
     return CheckpointChoice(
         cfg.OUTPUT_DIR,
         cfg.TEST.CHECKPOINT_FILE_PATH,
@@ -105,7 +105,7 @@ def build_checkpoint_to_test(cfg: CfgNode) -> CheckpointChoice:
 
 
 def build_checkpoint_to_extract(cfg: CfgNode) -> CheckpointChoice:
-    """FEATURES.CHECKPOINT_FILE_PATH (a file, a stage or zoo://NAME), else OUTPUT_DIR's last or best."""
+    """Return FEATURES.CHECKPOINT_FILE_PATH (a file, a stage or zoo://NAME), else OUTPUT_DIR's last or best."""
     return CheckpointChoice(
         cfg.OUTPUT_DIR,
         cfg.FEATURES.CHECKPOINT_FILE_PATH,

@@ -69,7 +69,8 @@ def build_class_names(cfg: CfgNode, split: str, dataset: str) -> Sequence[str]:
 
 
 def _classes_of_checkpoint(choice: CheckpointChoice) -> tuple[int | None, str]:
-    """The number that a checkpoint was trained with, and its name; (None, "") where there is none that says it."""
+    """Return the number that a checkpoint was trained with, and its name; (None, "") where there is none that says
+    it."""
     try:
         path = choice.find()
         return (None, "") if path is None else (_number_in(read_checkpoint(path), path), str(path))
@@ -79,8 +80,8 @@ def _classes_of_checkpoint(choice: CheckpointChoice) -> tuple[int | None, str]:
 
 
 def _number_in(saved: dict[Any, Any], path: Path) -> int | None:
-    """MODEL.NUM_CLASSES of the configuration in a checkpoint, else the number of its class names. CheckpointError where
-    it is absurd."""
+    """Return MODEL.NUM_CLASSES of the configuration in a checkpoint, else the number of its class names.
+    CheckpointError where it is absurd."""
     try:
         number = parse_yaml(saved["cfg"], "the checkpoint's cfg")["MODEL"]["NUM_CLASSES"]
     except (DataError, KeyError, TypeError, AttributeError):

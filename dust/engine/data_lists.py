@@ -91,7 +91,7 @@ def shared_clips(one: Any, other: Any) -> list[str]:
 
 
 def _looked_at(splits: Mapping[str, Any]) -> dict[str, list[Sample]]:
-    """The samples that can contradict each other: of very many only those that have something in common."""
+    """Return the samples that can contradict each other: of very many only those that have something in common."""
     lists = {split: clips for split, clips in splits.items() if isinstance(clips, Clips)}
     if len(lists) == len(splits) and sum(map(len, lists.values())) > MANY:
         splits = suspects(lists)
@@ -103,7 +103,7 @@ def _are_samples(clips: Any) -> bool:
 
 
 def _samples(clips: Iterable[Any]) -> list[Sample]:
-    """The clips with absolute paths: a test may begin in another working folder."""
+    """Return the clips with absolute paths: a test may begin in another working folder."""
     return [
         replace(one, sources=tuple((absolute(file), part) for file, part in one.sources)) for one in samples_of(clips)
     ]
@@ -118,7 +118,7 @@ def _ids_and_labels(clips: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _sample(row: Any) -> Sample:
-    """A sample as train_list.json has it. ValueError, TypeError."""
+    """Return a sample as train_list.json has it. ValueError, TypeError."""
     name, label, group, sources = row
     return Sample(str(name), _hashable(label), str(group), tuple((str(file), str(part)) for file, part in sources))
 
@@ -142,7 +142,7 @@ def _write_many(path: Path, clips: Clips) -> None:
 
 
 def _read_many(path: Path) -> Clips:
-    """What :func:`_write_many` kept. DataError."""
+    """Return what :func:`_write_many` kept. DataError."""
     columns = {"path": TEXT, "id": TEXT, "label": "<i4", "group": "<i4", "start": "<f8", "end": "<f8"}
     found = open_columns(path, KIND, columns, tables={"labels": TEXT, "groups": TEXT}, optional=("start", "end"))
     tables: dict[str, Any] = found.tables
@@ -156,7 +156,8 @@ def _hashable(label: Any) -> Any:
 
 
 def fingerprint(dataset: Any, fitted: dict[str, Any]) -> str:
-    """Identity of the training samples and labels, wherever they lie on disk, and of what was learnt of them."""
+    """Return the identity of the training samples and labels, wherever they lie on disk, and of what was learnt of
+    them."""
     digest = hashlib.sha256()
     clips = dataset.clips
     pairs = zip(clips.ids(), clips.labels(), strict=True) if isinstance(clips, Clips) else _ids_and_labels(clips)

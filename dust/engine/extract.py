@@ -52,8 +52,8 @@ ADDED = {
 
 
 def features_config(values: Mapping[str, Any]) -> str:
-    """Of a configuration's ``{key: value}``, those that features depend on, as ``KEY: value`` lines; they are stored
-    with the features."""
+    """Return of a configuration's ``{key: value}`` those that features depend on, as ``KEY: value`` lines; they are
+    stored with the features."""
     flat = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     best = takes_best(values["TEST.CHECKPOINT"], values["TRAIN.EARLY_STOPPING_PATIENCE"])
     flat["TEST.CHECKPOINT"] = "best" if best else "last"
@@ -172,7 +172,7 @@ class Extraction:
     def _begun_by_all(
         self, split: str, ids: list[str], waiting: list[tuple[np.ndarray, list[Any]]], bad_clips: BadClipLog
     ) -> FeatureWriter:
-        """The writer of features whose shape is that of the first one that any process has made."""
+        """Return the writer of features whose shape is that of the first one that any process has made."""
         made = [feature for _, features in waiting for feature in features if feature is not None]
         own = (made[0].shape[1:] if self.per_video else made[0].shape) if made else None
         shapes = [shape for shape in distributed.all_gather_objects(own) if shape is not None]
@@ -197,13 +197,13 @@ class Extraction:
         return missing
 
     def _own_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Of the samples that are to be done those of this process: whole blocks, one behind the other."""
+        """Return those of the samples to be done that are this process's: whole blocks, one behind the other."""
         starts = np.array([start for start, _ in _spans(rows // self.options.batch_size, 0)] + [len(rows)])
         rank, world, count = distributed.rank(), distributed.world_size(), len(starts) - 1
         return rows[starts[count * rank // world] : starts[count * (rank + 1) // world]]
 
     def _dataset(self, split: str) -> Any:
-        """The split as fixed views, or as windows that slide over each video."""
+        """Return the split as fixed views, or as windows that slide over each video."""
         dataset = self.dataset_of(split)
         if not self.per_video:
             return dataset
@@ -212,7 +212,7 @@ class Extraction:
     def _computed(
         self, dataset: Any, ids: list[str], rows: np.ndarray, bad_clips: BadClipLog
     ) -> Iterator[tuple[np.ndarray, list[np.ndarray | None]]]:
-        """(samples, their features) of block after block; None for a sample that cannot be used."""
+        """Yield (samples, their features) of block after block; None for a sample that cannot be used."""
         if not len(rows):
             return
         bad_ids: set[str] = set()
@@ -232,7 +232,7 @@ class Extraction:
             yield block, list(self._in_order(own, [ids[row] for row in block.tolist()], bad_ids))
 
     def _items_of(self, dataset: Any, rows: np.ndarray) -> Sequence[int]:
-        """The numbers of the items of these samples: one each, or the pieces of a video."""
+        """Return the numbers of the items of these samples: one each, or the pieces of a video."""
         first, last = int(rows[0]), int(rows[-1])
         if not self.per_video:
             return range(first, last + 1) if last - first + 1 == len(rows) else rows.tolist()
@@ -246,7 +246,7 @@ class Extraction:
     def _in_order(
         self, items: Iterable[Any], wanted: Sequence[str], bad_ids: Collection[str]
     ) -> Iterator[np.ndarray | None]:
-        """The feature of each of the samples with these ids."""
+        """Yield the feature of each of the samples with these ids."""
         left = iter(wanted)
         # the windows of one video come in several records, one behind the other
         for sample_id, records in groupby(self.loop(items), key=lambda record: record["id"]):
@@ -262,7 +262,8 @@ class Extraction:
             yield None
 
     def _writer(self, split: str, ids: list[str], shape: Sequence[int]) -> FeatureWriter:
-        """This process's writer; the first one has looked what is there, and counts bad clips as still to be done."""
+        """Return this process's writer; the first one has looked what is there, and counts bad clips as still to be
+        done."""
         options, own = self.options, distributed.rank()
         made: list[FeatureWriter] = []
 
@@ -286,7 +287,7 @@ class Extraction:
 
 
 def _spans(numbers: np.ndarray, step: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the stretches in which each number is the one before it plus ``step``."""
+    """Return (start, stop) of the stretches in which each number is the one before it plus ``step``."""
     bounds = [0, *(np.flatnonzero(np.diff(numbers) != step) + 1).tolist(), len(numbers)]
     return itertools.pairwise(bounds if len(numbers) else [])
 

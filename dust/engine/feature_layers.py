@@ -17,7 +17,7 @@ TOKENS = "tokens"  # the layer whose views are not averaged
 def layer_output(
     model: nn.Module, layer: str, pooling: TokenPooling | None = None
 ) -> Callable[[nn.Module, dict[str, Any]], Any]:
-    """``forward(model, inputs)`` that returns what ``layer`` makes of the inputs.
+    """Return ``forward(model, inputs)`` that returns what ``layer`` makes of the inputs.
 
     Args:
         layer: ``pooled``: what the classifier sees, (B, num_features); ``map``: ``forward_features``, before pooling;

@@ -108,13 +108,13 @@ class Hook:
         return {}
 
     def after_step(self, state: TrainState, step: StepEnd) -> None:
-        """A batch has been learnt from (``step.stepped``: the optimizer has stepped)."""
+        """Act when a batch has been learnt from (``step.stepped``: the optimizer has stepped)."""
 
     def after_evaluation(self, state: TrainState, result: EvaluationEnd) -> None:
-        """The validation split has been evaluated; ``state.epoch`` is still that of the epoch."""
+        """Act when the validation split has been evaluated; ``state.epoch`` is still that of the epoch."""
 
     def after_epoch(self, state: TrainState, end: EpochEnd) -> None:
-        """An epoch is over; where it had an evaluation, :meth:`after_evaluation` came before."""
+        """Act when an epoch is over; where it had an evaluation, :meth:`after_evaluation` came before."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the hook must know to go on in a resumed run."""
@@ -277,7 +277,7 @@ class Saving(Hook):
         self.save, self.options, self.saved_at = save, options, begun_at
 
     def after_step(self, state: TrainState, step: StepEnd) -> None:
-        """Within an epoch only where the optimizer has stepped: the gradients of earlier batches are all used."""
+        """Save, within an epoch only where the optimizer has stepped: the gradients of earlier batches are all used."""
         period = self.options.period_iters
         if step.stepped and period and step.iteration < step.iters and step.iteration - self.saved_at >= period:
             self.save()

@@ -114,8 +114,8 @@ class Learner:
         return iteration % self.state.accumulate == 0 or iteration == self.iters
 
     def _micro_step(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor | float], Collection[str]]:
-        """Forward and backward of one loaded batch: its figures, and the names of those that the task has measured. A
-        batch whose clips were all bad adds nothing."""
+        """Run forward and backward of one loaded batch. Return its figures, and the names of those that the task has
+        measured. A batch whose clips were all bad adds nothing."""
         state = self.state
         number = state.epoch * self.iters + state.iteration
         words = (self.options.seed, "step", number, distributed.rank())
@@ -146,7 +146,8 @@ class Learner:
         return {**losses, **measured}, measured.keys()
 
     def _placeholder(self) -> dict[str, Any]:
-        """What a process without a readable clip computes, for nothing, so that the others need not wait for it."""
+        """Return what a process without a readable clip computes, for nothing, so that the others need not wait for
+        it."""
         if self.placeholder_batch is None:
             raise DataError(
                 f"none of the first clips of process {distributed.rank()} could be read; see {self.bad_clips.path}"

@@ -69,7 +69,7 @@ class Leaving:
         self.begin()
 
     def begin(self) -> None:
-        """This start of the run begins here: what is there now is saved, or can be had again."""
+        """Note that this start of the run begins here: what is there now is saved, or can be had again."""
         self.begun_at = self.position
 
     @property

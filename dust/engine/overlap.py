@@ -97,7 +97,7 @@ class Feed:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The batch with its tensors on the device, also those in dicts."""
+        """Return the batch with its tensors on the device, also those in dicts."""
         return self.make(lambda: _moved(batch, self.device))
 
     def make(self, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -160,6 +160,6 @@ class Garbage:
                 gc.enable()
 
     def step_done(self, step: int) -> None:
-        """The optimizer has stepped ``step`` times in this epoch."""
+        """Note that the optimizer has stepped ``step`` times in this epoch."""
         if step % GARBAGE_PERIOD == 0:
             gc.collect()

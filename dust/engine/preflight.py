@@ -127,7 +127,7 @@ def _home(output_dir: str) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Whatever is logged here is logged again when the stage runs."""
+    """Silence what is logged here: it is logged again when the stage runs."""
     package = logging.getLogger("dust")
     level = package.level
     package.setLevel(logging.ERROR)
@@ -198,7 +198,7 @@ def build_stage_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
 
 
 def _check_folder(stage: _Ahead) -> None:
-    """OUTPUT_DIR can be made."""
+    """Check that OUTPUT_DIR can be made."""
     home = _home(stage.output_dir)
     there = next(path for path in (home, *home.parents) if path.exists())
     if not there.is_dir():
@@ -244,7 +244,7 @@ class _Start:
 
 
 def build_start_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]) -> _Start:
-    """That every weight file can be read which the configuration names. Nothing is downloaded."""
+    """Check that every weight file can be read which the configuration names. Nothing is downloaded."""
     train, asks = cfg.TRAIN, cfg.TEST.ENABLE or cfg.PREDICT.ENABLE
     start = _Start()
     if train.ENABLE:
@@ -286,7 +286,7 @@ def build_start_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
 
 
 def _check_weights(stage: _Ahead, key: str, name: str) -> _Start:
-    """Raises DustError where ``name`` means no file of weights, nor a stage that will leave one."""
+    """Raise DustError where ``name`` means no file of weights, nor a stage that will leave one."""
     if not name:
         return _Start()
     if "://" in name:
@@ -313,7 +313,7 @@ def _check_trains(stage: _Ahead, source: StageToCome) -> None:
 
 
 def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str]) -> DataInfo:
-    """Every split that is asked for. Returns what the task may know of training's, or of the checkpoint's."""
+    """Build every split that is asked for. Returns what the task may know of training's, or of the checkpoint's."""
     names, fitted = start.class_names, start.fitted
     counts: Sequence[int] = ()
     tested: Sequence[str] = ()
@@ -348,7 +348,7 @@ def build_data_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, notes: list[str
 def build_split_ahead(
     cfg: CfgNode, stage: _Ahead, split: str, views: str, names: Sequence[str] | None, fitted: Mapping[str, Any] | None
 ) -> Any:
-    """The dataset of a split; None where it cannot be built, or not yet.
+    """Return the dataset of a split; None where it cannot be built, or not yet.
 
     Args:
         fitted: what training's dataset has learnt; None where that is not known.
@@ -384,14 +384,15 @@ def build_split_ahead(
 
 
 def _check_metric(task: Task, best_metric: str) -> None:
-    """ConfigError where the evaluation says what it gives, and TRAIN.BEST_METRIC is not among it."""
+    """Raise ConfigError where the evaluation says what it gives, and TRAIN.BEST_METRIC is not among it."""
     known = metric_names(task.evaluation("val"))
     if best_metric and known and not any(fnmatchcase(best_metric, name) for name in known):
         raise ConfigError(f"TRAIN.BEST_METRIC {best_metric}: is not measured; choose one of {', '.join(known)}")
 
 
 def build_model_ahead(cfg: CfgNode, stage: _Ahead, start: _Start, class_names: Sequence[str]) -> None:
-    """The model without its values, the weights that its parts begin from, its optimizer, the layer of its features."""
+    """Build the model without its values, the weights that its parts begin from, its optimizer, the layer of its
+    features."""
     model = None
     with stage.noting():
         try:

@@ -97,7 +97,7 @@ class RunDir:
 
 
 def _sync_files(folder: Path) -> None:
-    """What is in ``folder`` outlives a power cut, before it gets a name that says that it is whole."""
+    """Let what is in ``folder`` outlive a power cut, before it gets a name that says that it is whole."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
@@ -113,7 +113,7 @@ def _free_name(path: Path) -> Path:
 
 
 def differing_keys(saved_cfg: str, cfg_text: str) -> list[str]:
-    """Lines ``KEY: saved value -> present value`` of two configurations, without keys that may change on resume.
+    """Return lines ``KEY: saved value -> present value`` of two configurations, without keys that may change on resume.
 
     DataError if what was saved is no plain YAML.
     """
@@ -233,7 +233,7 @@ class BadClipLog:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The lines of a ``bad_clips.csv``, without its head. One that was cut off is among them as it is."""
+    """Return the lines of a ``bad_clips.csv``, without its head. One that was cut off is among them as it is."""
     try:
         text = read_bytes(path).decode("utf-8", "replace").replace("\0", "")
     except FileNotFoundError:

@@ -75,7 +75,7 @@ def _file_problem(error: OSError, folder: object) -> str:
 
 
 def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    """(name, configuration) of every run of a command line, in order. One file may stand for several runs."""
+    """Return (name, configuration) of every run of a command line, in order. One file may stand for several runs."""
     names = [Path(path).stem for path in files] or ["run"]
     runs, errors = [], []
     for name, cfg in zip(names, load_files(files, overrides), strict=True):
@@ -108,7 +108,7 @@ def load_files(files: Sequence[str], overrides: Sequence[str]) -> list[Any]:
 
 
 def _load_all(wanted: Iterable[tuple[str, Sequence[str]]]) -> list[Any]:
-    """A configuration per (file, overrides). ConfigError with the problems of all of them."""
+    """Return a configuration per (file, overrides). ConfigError with the problems of all of them."""
     found, errors = [], []
     for path, overrides in wanted:
         try:
@@ -120,7 +120,7 @@ def _load_all(wanted: Iterable[tuple[str, Sequence[str]]]) -> list[Any]:
 
 
 def _raise_all(errors: Sequence[DustError]) -> None:
-    """One error of several; what is said of several files alike is said once."""
+    """Raise one error of several; what is said of several files alike is said once."""
     if len(errors) < 2:
         for error in errors:
             raise error

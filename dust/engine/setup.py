@@ -51,7 +51,7 @@ def build_autocast(cfg: CfgNode, device: torch.device) -> Autocast:
 
 
 def build_device_transform(cfg: CfgNode, num_classes: int | Mapping[str, int] | None = None) -> DeviceTransform:
-    """Normalising, and in training erasing and mixing, as cfg.DATA, cfg.AUG and cfg.MIXUP say.
+    """Build what normalises, and in training erases and mixes, as cfg.DATA, cfg.AUG and cfg.MIXUP say.
 
     ``num_classes`` is a task's ``label_classes``; only mixing asks for it.
     """

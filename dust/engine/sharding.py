@@ -78,7 +78,7 @@ def _take_part_of_weights(module: nn.Module, state: dict[str, Any], prefix: str,
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """``optimizer.load_state_dict(state)``, where parameters may be shared out and ``state`` whole, and come from
+    """Do ``optimizer.load_state_dict(state)`` where parameters may be shared out and ``state`` whole, and come from
     another device: how a step is computed (fused) stays as this optimizer was built."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parts = {
@@ -105,8 +105,8 @@ def part_of(value: Any, like: Tensor) -> Any:
 
 
 def whole_tensors(tree: Any, keep: bool = True) -> Any:
-    """``tree`` with every shared tensor whole, on the CPU; all processes must ask together. One that does not ``keep``
-    them only takes part, a tensor at a time, and gets None in their places."""
+    """Return ``tree`` with every shared tensor whole, on the CPU; all processes must ask together. One that does not
+    ``keep`` them only takes part, a tensor at a time, and gets None in their places."""
     if isinstance(tree, dict):
         return {key: whole_tensors(value, keep) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -118,7 +118,8 @@ def whole_tensors(tree: Any, keep: bool = True) -> Any:
 
 
 def layout_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[tuple[Any, ...], torch.Size], Any]:
-    """``layout(path, shape)``: the tensor like which the one at ``path`` of a checkpoint is to be shared, or None."""
+    """Return ``layout(path, shape)``: the tensor like which the one at ``path`` of a checkpoint is to be shared, or
+    None."""
     weights = {name: value for name, value in model.named_parameters() if isinstance(value, DTensor)}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -135,7 +136,7 @@ def layout_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[t
 
 @contextlib.contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Every process holds all weights while this lasts, so that each may run the model as often as it likes."""
+    """Let every process hold all weights while this lasts, so that each may run the model as often as it likes."""
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.unshard()

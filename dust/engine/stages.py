@@ -39,7 +39,7 @@ def build_inherited(cfg: CfgNode) -> Any:
 
 
 def inherited_values(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
-    """Of a configuration's ``{key: value}``, those that other stages' checkpoints say otherwise
+    """Return those of a configuration's ``{key: value}`` that other stages' checkpoints say otherwise
     (``inherits`` of its keys). Where the other stage is gone, this run's own checkpoint says what they were.
 
     Raises:
@@ -69,7 +69,7 @@ def inherited_values(values: Mapping[str, Any], output_dir: str) -> dict[str, An
 
 
 def upstream(values: Mapping[str, Any], output_dir: str) -> dict[str, str]:
-    """``{key: SHA-256}`` of the checkpoints that a stage stands on: those of every key that names an earlier
+    """Return ``{key: SHA-256}`` of the checkpoints that a stage stands on: those of every key that names an earlier
     stage which is still there; for stored features, of the checkpoint that made those of training.
 
     Args:

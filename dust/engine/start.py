@@ -109,7 +109,8 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
 
 
 def newest_checkpoint(folder: Path, layout: Layout) -> tuple[Path, dict[str, Any]] | None:
-    """:func:`dust.utils.checkpoint.find_latest` for all processes together, with the same answer, or error, for all.
+    """Call :func:`dust.utils.checkpoint.find_latest` for all processes together, with the same answer, or error, for
+    all.
 
     The first process verifies. One process of each node then reads a file and hands it to the node's others; of a
     folder of parts each process reads its own.
@@ -152,7 +153,7 @@ def _resume(
 
 
 def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
-    """CheckpointError unless ``saved`` belongs to this configuration, this data and these earlier stages."""
+    """Raise CheckpointError unless ``saved`` belongs to this configuration, this data and these earlier stages."""
     advice = "Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (the old ones are kept aside)."
     if "written" not in saved:
         raise CheckpointError(f"{path} was not written by dust, so it cannot be resumed. {advice}")
@@ -177,7 +178,7 @@ def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) ->
 
 
 def _start_from_file(state: TrainState, path: str, options: StartOptions) -> None:
-    """SlowFast's rule for TRAIN.CHECKPOINT_FILE_PATH."""
+    """Follow SlowFast's rule for TRAIN.CHECKPOINT_FILE_PATH."""
     saved = load_checkpoint(path)
     if options.cut_from_names:
         weights = _without(find_tensors(path, saved, [], options.weights), options.cut_from_names)
@@ -203,7 +204,7 @@ def _start_from_file(state: TrainState, path: str, options: StartOptions) -> Non
 
 
 def _without(weights: dict[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
-    """The weights with these substrings cut out of their names."""
+    """Return the weights with these substrings cut out of their names."""
     renamed = {}
     for name, value in weights.items():
         for pattern in patterns:

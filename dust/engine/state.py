@@ -169,7 +169,7 @@ class TrainState:
 
 
 def _kept(written: Sequence[str], keep_last: int) -> set[str]:
-    """Which of a run's checkpoints stay: the newest, and of the complete ones all or the last so many."""
+    """Return which of a run's checkpoints stay: the newest, and of the complete ones all or the last so many."""
     complete = [name for name in written if "_iter_" not in name]
     return {written[-1], *(complete[-keep_last:] if keep_last else complete)}
 
@@ -185,8 +185,8 @@ def say_share(clips: float, accumulate: int) -> None:
 
 
 def average_of(model: nn.Module, *, decay: float, warmup: bool) -> Any:
-    """timm's ModelEmaV3, which leaves alone what does not learn: that is the model's own already, bit for bit, and the
-    hash of frozen weights stays what it is."""
+    """Return timm's ModelEmaV3, which leaves alone what does not learn: that is the model's own already, bit for bit,
+    and the hash of frozen weights stays what it is."""
     from timm.utils import ModelEmaV3
 
     class Average(ModelEmaV3):

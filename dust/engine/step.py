@@ -247,7 +247,7 @@ class OptimizerStep:
             self._unread = step
 
     def _defers(self, flag: Tensor) -> bool:
-        """Whether reading the flag would wait, and the optimizer can skip its step by itself."""
+        """Tell whether reading the flag would wait, and the optimizer can skip its step by itself."""
         return flag.device.type != "cpu" and bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
 
     def check(self) -> None:
@@ -263,7 +263,7 @@ class OptimizerStep:
     def _diverged(
         self, batches: Sequence[tuple[dict[str, Tensor], BatchName]], step: _Unread | None = None
     ) -> Diverged:
-        """The error, which says the same in all processes: in each of them is the step that all have made."""
+        """Return the error, which says the same in all processes: in each of them is the step that all have made."""
         values = [({loss: value.item() for loss, value in losses.items()}, name) for losses, name in batches]
         wrong = [one for one in values if not all(map(math.isfinite, one[0].values()))]
         wrong = wrong if wrong or step else values[-1:]  # only their sum overflows

@@ -105,7 +105,7 @@ def job_specs(args: argparse.Namespace) -> list[JobSpec]:
 
 
 def _refuse_dependent(jobs: Sequence[JobSpec]) -> None:
-    """Runs at the same time neither write to the same folder nor wait for each other's results."""
+    """Refuse runs at the same time that write to the same folder or wait for each other's results."""
     homes: dict[Path, JobSpec] = {}
     for job in jobs:
         home = Path(job.runs[0].output_dir).absolute()
@@ -125,7 +125,7 @@ def _refuse_dependent(jobs: Sequence[JobSpec]) -> None:
 
 
 def job_size(jobs: Sequence[JobSpec]) -> tuple[int, int, int]:
-    """(nodes, processes on each, GPUs on each) that all runs of the job share.
+    """Return (nodes, processes on each, GPUs on each) that all runs of the job share.
 
     Raises:
         ConfigError: the configurations differ.
@@ -178,7 +178,7 @@ def slurm_parameters(args: argparse.Namespace, jobs: Sequence[JobSpec]) -> dict[
 
 
 def check_cluster(partition: str, nodes: int, minutes: int) -> None:
-    """Whether there is a Slurm here, with such partitions, which have so many nodes and so much time.
+    """Check whether there is a Slurm here, with such partitions, which have so many nodes and so much time.
 
     Slurm itself accepts a job that asks for more, and never starts it. DustError if not.
     """
@@ -215,7 +215,8 @@ def check_cluster(partition: str, nodes: int, minutes: int) -> None:
 
 
 def python_command() -> str:
-    """Python, started with signals held back until :func:`dust.launch.signals.handle_signals` takes them.
+    """Return the command of Python, started with signals held back until :func:`dust.launch.signals.handle_signals`
+    takes them.
 
     The second or two before would otherwise be fatal: a job that is preempted there would not be queued again.
     """
@@ -237,7 +238,7 @@ class SubmittedCommand:
         leave_job(main(self.argv))
 
     def checkpoint(self) -> Any:
-        """For submitit, where a signal comes before :func:`main` takes it: the same once more."""
+        """Return the same once more for submitit, where a signal comes before :func:`main` takes it."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -301,7 +302,7 @@ def submit_jobs(
 
 @contextlib.contextmanager
 def _as_outside_of_jobs() -> Iterator[None]:
-    """From within a job, without what that job's environment says of it."""
+    """Work from within a job without what that job's environment says of it."""
     import submitit
 
     if "SLURM_JOB_ID" not in os.environ:

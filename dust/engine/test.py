@@ -173,7 +173,7 @@ class Test:
         counts: dict[str, int],
         calibration: Mapping[str, Any],
     ) -> None:
-        """``test.json`` and the task's own files, in a folder that appears whole or not at all."""
+        """Write ``test.json`` and the task's own files, in a folder that appears whole or not at all."""
         temporary = self.run.path / "results.partial"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

@@ -214,7 +214,7 @@ class Trainer:
         return self._save_with(None, name=name, keep_last=keep_last)
 
     def _save_with(self, hooks: Mapping[str, Any] | None, **how: Any) -> Any:
-        """``hooks``: states of the user's hooks; None for what they are now."""
+        """Save the state. ``hooks``: states of the user's hooks; None for what they are now."""
         own = {key: hook.state_dict() for key, hook in self.user_hooks.items()}
         self.state.hooks = own if hooks is None else dict(hooks)
         statistics = self._statistics_of_all() if self.state.iteration else None
@@ -245,7 +245,7 @@ class Trainer:
                 self.garbage.step_done(state.step)
 
     def _compiling(self) -> contextlib.AbstractContextManager[Any]:
-        """A signal may break a compilation off where no other process waits for this one."""
+        """Let a signal break a compilation off where no other process waits for this one."""
         breakable = distributed.world_size() == 1 or self.leaving.nothing_new
         return self.interrupt.breakable() if breakable else contextlib.nullcontext()
 
@@ -302,7 +302,7 @@ class Trainer:
         return bool(patience) and self.state.best.get("stale", 0) >= patience
 
     def _statistics_of_all(self) -> dict[str, Any]:
-        """The statistics of the epoch so far, over all processes."""
+        """Return the statistics of the epoch so far, over all processes."""
         merged = no_statistics()
         for state in distributed.all_gather_objects(self.meter.state_dict()):
             for part, values in state.items():
@@ -323,7 +323,7 @@ class Trainer:
 
 
 def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
-    """The training that cfg describes, into ``run``, at the point where it begins or goes on."""
+    """Return the training that cfg describes, into ``run``, at the point where it begins or goes on."""
     device = build_device(cfg)
     loader = construct_loader(cfg, "train")
     dataset: Any = loader.dataset

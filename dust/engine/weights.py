@@ -49,7 +49,8 @@ def load_parts(model: nn.Module, output_dir: str | Path) -> dict[str, Path]:
 
 
 def _files_of_parts(named: Mapping[str, tuple[str, str]], output_dir: str | Path) -> dict[str, Path]:
-    """The file of each part. What is wrong with the first that has none is the error, which names the others too."""
+    """Return the file of each part. What is wrong with the first that has none is the error, which names the others
+    too."""
     paths, errors = {}, {}
     for part, (key, name) in named.items():
         try:
@@ -64,7 +65,7 @@ def _files_of_parts(named: Mapping[str, tuple[str, str]], output_dir: str | Path
 
 
 def weights_to_save(model: nn.Module) -> dict[str, Any]:
-    """``model_state`` of a checkpoint, and what identifies the frozen rest where only the trained part is saved.
+    """Return ``model_state`` of a checkpoint, and what identifies the frozen rest where only the trained part is saved.
 
     A model that is mostly frozen is a :class:`dust.models.protocol.SavesTrainedPart`.
     """
@@ -92,8 +93,8 @@ def restore(
 
 
 def build_weights_choice(cfg: CfgNode) -> str:
-    """MODEL.WEIGHTS for a test or an extraction: ``raw``, ``averaged``, or ``auto`` with "averaged if there are any"
-    (``prefer_averaged``) where the run averages its weights (EMA.ENABLED)."""
+    """Return MODEL.WEIGHTS for a test or an extraction: ``raw``, ``averaged``, or ``auto`` with "averaged if there are
+    any" (``prefer_averaged``) where the run averages its weights (EMA.ENABLED)."""
     return PREFER_AVERAGED if cfg.MODEL.WEIGHTS == "auto" and cfg.EMA.ENABLED else str(cfg.MODEL.WEIGHTS)
 
 
