@@ -83,7 +83,7 @@ class LaunchSettings:
         return process_group(env, rendezvous, **options)
 
     def as_shard(self, shard: int, shards: int) -> "LaunchSettings":
-        """Node number ``shard`` of so many."""
+        """Return the settings of node number ``shard`` of so many."""
         return replace(self, num_shards=shards, shard_id=shard)
 
     def as_started(self, env: DistEnv) -> "LaunchSettings":
@@ -241,7 +241,7 @@ def free_port() -> int:
 
 
 def _next_port(url: str) -> str:
-    """Where a node's own processes meet: its launchers keep the port itself."""
+    """Return where a node's own processes meet: its launchers keep the port itself."""
     parsed = urlparse(url)
     return f"tcp://{parsed.hostname}:{(parsed.port or 0) + 1}"
 
@@ -290,7 +290,7 @@ def _run_all(payload: Any, function: Callable[[Any], None], envs: list[DistEnv])
 
 
 def _wait(processes: list[Any]) -> Any:
-    """The first process that ends with another code than 0; None if all end well."""
+    """Return the first process that ends with another code than 0; None if all end well."""
     waiting = list(processes)
     while waiting:
         ended = connection.wait([process.sentinel for process in waiting])
@@ -303,7 +303,8 @@ def _wait(processes: list[Any]) -> Any:
 
 
 def _stopped_by(code: int) -> int:
-    """The signal by which a process has left with this exit code; 0 if it failed, or was killed by one of its own."""
+    """Return the signal by which a process has left with this exit code; 0 if it failed, or was killed by one of its
+    own."""
     if code - 128 in SIGNALS:
         return code - 128
     return -code if -code in SIGNALS and most_urgent() else 0
@@ -343,7 +344,8 @@ def _send(signum: int, processes: list[Any]) -> None:
 
 
 def _end_with_launcher() -> None:
-    """A launcher that was killed ends nobody, and what it left would hold OUTPUT_DIR against the next run."""
+    """End with the launcher: one that was killed ends nobody, and what it left would hold OUTPUT_DIR against the next
+    run."""
     launcher = parent_process()
     if launcher is not None:
         connection.wait([launcher.sentinel])
@@ -351,7 +353,7 @@ def _end_with_launcher() -> None:
 
 
 def _run_process(payload: Any, function: Callable[[Any], None], env: DistEnv, sender: Any) -> None:
-    """The life of one process."""
+    """Run one process from its start to its end."""
     threading.Thread(target=_end_with_launcher, name="launcher", daemon=True).start()
     code, message = 0, ""
     tqdm.set_lock(threading.RLock())  # its own is for all processes, and this one leaves without handing it back

@@ -67,7 +67,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _counted(path: Path) -> int:
-    """How many features are done; 0 where the count cannot be read, as its extraction will say."""
+    """Return how many features are done; 0 where the count cannot be read, as its extraction will say."""
     try:
         return sum(stop - start for start, stop in read_count(path)[0])
     except DataError:
@@ -123,7 +123,7 @@ class Lives:
         return False
 
     def forget(self) -> None:
-        """No life before this one counts any more."""
+        """Let no life before this one count any more."""
         try:
             self.record.unlink(missing_ok=True)
         except OSError as error:
@@ -138,8 +138,8 @@ class Lives:
             logger.warning("%s cannot be written (%s): this life without a step is not counted", self.record, error)
 
     def _earlier(self) -> list[float]:
-        """Seconds of each life without a step right before this one; of another job, or of this one before it got
-        any further, they do not count."""
+        """Return seconds of each life without a step right before this one; of another job, or of this one before it
+        got any further, they do not count."""
         try:
             if not self.record.is_file():
                 return []
@@ -177,7 +177,7 @@ def time_limit(job: str, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def minutes_of(limit: str) -> float:
-    """Slurm's ``[days-]hours:minutes:seconds``, or ``minutes:seconds``, in minutes; ``infinite`` without end."""
+    """Return Slurm's ``[days-]hours:minutes:seconds``, or ``minutes:seconds``, in minutes; ``infinite`` without end."""
     days, _, rest = limit.rpartition("-")
     try:
         parts = [int(part) for part in rest.split(":")]

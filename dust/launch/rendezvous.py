@@ -65,7 +65,8 @@ def read_dist_env(environ: Mapping[str, str]) -> DistEnv | None:
 
 
 def _port(job: int, step: str) -> int:
-    """A port for each step of each job: those that share a node have different ones, and the one behind is free too."""
+    """Return a port for each step of each job: those that share a node have different ones, and the one behind is free
+    too."""
     number = int(step) if step.isdecimal() else 0
     return PORTS[(2 * job + 254 * number) % len(PORTS)]
 
@@ -265,7 +266,7 @@ def process_group(
 
 
 def _refuse_shared_gpus(env: DistEnv, store: dist.Store) -> None:
-    """ConfigError where processes of this node see one GPU each, and it is the same."""
+    """Raise ConfigError where processes of this node see one GPU each, and it is the same."""
     own = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
     store.set(f"gpu of {env.rank}", own)
     first = env.rank - env.local_rank

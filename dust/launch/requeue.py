@@ -46,13 +46,13 @@ class ExitHandler:
         self.lives: Lives | None = None
 
     def watch(self, folders: Iterable[str]) -> None:
-        """The stages of the command, which write to these folders, begin now: note what is there."""
+        """Watch the stages of the command, which write to these folders, from now on: note what is there."""
         job = job_of(self.environ)
         if job and self.first:
             self.lives = Lives(job, [Path(folder).absolute() for folder in folders], self.began, self.environ)
 
     def done(self) -> None:
-        """The command has done all that it was asked for."""
+        """Note that the command has done all that it was asked for."""
         if self.first and self.lives is not None:
             self.lives.forget()
 
@@ -130,7 +130,7 @@ def begun_by_this_job(folder: str | os.PathLike, environ: Mapping[str, str] = os
 
 
 def _restart(environ: Mapping[str, str]) -> int:
-    """How often Slurm has queued this job again."""
+    """Return how often Slurm has queued this job again."""
     count = environ.get("SLURM_RESTART_COUNT", "0")
     return int(count) if count.isdecimal() else 0
 

@@ -76,7 +76,7 @@ class _SignalState:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def note(self, signum: int, frame: Any) -> None:
-        """The handler. It writes to no log: it may have come in the midst of a line."""
+        """Note a signal, as its handler. It writes to no log: it may have come in the midst of a line."""
         if not self.depth:
             return  # a loader worker that has just been forked; its own handlers come with its first line
         first, self.signum = not self.signum, max(self.signum, signum, key=urgency)
@@ -108,7 +108,7 @@ class _SignalState:
         return bool(self.signum or (self.listeners and not self.breakable) or self.stopping)
 
     def forget(self) -> None:
-        """In a forked child: it is another process, and nobody's signals are taken there yet."""
+        """Forget all in a forked child: it is another process, and nobody's signals are taken there yet."""
         self.depth = 0
         self.reset()
 
@@ -118,7 +118,7 @@ os.register_at_fork(after_in_child=_signals.forget)
 
 
 def urgency(signum: int) -> int:
-    """0 for none, then by the order of SIGNALS."""
+    """Return 0 for none, then by the order of SIGNALS."""
     return SIGNALS.index(signal.Signals(signum)) + 1 if signum in SIGNALS else 0
 
 
@@ -133,7 +133,8 @@ def stop(signum: int) -> None:
 
 
 def ignore_further_signals() -> None:
-    """What comes of this process is decided, a failure say: signals are noted, but change nothing any more."""
+    """Note that what comes of this process is decided, a failure say: signals are noted, but change nothing any
+    more."""
     _signals.stopping = True
 
 
@@ -215,7 +216,7 @@ def _watch(reader: int, leave: Callable[[int], int], over: threading.Event) -> N
 
 
 def _end_unless(over: threading.Event, code: int) -> None:
-    """The second Ctrl-C: the handler ends the process by it, unless the main thread is stuck in a call."""
+    """Handle the second Ctrl-C: end the process by it, unless the main thread is stuck in a call."""
     if not over.wait(SECOND_PRESS_TIMEOUT_S):
         os._exit(code)
 
@@ -236,7 +237,7 @@ class InterruptFlag:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["InterruptFlag"]:
-        """Only note signals while this lasts. Ends with :meth:`check`, so that none is forgotten."""
+        """Note signals and do no more while this lasts. Ends with :meth:`check`, so that none is forgotten."""
         with _signals.open():
             _signals.listeners += 1
             try:
@@ -277,8 +278,8 @@ class InterruptFlag:
             _signals.stop(SIGNALS[agreed - 1])
 
     def check_alone(self) -> None:
-        """The same in a stretch that processes go through each at its own pace: raise :class:`StopEarly` if a signal
-        has come to this one. Where the stretch ends, :meth:`check` asks all."""
+        """Check the same in a stretch that processes go through each at its own pace: raise :class:`StopEarly` if a
+        signal has come to this one. Where the stretch ends, :meth:`check` asks all."""
         if self.signum:
             raise StopEarly
 
