@@ -15,7 +15,7 @@ def no_tokens(name: str) -> str:
 
 
 def sha256_of_backbone(model: Any) -> str:
-    """SHA-256 (hex) of all tensors by which a :class:`GivesTokens` makes tokens: the same in whatever file they lay, of
-    whatever head stands on them."""
+    """Return SHA-256 (hex) of all tensors by which a :class:`GivesTokens` makes tokens: the same in whatever file they
+    lay, of whatever head stands on them."""
     state = model.state_dict()
     return sha256_of_tensors({name: state[name] for name in state if not re.search(model.beyond_tokens, name)})

@@ -69,7 +69,7 @@ class T2SCross(nn.Module):
         self.t2s_proj = nn.Linear(dim, dim)
 
     def forward(self, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Patches s and tubelets t, both (B, frames, N, d) -> (B, frames, N, d)."""
+        """Map patches s and tubelets t, both (B, frames, N, d) -> (B, frames, N, d)."""
         query = s.transpose(1, 2) + self.clip_time_pos  # (B, N, frames, d)
         context = t.transpose(1, 2) + self.vmae_time_pos
         q = F.linear(query, self.t2s_q.weight, self.t2s_q_bias).flatten(0, 1)
@@ -94,7 +94,7 @@ class S2TCross(nn.Module):
         self.t2s_proj = nn.Linear(dim, dim)  # the published name, as in the other direction
 
     def forward(self, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Patches s and tubelets t, both (B, frames, N, d) -> (B, frames, N, d)."""
+        """Map patches s and tubelets t, both (B, frames, N, d) -> (B, frames, N, d)."""
         query, context = t + self.vmae_space_pos, s + self.clip_space_pos
         q = F.linear(query, self.s2t_q.weight, self.s2t_q_bias).flatten(0, 1)
         k, v = F.linear(context, self.s2t_kv.weight, self.s2t_kv_bias).flatten(0, 1).chunk(2, dim=-1)
@@ -140,7 +140,8 @@ class CASTBlock(nn.Module):
         self.drop_path = DropPath(drop_path)  # on what is trained, never on the experts' own branches
 
     def forward(self, s: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Spatial s (B, frames, 1 + N, D), class tokens first, and temporal t (B, frames, N, D) -> the same shapes."""
+        """Map spatial s (B, frames, 1 + N, D), class tokens first, and temporal t (B, frames, N, D) -> the same
+        shapes."""
         s = s + self.S_Adapter(self.clip_attn(self.clip_ln_1(s).flatten(0, 1))).view(s.shape)
         t = t + self.T_Adapter(self.attn(self.norm1(t).flatten(1, 2))).view(t.shape)
 
@@ -305,7 +306,8 @@ class CAST(ClassifierHead, Checkpointed):
         }
 
     def _init_weights(self) -> None:
-        """Nothing that is trained changes the experts at first: every way back into a stream starts at zero."""
+        """Start so that nothing that is trained changes the experts at first: every way back into a stream starts at
+        zero."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 init_linear(module, self.init_std)
@@ -313,7 +315,7 @@ class CAST(ClassifierHead, Checkpointed):
                     nn.init.zeros_(module.weight)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """(B, C, T, H, W) float -> logits (B, num_classes), or {"verb": (B, num_verbs), "noun": (B, num_nouns)}."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes), or {"verb": (B, num_verbs), "noun": (B, num_nouns)}."""
         features = self.forward_features(video)
         if self.return_features and self.training:
             fused = self.forward_head(features, pre_logits=True)
@@ -322,7 +324,7 @@ class CAST(ClassifierHead, Checkpointed):
         return self.forward_head(features)
 
     def forward_features(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, C, T, H, W) float -> both experts' features, {"spatial": (B, D), "temporal": (B, D)}."""
+        """Map (B, C, T, H, W) float -> both experts' features, {"spatial": (B, D), "temporal": (B, D)}."""
         in_chans, all_frames, height, width = self.clip_shape
         check_video("CAST", video, in_chans=in_chans, patch_size=self.patch_size, tubelet_size=self.tubelet_size)
         if tuple(video.shape[1:]) != self.clip_shape:
@@ -385,7 +387,8 @@ class CAST(ClassifierHead, Checkpointed):
         return {"verb": self.head_verb, "noun": self.head_noun} if self.composition else self.head
 
     def reset_classifier(self, num_classes: int | tuple[int, int]) -> None:
-        """A fresh head for another number of classes, with ``composition`` two: (verbs, nouns); 0 takes it away."""
+        """Put in a fresh head for another number of classes, with ``composition`` two: (verbs, nouns); 0 takes it
+        away."""
         if isinstance(num_classes, int) == self.composition:
             wanted = "two numbers, (verbs, nouns)" if self.composition else "one number"
             raise ConfigError(f"CAST with composition={self.composition}: the classes are {num_classes}, not {wanted}")

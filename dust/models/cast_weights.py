@@ -23,7 +23,7 @@ TRAINED = ("cross", "Adapter", "ln_post", "vmae_fc_norm", "head")  # in the name
 
 
 def is_trained(name: str) -> bool:
-    """True for a parameter of CAST's own, False for one of its two frozen experts."""
+    """Tell whether a parameter is trained: one of CAST's own, and not of its two frozen experts."""
     return any(word in name for word in TRAINED)
 
 
@@ -129,7 +129,7 @@ def load_trained(model: nn.Module, state: Mapping[str, torch.Tensor], source: st
 
 
 def _misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
-    """A line for each of ``own`` that ``state`` lacks, or has in another shape."""
+    """Return a line for each of ``own`` that ``state`` lacks, or has in another shape."""
     missing = [f"{name} is missing" for name in own if name not in state]
     return missing + [
         f"{name} is {tuple(state[name].shape)}, in the model {tuple(own[name].shape)}"
@@ -139,13 +139,13 @@ def _misfits(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor])
 
 
 def _table(lines: list[str], most: int = 8) -> str:
-    """The first lines below each other: files of another size misfit in hundreds of places."""
+    """Return the first lines below each other: files of another size misfit in hundreds of places."""
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return "".join(f"\n    {line}" for line in [*lines[:most], *more])
 
 
 def trained_part(model: nn.Module) -> State:
-    """:func:`trained_state_dict` and, under ``HASH``, which experts it belongs to."""
+    """Return :func:`trained_state_dict` and, under ``HASH``, which experts it belongs to."""
     digest = bytearray.fromhex(frozen_sha256(model))
     return {**trained_state_dict(model), HASH: torch.frombuffer(digest, dtype=torch.uint8)}
 
@@ -185,7 +185,8 @@ def expert_hash_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
 
 
 def frozen_sha256(model: nn.Module) -> str:
-    """SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of names.
-    Computed once for weights that nobody wrote to. All processes ask together where they share the parameters."""
+    """Return SHA-256 (hex) of the experts: of name, type, shape and bytes of each frozen parameter, in the order of
+    names. Computed once for weights that nobody wrote to. All processes ask together where they share the
+    parameters."""
     frozen = {name: parameter for name, parameter in model.named_parameters() if not is_trained(name)}
     return hash_once(model, [*frozen.values()], lambda: sha256_of_tensors(frozen))

@@ -17,8 +17,8 @@ LEAST_CHANGE = 0.05  # is added before the logarithm, in deviations of the norma
 
 
 def moments(video: torch.Tensor) -> torch.Tensor:
-    """Video (B, C, T, H, W) -> (B, C + 3, H, W): the mean picture, the logarithm of the deviation of brightness over
-    time, and how steep the mean brightness is in x and in y."""
+    """Map video (B, C, T, H, W) -> (B, C + 3, H, W): the mean picture, the logarithm of the deviation of brightness
+    over time, and how steep the mean brightness is in x and in y."""
     mean, grey = video.mean(dim=2), video.mean(dim=1)  # (B, C, H, W), (B, T, H, W)
     change = (grey.std(dim=1, correction=0) + LEAST_CHANGE).log()[:, None]
     still = grey.mean(dim=1)[:, None]
@@ -85,11 +85,11 @@ class ClipMoments(ClassifierHead, Checkpointed):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> (B, 4 width, H', W')."""
+        """Map (B, C, T, H, W) float -> (B, 4 width, H', W')."""
         if video.ndim != 5 or video.shape[1] != self.in_chans:
             shapes = f"{tuple(video.shape)}; it takes (B, {self.in_chans}, T, H, W)"
             raise DustError(f"ClipMoments got video of shape {shapes}")
@@ -100,6 +100,6 @@ class ClipMoments(ClassifierHead, Checkpointed):
         return x
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """(B, 4 width, H', W') -> logits, or with ``pre_logits`` what the classifier sees."""
+        """Map (B, 4 width, H', W') -> logits, or with ``pre_logits`` what the classifier sees."""
         pooled = share_means(features, self.grid).flatten(1)
         return pooled if pre_logits else self.head(self.head_drop(pooled))

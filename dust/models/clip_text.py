@@ -82,14 +82,14 @@ class CLIPText(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """(M, L) int64 -> (M, output_dim)."""
+        """Map (M, L) int64 -> (M, output_dim)."""
         tokens = self.forward_features(ids)
         is_end = ids == (ids.amax(dim=1, keepdim=True) if self.end_token is None else self.end_token)
         end = is_end.int().argmax(dim=1)  # the first of several
         return tokens[torch.arange(len(ids), device=ids.device), end] @ self.text_projection
 
     def forward_features(self, ids: torch.Tensor) -> torch.Tensor:
-        """(M, L) int64 -> (M, L, width), behind the last norm."""
+        """Map (M, L) int64 -> (M, L, width), behind the last norm."""
         if ids.ndim != 2 or ids.dtype != torch.int64 or not 0 < ids.shape[1] <= self.context_length:
             raise DustError(
                 f"CLIPText got ids of {ids.dtype} and shape {tuple(ids.shape)}; it takes int64 (M, L) with L at most "
@@ -101,8 +101,8 @@ class CLIPText(nn.Module):
         return self.ln_final(x)
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """OpenAI's, OpenCLIP's and Hugging Face's tensors under this model's names; ``notes`` gets a line for all that
-        was changed. Raises CheckpointError where a file has no text transformer, or part of one."""
+        """Return OpenAI's, OpenCLIP's and Hugging Face's tensors under this model's names; ``notes`` gets a line for
+        all that was changed. Raises CheckpointError where a file has no text transformer, or part of one."""
         state = to_text_names(state, notes)
         require(
             state,
@@ -186,7 +186,7 @@ def _tokenizer() -> Any:
 
 
 def tokenize(texts: Sequence[str], context_length: int = CONTEXT) -> torch.Tensor:
-    """Texts -> ids (len(texts), context_length) int64 of OpenAI's vocabulary: start, ids, end, zeros behind.
+    """Map texts -> ids (len(texts), context_length) int64 of OpenAI's vocabulary: start, ids, end, zeros behind.
 
     A longer text is cut, its end token stays, and a warning says so. open_clip's tokenizer, whose package brings the
     vocabulary. ConfigError where that is not installed.
@@ -210,12 +210,12 @@ def class_text(name: str) -> str:
 
 
 def in_full(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in 32 bits, if it has fewer."""
+    """Return ``x`` in 32 bits, if it has fewer."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def embed_texts(tower: CLIPText, texts: Sequence[str], batch_size: int = 128) -> torch.Tensor:
-    """Texts -> embeddings (len(texts), output_dim), not normalised.
+    """Map texts -> embeddings (len(texts), output_dim), not normalised.
 
     Raises:
         ConfigError: a tower of another vocabulary; no tokenizer.
@@ -230,7 +230,7 @@ def embed_texts(tower: CLIPText, texts: Sequence[str], batch_size: int = 128) ->
 
 
 def embed_classes(tower: CLIPText, names: Sequence[str], prompts: Sequence[str], batch_size: int = 128) -> torch.Tensor:
-    """Names of K classes -> (K, output_dim), each of length 1: the mean of its prompts' normalised embeddings.
+    """Map names of K classes -> (K, output_dim), each of length 1: the mean of its prompts' normalised embeddings.
 
     Raises:
         ConfigError: names that are numbers, or none; a tower of another vocabulary; no tokenizer.

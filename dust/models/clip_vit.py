@@ -188,11 +188,12 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) or (B, C, H, W) float -> embedding (B, output_dim) or logits (B, num_classes)."""
+        """Map (B, C, T, H, W) or (B, C, H, W) float -> embedding (B, output_dim) or logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) or (B, C, H, W) float -> tokens (B, T, 1 + N, D) of the last block, the class token first."""
+        """Map (B, C, T, H, W) or (B, C, H, W) float -> tokens (B, T, 1 + N, D) of the last block, the class token
+        first."""
         if video.ndim == 4:
             video = video.unsqueeze(2)
         check_video("CLIPVisual", video, in_chans=self.in_chans, patch_size=self.patch_size)
@@ -210,19 +211,20 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         return self.embed_dim
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> each frame's class token (B, T, D), and the patches (B, T, H', W', D)."""
+        """Map (B, C, T, H, W) float -> each frame's class token (B, T, D), and the patches (B, T, H', W', D)."""
         tokens = self.ln_post(self.forward_features(video))
         return tokens[:, :, 0], tokens[:, :, 1:].unflatten(2, [size // self.patch_size for size in video.shape[-2:]])
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens (B, T, 1 + N, D) -> logits (B, num_classes), or with ``pre_logits`` the embedding (B, output_dim)."""
+        """Map tokens (B, T, 1 + N, D) -> logits (B, num_classes), or with ``pre_logits`` the embedding (B,
+        output_dim)."""
         embedding = self.pool(tokens)
         if self.proj is not None:
             embedding = embedding @ self.proj
         return embedding if pre_logits else self.head(self.head_dropout(embedding))
 
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, T, 1 + N, D) -> features (B, D) before the projection: the mean class token's LayerNorm."""
+        """Map tokens (B, T, 1 + N, D) -> features (B, D) before the projection: the mean class token's LayerNorm."""
         return self.ln_post(tokens[:, :, 0].mean(dim=1))
 
     # ---------------------------------------------------------------------------------- what a classifier offers
@@ -238,10 +240,10 @@ class CLIPVisual(ClassifierHead, Checkpointed):
         return {"activation": self.activation, "num_heads": self.heads, "norm_eps": LN_EPS, "pooling": "token"}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """OpenAI's, OpenCLIP's, timm's and Hugging Face's tensors under this model's names; ``notes`` gets a line for
-        all that was changed. Positions of another size are resized as a picture, bicubic, whatever the rule: CLIP has
-        no rule of its own. Whether the weights were trained with QuickGELU or GELU no tensor shows: ``activation``
-        must be theirs. Raises CheckpointError for variants that compute something else.
+        """Return OpenAI's, OpenCLIP's, timm's and Hugging Face's tensors under this model's names; ``notes`` gets a
+        line for all that was changed. Positions of another size are resized as a picture, bicubic, whatever the rule:
+        CLIP has no rule of its own. Whether the weights were trained with QuickGELU or GELU no tensor shows:
+        ``activation`` must be theirs. Raises CheckpointError for variants that compute something else.
         """
         names = set(state)
         state = to_clip_names(state, notes, projects=self.proj is not None)
@@ -270,7 +272,7 @@ class CLIPVisual(ClassifierHead, Checkpointed):
 def image_tokens(
     images: torch.Tensor, conv: nn.Conv2d, cls: torch.Tensor, positions: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:
-    """(M, C, H, W) -> (M, 1 + N, D): the class token and the patches, row by row, with positions of a ``grid``."""
+    """Map (M, C, H, W) -> (M, 1 + N, D): the class token and the patches, row by row, with positions of a ``grid``."""
     x = embed_patches(images, conv)  # (M, D, gh, gw)
     if tuple(x.shape[2:]) != grid:
         positions = resize_positions(positions, grid, (x.shape[2], x.shape[3]))
@@ -279,7 +281,7 @@ def image_tokens(
 
 
 def resize_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """(1 + oh * ow, D) -> (1 + nh * nw, D), bicubic; the class token's stays."""
+    """Map (1 + oh * ow, D) -> (1 + nh * nw, D), bicubic; the class token's stays."""
     return torch.cat([positions[:1], resize_grid(positions[None, 1:], old, new, "bicubic")[0]])
 
 
@@ -315,7 +317,8 @@ _TEXT = r"(text_model|text_projection|logit_scale|vision_model\.embeddings\.posi
 
 
 def to_clip_names(state: State, notes: list[str], projects: bool) -> State:
-    """Any known layout of CLIP under OpenAI's names, without ``visual.`` and without the text's tower; a new dict.
+    """Return any known layout of CLIP under OpenAI's names, without ``visual.`` and without the text's tower; a new
+    dict.
 
     ``projects``: whether the model has ``proj``.
     """

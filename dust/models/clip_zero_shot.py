@@ -95,18 +95,18 @@ class CLIPZeroShot(nn.Module):
         self.class_embeddings = embed_classes(self.text, names, self.prompts)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, K)."""
+        """Map (B, C, T, H, W) float -> logits (B, K)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> embeddings of the frames (B, T, num_features), not normalised."""
+        """Map (B, C, T, H, W) float -> embeddings of the frames (B, T, num_features), not normalised."""
         tokens = self.visual.forward_features(video)
         return self.visual.ln_post(tokens[:, :, 0]) @ self.visual.proj
 
     def forward_head(self, frames: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Frames (B, T, D) -> logits (B, K), or with ``pre_logits`` the clip's embedding (B, D) that is compared with
-        the classes; that of ``logits`` where probabilities are averaged. Not computed in 16 bits, which are too few
-        for a scale of 100."""
+        """Map frames (B, T, D) -> logits (B, K), or with ``pre_logits`` the clip's embedding (B, D) that is compared
+        with the classes; that of ``logits`` where probabilities are averaged. Not computed in 16 bits, which are too
+        few for a scale of 100."""
         with torch.autocast(frames.device.type, enabled=False):
             frames = in_full(frames)
             if pre_logits:
@@ -120,7 +120,7 @@ class CLIPZeroShot(nn.Module):
             return scale * self.join_frames(frames) @ classes
 
     def join_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Embeddings of frames (B, T, D) -> that of their clip (B, D)."""
+        """Map embeddings of frames (B, T, D) -> that of their clip (B, D)."""
         if self.average == "raw":
             return F.normalize(frames.mean(dim=1), dim=-1)
         mean = F.normalize(frames, dim=-1).mean(dim=1)

@@ -27,7 +27,7 @@ def supcon_loss(
     base_temperature: float | None = None,
     exclude_bg: bool = False,
 ) -> Tensor:
-    """Supervised contrastive loss.
+    """Return the supervised contrastive loss.
 
     ``-(T / T0) mean_i 1 / max(|P(i)|, 1) sum_{p in P(i)} log(exp(z_i z_p / T) / sum_{a != i} exp(z_i z_a / T))`` over
     the anchors i, where P(i) are the other rows with i's label. An anchor without any adds 0 to the sum but counts in
@@ -47,12 +47,13 @@ def supcon_loss(
 
 
 def simclr_loss(embeddings: Tensor, instances: Tensor, *, temperature: float = 0.07) -> Tensor:
-    """NT-Xent: rows with the same number in ``instances`` (B,) are views of one image, all others are negatives."""
+    """Return NT-Xent: rows with the same number in ``instances`` (B,) are views of one image, all others are
+    negatives."""
     return supcon_loss(embeddings, instances, temperature=temperature)
 
 
 def batch_hard_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.01, exclude_bg: bool = False) -> Tensor:
-    """``mean_i relu((hardest positive - hardest negative) / norm + margin)``, Euclidean distances.
+    """Return ``mean_i relu((hardest positive - hardest negative) / norm + margin)``, Euclidean distances.
 
     ``norm`` is the mean distance to the hardest negatives, over the same anchors i. Rows without a positive or without
     a negative are no anchors.
@@ -69,8 +70,8 @@ def batch_hard_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.01,
 
 
 def batch_all_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.01, exclude_bg: bool = False) -> Tensor:
-    """``relu((d_ap - d_an) / norm + margin)`` over all triplets (anchor, positive, negative), averaged over those above
-    0. ``norm`` is the mean of the whole (B, B) matrix of distances, with its zero diagonal. Memory B^3."""
+    """Return ``relu((d_ap - d_an) / norm + margin)`` over all triplets (anchor, positive, negative), averaged over
+    those above 0. ``norm`` is the mean of the whole (B, B) matrix of distances, with its zero diagonal. Memory B^3."""
     _check_batch(embeddings, labels)
     distances = _distances(_at_least_float32(embeddings))
     norm = distances.mean().clamp(min=_tiny(distances))
@@ -81,8 +82,8 @@ def batch_all_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 0.01, 
 
 
 def state_cross_entropy(logits: Tensor, labels: Tensor, *, exclude_bg: bool = False) -> Tensor:
-    """Cross-entropy of (B, K) logits; with ``exclude_bg`` rows of label 0 do not count. DataError for other shapes and,
-    on a CPU, for labels that are none of the K classes."""
+    """Return the cross-entropy of (B, K) logits; with ``exclude_bg`` rows of label 0 do not count. DataError for other
+    shapes and, on a CPU, for labels that are none of the K classes."""
     _check_batch(logits, labels)
     if labels.is_floating_point() or labels.is_complex():
         raise DataError(f"labels are {labels.dtype}: states are whole numbers")
@@ -120,7 +121,7 @@ class ContrastiveLoss(nn.Module):
         self.exclude_bg = exclude_bg
 
     def forward(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """(B, D) and (B,) -> the mean loss, a scalar."""
+        """Map (B, D) and (B,) -> the mean loss, a scalar."""
         if self.kind == "supcon":
             return supcon_loss(rows, labels, temperature=self.temperature, exclude_bg=self.exclude_bg)
         if self.kind == "simclr":
@@ -150,13 +151,13 @@ def _anchors(labels: Tensor, exclude_bg: bool) -> Tensor:
 
 
 def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) bools: another row of the same label; a row of another label."""
+    """Return (B, B) bools: another row of the same label; a row of another label."""
     same = labels[:, None] == labels
     return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
 
 
 def _distances(embeddings: Tensor) -> Tensor:
-    """(B, D) -> (B, B) Euclidean. Equal rows have distance 0 and, unlike with a plain root, a zero gradient."""
+    """Map (B, D) -> (B, B) Euclidean. Equal rows have distance 0 and, unlike with a plain root, a zero gradient."""
     squares = (embeddings[:, None] - embeddings).square().sum(dim=2)
     zero = squares == 0
     return squares.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
@@ -167,13 +168,13 @@ def _tiny(x: Tensor) -> float:
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the mask, 0 (with a gradient of 0) where it is empty."""
+    """Return the mean over the mask, 0 (with a gradient of 0) where it is empty."""
     return values.where(mask, torch.zeros_like(values)).sum() / mask.sum().clamp(min=1)
 
 
 def batch_all_triplet_loss(embeddings: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
-    """``relu(d_ap - d_an + margin)`` over all triplets (anchor, another row of its label, a row of another label) of
-    (B, D) embeddings and (B,) labels, averaged over those above 0; distances are Euclidean.
+    """Return ``relu(d_ap - d_an + margin)`` over all triplets (anchor, another row of its label, a row of another
+    label) of (B, D) embeddings and (B,) labels, averaged over those above 0; distances are Euclidean.
 
     0, with a zero gradient, where the batch has no such triplet. float32; memory B^3. Tests compare with numbers that
     the authors' code gave.

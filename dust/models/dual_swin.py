@@ -112,7 +112,7 @@ class DualSwinFusion(ClassifierHead):
         }
 
     def reset_classifier(self, num_classes: int) -> None:
-        """New heads for other classes; 0 for none, so that the fused features come out."""
+        """Put in new heads for other classes; 0 for none, so that the fused features come out."""
         super().reset_classifier(num_classes)
         with_heads = self.unimodal_heads and num_classes > 0
         like = next(self.parameters())
@@ -122,7 +122,7 @@ class DualSwinFusion(ClassifierHead):
     def forward_features(
         self, series: Tensor, video_features: Tensor | None = None, video: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of both modalities: (B, L', series_dim) and (B, N, video_dim); N is 1 for pooled features.
+        """Return tokens of both modalities: (B, L', series_dim) and (B, N, video_dim); N is 1 for pooled features.
 
         Args:
             series: (B, C, L).
@@ -164,7 +164,7 @@ class DualSwinFusion(ClassifierHead):
         return outputs if len(outputs) > 1 else outputs["logits"]
 
     def _fuse(self, series: Tensor, video: Tensor) -> Tensor:
-        """Tokens (B, L', S) and (B, N, V) -> (B, num_features)."""
+        """Map tokens (B, L', S) and (B, N, V) -> (B, num_features)."""
         if self.mode == "cross_attention":
             return self.fusion(series, video)
         if self.mode == "gated":
@@ -172,14 +172,15 @@ class DualSwinFusion(ClassifierHead):
         return torch.cat([series.mean(dim=1), video.mean(dim=1)], dim=1)
 
     def _drop(self, series: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Zeros in place of one modality's tokens, in some of the samples."""
+        """Return zeros in place of one modality's tokens, in some of the samples."""
         draw = torch.rand(len(series), 1, 1, device=series.device)
         half = self.drop_modality / 2
         no_series, no_video = draw < half, (draw >= half) & (draw < 2 * half)
         return torch.where(no_series, 0.0, series), torch.where(no_video, 0.0, video)
 
     def forward(self, series: Tensor, video_features: Tensor | None = None, video: Tensor | None = None) -> Any:
-        """(B, C, L) and (B, D) | (B, N, D) | (B, D, ...) | video (B, C, T, H, W) -> (B, num_classes), or the dict."""
+        """Map (B, C, L) and (B, D) | (B, N, D) | (B, D, ...) | video (B, C, T, H, W) -> (B, num_classes), or the
+        dict."""
         return self.forward_head(self.forward_features(series, video_features, video))
 
     def _backbones(self) -> dict[str, SeriesSwin | VideoSwin]:
@@ -190,7 +191,8 @@ class DualSwinFusion(ClassifierHead):
         return {f"{part}.{name}" for part, model in self._backbones().items() for name in model.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers: those of the backbones, blocks of equal number side by side; heads last."""
+        """Return timm's description of the layers: those of the backbones, blocks of equal number side by side; heads
+        last."""
         stems: list[str] = []
         blocks: list[Any] = []
         for part, model in self._backbones().items():
@@ -202,7 +204,8 @@ class DualSwinFusion(ClassifierHead):
     def adapt_state_dict(
         self, state: dict[str, Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, Tensor]:
-        """DUST's final_fusion.pth has the series backbone's names at the top, and the fused head as ``head``."""
+        """Translate DUST's final_fusion.pth, which has the series backbone's names at the top, and the fused head as
+        ``head``."""
         if any(key.startswith(("series_backbone.", "video_backbone.")) for key in state):
             return state
         head = {key: value for key, value in state.items() if key.startswith("head.")}
@@ -244,14 +247,14 @@ class CrossAttentionFusion(nn.Module):
 
 
 def _tokens(features: Tensor) -> Tensor:
-    """(B, D) -> (B, 1, D); (B, N, D) as it is; a map (B, D, ...) -> (B, N, D)."""
+    """Map (B, D) -> (B, 1, D); (B, N, D) as it is; a map (B, D, ...) -> (B, N, D)."""
     if features.ndim == 2:
         return features[:, None]
     return features if features.ndim == 3 else features.flatten(2).transpose(1, 2)
 
 
 def _stored_dim(cfg) -> int:
-    """Channels of the features that FUSION.FEATURES_FROM holds."""
+    """Return the channels of the features that FUSION.FEATURES_FROM holds."""
     folder = stage_features(cfg.FUSION.FEATURES_FROM, cfg.OUTPUT_DIR, "FUSION.FEATURES_FROM")
     for split in ("train", "test", "val"):
         try:

@@ -85,11 +85,11 @@ class HuggingFaceVideo(ClassifierHead):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, 3, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, T, H, W) float -> what the network's classifier sees, (B, num_features): it pools by itself."""
+        """Map (B, 3, T, H, W) float -> what the network's classifier sees, (B, num_features): it pools by itself."""
         wanted = (3, self.num_frames, self.img_size, self.img_size)
         if video.ndim != 5 or tuple(video.shape[1:]) != wanted:
             built = ", ".join(map(str, wanted))
@@ -98,7 +98,7 @@ class HuggingFaceVideo(ClassifierHead):
         return features.flatten(1)  # VideoPrism's are (B, 1, D)
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features (B, num_features) -> logits (B, num_classes), or with ``pre_logits`` the features themselves."""
+        """Map features (B, num_features) -> logits (B, num_classes), or with ``pre_logits`` the features themselves."""
         return features if pre_logits else self.head(self.head_drop(features))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -113,8 +113,8 @@ class HuggingFaceVideo(ClassifierHead):
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """transformers' files, with or without a classifier, under this model's names: its own loader translates them,
-        since its names in files are not those in memory."""
+        """Return transformers' files, with or without a classifier, under this model's names: its own loader translates
+        them, since its names in files are not those in memory."""
         if all(key.startswith(("network.", "head.")) for key in state):
             return dict(state)
         config, classifier = copy.deepcopy(self.network.config), state.get("classifier.weight")

@@ -163,7 +163,7 @@ class TemporalEncoder(ClassifierHead, Checkpointed):
         }
 
     def forward_features(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> tokens (B, 1 + N, D), class token first; GRU (B, N, D); MLP (B, 1, mlp_dim)."""
+        """Map (B, N, D) -> tokens (B, 1 + N, D), class token first; GRU (B, N, D); MLP (B, 1, mlp_dim)."""
         self._check_embeddings(embeddings)
         x = embeddings
         if self.encoder == "transformer":
@@ -174,7 +174,7 @@ class TemporalEncoder(ClassifierHead, Checkpointed):
         return x
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens -> logits (B, num_classes), or with ``pre_logits`` the normalised features (B, num_features)."""
+        """Map tokens -> logits (B, num_classes), or with ``pre_logits`` the normalised features (B, num_features)."""
         if self.encoder == "gru":
             pooled = tokens[:, -1]
         else:
@@ -183,7 +183,7 @@ class TemporalEncoder(ClassifierHead, Checkpointed):
         return features if pre_logits else self.head(features)
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> logits (B, num_classes)."""
+        """Map (B, N, D) -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(embeddings))
 
     def _check_embeddings(self, embeddings: torch.Tensor) -> None:
@@ -211,8 +211,8 @@ class TemporalEncoder(ClassifierHead, Checkpointed):
     # ------------------------------------------------------------------------------------- other files' weights
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """STORM-PSR's names (``temporal_enc.*``, ``mlp_head.*``) to ours; a new dict in any case. Positions are of
-        frames, not of a picture: nothing is resized."""
+        """Translate STORM-PSR's names (``temporal_enc.*``, ``mlp_head.*``) to ours; a new dict in any case. Positions
+        are of frames, not of a picture: nothing is resized."""
         if not any(key.startswith("temporal_enc.") for key in state):
             return dict(state)
         renamed = {}

@@ -68,7 +68,7 @@ class KeyStepFrameEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """With loss ce there are logits and no projection, otherwise the reverse."""
+        """Return the arguments: with loss ce there are logits and no projection, otherwise the reverse."""
         node, classify = cfg.KEYSTEP, cfg.KEYSTEP.CONTRAST.LOSS == "ce"
         pretrained = node.SPATIAL.PRETRAINED
         return {
@@ -82,7 +82,7 @@ class KeyStepFrameEncoder(nn.Module):
         }
 
     def forward_features(self, video: Tensor) -> Tensor:
-        """(B, C, 1, H, W) -> timm's tokens (B, N, F) or map (B, F, h, w)."""
+        """Map (B, C, 1, H, W) -> timm's tokens (B, N, F) or map (B, F, h, w)."""
         if video.ndim != 5 or video.shape[2] != 1 or not video.is_floating_point():
             raise DataError(
                 f"KeyStepFrameEncoder got video of {video.dtype} and shape {tuple(video.shape)}; it takes single "
@@ -106,14 +106,14 @@ class KeyStepFrameEncoder(nn.Module):
         return outputs
 
     def embed(self, video: Tensor) -> Tensor:
-        """(B, C, 1, H, W) -> embeddings (B, D) of unit length."""
+        """Map (B, C, 1, H, W) -> embeddings (B, D) of unit length."""
         return self.forward_head(self.forward_features(video), pre_logits=True)
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         return self.forward_head(self.forward_features(video))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another head on the embedding; 0 for none, so that there are no logits."""
+        """Put in another head on the embedding; 0 for none, so that there are no logits."""
         self.num_classes = num_classes
         self.head = _linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
@@ -127,8 +127,8 @@ class KeyStepFrameEncoder(nn.Module):
         return {f"body.{name}" for name in no_weight_decay(self.body)} & set(dict(self.named_parameters()))
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """STORM-PSR's names (``encoder.*``, ``first_head.*``, ``second_head.*``, in stage 3 under ``spatial_enc.``; of
-        ResNets its layers have no names) or timm's own to ours; a new dict."""
+        """Translate STORM-PSR's names (``encoder.*``, ``first_head.*``, ``second_head.*``, in stage 3 under
+        ``spatial_enc.``; of ResNets its layers have no names) or timm's own to ours; a new dict."""
         if any(key.startswith("spatial_enc.") for key in state):  # without the file's other part
             state = {k.removeprefix("spatial_enc."): t for k, t in state.items() if k.startswith("spatial_enc.")}
         if any(key.startswith("first_head.") for key in state):
@@ -160,7 +160,7 @@ def _timm_encoder(arch: str, img_size: int) -> nn.Module:
 
 
 def _width(body: nn.Module) -> int:
-    """Channels that come out of ``forward_head(..., pre_logits=True)``."""
+    """Return the channels that come out of ``forward_head(..., pre_logits=True)``."""
     return int(getattr(body, "head_hidden_size", None) or body.num_features)  # type: ignore[arg-type]
 
 

@@ -76,16 +76,16 @@ class KeyStepVideo(nn.Module):
         return self.temporal_encoder.num_classes
 
     def embed(self, video: Tensor) -> Tensor:
-        """Single frames (F, C, 1, H, W) -> embeddings (F, D)."""
+        """Map single frames (F, C, 1, H, W) -> embeddings (F, D)."""
         return self.frame_encoder.embed(video)
 
     def forward_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Windows of embeddings (W, N, D) -> (W, num_classes)."""
+        """Map windows of embeddings (W, N, D) -> (W, num_classes)."""
         logits: Tensor = self.temporal_encoder(embeddings)
         return logits
 
     def forward_features(self, video: Tensor) -> Tensor:
-        """(B, C, N, H, W) -> the temporal encoder's tokens."""
+        """Map (B, C, N, H, W) -> the temporal encoder's tokens."""
         if video.ndim != 5:
             raise DataError(f"KeyStepVideo got video of shape {tuple(video.shape)}; it takes windows (B, C, N, H, W)")
         batch, _, count = video.shape[:3]
@@ -96,7 +96,7 @@ class KeyStepVideo(nn.Module):
         return self.temporal_encoder.forward_head(tokens, pre_logits)
 
     def forward(self, video: Tensor) -> Tensor:
-        """(B, C, N, H, W) -> (B, num_classes)."""
+        """Map (B, C, N, H, W) -> (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def train(self, mode: bool = True) -> "KeyStepVideo":
@@ -117,7 +117,7 @@ class KeyStepVideo(nn.Module):
         self.temporal_encoder.set_grad_checkpointing(enable)
 
     def lr_scales(self) -> dict[str, float]:
-        """Parameter name -> its learning rate over the others'."""
+        """Map parameter name -> its learning rate over the others'."""
         return {f"frame_encoder.{name}": self.spatial_lr_mult for name, _ in self.frame_encoder.named_parameters()}
 
     def no_weight_decay(self) -> set[str]:
@@ -126,7 +126,8 @@ class KeyStepVideo(nn.Module):
         return temporal | {f"frame_encoder.{name}" for name, _ in self.frame_encoder.named_parameters()}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """STORM-PSR's fine-tuned model (``spatial_enc.*``, ``temporal_enc.*``, ``mlp_head.*``) to ours; a new dict."""
+        """Translate STORM-PSR's fine-tuned model (``spatial_enc.*``, ``temporal_enc.*``, ``mlp_head.*``) to ours; a new
+        dict."""
         if not any(key.startswith("spatial_enc.") for key in state):
             return dict(state)
         spatial = {key: tensor for key, tensor in state.items() if key.startswith("spatial_enc.")}

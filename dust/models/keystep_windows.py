@@ -10,8 +10,8 @@ from dust.utils.errors import DataError
 
 
 def window_logits(model: nn.Module, embeddings: Tensor) -> Tensor:
-    """Windows of embeddings (W, N, D) -> logits (W, K), by the part of a model behind its frame encoder, or by a model
-    that takes embeddings."""
+    """Map windows of embeddings (W, N, D) -> logits (W, K), by the part of a model behind its frame encoder, or by a
+    model that takes embeddings."""
     logits = model.forward_embeddings(embeddings) if isinstance(model, EncodesFrames) else model(embeddings)
     assert isinstance(logits, Tensor)
     return logits

@@ -55,7 +55,7 @@ class ClassificationLoss(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean loss of (B, K) logits against (B,) class numbers or (B, K) targets in 0..1, as float32.
+        """Return the mean loss of (B, K) logits against (B,) class numbers or (B, K) targets in 0..1, as float32.
 
         NaN logits give a NaN loss. Raises DataError for other shapes, for another number of class weights and, on a
         CPU (a device would have to be waited for), for class numbers that are none of the K.
@@ -104,7 +104,8 @@ class ClassificationLoss(nn.Module):
 
 
 def balanced_class_weights(counts: Sequence[int]) -> list[float]:
-    """``N / (K * n_k)``, scikit-learn's "balanced" rule; a class without samples gets 0. Counts below 0: DataError."""
+    """Return ``N / (K * n_k)``, scikit-learn's "balanced" rule; a class without samples gets 0. Counts below 0:
+    DataError."""
     counts = as_numbers("counts", counts, ndim=1).tolist()
     if not all(0 <= count < math.inf for count in counts):
         raise DataError(f"counts of classes {counts}: none can be below 0")

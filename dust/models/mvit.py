@@ -193,7 +193,7 @@ class MViT(ClassifierHead, Checkpointed):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """The arguments that a configuration asks for. Weights are loaded by the engine, not here."""
+        """Return the arguments that a configuration asks for. Weights are loaded by the engine, not here."""
         node = cfg.MVIT
         return {
             "blocks": block_table(
@@ -234,28 +234,28 @@ class MViT(ClassifierHead, Checkpointed):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> tokens (B, L, D) of the last block, a class token first."""
+        """Map (B, C, T, H, W) float -> tokens (B, L, D) of the last block, a class token first."""
         return self._encode(video)[0]
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> the class token (B, 1 or 0, D), and the tokens (B, T', H', W', D), normed."""
+        """Map (B, C, T, H, W) float -> the class token (B, 1 or 0, D), and the tokens (B, T', H', W', D), normed."""
         tokens, grid = self._encode(video)
         tokens, begin = self.norm(tokens), int(self.cls_embed_on)
         return tokens[:, :begin], tokens[:, begin:].unflatten(1, grid)
 
     def _encode(self, video: torch.Tensor) -> tuple[torch.Tensor, Size]:
-        """Tokens of the last block, and their grid."""
+        """Return tokens of the last block, and their grid."""
         x, grid = self._embed(video)
         for block in self.blocks:
             x, grid = run_block(block, self.act_checkpoint, x, grid)  # type: ignore[arg-type]
         return x, grid
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens (B, L, D) -> logits (B, num_classes), or with ``pre_logits`` the features (B, D)."""
+        """Map tokens (B, L, D) -> logits (B, num_classes), or with ``pre_logits`` the features (B, D)."""
         begin = int(self.cls_embed_on)
         if self.use_mean_pooling:
             features = self.norm(tokens[:, begin:].mean(dim=1))
@@ -279,7 +279,7 @@ class MViT(ClassifierHead, Checkpointed):
         return (x if positions is None else x + positions), grid
 
     def _positions(self, grid: Size) -> torch.Tensor | None:
-        """(1, L, D) of a grid, or None where relative positions are all."""
+        """Return (1, L, D) of a grid, or None where relative positions are all."""
         if self.pos_embed is not None:
             if grid != self.grid:
                 raise DustError(
@@ -302,14 +302,14 @@ class MViT(ClassifierHead, Checkpointed):
     # ---------------------------------------------------------------------------------- what a classifier offers
 
     def no_weight_decay(self) -> set[str]:
-        """Tokens and tables of positions; nothing without ``zero_decay_pos_cls``."""
+        """Return tokens and tables of positions; nothing without ``zero_decay_pos_cls``."""
         if not self.zero_decay_pos_cls:
             return set()
         names = ("cls_token", "pos_embed")
         return {name for name, _ in self.named_parameters() if name.startswith(names) or ".rel_pos_" in name}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
-        """SlowFast's and torchvision's tensors under this model's names; tables of another size are resampled as
+        """Return SlowFast's and torchvision's tensors under this model's names; tables of another size are resampled as
         SlowFast does it, with a line in ``notes``."""
         return our_names(state, notes, self.state_dict(), self.grid)
 
@@ -357,8 +357,8 @@ def _check(
 
 
 def _block_problems(specs: Sequence[MViTBlockSpec], grid: Sequence[int]) -> list[str]:
-    """What cannot be in blocks whose tokens begin on a grid: widths that do not fit, pooling that leaves nothing, or
-    that gives queries another grid than the shortcut has."""
+    """Tell what cannot be in blocks whose tokens begin on a grid: widths that do not fit, pooling that leaves nothing,
+    or that gives queries another grid than the shortcut has."""
     problems = []
     for index, spec in enumerate(specs):
         block = f"block {index}:"
@@ -394,7 +394,7 @@ def _block_problems(specs: Sequence[MViTBlockSpec], grid: Sequence[int]) -> list
 
 
 def _pooled(grid: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> Size:
-    """The grid behind a pooling that is padded by half its kernel."""
+    """Return the grid behind a pooling that is padded by half its kernel."""
     kernel = kernel or (1, 1, 1)
     return _convolved(grid, kernel, stride or (1, 1, 1), [window // 2 for window in kernel])
 

@@ -50,7 +50,7 @@ def our_names(state: State, notes: list[str], own: State, grid: tuple[int, int, 
 def _resampled(
     key: str, tensor: torch.Tensor, wanted: torch.Tensor, grid: tuple[int, int, int], notes: list[str]
 ) -> torch.Tensor:
-    """A table of positions in the size of ``wanted``; what is no such table stays, to be reported."""
+    """Return a table of positions in the size of ``wanted``; what is no such table stays, to be reported."""
     if ".rel_pos_" in key and tensor.shape[1] == wanted.shape[1]:
         resized = resize_tables(tensor, len(wanted))
     elif key == "pos_embed_temporal" and tensor.shape[2] == wanted.shape[2]:

@@ -106,7 +106,7 @@ def build_optimizer(
     layer_decay: float = 1.0,
     backbone_lr_scale: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """``sgd`` | ``adam`` | ``adamw`` with SlowFast's meanings, or any optimizer that timm knows by name."""
+    """Build ``sgd`` | ``adam`` | ``adamw`` with SlowFast's meanings, or any optimizer that timm knows by name."""
     groups = parameter_groups(
         model,
         weight_decay=weight_decay,

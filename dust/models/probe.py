@@ -170,8 +170,8 @@ class Probe(nn.Module):
         tokens: torch.Tensor | None = None,
         answers: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """(B, C, T, H, W) float, or tokens (B, N, D) of any float type -> logits, see above. ``answers`` (B,): classes
-        that nearest neighbours remember in training."""
+        """Map (B, C, T, H, W) float, or tokens (B, N, D) of any float type -> logits, see above. ``answers`` (B,):
+        classes that nearest neighbours remember in training."""
         if (video is None) == (tokens is None):
             raise DustError("Probe takes either video or tokens")
         compared = len(self.heads) > 1 and (self.training or tokens is not None)
@@ -195,13 +195,13 @@ class Probe(nn.Module):
         return {"logits": answer, "heads": logits}
 
     def forward_features(self, video: torch.Tensor | None) -> torch.Tensor:
-        """(B, C, T, H, W) float -> the tokens (B, N, D) that the heads see."""
+        """Map (B, C, T, H, W) float -> the tokens (B, N, D) that the heads see."""
         learns = not self.frozen or (video is not None and video.requires_grad)  # the second: a video is explained
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.pooling(*self.backbone.forward_tokens(video))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens (B, N, D) -> logits (B, K) of the chosen head; or with ``pre_logits`` its features (B, D)."""
+        """Map tokens (B, N, D) -> logits (B, K) of the chosen head; or with ``pre_logits`` its features (B, D)."""
         head: Any = self.heads[self._chosen]
         return head.pool(tokens) if pre_logits else head(tokens)
 
@@ -209,7 +209,8 @@ class Probe(nn.Module):
         return next(self.heads.parameters()).dtype
 
     def train(self, mode: bool = True) -> "Probe":
-        """As usual; what is frozen stays in evaluation: nothing is dropped there, and norms keep their statistics."""
+        """Switch to training as usual; what is frozen stays in evaluation: nothing is dropped there, and norms keep
+        their statistics."""
         super().train(mode)
         if mode:
             for module in self.backbone.modules():
@@ -378,13 +379,13 @@ class Probe(nn.Module):
 
 
 def _without_wild(grad: torch.Tensor) -> torch.Tensor:
-    """Zeros in place of a gradient that is not finite, or nearly so: the engine would end the run for it, while others
-    are well."""
+    """Return zeros in place of a gradient that is not finite, or nearly so: the engine would end the run for it, while
+    others are well."""
     return torch.where(grad.abs().amax() < WILD, grad, torch.zeros_like(grad))
 
 
 def _layers_of(backbone: nn.Module) -> dict[str, int]:
-    """Parameter name -> its layer: 0 for the stem, 1 for the first block, ..."""
+    """Map parameter name -> its layer: 0 for the stem, 1 for the first block, ..."""
     from timm.models import group_parameters
 
     if not isinstance(backbone, HasLayers):
@@ -394,7 +395,7 @@ def _layers_of(backbone: nn.Module) -> dict[str, int]:
 
 
 def _inside(pattern: str) -> str:
-    """A pattern of the backbone's names as one of the whole model's."""
+    """Return a pattern of the backbone's names as one of the whole model's."""
     return pattern.replace("^", r"^backbone\.", 1) if pattern.startswith("^") else pattern
 
 

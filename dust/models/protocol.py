@@ -34,7 +34,7 @@ class Model(Protocol):
     """What every model has."""
 
     def __call__(self, **inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """The batch's inputs by name, (B, ...) each -> outputs (B, ...). In a dict ``logits`` is the answer."""
+        """Map the batch's inputs by name, (B, ...) each -> outputs (B, ...). In a dict ``logits`` is the answer."""
 
 
 @runtime_checkable
@@ -104,7 +104,7 @@ class ExemptsFromDecay(Protocol):
     """Parameters without weight decay. Default: none, but for what SOLVER.ZERO_WD_1D_PARAM and BN.WEIGHT_DECAY say."""
 
     def no_weight_decay(self) -> set[str]:
-        """Their names, as ``named_parameters`` has them."""
+        """Return their names, as ``named_parameters`` has them."""
         ...
 
 
@@ -113,7 +113,7 @@ class ScalesLearningRates(Protocol):
     """Parameters that learn at a rate of their own. Default: all learn at one."""
 
     def lr_scales(self) -> dict[str, float]:
-        """Parameter name -> factor of the learning rate; 1.0 for those that are not named."""
+        """Map parameter name -> factor of the learning rate; 1.0 for those that are not named."""
         ...
 
 
@@ -122,7 +122,7 @@ class DecaysByName(Protocol):
     """Parameters with a weight decay of their own. Default: all that are not exempt decay by SOLVER.WEIGHT_DECAY."""
 
     def weight_decays(self) -> dict[str, float]:
-        """Parameter name -> weight decay; SOLVER.WEIGHT_DECAY for those that are not named."""
+        """Map parameter name -> weight decay; SOLVER.WEIGHT_DECAY for those that are not named."""
         ...
 
 
@@ -131,7 +131,7 @@ class HasLayers(Protocol):
     """Layers in an order, for SOLVER.LAYER_DECAY. Default: such a configuration is an error."""
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's ``{"stem": pattern, "blocks": pattern(s)}`` for ``timm.models.group_parameters``."""
+        """Return timm's ``{"stem": pattern, "blocks": pattern(s)}`` for ``timm.models.group_parameters``."""
         ...
 
 
@@ -164,7 +164,7 @@ class HasFeatures(Protocol):
         """Turn the model's inputs into features that are not pooled yet."""
 
     def forward_head(self, features: Any, /, pre_logits: bool = False) -> Any:
-        """Features -> outputs, or with ``pre_logits`` what the classifier sees, (B, num_features)."""
+        """Map features -> outputs, or with ``pre_logits`` what the classifier sees, (B, num_features)."""
 
 
 @runtime_checkable
@@ -181,8 +181,8 @@ class GivesTokens(Protocol):
         ...
 
     def forward_tokens(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, T, H, W) -> class tokens (B, E, D), where E may be 0, and the grid of the others (B, T', H', W', D);
-        both behind the last norm that the model has for tokens."""
+        """Map (B, C, T, H, W) -> class tokens (B, E, D), where E may be 0, and the grid of the others (B, T', H', W',
+        D); both behind the last norm that the model has for tokens."""
         ...
 
 
@@ -212,11 +212,11 @@ class EncodesFrames(Protocol):
     windows are embeddings already."""
 
     def embed(self, video: Tensor) -> Tensor:
-        """Single frames (F, C, 1, H, W) -> embeddings (F, D)."""
+        """Map single frames (F, C, 1, H, W) -> embeddings (F, D)."""
         ...
 
     def forward_embeddings(self, embeddings: Tensor) -> Tensor:
-        """Windows of embeddings (W, N, D) -> logits (W, K)."""
+        """Map windows of embeddings (W, N, D) -> logits (W, K)."""
         ...
 
 
@@ -243,7 +243,7 @@ class KnowsItsCost(Protocol):
     """A model that says what a forward pass of one of its parts costs. Default: the cost is not reported."""
 
     def gflops(self) -> float:
-        """10^9 multiplications and additions."""
+        """Return 10^9 multiplications and additions."""
         ...
 
 
@@ -285,10 +285,10 @@ def no_weight_decay(model: nn.Module) -> set[str]:
 
 
 def lr_scales(model: nn.Module) -> dict[str, float]:
-    """Parameter name -> factor of the learning rate; empty by default."""
+    """Map parameter name -> factor of the learning rate; empty by default."""
     return model.lr_scales() if isinstance(model, ScalesLearningRates) else {}
 
 
 def weight_decays(model: nn.Module) -> dict[str, float]:
-    """Parameter name -> weight decay of its own; empty by default."""
+    """Map parameter name -> weight decay of its own; empty by default."""
     return model.weight_decays() if isinstance(model, DecaysByName) else {}

@@ -38,7 +38,7 @@ def dilations_of(length: int) -> list[int]:
 
 
 def normal_quantiles(count: int) -> torch.Tensor:
-    """(KERNELS, count) thresholds for normal values, low-discrepancy, so that kernels have different ones."""
+    """Return (KERNELS, count) thresholds for normal values, low-discrepancy, so that kernels have different ones."""
     share = torch.from_numpy((np.arange(1, KERNELS * count + 1) * GOLDEN) % 1).clamp(0.01, 0.99)
     return (math.sqrt(2.0) * torch.erfinv(2 * share - 1)).float().view(KERNELS, count)
 
@@ -151,12 +151,13 @@ class SeriesRocket(ClassifierHead):
         }
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """(B, C, L) float -> logits (B, num_classes)."""
+        """Map (B, C, L) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(series))
 
     @torch.no_grad()
     def forward_features(self, series: torch.Tensor) -> torch.Tensor:
-        """(B, C, L) float -> (B, num_features), normalised. DustError for series of other channels or of one point."""
+        """Map (B, C, L) float -> (B, num_features), normalised. DustError for series of other channels or of one
+        point."""
         if series.ndim != 3 or series.shape[1] != self.in_chans or series.shape[2] < 2:
             raise DustError(
                 f"SeriesRocket got series of shape {tuple(series.shape)}; it takes (B, {self.in_chans}, L) with L of 2 "
@@ -173,7 +174,7 @@ class SeriesRocket(ClassifierHead):
         return {"head.bias"} if self.num_classes else set()
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """(B, num_features) -> logits, or with ``pre_logits`` what the classifier sees."""
+        """Map (B, num_features) -> logits, or with ``pre_logits`` what the classifier sees."""
         return features if pre_logits else self.head(self.head_drop(features))
 
     def _new_head(self, num_classes: int) -> nn.Module:

@@ -152,11 +152,12 @@ class SeriesSwin(Swin):
         }
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
-        """(B, C, L) float -> logits (B, num_classes)."""
+        """Map (B, C, L) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(series))
 
     def forward_features(self, series: torch.Tensor) -> torch.Tensor:
-        """(B, C, L) float -> tokens (B, num_features, L') behind the last norm; each stage but the last halves L'."""
+        """Map (B, C, L) float -> tokens (B, num_features, L') behind the last norm; each stage but the last halves
+        L'."""
         return self._features(series)
 
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:

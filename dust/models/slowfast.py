@@ -150,7 +150,7 @@ class _ResNets(ClassifierHead, Checkpointed):
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """SlowFast's (also its Caffe2 files') and pytorchvideo's tensors under this model's names."""
+        """Return SlowFast's (also its Caffe2 files') and pytorchvideo's tensors under this model's names."""
         return our_names(state, notes, self.state_dict())
 
 
@@ -268,11 +268,11 @@ class ResNet(_ResNets):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> features (B, 32 width, T', H / 32, W / 32), rounded up."""
+        """Map (B, C, T, H, W) float -> features (B, 32 width, T', H / 32, W / 32), rounded up."""
         pathways = [self.s1["pathway0_stem"](video)]
         for number in range(2, 6):
             pathways = self._stage(number, pathways)
@@ -281,11 +281,11 @@ class ResNet(_ResNets):
         return pathways[0]
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T', H', W', D)."""
+        """Map (B, C, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T', H', W', D)."""
         return tokens_of_map(self.forward_features(video))
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, 32 width)."""
+        """Map features -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, 32 width)."""
         if pre_logits:
             return features.mean(dim=(2, 3, 4))
         pooled = self.head_drop(pool_positions(features, self.window, "ResNet"))
@@ -371,11 +371,11 @@ class SlowFast(_ResNets):
         }
 
     def forward(self, video: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-        """Float video -> logits (B, num_classes)."""
+        """Map float video -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Float video -> [slow, fast], (B, C, T, H / 32, W / 32) each, rounded up."""
+        """Map float video -> [slow, fast], (B, C, T, H / 32, W / 32) each, rounded up."""
         pathways = self.pathways_of(video)
         pathways = [self.s1[f"pathway{p}_stem"](x) for p, x in enumerate(pathways)]
         for number in range(2, 6):
@@ -383,8 +383,8 @@ class SlowFast(_ResNets):
         return pathways
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> no class token (B, 0, D), and tokens (B, T', H', W', D): at each time of the slow
-        pathway its features, and behind them the mean of the fast one's."""
+        """Map (B, C, T, H, W) float -> no class token (B, 0, D), and tokens (B, T', H', W', D): at each time of the
+        slow pathway its features, and behind them the mean of the fast one's."""
         slow, fast = self.forward_features(video)
         alike = (fast.shape[2] // slow.shape[2], 1, 1)
         fast = window_means(fast, alike, alike)
@@ -406,7 +406,7 @@ class SlowFast(_ResNets):
         return [video.index_select(2, index), video]
 
     def forward_head(self, features: Sequence[torch.Tensor], pre_logits: bool = False) -> torch.Tensor:
-        """[slow, fast] -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, num_features)."""
+        """Map [slow, fast] -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, num_features)."""
         if pre_logits:
             return torch.cat([x.mean(dim=(2, 3, 4)) for x in features], dim=1)
         pooled = [pool_positions(x, window, "SlowFast") for x, window in zip(features, self.windows, strict=True)]
@@ -436,7 +436,7 @@ def _of_resnet(cfg: Any) -> dict[str, Any]:
 
 
 def _nonlocal(cfg: Any, pathways: int) -> NonLocalSpec | None:
-    """What NONLOCAL.* asks for; a table with one column is for every pathway."""
+    """Return what NONLOCAL.* asks for; a table with one column is for every pathway."""
     node = cfg.NONLOCAL
     if not any(blocks for stage in node.LOCATION for blocks in stage):
         return None

@@ -37,8 +37,8 @@ def our_names(state: State, notes: list[str], own: Mapping[str, torch.Tensor]) -
 
 
 def _inflated(state: State, own: Mapping[str, torch.Tensor], notes: list[str]) -> State:
-    """Kernels of images repeated over time and divided by its length, so that a still video gives the same features
-    (I3D's rule)."""
+    """Return kernels of images repeated over time and divided by its length, so that a still video gives the same
+    features (I3D's rule)."""
     grown, count = dict(state), 0
     for key, tensor in state.items():
         wanted = own.get(key)
@@ -60,7 +60,8 @@ _IMAGE_BLOCK: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 
 
 def _from_image_resnet(state: State, notes: list[str]) -> State:
-    """torchvision's and timm's ResNet with bottlenecks. Its classes are of pictures, so its head is left out."""
+    """Translate torchvision's and timm's ResNet with bottlenecks. Its classes are of pictures, so its head is left
+    out."""
     renamed: State = {}
     for key, tensor in state.items():
         block = re.match(r"layer(\d)\.(\d+)\.", key)
@@ -102,7 +103,8 @@ _HEAD = {"pre_conv": "conv_5", "pre_norm": "conv_5_bn", "post_conv": "lin_5", "p
 
 
 def _from_pytorchvideo(state: State, notes: list[str]) -> State:
-    """``blocks.N`` is the stem (0), a stage, a pool without weights, or the head (with ``proj``)."""
+    """Translate pytorchvideo's names: ``blocks.N`` is the stem (0), a stage, a pool without weights, or the head (with
+    ``proj``)."""
     numbers = sorted({int(key.split(".")[1]) for key in state if ".proj." not in key and ".pool." not in key})
     stage = {number: index + 1 for index, number in enumerate(numbers)}  # a pool's number is missing, so it is skipped
     renamed: State = {}
@@ -121,7 +123,7 @@ def _from_pytorchvideo(state: State, notes: list[str]) -> State:
 
 
 def _of_stage(rest: str) -> str:
-    """The part of a name behind the stage's number, ours for pytorchvideo's."""
+    """Return the part of a name behind the stage's number, ours for pytorchvideo's."""
     if rest.startswith("multipathway_fusion."):
         leaf = rest.removeprefix("multipathway_fusion.")
         return "_fuse." + leaf.replace("conv_fast_to_slow.", "conv_f2s.").replace("norm.", "bn.")
@@ -154,7 +156,8 @@ def _from_caffe2(state: State, notes: list[str]) -> State:
 
 
 def _with_axes(key: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Caffe2 leaves out axes of size 1 at the end of a kernel. One of images (O, I, H, W) stays, to be inflated."""
+    """Restore the axes of size 1 that Caffe2 leaves out at the end of a kernel. One of images (O, I, H, W) stays, to be
+    inflated."""
     wanted = own.get(key)
     if wanted is None or tensor.ndim < 2:
         return tensor

@@ -78,7 +78,7 @@ class Swin(ClassifierHead, Checkpointed):
                 nn.init.trunc_normal_(module.relative_position_bias_table, std=INIT_STD)
 
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """Patches (B, *grid, embed_dim), before the first stage."""
+        """Return patches (B, *grid, embed_dim), before the first stage."""
         return self.pos_drop(self.patch_embed(x))
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:
@@ -89,7 +89,7 @@ class Swin(ClassifierHead, Checkpointed):
         return self.norm(x).movedim(-1, 1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features (B, C, *grid) -> logits (B, num_classes), or with ``pre_logits`` their mean (B, C)."""
+        """Map features (B, C, *grid) -> logits (B, num_classes), or with ``pre_logits`` their mean (B, C)."""
         pooled = x.flatten(2).mean(dim=2)
         return pooled if pre_logits else self.head(self.head_drop(pooled))
 
@@ -108,12 +108,12 @@ class Swin(ClassifierHead, Checkpointed):
     # ---------------------------------------------------------------------------------- what a classifier offers
 
     def no_weight_decay(self) -> set[str]:
-        """Norms and positions, as in the published recipes."""
+        """Return norms and positions, as in the published recipes."""
         return {name for name, _ in self.named_parameters() if any(word in name for word in _UNDECAYED)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers for layer decay: patches are layer 0; each block (``coarse``: each stage) is
-        a layer, with the merging of patches behind it; the rest comes last."""
+        """Return timm's description of the layers for layer decay: patches are layer 0; each block (``coarse``: each
+        stage) is a layer, with the merging of patches behind it; the rest comes last."""
         stem = r"^(?:patch_embed|absolute_pos_embed)"
         if coarse:
             return {"stem": stem, "blocks": [(r"^layers\.(\d+)", None)]}

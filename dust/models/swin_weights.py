@@ -48,7 +48,7 @@ def adapt(model: nn.Module, state: State, notes: list[str]) -> State:
 
 
 def _check_norms(model: nn.Module, state: State) -> None:
-    """CheckpointError if a series file's layout shows where its norms stand, and the model's stand elsewhere."""
+    """Raise CheckpointError if a series file's layout shows where its norms stand, and the model's stand elsewhere."""
     block = next((module for module in model.modules() if isinstance(module, SwinBlock)), None)
     if block is None or not hasattr(model, "seq_len"):
         return
@@ -60,8 +60,8 @@ def _check_norms(model: nn.Module, state: State) -> None:
 
 
 def _check_window(model: nn.Module, key: str, index: torch.Tensor) -> None:
-    """CheckpointError if a stored ``relative_position_index`` is that of another window: tables of windows 2x7 and 7x2
-    have the same shape."""
+    """Raise CheckpointError if a stored ``relative_position_index`` is that of another window: tables of windows 2x7
+    and 7x2 have the same shape."""
     try:
         attention = model.get_submodule(key.removesuffix(".relative_position_index"))
     except AttributeError:
@@ -92,7 +92,8 @@ def _renamed(state: State, names: Sequence[tuple[str, str]], whose: str, notes: 
 
 
 def _from_torchvision(state: State, notes: list[str]) -> State:
-    """Stages and mergings take turns in ``features``; an image model's has the patches before them."""
+    """Translate torchvision's names. Stages and mergings take turns in ``features``; an image model's has the patches
+    before them."""
     if not any(key.startswith("features.") for key in state):
         return state
     first = 1 if "features.0.0.weight" in state else 0
@@ -107,7 +108,7 @@ def _from_torchvision(state: State, notes: list[str]) -> State:
 
 
 def _from_timm(state: State, notes: list[str]) -> State:
-    """timm merges patches at the start of a stage, all others at the end of the one before."""
+    """Translate timm's names. It merges patches at the start of a stage, all others at the end of the one before."""
     merging = re.compile(r"^layers\.(\d+)\.downsample\.")
     stages = {int(match[1]) for match in map(merging.match, state) if match}
     if not stages or 0 in stages:

@@ -58,7 +58,7 @@ class DividedBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, cls: torch.Tensor, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cls (B, 1, D), patches (B, N, T, D) -> the same shapes."""
+        """Map cls (B, 1, D), patches (B, N, T, D) -> the same shapes."""
         B, N, T, D = patches.shape
         # time: one sequence of T for each place; the class token takes no part
         r = self.temporal_attn(self.temporal_norm1(patches).flatten(0, 1))  # (B*N, T, D)
@@ -222,16 +222,16 @@ class TimeSformer(ClassifierHead, Checkpointed):
                 nn.init.zeros_(block.temporal_fc.weight)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens (B, L, D) -> logits (B, num_classes), or with ``pre_logits`` the class token (B, D)."""
+        """Map tokens (B, L, D) -> logits (B, num_classes), or with ``pre_logits`` the class token (B, D)."""
         features = tokens[:, 0]
         return features if pre_logits else self.head(features)
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> tokens behind the last norm, the class token first.
+        """Map (B, C, T, H, W) float -> tokens behind the last norm, the class token first.
 
         (B, 1 + N*T, D) with time as the fastest index; (B, 1 + N, D), averaged over time, in space_only.
         """
@@ -264,13 +264,13 @@ class TimeSformer(ClassifierHead, Checkpointed):
         return self.norm(x)
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> the class token (B, 1, D) and patches (B, T, H', W', D); T is 1 in space_only."""
+        """Map (B, C, T, H, W) float -> the class token (B, 1, D), patches (B, T, H', W', D); T is 1 if space_only."""
         tokens, (rows, columns) = self.forward_features(video), (size // self.patch_size for size in video.shape[-2:])
         return tokens[:, :1], rearrange(tokens[:, 1:], "b (h w t) d -> b t h w d", h=rows, w=columns)
 
     def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
-        """Position embeddings (1, 1 + N, D) for a grid of patches. As in the published code they are resized (nearest,
-        as a picture) only where the number of patches differs from the model's own."""
+        """Return position embeddings (1, 1 + N, D) for a grid of patches. As in the published code they are resized
+        (nearest, as a picture) only where the number of patches differs from the model's own."""
         if grid[0] * grid[1] == self.grid[0] * self.grid[1]:
             return self.pos_embed
         return torch.cat([self.pos_embed[:, :1], resize_grid(self.pos_embed[:, 1:], self.grid, grid)], dim=1)
@@ -411,7 +411,7 @@ _HUGGING_FACE = [
 
 
 def _from_hugging_face(state: State, notes: list[str]) -> State:
-    """Hugging Face's names to ours, with or without its ``timesformer.`` prefix; a new dict in any case."""
+    """Translate Hugging Face's names to ours, with or without its ``timesformer.`` prefix; a new dict in any case."""
     if not any(re.match(r"(timesformer\.)?(embeddings|encoder)\.", key) for key in state):
         return dict(state)
     renamed = {}
@@ -424,7 +424,7 @@ def _from_hugging_face(state: State, notes: list[str]) -> State:
 
 
 def _without_pre_logits(state: State, notes: list[str]) -> State:
-    """A ViT of ImageNet-21k's year has a layer before its head: neither is taken, for the head needs that layer."""
+    """Drop the layer before the head of a ViT of ImageNet-21k's year, and the head, which needs it."""
     dropped = [key for key in state if key.startswith("pre_logits.")]
     if not dropped:
         return state
@@ -434,7 +434,7 @@ def _without_pre_logits(state: State, notes: list[str]) -> State:
 
 
 def _without_distillation(state: State, notes: list[str]) -> State:
-    """A distilled DeiT without its distillation token, that token's position (the second) and its head."""
+    """Return a distilled DeiT without its distillation token, that token's position (the second) and its head."""
     if "dist_token" not in state:
         return state
     pos = state.get("pos_embed")

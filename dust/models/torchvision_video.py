@@ -70,11 +70,11 @@ class TorchvisionVideo(ClassifierHead, Checkpointed):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, 3, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, T, H, W) float -> features (B, num_features, T', H', W')."""
+        """Map (B, 3, T, H, W) float -> features (B, num_features, T', H', W')."""
         if video.ndim != 5 or video.shape[1] != 3:
             raise DustError(f"{self.arch} got video of shape {tuple(video.shape)}; it takes (B, 3, T, H, W)")
         x = video
@@ -83,11 +83,11 @@ class TorchvisionVideo(ClassifierHead, Checkpointed):
         return x
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 3, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T', H', W', D)."""
+        """Map (B, 3, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T', H', W', D)."""
         return tokens_of_map(self.forward_features(video))
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, num_features)."""
+        """Map features -> logits (B, num_classes), or with ``pre_logits`` the pooled features (B, num_features)."""
         if self.window:  # S3D's pool slides; the mean over its places weighs the middle more
             window = [min(size, most) for size, most in zip(features.shape[2:], self.window, strict=True)]
             features = window_means(features, window, (1, 1, 1))
@@ -97,7 +97,7 @@ class TorchvisionVideo(ClassifierHead, Checkpointed):
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """torchvision's own tensors under this model's names."""
+        """Return torchvision's own tensors under this model's names."""
         renamed = {}
         for key, tensor in state.items():
             if key.startswith(("stem.", "layer")):

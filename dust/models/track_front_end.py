@@ -17,7 +17,8 @@ COMPAT_ECA_CHANNELS = 8  # the published code sizes ECA's kernel for eight camer
 
 
 def eca_kernel(channels: int) -> int:
-    """ECA's kernel for a number of channels (equation 12 of the paper, gamma 2, b 1): odd, 1 below eight channels."""
+    """Return ECA's kernel for a number of channels (equation 12 of the paper, gamma 2, b 1): odd, 1 below eight
+    channels."""
     t = int(abs((math.log2(channels) + 1) / 2))
     return t if t % 2 else t + 1
 
@@ -38,11 +39,11 @@ class ECA(nn.Module):
         self.conv = nn.Conv1d(1, 1, k_size, padding=k_size // 2, bias=False)
 
     def weights(self, means: Tensor) -> Tensor:
-        """Means (..., C) -> weights (..., C)."""
+        """Map means (..., C) -> weights (..., C)."""
         return self.conv(means.reshape(-1, 1, means.shape[-1])).sigmoid().view_as(means)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
+        """Map (B, C, H, W) -> the same shape."""
         return x * self.weights(x.mean(dim=(2, 3)))[:, :, None, None]
 
 
@@ -78,7 +79,7 @@ class SetReducer(nn.Module):
         return self.proj(torch.cat([self._pool(frames) for frames in points.split(FRAMES_AT_ONCE)]))
 
     def _pool(self, points: Tensor) -> Tensor:
-        """(N, P, 3) -> (N, 2 * hidden[1])."""
+        """Map (N, P, 3) -> (N, 2 * hidden[1])."""
         count = points[..., 2].sum(dim=1, keepdim=True).clamp(min=1)  # (N, 1)
         x = self.fc2(self.fc1(points).relu_()).relu_()  # (N, P, hidden[1])
         return torch.cat([x.sum(dim=1) / count, x.amax(dim=1)], dim=1)
@@ -90,7 +91,7 @@ def in_one_go(points: Tensor) -> bool:
 
 
 def keep_scale(layer: nn.Linear | nn.Conv1d) -> None:
-    """First weights whose outputs are as large as the inputs; no bias."""
+    """Set first weights whose outputs are as large as the inputs; no bias."""
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
@@ -190,7 +191,7 @@ class PointTrackModel(ClassifierHead):
         raise NotImplementedError
 
     def _points(self, tracks: Tensor, visible: Tensor | None, view_mask: Tensor | None) -> Tensor:
-        """The reducer's input (B, V, T, P, columns), the cameras weighed."""
+        """Return the reducer's input (B, V, T, P, columns), the cameras weighed."""
         if self.compat:
             assert self.eca is not None
             return tracks * self.eca.weights(tracks.mean(dim=(3, 4)).transpose(1, 2)).transpose(1, 2)[..., None, None]
@@ -221,7 +222,7 @@ class PointTrackModel(ClassifierHead):
     # ------------------------------------------------------------------------------ what a classifier offers
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooled features (..., num_features) -> logits (..., K); with ``pre_logits`` as they are."""
+        """Map pooled features (..., num_features) -> logits (..., K); with ``pre_logits`` as they are."""
         return x if pre_logits else self.head(self.head_drop(x))
 
     def adapt_state_dict(
@@ -249,7 +250,7 @@ _PUBLISHED_NAMES = {
 
 
 def hide(tracks: Tensor, seen: Tensor) -> Tensor:
-    """(..., 2) points, zeros where ``seen`` (...) is False. The coordinates there may be anything, NaN too."""
+    """Return (..., 2) points, zeros where ``seen`` (...) is False. The coordinates there may be anything, NaN too."""
     if tracks.dtype not in (torch.float32, torch.float64) or torch.compiler.is_exporting():  # ONNX is real
         return torch.where(seen.unsqueeze(-1), tracks, 0.0)
     # the same, an x and y at a time, which takes an eighth of the time

@@ -31,7 +31,7 @@ State = tuple[Tensor, Tensor]
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """(B, L, D) and (B, L) bool -> (B, D), zeros where the mask is empty."""
+    """Map (B, L, D) and (B, L) bool -> (B, D), zeros where the mask is empty."""
     total = torch.where(mask.unsqueeze(-1), x, 0.0).sum(dim=1)
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -147,7 +147,7 @@ class PointTrackTransformer(PointTrackModel):
         view_mask: Tensor | None = None,
         time_mask: Tensor | None = None,
     ) -> Tensor:
-        """(B, V, T, P, 2), (B, V, T, P), (B, V), (B, T) -> (B, K). A mask that is not given is all true."""
+        """Map (B, V, T, P, 2), (B, V, T, P), (B, V), (B, T) -> (B, K). A mask that is not given is all true."""
         return self.forward_head(self.forward_features(tracks, visible, view_mask, time_mask))
 
     def forward_features(
@@ -157,7 +157,7 @@ class PointTrackTransformer(PointTrackModel):
         view_mask: Tensor | None = None,
         time_mask: Tensor | None = None,
     ) -> Tensor:
-        """-> features (B, D), pooled over the frames that are there."""
+        """Return features (B, D), pooled over the frames that are there."""
         return self.forward_frames(self.frame_features(tracks, visible, view_mask), view_mask, time_mask)
 
     def forward_frames(
@@ -199,7 +199,7 @@ class PointTrackTransformer(PointTrackModel):
         return masked_mean(self.norm(x), mask)
 
     def _fuse(self, x: Tensor) -> Tensor:
-        """(M, T, width) -> (M, T, D), each frame with its two neighbours: what moves is seen without attention."""
+        """Map (M, T, width) -> (M, T, D), each frame with its two neighbours: what moves is seen without attention."""
         return self.fuse(x.transpose(1, 2)).transpose(1, 2)
 
     def no_weight_decay(self) -> set[str]:
@@ -305,7 +305,8 @@ class PointTrackLSTM(PointTrackModel):
         time_mask: Tensor | None = None,
         state: State | None = None,
     ) -> Tensor | dict[str, Any]:
-        """(B, V, T, P, 2), (B, V, T, P), (B, V), (B, T) -> (B, K), from zeros. A mask that is not given is all true.
+        """Map (B, V, T, P, 2), (B, V, T, P), (B, V), (B, T) -> (B, K), from zeros. A mask that is not given is all
+        true.
 
         With ``state``: ``{"logits": (B, K), "state": after the last frame, detached}``. Padding stands behind the
         frames; it changes no logits, but the state has read it, so a padded window ends its sequence.
@@ -324,7 +325,7 @@ class PointTrackLSTM(PointTrackModel):
         view_mask: Tensor | None = None,
         time_mask: Tensor | None = None,
     ) -> Tensor:
-        """-> the LSTM's pooled output (B, hidden_dim); that of every frame (B, T, hidden_dim) with per_frame."""
+        """Return the LSTM's pooled output (B, hidden_dim); that of every frame (B, T, hidden_dim) with per_frame."""
         out, _ = self.read_frames(self.frame_features(tracks, visible, view_mask))
         return out if self.per_frame else self._pool(out, time_mask)
 
@@ -335,7 +336,7 @@ class PointTrackLSTM(PointTrackModel):
         return self._pool(self.read_frames(frames)[0], time_mask)
 
     def read_frames(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """(B, T, V, F) -> the LSTM's output (B, T, hidden_dim), and its state after the last frame, detached."""
+        """Map (B, T, V, F) -> the LSTM's output (B, T, hidden_dim), and its state after the last frame, detached."""
         x = frames.flatten(2)
         outputs = []
         for part in x.split(self.detach_every, dim=1) if self.training and self.detach_every else (x,):

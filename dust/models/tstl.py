@@ -114,7 +114,8 @@ class TSTL(nn.Module):
         }
 
     def forward(self, video: torch.Tensor, group: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """(B, C, T, H, W) float, and where it is known the group (B,) that each clip belongs to, -1 elsewhere.
+        """Answer for (B, C, T, H, W) float, and where it is known the group (B,) that each clip belongs to, -1
+        elsewhere.
 
         Returns ``logits`` (B, num_classes), the vote of the experts that the selector chose; ``selector`` (B, G), its
         logits; ``routes`` (B, top_k), the groups chosen, the likeliest first; ``forwards`` (B,), how many CAST models
@@ -148,7 +149,7 @@ class TSTL(nn.Module):
     def _ask_one_by_one(
         self, video: torch.Tensor, routes: torch.Tensor, group: torch.Tensor | None, like: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the experts of ``routes`` (B, k) say, (B, k, num_classes), and those of ``group`` (B,) say, (B,
+        """Return what the experts of ``routes`` (B, k) say, (B, k, num_classes), and those of ``group`` (B,) say, (B,
         num_classes), in the type of ``like``."""
         said = like.new_full((len(video), self.top_k, self.num_classes), float("-inf"))
         oracle = None if group is None else like.new_full((len(video), self.num_classes), float("-inf"))
@@ -169,7 +170,7 @@ class TSTL(nn.Module):
     def _ask_all_at_once(
         self, video: torch.Tensor, routes: torch.Tensor, group: torch.Tensor | None, like: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As :meth:`_ask_one_by_one`, which waits for the device twice for each expert; this waits once."""
+        """Ask as :meth:`_ask_one_by_one` does, which waits for the device twice for each expert; this waits once."""
         asked = routes if group is None else torch.cat([routes, group.to(routes)[:, None]], dim=1)
         numbers: dict[tuple[int, int], int] = {}  # (clip, expert): which answer
         places = [
@@ -182,8 +183,8 @@ class TSTL(nn.Module):
         return found[:, : self.top_k], None if group is None else found[:, self.top_k]
 
     def _answers(self, pairs: Sequence[tuple[int, int]], video: torch.Tensor) -> torch.Tensor:
-        """What each (clip, expert) says, (pairs, num_classes): one pass over the frozen trunk, in which what is trained
-        of the experts is a product of batches of matrices."""
+        """Return what each (clip, expert) says, (pairs, num_classes): one pass over the frozen trunk, in which what is
+        trained of the experts is a product of batches of matrices."""
         told, experts = [], [*self._experts()]
         trained = [{name: p for name, p in expert.named_parameters() if is_trained(name)} for expert in experts]
         names = [name for name in trained[0] if not name.startswith("head.")]  # heads may have other sizes
@@ -205,7 +206,7 @@ class TSTL(nn.Module):
         return self._placed(index, logits["logits"] if isinstance(logits, dict) else logits)
 
     def _placed(self, index: int, logits: torch.Tensor) -> torch.Tensor:
-        """The logits of expert ``index`` at their classes' places."""
+        """Return the logits of expert ``index`` at their classes' places."""
         if self.expert_classes == "group":
             outside = logits.new_full((len(logits), self.num_classes), float("-inf"))
             return outside.index_copy(1, self.get_buffer(f"classes_{index}"), logits)
@@ -228,7 +229,8 @@ class TSTL(nn.Module):
         load_parts(self, paths)
 
     def gflops(self) -> float:
-        """10^9 multiplications and additions of one CAST on one clip; ``forwards`` times that is what a clip costs."""
+        """Return 10^9 multiplications and additions of one CAST on one clip; ``forwards`` times that is what a clip
+        costs."""
         from dust.utils.flops import flop_counter  # torch's part takes a while to import
 
         tensors = [*self.selector.parameters(), *self.selector.buffers()]
@@ -265,7 +267,7 @@ class _Body(nn.Module):
 
 
 def _shared(model: CAST) -> Iterator[nn.Module | torch.Tensor]:
-    """Modules in which nothing is trained, the other frozen parameters, and buffers, which are fixed tables."""
+    """Yield modules in which nothing is trained, the other frozen parameters, and buffers, which are fixed tables."""
     trained = {id(parameter) for name, parameter in model.named_parameters() if is_trained(name)}
     for module in model.modules():
         if not any(id(parameter) in trained for parameter in module.parameters()):
@@ -275,8 +277,8 @@ def _shared(model: CAST) -> Iterator[nn.Module | torch.Tensor]:
 
 
 def _in_one_piece(model: CAST) -> CAST:
-    """What is trained of ``model`` in one piece of memory: of 500 separate tensors each fills its last page in part,
-    1 MB per expert."""
+    """Put what is trained of ``model`` into one piece of memory: of 500 separate tensors each fills its last page in
+    part, 1 MB per expert."""
     trained = [parameter for name, parameter in model.named_parameters() if is_trained(name)]
     sizes = [math.ceil(parameter.numel() / 16) * 16 for parameter in trained]  # 64 bytes, as torch aligns tensors
     whole = trained[0].new_empty(sum(sizes))
@@ -286,7 +288,7 @@ def _in_one_piece(model: CAST) -> CAST:
 
 
 def vote(said: torch.Tensor, chosen: torch.Tensor, normaliser: torch.Tensor, method: str) -> torch.Tensor:
-    """(B, k, K) logits of k experts, -inf where one says nothing -> (B, K) scores that rank the classes.
+    """Map (B, k, K) logits of k experts, -inf where one says nothing -> (B, K) scores that rank the classes.
 
     Args:
         chosen: (B, k), the selector's logits of these experts' groups, the highest first.

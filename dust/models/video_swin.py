@@ -127,18 +127,18 @@ class VideoSwin(Swin):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> a map (B, num_features, T', H', W') behind the last norm.
+        """Map (B, C, T, H, W) float -> a map (B, num_features, T', H', W') behind the last norm.
 
         T' = ceil(T / patch); H' and W' are halved (rounded up) after each stage but the last.
         """
         return self._features(video)
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> no class token (B, 0, D), and the map as tokens (B, T', H', W', D)."""
+        """Map (B, C, T, H, W) float -> no class token (B, 0, D), and the map as tokens (B, T', H', W', D)."""
         return tokens_of_map(self.forward_features(video))
 
     def _frozen_parts(self) -> nn.ModuleList:

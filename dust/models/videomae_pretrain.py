@@ -36,8 +36,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def tube_mask(
     clips: int, tubelets: int, places: int, ratio: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """(clips, tubelets * places) bool, True = masked: int(ratio * places) places of each clip, at all times the same
-    (the paper's section 3.3). Drawn from ``generator`` on its device, or from torch's own stream."""
+    """Return (clips, tubelets * places) bool, True = masked: int(ratio * places) places of each clip, at all times the
+    same (the paper's section 3.3). Drawn from ``generator`` on its device, or from torch's own stream."""
     device = generator.device if generator is not None else None
     order = torch.rand(clips, places, generator=generator, device=device).argsort(dim=1)
     mask = order < int(ratio * places)  # each row of order is a permutation
@@ -45,7 +45,7 @@ def tube_mask(
 
 
 def tubelet_pixels(video: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
-    """(B, C, T, H, W) -> (B, N, tubelet * patch * patch, C): the pixels of each token, time first, column last."""
+    """Map (B, C, T, H, W) -> (B, N, tubelet * patch * patch, C): the pixels of each token, time first, column last."""
     sides = {"dt": tubelet_size, "dh": patch_size, "dw": patch_size}
     return rearrange(video, "b c (t dt) (h dh) (w dw) -> b (t h w) (dt dh dw) c", **sides)
 
@@ -200,7 +200,7 @@ class VideoMAEPretrain(Checkpointed):
     def forward(
         self, video: torch.Tensor, mask: torch.Tensor | None = None, generator: torch.Generator | None = None
     ) -> dict[str, torch.Tensor]:
-        """(B, C, T, H, W) normalised float -> what is named below, M tokens of each clip being masked.
+        """Map (B, C, T, H, W) normalised float -> what is named below, M tokens of each clip being masked.
 
         ``mask`` is (B, N) bool, True = masked, tokens by time, row, column, equally many in each clip. Without it
         :func:`tube_mask` draws one from ``generator``; without that either, in training from torch's own stream, as
@@ -229,13 +229,14 @@ class VideoMAEPretrain(Checkpointed):
     def forward_features(
         self, video: torch.Tensor, mask: torch.Tensor | None = None, generator: torch.Generator | None = None
     ) -> torch.Tensor:
-        """(B, C, T, H, W) -> the encoder's tokens (B, N - M, D) of what is seen; ``mask`` as in ``forward``."""
+        """Map (B, C, T, H, W) -> the encoder's tokens (B, N - M, D) of what is seen; ``mask`` as in ``forward``."""
         return self._encode(video, mask, generator)[0]
 
     def _encode(
         self, video: torch.Tensor, mask: torch.Tensor | None, generator: torch.Generator | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens (B, N - M, D), the mask, and the order (B, N): numbers of the seen tokens, then of the masked."""
+        """Return tokens (B, N - M, D), the mask, and the order (B, N): numbers of the seen tokens, then of the
+        masked."""
         check_video(
             "VideoMAEPretrain",
             video,
@@ -255,7 +256,7 @@ class VideoMAEPretrain(Checkpointed):
     def _mask_of(
         self, video: torch.Tensor, mask: torch.Tensor | None, generator: torch.Generator | None
     ) -> tuple[torch.Tensor, int]:
-        """The mask on the video's device, and how many tokens of each clip are seen."""
+        """Return the mask on the video's device, and how many tokens of each clip are seen."""
         B, _, T, H, W = video.shape
         tubelets, places = T // self.tubelet_size, (H // self.patch_size) * (W // self.patch_size)
         if mask is None:
@@ -285,8 +286,8 @@ class VideoMAEPretrain(Checkpointed):
 
     @torch.no_grad()
     def targets(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) normalised -> (B, N, tubelet * patch * patch * C), channels fastest: pixels in 0..1, or with
-        ``normalize_target`` those less their mean, over their standard deviation (unbiased) + 1e-6."""
+        """Map (B, C, T, H, W) normalised -> (B, N, tubelet * patch * patch * C), channels fastest: pixels in 0..1, or
+        with ``normalize_target`` those less their mean, over their standard deviation (unbiased) + 1e-6."""
         pixels = tubelet_pixels(video.float() * self.std + self.mean, self.tubelet_size, self.patch_size)
         if self.normalize_target:
             std, mean = torch.std_mean(pixels, dim=2, keepdim=True)
@@ -298,7 +299,8 @@ class VideoMAEPretrain(Checkpointed):
         return {"mask_token", *biases}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's description of the layers: embeddings 0, block i of the encoder i + 1, norm and decoder last."""
+        """Return timm's description of the layers: embeddings 0, block i of the encoder i + 1, norm and decoder
+        last."""
         return {"stem": r"^encoder\.patch_embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
 
     def adapt_state_dict(self, state: State, notes: list[str], pos_embed_resize: str | None = None) -> State:
@@ -315,5 +317,5 @@ class VideoMAEPretrain(Checkpointed):
 
 
 def _expand(order: torch.Tensor, width: int) -> torch.Tensor:
-    """(B, L) token numbers -> (B, L, width), as ``gather`` takes them."""
+    """Map (B, L) token numbers -> (B, L, width), as ``gather`` takes them."""
     return order.unsqueeze(2).expand(-1, -1, width)

@@ -34,7 +34,7 @@ State = dict[str, torch.Tensor]
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, drop: float = 0.0, causal: bool = False
 ) -> torch.Tensor:
-    """Multi-head attention of (M, Lq, D) over (M, Lk, D) -> (M, Lq, D), scale head_dim ** -0.5.
+    """Compute multi-head attention of (M, Lq, D) over (M, Lk, D) -> (M, Lq, D), scale head_dim ** -0.5.
 
     ``drop`` is the dropout of the attention weights; give 0 in evaluation. ``causal``: query i sees keys 0 to i alone.
     """
@@ -43,7 +43,8 @@ def attend(
 
 
 def sinusoid_table(length: int, dim: int) -> torch.Tensor:
-    """Fixed positions (1, length, dim), float32: "Attention Is All You Need", section 3.5, over the token's number.
+    """Return fixed positions (1, length, dim), float32: "Attention Is All You Need", section 3.5, over the token's
+    number.
 
     Channels 2i and 2i + 1 are sine and cosine of position / 10000 ** (2i / dim).
     """
@@ -65,7 +66,7 @@ class SinusoidPositions(nn.Module):
         self.register_buffer("table", sinusoid_table(length, dim), persistent=False)
 
     def forward(self, length: int) -> torch.Tensor:
-        """-> (1, length, D)."""
+        """Return (1, length, D)."""
         if length == self.table.shape[1]:
             return self.table
         return sinusoid_table(length, self.table.shape[2]).to(self.table)
@@ -264,11 +265,11 @@ class VideoMAE(ClassifierHead, Checkpointed):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> tokens (B, N, D) behind the last block (and its norm, without mean pooling)."""
+        """Map (B, C, T, H, W) float -> tokens (B, N, D) behind the last block (and its norm, without mean pooling)."""
         check_video(
             "VideoMAE", video, in_chans=self.in_chans, patch_size=self.patch_size, tubelet_size=self.tubelet_size
         )
@@ -279,13 +280,13 @@ class VideoMAE(ClassifierHead, Checkpointed):
         return self.norm(x)
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D). The norm of mean
+        """Map (B, C, T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D). The norm of mean
         pooling is not theirs: it stands behind the mean, and files of the pre-training have none."""
         tokens = self.forward_features(video)
         return tokens[:, :0], tokens.unflatten(1, (-1, *(size // self.patch_size for size in video.shape[-2:])))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Tokens (B, N, D) -> logits (B, num_classes), or with ``pre_logits`` the features (B, D)."""
+        """Map tokens (B, N, D) -> logits (B, num_classes), or with ``pre_logits`` the features (B, D)."""
         features = tokens[:, 0] if self.fc_norm is None else self.fc_norm(tokens.mean(dim=1))
         return features if pre_logits else self.head(self.fc_dropout(features))
 
@@ -298,7 +299,8 @@ class VideoMAE(ClassifierHead, Checkpointed):
         }
 
     def constants(self) -> dict[str, Any]:
-        """Hugging Face's configuration of ViT-S (384 wide) has wrong heads: they are not compared."""
+        """Return the facts that are compared. Hugging Face's configuration of ViT-S (384 wide) has wrong heads: they
+        are not compared."""
         pooling = "mean" if self.use_mean_pooling else "token"
         heads = {} if self.embed_dim == 384 else {"num_heads": self.num_heads}
         return {"activation": "gelu", "pooling": pooling, **heads}
@@ -350,7 +352,7 @@ _HUGGING_FACE = [
 
 
 def to_official_names(state: State, notes: list[str], num_heads: int) -> State:
-    """Hugging Face's layout, and one joint bias of queries, keys and values, as the authors' files have it.
+    """Translate Hugging Face's layout, and one joint bias of queries, keys and values, as the authors' files have it.
 
     Always a new dict. ``num_heads`` is the model's, for a warning: Hugging Face's ViT-S says 16 where it was
     trained with 6, which no shape shows.

@@ -165,8 +165,8 @@ class VJEPA2Encoder(nn.Module):
         return outputs
 
     def _embed(self, video: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Tokens (B, N, D) and their grid. A single frame is an image: 2.1 has an embedding for those, 2.0 sees it
-        twice."""
+        """Return tokens (B, N, D) and their grid. A single frame is an image: 2.1 has an embedding for those, 2.0 sees
+        it twice."""
         _, _, frames, height, width = video.shape
         image = frames == 1
         if image and self.version == "2.0":
@@ -178,7 +178,7 @@ class VJEPA2Encoder(nn.Module):
         return x + (self.img_mod_embed if image else self.video_mod_embed), grid
 
     def _positions(self, grid: tuple[int, int, int], like: torch.Tensor) -> Tables:
-        """The tables of a grid, in the type and on the device of the tokens; those of the last grid are kept."""
+        """Return the tables of a grid, in the type and on the device of the tokens; those of the last grid are kept."""
         keep = may_keep()
         found = self._tables.get(grid) if keep else None
         if found is None or found[0].device != like.device or found[0].dtype != like.dtype:
@@ -360,18 +360,18 @@ class VJEPA2(ClassifierHead, Checkpointed):
             parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "VJEPA2":
-        """As usual; the frozen blocks stay in evaluation, so that nothing is dropped there."""
+        """Switch to training as usual; the frozen blocks stay in evaluation, so that nothing is dropped there."""
         super().train(mode)
         for block in self.encoder.blocks[: self.frozen_blocks]:
             block.eval()
         return self
 
     def forward(self, video: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        """(B, C, S * T, H, W) float -> logits (B, num_classes), or those of each question by name."""
+        """Map (B, C, S * T, H, W) float -> logits (B, num_classes), or those of each question by name."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, S * T, H, W) float -> tokens (B, S * N, D); N counts ``out_layers`` times."""
+        """Map (B, C, S * T, H, W) float -> tokens (B, S * N, D); N counts ``out_layers`` times."""
         if self.num_clips == 1:
             return self.encoder(video, self.act_checkpoint, self.frozen_blocks)
         if video.ndim != 5 or video.shape[2] % self.num_clips:
@@ -384,13 +384,13 @@ class VJEPA2(ClassifierHead, Checkpointed):
         return tokens.reshape(video.shape[0], -1, tokens.shape[-1])
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, S * T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D); clips and
+        """Map (B, C, S * T, H, W) float -> no class token (B, 0, D), and the tokens (B, T', H', W', D); clips and
         ``out_layers`` follow each other along T'."""
         tokens, size = self.forward_features(video), self.encoder.patch_size
         return tokens[:, :0], tokens.unflatten(1, (-1, video.shape[-2] // size, video.shape[-1] // size))
 
     def forward_head(self, tokens: torch.Tensor, pre_logits: bool = False) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Tokens (B, N, D) -> what ``forward`` returns, or with ``pre_logits`` the pooled features (B, D), of each
+        """Map tokens (B, N, D) -> what ``forward`` returns, or with ``pre_logits`` the pooled features (B, D), of each
         question by name where there are several."""
         pooled = self.pooler(tokens, self.act_checkpoint)
         if not isinstance(self.head, nn.ModuleDict):
@@ -438,8 +438,8 @@ class VJEPA2(ClassifierHead, Checkpointed):
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """Encoder and probe in the authors' or in Hugging Face's layout, under this model's names; ``notes`` gets a
-        line for all that was changed. There are no positions to resize: they are computed."""
+        """Return encoder and probe in the authors' or in Hugging Face's layout, under this model's names; ``notes``
+        gets a line for all that was changed. There are no positions to resize: they are computed."""
         check_probe(state, notes, self.encoder, self.pooler)
         return our_names(state, notes, self.encoder)
 

@@ -89,7 +89,7 @@ def _check_encoder(state: State, encoder: Any) -> None:
 
 
 def _sizes(state: State) -> dict[str, float]:
-    """The keys of ``VJEPA2`` that an encoder's tensors show, as far as they are there."""
+    """Return the keys of ``VJEPA2`` that an encoder's tensors show, as far as they are there."""
     found: dict[str, float] = {}
     blocks = {int(match[1]) for match in map(_BLOCK.match, state) if match}
     if any(key.startswith("encoder.norm") for key in state) and blocks == set(range(len(blocks))):
@@ -139,7 +139,7 @@ def check_probe(state: State, notes: list[str], encoder: nn.Module, pooler: nn.M
 
 
 def encoder_names(state: State, notes: list[str], encoder: nn.Module) -> State:
-    """As :func:`our_names`, for an encoder by itself; the tensors of a probe are left out."""
+    """Translate as :func:`our_names` does, for an encoder by itself; the tensors of a probe are left out."""
     ours = our_names(state, notes, encoder)
     return {key.removeprefix("encoder."): tensor for key, tensor in ours.items() if key.startswith("encoder.")}
 

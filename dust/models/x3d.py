@@ -171,11 +171,11 @@ class X3D(ClassifierHead, Checkpointed):
         }
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> logits (B, num_classes)."""
+        """Map (B, C, T, H, W) float -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(video))
 
     def forward_features(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, C, T, H, W) float -> features (B, C', T, ceil(H / 32), ceil(W / 32))."""
+        """Map (B, C, T, H, W) float -> features (B, C', T, ceil(H / 32), ceil(W / 32))."""
         if video.ndim != 5 or video.shape[1] != self.in_chans:
             raise DustError(f"X3D got video of shape {tuple(video.shape)}; it takes (B, {self.in_chans}, T, H, W)")
         x = self.s1["pathway0_stem"](video)
@@ -189,11 +189,11 @@ class X3D(ClassifierHead, Checkpointed):
         return self.conv_5.in_channels
 
     def forward_tokens(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T, H', W', D)."""
+        """Map (B, C, T, H, W) float -> no class token (B, 0, D), and the features as tokens (B, T, H', W', D)."""
         return tokens_of_map(self.forward_features(video))
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features -> logits (B, num_classes), or with ``pre_logits`` the hidden layer (B, dim_c5), its positions'
+        """Map features -> logits (B, num_classes), or with ``pre_logits`` the hidden layer (B, dim_c5), its positions'
         mean."""
         x = self.conv_5_bn(self.conv_5(features)).relu_()
         x = self.lin_5(pool_positions(x, self.window, "X3D"))
@@ -205,5 +205,5 @@ class X3D(ClassifierHead, Checkpointed):
     def adapt_state_dict(
         self, state: dict[str, torch.Tensor], notes: list[str], pos_embed_resize: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """SlowFast's and pytorchvideo's tensors under this model's names."""
+        """Return SlowFast's and pytorchvideo's tensors under this model's names."""
         return our_names(state, notes, self.state_dict())

@@ -29,7 +29,7 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
 
     def directions(self, queries: torch.Tensor) -> torch.Tensor:
-        """(B, Q, D) -> (B, Q * heads, D), whose products with a token are its scores."""
+        """Map (B, Q, D) -> (B, Q * heads, D), whose products with a token are its scores."""
         q = self.q(queries).unflatten(-1, (self.num_heads, -1))
         keys = self.kv.weight.unflatten(0, (2, self.num_heads, -1))[0]  # (heads, head_dim, D)
         return torch.einsum("bqhd,hdc->bqhc", q * q.shape[-1] ** -0.5, keys).flatten(1, 2)
@@ -42,7 +42,7 @@ class CrossAttention(nn.Module):
 
 
 def gather(directions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Directions (B or 1, L, D) over tokens (B, N, D) -> the weighted means (B, L, D) of the tokens."""
+    """Pool by directions (B or 1, L, D) over tokens (B, N, D) -> the weighted means (B, L, D) of the tokens."""
     weights = (tokens @ directions.transpose(1, 2)).softmax(dim=1)  # (B, N, L)
     return weights.transpose(1, 2) @ tokens
 
@@ -69,11 +69,11 @@ class CrossAttentionBlock(nn.Module):
         return F.layer_norm(tokens, self.norm1.normalized_shape, eps=self.norm1.eps)
 
     def directions(self, queries: torch.Tensor) -> torch.Tensor:
-        """(B, Q, D) -> (B, Q * heads, D), to be multiplied with normalised tokens."""
+        """Map (B, Q, D) -> (B, Q * heads, D), to be multiplied with normalised tokens."""
         return self.xattn.directions(queries) * self.norm1.weight
 
     def answer(self, queries: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
-        """Queries (B or 1, Q, D), and means of normalised tokens (B, Q * heads, D) -> (B, Q, D)."""
+        """Map queries (B or 1, Q, D) and means of normalised tokens (B, Q * heads, D) -> (B, Q, D)."""
         queries = queries + self.xattn.values(gathered * self.norm1.weight + self.norm1.bias)
         return queries + self.mlp(self.norm2(queries))
 

@@ -40,7 +40,7 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Stochastic depth per block, rising in a line from 0 to ``last``."""
+    """Return the rate of stochastic depth per block, rising in a line from 0 to ``last``."""
     return [last * i / max(1, depth - 1) for i in range(depth)]
 
 
@@ -115,7 +115,8 @@ class Block(nn.Module):
 
 
 def to_patches(x: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
-    """(B, C, *size) -> (B, *grid, C * pixels of a patch), where grid = size // patch; what is left at an end is cut."""
+    """Map (B, C, *size) -> (B, *grid, C * pixels of a patch), where grid = size // patch; what is left at an end is
+    cut."""
     n = len(patch)
     for axis, side in enumerate(patch, start=2):
         x = x.narrow(axis, 0, x.shape[axis] // side * side)
@@ -132,7 +133,7 @@ def as_product(x: torch.Tensor) -> bool:
 
 
 def embed_patches(x: torch.Tensor, conv: nn.Conv2d | nn.Conv3d) -> torch.Tensor:
-    """(B, C, *size) -> (B, D, *grid): ``conv(x)`` of a convolution whose stride is its kernel."""
+    """Map (B, C, *size) -> (B, D, *grid): ``conv(x)`` of a convolution whose stride is its kernel."""
     if not as_product(x):
         return conv(x)
     return F.linear(to_patches(x, conv.kernel_size), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
@@ -157,7 +158,7 @@ def as_repeatable(x: torch.Tensor) -> bool:
 
 
 def window_means(x: torch.Tensor, window: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """(B, C, T, H, W) -> (B, C, T', H', W'): torch's ``avg_pool3d``."""
+    """Map (B, C, T, H, W) -> (B, C, T', H', W'): torch's ``avg_pool3d``."""
     if not as_repeatable(x):
         return F.avg_pool3d(x, tuple(window), tuple(stride))
     in_space = F.avg_pool2d(x.flatten(1, 2), tuple(window[1:]), tuple(stride[1:])).unflatten(1, x.shape[1:3])
@@ -166,7 +167,8 @@ def window_means(x: torch.Tensor, window: Sequence[int], stride: Sequence[int]) 
 
 
 def share_means(x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """Means over equal shares of the last axes, ``sizes`` of them: torch's ``adaptive_avg_pool1d``, ``2d``, ``3d``."""
+    """Return means over equal shares of the last axes, ``sizes`` of them: torch's ``adaptive_avg_pool1d``, ``2d``,
+    ``3d``."""
     if not as_repeatable(x):
         pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(sizes) - 1]
         return pool(x, tuple(sizes))
@@ -178,21 +180,21 @@ def share_means(x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
 
 
 def resize_sequence(tokens: torch.Tensor, length: int) -> torch.Tensor:
-    """(1, L, D) -> (1, length, D): nearest along the sequence."""
+    """Map (1, L, D) -> (1, length, D): nearest along the sequence."""
     return F.interpolate(tokens.transpose(1, 2), size=length, mode="nearest").transpose(1, 2)
 
 
 def resize_grid(
     tokens: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "nearest"
 ) -> torch.Tensor:
-    """(1, oh * ow, D) -> (1, nh * nw, D): the tokens as a picture, resized by ``mode`` (nearest or bicubic)."""
+    """Map (1, oh * ow, D) -> (1, nh * nw, D): the tokens as a picture, resized by ``mode`` (nearest or bicubic)."""
     grid = rearrange(tokens, "b (h w) d -> b d h w", h=old[0], w=old[1])
     grid = F.interpolate(grid, size=new, mode=mode, align_corners=False if mode == "bicubic" else None)
     return rearrange(grid, "b d h w -> b (h w) d")
 
 
 def init_linear(linear: nn.Linear, std: float = 0.02) -> None:
-    """ViT's first weights: a normal cut off at +-2, and a bias of zero."""
+    """Set ViT's first weights: a normal cut off at +-2, and a bias of zero."""
     nn.init.trunc_normal_(linear.weight, std=std)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

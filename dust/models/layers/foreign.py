@@ -59,8 +59,8 @@ def fill_biases(state: State, own: Iterable[str], pattern: str, notes: list[str]
 
 
 def with_class_position(positions: torch.Tensor, wanted: int, name: str, notes: list[str]) -> torch.Tensor:
-    """Positions (1, L, D) of timm's ``no_embed_class``, of patches alone, with zeros for the class token, which is the
-    same. Others come back as they are.
+    """Return positions (1, L, D) of timm's ``no_embed_class``, of patches alone, with zeros for the class token, which
+    is the same. Others come back as they are.
 
     Args:
         wanted: patches of the model.

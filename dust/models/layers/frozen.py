@@ -14,12 +14,13 @@ ACTIVATIONS = ("gelu", "quick_gelu")
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
-    """x * sigmoid(1.702 x), CLIP's, which is not GELU. In this form the backward pass needs one tensor, not two."""
+    """Return x * sigmoid(1.702 x), CLIP's, which is not GELU. In this form the backward pass needs one tensor, not
+    two."""
     return F.silu(1.702 * x) / 1.702
 
 
 def frozen_hidden(linear: nn.Linear, activation: str, x: torch.Tensor) -> torch.Tensor:
-    """``activation(linear(x))``, (..., D) -> (..., hidden), where ``activation`` is gelu (exact) or quick_gelu.
+    """Return ``activation(linear(x))``, (..., D) -> (..., hidden), where ``activation`` is gelu (exact) or quick_gelu.
 
     Of a frozen layer only ``x`` is kept for the backward pass, which computes ``linear(x)`` a second time. The hidden
     layer is the widest of all, and an adapter beside the MLP keeps ``x`` anyhow. A layer that learns is computed as
@@ -31,7 +32,7 @@ def frozen_hidden(linear: nn.Linear, activation: str, x: torch.Tensor) -> torch.
 
 
 def activate(hidden: torch.Tensor, activation: str) -> torch.Tensor:
-    """gelu (exact) or quick_gelu of any tensor."""
+    """Return gelu (exact) or quick_gelu of any tensor."""
     return F.gelu(hidden) if activation == "gelu" else quick_gelu(hidden)
 
 
@@ -60,8 +61,8 @@ class _FrozenHidden(torch.autograd.Function):
 
 
 def sha256_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of name, type, shape and bytes of each tensor, in the order of names. All processes ask together
-    where they share the tensors out."""
+    """Return SHA-256 (hex) of name, type, shape and bytes of each tensor, in the order of names. All processes ask
+    together where they share the tensors out."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         shared: Any = value.detach()
@@ -77,7 +78,8 @@ _KNOWN = weakref.WeakKeyDictionary()
 
 
 def hash_once(model: nn.Module, tensors: Sequence[torch.Tensor], compute: Callable[[], str]) -> str:
-    """``compute()``, the hash of ``tensors`` of ``model``; that of the call before if nobody wrote to them since.
+    """Return ``compute()``, the hash of ``tensors`` of ``model``; that of the call before if nobody wrote to them
+    since.
 
     170 M frozen numbers take a second or more, at every save and in every process. Nothing is kept of tensors that
     learn: fused optimizers do not count what they write. Nor of inference tensors, of which nothing is counted. What
@@ -93,7 +95,7 @@ def hash_once(model: nn.Module, tensors: Sequence[torch.Tensor], compute: Callab
 
 
 def _mark(tensor: Any) -> tuple[Any, ...]:
-    """What is another after each change of a tensor: which it is, where it lies, how often it was written to.
+    """Return what is another after each change of a tensor: which it is, where it lies, how often it was written to.
 
     ``module.half().float()`` gives a tensor other numbers and counts nothing, and these may lie where the old ones did.
     But no storage is mistaken for another as long as there is a weak reference to it.

@@ -69,7 +69,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) 
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Module, name of its weight, adapter, of each that :func:`add_lora` added."""
+    """Yield module, name of its weight, adapter, of each that :func:`add_lora` added."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             for name, chain in list(module.parametrizations.items()):  # type: ignore[union-attr, operator]

@@ -80,7 +80,7 @@ class MViTAttention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2)), grid_q
 
     def _pool(self, name: str, x: torch.Tensor, grid: Size) -> tuple[torch.Tensor, Size]:
-        """(B, heads, L, head_dim) -> the same on a smaller grid, normed; the class token is only normed."""
+        """Map (B, heads, L, head_dim) -> the same on a smaller grid, normed; the class token is only normed."""
         conv, norm = getattr(self, f"pool_{name}"), getattr(self, f"norm_{name}")
         if conv is None:
             return x, grid
@@ -93,7 +93,7 @@ class MViTAttention(nn.Module):
         return norm(torch.cat([x[:, :, :begin], pooled], dim=2) if begin else pooled), grid
 
     def _positions(self, q: torch.Tensor, grid_q: Size, grid_k: Size) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """What is appended to the queries, (B, heads, L, n) for each axis, and to the keys, (L', sum of n)."""
+        """Return what is appended to the queries, (B, heads, L, n) for each axis, and to the keys, (L', sum of n)."""
         begin = int(self.class_token)
         tokens = q[:, :, begin:].unflatten(2, grid_q)
         biases, places = [], []
@@ -111,7 +111,8 @@ class MViTAttention(nn.Module):
 
 
 def relative_rows(table: torch.Tensor, queries: int, keys: int) -> torch.Tensor:
-    """Rows (queries, keys, D) of a table (L, D) of relative positions, for places on two grids over the same extent.
+    """Return rows (queries, keys, D) of a table (L, D) of relative positions, for places on two grids over the same
+    extent.
 
     A table of another length than 2 max(queries, keys) - 1 is resampled linearly first.
     """

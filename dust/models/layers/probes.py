@@ -26,7 +26,7 @@ class TokenHead(nn.Module):
     head: nn.Module
 
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> (B, D)"""
+        """Map (B, N, D) -> (B, D)"""
         raise NotImplementedError
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,8 @@ class AttentiveProbe(TokenHead):
 
     @staticmethod
     def together(heads: Sequence["AttentiveProbe"], tokens: torch.Tensor) -> torch.Tensor:
-        """Of one block each: they share the normalised tokens and one product with them. Deeper ones one by one."""
+        """Pool for several heads of one block each: they share the normalised tokens and one product with them. Deeper
+        ones one by one."""
         poolers = [head.pooler for head in heads]
         if len(poolers[0].blocks):
             return TokenHead.together(heads, tokens)

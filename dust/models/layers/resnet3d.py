@@ -127,7 +127,7 @@ class NonLocal(nn.Module):
 
 
 def pool_positions(x: torch.Tensor, window: Size, model: str) -> torch.Tensor:
-    """Mean over a window that slides by one: (B, C, T, H, W) -> (B, C, T', H', W').
+    """Average over a window that slides by one: (B, C, T, H, W) -> (B, C, T', H', W').
 
     The window is that of the training's clips, so that these leave one position and larger ones several.
 
@@ -143,7 +143,7 @@ def pool_positions(x: torch.Tensor, window: Size, model: str) -> torch.Tensor:
 
 
 def classify_positions(features: torch.Tensor, head: nn.Module, *, training: bool) -> torch.Tensor:
-    """Features (B, C, T', H', W') -> logits (B, K): the linear layer at every position.
+    """Map features (B, C, T', H', W') -> logits (B, K): the linear layer at every position.
 
     Several positions vote as SlowFast's do: the probabilities of each, and their mean, whose logarithm is given out.
     """
@@ -156,7 +156,7 @@ def classify_positions(features: torch.Tensor, head: nn.Module, *, training: boo
 
 
 def init_convolutions(module: nn.Module, *, zero_init_final_bn: bool) -> None:
-    """He's first weights for convolutions; the last norm of each block begins at zero where asked."""
+    """Set He's first weights for convolutions; the last norm of each block begins at zero where asked."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

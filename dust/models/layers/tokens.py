@@ -36,7 +36,7 @@ class TokenPooling:
     num_queries: int = 16
 
     def __call__(self, class_tokens: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-        """(B, E, D) and (B, T', H', W', D) -> (B, N, D). ConfigError for more than there is."""
+        """Map (B, E, D) and (B, T', H', W', D) -> (B, N, D). ConfigError for more than there is."""
         if self.kind == "grid":
             self._check(self.grid, grid.shape[1:4], "FEATURES.TOKEN_GRID")
             pooled = share_means(grid.movedim(-1, 1), self.grid)

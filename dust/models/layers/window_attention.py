@@ -26,7 +26,7 @@ _BASE = 4  # above every region's number along one axis
 
 
 def pad_end(x: torch.Tensor, multiples: Sequence[int], first: int = 1) -> torch.Tensor:
-    """Zeros at the end of the axes ``first``, ``first + 1``..., so that each is a multiple of its number."""
+    """Put zeros at the end of the axes ``first``, ``first + 1``..., so that each is a multiple of its number."""
     pads = [0, 0] * (x.ndim - first - len(multiples))  # F.pad counts from the last axis
     for axis in reversed(range(len(multiples))):
         pads += [0, -x.shape[first + axis] % multiples[axis]]
@@ -137,7 +137,7 @@ def window_masks(
 
 @_kept
 def relative_index(window: Size, tokens: int, device: torch.device) -> torch.Tensor:
-    """Rows of the bias table for each pair of the first ``tokens`` tokens of a window: (tokens * tokens,).
+    """Return rows of the bias table for each pair of the first ``tokens`` tokens of a window: (tokens * tokens,).
 
     A smaller window of N tokens reads the rows of the first N tokens of the full one. Those are its true offsets if
     only the first axis is smaller; otherwise they are not, and every public checkpoint was trained so.
@@ -153,7 +153,7 @@ def relative_index(window: Size, tokens: int, device: torch.device) -> torch.Ten
 
 @_kept
 def log_offsets(window: Size, device: torch.device) -> torch.Tensor:
-    """Swin V2's offsets (rows of the table, axes): in parts of the window times 8, on a logarithmic scale."""
+    """Return Swin V2's offsets (rows of the table, axes): in parts of the window times 8, on a logarithmic scale."""
     with torch.inference_mode(False):
         sides = [[8 * offset / max(1, side - 1) for offset in range(1 - side, side)] for side in window]
         offsets = torch.tensor(list(itertools.product(*sides)), device=device)
@@ -221,7 +221,7 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def fit(self, size: Size) -> tuple[Size, Size]:
-        """(window, shift) along each axis of a grid of this size."""
+        """Return (window, shift) along each axis of a grid of this size."""
         pairs = [
             (length, 0) if self.clamp and length <= side else (side, side // 2 if self.shifted else 0)
             for length, side in zip(size, self.window, strict=True)
@@ -229,7 +229,7 @@ class WindowAttention(nn.Module):
         return tuple(window for window, _ in pairs), tuple(shift for _, shift in pairs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, *grid, C) -> (B, *grid, C)."""
+        """Map (B, *grid, C) -> (B, *grid, C)."""
         size = tuple(map(operator.index, x.shape[1:-1]))  # numbers when traced too: masks are made for a size
         window, shift = self.fit(size)
         axes = tuple(range(1, x.ndim - 1))
@@ -256,7 +256,7 @@ class WindowAttention(nn.Module):
         return F.linear(x, self.qkv.weight, bias)
 
     def _to_windows(self, x: torch.Tensor, grid: Size, window: Size) -> torch.Tensor:
-        """(B, *padded, C) -> (B * windows, heads, N, head_dim): windows and heads in a single copy."""
+        """Map (B, *padded, C) -> (B * windows, heads, N, head_dim): windows and heads in a single copy."""
         behind = 2 * len(grid) + 1
         sides = [side for pair in zip(grid, window, strict=True) for side in pair]
         x = x.reshape(x.shape[0], *sides, self.num_heads, x.shape[-1] // self.num_heads)
@@ -264,7 +264,7 @@ class WindowAttention(nn.Module):
         return x.reshape(x.shape[0] * math.prod(grid), self.num_heads, math.prod(window), x.shape[-1])
 
     def _from_windows(self, x: torch.Tensor, B: int, grid: Size, window: Size) -> torch.Tensor:
-        """(B * windows, heads, N, head_dim) -> (B, *padded, C), in a single copy."""
+        """Map (B * windows, heads, N, head_dim) -> (B, *padded, C), in a single copy."""
         n = len(grid)
         x = x.reshape(B, *grid, self.num_heads, *window, x.shape[-1])
         sides = [axis for i in range(n) for axis in (1 + i, 2 + n + i)]
@@ -272,7 +272,8 @@ class WindowAttention(nn.Module):
         return x.permute(0, *sides, 1 + n, 2 + 2 * n).reshape(B, *padded, self.num_heads * x.shape[-1])
 
     def _bias(self, tokens: int) -> torch.Tensor:
-        """(heads, N, N). Columns of the turned table: to pick its rows is many times slower in the backward pass."""
+        """Return (heads, N, N). Columns of the turned table: to pick its rows is many times slower in the backward
+        pass."""
         if self.cosine:
             offsets = log_offsets(self.window, self.logit_scale.device).to(self.logit_scale.dtype)
             table = 16 * torch.sigmoid(self.cpb_mlp(offsets))
@@ -284,7 +285,8 @@ class WindowAttention(nn.Module):
     def _attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """softmax(scale * q k + bias + mask) v, each (B * windows, heads, N, head_dim); see ``forward`` for the rest.
+        """Return softmax(scale * q k + bias + mask) v, each (B * windows, heads, N, head_dim); see ``forward`` for the
+        rest.
 
         Bias and mask are never spread over the clips, where they would be larger than all else.
         """
