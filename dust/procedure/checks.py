@@ -11,7 +11,8 @@ from dust.utils.numbers import as_numbers, length_of, whole
 
 
 def check_detections(frame: int, detections: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """(class, confidence) of one frame. DataError for a frame that is no whole number, and what is NaN or no pair."""
+    """Return (class, confidence) of one frame. DataError for a frame that is no whole number, and what is NaN or no
+    pair."""
     whole("frame", frame, low=0)
     table = as_numbers(f"detections of frame {frame}", detections, ndim=2)
     if len(table) and (table.shape[1] != 2 or not np.isfinite(table).all() or (table[:, 0] % 1).any()):
@@ -20,8 +21,8 @@ def check_detections(frame: int, detections: Sequence[tuple[int, float]]) -> lis
 
 
 def check_window(frame: int, digits: Sequence[int], confidences: Sequence[float], components: int) -> list[np.ndarray]:
-    """Digits and confidences of the window that ends in ``frame``. DataError for other lengths, digits that are neither
-    0 nor 1, confidences that are not finite, and a frame that is no whole number."""
+    """Return digits and confidences of the window that ends in ``frame``. DataError for other lengths, digits that are
+    neither 0 nor 1, confidences that are not finite, and a frame that is no whole number."""
     whole("frame", frame, low=0)
     arrays = [as_numbers(f"window that ends in frame {frame}", values, ndim=1) for values in (digits, confidences)]
     if not len(arrays[0]) == len(arrays[1]) == components:
@@ -38,7 +39,7 @@ def check_window(frame: int, digits: Sequence[int], confidences: Sequence[float]
 
 
 def check_windows(windows: Sequence[Any]) -> None:
-    """DataError unless each is (its last frame, digits, confidences)."""
+    """Raise DataError unless each is (its last frame, digits, confidences)."""
     wrong = [one for one in windows if length_of(one) != 3]
     if wrong:
         raise DataError(f"a window is {wrong[0]!r}; it must be (its last frame, digits, confidences)")

@@ -24,7 +24,7 @@ Window = tuple[int, Sequence[int], Sequence[float]]
 
 
 def _changes(state: Iterable[int], target: Iterable[int]) -> list[int]:
-    """Ids of the steps that lead from one state to the other, ascending."""
+    """Return ids of the steps that lead from one state to the other, ascending."""
     steps = zip(state, target, strict=True)
     return [3 * k + (INSTALL if new else REMOVE) for k, (old, new) in enumerate(steps) if old != new]
 
@@ -106,7 +106,7 @@ class EvidenceDecoder(_Evidence):
         super().__init__(procedure, cum_threshold=cum_threshold, decay=decay)
 
     def accumulate(self, frame: int, detections: Detections) -> None:
-        """Evidence of one frame; an empty one only decays."""
+        """Add the evidence of one frame; an empty one only decays."""
         first_class, confidence = next(iter(check_detections(frame, detections)), (-1, 0.0))
         target = self.states.get(first_class)
         if target is not None and not self.started:
@@ -159,7 +159,7 @@ class TemporalDecoder(_Evidence):
         self.emissions: list[tuple[int, np.ndarray]] = []  # (frame, digits zeroed in it), only those still in reach
 
     def accumulate(self, frame: int, digits: Sequence[int], confidences: Sequence[float], phase: int = 0) -> None:
-        """Evidence of the window that ends in ``frame``."""
+        """Add the evidence of the window that ends in ``frame``."""
         changed, sure = check_window(frame, digits, confidences, len(self.state))
         if not 0 <= phase < len(self.cum):
             raise ConfigError(f"phase {phase}: this decoder has {len(self.cum)} phases, which count from 0")
@@ -179,11 +179,11 @@ class TemporalDecoder(_Evidence):
                 gained.add(step)
 
     def _step(self, component: int) -> int:
-        """What a change of this component is."""
+        """Return what a change of this component is."""
         return 3 * component + (REMOVE if self.state[component] else INSTALL)
 
     def _in_view(self, frame: int) -> np.ndarray:
-        """Digits of the last emission, XOR those of the emissions at most ``window`` frames before it."""
+        """Return digits of the last emission, XOR those of the emissions at most ``window`` frames before it."""
         blocked = np.zeros(len(self.state), dtype=bool)
         if self.emissions and frame - self.emissions[-1][0] < self.window:
             for _, digits in self.emissions:
@@ -291,8 +291,9 @@ class DualStreamDecoder:
 
 
 def merge_published(objects: Sequence[Step], temporal: Sequence[Step]) -> list[Step]:
-    """STORM-PSR's merge of the two streams' steps: the temporal ones are dropped in frames in which the object stream
-    emits, and of a repeated step only the first is kept, unless its component is installed before it is removed."""
+    """Merge the two streams' steps as STORM-PSR does: the temporal ones are dropped in frames in which the object
+    stream emits, and of a repeated step only the first is kept, unless its component is installed before it is
+    removed."""
     frames = {frame for frame, _ in objects}
     steps = sorted([*objects, *(step for step in temporal if step[0] not in frames)], key=lambda step: step[0])
     first: dict[int, int] = {}
@@ -317,7 +318,7 @@ def _run(decoder: NaiveDecoder | EvidenceDecoder, detections: Iterable[Detection
 def decode_b1(
     detections: Sequence[Detections], states: Mapping[int, State], *, conf_threshold: float = 0.5
 ) -> list[Step]:
-    """B1 (:class:`NaiveDecoder`) over a recording; ``detections[f]`` are those of frame f, ``states`` from
+    """Run B1 (:class:`NaiveDecoder`) over a recording; ``detections[f]`` are those of frame f, ``states`` from
     :func:`state_vectors`."""
     return _run(NaiveDecoder(states, conf_threshold=conf_threshold), detections)
 
@@ -325,7 +326,7 @@ def decode_b1(
 def decode_b2(
     detections: Sequence[Detections], states: Mapping[int, State], *, cum_threshold: float = 8.0, decay: float = 0.75
 ) -> list[Step]:
-    """B2 (:class:`EvidenceDecoder` without a procedure) over a recording."""
+    """Run B2 (:class:`EvidenceDecoder` without a procedure) over a recording."""
     return _run(EvidenceDecoder(states, cum_threshold=cum_threshold, decay=decay), detections)
 
 
@@ -337,7 +338,7 @@ def decode_b3(
     cum_threshold: float = 8.0,
     decay: float = 0.75,
 ) -> list[Step]:
-    """B3 (:class:`EvidenceDecoder` with a procedure) over a recording."""
+    """Run B3 (:class:`EvidenceDecoder` with a procedure) over a recording."""
     return _run(EvidenceDecoder(states, procedure, cum_threshold=cum_threshold, decay=decay), detections)
 
 
@@ -350,7 +351,7 @@ def decode_temporal(
     decay: float = 0.75,
     phases: int = 1,
 ) -> list[Step]:
-    """:class:`TemporalDecoder` over a recording's windows, in order; the phases take turns."""
+    """Run :class:`TemporalDecoder` over a recording's windows, in order; the phases take turns."""
     check_windows(windows)
     decoder = TemporalDecoder(procedure, window=window, cum_threshold=cum_threshold, decay=decay, phases=phases)
     return [step for i, each in enumerate(windows) for step in decoder.update(*each, phase=i % phases)]
@@ -359,7 +360,7 @@ def decode_temporal(
 def decode_temporal_naive(
     windows: Sequence[Window], procedure: Procedure, *, window: int, conf_threshold: float = 0.5
 ) -> list[Step]:
-    """:class:`NaiveTemporalDecoder` over a recording's windows, in order."""
+    """Run :class:`NaiveTemporalDecoder` over a recording's windows, in order."""
     check_windows(windows)
     decoder = NaiveTemporalDecoder(procedure, window=window, conf_threshold=conf_threshold)
     return [step for each in windows for step in decoder.update(*each)]
@@ -377,7 +378,7 @@ def decode_dual(
     decay: float = 0.75,
     phases: int = 1,
 ) -> list[Step]:
-    """:class:`DualStreamDecoder` over a recording: ``detections[f]`` of frame f, and windows in order."""
+    """Run :class:`DualStreamDecoder` over a recording: ``detections[f]`` of frame f, and windows in order."""
     decoder = DualStreamDecoder(
         states, procedure, window=window, weight=weight, cum_threshold=cum_threshold, decay=decay, phases=phases
     )
@@ -420,7 +421,7 @@ def decode_dual_published(
 
 
 def _by_last_frame(windows: Sequence[Window], num_frames: int) -> dict[int, tuple[int, Sequence[int], Sequence[float]]]:
-    """Last frame -> (number of the window, digits, confidences)."""
+    """Map last frame -> (number of the window, digits, confidences)."""
     check_windows(windows)
     late = [frame for frame, _, _ in windows if not 0 <= whole("a window's last frame", frame) < num_frames]
     if late:

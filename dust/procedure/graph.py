@@ -46,7 +46,7 @@ class ProcedureGraph:
     def of(
         cls, written: Sequence[Mapping[str, Any]], components: Sequence[str], descriptions: Sequence[str] = ()
     ) -> "ProcedureGraph":
-        """From the entries of a json list.
+        """Build a graph from the entries of a json list.
 
         Args:
             components: K names.
@@ -112,7 +112,7 @@ def required_steps(procedure: Procedure) -> set[int]:
 
 
 def read_graphs(written: Any, where: str) -> dict[str, list[dict[str, Any]]]:
-    """Procedure name -> its entries, as json has them. DataError unless it is an object of lists."""
+    """Map procedure name -> its entries, as json has them. DataError unless it is an object of lists."""
     if not isinstance(written, Mapping) or not all(isinstance(one, list) for one in written.values()):
         raise DataError(f'{where}: graphs are {{"NAME OF THE PROCEDURE": [{{"step": ...}}, ...]}}')
     return {str(name): list(entries) for name, entries in written.items()}
@@ -165,7 +165,7 @@ def _name(step: int, components: Sequence[str]) -> str:
 
 
 def _check_order(nodes: Iterable[Node], problems: Problems) -> None:
-    """Every step can be reached: one of each group comes before it, without a circle."""
+    """Check that every step can be reached: one of each group comes before it, without a circle."""
     done: set[int] = set()
     left = list(nodes)
     while True:

@@ -29,7 +29,7 @@ TAKEN = 1e9  # what the published matchers write over a time that is no candidat
 
 
 def as_steps(name: str, steps: Any) -> list[Step]:
-    """(frame, step id) pairs of whole numbers from a list, an array or a tensor (N, 2).
+    """Return (frame, step id) pairs of whole numbers from a list, an array or a tensor (N, 2).
 
     Raises:
         DataError: other shapes, fractions of frames, NaN.
@@ -46,7 +46,8 @@ def as_steps(name: str, steps: Any) -> list[Step]:
 
 
 def edit_distance(first: Sequence[int], second: Sequence[int]) -> int:
-    """Damerau-Levenshtein distance without the restriction to adjacent symbols (Lowrance and Wagner, JACM 1975).
+    """Return the Damerau-Levenshtein distance without the restriction to adjacent symbols (Lowrance and Wagner, JACM
+    1975).
 
     Insertion, deletion and transposition cost 1, substitution 2; symbols between two transposed ones are inserted or
     deleted at their price. Symmetric.
@@ -70,7 +71,8 @@ def edit_distance(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def pos(gt_ids: Sequence[int], pred_ids: Sequence[int]) -> float:
-    """Procedure order similarity of two sequences of step ids, 0..1: ``1 - min(edit distance / len(gt), 1)``.
+    """Return the procedure order similarity of two sequences of step ids, 0..1: ``1 - min(edit distance / len(gt),
+    1)``.
 
     Without any completed step it is 1 where nothing was predicted, else 0.
     """
@@ -88,7 +90,7 @@ def pos(gt_ids: Sequence[int], pred_ids: Sequence[int]) -> float:
 
 
 def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int) -> list[int]:
-    """Predicted ids after STORM-PSR's correction of order, which precedes its POS.
+    """Return predicted ids after STORM-PSR's correction of order, which precedes its POS.
 
     Steps that become visible in one window of ``window`` frames have no order of their own, so predictions closer
     than that are swapped into the ground truth's order. Kept with its side effects, for comparison with published
@@ -117,8 +119,8 @@ def reorder_within_window(gt: Sequence[Step], pred: Sequence[Step], window: int)
 
 
 def f1(tp: int, fp: int, fn: int) -> float:
-    """``2PR / (P + R + 1e-6)``, 0..1, as the published programs compute it: a perfect score is 0.9999995. P or R is
-    1e-6 where its denominator is 0, so that a recording without any step, done or predicted, has 6.7e-7. Raises
+    """Return ``2PR / (P + R + 1e-6)``, 0..1, as the published programs compute it: a perfect score is 0.9999995. P or R
+    is 1e-6 where its denominator is 0, so that a recording without any step, done or predicted, has 6.7e-7. Raises
     ArgumentError for counts below 0 or that are none."""
     tp, fp, fn = (whole(name, count, low=0) for name, count in (("tp", tp), ("fp", fp), ("fn", fn)))
     precision = tp / (tp + fp) if tp + fp else F1_EPS
@@ -182,8 +184,9 @@ def _match_paper(gt: Sequence[Step], pred: Sequence[Step]) -> dict[int, int]:
 
 
 def _match_published(gt: Sequence[Step], pred: Sequence[Step], *, absolute: bool) -> tuple[dict[int, int], int]:
-    """(delays, number of pairs that count as early). Each event of the shorter list of an id looks for a later event
-    in the longer list; ``absolute`` (STORM): for the nearest one. Without any, it gets the first unrelated event."""
+    """Return (delays, number of pairs that count as early). Each event of the shorter list of an id looks for a later
+    event in the longer list; ``absolute`` (STORM): for the nearest one. Without any, it gets the first unrelated
+    event."""
     delays: dict[int, int] = {}
     early = 0
     for step in sorted({s for _, s in gt} & {s for _, s in pred}):
@@ -230,7 +233,7 @@ class StepScore:
 def score_recording(
     gt: Sequence[Step], pred: Sequence[Step], *, fps: float, mode: str = "paper", window: int | None = None
 ) -> StepScore:
-    """POS, F1 and delay of one recording.
+    """Return POS, F1 and delay of one recording.
 
     Args:
         gt, pred: completed and predicted steps, (frame, step id) in the order of frames; lists, arrays or tensors.
@@ -265,8 +268,8 @@ def score_recording(
 
 
 def summarize(scores: Mapping[str, StepScore], with_errors: Mapping[str, bool] | None = None) -> dict[str, Any]:
-    """Figures of a data set: ``pos``, ``f1`` (0..1) and ``tau_s`` are means over recordings (tau over those that have
-    one), ``tp``, ``fp``, ``fn`` are sums, ``recordings`` is their number.
+    """Return figures of a data set: ``pos``, ``f1`` (0..1) and ``tau_s`` are means over recordings (tau over those that
+    have one), ``tp``, ``fp``, ``fn`` are sums, ``recordings`` is their number.
 
     With ``with_errors`` (recording name -> whether something went wrong in it, see :func:`has_errors`) the same stands
     again under ``errors`` and ``no_errors``. A mean over no recording is None.
@@ -302,7 +305,7 @@ def has_errors(gt_ids: Iterable[int], expected_ids: Iterable[int], states: Itera
 
 
 def delay_curve(scores: Sequence[StepScore], seconds: Sequence[float]) -> list[float | None]:
-    """For each number of seconds, the share (0..1) of all completed steps that were recognised within it. None
+    """Return for each number of seconds, the share (0..1) of all completed steps that were recognised within it. None
     without any completed step."""
     seconds = as_numbers("seconds", seconds, ndim=1).tolist()
     if any(limit != limit for limit in seconds):

@@ -22,7 +22,7 @@ class MistakeScore:
     seconds: float
 
     def delay_s(self, index: int) -> float | None:
-        """Seconds from mistake number ``index`` to its alarm; None without one."""
+        """Return the seconds from mistake number ``index`` to its alarm; None without one."""
         if index not in self.pairs:
             return None
         return (self.alarms[self.pairs[index]].frame - self.true[index].frame) / self.fps
@@ -53,7 +53,7 @@ def _step(one: Mistake) -> tuple[int, int]:
 
 
 def summarize_mistakes(scores: Sequence[MistakeScore]) -> dict[str, Any]:
-    """Figures over all recordings, and of each kind.
+    """Return figures over all recordings, and of each kind.
 
     ``mistakes``, ``alarms``, ``found``: numbers; ``recall``, ``precision``: 0..1; ``false_alarms_per_hour`` of all
     recordings together, which are ``hours`` long; ``delay_s``: mean over what was found. What has no denominator is
@@ -83,8 +83,8 @@ def _figures(scores: Sequence[MistakeScore], kinds: Sequence[str], hours: float)
 
 
 def auc(scores: Any, labels: Any) -> float | None:
-    """Area under the ROC curve: how often a positive has the higher score, ties count one half. None where all labels
-    are alike. ``scores`` and ``labels`` (0 or 1) of any shape. DataError for NaN."""
+    """Return the area under the ROC curve: how often a positive has the higher score, ties count one half. None where
+    all labels are alike. ``scores`` and ``labels`` (0 or 1) of any shape. DataError for NaN."""
     values, positive = as_numbers("scores", scores).ravel(), np.asarray(labels).ravel() > 0
     many, few = int(positive.sum()), int((~positive).sum())
     if not many or not few:

@@ -59,7 +59,7 @@ class GraphMonitor:
         return [group for group in node.after if not any(self.done(s) or self._nodes[s].optional for s in group)]
 
     def update(self, step: int) -> bool:
-        """``step`` was completed; whether that was in order."""
+        """Note that ``step`` was completed, and tell whether that was in order."""
         node = self._nodes.get(step)
         if node is None:
             opposite = {INSTALL: step + 2, REMOVE: step - 2}.get(step % 3, -1)
@@ -72,7 +72,7 @@ class GraphMonitor:
         return right
 
     def _too_late(self, node: Node) -> bool:
-        """Whether an optional step comes behind one that has waited for nothing else in its place."""
+        """Tell whether an optional step comes behind one that has waited for nothing else in its place."""
         if not node.optional or self.done(node.step):
             return False
         return any(
@@ -224,7 +224,7 @@ class MistakeWatch:
         return [Mistake(frame, OMITTED, step, 1.0 - float(self._changed[step // 3])) for step in steps]
 
     def _score_of_order(self, step: int, missing: Sequence[Sequence[int]]) -> float:
-        """That this step was seen, and what should have come before was not."""
+        """Score that this step was seen, and what should have come before was not."""
         own = float(self._changed[step // 3]) if self._windows else 1.0
         unseen = (1.0 - max(float(self._changed[one // 3]) for one in group) for group in missing)
         return min(own, *unseen, 1.0)

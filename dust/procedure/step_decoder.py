@@ -89,7 +89,7 @@ class StepDecoder:
         )
 
     def digits(self, probabilities: np.ndarray) -> np.ndarray:
-        """(..., K) in 0..1 -> zeros and ones, "this component changed". NaN: DataError."""
+        """Map (..., K) in 0..1 -> zeros and ones, "this component changed". NaN: DataError."""
         probabilities = as_numbers("probabilities", probabilities)
         if not np.isfinite(probabilities).all():
             raise DataError("probabilities are not finite: the model's weights or the recording are at fault")

@@ -27,7 +27,7 @@ class Procedure:
 
     @classmethod
     def from_table(cls, table: Sequence[Mapping[str, Any]], start_state: str, name: str = "assy") -> "Procedure":
-        """From the rows of a ``procedure_info.json`` and a string of states such as "10000000000".
+        """Build a procedure from the rows of a ``procedure_info.json`` and a string of states such as "10000000000".
 
         ``name`` selects the column ``expected_in_<name>``. DataError lists every row that does not follow the rule
         id = 3 * state_idx + {0 install, 1 install wrongly, 2 remove}.
@@ -56,8 +56,8 @@ class Procedure:
 
 
 def state_vectors(names: Sequence[str]) -> dict[int, State]:
-    """Class number -> components' states, for the classes whose name is a string of zeros and ones. The others, such as
-    ``background`` and ``error_state``, suggest no step."""
+    """Map class number -> components' states, for the classes whose name is a string of zeros and ones. The others,
+    such as ``background`` and ``error_state``, suggest no step."""
     vectors = {i: tuple(map(int, name)) for i, name in enumerate(names) if name and not set(name) - {"0", "1"}}
     lengths = sorted({len(vector) for vector in vectors.values()})
     if len(lengths) != 1:

@@ -32,7 +32,7 @@ def output_names(components: Sequence[str], exe_mode: str) -> list[str]:
 
 
 def window_span(num_frames: int, skip: int) -> int:
-    """Frames from a window's first to its last, both included."""
+    """Return the frames from a window's first to its last, both included."""
     num_frames, skip = whole("num_frames", num_frames), whole("skip", skip)
     if num_frames < 1 or skip < 0:
         raise ConfigError(f"a window of {num_frames} frames with skip {skip}: at least 1 frame, and a skip from 0 on")
@@ -45,7 +45,7 @@ def window_padding(video_len: int, num_frames: int, skip: int) -> int:
 
 
 def clip_indices(last: int, num_frames: int, skip: int, video_len: int) -> tuple[np.ndarray, int]:
-    """(N,) frames of the window that ends at ``last``, and how many of them are padding.
+    """Return (N,) frames of the window that ends at ``last``, and how many of them are padding.
 
     A window that would leave the video is moved into it. Where the video is shorter than the window, its last frame is
     the window's last and its first frame is repeated on the left.
@@ -57,7 +57,7 @@ def clip_indices(last: int, num_frames: int, skip: int, video_len: int) -> tuple
 
 
 def window_ends(video_len: int, num_frames: int, skip: int = 0, *, phases: str = "first") -> np.ndarray:
-    """Last frames of all windows of a recording, rising.
+    """Return the last frames of all windows of a recording, rising.
 
     ``first`` moves by skip + 1 frames, from the first window that fits (the published protocol); ``all`` by one, so
     that window i is of phase ``i % (skip + 1)``. A recording shorter than a window has one, which is padded.
@@ -84,7 +84,8 @@ def check_phases(phases: str) -> None:
 
 
 def state_changes(states: States, exe_mode: str = "no_error") -> dict[int, np.ndarray]:
-    """Frame -> (K,) uint8, 1 for every component that changed there; in ``mistakes`` (2 K,), see :func:`output_names`.
+    """Map frame -> (K,) uint8, 1 for every component that changed there; in ``mistakes`` (2 K,), see
+    :func:`output_names`.
 
     Args:
         states: (frame, K states) in the order of frames, the first being the initial one; -1 installed wrongly, 0 not
@@ -130,9 +131,10 @@ def window_labels(
     *,
     toggles: int | None = None,
 ) -> np.ndarray:
-    """(W, K) uint8 labels of windows from frame ``first[i]`` to ``last[i]``, both included: the XOR of the changes in
-    them, so that an installation and its removal cancel out. ``changes`` from :func:`state_changes`; those behind the
-    first ``toggles`` (None: all toggle) do not cancel out, a window holds a mistake however often it was made.
+    """Return (W, K) uint8 labels of windows from frame ``first[i]`` to ``last[i]``, both included: the XOR of the
+    changes in them, so that an installation and its removal cancel out. ``changes`` from :func:`state_changes`; those
+    behind the first ``toggles`` (None: all toggle) do not cancel out, a window holds a mistake however often it was
+    made.
 
     Raises DataError for windows or changes of other shapes, and for fractions of frames."""
     first, last = (as_numbers(name, values, ndim=1) for name, values in (("first", first), ("last", last)))
