@@ -137,11 +137,11 @@ class StepStream:
         return replace(last, alarms=[*last.alarms, *left_out])
 
     def _alarms(self, steps: list[Step], probabilities: np.ndarray | None = None, phase: int = 0) -> Sequence[Mistake]:
-        """Those of the newest frame."""
+        """Return those of the newest frame."""
         return () if self._watch is None else self._watch.update(self.count - 1, steps, probabilities, phase)
 
     def _decide(self, detections: Detections) -> StepUpdate:
-        """The window that ends in the newest frame."""
+        """Decide on the window that ends in the newest frame."""
         assert self._ring is not None
         now = self.count - 1
         rows = (now - self._behind).clamp(min=0) % self.span
@@ -161,7 +161,7 @@ class StepStream:
         return StepUpdate(now, steps, probabilities, padding, alarms)
 
     def _embed(self, frames: Tensor) -> Tensor:
-        """(T, C, H, W) pictures -> (T, D); embeddings pass."""
+        """Map (T, C, H, W) pictures -> (T, D); embeddings pass."""
         if not isinstance(self.model, EncodesFrames):
             return frames
         self.encoded += len(frames)
@@ -213,7 +213,7 @@ open_stream = build_step_stream
 
 
 def build_picture_transform(cfg: CfgNode) -> Callable[[Tensor], Tensor]:
-    """uint8 (C, H, W) -> normalised float32 (C, size, size) with the side that the model was trained for.
+    """Map uint8 (C, H, W) -> normalised float32 (C, size, size) with the side that the model was trained for.
 
     A picture of another size is scaled here, with antialiasing; the datasets let the decoder scale, which is not the
     same to the last bit. For the same bits push frames as :class:`dust.datasets.keystep.frames.FrameReader` reads them.

@@ -141,7 +141,8 @@ class TrackStream:
 
     @torch.inference_mode()
     def _decide(self, start: int, length: int | None) -> StreamWindow:
-        """The window from ``start`` to the newest frame; of ``length`` frames, the rest padded, if that is given."""
+        """Decide on the window from ``start`` to the newest frame; of ``length`` frames, the rest padded, if that is
+        given."""
         with self.autocast():
             logits = self._logits(start, length)[0].float().cpu()
         reason = why_not_finite(logits)
@@ -289,7 +290,7 @@ def _stream_one(
     bad_clips: BadClipLog,
     counts: dict[str, int],
 ) -> tuple[list[FrameDecision], np.ndarray]:
-    """(decisions, labels) of a recording. Where other cameras are there than before, the stream begins anew."""
+    """Return (decisions, labels) of a recording. Where other cameras are there than before, the stream begins anew."""
     decisions: list[FrameDecision] = []
     labels: list[np.ndarray] = []
     played, current = 0, None
@@ -327,7 +328,7 @@ def _stream_one(
 
 
 def _by_frame(decisions: Sequence[FrameDecision], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Class numbers (length,), -1 where no window was, and their probabilities."""
+    """Return class numbers (length,), -1 where no window was, and their probabilities."""
     predicted, probability = np.full(length, -1), np.zeros(length)
     for decision in decisions:
         predicted[decision.frame], probability[decision.frame] = decision.label, decision.probability

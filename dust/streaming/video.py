@@ -85,7 +85,7 @@ class ClipWindow:
     arrived: float = 0.0
 
     def video(self) -> Tensor:
-        """uint8 (crops, C, T, h, w)."""
+        """Return uint8 (crops, C, T, h, w)."""
         return torch.from_numpy(np.stack(self.pictures, axis=1)).permute(0, 4, 1, 2, 3).contiguous()
 
 
