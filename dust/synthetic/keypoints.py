@@ -34,7 +34,7 @@ _PLACES = {
 
 
 def person(limb: str, frames: int, away: bool, rng: np.random.RandomState) -> np.ndarray:
-    """(frames, 17, 2) heights of a person, from the middle of the hips; x to the right of the picture, y down.
+    """Return (frames, 17, 2) heights of a person, from the middle of the hips; x to the right of the picture, y down.
 
     Args:
         limb: of LIMBS, which swings about its shoulder or hip, out and back.
@@ -65,7 +65,7 @@ def person(limb: str, frames: int, away: bool, rng: np.random.RandomState) -> np
 
 
 def observe(joints: np.ndarray, away: bool, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (T, P, 2) float32 of a person anywhere in the frame, and which joints are seen (T, P)."""
+    """Return pixels (T, P, 2) float32 of a person anywhere in the frame, and which joints are seen (T, P)."""
     height = rng.uniform(0.75, 0.95) * SIZE[0]
     middle = np.array([rng.uniform(0.45, 0.55) * SIZE[1], rng.uniform(0.48, 0.52) * SIZE[0]])
     xy = (middle + joints * height).astype(np.float32)

@@ -84,7 +84,7 @@ def _subsets(order: Sequence[int]) -> set[frozenset[int]]:
 
 
 def plan(order: Sequence[int], mishap: str, pace: int, rng: np.random.RandomState) -> Plan:
-    """When which part gets which state. ``order`` is of the parts after the first; ``pace`` is the mean number of
+    """Plan when which part gets which state. ``order`` is of the parts after the first; ``pace`` is the mean number of
     frames between two steps; ``mishap`` is "" or one of MISHAPS."""
     steps = [(0, 1), *((part, 1) for part in order)]  # (part, its new state)
     at = int(rng.randint(1, len(steps)))
@@ -107,7 +107,8 @@ def plan(order: Sequence[int], mishap: str, pace: int, rng: np.random.RandomStat
 
 
 def _passing(before: int, frame: int, state: Sequence[int], rng: np.random.RandomState) -> list[Action]:
-    """Perhaps a hand that comes between two steps and changes nothing; half of them hold a part that is missing."""
+    """Return now and then a hand that comes between two steps and changes nothing; half of them hold a part that is
+    missing."""
     first, last = before + LEAVE + APPROACH + HOLD, frame - APPROACH - HOLD - LEAVE - 1
     if rng.uniform() >= PASSING or first >= last:
         return []
@@ -120,7 +121,7 @@ def _passing(before: int, frame: int, state: Sequence[int], rng: np.random.Rando
 
 
 def render(scene: Plan, size: int, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (T, size, size, 3), and bools (T,): a hand is over the board."""
+    """Return uint8 (T, size, size, 3), and bools (T,): a hand is over the board."""
     count = len(scene.states[0][1])
     gain, drift = rng.uniform(0.85, 1.1), rng.uniform(0, 2 * np.pi, size=2)
     corners = rng.uniform(0.2, 0.8, size=len(scene.actions))  # where along the lower edge a hand comes from
@@ -163,7 +164,7 @@ def _hand(picture: np.ndarray, action: Action, t: int, place: np.ndarray, corner
 
 
 def _part(picture: np.ndarray, centre: np.ndarray, part: int, state: int) -> None:
-    """A square in its place (1), a small diamond beside it (-1), or the empty place (0)."""
+    """Draw a square in its place (1), a small diamond beside it (-1), or the empty place (0)."""
     colour = list(PALETTE.values())[part]
     if state == -1:
         _disc(picture, centre + np.array([0.05, -0.05]), 0.09, colour, order=1)
@@ -187,7 +188,7 @@ def _disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: Sequen
 
 
 def state_names(parts: int) -> list[str]:
-    """Classes of the object detector: background, every state of correct parts that can occur, error_state."""
+    """Return classes of the object detector: background, every state of correct parts that can occur, error_state."""
     with_first = ["1" + "".join(digits) for digits in itertools.product("01", repeat=parts - 1)]
     return ["background", "0" * parts, *with_first, "error_state"]
 
@@ -284,7 +285,7 @@ def _objects(name: str) -> str:
 
 
 def _work(recordings: int, parts: int, seed: int, mishaps: float) -> list[tuple[str, str, tuple[int, ...], str]]:
-    """(name, split, order, mishap) of every recording."""
+    """Return (name, split, order, mishap) of every recording."""
     seen, unseen = orders(parts, seed)
     held = {split: max(1, round(share * recordings)) for split, share in SHARES.items()}
     counts = {"train": recordings - sum(held.values()), **held}

@@ -45,8 +45,8 @@ class Direction:
 
 
 def directions(classes: int) -> list[Direction]:
-    """``classes`` directions, evenly spaced as far as whole pixels allow; named by their side, or by degrees clockwise
-    from the right.
+    """Return ``classes`` directions, evenly spaced as far as whole pixels allow; named by their side, or by degrees
+    clockwise from the right.
 
     Raises:
         DataError: unless 2 <= classes <= 8.
@@ -198,7 +198,7 @@ def claim_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
 
 
 def finish_folder(folder: Path) -> None:
-    """Records that everything claimed is written."""
+    """Record that everything claimed is written."""
     write_text(folder / RECORD, json.dumps(_record(folder) | {"finished": True}, indent=0))
 
 

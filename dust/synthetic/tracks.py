@@ -47,13 +47,13 @@ class Camera:
     t: np.ndarray
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """(..., 3) metres -> (..., 2) pixels."""
+        """Map (..., 3) metres -> (..., 2) pixels."""
         x = (points @ self.R.T + self.t) @ self.K.T
         return x[..., :2] / x[..., 2:]
 
 
 def camera_ring(views: int, rng: np.random.RandomState) -> list[Camera]:
-    """``views`` level cameras around the origin, that look at it, evenly spaced up to a fifth of the space.
+    """Return ``views`` level cameras around the origin, that look at it, evenly spaced up to a fifth of the space.
 
     Half a turn apart two cameras see mirror images and nothing new, so an even number is spread over half a turn.
     """
@@ -106,7 +106,7 @@ def object_points(centre: np.ndarray, points: int, rng: np.random.RandomState) -
 
 
 def smooth_noise(frames: int, scale: float, rng: np.random.RandomState) -> np.ndarray:
-    """(frames, 2) noise of standard deviation ``scale`` that changes over about eight frames."""
+    """Return (frames, 2) noise of standard deviation ``scale`` that changes over about eight frames."""
     knots = rng.standard_normal((frames // 8 + 2, 2)) * scale
     at = np.arange(frames) / 8.0
     return np.stack([np.interp(at, np.arange(len(knots)), knots[:, axis]) for axis in range(2)], axis=1)
@@ -204,7 +204,7 @@ def _check_numbers(**given: float) -> None:
 def _plan(
     classes: int, sequences: int, views: int, missing: float, seed: int
 ) -> tuple[list[tuple[int, str, dict[int, str]]], list[tuple[str, int, str, str, str, str]]]:
-    """Every clip as (sequence, motion, file of each view), and the rows of the csv."""
+    """Return every clip as (sequence, motion, file of each view), and the rows of the csv."""
     held_out = max(1, round(SHARES["val"] * sequences))
     work, rows = [], []
     for number in range(sequences):
