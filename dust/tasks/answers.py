@@ -27,7 +27,7 @@ Pick = Callable[[Mapping[str, Any]], np.ndarray]
 
 
 def in_blocks(records: Iterable[Mapping[str, Any]], classes: int) -> Iterator[list[Mapping[str, Any]]]:
-    """Lists of records that have about BLOCK_CELLS scores together; none is empty."""
+    """Yield lists of records that have about BLOCK_CELLS scores together; none is empty."""
     most, block = max(1, BLOCK_CELLS // max(classes, 1)), []
     for record in records:
         block.append(record)
@@ -39,8 +39,8 @@ def in_blocks(records: Iterable[Mapping[str, Any]], classes: int) -> Iterator[li
 
 
 def group_numbers(names: Iterable[Sequence[str]]) -> np.ndarray | None:
-    """(N,) the number of each sample's group, of names that come in blocks; None, and a line in the log, where there
-    are more than MOST_GROUPS."""
+    """Return (N,) the number of each sample's group, of names that come in blocks; None, and a line in the log, where
+    there are more than MOST_GROUPS."""
     known: dict[str, int] = {}
     numbers = [np.empty(0, int)]
     for block in names:
@@ -52,7 +52,8 @@ def group_numbers(names: Iterable[Sequence[str]]) -> np.ndarray | None:
 
 
 def stacked(block: Sequence[Mapping[str, Any]], pick: Pick) -> tuple[np.ndarray, np.ndarray]:
-    """(n, K) scores and the labels (n,), or (n, K) for multi-label, of records; a view has its record's label."""
+    """Return (n, K) scores and the labels (n,), or (n, K) for multi-label, of records; a view has its record's
+    label."""
     scores, labels = [pick(record) for record in block], np.array([record["label"] for record in block])
     if scores[0].ndim == 2:
         return np.concatenate(scores), np.repeat(labels, [len(one) for one in scores], axis=0)
@@ -94,7 +95,7 @@ def answers_of(records: Iterable[Mapping[str, Any]], classes: int, *, views: boo
 
 
 def _terms(probabilities: np.ndarray, labels: np.ndarray) -> CalibrationTerms:
-    """A label that is none of the classes is said with the accuracies, which come first."""
+    """Return the terms. A label that is none of the classes is said with the accuracies, which come first."""
     return terms_of(probabilities, np.clip(labels, 0, probabilities.shape[1] - 1))
 
 
@@ -114,8 +115,8 @@ def joined_answers(parts: Sequence[Answers]) -> Answers:
 
 
 def by_class(read: Reader, pick: Pick, classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores (N, some) and labels (N, some) of all labelled records, some classes at a time: one piece, where there are
-    few records."""
+    """Yield scores (N, some) and labels (N, some) of all labelled records, some classes at a time: one piece, where
+    there are few records."""
     count = sum(1 for _ in read())
     width = max(1, MOST_CELLS // max(count, 1))
     for start in range(0, classes, width):
@@ -128,14 +129,14 @@ def by_class(read: Reader, pick: Pick, classes: int) -> Iterator[tuple[np.ndarra
 
 
 def mean_average_precision(read: Reader, pick: Pick, classes: int) -> dict[str, float]:
-    """``map`` as of :func:`dust.utils.metrics.multilabel_metrics`."""
+    """Return ``map`` as of :func:`dust.utils.metrics.multilabel_metrics`."""
     found = [average_precisions(scores, labels) for scores, labels in by_class(read, pick, classes)]
     each = np.concatenate(found)
     return {"map": 100.0 * float(np.mean(each)) if len(each) else float("nan")}
 
 
 def multilabel_report(read: Reader, classes: int) -> dict[str, np.ndarray]:
-    """:func:`dust.utils.metrics.per_class_report` of what is said to be there: a probability of at least 0.5."""
+    """Return :func:`dust.utils.metrics.per_class_report` of what is said to be there: a probability of at least 0.5."""
     parts = [
         per_class_report((probabilities >= 0.5).astype(int), labels, labels.shape[1])
         for probabilities, labels in by_class(read, lambda record: record["probabilities"], classes)

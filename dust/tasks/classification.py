@@ -118,7 +118,8 @@ class Classification(Task):
 
     @torch.no_grad()
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``top1_err`` and, from five classes on, ``top5_err``, percent. Mixed targets count by their largest class."""
+        """Return ``top1_err`` and, from five classes on, ``top5_err``, percent. Mixed targets count by their largest
+        class."""
         label = batch["label"]
         if self.multi_label:
             return {}
@@ -144,7 +145,8 @@ class Classification(Task):
 
 
 def _class_weights(written: Any, info: DataInfo) -> Sequence[float]:
-    """The factors of all classes that ``balanced``, a list of numbers or one of ``{name: number}`` stands for."""
+    """Return the factors of all classes that ``balanced``, a list of numbers or one of ``{name: number}`` stands
+    for."""
     if written == "balanced":
         return balanced_class_weights(info.class_counts) if info.class_counts else ()
     named = {name: number for entry in written if isinstance(entry, dict) for name, number in entry.items()}

@@ -51,7 +51,7 @@ def by_name(outputs: Outputs) -> dict[str, Tensor]:
 
 
 def prefixed(output: str, name: str) -> str:
-    """``loss`` of the answer, ``series_loss`` of the output "series"."""
+    """Return ``loss`` of the answer, ``series_loss`` of the output "series"."""
     return name if output == MAIN else f"{output}_{name}"
 
 
@@ -104,7 +104,7 @@ class ClassificationEvaluation(Evaluation):
         return Answer(self._said(kept), probabilities)
 
     def _said(self, kept: dict[str, Any]) -> str:
-        """The predicted class, or those of a clip that may have several."""
+        """Return the predicted class, or those of a clip that may have several."""
         probabilities = kept["probabilities"]
         if self.multi_label:
             return self._names(np.flatnonzero(probabilities >= (self.threshold or 0.5)).tolist())
@@ -112,7 +112,7 @@ class ClassificationEvaluation(Evaluation):
         return self._names([best]) if probabilities[best] >= self.threshold else NONE
 
     def ensemble(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(V, K) logits of one video -> (K,) scores that rank the classes, and (K,) probabilities.
+        """Map (V, K) logits of one video -> (K,) scores that rank the classes, and (K,) probabilities.
 
         A sum is divided by V before the softmax: it ranks alike, and one view or thirty give comparable probabilities.
         """
@@ -171,7 +171,7 @@ class ClassificationEvaluation(Evaluation):
         return metrics
 
     def _measured(self, output: str) -> dict[str, float]:
-        """The figures of the answer, of another output of that name, or of all views by themselves."""
+        """Return the figures of the answer, of another output of that name, or of all views by themselves."""
         picks = {"": lambda record: record["scores"], VIEWS: lambda record: record["views"]}
         if self.multi_label:
             pick = picks.get(output, lambda record: record["others"][output])
@@ -184,7 +184,8 @@ class ClassificationEvaluation(Evaluation):
         return ranked_metrics(answers.others[output] if output else answers.ranks)
 
     def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
-        """None above MOST_GROUPS groups, and for multi-label above MOST_CELLS scores: the log says so."""
+        """Return the intervals; none above MOST_GROUPS groups, and for multi-label above MOST_CELLS scores: the log
+        says so."""
         blocks = in_blocks(self._labelled(), len(self.class_names))
         numbers = group_numbers(self.group_names(block, groups) for block in blocks)
         if numbers is None or not len(numbers) or self._too_many("intervals"):
@@ -205,7 +206,7 @@ class ClassificationEvaluation(Evaluation):
         return found
 
     def _too_many(self, what: str) -> bool:
-        """Whether a multi-label test has more scores than are looked at together; it is said what is left out."""
+        """Tell whether a multi-label test has more scores than are looked at together; it is said what is left out."""
         cells = len(self._records) * len(self.class_names) if self.multi_label else 0
         if cells > MOST_CELLS:
             logger.warning(
@@ -218,8 +219,8 @@ class ClassificationEvaluation(Evaluation):
         return ["map"] if self.multi_label else ["top1_acc", "macro_f1"]
 
     def report(self) -> dict[str, Any]:
-        """``calibration`` (see :class:`dust.utils.statistics.Calibration`) and, single-label, ``confidence``: what
-        answering only above a confidence would give."""
+        """Return ``calibration`` (see :class:`dust.utils.statistics.Calibration`) and, single-label, ``confidence``:
+        what answering only above a confidence would give."""
         if next(self._labelled(), None) is None or self._too_many("calibration"):
             return {}
         if self.multi_label:
@@ -245,7 +246,7 @@ class ClassificationEvaluation(Evaluation):
         return {"temperature": temperature, "before": before, "after": after}
 
     def _blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Probabilities and labels, see :data:`dust.utils.statistics.Blocks`."""
+        """Yield probabilities and labels, see :data:`dust.utils.statistics.Blocks`."""
         if self.multi_label:
             yield self._arrays("probabilities")
             return
@@ -253,7 +254,8 @@ class ClassificationEvaluation(Evaluation):
             yield stacked(block, lambda record: record["probabilities"])
 
     def _arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Of the clips with labels, ``scores``, ``probabilities`` or ``views`` (N, K) and labels (N,) or (N, K)."""
+        """Return, of the clips with labels, ``scores``, ``probabilities`` or ``views`` (N, K) and labels (N,) or (N,
+        K)."""
         scores, labels = stacked(list(self._labelled()), lambda record: record[name])
         return scores, labels.astype(int) if self.multi_label else labels
 
@@ -277,7 +279,7 @@ class ClassificationEvaluation(Evaluation):
         return {"confusion_matrix": confusion_matrix_figure(self.confusion_matrix(), self.class_names)}
 
     def confusion_matrix(self) -> np.ndarray:
-        """(K, K) counts: rows are labels, columns predictions."""
+        """Return (K, K) counts: rows are labels, columns predictions."""
         from sklearn.metrics import confusion_matrix
 
         shown = np.arange(len(self.class_names))
@@ -288,7 +290,7 @@ class ClassificationEvaluation(Evaluation):
         return confusion_matrix(labels, predicted, labels=shown, sample_weight=counts)
 
     def write(self, folder: Path) -> list[Path]:
-        """``predictions.csv``; with labels also ``per_class.csv`` and, single-label, ``confusion_matrix.png``."""
+        """Write ``predictions.csv``; with labels also ``per_class.csv`` and, single-label, ``confusion_matrix.png``."""
         if not len(self._records):
             raise DataError("no sample was evaluated, so there is nothing to write")
         written = [self._write_predictions(folder / "predictions.csv")]
@@ -301,7 +303,7 @@ class ClassificationEvaluation(Evaluation):
         return written
 
     def _each(self) -> Iterator[dict[str, Any]]:
-        """The records, as they are meant."""
+        """Return the records, as they are meant."""
         return iter(self._records)
 
     def _labelled(self) -> Iterator[dict[str, Any]]:

@@ -65,8 +65,8 @@ class Contrastive(Task):
 
     @torch.no_grad()
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class. NaN
-        without any, and where an embedding is not finite, as the loss will say."""
+        """Return ``nn_err``: percent of the frames (background aside) whose nearest in the batch is of another class.
+        NaN without any, and where an embedding is not finite, as the loss will say."""
         rows, labels = _entry(outputs, EMBEDDING).detach().float(), batch["label"]
         hit, asked = nearest_agrees(rows, labels)
         asked &= labels != BACKGROUND
@@ -89,7 +89,7 @@ def _entry(outputs: Outputs, name: str) -> Tensor:
 
 
 def _images(ids: Sequence[str], device: torch.device) -> Tensor:
-    """(B,) a number for each picture; views of one have one id."""
+    """Return (B,) a number for each picture; views of one have one id."""
     numbers: dict[str, int] = {}
     pin = device.type == "cuda"  # else the copy would wait for what the device has to do
     of_each = torch.tensor([numbers.setdefault(sample_id, len(numbers)) for sample_id in ids], pin_memory=pin)
@@ -115,9 +115,9 @@ class ContrastiveEvaluation(Evaluation):
         return kept
 
     def metrics(self) -> dict[str, float]:
-        """``precision_at_1`` and ``map_at_r`` of the frames that show a state, among all frames, background too; the
-        same with ``_others``: among frames of other recordings, as far as these have a state in common; ``top1_acc`` of
-        such frames where the model has logits."""
+        """Return ``precision_at_1`` and ``map_at_r`` of the frames that show a state, among all frames, background too;
+        the same with ``_others``: among frames of other recordings, as far as these have a state in common;
+        ``top1_acc`` of such frames where the model has logits."""
         if not self._records:
             return {}
         embeddings, labels, groups = self._stacked()
@@ -137,7 +137,7 @@ class ContrastiveEvaluation(Evaluation):
         return [*retrieval, *(f"{name}_others" for name in retrieval), *(["top1_acc"] if self.classifies else [])]
 
     def write(self, folder: Path) -> list[Path]:
-        """``retrieval.csv``: the figures of each state."""
+        """Write ``retrieval.csv``: the figures of each state."""
         if not self._records:
             raise DataError("no recording was evaluated, so there is nothing to write")
         embeddings, labels, _ = self._stacked()
@@ -152,7 +152,7 @@ class ContrastiveEvaluation(Evaluation):
         return [path]
 
     def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N, D) embeddings, (N,) labels and (N,) numbers of recordings."""
+        """Return (N, D) embeddings, (N,) labels and (N,) numbers of recordings."""
         numbers = {name: i for i, name in enumerate(dict.fromkeys(record["id"] for record in self._records))}
         return (
             np.concatenate([record["embedding"] for record in self._records]),

@@ -63,7 +63,7 @@ class KeyStep(Task):
         return {"class_names": info.class_names, "recordings": recordings, "sanity": node.SANITY_CHECK}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
-        """Logits of windows; of a recording's frames the embeddings, which are what is kept of them.
+        """Return logits of windows; of a recording's frames the embeddings, which are what is kept of them.
 
         Raises ConfigError for frames and a model that cannot encode them one by one."""
         if "frame_embeddings" in inputs:
@@ -78,7 +78,7 @@ class KeyStep(Task):
         return model(**inputs)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of each component, that it changed."""
+        """Return of each component the probability that it changed."""
         return logits.sigmoid()
 
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -86,7 +86,7 @@ class KeyStep(Task):
 
     @torch.no_grad()
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``digit_err``: percent of wrong digits."""
+        """Return ``digit_err``: percent of wrong digits."""
         wrong = (_logits(outputs) > 0) != (batch["label"] > 0.5)
         return {"digit_err": 100.0 * wrong.float().mean().double()}
 
@@ -112,7 +112,7 @@ def build_step_decoder(cfg: CfgNode) -> StepDecoder:
 
 
 def build_mistake_rule(cfg: CfgNode) -> MistakeRule:
-    """When an alarm is raised, as cfg.KEYSTEP says."""
+    """Build the rule by which an alarm is raised, as cfg.KEYSTEP says."""
     node, decoder = cfg.KEYSTEP.MISTAKES, build_step_decoder(cfg)
     return MistakeRule(
         score=node.SCORE,
@@ -145,8 +145,9 @@ class KeyStepEvaluation(Evaluation):
         }
 
     def metrics(self) -> dict[str, float]:
-        """``macro_f1``, ``macro_precision``, ``macro_recall`` at 0.5, over the components that change in some window or
-        are said to; ``map``; ``window_acc``, windows with all digits right. Percent. NaN without any such component."""
+        """Return ``macro_f1``, ``macro_precision``, ``macro_recall`` at 0.5, over the components that change in some
+        window or are said to; ``map``; ``window_acc``, windows with all digits right. Percent. NaN without any such
+        component."""
         if not self._records:
             return {}
         probabilities, labels = self._stacked()
@@ -168,7 +169,7 @@ class KeyStepEvaluation(Evaluation):
         return ["macro_f1", "macro_precision", "macro_recall", "map", "window_acc"]
 
     def write(self, folder: Path) -> list[Path]:
-        """``windows.csv``: truth, prediction and probabilities of every window; ``components.csv``."""
+        """Write ``windows.csv``: truth, prediction and probabilities of every window; ``components.csv``."""
         if not self._records:
             raise DataError("no window was evaluated, so there is nothing to write")
         windows, components = folder / "windows.csv", folder / "components.csv"
@@ -185,7 +186,7 @@ class KeyStepEvaluation(Evaluation):
         return [windows, components]
 
     def _stacked(self) -> tuple[np.ndarray, np.ndarray]:
-        """(W, K) probabilities and labels."""
+        """Return (W, K) probabilities and labels."""
         return (
             np.concatenate([record["probabilities"] for record in self._records]),
             np.concatenate([record["label"] for record in self._records]),

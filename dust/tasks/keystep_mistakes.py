@@ -23,7 +23,7 @@ def alarms_of(one: Record, rule: MistakeRule) -> list[Mistake]:
 
 
 def alarm_facts(alarms: Sequence[Mistake], fps: float, describe: Callable[[int], str]) -> list[dict[str, Any]]:
-    """Alarms as json can hold them."""
+    """Return alarms as json can hold them."""
     return [
         {
             "frame": alarm.frame,
@@ -49,7 +49,7 @@ def labelled(records: Sequence[Record]) -> list[Record]:
 
 
 def mistake_metrics(records: Sequence[Record]) -> dict[str, float]:
-    """``mistake_recall``, ``mistake_precision`` (0..1), ``false_alarms_per_hour``, ``mistake_delay_s`` and
+    """Return ``mistake_recall``, ``mistake_precision`` (0..1), ``false_alarms_per_hour``, ``mistake_delay_s`` and
     ``mistake_auc``; of those that have a value."""
     known = labelled(records)
     if not known:
@@ -62,8 +62,8 @@ def mistake_metrics(records: Sequence[Record]) -> dict[str, float]:
 
 
 def mistake_report(records: Sequence[Record], rule: MistakeRule) -> dict[str, Any]:
-    """Figures of all kinds and of each; areas under the curve of the scores; and a sweep of the evidence that it takes
-    for a part to be put on wrongly."""
+    """Return figures of all kinds and of each; areas under the curve of the scores; and a sweep of the evidence that it
+    takes for a part to be put on wrongly."""
     known = labelled(records)
     if not known:
         return {}
@@ -121,12 +121,13 @@ def _drawing(
 
 
 def _wrong_outputs(one: Record) -> np.ndarray:
-    """(W, K), or (W, 0) of a model without outputs for mistakes."""
+    """Return (W, K), or (W, 0) of a model without outputs for mistakes."""
     return one["probabilities"][:, one["procedure"].num_components :]
 
 
 def _auc_of_windows(known: Sequence[Record]) -> float | None:
-    """Of the probability that a window holds a wrong installation of a component, over windows and components."""
+    """Return the area under the curve of the probability that a window holds a wrong installation of a component, over
+    windows and components."""
     scores, labels = [], []
     for one in known:
         outputs, last = _wrong_outputs(one), np.asarray(one["last"])
@@ -141,15 +142,15 @@ def _auc_of_windows(known: Sequence[Record]) -> float | None:
 
 
 def _not_seen(one: Record) -> dict[int, float]:
-    """Of each step that must be done, how sure it is that no window held it."""
+    """Return for each step that must be done, how sure it is that no window held it."""
     found = one["probabilities"]
     steps = [node.step for node in one["graph"].nodes if not node.optional]
     return {step: 1.0 - float(found[:, step // 3].max()) if len(found) else 1.0 for step in steps}
 
 
 def _auc_of_omissions(known: Sequence[Record]) -> float | None:
-    """Of how sure it is that a step was not seen, over recordings and the steps that must be done; without those that
-    were put on wrongly alone, which is neither."""
+    """Return the area under the curve of how sure it is that a step was not seen, over recordings and the steps that
+    must be done; without those that were put on wrongly alone, which is neither."""
     scores, labels = [], []
     for one in known:
         left_out = {mistake.step for mistake in one["mistakes"] if mistake.kind == OMITTED}
@@ -163,8 +164,8 @@ def _auc_of_omissions(known: Sequence[Record]) -> float | None:
 
 
 def _auc_of_recordings(known: Sequence[Record]) -> float | None:
-    """Of the largest score of any mistake in a recording, by whether there is one. Mistakes of order are seen by the
-    graph alone: their alarms count with their scores."""
+    """Return the area under the curve of the largest score of any mistake in a recording, by whether there is one.
+    Mistakes of order are seen by the graph alone: their alarms count with their scores."""
     scores = []
     for one in known:
         wrong = float(_wrong_outputs(one).max()) if _wrong_outputs(one).size else 0.0
@@ -174,7 +175,7 @@ def _auc_of_recordings(known: Sequence[Record]) -> float | None:
 
 
 def write_mistakes(path: Path, records: Sequence[Record], describe: Callable[[int], str]) -> None:
-    """``mistakes.csv``: every mistake that was made, and every alarm."""
+    """Write ``mistakes.csv``: every mistake that was made, and every alarm."""
     lines = []
     for one in records:
         score, fps = score_of(one), one["fps"]

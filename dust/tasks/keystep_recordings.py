@@ -97,7 +97,7 @@ class RecordingsEvaluation(Evaluation):
         return windows(self._with_windows(one) for one in recordings)
 
     def _join(self, pieces: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """One recording of the pieces with its id; one of which a piece is missing could not be read, and is left
+        """Yield one recording of the pieces with its id; one of which a piece is missing could not be read, and is left
         out."""
         for _, found in itertools.groupby(pieces, key=lambda record: record["id"]):
             parts = list(found)
@@ -106,7 +106,7 @@ class RecordingsEvaluation(Evaluation):
                 yield {**parts[0], "outputs": outputs}
 
     def _with_windows(self, one: dict[str, Any]) -> dict[str, Any]:
-        """An evaluation item: a recording whose views are its windows."""
+        """Return an evaluation item: a recording whose views are its windows."""
         last, windows = recording_windows(one.pop("outputs"), frames=self.frames, skip=self.skip, phases=self.phases)
         return {**one, "inputs": {"embeddings": windows}, "last": last}
 
@@ -144,7 +144,7 @@ class RecordingsEvaluation(Evaluation):
         return Answer(label, dict(zip(self._outputs(kept), map(float, most), strict=True)), facts=facts)
 
     def _outputs(self, one: Mapping[str, Any]) -> list[str]:
-        """The names of a recording's probabilities: of components, and of mistakes where the model says them."""
+        """Return the names of a recording's probabilities: of components, and of mistakes where the model says them."""
         wrong = one["probabilities"].shape[1] > len(self.components)
         return output_names(self.components, "mistakes" if wrong else "no_error")
 
@@ -162,7 +162,7 @@ class RecordingsEvaluation(Evaluation):
         return score_recording(one["steps"], predicted, fps=one["fps"], mode=self.metric_mode, window=window)
 
     def _summary(self, decoder: StepDecoder | None = None) -> dict[str, Any]:
-        """Of the steps as decoded, or of those of another decoder."""
+        """Return the figures of the steps as decoded, or of those of another decoder."""
         steps = {
             one["id"]: one["predicted"] if decoder is None else self._decode(one, decoder) for one in self._records
         }
@@ -170,7 +170,7 @@ class RecordingsEvaluation(Evaluation):
         return summarize(scores, {one["id"]: one["errors"] for one in self._records})
 
     def metrics(self) -> dict[str, float]:
-        """``pos`` and ``f1`` (0..1), means over recordings; ``tau_s``, seconds, if any step was recognised; sums
+        """Return ``pos`` and ``f1`` (0..1), means over recordings; ``tau_s``, seconds, if any step was recognised; sums
         ``tp``, ``fp``, ``fn``; and those of :func:`mistake_metrics`."""
         if not self._records:
             return {}
@@ -179,7 +179,7 @@ class RecordingsEvaluation(Evaluation):
         return {**steps, **mistake_metrics(self._records)}
 
     def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
-        """Of ``pos`` and ``f1`` (0..1), and of ``tau_s`` over the recordings that have one."""
+        """Return intervals of ``pos`` and ``f1`` (0..1), and of ``tau_s`` over the recordings that have one."""
         scores = [self._score(one, one["predicted"]) for one in self._records]
         names = self.group_names(self._records, groups)
         found = {}
@@ -218,7 +218,7 @@ class RecordingsEvaluation(Evaluation):
         }
 
     def _sweep(self) -> list[dict[str, Any]]:
-        """POS, F1 and delay for thresholds around the one in use; of the evidence, or of a single confidence."""
+        """Return POS, F1 and delay for thresholds around the one in use; of the evidence, or of a single confidence."""
         key, value = ("conf", self.decoder.conf) if self._single else ("cum_conf", self.decoder.threshold)
         rows = []
         for factor in SWEEP:
@@ -237,7 +237,7 @@ class RecordingsEvaluation(Evaluation):
     # --------------------------------------------------------------------------------------------------------- files
 
     def write(self, folder: Path) -> list[Path]:
-        """``steps/<recording>.csv``: every recognised and every missed step; ``windows/<recording>.csv``: the
+        """Write ``steps/<recording>.csv``: every recognised and every missed step; ``windows/<recording>.csv``: the
         probabilities; ``timelines/<recording>.png``, of the recordings with the lowest F1; ``recordings.csv``."""
         if not self._records:
             raise DataError("no recording was evaluated, so there is nothing to write")
@@ -318,7 +318,7 @@ class RecordingsEvaluation(Evaluation):
 
 
 def _probabilities(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-    """Windows of embeddings -> (W, K) probabilities."""
+    """Map windows of embeddings -> (W, K) probabilities."""
     return torch.sigmoid(window_logits(model, inputs["embeddings"]).float())
 
 

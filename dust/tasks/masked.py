@@ -30,7 +30,7 @@ class Masked(Task):
         return {}
 
     def forward(self, model: nn.Module, inputs: dict[str, Any]) -> Outputs:
-        """{"loss"}: a scalar in training, (B,) in evaluation."""
+        """Return {"loss"}: a scalar in training, (B,) in evaluation."""
         outputs = model(**inputs)
         if model.training:
             return {"loss": outputs["loss"]}
@@ -61,7 +61,7 @@ class MaskedEvaluation(Evaluation):
         return ["loss"]
 
     def write(self, folder: Path) -> list[Path]:
-        """``losses.csv``: id, path, loss."""
+        """Write ``losses.csv``: id, path, loss."""
         if not self._records:
             raise DataError("no clip was evaluated, so there is nothing to write")
         path = folder / "losses.csv"

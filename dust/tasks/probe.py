@@ -119,7 +119,7 @@ class ProbeGridEvaluation(ClassificationEvaluation):
         return first is not None and "of_heads" in first
 
     def _each(self) -> Iterator[dict[str, Any]]:
-        """The records with the scores of the best head, once that is known."""
+        """Yield the records with the scores of the best head, once that is known."""
         for record in super()._each():
             if self.best is not None and "of_heads" in record:
                 scores, probabilities = record["of_heads"][self.best], record["probabilities_of_heads"][self.best]

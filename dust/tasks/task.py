@@ -77,15 +77,15 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Named scalar losses; the engine minimises their sum."""
+        """Return named scalar losses; the engine minimises their sum."""
 
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> Mapping[str, Tensor | float]:
-        """Named means over the batch for the log; no gradient. Tensors of one number stay where they are, so that
-        nothing waits for a device; NaN is said where a batch has nothing to measure, and is then left out."""
+        """Return named means over the batch for the log; no gradient. Tensors of one number stay where they are, so
+        that nothing waits for a device; NaN is said where a batch has nothing to measure, and is then left out."""
         return {}
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(..., K) logits of one view -> probabilities of the classes; by default one of them is right."""
+        """Map (..., K) logits of one view -> probabilities of the classes; by default one of them is right."""
         return logits.softmax(dim=-1)
 
     @abstractmethod
@@ -182,10 +182,10 @@ class Evaluation(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Named figures; accuracies in percent."""
+        """Return named figures; accuracies in percent."""
 
     def intervals(self, groups: Mapping[str, str]) -> dict[str, Interval]:
-        """Intervals of some or all of :meth:`metrics`, in their units; none by default.
+        """Return intervals of some or all of :meth:`metrics`, in their units; none by default.
 
         Args:
             groups: id of a sample -> what it belongs to (a person, a recording). A sample that is not named belongs to
@@ -204,7 +204,7 @@ class Evaluation(ABC):
         return ()
 
     def figures(self) -> dict[str, Any]:
-        """Named matplotlib figures for TensorBoard; empty by default."""
+        """Return named matplotlib figures for TensorBoard; empty by default."""
         return {}
 
     def report(self) -> dict[str, Any]:

@@ -142,8 +142,8 @@ class RoutingEvaluation(ClassificationEvaluation):
         return metrics
 
     def write(self, folder: Path) -> list[Path]:
-        """Classification's files and ``routing.csv``: each clip's group, the selected one, and the routes of its views
-        (several experts of a view with +)."""
+        """Write classification's files and ``routing.csv``: each clip's group, the selected one, and the routes of its
+        views (several experts of a view with +)."""
         written = super().write(folder)
         path = folder / "routing.csv"
         write_csv(path, ["id", "path", "group", "selected", "routes"], self._routing_rows(), line_end="\r\n")

@@ -76,7 +76,7 @@ class VerbNoun(Task):
 
     @torch.no_grad()
     def stats(self, outputs: Outputs, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``verb_top1_err`` and ``noun_top1_err``, percent. Mixed targets count by their largest class."""
+        """Return ``verb_top1_err`` and ``noun_top1_err``, percent. Mixed targets count by their largest class."""
         assert isinstance(outputs, dict)
         stats = {}
         for kind in KINDS:
@@ -152,7 +152,7 @@ class VerbNounEvaluation(Evaluation):
         return (record for record in self._records if record["label"] is not None)
 
     def _hits(self) -> dict[str, Tensor]:
-        """For each accuracy, which clips (N,) are right."""
+        """Return for each accuracy which clips (N,) are right."""
         if not self._known:
             self._known = [self._hits_of(block) for block in in_blocks(self._labelled(), self._width)]
         names = self._known[0] if self._known else ()
@@ -194,7 +194,7 @@ class VerbNounEvaluation(Evaluation):
         return [f"{kind}_top{k}_acc" for kind in kinds for k in (1, 5)]
 
     def write(self, folder: Path) -> list[Path]:
-        """``predictions.csv``: id, path, and of verb and noun the label, the prediction and its probability."""
+        """Write ``predictions.csv``: id, path, and of verb and noun the label, the prediction and its probability."""
         if not len(self._records):
             raise DataError("no clip was evaluated, so there is nothing to write")
         path = folder / "predictions.csv"
@@ -213,7 +213,7 @@ class VerbNounEvaluation(Evaluation):
 
 
 def _product_hits(verbs: Tensor, nouns: Tensor, verb: Tensor, noun: Tensor) -> list[Tensor]:
-    """Whether (verb, noun) is first, or among the first five, of all pairs by the product of (n, V) and (n, N)."""
+    """Tell whether (verb, noun) is first, or among the first five, of all pairs by the product of (n, V) and (n, N)."""
     # a pair of the first five has its verb among the first five verbs, and its noun among the first five nouns
     v, n = (x.topk(min(5, x.shape[1]), dim=1) for x in (verbs, nouns))
     best = (v.values[:, :, None] * n.values[:, None, :]).flatten(1).sort(dim=1, descending=True, stable=True).indices
