@@ -54,7 +54,7 @@ class _Header:
 
 
 def _read_header(file: BinaryIO | Any, size: int, path: str | os.PathLike, kinds: str) -> _Header:
-    """The header of a .npy of ``size`` bytes that begins here, with what it says held against that size.
+    """Return the header of a .npy of ``size`` bytes that begins here, with what it says held against that size.
 
     Raises SampleError.
     """
@@ -158,7 +158,7 @@ class StoredArray:
         return flat.reshape(self.shape, order="F" if self.fortran else "C")
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        """Rows: ``array[7]``, ``array[2:5]``, ``array[[4, 1]]``. IndexError for one that is not there.
+        """Return rows: ``array[7]``, ``array[2:5]``, ``array[[4, 1]]``. IndexError for one that is not there.
 
         Of an array in Fortran's order, whose rows lie scattered, the whole is kept in memory from the first time on.
         """
@@ -187,7 +187,7 @@ class StoredArray:
         return found.reshape((*numbers.shape, *self.shape[1:]))
 
     def _run(self, first: int, last: int) -> np.ndarray:
-        """Rows ``first`` to ``last``, without the last."""
+        """Return rows ``first`` to ``last``, without the last."""
         found = np.empty((last - first, *self.shape[1:]), self.dtype)
         if found.size:
             self._fill(found, [0, found.nbytes], [self.start + first * (found.nbytes // len(found))])
@@ -250,7 +250,7 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file; what reading it may raise within becomes an SampleError."""
+    """Open a file; what reading it may raise within becomes a SampleError."""
     try:
         with open_file(path) as file:
             yield file
@@ -296,7 +296,7 @@ class Archive:
         return flat.reshape(header.shape, order="F" if header.fortran else "C")
 
     def refuse_objects(self) -> None:
-        """SampleError if one of the arrays holds something else than numbers and texts. Only headers are read."""
+        """Raise SampleError if one of the arrays holds something else than numbers and texts. Only headers are read."""
         for info in self._members.values():
             with self._member(info) as member:
                 _read_header(member, info.file_size, self.path, NUMBERS + "U")
@@ -319,7 +319,7 @@ class Archive:
 
 @contextlib.contextmanager
 def open_npz(path: str | os.PathLike) -> Iterator[Archive]:
-    """The archive that ``numpy.savez`` or ``savez_compressed`` wrote. SampleError for anything else."""
+    """Open the archive that ``numpy.savez`` or ``savez_compressed`` wrote. SampleError for anything else."""
     with _opened(path) as file, _zip(file, path) as archive:
         yield Archive(archive, path)
 
@@ -348,7 +348,7 @@ def _members(archive: zipfile.ZipFile, path: str | os.PathLike) -> dict[str, zip
 
 
 def _stored_at(archive: zipfile.ZipFile, file: BinaryIO, path: str | os.PathLike, name: str) -> tuple[int, int]:
-    """Where the bytes of an uncompressed member begin, and how many there are. SampleError."""
+    """Return where the bytes of an uncompressed member begin, and how many there are. SampleError."""
     info = _members(archive, path).get(name)
     if info is None:
         raise SampleError(path, "no array of that name", name)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def is_initialised() -> bool:
-    """Whether this process has joined a group. One that has not imported torch cannot have done so."""
+    """Tell whether this process has joined a group. One that has not imported torch cannot have done so."""
     dist = sys.modules.get("torch.distributed")
     return dist is not None and dist.is_available() and dist.is_initialized()
 
@@ -48,7 +48,7 @@ def is_main() -> bool:
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """``[value of rank 0, value of rank 1, ...]`` on every rank."""
+    """Return ``[value of rank 0, value of rank 1, ...]`` on every rank."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist
@@ -59,7 +59,7 @@ def all_gather_objects(value: Any) -> list[Any]:
 
 
 def gather_to_main(value: Any) -> list[Any]:
-    """``[value of rank 0, value of rank 1, ...]`` on rank 0; nothing on the others."""
+    """Return ``[value of rank 0, value of rank 1, ...]`` on rank 0; nothing on the others."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist
@@ -144,7 +144,7 @@ class _Filled(pickle.Unpickler):
 
 
 def _broadcast(value: Any, source: int, group: Any) -> Any:
-    """``value`` of ``source`` in all processes of a group: tensor by tensor, so that nothing is held twice."""
+    """Return ``value`` of ``source`` in all processes of a group: tensor by tensor, so that nothing is held twice."""
     import torch
     import torch.distributed as dist
 

@@ -74,7 +74,7 @@ class Problems:
         self.kinds: dict[str, list[str]] = {}
 
     def add(self, kind: str, case: str) -> None:
-        """``kind`` says what is wrong and the way out; ``case`` says where."""
+        """Add a case. ``kind`` says what is wrong and the way out; ``case`` says where."""
         self.kinds.setdefault(printable_lines(kind), []).append(printable_lines(case))
 
     def raise_if_any(self, source: str) -> None:

@@ -124,7 +124,7 @@ def write_csv(
 
 
 def _batched(rows: Iterable[Iterable[object]], count: int) -> Iterator[list[Iterable[object]]]:
-    """Lists of ``count`` rows; the last may be shorter."""
+    """Yield lists of ``count`` rows; the last may be shorter."""
     ahead = iter(rows)
     while some := list(itertools.islice(ahead, count)):
         yield some
@@ -252,7 +252,7 @@ def restored(path: str) -> str:
 
 
 def _encoding(data: bytes) -> str:
-    """utf-16 by its byte order mark, or by every second byte of a beginning in Latin letters being zero."""
+    """Return utf-16 by its byte order mark, or by every second byte of a beginning in Latin letters being zero."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     begin = data[:200]
@@ -311,7 +311,8 @@ def sha256_of_file(path: str | os.PathLike) -> str:
 
 
 def _stamp(file: BinaryIO) -> tuple[int, ...]:
-    """What tells a file's content from any other that was written since. The last of these times no program can set."""
+    """Return what tells a file's content from any other that was written since. The last of these times no program can
+    set."""
     facts = os.fstat(file.fileno())
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 

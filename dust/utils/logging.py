@@ -87,7 +87,7 @@ def write_above_progress(text: str) -> None:
 
 
 def _is_main() -> bool:
-    """Whether this process is the first; one that has not imported torch (two seconds) is alone."""
+    """Tell whether this process is the first; one that has not imported torch (two seconds) is alone."""
     if "torch" not in sys.modules:
         return True
     from dust.utils import distributed
@@ -131,7 +131,7 @@ def console_logging(level: int = logging.INFO, form: str = "%(message)s") -> Non
 
 
 def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
-    """One ``json_stats: {...}`` line; keys sorted, floats with five decimals, as SlowFast's log parsers expect."""
+    """Log one ``json_stats: {...}`` line; keys sorted, floats with five decimals, as SlowFast's log parsers expect."""
     line = {key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()}
     logger.info(JSON_STATS + "%s", simplejson.dumps(line, sort_keys=True, ignore_nan=True), stacklevel=2)
 

@@ -15,7 +15,8 @@ from dust.utils.numbers import as_numbers, finite, whole
 
 
 def cosine(epoch: float, *, base_lr: float, end_lr: float, max_epoch: float, offset: float = 0.0) -> float:
-    """Half a cosine from ``base_lr`` at epoch ``offset`` to ``end_lr`` at ``max_epoch`` (epochs, fractions allowed).
+    """Follow half a cosine from ``base_lr`` at epoch ``offset`` to ``end_lr`` at ``max_epoch`` (epochs, fractions
+    allowed).
 
     Raises ArgumentError where no line leads from one to the other: ``max_epoch`` is not above ``offset``."""
     finite("epoch", epoch)
@@ -24,8 +25,8 @@ def cosine(epoch: float, *, base_lr: float, end_lr: float, max_epoch: float, off
 
 
 def cosine_restart(epoch: float, *, base_lr: float, end_lr: float, period: float, offset: float = 0.0) -> float:
-    """Cosines of ``period`` epochs one behind the other, from epoch ``offset`` on; each goes from ``base_lr`` towards
-    ``end_lr`` (SGDR, https://arxiv.org/abs/1608.03983, with periods of one length, as STORM-PSR has them).
+    """Follow cosines of ``period`` epochs one behind the other, from epoch ``offset`` on; each goes from ``base_lr``
+    towards ``end_lr`` (SGDR, https://arxiv.org/abs/1608.03983, with periods of one length, as STORM-PSR has them).
 
     Raises ArgumentError for a period that is not above 0."""
     finite("period", period, above=0)
@@ -34,7 +35,7 @@ def cosine_restart(epoch: float, *, base_lr: float, end_lr: float, period: float
 
 
 def steps_with_relative_lrs(epoch: float, *, base_lr: float, steps: Sequence[float], lrs: Sequence[float]) -> float:
-    """``lrs[k] * base_lr`` for ``steps[k] <= epoch < steps[k + 1]``; ``steps`` are epochs and begin at 0.
+    """Return ``lrs[k] * base_lr`` for ``steps[k] <= epoch < steps[k + 1]``; ``steps`` are epochs and begin at 0.
 
     Raises ArgumentError for steps that do not begin at 0 and rise, or not as many ``lrs``."""
     finite("epoch", epoch)
@@ -47,7 +48,8 @@ def steps_with_relative_lrs(epoch: float, *, base_lr: float, steps: Sequence[flo
 def videomae_cosine(
     step: int, *, base_lr: float, end_lr: float, total_steps: int, warmup_steps: int, warmup_start_lr: float
 ) -> float:
-    """VideoMAE's schedule, per iteration: ``warmup_steps`` values from start to base **inclusive**, then a cosine."""
+    """Follow VideoMAE's schedule, per iteration: ``warmup_steps`` values from start to base **inclusive**, then a
+    cosine."""
     whole("step", step, low=0)
     if step < warmup_steps:
         return warmup_start_lr + (base_lr - warmup_start_lr) * step / max(warmup_steps - 1, 1)
@@ -56,8 +58,8 @@ def videomae_cosine(
 
 
 def dust_linear_cosine(epoch: int, *, base_lr: float, end_lr: float, max_epoch: float, linear_epochs: float) -> float:
-    """DUST's schedule, one rate per epoch: a line down towards zero over ``linear_epochs``, then a cosine that begins
-    again at ``base_lr``. (The published name is linear decay; a warm-up was probably meant. See ``cosine`` with
+    """Follow DUST's schedule, one rate per epoch: a line down towards zero over ``linear_epochs``, then a cosine that
+    begins again at ``base_lr``. (The published name is linear decay; a warm-up was probably meant. See ``cosine`` with
     ``cosine_after_warmup`` for that.)"""
     if epoch < linear_epochs:
         return base_lr * (1.0 - epoch / linear_epochs)
@@ -92,7 +94,8 @@ class LRSchedule:
 
     @classmethod
     def from_config(cls, cfg: Any, shards: int = 0) -> dict[str, Any]:
-        """``shards``: the nodes that SOLVER.BASE_LR_SCALE_NUM_SHARDS counts; 0 = NUM_SHARDS."""
+        """Return the schedule's arguments. ``shards``: the nodes that SOLVER.BASE_LR_SCALE_NUM_SHARDS counts; 0 =
+        NUM_SHARDS."""
         solver = cfg.SOLVER
         scale = shards or cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
         return {

@@ -87,7 +87,7 @@ class TrainMeter:
         self.watch = Stopwatch()
 
     def update(self, stats: Mapping[str, float], lr: float, samples: int) -> None:
-        """``stats`` are means over the ``samples`` of one iteration."""
+        """Add figures: ``stats`` are means over the ``samples`` of one iteration."""
         self.lr = lr
         self._read()
         self._unread.append(_Iteration(stats, self._times(), samples))
@@ -103,7 +103,7 @@ class TrainMeter:
                 self._samples[key] += one.samples
 
     def means(self) -> dict[str, float]:
-        """Sample-weighted means of the epoch so far."""
+        """Return sample-weighted means of the epoch so far."""
         self._read()
         return {key: total / self._samples[key] for key, total in self._sums.items()}
 

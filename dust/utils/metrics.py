@@ -62,7 +62,7 @@ def ensemble_views(outputs: Any, method: str) -> Tensor:
 
 
 def classification_metrics(scores: Any, labels: Any) -> dict[str, float]:
-    """Accuracy figures of single-label classification, percent.
+    """Return accuracy figures of single-label classification, percent.
 
     Args:
         scores: (N, K) any scores whose order ranks the classes; a list, an array or a tensor, as ``labels``.
@@ -120,10 +120,10 @@ def named_metrics(names: Sequence[str], scores: np.ndarray, labels: np.ndarray) 
 
 
 def f1_scores(predicted: Any, labels: Any, counts: np.ndarray | None = None) -> dict[str, float]:
-    """scikit-learn's F1 over the classes that occur in labels or predictions, percent: their mean, ``macro_f1``, and
-    that weighted by how often a class is the label, ``weighted_f1``. Both are (N,) class numbers; -1 may be predicted,
-    for "none". ``counts`` (N,) says how many samples each of them stands for; None: one. NaN without any sample. Raises
-    DataError for other numbers, or different lengths."""
+    """Return scikit-learn's F1 over the classes that occur in labels or predictions, percent: their mean, ``macro_f1``,
+    and that weighted by how often a class is the label, ``weighted_f1``. Both are (N,) class numbers; -1 may be
+    predicted, for "none". ``counts`` (N,) says how many samples each of them stands for; None: one. NaN without any
+    sample. Raises DataError for other numbers, or different lengths."""
     from sklearn.metrics import f1_score
 
     predicted = as_classes("prediction", as_numbers("predictions", predicted) + 1) - 1
@@ -140,7 +140,8 @@ def f1_scores(predicted: Any, labels: Any, counts: np.ndarray | None = None) -> 
 
 
 def multilabel_metrics(scores: Any, labels: Any) -> dict[str, float]:
-    """``map``: mean average precision over the classes that have at least one positive, percent; NaN where none has.
+    """Return ``map``: mean average precision over the classes that have at least one positive, percent; NaN where none
+    has.
 
     Args:
         scores: (N, K) scores. labels: (N, K) zeros and ones. Lists, arrays or tensors.
@@ -168,8 +169,8 @@ def average_precisions(scores: Any, labels: Any) -> np.ndarray:
 def per_class_report(
     predicted: Any, labels: Any, num_classes: int, counts: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """``precision``, ``recall``, ``f1`` (0..1) and ``support`` (clips) of every class; 0 where undefined. ``counts`` as
-    in :func:`f1_scores`.
+    """Return ``precision``, ``recall``, ``f1`` (0..1) and ``support`` (clips) of every class; 0 where undefined.
+    ``counts`` as in :func:`f1_scores`.
 
     Both are (N,) class numbers, or (N, K) zeros and ones for multi-label; lists, arrays or tensors. Raises DataError
     for different lengths, and numbers that are none of the classes.
@@ -200,7 +201,7 @@ def per_class_report(
 
 
 def _scores(scores: Any, labels: Any) -> np.ndarray:
-    """(N, K). DataError where no figure can be right: nothing to measure, another number of labels, NaN."""
+    """Return (N, K). DataError where no figure can be right: nothing to measure, another number of labels, NaN."""
     scores, shape = as_numbers("scores", scores), as_numbers("labels", labels).shape
     if scores.ndim != 2 or not len(scores) or shape[:1] != scores.shape[:1]:
         raise DataError(

@@ -29,7 +29,7 @@ def as_numbers(name: str, values: Any, *, ndim: int | None = None) -> np.ndarray
 
 
 def as_classes(name: str, values: Any, num_classes: int | None = None) -> np.ndarray:
-    """Class numbers (N,) int64 from a list, an array or a tensor.
+    """Return class numbers (N,) int64 from a list, an array or a tensor.
 
     Args:
         num_classes: they must be below it; None: any from 0 on.

@@ -18,14 +18,15 @@ PREFIX = "configs"
 
 
 def shipped(path: str | os.PathLike) -> Path | None:
-    """dust's own file that ``configs/...`` means; None where it is no such path, or no such file came with dust."""
+    """Return dust's own file that ``configs/...`` means; None where it is no such path, or no such file came with
+    dust."""
     first, *rest = Path(path).parts or ("",)
     file = CONFIGS.joinpath(*rest)
     return file if first == PREFIX and file.is_file() else None
 
 
 def found_or_shipped(path: str | os.PathLike) -> Path:
-    """``path`` itself where there is such a file, from the working folder; else dust's own, if it has one."""
+    """Return ``path`` itself where there is such a file, from the working folder; else dust's own, if it has one."""
     file = Path(path).expanduser()
     return file if file.exists() else shipped(file) or file
 

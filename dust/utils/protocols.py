@@ -52,8 +52,8 @@ def public_names(cls: type, inherited: type = object) -> set[str]:
 
 
 def find_problems(cls: type, protocols: Sequence[type], inherited: type = object) -> list[str]:
-    """Everything public of ``cls`` that has nearly the name of one of the protocols' members, or its name and cannot be
-    called as it says, or returns something else, as sentences.
+    """Return everything public of ``cls`` that has nearly the name of one of the protocols' members, or its name and
+    cannot be called as it says, or returns something else, as sentences.
 
     Args:
         cls: the class to be looked at; no instance is made.
@@ -84,7 +84,7 @@ def find_problems(cls: type, protocols: Sequence[type], inherited: type = object
 
 
 def _differences(found: Any, asked: Any) -> Iterator[str]:
-    """Why ``found`` cannot be called as ``asked`` is, or that it returns something else."""
+    """Yield why ``found`` cannot be called as ``asked`` is, or that it returns something else."""
     ours, theirs = (list(inspect.signature(one).parameters.values())[1:] for one in (found, asked))
     kinds = inspect.Parameter
     if not any(one.kind == kinds.VAR_POSITIONAL for one in theirs):  # else the arguments are the class's own affair
@@ -118,7 +118,7 @@ def _returned(function: Any) -> Any:
 
 
 def _fits(found: Any, expected: Any) -> bool:
-    """Whether a value annotated ``found`` may stand where ``expected`` is wanted, as far as annotations show."""
+    """Tell whether a value annotated ``found`` may stand where ``expected`` is wanted, as far as annotations show."""
     if Any in (found, expected) or isinstance(expected, typing.TypeVar):
         return True
     if _is_union(found):

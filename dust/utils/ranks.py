@@ -34,11 +34,11 @@ class Ranks:
         return (1, 5) if self.classes >= 5 else (1,)
 
     def hits(self, k: int) -> np.ndarray:
-        """(N,) whether the label is among the first k."""
+        """Return (N,) whether the label is among the first k."""
         return (self.ahead < k) & (self.ahead >= 0)
 
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Labels, predictions, and how many samples have both: a line for each pair that occurs."""
+        """Return labels, predictions, and how many samples have both: a line for each pair that occurs."""
         pairs, counts = np.unique(self.labels.astype(np.int64) * self.classes + self.predicted, return_counts=True)
         return pairs // self.classes, pairs % self.classes, counts
 

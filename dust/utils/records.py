@@ -69,7 +69,7 @@ def _code(key: bytes, number: int, data: bytes) -> bytes:
 
 
 def joined_records(parts: Iterable[Part]) -> Sequence[Record]:
-    """The records of all processes in the order of the list: a list of them, where none of them is in a file."""
+    """Return the records of all processes in the order of the list: a list of them, where none of them is in a file."""
     known = list(parts)
     if any(part.path for part in known):
         return JoinedRecords(known)
@@ -95,7 +95,7 @@ class JoinedRecords(Sequence[Record]):
             yield from part
 
     def __getitem__(self, index: Any) -> Any:
-        """A record, or a list of some; all before them are read too."""
+        """Return a record, or a list of some; all before them are read too."""
         whole = range(len(self))[index]
         if isinstance(whole, int):
             return next(islice(iter(self), whole, None))
@@ -183,7 +183,7 @@ class Records(JoinedRecords):
         self.held = []
 
     def part(self) -> Part:
-        """What there is by now, for whoever reads it, in this process or in another."""
+        """Return what there is by now, for whoever reads it, in this process or in another."""
         if self.file is None:
             return Part(self.added, self.held)
         try:

@@ -73,7 +73,8 @@ class Registry:
         return self.aliases.get(name, name) in self._classes
 
     def get(self, name: str) -> Any:
-        """The class of this name (or of the name that it is an alias of). Raises ConfigError with near misses."""
+        """Return the class of this name (or of the name that it is an alias of). Raises ConfigError with near
+        misses."""
         self._import_own()
         resolved = self.aliases.get(name, name)
         if resolved in self._classes:
@@ -86,7 +87,7 @@ class Registry:
         raise ConfigError(f"no {self.kind} is called {name!r}.{hint} Registered: {self._listed() or 'none'}.")
 
     def _listed(self) -> str:
-        """All names, each with what else it is called."""
+        """Return all names, each with what else it is called."""
         other = {name: [alias for alias, of in self.aliases.items() if of == name] for name in self}
         return ", ".join(f"{name} ({', '.join(also)})" if also else name for name, also in other.items())
 
@@ -152,7 +153,7 @@ def build(cls: Any, *args: Any, **options: Any) -> Any:
 
 
 def _where(cls: Any) -> str:
-    """``dust/models/timesformer.py:120``: the file from its top package on, and the line."""
+    """Return ``dust/models/timesformer.py:120``: the file from its top package on, and the line."""
     try:
         file = path = inspect.getsourcefile(cls) or cls.__module__
         top = sys.modules[cls.__module__.partition(".")[0]]

@@ -19,9 +19,9 @@ CHUNK = 1024  # queries at a time: memory is CHUNK times the number of rows
 def retrieval_metrics(
     embeddings: Any, labels: Any, *, ignore: int | None = None, groups: Any | None = None
 ) -> dict[str, float]:
-    """``precision_at_1``: the nearest row has the query's label. ``map_at_r``: with R rows of the query's label, the
-    mean over the R nearest of the precision so far where the row is one of them, and 0 where it is not. NaN without any
-    query. ``queries``: how many there are.
+    """Return ``precision_at_1``: the nearest row has the query's label. ``map_at_r``: with R rows of the query's label,
+    the mean over the R nearest of the precision so far where the row is one of them, and 0 where it is not. NaN without
+    any query. ``queries``: how many there are.
 
     Args:
         embeddings: (N, D), of any length above 0.
@@ -62,7 +62,7 @@ def retrieval_metrics(
 
 
 def nearest_agrees(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row, whether its nearest other one has its label, and whether any other has it: (N,) bools both. What
+    """Tell of each row whether its nearest other one has its label, and whether any other has it: (N,) bools both. What
     precision at 1 counts, without waiting for a device.
 
     Args:
@@ -77,7 +77,8 @@ def nearest_agrees(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _at_r(similarity: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
-    """(Q, N) both -> for the queries with R > 0, whether the nearest is relevant, and the average precision at R."""
+    """Map (Q, N) both -> for the queries with R > 0, whether the nearest is relevant, and the average precision at
+    R."""
     count = relevant.sum(dim=1)
     asked = count > 0
     similarity, relevant, count = similarity[asked], relevant[asked], count[asked]

@@ -108,7 +108,7 @@ def f1_at_overlaps(
 
 
 def _matches(predicted: list[Segment], true: list[Segment], overlap: float) -> tuple[int, int, int]:
-    """(right, wrong, missed) segments. Each predicted one asks for the true one that it overlaps most."""
+    """Return (right, wrong, missed) segments. Each predicted one asks for the true one that it overlaps most."""
     taken: set[int] = set()
     for one in predicted:
         best = max(range(len(true)), key=lambda index: _overlap(one, true[index]), default=None)
@@ -118,7 +118,7 @@ def _matches(predicted: list[Segment], true: list[Segment], overlap: float) -> t
 
 
 def _overlap(a: Segment, b: Segment) -> float:
-    """Intersection over union of two segments; -1 for other classes."""
+    """Return the intersection over union of two segments; -1 for other classes."""
     if a.label != b.label:
         return -1.0
     shared = min(a.end, b.end) - max(a.start, b.start)
@@ -178,7 +178,8 @@ def _average_precisions(
 
 
 def _interpolated_precision(right: np.ndarray, total: int) -> float:
-    """The area under the curve of precision over recall, each precision being the best at that recall or above."""
+    """Return the area under the curve of precision over recall, each precision being the best at that recall or
+    above."""
     if not len(right):
         return 0.0
     hits = right.cumsum()

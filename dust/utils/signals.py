@@ -16,7 +16,7 @@ LOOK = 2.0
 
 @contextlib.contextmanager
 def block_signals() -> Iterator[None]:
-    """Signals wait while this lasts, and in processes that are started meanwhile until these say what they mind."""
+    """Let signals wait while this lasts, and in processes that are started meanwhile until these say what they mind."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *FOR_THE_PARENT))
     try:
         yield
@@ -25,7 +25,7 @@ def block_signals() -> Iterator[None]:
 
 
 def mind_only_the_parent() -> None:
-    """To be called in a loader's worker: from now on only its parent ends it, by what it says or by being gone.
+    """Let, in a loader's worker, only its parent end it from now on, by what it says or by being gone.
 
     Ctrl-C and Slurm's TERM, USR1 and USR2 reach all processes of a job. A worker that died of one would take the
     training process down with it before that has saved. The parent's own TERM (``Process.terminate``) still ends it.

@@ -112,7 +112,7 @@ def stage_checkpoint(name: str, output_dir: str | os.PathLike, key: str = "") ->
 
 
 def _is_tested_by_best(config: Path) -> bool:
-    """What the configuration that a stage left says. One that cannot be read says nothing."""
+    """Tell what the configuration that a stage left says. One that cannot be read says nothing."""
     try:
         values = parse_yaml(read_text(config), config)
         return takes_best(values["TEST"]["CHECKPOINT"], values["TRAIN"]["EARLY_STOPPING_PATIENCE"])

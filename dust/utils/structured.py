@@ -105,7 +105,7 @@ def parse_yaml(text: str, source: str | os.PathLike, way_out: str = "write it ag
 
 
 def _expanded_size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """How many values a node stands for. ``known``: by id; 0 while a node is being counted."""
+    """Return how many values a node stands for. ``known``: by id; 0 while a node is being counted."""
     line = node.start_mark.line + 1
     tag = node.tag or ""
     if not tag.startswith(_LIBRARY) or tag.startswith(_LIBRARY + "python"):

@@ -139,7 +139,7 @@ def find_grouping_problems(
 
 
 def _contradictions(content: dict[str, Any], groups: list[list[int]]) -> list[str]:
-    """Where the entries that only repeat ``head_to_classes`` say something else."""
+    """Return where the entries that only repeat ``head_to_classes`` say something else."""
     found = []
     if content.get("num_heads", len(groups)) != len(groups):
         found.append(f"num_heads is {content['num_heads']}, head_to_classes has {len(groups)}")
@@ -192,7 +192,7 @@ def text_of_grouping(grouping: Grouping) -> str:
 
 
 def group_by_confusion(confusion: Any, num_groups: int, class_names: Sequence[str] = ()) -> Grouping:
-    """Groups of classes that are taken for one another.
+    """Return groups of classes that are taken for one another.
 
     Args:
         confusion: (K, K) counts or shares, rows labels, columns predictions. Rows are made shares first, so that
@@ -212,8 +212,8 @@ def group_by_confusion(confusion: Any, num_groups: int, class_names: Sequence[st
 
 
 def group_by_text(class_names: Sequence[str], num_groups: int) -> Grouping:
-    """Groups of classes whose names share words: cosine of their words, rare ones and the first (in templates such as
-    SSv2's the verb) counting more. ``CamelCase`` and under_scores are words of their own."""
+    """Return groups of classes whose names share words: cosine of their words, rare ones and the first (in templates
+    such as SSv2's the verb) counting more. ``CamelCase`` and under_scores are words of their own."""
     words = [[word.lower() for word in _WORD.findall(name)] for name in class_names]
     known = sorted({word for row in words for word in row})
     place = {word: index for index, word in enumerate(known)}
@@ -246,8 +246,8 @@ def _grouping(similarity: np.ndarray, num_groups: int, class_names: Sequence[str
 
 
 def _grow(similarity: np.ndarray, sizes: list[int], start: int) -> np.ndarray:
-    """(K,) group numbers: each group grows from a seed by the class that is nearest to it. The seed is the class most
-    like all that are left, in later starts a random one."""
+    """Return (K,) group numbers: each group grows from a seed by the class that is nearest to it. The seed is the class
+    most like all that are left, in later starts a random one."""
     rng = np.random.RandomState(start)
     assigned = np.full(len(similarity), -1)
     for index, size in enumerate(sizes):

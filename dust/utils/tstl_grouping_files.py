@@ -22,7 +22,7 @@ def read_names(path: str | os.PathLike) -> list[str]:
 
 
 def read_confusion(path: str | os.PathLike) -> np.ndarray:
-    """(K, K) of a .npy file, or of a csv of numbers without a header."""
+    """Return (K, K) of a .npy file, or of a csv of numbers without a header."""
     if Path(path).suffix == ".npy":
         return read_npy(path)
     lines = read_text(path).split("\n")

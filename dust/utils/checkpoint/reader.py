@@ -33,12 +33,12 @@ _READ_ERRORS = (
 
 
 def _plain_dict(*_: Any) -> dict:
-    """What stands for a ``defaultdict`` that a file holds."""
+    """Return what stands for a ``defaultdict`` that a file holds."""
     return {}
 
 
 def _harmless_globals() -> list[Any]:
-    """Beyond torch's own list: classes that hold values and do nothing. Paths are read as pure ones."""
+    """Return, beyond torch's own list, classes that hold values and do nothing. Paths are read as pure ones."""
     harmless: list[Any] = [argparse.Namespace, list, dict, int, float, (_plain_dict, "collections.defaultdict")]
     scalar = np.float64(0).__reduce__()[0]
     harmless += [np.dtype, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
@@ -86,7 +86,7 @@ def read_plain(path: str | os.PathLike, *, mmap: bool = False) -> Any:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Whether torch's and safetensors' own readers can open a file of this name."""
+    """Tell whether torch's and safetensors' own readers can open a file of this name."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
@@ -105,7 +105,7 @@ _ARRAYS: dict[str, Any] = {
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """What stands for ``_codecs.encode``, by which old pickles write bytes."""
+    """Return what stands for ``_codecs.encode``, by which old pickles write bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"{encoding} is no encoding of an array's bytes")
     return text.encode("latin1")
@@ -124,7 +124,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _caffe2_blobs(path: Path) -> dict[str, torch.Tensor] | None:
-    """The tensors of a Caffe2 file, ``{"blobs": {name: array}}``; None where the file is no such pickle."""
+    """Return the tensors of a Caffe2 file, ``{"blobs": {name: array}}``; None where the file is no such pickle."""
     with open_file(path) as file:
         if _TORCH_MAGIC in file.read(32):
             return None
@@ -145,7 +145,8 @@ def _caffe2_blobs(path: Path) -> dict[str, torch.Tensor] | None:
 
 
 def _kind(path: Path) -> str:
-    """ "zip", "safetensors" or "pickle" (torch's old format), by content. Raises CheckpointError for all else."""
+    """Return "zip", "safetensors" or "pickle" (torch's old format), by content. Raises CheckpointError for all
+    else."""
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such file")
     if path.is_dir():
@@ -184,7 +185,8 @@ def _kind(path: Path) -> str:
 
 
 def refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
-    """CheckpointError where an archive holds more than its own size: torch packs tensors uncompressed, each once."""
+    """Raise CheckpointError where an archive holds more than its own size: torch packs tensors uncompressed, each
+    once."""
     unpacked = sum(info.file_size for info in archive.infolist())
     if unpacked > path.stat().st_size:
         raise CheckpointError(
@@ -194,7 +196,8 @@ def refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _why_not(path: Path, error: Exception) -> str:
-    """One message for a file that the safe reader did not take; tells damage from things that it must not call."""
+    """Return one message for a file that the safe reader did not take; tells damage from things that it must not
+    call."""
     foreign = sorted(set(pickle_globals(path)) - _known_globals()) if path.suffix != ".safetensors" else []
     if foreign:
         shown = ", ".join(foreign[:12]) + (f" and {len(foreign) - 12} more" if len(foreign) > 12 else "")
@@ -214,7 +217,7 @@ def _why_not(path: Path, error: Exception) -> str:
 
 
 def _beginning_of_text(path: Path, length: int = 40) -> str:
-    """The first characters of a file of text; "" for any other."""
+    """Return the first characters of a file of text; "" for any other."""
     with path.open("rb") as file:
         start = file.read(512)
     text = start.decode("utf-8", "ignore")

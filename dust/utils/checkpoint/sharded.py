@@ -97,7 +97,8 @@ def _write(path: Path, temporary: Path, state: Mapping[str, Any], rank: int, sev
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong first, without the stack of every process that torch's own exception (no ``Exception``) tells."""
+    """Return what went wrong first, without the stack of every process that torch's own exception (no ``Exception``)
+    tells."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     if isinstance(error, CheckpointException) and error.failures:
@@ -108,7 +109,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _agree(path: Path, problem: str, group: Any, value: Any = None) -> list[Any]:
-    """``value`` of every process; CheckpointError on all if one has a problem."""
+    """Return ``value`` of every process; CheckpointError on all if one has a problem."""
     answers = [(problem, value)]
     if dist.is_available() and dist.is_initialized():
         answers = _of_all((problem, value), group)
@@ -122,7 +123,7 @@ def _agree(path: Path, problem: str, group: Any, value: Any = None) -> list[Any]
 
 
 def _of_all(value: Any, group: Any = None) -> list[Any]:
-    """``value`` of every process, on every process."""
+    """Return ``value`` of every process, on every process."""
     values = [None] * dist.get_world_size(group)
     dist.all_gather_object(values, value, group=group)
     return values
@@ -139,7 +140,7 @@ def _replace(path: Path, temporary: Path) -> None:
 
 
 def _take_out(value: Any, path: tuple[Any, ...], tensors: dict[str, torch.Tensor]) -> Any:
-    """``value`` with a mark for each tensor, which goes into ``tensors`` under the name in the mark."""
+    """Return ``value`` with a mark for each tensor, which goes into ``tensors`` under the name in the mark."""
     if isinstance(value, torch.Tensor):
         name = ".".join(map(str, path))
         tensors[name] = value.detach()
@@ -162,7 +163,7 @@ def _put_back(value: Any, path: tuple[Any, ...], tensor: Callable[[tuple[Any, ..
 
 
 def verify_sharded(path: str | os.PathLike) -> list[str]:
-    """What is wrong with the folder, file by file; [] if it is as it was written."""
+    """Return what is wrong with the folder, file by file; [] if it is as it was written."""
     path = Path(path)
     if not (path / STATE).is_file():
         return [f"{STATE} is missing"]
@@ -181,12 +182,13 @@ def verify_sharded(path: str | os.PathLike) -> list[str]:
 
 
 def _is_part(name: Any) -> bool:
-    """Whether it is the name of a file that save_sharded writes: nothing that leads out of the folder."""
+    """Tell whether it is the name of a file that save_sharded writes: nothing that leads out of the folder."""
     return isinstance(name, str) and (name == _METADATA or re.fullmatch(r"__\d+_\d+\.distcp", name) is not None)
 
 
 def _reader(path: Path) -> Any:
-    """torch's reader of a folder, whose ``.metadata``, a pickle, is read by an allow-list instead of pickle.load."""
+    """Return torch's reader of a folder, whose ``.metadata``, a pickle, is read by an allow-list instead of
+    pickle.load."""
     import torch.distributed.checkpoint as dcp
 
     metadata = _read_metadata(path / _METADATA)
@@ -200,7 +202,7 @@ def _reader(path: Path) -> Any:
 
 
 def _read_metadata(path: Path) -> Any:
-    """What torch's ``.metadata`` holds, with nothing in it executed but the constructors of torch's own records.
+    """Return what torch's ``.metadata`` holds, with nothing in it executed but the constructors of torch's own records.
 
     Raises:
         CheckpointError: it wants anything else, is damaged, or names files outside its folder.
@@ -274,7 +276,7 @@ def refuse_damaged_folder(path: str | os.PathLike) -> None:
 
 
 def read_sharded(path: str | os.PathLike, layout: Layout | None = None, *, verified: bool = False) -> dict[str, Any]:
-    """The dictionary that :func:`save_sharded` was given, verified, on any number of processes.
+    """Return the dictionary that :func:`save_sharded` was given, verified, on any number of processes.
 
     Args:
         verified: another process has just verified it.
@@ -313,7 +315,8 @@ def read_sharded(path: str | os.PathLike, layout: Layout | None = None, *, verif
 
 
 def _prepare(path: Path, layout: Layout | None) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any]:
-    """What a folder holds, with empty tensors; these by the names of their parts, and the reader that fills them.
+    """Return what a folder holds, with empty tensors; these by the names of their parts, and the reader that fills
+    them.
 
     Raises:
         CheckpointError: the folder's two descriptions do not fit each other, or there is no memory.

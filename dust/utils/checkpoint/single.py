@@ -84,7 +84,7 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A copy of the containers of ``value`` that holds only what ``weights_only`` reads."""
+    """Return a copy of the containers of ``value`` that holds only what ``weights_only`` reads."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, nn.Parameter) or type(value) is torch.Tensor:
@@ -129,7 +129,7 @@ def _write_sidecar(path: Path, hashes: list[str]) -> None:
 
 
 def _sidecar_hashes(path: Path) -> list[str]:
-    """The hashes that the sidecar names; [] if there is no sidecar or it is not one."""
+    """Return the hashes that the sidecar names; [] if there is no sidecar or it is not one."""
     sidecar = sidecar_of(path)
     try:
         lines = read_bytes(sidecar, longest=_LONGEST_SIDECAR).decode().splitlines()
@@ -144,12 +144,12 @@ def _sidecar_hashes(path: Path) -> list[str]:
 
 
 def _hashes_to_keep(path: Path) -> list[str]:
-    """What the file that is about to be replaced may verify by until then; a foreign one gets its own hash."""
+    """Return what the file that is about to be replaced may verify by until then; a foreign one gets its own hash."""
     return _sidecar_hashes(path) if sidecar_of(path).exists() else [sha256_of_file(path)]
 
 
 def verify_file(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:
-    """ "ok": the file is what its sidecar says; "foreign": it has no sidecar; "damaged": it is something else.
+    """Return "ok": the file is what its sidecar says; "foreign": it has no sidecar; "damaged": it is something else.
 
     Raises CheckpointError if there is no such file or it cannot be read.
     """
@@ -187,8 +187,8 @@ def refuse_damaged(path: str | os.PathLike) -> None:
 
 
 def _check_unsigned(path: Path) -> None:
-    """A file whose sidecar got lost still has the checksums that torch's archives carry. CheckpointError if one of
-    them is wrong."""
+    """Check a file whose sidecar got lost: it still has the checksums that torch's archives carry. CheckpointError if
+    one of them is wrong."""
     if not zipfile.is_zipfile(path):
         return
     try:

@@ -26,8 +26,8 @@ _NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.(?:pyth|dcp)")
 
 
 def checkpoint_name(epoch: int, step: int | None = None, suffix: str = ".pyth") -> str:
-    """File name for the 0-based ``epoch``; with ``step`` (optimizer steps done in that epoch) for one saved within it.
-    A sharded one has the ``suffix`` .dcp."""
+    """Return the file name for the 0-based ``epoch``; with ``step`` (optimizer steps done in that epoch) for one saved
+    within it. A sharded one has the ``suffix`` .dcp."""
     middle = "" if step is None else f"_iter_{step:07d}"
     return f"checkpoint_epoch_{epoch + 1:05d}{middle}{suffix}"
 
@@ -61,7 +61,7 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def verify_checkpoint(path: str | os.PathLike) -> Literal["ok", "foreign", "damaged"]:
-    """ "ok": the file is what its sidecar says; "foreign": it has no sidecar; "damaged": it is something else.
+    """Return "ok": the file is what its sidecar says; "foreign": it has no sidecar; "damaged": it is something else.
 
     Raises CheckpointError if there is no such file or it cannot be read.
     """
@@ -83,7 +83,7 @@ def refuse_unverified(path: str | os.PathLike) -> None:
 
 
 def load_verified(path: str | os.PathLike, layout: Layout | None = None) -> dict[str, Any]:
-    """:func:`load_checkpoint` of one that somebody has just verified."""
+    """Return :func:`load_checkpoint` of one that somebody has just verified."""
     if _is_folder(path):
         return read_sharded(path, layout, verified=True)
     # not memory-mapped: the run that gets these tensors goes on to delete and replace checkpoints
@@ -116,8 +116,8 @@ def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, 
 
 
 def learnt_of(saved: Mapping[str, Any], path: str | os.PathLike) -> tuple[list[str] | None, dict[str, Any] | None]:
-    """(the names of the classes, what the training split taught its dataset) that a checkpoint holds; None where it
-    does not say.
+    """Return (the names of the classes, what the training split taught its dataset) that a checkpoint holds; None where
+    it does not say.
 
     Raises CheckpointError for anything else under these names: the file may be somebody's.
     """
@@ -134,7 +134,7 @@ def _is_folder(path: str | os.PathLike) -> bool:
 
 
 def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tuple[Path, dict[str, Any]] | None:
-    """(path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint. See
+    """Return (path, contents) of the newest checkpoint in ``folder`` that is whole; None if it holds no checkpoint. See
     :func:`load_checkpoint` for ``layout``.
 
     A damaged one is logged with its name and the one before it is taken. If all are damaged: CheckpointError, so that
@@ -144,8 +144,8 @@ def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tupl
 
 
 def newest_of(folder: str | os.PathLike, paths: Sequence[Path], read: Callable[[Path], T]) -> tuple[Path, T] | None:
-    """:func:`find_latest` among these, the oldest first: the newest of which ``read`` raises no CheckpointError, and
-    what it gave."""
+    """Return :func:`find_latest` among these, the oldest first: the newest of which ``read`` raises no CheckpointError,
+    and what it gave."""
     problems = []
     for path in reversed(paths):
         try:

@@ -80,7 +80,7 @@ def _keys(data: Mapping[Any, Any]) -> str:
 
 
 def _parts(data: Mapping[Any, Any]) -> dict[str, Mapping[str, torch.Tensor]]:
-    """The parts of a model that was saved in parts, each under its own name; averages are none of them."""
+    """Return the parts of a model that was saved in parts, each under its own name; averages are none of them."""
     inner = {str(name): part for name, part in data.items() if isinstance(part, Mapping) and part}
     return {
         name: part
@@ -90,7 +90,7 @@ def _parts(data: Mapping[Any, Any]) -> dict[str, Mapping[str, torch.Tensor]]:
 
 
 def _first_classifier(source: str, data: Mapping[Any, Any], notes: list[str]) -> Mapping[str, torch.Tensor]:
-    """The tensors of the first of a list of classifiers, which is all that is left to look for."""
+    """Return the tensors of the first of a list of classifiers, which is all that is left to look for."""
     found = data.get(CLASSIFIERS)
     if not isinstance(found, Sequence) or not found or not _inner({"first": found[0]}, "first"):
         raise CheckpointError(
@@ -128,7 +128,7 @@ def has_raw(data: Mapping[Any, Any]) -> bool:
 
 
 def _inner(data: Mapping[Any, Any], name: str) -> Mapping[str, torch.Tensor]:
-    """The tensors under ``name``, or one container deeper; empty where there are none."""
+    """Return the tensors under ``name``, or one container deeper; empty where there are none."""
     inner = data.get(name)
     if not isinstance(inner, Mapping):
         return {}
@@ -138,7 +138,7 @@ def _inner(data: Mapping[Any, Any], name: str) -> Mapping[str, torch.Tensor]:
 
 
 def _plain(source: str, tensors: Mapping[str, torch.Tensor], notes: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors without gradients, those of 8 bits as float32, which holds each of their values."""
+    """Return the tensors without gradients, those of 8 bits as float32, which holds each of their values."""
     plain: dict[str, torch.Tensor] = {}
     problems: list[str] = []
     widened: list[str] = []
@@ -194,7 +194,7 @@ def check_values(source: str, state: Mapping[str, torch.Tensor], own: Mapping[st
 
 
 def _converts(tensor: torch.Tensor, own: torch.Tensor) -> bool:
-    """Whether numbers of one kind come to be of the same, or fractions without a fractional part integers."""
+    """Tell whether numbers of one kind come to be of the same, or fractions without a fractional part integers."""
     if own.is_floating_point():
         return tensor.is_floating_point()
     if tensor.is_floating_point():

@@ -50,7 +50,7 @@ class StatesConstants(Protocol):
     beside a file. Default: nothing is compared."""
 
     def constants(self) -> dict[str, Any]:
-        """``activation``, ``num_heads``, ``norm_eps``, ``pooling`` (token | mean), as far as they can differ."""
+        """Return ``activation``, ``num_heads``, ``norm_eps``, ``pooling`` (token | mean), as far as they can differ."""
         ...
 
 
@@ -181,7 +181,7 @@ def load_weights(
 
 
 def _strip_prefixes(state: dict[str, torch.Tensor], own: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Wrappers' prefixes, however deep, go where most names have them and the model's own names do not."""
+    """Strip wrappers' prefixes, however deep, where most names have them and the model's own names do not."""
     again = True
     while again:
         again = False
@@ -242,8 +242,8 @@ _IN_BLOCK = re.compile(r"(^|\.)((blocks|layers|resblocks|features)\.\d+|layer\d+
 
 
 def _check_constants(report: LoadReport, model: nn.Module, theirs: Mapping[str, Any]) -> None:
-    """CheckpointError if the file's model has another activation, other heads or pooling than ``model``; a note where
-    only the epsilon of its norms differs, which is too small to matter in a trained model."""
+    """Raise CheckpointError if the file's model has another activation, other heads or pooling than ``model``; a note
+    where only the epsilon of its norms differs, which is too small to matter in a trained model."""
     ours = model.constants() if isinstance(model, StatesConstants) else {}
     differing = [
         f"{name} {value} in its configuration, {ours[name]} in the model"
@@ -261,7 +261,7 @@ def _check_constants(report: LoadReport, model: nn.Module, theirs: Mapping[str, 
 
 
 def _refuse_variant(report: LoadReport, model: nn.Module) -> None:
-    """CheckpointError if the file holds tensors of the trunk that the model has no place for."""
+    """Raise CheckpointError if the file holds tensors of the trunk that the model has no place for."""
     surplus = [key for key in report.unexpected if not LEFT_OVER.match(key)]
     if not surplus:
         fresh = model.fresh_parts if isinstance(model, HasFreshParts) else "$^"
@@ -293,7 +293,7 @@ def _is_fresh(key: str, pattern: str, loaded: Sequence[str]) -> bool:
 
 
 def _block_of(key: str) -> str:
-    """The block that a name lies in, "" for none."""
+    """Return the block that a name lies in, "" for none."""
     ends = [match.end() for match in _IN_BLOCK.finditer(key)]
     return key[: ends[-1]] if ends else ""
 

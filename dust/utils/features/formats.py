@@ -30,7 +30,7 @@ _AGAIN = "extract the features again"
 
 
 def to_bfloat16(numbers: np.ndarray) -> np.ndarray:
-    """float32 -> the bits of the nearest bfloat16 (of two the even one), as uint16."""
+    """Map float32 -> the bits of the nearest bfloat16 (of two the even one), as uint16."""
     floats = np.ascontiguousarray(numbers, np.float32)
     bits = floats.view(np.uint32)
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
@@ -56,7 +56,7 @@ class BFloat16Rows:
         return from_bfloat16(np.asarray(self.stored[key]))
 
     def flattened(self) -> "BFloat16Rows":
-        """As StoredArray's."""
+        """Return the rows flattened, as StoredArray's."""
         flat = self.stored.reshape(-1, *self.shape[2:]) if isinstance(self.stored, np.ndarray) else None
         return BFloat16Rows(self.stored.flattened() if flat is None else flat)  # type: ignore[union-attr]
 
@@ -82,7 +82,7 @@ def some_of(ids: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """An OSError (a full disk, no permission) within becomes a DataError that says the way out."""
+    """Turn an OSError (a full disk, no permission) within into a DataError that says the way out."""
     try:
         yield
     except OSError as error:
@@ -93,7 +93,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def sync(file: BinaryIO) -> None:
-    """What was written is on disk when this returns."""
+    """Wait until what was written is on disk."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -195,8 +195,8 @@ def npy_names(folder: Path) -> list[str]:
 
 
 def pack_npz(path: Path, rows: Path, ids: Sequence[str], missing: Sequence[str], meta: Mapping[str, Any]) -> None:
-    """An uncompressed .npz of the rows of a .npy file, the ids (and the missing ones) and the meta data, copied in
-    pieces."""
+    """Write an uncompressed .npz of the rows of a .npy file, the ids (and the missing ones) and the meta data, copied
+    in pieces."""
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         with (
             archive.open(zipfile.ZipInfo("features.npy", _EPOCH), "w", force_zip64=True) as member,

@@ -115,7 +115,7 @@ class FeatureStore:
         return found.reshape(-1, *found.shape[2:]) if isinstance(found, np.ndarray) else found.flattened()
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
-        """(len(ids),) int64: which row each id has. DataError with the ids that have none."""
+        """Return (len(ids),) int64: which row each id has. DataError with the ids that have none."""
         if self._table is None:
             absent = set(self.missing)
             self._table = {sample_id: row for row, sample_id in enumerate(self.ids) if sample_id not in absent}
@@ -140,7 +140,7 @@ class FeatureStore:
         return feature
 
     def check_checkpoint(self, sha256: str, named: str) -> None:
-        """DataError unless these features were made by the checkpoint of this hash, which ``named`` tells of."""
+        """Raise DataError unless these features were made by the checkpoint of this hash, which ``named`` tells of."""
         own = self.meta.get("checkpoint_sha256", "")
         if own != sha256:
             raise DataError(

@@ -91,7 +91,7 @@ class FeatureWriter:
         return sum(stop - start for start, stop in self.counted)
 
     def to_do(self) -> np.ndarray:
-        """(n,) the numbers of the samples that are not counted, in order."""
+        """Return (n,) the numbers of the samples that are not counted, in order."""
         left = np.ones(len(self.ids), bool)
         for start, stop in self.counted:
             left[start:stop] = False
@@ -125,7 +125,7 @@ class FeatureWriter:
         )
 
     def _find_complete(self, overwrite: bool) -> bool:
-        """Whether the same features are there already. Others are refused, or removed with ``overwrite``."""
+        """Tell whether the same features are there already. Others are refused, or removed with ``overwrite``."""
         final = [self._path(".json"), self._path(".npz")]
         if not any(path.exists() for path in final):
             return False
@@ -150,7 +150,7 @@ class FeatureWriter:
         return False
 
     def _find_partial(self, overwrite: bool) -> bool:
-        """Whether an extraction of the same identity was interrupted here; then ``done`` is how far it came."""
+        """Tell whether an extraction of the same identity was interrupted here; then ``done`` is how far it came."""
         record = self._path(".json" + PARTIAL)
         if not record.exists():
             return False
@@ -176,7 +176,7 @@ class FeatureWriter:
         return True
 
     def _shares(self) -> list[Path]:
-        """The counts of other processes than the first."""
+        """Return the counts of other processes than the first."""
         return sorted(self.folder.glob(f"{glob.escape(self.split)}.count-*{PARTIAL}"))
 
     def _read_counts(self) -> None:
@@ -253,7 +253,7 @@ class FeatureWriter:
         return files.npy_header((len(self.ids), *self.shape), self.dtype)
 
     def _offset(self, row: int) -> int:
-        """Where a row begins in the .npy, in bytes."""
+        """Return where a row begins in the .npy, in bytes."""
         return len(self._header) + row * math.prod(self.shape) * self.dtype.itemsize
 
     def write(self, start: int, features: Any) -> None:
@@ -303,17 +303,17 @@ class FeatureWriter:
         write_atomically(self._path(name + PARTIAL), json.dumps([done, missing]).encode())
 
     def _absent(self) -> np.ndarray:
-        """What stands in the file for a sample without a feature: NaN, or no window."""
+        """Return what stands in the file for a sample without a feature: NaN, or no window."""
         return self._as_stored(np.full((0, *self.shape) if self.format == "per_video" else self.shape, np.nan))
 
     def _as_stored(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers in the file's form."""
+        """Return numbers in the file's form."""
         if self.identity["dtype"] == "bfloat16":
             return files.to_bfloat16(numbers)
         return np.ascontiguousarray(numbers, self.dtype)
 
     def _checked(self, index: int, feature: Any) -> np.ndarray:
-        """One sample's feature in the file's dtype; refused where that shape or dtype does not hold it."""
+        """Return one sample's feature in the file's dtype; refused where that shape or dtype does not hold it."""
         given = _as_array(self.ids[index], feature)
         shape = given.shape[1:] if self.format == "per_video" else given.shape
         if shape != self.shape:
@@ -368,7 +368,8 @@ class FeatureWriter:
 
 
 def _as_array(sample_id: str, feature: Any) -> np.ndarray:
-    """A feature's numbers; tensors without their gradients, those of a type that NumPy has not as float32, exactly."""
+    """Return a feature's numbers; tensors without their gradients, those of a type that NumPy has not as float32,
+    exactly."""
     if hasattr(feature, "detach"):  # a tensor, whose library is not imported for arrays
         feature = feature.detach().cpu()
         feature = feature.float() if feature.is_floating_point() and feature.element_size() < 4 else feature

@@ -25,7 +25,8 @@ class Agreement:
 
 
 def measure_agreement(items: Iterable[Mapping[int, int]]) -> Agreement | None:
-    """Agreement by Fleiss, "Measuring nominal scale agreement among many raters", Psychological Bulletin 76, 1971.
+    """Measure agreement as Fleiss does, "Measuring nominal scale agreement among many raters", Psychological Bulletin
+    76, 1971.
 
     Where items have different numbers of people, each item weighs alike, and each judgement in the classes' shares.
 

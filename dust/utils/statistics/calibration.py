@@ -104,7 +104,8 @@ def reliability_bins(confidence: np.ndarray, right: np.ndarray, *, bins: int = B
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray, *, bins: int = BINS) -> float:
-    """Mean distance (0..1) of confidence and accuracy over bins of equal mass (Nguyen and O'Connor, EMNLP 2015)."""
+    """Return the mean distance (0..1) of confidence and accuracy over bins of equal mass (Nguyen and O'Connor, EMNLP
+    2015)."""
     parts = reliability_bins(confidence, right, bins=bins)
     return sum(count * abs(mean - share) for count, mean, share in parts) / len(confidence)
 

@@ -62,7 +62,7 @@ def group_numbers(groups: Sequence[Hashable] | np.ndarray | None, count: int) ->
 
 
 def wilson_interval(share: float, count: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share (0..1) of ``count`` independent samples."""
+    """Return Wilson's interval of a share (0..1) of ``count`` independent samples."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -201,8 +201,8 @@ def multilabel_figures(scores: np.ndarray, labels: np.ndarray, numbers: np.ndarr
 
 
 def _of_shares(figures: Figures, sizes: np.ndarray, shares: set[str], resamples: int, confidence: float, seed: int):
-    """The intervals of named figures (0..1) of weighted groups, in percent. ``shares`` are those that are a share of
-    independent samples."""
+    """Return the intervals of named figures (0..1) of weighted groups, in percent. ``shares`` are those that are a
+    share of independent samples."""
     total = len(sizes)
     whole = {name: float(value[0]) for name, value in figures(np.ones((total, 1))).items()}
     draws: dict[str, list[np.ndarray]] = {name: [] for name in whole}
@@ -220,7 +220,7 @@ def _of_shares(figures: Figures, sizes: np.ndarray, shares: set[str], resamples:
 
 
 def _interval(value: float, draws: np.ndarray, sizes: np.ndarray, upper: float | None, confidence: float) -> Interval:
-    """The interval of a figure whose range is 0..1 (``upper`` not None) or unbounded."""
+    """Return the interval of a figure whose range is 0..1 (``upper`` not None) or unbounded."""
     from scipy.special import stdtrit
 
     effective = float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum())
@@ -248,14 +248,15 @@ def draw_groups(total: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _matrix(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, height: int, width: int) -> Any:
-    """A sparse (height, width) float32 matrix; values at one place are summed."""
+    """Return a sparse (height, width) float32 matrix; values at one place are summed."""
     from scipy.sparse import csr_matrix
 
     return csr_matrix((values.astype(np.float32), (rows, columns)), shape=(height, width))
 
 
 def _ranking(scores: np.ndarray, positive: np.ndarray, numbers: np.ndarray, groups: int) -> tuple[Any, Any]:
-    """Of one class, the positives and everyone by the thresholds at which a positive appears, (thresholds, groups)."""
+    """Return of one class the positives and everyone by the thresholds at which a positive appears, (thresholds,
+    groups)."""
     order = np.argsort(-scores, kind="stable")
     level = np.unique(-scores[order], return_inverse=True)[1]
     with_positive = np.unique(level[positive[order] > 0])

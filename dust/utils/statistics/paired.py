@@ -107,7 +107,8 @@ def mcnemar_p(a_right: np.ndarray, b_right: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p values for their number (Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    """Correct p values for their number (Holm, Scandinavian Journal of Statistics 6, 1979), in the order
+    given."""
     count, largest = len(p_values), 0.0
     corrected = [0.0] * count
     for rank, index in enumerate(sorted(range(count), key=lambda index: p_values[index])):
@@ -119,7 +120,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _compare(
     figures: Figures, sizes: np.ndarray, resamples: int, confidence: float, seed: int, *, bound: float
 ) -> dict[str, Difference]:
-    """``figures`` take weights of a's groups and behind them of b's."""
+    """Compare two answers. ``figures`` take weights of a's groups and behind them of b's."""
     from scipy.special import stdtrit
 
     total = len(sizes)
@@ -151,7 +152,7 @@ def _compare(
 
 
 def _exchanges(total: int, seed: int) -> Iterator[np.ndarray]:
-    """Which groups are exchanged, (total, some) of zeros and ones."""
+    """Yield which groups are exchanged, (total, some) of zeros and ones."""
     if total <= EXACT_GROUPS:
         yield np.array(list(itertools.product((0, 1), repeat=total)), np.float32).T
         return
