@@ -26,7 +26,8 @@ def plain_words(figure: Any) -> Any:
 
 
 def confusion_matrix_figure(counts: np.ndarray, class_names: Sequence[str]) -> Any:
-    """Rows are labels, columns predictions, colour the share of the row. Up to 30 classes are named and numbered."""
+    """Draw the matrix: rows are labels, columns predictions, colour the share of the row. Up to 30 classes are named
+    and numbered."""
     size = len(class_names)
     side = float(np.clip(2.5 + 0.4 * size, 4, 16))
     figure = new_figure(side + 1, side)

@@ -83,7 +83,8 @@ def _rgb(colour: Any) -> tuple[float, ...]:
 def most_shown(
     segments: Sequence[tuple[float, float, str]], probabilities: np.ndarray, class_names: Sequence[str]
 ) -> list[str]:
-    """Up to NAMED classes that get a colour, in their own order: those with the most time, then the likeliest."""
+    """Return up to NAMED classes that get a colour, in their own order: those with the most time, then the
+    likeliest."""
     seconds = dict.fromkeys(class_names, 0.0)
     for start, end, label in segments:
         if label in seconds:

@@ -23,7 +23,7 @@ def steps_figure(
     probabilities: np.ndarray,
     title: str = "",
 ) -> Any:
-    """Completed steps above recognised ones, a colour per component; below, the confidence that each changed.
+    """Draw completed steps above recognised ones, a colour per component; below, the confidence that each changed.
 
     Args:
         gt, pred: (frame, step id), step id = 3 * component + 0 (install), 1 (install wrongly) or 2 (remove).

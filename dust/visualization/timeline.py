@@ -17,7 +17,7 @@ def timeline_figure(
     class_names: Sequence[str],
     fps: float = 0.0,
 ) -> Any:
-    """Strips of the labels and the predictions above a curve of the predictions' probability.
+    """Draw strips of the labels and the predictions above a curve of the predictions' probability.
 
     Args:
         predicted, labels: (T,) class numbers; -1 where there is none, left white. Without any label there is no strip.

@@ -27,7 +27,7 @@ class Tracker(Protocol):
         """Take ``{"Train/loss": ...}`` of a step; ``group/step`` is among them."""
 
     def finish(self) -> None:
-        """The run is over."""
+        """Note that the run is over."""
 
 
 class Guarded:

@@ -87,7 +87,8 @@ class Writer:
             logger.error("TensorBoard's %s cannot be written: %s. The run goes on without it", self.folder, error)
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
-        """``group/name`` scalars. SlowFast's names: Train/loss, Train/lr, Train/Top1_err, Val/Top1_err, Val/mAP."""
+        """Write ``group/name`` scalars. SlowFast's names: Train/loss, Train/lr, Train/Top1_err, Val/Top1_err,
+        Val/mAP."""
         if self.board is None and not self.trackers:
             return
         named = {f"{group}/{_display(name)}": value for name, value in values.items()}
@@ -103,7 +104,7 @@ class Writer:
             tracker.log({**named, f"{group}/step": step}, step)
 
     def evaluation(self, evaluation: Any, loader: Any, step: int, name: str = "Val") -> None:
-        """The evaluation's figures and some of the split's clips, as far as they are asked for."""
+        """Write the evaluation's figures and some of the split's clips, as far as they are asked for."""
         if self.board is None:
             return
         figures = evaluation.figures() if self.confusion_matrix else {}
@@ -117,7 +118,7 @@ class Writer:
             self.board.flush()
 
     def clip(self, name: str, video: torch.Tensor, step: int, frames_per_second: float = 8.0) -> None:
-        """A uint8 (C, T, H, W) clip as an animated GIF. (``add_video`` needs moviepy and else shows nothing.)"""
+        """Write a uint8 (C, T, H, W) clip as an animated GIF. (``add_video`` needs moviepy and else shows nothing.)"""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         frames = video.permute(1, 2, 3, 0).numpy()
@@ -133,7 +134,7 @@ class Writer:
 
 
 def gif_bytes(frames: np.ndarray, frames_per_second: float) -> bytes:
-    """uint8 (T, H, W, 3) as an endless GIF."""
+    """Encode uint8 (T, H, W, 3) as an endless GIF."""
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
