@@ -40,7 +40,7 @@ def resolve(path_or_name: str) -> str:
 
 
 def _tensors_of(entry: Entry, program: Path) -> Path:
-    """The tensors of a program, written once; see :mod:`dust.zoo.convert` for how it is read."""
+    """Return the tensors of a program, written once; see :mod:`dust.zoo.convert` for how it is read."""
     tensors = program.with_suffix(".safetensors")
     with hashes.locked(tensors):
         if not tensors.exists():
@@ -55,13 +55,13 @@ def cached_path(entry: Entry) -> Path:
 
 
 def cached(entry: Entry) -> str:
-    """ "yes", "part" (a transfer that can go on) or "no"."""
+    """Return "yes", "part" (a transfer that can go on) or "no"."""
     path = cached_path(entry)
     return "yes" if path.exists() else "part" if _part(path).exists() else "no"
 
 
 def cached_names() -> list[str]:
-    """Names of all weights at hand."""
+    """Return names of all weights at hand."""
     return [name for name, entry in ENTRIES.items() if cached_path(entry).exists()]
 
 
@@ -109,7 +109,7 @@ def _part(path: Path) -> Path:
 
 
 def _verified_before(entry: Entry, path: Path) -> bool:
-    """Whether the file is unchanged since a verification that still holds against what is known now."""
+    """Tell whether the file is unchanged since a verification that still holds against what is known now."""
     sha256 = hashes.remembered_sha256(path)
     return bool(sha256) and not hashes.mismatch(entry, sha256)
 
@@ -129,7 +129,7 @@ def _check_cached(entry: Entry, path: Path, trust_memo: bool = True) -> str:
 
 
 def _accept(entry: Entry, part: Path, source: str) -> str:
-    """The sha256 of a complete part file that is what it should be; any other is removed, with an error."""
+    """Return the sha256 of a complete part file that is what it should be; any other is removed, with an error."""
     sha256, problem = _examine(entry, part)
     if problem:
         discard(part)
@@ -139,7 +139,7 @@ def _accept(entry: Entry, part: Path, source: str) -> str:
 
 
 def _examine(entry: Entry, path: Path) -> tuple[str, str]:
-    """(sha256 or "", what is wrong or "") of a complete file."""
+    """Return (sha256 or "", what is wrong or "") of a complete file."""
     try:
         size = path.stat().st_size
         problem = _size_problem(entry, size) or _format_problem(path)
@@ -176,7 +176,7 @@ def _check_head(head: bytes) -> None:
 
 
 def _format_problem(path: Path) -> str:
-    """Whether a file is of no known kind, or was cut off where its kind lets one see that."""
+    """Tell whether a file is of no known kind, or was cut off where its kind lets one see that."""
     with open_file(path) as handle:
         head = handle.read(16)
         kind = format_of(head)

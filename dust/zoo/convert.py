@@ -57,7 +57,7 @@ def convert(source: str | os.PathLike, out: str | os.PathLike, *, sha256: str = 
 
 
 def _expected(source: Path, sha256: str) -> str:
-    """The hash that ``source`` must have, of which somebody else than the file itself must have told."""
+    """Return the hash that ``source`` must have, of which somebody else than the file itself must have told."""
     _check_kind(source)
     sha256 = sha256.strip().lower()
     if sha256:
@@ -124,7 +124,7 @@ def _in_child(program: Path, tensors: Path, prefix: str, source: Path) -> int:
 
 
 def _child() -> None:
-    """In the child process: argv holds the program, the file to write, and the names' prefix."""
+    """Run in the child process: argv holds the program, the file to write, and the names' prefix."""
     import torch
     from safetensors.torch import save_file
 
@@ -142,7 +142,7 @@ def _child() -> None:
 
 
 def _join(source: Path, tensors: Path, out: Path) -> int:
-    """A folder's parts, which hold no program, as one file."""
+    """Join a folder's parts, which hold no program, into one file."""
     from safetensors.torch import save_file
 
     from dust.utils.checkpoint import read_checkpoint

@@ -143,7 +143,8 @@ RENAMED = {"clip_vit_b16_openai": "clip_vit_b16"}
 
 
 def figures() -> dict[str, dict[str, float]]:
-    """Row -> ``params`` in 10^6 and ``gmacs``, 10^9 multiply-adds of one view at the row's frames and crop, counted."""
+    """Map row -> ``params`` in 10^6 and ``gmacs``, 10^9 multiply-adds of one view at the row's frames and crop,
+    counted."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load(FIGURES.read_text(encoding="utf-8"), loader)
 

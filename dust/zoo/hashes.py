@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def home() -> Path:
-    """``$DUST_HOME``, or ~/.cache/dust."""
+    """Return ``$DUST_HOME``, or ~/.cache/dust."""
     return Path(os.environ.get("DUST_HOME") or "~/.cache/dust").expanduser()
 
 

@@ -59,7 +59,7 @@ COLUMNS = (
 
 
 def _percent(value: float | None) -> str:
-    """With the digits that were published: one, or two."""
+    """Write with the digits that were published: one, or two."""
     if value is None:
         return "–"
     return f"{value:.1f}" if value == round(value, 1) else f"{value:.2f}"

@@ -104,7 +104,8 @@ def _meta_path(part: Path) -> Path:
 
 
 def _resumable(url: str, part: Path) -> tuple[int, str, int | None]:
-    """(bytes at hand, validator, total) if the part file came from ``url`` and can be continued, else (0, "", None)."""
+    """Return (bytes at hand, validator, total) if the part file came from ``url`` and can be continued, else (0, "",
+    None)."""
     have = _size(part)
     try:
         meta = read_json(_meta_path(part))
@@ -117,7 +118,7 @@ def _resumable(url: str, part: Path) -> tuple[int, str, int | None]:
 
 
 def _validator(headers: http.client.HTTPMessage) -> str:
-    """What If-Range may hold: a strong ETag, else a date; "" if there is neither (RFC 9110, 13.1.5)."""
+    """Return what If-Range may hold: a strong ETag, else a date; "" if there is neither (RFC 9110, 13.1.5)."""
     etag = headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         return etag
@@ -197,7 +198,7 @@ def _fetch_once(
 
 
 def _content_range(value: str) -> tuple[int, int | None]:
-    """(first byte, total or None) of "bytes 10-99/100"."""
+    """Return (first byte, total or None) of "bytes 10-99/100"."""
     match = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", value.strip())
     if match is None:
         raise Broken(f"the server's Content-Range {value[:100]!r} cannot be read")
@@ -205,7 +206,7 @@ def _content_range(value: str) -> tuple[int, int | None]:
 
 
 def _number(text: str) -> int:
-    """A number of bytes in a header. Refused if it is none, or one that no disk holds."""
+    """Return a number of bytes in a header. Refused if it is none, or one that no disk holds."""
     if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
         raise Refused(f"the server announces {text[:100]!r} as a number of bytes")
     return int(text)
@@ -261,7 +262,7 @@ def _read(response: IO[bytes]) -> bytes:
 
 @contextlib.contextmanager
 def _bar(label: str, have: int, total: int | None, progress: bool) -> Iterator[Any]:
-    """A tqdm bar on a terminal; silent elsewhere."""
+    """Show a tqdm bar on a terminal; silent elsewhere."""
     from tqdm import tqdm
 
     disable = None if progress else True  # None: tqdm looks whether it writes to a terminal
