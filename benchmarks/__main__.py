@@ -21,7 +21,7 @@ RUNS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The sub-commands of dust, and those of this repository."""
+    """Add the sub-commands of dust, and those of this repository."""
     add = benchmark.add_arguments(parser)
     decode = add("decode-peers", "decode, beside SlowFast's PyAV path, decord and torchcodec", decode_peers)
     benchmark.decode_options(decode)
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure_experts(args: argparse.Namespace) -> Any:
-    """What frozen experts save."""
+    """Measure what frozen experts save."""
     from benchmarks.experts import ExpertsRun, benchmark_experts
 
     names = ("rounds", "clips", "experts", "steps", "threads")
@@ -60,19 +60,19 @@ def measure_experts(args: argparse.Namespace) -> Any:
 
 
 def in_processes(args: argparse.Namespace) -> Any:
-    """A measurement whose processes read the configuration themselves."""
+    """Start a measurement whose processes read the configuration themselves."""
     module, name, options = RUNS[args.command]
     run_of = getattr(importlib.import_module(f"benchmarks.{module}"), name)
     return run_of(args.cfg, args.overrides, **{option: getattr(args, option) for option in options})
 
 
 def decode_peers(args: argparse.Namespace) -> Any:
-    """dust's decoder beside other readers."""
+    """Measure dust's decoder beside other readers."""
     return benchmark.measure_decode(args, peers)
 
 
 def peers(protocol):
-    """(the readers that dust is compared with, a line for each that is not listening)."""
+    """Return (the readers that dust is compared with, a line for each that is not installed)."""
     from benchmarks import peers as readers
     from dust.benchmark.clips import Peer, peer_by_frames
 

@@ -36,7 +36,7 @@ LIBRARIES = {"mvit_v2_s": "torchvision", "slowfast_r50": "pytorchvideo"}
 
 
 def peer(name: str) -> tuple[nn.Module, Callable[[torch.Tensor], Any]]:
-    """Another library's model, and what it takes of a video."""
+    """Build another library's model, and what it takes of a video."""
     if name == "mvit_v2_s":
         from torchvision.models.video import mvit_v2_s
 
@@ -87,7 +87,7 @@ def measure_backbones(names: list[str], *, rounds: int, threads: int, size: int 
 
 
 def _build(name: str, which: str, size: int) -> tuple[nn.Module, Any]:
-    """The model and what it takes of a clip of noise."""
+    """Build the model and what it takes of a clip of noise."""
     path, overrides = MODELS[name]
     cfg = load_config(path, overrides)
     torch.manual_seed(0)
@@ -110,7 +110,8 @@ def _do(what: str, model: nn.Module, given: Any) -> None:
 
 
 def _in_a_process(name: str, which: str, what: str, size: int) -> tuple[int, int]:
-    """MiB of a process that builds one model and does the same twice: in all, and beyond what it had before."""
+    """Return the MiB of a process that builds one model and does the same twice: in all, and beyond what it had
+    before."""
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_peak, name, which, what, size, threads).result()

@@ -22,7 +22,7 @@ SMALL = (8, 16, 16)
 
 
 def samples_of(cfg: Any, split: str, fitted: dict[str, Any] | None, names: list[str] | None) -> tuple[Any, ...]:
-    """All views of a split as (N, D) float32, their labels, their samples' numbers, and the dataset.
+    """Return all views of a split as (N, D) float32, their labels, their samples' numbers, and the dataset.
 
     Raises:
         DataError: a sample that cannot be read.
@@ -43,14 +43,14 @@ def samples_of(cfg: Any, split: str, fitted: dict[str, Any] | None, names: list[
 
 
 def nearest_neighbour(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
-    """(N, K) ones at the class of the nearest training view, Euclidean."""
+    """Return (N, K) ones at the class of the nearest training view, Euclidean."""
     squares = (train**2).sum(axis=1)
     nearest = [int((squares - 2 * (train @ one)).argmin()) for one in test]
     return np.eye(classes)[labels[nearest]]
 
 
 def linear_model(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
-    """(N, K) probabilities of a logistic regression on standardised features, classes balanced."""
+    """Return (N, K) probabilities of a logistic regression on standardised features, classes balanced."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -63,12 +63,13 @@ def linear_model(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classe
 
 
 def commonest_class(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
-    """(N, K) ones at the class that most training views have."""
+    """Return (N, K) ones at the class that most training views have."""
     return np.tile(np.eye(classes)[np.bincount(labels).argmax()], (len(test), 1))
 
 
 def measure(cfg: Any) -> dict[str, dict[str, float]]:
-    """top1_acc and macro_f1, percent, of each method: of samples (the mean over their views) and of single views."""
+    """Return top1_acc and macro_f1, percent, of each method: of samples (the mean over their views) and of single
+    views."""
     train, labels, _, dataset = samples_of(cfg, "train", None, None)
     names = list(dataset.class_names)
     test, truth, numbers, _ = samples_of(cfg, "test", getattr(dataset, "fitted", None), names)

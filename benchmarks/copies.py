@@ -47,7 +47,8 @@ class Copy(NamedTuple):
 def takes(
     path: Path, *, most: int, seconds: float, later: float, height: int = HEIGHT
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Frames (T, H, W, 3) uint8 of up to ``most`` takes of a file and their rate; each ``later`` seconds longer."""
+    """Yield frames (T, H, W, 3) uint8 of up to ``most`` takes of a file and their rate; each ``later`` seconds
+    longer."""
     with open_clip(path) as reader:
         step = max(1, round(reader.fps / RATE))
         rate = max(1, round(reader.fps / step))
@@ -91,7 +92,7 @@ def lit(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 of another size, by areas."""
+    """Return frames (T, H, W, 3) uint8 of another size, by areas."""
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     scaled = F.interpolate(planes, (height, width), mode="area").round().byte()
     return scaled.permute(0, 2, 3, 1).numpy()
@@ -127,7 +128,7 @@ def make_set(
 
 
 def figures(found: Sequence[Sequence[int]], owner: Sequence[int]) -> tuple[float, float]:
-    """(recall, precision) of the pairs within families."""
+    """Return (recall, precision) of the pairs within families."""
     pairs = {pair for family in found for pair in itertools.combinations(family, 2)}
     right = {(i, j) for i, j in itertools.combinations(range(len(owner)), 2) if owner[i] == owner[j]}
     return len(pairs & right) / len(right), len(pairs & right) / max(1, len(pairs))

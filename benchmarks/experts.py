@@ -64,7 +64,7 @@ class ExpertsRun:
 
 
 def benchmark_experts(run: ExpertsRun) -> Report:
-    """The report for the configured model, which is a CAST, a TSTL or a VideoMAE. On the CPU."""
+    """Return the report for the configured model, which is a CAST, a TSTL or a VideoMAE. On the CPU."""
     counts = {"--rounds": run.rounds, "--clips": run.clips, "--experts": run.experts, "--steps": run.steps}
     problems = [f"{name} {value}: at least 1" for name, value in counts.items() if value < 1]
     if problems:
@@ -82,7 +82,7 @@ def benchmark_experts(run: ExpertsRun) -> Report:
 
 
 def _build(run: ExpertsRun) -> tuple[Any, Any]:
-    """(the configuration, its model)."""
+    """Return (the configuration, its model)."""
     if run.threads:
         torch.set_num_threads(run.threads)
     cfg = load_config(run.cfg_file, list(run.overrides))
@@ -93,7 +93,7 @@ def _build(run: ExpertsRun) -> tuple[Any, Any]:
 
 
 def _in_turns(actions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each action in each round."""
+    """Return CPU seconds of each action in each round."""
     taken: dict[str, list[float]] = {name: [] for name in actions}
     with torch.inference_mode():
         for number in range(rounds + 1):
@@ -138,7 +138,7 @@ def _cast(run: ExpertsRun) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def measure_cast(run: ExpertsRun) -> dict[str, float]:
-    """Peak memory of a process that trains a CAST as ``variant`` says."""
+    """Return the peak memory of a process that trains a CAST as ``variant`` says."""
     cfg, model = _build(run)
     if run.variant != AS_BUILT:  # in a process of its own, so it needs no way back
         cast.frozen_hidden = lambda linear, activation, x: frozen.activate(linear(x), activation)
@@ -160,7 +160,7 @@ def measure_cast(run: ExpertsRun) -> dict[str, float]:
 
 
 def _kept(model: nn.Module, loss: Callable[[], Tensor]) -> float:
-    """MiB that autograd holds after the forward pass, beside parameters and buffers."""
+    """Return MiB that autograd holds after the forward pass, beside parameters and buffers."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     pieces: dict[int, int] = {}
 
@@ -179,7 +179,7 @@ def _kept(model: nn.Module, loss: Callable[[], Tensor]) -> float:
 
 
 def measure_tstl(run: ExpertsRun) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of time, memory and file sizes of a TSTL."""
+    """Return rows of time, memory and file sizes of a TSTL."""
     tiny: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
     cast.CAST(**tiny, all_frames=4)(torch.zeros(1, 3, 4, 16, 16))  # the libraries' own memory stands before
     before = rss_mib()
@@ -228,7 +228,7 @@ def _file_rows(expert: Any) -> list[dict[str, Any]]:
 
 
 def held_bytes(model: nn.Module) -> int:
-    """Bytes of memory behind parameters and buffers, each piece once."""
+    """Return the bytes of memory behind parameters and buffers, each piece once."""
     storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -237,14 +237,14 @@ def held_bytes(model: nn.Module) -> int:
 
 
 def naive_attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, drop: float = 0.0) -> Tensor:
-    """:func:`dust.models.videomae_vit.attend` as it stands in textbooks, in evaluation."""
+    """Compute :func:`dust.models.videomae_vit.attend` as it stands in textbooks, in evaluation."""
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
     weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
 def measure_attention(run: ExpertsRun) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of a VideoMAE's forward, as it is and with the naive form of attention."""
+    """Return rows of a VideoMAE's forward, as it is and with the naive form of attention."""
     cfg, model = _build(run)
     video = random_batch(cfg, 1, torch.device("cpu"))["inputs"]["video"]
     model.eval()

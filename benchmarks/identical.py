@@ -51,7 +51,7 @@ VOLATILE = ("seconds", "checkpoint", "sha256", "time", "date", "version", "host"
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the tensors in ``value``, with their types and shapes."""
+    """Return SHA-256 of the tensors in ``value``, with their types and shapes."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -97,7 +97,7 @@ def record_group(name: str, work: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path, root: Path) -> dict[str, Any]:
-    """{file: what it holds} of everything that does not tell the time."""
+    """Return {file: what it holds} of everything that does not tell the time."""
     found: dict[str, Any] = {}
     for path in sorted(one for one in folder.rglob("*") if one.is_file()):
         name = str(path.relative_to(root))
@@ -203,7 +203,7 @@ def record(tree: Path, groups: list[str]) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """One line for each thing that is not the same in both."""
+    """Return one line for each thing that is not the same in both."""
     lines = [f"only before: {name}" for name in before if name not in after]
     lines += [f"only after: {name}" for name in after if name not in before]
     for name in before:
@@ -257,7 +257,7 @@ def main() -> int:
 
 
 def checkout(commit: str, folder: Path) -> Path:
-    """The files of a commit, with the real clips that tests look for beside them."""
+    """Check out the files of a commit, with the real clips that tests look for beside them."""
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit], check=True, capture_output=True)
     tree = folder / "tree"
     tree.mkdir()

@@ -38,7 +38,7 @@ CLASSES = 400
 
 
 def write_list(folder: Path, rows: int) -> Path:
-    """``train.csv`` with paths of 40 bytes, if it is not there."""
+    """Write ``train.csv`` with paths of 40 bytes, if it is not there."""
     path = folder / str(rows) / "train.csv"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def write_list(folder: Path, rows: int) -> Path:
 
 
 def built(folder: Path, workers: int, check: bool) -> tuple[Any, dict[str, float]]:
-    """The training loader of the list, and the CPU seconds of what led to it."""
+    """Return the training loader of the list, and the CPU seconds of what led to it."""
     times, before = {}, time.process_time()
 
     def took(name: str) -> None:
@@ -74,7 +74,7 @@ def built(folder: Path, workers: int, check: bool) -> tuple[Any, dict[str, float
 
 
 def first(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One process that makes the columns."""
+    """Measure one process that makes the columns."""
     folder = write_list(args.folder, args.rows)
     for file in folder.glob(".*.npz"):
         file.unlink()
@@ -87,7 +87,8 @@ def first(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def record(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The hash and the list of clips that a training keeps, and their use by a test; the first process does this."""
+    """Measure the hash and the list of clips that a training keeps, and their use by a test; the first process does
+    this."""
     loader, times = built(write_list(args.folder, args.rows), 0, args.check)
     opened, clips, before = peak_mb(), loader.dataset.clips, time.process_time()
     with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as place:
@@ -99,13 +100,13 @@ def record(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def peak_mb() -> int:
-    """The most memory that this process has had."""
+    """Return the most memory that this process has had."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) // 1024
 
 
 def rank(args: argparse.Namespace) -> None:
-    """One process of a run: opens the list, begins an epoch, says what it took, and waits."""
+    """Run one process: open the list, begin an epoch, say what it took, and wait."""
     store = f"file://{args.store}"
     dist.init_process_group("gloo", init_method=store, rank=args.rank, world_size=args.ranks)
     loader, times = built(args.folder / str(args.rows), args.workers, args.check)
@@ -121,7 +122,7 @@ def rank(args: argparse.Namespace) -> None:
 
 
 def following(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """All processes of a machine that open a list whose columns are there; the ranks' largest CPU times."""
+    """Measure all processes of a machine that open a list whose columns are there; the ranks' largest CPU times."""
     write_list(args.folder, args.rows)
     with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as place:
         command = [

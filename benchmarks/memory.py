@@ -47,7 +47,7 @@ class _Memory(Hook):
 
 
 def benchmark_memory(cfg_file: str | None, overrides: Sequence[str] = (), *, steps: int = 10_000) -> Report:
-    """Resident memory over a training of so many optimizer steps.
+    """Measure resident memory over a training of so many optimizer steps.
 
     Raises:
         DustError: fewer than 100 steps, or a training that ends before.

@@ -30,7 +30,7 @@ OF_KINDS = ("recall_wrong", "recall_omitted", "auc_wrong")
 
 
 def generate(folder: Path, hours: float, recordings: int) -> None:
-    """``train`` and ``test`` below ``folder``: the second is of the test's orders alone, and at least so long."""
+    """Write ``train`` and ``test`` below ``folder``: the second is of the test's orders alone, and at least so long."""
     if not (folder / "train").exists():
         generate_procedure(folder / "train", recordings=recordings, mishaps=0.6)
     if not (folder / "test").exists():
@@ -44,7 +44,7 @@ def generate(folder: Path, hours: float, recordings: int) -> None:
 
 
 def run(stage: str, data: Path, out: Path, seed: int, *more: str) -> None:
-    """One stage of the quickstart, with other values; the run's folder is ``out``."""
+    """Run one stage of the quickstart, with other values; the run's folder is ``out``."""
     keys = [
         "DATA.PATH_TO_DATA_DIR",
         str(data),
@@ -59,7 +59,7 @@ def run(stage: str, data: Path, out: Path, seed: int, *more: str) -> None:
 
 
 def measure(folder: Path, seed: int, epochs: Sequence[int]) -> dict[str, float | None]:
-    """The figures of one seed, None where there is nothing to count."""
+    """Return the figures of one seed, None where there is nothing to count."""
     train, test, out = folder / "train", folder / "test", folder / f"seed{seed}"
     run("spatial", train, out / "keystep_spatial", seed, *SPATIAL, "SOLVER.MAX_EPOCH", str(epochs[0]))
     run("features", train, out / "keystep_features", seed, *CLIPS, "FEATURES.SPLITS", "['train','val']")

@@ -27,7 +27,7 @@ def slowfast_view(
     crop_size: int = 224,
     threads: int = 1,
 ) -> torch.Tensor:
-    """One view as float32 (3, frames, crop_size, crop_size), normalised.
+    """Return one view as float32 (3, frames, crop_size, crop_size), normalised.
 
     ``start`` is a frame number (the file is taken to have a constant rate, as SlowFast does); ``crop`` places the crop
     by shares of the free room (y, x).
@@ -62,7 +62,7 @@ def slowfast_view(
 
 
 def decord_frames(path: str, indices: list[int], size: tuple[int, int]) -> np.ndarray:
-    """uint8 (T, H, W, 3) by decord, scaled while decoding. ImportError where decord is not listening."""
+    """Read uint8 (T, H, W, 3) by decord, scaled while decoding. ImportError where decord is not installed."""
     import decord
 
     reader = decord.VideoReader(path, width=size[1], height=size[0], num_threads=1)
@@ -70,7 +70,7 @@ def decord_frames(path: str, indices: list[int], size: tuple[int, int]) -> np.nd
 
 
 def torchcodec_frames(path: str, indices: list[int], size: tuple[int, int] | None, mode: str = "exact") -> torch.Tensor:
-    """uint8 (T, 3, H, W) by torchcodec. ImportError where it is not listening."""
+    """Read uint8 (T, 3, H, W) by torchcodec. ImportError where it is not installed."""
     from torchcodec.decoders import VideoDecoder
 
     options = {"transforms": [_torchcodec_resize(size)]} if size is not None else {}

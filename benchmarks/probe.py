@@ -37,7 +37,7 @@ BATCH = 8
 
 
 def build(backbone: dict[str, Any], name: str, **more: Any) -> Probe:
-    """A probe of 174 classes on V-JEPA 2's encoder."""
+    """Build a probe of 174 classes on V-JEPA 2's encoder."""
     head, arguments, pooling = HEADS[name]
     if head == "attentive":
         arguments = {**arguments, "num_heads": backbone["num_heads"]}
@@ -48,7 +48,7 @@ def build(backbone: dict[str, Any], name: str, **more: Any) -> Probe:
 
 
 def learn(model: Probe, **inputs: torch.Tensor) -> None:
-    """Forward and backward of a batch."""
+    """Run forward and backward of a batch."""
     outputs = model(**inputs)
     logits = outputs["heads"].flatten(0, 1) if isinstance(outputs, dict) else outputs
     label = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
@@ -56,7 +56,7 @@ def learn(model: Probe, **inputs: torch.Tensor) -> None:
 
 
 def count() -> list[dict[str, Any]]:
-    """FLOP per clip of ViT-L at 16 x 256 x 256."""
+    """Count FLOP per clip of ViT-L at 16 x 256 x 256."""
     rows = []
     for name in HEADS:
         with torch.device("meta"):
@@ -76,7 +76,7 @@ def count() -> list[dict[str, Any]]:
 
 
 def measure_epoch(rounds: int) -> list[dict[str, Any]]:
-    """CPU seconds per clip of a step through a small encoder, and on its stored tokens."""
+    """Measure CPU seconds per clip of a step through a small encoder, and on its stored tokens."""
     rows = []
     for name in HEADS:
         torch.manual_seed(0)
@@ -95,7 +95,8 @@ def measure_epoch(rounds: int) -> list[dict[str, Any]]:
 def measure_grid(
     rounds: int, clips: int = 128, batch: int = 64, names: Sequence[str] = ("linear, all tokens", DEPTH_1)
 ) -> list[dict[str, Any]]:
-    """CPU seconds of a pass over stored tokens: 20 heads in one pass, 20 passes of one head, one pass of one."""
+    """Measure CPU seconds of a pass over stored tokens: 20 heads in one pass, 20 passes of one head, one pass of
+    one."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         writer = FeatureWriter(folder, "train", [str(n) for n in range(clips)], (1, 512, 192), "float16", {})
@@ -129,7 +130,7 @@ def measure_grid(
 
 
 def in_turns(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each call in each round; a first round does not count."""
+    """Return CPU seconds of each call in each round; a first round does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():

@@ -66,12 +66,12 @@ class Head(torch.nn.Module):
 
 
 def megabytes() -> float:
-    """The most that this process has held."""
+    """Return the most that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def evaluate(rank: int, world: int, samples: int, classes: int, folder: str, answers: Any) -> None:
-    """The work of one process; the first writes the files of a test."""
+    """Do the work of one process; the first writes the files of a test."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     names = [f"class {number}" for number in range(classes)]

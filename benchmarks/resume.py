@@ -35,7 +35,7 @@ PATIENCE = 300.0  # seconds
 
 
 def benchmark_resume(cfg_file: str, overrides: Sequence[str] = (), *, rounds: int = 5) -> Report:
-    """Seconds to the first step of a resumed run of this configuration, on its own data.
+    """Measure the seconds to the first step of a resumed run of this configuration, on its own data.
 
     Raises:
         DustError: fewer than 1 round, or a run that fails; its own words stand above.
@@ -86,7 +86,7 @@ class _Run(subprocess.Popen):
 
 @contextlib.contextmanager
 def _started(command: Sequence[str]) -> Iterator[_Run]:
-    """A command that is killed with all its processes at the end, wherever it stands."""
+    """Start a command that is killed with all its processes at the end, wherever it stands."""
     process = _Run(command)
     try:
         yield process
@@ -99,7 +99,7 @@ def _started(command: Sequence[str]) -> Iterator[_Run]:
 
 
 def _wait_for(process: _Run, words: str) -> float:
-    """Seconds from the start of the process to the line of its output that has these words."""
+    """Return the seconds from the start of the process to the line of its output that has these words."""
     assert process.stdout is not None
     for line in process.stdout:
         if words in line:
@@ -109,7 +109,7 @@ def _wait_for(process: _Run, words: str) -> float:
 
 
 def _import_seconds(statement: str, count: int = 1) -> float:
-    """Seconds from the start of ``count`` processes to the end of these imports in all of them."""
+    """Return the seconds from the start of ``count`` processes to the end of these imports in all of them."""
     with contextlib.ExitStack() as stack:
         command = [sys.executable, "-c", f"{statement}; print('imported', flush=True)"]
         first, *others = [stack.enter_context(_started(command)) for _ in range(count)]

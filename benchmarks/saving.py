@@ -38,7 +38,7 @@ def benchmark_saving(
     threads: int = 1,
     rounds: int = 3,
 ) -> Report:
-    """The cost of saving every ``period`` steps; ``saves`` of them in each training.
+    """Measure the cost of saving every ``period`` steps; ``saves`` of them in each training.
 
     Raises:
         DustError: counts below 1, or a period that leaves nothing to compare.
@@ -76,8 +76,8 @@ def benchmark_saving(
 
 
 def saving_cost(wall: Sequence[float], period: int) -> list[tuple[float, float]]:
-    """(share, pause) of each save: the share of time that it costs a run which saves every ``period`` steps, and the
-    seconds by which its own step is longer than the median one.
+    """Return (share, pause) of each save: the share of time that it costs a run which saves every ``period`` steps, and
+    the seconds by which its own step is longer than the median one.
 
     Args:
         wall: when each batch was asked for, or CPU seconds until then; a save comes after every ``2 * period`` of them.

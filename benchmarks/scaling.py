@@ -35,7 +35,7 @@ class Case:
 
 
 def cases(processes: int, batch: int) -> list[Case]:
-    """The rows that are compared; ``batch`` clips for the single process."""
+    """Return the rows that are compared; ``batch`` clips for the single process."""
     return [
         Case("1 process", 1, 1, batch),
         Case(f"{processes} processes without exchange", 1, processes, processes * batch),
@@ -54,8 +54,8 @@ def benchmark_scaling(
     warmup: int = 5,
     rounds: int = 5,
 ) -> Report:
-    """One process against several, each with ``threads`` threads: with the same batch per process, and with the same
-    global batch. The configuration's TRAIN.BATCH_SIZE is that of the single process.
+    """Compare one process against several, each with ``threads`` threads: with the same batch per process, and with the
+    same global batch. The configuration's TRAIN.BATCH_SIZE is that of the single process.
 
     Raises:
         DustError: counts that are too small.
@@ -101,7 +101,8 @@ def _accumulates(cfg_file: str, overrides: Sequence[str]) -> bool:
 
 
 def clips_per_second(stamps: Sequence[Stamps], warmup: int, batch: int) -> float:
-    """Clips per second of all processes, over the time in which all of them are past their warm-up and none has ended.
+    """Return the clips per second of all processes, over the time in which all of them are past their warm-up and none
+    has ended.
 
     Args:
         warmup: batches of each process that do not count.

@@ -31,7 +31,7 @@ REMOVED = ("PREFETCH",)  # keys of its own files that its own code no longer kno
 
 
 def small(cfg: Any) -> dict[str, Any]:
-    """The keys that make a model small, from PySlowFast's configuration."""
+    """Return the keys that make a model small, from PySlowFast's configuration."""
     slow = cfg.MODEL.ARCH == "slowfast"
     values = {
         "DATA.TRAIN_CROP_SIZE": CROP, "DATA.TEST_CROP_SIZE": CROP, "MODEL.NUM_CLASSES": CLASSES,
@@ -43,7 +43,8 @@ def small(cfg: Any) -> dict[str, Any]:
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """Every parameter and running statistic away from its start, so that what begins at zero counts too."""
+    """Return the model with every parameter and running statistic away from its start, so that what begins at zero
+    counts too."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.named_parameters():  # products of a non-local block are not normalised: less there
@@ -58,7 +59,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def theirs(path: Path) -> Any:
-    """The file as PySlowFast reads it."""
+    """Return the file as PySlowFast reads it."""
     cfg = importlib.import_module("slowfast.config.defaults").get_cfg()
     cfg.merge_from_other_cfg(CfgNode({k: v for k, v in yaml.safe_load(path.read_text()).items() if k not in REMOVED}))
     cfg.NUM_GPUS, cfg.MODEL.ACT_CHECKPOINT = 0, False
@@ -68,7 +69,7 @@ def theirs(path: Path) -> Any:
 
 
 def difference(path: Path) -> tuple[float, float]:
-    """(largest difference of the probabilities, their spread).
+    """Return (largest difference of the probabilities, their spread).
 
     Raises:
         ConfigError: dust refuses the file.

@@ -28,7 +28,7 @@ BATCHES, WARMUP, ITEMS, VIEWS = 120, 20, 100, 6
 
 
 def _alone() -> float:
-    """A batch of one process, its start and end left out."""
+    """Time a batch of one process, its start and end left out."""
     from dust.benchmark import in_memory
     from dust.engine.run_dir import RunDir
     from dust.engine.train import build_trainer
@@ -42,7 +42,7 @@ def _alone() -> float:
 
 
 def _two() -> float:
-    """A batch of two processes, both counted."""
+    """Time a batch of two processes, both counted."""
     from dust.benchmark.in_memory import in_memory_config, train_in_memory
 
     stamps = train_in_memory(in_memory_config(CFG, TINY, "NUM_PROCS_PER_NODE", "2"), BATCHES)
@@ -50,7 +50,7 @@ def _two() -> float:
 
 
 def _test() -> float:
-    """A view of a test, in micro-batches of 8."""
+    """Time a view of a test, in micro-batches of 8."""
     import torch
 
     from dust.config import load_config

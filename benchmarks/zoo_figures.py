@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 def figures_of(entry: Entry) -> dict[str, float] | None:
-    """``{"params": 10^6, "gmacs": 10^9 multiply-adds of one view}``; None for weights that no configuration builds
-    (those of images, from which a video model starts)."""
+    """Return ``{"params": 10^6, "gmacs": 10^9 multiply-adds of one view}``; None for weights that no configuration
+    builds (those of images, from which a video model starts)."""
     names = zoo.class_names(entry)
     if not entry.config or (entry.frames == 1 and "CLIP/" not in entry.config):
         return None
