@@ -1,1 +1,1 @@
-"""One-off measurements, and peers that dust is measured against; not listening."""
+"""One-off measurements, and peers that dust is measured against; not installed."""

@@ -247,6 +247,54 @@ def test_a_reader_of_cfg_is_found(code, found):
     assert readers_of_cfg(ast.parse(code)) == found
 
 
+#: What a function's docstring may begin with. Whoever needs another verb adds it, in the imperative.
+VERBS = """
+Act Adapt Add Answer Apply Ask Assign Average Be Become Begin Blend Bring Build Call Change Check Choose Claim Close
+Collect Compare Compile Complete Compute Continue Convert Copy Correct Correlate Count Cut Decide Decode Delete
+Describe Divide Do Draw Drop Encode End Erase Estimate Evaluate Explain Extract Fill Find Fit Flip Follow Forget Fuse
+Generate Give Go Hand Handle Hold Import Join Judge Keep Kill Lay Learn Leave Let List Load Log Look Make Map Match
+Measure Merge Mix Move Multiply Name Normalise Note Number Open Order Pack Parse Pass Plan Play Pool Predict Prepare
+Print Put Quantise Raise Rank Re-encode Read Record Refuse Remember Remove Replace Report Restore Return Roll Round
+Run Save Say Score See Seed Send Set Share Sharpen Show Silence Sort Spare Spread Stack Stand Start Step Store Stream
+Stretch Strip Submit Supply Swap Switch Take Tell Test Time Trace Train Translate Turn Undo Unpack Wait Warn Watch
+Work Write Yield Zero
+"""
+
+
+def docstrings_without_verb(nodes):
+    """``name: first word`` of the functions whose docstring begins with none of VERBS; properties have nouns."""
+    verbs = VERBS.split()
+    for node in nodes:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        decorators = {ast.unparse(one).rpartition(".")[2] for one in node.decorator_list}
+        first = (ast.get_docstring(node) or "Return").split()[0].rstrip(".,:;")
+        if first not in verbs and not decorators & {"property", "cached_property", "setter"}:
+            yield f"{node.name}: {first}"
+
+
+@pytest.mark.parametrize("room", ["dust", "tools", "benchmarks"])
+def test_docstrings_of_functions_begin_with_a_verb(room):
+    files = sorted((ROOT / room).rglob("*.py"))
+    wrong = [f"{path.relative_to(ROOT)}: {one}" for path in files for one in docstrings_without_verb(nodes_of(path))]
+    assert not wrong, f"begin with an imperative verb, or add yours to VERBS: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def f():\n  'The weights.'", ["f: The"]),
+        ("class A:\n  'A reader.'\n  def f(self):\n    'Whether it can.'", ["f: Whether"]),
+        ("def f():\n  'Return it.'\n  async def g():\n    'Seconds.'", ["g: Seconds"]),
+        ("class A:\n  @property\n  def f(self):\n    'The weights.'", []),
+        ("class A:\n  @functools.cached_property\n  def f(self):\n    'The weights.'", []),
+        ("def f():\n  pass", []),
+    ],
+)
+def test_a_docstring_without_verb_is_found(code, found):
+    assert list(docstrings_without_verb(ast.walk(ast.parse(code)))) == found
+
+
 def modules_after(statement):
     code = f"import sys; {statement}; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
