@@ -13,7 +13,6 @@ from dust.utils.errors import VideoError
 from dust.utils.files import refuse_special
 
 TINY_MPEG4 = 20  # bytes; a "not coded" VOP is smaller and gives no frame
-_TILE = 1 << 19  # AV_DISPOSITION_DEPENDENT, which PyAV has no name for
 _BUFFER = 1 << 17  # bytes that are asked of a tar at a time
 _SHORT = (0.5, 0.02)  # a span is "clearly short" beyond both this many seconds and this share of the duration
 
@@ -54,7 +53,7 @@ def _is_picture(path: str, form: str, stream: Any) -> str:
 
     if stream.disposition & av.stream.Disposition.attached_pic:
         return "has no video stream, only a cover picture"
-    if stream.disposition & _TILE:
+    if stream.disposition & av.stream.Disposition.dependent:
         return "is a picture in tiles (HEIC, AVIF), which are not put together: save it as PNG or JPEG"
     kind = {"webp_pipe": "an animated WebP", "tiff_pipe": "a TIFF of several pictures"}.get(form)
     try:
