@@ -83,9 +83,9 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     return table
 
 
-def best_of_size(table: Sequence[dict[str, Any]], size: int, metric: str = "top1_acc") -> dict[str, Any] | None:
+def best_of_size(table: Sequence[dict[str, Any]], size: int) -> dict[str, Any] | None:
     """Return the best row of so many cameras, the first of equals; None if there is none."""
-    return max((row for row in table if row["num_views"] == size), key=lambda row: row[metric], default=None)
+    return max((row for row in table if row["num_views"] == size), key=lambda row: row["top1_acc"], default=None)
 
 
 def _named(views: Sequence[int]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +16,6 @@ from dust.launch.signals import Interrupted, handle_signals, ignore_termination
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.files import file_problem, is_file_problem
 from dust.utils.text import forgiving_console
-
-logger = logging.getLogger(__name__)
 
 #: ``further(cfg)`` -> problems.
 Further = Callable[[CfgNode], Iterable[str]]

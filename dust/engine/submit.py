@@ -297,7 +297,7 @@ def submit_jobs(
         for job in jobs:
             job.result()
         return []
-    return describe(jobs, specs, cluster, folder)
+    return describe(jobs, specs, cluster)
 
 
 @contextlib.contextmanager
@@ -314,7 +314,7 @@ def _as_outside_of_jobs() -> Iterator[None]:
         yield
 
 
-def describe(jobs: Sequence[Any], specs: Sequence[JobSpec], cluster: str, folder: Path) -> list[str]:
+def describe(jobs: Sequence[Any], specs: Sequence[JobSpec], cluster: str) -> list[str]:
     """Return what was submitted, where its words go, and how to follow and to end it."""
     lines = []
     for job, spec in zip(jobs, specs, strict=True):

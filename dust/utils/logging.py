@@ -1,6 +1,7 @@
 """Logging: a console, OUTPUT_DIR/stdout.log and SlowFast's ``json_stats`` lines."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -134,6 +135,15 @@ def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
     """Log one ``json_stats: {...}`` line; keys sorted, floats with five decimals, as SlowFast's log parsers expect."""
     line = {key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()}
     logger.info(JSON_STATS + "%s", simplejson.dumps(line, sort_keys=True, ignore_nan=True), stacklevel=2)
+
+
+def read_json_stats(line: str) -> dict[str, Any]:
+    """Return what a ``json_stats`` line says; {} for any other line, and for one that a full disk has torn."""
+    try:
+        stats = json.loads(line.partition(JSON_STATS)[2])
+    except (ValueError, RecursionError):
+        return {}
+    return stats if isinstance(stats, dict) else {}
 
 
 def record_error(message: str) -> None:

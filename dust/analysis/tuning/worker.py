@@ -5,7 +5,6 @@ lies in the folder, and a trial that was cut off goes on from its checkpoint whe
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -25,6 +24,7 @@ from dust.config import CfgNode, load_config
 from dust.config.space import words_of_values
 from dust.launch.lives import MOST, progress
 from dust.utils.errors import ConfigError, DataError, DustError
+from dust.utils.logging import read_json_stats
 from dust.utils.structured import read_json
 
 #: Seconds between two looks at the trials that run.
@@ -298,9 +298,10 @@ class Worker:
         lines = whole.decode("utf-8", "replace").splitlines()
         found = []
         for line in lines:
-            if '"val_epoch"' in line:
-                with contextlib.suppress(ValueError, KeyError, RecursionError):  # a line that a full disk has torn
-                    found.append(validation_of(line, self.study.plan.metric))
+            stats = read_json_stats(line) if '"val_epoch"' in line else {}
+            if stats:
+                with contextlib.suppress(ValueError, KeyError):
+                    found.append(validation_of(stats, self.study.plan.metric))
         return found
 
     def _end(self, running: Running, failed: str = "") -> None:
@@ -321,13 +322,12 @@ class Worker:
         self._put_back(running)
 
 
-def validation_of(line: str, metric: str) -> tuple[int, float]:
-    """Return (epoch from 1, value) of a log line of a validation.
+def validation_of(stats: Mapping[str, Any], metric: str) -> tuple[int, float]:
+    """Return (epoch from 1, value) of the figures of a validation in the log.
 
     Raises:
         DustError: the validation does not measure ``metric``.
     """
-    stats = json.loads(line.partition("json_stats: ")[2])
     value, error = stats.get(metric, ""), stats.get(metric.replace("_acc", "_err"), "")
     if value == "" and error == "":
         raise DustError(f"TUNE.METRIC {metric}: the validations of training do not measure it; set TUNE.PRUNER ''")
