@@ -22,7 +22,7 @@ SIGN_OF_LIFE_S = 600.0
 TAIL = 1 << 18
 #: Folders below the one that was asked about in which runs are looked for.
 DEPTH = 3
-#: What the log of a run that cannot go on says last.
+#: What the log of a run that cannot continue says last.
 DIVERGED = re.compile("the (loss is|gradients are) not finite")
 _HOLDER = re.compile(r"host (\S+) pid (\d+) since")
 _CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)")

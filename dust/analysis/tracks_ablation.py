@@ -67,7 +67,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     evaluator = build_evaluator(cfg, task, device)
     table = []
     for subset in view_subsets(dataset.views, sizes):
-        dataset.seen_views = set(subset)  # read anew by the workers of every pass
+        dataset.seen_views = set(subset)  # read again by the workers of every pass
         bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
         evaluation, counts = evaluator.evaluate(model, loader, split="test", bad_clips=bad_clips)
         metrics = distributed.from_main(evaluation.metrics)

@@ -110,7 +110,7 @@ def _in_pool(
 
 
 def _processes_start() -> bool:
-    """Tell whether a process can do anything at all: it imports the main program anew, which may end it."""
+    """Tell whether a process can do anything at all: it imports the main program again, which may end it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(os.getpid).result() > 0

@@ -73,7 +73,7 @@ def prepare(
 ) -> Prepared:
     """Prepare a folder (same tree below ``out``, lists copied) or a csv (same csv in ``out``, clips beside it).
 
-    Stopped and started again, it goes on where it was. ``progress`` wraps the iterator over finished clips.
+    Stopped and started again, it continues where it was. ``progress`` wraps the iterator over finished clips.
 
     Raises DataError for a source without clips, an ``out`` inside the source or prepared with other settings, clips
     that would get one name, or a disk that cannot be written.

@@ -68,7 +68,7 @@ def run_stage(cfg: CfgNode) -> None:
 
 
 def _file_problem(error: OSError, folder: object) -> str:
-    return f"{file_problem(error, folder)}. What was saved stays; the same command goes on"
+    return f"{file_problem(error, folder)}. What was saved stays; the same command continues"
 
 
 def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -138,7 +138,7 @@ def _announce(name: str, output_dir: str, known: bool, finished: Callable[[], bo
     print(f"== {name} -> {output_dir}")
     if not (known or finished()):
         return False
-    print("   finished already (TRAIN.AUTO_RESUME False begins anew)")
+    print("   finished already (TRAIN.AUTO_RESUME False begins from the start)")
     return True
 
 

@@ -33,7 +33,7 @@ class _Formatter(logging.Formatter):
 class _AboveProgressBar(logging.Handler):
     """Writes a line to the console of the moment, above a tqdm bar where there is one instead of through it.
 
-    A console that is gone (a closed pipe, a file on a full disk) does not end the run: it goes on without one.
+    A console that is gone (a closed pipe, a file on a full disk) does not end the run: it continues without one.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -49,7 +49,7 @@ class _AboveProgressBar(logging.Handler):
         with contextlib.suppress(OSError, ValueError):  # what it still holds would fail again when the process ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.stdout.flush()
-        _warn(f"the console cannot be written to: {error}; the run goes on without it")
+        _warn(f"the console cannot be written to: {error}; the run continues without it")
         root.warning("the console cannot be written to: %s; from here on there is only this file", error)
 
 
@@ -69,7 +69,7 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         self.lost += 1
         if self.lost == 1:
-            _warn(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}; the run goes on without these lines")
+            _warn(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}; the run continues without these lines")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """Runs a study's trials: each is a ``dust --cfg ...`` of its own, in a process and a folder of its own.
 
 The worker starts it, reads its log, and tells the study how it ended. It may be killed at any moment: what it knows
-lies in the folder, and a trial that was cut off goes on from its checkpoint when somebody takes it up again.
+lies in the folder, and a trial that was cut off continues from its checkpoint when somebody takes it up again.
 """
 
 import contextlib
@@ -181,7 +181,7 @@ class Worker:
                     running.trial.claim.beat()
                     self._look(running)
         finally:
-            for running in self.running:  # an error of ours: the trials go on, and are taken up when they have ended
+            for running in self.running:  # an error of ours: the trials continue, and are taken up when they have ended
                 os.close(running.trial.claim.file)
             self.running.clear()
         if self.error:
@@ -226,7 +226,7 @@ class Worker:
         words = ["train", "--cfg", str(self.recipe.file), *self.recipe.words(trial)]
         running.process = self.start(words, trial.folder, environment, trial.claim.file)
         values = " ".join(words_of_values(trial.values))
-        self.say(f"trial {trial.number} {'goes on' if running.before else 'begins'}: {values}")
+        self.say(f"trial {trial.number} {'continues' if running.before else 'begins'}: {values}")
 
     def _forward(self) -> None:
         while self._came:
@@ -269,7 +269,7 @@ class Worker:
             return
         trial = running.trial
         self.error = self.error or (
-            f"trial {trial.number} in {trial.folder}: {reason}. Mend it and start the same command: it goes on from "
+            f"trial {trial.number} in {trial.folder}: {reason}. Mend it and start the same command: it continues from "
             "there. TUNE.ON_ERROR fail counts such trials as failed instead."
         )
         self._put_back(running)

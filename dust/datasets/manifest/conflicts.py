@@ -46,7 +46,7 @@ class Conflict:
     Attributes:
         level: error | warning.
         kind: leak | group | shared | labels | duplicate.
-        one, several: how the sentence goes on behind the number of cases.
+        one, several: how the sentence continues behind the number of cases.
         cases: for each, (split, sample) of all that are in it; those of train first.
     """
 

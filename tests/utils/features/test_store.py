@@ -221,7 +221,7 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match="No space left on device.*goes on where it was"):
+    with pytest.raises(DataError, match="No space left on device.*continues where it was"):
         one.write(0, features()[:3])
     monkeypatch.undo()
     write(tmp_path)
