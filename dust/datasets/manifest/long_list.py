@@ -22,7 +22,7 @@ from dust.datasets.manifest.places import find_places
 from dust.datasets.manifest.table import RawSplit, Row, say_repeated
 from dust.utils import distributed
 from dust.utils.errors import DustError, Problems, SampleError
-from dust.utils.files import is_settled, sha256_of_file
+from dust.utils.files import is_settled, sha256_of_file, sha256_of_text
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class KeptList:
 
     def __init__(self, path: str, options: Sequence[Any], *, cache: str = "", shared: bool = False) -> None:
         self.path, self.shared = path, shared and distributed.world_size() > 1
-        name = hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
+        name = sha256_of_text(json.dumps(list(options)))[:12]
         folder, file = os.path.split(os.path.abspath(path))
         self.files = [os.path.join(folder, f".{file}.{name}.npz")]
         if cache:
