@@ -2,7 +2,7 @@
 
 python -m benchmarks.mistakes /tmp/mistakes --hours 5 --seeds 0 1 2   from the root of a checkout. The generator is as
 it is: six recordings in ten have a mishap, and the orders of the test do not occur in training. One data set for all
-seeds; each trains both encoders anew, on pictures of 48 pixels and with timm's test_resnet, to keep it small.
+seeds; each trains both encoders again, on pictures of 48 pixels and with timm's test_resnet, to keep it small.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def generate(folder: Path, hours: float, recordings: int) -> None:
     length = sum(one.num_frames / one.fps for one in found) / 3600
     print(f"test: {len(found)} recordings, {length:.2f} hours")
     if length < hours:
-        raise DustError(f"{folder / 'test'}: {length:.2f} hours, {hours} are wanted: remove it, it is made anew")
+        raise DustError(f"{folder / 'test'}: {length:.2f} hours, {hours} are wanted: remove it, it is made again")
 
 
 def run(stage: str, data: Path, out: Path, seed: int, *more: str) -> None:

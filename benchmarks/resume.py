@@ -1,4 +1,4 @@
-"""How long a run takes from its start to its first step, when it goes on from a checkpoint."""
+"""How long a run takes from its start to its first step, when it continues from a checkpoint."""
 
 import contextlib
 import os

@@ -70,6 +70,23 @@ def csv_lists(path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """{path below the folder: bytes} of all files in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    """What a test of the run in ``folder`` measured."""
+    return json.loads((folder / "results" / "test.json").read_text())["metrics"]
+
+
+def touch(folder: Path, *names: str) -> None:
+    """Empty files below a folder, and the folders that they lie in."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
 @dataclass(frozen=True)
 class Done:
     """What a command has come to, as subprocess.run tells it."""

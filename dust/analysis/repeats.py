@@ -74,7 +74,7 @@ def _joined(tables: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
 
 
 def metrics_of(results: Results) -> dict[str, float]:
-    """Measure predictions anew: accuracies and F1, or mAP, percent; of recordings the means of pos, f1 and tau_s."""
+    """Measure predictions again: accuracies and F1, or mAP, percent; of recordings the means of pos, f1 and tau_s."""
     metrics: dict[str, float] = {}
     for answers in results.answers:
         known = answers.labelled

@@ -67,7 +67,7 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     evaluator = build_evaluator(cfg, task, device)
     table = []
     for subset in view_subsets(dataset.views, sizes):
-        dataset.seen_views = set(subset)  # read anew by the workers of every pass
+        dataset.seen_views = set(subset)  # read again by the workers of every pass
         bad_clips = BadClipLog(run.path / "bad_clips.csv", "test", cfg.TEST.ON_BAD_CLIP)
         evaluation, counts = evaluator.evaluate(model, loader, split="test", bad_clips=bad_clips)
         metrics = distributed.from_main(evaluation.metrics)
@@ -83,9 +83,9 @@ def ablate_views(cfg, run: RunDir, sizes: Sequence[int] = ()) -> list[dict[str, 
     return table
 
 
-def best_of_size(table: Sequence[dict[str, Any]], size: int, metric: str = "top1_acc") -> dict[str, Any] | None:
+def best_of_size(table: Sequence[dict[str, Any]], size: int) -> dict[str, Any] | None:
     """Return the best row of so many cameras, the first of equals; None if there is none."""
-    return max((row for row in table if row["num_views"] == size), key=lambda row: row[metric], default=None)
+    return max((row for row in table if row["num_views"] == size), key=lambda row: row["top1_acc"], default=None)
 
 
 def _named(views: Sequence[int]) -> str:

@@ -54,7 +54,7 @@ def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
 
 
 def _contains(words: str, name: str) -> bool:
-    """Tell whether ``name`` stands in ``words`` and no digit or letter goes on after it (L4 is not L40)."""
+    """Tell whether ``name`` stands in ``words`` and no digit or letter follows it (L4 is not L40)."""
     place = words.find(name)
     after = words[place + len(name) : place + len(name) + 1]
     before = words[place - 1 : place] if place > 0 else ""

@@ -32,7 +32,7 @@ def command(
             ``overrides``, [KEY, VALUE, ...].
         run: called with the options, and ``argv``, all words; returns the exit code, None for 0.
         flags_of_old: flags whose value has become a word of its own; ``--root DIR`` and ``--root=DIR`` still mean DIR.
-        resumable: the same command goes on where it was interrupted.
+        resumable: the same command continues where it was interrupted.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
@@ -100,7 +100,7 @@ def guarded(run: Callable[[], int | None], *, resumable: bool = False) -> int:
         print(f"error: {printable(file_problem(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped" + "; the same command goes on from here" * resumable, file=sys.stderr)
+        print("stopped" + "; the same command continues from here" * resumable, file=sys.stderr)
         return 130
 
 
@@ -122,7 +122,7 @@ def _nobody_reads_on() -> bool:
 def run_in_output_dir(args: argparse.Namespace, run: Callable[..., Any], **options: Any) -> tuple[Any, Any]:
     """Call ``run(cfg, run_dir, **options)`` for the run that ``args.cfg`` and ``args.overrides`` describe.
 
-    Its OUTPUT_DIR is locked meanwhile, and its log goes on. Returns the folder's path, and what ``run`` returns.
+    Its OUTPUT_DIR is locked meanwhile, and its log continues. Returns the folder's path, and what ``run`` returns.
     """
     from dust.config import load_config
     from dust.engine.run_dir import RunDir

@@ -6,7 +6,7 @@ dust probe clips/ --backbone mine.yaml --weights encoder.pt SOLVER.MAX_EPOCH 10
 
 CLIPS holds a folder for each class, or train.csv, val.csv and test.csv. The command writes the YAMLs of its stages into
 the folder of --out and runs them, as `dust --cfg` would: tokens are stored once, all learning rates and weight decays
-are trained in one pass over them, and the best by validation is tested on whole clips. Called again, it goes on.
+are trained in one pass over them, and the best by validation is tested on whole clips. Called again, it continues.
 """
 
 import argparse

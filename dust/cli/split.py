@@ -2,7 +2,7 @@
 
 dust split data.csv -o data/mine                          80 : 10 : 10, by the column group, else by file
 dust split data.csv -o data/mine --by subject --stratify  whole subjects, every class in its share
-dust split data/old -o data/new --ratio 70,15,15          all splits of a folder, cut anew
+dust split data/old -o data/new --ratio 70,15,15          all splits of a folder, cut again
 """
 
 import argparse

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="whose recordings (test)")
     parser.add_argument("--stride", type=int, default=5, help="frames from one window to the next (default 5)")
     parser.add_argument("--how", default="vote", choices=("vote", "mean"), help="how windows of a frame agree (vote)")
-    parser.add_argument("--stateful", action="store_true", help="PointTrackLSTM: windows that go on from each other")
+    parser.add_argument("--stateful", action="store_true", help="PointTrackLSTM: windows that continue each other")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Train and test on a Slurm cluster, in jobs that save before they end, and go on.
+"""Train and test on a Slurm cluster, in jobs that save before they end, and continue.
 
 dust submit --cfg configs/X.yaml --partition gpu --num_shards 2
 """
@@ -15,7 +15,7 @@ from dust.utils.errors import ConfigError
 USAGE = """\
 dust submit --cfg FILE.yaml [FILE.yaml ...] [options] [--opts] [KEY VALUE ...]
 
-Train and test on a Slurm cluster, in jobs that save before they end, and go on.
+Train and test on a Slurm cluster, in jobs that save before they end, and continue.
 
 dust submit --cfg configs/X.yaml --partition gpu --num_shards 2
 
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--timeout",
         type=int,
         default=4320,
-        help="time limit in minutes (default %(default)s); the job goes on after it",
+        help="time limit in minutes (default %(default)s); the job continues after it",
     )
     add("--name", default="", metavar="NAME", help="the job's name (by default that of the first configuration)")
     add("--use_volta32", action="store_true", help="GPUs with the feature volta32gb only")

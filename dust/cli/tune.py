@@ -25,8 +25,8 @@ Search for the best values of keys: many trials of one configuration, on this ma
 dust tune --cfg configs/X.yaml TUNE.SPACE "[{SOLVER.BASE_LR: {low: 0.0001, high: 0.1, log: True}}]"
 
 Runs TUNE.TRIALS trials of a configuration over the keys that TUNE.SPACE names, TUNE.JOBS at a time, each in
-OUTPUT_DIR/trial_NNN. The same command goes on wherever it was ended; several machines that share OUTPUT_DIR may run it
-at the same time.
+OUTPUT_DIR/trial_NNN. The same command continues wherever it was ended; several machines that share OUTPUT_DIR may run
+it at the same time.
 
   --slurm   an array of TUNE.JOBS jobs, each of which runs one trial after the other
   --show    what the study came to so far
@@ -72,7 +72,7 @@ def read(words: Sequence[str]) -> tuple[str, list[str], Any]:
     if not (cfg.TRAIN.ENABLE and cfg.TEST.ENABLE):
         problems.append("TRAIN.ENABLE and TEST.ENABLE: both must be True; a trial is what its test says")
     if not cfg.TRAIN.AUTO_RESUME:
-        problems.append("TRAIN.AUTO_RESUME False: a trial that was cut off could not go on; leave it True")
+        problems.append("TRAIN.AUTO_RESUME False: a trial that was cut off could not continue; leave it True")
     if cfg.TSTL.GROUPS:
         problems.append("TSTL.GROUPS: a trial is one run; tune one group by TSTL.GROUP")
     if cfg.NUM_SHARDS > 1:

@@ -49,7 +49,7 @@ CORE = gather(
                               low=0, affects="nothing"),
         CHECKPOINT_PERIOD_ITERS=Key(0, "save within an epoch every so many iterations; 0 = only when stopped", low=0,
                                     affects="nothing"),
-        AUTO_RESUME=Key(True, "go on from the newest checkpoint in OUTPUT_DIR", affects="nothing"),
+        AUTO_RESUME=Key(True, "continue from the newest checkpoint in OUTPUT_DIR", affects="nothing"),
         CHECKPOINT_FILE_PATH=Key("", "start from this checkpoint: weights, optimizer and epoch (see FINETUNE)",
                                  stage="weights", affects="nothing"),
         CHECKPOINT_EPOCH_RESET=Key(False, "take only the weights of CHECKPOINT_FILE_PATH, begin at epoch 0"),
@@ -349,7 +349,7 @@ CORE = gather(
         PRUNER_STARTUP=Key(5, "complete trials before the median counts", low=0),
         PRUNER_WARMUP=Key(0, "first epochs of a trial, after which it is not pruned", low=0),
         ON_ERROR=Key("stop", "where a trial ends with an error (one that diverges has failed in any case)",
-                     choices="stop (and take it up again with the next start) | fail (and go on with the next one)"),
+                     choices="stop (and take it up again with the next start) | fail (and continue with the next one)"),
     ),
     section(
         "DATA_LOADER", affects="nothing",

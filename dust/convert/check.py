@@ -6,7 +6,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from dust.convert.duplicates import same_content
 from dust.convert.health import Health
 from dust.convert.lists import ListOptions, Lists, look_at_files, read_lists
 from dust.datasets.arrays import split_reference
+from dust.datasets.manifest.clips import classes_of
 from dust.datasets.manifest.conflicts import (
     DUPLICATE,
     ERROR,
@@ -255,7 +255,7 @@ def _near_names(lists: Lists) -> list[Finding]:
     """
     if lists.kind in ("keystep", "epic"):
         return []
-    numbers = Counter(label for part in lists.clips.values() for clip in part for label in _labels(clip))
+    numbers = Counter(label for part in lists.clips.values() for clip in part for label in classes_of(clip.label))
     names = lists.class_names
     counts = {name: numbers[number] for number, name in enumerate(names)}
     spellings: dict[str, list[str]] = defaultdict(list)
@@ -277,7 +277,7 @@ def _near_names(lists: Lists) -> list[Finding]:
         number = names.index(name)
         for split, part in lists.clips.items():
             for clip in part:
-                if number in _labels(clip):
+                if number in classes_of(clip.label):
                     relabel = bool(instead) and not isinstance(clip.label, tuple) and not lists.votes(clip)
                     action, label = ("relabel", instead) if relabel else ("keep", "")
                     found.append(Finding(WARNING, NAMES, split, clip.id, clip.path, text, action, label))
@@ -324,10 +324,6 @@ def _bare(name: str) -> str:
     return "".join(letter for letter in text if letter.isalnum() or unicodedata.category(letter).startswith("M"))
 
 
-def _labels(clip: Any) -> tuple[int, ...]:
-    return clip.label if isinstance(clip.label, tuple) else () if clip.label is None else (clip.label,)
-
-
 # ---------------------------------------------------------------------------------------------------- what there is
 
 
@@ -336,7 +332,7 @@ def _class_findings(lists: Lists) -> list[Finding]:
     if lists.kind in ("keystep", "epic") or "train" not in lists.clips:
         return []
     used: dict[str, set[int]] = {
-        split: {label for clip in part for label in _labels(clip)} for split, part in lists.clips.items()
+        split: {label for clip in part for label in classes_of(clip.label)} for split, part in lists.clips.items()
     }
     found = []
     for split in (split for split in used if split != "train"):
@@ -355,7 +351,7 @@ def _counts(lists: Lists) -> list[str]:
     """Return clips of each split, and the smallest and largest classes."""
     lines = []
     for split, part in lists.clips.items():
-        counts = Counter(label for clip in part for label in _labels(clip))
+        counts = Counter(label for clip in part for label in classes_of(clip.label))
         line = f"{split}: {counted(len(part), 'sample')}"
         if counts:
             ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -13,7 +13,7 @@ from dust.decode.folders import scan_pictures
 from dust.decode.members import bytes_facts, member_of, sha256_of_member
 from dust.utils.arrays import open_npz
 from dust.utils.errors import DataError
-from dust.utils.files import sha256_of_files
+from dust.utils.files import sha256_of_files, sha256_of_text
 
 _ARRAYS = ArrayFiles()
 
@@ -30,7 +30,7 @@ def content_sha256(path: str) -> str:
     the numbers, shape and type of an array within a file (``file.npy#7``, ``file.npz#name``)."""
     file, key = split_reference(path)
     if key and not file.lower().endswith((".npy", ".npz")):  # columns of a table
-        return hashlib.sha256(f"{key}#{sha256_of_files([file])}".encode()).hexdigest()
+        return sha256_of_text(f"{key}#{sha256_of_files([file])}")
     if key:
         array = _array(path)
         return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()

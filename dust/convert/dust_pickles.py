@@ -235,7 +235,7 @@ def _open_features(source: _Source, folder: Path, assume_order: bool) -> None:
     if not assume_order:
         if any(path.exists() for path in paths.values()):
             source.notes.append(
-                f"the features in {folder} are left aside: they carry no ids, and {SHUFFLED}. Extract them anew "
+                f"the features in {folder} are not used: they carry no ids, and {SHUFFLED}. Extract them again "
                 "(stage 3), or give --assume-order if you wrote them in order"
             )
         return
@@ -345,7 +345,7 @@ def _write_features(source: _Source, folder: Path, force: bool) -> None:
         ids = _ids(origin, array.shape[0])
         writer = FeatureWriter(folder, split, ids, array.shape[1:], "float32", told, overwrite=force)
         for first, rows in array.blocks():
-            fresh = rows[max(0, writer.done - first) :]  # an interrupted conversion goes on where it was
+            fresh = rows[max(0, writer.done - first) :]  # an interrupted conversion continues where it was
             if len(fresh):
                 writer.write(writer.done, fresh.astype(np.float32))
         writer.finish()

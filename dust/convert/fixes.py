@@ -103,7 +103,7 @@ def write_corrections(report: Report, path: str | os.PathLike, *, force: bool = 
 
 
 def write_clean(report: Report, out: str | os.PathLike, *, force: bool = False) -> dict[str, int]:
-    """Write the lists anew, of the same kind, after the corrections that the findings propose. Files stay.
+    """Write the lists again, of the same kind, after the corrections that the findings propose. Files stay.
 
     Returns:
         How many samples each split has.
@@ -154,7 +154,7 @@ def write_lists(out: str | os.PathLike, lists: Lists, kept: Kept, *, force: bool
 
 def _refuse_lists(out: Path, lists: Lists, force: bool) -> None:
     if lists.kind == "clips" and any(manifest.frames for manifest in lists.source.values()):
-        raise DataError("lists of frames (Charades) are not written anew: give --fix a FILE.csv, for DATA.CORRECTIONS")
+        raise DataError("lists of frames (Charades) are not written again: give --fix a FILE.csv, for DATA.CORRECTIONS")
     names = [f"{split}.csv" for split in SPLITS] + [CLASS_LIST, "recordings.csv", "procedure.json"]
     refuse_overwriting(out, names, force)
 

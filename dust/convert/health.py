@@ -49,11 +49,6 @@ def measure(path: str, *, decode: bool, pattern: str = "") -> Health:
         return Health(f"cannot be opened: {error.strerror or error}")
 
 
-def examine(path: str, *, decode: bool) -> str:
-    """Return what is wrong with a clip, in one line; "" if nothing is. See :func:`measure`."""
-    return measure(path, decode=decode).reason
-
-
 def examine_all(paths: Sequence[str], *, decode: bool, workers: int = 0) -> dict[str, str]:
     """Return {path: what is wrong with it} for the clips that are bad; see :func:`look_at_all`."""
     desc = "decoding" if decode else "opening"
@@ -115,7 +110,7 @@ def _in_pool(
 
 
 def _processes_start() -> bool:
-    """Tell whether a process can do anything at all: it imports the main program anew, which may end it."""
+    """Tell whether a process can do anything at all: it imports the main program again, which may end it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(os.getpid).result() > 0

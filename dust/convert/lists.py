@@ -14,6 +14,7 @@ from dust.datasets.arrays import ArrayFiles, SampleError, is_row, split_referenc
 from dust.datasets.keystep.files import RECORDINGS
 from dust.datasets.keystep.layouts import STATE_LABELS, TABLE, read_procedures
 from dust.datasets.manifest.background import Background
+from dust.datasets.manifest.clips import classes_of
 from dust.datasets.manifest.columns import column_name
 from dust.datasets.manifest.conflicts import Sample, samples_of
 from dust.datasets.manifest.manifest import SPLITS, available_splits, detect_format, read_manifest
@@ -110,8 +111,7 @@ class Lists:
             return write_votes(votes, self.class_names)
         if self.kind == "epic" and label is not None:
             return f"{label[0]},{label[1] - self.source['num_verbs']}"
-        numbers = label if isinstance(label, tuple) else () if label is None else (label,)
-        return ",".join(self.class_names[number] for number in numbers)
+        return ",".join(self.class_names[number] for number in classes_of(label))
 
 
 def find_kind(root: str, separator: str = "") -> str:

@@ -6,7 +6,6 @@ that is damaged or cannot be read is copied as it is and listed, so that trainin
 """
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -29,8 +28,6 @@ from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest
 from dust.utils.errors import DataError, VideoError
 from dust.utils.files import read_text, replacing, write_csv, write_text
 from dust.utils.structured import read_json
-
-logger = logging.getLogger(__name__)
 
 SETTINGS = "prepare.json"  # what a folder was prepared with; another run must agree
 KEPT_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv"}  # containers that keep exact times; other clips become .mp4
@@ -76,7 +73,7 @@ def prepare(
 ) -> Prepared:
     """Prepare a folder (same tree below ``out``, lists copied) or a csv (same csv in ``out``, clips beside it).
 
-    Stopped and started again, it goes on where it was. ``progress`` wraps the iterator over finished clips.
+    Stopped and started again, it continues where it was. ``progress`` wraps the iterator over finished clips.
 
     Raises DataError for a source without clips, an ``out`` inside the source or prepared with other settings, clips
     that would get one name, or a disk that cannot be written.

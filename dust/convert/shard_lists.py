@@ -1,12 +1,13 @@
 """The lists of a folder of shards: what is there already, and the clips that are packed now, in one."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dust.convert.fixes import write_list
 from dust.convert.lists import ListOptions, Lists, read_lists
+from dust.datasets.manifest.clips import classes_of
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
 from dust.decode.members import whole_path
@@ -65,7 +66,7 @@ class Rows:
         found: dict[str, list[dict[str, Any]]] = {}
         for split, clips in self.lists.clips.items():
             for clip in clips:
-                words = [self.lists.class_names[one] for one in _labels(clip.label)]
+                words = [self.lists.class_names[one] for one in classes_of(clip.label)]
                 row: dict[str, Any] = {"split": split, "id": clip.id, "labels": words}
                 row |= {"classes": [numbers[word] for word in words], "group": clip.group}
                 if clip.segment is not None:
@@ -90,7 +91,3 @@ class Rows:
     def _row(lists: Lists, clip: Any, member: str) -> tuple[str, ...]:
         cells = clip.segment.cells if clip.segment is not None else ("", "")
         return clip.id, member, lists.words(clip), clip.group, *cells
-
-
-def _labels(label: Any) -> Sequence[int]:
-    return label if isinstance(label, tuple) else () if label is None else (label,)

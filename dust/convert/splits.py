@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dust.convert.duplicates import shared_between
 from dust.convert.health import examine_all
+from dust.datasets.manifest.clips import classes_of
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS, Clip, Manifest, available_splits, read_manifest
 from dust.decode.remote import is_remote
@@ -98,7 +99,7 @@ def write_splits(
     for split in SPLITS:
         if split in clips:
             rows = [
-                (written_path(clip.path, out, relative_to), ",".join(names[label] for label in _labels(clip)))
+                (written_path(clip.path, out, relative_to), ",".join(names[label] for label in classes_of(clip.label)))
                 for clip in clips[split]
             ]
             write_csv(out / f"{split}.csv", ("path", "label"), rows)
@@ -147,7 +148,7 @@ def _check_classes(manifests: dict[str, Manifest], names: list[str], result: Con
     for split, manifest in manifests.items():
         if manifest.class_names != names:
             raise DataError(f"the classes of {split} and train differ: {manifest.class_names[:10]} and {names[:10]}")
-        used[split] = {label for clip in manifest.clips for label in _labels(clip)}
+        used[split] = {label for clip in manifest.clips for label in classes_of(clip.label)}
     for split in manifests:
         unseen = [names[label] for label in sorted(used[split] - used["train"])]
         if unseen:
@@ -214,7 +215,3 @@ def written_path(path: str, out: Path, relative_to: str = "") -> str:
     if relative_to and not inside:
         raise DataError(f"{path} is not below {relative_to}, to which paths should be relative")
     return os.path.relpath(full, base).replace(os.sep, "/") if inside else full
-
-
-def _labels(clip: Clip) -> tuple[int, ...]:
-    return clip.label if isinstance(clip.label, tuple) else () if clip.label is None else (clip.label,)

@@ -16,15 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "ClipDataset", "files_of", "fitted_of", "groups_of"]
 
 
-class ClipLike(Protocol):
-    """One sample of a list: what identifies it."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-
-
 @runtime_checkable
 class HasLabel(Protocol):
     """A clip whose label is known: two labels of one file are said. Default: nothing is compared."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dust.datasets.manifest.clips import classes_of
 from dust.datasets.manifest.votes import Votes, shares_of
 
 
@@ -32,9 +33,8 @@ def class_counts(clips: Iterable[Any], num_classes: int) -> list[int]:
     """Return how many of the clips have each label."""
     counts = [0] * num_classes
     for clip in clips:
-        for label in clip.label if isinstance(clip.label, tuple) else (clip.label,):
-            if label is not None:
-                counts[label] += 1
+        for label in classes_of(clip.label):
+            counts[label] += 1
     return counts
 
 

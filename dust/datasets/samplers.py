@@ -1,7 +1,7 @@
 """Which samples in which order: of training, and of an evaluation that several processes share.
 
 The order of an epoch depends on (seed, epoch) alone. Optimizer step s takes the s-th run of ``global_batch`` samples of
-that order, however many ranks share it and in however many batches, so a run may go on with other numbers of both.
+that order, however many ranks share it and in however many batches, so a run may continue with other numbers of both.
 An order is an array of 4 bytes for each sample; 8 only where there are more than 2^31.
 """
 
@@ -221,7 +221,7 @@ def group_balanced_order(
     """Return the samples of an epoch, ``num_batches`` runs of ``groups_per_batch`` groups x ``per_group`` samples.
 
     ``labels[i]`` is the group of sample i. Groups come in turn, each as often as any other (but one), the order drawn
-    anew each round; so do the samples of a group, of which no other comes twice before all came once. The same (seed,
+    again each round; so do the samples of a group, of which no other comes twice before all came once. The same (seed,
     epoch) gives the same order.
     """
     rng = numpy_rng(seed, "groups", epoch)

@@ -42,12 +42,12 @@ _WAYS_OUT = {
     "(sbatch --mem)",
     "descriptors": "raise the limit (ulimit -n 65536), or lower DATA_LOADER.NUM_WORKERS or DATA_LOADER.PREFETCH_FACTOR",
     "folder": "it is named pymp-*, lies below TMPDIR, and workers hand their batches over in it: set TMPDIR to a "
-    "folder that nothing cleans, and start the same command again, which goes on where it was",
+    "folder that nothing cleans, and start the same command again, which continues where it was",
 }
 
 
 class WorkerError(DataError):
-    """A loader worker cannot deliver. The clips are not at fault: started again, the run goes on."""
+    """A loader worker cannot deliver. The clips are not at fault: started again, the run continues."""
 
 
 @dataclass

@@ -301,7 +301,7 @@ def full_scan(path: str, threads: int = 1, consumer: Callable[[int, Any], None] 
     """Decode a file from its start to its end (or to the first error) and index what came.
 
     ``consumer(number, frame)`` sees every frame. A file at which the strict decoder stumbles is decoded again by the
-    ordinary one, which hides damage where it can: the consumer then sees the frames anew, and the report says so.
+    ordinary one, which hides damage where it can: the consumer then sees the frames again, and the report says so.
     Raises VideoError if there is no frame.
     """
     walk = _FullDecode(path, threads, consumer, strict=True)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 CAMERA = "camera:"
 STREAM_ENDINGS = (".m3u8", ".mpd", ".sdp", ".mjpg", ".mjpeg", ".cgi", ".php")
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each try to connect again; the last one is repeated
-STEADY = 10.0  # seconds that a connection must have held for the pauses to begin anew
+STEADY = 10.0  # seconds that a connection must have held for the pauses to begin again
 TIMEOUT = (10.0, 10.0)  # seconds to open a network stream, and without a packet until it counts as gone
 SPLICE = 0.5  # seconds that times fall back where two streams were joined
 QUEUE = 30  # frames that wait for the model; a second at the usual rate
@@ -115,7 +115,7 @@ class FileFrames:
                         seconds = None if picture.pts is None else float(picture.pts * stream.time_base)
                         first = seconds if first is None else first
                         now = number / self.fps if seconds is None or first is None else seconds - first + shift
-                        if now < before - SPLICE:  # two streams were joined, and the clock begins anew
+                        if now < before - SPLICE:  # two streams were joined, and the clock begins again
                             shift, now = shift + before + 1 / self.fps - now, before + 1 / self.fps
                         before = max(now, before)
                         corrupt += picture.is_corrupt
@@ -135,7 +135,7 @@ class LiveFrames:
 
     A thread takes them from the source into a queue; where the model is slower than the source, the oldest are dropped.
     A source that breaks off is opened again after growing pauses. Times are those of the source's clock; after a break
-    they go on by this machine's.
+    they continue by this machine's.
 
     Args:
         source: ``camera:0``, ``rtsp://...``, ``http://...``.

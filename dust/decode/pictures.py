@@ -43,7 +43,7 @@ def _orientation(image: Any, path: str) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE as error:
-        say_once("exif", path, f"its EXIF is damaged ({error}) and left aside: the picture is read as it is stored")
+        say_once("exif", path, f"its EXIF is damaged ({error}) and not used: the picture is read as it is stored")
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

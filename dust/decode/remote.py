@@ -41,7 +41,7 @@ _FOR_EVER = (400, 401, 403, 404, 405, 410, 416, 501)  # answers of a server that
 
 
 class RemoteError(DataError):
-    """An address that cannot be read from. No clip is at fault: started again, the run goes on."""
+    """An address that cannot be read from. No clip is at fault: started again, the run continues."""
 
 
 def is_remote(path: str | os.PathLike) -> bool:

@@ -216,7 +216,7 @@ class DecodeSession:
     def _count(self, wanted: list[int], take: Take) -> None:
         """Decode everything from the first packet to the last wanted frame, by counting."""
         context, number, left = self._stream.codec_context, 0, set(wanted)
-        self._next = 1  # whatever happens, the next read begins anew
+        self._next = 1  # whatever happens, the next read begins again
         for packet in itertools.chain(self._packets, [None]):
             for frame in context.decode(packet):
                 if number in left:

@@ -16,7 +16,7 @@ def frame_times(
 ) -> np.ndarray:
     """Return (count,) seconds of each frame, rising; by the stated ``rate`` where the file has no usable times.
 
-    With ``splices`` (broadcasting formats), where the clock falls back or leaps ahead, the frames behind go on at the
+    With ``splices`` (broadcasting formats), where the clock falls back or leaps ahead, the frames behind keep the
     usual step. Elsewhere times that fall are those of decoding (AVI), and sorting brings them right.
 
     Args:

@@ -29,7 +29,7 @@ COPIED = (
     "ac3",
     "eac3",
     "alac",
-)  # sounds that an mp4 takes as they are; others are encoded anew
+)  # sounds that an mp4 takes as they are; others are encoded again
 STRIPS = 6  # lines of the timeline: those of the questions with the most time
 BACK, TEXT, DIM = (18, 20, 24), (255, 255, 255), (150, 155, 165)
 GREY = (110, 114, 122)

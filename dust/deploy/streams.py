@@ -32,7 +32,7 @@ from dust.tasks import Evaluation, KeyStep, Task
 from dust.utils.errors import ConfigError, DataError, VideoError
 
 LIVE_OPTIONS = ("queue", "retries", "seconds", "opener", "sleep")  # of LiveFrames
-GAP = 1.0  # a live source without a frame for so many seconds, or half a window: windows begin anew
+GAP = 1.0  # a live source without a frame for so many seconds, or half a window: windows begin again
 
 
 class Asked(Protocol):
@@ -183,7 +183,7 @@ class VideoStream(Stream):
 
     @property
     def _longest_break(self) -> float:
-        """Positions without a frame after which windows begin anew."""
+        """Positions without a frame after which windows begin again."""
         return max(GAP * self.rule.rate, self.rule.length / 2)
 
     @property
@@ -361,7 +361,7 @@ def notes_of(frames: Any, restarts: int) -> list[str]:
     counts = {
         "frames were dropped, as the model is slower than the source": frames.dropped,
         "times the source was opened again": frames.reconnected,
-        "times windows began anew after a gap": restarts,
+        "times windows began again after a gap": restarts,
     }
     return [f"{count} {text}" for text, count in counts.items() if count]
 

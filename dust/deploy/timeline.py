@@ -51,7 +51,7 @@ class MergeRule:
 
     Attributes:
         threshold: below this probability the answer is "none of these".
-        hysteresis: a label goes on until another one is likelier by this much, 0..1; 0: at once. A class that is there
+        hysteresis: a label stays until another one is likelier by this much, 0..1; 0: at once. A class that is there
             or not ends once it is so much below the threshold.
         min_length: seconds; a shorter segment goes to the neighbour whose label its windows find likelier; of a class
             that is there or not it is left out. 0: all stay.

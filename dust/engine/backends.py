@@ -56,10 +56,10 @@ class Backends:
             torch.backends.cudnn.deterministic = self.deterministic
         if device.type != "cuda":
             return
-        torch.backends.cudnn.benchmark = False  # it would choose by a stopwatch, anew for every size of batch
+        torch.backends.cudnn.benchmark = False  # it would choose by a stopwatch, again for every size of batch
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32
-        # its backward pass has no deterministic form, it plans anew for every size of batch, and NaN came of it
+        # its backward pass has no deterministic form, it plans again for every size of batch, and NaN came of it
         torch.backends.cuda.enable_cudnn_sdp(self.attention != "flash" and not self.deterministic)
         logger.info(
             "kernels: float32 as %s, attention by %s, %s", "TF32" if self.tf32 else "IEEE", self.attention,

@@ -124,7 +124,7 @@ class EpochTable(Hook):
         self.rows, self.heads = self.rows + 1, heads
 
     def _say(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that was closed; the log goes on in its file
+        with contextlib.suppress(OSError, ValueError):  # a terminal that was closed; the log continues in its file
             self.write(line)
 
 

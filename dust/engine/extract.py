@@ -189,7 +189,7 @@ class Extraction:
         if missing and not bad_clips.count and self.options.on_bad_clip == "raise":
             raise DataError(
                 f"{self.run.features} was finished with TEST.ON_BAD_CLIP skip, without {missing} clips of "
-                f"the {split} split. Set it again, or remove the features to extract them anew"
+                f"the {split} split. Set it again, or remove the features to extract them again"
             )
         if missing:
             bad_clips.finish(f"{self.run.features} (unfinished: the same command tries those clips again)")

@@ -94,7 +94,7 @@ class Hook:
 
     Register a class by ``@HOOK_REGISTRY.register()`` and name it in ``TRAIN.HOOKS``. It is built from the keyword
     arguments that ``from_config`` returns, in every process. What :meth:`state_dict` returns is kept in every
-    checkpoint, so that a resumed run goes on exactly: plain values, lists, dicts and tensors. With several processes
+    checkpoint, so that a resumed run continues exactly: plain values, lists, dicts and tensors. With several processes
     it is that of the first one, and all get it back.
 
     ``state`` is the run at that moment (:class:`dust.engine.state.TrainState`): ``model``, ``optimizer``, ``ema``,
@@ -117,7 +117,7 @@ class Hook:
         """Act when an epoch is over; where it had an evaluation, :meth:`after_evaluation` came before."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the hook must know to go on in a resumed run."""
+        """Return what the hook must know to continue in a resumed run."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -119,7 +119,9 @@ class Leaving:
             error = WorkerError(next(text for text in said if text))
         if isinstance(error, WorkerError):
             where = self.save(hooks)
-            raise WorkerError(f"{error}. {where[0].upper()}{where[1:]}: the same command goes on from there") from error
+            raise WorkerError(
+                f"{error}. {where[0].upper()}{where[1:]}: the same command continues from there"
+            ) from error
         raise error
 
     def _go_back(self) -> Mapping[str, dict] | None:

@@ -70,8 +70,8 @@ class _Ahead:
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
-        """Note what is wrong within, and go on behind it. What depends on a stage to come, or on what a training split
-        would teach that cannot be read, ends there, too."""
+        """Note what is wrong within, and continue behind it. What depends on a stage to come, or on what a training
+        split would teach that cannot be read, ends there, too."""
         try:
             yield
         except (StageToCome, NotFitted) as error:

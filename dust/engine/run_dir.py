@@ -45,11 +45,11 @@ class RunDir:
         """Hold the folder for this process, see :func:`dust.utils.lock.holding`."""
         return holding(self.path, f"OUTPUT_DIR {self.path}", "choose another OUTPUT_DIR")
 
-    def begin(self, config: str, *, anew: bool = False) -> None:
+    def begin(self, config: str, *, from_start: bool = False) -> None:
         """Write ``config.yaml``, once all checks of a stage have passed: a run that is refused changes nothing here.
 
         Args:
-            anew: keep an earlier run's checkpoints under another name.
+            from_start: keep an earlier run's checkpoints under another name.
 
         Raises:
             DataError: the disk is full or read-only; an older file is left as it was.
@@ -59,7 +59,7 @@ class RunDir:
         shutil.rmtree(self.path / RECORDS, ignore_errors=True)
         write_text(self.path / "config.yaml", config)
         logger.info("configuration: %s", self.path / "config.yaml")
-        if anew:
+        if from_start:
             self.set_checkpoints_aside()
             note_begin(self.path)
 
@@ -74,7 +74,7 @@ class RunDir:
     def publish_results(
         self, temporary: Path, checkpoint_sha256: str, name: str = "results", *, split: str = "test"
     ) -> None:
-        """Make ``temporary`` the results folder. Results of another checkpoint, or on another split, are kept aside
+        """Make ``temporary`` the results folder. Results of another checkpoint, or on another split, are renamed
         under its hash."""
         results, replaced = self.path / name, self.path / f"{name}.replaced"
         _sync_files(temporary)

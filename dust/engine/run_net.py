@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +16,6 @@ from dust.launch.signals import Interrupted, handle_signals, ignore_termination
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.files import file_problem, is_file_problem
 from dust.utils.text import forgiving_console
-
-logger = logging.getLogger(__name__)
 
 #: ``further(cfg)`` -> problems.
 Further = Callable[[CfgNode], Iterable[str]]
@@ -71,7 +68,7 @@ def run_stage(cfg: CfgNode) -> None:
 
 
 def _file_problem(error: OSError, folder: object) -> str:
-    return f"{file_problem(error, folder)}. What was saved stays; the same command goes on"
+    return f"{file_problem(error, folder)}. What was saved stays; the same command continues"
 
 
 def load_stages(files: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Any]]:
@@ -141,7 +138,7 @@ def _announce(name: str, output_dir: str, known: bool, finished: Callable[[], bo
     print(f"== {name} -> {output_dir}")
     if not (known or finished()):
         return False
-    print("   finished already (TRAIN.AUTO_RESUME False begins anew)")
+    print("   finished already (TRAIN.AUTO_RESUME False begins from the start)")
     return True
 
 

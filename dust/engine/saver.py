@@ -20,7 +20,7 @@ class Saver:
 
     Args:
         sharded: numbered checkpoints are folders of which every process writes its part.
-        background: a copy on the CPU is written by a thread while training goes on. What went wrong is raised by the
+        background: a copy on the CPU is written by a thread while training continues. What went wrong is raised by the
             next ``write`` or by ``wait``.
     """
 

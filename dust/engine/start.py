@@ -29,7 +29,7 @@ class StartOptions:
 
     Attributes:
         output_dir: of the run; names of other stages are those of folders beside it.
-        auto_resume: go on from the newest checkpoint there: by TRAIN.AUTO_RESUME, or because an earlier life of this
+        auto_resume: continue from the newest checkpoint there: by TRAIN.AUTO_RESUME, or because an earlier life of this
             Slurm job has begun the run.
         checkpoint: TRAIN.CHECKPOINT_FILE_PATH: weights, optimizer and epoch; "" for none.
         weights_only: of ``checkpoint`` take the weights alone.
@@ -141,7 +141,7 @@ def _resume(
         logger.warning(
             "the checkpoint was written by %d processes (%d batches per step), now there are %d (%d): every optimizer "
             "step takes the same %d clips, but dropout, mixing and rounding differ, so the run is not identical to "
-            "one that went on as before",
+            "one that continued as before",
             *before, *now, state.global_batch,
         )  # fmt: skip
     if state.global_batch != asked and distributed.is_main():
@@ -154,7 +154,9 @@ def _resume(
 
 def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
     """Raise CheckpointError unless ``saved`` belongs to this configuration, this data and these earlier stages."""
-    advice = "Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin anew (the old ones are kept aside)."
+    advice = (
+        "Choose another OUTPUT_DIR, or set TRAIN.AUTO_RESUME False to begin from the start (the old ones are renamed)."
+    )
     if "written" not in saved:
         raise CheckpointError(f"{path} was not written by dust, so it cannot be resumed. {advice}")
     try:

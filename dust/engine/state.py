@@ -36,7 +36,7 @@ class TrainState:
     """Position, weights, optimizer and records. ``iteration`` counts the batches done of ``epoch`` (both from 0).
 
     ``global_batch``, the clips of an optimizer step, and ``shards``, the nodes that SOLVER.BASE_LR_SCALE_NUM_SHARDS
-    counts, are those with which the run began, on however many processes it goes on; ``accumulate`` is the
+    counts, are those with which the run began, on however many processes it continues; ``accumulate`` is the
     number of batches that a step takes now. ``metadata`` is what every checkpoint says of the run, and ``hooks`` what
     the hooks that the user named keep, by their names.
     """

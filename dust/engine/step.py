@@ -230,7 +230,7 @@ class OptimizerStep:
         held = [index for index, gradient in enumerate(gradients) if gradient.numel()]
         norms = torch.zeros(0)
         good = torch.stack(finite).all()
-        if held and not self.scaler.is_enabled():  # which looks for itself, and goes on with a smaller scale
+        if held and not self.scaler.is_enabled():  # which looks for itself, and continues with a smaller scale
             # the quickest sum that NaN and infinity show in; one of more than 1e19 counts as infinite too
             each = torch._foreach_norm([gradients[index] for index in held], 2)
             norms = torch.stack([value.float() for value in each])

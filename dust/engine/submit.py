@@ -1,7 +1,7 @@
 """A command line as a Slurm job, by submitit: what is asked of the cluster, and what is refused before it is asked.
 
 The job runs the same command as ``dust`` does, in one task for each process. It ends by itself before the time limit or
-when it is preempted, saves, asks to be queued again and goes on (:mod:`dust.launch.requeue`).
+when it is preempted, saves, asks to be queued again and continues (:mod:`dust.launch.requeue`).
 """
 
 import argparse
@@ -210,7 +210,7 @@ def check_cluster(partition: str, nodes: int, minutes: int) -> None:
     if wanted and minutes > max(limits[name] for name in wanted):
         most = max(limits[name] for name in wanted)
         raise DustError(
-            f"--timeout {minutes}: partition {partition} allows {most:.0f} minutes; the job goes on after each"
+            f"--timeout {minutes}: partition {partition} allows {most:.0f} minutes; the job continues after each"
         )
 
 
@@ -297,7 +297,7 @@ def submit_jobs(
         for job in jobs:
             job.result()
         return []
-    return describe(jobs, specs, cluster, folder)
+    return describe(jobs, specs, cluster)
 
 
 @contextlib.contextmanager
@@ -314,7 +314,7 @@ def _as_outside_of_jobs() -> Iterator[None]:
         yield
 
 
-def describe(jobs: Sequence[Any], specs: Sequence[JobSpec], cluster: str, folder: Path) -> list[str]:
+def describe(jobs: Sequence[Any], specs: Sequence[JobSpec], cluster: str) -> list[str]:
     """Return what was submitted, where its words go, and how to follow and to end it."""
     lines = []
     for job, spec in zip(jobs, specs, strict=True):
@@ -323,7 +323,7 @@ def describe(jobs: Sequence[Any], specs: Sequence[JobSpec], cluster: str, folder
     whole = jobs[0].job_id.split("_")[0]
     if cluster == "slurm":
         lines += [f"state     squeue --job {whole}", f"follow    tail -F {jobs[0].paths.stdout}"]
-        lines += [f"cancel    scancel {whole}   (saves first; the same command goes on from there)"]
+        lines += [f"cancel    scancel {whole}   (saves first; the same command continues from there)"]
     else:
         lines += [f"follow    tail -F {jobs[0].paths.stdout}", f"cancel    kill {whole}   (saves first)"]
     return lines

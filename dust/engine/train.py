@@ -323,7 +323,7 @@ class Trainer:
 
 
 def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
-    """Return the training that cfg describes, into ``run``, at the point where it begins or goes on."""
+    """Return the training that cfg describes, into ``run``, at the point where it begins or continues."""
     device = build_device(cfg)
     loader = construct_loader(cfg, "train")
     dataset: Any = loader.dataset
@@ -369,7 +369,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         precise=build_precise(cfg, model, transform, task, device, evaluator.autocast),
     )
     if distributed.is_main():
-        run.begin(cfg.dump(), anew=not start.auto_resume)
+        run.begin(cfg.dump(), from_start=not start.auto_resume)
         write_class_list(run.path / "classes.txt", dataset.class_names)
         record_training_list(run.path, dataset.clips, None if val_loader is None else val_loader.dataset)
     distributed.barrier()  # nobody saves before earlier checkpoints are aside

@@ -10,7 +10,6 @@ CPU tensors travel by gloo, CUDA tensors by nccl (DIST_BACKEND).
 """
 
 import contextlib
-import logging
 import os
 import re
 import signal
@@ -49,8 +48,6 @@ from dust.launch.signals import (
 )
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.signals import block_signals
-
-logger = logging.getLogger(__name__)
 
 #: Seconds that the other processes get to end by themselves once one has failed.
 TERMINATION_GRACE_S = 3.0

@@ -1,6 +1,6 @@
 """How a command that was asked to stop leaves: after USR1 or USR2 its Slurm job is queued again, after TERM or INT not.
 
-Everything is saved by then. The job starts with the same command, finds its checkpoint and goes on. One that makes no
+Everything is saved by then. The job starts with the same command, finds its checkpoint and continues. One that makes no
 step from one start to the next is not queued again (:mod:`dust.launch.lives`).
 """
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SAVE_TIMEOUT_S = 600.0
 #: The same where they cannot see it: it has nothing to save. Also what the first one waits for them to hear it.
 EXIT_DELAY_S = 10.0
-#: In OUTPUT_DIR: which life of which job began the run there anew.
+#: In OUTPUT_DIR: which life of which job began the run there from the start.
 BEGUN = ".begun.json"
 #: The exit code of a job that is not queued again because it gets nowhere: it has failed.
 NOWHERE = 1
@@ -108,7 +108,7 @@ def job_of(environ: Mapping[str, str]) -> str:
 
 
 def note_begin(folder: Path, environ: Mapping[str, str] = os.environ) -> None:
-    """Note that this life of a Slurm job has begun a run anew in ``folder``; outside Slurm do nothing.
+    """Note that this life of a Slurm job has begun a run from the start in ``folder``; outside Slurm do nothing.
 
     Raises OSError.
     """
@@ -118,9 +118,9 @@ def note_begin(folder: Path, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def begun_by_this_job(folder: str | os.PathLike, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether an earlier life of this Slurm job has begun the run in ``folder`` anew, so that this one, queued
-    again, goes on from there in spite of TRAIN.AUTO_RESUME False. A second command of the same life begins anew
-    again."""
+    """Tell whether an earlier life of this Slurm job has begun the run in ``folder`` from the start, so that this one,
+    queued again, continues from there in spite of TRAIN.AUTO_RESUME False. A second command of the same life begins
+    from the start again."""
     try:
         with open(Path(folder) / BEGUN, "rb") as file:
             record: Any = json.loads(file.read(1000))
@@ -139,7 +139,7 @@ def requeue(signum: int, environ: Mapping[str, str] = os.environ) -> bool:
     """Ask Slurm to run this job again; whether it will. Says in one line what comes next."""
     name, job = signal.Signals(signum).name, job_of(environ)
     if not job:
-        logger.warning("%s: start the same command again to go on from here", name)
+        logger.warning("%s: start the same command again to continue from here", name)
         return False
     try:
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
@@ -148,7 +148,7 @@ def requeue(signum: int, environ: Mapping[str, str] = os.environ) -> bool:
         code, why = 1, str(error)
     # a job that is queued again is ended at once, and scontrol is a part of it
     if code in (0, -signal.SIGTERM, -signal.SIGKILL):
-        logger.warning("%s: job %s is queued again and will go on from here", name, job)
+        logger.warning("%s: job %s is queued again and will continue from here", name, job)
         return True
-    logger.error("%s: job %s could not be queued again (%s); submit it anew to go on from here", name, job, why)
+    logger.error("%s: job %s could not be queued again (%s); submit it again to continue from here", name, job, why)
     return False

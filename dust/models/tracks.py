@@ -3,7 +3,7 @@
 The idea is that of the "light weight model" of
 https://github.com/baturalpguven/AI-Driven-Furniture-Assembly-Tracking-System (MIT): efficient channel attention (ECA,
 https://arxiv.org/abs/1910.03151) weighs the cameras, a small network reduces each camera's points to one vector per
-frame, and a transformer or an LSTM reads the frames. Written anew from a description; tests compare with numbers that
+frame, and a transformer or an LSTM reads the frames. Written from a description alone; tests compare with numbers that
 the published code gave. ``compat=True`` repeats that model exactly. Without it, invisible points, missing cameras and
 padded frames are masked, frames know their time, and the order of the points means nothing (reducer ``set``).
 

@@ -6,7 +6,6 @@ same tensors: G experts cost one trunk and G + 1 times what is trained.
 """
 
 import copy
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,6 @@ from dust.utils.tstl_grouping import find_grouping_problems
 #: Clips times experts that run together: each takes its expert's trained weights along, 180 MB of ViT-B's in float32.
 PAIRS_AT_ONCE = 16
 VOTES = ("maxlogit", "selector_weighted", "majority")
-
-logger = logging.getLogger(__name__)
 
 
 @MODEL_REGISTRY.register()

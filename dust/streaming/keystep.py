@@ -1,7 +1,7 @@
 """KeyStep on a recording as it comes in: each frame is encoded once, and every window is made of kept embeddings.
 
 In evaluation mode a frame's embedding does not depend on its window (batch norms use their statistics), so the
-probabilities are those of encoding every window anew, at 1/57 of the cost for N = 65 and a ViT-S/16. Embeddings go
+probabilities are those of encoding every window again, at 1/57 of the cost for N = 65 and a ViT-S/16. Embeddings go
 through the temporal encoder again in every window, since positions are counted from the window's first frame.
 """
 
@@ -58,7 +58,7 @@ class StepStream:
         watch: ``() -> MistakeWatch``, at a recording's beginning; None raises no alarms.
         frames, skip, phases: see :func:`dust.models.keystep_windows.recording_windows`.
         transform: makes of a pushed frame what the model takes; None: it is that already.
-        cache: False encodes all frames of every window anew, for comparison.
+        cache: False encodes all frames of every window again, for comparison.
         components: K, where the model says more than that of a window.
         autocast: a context for the frame encoder; windows are in float32, as in a test.
 
@@ -178,7 +178,7 @@ def build_step_stream(cfg: CfgNode, procedure: str = "", *, cache: bool = True, 
     Args:
         procedure: the name of what is being done, of those in the data folder's procedure file; "" for the first.
         fps: frames per second that will be pushed, for KEYSTEP.MISTAKES.WAIT.
-        cache: False encodes all frames of every window anew, for comparison.
+        cache: False encodes all frames of every window again, for comparison.
 
     Raises:
         DataError: no such procedure. CheckpointError: nothing to test, or it does not fit.

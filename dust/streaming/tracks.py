@@ -62,7 +62,7 @@ class TrackStream:
         window: frames that the model sees at once.
         stride: frames between windows, at most ``window``.
         view_mask: (V,) bool, the cameras that are there in this sequence; None: all.
-        stateful: PointTrackLSTM only: go on from the state of the window before; the stride must be the window.
+        stateful: PointTrackLSTM only: continue from the state of the window before; the stride must be the window.
         autocast: a context for all that the model computes, as in a test.
 
     Every window's logits are kept for :meth:`timeline` until :meth:`reset`.
@@ -225,7 +225,7 @@ def run_stage(
     Args:
         stride: frames from one decision to the next.
         how: vote | mean, see :meth:`TrackStream.timeline`.
-        stateful: PointTrackLSTM: windows that go on from each other; ``stride`` is then the window.
+        stateful: PointTrackLSTM: windows that continue each other; ``stride`` is then the window.
 
     Returns:
         What stream.json holds: accuracy, macro and weighted F1 over labelled frames (percent), counts of frames and
@@ -290,7 +290,7 @@ def _stream_one(
     bad_clips: BadClipLog,
     counts: dict[str, int],
 ) -> tuple[list[FrameDecision], np.ndarray]:
-    """Return (decisions, labels) of a recording. Where other cameras are there than before, the stream begins anew."""
+    """Return (decisions, labels) of a recording. Where other cameras are there than before, the stream begins again."""
     decisions: list[FrameDecision] = []
     labels: list[np.ndarray] = []
     played, current = 0, None

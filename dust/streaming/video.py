@@ -98,7 +98,7 @@ class SlidingClips:
     Args:
         rule: which windows.
         convert: makes (crops, h, w, 3) uint8 of a picture; called once for a frame that some window takes.
-        gap: positions without a frame after which windows begin anew; 0: never.
+        gap: positions without a frame after which windows begin again; 0: never.
 
     Attributes:
         restarts: how often a gap ended all windows.

@@ -109,7 +109,7 @@ def _name(split: str, kind: str, bit: str, number: int) -> str:
 
 def _rows(split: str, count: int, seed: int) -> list[tuple[str, str, str, str]]:
     """Return (id, label, video, series) of a split. In each class every clip with the video's bit meets one series with
-    the series' bit, drawn anew for each class."""
+    the series' bit, drawn again for each class."""
     partners = {
         (left, right): numpy_rng(seed, "dust", split, left, right).permutation(count)
         for left in VIDEO_BITS

@@ -7,7 +7,6 @@ the classes apart.
 """
 
 import json
-import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +21,6 @@ from dust.utils.errors import DataError
 from dust.utils.files import write_csv, write_text
 from dust.utils.rng import numpy_rng
 from dust.utils.structured import read_json
-
-logger = logging.getLogger(__name__)
 
 RECORD = ".generated.json"  # names every file that a generator writes into a folder, before the first one is written
 SPEED = 2  # pixels per frame, about: a shift is a whole number of pixels

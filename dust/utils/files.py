@@ -331,6 +331,11 @@ def sha256_of_files(paths: Iterable[str | os.PathLike]) -> str:
     return digest.hexdigest()
 
 
+def hash_order(name: str) -> bytes:
+    """Return a sort key that mixes names in the same way on every machine, whatever other names there are."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+
 def sha256_of_text(text: str) -> str:
     """Return the SHA-256 (hex) of a text as UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

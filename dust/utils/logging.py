@@ -1,6 +1,7 @@
 """Logging: a console, OUTPUT_DIR/stdout.log and SlowFast's ``json_stats`` lines."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -32,7 +33,7 @@ class _Formatter(logging.Formatter):
 class _AboveProgressBar(logging.Handler):
     """Writes a line to the console of the moment, above a tqdm bar where there is one instead of through it.
 
-    A console that is gone (a closed pipe, a file on a full disk) does not end the run: it goes on without one.
+    A console that is gone (a closed pipe, a file on a full disk) does not end the run: it continues without one.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -48,7 +49,7 @@ class _AboveProgressBar(logging.Handler):
         with contextlib.suppress(OSError, ValueError):  # what it still holds would fail again when the process ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.stdout.flush()
-        _warn(f"the console cannot be written to: {error}; the run goes on without it")
+        _warn(f"the console cannot be written to: {error}; the run continues without it")
         root.warning("the console cannot be written to: %s; from here on there is only this file", error)
 
 
@@ -68,7 +69,7 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         self.lost += 1
         if self.lost == 1:
-            _warn(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}; the run goes on without these lines")
+            _warn(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}; the run continues without these lines")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -134,6 +135,15 @@ def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
     """Log one ``json_stats: {...}`` line; keys sorted, floats with five decimals, as SlowFast's log parsers expect."""
     line = {key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()}
     logger.info(JSON_STATS + "%s", simplejson.dumps(line, sort_keys=True, ignore_nan=True), stacklevel=2)
+
+
+def read_json_stats(line: str) -> dict[str, Any]:
+    """Return what a ``json_stats`` line says; {} for any other line, and for one that a full disk has torn."""
+    try:
+        stats = json.loads(line.partition(JSON_STATS)[2])
+    except (ValueError, RecursionError):
+        return {}
+    return stats if isinstance(stats, dict) else {}
 
 
 def record_error(message: str) -> None:

@@ -78,7 +78,7 @@ def counted(number: int, one: str, several: str = "") -> str:
     """Return ``1 clip``, ``2 clips``, ``0 classes``: a number with what it counts.
 
     Args:
-        one: the thing, or how a sentence about one goes on: ``clip is bad``.
+        one: the thing, or how a sentence about one continues: ``clip is bad``.
         several: the same of several, where it is more than an s or es.
     """
     several = several or f"{one}{'es' if one.endswith(('s', 'x', 'ch', 'sh')) else 's'}"

@@ -1,6 +1,6 @@
 """Services that keep the curves of runs: Weights & Biases, MLflow. None of them can end a run.
 
-Both keep an id in OUTPUT_DIR, so that a resumed training goes on in the same run there.
+Both keep an id in OUTPUT_DIR, so that a resumed training continues in the same run there.
 """
 
 import logging
@@ -52,7 +52,7 @@ class Guarded:
             what()
         except Exception as error:  # whatever a service raises
             self.works = False
-            logger.error("%s: %s. The run goes on without it", self.name, error)
+            logger.error("%s: %s. The run continues without it", self.name, error)
 
 
 class Wandb:
@@ -129,5 +129,5 @@ def build_trackers(cfg: CfgNode, output_dir: Path) -> list[Guarded]:
         except DustError:  # it is not installed, which is said before anything is begun
             raise
         except Exception as error:  # no connection, no account: whatever a service raises
-            logger.error("%s: %s. The run goes on without it", name, error)
+            logger.error("%s: %s. The run continues without it", name, error)
     return made

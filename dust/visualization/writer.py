@@ -84,7 +84,7 @@ class Writer:
             yield
         except OSError as error:
             self.board = None
-            logger.error("TensorBoard's %s cannot be written: %s. The run goes on without it", self.folder, error)
+            logger.error("TensorBoard's %s cannot be written: %s. The run continues without it", self.folder, error)
 
     def scalars(self, group: str, values: dict[str, float], step: int) -> None:
         """Write ``group/name`` scalars. SlowFast's names: Train/loss, Train/lr, Train/Top1_err, Val/Top1_err,

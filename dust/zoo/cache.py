@@ -55,7 +55,7 @@ def cached_path(entry: Entry) -> Path:
 
 
 def cached(entry: Entry) -> str:
-    """Return "yes", "part" (a transfer that can go on) or "no"."""
+    """Return "yes", "part" (a transfer that can continue) or "no"."""
     path = cached_path(entry)
     return "yes" if path.exists() else "part" if _part(path).exists() else "no"
 
@@ -222,7 +222,7 @@ def _bring(entry: Entry, part: Path, progress: bool) -> str:
             if part.exists() and part.stat().st_size == 0:
                 discard(part)
         except Broken as error:
-            kept = "; what arrived is kept, and the same command goes on from there" if part.exists() else ""
+            kept = "; what arrived is kept, and the same command continues from there" if part.exists() else ""
             problems.append(f"{url}: {error}{kept}")
     if entry.hub is not None and not mirror:
         try:

@@ -81,14 +81,14 @@ def _records() -> dict[str, dict[str, Any]]:
     except (OSError, DataError) as error:
         raise DustError(
             f"cannot read {path}, which holds the hashes of weights trusted before: {error}. "
-            "Repair it, or move it away to trust the next downloads anew."
+            "Repair it, or move it away to trust the next downloads again."
         ) from error
     well_formed = isinstance(records, dict) and all(
         isinstance(record, dict) and isinstance(record.get("sha256"), str) for record in records.values()
     )
     if not well_formed:
         raise DustError(
-            f"{path} is not a table of name -> {{sha256, ...}}. Move it away to trust the next downloads anew."
+            f"{path} is not a table of name -> {{sha256, ...}}. Move it away to trust the next downloads again."
         )
     return records
 

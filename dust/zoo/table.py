@@ -19,7 +19,7 @@ dust --cfg configs/Kinetics/TimeSformer_divST_8x32_224_TEST.yaml \\
 
 `zoo://NAME` stands wherever a path of weights does: `TRAIN.CHECKPOINT_FILE_PATH`, `TEST.CHECKPOINT_FILE_PATH`,
 `MODEL.PRETRAINED`. The file is downloaded once to `$DUST_HOME/zoo` (default `~/.cache/dust/zoo`) and verified:
-an interrupted download goes on where it stopped, and a file with another hash is refused.
+an interrupted download continues where it stopped, and a file with another hash is refused.
 
 - **Accuracies are the publishers' own**, in percent, with the views (clips x crops) of their test configs. We have
   not measured them again.

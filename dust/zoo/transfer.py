@@ -1,4 +1,4 @@
-"""Fetch one URL into a part file; go on from there where the server can prove that the file is still the same.
+"""Fetch one URL into a part file; continue from there where the server can prove that the file is still the same.
 
 Beside ``<part>`` lies ``<part>.json`` with the URL, the server's validator (ETag or Last-Modified) and the total size;
 a resume asks for the rest with Range and If-Range, so that a file that changed meanwhile comes whole. That is why no
@@ -36,7 +36,7 @@ PAGE_TYPES = {"text/html", "application/xhtml+xml", "application/json", "text/xm
 
 
 class Broken(Exception):
-    """The transfer ended early. What arrived is kept, and another try can go on from there."""
+    """The transfer ended early. What arrived is kept, and another try can continue from there."""
 
 
 class Refused(Exception):

@@ -37,7 +37,7 @@ def test_damage_that_only_decoding_finds(tmp_path):
     start = data.index(b"mdat") + len(data) // 2
     data[start : start + 3000] = bytes(3000)
     path.write_bytes(data)
-    assert health.examine(str(path), decode=True)
+    assert health.measure(str(path), decode=True).reason
 
 
 def test_a_folder_of_frames(tmp_path):
@@ -45,9 +45,9 @@ def test_a_folder_of_frames(tmp_path):
 
     for number in range(3):
         Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(tmp_path / f"{number}.jpg")
-    assert health.examine(str(tmp_path), decode=True) == ""
+    assert health.measure(str(tmp_path), decode=True).reason == ""
     (tmp_path / "1.jpg").write_bytes(b"")
-    assert "1.jpg" in health.examine(str(tmp_path), decode=True)
+    assert "1.jpg" in health.measure(str(tmp_path), decode=True).reason
 
 
 def test_processes_find_the_same(tmp_path):

@@ -6,12 +6,7 @@ import pytest
 
 from dust.convert.muwiges import read_muwiges, split_people
 from dust.utils.errors import DataError
-
-
-def touch(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
+from tests.helpers import touch
 
 
 def people(manifest):

@@ -10,7 +10,7 @@ from dust.datasets.manifest.table import read_csv
 from dust.decode.reader import VideoReader
 from dust.utils.errors import DataError
 from tests.datasets.clip_files import damaged, turned, write_clip
-from tests.helpers import tool
+from tests.helpers import contents, tool
 
 SMALL = Encoding(short_side=48, preset="ultrafast", crf=12)
 TIMES = np.cumsum([0] + [1, 3] * 20).tolist()
@@ -29,10 +29,6 @@ def folder(tmp_path):
     (root / "train.csv").write_text(f'"a b/one, two.mp4",0\nold.avi,1\n{root}/turned.mp4,2\n')
     (root / "notes.bin").write_bytes(b"left out")
     return root
-
-
-def contents(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def test_a_folder_becomes_the_same_tree(folder, tmp_path):

@@ -20,7 +20,7 @@ from dust.datasets.manifest import long_list
 from dust.decode.members import member_of, open_bytes
 from dust.utils.errors import DataError, DustError
 from tests.datasets.clip_files import write_clip
-from tests.helpers import command, csv_dicts
+from tests.helpers import command, contents, csv_dicts
 from tests.runs import write_noise
 
 SMALL = 14_000  # bytes of a shard: a few clips each
@@ -50,10 +50,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def data(made, tmp_path):
     return Path(shutil.copytree(made, tmp_path / "loose", copy_function=shutil.copy2))
-
-
-def contents(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def clips_of(root, **options):

@@ -14,12 +14,7 @@ from dust.datasets.sample import counted_from_one, unlearnt_classes
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import DataError
-
-
-def touch(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
+from tests.helpers import touch
 
 
 def folders(root):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dust.config import load_config
-from dust.convert.health import examine
+from dust.convert.health import measure
 from dust.convert.prepare import Encoding, prepare_clip
 from dust.datasets.manifest.manifest import Clip, Manifest
 from dust.datasets.sample import BadClip
@@ -214,7 +214,7 @@ def test_a_matrix_that_swscale_does_not_know_counts_as_unspecified(tmp_path, mat
         except av.error.FFmpegError:
             known = False
     right, _ = decode_all(source)
-    assert not examine(str(path), decode=True) and not examine(str(path), decode=False)
+    assert not measure(str(path), decode=True).reason and not measure(str(path), decode=False).reason
     with VideoReader(path) as reader, VideoReader(source) as plain:
         assert np.array_equal(reader.frames([7])[0], right[7])
         request = FrameRequest([3, 9], (4, 6, 40, 60), (80, 120), ((0, 0, 50, 50), (20, 50, 50, 50)))
@@ -236,8 +236,8 @@ def test_what_cannot_be_converted_at_all_is_a_bad_clip(tmp_path, monkeypatch):
     crop = EvalTransform(crop_size=32, short_side=32, num_crops=1)
     bad = VideoDataset(manifest=manifest, sampler=sampler, eval_transform=crop)[0]
     assert isinstance(bad, BadClip) and "cannot be converted to RGB" in bad.reason
-    assert "cannot be converted" in examine(str(path), decode=True)
-    assert "cannot be converted" in examine(str(path), decode=False)
+    assert "cannot be converted" in measure(str(path), decode=True).reason
+    assert "cannot be converted" in measure(str(path), decode=False).reason
 
 
 @needs_cases

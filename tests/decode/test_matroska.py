@@ -5,7 +5,7 @@ import random
 import av
 import pytest
 
-from dust.convert.health import examine
+from dust.convert.health import measure
 from dust.decode import cache, matroska
 from dust.decode.matroska import find_break
 from dust.decode.reader import VideoReader
@@ -62,7 +62,7 @@ def test_where_a_demuxer_loses_frames_the_file_is_reported(clips, tmp_path, name
         path.write_bytes(content)
         found, _ = decode_all(path)
         lost += len(found) < len(right)
-        assert len(found) == len(right) or examine(str(path), decode=True), (number, at)
+        assert len(found) == len(right) or measure(str(path), decode=True).reason, (number, at)
     assert lost >= 2, "the demuxer did not lose a frame: the test shows nothing"
 
 

@@ -21,6 +21,7 @@ from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import file_sha256, load_weights
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureStore
+from tests.helpers import contents
 from tests.processes import zygote
 from tests.runs import words
 
@@ -141,7 +142,7 @@ def test_killed_with_two_processes_and_resumed_with_three_or_one_is_uninterrupte
 
     whole = started(tmp_path / "whole", 1)
     assert whole.wait() == 0, whole.said[-3000:]
-    wanted = files_of(tmp_path / "whole" / "features")
+    wanted = contents(tmp_path / "whole" / "features")
     assert any(name.startswith("train") for name in wanted) and len(wanted) >= 6
     for counts in lives:
         out = tmp_path / f"{len(counts)}"
@@ -150,11 +151,7 @@ def test_killed_with_two_processes_and_resumed_with_three_or_one_is_uninterrupte
             assert list((out / "features").glob("*.partial"))
         last = started(out, counts[-1])
         assert last.wait() == 0, last.said[-3000:]
-        assert files_of(out / "features") == wanted
-
-
-def files_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert contents(out / "features") == wanted
 
 
 def test_a_second_run_computes_nothing(settings, monkeypatch):

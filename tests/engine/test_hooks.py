@@ -11,13 +11,14 @@ import torch
 from dust.engine.hooks import HOOK_REGISTRY, Hook, build_hooks
 from dust.engine.learner import Learner
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Trainer, build_trainer
+from dust.engine.train import Trainer
 from dust.launch.signals import Interrupted
 from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import ConfigError
 from dust.utils.registry import import_extensions
-from tests.engine.test_resume import RICH, PowerCut, StopAfter, assert_same, assert_same_run, final
+from tests.engine.test_resume import RICH, PowerCut, StopAfter, assert_same, assert_same_run
 from tests.engine.test_run_net import start, words
+from tests.runs import train
 
 #: What a user writes: a second logger, and a hook with state that changes what is learnt.
 MINE = '''
@@ -96,11 +97,6 @@ def mine(tmp_path):
     del sys.modules["my_hooks"]
     for name in ("SecondLogger", "PullToMean"):
         del HOOK_REGISTRY._classes[name]
-
-
-def train(cfg):
-    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).fit()
-    return final(cfg)
 
 
 def lines(cfg):

@@ -108,4 +108,4 @@ def test_a_driver_that_is_asked_to_stop_saves_its_trial_and_goes_on(start, tmp_p
     assert "study: 1 open\n" in driver.said
     driver = start(tmp_path / "study", trials=1)
     assert driver.wait() == 0
-    assert "trial 0 goes on" in driver.said and "study: 1 complete\n" in driver.said
+    assert "trial 0 continues" in driver.said and "study: 1 complete\n" in driver.said

@@ -1,7 +1,5 @@
 """The quickstarts of SlowFast, X3D and MViT tell four directions of motion apart; V-JEPA 2 learns verbs and nouns."""
 
-import json
-
 import pytest
 import torch
 
@@ -9,7 +7,7 @@ from dust.engine import run_net
 from dust.models.vjepa2 import VJEPA2
 from dust.synthetic.motion import generate_motion
 from dust.utils.checkpoint import find_latest
-from tests.helpers import ROOT
+from tests.helpers import ROOT, metrics_of
 from tests.models.test_vjepa2 import authors_files
 from tests.runs import write_noise
 
@@ -27,7 +25,7 @@ def accuracy(name, motion, out, *overrides):
     config = str(ROOT / "configs" / "quickstart" / f"{name}.yaml")
     words = ["DATA.PATH_TO_DATA_DIR", str(motion), "OUTPUT_DIR", str(out), *SMALLER, *overrides]
     assert run_net.main(["--cfg", config, *words]) == 0
-    return json.loads((out / "results" / "test.json").read_text())["metrics"]["top1_acc"]
+    return metrics_of(out)["top1_acc"]
 
 
 @pytest.mark.quickstart
@@ -65,7 +63,7 @@ def test_v_jepa_2_learns_verbs_and_nouns_of_joined_clips(tmp_path):
     words |= {"OUTPUT_DIR": tmp_path / "run"}
     recipe = str(ROOT / "configs" / "VJEPA2" / "epic.yaml")
     assert run_net.main(["--cfg", recipe, *(str(word) for pair in words.items() for word in pair)]) == 0
-    measured = json.loads((tmp_path / "run" / "results" / "test.json").read_text())["metrics"]
+    measured = metrics_of(tmp_path / "run")
     assert {"verb_top1_acc", "noun_top1_acc", "action_top1_acc"} <= set(measured)
     _, saved = find_latest(tmp_path / "run" / "checkpoints")
     trained = saved["model_state"]

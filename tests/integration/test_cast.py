@@ -8,7 +8,7 @@ from dust.engine import run_net
 from dust.models.cast_weights import HASH
 from dust.synthetic.motion_appearance import generate_motion_appearance
 from dust.utils.checkpoint import find_latest
-from tests.helpers import ROOT
+from tests.helpers import ROOT, metrics_of
 
 QUICK = ROOT / "configs" / "quickstart"
 ALL_STAGES = ("cast_spatial", "cast_temporal", "cast")
@@ -29,10 +29,6 @@ def run(stages, data, out, *more):
     return run_net.main(["--cfg", *files, *words, *more])
 
 
-def metrics(folder):
-    return json.loads((folder / "results" / "test.json").read_text())["metrics"]
-
-
 @pytest.mark.slow
 def test_cast_keeps_what_it_trains_and_knows_its_experts(few_clips, tmp_path, capsys):
     assert run(ALL_STAGES, few_clips, tmp_path, *FEW) == 0
@@ -40,9 +36,9 @@ def test_cast_keeps_what_it_trains_and_knows_its_experts(few_clips, tmp_path, ca
     names = set(saved["model_state"])
     assert HASH in names and saved["frozen_sha256"] == bytes(saved["model_state"][HASH].tolist()).hex()
     assert not {name for name in names if "attn." in name or name.startswith(("patch_embed", "clip_conv1"))}
-    before = metrics(tmp_path / "cast")
+    before = metrics_of(tmp_path / "cast")
     again = ["TRAIN.ENABLE", "False"]
-    assert run(("cast",), few_clips, tmp_path, *FEW, *again) == 0 and metrics(tmp_path / "cast") == before
+    assert run(("cast",), few_clips, tmp_path, *FEW, *again) == 0 and metrics_of(tmp_path / "cast") == before
     capsys.readouterr()
     anew = ["TRAIN.AUTO_RESUME", "False", "RNG_SEED", "7", "TEST.ENABLE", "False"]
     assert run(("cast_temporal",), few_clips, tmp_path, *FEW, *anew) == 0
@@ -66,7 +62,7 @@ def test_verbs_and_nouns_are_mixed_learnt_and_tested(few_clips, tmp_path):
     words += ["MODEL.NUM_CLASSES", "7", "CAST.COMPOSITION", "True", "CAST.NUM_VERBS", "3", "CAST.NUM_NOUNS", "4"]
     words += ["CAST.SPATIAL_FROM", "", "CAST.TEMPORAL_FROM", "", "CAST.FREEZE", "False", "MIXUP.ENABLE", "True"]
     assert run(("cast",), data, tmp_path, *FEW, *words) == 0
-    measured = metrics(tmp_path / "cast")
+    measured = metrics_of(tmp_path / "cast")
     assert set(measured) == {
         f"{kind}_top{k}_acc" for kind in ("verb", "noun", "action", "action_seen", "action_both") for k in (1, 5)
     }
@@ -78,7 +74,7 @@ def test_verbs_and_nouns_are_mixed_learnt_and_tested(few_clips, tmp_path):
 def test_both_experts_together_are_far_better_than_either(tmp_path):
     generate_motion_appearance(tmp_path / "data")
     assert run(ALL_STAGES, tmp_path / "data", tmp_path / "runs") == 0
-    spatial, temporal, both = (metrics(tmp_path / "runs" / stage)["top1_acc"] for stage in ALL_STAGES)
+    spatial, temporal, both = (metrics_of(tmp_path / "runs" / stage)["top1_acc"] for stage in ALL_STAGES)
     assert max(spatial, temporal) <= 62.0
     assert both >= max(spatial, temporal) + 15.0
 
@@ -92,8 +88,8 @@ def test_pre_training_lowers_its_loss_and_hands_on_its_encoder(tmp_path):
     log = (out / "videomae_pretrain" / "stdout.log").read_text().splitlines()
     losses = [json.loads(line.split("json_stats: ")[1])["loss"] for line in log if '"train_epoch"' in line]
     assert losses[-1] < 0.3 * losses[0]
-    assert metrics(out / "videomae_pretrain")["loss"] < 0.3 * losses[0]
-    assert metrics(out / "videomae_finetune")["top1_acc"] > 80.0
+    assert metrics_of(out / "videomae_pretrain")["loss"] < 0.3 * losses[0]
+    assert metrics_of(out / "videomae_finetune")["top1_acc"] > 80.0
 
 
 @pytest.mark.slow
@@ -101,6 +97,6 @@ def test_pre_training_lowers_its_loss_and_hands_on_its_encoder(tmp_path):
 def test_tstl_trains_both_stages_and_tests(tmp_path):
     generate_motion_appearance(tmp_path / "data")
     assert run(("tstl_selector", "tstl_experts", "tstl_test"), tmp_path / "data", tmp_path / "runs") == 0
-    measured = metrics(tmp_path / "runs" / "tstl_test")
+    measured = metrics_of(tmp_path / "runs" / "tstl_test")
     assert measured["top1_acc"] > 80 and measured["selector_acc"] > 80 and measured["oracle_acc"] > 80
     assert {f"expert_acc.{group}" for group in range(4)} <= set(measured) and measured["forwards_per_clip"] == 2

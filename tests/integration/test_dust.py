@@ -1,14 +1,12 @@
 """DUST's four stages in one command, on generated data of which neither modality alone tells the class."""
 
-import json
-
 import numpy as np
 import pytest
 
 from dust.engine import run_net
 from dust.synthetic.fusion import generate_dust
 from dust.utils.features import FeatureStore
-from tests.helpers import ROOT
+from tests.helpers import ROOT, metrics_of
 from tests.processes import zygote
 
 STAGES = [str(ROOT / "configs" / "quickstart" / f"dust_stage{number}.yaml") for number in (1, 2, 3, 4)]
@@ -27,7 +25,7 @@ def argv(data, out, *more):
 
 
 def metrics(out, stage):
-    return json.loads((out / f"dust_stage{stage}" / "results" / "test.json").read_text())["metrics"]
+    return metrics_of(out / f"dust_stage{stage}")
 
 
 @pytest.mark.slow

@@ -1,12 +1,10 @@
 """The generated clips ask for motion: order in time tells the classes, a frame or a bag of frames does not."""
 
-import json
-
 import pytest
 
 from dust.engine import run_net
 from dust.synthetic.motion import generate_motion
-from tests.helpers import ROOT
+from tests.helpers import ROOT, metrics_of
 
 #: So many, and divided attention is right every time.
 EPOCHS = 18
@@ -25,7 +23,7 @@ def accuracy(motion, out, *overrides):
     common += ["DATA_LOADER.NUM_WORKERS", 0]
     words = ["--cfg", config, *map(str, common), *map(str, overrides)]
     assert run_net.main(words) == 0
-    return json.loads((out / "results" / "test.json").read_text())["metrics"]["top1_acc"]
+    return metrics_of(out)["top1_acc"]
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Point tracks from YAML to figures: generated cameras of which one alone is not enough, and tracks of real clips."""
 
-import json
-
 import pytest
 
 from dust.analysis.tracks_ablation import ablate_views, best_of_size
@@ -10,7 +8,7 @@ from dust.engine import run_net
 from dust.engine.run_dir import RunDir
 from dust.streaming.tracks import run_stage as stream_tracks
 from dust.synthetic.tracks import generate_tracks
-from tests.helpers import ROOT, VIDEOS, needs_videos, tool
+from tests.helpers import ROOT, VIDEOS, metrics_of, needs_videos, tool
 
 QUICKSTART = {name: ROOT / "configs" / "quickstart" / f"tracks_{name}.yaml" for name in ("transformer", "lstm")}
 
@@ -34,10 +32,6 @@ def words(data, out, *more):
     return ["DATA.PATH_TO_DATA_DIR", str(data), "OUTPUT_DIR", str(out), *map(str, more)]
 
 
-def metrics(out):
-    return json.loads((out / "results" / "test.json").read_text())["metrics"]
-
-
 @pytest.mark.slow
 def test_four_cameras_are_enough_and_one_is_not(less_data, tmp_path):
     four_are_enough("transformer", words(less_data, tmp_path, "MODEL.NUM_CLASSES", 4, "SOLVER.MAX_EPOCH", 20), tmp_path)
@@ -52,7 +46,7 @@ def test_four_cameras_are_enough_for_all_classes(data, tmp_path, name):
 
 def four_are_enough(name, overrides, tmp_path):
     assert run_net.main(["--cfg", str(QUICKSTART[name]), *overrides]) == 0
-    found = metrics(tmp_path)
+    found = metrics_of(tmp_path)
     assert found["top1_acc"] > 95 and found["weighted_f1"] > 95
     cfg, run = load_config(QUICKSTART[name], overrides), RunDir(tmp_path)
     table = ablate_views(cfg, run, [1, 4])
@@ -68,7 +62,7 @@ def test_a_model_of_one_camera_is_worse(data, tmp_path):
     """Chance is 14 %. The best of single cameras, each trained by itself, lies at 40 to 55 %."""
     overrides = words(data, tmp_path, "TRACKS.VIEWS", "[0]")
     assert run_net.main(["--cfg", str(QUICKSTART["transformer"]), *overrides]) == 0
-    assert metrics(tmp_path)["top1_acc"] < 80
+    assert metrics_of(tmp_path)["top1_acc"] < 80
 
 
 @pytest.mark.slow
@@ -91,4 +85,4 @@ def test_tracks_of_real_clips_train(tmp_path):
     more += ["SOLVER.WARMUP_EPOCHS", 0]
     for name, config in QUICKSTART.items():
         assert run_net.main(["--cfg", str(config), *words(out, tmp_path / name, *more)]) == 0
-        assert metrics(tmp_path / name)["top1_acc"] in (0.0, 100.0), "one clip"
+        assert metrics_of(tmp_path / name)["top1_acc"] in (0.0, 100.0), "one clip"

@@ -1,6 +1,5 @@
 """TEST on whole recordings from the command line, and the same as a stream."""
 
-import csv
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from dust.models import build_model
 from dust.streaming.keystep import open_stream
 from dust.synthetic.keystep import generate_procedure
 from dust.utils.errors import DataError
+from tests.helpers import csv_dicts
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def test_a_stream_gives_what_the_test_wrote(made, tmp_path):
     for one in recordings:
         stream.reset()
         updates = [stream.push(frame) for frame in reader.read(one.path, range(one.num_frames))]
-        rows = list(csv.DictReader((tmp_path / "results" / "windows" / f"{one.id}.csv").open()))
+        rows = csv_dicts(tmp_path / "results" / "windows" / f"{one.id}.csv")
         seen = [update for update in updates if update.probabilities is not None]
         assert [int(row["last_frame"]) for row in rows] == [update.frame for update in seen]
         written = np.array([[float(value) for name, value in row.items() if name != "last_frame"] for row in rows])
         np.testing.assert_allclose(torch.stack([u.probabilities for u in seen]), written, atol=2e-5)
-        steps = list(csv.DictReader((tmp_path / "results" / "steps" / f"{one.id}.csv").open()))
+        steps = csv_dicts(tmp_path / "results" / "steps" / f"{one.id}.csv")
         expected = [(int(row["frame"]), int(row["step"])) for row in steps if row["verdict"] != "missed"]
         assert [step for update in updates for step in update.steps] == expected
         emitted += len(expected)
@@ -91,7 +91,7 @@ def test_alarms_of_a_stream_are_those_of_the_test(made, tmp_path):
     torch.save({"model_state": model.state_dict()}, tmp_path / "weights.pyth")
     out = tmp_path / "out"
     assert run_net.main(keys(made / "data", out, *more)) == 0
-    rows = list(csv.DictReader((out / "results" / "mistakes.csv").open()))
+    rows = csv_dicts(out / "results" / "mistakes.csv")
     written = sorted((r["recording"], r["kind"], int(r["step"]), r["alarm_s"]) for r in rows if r["alarm_s"])
     stream, reader, seen = open_stream(config(made / "data", out, *more)), FrameReader(32), []
     for one in read_procedures(made / "data", "test").recordings:

@@ -1,6 +1,5 @@
 """Generated video and series: neither of them alone can tell the class, and both together do."""
 
-import csv
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -11,13 +10,9 @@ from dust.cli import gen_data
 from dust.decode.reader import VideoReader
 from dust.synthetic.fusion import SERIES_BITS, generate_dust, paired_series
 from dust.utils.errors import DataError
+from tests.helpers import contents, csv_dicts
 
 KINDS = ("video", "series")
-
-
-def rows(folder: Path, split: str) -> list[dict[str, str]]:
-    with open(folder / f"{split}.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +25,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_input_occurs_with_both_bits_of_the_other(data, split):
     """So the best that any function of one modality can do is one of two."""
-    table = rows(data, split)
+    table = csv_dicts(data / f"{split}.csv")
     assert list(table[0]) == ["id", "label", "video", "series"]
     assert len({row["id"] for row in table}) == len(table)
     assert set(Counter(row["label"] for row in table).values()) == {len(table) // 4}
@@ -60,12 +55,14 @@ def relation(path: Path) -> str:
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_the_label_is_the_bit_of_the_video_and_the_bit_of_the_series(data, split):
-    for row in rows(data, split):
+    for row in csv_dicts(data / f"{split}.csv"):
         assert row["label"] == f"{direction(data / row['video'])}_{relation(data / row['series'])}"
 
 
 def test_splits_share_no_file(data):
-    names = [{row[kind] for row in rows(data, split)} for split in ("train", "val", "test") for kind in KINDS]
+    names = [
+        {row[kind] for row in csv_dicts(data / f"{split}.csv")} for split in ("train", "val", "test") for kind in KINDS
+    ]
     files = [*data.rglob("*.mp4"), *data.rglob("*.npy")]
     assert len(set.union(*names)) == sum(map(len, names)) == len(files)
 
@@ -91,10 +88,6 @@ def test_a_channel_alone_tells_nothing():
         assert (score(statistic) < 4.5).all()
     assert score(lambda x: (x[:, 0] * x[:, 1]).mean(-1)) > 100
     assert score(lambda x: (x[:, :2] * x[:, 2:]).mean(-1)).max() < 4.5
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def small(out: Path, **options) -> dict[str, int]:

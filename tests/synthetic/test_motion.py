@@ -11,6 +11,7 @@ from dust.decode.reader import VideoReader
 from dust.synthetic import motion as synthetic
 from dust.synthetic.motion import directions, generate_motion, moving_texture, texture, write_video
 from dust.utils.errors import DataError
+from tests.helpers import contents
 
 
 def rng(seed=0):
@@ -97,10 +98,6 @@ def test_folder_splits_and_classes(tmp_path):
                 first, second = reader.frames([10, 11])
             assert shift_between(first, second) == shift_of[manifest.class_names[clip.label]]
     assert len(ids) == 40
-
-
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_the_seed_decides(tmp_path):

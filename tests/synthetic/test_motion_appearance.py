@@ -1,6 +1,5 @@
 """Generated motion and appearance: one frame tells no direction, motion no tint, and clips are as labelled."""
 
-import csv
 from collections import Counter
 
 import numpy as np
@@ -11,11 +10,7 @@ from dust.synthetic.motion_appearance import CLASSES, HUES, SHIFTS, class_clip, 
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
 from dust.utils.tstl_grouping import read_grouping
-
-
-def rows(folder, split):
-    with open(folder / f"{split}.csv", newline="") as file:
-        return list(csv.DictReader(file))
+from tests.helpers import csv_dicts
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def tint_of(frames):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_clips_are_as_labelled(data, split):
-    for row in rows(data, split):
+    for row in csv_dicts(data / f"{split}.csv"):
         frames = frames_of(data / row["path"])
         tint = tint_of(frames)
         assert row["label"] == (direction_of(frames) if tint is None else tint)
@@ -88,7 +83,7 @@ def test_what_lies_beside_the_clips(data):
     assert named[0] | named[1] == set(SHIFTS) and all(SHIFTS[name][0] > 0 for name in named[0])
     assert named[2] == {"red", "orange", "yellow"}
     for split, each in (("train", 6), ("val", 1), ("test", 1)):
-        assert Counter(row["label"] for row in rows(data, split)) == dict.fromkeys(CLASSES, each)
+        assert Counter(row["label"] for row in csv_dicts(data / f"{split}.csv")) == dict.fromkeys(CLASSES, each)
 
 
 def test_the_same_seed_gives_the_same_clips(data, tmp_path):

@@ -1,6 +1,5 @@
 """Generated point tracks: geometry, what one camera cannot know, and files."""
 
-import csv
 import json
 import math
 
@@ -10,13 +9,13 @@ import pytest
 from dust.synthetic.tracks import FPS, MOTIONS, SIZE, Camera, camera_ring, generate_tracks, motion_path, observe
 from dust.utils.errors import DataError
 from dust.utils.rng import numpy_rng
+from tests.helpers import csv_dicts
 
 SMALL = {"sequences": 4, "classes": 3, "views": 3, "points": 10, "frames": 12}
 
 
 def rows_of(folder):
-    with open(folder / "tracks.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_dicts(folder / "tracks.csv")
 
 
 def test_a_camera_projects_as_a_pinhole():

@@ -1,7 +1,5 @@
 """The contrastive task: each loss sees what it is of, and retrieval is measured over all recordings."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from dust.models.contrastive_losses import supcon_loss
 from dust.tasks.contrastive import Contrastive
 from dust.utils.errors import ConfigError
 from dust.utils.retrieval import retrieval_metrics
+from tests.helpers import csv_dicts
 
 NAMES = ["background", "10", "11"]
 
@@ -108,7 +107,7 @@ def test_table_of_states(tmp_path):
     for record in records():
         evaluation.update(record)
     (path,) = evaluation.write(tmp_path)
-    table = list(csv.DictReader(path.open()))
+    table = csv_dicts(path)
     assert [(row["state"], row["frames"]) for row in table] == [("10", "3"), ("11", "3")]
     mean = np.mean([float(row["map_at_r"]) for row in table])
     assert mean == pytest.approx(evaluation.metrics()["map_at_r"], abs=0.01), "as many frames of each state"

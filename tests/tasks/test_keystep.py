@@ -1,13 +1,12 @@
 """The task of changed components: its loss and its figures against scikit-learn's."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
 
 from dust.tasks.keystep import KeyStep, KeyStepEvaluation
+from tests.helpers import csv_dicts
 
 NAMES = ["base", "lid", "wheel"]
 
@@ -53,13 +52,13 @@ def test_files(tmp_path):
     evaluation = KeyStep(class_names=NAMES).evaluation("test")
     evaluation.update(record("rec", [[0, 1, 0], [0, 1, 1]], torch.tensor([[-9.0, 9.0, 0.0], [9.0, 9.0, -9.0]])))
     windows, components = evaluation.write(tmp_path)
-    rows = list(csv.DictReader(windows.open()))
+    rows = csv_dicts(windows)
     assert [(row["id"], row["last_frame"], row["label"], row["prediction"]) for row in rows] == [
         ("rec", "5", "010", "010"),
         ("rec", "6", "011", "110"),
     ]
     assert float(rows[0]["prob_wheel"]) == 0.5
-    assert {row["component"]: (row["f1"], row["support"]) for row in csv.DictReader(components.open())} == {
+    assert {row["component"]: (row["f1"], row["support"]) for row in csv_dicts(components)} == {
         "base": ("0.0000", "0"),
         "lid": ("1.0000", "2"),
         "wheel": ("0.0000", "1"),

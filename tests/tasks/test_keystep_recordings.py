@@ -1,6 +1,5 @@
 """The steps of whole recordings: pieces put together, figures by hand, and the files."""
 
-import csv
 import functools
 import json
 
@@ -20,6 +19,7 @@ from dust.streaming.keystep import StepStream
 from dust.tasks.keystep import KeyStep
 from dust.tasks.keystep_recordings import RecordingsEvaluation
 from dust.utils.errors import ConfigError
+from tests.helpers import csv_dicts
 
 PARTS = ["base", "lid"]
 PROCEDURE = Procedure(frozenset({0, 3}), (0, 0))
@@ -218,15 +218,15 @@ def test_files(tmp_path):
         record["facts"]["steps"] = [(15, 0), (55, 2)]
     paths = run(records).write(tmp_path)
     assert all(path.exists() for path in paths) and (tmp_path / "timelines" / "a_1.png").stat().st_size > 1000
-    rows = list(csv.DictReader((tmp_path / "steps" / "a_1.csv").open()))
+    rows = csv_dicts(tmp_path / "steps" / "a_1.csv")
     assert [(row["frame"], row["description"], row["verdict"], row["delay_s"]) for row in rows] == [
         ("18", "Install base", "right", "0.30"),
         ("42", "Install lid", "wrong", ""),
         ("55", "Remove base", "missed", ""),
     ]
-    windows = list(csv.DictReader((tmp_path / "windows" / "a_1.csv").open()))
+    windows = csv_dicts(tmp_path / "windows" / "a_1.csv")
     assert windows[0]["last_frame"] == "8" and set(windows[0]) == {"last_frame", "prob_base", "prob_lid"}
-    (row,) = csv.DictReader((tmp_path / "recordings.csv").open())
+    (row,) = csv_dicts(tmp_path / "recordings.csv")
     assert (row["recording"], row["tp"], row["fp"], row["fn"]) == ("a/1", "1", "1", "1")
 
 
@@ -243,7 +243,7 @@ def test_timelines_are_drawn_of_the_worst(tmp_path, caplog):
         assert sorted(path.stem for path in (folder / "timelines").iterdir()) == list(drawn)
         assert len(list((folder / "steps").iterdir())) == 3
         assert (f"of the {most} of 3 recordings" in caplog.text) == bool(most)
-    rows = {row["recording"]: row for row in csv.DictReader((folder / "recordings.csv").open())}
+    rows = {row["recording"]: row for row in csv_dicts(folder / "recordings.csv")}
     assert rows["c"]["errors"] == "" != rows["a"]["errors"], "nobody knows what went wrong where nothing is labelled"
 
 
@@ -279,7 +279,7 @@ def test_mistakes_are_told_while_they_happen_and_at_the_end(tmp_path):
     assert [alarm["description"] for alarm in answer.facts["alarms"]] == ["Install wrongly lid", "Install base"]
     assert list(answer.probabilities) == ["base", "lid", "base put on wrongly", "lid put on wrongly"]
     found.write(tmp_path)
-    rows = list(csv.DictReader((tmp_path / "mistakes.csv").open()))
+    rows = csv_dicts(tmp_path / "mistakes.csv")
     assert [(row["kind"], row["verdict"], row["delay_s"]) for row in rows] == [
         ("wrong", "found", "0.20"),
         ("omitted", "found", "2.90"),

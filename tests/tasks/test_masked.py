@@ -1,7 +1,5 @@
 """The task of masked pre-training against the model's own loss."""
 
-import csv
-
 import pytest
 import torch
 
@@ -9,7 +7,7 @@ from dust.models.videomae_pretrain import VideoMAEPretrain
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.masked import Masked
 from dust.utils.errors import DataError
-from tests.helpers import golden_tensors
+from tests.helpers import csv_dicts, golden_tensors
 
 SMALL = {
     "encoder_embed_dim": 24, "encoder_depth": 1, "encoder_num_heads": 2, "decoder_embed_dim": 24, "decoder_depth": 1,
@@ -50,8 +48,7 @@ def test_each_clip_has_its_own_loss_and_the_split_their_mean(tmp_path):
     first, second = alone[:2].mean().item(), alone[2].item()
     assert evaluation.metrics() == {"loss": pytest.approx((first + second) / 2)}
     (path,) = evaluation.write(tmp_path)
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_dicts(path)
     assert [row["id"] for row in rows] == ["a", "b"] and float(rows[0]["loss"]) == pytest.approx(first, rel=1e-5)
     evaluation.replace_records(evaluation.records()[1:])
     assert evaluation.metrics() == {"loss": pytest.approx(second)}

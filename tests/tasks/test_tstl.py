@@ -1,6 +1,5 @@
 """The selector's losses, and the accuracies of routing counted by hand."""
 
-import csv
 import math
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from dust.models.contrastive_losses import batch_all_triplet_loss
 from dust.models.tstl import TSTL
 from dust.tasks.tstl import GroupSelection, Routing
+from tests.helpers import csv_dicts
 
 NAMES = list("abcde")
 GROUPS = ((4, 0), (1, 2, 3))
@@ -81,8 +81,7 @@ def test_files(tmp_path):
     evaluation = evaluated()
     paths = {path.name for path in evaluation.write(tmp_path)}
     assert {"predictions.csv", "per_class.csv", "routing.csv"} <= paths
-    with open(tmp_path / "routing.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_dicts(tmp_path / "routing.csv")
     assert rows[1] == {"id": "c1", "path": "c1.mp4", "group": "0", "selected": "1", "routes": "1+0 1+0"}
 
 

@@ -1,6 +1,5 @@
 """Verbs, nouns and actions against ranking all pairs one clip after the other."""
 
-import csv
 from itertools import product
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import torch
 from dust.tasks.task import DataInfo
 from dust.tasks.verb_noun import VerbNoun
 from dust.utils.errors import ConfigError
+from tests.helpers import csv_dicts
 
 V, N = 7, 9
 NAMES = [*(f"verb:{i}" for i in range(V)), *(f"noun:{i}" for i in range(N))]
@@ -96,8 +96,7 @@ def test_losses_and_statistics():
 def test_files(tmp_path):
     evaluation = measured()
     (path,) = evaluation.write(tmp_path)
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_dicts(path)
     first = next(clips())
     assert rows[0]["verb"] == f"verb:{first['label']['verb']}" and len(rows) == CLIPS
     assert rows[0]["noun_prediction"] == f"noun:{first['outputs']['noun'][0].argmax()}"

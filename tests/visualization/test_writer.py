@@ -98,7 +98,7 @@ def test_mlflow_goes_on_in_its_run_and_never_ends_ours(tmp_path, monkeypatch, ca
     with build(Writer, cfg, tmp_path) as writer:
         for step in range(3):
             writer.scalars("Val", {"loss": 1.0}, step)
-    assert caplog.text.count("the server is gone. The run goes on without it") == 1
+    assert caplog.text.count("the server is gone. The run continues without it") == 1
 
 
 def test_the_run_there_ends_although_a_line_was_refused(tmp_path, monkeypatch):
@@ -124,4 +124,4 @@ def test_a_service_that_cannot_be_reached_at_the_start_does_not_end_a_run(tmp_pa
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(set_experiment=lambda name: None, start_run=gone))
     with build(Writer, load_config(None, {"MLFLOW.ENABLE": True}), tmp_path) as writer:
         writer.scalars("Val", {"loss": 1.0}, 1)
-    assert "MLflow: no route. The run goes on without it" in caplog.text
+    assert "MLflow: no route. The run continues without it" in caplog.text

@@ -12,7 +12,6 @@ from dust.analysis.explain.attention import KeptAttention, TokenGrid, last_atten
 from dust.models.protocol import GivesTokens, HasFeatures
 from dust.utils.errors import ConfigError
 
-METHODS = ("auto", "attention", "rollout", "gradcam")
 #: From inputs (1, ...) to the number that is explained.
 Score = Callable[[Any], Tensor]
 

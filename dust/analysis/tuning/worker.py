@@ -1,11 +1,10 @@
 """Runs a study's trials: each is a ``dust --cfg ...`` of its own, in a process and a folder of its own.
 
 The worker starts it, reads its log, and tells the study how it ended. It may be killed at any moment: what it knows
-lies in the folder, and a trial that was cut off goes on from its checkpoint when somebody takes it up again.
+lies in the folder, and a trial that was cut off continues from its checkpoint when somebody takes it up again.
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -25,6 +24,7 @@ from dust.config import CfgNode, load_config
 from dust.config.space import words_of_values
 from dust.launch.lives import MOST, progress
 from dust.utils.errors import ConfigError, DataError, DustError
+from dust.utils.logging import read_json_stats
 from dust.utils.structured import read_json
 
 #: Seconds between two looks at the trials that run.
@@ -181,7 +181,7 @@ class Worker:
                     running.trial.claim.beat()
                     self._look(running)
         finally:
-            for running in self.running:  # an error of ours: the trials go on, and are taken up when they have ended
+            for running in self.running:  # an error of ours: the trials continue, and are taken up when they have ended
                 os.close(running.trial.claim.file)
             self.running.clear()
         if self.error:
@@ -226,7 +226,7 @@ class Worker:
         words = ["train", "--cfg", str(self.recipe.file), *self.recipe.words(trial)]
         running.process = self.start(words, trial.folder, environment, trial.claim.file)
         values = " ".join(words_of_values(trial.values))
-        self.say(f"trial {trial.number} {'goes on' if running.before else 'begins'}: {values}")
+        self.say(f"trial {trial.number} {'continues' if running.before else 'begins'}: {values}")
 
     def _forward(self) -> None:
         while self._came:
@@ -269,7 +269,7 @@ class Worker:
             return
         trial = running.trial
         self.error = self.error or (
-            f"trial {trial.number} in {trial.folder}: {reason}. Mend it and start the same command: it goes on from "
+            f"trial {trial.number} in {trial.folder}: {reason}. Mend it and start the same command: it continues from "
             "there. TUNE.ON_ERROR fail counts such trials as failed instead."
         )
         self._put_back(running)
@@ -298,9 +298,10 @@ class Worker:
         lines = whole.decode("utf-8", "replace").splitlines()
         found = []
         for line in lines:
-            if '"val_epoch"' in line:
-                with contextlib.suppress(ValueError, KeyError, RecursionError):  # a line that a full disk has torn
-                    found.append(validation_of(line, self.study.plan.metric))
+            stats = read_json_stats(line) if '"val_epoch"' in line else {}
+            if stats:
+                with contextlib.suppress(ValueError, KeyError):
+                    found.append(validation_of(stats, self.study.plan.metric))
         return found
 
     def _end(self, running: Running, failed: str = "") -> None:
@@ -321,13 +322,12 @@ class Worker:
         self._put_back(running)
 
 
-def validation_of(line: str, metric: str) -> tuple[int, float]:
-    """Return (epoch from 1, value) of a log line of a validation.
+def validation_of(stats: Mapping[str, Any], metric: str) -> tuple[int, float]:
+    """Return (epoch from 1, value) of the figures of a validation in the log.
 
     Raises:
         DustError: the validation does not measure ``metric``.
     """
-    stats = json.loads(line.partition("json_stats: ")[2])
     value, error = stats.get(metric, ""), stats.get(metric.replace("_acc", "_err"), "")
     if value == "" and error == "":
         raise DustError(f"TUNE.METRIC {metric}: the validations of training do not measure it; set TUNE.PRUNER ''")

@@ -56,7 +56,7 @@ def keys(bench: Bench) -> Iterator[Row]:
 
 
 def _transform_rows(bench: Bench, title: str, expected: str, words: tuple[str, ...]) -> Iterator[Row]:
-    """Measure what a batch on the device takes on its way to the model, as the loop makes it: seeded anew each time."""
+    """Measure what a batch on the device takes on its way to the model, as the loop makes it: seeded each time."""
     device, clips = torch.device(bench.device), 32 if bench.full else 2
     cfg = config(bench, _MAIN, *words)
     transform = build_device_transform(cfg, cfg.MODEL.NUM_CLASSES)

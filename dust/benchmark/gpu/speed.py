@@ -182,7 +182,7 @@ def timed(
 
 
 def guarded(title: str, rows: Iterable[Row]) -> Iterator[Row]:
-    """Pass rows on; where they end with an error, a row that says so, and the stage goes on with its next case."""
+    """Pass rows on; where they end with an error, a row that says so, and the stage continues with its next case."""
     try:
         yield from rows
         return

@@ -17,6 +17,11 @@ _CHECKED = 1 << 20  # numbers that are looked at at once
 Label = int | tuple[int, ...] | None
 
 
+def classes_of(label: Label) -> tuple[int, ...]:
+    """Return the classes of a label: none, one or several."""
+    return label if isinstance(label, tuple) else () if label is None else (label,)
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """``id``: unique in its split. ``path``: a file, or a folder of frames. ``label``: a class index, several (sorted,
@@ -154,7 +159,7 @@ class ClipList:
         """Return (num_classes,) clips of each class."""
         counts = np.zeros(num_classes, np.int64)
         for label, number in zip(self.labels, self.code_counts().tolist(), strict=True):
-            for one in label if isinstance(label, tuple) else () if label is None else (label,):
+            for one in classes_of(label):
                 counts[one] += number
         return counts
 

@@ -137,7 +137,7 @@ def write_columns(
     Args:
         kind: what they are; whoever opens the file says it again.
         there: asked at the end: whether another process has made the same file meanwhile, which is then left as it is.
-            Who has opened that one goes on reading it, and on a network a file that was replaced is gone.
+            Who has opened that one continues reading it, and on a network a file that was replaced is gone.
 
     Raises OSError.
     """

@@ -46,7 +46,7 @@ class Conflict:
     Attributes:
         level: error | warning.
         kind: leak | group | shared | labels | duplicate.
-        one, several: how the sentence goes on behind the number of cases.
+        one, several: how the sentence continues behind the number of cases.
         cases: for each, (split, sample) of all that are in it; those of train first.
     """
 
@@ -138,15 +138,12 @@ def _met(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
     return met
 
 
-def find_conflicts(
-    splits: Mapping[str, Sequence[Sample]], same: Mapping[str, str] | None = None, *, groups: bool = True
-) -> list[Conflict]:
+def find_conflicts(splits: Mapping[str, Sequence[Sample]], same: Mapping[str, str] | None = None) -> list[Conflict]:
     """Return everything that contradicts itself in these lists.
 
     Args:
         splits: train, val, test, as far as they are there.
         same: file -> the file that stands for all with its content; without it, files differ by their names alone.
-        groups: look at groups too.
     """
     same = same or {}
     of_file: dict[str, list[tuple[str, Sample, Segment]]] = defaultdict(list)
@@ -158,7 +155,7 @@ def find_conflicts(
             for file, part in dict.fromkeys(sources):
                 of_file[file].append((split, sample, Segment.of_part(part) or Segment()))
             of_whole[sources].append((split, sample))
-            if sample.group and groups:
+            if sample.group:
                 of_group[sample.group].append((split, sample))
     how = "the same content" if same else "the same file"
     leaks, shared = _several_splits(case for entries in of_file.values() for case in _overlapping(entries))

@@ -4,7 +4,6 @@ Each ``find_*`` says which files of that layout a folder holds (empty: none), ea
 :class:`~dust.datasets.manifest.table.RawSplit` whose labels are class names. ``split`` is train, val or test.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from dust.datasets.manifest.table import RawSplit, Row
 from dust.decode.folders import Scan, is_file, is_folder, is_hidden, is_video, iter_clips, visible
 from dust.utils.errors import DataError, Problems
-from dust.utils.files import read_text
+from dust.utils.files import hash_order, read_text
 from dust.utils.structured import read_json
 from dust.utils.text import whole_number
 
@@ -122,7 +121,7 @@ def _share(clips: list[str], split: str, name: str, problems: Problems) -> list[
             f"{name}: {len(clips)}",
         )
         return []
-    order = sorted(clips, key=lambda clip: hashlib.sha256(clip.encode(errors="surrogateescape")).digest())
+    order = sorted(clips, key=hash_order)
     held_out = max(1, round(SHARES["val"] * len(clips)))
     parts = {"test": order[-held_out:], "val": order[-2 * held_out : -held_out], "train": order[: -2 * held_out]}
     return sorted(parts[split])

@@ -22,11 +22,11 @@ from dust.datasets.manifest.places import find_places
 from dust.datasets.manifest.table import RawSplit, Row, say_repeated
 from dust.utils import distributed
 from dust.utils.errors import DustError, Problems, SampleError
-from dust.utils.files import is_settled, sha256_of_file
+from dust.utils.files import is_settled, sha256_of_file, sha256_of_text
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a csv that is kept as columns, some hundred thousand rows; a shorter one is read anew in a second or two.
+#: Bytes of a csv that is kept as columns, some hundred thousand rows; a shorter one is read again in a second or two.
 LONG = 8 << 20
 KIND = "rows of a list of clips"
 _COLUMNS = {"path": TEXT, "id": TEXT, "label": "<i4", "group": "<i4", "start": "<f8", "end": "<f8", "line": "<u4"}
@@ -75,7 +75,7 @@ def _checked(columns: Columns) -> Columns:
 
 
 class KeptList:
-    """The columns of one csv, from the file beside it or made anew.
+    """The columns of one csv, from the file beside it or made again.
 
     Args:
         path: of the csv.
@@ -86,7 +86,7 @@ class KeptList:
 
     def __init__(self, path: str, options: Sequence[Any], *, cache: str = "", shared: bool = False) -> None:
         self.path, self.shared = path, shared and distributed.world_size() > 1
-        name = hashlib.sha256(json.dumps(list(options)).encode()).hexdigest()[:12]
+        name = sha256_of_text(json.dumps(list(options)))[:12]
         folder, file = os.path.split(os.path.abspath(path))
         self.files = [os.path.join(folder, f".{file}.{name}.npz")]
         if cache:
@@ -113,15 +113,15 @@ class KeptList:
             raise failure
         return found
 
-    def _opened(self, *, anew: bool = False) -> Columns | None:
-        """Return the columns of a file; ``anew``: the rows were read just now, and all was said of them."""
+    def _opened(self, *, fresh: bool = False) -> Columns | None:
+        """Return the columns of a file; ``fresh``: the rows were read just now, and all was said of them."""
         for file in self.files:
             if not os.path.lexists(file):
                 continue
             try:
                 columns = _checked(open_columns(file, KIND, _COLUMNS, tables=_TABLES, optional=_OPTIONAL))
                 if _is_of(columns.facts.get("csv"), self.path):
-                    if not anew:
+                    if not fresh:
                         say_unread(self.path, columns.facts["unread"])
                         say_repeated(self.path, columns.facts["repeated"])
                     return columns
@@ -142,21 +142,21 @@ class KeptList:
             )  # fmt: skip
             columns.facts["csv"] = {**before, "sha256": content, "read_ns": time.time_ns()}
             if not same:
-                return columns  # it is being written: the next run reads it anew
+                return columns  # it is being written: the next run reads it again
         except OSError:
             return None  # whoever reads it in the ordinary way says why
         for file in self.files:
             try:
                 os.makedirs(os.path.dirname(file), exist_ok=True)
-                write_columns(file, columns, KIND, lambda: self._opened(anew=True) is not None)
+                write_columns(file, columns, KIND, lambda: self._opened(fresh=True) is not None)
             except OSError as error:
                 reason = f"{file}: {error.strerror or error}"
                 continue
             logger.info("%s: %d rows are kept as columns in %s", self.path, len(columns), file)
-            return self._opened(anew=True) or columns
+            return self._opened(fresh=True) or columns
         logger.warning(
             "%s: the columns of its %d rows cannot be kept (%s): each process holds them in memory, and each run reads "
-            "the list anew. Set DATA.INDEX_CACHE to a folder that can be written", self.path, len(columns), reason,
+            "the list again. Set DATA.INDEX_CACHE to a folder that can be written", self.path, len(columns), reason,
         )  # fmt: skip
         return columns
 

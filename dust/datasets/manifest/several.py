@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dust.datasets.manifest.clips import ClipList, Clips
+from dust.datasets.manifest.clips import ClipList, Clips, classes_of
 from dust.datasets.manifest.frame_lists import FrameLabels
 from dust.datasets.manifest.manifest import Manifest, available_splits, read_manifest
 from dust.datasets.manifest.votes import Votes
@@ -53,7 +53,7 @@ def read_folders(folders: str | Sequence[str], split: str, **options: Any) -> Ma
     found = {folder: read_manifest(root=folder, split=split, **options) for folder in having}
     for folder in _numbered(found, given is not None):
         found[folder] = read_manifest(root=folder, split=split, class_names=given, **options)
-    names = list(given) if given is not None else _merged(folders, split, found, options)
+    names = list(given) if given is not None else _merged(folders, found, options)
     if count is not None and len(names) != count:
         raise DataError(
             f"{', '.join(folders)}: {len(names)} classes, but MODEL.NUM_CLASSES is {count}: set MODEL.NUM_CLASSES "
@@ -92,7 +92,7 @@ def _numbered(found: Mapping[str, Manifest], named_elsewhere: bool) -> list[str]
     return numbered
 
 
-def _merged(folders: Sequence[str], split: str, found: Mapping[str, Manifest], options: Mapping[str, Any]) -> list[str]:
+def _merged(folders: Sequence[str], found: Mapping[str, Manifest], options: Mapping[str, Any]) -> list[str]:
     """Return the classes of all folders, those too of one that has a training split alone."""
     whole = dict(found)
     for folder in folders:
@@ -107,7 +107,7 @@ def _relabelling(own: Manifest, names: Sequence[str]) -> Callable[[Any], Any]:
     ``names``."""
     numbers = {name: number for number, name in enumerate(names)}
     labels = [label for label in Clips.of(own.clips).used() if label is not None]
-    used = {one for label in labels for one in (label if isinstance(label, tuple) else (label,))}
+    used = {one for label in labels for one in classes_of(label)}
     used |= {one for said in own.votes.values() for one, _ in said}
     unknown = sorted(own.class_names[one] for one in used if own.class_names[one] not in numbers)
     if unknown:

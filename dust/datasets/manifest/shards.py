@@ -20,7 +20,7 @@ VERSION = 1
 
 def lists_of(root: str) -> str:
     """Return the folder that holds the lists of a data folder: itself; of one with an address, a copy of its lists.
-    What is known of the sizes of shards is forgotten: they are looked at anew.
+    What is known of the sizes of shards is forgotten: they are looked at again.
 
     Raises:
         DataError: an address without shards, or that cannot be read from.

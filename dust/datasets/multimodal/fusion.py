@@ -1,6 +1,5 @@
 """Samples of several modalities: video, a sensor series, stored video features; one csv names what belongs together."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,8 +24,6 @@ from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError, Problems, SampleError
 from dust.utils.features import FeatureStore
 from dust.utils.stages import stage_checkpoint, stage_features
-
-logger = logging.getLogger(__name__)
 
 
 class StackedVideos:

@@ -3,7 +3,6 @@
 A manifest is complete and right, or there is one error that lists everything wrong. No sequence is in two splits.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.tracks.files import SUFFIXES
 from dust.decode.segment import FRAMES, Segment
 from dust.utils.errors import DataError, Problems
-from dust.utils.files import restored
+from dust.utils.files import hash_order, restored
 from dust.utils.structured import read_json
 from dust.utils.text import whole_number
 
@@ -262,10 +261,6 @@ def _clips(
     return [clip for clip in clips.values() if clip.files]
 
 
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
-
-
 def _number(text: str, problem: str, where: str, problems: Problems) -> int | None:
     number = whole_number(text)
     if number is None:
@@ -344,7 +339,7 @@ def _assign_splits(clips: list[TrackClip], root: str, problems: Problems) -> Non
 def deal_sequences(names: Iterable[str]) -> dict[str, str]:
     """Return {sequence: split}: 80, 10 and 10 % of them, in the order of their names' hashes; one of val and test at
     least."""
-    sequences = sorted(set(names), key=lambda name: hashlib.sha256(name.encode(errors="surrogateescape")).digest())
+    sequences = sorted(set(names), key=hash_order)
     held_out = max(1, round(SHARES["val"] * len(sequences)))
     left = {name: len(sequences) - place for place, name in enumerate(sequences)}
     return {

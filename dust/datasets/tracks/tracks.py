@@ -4,7 +4,6 @@ An input is ``tracks`` (V, T, P, 2) float32, x and y in [-1, 1] over the frame (
 ``view_mask`` (V,) bool and ``time_mask`` (T,) bool. What a mask leaves out is zero.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,8 +21,6 @@ from dust.datasets.tracks.manifest import TrackClip, TrackManifest, read_track_m
 from dust.datasets.tracks.skeletons import mirrored_labels
 from dust.utils.errors import ConfigError, DataError, Problems
 from dust.utils.rng import numpy_rng
-
-logger = logging.getLogger(__name__)
 
 POINTS = ("motion", "rightmost", "random", "grid")
 CHOICES = {

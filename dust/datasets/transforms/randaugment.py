@@ -1,7 +1,7 @@
 """RandAugment for clips: the operations are drawn once per clip and applied alike to every frame.
 
 Cubuk et al., https://arxiv.org/abs/1909.13719, as timm's configuration strings and operations define it (Apache-2.0,
-https://github.com/huggingface/pytorch-image-models). timm draws from Python's and NumPy's global streams, and anew
+https://github.com/huggingface/pytorch-image-models). timm draws from Python's and NumPy's global streams, and again
 for each picture; here every draw comes from the caller's generator.
 """
 

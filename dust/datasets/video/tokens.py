@@ -1,6 +1,5 @@
 """Stored tokens of clips, in place of the clips: what a probe is trained on."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,6 @@ from dust.utils.features import FeatureStore
 from dust.utils.rng import numpy_rng
 from dust.utils.stages import stage_features
 from dust.utils.structured import parse_yaml
-
-logger = logging.getLogger(__name__)
 
 #: What a clip becomes tokens by, besides the backbone's own keys: a test on clips must say the same.
 SEEN = (

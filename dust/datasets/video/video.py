@@ -1,6 +1,5 @@
 """Clips of video files (or frame folders), their labels and their views."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,8 +28,6 @@ from dust.decode.segment import part_of
 from dust.utils.errors import VideoError
 from dust.utils.registry import build
 from dust.utils.rng import numpy_rng
-
-logger = logging.getLogger(__name__)
 
 
 @DATASET_REGISTRY.register()

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import logging
 import os
 import shutil
 import tempfile
@@ -27,8 +26,6 @@ from dust.deploy.streams import Stream
 from dust.deploy.timeline import MergeRule
 from dust.utils.errors import DustError, VideoError
 from dust.utils.text import printable
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "dust-serve-"  # of the folder of uploads
 RETRY_AFTER = 2  # seconds after which one who found no room may come again

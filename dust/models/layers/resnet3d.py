@@ -103,7 +103,7 @@ class NonLocal(nn.Module):
 
     def __init__(self, channels: int, inner: int, *, pool: Size, softmax: bool, groups: int = 1) -> None:
         super().__init__()
-        self.inner, self.softmax, self.groups = inner, softmax, groups
+        self.softmax, self.groups = softmax, groups
         self.conv_theta, self.conv_phi, self.conv_g = (nn.Conv3d(channels, inner, 1) for _ in range(3))
         self.conv_out = nn.Conv3d(inner, channels, 1)
         self.bn = nn.BatchNorm3d(channels)

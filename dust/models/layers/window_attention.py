@@ -46,7 +46,7 @@ _TABLES = _Tables()
 def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep the last results of a function whose arguments say all, where :func:`may_keep` says that they last.
 
-    What is compiled has them as inputs. Traced, they would be made anew, number by number, and copied to the device, by
+    What is compiled has them as inputs. Traced, they would be made number by number, and copied to the device, by
     every block in every pass.
     """
     cached = functools.lru_cache(maxsize=64)(function)

@@ -170,7 +170,7 @@ def load_file(path: str | os.PathLike) -> dict[str, Any]:
     Raises CheckpointError if it is damaged, missing, or holds anything but plain values.
     """
     refuse_damaged(path)
-    # not memory-mapped: the run that gets these tensors goes on to delete and replace checkpoints
+    # not memory-mapped: the run that gets these tensors continues to delete and replace checkpoints
     return read_file(path, mmap=False)
 
 

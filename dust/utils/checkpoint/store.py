@@ -86,7 +86,7 @@ def load_verified(path: str | os.PathLike, layout: Layout | None = None) -> dict
     """Return :func:`load_checkpoint` of one that somebody has just verified."""
     if _is_folder(path):
         return read_sharded(path, layout, verified=True)
-    # not memory-mapped: the run that gets these tensors goes on to delete and replace checkpoints
+    # not memory-mapped: the run that gets these tensors continues to delete and replace checkpoints
     return read_folder(path) if is_weights_folder(path) else read_file(path, mmap=False)
 
 
@@ -138,7 +138,7 @@ def find_latest(folder: str | os.PathLike, layout: Layout | None = None) -> tupl
     :func:`load_checkpoint` for ``layout``.
 
     A damaged one is logged with its name and the one before it is taken. If all are damaged: CheckpointError, so that
-    a run never silently starts anew.
+    a run never silently starts from the beginning.
     """
     return newest_of(folder, list_checkpoints(folder), lambda path: load_checkpoint(path, layout))
 
@@ -159,7 +159,7 @@ def newest_of(folder: str | os.PathLike, paths: Sequence[Path], read: Callable[[
         return path, state
     if problems:
         raise CheckpointError(
-            f"{folder}: none of its {len(problems)} checkpoints can be used, and starting anew must be asked for: "
+            f"{folder}: none of its {len(problems)} checkpoints can be used, and a new start must be asked for: "
             f"choose another OUTPUT_DIR, set TRAIN.AUTO_RESUME False or remove them. " + "; ".join(problems)
         )
     return None

@@ -88,7 +88,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{error.filename or folder}: features cannot be written: {error.strerror or error}. What is counted is "
-            "safe: free space or choose another OUTPUT_DIR; the same command goes on where it was"
+            "safe: free space or choose another OUTPUT_DIR; the same command continues where it was"
         ) from error
 
 

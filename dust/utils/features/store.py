@@ -12,7 +12,6 @@ rows are NaN, and asking for one is an error). Until an extraction is finished a
 """
 
 import glob
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +23,6 @@ from dust.utils.arrays import StoredArray
 from dust.utils.errors import DataError
 from dust.utils.features import formats as files
 from dust.utils.features.formats import PARTIAL, id_to_name, some_of
-
-logger = logging.getLogger(__name__)
 
 
 class FeatureStore:

@@ -25,7 +25,7 @@ _LONGEST_NAME = 240  # bytes; file systems allow 255, and a temporary name is lo
 
 
 class FeatureWriter:
-    """Writes the features of one split in the order of ``ids``; after an interruption it goes on where it was.
+    """Writes the features of one split in the order of ``ids``; after an interruption it continues where it was.
 
     What is on disk is one file of rows (or one per video) and a count of rows, which is only raised when they are
     safely written. The memory it takes is one batch's. Several processes may write at once, each its own rows: each

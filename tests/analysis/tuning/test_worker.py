@@ -16,6 +16,7 @@ from dust.analysis.tuning.study import STUDY, Study, build_plan
 from dust.analysis.tuning.worker import Recipe, Worker, build_recipe, share_devices, start_process, validation_of
 from dust.config import load_config
 from dust.utils.errors import ConfigError, DustError
+from dust.utils.logging import read_json_stats
 
 SPACE = "[{SOLVER.BASE_LR: [0.1, 0.2, 0.3]}]"
 
@@ -251,11 +252,12 @@ def test_a_metric_that_is_not_there_is_said(make):
 
 def test_a_validation_is_read_from_its_line():
     line = 'x json_stats: {"_type": "val_epoch", "epoch": "3/9", "top1_err": 12.5, "map": 40.0, "top5_err": null}'
-    assert validation_of(line, "top1_acc") == (3, 87.5)
-    assert validation_of(line, "map") == (3, 40.0)
-    assert str(validation_of(line, "top5_acc")[1]) == "nan"
+    stats = read_json_stats(line)
+    assert validation_of(stats, "top1_acc") == (3, 87.5)
+    assert validation_of(stats, "map") == (3, 40.0)
+    assert str(validation_of(stats, "top5_acc")[1]) == "nan"
     with pytest.raises(DustError, match="do not measure it"):
-        validation_of(line, "macro_f1")
+        validation_of(stats, "macro_f1")
 
 
 def test_a_trial_is_a_process_that_holds_the_claim_and_writes_to_its_console(tmp_path):

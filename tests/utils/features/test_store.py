@@ -17,6 +17,7 @@ from dust.utils.arrays import StoredArray
 from dust.utils.errors import DataError
 from dust.utils.features import FORMATS, FeatureStore, FeatureWriter, id_to_name, name_to_id
 from dust.utils.features.formats import from_bfloat16, to_bfloat16
+from tests.helpers import contents
 
 IDS = ["a/b c.mp4", "plain", "..", "50%", "Ünï", "x" * 80, "last"]
 META = {"checkpoint_sha256": "ab" * 32, "config": "A: 1\n", "layer": "pooled", "views": 1}
@@ -45,10 +46,6 @@ def write(folder: Path, format="memmap", batch=3, **options) -> FeatureWriter:
         one.write(start, rows[start : start + batch])
     one.finish()
     return one
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 2, 2)])
@@ -224,7 +221,7 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match="No space left on device.*goes on where it was"):
+    with pytest.raises(DataError, match="No space left on device.*continues where it was"):
         one.write(0, features()[:3])
     monkeypatch.undo()
     write(tmp_path)
