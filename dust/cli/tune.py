@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dust.cli.command import guarded
-from dust.config import load_config, parse_args, processes_per_node
+from dust.config import dump, load_config, parse_args, processes_per_node
 from dust.utils.errors import ConfigError, DustError
 
 USAGE = """\
@@ -127,7 +127,7 @@ def work(cfg: Any, *, stay: bool) -> int:
             if not (root / JOURNAL).is_file() or Study(root, plan).unfinished():
                 check_ahead(cfg)  # before there is a study: one that cannot run must not stand in the way
             study = Study(root, plan)
-            write_text(root / STUDY, cfg.dump())  # the user's own file may be changed while trials begin
+            write_text(root / STUDY, dump(cfg))  # the user's own file may be changed while trials begin
             folders = (trial_folder(root, number) for number in range(plan.total))
             leave.watch(map(str, (root / "jobs" / job_of(os.environ), *folders)))
             worker = Worker(study, recipe, cfg.TUNE.JOBS, say, wait=stay)

@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from dust.config.defaults import KEYS, flatten, get_cfg, with_values
 from dust.config.infer import accumulation_steps, assert_and_infer_cfg
-from dust.config.parser import load_config, log_notes, notes, parse_args
+from dust.config.parser import dump, load_config, log_notes, notes, parse_args
 from dust.config.sources import read_written
 from dust.config.validate import processes_per_node
 
@@ -16,6 +16,7 @@ __all__ = [
     "CfgNode",
     "accumulation_steps",
     "assert_and_infer_cfg",
+    "dump",
     "flatten",
     "get_cfg",
     "load_config",

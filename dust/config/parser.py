@@ -19,7 +19,7 @@ from dust.config.validate import find_problems, list_problems
 from dust.config.values import read_value
 from dust.utils.errors import SHOWN, ConfigError, DataError
 from dust.utils.package import matching
-from dust.utils.structured import parse_yaml
+from dust.utils.structured import dump_yaml, parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +248,15 @@ def _read(setting: Setting, default: Any) -> Any:
         if default in ([], ()) or (default == "" and setting.value is None):
             return default
     return read_value(setting.value, default, element=KEYS[setting.key].kind, words=KEYS[setting.key].words)
+
+
+def dump(cfg: CfgNode) -> str:
+    """Return a configuration as YAML: what yacs' ``cfg.dump()`` returns, in less time."""
+    return dump_yaml(_dicts(cfg))
+
+
+def _dicts(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _dicts(value) if isinstance(value, dict) else value for name, value in node.items()}
 
 
 def _unknown(key: str, known: list[str]) -> str:

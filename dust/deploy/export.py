@@ -16,7 +16,7 @@ from torch import Tensor
 
 import dust
 from dust import zoo
-from dust.config import KEYS, CfgNode, flatten
+from dust.config import KEYS, CfgNode, dump, flatten
 from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
 from dust.datasets.sample import BadClip
@@ -162,7 +162,7 @@ def export(
             "model": name,
             "task": cfg.TASK,
             "licences": find_licences(flatten(cfg), cfg.OUTPUT_DIR),
-            "config": cfg.dump(),
+            "config": dump(cfg),
             "files": dict(files),
             "notes": WITHOUT.get(name, ""),
         }

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch.utils.data import Subset
 
-from dust.config import KEYS, CfgNode, flatten, with_values
+from dust.config import KEYS, CfgNode, dump, flatten, with_values
 from dust.datasets.build import build_dataset
 from dust.datasets.loader import evaluation_loader
 from dust.datasets.protocol import HasSlidingWindows
@@ -37,6 +36,7 @@ from dust.utils.files import sha256_of_text
 from dust.utils.logging import progress
 from dust.utils.registry import build
 from dust.utils.stages import takes_best
+from dust.utils.structured import dump_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def features_config(values: Mapping[str, Any]) -> str:
     if flat["FEATURES.AUGMENTED_VIEWS"]:
         kept |= {key for key in flat if key.startswith("AUG.")} | {"RNG_SEED"}
     kept -= {key for key, before in ADDED.items() if flat[key] == before}
-    return yaml.safe_dump({key: value for key, value in flat.items() if key in kept})
+    return dump_yaml({key: value for key, value in flat.items() if key in kept})
 
 
 @dataclass(frozen=True)
@@ -395,7 +395,7 @@ def run_stage(cfg: CfgNode, run: RunDir) -> None:
     interrupt = InterruptFlag()
     extraction = build_extraction(cfg, run, interrupt)
     if distributed.is_main():
-        run.begin(cfg.dump())
+        run.begin(dump(cfg))
     with interrupt.listening():
         for split in cfg.FEATURES.SPLITS:
             extraction.split(split)

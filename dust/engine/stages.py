@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dust.config import KEYS, CfgNode, flatten, with_values
+from dust.config import KEYS, CfgNode, dump, flatten, with_values
 from dust.config.values import same
 from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
 from dust.engine.classes import build_with_classes
@@ -170,7 +170,7 @@ def build_stage(cfg: CfgNode) -> Stage:
     return Stage(
         cfg.OUTPUT_DIR,
         flatten(cfg),
-        cfg.dump(),
+        dump(cfg),
         auto_resume=cfg.TRAIN.AUTO_RESUME or begun_by_this_job(cfg.OUTPUT_DIR),
         max_epoch=cfg.SOLVER.MAX_EPOCH if cfg.TRAIN.ENABLE else None,
         patience=cfg.TRAIN.EARLY_STOPPING_PATIENCE,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dust.config import KEYS, CfgNode, flatten, processes_per_node
+from dust.config import KEYS, CfgNode, dump, flatten, processes_per_node
 from dust.config.expand import expand, words_of
 from dust.engine.run_net import load_files, main
 from dust.launch.lives import minutes_of
@@ -57,7 +57,7 @@ def build_run_spec(cfg: CfgNode) -> RunSpec:
     starts_from = {key: str(flat[key]) for key, facts in KEYS.items() if facts.stage and flat[key]}
     return RunSpec(
         cfg.OUTPUT_DIR,
-        cfg.dump(),
+        dump(cfg),
         starts_from,
         any_size=not (cfg.TRAIN.ENABLE or cfg.TEST.ENABLE),
         nodes=cfg.NUM_SHARDS,

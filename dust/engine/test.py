@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dust.config import CfgNode, with_values
+from dust.config import CfgNode, dump, with_values
 from dust.datasets.loader import construct_loader
 from dust.datasets.protocol import groups_of
 from dust.engine.calibration import build_calibration, write_calibration
@@ -226,7 +226,7 @@ def build_test(cfg: CfgNode, run: RunDir, tested: TestedModel) -> Test:
         tested,
         loader,
         build_evaluator(cfg, task, tested.device),
-        sha256_of_text(cfg.dump()),
+        sha256_of_text(dump(cfg)),
         split=cfg.TEST.SPLIT,
         on_bad_clip=cfg.TEST.ON_BAD_CLIP,
         log_period=cfg.LOG_PERIOD,
@@ -265,7 +265,7 @@ def run_stage(cfg: CfgNode, run: RunDir) -> dict[str, float]:
     counts = [one.TEST.NUM_ENSEMBLE_VIEWS for one in views] if views[0] is not cfg else []
     test = build_test(views[0], run, tested)
     if distributed.is_main():
-        run.begin(cfg.dump())
+        run.begin(dump(cfg))
     distributed.barrier()  # what a killed run left of its records is gone before new ones come
     if not counts:
         return test()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dust.config import CfgNode, flatten
+from dust.config import CfgNode, dump, flatten
 from dust.datasets.loader import EpochBatchSampler, Loader, construct_loader
 from dust.datasets.manifest.labels import write_class_list
 from dust.datasets.protocol import files_of, fitted_of
@@ -349,7 +349,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         "fitted": fitted,
         "carried": files_of(dataset),
         "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),
-        "cfg": cfg.dump(),
+        "cfg": dump(cfg),
     }
     start = build(StartOptions, cfg)
     initialise(state, run, sampler, start)
@@ -369,7 +369,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         precise=build_precise(cfg, model, transform, task, device, evaluator.autocast),
     )
     if distributed.is_main():
-        run.begin(cfg.dump(), from_start=not start.auto_resume)
+        run.begin(dump(cfg), from_start=not start.auto_resume)
         write_class_list(run.path / "classes.txt", dataset.class_names)
         record_training_list(run.path, dataset.clips, None if val_loader is None else val_loader.dataset)
     distributed.barrier()  # nobody saves before earlier checkpoints are aside

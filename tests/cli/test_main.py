@@ -36,6 +36,22 @@ def test_words_that_are_no_sub_command(capsys, tmp_path, monkeypatch):
     assert "a file's name that begins with a dash is written ./-x.mp4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["dust.cli.command import guarded", "dust.engine.run_net import main"])
+def test_a_command_that_is_over_ends_without_taking_all_modules_apart(command):
+    """Half a million objects, as soon as torch is there. What it has written is on its way all the same."""
+    (name,) = re.findall(r"import (\w+)", command)
+    call = "guarded(lambda: print('done'))" if name == "guarded" else "main(['--cfg', 'nothing.yaml'])"
+    program = f"""from {command}
+class Part:
+    def __del__(self): print("taken apart")
+part = Part()
+part.itself = part
+{call}
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert "taken apart" not in ended.stdout and ("done" in ended.stdout or "nothing.yaml" in ended.stderr), ended
+
+
 def rows_of_the_page():
     """(command, what it does) of docs/COMMANDS.md."""
     page = (ROOT / "docs" / "COMMANDS.md").read_text(encoding="utf-8")

@@ -4,8 +4,9 @@ import copy
 import pickle
 
 import pytest
+from yacs.config import CfgNode
 
-from dust.config import flatten, get_cfg, load_config, notes, parse_args
+from dust.config import dump, flatten, get_cfg, load_config, notes, parse_args, with_values
 from dust.config.parser import near_misses
 from dust.config.values import same
 from dust.utils.errors import ConfigError
@@ -263,6 +264,15 @@ def test_a_dump_loads_to_the_same_configuration(tmp_path):
     again = load_config(path)
     assert again.dump() == cfg.dump()
     assert flatten(again) == flatten(cfg)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x " * 200, "12:30", "it's", 'a "b" ' * 30, "C:\\clips", "ü " * 60, "日本 " * 40, "\x7f"]
+)
+def test_a_dump_is_what_yacs_writes(text):
+    values = {"OUTPUT_DIR": text, "DATA.EXTRA_COLUMNS": [text, "no"], "SOLVER.BASE_LR": 1e-5, "IMPORTS": []}
+    cfg = with_values(get_cfg(), values)
+    assert dump(cfg) == CfgNode.dump(cfg)
 
 
 def test_notes_travel_with_copies(yaml_file):

@@ -35,7 +35,7 @@ from dust.utils.statistics import (
     multilabel_intervals,
     reliability_bins,
 )
-from dust.utils.structured import read_json
+from dust.utils.structured import dump_yaml, read_json
 from dust.utils.text import counted
 
 logger = logging.getLogger(__name__)
@@ -415,8 +415,6 @@ def _facts(results: Results, folder: Path) -> str:
 
 
 def _configuration(results: Results) -> str:
-    import yaml
-
     if not results.config:
         return ""
-    return f"<details><summary>all keys</summary><pre>{html.escape(yaml.safe_dump(results.config))}</pre></details>"
+    return f"<details><summary>all keys</summary><pre>{html.escape(dump_yaml(results.config))}</pre></details>"
