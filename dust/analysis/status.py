@@ -1,6 +1,5 @@
 """What the runs of a folder are doing, told from their files alone: no run is asked, none is disturbed."""
 
-import json
 import os
 import re
 import socket
@@ -13,6 +12,7 @@ from typing import Any
 from dust.config import flatten, read_written
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order, open_file, read_bytes
+from dust.utils.logging import read_json_stats
 from dust.utils.structured import read_json
 from dust.utils.text import printable
 
@@ -24,7 +24,7 @@ TAIL = 1 << 18
 DEPTH = 3
 #: What the log of a run that cannot go on says last.
 DIVERGED = re.compile("the (loss is|gradients are) not finite")
-_HOLDER = re.compile(r"host (\S+) pid (\d+) since")
+_HOLDER = re.compile(r"host (\S+) pid (\d{1,9}) since")
 _CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)")
 
 
@@ -126,13 +126,8 @@ def _epochs_saved(folder: Path) -> int:
 def _best(log: str) -> str:
     """The best figure of the newest validation; ``min_<name>_err`` becomes the accuracy that it is."""
     for line in reversed(log.splitlines()):
-        if '"val_epoch"' not in line or "json_stats: " not in line:
-            continue
-        try:
-            stats = json.loads(line.partition("json_stats: ")[2])
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(stats, dict):
+        stats = read_json_stats(line) if '"val_epoch"' in line else {}
+        if not stats:
             continue
         for name, value in stats.items():
             if name.startswith("min_") and name.endswith("_err") and isinstance(value, int | float):
@@ -183,11 +178,12 @@ def _tail(file: Path) -> str:
 
 def table_of(runs: list[RunStatus], root: Path, *, width: int = 100) -> str:
     """Make a table for a terminal; last lines are cut to ``width``."""
-    rows = [("run", "state", "epoch", "best so far", "last sign", "where")]
+    rows: list[tuple[str, ...]] = [("run", "state", "epoch", "best so far", "last sign", "where")]
     for run in runs:
         name = str(run.path.relative_to(root)) if run.path != root else run.path.resolve().name
         epoch = "-" if run.epoch is None else f"{run.epoch}/{run.epochs}"
-        rows.append((printable(name), run.state, epoch, run.best or "-", f"{_ago(run.silent_s)} ago", run.where or "-"))
+        cells = name, run.state, epoch, run.best or "-", f"{_ago(run.silent_s)} ago", run.where or "-"
+        rows.append(tuple(map(printable, cells)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     of_rows: list[RunStatus | None] = [None, *runs]

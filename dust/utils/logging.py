@@ -9,7 +9,9 @@ from typing import Any
 
 import simplejson
 
-from dust.utils.errors import DustError
+from dust.utils.errors import DataError, DustError
+from dust.utils.files import refuse_in_place
+from dust.utils.structured import parse_json
 from dust.utils.text import printable, printable_lines
 
 FORMAT = "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s"
@@ -115,6 +117,7 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
     if output_dir is not None and _is_main():
         path = Path(output_dir) / LOG_NAME
         try:  # names of files may hold bytes that are no UTF-8
+            refuse_in_place(path)
             handlers.append(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise DustError(f"{path}: cannot be written to ({error.strerror}). Choose another OUTPUT_DIR.") from error
@@ -134,6 +137,16 @@ def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
     """One ``json_stats: {...}`` line; keys sorted, floats with five decimals, as SlowFast's log parsers expect."""
     line = {key: round(value, 5) if isinstance(value, float) else value for key, value in stats.items()}
     logger.info(JSON_STATS + "%s", simplejson.dumps(line, sort_keys=True, ignore_nan=True), stacklevel=2)
+
+
+def read_json_stats(line: str) -> dict[str, Any]:
+    """Return what a ``json_stats`` line of a log says; {} for one that a full disk has torn, or any other line."""
+    _, mark, text = line.partition(JSON_STATS)
+    try:
+        found = parse_json(text, LOG_NAME) if mark else {}
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def record_error(message: str) -> None:

@@ -24,6 +24,7 @@ from dust.datasets.manifest.manifest import Clip
 from dust.engine.test import AFTER_TEST_REGISTRY
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import open_file, read_bytes, write_text
+from dust.utils.logging import read_json_stats
 from dust.utils.statistics import (
     FEW_GROUPS,
     Interval,
@@ -209,12 +210,12 @@ def _curves(folder: Path) -> str:
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {"loss": {}, "top1_err": {}, "lr": {}}
     with open_file(log) as file, io.TextIOWrapper(file, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if '_epoch"' not in line or "json_stats: " not in line:
+            if '_epoch"' not in line:
                 continue
+            stats = read_json_stats(line)
             try:
-                stats = json.loads(line.partition("json_stats: ")[2])
                 kind, epoch = stats["_type"].removesuffix("_epoch"), float(stats["epoch"].split("/")[0])
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
             for name, by_kind in curves.items():
                 if isinstance(stats.get(name), int | float):

@@ -5,7 +5,6 @@ lies in the folder, and a trial that was cut off goes on from its checkpoint whe
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import dust
+from dust.analysis.predictions import read_report
 from dust.analysis.status import read_status
 from dust.analysis.tuning.outcome import line_of, rows_of, write_tables
 from dust.analysis.tuning.study import Study, Trial
@@ -25,7 +25,7 @@ from dust.config import CfgNode, load_config
 from dust.config.space import words_of_values
 from dust.launch.lives import MOST, progress
 from dust.utils.errors import ConfigError, DataError, DustError
-from dust.utils.structured import read_json
+from dust.utils.logging import read_json_stats
 
 #: Seconds between two looks at the trials that run.
 PAUSE_S = 0.5
@@ -297,8 +297,8 @@ class Worker:
         lines = whole.decode("utf-8", "replace").splitlines()
         found = []
         for line in lines:
-            if '"val_epoch"' in line:
-                with contextlib.suppress(ValueError, KeyError, RecursionError):  # a line that a full disk has torn
+            if '"val_epoch"' in line and read_json_stats(line):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
                     found.append(validation_of(line, self.study.plan.metric))
         return found
 
@@ -326,7 +326,7 @@ def validation_of(line: str, metric: str) -> tuple[int, float]:
     Raises:
         DustError: the validation does not measure ``metric``.
     """
-    stats = json.loads(line.partition("json_stats: ")[2])
+    stats = read_json_stats(line)
     value, error = stats.get(metric, ""), stats.get(metric.replace("_acc", "_err"), "")
     if value == "" and error == "":
         raise DustError(f"TUNE.METRIC {metric}: the validations of training do not measure it; set TUNE.PRUNER ''")
@@ -341,11 +341,12 @@ def read_result(folder: Path, metric: str) -> tuple[float, list[float] | None]:
     Raises:
         DataError: there is no result, or not this one.
     """
-    report = read_json(folder / "results" / "test.json", "test the run again")
+    report = read_report(folder / "results" / "test.json")
     metrics: dict[str, Any] = report.get("metrics", {})
-    if metric not in metrics:
+    value, interval = metrics.get(metric), report.get("intervals", {}).get(metric)
+    if not isinstance(value, int | float):
         raise DataError(f"TUNE.METRIC {metric}: {folder}/results has no such figure; choose {', '.join(metrics)}")
-    return float(metrics[metric]), report.get("intervals", {}).get(metric)
+    return float(value), interval
 
 
 def _finished(cfg: CfgNode) -> bool:
