@@ -24,7 +24,9 @@ COLUMNS = ("id", "path", "group", "label", "prediction")
 #: By how much probabilities, rounded in a file, may sum to more or less than 1.
 SUM = 0.02
 #: What a report is asked for, where it has it.
-FORM: dict[str, type] = {"metrics": dict, "counts": dict, "recordings": dict, "data_warnings": list}
+FORM: dict[str, type] = {
+    "metrics": dict, "intervals": dict, "counts": dict, "recordings": dict, "data_warnings": list
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def read_results(path: str | Path) -> Results:
         hint = f" Name one of its stages: {', '.join(map(str, tested))}." if tested else ""
         kind = "has no results of a test" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {kind}.{hint or ' Test the run first (TEST.ENABLE True), or name a predictions.csv.'}")
-    report = _json(folder / REPORT)
+    report = read_report(folder / REPORT)
     run = folder.parent if folder.name == "results" else folder
     config, name = read_written(run / CONFIG), run.resolve().name
     if not (folder / PREDICTIONS).is_file():
@@ -353,7 +355,8 @@ def _finite(path: Path, scores: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the ``test.json`` of a run. DataError where it is none that a test writes."""
     report = read_json(path, "test the run again")
     if not isinstance(report, dict):
         raise DataError(f"{path}: not the report of a test: test the run again")

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dust.analysis.predictions import GROUPS, PREDICTIONS, REPORT, Results, read_results, read_table
+from dust.analysis.predictions import GROUPS, PREDICTIONS, REPORT, Results, read_report, read_results, read_table
 from dust.analysis.report.build import intervals_of
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv, write_text
 from dust.utils.metrics import classification_metrics, multilabel_metrics
-from dust.utils.structured import read_json
 from dust.utils.text import csv_value
 
 
@@ -33,7 +32,7 @@ def pool_folds(folds: Sequence[str | Path], out: str | Path) -> dict[str, float]
     """
     results = Path(out) / "results"
     results.mkdir(parents=True, exist_ok=True)
-    reports = {Path(fold).name: read_json(Path(fold) / "results" / REPORT, "test the fold again") for fold in folds}
+    reports = {Path(fold).name: read_report(Path(fold) / "results" / REPORT) for fold in folds}
     pooled: dict[str, Any] = {"pooled_from": {name: one.get("metrics", {}) for name, one in reports.items()}}
     tables = [Path(fold) / "results" / PREDICTIONS for fold in folds]
     if all(table.is_file() for table in tables):
@@ -102,7 +101,7 @@ def summarise_seeds(runs: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     """
     from scipy.stats import t
 
-    reports = [read_json(Path(run) / "results" / REPORT, "test the run again") for run in runs]
+    reports = [read_report(Path(run) / "results" / REPORT) for run in runs]
     named: list[Mapping[str, float]] = [report.get("metrics", {}) for report in reports]
     found: dict[str, dict[str, Any]] = {}
     for name in named[0]:

@@ -24,7 +24,7 @@ TAIL = 1 << 18
 DEPTH = 3
 #: What the log of a run that cannot continue says last.
 DIVERGED = re.compile("the (loss is|gradients are) not finite")
-_HOLDER = re.compile(r"host (\S+) pid (\d+) since")
+_HOLDER = re.compile(r"host (\S+) pid (\d{1,9}) since")
 _CHECKPOINT = re.compile(r"checkpoint_epoch_(\d+)")
 
 
@@ -178,11 +178,12 @@ def _tail(file: Path) -> str:
 
 def table_of(runs: list[RunStatus], root: Path, *, width: int = 100) -> str:
     """Make a table for a terminal; last lines are cut to ``width``."""
-    rows = [("run", "state", "epoch", "best so far", "last sign", "where")]
+    rows: list[tuple[str, ...]] = [("run", "state", "epoch", "best so far", "last sign", "where")]
     for run in runs:
         name = str(run.path.relative_to(root)) if run.path != root else run.path.resolve().name
         epoch = "-" if run.epoch is None else f"{run.epoch}/{run.epochs}"
-        rows.append((printable(name), run.state, epoch, run.best or "-", f"{_ago(run.silent_s)} ago", run.where or "-"))
+        cells = name, run.state, epoch, run.best or "-", f"{_ago(run.silent_s)} ago", run.where or "-"
+        rows.append(tuple(map(printable, cells)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     of_rows: list[RunStatus | None] = [None, *runs]

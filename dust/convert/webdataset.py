@@ -10,6 +10,7 @@ GNU tar.
 
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from dust.utils.text import printable
 
 LONGEST = 1 << 20  # bytes of a name, of a label, of what is said of a clip
 _LONG_NAME, _PAX = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK), (tarfile.XHDTYPE, tarfile.XGLTYPE)
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK")  # gzip, bzip2, xz, zstd, zip
 
 
 class Entry(NamedTuple):
@@ -58,7 +59,9 @@ def read_entries(file: BinaryIO, source: str) -> Iterator[Entry]:
     """
     total, at, said = length(file), 0, dict[str, str]()
     if file.read(6).startswith(_PACKED):
-        raise DataError(f"{source}: is compressed, so that no part of it can be read alone: unpack it first (gunzip)")
+        raise DataError(
+            f"{source}: is compressed, so that no part of it can be read alone: unpack it first (gunzip, unzip)"
+        )
     while True:
         file.seek(at)
         header = file.read(BLOCK)
@@ -68,7 +71,7 @@ def read_entries(file: BinaryIO, source: str) -> Iterator[Entry]:
             return
         try:
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-            size = int(said.pop("size", info.size))
+            size = int(said.pop("size", str(info.size))[:30])  # no more digits than a size can have
         except (tarfile.HeaderError, ValueError) as error:
             raise DataError(f"{source}: no header of a tar at byte {at}: {error}") from error
         start = at + BLOCK
@@ -84,13 +87,18 @@ def read_entries(file: BinaryIO, source: str) -> Iterator[Entry]:
             elif info.type == tarfile.GNUTYPE_LONGNAME:
                 said["path"] = content.rstrip(b"\0").decode("utf-8", "surrogateescape")
             continue
-        name, said = said.get("path", info.name), {}
-        if info.isreg() and info.type != tarfile.GNUTYPE_SPARSE:
+        name, sparse, said = said.get("path", info.name), info.type == tarfile.GNUTYPE_SPARSE or "sparse" in said, {}
+        if is_video(name) and (sparse or info.issym() or info.islnk()):
+            what = "a sparse file, which has gaps" if sparse else "a link to another file"
+            way_out = "pack it again with tar --dereference --hard-dereference, and without --sparse"
+            raise DataError(f"{source}: the clip {name} is {what}: {way_out}")
+        if info.isreg() and not sparse:
             yield Entry(name, start, start + size)
 
 
 def _records(content: bytes) -> dict[str, str]:
-    """Return the path and the size that an extended header of pax states, as ``LENGTH KEY=VALUE``."""
+    """Return the path and the size that an extended header of pax states, as ``LENGTH KEY=VALUE``, and whether its file
+    is sparse."""
     found: dict[str, str] = {}
     while content:
         count, _, rest = content.partition(b" ")
@@ -100,6 +108,8 @@ def _records(content: bytes) -> dict[str, str]:
         key, _, value = rest[: size - len(count) - 1].rstrip(b"\n").partition(b"=")
         if key in (b"path", b"size"):
             found[key.decode()] = value.decode("utf-8", "surrogateescape")
+        elif key.startswith(b"GNU.sparse."):
+            found["sparse"] = ""
         content = content[size:]
     return found
 
@@ -126,7 +136,7 @@ def convert_webdataset(
     for tar in tars:
         inside = tar.relative_to(top) if tar != top else Path(tar.name)
         place, found = written_path(str(tar), target), rows.setdefault(_split_of(inside), [])
-        with open_file(tar) as file:
+        with _opened(tar) as file:
             for key, sample in _samples(file, str(tar), problems):
                 if sample.video is not None:
                     video, name = sample.video, f"{inside.with_suffix('').as_posix()}/{key}"
@@ -134,6 +144,9 @@ def convert_webdataset(
                     path = Member(place, video.start, video.end, suffix).path
                     found.append((printable(name), path, _label_of(file, sample, label, str(tar)) or ""))
     for split, found in rows.items():
+        twice = [name for name, count in Counter(name for name, *_ in found).items() if count > 1]
+        for name in twice:
+            problems.add("a name of several samples, which do not lie one behind the other", name)
         bare = [name for name, _, word in found if not word]
         for name in bare if split != "test" or len(bare) < len(found) else ():  # a test without any labels may be
             problems.add(f"a sample without a label: no .cls, and no {label!r} in .json (--label FIELD)", name)
@@ -145,6 +158,13 @@ def convert_webdataset(
     for split in counts:
         write_list(target, split, ("id", "path", "label"), rows[split])
     return counts
+
+
+def _opened(tar: Path) -> BinaryIO:
+    try:
+        return open_file(tar)
+    except OSError as error:
+        raise DataError(f"{tar}: cannot be read: {error.strerror or error}") from error
 
 
 def _split_of(inside: Path) -> str:

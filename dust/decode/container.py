@@ -32,7 +32,7 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     try:
         container = _open(path)
     except (*read_errors(), ValueError) as error:
-        raise VideoError(path, f"cannot be opened: {words(error)}") from error
+        raise VideoError(path, _other_file(path) or f"cannot be opened: {words(error)}") from error
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         container.close()
@@ -44,6 +44,37 @@ def open_stream(path: str, threads: int = 1) -> tuple[Any, Any]:
     if threads != 1:
         stream.codec_context.thread_type = "FRAME"
     return container, stream
+
+
+#: What files that are no video begin with, and what to do.
+_OTHERS = {
+    b"PK\x03\x04": "is a zip archive, and no video: unpack it",
+    b"Rar!": "is a rar archive, and no video: unpack it",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z archive, and no video: unpack it",
+    b"\x1f\x8b": "is compressed by gzip, and no video: unpack it",
+    b"BZh": "is compressed by bzip2, and no video: unpack it",
+    b"\xfd7zXZ": "is compressed by xz, and no video: unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd, and no video: unpack it",
+    b"version https://git-lfs": "is a pointer of Git LFS, and no video: git lfs pull brings the file",
+    b"ffconcat": "is a list of other files, which are not opened for it: name the videos themselves",
+    b"#EXTM3U": "is a playlist of other files, which are not opened for it: name the videos themselves",
+    b"<!DOCTYPE": "is a web page, and no video: download it again",
+    b"<html": "is a web page, and no video: download it again",
+    bytes(512): "begins with zeros, and is no video: it was not copied whole, copy it again",
+}
+
+
+def _other_file(path: str) -> str:
+    """What a file that FFmpeg cannot open is in place of a video, and what to do; "" where its beginning does not
+    tell."""
+    try:
+        with open_bytes(path) as file:
+            head = file.read(512)
+    except (OSError, VideoError):
+        return ""
+    if head[257:262] == b"ustar":
+        return "is a tar, and no video: unpack it, or make a list of its parts (dust convert-data webdataset)"
+    return next((said for begin, said in _OTHERS.items() if head.startswith(begin)), "")
 
 
 def _is_picture(path: str, form: str, stream: Any) -> str:

@@ -19,9 +19,10 @@ from dust.engine.test import build_views, without_sweep
 from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Outputs
 from dust.utils.errors import CheckpointError, ConfigError, DataError
-from dust.utils.files import read_text, sha256_of_file
+from dust.utils.files import sha256_of_file
 from dust.utils.package import import_extra
 from dust.utils.registry import import_extensions
+from dust.utils.structured import parse_json, read_json
 
 #: Format -> how its files end.
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "openvino": ".xml"}
@@ -89,8 +90,8 @@ class Manifest:
     def from_json(cls, text: str, source: str) -> "Manifest":
         """Read what :meth:`to_json` wrote. ConfigError where it is something else, or of another version."""
         try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
+            found = parse_json(text, source)
+        except DataError as error:
             raise ConfigError(f"{source}: its manifest is no json: export the run again") from error
         version = found.get("version") if isinstance(found, dict) else None
         if version != VERSION:
@@ -256,8 +257,8 @@ def read_manifest(path: str | os.PathLike[str], runtime: Runtime) -> Manifest:
 def _hashes_in(path: Path) -> Mapping[str, str]:
     """Return the hashes of files that the json beside them holds."""
     try:
-        return dict(json.loads(read_text(path))["file_sha256"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        return dict(read_json(path)["file_sha256"])
+    except (DataError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is not the json that dust export wrote: export the run again") from error
 
 

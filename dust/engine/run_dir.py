@@ -6,6 +6,7 @@ import fcntl
 import io
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dust.datasets.sample import BadClip
 from dust.launch.requeue import note_begin
 from dust.utils import distributed
 from dust.utils.errors import DataError, DustError
-from dust.utils.files import csv_text, read_bytes, write_text
+from dust.utils.files import csv_text, read_bytes, refuse_in_place, write_text
 from dust.utils.lock import holding
 from dust.utils.structured import parse_yaml, read_json
 from dust.utils.text import counted, csv_value, printable
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 #: The folder in OUTPUT_DIR in which processes keep the records of an evaluation while it lasts.
 RECORDS = "records.partial"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class RunDir:
@@ -57,6 +59,8 @@ class RunDir:
         for left in self.path.glob(".*.tmp"):  # by a process that was killed; this one holds the lock
             left.unlink(missing_ok=True)
         shutil.rmtree(self.path / RECORDS, ignore_errors=True)
+        if (self.path / RECORDS).is_symlink():
+            (self.path / RECORDS).unlink()
         write_text(self.path / "config.yaml", config)
         logger.info("configuration: %s", self.path / "config.yaml")
         if from_start:
@@ -85,6 +89,8 @@ class RunDir:
                 other, measured = report["checkpoint_sha256"], report.get("split", "test")
             except (DataError, KeyError, TypeError, AttributeError):
                 other, measured = "unknown", split
+            if not _SHA256.fullmatch(str(other)):  # it becomes a part of a folder's name
+                other = "unknown"
             if (other, measured) == (checkpoint_sha256, split):
                 results.rename(replaced)
             else:
@@ -220,6 +226,7 @@ class BadClipLog:
     def _write(self, bad: BadClip) -> None:
         """Add a line in one write: several processes add to the same file, and any of them may be killed."""
         text = ""
+        refuse_in_place(self.path)
         with open(self.path, "a+b", buffering=0) as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)

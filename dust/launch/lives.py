@@ -22,7 +22,7 @@ from typing import Any
 
 from dust.utils.errors import DataError
 from dust.utils.features.formats import PARTIAL, read_count
-from dust.utils.files import read_bytes, write_atomically
+from dust.utils.files import open_file, read_bytes, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Lives:
         try:
             if not self.record.is_file():
                 return []
-            with open(self.record, "rb") as file:
+            with open_file(self.record) as file:
                 record: Any = json.loads(file.read(LONGEST))
             seconds = record["seconds"]
             ours = record["job"] == self.job and record["progress"] == _digest(self.before)

@@ -17,7 +17,7 @@ from typing import Any
 
 from dust.launch.lives import Lives
 from dust.launch.signals import REQUEUE_SIGNALS, ignore_further_signals, most_urgent
-from dust.utils.files import write_atomically
+from dust.utils.files import open_file, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def begun_by_this_job(folder: str | os.PathLike, environ: Mapping[str, str] = os
     queued again, continues from there in spite of TRAIN.AUTO_RESUME False. A second command of the same life begins
     from the start again."""
     try:
-        with open(Path(folder) / BEGUN, "rb") as file:
+        with open_file(Path(folder) / BEGUN) as file:
             record: Any = json.loads(file.read(1000))
         return bool(record["job"] == job_of(environ) and record["restart"] < _restart(environ))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

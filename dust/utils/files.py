@@ -170,6 +170,18 @@ def refuse_special(path: str | os.PathLike) -> None:
         raise OSError(errno.EINVAL, "it is a pipe or a device, and not a file", os.fspath(path))
 
 
+def refuse_in_place(path: str | os.PathLike) -> None:
+    """Raise OSError if ``path`` is anything but a file of its own, or nothing: before it is written into.
+
+    In a folder that somebody else has made, a link there leads to a file that is none of its business. What
+    :func:`replacing` writes takes the place of the link itself.
+    """
+    refuse_special(path)
+    if os.path.islink(path):
+        said = f"{os.path.basename(path)} is a link to {os.readlink(os.fspath(path))}, which is not written through"
+        raise OSError(errno.ELOOP, said, os.fspath(path))
+
+
 def open_file(path: str | os.PathLike) -> BinaryIO:
     """Open a file for reading bytes.
 
@@ -265,7 +277,7 @@ def _encoding(data: bytes) -> str:
     return "utf-8-sig"
 
 
-_NUMBERS = re.compile(r"(?<![\d.])(\d+\.\d+)(?!\.?\d)|(\d+)")
+_NUMBERS = re.compile(r"(?<![\d.])(\d+\.\d+)(?!\.?\d)|(\d{1,300})")
 
 
 def natural_order(name: str | os.PathLike) -> list[tuple[int, float, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dust.utils.errors import DustError
+from dust.utils.files import refuse_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def holding(folder: Path, name: str, way_out: str) -> Iterator[None]:
         DustError: another process holds it, or it cannot be written to.
     """
     try:
+        refuse_in_place(folder / LOCK)
         file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - it lives as long as the lock
     except OSError as error:
         raise DustError(

@@ -10,7 +10,9 @@ from typing import Any
 
 import simplejson
 
-from dust.utils.errors import DustError
+from dust.utils.errors import DataError, DustError
+from dust.utils.files import refuse_in_place
+from dust.utils.structured import parse_json
 from dust.utils.text import printable, printable_lines
 
 FORMAT = "[%(asctime)s][%(levelname)s] %(filename)s: %(lineno)3d: %(message)s"
@@ -116,6 +118,7 @@ def setup_logging(output_dir: str | Path | None = None) -> None:
     if output_dir is not None and _is_main():
         path = Path(output_dir) / LOG_NAME
         try:  # names of files may hold bytes that are no UTF-8
+            refuse_in_place(path)
             handlers.append(_LogFile(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise DustError(f"{path}: cannot be written to ({error.strerror}). Choose another OUTPUT_DIR.") from error
@@ -138,12 +141,13 @@ def log_json_stats(logger: logging.Logger, stats: dict[str, Any]) -> None:
 
 
 def read_json_stats(line: str) -> dict[str, Any]:
-    """Return what a ``json_stats`` line says; {} for any other line, and for one that a full disk has torn."""
+    """Return what a ``json_stats`` line of a log says; {} for one that a full disk has torn, or any other line."""
+    _, mark, text = line.partition(JSON_STATS)
     try:
-        stats = json.loads(line.partition(JSON_STATS)[2])
-    except (ValueError, RecursionError):
+        found = parse_json(text, LOG_NAME) if mark else {}
+    except DataError:
         return {}
-    return stats if isinstance(stats, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def record_error(message: str) -> None:

@@ -13,6 +13,7 @@ from dust.utils.files import read_text
 MAX_NODES, MAX_DEPTH = 20_000, 40  # of YAML: values, as often as aliases repeat them
 LONGEST_YAML = 1 << 20  # characters; PyYAML takes about 10 s for as many
 _DEEPEST_JSON = 100
+_MOST_DIGITS = 300  # of a whole number in JSON: any such number is a float too
 _TOO_MANY = "far too many values, or aliases in a circle"
 _LIBRARY = "tag:yaml.org,2002:"
 
@@ -29,9 +30,10 @@ class PlainYamlError(ValueError):
 
 
 def parse_json(text: str | bytes, source: str | os.PathLike, way_out: str = "write it again") -> Any:
-    """Parse JSON. DataError, which names ``source`` and the ``way_out``, if it is damaged or absurdly deep."""
+    """Parse JSON. DataError, which names ``source`` and the ``way_out``, if it is damaged or absurdly deep,
+    or holds a whole number that no float can be."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole)
     except json.JSONDecodeError as error:
         raise DataError(f"{source}: is not JSON (line {error.lineno}: {error.msg}): {way_out}") from error
     except RecursionError:
@@ -44,6 +46,12 @@ def parse_json(text: str | bytes, source: str | os.PathLike, way_out: str = "wri
         if not level:
             return value
     raise DataError(f"{source}: lists within lists, more than {_DEEPEST_JSON} deep: {way_out}")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def read_json(path: str | os.PathLike, way_out: str = "write it again") -> Any:

@@ -97,3 +97,16 @@ def test_the_sub_command(tmp_path, capsys):
     assert "kitchen" in capsys.readouterr().out
     assert main(["status", str(tmp_path / "none")]) == 2
     assert "no run here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pid", ["9" * 30, "9" * 5000])
+def test_a_process_that_no_machine_has(tmp_path, pid):
+    found = read_status(run(tmp_path / "a", holder=held(pid=pid), log="x\n"))
+    assert found.state == "interrupted" and found.where == ""
+
+
+def test_a_table_of_somebody_elses_runs_steers_no_terminal(tmp_path):
+    stats = {"_type": "val_epoch", "\x1b[31mmap": 1.5}
+    run(tmp_path / "a", holder=held(host="\x1b[2Jx", pid=1), log=f"[a] json_stats: {json.dumps(stats)}\n")
+    table = table_of(find_runs(tmp_path), tmp_path)
+    assert "\x1b" not in table and "\\x1b[2Jx pid 1" in table and "\\x1b[31mmap 1.50" in table

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import random
 import tarfile
 
@@ -128,8 +129,9 @@ def test_a_mutated_tar_ends(tmp_path, clip):
 
 
 def test_links_and_folders_are_no_clips(tmp_path, clip):
+    kinds = {"a.txt": tarfile.SYMTYPE, "b.txt": tarfile.LNKTYPE, "c.mp4": tarfile.DIRTYPE, "d.mp4": tarfile.CHRTYPE}
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name, kind in (("a.mp4", tarfile.SYMTYPE), ("b.mp4", tarfile.LNKTYPE), ("c.mp4", tarfile.DIRTYPE)):
+        for name, kind in kinds.items():
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
@@ -137,4 +139,41 @@ def test_links_and_folders_are_no_clips(tmp_path, clip):
         convert_webdataset(tmp_path, tmp_path / "lists")
     write_tar(tmp_path / "x.tar", [("a.mp4", clip), ("a.avi", clip)])
     with pytest.raises(DataError, match="several videos"):
+        convert_webdataset(tmp_path, tmp_path / "lists")
+
+
+PAX_SPARSE = raw_header(size=512, kind=tarfile.XHDTYPE) + b"22 GNU.sparse.major=1\n".ljust(512, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (raw_header(size=0, kind=tarfile.SYMTYPE), "x.mp4 is a link"),
+        (raw_header(size=0, kind=tarfile.LNKTYPE), "x.mp4 is a link"),
+        (raw_header(size=10, kind=tarfile.GNUTYPE_SPARSE) + bytes(512), "x.mp4 is a sparse file"),
+        (PAX_SPARSE + raw_header(size=10) + bytes(512), "x.mp4 is a sparse file"),
+        (raw_header(size=5120, kind=tarfile.XHDTYPE) + b"5011 size=" + b"9" * 5000 + bytes(110) + raw_header(),
+         "ends behind the file"),
+        (b"PK\x03\x04".ljust(2048, b"\0"), "is compressed"),
+    ],
+)  # fmt: skip
+def test_a_clip_that_is_no_part_of_the_tar_is_not_left_out_in_silence(tmp_path, content, said):
+    (tmp_path / "x.tar").write_bytes(content + bytes(1024))
+    with pytest.raises(DataError, match=said):
+        convert_webdataset(tmp_path, tmp_path / "lists")
+
+
+def test_what_is_no_file_in_place_of_a_tar(tmp_path):
+    os.mkfifo(tmp_path / "x.tar")
+    with pytest.raises(DataError, match=r"x\.tar: cannot be read: it is a pipe"):
+        convert_webdataset(tmp_path, tmp_path / "lists")
+
+
+def test_a_name_that_comes_again_is_said(tmp_path, clip):
+    names = ("a", "b", "a")
+    write_tar(
+        tmp_path / "x.tar",
+        [(f"{name}.{kind}", data) for name in names for kind, data in (("cls", b"1"), ("mp4", clip))],
+    )
+    with pytest.raises(DataError, match="several samples"):
         convert_webdataset(tmp_path, tmp_path / "lists")

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import tarfile
 from dataclasses import replace
 from fractions import Fraction
 
@@ -244,3 +245,17 @@ def test_what_cannot_be_converted_at_all_is_a_bad_clip(tmp_path, monkeypatch):
 def test_case_of_a_matrix():
     with open_clip(CASES / "matrix_ycgco_like.mp4") as reader:
         assert reader.frames([0, 31]).shape == (2, 256, 340, 3) and not reader.check().damaged
+
+
+OTHERS = {
+    "zip archive": b"PK\x03\x04" + bytes(600), "is a tar": tarfile.TarInfo("a.mp4").tobuf(), "web page": b"<html>404",
+    "gzip": b"\x1f\x8b" + bytes(600), "Git LFS": b"version https://git-lfs.github.com/spec/v1\n", "zeros": bytes(600),
+    "list of other files": b"ffconcat version 1.0\nfile a.mp4\n", "playlist": b"#EXTM3U\n#EXTINF:1,\na.mp4\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_files_of_another_kind_are_called_by_their_name(tmp_path, what):
+    (tmp_path / "a.mp4").write_bytes(OTHERS[what])
+    with pytest.raises(VideoError, match=what):
+        VideoReader(tmp_path / "a.mp4")

@@ -6,9 +6,13 @@ import sys
 
 import pytest
 
+from dust.analysis.tuning.claims import CLAIM, Claim, JournalLock
+from dust.analysis.tuning.study import JOURNAL
 from dust.datasets.sample import BadClip
 from dust.engine.run_dir import BadClipLog, RunDir, differing_keys
+from dust.launch.requeue import BEGUN, begun_by_this_job
 from dust.utils.errors import DataError, DustError
+from dust.utils.logging import setup_logging
 
 HOLD = """
 import sys, time
@@ -61,6 +65,49 @@ def test_results_of_another_checkpoint_are_kept(tmp_path):
     assert top1("results") == 5
     kept = {top1(path.name) for path in tmp_path.glob("results.*")}
     assert kept == {2, 3, 4}
+
+
+@pytest.mark.parametrize("said", ["/../../a", "../evil", 5, None, ["x"], "A" * 64])
+def test_results_whose_hash_is_none_go_nowhere_else(tmp_path, said):
+    run = RunDir(tmp_path / "run")
+    (run.path / "results.").mkdir()  # a file of somebody else's may have any folder beside it
+    for folder, checkpoint in (("results", said), ("results.partial", "b" * 64)):
+        (run.path / folder).mkdir()
+        (run.path / folder / "test.json").write_text(json.dumps({"checkpoint_sha256": checkpoint}))
+    run.publish_results(run.path / "results.partial", "b" * 64)
+    assert json.loads((run.path / "results.unknown" / "test.json").read_text()) == {"checkpoint_sha256": said}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_nothing_is_written_through_links_of_somebody_elses_folder(tmp_path):
+    """A folder of a stranger may hold links to files of the user's."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    run = RunDir(tmp_path / "run")
+    log, bad = run.path / "stdout.log", run.path / "bad_clips.csv"
+    for link in (log, bad, run.path / ".lock", run.path / JOURNAL, run.path / "trial_000" / CLAIM):
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(precious)
+    for write in (
+        lambda: setup_logging(run.path),
+        lambda: run.lock().__enter__(),
+        lambda: JournalLock(run.path, run.path / JOURNAL),
+        lambda: Claim.take(run.path / "trial_000"),
+    ):
+        with pytest.raises(DustError, match="is a link to .*precious, which is not written through"):
+            write()
+    BadClipLog(bad, "train", "skip")(BadClip("a", "a.mp4", "is bad"))
+    assert precious.read_text() == "mine"
+    run.begin("A: 1\n")
+    assert precious.read_text() == "mine"
+
+
+def test_a_pipe_in_place_of_the_log_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "stdout.log")
+    with pytest.raises(DustError, match=r"stdout\.log: cannot be written to .it is a pipe"):
+        setup_logging(tmp_path)
+    os.mkfifo(tmp_path / BEGUN)
+    assert not begun_by_this_job(tmp_path, {"SLURM_JOB_ID": "9"})
 
 
 def test_old_checkpoints_are_set_aside(tmp_path):

@@ -110,6 +110,7 @@ def test_numbers_in_names_count_as_numbers():
     assert sorted(names, key=natural_order) == [
         "10.jpg", "a1b9", "a1b10", "img_2.jpg", "img_02.jpg", "img_10.jpg", "x", "²",
     ]  # fmt: skip
+    assert sorted(["a" + "9" * 5000, "a1"], key=natural_order)[0] == "a1", "a name in a file of others may be long"
 
 
 def test_there_is_one_atomic_write():

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from dust.utils.errors import DustError
+from dust.utils.files import refuse_in_place
 
 #: Seconds between two signs of life of a claim.
 BEAT_S = 10.0
@@ -31,6 +32,10 @@ class JournalLock:
 
     def __init__(self, folder: Path, journal: Path) -> None:
         self.journal, self.depth = journal, 0
+        try:
+            refuse_in_place(journal)
+        except OSError as error:
+            raise DustError(f"{journal}: cannot be written to ({error.strerror})") from error
         # open as long as the process lives: to close any handle of a file gives up a process's record locks on it
         self.file = os.open(folder / ".journal.lock", os.O_RDWR | os.O_CREAT, 0o666)
 
@@ -97,6 +102,7 @@ class Claim:
         path = folder / CLAIM
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_in_place(path)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise DustError(f"{folder}: cannot be written to ({error.strerror})") from error

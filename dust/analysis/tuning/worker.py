@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import dust
+from dust.analysis.predictions import read_report
 from dust.analysis.status import read_status
 from dust.analysis.tuning.outcome import line_of, rows_of, write_tables
 from dust.analysis.tuning.study import Study, Trial
@@ -25,7 +26,6 @@ from dust.config.space import words_of_values
 from dust.launch.lives import MOST, progress
 from dust.utils.errors import ConfigError, DataError, DustError
 from dust.utils.logging import read_json_stats
-from dust.utils.structured import read_json
 
 #: Seconds between two looks at the trials that run.
 PAUSE_S = 0.5
@@ -300,7 +300,7 @@ class Worker:
         for line in lines:
             stats = read_json_stats(line) if '"val_epoch"' in line else {}
             if stats:
-                with contextlib.suppress(ValueError, KeyError):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
                     found.append(validation_of(stats, self.study.plan.metric))
         return found
 
@@ -342,11 +342,12 @@ def read_result(folder: Path, metric: str) -> tuple[float, list[float] | None]:
     Raises:
         DataError: there is no result, or not this one.
     """
-    report = read_json(folder / "results" / "test.json", "test the run again")
+    report = read_report(folder / "results" / "test.json")
     metrics: dict[str, Any] = report.get("metrics", {})
-    if metric not in metrics:
+    value, interval = metrics.get(metric), report.get("intervals", {}).get(metric)
+    if not isinstance(value, int | float):
         raise DataError(f"TUNE.METRIC {metric}: {folder}/results has no such figure; choose {', '.join(metrics)}")
-    return float(metrics[metric]), report.get("intervals", {}).get(metric)
+    return float(value), interval
 
 
 def _finished(cfg: CfgNode) -> bool:

@@ -13,6 +13,7 @@ from dust.datasets.manifest.annotation import mapping, sequence
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
 from dust.utils.structured import read_json
+from dust.utils.text import whole_number
 
 _LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")
 _OPENPOSE = re.compile(r"(?P<stem>.*?)_?(?P<frame>\d+)_keypoints$")
@@ -84,9 +85,10 @@ def _frame_number(written: Any, where: str) -> int:
     if isinstance(written, int) and not isinstance(written, bool):
         return written
     found = _LAST_NUMBER.search(os.path.splitext(str(written))[0])
-    if not found:
-        raise DataError(f"{where}: image_id {written!r} has no number of a frame in it")
-    return int(found[1])
+    number = whole_number(found[1]) if found else None
+    if number is None:
+        raise DataError(f"{where}: image_id {str(written)[:80]!r} has no number of a frame in it")
+    return number
 
 
 def _add(recording: Recording, frame: int, person: Person, where: str) -> None:

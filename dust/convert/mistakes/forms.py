@@ -7,7 +7,7 @@ from typing import Any
 
 from dust.convert.mistakes.session import DONE, OMITTED, UNDONE, WRONG, Event, Session, Sessions
 from dust.datasets.manifest.annotated import annotation_files
-from dust.datasets.manifest.annotation import to_seconds, to_split
+from dust.datasets.manifest.annotation import sequence, to_seconds, to_split
 from dust.datasets.manifest.table import read_lines
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
@@ -64,7 +64,7 @@ def read_egoper(root: Path) -> Sessions:
             actions = {int(number): str(name) for name, number in said["action2idx"].items()}
             types = {int(number): str(name).lower() for name, number in said["actiontype2idx"].items()}
             segments = list(said["segments"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(f"{path}: {task}: no segments, action2idx and actiontype2idx ({error!r})") from None
         found.steps[task] = [name for _, name in sorted(actions.items()) if name.lower() not in _BACKGROUND]
         splits = _egoper_splits(path.parent / task)
@@ -73,7 +73,7 @@ def read_egoper(root: Path) -> Sessions:
                 name, labels = str(segment["video_id"]), segment["labels"]
                 said_of = zip(labels["time_stamp"], labels["action"], labels["action_type"], strict=True)
                 rows = [(end, int(action), int(kind)) for (_, end), action, kind in said_of]
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 problems.add(
                     "a segment has video_id and labels of one length each: [start, end], numbers, numbers",
                     f"{task}: {error!r}",
@@ -121,9 +121,8 @@ def read_captaincook4d(root: Path) -> Sessions:
     splits: dict[str, str] = {}
     where = root / "data_splits" / "recordings_data_split_combined.json"
     if where.is_file():
-        splits = {
-            str(name): to_split(s) for s, names in _mapping(read_json(where), where, "").items() for name in names
-        }
+        listed_in = _mapping(read_json(where), where, "an object of splits")
+        splits = {str(name): to_split(split) for split, names in listed_in.items() for name in sequence(names)}
     found, problems = Sessions(), Problems()
     numbers, steps_of, tried = _numbers_of_names(listed, problems), found.steps, set[str]()
     for recording in listed:
@@ -145,7 +144,7 @@ def read_captaincook4d(root: Path) -> Sessions:
                 known = [one for one in known if one in steps_of.get(recipe, known)] or known[:1]
                 called = known[min(same.index(step["step_id"]), len(known) - 1)]
                 one.events.append(Event(max(end, 0.0), called, what, in_order))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.add("a recording has recording_id and step_annotations with description and times", repr(error))
             continue
         last = max((event.time for event in one.events if event.what != OMITTED), default=0.0)
@@ -173,7 +172,7 @@ def _nth(name: str, number: int) -> str:
 
 
 def _captaincook_graph(root: Path, recipe: str, found: Sessions) -> None:
-    path = root / "task_graphs" / f"{re.sub('[^a-z0-9]', '', recipe.lower())}.json"
+    path = root / "task_graphs" / f"{re.sub('[^a-z0-9]', '', recipe.lower())[:200]}.json"
     if not path.is_file():
         found.notes.append(f"{recipe}: no task graph, so its steps have no order")
         return
@@ -184,7 +183,7 @@ def _captaincook_graph(root: Path, recipe: str, found: Sessions) -> None:
             if name not in ("START", "END"):
                 names[number] = next(_nth(name, n) for n in range(99) if _nth(name, n) not in names.values())
         edges = [(int(a), int(b)) for a, b in said["edges"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: steps (number: text) and edges (pairs of numbers) are expected ({error!r})") from None
     found.steps[recipe] = list(dict.fromkeys(names.values()))
     after: dict[str, list[str]] = {name: [] for name in found.steps[recipe]}

@@ -17,7 +17,7 @@ from dust.utils.errors import DataError
 from dust.utils.features import formats as files
 from dust.utils.features.formats import DTYPES, FORMATS, PARTIAL, STORED_AS, id_to_name, some_of
 from dust.utils.features.store import FeatureStore
-from dust.utils.files import write_atomically
+from dust.utils.files import refuse_in_place, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -291,6 +291,7 @@ class FeatureWriter:
                 data = files.npy_header(block.shape, self.dtype) + block.tobytes()
                 write_atomically(self._rows / f"{id_to_name(sample_id)}.npy", data)
             return
+        refuse_in_place(self._rows)
         with open(self._rows, "r+b") as file:
             file.seek(self._offset(start))  # rows that were written and not counted are written again
             file.write(b"".join(block.tobytes() for block in blocks))
