@@ -78,9 +78,10 @@ def _compare(a: Results, b: Results, seed: int) -> Comparison:
         return found
     names = [one.name for one in left.answers]
     if names != [one.name for one in right.answers]:
+        columns = [", ".join(f"{one.prefix}prediction" for one in side.answers) for side in (left, right)]
         raise DataError(
-            f"{a.name} answers {names}, {b.name} answers {[one.name for one in right.answers]}: "
-            "compare runs that answer the same questions"
+            f"{a.name} has the columns {columns[0]}, {b.name} has {columns[1]}: compare runs that answer the same "
+            "questions"
         )
     for first, second in zip(left.answers, right.answers, strict=True):
         _compare_answers(first, second, left, found, seed)
@@ -114,11 +115,15 @@ def _common(a: Results, b: Results, notes: list[str]) -> tuple[Results, Results]
 
 
 def _compare_answers(a: Answers, b: Answers, left: Results, found: Comparison, seed: int) -> None:
+    for name, one in ((found.a, a), (found.b, b)):
+        if not len(one.labelled):
+            raise DataError(
+                f"{name}: no clip has a label, so nothing can be right or wrong. Labels stand in the column "
+                f"{one.name or 'label'}, beside {one.prefix}prediction."
+            )
     a, b = _same_classes(a, b, found)
     _check_labels(a, b, left.ids, found)
     known = a.labelled
-    if not len(known):
-        raise DataError(f"the clips of {found.a} have no labels, so nothing can be right or wrong")
     if len(known) < len(a.labels):
         found.notes.append(f"{counted(len(a.labels) - len(known), 'clip')} without a label left out")
     groups = [left.groups[index] for index in known]
@@ -137,6 +142,9 @@ def _compare_answers(a: Answers, b: Answers, left: Results, found: Comparison, s
     only = int((hits[0] & ~hits[1]).sum()), int((hits[1] & ~hits[0]).sum())
     found.mcnemar[a.name] = (*only, mcnemar_p(*hits))
     answers = a.scores.argmax(axis=1), b.scores.argmax(axis=1)
+    if (answers[0] == answers[1]).all():
+        of = f" ({a.name})" if a.name else ""
+        found.notes.append(f"no answer differs{of}: the intervals say how far the runs may differ on other clips")
     for index in np.flatnonzero(answers[0] != answers[1]):
         kind = "now right" if hits[1][index] else "now wrong" if hits[0][index] else "wrong in another way"
         label, was, now = (a.classes[int(one[index])] for one in (a.labels, *answers))

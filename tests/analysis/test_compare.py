@@ -113,6 +113,8 @@ def test_predictions_of_first_places_only(tmp_path):
     assert not b.answers[0].graded and b.answers[0].missing == ("prob_stir",)
     (found,) = compare_runs([read_results(tmp_path / "a.csv"), b])
     assert found.metrics["top1_acc"].difference == 0 and not found.changed
+    said = text_of(found)
+    assert "note: no answer differs: the intervals say how far" in said and "[-24.25, +24.25]" in said
 
 
 def test_whole_recordings(tmp_path):
@@ -133,6 +135,15 @@ def test_verbs_and_nouns(tmp_path):
     (found,) = compare_runs([read_results(tmp_path / f"{name}.csv") for name in "ab"])
     assert found.metrics["verb_top1_acc"].difference == 50 and found.metrics["noun_top1_acc"].difference == 0
     assert found.metrics["all_of_verb_noun"].b == 100
+    write_csv(tmp_path / "c.csv", [f"{one}_label" if one in ("verb", "noun") else one for one in header], rows)
+    write_csv(tmp_path / "d.csv", ["id", "prediction"], [[n, "cut"] for n in range(20)])
+    for names, says in (
+        ("ac", "c: no clip has a label.*the column verb, beside verb_prediction"),
+        ("dd", "the column label, beside prediction"),
+        ("ad", "a has the columns verb_prediction, noun_prediction, d has prediction"),
+    ):
+        with pytest.raises(DataError, match=says):
+            compare_runs([read_results(tmp_path / f"{name}.csv") for name in names])
 
 
 def test_several_labels_each(tmp_path):

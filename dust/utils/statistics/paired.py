@@ -1,4 +1,9 @@
-"""Two models on the same samples: is the difference more than chance?"""
+"""Two models on the same samples: is the difference more than chance?
+
+An interval of a difference is at least as wide as the score interval where nothing differs, z^2 / (n + z^2) of n groups
+(Tango, Statistics in Medicine 17, 1998): draws of samples of which few differ, or none, hardly vary, and [0, 0] would
+say that the two never differ anywhere. Of figures that are graded (F1 of a recording) that holds where all differ alike.
+"""
 
 import itertools
 import math
@@ -15,6 +20,7 @@ from dust.utils.statistics.intervals import (
     draw_groups,
     group_numbers,
     multilabel_figures,
+    wilson_interval,
 )
 
 #: Up to so many groups, all ways to exchange two models' answers are tried; above, so many of them by chance.
@@ -65,7 +71,7 @@ def compare_scores(
     both = make(
         np.concatenate([a, b]), np.concatenate([labels] * 2), np.concatenate([numbers, numbers + total]), 2 * total
     )
-    return _compare(both, sizes, resamples, confidence, seed, bound=100.0)
+    return _compare(both, sizes, resamples, confidence, seed, bound=100.0, graded=labels.ndim != 1)
 
 
 def compare_means(
@@ -79,7 +85,7 @@ def compare_means(
     bound: float = math.inf,
 ) -> Difference:
     """Compare the means of two models' figures (N,) of the same samples, recordings for one; no difference is larger
-    than ``bound``."""
+    than ``bound``. Where all are 0 or ``bound``, they are taken for right or wrong."""
     if len(a) != len(b):
         raise DataError(f"{len(a)} and {len(b)} figures: both must be of the same samples")
     numbers, sizes = group_numbers(groups, len(a))
@@ -89,7 +95,8 @@ def compare_means(
     def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"mean": sums @ weights / np.maximum(counts @ weights, 1) / 100.0}
 
-    return _compare(mean, sizes, resamples, confidence, seed, bound=bound)["mean"]
+    graded = not np.isin(np.concatenate([a, b]), (0, bound)).all()
+    return _compare(mean, sizes, resamples, confidence, seed, bound=bound, graded=graded)["mean"]
 
 
 def mcnemar_p(a_right: np.ndarray, b_right: np.ndarray) -> float:
@@ -118,7 +125,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _compare(
-    figures: Figures, sizes: np.ndarray, resamples: int, confidence: float, seed: int, *, bound: float
+    figures: Figures, sizes: np.ndarray, resamples: int, confidence: float, seed: int, *, bound: float, graded: bool
 ) -> dict[str, Difference]:
     """Compare two answers. ``figures`` take weights of a's groups and behind them of b's."""
     from scipy.special import stdtrit
@@ -142,6 +149,8 @@ def _compare(
         if effective - 1 > 1e-9:
             deviation = float(draws.std()) * math.sqrt(effective / (effective - 1))
             reach = float(stdtrit(effective - 1, (1 + confidence) / 2)) * deviation
+            if not graded or deviation < ROUNDING:
+                reach = max(reach, bound * wilson_interval(0, effective, confidence=confidence)[1])
         chance = np.abs(np.concatenate([one[name] for one in swapped])) >= abs(b - a) - ROUNDING
         p = float(chance.mean()) if total <= EXACT_GROUPS else (1 + int(chance.sum())) / (1 + len(chance))
         low, high = b - a - reach, b - a + reach
