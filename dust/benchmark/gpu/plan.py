@@ -35,7 +35,7 @@ STAGES = (
     Stage("machine", 1, 20, "speed:machine_stage", "versions; matrix products, copies on the device and from the CPU"),
     Stage("parity", 1, 45, "right:parity", "small models in float32: outputs and gradients of the CPU and the device"),
     Stage("determinism", 1, 35, "right:determinism", "TRAIN.DETERMINISTIC: three steps twice, no bit may differ"),
-    Stage("resume", 1, 35, "loop:resume", "a training that was stopped goes on to the same bits, from both forms of checkpoint"),
+    Stage("resume", 1, 35, "loop:resume", "a stopped training goes on to the same bits, by both forms of checkpoint"),
     Stage("step", 1, 65, "speed:step", "TimeSformer-B 8x224, 32 clips, bfloat16, beside plain attention in float16"),
     Stage("compiled", 1, 50, "speed:compiled", "the same step by torch.compile"),
     Stage("models", 2, 60, "speed:models", "1 and 8 clips, float16, TF32; VideoMAE-B, VideoSwin-T, CAST-B"),
