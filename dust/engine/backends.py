@@ -14,8 +14,12 @@ from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
 from dust.config import CfgNode
+from dust.utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+#: The workspaces of cuBLAS with which its sums are the same every time (CUBLAS_WORKSPACE_CONFIG).
+WORKSPACES = (":4096:8", ":16:8")
 
 #: What has been set here; what a user's own program has set is left alone.
 _in_use: "list[Backends]" = []
@@ -44,11 +48,20 @@ class Backends:
     def tf32(self) -> bool:
         return self.float32 == "tf32" or (self.float32 == "auto" and not self.deterministic)
 
+    def check(self) -> None:
+        """Raise ConfigError if the environment asks cuBLAS for something that ``deterministic`` forbids."""
+        asked = os.environ.get("CUBLAS_WORKSPACE_CONFIG", WORKSPACES[0])
+        if self.deterministic and asked not in WORKSPACES:
+            raise ConfigError(
+                f"TRAIN.DETERMINISTIC True: with CUBLAS_WORKSPACE_CONFIG={asked} in the environment the sums of cuBLAS "
+                f"vary. Unset it, or write {' or '.join(WORKSPACES)}"
+            )
+
     def use(self, device: torch.device) -> None:
         """Choose the kernels of this process. To be called before anything is computed on ``device``."""
         before, _in_use[:] = any(one.deterministic for one in _in_use), [self]
         if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins; else its sums vary
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACES[0])  # read when cuBLAS begins
             deterministic: Any = torch.utils.deterministic
             deterministic.fill_uninitialized_memory = False  # which is slow, and nothing here reads it
         if self.deterministic or before:

@@ -3,13 +3,12 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dust.config import CfgNode
 from dust.engine.weights import weights_file
 from dust.utils import distributed
 from dust.utils.checkpoint import list_checkpoints
-from dust.utils.checkpoint.store import load_verified, newest_of, refuse_unverified
+from dust.utils.checkpoint.store import newest_of, refuse_unverified
 from dust.utils.errors import CheckpointError
 from dust.utils.stages import BEST, takes_best
 
@@ -76,21 +75,6 @@ class CheckpointChoice:
     @property
     def _checkpoints(self) -> Path:
         return Path(self.output_dir) / "checkpoints"
-
-
-def read_for_all(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint or a file of weights holds, but for its optimizer's state, for all processes together:
-    the first one verifies it, one of each node reads it and hands it to the node's others.
-
-    Raises:
-        CheckpointError: it is missing or damaged, or holds anything but plain values.
-    """
-    distributed.from_main(lambda: refuse_unverified(path))
-
-    def read() -> dict[str, Any]:
-        return {name: value for name, value in load_verified(path).items() if name != "optimizer_state"}
-
-    return distributed.from_each_node(read)
 
 
 def build_checkpoint_to_test(cfg: CfgNode) -> CheckpointChoice:

@@ -9,6 +9,7 @@ from dust.config import CfgNode, with_values
 from dust.datasets.build import DATASET_REGISTRY, build_dataset
 from dust.datasets.protocol import NamesClasses
 from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extract, build_checkpoint_to_test
+from dust.utils import distributed
 from dust.utils.checkpoint import read_checkpoint
 from dust.utils.errors import CheckpointError, DataError
 from dust.utils.registry import import_extensions
@@ -37,7 +38,7 @@ def build_with_classes(cfg: CfgNode) -> Any:
     only_features = cfg.FEATURES.ENABLE and not cfg.TEST.ENABLE
     if not cfg.TRAIN.ENABLE:
         choice = build_checkpoint_to_extract(cfg) if only_features else build_checkpoint_to_test(cfg)
-        number, source = _classes_of_checkpoint(choice)
+        number, source = distributed.from_main(lambda: _classes_of_checkpoint(choice))
     if number is None:
         split, dataset = cfg.TEST.SPLIT, cfg.TEST.DATASET
         if cfg.TRAIN.ENABLE or only_features:

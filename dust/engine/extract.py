@@ -19,7 +19,7 @@ from dust.datasets.loader import evaluation_loader
 from dust.datasets.protocol import HasSlidingWindows
 from dust.datasets.sample import BadClip
 from dust.datasets.views import AugmentedViews
-from dust.engine.checkpoints import build_checkpoint_to_extract, read_for_all
+from dust.engine.checkpoints import build_checkpoint_to_extract
 from dust.engine.feature_layers import TOKENS, as_tensor, layer_output
 from dust.engine.inference import Inference
 from dust.engine.run_dir import BadClipLog, RunDir
@@ -30,6 +30,7 @@ from dust.models.backbones import sha256_of_backbone
 from dust.models.layers.tokens import TokenPooling
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, learnt_of
+from dust.utils.checkpoint.store import load_for_all, reading_together
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.features import FeatureWriter, recorded_shape
 from dust.utils.files import sha256_of_text
@@ -303,16 +304,17 @@ def build_feature_loop(
     """
     path = build_checkpoint_to_extract(cfg).path(together=True)
     model = build_for(cfg, device)
-    saved = read_for_all(path)
-    load_trained(
-        model,
-        path,
-        saved,
-        output_dir=cfg.OUTPUT_DIR,
-        weights=build_weights_choice(cfg),
-        head=False,
-        tokens=cfg.FEATURES.LAYER == TOKENS,
-    )
+    saved = load_for_all(path, optimizer=False)
+    with reading_together():
+        load_trained(
+            model,
+            path,
+            saved,
+            output_dir=cfg.OUTPUT_DIR,
+            weights=build_weights_choice(cfg),
+            head=False,
+            tokens=cfg.FEATURES.LAYER == TOKENS,
+        )
     options = build(FeatureOptions, cfg)
     loop = Inference(
         model,

@@ -26,6 +26,7 @@ from dust.datasets.loader import construct_loader
 from dust.datasets.manifest.once import reading_once
 from dust.datasets.protocol import LooksAhead, fitted_of
 from dust.datasets.sample import unlearnt_classes
+from dust.engine.backends import Backends
 from dust.engine.calibration import build_problems, refuse_shared
 from dust.engine.checkpoints import build_checkpoint_to_extract, build_checkpoint_to_test
 from dust.engine.classes import build_with_classes
@@ -42,7 +43,7 @@ from dust.tasks.task import DataInfo, Task, metric_names
 from dust.utils.checkpoint import learnt_of, list_checkpoints, load_weights, read_checkpoint
 from dust.utils.errors import ConfigError, DustError, NotFitted
 from dust.utils.metrics import METRIC_REGISTRY
-from dust.utils.registry import import_extensions
+from dust.utils.registry import build, import_extensions
 from dust.utils.stages import StageToCome, expect_stages
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,8 @@ def build_stage_ahead(cfg: CfgNode, stage: _Ahead, stages: Mapping[Path, _Ahead]
     with stage.noting():
         import_extensions(cfg.IMPORTS)
         build_device(cfg)
+        if cfg.NUM_GPUS:
+            build(Backends, cfg).check()
     settled: Any = cfg
     with stage.noting():
         settled = build_inherited(settled)

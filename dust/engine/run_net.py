@@ -206,6 +206,9 @@ def _main(argv: Sequence[str], exit_handler: ExitHandler, further: Further) -> i
     except DustError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if any(cfg.TRAIN.DETERMINISTIC for _, cfg in runs):
+        # cuBLAS and torch look at it once, in the first stage that computes, which may be another
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     exit_handler.watch(cfg.OUTPUT_DIR for _, cfg in runs)
     from dust.launch.launcher import Launcher
 

@@ -13,6 +13,7 @@ from dust.engine.classes import build_with_classes
 from dust.engine.extract import features_config
 from dust.engine.run_dir import RunDir, differing_keys
 from dust.launch.requeue import begun_by_this_job
+from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, list_checkpoints, read_checkpoint
 from dust.utils.errors import CheckpointError, ConfigError, DataError, DustError
 from dust.utils.features import FeatureStore
@@ -30,12 +31,13 @@ def build_settled(cfg: CfgNode) -> Any:
 
 
 def build_inherited(cfg: CfgNode) -> Any:
-    """Return the configuration with the sections that it takes over from other stages' checkpoints.
+    """Return the configuration with the sections that it takes over from other stages' checkpoints, which the first of
+    several processes reads.
 
     Raises:
         ConfigError, CheckpointError: the stage has not run, and neither has this one.
     """
-    return with_values(cfg, inherited_values(flatten(cfg), cfg.OUTPUT_DIR))
+    return with_values(cfg, distributed.from_main(lambda: inherited_values(flatten(cfg), cfg.OUTPUT_DIR)))
 
 
 def inherited_values(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from dust.engine.state import TrainState
 from dust.engine.weights import load_parts, weights_file
 from dust.launch.requeue import begun_by_this_job
 from dust.utils import distributed
-from dust.utils.checkpoint import is_sharded, list_checkpoints, load_checkpoint, load_weights, remove_leftovers
+from dust.utils.checkpoint import list_checkpoints, load_weights, remove_leftovers
 from dust.utils.checkpoint.sharded import Layout
-from dust.utils.checkpoint.store import load_verified, newest_of, refuse_unverified
+from dust.utils.checkpoint.store import load_for_all, newest_of, reading_together
 from dust.utils.checkpoint.tensors import find_tensors
 from dust.utils.errors import CheckpointError, DataError
 
@@ -86,11 +86,19 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
     if distributed.is_main():
         remove_leftovers(run.checkpoints)
     distributed.barrier()
+    with reading_together():
+        resumed = _set_weights(state, run, sampler, options)
+    if state.ema is not None and not resumed:
+        state.ema.set(state.model)
+
+
+def _set_weights(state: TrainState, run: RunDir, sampler: EpochBatchSampler, options: StartOptions) -> bool:
+    """Whether the run goes on from a checkpoint of its own, which sets its average, too."""
     if options.auto_resume:
         newest = newest_checkpoint(run.checkpoints, layout_of(state.model, state.optimizer))
         if newest is not None:
             _resume(state, sampler, options, *newest)
-            return
+            return True
     if options.checkpoint:
         path = weights_file(options.checkpoint, options.output_dir, "TRAIN.CHECKPOINT_FILE_PATH")
         _start_from_file(state, path, options)
@@ -104,25 +112,17 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
                 "this configuration fine-tunes (%s), and begins from random weights: name pre-trained ones in "
                 "MODEL.PRETRAINED, such as zoo://NAME (dust zoo list)", options.fine_tunes,
             )  # fmt: skip
-    if state.ema is not None:
-        state.ema.set(state.model)
+    return False
 
 
 def newest_checkpoint(folder: Path, layout: Layout) -> tuple[Path, dict[str, Any]] | None:
     """Call :func:`dust.utils.checkpoint.find_latest` for all processes together, with the same answer, or error, for
     all.
 
-    The first process verifies. One process of each node then reads a file and hands it to the node's others; of a
-    folder of parts each process reads its own.
+    See :func:`dust.utils.checkpoint.store.load_for_all`.
     """
-
-    def read(path: Path) -> dict[str, Any]:
-        distributed.from_main(lambda: refuse_unverified(path))
-        if is_sharded(path):
-            return load_verified(path, layout)
-        return distributed.from_each_node(lambda: load_verified(path))
-
-    return newest_of(folder, distributed.from_main(lambda: list_checkpoints(folder)), read)
+    paths = distributed.from_main(lambda: list_checkpoints(folder))
+    return newest_of(folder, paths, lambda path: load_for_all(path, layout))
 
 
 def _resume(
@@ -181,12 +181,12 @@ def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) ->
 
 def _start_from_file(state: TrainState, path: str, options: StartOptions) -> None:
     """Follow SlowFast's rule for TRAIN.CHECKPOINT_FILE_PATH."""
-    saved = load_checkpoint(path)
+    saved = load_for_all(path)
     if options.cut_from_names:
         weights = _without(find_tensors(path, saved, [], options.weights), options.cut_from_names)
         report = load_weights(state.model, weights)
     else:
-        report = load_weights(state.model, path, weights=options.weights)
+        report = load_weights(state.model, saved, weights=options.weights, source=path)
     if options.weights_only or "optimizer_state" not in saved:
         return
     way_out = "set TRAIN.FINETUNE True to take its weights only"

@@ -16,7 +16,7 @@ from dust.config import CfgNode, dump, with_values
 from dust.datasets.loader import construct_loader
 from dust.datasets.protocol import groups_of
 from dust.engine.calibration import build_calibration, write_calibration
-from dust.engine.checkpoints import build_checkpoint_to_test, read_for_all
+from dust.engine.checkpoints import build_checkpoint_to_test
 from dust.engine.data_lists import warnings_of_test
 from dust.engine.evaluator import Evaluator, build_evaluator
 from dust.engine.run_dir import BadClipLog, RunDir
@@ -27,6 +27,7 @@ from dust.tasks import build_task
 from dust.tasks.task import DataInfo, Evaluation
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, learnt_of
+from dust.utils.checkpoint.store import load_for_all, reading_together
 from dust.utils.errors import CheckpointError, DustError
 from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.meters import TestMeter
@@ -76,18 +77,20 @@ def build_tested_model(cfg: CfgNode) -> TestedModel:
     choice = build_checkpoint_to_test(cfg)
     path = choice.find(together=True)
     if path is not None:
-        saved = read_for_all(path)
+        saved = load_for_all(path, optimizer=False)
         class_names, fitted = learnt_of(saved, path)
         _check_classes(class_names, cfg.MODEL.NUM_CLASSES, path)
         model = build_for(cfg, device)
-        load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
+        with reading_together():
+            load_trained(model, path, saved, output_dir=cfg.OUTPUT_DIR, weights=build_weights_choice(cfg))
         epoch = saved["epoch"] + 1 if isinstance(saved.get("epoch"), int) else None
         logger.info("testing %s%s", path, f" (epoch {epoch})" if epoch is not None else "")
         sha256 = distributed.from_main(lambda: file_sha256(path))
         return TestedModel(model, device, sha256, str(path), epoch, class_names, fitted)
     model = build_for(cfg, device)
     whole = isinstance(model, AssembledFromParts) and model.assembled_from_parts
-    parts = load_parts(model, cfg.OUTPUT_DIR) if whole else {}
+    with reading_together():
+        parts = load_parts(model, cfg.OUTPUT_DIR) if whole else {}
     if not parts:
         choice.path()  # says what to do
     if not (isinstance(model, AssembledFromParts) and model.assembled_from_parts):
@@ -95,10 +98,10 @@ def build_tested_model(cfg: CfgNode) -> TestedModel:
             f"{', '.join(map(str, parts.values()))}: no head for MODEL.NUM_CLASSES {cfg.MODEL.NUM_CLASSES}, so random "
             "weights would be measured. Set it to the file's, or train the model first."
         )
-    sha256 = sha256_of_text(" ".join(f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())))
+    hashes = distributed.from_main(lambda: [f"{name} {file_sha256(file)}" for name, file in sorted(parts.items())])
     source = {name: str(file) for name, file in sorted(parts.items())}
     logger.info("testing what these make up: %s", ", ".join(f"{name} {file}" for name, file in source.items()))
-    return TestedModel(model, device, sha256, source)
+    return TestedModel(model, device, sha256_of_text(" ".join(hashes)), source)
 
 
 def _check_classes(class_names: Sequence[str] | None, num_classes: int, path: Path) -> None:

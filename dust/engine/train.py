@@ -348,7 +348,7 @@ def build_trainer(cfg: CfgNode, run: RunDir) -> Trainer:
         "data_sha256": distributed.from_main(lambda: fingerprint(dataset, fitted)),
         "fitted": fitted,
         "carried": files_of(dataset),
-        "sources": upstream(flatten(cfg), cfg.OUTPUT_DIR),
+        "sources": distributed.from_main(lambda: upstream(flatten(cfg), cfg.OUTPUT_DIR)),
         "cfg": dump(cfg),
     }
     start = build(StartOptions, cfg)

@@ -244,13 +244,16 @@ def _next_port(url: str) -> str:
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Tell whether a collective failed because another process has ended."""
-    return bool(re.search(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", str(error), re.I))
+    """Tell whether a collective failed because another process has ended, or does not come."""
+    return bool(re.search(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|wait timeout", str(error), re.I))
 
 
 def _lost(env: DistEnv, error: RuntimeError) -> str:
     why = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().splitlines()[0])
-    return f"process {env.rank} of {env.world_size} stops: another one has ended, look for its own words ({why})"
+    cause = "another one has ended, look for its own words"
+    if re.search(r"timed out|timeout", why, re.I):
+        cause = "another one has not come in DIST_TIMEOUT: it hangs, or takes longer; its output ends where it is"
+    return f"process {env.rank} of {env.world_size} stops: {cause} ({why})"
 
 
 # ------------------------------------------------------------------------------------------ processes of this machine

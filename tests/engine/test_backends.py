@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from dust.config import load_config
-from dust.engine import backends
+from dust.engine import backends, run_net
 from dust.engine.backends import AttentionLog, Backends, without_deterministic_form
 from dust.engine.run_dir import RunDir
 from dust.engine.run_net import run_stage
 from dust.engine.setup import build_for
 from dust.engine.train import Trainer, build_trainer
+from dust.launch.launcher import Launcher
 from dust.tasks.task import Task
 from dust.utils.errors import ConfigError
 from dust.utils.registry import build
+from tests.runs import words
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -37,7 +39,8 @@ def settings():
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
     """Everything is as before afterwards."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is taken away again
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     monkeypatch.setattr(backends, "_in_use", [])
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
@@ -70,6 +73,24 @@ def test_deterministic_is_strict_and_everything_that_it_takes():
     assert chosen("TRAIN.DETERMINISTIC", "True", "TRAIN.FLOAT32", "tf32")["matmul"] == "high", "that repeats too"
     with pytest.raises(ConfigError, match="TRAIN.SDPA cudnn: its backward pass is not deterministic"):
         load_config(None, ["TRAIN.DETERMINISTIC", "True", "TRAIN.SDPA", "cudnn"])
+
+
+def test_cublas_is_told_before_a_stage_that_does_not_ask_for_it(clips, tmp_path, monkeypatch):
+    """It looks once, in the first stage of the process."""
+    for name, strict in (("first", False), ("second", True)):
+        (tmp_path / f"{name}.yaml").write_text(f"TRAIN:\n  DETERMINISTIC: {strict}\n")
+    met = []
+    monkeypatch.setattr(Launcher, "run", lambda self, cfg, stage: met.append(settings()["workspace"]) or 0)
+    files = ["--cfg", str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")]
+    assert run_net.main([*files, *words(clips, tmp_path / "run")]) == 0
+    assert met == [":4096:8", ":4096:8"]
+
+
+def test_a_workspace_that_varies_is_refused(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    Backends().check()
+    with pytest.raises(ConfigError, match="CUBLAS_WORKSPACE_CONFIG=:0:0 .* write :4096:8 or :16:8"):
+        Backends(deterministic=True).check()
 
 
 def test_what_one_stage_asks_for_does_not_last_into_the_next():

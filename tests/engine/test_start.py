@@ -12,7 +12,7 @@ from tests.runs import PLAIN, assert_same_run, final_of, words
 #: What each process of a run of several reads of checkpoints, a line each.
 COUNTED = """
 import json, os, torch
-import dust.utils.checkpoint.single as single, dust.utils.checkpoint.sharded as sharded
+from dust.utils.checkpoint import sharded, single, store
 from dust.utils import distributed
 
 def counted(name, real):
@@ -26,6 +26,7 @@ def counted(name, real):
 
 single.sha256_of_file = counted("hash", single.sha256_of_file)
 sharded.sha256_of_file = counted("hash", sharded.sha256_of_file)
+store.sha256_of_file = counted("name", store.sha256_of_file)
 torch.load = counted("read", torch.load)
 """
 TWO = {**PLAIN, "NUM_PROCS_PER_NODE": 2, "TEST__ENABLE": False, "SOLVER__OPTIMIZING_METHOD": "adamw"}
@@ -72,8 +73,27 @@ def test_a_test_and_an_extraction_read_it_likewise(clips, whole, tmp_path):
     assert code == 0, said[-3000:]
     assert all(rank == 0 for rank, *_ in reads)
     of_first = [name for _, name, path in reads if path == first.name]
-    assert of_first == ["hash", "hash", "read"] * 2  # found, verified, read
+    assert of_first == ["hash", "hash", "read", "name"] * 2  # found, verified, read, named in what is written
     assert json.loads((tmp_path / "run" / "results" / "test.json").read_text())["checkpoint"] == str(first)
+
+
+PROBE = {
+    "MODEL__MODEL_NAME": "Probe", "PROBE__BACKBONE": "TimeSformer", "PROBE__HEAD": "linear", "SOLVER__MAX_EPOCH": 1,
+    "TEST__ENABLE": True,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "more"), [("PROBE__BACKBONE_FROM", PROBE), ("TRAIN__CHECKPOINT_FILE_PATH", {"SOLVER__MAX_EPOCH": 3})]
+)
+def test_what_a_run_takes_over_is_read_likewise(clips, whole, tmp_path, key, more):
+    code, said, reads = resumed(clips, tmp_path, **{key: whole, **more})
+    assert code == 0, said[-3000:]
+    taken = list_checkpoints(whole / "checkpoints")[-1].name
+    of_taken = [name for rank, name, path in reads if path == taken and rank == 0]
+    assert of_taken.count("read") == (2 if "TEST__ENABLE" in more else 1)  # trained, and tested
+    assert not [read for read in reads if read[0]]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 import psutil
 import pytest
 
+from dust.launch.launcher import _lost, lost_another
 from dust.launch.lives import Lives
 from dust.launch.rendezvous import DistEnv, Rendezvous, first_host, process_group, read_dist_env
 from dust.launch.signals import Interrupted
@@ -314,6 +315,27 @@ def test_a_list_of_one_host_needs_no_scontrol(monkeypatch):
     with pytest.raises(ConfigError, match=r"node\[7-8\].*MASTER_ADDR"):
         read_dist_env(SLURM)
     assert read_dist_env({**SLURM, "MASTER_ADDR": "a"}).init_method.startswith("tcp://a:")
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (
+            "[/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 12000ms for recv operation to complete",
+            "hangs",
+        ),
+        ("wait timeout after 1800000ms, keys: /stage1/0/default_pg/0//cpu//0/rank_1", "hangs"),
+        (
+            "[/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:23716",
+            "has ended, look for its own",
+        ),
+    ],
+)
+def test_a_process_that_hangs_is_told_from_one_that_has_ended(said, cause):
+    error = RuntimeError(said)
+    assert lost_another(error) and not lost_another(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    text = _lost(DistEnv(0, 2, 0, 2, ""), error)
+    assert cause in text and ("DIST_TIMEOUT" in text) == (cause == "hangs") and said.split("] ")[-1] in text
 
 
 def test_others_that_never_come_are_an_error():

@@ -1,13 +1,14 @@
 """Stages for what one chooses: keys of kernels and of augmentation, several processes, and models that answer."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from statistics import median, quantiles
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dust.benchmark.device import synchronize
@@ -27,6 +28,8 @@ from dust.streaming.tracks import TrackStream
 _MAIN = "TimeSformer-B"
 #: Steps after which the losses of a model and of its forms for several processes are compared.
 _STEPS = 3
+#: DIST_TIMEOUT of the groups here: none that torch would take by itself.
+_TIMEOUT_S = 90.0
 
 
 def keys(bench: Bench) -> Iterator[Row]:
@@ -77,14 +80,24 @@ def _transform_rows(bench: Bench, title: str, expected: str, words: tuple[str, .
 
 
 def several(bench: Bench) -> Iterator[Row]:
-    """Train in a group of one process, which sends what several would: NCCL's on a GPU, gloo's on a CPU."""
+    """Train in a group of one process, which sends what several would: NCCL's on a GPU, gloo's on a CPU; then by gloo
+    on both."""
     cuda = bench.device == "cuda"
-    env = DistEnv(0, 1, 0, 1, f"tcp://127.0.0.1:{free_port()}")
-    with process_group(env, Rendezvous(env), num_gpus=int(cuda)):
-        yield from _forms(bench, torch.device("cuda", 0) if cuda else torch.device("cpu"))
+    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+    wanted = 0.0
+    for backend in ("nccl", "gloo"):
+        env = DistEnv(0, 1, 0, 1, f"tcp://127.0.0.1:{free_port()}")
+        with process_group(env, Rendezvous(env), num_gpus=int(cuda), backend=backend, timeout_s=_TIMEOUT_S):
+            group: Any = dist.distributed_c10d._get_default_group()
+            limit = group._get_backend(device).options._timeout.total_seconds()
+            title = f"DIST_BACKEND {backend}: DIST_TIMEOUT that the device's group has"
+            yield Row(title, limit, "s", f"{_TIMEOUT_S:g}", at_most=_TIMEOUT_S, at_least=_TIMEOUT_S)
+            wanted = yield from _forms(bench, device, backend, wanted)
 
 
-def _forms(bench: Bench, device: torch.device) -> Iterator[Row]:
+def _forms(bench: Bench, device: torch.device, backend: str, wanted: float) -> Generator[Row, None, float]:
+    """``wanted``: the loss of one that trains alone, 0.0 where it is not known yet; returned. By gloo it is DDP only,
+    which is what one would choose it for."""
     reduced = torch.bfloat16 if device.type == "cuda" else None
     first: list[torch.dtype] = []  # what the first block is given
 
@@ -103,15 +116,18 @@ def _forms(bench: Bench, device: torch.device) -> Iterator[Row]:
         "DDP, TRAIN.DDP_DTYPE bfloat16": (ddp("bfloat16"), 1e-2),
         "FSDP": (fsdp, 1e-2),
     }
-    wanted = 0.0
+    if backend == "gloo":
+        forms = {"DDP, DIST_BACKEND gloo": forms["DDP"]}
     for title, (wrap, bound) in forms.items():
         rows = guarded(title, _form_rows(bench, title, device, wrap, wanted, bound))
         for row in rows:
             wanted = wanted or (row.measured if isinstance(row.measured, float) and "loss" in row.what else 0.0)
             yield row
         release(device)
-    wrong = sum(dtype is not torch.float32 for dtype in first)
-    yield Row("FSDP: streams into the first block that are not float32", wrong, "", "0", at_most=0)
+    if backend != "gloo":
+        wrong = sum(dtype is not torch.float32 for dtype in first)
+        yield Row("FSDP: streams into the first block that are not float32", wrong, "", "0", at_most=0)
+    return wanted
 
 
 def _form_rows(

@@ -104,7 +104,7 @@ def _tensors(trainer: Trainer) -> list[Tensor]:
 
 
 def resume(bench: Bench) -> Iterator[Row]:
-    """Measure two epochs whole, and the same stopped by a signal and begun again."""
+    """Measure two epochs whole, and the same stopped by a signal and begun again, from each form of a checkpoint."""
     clips = 8 if bench.full else 2
     # bits do not depend on the depth, and what is saved and hashed, five times, is a third
     depth = ("TIMESFORMER.DEPTH", "4") if bench.full else ()
@@ -112,19 +112,24 @@ def resume(bench: Bench) -> Iterator[Row]:
              "TRAIN.CHECKPOINT_PERIOD", "1", "GLOBAL_BATCH_SIZE", str(2 * clips))  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="dust-benchmark-") as name:
         whole = _tensors(_trained(_in_memory(bench, Path(name) / "whole", 4, clips, *words)))
-        cfg = _in_memory(bench, Path(name) / "cut", 4, clips, *words)
-        stopped = "no"
-        try:
-            _trained(cfg, StopAt(5))
-        except Interrupted as error:
-            stopped = str(error)
-        yield Row("the run was stopped by", stopped, "", "SIGTERM")
-        trainer = _trained(cfg)
+        for form in ("full", "sharded"):
+            cfg = _in_memory(bench, Path(name) / form, 4, clips, *words, "TRAIN.CHECKPOINT_FORMAT", form)
+            yield from guarded(form, _resumed_rows(form, cfg, whole))
+
+
+def _resumed_rows(form: str, cfg: Any, whole: list[Tensor]) -> Iterator[Row]:
+    stopped = "no"
+    try:
+        _trained(cfg, StopAt(5))
+    except Interrupted as error:
+        stopped = str(error)
+    yield Row(f"{form}: the run was stopped by", stopped, "", "SIGTERM")
+    trainer = _trained(cfg)
     again = _tensors(trainer)
     same = len(whole) == len(again) and stopped != "no"
     differ = sum(not torch.equal(a, b) for a, b in zip(whole, again, strict=True)) if same else None
-    yield Row(f"resumed / whole: of {len(whole)} tensors differ", differ, "", "0", at_most=0)
-    yield Row("optimizer steps of the resumed run", trainer.state.updates, "", "4", at_most=4, at_least=4)
+    yield Row(f"{form}: resumed / whole: of {len(whole)} tensors differ", differ, "", "0", at_most=0)
+    yield Row(f"{form}: optimizer steps of the resumed run", trainer.state.updates, "", "4", at_most=4, at_least=4)
 
 
 def loop(bench: Bench) -> Iterator[Row]:

@@ -35,7 +35,7 @@ STAGES = (
     Stage("machine", 1, 20, "speed:machine_stage", "versions; matrix products, copies on the device and from the CPU"),
     Stage("parity", 1, 45, "right:parity", "small models in float32: outputs and gradients of the CPU and the device"),
     Stage("determinism", 1, 35, "right:determinism", "TRAIN.DETERMINISTIC: three steps twice, no bit may differ"),
-    Stage("resume", 1, 35, "loop:resume", "a training that was stopped and continues ends with the same bits"),
+    Stage("resume", 1, 35, "loop:resume", "a stopped training continues to the same bits, by both forms of checkpoint"),
     Stage("step", 1, 65, "speed:step", "TimeSformer-B 8x224, 32 clips, bfloat16, beside plain attention in float16"),
     Stage("compiled", 1, 50, "speed:compiled", "the same step by torch.compile"),
     Stage("models", 2, 60, "speed:models", "1 and 8 clips, float16, TF32; VideoMAE-B, VideoSwin-T, CAST-B"),
@@ -45,7 +45,7 @@ STAGES = (
     Stage("loop", 2, 65, "loop:loop", "the training loop beside the bare step; synchronisations; memory; saving"),
     Stage("feed", 2, 60, "loop:feed", "clips that the loader decodes in a second, on the cores of this machine"),
     Stage("keys", 3, 90, "keys:keys", "the step with each key that chooses kernels; augmentation on the device"),
-    Stage("several", 3, 80, "keys:several", "one process that trains as one of several: DDP, its types, FSDP, NCCL"),
+    Stage("several", 3, 80, "keys:several", "one process that trains as one of several: DDP, FSDP; NCCL, gloo"),
     Stage("answers", 3, 80, "keys:answers", "streams, a test of many views, TSTL's experts"),
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from dust.datasets.multimodal.series_split import SplitSeries
 from dust.datasets.multimodal.series_transforms import SeriesShaping
 from dust.datasets.sample import BadClip, SampleRequest, class_counts, target_of
 from dust.datasets.video.video import VideoDataset
+from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256
 from dust.utils.errors import DataError, Problems, SampleError
 from dust.utils.features import FeatureStore
@@ -405,5 +406,6 @@ def _stored_features(cfg, split: str) -> FeatureStore:
     store = FeatureStore.open(stage_features(fusion.FEATURES_FROM, cfg.OUTPUT_DIR, "FUSION.FEATURES_FROM"), split)
     if fusion.VIDEO_FROM:
         path = stage_checkpoint(fusion.VIDEO_FROM, cfg.OUTPUT_DIR, "FUSION.VIDEO_FROM")
-        store.check_checkpoint(file_sha256(path), f"FUSION.VIDEO_FROM {fusion.VIDEO_FROM} ({path})")
+        digest = distributed.from_main(lambda: file_sha256(path))
+        store.check_checkpoint(digest, f"FUSION.VIDEO_FROM {fusion.VIDEO_FROM} ({path})")
     return store

@@ -3,14 +3,17 @@
 This is the one place that knows of both forms.
 """
 
+import contextlib
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from dust.utils import distributed
 from dust.utils.checkpoint.hub import is_weights_folder, read_folder, weights_files
 from dust.utils.checkpoint.reader import read_file
 from dust.utils.checkpoint.sharded import STATE, Layout, read_sharded, refuse_damaged_folder, verify_sharded
@@ -21,6 +24,7 @@ from dust.utils.files import sha256_of_file, sha256_of_text
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_TOGETHER: ContextVar[bool] = ContextVar("all processes read the same files", default=False)
 
 _NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_iter_(\d+))?\.(?:pyth|dcp)")
 
@@ -102,12 +106,44 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
     return load_verified(path)
 
 
+def load_for_all(path: str | os.PathLike, layout: Layout | None = None, *, optimizer: bool = True) -> dict[str, Any]:
+    """:func:`load_checkpoint` for all processes of the run together, which get the same contents, or the same error.
+
+    The first one verifies. One of each node then reads the file and hands it to the node's others; of a folder of parts
+    each one reads what ``layout`` says is its own.
+
+    Args:
+        optimizer: whether its state is wanted.
+    """
+    distributed.from_main(lambda: refuse_unverified(path))
+    if layout is not None and is_sharded(path):
+        return load_verified(path, layout)
+
+    def read() -> dict[str, Any]:
+        return {name: value for name, value in load_verified(path).items() if optimizer or name != "optimizer_state"}
+
+    return distributed.from_each_node(read)
+
+
+@contextlib.contextmanager
+def reading_together() -> Iterator[None]:
+    """Let :func:`read_checkpoint` be :func:`load_for_all`: all processes of the run read the same files in here, one
+    after the other, and none of them wants an optimizer's state."""
+    token = _TOGETHER.set(distributed.world_size() > 1)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
+
+
 def read_checkpoint(path: str | os.PathLike, *, mmap: bool = True) -> dict[Any, Any]:
     """Return what a weight file, a sharded checkpoint or a folder of Hugging Face's holds, verified where it can be.
 
     A file with a sidecar must be what that says, one without must have the checksums of its own zip archive, where it
     is one. See :func:`dust.utils.checkpoint.reader.read_file`. Raises CheckpointError.
     """
+    if _TOGETHER.get():
+        return load_for_all(path, optimizer=False)
     if _is_folder(path):
         return read_sharded(path)
     if Path(path).is_file() or is_weights_folder(path):
