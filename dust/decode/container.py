@@ -65,7 +65,7 @@ _OTHERS = {
 
 
 def _other_file(path: str) -> str:
-    """What a file that FFmpeg cannot open is in place of a video, and what to do; "" where its beginning does not
+    """Return what a file that FFmpeg cannot open is in place of a video, and what to do; "" where its beginning does not
     tell."""
     try:
         with open_bytes(path) as file:

@@ -93,7 +93,7 @@ def initialise(state: TrainState, run: RunDir, sampler: EpochBatchSampler, optio
 
 
 def _set_weights(state: TrainState, run: RunDir, sampler: EpochBatchSampler, options: StartOptions) -> bool:
-    """Whether the run goes on from a checkpoint of its own, which sets its average, too."""
+    """Tell whether the run continues from a checkpoint of its own, which sets its average, too."""
     if options.auto_resume:
         newest = newest_checkpoint(run.checkpoints, layout_of(state.model, state.optimizer))
         if newest is not None:

@@ -294,7 +294,8 @@ def end_in_moments() -> None:
     Python looks at every object several times then, half a million where torch was imported: over a second. Here it
     looks once for what nobody holds any more, such as a file to be flushed, and leaves the rest to the kernel.
     """
-    atexit.register(lambda: (gc.collect(), gc.freeze()))
+    atexit.register(gc.freeze)  # what is registered last is called first
+    atexit.register(gc.collect)
 
 
 def _is_main() -> bool:

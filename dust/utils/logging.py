@@ -1,7 +1,6 @@
 """Logging: a console, OUTPUT_DIR/stdout.log and SlowFast's ``json_stats`` lines."""
 
 import contextlib
-import json
 import logging
 import os
 import sys

@@ -2,7 +2,7 @@
 
 An interval of a difference is at least as wide as the score interval where nothing differs, z^2 / (n + z^2) of n groups
 (Tango, Statistics in Medicine 17, 1998): draws of samples of which few differ, or none, hardly vary, and [0, 0] would
-say that the two never differ anywhere. Of figures that are graded (F1 of a recording) that holds where all differ alike.
+say that the two never differ anywhere. Of graded figures (F1 of a recording) that holds where all differ alike.
 """
 
 import itertools
