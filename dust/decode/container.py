@@ -65,8 +65,8 @@ _OTHERS = {
 
 
 def _other_file(path: str) -> str:
-    """Return what a file that FFmpeg cannot open is in place of a video, and what to do; "" where its beginning does not
-    tell."""
+    """Return what a file that FFmpeg cannot open is in place of a video, and what to do; "" where its beginning does
+    not tell."""
     try:
         with open_bytes(path) as file:
             head = file.read(512)

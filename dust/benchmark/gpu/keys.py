@@ -96,8 +96,8 @@ def several(bench: Bench) -> Iterator[Row]:
 
 
 def _forms(bench: Bench, device: torch.device, backend: str, wanted: float) -> Generator[Row, None, float]:
-    """Measure each form of training on several processes, and return the loss of one that trains alone: ``wanted``, or what
-    is measured where that is 0.0. By gloo it is DDP only, which is what one would choose it for."""
+    """Measure each form of training on several processes, and return the loss of one that trains alone: ``wanted``, or
+    what is measured where that is 0.0. By gloo it is DDP only, which is what one would choose it for."""
     reduced = torch.bfloat16 if device.type == "cuda" else None
     first: list[torch.dtype] = []  # what the first block is given
 

@@ -107,7 +107,7 @@ def load_checkpoint(path: str | os.PathLike, layout: Layout | None = None) -> di
 
 
 def load_for_all(path: str | os.PathLike, layout: Layout | None = None, *, optimizer: bool = True) -> dict[str, Any]:
-    """Call :func:`load_checkpoint` for all processes of the run together: the same contents, or the same error, for all.
+    """Call :func:`load_checkpoint` for all processes of the run together: the same contents or error for all.
 
     The first one verifies. One of each node then reads the file and hands it to the node's others; of a folder of parts
     each one reads what ``layout`` says is its own.
