@@ -195,7 +195,7 @@ def newest_of(folder: str | os.PathLike, paths: Sequence[Path], read: Callable[[
         return path, state
     if problems:
         raise CheckpointError(
-            f"{folder}: none of its {len(problems)} checkpoints can be used, and a new start must be asked for: "
+            f"{folder}: none of its {len(problems)} checkpoints can be used. To start from the beginning, "
             f"choose another OUTPUT_DIR, set TRAIN.AUTO_RESUME False or remove them. " + "; ".join(problems)
         )
     return None
