@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 CAMERA = "camera:"
 STREAM_ENDINGS = (".m3u8", ".mpd", ".sdp", ".mjpg", ".mjpeg", ".cgi", ".php")
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each try to connect again; the last one is repeated
-STEADY = 10.0  # seconds that a connection must have held for the pauses to begin again
-TIMEOUT = (10.0, 10.0)  # seconds to open a network stream, and without a packet until it counts as gone
-SPLICE = 0.5  # seconds that times fall back where two streams were joined
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each try to connect again; the last one is repeated
+STEADY_S = 10.0  # seconds that a connection must have held for the pauses to begin again
+TIMEOUTS_S = (10.0, 10.0)  # seconds to open a network stream, and without a packet until it counts as gone
+CLOCK_JUMP_S = 0.5  # seconds that times fall back where two streams were joined
 QUEUE = 30  # frames that wait for the model; a second at the usual rate
 
 
@@ -115,7 +115,7 @@ class FileFrames:
                         seconds = None if picture.pts is None else float(picture.pts * stream.time_base)
                         first = seconds if first is None else first
                         now = number / self.fps if seconds is None or first is None else seconds - first + shift
-                        if now < before - SPLICE:  # two streams were joined, and the clock begins again
+                        if now < before - CLOCK_JUMP_S:  # two streams were joined, and the clock begins again
                             shift, now = shift + before + 1 / self.fps - now, before + 1 / self.fps
                         before = max(now, before)
                         corrupt += picture.is_corrupt
@@ -256,10 +256,10 @@ class LiveFrames:
 
     def _open_again(self) -> bool:
         """Open the source after it broke off; False where it is given up, or nobody wants it any more."""
-        if time.monotonic() - self._connected >= STEADY:
+        if time.monotonic() - self._connected >= STEADY_S:
             self._tries = 0
         while self.retries is None or self._tries < self.retries:
-            pause = PAUSES[min(self._tries, len(PAUSES) - 1)]
+            pause = PAUSES_S[min(self._tries, len(PAUSES_S) - 1)]
             logger.warning("%s: %s; it is opened again in %g s", self.source, self.error, pause)
             if self._sleep(pause) or self._stop.is_set():
                 return False
@@ -279,7 +279,7 @@ def open_live(source: str) -> tuple[Any, Any]:
     """Return (container, best video stream) of a camera or a URL. VideoError says what is wrong with it."""
     import av
 
-    options: dict[str, Any] = {"timeout": TIMEOUT, "metadata_errors": "ignore"}
+    options: dict[str, Any] = {"timeout": TIMEOUTS_S, "metadata_errors": "ignore"}
     address = source
     if source.startswith(CAMERA):
         name = source.removeprefix(CAMERA)

@@ -33,7 +33,7 @@ from dust.utils.errors import ConfigError, DataError, DustError, VideoError
 from dust.utils.files import csv_text, file_stems
 from dust.utils.text import csv_value
 
-SETTLED = 1.0  # seconds for which a new file must not have grown before it is read
+UNCHANGED_S = 1.0  # seconds for which a new file must not have grown before it is read
 
 
 @dataclass
@@ -180,7 +180,7 @@ def watch(
                 now = time.monotonic()
                 if size != before:
                     sizes[path] = (size, now)
-                elif size >= 0 and now - since >= SETTLED:
+                elif size >= 0 and now - since >= UNCHANGED_S:
                     ready.append(path)
         for path in ready:
             seen.add(path)
@@ -188,7 +188,7 @@ def watch(
             yield path
         if not ready:
             yield None
-            sleep(SETTLED / 2)
+            sleep(UNCHANGED_S / 2)
 
 
 def _size(path: str) -> int:

@@ -32,7 +32,7 @@ from dust.tasks import Evaluation, KeyStep, Task
 from dust.utils.errors import ConfigError, DataError, VideoError
 
 LIVE_OPTIONS = ("queue", "retries", "seconds", "opener", "sleep")  # of LiveFrames
-GAP = 1.0  # a live source without a frame for so many seconds, or half a window: windows begin again
+GAP_S = 1.0  # a live source without a frame for so many seconds, or half a window: windows begin again
 
 
 class Asked(Protocol):
@@ -184,7 +184,7 @@ class VideoStream(Stream):
     @property
     def _longest_break(self) -> float:
         """Positions without a frame after which windows begin again."""
-        return max(GAP * self.rule.rate, self.rule.length / 2)
+        return max(GAP_S * self.rule.rate, self.rule.length / 2)
 
     @property
     def _transform(self) -> Any:

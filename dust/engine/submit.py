@@ -26,7 +26,7 @@ from dust.utils.errors import ConfigError, DustError
 #: Of the exit codes of a job on this machine, the one that submitit starts again.
 LOCAL_REQUEUE = 144
 #: Seconds before the time limit, at most, at which Slurm warns the job; up to a minute more, as it looks now and then.
-WARNING = 120
+WARNING_S = 120
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def slurm_parameters(args: argparse.Namespace, jobs: Sequence[JobSpec]) -> dict[
         "slurm_constraint": constraint,
         "slurm_account": args.account,
         "slurm_qos": args.qos,
-        "slurm_signal_delay_s": min(WARNING, 10 * args.timeout),
+        "slurm_signal_delay_s": min(WARNING_S, 10 * args.timeout),
         # a dead process ends the job; srun no longer takes the cores from sbatch by itself
         "slurm_srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}", "--open-mode=append"],
         "slurm_additional_parameters": {"requeue": True},

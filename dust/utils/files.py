@@ -297,13 +297,13 @@ def natural_order(name: str | os.PathLike) -> list[tuple[int, float, str]]:
 
 #: SHA-256 of files that this process has read, by what changes with every write.
 _HASHES: dict[tuple[int, ...], str] = {}
-_TICKS = 3_000_000_000  # ns: no file system's clock is coarser
+_COARSEST_CLOCK_NS = 3_000_000_000  # ns: no file system's clock is coarser
 
 
 def is_settled(times: Iterable[int], moment: int) -> bool:
     """Tell whether whatever is written to a file after a moment has other times (ns) than these: what was written just
     before it may have been written again within a tick of the clock."""
-    return moment - max(times) > _TICKS
+    return moment - max(times) > _COARSEST_CLOCK_NS
 
 
 def sha256_of_file(path: str | os.PathLike) -> str:

@@ -153,7 +153,7 @@ def test_a_source_with_a_length_is_not_played_twice():
 
 
 def test_the_pauses_end():
-    assert tuple(sorted(live.PAUSES)) == live.PAUSES and live.PAUSES[-1] <= 60
+    assert tuple(sorted(live.PAUSES_S)) == live.PAUSES_S and live.PAUSES_S[-1] <= 60
 
 
 def test_an_rtsp_stream_that_is_unplugged_comes_again():

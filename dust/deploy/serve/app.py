@@ -12,7 +12,7 @@ from dust.decode.deadline import Deadline, OutOfTime
 from dust.deploy.serve.frames import SOURCE, PushedFrames
 from dust.deploy.serve.guard import PROTOCOL, Guard, GuardMiddleware
 from dust.deploy.serve.limits import Refused, main_file
-from dust.deploy.serve.service import RETRY_AFTER, Options, Sample, Service, Stopped, shown, unless_gone
+from dust.deploy.serve.service import RETRY_AFTER_S, Options, Sample, Service, Stopped, shown, unless_gone
 from dust.deploy.serve.upload import FILE, PATH, receive
 from dust.utils.errors import DustError
 from dust.utils.package import import_extra
@@ -28,7 +28,7 @@ PAGES = {
     "/show.js": ("show.js", "text/javascript; charset=utf-8"),
 }
 LARGEST_MESSAGE = 8 << 20  # bytes of a frame
-QUIET = 30.0  # seconds without a frame after which a stream ends
+SILENCE_TIMEOUT_S = 30.0  # seconds without a frame after which a stream ends
 ABOUT = """\
 Answers of a trained model about videos, as `predictions.json` of `dust predict` has them. Every error is
 `{"error": "a sentence"}`. With a token, each request but those of the page and `/health` carries
@@ -110,7 +110,7 @@ def _add_errors(app: Any) -> None:
     from starlette.requests import ClientDisconnect
 
     def say(status: int, text: str) -> Any:
-        return _json({"error": text}, status, {"Retry-After": str(RETRY_AFTER)} if status == 503 else {})
+        return _json({"error": text}, status, {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {})
 
     async def refused(_: Any, error: Refused) -> Any:
         return say(error.status, str(error))
@@ -269,7 +269,7 @@ def _add_stream(app: Any, service: Service) -> None:
         except DustError as error:
             busy = getattr(error, "status", 422) == 503
             with contextlib.suppress(RuntimeError):  # the client has left meanwhile
-                await socket.send_json({"error": str(error), **({"retry_after": RETRY_AFTER} if busy else {})})
+                await socket.send_json({"error": str(error), **({"retry_after": RETRY_AFTER_S} if busy else {})})
                 await socket.close(1013 if busy else 1008)
 
 
@@ -301,7 +301,7 @@ async def _converse(socket: Any, service: Service, options: Options, frames: Pus
     async def take() -> None:
         try:
             while True:
-                message = await asyncio.wait_for(socket.receive(), QUIET)
+                message = await asyncio.wait_for(socket.receive(), SILENCE_TIMEOUT_S)
                 if message["type"] == "websocket.disconnect":
                     raise Stopped
                 if message.get("text") == "end":
@@ -310,7 +310,7 @@ async def _converse(socket: Any, service: Service, options: Options, frames: Pus
                     raise Refused(422, "a message is a frame, or the text end")
                 await asyncio.to_thread(frames.push, message["bytes"])
         except asyncio.TimeoutError as error:
-            raise Refused(408, f"no frame came for {QUIET:g} s") from error
+            raise Refused(408, f"no frame came for {SILENCE_TIMEOUT_S:g} s") from error
 
     tasks = [asyncio.ensure_future(one) for one in (service.in_thread(predict), take(), send())]
     try:

@@ -18,7 +18,7 @@ from dust.deploy.serve.limits import LARGEST, Refused
 HEAD = struct.Struct("<d")
 FORMS = ("JPEG", "PNG", "WEBP")
 CLOCK = 90_000  # ticks of a second, as MPEG has them: the usual frame rates have whole numbers of them
-PAUSE = 0.2  # seconds after which one who waits looks whether the other has left
+POLL_S = 0.2  # seconds after which one who waits looks whether the other has left
 WAITING = 4  # frames between the network and the stream's own queue
 SOURCE = "client://frames"  # what such a source is called; an address of no protocol that anything opens
 
@@ -56,7 +56,7 @@ class PushedFrames:
         """Yield the frames that are pushed, until :meth:`end`."""
         while not self._closed:
             with contextlib.suppress(queue.Empty):
-                frame = self._queue.get(timeout=PAUSE)
+                frame = self._queue.get(timeout=POLL_S)
                 if frame is None:
                     return
                 yield frame
@@ -100,7 +100,7 @@ class PushedFrames:
     def _put(self, frame: Any) -> None:
         while not self._closed:
             try:
-                self._queue.put(frame, timeout=PAUSE)
+                self._queue.put(frame, timeout=POLL_S)
                 return
             except queue.Full:
                 continue

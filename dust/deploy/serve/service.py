@@ -28,7 +28,7 @@ from dust.utils.errors import DustError, VideoError
 from dust.utils.text import printable
 
 PREFIX = "dust-serve-"  # of the folder of uploads
-RETRY_AFTER = 2  # seconds after which one who found no room may come again
+RETRY_AFTER_S = 2  # seconds after which one who found no room may come again
 TOP = 5  # classes that are listed as the likeliest, where nobody says how many
 
 
@@ -131,7 +131,7 @@ class Service:
     def place(self) -> Iterator[None]:
         """Take one of the places for requests that are under way. Refused (503) where all are taken."""
         if self._busy >= self.limits.queue:
-            raise Refused(503, f"all {self.limits.queue} places are taken: come again in {RETRY_AFTER} s")
+            raise Refused(503, f"all {self.limits.queue} places are taken: come again in {RETRY_AFTER_S} s")
         self._busy += 1
         self.metrics.busy.set(self._busy)
         try:
