@@ -5,7 +5,7 @@ import re
 
 from yacs.config import CfgNode
 
-from dust.config.defaults import KEYS, OUR_MODELS, SYSTEMS, flatten, get_cfg, with_values
+from dust.config.defaults import KEYS, OUR_MODELS, SYSTEMS, flatten, with_values
 from dust.config.foreign import DATASETS_REFUSED, MODELS_REFUSED, TASKS_REFUSED
 from dust.config.schema import Problem
 from dust.config.slowfast import MODELS as WITH_ARCH
@@ -33,8 +33,8 @@ def find_problems(cfg: CfgNode) -> list[Problem]:
     texts = {name: facts.wrong(name, values[name]) for name, facts in KEYS.items()}
     problems = [Problem((name,), text) for name, text in texts.items() if text]
     wrong = {key for problem in problems for key in problem.keys}
-    defaults = flatten(get_cfg())
-    sane = with_values(cfg, {name: defaults[name] for name in wrong})  # so that the checks below may divide and index
+    # so that the checks below may divide and index
+    sane = with_values(cfg, {name: KEYS[name].default for name in wrong}) if wrong else cfg
     core = (_names, _run, _training, _schedule, _optimizer, _loss, _mixing, _data, _testing, _predicting, _tuning)
     checks = (*core, *(system.check for system in SYSTEMS))
     for check in checks:

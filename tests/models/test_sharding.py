@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
 from dust.engine.sharding import blocks_of, gathered, shard, whole_tensors
+from dust.launch.signals import end_in_moments
 from dust.utils.errors import ConfigError
 from tests.models.small_models import SMALL, inputs_of, make
 
@@ -28,6 +29,7 @@ def learnt(model, inputs):
 
 def compare(rank, port, problems):
     torch.set_num_threads(1)
+    end_in_moments()
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for number, (name, arguments, shapes) in enumerate(SMALL):
         try:
