@@ -95,10 +95,16 @@ def test_a_model_with_keys_and_what_is_said_where_a_line_is_missing(copy):
     forgotten = asked(copy)
     assert forgotten.returncode == 2 and "no model is called 'ColourMixer'" in forgotten.stderr
     add_line(copy / "dust" / "models" / "__init__.py", "    colour_mixer,\n", "    dual_swin,\n")
+    case = '    ("ColourMixer", {"num_frames": 4, "num_classes": 5}, _VIDEO),\n'
+    assert case.strip() in PAGE
+    add_line(copy / "tests" / "models" / "small_models.py", case, '    ("VideoMAEPretrain", _PRETRAIN')
     environ = {**os.environ, "PYTHONPATH": str(copy)}
     tests = ["tests/models/test_colour_mixer.py", "tests/config/test_schema.py", "tests/test_architecture.py"]
-    # of the walls, those that the files of the diff can break; of the keys, its own, and what holds for all together
-    touched = ["-k", "colour or circle or crumbs or schema and not ["]
+    tests += ["tests/models/test_models.py", "tests/test_protocols.py", "tests/test_configs.py"]
+    tests += ["tests/deploy/test_export.py"]
+    # of the walls and of what is asked of all models, what the files of the diff can break; of the keys, its own, and
+    # what holds for all together
+    touched = ["-m", "not slow", "-k", "colour or circle or crumbs or has_a_case or why_not or schema and not ["]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *touched, *tests]
     run = subprocess.run(command, capture_output=True, text=True, cwd=copy, env=environ)
     assert run.returncode == 0, run.stdout[-3000:]

@@ -17,22 +17,11 @@ from dust.models.optimizer import parameter_groups
 from dust.utils.protocols import find_problems, members, public_names
 from dust.utils.registry import Registry
 from tests.helpers import ROOT
-from tests.models import test_keystep_frames, test_keystep_video, test_tstl, test_videomae_pretrain
-from tests.models.small_models import OPTIONAL, OTHERS, SMALL, ZERO_SHOT, make
-
-MAKERS = {
-    "VideoMAEPretrain": test_videomae_pretrain.tiny_pretrain,
-    "KeyStepFrameEncoder": test_keystep_frames.make,
-    "KeyStepVideo": test_keystep_video.make,
-    "TSTL": test_tstl.tiny,
-    "Probe": lambda: make("Probe", next(arguments for name, arguments, _ in OTHERS if name == "Probe")),
-    "CLIPZeroShot": lambda: make("CLIPZeroShot", ZERO_SHOT),
-}
+from tests.models.small_models import OPTIONAL, OTHERS, SMALL, make
 
 
 def instance(name):
-    cases = [(arguments, shapes) for case, arguments, shapes in SMALL if case == name]
-    return make(name, cases[0][0]) if cases else MAKERS[name]()
+    return make(name, next(arguments for case, arguments, _ in SMALL + OTHERS if case == name))
 
 
 @pytest.mark.parametrize("name", sorted(MODEL_REGISTRY))

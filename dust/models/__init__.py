@@ -27,30 +27,4 @@ from dust.models import (
 )
 from dust.models.build import MODEL_REGISTRY, build_model
 
-__all__ = [
-    "MODEL_REGISTRY",
-    "build_model",
-    "cast",
-    "clip_moments",
-    "clip_vit",
-    "clip_zero_shot",
-    "dual_swin",
-    "hugging_face_video",
-    "keystep",
-    "keystep_frames",
-    "keystep_video",
-    "mvit",
-    "probe",
-    "series_rocket",
-    "series_swin",
-    "slowfast",
-    "timesformer",
-    "torchvision_video",
-    "tracks",
-    "tstl",
-    "video_swin",
-    "videomae_pretrain",
-    "videomae_vit",
-    "vjepa2",
-    "x3d",
-]
+__all__ = ["MODEL_REGISTRY", "build_model"]

@@ -51,9 +51,7 @@ CASES["DualSwinFusion"] = (
     {**CASES["DualSwinFusion"][0], "video": FUSED},
     {"series": (2, 3, 20), "video": (2, 3, 4, 16, 16)},
 )
-CASES |= {
-    name: (arguments, shapes) for name, arguments, shapes in reversed(OTHERS) if name in ("Probe", "CLIPZeroShot")
-}
+CASES |= {name: (arguments, shapes) for name, arguments, shapes in reversed(OTHERS) if name not in NOT_EXPORTED}
 CASES["VerbNoun"] = ({**CASES["CAST"][0], "composition": True, "num_verbs": 2, "num_nouns": 3}, CASES["CAST"][1])
 CASES["KeyStepVideo"] = ({}, {"video": (2, 3, 3, 32, 32)})
 for name in ("PointTrackTransformer", "PointTrackLSTM"):

@@ -74,8 +74,8 @@ _HEAD = {"num_heads": 4, "depth": 2}
 _WINDOWS = {"seq_len": 4, "depth": 2, "heads": 2, "dim_head": 8, "mlp_dim": 24}
 _TEXT = {"vocab_size": 49408, "context_length": 12, "width": 16, "layers": 2, "heads": 2, "output_dim": 20}
 ZERO_SHOT = {"visual": {**_CLIP, "output_dim": 20}, "text": _TEXT, "prompts": ["a video of {}.", "{}!"]}
-#: Those whose answer is not (B, num_classes), and CLIPZeroShot, which has the classes that it is told: what is asked of
-#: classifiers is not asked of them.
+#: Those whose answer is not (B, num_classes), CLIPZeroShot, which has the classes that it is told, and models that have
+#: a forward pass and no more: what is asked of classifiers (features, a new head, layers) is not asked of them.
 OTHERS = [
     ("VideoMAEPretrain", _PRETRAIN, _VIDEO),
     ("KeyStepFrameEncoder", {**FRAMES, "proj_dim": 8, "num_classes": 5}, {"video": (4, 3, 1, 32, 32)}),

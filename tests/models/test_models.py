@@ -37,7 +37,8 @@ every_model = pytest.mark.parametrize(
 
 
 def test_every_registered_model_has_a_case():
-    assert {name for name, _, _ in SMALL + OTHERS} | set(OPTIONAL) == set(MODEL_REGISTRY)
+    cases = {name for name, _, _ in SMALL + OTHERS} | set(OPTIONAL)
+    assert cases == set(MODEL_REGISTRY), "give each a small case in tests/models/small_models.py"
 
 
 @every_model
