@@ -18,7 +18,8 @@ def test_several_files_of_one_video_are_said(tmp_path):
     clip(tmp_path / "abc.mp4", 1)
     (tmp_path / "said").mkdir()
     for name in ("anna", "bob"):
-        written(tmp_path / "said" / f"{name}.json", {"results": {"abc": [{"segment": [0, 0.5], "label": name}]}})
+        segments = [{"segment": [0, len(name) / 10], "label": name}]
+        written(tmp_path / "said" / f"{name}.json", {"results": {"abc": segments}})
     result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out", videos=str(tmp_path))
     assert result.notes == ["1 video is in several files, whose stretches are all taken (abc: anna.json, bob.json)"]
     assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["anna", "bob"]
@@ -27,7 +28,7 @@ def test_several_files_of_one_video_are_said(tmp_path):
 def test_videos_of_several_folders_that_have_become_one_are_said(tmp_path):
     """Two people who worked on copies of one video, or two cameras of which one is missing: only the user knows."""
     clip(tmp_path / "a.mp4", 1)
-    named = {f"/home/{who}/a.mp4": [{"segment": [0, 0.5], "label": who}] for who in ("anna", "bob")}
+    named = {f"/home/{who}/a.mp4": [{"segment": [0, len(who) / 10], "label": who}] for who in ("anna", "bob")}
     written(tmp_path / "said.json", {"results": named})
     result = convert_annotations("activitynet", tmp_path / "said.json", tmp_path / "out")
     assert len(result.notes) == 1 and "the same video? (a.mp4: /home/anna, /home/bob)" in result.notes[0]

@@ -67,6 +67,26 @@ def test_tasks_of_one_video_are_annotators_or_parts_of_the_work(tmp_path):
     assert [item.start for item in truth.items] == [0.35]
 
 
+def test_several_labels_of_one_stretch(tmp_path, capsys):
+    """Two people in one second of AVA; the list that is written is read as several classes of one clip."""
+    clip(tmp_path / "abc.mp4", 1)
+    source = written(tmp_path / "a.csv", "abc,1,walk\nabc,1,talk\nabc,2,walk\n")
+    ask = ["convert-data", "ava", str(source), "--out", str(tmp_path / "out")]
+    assert main(ask) == 0
+    assert "1 stretch has several labels, which stand in a row each (abc 0.5-1.5)" in capsys.readouterr().out
+    assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["walk", "talk", "walk"]
+    assert main([*ask, "--force", "--multi-label"]) == 0
+    said = capsys.readouterr().out
+    assert "several labels" not in said and "2 classes" in said and "--stratify --multi-label" in said
+    rows = csv_dicts(tmp_path / "out" / "data.csv")
+    assert [(row["start"], row["label"]) for row in rows] == [("0.5", "walk,talk"), ("1.5", "walk")]
+    found = read_manifest(root=str(tmp_path / "out" / "data.csv"), split="train", multi_label=True)
+    assert [one.label for one in found.clips] == [(0, 1), (1,)]
+    written(tmp_path / "a.csv", 'abc,1,walk\nabc,1,"bend, bow"\n')
+    assert main([*ask, "--force", "--multi-label"]) == 2
+    assert "a comma is between two labels, so rename bend, bow" in capsys.readouterr().err
+
+
 def test_letters_of_a_text_are_no_seconds(tmp_path):
     (task,) = said_by([(0, 1, "cut")])
     task["annotations"][0]["result"].append({"value": {"start": 3, "end": 9, "text": "pepper", "labels": ["food"]}})

@@ -3,7 +3,7 @@
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ READERS = {
     "epic": Form("EPIC-KITCHENS' csv over the long videos", read_epic, (".csv",), "verb, noun or action"),
     "kinetics": Form("Kinetics' csv (youtube_id, time_start, time_end)", read_kinetics, (".csv",)),
     "label-studio": Form("Label Studio's JSON or JSON-MIN", json_files.read_label_studio, (".json",), people=True),
+    "segments": Form(
+        "lists of segments, as `dust predict --timeline` writes them (NAME.segments.csv)",
+        tables.read_segments,
+        (".segments.csv",),
+    ),
     "via": Form("a project of VIA 3", json_files.read_via, (".json",), "attribute"),
 }
 
@@ -75,6 +80,7 @@ def convert_annotations(
     videos: str = "",
     label: str = "",
     soft_labels: bool = False,
+    multi_label: bool = False,
     skip_missing: bool = False,
     force: bool = False,
 ) -> Converted:
@@ -89,6 +95,7 @@ def convert_annotations(
         videos: folder of the videos; "" for that of ``source``.
         label: which tier, attribute or column holds the label, where the form has several.
         soft_labels: labels are the shares of several annotators, where the form has them; see DATA.SOFT_LABELS.
+        multi_label: several labels of one stretch are one row, see DATA.MULTI_LABEL; else a row each, and counted.
         skip_missing: leave out what is said of videos that are not there, or cannot be read; else that is an error.
 
     Raises:
@@ -99,6 +106,8 @@ def convert_annotations(
         raise ConfigError(f"--label {label}: {form} has one label for a stretch, there is nothing to choose")
     if soft_labels and not reader.people:
         raise ConfigError(f"--soft-labels: {form} does not say what several people said")
+    if soft_labels and multi_label:
+        raise ConfigError("--multi-label is for stretches of several classes, --soft-labels for shares: give one")
     source = Path(source).expanduser()
     files = annotation_files(source, reader.endings)
     packed = [str(file) for file in files if zipfile.is_zipfile(file)]
@@ -120,6 +129,8 @@ def convert_annotations(
     result.notes += _met(rows, said_in)
     names = ((read_votes(one.label) if soft_labels else None) or {one.label: 1} for one, *_ in rows)
     result.classes = sorted(set().union(*names))
+    if not soft_labels:
+        rows = _of_one_stretch(rows, multi_label, result)
     _write(rows, out, result)
     return result
 
@@ -145,6 +156,29 @@ def _met(rows: Iterable[Row], said_in: Mapping[int, str]) -> list[str]:
             video, where = next(iter(several[0].values())), ", ".join(word or "none" for word in several[0])
             notes.append(f"{counted(len(several), 'video is', 'videos are')} {told} ({video}: {where})")
     return notes
+
+
+def _of_one_stretch(rows: list[Row], multi_label: bool, result: Converted) -> list[Row]:
+    """One row for each stretch of a video, with all its labels (``a,b``); without ``multi_label`` the rows as they are,
+    and a note of stretches that have several."""
+    stretches: dict[tuple, list[Row]] = {}
+    for row in rows:
+        stretches.setdefault((row[1], _time(row[2]), _time(row[3]), row[0].split, row[0].group), []).append(row)
+    labels = [list(dict.fromkeys(one.label for one, *_ in found)) for found in stretches.values()]
+    if multi_label:
+        split = sorted({name for names in labels for name in names if "," in name})
+        if split:
+            raise DataError(f"--multi-label: a comma is between two labels, so rename {', '.join(split[:3])}")
+        made = zip(stretches.values(), labels, strict=True)
+        return [(replace(found[0][0], label=",".join(names)), *found[0][1:]) for found, names in made]
+    several = [found[0][0] for found, names in zip(stretches.values(), labels, strict=True) if len(names) > 1]
+    if several:
+        has, one = counted(len(several), "stretch has", "stretches have"), several[0]
+        result.notes.append(
+            f"{has} several labels, which stand in a row each ({one.video} {one.start:g}-{one.end:g}) and contradict "
+            "each other: --multi-label makes one row of them, for DATA.MULTI_LABEL True"
+        )
+    return rows
 
 
 def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, result: Converted) -> list[Row]:

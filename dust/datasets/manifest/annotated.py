@@ -36,10 +36,11 @@ def annotation_files(source: Path, endings: Iterable[str]) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DataError(f"{source}: there is no such file or folder")
-    names = (one for one in source.iterdir() if one.suffix.lower() in endings and not one.name.startswith("."))
+    ends = tuple(endings)
+    names = (one for one in source.iterdir() if one.name.lower().endswith(ends) and not one.name.startswith("."))
     files = sorted(names, key=natural_order)
     if not files:
-        raise DataError(f"{source}: no file that ends in {' or '.join(endings)}")
+        raise DataError(f"{source}: no file that ends in {' or '.join(ends)}")
     return files
 
 
