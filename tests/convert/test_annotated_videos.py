@@ -4,6 +4,7 @@ import re
 import zipfile
 
 import pytest
+from PIL import Image
 
 from dust.convert.annotations import convert_annotations
 from dust.datasets.manifest.annotation import video_place
@@ -100,6 +101,27 @@ def test_videos_of_one_name_are_told_apart_by_their_folders(tmp_path):
     source = written(tmp_path / "b.json", {"results": {"else/my cam.mp4": results["v/day1/my cam.mp4"]}})
     with pytest.raises(DataError, match="several videos have the name"):
         convert_annotations("activitynet", source, tmp_path / "none", videos=str(tmp_path / "v"))
+
+
+def test_pictures_of_folders_count_from_each_folder(tmp_path):
+    """A task of CVAT over two folders: its numbers go through both, and each is a clip of its own."""
+    for take in ("take_1", "take_2"):
+        (tmp_path / "v" / take).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (32, 32)).save(tmp_path / "v" / take / f"{number + 1:04d}.jpg")
+    tagged = "".join(
+        f'<image id="{number}" name="cam/take_{1 + number // 8}/{number % 8 + 1:04d}.jpg"><tag label="cut"/></image>'
+        for number in (5, 6, 7, 8, 9)
+    )
+    meta = "<meta><job><id>3</id><size>16</size></job></meta>"
+    source = written(tmp_path / "a.xml", f"<annotations>{meta}{tagged}</annotations>")
+    convert_annotations("cvat", source, tmp_path / "out", videos=str(tmp_path / "v"))
+    rows = [(row["path"], row["start"], row["end"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
+    takes = [str(tmp_path / "v" / f"take_{number}") for number in (1, 2)]  # 30 pictures a second
+    assert rows == [(takes[0], "0.15", "0.266667"), (takes[1], "0", "0.05")]
+    (tmp_path / "v" / "take_1" / "0006.jpg").unlink()
+    with pytest.raises(DataError, match="(?s)the picture is not there.*take_1: 0006.jpg"):
+        convert_annotations("cvat", source, tmp_path / "none", videos=str(tmp_path / "v"))
 
 
 def test_packed_exports_are_named(tmp_path):

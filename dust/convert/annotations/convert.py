@@ -199,16 +199,21 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
         if one.in_frames:
             if path not in times:
                 times[path] = _frame_times(path, problems)
-            edges = times[path]
-            if edges is None:
+            known_times = times[path]
+            if known_times is None:
                 continue
-            late += one.end > len(edges) - 1
-            if one.start >= len(edges) - 1:
+            edges, pictures = known_times
+            if one.picture and one.picture not in pictures:
+                problems.add("the picture is not there", f"{path}: {one.picture}")
+                continue
+            first, last = (int(end) + (pictures[one.picture] if one.picture else 0) for end in (one.start, one.end))
+            late += last > len(edges) - 1
+            if first >= len(edges) - 1:
                 problems.add(
                     f"begins behind the last frame ({len(edges) - 1} frames)", f"{one.video} {one.start:g}-{one.end:g}"
                 )
                 continue
-            start, end = edges[int(one.start)], edges[min(int(one.end), len(edges) - 1)]
+            start, end = edges[first], edges[min(last, len(edges) - 1)]
         rows.append((one, written_path(path, out), start, end))
     if late:
         result.notes.append(f"{late} stretches end behind the last frame of their video, and are cut there")
@@ -238,13 +243,15 @@ def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
     ]
 
 
-def _frame_times(path: str, problems: Problems) -> list[float] | None:
-    """Return times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame."""
+def _frame_times(path: str, problems: Problems) -> tuple[list[float], dict[str, int]] | None:
+    """Return times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame; and of a folder the
+    numbers of its pictures."""
     try:
         with (FrameFolderReader if os.path.isdir(path) else VideoReader)(path) as reader:
             shown: Any = reader
             pts = [float(time) - float(shown.pts[0]) for time in shown.pts]
-            return [0.0, *((a + b) / 2 for a, b in pairwise(pts)), pts[-1] + 1 / reader.fps]
+            pictures = {name: number for number, name in enumerate(getattr(shown, "names", ()))}
+            return [0.0, *((a + b) / 2 for a, b in pairwise(pts)), pts[-1] + 1 / reader.fps], pictures
     except VideoError as error:
         problems.add("the video cannot be read", f"{path}: {error.reason}")
         return None

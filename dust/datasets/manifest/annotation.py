@@ -31,6 +31,7 @@ class Annotation:
         group: what belongs together (a person); "" where the file does not say.
         confidence: of a prediction.
         folder: of the video, as far as the file names it: it tells videos of one name apart.
+        picture: of a video that is a folder of pictures, the one from which frames count; "" for its first.
     """
 
     video: str
@@ -42,6 +43,7 @@ class Annotation:
     in_frames: bool = False
     confidence: float = 1.0
     folder: str = ""
+    picture: str = ""
 
 
 @dataclass
