@@ -159,8 +159,8 @@ def _met(rows: Iterable[Row], said_in: Mapping[int, str]) -> list[str]:
 
 
 def _of_one_stretch(rows: list[Row], multi_label: bool, result: Converted) -> list[Row]:
-    """One row for each stretch of a video, with all its labels (``a,b``); without ``multi_label`` the rows as they are,
-    and a note of stretches that have several."""
+    """Return one row for each stretch of a video, with all its labels (``a,b``); without ``multi_label`` the rows as they
+    are, and note how many stretches have several."""
     stretches: dict[tuple, list[Row]] = {}
     for row in rows:
         stretches.setdefault((row[1], _time(row[2]), _time(row[3]), row[0].split, row[0].group), []).append(row)
@@ -244,8 +244,8 @@ def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
 
 
 def _frame_times(path: str, problems: Problems) -> tuple[list[float], dict[str, int]] | None:
-    """Return times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame; and of a folder the
-    numbers of its pictures."""
+    """Return times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame; and of a
+    folder the numbers of its pictures."""
     try:
         with (FrameFolderReader if os.path.isdir(path) else VideoReader)(path) as reader:
             shown: Any = reader
