@@ -328,8 +328,9 @@ def test_every_form_has_a_case():
     ],
 )
 def test_what_is_damaged_or_of_another_form(tmp_path, form, name, content, says):
+    source = written(tmp_path / name, content)
     with pytest.raises(DataError, match=says):
-        read(form, written(tmp_path / name, content))
+        convert_annotations(form, source, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from dust.convert.annotations import json_files, tables, xml_files
 from dust.convert.splits import make_folder, refuse_overwriting, written_path
 from dust.datasets.manifest.annotated import DIGITS, annotation_files, find_video, videos_below
-from dust.datasets.manifest.annotation import Annotated, Annotation
+from dust.datasets.manifest.annotation import Annotated, Annotation, require_items
 from dust.datasets.manifest.annotation_files import read_activitynet, read_epic, read_kinetics
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
@@ -119,6 +119,7 @@ def convert_annotations(
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
+        require_items(found, file)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
         said_in |= {id(one): file.name for one in found.items}
