@@ -51,8 +51,8 @@ def _people_of(work: Work) -> People:
 
 
 def _firsts(work: Work) -> list[Annotation]:
-    """Return the first annotator's stretches; and of each next one those that lie outside the tasks of those before, who
-    were not asked about these times."""
+    """Return the first annotator's stretches; and of each next one those outside the tasks of those before, who were
+    not asked about these times."""
     taken: list[Annotation] = []
     asked: list[list[Annotation]] = []
     for who, items in _people_of(work).items():

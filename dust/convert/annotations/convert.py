@@ -160,8 +160,8 @@ def _met(rows: Iterable[Row], said_in: Mapping[int, str]) -> list[str]:
 
 
 def _of_one_stretch(rows: list[Row], multi_label: bool, result: Converted) -> list[Row]:
-    """Return one row for each stretch of a video, with all its labels (``a,b``); without ``multi_label`` the rows as they
-    are, and note how many stretches have several."""
+    """Return one row for each stretch of a video, with all its labels (``a,b``); without ``multi_label`` the rows as
+    they are, and note how many stretches have several."""
     stretches: dict[tuple, list[Row]] = {}
     for row in rows:
         stretches.setdefault((row[1], _time(row[2]), _time(row[3]), row[0].split, row[0].group), []).append(row)

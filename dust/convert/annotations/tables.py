@@ -22,8 +22,8 @@ AVA_S = 1.0
 
 
 def read_segments(path: Path) -> Annotated:
-    """Read a list of segments: path (or video; else the name of the file tells), start, end (seconds), label, and split,
-    group and confidence where they are there; so also ``NAME.segments.csv`` of ``dust predict --timeline``."""
+    """Read a list of segments: path (or video; else the name of the file tells), start, end (seconds), label, and
+    split, group and confidence where they are there; so also ``NAME.segments.csv`` of ``dust predict --timeline``."""
     found, problems = Annotated(), Problems()
     for number, row in enumerate(read_named(path, ("start", "end", "label"), "a list of segments"), 2):
         folder, video = video_place(row.get("path") or row.get("video") or path.name.removesuffix(".segments.csv"))

@@ -125,7 +125,7 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def checked(found: Annotated, path: Path, problems: Problems) -> Annotated:
-    """Return the annotations, in order. DataError for times that end before they begin, or a file that names no video."""
+    """Return the annotations, in order. DataError for times that end before they begin, or a file without a video."""
     for one in found.items:
         if one.end <= one.start or one.start < 0:
             kind = "ends before it begins, or has no length, or begins below 0"
