@@ -62,7 +62,7 @@ def run(stage: str, data: Path, out: Path, seed: int, *more: str) -> None:
 
 
 def choose_evidence(data: Path, out: Path, seed: int, model: Path) -> str:
-    """The least of EVIDENCE at which the validation recordings have one false alarm an hour at most; else the most."""
+    """Return the least of EVIDENCE at which validation has at most one false alarm an hour; else the most."""
     keys = ["TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(model), "TEST.SPLIT", "val"]
     keys += ["KEYSTEP.FEATURES_FROM", str(out / "keystep_features"), "KEYSTEP.TIMELINES", "0", "TEST.REPORT", "False"]
     for evidence in EVIDENCE:

@@ -365,8 +365,8 @@ def _rules_of(paths: Sequence[str]) -> SeriesRules:
 
 
 def _look_at_series(path: str, options: ListOptions, whole: bool) -> Health:
-    """``whole``: it is brought to the rate and length of a configuration as a run does it; not where a list says none,
-    or where samples are windows of it."""
+    """Read a series; a ``whole`` one is brought to the configuration's rate and length as a run does it. It is none
+    where no configuration is given, or where samples are windows of it."""
     assert options.rules is not None
     series = options.rules.read(path)
     options.rules.check_values(series.values, path)

@@ -142,7 +142,7 @@ def _stretches(shapes: Shapes, label: str, attribute: str, task: _Task) -> list[
 
 
 def _tags(root: Element, tasks: Mapping[str, _Task], problems: Problems) -> list[Annotation]:
-    """Neighbours of one label joined. Pictures in folders (``take_1/0007.jpg``) are videos of their own: the frames of
+    """Join neighbours of one label. Pictures in folders (``take_1/0007.jpg``) are videos of their own: the frames of
     each count from its pictures, for those of a task count through all its folders."""
     frames: dict[tuple[_Task, str, str], dict[int, str]] = {}
     for image in root.iter("image"):
