@@ -111,6 +111,7 @@ PROCEDURE_MISTAKES = {
 STRETCHES = {
     "out": required("folder for the lists"),
     "videos": text("", "folder of the videos (default: that of the annotations)", "DIR"),
+    "multi-label": flag("several labels of one stretch stand in one row, for DATA.MULTI_LABEL True"),
     "skip-missing": flag("leave out annotations of videos that are not there"),
     **FORCE,
 }
@@ -193,10 +194,11 @@ def convert_stretches(args: argparse.Namespace) -> None:
     listed = ", ".join(f"{name}.csv ({counted(count, 'segment')})" for name, count in result.counts.items())
     print(f"wrote {args.out}: {listed}, {counted(len(result.classes), 'class')}")
     if list(result.counts) == ["data"]:
-        folder, soft = shlex.quote(args.out), " --soft-labels" * getattr(args, "soft_labels", False)
-        print(f"next: dust split {folder}/data.csv -o {folder} --ratio 70,15,15 --stratify{soft}")
+        folder, more = shlex.quote(args.out), " --soft-labels" * getattr(args, "soft_labels", False)
+        more += " --multi-label" * args.multi_label
+        print(f"next: dust split {folder}/data.csv -o {folder} --ratio 70,15,15 --stratify{more}")
     else:
-        print_next(args.out, " MODEL.NUM_CLASSES -1")
+        print_next(args.out, " DATA.MULTI_LABEL True" * args.multi_label + " MODEL.NUM_CLASSES -1")
 
 
 def convert_poses(args: argparse.Namespace) -> None:

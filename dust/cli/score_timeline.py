@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
     if not 0 < args.rate <= 1000:
         raise ConfigError(f"--rate {args.rate:g}: labels a second, above 0 and at most 1000")
     path = Path(args.predicted)
-    both = (segments_of(path / TIMELINE if path.is_dir() else path), segments_of(Path(args.truth)))
+    true_of = {key: segments for key, segments in segments_of(Path(args.truth)).items() if segments}
+    both = (segments_of(path / TIMELINE if path.is_dir() else path), true_of)
     predicted, true = (
         {
             video: [one for one in found if not args.background or one.label != args.background]
@@ -63,17 +64,20 @@ Found = dict[Key, list]
 
 
 def segments_of(path: Path) -> Found:
-    """Return the segments of a json in ActivityNet's form or of a csv list."""
+    """Return the segments of a json in ActivityNet's form or of a csv list; none of a video named without one."""
     from dust.convert.annotations.tables import read_segments
+    from dust.datasets.manifest.annotation import Annotation
     from dust.datasets.manifest.annotation_files import read_activitynet
     from dust.decode.folders import is_video
     from dust.utils.segment_metrics import Segment
 
     found: Found = {}
-    items = (read_segments if path.suffix.lower() in (".csv", ".tsv") else read_activitynet)(path).items
-    for one in items:
-        video = os.path.splitext(one.video)[0] if is_video(one.video) else one.video
-        found.setdefault((one.folder, video), []).append(Segment(one.start, one.end, one.label, one.confidence))
+    said = (read_segments if path.suffix.lower() in (".csv", ".tsv") else read_activitynet)(path)
+    stretches: list[tuple[str, str, Annotation | None]] = [(one.folder, one.video, one) for one in said.items]
+    for folder, name, one in [*stretches, *((*key, None) for key in said.empty)]:
+        segments = found.setdefault((folder, os.path.splitext(name)[0] if is_video(name) else name), [])
+        if one is not None:
+            segments.append(Segment(one.start, one.end, one.label, one.confidence))
     return found
 
 

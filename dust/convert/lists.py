@@ -1,7 +1,7 @@
 """The lists of a data folder of any kind that dust reads, in one form: what ``dust check`` looks at."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -316,8 +316,12 @@ def _epic(root: str, options: ListOptions) -> Lists:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
-    """Read one file of ``Lists.files`` to its end. One that is not there is missing."""
+def look_at(path: str, *, kind: str, options: ListOptions, unfit: Collection[str] = ()) -> Health:
+    """Read one file of ``Lists.files`` to its end. One that is not there is missing.
+
+    Args:
+        unfit: series that are not brought to a rate and length; see :func:`_look_at_series`.
+    """
     file, _ = split_reference(path)
     if member_of(file) is None and not os.path.exists(file):
         hint = "" if kind != "video" or os.path.splitext(file)[1] else " (a header? name its columns path and label)"
@@ -326,7 +330,7 @@ def look_at(path: str, *, kind: str, options: ListOptions) -> Health:
         if kind == "rows":
             return _look_at_row(path)
         if kind == "series":
-            return _look_at_series(path, options)
+            return _look_at_series(path, options, path not in unfit)
         if kind == "tracks":
             tracks = read_tracks(path, size=options.frame_size or _ANY_SIZE)
             return Health("", len(tracks.xy), fps=tracks.fps)
@@ -340,9 +344,13 @@ def look_at_files(lists: Lists, options: ListOptions, *, workers: int = 0) -> di
     found: dict[str, Health] = {}
     for kind in dict.fromkeys(lists.files.values()):
         paths = [path for path, own in lists.files.items() if own == kind]
-        if kind == "series" and options.rules is None:
-            options = replace(options, rules=_rules_of(paths))
-        found |= look_at_all(paths, partial(look_at, kind=kind, options=options), workers=workers, desc=kind)
+        unfit: Collection[str] = ()
+        if kind == "series":
+            sources = [pair for samples in lists.samples().values() for one in samples for pair in one.sources]
+            unfit = paths if options.rules is None else {path for path, part in sources if part}
+            options = options if options.rules else replace(options, rules=_rules_of(paths))
+        look = partial(look_at, kind=kind, options=options, unfit=frozenset(unfit))
+        found |= look_at_all(paths, look, workers=workers, desc=kind)
     return found
 
 
@@ -356,10 +364,14 @@ def _rules_of(paths: Sequence[str]) -> SeriesRules:
     return SeriesRules(num_channels=1, missing="mask")
 
 
-def _look_at_series(path: str, options: ListOptions) -> Health:
+def _look_at_series(path: str, options: ListOptions, whole: bool) -> Health:
+    """Read a series; a ``whole`` one is brought to the configuration's rate and length as a run does it. It is none
+    where no configuration is given, or where samples are windows of it."""
     assert options.rules is not None
     series = options.rules.read(path)
     options.rules.check_values(series.values, path)
+    if whole:
+        options.rules.prepare(series, path)
     count = series.values.shape[1]
     if series.times is None or count < 2:
         return Health("", count)

@@ -16,9 +16,9 @@ from dust.decode.container import open_stream, read_errors, words
 from dust.decode.live import FileFrames
 from dust.decode.pixels import pixels, reformat
 from dust.deploy.timeline import Moments, Segment, Timeline
-from dust.tasks.task import NONE
 from dust.utils.errors import DataError
 from dust.utils.files import replacing
+from dust.utils.text import NONE
 
 LARGE = 4096  # pixels: the longest side that a picture is enlarged to, which encoders take
 SMALL = 240  # pixels: a picture whose short side is less is enlarged by a whole factor, so that words can be read

@@ -11,10 +11,10 @@ from typing import Any
 
 from dust.deploy.prediction import Prediction
 from dust.deploy.predictor import Predictor
-from dust.tasks.task import NONE, Evaluation
+from dust.tasks.task import Evaluation
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv, write_text
-from dust.utils.text import counted
+from dust.utils.text import NONE, counted
 
 FILE_WIDTH = 400  # columns of a table that no terminal shows
 JSON, CSV, BAD = "predictions.json", "predictions.csv", "bad_clips.csv"

@@ -12,9 +12,8 @@ import numpy as np
 
 from dust.deploy.prediction import Prediction
 from dust.streaming.video import extents
-from dust.tasks.task import NONE
 from dust.utils.files import write_csv, write_text
-from dust.utils.text import printable
+from dust.utils.text import NONE, printable
 
 PRESENT = 0.5  # a class that is there or not is there from this probability on, where no threshold is given
 
@@ -285,8 +284,11 @@ def window_row(start: float, end: float, label: str, probabilities: Iterable[flo
 def write_segments(folder: Path, name: str, timeline: Timeline, segments: Sequence[Segment]) -> list[Path]:
     """Write ``NAME.segments.csv`` and ``NAME.png`` of one video; return their paths."""
     merged, picture = folder / f"{name}.segments.csv", folder / f"{name}.png"
-    lines = [[f"{one.start:.3f}", f"{one.end:.3f}", one.label, f"{one.confidence:.6g}"] for one in segments]
-    write_csv(merged, ["start", "end", "label", "confidence"], lines, line_end="\r\n")
+    columns = ["path", "start", "end", "label", "confidence"]  # a list that dust reads, once it is corrected
+    lines = [
+        [timeline.path, f"{one.start:.3f}", f"{one.end:.3f}", one.label, f"{one.confidence:.6g}"] for one in segments
+    ]
+    write_csv(merged, columns, lines, line_end="\r\n")
     if not timeline.rows:
         return [merged]
     from dust.visualization.segments import segments_figure

@@ -21,7 +21,7 @@ from dust.tasks.answers import (
     multilabel_report,
     stacked,
 )
-from dust.tasks.task import NONE, Answer, Evaluation, Outputs
+from dust.tasks.task import Answer, Evaluation, Outputs
 from dust.utils.errors import DataError
 from dust.utils.files import write_csv
 from dust.utils.metrics import ensemble_views, named_metrics, per_class_report, ranked_metrics
@@ -36,6 +36,7 @@ from dust.utils.statistics import (
     ranked_intervals,
     softened_calibration,
 )
+from dust.utils.text import NONE
 
 logger = logging.getLogger(__name__)
 

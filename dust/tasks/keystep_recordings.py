@@ -27,10 +27,11 @@ from dust.tasks.keystep_mistakes import (
     score_of,
     write_mistakes,
 )
-from dust.tasks.task import NONE, Answer, Evaluation, InferenceLoop
+from dust.tasks.task import Answer, Evaluation, InferenceLoop
 from dust.utils.errors import DataError
 from dust.utils.files import file_stems, write_csv
 from dust.utils.statistics import Interval, mean_intervals
+from dust.utils.text import NONE
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from dust.utils.errors import ConfigError
 from dust.utils.statistics import Interval
 
 Outputs = Tensor | dict[str, Tensor]
-#: What is said of a sample that no class is likely enough for.
-NONE = "none of these"
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Answer:
     """What a task says of one sample.
 
     Attributes:
-        label: the class, several with commas where a clip may have several, or :data:`NONE`.
+        label: the class, several with commas where a clip may have several, or :data:`dust.utils.text.NONE`.
         probabilities: of each class by its name, in the order of the logits, 0..1.
         heads: where several questions are answered at once (verb and noun), the answer to each.
         facts: what else there is to say, as json can hold it.

@@ -13,11 +13,12 @@ from dust.models.losses import ClassificationLoss
 from dust.tasks.answers import group_numbers, in_blocks
 from dust.tasks.build import TASK_REGISTRY
 from dust.tasks.classification_evaluation import ClassificationEvaluation
-from dust.tasks.task import NONE, Answer, DataInfo, Evaluation, Outputs, Task
+from dust.tasks.task import Answer, DataInfo, Evaluation, Outputs, Task
 from dust.utils.errors import ConfigError, DataError
 from dust.utils.files import write_csv
 from dust.utils.metrics import percent_wrong, topk_correct
 from dust.utils.statistics import Interval, mean_intervals
+from dust.utils.text import NONE
 
 KINDS = ("verb", "noun")
 

@@ -22,6 +22,8 @@ _LONG = {"n": "\n", "r": "\r", "t": "\t"}
 # what gets an apostrophe, as it is and as it is written then: reading is the reverse of writing for every text
 _FORMULA = re.compile(r"'*[=+\-@\t\r]|'+\\[tr]")
 _GUARDED = re.compile(r"'+(?:[=+\-@\t\r]|\\[tr])")
+#: What is said of a sample that no class is likely enough for.
+NONE = "none of these"
 MAX_CLASSES = 1_000_000  # that a list of labels may stand for
 _LONGEST_NAME = 200  # characters of what is looked for among known names
 MOST_NAMES = 20_000  # known names that are compared

@@ -107,3 +107,16 @@ def test_videos_of_one_name_are_told_apart_by_their_folders_or_not_at_all(predic
     assert len(theirs) == len(true)
     met = {"/".join(key[ours[name][0]]): name for name in ours if name in theirs}
     assert met == {("/".join(key[one.lstrip("/")])): other for one, other in pairs.items()}
+
+
+def test_a_timeline_in_which_nothing_was_found_misses_all(tmp_path):
+    """As json and as csv; a truth without a stretch is no truth."""
+    (tmp_path / "true.json").write_text('{"results": {"a": [{"segment": [0, 2], "label": "cut"}], "b": []}}')
+    (tmp_path / "none.json").write_text('{"results": {"a": [], "c": []}}')
+    (tmp_path / "none.csv").write_text("path,start,end,label\na.mp4,0,2,none of these\n")
+    for name in ("none.json", "none.csv"):
+        words = ["score-timeline", str(tmp_path / name), str(tmp_path / "true.json"), "--json", str(tmp_path / "out")]
+        assert main(words) == 0
+        figures = json.loads((tmp_path / "out").read_text())
+        assert len(figures) == 13 and set(figures.values()) == {0.0}
+    assert main(["score-timeline", str(tmp_path / "true.json"), str(tmp_path / "none.json")]) == 2

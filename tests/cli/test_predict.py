@@ -106,6 +106,11 @@ def test_a_long_video_with_timeline_and_overlay(run, tmp_path, capsys):
     segments = csv_dicts(out / "long.segments.csv")
     assert segments[0]["start"] == "0.000" and float(segments[-1]["end"]) == pytest.approx(60 / 25, abs=0.05)
     assert json.loads((out / "timeline.json").read_text())["results"]["long"]
+    for form, source in (("segments", out), ("activitynet", out / "timeline.json")):  # both make the same list
+        words = ["convert-data", form, str(source), "--videos", str(tmp_path), "--out", str(tmp_path / form)]
+        assert main(words) == 0
+    both = [csv_dicts(tmp_path / form / "data.csv") for form in ("segments", "activitynet")]
+    assert both[0] == both[1] and [row["label"] for row in both[0]] == [row["label"] for row in segments]
 
 
 def test_a_timeline_is_of_a_whole_video(run, tmp_path, capsys):

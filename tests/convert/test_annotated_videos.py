@@ -4,6 +4,7 @@ import re
 import zipfile
 
 import pytest
+from PIL import Image
 
 from dust.convert.annotations import convert_annotations
 from dust.datasets.manifest.annotation import video_place
@@ -18,7 +19,8 @@ def test_several_files_of_one_video_are_said(tmp_path):
     clip(tmp_path / "abc.mp4", 1)
     (tmp_path / "said").mkdir()
     for name in ("anna", "bob"):
-        written(tmp_path / "said" / f"{name}.json", {"results": {"abc": [{"segment": [0, 0.5], "label": name}]}})
+        segments = [{"segment": [0, len(name) / 10], "label": name}]
+        written(tmp_path / "said" / f"{name}.json", {"results": {"abc": segments}})
     result = convert_annotations("activitynet", tmp_path / "said", tmp_path / "out", videos=str(tmp_path))
     assert result.notes == ["1 video is in several files, whose stretches are all taken (abc: anna.json, bob.json)"]
     assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["anna", "bob"]
@@ -27,7 +29,7 @@ def test_several_files_of_one_video_are_said(tmp_path):
 def test_videos_of_several_folders_that_have_become_one_are_said(tmp_path):
     """Two people who worked on copies of one video, or two cameras of which one is missing: only the user knows."""
     clip(tmp_path / "a.mp4", 1)
-    named = {f"/home/{who}/a.mp4": [{"segment": [0, 0.5], "label": who}] for who in ("anna", "bob")}
+    named = {f"/home/{who}/a.mp4": [{"segment": [0, len(who) / 10], "label": who}] for who in ("anna", "bob")}
     written(tmp_path / "said.json", {"results": named})
     result = convert_annotations("activitynet", tmp_path / "said.json", tmp_path / "out")
     assert len(result.notes) == 1 and "the same video? (a.mp4: /home/anna, /home/bob)" in result.notes[0]
@@ -99,6 +101,27 @@ def test_videos_of_one_name_are_told_apart_by_their_folders(tmp_path):
     source = written(tmp_path / "b.json", {"results": {"else/my cam.mp4": results["v/day1/my cam.mp4"]}})
     with pytest.raises(DataError, match="several videos have the name"):
         convert_annotations("activitynet", source, tmp_path / "none", videos=str(tmp_path / "v"))
+
+
+def test_pictures_of_folders_count_from_each_folder(tmp_path):
+    """A task of CVAT over two folders: its numbers go through both, and each is a clip of its own."""
+    for take in ("take_1", "take_2"):
+        (tmp_path / "v" / take).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (32, 32)).save(tmp_path / "v" / take / f"{number + 1:04d}.jpg")
+    tagged = "".join(
+        f'<image id="{number}" name="cam/take_{1 + number // 8}/{number % 8 + 1:04d}.jpg"><tag label="cut"/></image>'
+        for number in (5, 6, 7, 8, 9)
+    )
+    meta = "<meta><job><id>3</id><size>16</size></job></meta>"
+    source = written(tmp_path / "a.xml", f"<annotations>{meta}{tagged}</annotations>")
+    convert_annotations("cvat", source, tmp_path / "out", videos=str(tmp_path / "v"))
+    rows = [(row["path"], row["start"], row["end"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
+    takes = [str(tmp_path / "v" / f"take_{number}") for number in (1, 2)]  # 30 pictures a second
+    assert rows == [(takes[0], "0.15", "0.266667"), (takes[1], "0", "0.05")]
+    (tmp_path / "v" / "take_1" / "0006.jpg").unlink()
+    with pytest.raises(DataError, match="(?s)the picture is not there.*take_1: 0006.jpg"):
+        convert_annotations("cvat", source, tmp_path / "none", videos=str(tmp_path / "v"))
 
 
 def test_packed_exports_are_named(tmp_path):

@@ -108,6 +108,10 @@ ELAN_REF = """<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="file:///
 <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="b1" ANNOTATION_REF="a1"><ANNOTATION_VALUE>knife</ANNOTATION_VALUE>
 </REF_ANNOTATION></ANNOTATION><ANNOTATION><REF_ANNOTATION ANNOTATION_ID="b2" ANNOTATION_REF="a1">
 <ANNOTATION_VALUE>spoon</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"""
+SEGMENTS = (
+    "path,start,end,label,confidence\r\nday/abc.mp4,0.000,2.500,cut,0.93\r\n"
+    "day/abc.mp4,2.500,4.000,none of these,0.61\r\nday/abc.mp4,4.000,5.000,stir,0.5\r\n"
+)
 STUDIO_OLD = [{"data": {"clip": "/data/upload/abc.mp4"}, "completions": STUDIO[0]["annotations"][1:2]}]
 #: form, file, its text, the label option -> (video, start, end, label, split, group, in frames) of each.
 CASES = [
@@ -146,6 +150,10 @@ CASES = [
     ("label-studio", "a.json", STUDIO_OLD, "", [("abc.mp4", 0, 5, "cut", "", "", True)]),
     ("kinetics", "a.csv", "label;youtube_id;time_start;time_end;split\n stir ; abc ;1,5;00:02,5;val\n", "", [
         ("abc", 1.5, 2.5, "stir", "val", "", False)]),
+    ("segments", "long cam.segments.csv", SEGMENTS, "", [
+        ("abc.mp4", 0, 2.5, "cut", "", "", False), ("abc.mp4", 4, 5, "stir", "", "", False)]),
+    ("segments", "abc.segments.csv", "start,end,label,split,group\n0,2.5,cut,validation,ann\n", "", [
+        ("abc", 0, 2.5, "cut", "val", "ann", False)]),
     ("ava", "a.csv", "abc,902,cut\nabc,903,,,,,,\n", "", [("abc", 901.5, 902.5, "cut", "", "", False)]),
 ]  # fmt: skip
 
@@ -176,7 +184,7 @@ def test_times_of_four_hundred_digits_are_no_times(tmp_path):
     ):
         text = re.sub(r"(?<=[\[ ])2(?=[,\]])", "9" * 400, json.dumps(content))
         assert "999" in text
-        with pytest.raises(DataError, match="is no time"):
+        with pytest.raises(DataError, match="is no time|a whole number of 400 digits"):
             read(form, written(tmp_path / "a.json", text), label)
 
 
@@ -320,8 +328,9 @@ def test_every_form_has_a_case():
     ],
 )
 def test_what_is_damaged_or_of_another_form(tmp_path, form, name, content, says):
+    source = written(tmp_path / name, content)
     with pytest.raises(DataError, match=says):
-        read(form, written(tmp_path / name, content))
+        convert_annotations(form, source, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -397,11 +406,12 @@ def test_clips_that_were_cut_already_and_names_that_stand_twice(tmp_path):
 def test_the_examples_of_the_page_are_read(tmp_path):
     """Every example of docs/ANNOTATIONS.md by one form at least, and every form has one."""
     blocks = re.findall(r"```(json|text|xml)\n(.*?)```", (ROOT / "docs" / "ANNOTATIONS.md").read_text(), re.DOTALL)
+    endings = {"json": (".json",), "text": (".csv", ".segments.csv"), "xml": (".xml", ".eaf")}
     used = set()
     for number, (kind, text) in enumerate(blocks):
         read_by = set()
         for form, facts in READERS.items():
-            if facts.endings[0] in {"json": (".json",), "text": (".csv",), "xml": (".xml", ".eaf")}[kind]:
+            if facts.endings[0] in endings[kind]:
                 try:
                     read_by |= (
                         {form} if read(form, written(tmp_path / f"{number}{facts.endings[0]}", text)).items else set()

@@ -28,7 +28,8 @@ def test_shares_of_several_annotators(tmp_path, capsys):
     ask = ["convert-data", "label-studio", str(source), "--out", str(tmp_path / "out")]
     assert main(ask) == 0
     note = "1 video has several annotators, who disagree in 1 of them, the same in 50.0 % of the time"
-    assert f"{note} that any of them labelled: the first one's stretches are taken" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{note} that any of them labelled: at each time the first one's stretches are taken" in said
     rows = [(row["start"], row["end"], row["label"]) for row in csv_dicts(tmp_path / "out" / "data.csv")]
     assert rows == [("0", "0.2", "cut"), ("0.2", "0.4", "stir")]
     assert main([*ask, "--force", "--soft-labels"]) == 0
@@ -57,6 +58,11 @@ def test_tasks_of_one_video_are_annotators_or_parts_of_the_work(tmp_path):
         assert one.items == many.items and one.notes == many.notes and len(one.notes) == 1
     assert len(many.items) == 5 and "the first one's" not in many.notes[0]
     assert "and 2 of the others are left out" in read("label-studio", tmp_path / "a.json").notes[0]
+    longer = said_by([], [], [(0.35, 0.5, "cut"), (0.6, 0.8, "stir")])[0]  # by one who goes on where the other ends
+    longer |= {"id": 2, "annotations": longer["annotations"][2:]}
+    later = read("label-studio", written(tmp_path / "a.json", [tasks[0], longer]))
+    assert [(item.start, item.label) for item in later.items] == [(0, "cut"), (0.2, "stir"), (0.6, "stir")]
+    assert "at each time the first one's stretches are taken, and 1 of the others are left out" in later.notes[0]
     apart = read("label-studio", written(tmp_path / "b.json", tasks[1:]))
     assert [item.label for item in apart.items] == ["cut", "cut"] and not apart.notes
     tasks[1]["annotations"][0]["completed_by"] = 0  # nobody differs from himself
@@ -64,7 +70,27 @@ def test_tasks_of_one_video_are_annotators_or_parts_of_the_work(tmp_path):
     assert len(alone.items) == 3 and not alone.notes
     tasks[2]["annotations"][0]["ground_truth"] = True
     truth = read("label-studio", written(tmp_path / "d.json", [tasks[0], tasks[2]]))
-    assert [item.start for item in truth.items] == [0.35]
+    assert [(item.start, item.end) for item in truth.items] == [(0.35, 0.5), (0, 0.2)]  # not 0.2 to 0.4, which meets it
+
+
+def test_several_labels_of_one_stretch(tmp_path, capsys):
+    """Two people in one second of AVA; the list that is written is read as several classes of one clip."""
+    clip(tmp_path / "abc.mp4", 1)
+    source = written(tmp_path / "a.csv", "abc,1,walk\nabc,1,talk\nabc,2,walk\n")
+    ask = ["convert-data", "ava", str(source), "--out", str(tmp_path / "out")]
+    assert main(ask) == 0
+    assert "1 stretch has several labels, which stand in a row each (abc 0.5-1.5)" in capsys.readouterr().out
+    assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["walk", "talk", "walk"]
+    assert main([*ask, "--force", "--multi-label"]) == 0
+    said = capsys.readouterr().out
+    assert "several labels" not in said and "2 classes" in said and "--stratify --multi-label" in said
+    rows = csv_dicts(tmp_path / "out" / "data.csv")
+    assert [(row["start"], row["label"]) for row in rows] == [("0.5", "walk,talk"), ("1.5", "walk")]
+    found = read_manifest(root=str(tmp_path / "out" / "data.csv"), split="train", multi_label=True)
+    assert [one.label for one in found.clips] == [(0, 1), (1,)]
+    written(tmp_path / "a.csv", 'abc,1,walk\nabc,1,"bend, bow"\n')
+    assert main([*ask, "--force", "--multi-label"]) == 2
+    assert "a comma is between two labels, so rename bend, bow" in capsys.readouterr().err
 
 
 def test_letters_of_a_text_are_no_seconds(tmp_path):

@@ -13,6 +13,7 @@ from dust.convert.check import check_data
 from dust.convert.fixes import write_clean
 from dust.convert.lists import ListOptions, find_kind
 from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
+from dust.datasets.multimodal.series import SeriesRules
 from dust.datasets.tracks.manifest import read_track_manifest
 from dust.utils.errors import DataError
 from tests.convert.test_check import clip, corrected, found, write
@@ -221,3 +222,22 @@ def test_windows_of_a_series_on_another_clock_are_no_damage(tmp_path):
     lines = "id,label,series,start,end,offset_s\ns1,x,a.csv,100,104,100\ns2,y,a.csv,104,108,100\n"
     (tmp_path / "train.csv").write_text(lines)
     assert not [one for one in check_data(str(tmp_path)).findings if one.kind == "bad"]
+
+
+def test_series_that_a_configuration_cannot_bring_to_its_rate_are_said(tmp_path):
+    """A gap, and milliseconds that are called seconds; not without a configuration, nor of windows beside the gap."""
+
+    def bad(**options):
+        findings = check_data(str(tmp_path), ListOptions(**options)).findings
+        return {one.id: one.detail for one in findings if one.kind == "bad"}
+
+    for name, times in (("a", [0, 1, 2, 3]), ("gap", [0, 1, 2, 30]), ("ms", [0, 1000, 2000, 3000])):
+        rows = "".join(f"{time},{number}\n" for number, time in enumerate(times))
+        (tmp_path / f"{name}.csv").write_text(f"time,x\n{rows}")
+    write(tmp_path, train="id,label,series\n1,x,a.csv\n2,y,gap.csv\n3,y,ms.csv\n")
+    rules = SeriesRules(num_channels=1, rate=1.0)
+    said = bad(rules=rules)
+    assert said.keys() == {"2", "3"} and "a gap" in said["2"] and "milliseconds" in said["3"]
+    assert not bad()
+    write(tmp_path, train="id,label,series,start,end\n1,x,gap.csv,0,2\n2,y,a.csv,0,2\n")
+    assert not bad(rules=rules)

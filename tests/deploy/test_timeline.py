@@ -159,6 +159,7 @@ def test_files(tmp_path):
     assert rows[0] == {"start": "0.000", "end": "2.000", "prediction": "cut", "prob_cut": "0.9", "prob_stir": "0.1"}
     rows = csv_dicts(tmp_path / "long.segments.csv")
     assert [row["label"] for row in rows] == ["cut", "stir"] and rows[1]["end"] == "4.000"
+    assert {row["path"] for row in rows} == {found.path}
     assert (tmp_path / "long.png").read_bytes()[:4] == b"\x89PNG"
     write_activitynet(tmp_path / "t.json", [("long", found, [*segments, Segment(4, 5, "none of these", 0.9)])], {})
     document = json.loads((tmp_path / "t.json").read_text())

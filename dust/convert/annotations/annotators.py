@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from dust.datasets.manifest.annotated import DIGITS
 from dust.datasets.manifest.annotation import Annotated, Annotation
@@ -15,23 +15,29 @@ from dust.utils.text import counted
 People = dict[str, list[Annotation]]
 
 
-def works_of(tasks: Iterable[People]) -> list[People]:
-    """Return what is to be compared of the tasks of one video: tasks whose times overlap are one, by the same
-    annotators together; a task of which nobody says anything stands alone."""
-    works: list[People] = []
+#: Tasks that are compared: their times overlap.
+Work = list[People]
+
+
+def works_of(tasks: Iterable[People]) -> list[Work]:
+    """Return what is to be compared of the tasks of one video: those whose times overlap; a task of which nobody says
+    anything stands alone."""
+    works: list[Work] = []
     for task in tasks:
-        for other in [one for one in works if _meet(one, task)]:
-            works.remove(other)
-            task = {who: other.get(who, []) + task.get(who, []) for who in {**other, **task}}
-        works.append(task)
+        met = [work for work in works if any(_meet(_stretches(one), _stretches(task)) for one in work)]
+        works = [work for work in works if work not in met]
+        works.append([*chain(*met), task])
     return works
 
 
-def _meet(one: People, other: People) -> bool:
+def _stretches(task: People) -> list[Annotation]:
+    return [one for items in task.values() for one in items]
+
+
+def _meet(one: Sequence[Annotation], other: Sequence[Annotation]) -> bool:
     """Tell whether the times from the first to the last stretch overlap; frames and seconds cannot be compared."""
     for in_frames in (False, True):
-        parts = [[item for items in work.values() for item in items if item.in_frames == in_frames]
-                 for work in (one, other)]  # fmt: skip
+        parts = [[item for item in items if item.in_frames == in_frames] for items in (one, other)]
         if all(parts):
             latest = max(min(item.start for item in part) for part in parts)
             if latest < min(max(item.end for item in part) for part in parts):
@@ -39,18 +45,34 @@ def _meet(one: People, other: People) -> bool:
     return False
 
 
-def of_annotators(works: Iterable[People], found: Annotated, problems: Problems, *, soft_labels: bool = False) -> None:
+def _people_of(work: Work) -> People:
+    """Return all that each annotator says."""
+    return {who: [one for task in work for one in task.get(who, [])] for who in dict.fromkeys(chain(*work))}
+
+
+def _firsts(work: Work) -> list[Annotation]:
+    """Return the first annotator's stretches; and of each next one those outside the tasks of those before, who were
+    not asked about these times."""
+    taken: list[Annotation] = []
+    asked: list[list[Annotation]] = []
+    for who, items in _people_of(work).items():
+        taken += [one for one in items if not any(_meet([one], task) for task in asked)]
+        asked += [_stretches(task) for task in work if who in task]
+    return taken
+
+
+def of_annotators(works: Iterable[Work], found: Annotated, problems: Problems, *, soft_labels: bool = False) -> None:
     """Put the stretches of all works (videos, or parts of them) into ``found``, and a note of how far their annotators
     agree.
 
     Args:
         soft_labels: cut where anybody begins or ends a stretch, and label each piece with what was said there,
-            ``cut:2|stir:1``; who says nothing there does not count. Else the first annotator of a work is taken.
+            ``cut:2|stir:1``; who says nothing there does not count. Else the first annotator of each time is taken.
     """
     agreed = labelled = 0.0
     several = differing = passed_over = 0
-    for by in works:
-        everybody = list(by.values())
+    for work in works:
+        everybody = list(_people_of(work).values())
         first, *others = everybody or [[]]
         pieces = _pieces(everybody) if others else []
         same = sum(piece.end - piece.start for piece, said in pieces if _all_agree(said, len(everybody)))
@@ -63,20 +85,21 @@ def of_annotators(works: Iterable[People], found: Annotated, problems: Problems,
         elif soft_labels:  # a label such as step:2 is no count of people
             found.items += [_labelled(one, Counter([one.label]), problems) for one in first]
         else:
-            found.items += first
-            passed_over += sum(map(len, others))
+            taken = _firsts(work)
+            found.items += taken
+            passed_over += sum(map(len, everybody)) - len(taken)
     if several:
         share = (
             f", the same in {100 * agreed / labelled:.1f} % of the time that any of them labelled" if labelled else ""
         )
-        taken = (
+        told = (
             "their shares are written, which DATA.SOFT_LABELS True reads; who says nothing of a moment does not count"
             if soft_labels
-            else f"the first one's stretches are taken, and {passed_over} of the others are left out; --soft-labels "
-            "takes the shares of all"
+            else f"at each time the first one's stretches are taken, and {passed_over} of the others are left out; "
+            "--soft-labels takes the shares of all"
         )
         have = counted(several, "video has", "videos have")
-        found.notes.append(f"{have} several annotators, who disagree in {differing} of them{share}: {taken}")
+        found.notes.append(f"{have} several annotators, who disagree in {differing} of them{share}: {told}")
 
 
 #: What each annotator who says anything of a piece says there.

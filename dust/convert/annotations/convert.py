@@ -3,7 +3,7 @@
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from dust.convert.annotations import json_files, tables, xml_files
 from dust.convert.splits import make_folder, refuse_overwriting, written_path
 from dust.datasets.manifest.annotated import DIGITS, annotation_files, find_video, videos_below
-from dust.datasets.manifest.annotation import Annotated, Annotation
+from dust.datasets.manifest.annotation import Annotated, Annotation, require_items
 from dust.datasets.manifest.annotation_files import read_activitynet, read_epic, read_kinetics
 from dust.datasets.manifest.labels import CLASS_LIST, write_class_list
 from dust.datasets.manifest.manifest import SPLITS
@@ -54,6 +54,11 @@ READERS = {
     "epic": Form("EPIC-KITCHENS' csv over the long videos", read_epic, (".csv",), "verb, noun or action"),
     "kinetics": Form("Kinetics' csv (youtube_id, time_start, time_end)", read_kinetics, (".csv",)),
     "label-studio": Form("Label Studio's JSON or JSON-MIN", json_files.read_label_studio, (".json",), people=True),
+    "segments": Form(
+        "lists of segments, as `dust predict --timeline` writes them (NAME.segments.csv)",
+        tables.read_segments,
+        (".segments.csv",),
+    ),
     "via": Form("a project of VIA 3", json_files.read_via, (".json",), "attribute"),
 }
 
@@ -75,6 +80,7 @@ def convert_annotations(
     videos: str = "",
     label: str = "",
     soft_labels: bool = False,
+    multi_label: bool = False,
     skip_missing: bool = False,
     force: bool = False,
 ) -> Converted:
@@ -89,6 +95,7 @@ def convert_annotations(
         videos: folder of the videos; "" for that of ``source``.
         label: which tier, attribute or column holds the label, where the form has several.
         soft_labels: labels are the shares of several annotators, where the form has them; see DATA.SOFT_LABELS.
+        multi_label: several labels of one stretch are one row, see DATA.MULTI_LABEL; else a row each, and counted.
         skip_missing: leave out what is said of videos that are not there, or cannot be read; else that is an error.
 
     Raises:
@@ -99,6 +106,8 @@ def convert_annotations(
         raise ConfigError(f"--label {label}: {form} has one label for a stretch, there is nothing to choose")
     if soft_labels and not reader.people:
         raise ConfigError(f"--soft-labels: {form} does not say what several people said")
+    if soft_labels and multi_label:
+        raise ConfigError("--multi-label is for stretches of several classes, --soft-labels for shares: give one")
     source = Path(source).expanduser()
     files = annotation_files(source, reader.endings)
     packed = [str(file) for file in files if zipfile.is_zipfile(file)]
@@ -110,6 +119,7 @@ def convert_annotations(
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
+        require_items(found, file)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
         said_in |= {id(one): file.name for one in found.items}
@@ -120,6 +130,8 @@ def convert_annotations(
     result.notes += _met(rows, said_in)
     names = ((read_votes(one.label) if soft_labels else None) or {one.label: 1} for one, *_ in rows)
     result.classes = sorted(set().union(*names))
+    if not soft_labels:
+        rows = _of_one_stretch(rows, multi_label, result)
     _write(rows, out, result)
     return result
 
@@ -147,6 +159,29 @@ def _met(rows: Iterable[Row], said_in: Mapping[int, str]) -> list[str]:
     return notes
 
 
+def _of_one_stretch(rows: list[Row], multi_label: bool, result: Converted) -> list[Row]:
+    """Return one row for each stretch of a video, with all its labels (``a,b``); without ``multi_label`` the rows as
+    they are, and note how many stretches have several."""
+    stretches: dict[tuple, list[Row]] = {}
+    for row in rows:
+        stretches.setdefault((row[1], _time(row[2]), _time(row[3]), row[0].split, row[0].group), []).append(row)
+    labels = [list(dict.fromkeys(one.label for one, *_ in found)) for found in stretches.values()]
+    if multi_label:
+        split = sorted({name for names in labels for name in names if "," in name})
+        if split:
+            raise DataError(f"--multi-label: a comma is between two labels, so rename {', '.join(split[:3])}")
+        made = zip(stretches.values(), labels, strict=True)
+        return [(replace(found[0][0], label=",".join(names)), *found[0][1:]) for found, names in made]
+    several = [found[0][0] for found, names in zip(stretches.values(), labels, strict=True) if len(names) > 1]
+    if several:
+        has, one = counted(len(several), "stretch has", "stretches have"), several[0]
+        result.notes.append(
+            f"{has} several labels, which stand in a row each ({one.video} {one.start:g}-{one.end:g}) and contradict "
+            "each other: --multi-label makes one row of them, for DATA.MULTI_LABEL True"
+        )
+    return rows
+
+
 def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, result: Converted) -> list[Row]:
     """Return (annotation, path as written, start, end) of those whose video is there; without start and end where the
     file holds the stretch alone."""
@@ -165,16 +200,21 @@ def _located(items: Iterable[Annotation], folder: Path, out: Path, skip: bool, r
         if one.in_frames:
             if path not in times:
                 times[path] = _frame_times(path, problems)
-            edges = times[path]
-            if edges is None:
+            known_times = times[path]
+            if known_times is None:
                 continue
-            late += one.end > len(edges) - 1
-            if one.start >= len(edges) - 1:
+            edges, pictures = known_times
+            if one.picture and one.picture not in pictures:
+                problems.add("the picture is not there", f"{path}: {one.picture}")
+                continue
+            first, last = (int(end) + (pictures[one.picture] if one.picture else 0) for end in (one.start, one.end))
+            late += last > len(edges) - 1
+            if first >= len(edges) - 1:
                 problems.add(
                     f"begins behind the last frame ({len(edges) - 1} frames)", f"{one.video} {one.start:g}-{one.end:g}"
                 )
                 continue
-            start, end = edges[int(one.start)], edges[min(int(one.end), len(edges) - 1)]
+            start, end = edges[first], edges[min(last, len(edges) - 1)]
         rows.append((one, written_path(path, out), start, end))
     if late:
         result.notes.append(f"{late} stretches end behind the last frame of their video, and are cut there")
@@ -204,13 +244,15 @@ def _beyond(seconds: Mapping[str, Sequence[Annotation]]) -> list[str]:
     ]
 
 
-def _frame_times(path: str, problems: Problems) -> list[float] | None:
-    """Return times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame."""
+def _frame_times(path: str, problems: Problems) -> tuple[list[float], dict[str, int]] | None:
+    """Return times between frames: frame n lies from entry n to entry n + 1, seconds from the first frame; and of a
+    folder the numbers of its pictures."""
     try:
         with (FrameFolderReader if os.path.isdir(path) else VideoReader)(path) as reader:
             shown: Any = reader
             pts = [float(time) - float(shown.pts[0]) for time in shown.pts]
-            return [0.0, *((a + b) / 2 for a, b in pairwise(pts)), pts[-1] + 1 / reader.fps]
+            pictures = {name: number for number, name in enumerate(getattr(shown, "names", ()))}
+            return [0.0, *((a + b) / 2 for a, b in pairwise(pts)), pts[-1] + 1 / reader.fps], pictures
     except VideoError as error:
         problems.add("the video cannot be read", f"{path}: {error.reason}")
         return None

@@ -4,24 +4,38 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from dust.datasets.manifest.annotation import Annotated, Annotation, checked, to_seconds, video_name, video_place
+from dust.datasets.manifest.annotation import (
+    Annotated,
+    Annotation,
+    checked,
+    to_seconds,
+    to_split,
+    video_name,
+    video_place,
+)
 from dust.datasets.manifest.annotation_files import by_name, read_named, read_rows
 from dust.utils.errors import DataError, Problems
-from dust.utils.text import counted
+from dust.utils.text import NONE, counted
 
 #: Seconds around a time stamp of AVA's that its label is of.
 AVA_S = 1.0
 
 
 def read_segments(path: Path) -> Annotated:
-    """Read a list of segments: path (or video), start, end (seconds), label; confidence where it is there."""
+    """Read a list of segments: path (or video; else the name of the file tells), start, end (seconds), label, and
+    split, group and confidence where they are there; so also ``NAME.segments.csv`` of ``dust predict --timeline``."""
     found, problems = Annotated(), Problems()
     for number, row in enumerate(read_named(path, ("start", "end", "label"), "a list of segments"), 2):
+        folder, video = video_place(row.get("path") or row.get("video") or path.name.removesuffix(".segments.csv"))
+        if row["label"] == NONE:
+            found.empty.append((folder, video))
+            continue
         start, end, sure = (
             to_seconds(row.get(name, 1.0), f"row {number}", problems) for name in ("start", "end", "confidence")
         )
-        folder, video = video_place(row.get("path") or row.get("video") or path.name.removesuffix(".segments.csv"))
-        found.items.append(Annotation(video, start, end, row["label"], confidence=sure, folder=folder))
+        split, group = to_split(row.get("split")), row.get("group", "")
+        found.items.append(Annotation(video, start, end, row["label"], split, group, confidence=sure, folder=folder))
+    found.left_out(len(found.empty), f"stretches that are {NONE}")
     return checked(found, path, problems)
 
 

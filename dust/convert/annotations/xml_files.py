@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -16,7 +16,7 @@ from dust.datasets.manifest.annotation import (
     video_name,
     video_place,
 )
-from dust.decode.folders import is_video
+from dust.decode.folders import is_picture, is_video
 from dust.utils.errors import DataError, Problems
 from dust.utils.text import counted, whole_number
 
@@ -142,19 +142,27 @@ def _stretches(shapes: Shapes, label: str, attribute: str, task: _Task) -> list[
 
 
 def _tags(root: Element, tasks: Mapping[str, _Task], problems: Problems) -> list[Annotation]:
-    frames: dict[tuple[_Task, str], list[int]] = {}
+    """Join neighbours of one label. Pictures in folders (``take_1/0007.jpg``) are videos of their own: the frames of
+    each count from its pictures, for those of a task count through all its folders."""
+    frames: dict[tuple[_Task, str, str], dict[int, str]] = {}
     for image in root.iter("image"):
-        number = _whole(image.get("id"))
+        number, (folder, picture) = _whole(image.get("id")), video_place(image.get("name", ""))
+        folder = folder if is_picture(picture) else ""
         for tag in image.findall("tag"):
             if number is not None:
                 task = _task_of(image, tasks, f"image {image.get('id')}", problems)
-                frames.setdefault((task, tag.get("label", "")), []).append(number)
+                frames.setdefault((task, folder, tag.get("label", "")), {})[number] = picture
     found = []
-    for (task, label), numbers in frames.items():
-        numbers.sort()
+    for (task, folder, label), pictures in frames.items():
+        numbers = sorted(pictures)
         breaks = [0, *(place for place, (a, b) in enumerate(pairwise(numbers), 1) if b > a + task.step), len(numbers)]
         for begin, end in pairwise(breaks):
-            found.append(Annotation(task.video, numbers[begin], numbers[end - 1] + task.step, label, in_frames=True))
+            first, last = numbers[begin], numbers[end - 1] + task.step
+            one = Annotation(task.video, first, last, label, in_frames=True)
+            if folder:
+                above, name = video_place(folder)
+                one = replace(one, video=name, start=0, end=last - first, folder=above, picture=pictures[first])
+            found.append(one)
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dust.datasets.manifest.annotation import Annotated, Annotation
+from dust.datasets.manifest.annotation import Annotated, Annotation, require_items
 from dust.datasets.manifest.annotation_files import read_activitynet, read_epic, read_kinetics
 from dust.datasets.manifest.table import RawSplit, Row
 from dust.decode.folders import is_video, iter_clips
@@ -36,10 +36,11 @@ def annotation_files(source: Path, endings: Iterable[str]) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise DataError(f"{source}: there is no such file or folder")
-    names = (one for one in source.iterdir() if one.suffix.lower() in endings and not one.name.startswith("."))
+    ends = tuple(endings)
+    names = (one for one in source.iterdir() if one.name.lower().endswith(ends) and not one.name.startswith("."))
     files = sorted(names, key=natural_order)
     if not files:
-        raise DataError(f"{source}: no file that ends in {' or '.join(endings)}")
+        raise DataError(f"{source}: no file that ends in {' or '.join(ends)}")
     return files
 
 
@@ -121,7 +122,9 @@ class AnnotatedFolder:
         read, ending = READERS[self.format]
         items: list[Annotation] = []
         for file in annotation_files(self.path, (ending,)):
-            items += (read(file, self.label) if self.format == "epic" else read(file)).items
+            found = read(file, self.label) if self.format == "epic" else read(file)
+            require_items(found, file)
+            items += found.items
         bare = sum(not one.split for one in items)
         if bare:
             raise DataError(

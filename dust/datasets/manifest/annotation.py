@@ -31,6 +31,7 @@ class Annotation:
         group: what belongs together (a person); "" where the file does not say.
         confidence: of a prediction.
         folder: of the video, as far as the file names it: it tells videos of one name apart.
+        picture: of a video that is a folder of pictures, the one from which frames count; "" for its first.
     """
 
     video: str
@@ -42,14 +43,22 @@ class Annotation:
     in_frames: bool = False
     confidence: float = 1.0
     folder: str = ""
+    picture: str = ""
 
 
 @dataclass
 class Annotated:
-    """All stretches of a file. ``notes``: what was left out of it, and why."""
+    """All stretches of a file.
+
+    Attributes:
+        notes: what was left out of it, and why.
+        empty: (folder, video) of those that are named without a stretch: a timeline in which nothing was found, or a
+            video whose annotation is kept back.
+    """
 
     items: list[Annotation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    empty: list[tuple[str, str]] = field(default_factory=list)
 
     def left_out(self, count: int, what: str) -> None:
         if count:
@@ -116,7 +125,7 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def checked(found: Annotated, path: Path, problems: Problems) -> Annotated:
-    """Return the annotations, in order. DataError for times that end before they begin, or a file without any."""
+    """Return the annotations, in order. DataError for times that end before they begin, or a file without a video."""
     for one in found.items:
         if one.end <= one.start or one.start < 0:
             kind = "ends before it begins, or has no length, or begins below 0"
@@ -126,9 +135,15 @@ def checked(found: Annotated, path: Path, problems: Problems) -> Annotated:
         if not one.video:
             problems.add("names no video", f"{one.label} {one.start:g}-{one.end:g}")
     problems.raise_if_any(str(path))
+    if not found.empty:
+        require_items(found, path)
+    return found
+
+
+def require_items(found: Annotated, path: Path) -> None:
+    """Raise a DataError, with what was left out, where no stretch is there."""
     if not found.items:
         raise DataError(f"{path}: holds no stretch with a label" + "".join(f"; {note}" for note in found.notes))
-    return found
 
 
 def mapping(value: Any) -> dict[str, Any]:

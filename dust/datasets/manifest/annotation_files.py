@@ -67,14 +67,15 @@ def read_activitynet(path: Path) -> Annotated:
     writes, is read as well: so a timeline can be corrected by hand and trained on.
     """
     document = mapping(read_json(path))
-    found, problems, unlabelled = Annotated(), Problems(), 0
+    found, problems = Annotated(), Problems()
     videos: dict[str, Any] = mapping(document.get("database")) or mapping(document.get("results"))
     if not videos:
         raise DataError(f"{path}: neither a database nor results: not ActivityNet's form")
     for name, video in videos.items():
         facts = mapping(video)
         pieces = sequence(video) or sequence(facts.get("annotations"))
-        unlabelled += not pieces
+        if not pieces:
+            found.empty.append(video_place(str(name)))
         for number, piece in enumerate(map(mapping, pieces), 1):
             ends, where = sequence(piece.get("segment")), f"{name}: annotation {number}"
             if len(ends) != 2:
@@ -86,7 +87,7 @@ def read_activitynet(path: Path) -> Annotated:
             label = "" if label is None else str(label)
             folder, file = video_place(str(name))
             found.items.append(Annotation(file, start, end, label, split, confidence=sure, folder=folder))
-    found.left_out(unlabelled, "videos without annotations")
+    found.left_out(len(found.empty), "videos without annotations")
     return checked(found, path, problems)
 
 
