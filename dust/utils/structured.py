@@ -34,7 +34,8 @@ def parse_json(text: str | bytes, source: str | os.PathLike, way_out: str = "wri
     holds a whole number that no float can be, or the half of a character."""
     try:
         value = json.loads(text, parse_int=_whole)
-        if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8", "replace")):  # the half of a character that others cannot write
+        # the half of a character, which nobody can write again
+        if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8", "replace")):
             json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except json.JSONDecodeError as error:
         raise DataError(f"{source}: is not JSON (line {error.lineno}: {error.msg}): {way_out}") from error
