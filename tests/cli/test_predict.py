@@ -1,5 +1,6 @@
 """``dust predict`` as a user meets it: the table, the files, the exit code."""
 
+import errno
 import functools
 import http.server
 import json
@@ -106,6 +107,20 @@ def test_a_long_video_with_timeline_and_overlay(run, tmp_path, capsys):
     segments = csv_dicts(out / "long.segments.csv")
     assert segments[0]["start"] == "0.000" and float(segments[-1]["end"]) == pytest.approx(60 / 25, abs=0.05)
     assert json.loads((out / "timeline.json").read_text())["results"]["long"]
+
+
+def test_a_full_disk_is_no_fault_of_a_video(run, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        write_clip(tmp_path / f"{name}.mp4", 30)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dust.utils.files.os.fsync", full)
+    videos = [str(tmp_path / f"{name}.mp4") for name in ("a", "b")]
+    assert main(["predict", str(run), *videos, "--timeline", "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert "No space left on device" in said.err and "unreadable" not in said.out
 
 
 def test_a_timeline_is_of_a_whole_video(run, tmp_path, capsys):
