@@ -3,6 +3,8 @@
 import ast
 import difflib
 import importlib
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from dust.utils.text import forgiving_console
 SHARED = ("__init__", "command", "main")
 #: What most people want first; the other sub-commands follow by name.
 FIRST = ("train", "check", "predict", "serve", "export")
+_AT_HOME = re.compile(r"(--[\w-]+=|)(~[^/]*/.*)", re.DOTALL)
 FIRST_STEPS = """\
 First steps:
   dust gen-data video data/quickstart
@@ -49,10 +52,17 @@ def help_text() -> str:
     return "\n".join([*head, *(f"  {name.ljust(width)}  {text}" for name, text in rows), "", FIRST_STEPS])
 
 
+def at_home(word: str) -> str:
+    """Return a word of a command line with ``~/`` or ``~user/`` at the beginning of its value replaced by that folder,
+    as shells do; not all of them, and not for ``--out=~/x``."""
+    found = _AT_HOME.fullmatch(word)
+    return f"{found[1]}{os.path.expanduser(found[2])}" if found else word
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Returns its exit code; 2 for words that mean nothing."""
     forgiving_console()
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = list(map(at_home, sys.argv[1:] if argv is None else argv))
     if not words or words[0] in ("-h", "--help", "help"):
         return guarded(lambda: print(help_text(), file=sys.stdout if words else sys.stderr)) or (0 if words else 2)
     if words[0] == "--version":

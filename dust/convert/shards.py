@@ -133,19 +133,19 @@ def pack(
         rows = Rows(target, lists, options)
         rows.refuse_doubles(places)
         done = Packed(ready=len(owners) - len(jobs))
-        with contextlib.ExitStack() as stack:
-            try:
+        try:
+            with contextlib.ExitStack() as stack:
                 made = stack.enter_context(contextlib.closing(_make(jobs, target / ENCODING, encoding, workers)))
                 writer = stack.enter_context(_Writer(target, shard_bytes, shards, rows.notes(), places, done))
                 for job, one in progress(made, total=len(jobs)):
                     writer.add(job, one)
                 writer.finish()
-            except OSError as error:
-                where = error.filename or target
-                text = f"{where}: cannot be written: {error.strerror or error}; free space and start again"
-                raise DataError(text) from error
-            except BrokenExecutor as error:
-                raise DataError("a worker process died (out of memory?): start again with fewer workers") from error
+        except OSError as error:  # also of what a full disk has left to be written when a tar is closed
+            where = error.filename or target
+            text = f"{where}: cannot be written: {error.strerror or error}; free space and start again"
+            raise DataError(text) from error
+        except BrokenExecutor as error:
+            raise DataError("a worker process died (out of memory?): start again with fewer workers") from error
         shutil.rmtree(target / ENCODING, ignore_errors=True)
         rows.write(places)
         return done

@@ -9,6 +9,7 @@ Frame ``i`` is always the i-th frame that decoding the file from its start yield
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -116,7 +117,7 @@ def checked(index: VideoIndex) -> VideoIndex | None:
         return None
     if not (_plain(index) and np.isfinite(index.frame_pts).all()):
         return None
-    if not (np.isfinite(index.fps) and 0 < index.height < 1 << 20 and 0 < index.width < 1 << 20):
+    if not (_is_rate(index) and 0 < index.height < 1 << 20 and 0 < index.width < 1 << 20):
         return None
     if index.mode == "count":
         return index
@@ -132,6 +133,14 @@ def checked(index: VideoIndex) -> VideoIndex | None:
     return index if ordered else None
 
 
+def _is_rate(index: VideoIndex) -> bool:
+    """Whether the rate is that of the times, as exactly as their resolution, which is not kept, may tell."""
+    count, span = len(index.frame_pts) - 1, float(index.frame_pts[-1] - index.frame_pts[0])
+    if not 0 < index.fps < math.inf:
+        return False
+    return span <= 0 or abs(count - span * index.fps) <= 2 + 0.02 * count
+
+
 def _plain(index: VideoIndex) -> bool:
     """Tell whether the words and numbers of an index that somebody kept are of the kinds that they have here."""
     report = index.report
@@ -144,6 +153,7 @@ def _plain(index: VideoIndex) -> bool:
         and all(isinstance(text, str) for text in texts)
         and all(type(count) is int and count >= 0 for count in counts)
         and all(type(flag) is bool for flag in flags)
+        and isinstance(index.fps, float | int)
         and isinstance(index.pixel_aspect, float | int)
         and 1e-3 < index.pixel_aspect < 1e3
     )

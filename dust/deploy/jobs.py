@@ -30,7 +30,7 @@ from dust.deploy.timeline import (
     write_timeline,
 )
 from dust.utils.errors import ConfigError, DataError, DustError, VideoError
-from dust.utils.files import csv_text, file_stems
+from dust.utils.files import NO_ROOM, csv_text, file_stems
 from dust.utils.text import csv_value
 
 UNCHANGED_S = 1.0  # seconds for which a new file must not have grown before it is read
@@ -82,6 +82,8 @@ class LongVideos:
                 segments = found.segments(self.rule)
                 self._write(name, found, segments, stream.video)
             except (VideoError, DataError) as error:
+                if getattr(error.__cause__, "errno", None) in NO_ROOM:
+                    raise  # no other source would fare better
                 self.failed.append((path, error.reason if isinstance(error, VideoError) else str(error)))
                 continue
             self.done.append((video, found, segments))

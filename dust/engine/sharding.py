@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dust.utils import distributed
-from dust.utils.errors import ConfigError
+from dust.utils.errors import CheckpointError, ConfigError
 
 #: Options of an optimizer that say how it computes, not what.
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
@@ -77,9 +77,18 @@ def _take_part_of_weights(module: nn.Module, state: dict[str, Any], prefix: str,
             state[key] = part_of(state[key], parameter)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str) -> None:
     """Do ``optimizer.load_state_dict(state)`` where parameters may be shared out and ``state`` whole, and come from
-    another device: how a step is computed (fused) stays as this optimizer was built."""
+    another device: how a step is computed (fused) stays as this optimizer was built.
+
+    Raises CheckpointError, which names the ``source``, for the state of another optimizer."""
+    try:
+        _load_optimizer(optimizer, state)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{source}: its optimizer does not fit ({error})") from error
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parts = {
         index: {name: part_of(value, parameters[index]) for name, value in values.items()}

@@ -123,7 +123,7 @@ class Stage:
         configuration from the checkpoints that the earlier stages hold now.
 
         Raises:
-            DustError, OSError, ValueError, KeyError: something there is damaged or missing.
+            DustError, OSError, ValueError, KeyError, TypeError, AttributeError: something there is damaged or missing.
         """
         if not self.auto_resume:
             return False
@@ -194,7 +194,7 @@ def finished(build: Callable[[], Stage], output_dir: str) -> bool:
         return False
     try:
         return build().finished()
-    except (DustError, OSError, ValueError, KeyError):
+    except (DustError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -10,7 +10,7 @@ from dust.config import CfgNode
 from dust.datasets.loader import EpochBatchSampler
 from dust.engine.run_dir import RunDir, differing_keys
 from dust.engine.sharding import layout_of, load_optimizer
-from dust.engine.state import TrainState
+from dust.engine.state import TrainState, malformed
 from dust.engine.weights import load_parts, weights_file
 from dust.launch.requeue import begun_by_this_job
 from dust.utils import distributed
@@ -159,8 +159,10 @@ def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) ->
     )
     if "written" not in saved:
         raise CheckpointError(f"{path} was not written by dust, so it cannot be resumed. {advice}")
+    if wrong := malformed(saved):
+        raise CheckpointError(f"{path} holds no {', '.join(wrong)} of the kind that a run writes. {advice}")
     try:
-        differing = differing_keys(str(saved.get("cfg", "")), state.metadata["cfg"])
+        differing = differing_keys(saved["cfg"], state.metadata["cfg"])
     except DataError as error:
         raise CheckpointError(f"{path}: {error}. {advice}") from error
     if saved.get("global_batch") == state.global_batch:  # whatever makes it up
@@ -192,15 +194,17 @@ def _start_from_file(state: TrainState, path: str, options: StartOptions) -> Non
     way_out = "set TRAIN.FINETUNE True to take its weights only"
     if not report.complete:
         raise CheckpointError(f"{path} does not fit the model whole, so its optimizer cannot be continued; {way_out}.")
+    if type(saved.get("epoch", 0)) is not int:
+        raise CheckpointError(f"{path}: its epoch is no number, so it cannot be continued; {way_out}.")
     if saved.get("epoch", 0) + 1 >= options.max_epoch:
         raise CheckpointError(
             f"{path} has finished epoch {saved['epoch'] + 1} of SOLVER.MAX_EPOCH {options.max_epoch}: nothing is "
             f"left to train. Raise SOLVER.MAX_EPOCH, or {way_out}."
         )
     try:
-        load_optimizer(state.optimizer, saved["optimizer_state"])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its optimizer does not fit ({error}); {way_out}.") from error
+        load_optimizer(state.optimizer, saved["optimizer_state"], path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {way_out}.") from error
     state.epoch = saved.get("epoch", -1) + 1
     logger.info("continuing %s at epoch %d", path, state.epoch + 1)
 

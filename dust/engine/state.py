@@ -1,7 +1,7 @@
 """What a training run is at one moment, and how it is written and taken up again."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dust.engine.weights import restore, weights_to_save
 from dust.models.optimizer import construct_optimizer
 from dust.utils import distributed
 from dust.utils.checkpoint import checkpoint_name, is_checkpoint_name, remove_checkpoint
+from dust.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +152,11 @@ class TrainState:
     def restore(self, saved: dict[str, Any], source: str, output_dir: str) -> None:
         """Become the run that wrote ``saved`` (one of our checkpoints, read from ``source``)."""
         restore(self.model, saved["model_state"], source, output_dir)
-        load_optimizer(self.optimizer, saved["optimizer_state"])
-        self.optimizer_step.scaler.load_state_dict(saved["scaler_state"])
+        load_optimizer(self.optimizer, saved["optimizer_state"], source)
+        try:
+            self.optimizer_step.scaler.load_state_dict(saved["scaler_state"])
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{source}: holds no state of AMP's scaler ({error}): take another file") from error
         if self.ema is not None:
             self.ema.set(self.model)
             restore(self.ema.module, saved["ema_state"] or saved["model_state"], source, output_dir, parts=False)
@@ -166,6 +170,38 @@ class TrainState:
         self.global_batch, self.shards = saved.get("global_batch", self.global_batch), saved.get("shards", self.shards)
         if saved["complete"]:
             self.next_epoch()
+
+
+def malformed(saved: Mapping[str, Any]) -> list[str]:
+    """Return the names of what in a checkpoint is not of the kind that :meth:`TrainState.save` writes; tensors are
+    looked at where they are put back."""
+
+    def is_count(value: Any, low: int = 0) -> bool:
+        return type(value) is int and low <= value < 1 << 40
+
+    def is_number(value: Any) -> bool:
+        return type(value) in (int, float)
+
+    counts = {"epoch": 0, "iteration": 0, "updates": 0, "bad_clips": 0}
+    later = {"step": 0, "world_size": 1, "accumulate": 1, "global_batch": 1, "shards": 1}  # which older ones lack
+    wrong = [name for name, low in counts.items() if not is_count(saved.get(name), low)]
+    wrong += [name for name, low in later.items() if not is_count(saved.get(name, low), low)]
+    tables = ("model_state", "optimizer_state", "scaler_state", "ema_state", "best", "least_errors", "meter")
+    wrong += [name for name in tables if not isinstance(saved.get(name), dict)]
+    wrong += [name for name in ("hooks", "sources") if not isinstance(saved.get(name, {}), dict)]
+    wrong += [] if type(saved.get("complete")) is bool else ["complete"]
+    kinds = {"written": list, "class_names": list, "data_sha256": str, "cfg": str}
+    wrong += [name for name, kind in kinds.items() if not isinstance(saved.get(name), kind)]
+    if wrong:
+        return wrong
+    best, parts = saved["best"], [saved["meter"].get(name) for name in no_statistics()]
+    if best and not (is_number(best.get("value")) and is_count(best.get("stale", 0))):
+        wrong.append("best")
+    if not all(map(is_number, saved["least_errors"].values())):
+        wrong.append("least_errors")
+    if not all(isinstance(part, dict) and all(map(is_number, part.values())) for part in parts):
+        wrong.append("meter")
+    return wrong
 
 
 def _kept(written: Sequence[str], keep_last: int) -> set[str]:

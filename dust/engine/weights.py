@@ -85,7 +85,10 @@ def restore(
         parts: the parts are loaded first.
     """
     if not isinstance(model, SavesTrainedPart):
-        model.load_state_dict(state)
+        try:
+            model.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{source}: its model_state is not that of the model: {error}") from error
         return
     if parts:
         load_parts(model, output_dir)

@@ -27,10 +27,11 @@ from dust.utils.text import csv_cell, unescaped
 
 _FILE_ADDRESS = re.compile(r"file://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
 LONGEST_TEXT = 1 << 30  # bytes of a text that is read whole
+#: A disk to which nothing more can be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 #: A full, failing or read-only disk, a missing right: the user's to mend, wherever it is met.
 FILE_PROBLEMS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
-    errno.ENOTCONN, errno.ENAMETOOLONG,
+    *NO_ROOM, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENAMETOOLONG,
 )  # fmt: skip
 
 

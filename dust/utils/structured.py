@@ -31,9 +31,12 @@ class PlainYamlError(ValueError):
 
 def parse_json(text: str | bytes, source: str | os.PathLike, way_out: str = "write it again") -> Any:
     """Parse JSON. DataError, which names ``source`` and the ``way_out``, if it is damaged or absurdly deep,
-    or holds a whole number that no float can be."""
+    holds a whole number that no float can be, or the half of a character."""
     try:
         value = json.loads(text, parse_int=_whole)
+        # the half of a character, which nobody can write again
+        if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8", "replace")):
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except json.JSONDecodeError as error:
         raise DataError(f"{source}: is not JSON (line {error.lineno}: {error.msg}): {way_out}") from error
     except RecursionError:

@@ -13,7 +13,7 @@ import pytest
 
 import dust
 from dust.cli.command import guarded
-from dust.cli.main import main, module_of, names, summary
+from dust.cli.main import at_home, main, module_of, names, summary
 from tests.helpers import ROOT
 
 
@@ -50,6 +50,17 @@ part.itself = part
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert "taken apart" not in ended.stdout and ("done" in ended.stdout or "nothing.yaml" in ended.stderr), ended
+
+
+def test_the_users_folder_is_found_without_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["gen-data", "video", "~/data", "--classes", "2", "--clips", "3"]) == 0
+    assert main(["split", "~/data", "--out=~/lists"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+    assert {path.name for path in (tmp_path / "home").iterdir()} >= {"data", "lists"}
+    for word in ("~", "a~/b", "KEY=~/x", "-o~/x", "--a=b~/c", "x/~/y"):
+        assert at_home(word) == word
 
 
 def rows_of_the_page():

@@ -1,5 +1,6 @@
 """``dust predict`` as a user meets it: the table, the files, the exit code."""
 
+import errno
 import functools
 import http.server
 import json
@@ -111,6 +112,20 @@ def test_a_long_video_with_timeline_and_overlay(run, tmp_path, capsys):
         assert main(words) == 0
     both = [csv_dicts(tmp_path / form / "data.csv") for form in ("segments", "activitynet")]
     assert both[0] == both[1] and [row["label"] for row in both[0]] == [row["label"] for row in segments]
+
+
+def test_a_full_disk_is_no_fault_of_a_video(run, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        write_clip(tmp_path / f"{name}.mp4", 30)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dust.utils.files.os.fsync", full)
+    videos = [str(tmp_path / f"{name}.mp4") for name in ("a", "b")]
+    assert main(["predict", str(run), *videos, "--timeline", "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert "No space left on device" in said.err and "unreadable" not in said.out
 
 
 def test_a_timeline_is_of_a_whole_video(run, tmp_path, capsys):

@@ -179,15 +179,21 @@ def test_a_second_packer_is_refused_and_one_that_was_killed_leaves_nothing_behin
     assert contents(out) == contents(whole)
 
 
-def test_a_full_disk_is_said_and_costs_one_shard(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_a_full_disk_is_said_and_costs_one_shard(data, tmp_path, monkeypatch, at_the_end):
     whole, out = tmp_path / "whole", tmp_path / "out"
     pack(data, whole, shard_bytes=SMALL)
     add = module._Writer._add_file
 
     def full(writer, *args):
         if writer.shards["train"] == 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            if at_the_end:  # as a real one: what is kept back is written when the tar is closed
+                writer.files.callback(full_at_last)
+            full_at_last()
         return add(writer, *args)
+
+    def full_at_last():
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module._Writer, "_add_file", full)
     with pytest.raises(DataError, match="No space left on device; free space and start again"):

@@ -96,7 +96,9 @@ def test_an_index_that_travels_along_is_used(files, tmp_path, monkeypatch):
     assert index.report == whole.report and index.frame_pts.tolist() == whole.frame_pts.tolist()
 
 
-@pytest.mark.parametrize("lie", ["order", "times", "entries", "words", "more", "huge", "nothing", "rate", "turn"])
+@pytest.mark.parametrize(
+    "lie", ["order", "times", "entries", "words", "more", "huge", "nothing", "rate", "no rate", "turn"]
+)
 def test_a_forged_index_gives_no_other_frame(files, tmp_path, monkeypatch, lie):
     monkeypatch.setattr(members, "_LONGEST_INDEX", 1 << 20)
     file = next(file for file in files if file.name == "a.mp4")
@@ -107,7 +109,8 @@ def test_a_forged_index_gives_no_other_frame(files, tmp_path, monkeypatch, lie):
         "entries": replace(index, entries=np.arange(len(index.order), dtype=np.int32)),
         "words": replace(index, report=replace(index.report, errors=[3])),
         "more": replace(index, mode="count", frame_pts=np.arange(99.0), order=np.arange(99, dtype=np.int32)),
-        "rate": replace(index, fps=float("nan")),
+        "rate": replace(index, fps=3 * index.fps),
+        "no rate": replace(index, fps=0),
         "turn": replace(index, orientation=type(index.orientation)(True, False, False)),
     }
 
@@ -120,7 +123,7 @@ def test_a_forged_index_gives_no_other_frame(files, tmp_path, monkeypatch, lie):
     with VideoReader(str(file)) as right, VideoReader(place) as reader:
         picks = [2, 17, 29]
         try:
-            assert (reader.frames(picks) == right.frames(picks)).all()
+            assert (reader.frames(picks) == right.frames(picks)).all() and reader.fps == right.fps
         except VideoError:
             assert lie == "more"
     assert spoilt(place) == "" if lie == "huge" else "SHA-256" in spoilt(place)

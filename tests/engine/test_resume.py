@@ -4,12 +4,14 @@ import os
 import signal
 
 import pytest
+import torch
 
 from dust.engine.learner import Learner
 from dust.engine.run_dir import RunDir
-from dust.engine.train import Trainer
+from dust.engine.stages import build_stage, finished
+from dust.engine.train import Trainer, build_trainer
 from dust.launch.signals import Interrupted
-from dust.utils.checkpoint import load_checkpoint
+from dust.utils.checkpoint import load_checkpoint, save_checkpoint
 from dust.utils.errors import CheckpointError
 from tests.runs import RICH, StopAfter, assert_same, assert_same_run, final, train
 
@@ -113,6 +115,33 @@ def test_another_configuration_is_refused_by_key(tiny):
     with pytest.raises(CheckpointError, match=r"SOLVER\.BASE_LR: 0\.01 -> 0\.02") as error:
         train(tiny(SOLVER__MAX_EPOCH=1, SOLVER__BASE_LR=0.02))
     assert "OUTPUT_DIR" in str(error.value) and "AUTO_RESUME" in str(error.value)
+
+
+ABSURD = {
+    "epoch": (None, -1, 1.0, torch.zeros(3), 2**70), "iteration": ("x", True), "complete": (1, torch.zeros(3)),
+    "global_batch": (0, float("inf"), None), "world_size": ([],), "shards": (0,), "best": (5, {"value": "x"}),
+    "least_errors": ("x", {"a": None}), "meter": ({}, {"sums": {"a": "x"}, "samples": {}}), "hooks": (3,),
+    "sources": (3,), "written": (10**400, None), "class_names": (None, torch.zeros(2)), "cfg": (3,),
+    "scaler_state": (None,), "model_state": (3, {}, {"x": torch.zeros(3)}),
+    "optimizer_state": (3, {}, {"state": {}, "param_groups": [5]}),
+}  # fmt: skip
+
+
+def test_a_signed_checkpoint_of_another_form_is_refused(tiny):
+    """Somebody may have written it: its hash is right, and what it holds is not of the kind that a run writes."""
+    cfg = tiny(SOLVER__MAX_EPOCH=2, TEST__ENABLE=False)
+    train(tiny(SOLVER__MAX_EPOCH=1))
+    (path,) = RunDir(cfg.OUTPUT_DIR).checkpoints.glob("checkpoint_epoch_*.pyth")
+    saved = load_checkpoint(path)
+    saved |= {"cfg": saved["cfg"].replace("MAX_EPOCH: 1", "MAX_EPOCH: 2")}
+    for name, values in ABSURD.items():
+        for value in values:
+            save_checkpoint(path, {**saved, name: value})
+            with pytest.raises(CheckpointError, match=path.name):
+                build_trainer(cfg, RunDir(cfg.OUTPUT_DIR))
+    assert not finished(lambda: build_stage(cfg), cfg.OUTPUT_DIR)
+    save_checkpoint(path, saved)
+    build_trainer(cfg, RunDir(cfg.OUTPUT_DIR)).close()
 
 
 def test_beginning_anew_keeps_what_was(tiny):

@@ -10,6 +10,7 @@ from dust.engine.setup import has_own_statistics, parallel, prepare_for_several
 from dust.engine.sharding import blocks_of, load_optimizer, shard
 from dust.models.optimizer import BATCH_NORMS, build_optimizer
 from dust.utils import distributed
+from dust.utils.errors import CheckpointError
 from tests.models.small_models import SMALL, inputs_of, make
 
 
@@ -122,7 +123,7 @@ def test_an_optimizer_goes_on_as_it_was_built_on_this_device(optimizer, fused):
     first.step()
     state = first.state_dict()
     state["param_groups"][0]["lr"] = 0.5
-    load_optimizer(second, state)
+    load_optimizer(second, state, "x")
     assert second.param_groups[0]["fused"] is fused[1] and second.param_groups[0]["lr"] == 0.5
     second.step()
     assert torch.isfinite(weights[1]).all()
@@ -157,5 +158,5 @@ def test_on_a_gpu_weights_that_are_shared_out_are_stepped(group, monkeypatch, na
 def test_a_group_too_many_is_said(group):
     weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
     state = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.1).state_dict()
-    with pytest.raises(ValueError, match="different number of parameter groups"):
-        load_optimizer(torch.optim.SGD(weights[:1], lr=0.1), state)
+    with pytest.raises(CheckpointError, match="x: .*different number of parameter groups"):
+        load_optimizer(torch.optim.SGD(weights[:1], lr=0.1), state, "x")

@@ -195,7 +195,8 @@ def read_ssv2(root: str, split: str, path_prefix: str, check_files: bool) -> Raw
             continue
         clip = str(entry["id"]).strip()
         text = entry.get("template") or entry.get("label")
-        if text is None and split != "test":
+        named = isinstance(text, str) and bool(strip_template(text))
+        if not named and (split != "test" or text is not None):
             raw.problems.add("an entry without template and label", f"{where}: id {clip}")
             continue
         if clip not in files and check_files:
@@ -205,7 +206,7 @@ def read_ssv2(root: str, split: str, path_prefix: str, check_files: bool) -> Raw
             )
             continue
         found = files.get(clip, os.path.join(folders[0], f"{clip}.webm"))
-        raw.rows.append(Row(where, clip, None if text is None else strip_template(str(text)), clip, found))
+        raw.rows.append(Row(where, clip, None if text is None else strip_template(text), clip, found))
     return raw
 
 

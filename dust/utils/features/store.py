@@ -169,7 +169,8 @@ def _not_there(folder: Path, split: str) -> str:
         counts = [folder / f"{split}.count{PARTIAL}", *folder.glob(f"{glob.escape(split)}.count-*{PARTIAL}")]
         ranges = files.united(one for path in counts for one in files.read_count(path)[0])
         done = sum(stop - start for start, stop in ranges)
-        total = len(files.read_json(record).get("ids", ()))
+        ids = files.read_json(record).get("ids")
+        total = len(ids) if isinstance(ids, list) else "an unknown number"
         return f"{folder}: the {split} split's features are not finished, {done} of {total} are done: {way_out} to end"
     if not folder.is_dir():
         return f"{folder}: there is no such folder of features: {way_out}"

@@ -117,7 +117,8 @@ class FeatureWriter:
 
     def _refuse(self, found: Mapping[str, Any], state: str) -> DataError:
         differ = [key for key in ("ids", "format", "shape", "dtype") if found.get(key) != self.identity[key]]
-        old, new = found.get("meta") or {}, self.identity["meta"]
+        old, new = found.get("meta"), self.identity["meta"]
+        old = old if isinstance(old, dict) else {}
         differ += [f"meta.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         return DataError(
             f"{self.folder} holds {state} features of the {self.split} split of another extraction (another "
