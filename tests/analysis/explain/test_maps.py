@@ -182,8 +182,9 @@ def test_trained_models_look_at_what_moves_and_random_ones_do_not(depth):
 
     found = [ratio(trained(seed)) for seed in range(3)]
     assert sum(found) / 3 >= 3, found
-    random = [ratio(VideoMAE(num_classes=2, **options).eval()) for _ in range(4)]
-    assert sum(random) / 4 < 1.5, random
+    torch.manual_seed(100)
+    random = [ratio(VideoMAE(num_classes=2, **options).eval()) for _ in range(12)]
+    assert sum(random) / 12 < 1.5, random
 
 
 def test_plain_rollout_sums_to_one():
