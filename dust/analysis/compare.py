@@ -16,6 +16,8 @@ from dust.utils.files import sha256_of_text, write_csv, write_text
 from dust.utils.statistics import FEW_GROUPS, Difference, compare_means, compare_scores, holm, mcnemar_p
 from dust.utils.text import counted
 
+#: From this p on a difference may well be chance.
+CHANCE = 0.05
 #: Metrics of whole recordings that are compared, with the factor that makes them percent.
 OF_RECORDINGS = {"f1": 100.0, "pos": 100.0, "tau_s": 1.0}
 
@@ -239,6 +241,7 @@ def text_of(comparison: Comparison, *, shown: int = 10) -> str:
         bounds = f"{found.low:+.2f}, {found.high:+.2f}" if math.isfinite(found.high) else "unknown"
         interval = f"{found.difference:+.2f} [{bounds}]"
         lines.append(f"{name:{width}}  {found.a:14.2f}  {found.b:14.2f}  {interval:>26}  {_p(found.p):>7}")
+    lines += _verdict(one)
     for name, (first, second, p) in one.mcnemar.items():
         of = f" ({name})" if name else ""
         lines += ["", f"right in one run only{of}: {one.a} {first}, {one.b} {second} clips; McNemar p {_p(p)}"]
@@ -251,6 +254,17 @@ def text_of(comparison: Comparison, *, shown: int = 10) -> str:
     ], shown)  # fmt: skip
     _add(lines, "configuration", one.configuration, shown)
     return "\n".join(lines)
+
+
+def _verdict(one: Comparison) -> list[str]:
+    """What the first metric says, in a sentence."""
+    name, found = next(iter(one.metrics.items()), ("", None))
+    if found is None:
+        return []
+    if found.p >= CHANCE:
+        return ["", f"no difference in {name} that chance would not make (p {_p(found.p)})"]
+    return ["", f"{name} of {one.b} is {abs(found.difference):.2f} {'higher' if found.difference > 0 else 'lower'}: "
+            f"chance alone would rarely make that (p {_p(found.p)})"]  # fmt: skip
 
 
 def _add(lines: list[str], title: str, entries: list[str], shown: int) -> None:

@@ -45,8 +45,11 @@ def run(args: argparse.Namespace) -> None:
     )
     across = sum(len({found.splits[i] for i in family}) > 1 for family in found.copies)
     print(counted(len(found.ids), "clip"))
-    print(f"{len(found.copies)} families of copies, {across} of them across splits")
-    if found.seen < len(found.ids):
+    if not found.odd:
+        print("copies and outliers were not looked for, which needs features")
+    else:
+        print(f"{len(found.copies)} families of copies, {across} of them across splits")
+    if found.odd and found.seen < len(found.ids):
         unseen = counted(len(found.ids) - found.seen, "clip")
         print(f"  by features alone of {unseen}, whose pictures were not looked at")
     print(f"{len(found.issues)} labels that look wrong" + ", the first:" * bool(found.issues))

@@ -5,6 +5,8 @@ dust explain runs/kitchen clip.mp4 --class stir -o why
 
 Writes NAME.json and NAME.npz, and for video NAME.png and NAME.mp4: what the model saw, beside a map of what speaks for
 the class, over bars of what the answer loses without each frame. Maps: gradient-weighted attention, rollout, Grad-CAM.
+Of a series NAME.series.png shows what each channel and stretch adds, of point tracks NAME.tracks.png what each camera,
+stretch and point does.
 """
 
 import argparse

@@ -7,6 +7,7 @@ its own list with that, whatever data folder it reads. ``dust check`` looks deep
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -50,7 +51,8 @@ def record_training_list(folder: Path, clips: Iterable[Any], val: Any) -> list[s
         _write_many(folder / TRAIN_COLUMNS, clips)
     else:
         rows = [(one.id, one.label, one.group, one.sources) for one in _samples(clips)]
-    text = json.dumps({"warnings": warnings, "samples": rows, "columns": not rows})
+    kept = {"warnings": warnings, "samples": rows, "columns": not rows, "val_labels": _count_labels(splits.get("val"))}
+    text = json.dumps(kept)
     write_text(folder / TRAIN_LIST, text + "\n")
     return warnings
 
@@ -62,16 +64,13 @@ def warnings_of_test(folder: Path, dataset: Any, split: str = "test") -> list[st
     """
     warnings: list[str] = []
     splits: dict[str, Any] = {}
-    path = folder / TRAIN_LIST
-    if path.is_file():
-        try:
-            saved = read_json(path)
-            splits["train"] = (
-                _read_many(folder / TRAIN_COLUMNS) if saved.get("columns") else list(map(_sample, saved["samples"]))
-            )
+    try:
+        saved, train = read_training_list(folder)
+        if train is not None:
+            splits["train"] = train
             warnings += [str(text) for text in saved["warnings"]]
-        except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s cannot be read (%s): the lists of training and test are not compared", path, error)
+    except DataError as error:
+        logger.warning("%s: the lists of training and test are not compared", error)
     if isinstance(dataset, ClipDataset):
         splits[split] = dataset.clips
         found = [text for text in _warnings(_looked_at(splits)) if text not in warnings]
@@ -79,6 +78,22 @@ def warnings_of_test(folder: Path, dataset: Any, split: str = "test") -> list[st
             logger.warning("%s (`dust check` lists them all)", text)
         warnings += found
     return warnings
+
+
+def read_training_list(folder: Path) -> tuple[dict[str, Any], Any]:
+    """Return what a training in ``folder`` kept: ``warnings``, ``val_labels`` ([label, clips] of each), and its
+    samples, as :class:`Clips` where these are very many; an empty dict and None where it kept nothing. DataError if
+    damaged."""
+    path = folder / TRAIN_LIST
+    if not path.is_file():
+        return {}, None
+    try:
+        saved = read_json(path)
+        many = saved.get("columns")
+        samples = _read_many(folder / TRAIN_COLUMNS) if many else list(map(_sample, saved["samples"]))
+        return {"warnings": list(saved["warnings"]), "val_labels": saved.get("val_labels")}, samples
+    except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
 
 
 def shared_clips(one: Any, other: Any) -> list[str]:
@@ -111,6 +126,14 @@ def _samples(clips: Iterable[Any]) -> list[Sample]:
 
 def _warnings(splits: dict[str, list[Sample]]) -> list[str]:
     return [conflict.summary() for conflict in find_conflicts(splits)]
+
+
+def _count_labels(clips: Any) -> list[tuple[Any, int]]:
+    """Each label, and how many clips have it."""
+    if clips is None:
+        return []
+    labels = clips.labels() if isinstance(clips, Clips) else (one.label for one in samples_of(clips))
+    return list(Counter(labels).items())
 
 
 def _ids_and_labels(clips: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

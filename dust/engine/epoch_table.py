@@ -17,7 +17,7 @@ from dust.utils import distributed
 from dust.utils.logging import write_above_progress
 from dust.utils.meters import TrainMeter
 
-#: From this share of its time on that training waits for data, the row says so and what to do.
+#: From this share of its time on that training waits for data, a line says so and what to do.
 SLOW_DATA = 0.25
 #: The header is written again after so many rows.
 PAGE = 20
@@ -72,6 +72,7 @@ class EpochTable(Hook):
         self.epoch = _Epoch()
         self.value: float | None = None
         self.rows = 0
+        self.slow = False  # whether the last row waited too long for data
         self.heads: list[str] = []
         self.widths = {
             "epoch": 9,
@@ -108,7 +109,8 @@ class EpochTable(Hook):
         left = datetime.timedelta(seconds=round(whole * (total - end.epoch)))
         cells = (f"{end.epoch:>4}/{total:<4}", loss, value, shown, speed, f"{share:.0%}", str(left))
         self._say_row(dict(zip(self.widths, cells, strict=True)))
-        if share >= SLOW_DATA:
+        slow, self.slow = self.slow, share >= SLOW_DATA
+        if self.slow and (not slow or self.rows % PAGE == 1):  # not below every row
             self._say(f"    waiting {share:.0%} for data: more NUM_WORKERS, or dust prepare")
         self.epoch, self.value = _Epoch(), None
 

@@ -78,11 +78,14 @@ def test_files_and_terminal(tmp_path, capsys):
     assert main(["compare", *words, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "one.json")]) == 0
     said = capsys.readouterr().out
     assert "a -> b" in said and "a -> c" in said and "70.00" in said
+    assert "no difference in top1_acc that chance would not make (p 0.06" in said, "of two comparisons"
     several = json.loads((tmp_path / "one.json").read_text())
     assert set(several) == {"b", "c"} and set(several["b"]["top1_acc"]) == {"a", "b", "difference", "low", "high", "p"}
     assert several["b"]["top1_acc"]["difference"] == pytest.approx(20.0)
     assert (tmp_path / "out" / "changed.csv").read_text().count("\n") == 1 + 6 + 3
-    alone = json_of(compare_runs([read_results(word) for word in words[:2]]))
+    two = compare_runs([read_results(word) for word in words[:2]])
+    assert "top1_acc of b is 20.00 higher: chance alone would rarely make that (p 0.03" in text_of(two[0])
+    alone = json_of(two)
     assert several["b"]["top1_acc"]["p"] >= alone["top1_acc"]["p"], "two comparisons are corrected for"
 
 
@@ -114,6 +117,7 @@ def test_predictions_of_first_places_only(tmp_path):
     (found,) = compare_runs([read_results(tmp_path / "a.csv"), b])
     assert found.metrics["top1_acc"].difference == 0 and not found.changed
     said = text_of(found)
+    assert "no difference in top1_acc that chance would not make (p 1.000)" in said
     assert "note: no answer differs: the intervals say how far" in said and "[-24.25, +24.25]" in said
 
 

@@ -19,6 +19,7 @@ from dust.cli.main import main
 from dust.datasets.manifest.corrections import read_corrections
 from dust.utils.errors import DataError
 from dust.utils.features import FeatureWriter
+from tests.analysis.test_compare import run
 
 
 def clusters(rng, count=400, classes=4, width=32, spread=0.6):
@@ -156,6 +157,14 @@ def test_a_folder_without_features_says_how_to_get_some(kitchen, capsys):
     folder, _ = kitchen
     assert main(["curate", str(folder / "none"), str(folder)]) == 2
     assert "FEATURES.ENABLE True" in capsys.readouterr().err
+
+
+def test_answers_judge_labels_alone(tmp_path, capsys):
+    run(tmp_path / "run", np.arange(60) % 3, np.arange(60) > 1)
+    assert main(["curate", str(tmp_path / "run"), "no lists are read", "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "copies and outliers were not looked for" in said and "families" not in said
+    assert "2 labels that look wrong" in said
 
 
 def test_features_of_a_model_that_learnt_the_labels_are_told(kitchen, capsys):

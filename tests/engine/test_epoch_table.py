@@ -53,6 +53,11 @@ def test_figures_and_the_reason_for_slowness():
     assert lines[1].split()[:6] == ["1/10", "1.2500", "75.00*", "75.00", "160.0", "10%"]  # 2 processes of 8 in 0.1 s
     assert lines[2].split()[:6] == ["2/10", "0.7500", "-", "75.00", "16.0", "41%"]
     assert lines[3:] == ["    waiting 41% for data: more NUM_WORKERS, or dust prepare"]
+    for epoch, waiting in enumerate((0.5, 0.6, 0.1, 0.7), 3):
+        an_epoch(table, meter, waiting, 0.4, 0.75)
+        table.after_epoch(state, EpochEnd(epoch, False, False))
+    reasons = [line for line in lines[4:] if "waiting" in line]
+    assert reasons == ["    waiting 64% for data: more NUM_WORKERS, or dust prepare"], "once, until it was better"
 
 
 def test_the_best_epoch_may_be_that_of_the_lowest_loss():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dust.analysis.explain.curves import write_series_picture, write_tracks_picture
 from dust.analysis.explain.draw import write_film, write_picture
 from dust.analysis.explain.maps import Map, make_map
 from dust.analysis.explain.occlusion import Occlusion, occlude
@@ -28,6 +29,7 @@ class Explanation:
         probability: of ``target`` by all views.
         map: None where none was asked for, or the model has none; ``why_no_map`` says so.
         frames: (T, H, W, 3) uint8, what the model saw; None without video.
+        numbers: ``series`` (C, T), ``tracks`` (V, T, P, 2) and ``visible`` (V, T, P), likewise.
     """
 
     path: str
@@ -39,6 +41,7 @@ class Explanation:
     why_no_map: str
     occlusions: list[Occlusion]
     frames: np.ndarray | None
+    numbers: dict[str, np.ndarray]
 
 
 def explain(
@@ -102,9 +105,10 @@ def explain(
                 raise
             why = str(error)
     frames = _frames(own["video"]) if "video" in own else None
+    numbers = {name: one[0].cpu().numpy() for name, one in own.items() if name in ("series", "tracks", "visible")}
     parts = occlude(inputs, score) if occlusion else []
     probability = float(prediction.probabilities[wanted])
-    return Explanation(reading.path, prediction.label, wanted, probability, number, found, why, parts, frames)
+    return Explanation(reading.path, prediction.label, wanted, probability, number, found, why, parts, frames, numbers)
 
 
 def _logits(outputs: Any) -> Tensor:
@@ -122,10 +126,11 @@ def _frames(video: Tensor) -> np.ndarray | None:
 
 
 def write_explanation(found: Explanation, folder: Path) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.npz``; of a video also ``NAME.png`` and ``NAME.mp4``; returns their paths."""
+    """Write ``NAME.json`` and ``NAME.npz``; of a video also ``NAME.png`` and ``NAME.mp4``, of series and point tracks
+    ``NAME.series.png`` and ``NAME.tracks.png``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     name = file_stems([Path(found.path).stem or "clip"])[0]
-    paths = [folder / f"{name}.{ending}" for ending in ("json", "npz", "png", "mp4")]
+    paths = [folder / f"{name}.{ending}" for ending in ("json", "npz")]
     arrays: dict[str, np.ndarray] = {}
     facts: dict[str, Any] = {
         "path": found.path, "answer": found.answer, "class": found.target, "probability": found.probability,
@@ -141,11 +146,25 @@ def write_explanation(found: Explanation, folder: Path) -> list[Path]:
     write_text(paths[0], json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     with replacing(paths[1], suffix=".npz") as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    if found.frames is None:
-        return paths[:2]
-    values = found.map.values.numpy() if found.map is not None else None
-    of_frames = next((one for one in found.occlusions if one.name == "video.frames"), None)
+    return paths + write_pictures(found, folder, name)
+
+
+def write_pictures(found: Explanation, folder: Path, name: str) -> list[Path]:
+    """Write what can be seen of an explanation; returns the paths."""
     title = f"{found.target} {100 * found.probability:.0f} %"
-    write_picture(paths[2], found.frames, values, of_frames, title)
-    write_film(paths[3], found.frames, values, of_frames, title)
+    parts = {one.name: one for one in found.occlusions}
+    paths = []
+    if found.frames is not None:
+        values = found.map.values.numpy() if found.map is not None else None
+        paths += [folder / f"{name}.png", folder / f"{name}.mp4"]
+        write_picture(paths[0], found.frames, values, parts.get("video.frames"), title)
+        write_film(paths[1], found.frames, values, parts.get("video.frames"), title)
+    if "series" in found.numbers:
+        paths.append(folder / f"{name}.series.png")
+        both = parts.get("series.channels"), parts.get("series.stretches")
+        write_series_picture(paths[-1], found.numbers["series"], *both, title)
+    if {"tracks", "visible"} <= found.numbers.keys():
+        paths.append(folder / f"{name}.tracks.png")
+        of_tracks = [one for one in found.occlusions if one.name.startswith("tracks.")]
+        write_tracks_picture(paths[-1], found.numbers["tracks"], found.numbers["visible"], of_tracks, title)
     return paths

@@ -8,16 +8,26 @@ import math
 import platform
 import re
 import shlex
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from dust.analysis.compare import compare_runs
 from dust.analysis.predictions import PREDICTIONS, REPORT, Answers, Results, read_all
-from dust.analysis.report.beside import ablation_section, comparison_section, routing_section, timelines_section
+from dust.analysis.report.beside import (
+    ablation_section,
+    comparison_section,
+    picture,
+    routing_section,
+    timelines_section,
+)
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
-from dust.analysis.report.clips import Look, encoded, players_section
+from dust.analysis.report.clips import Look, players_section
+from dust.analysis.report.data import data_section, modalities_section
+from dust.analysis.report.film import encoded
 from dust.analysis.report.procedures import graphs_section, mistakes_section
 from dust.analysis.tuning.outcome import section_of
 from dust.datasets.manifest.manifest import Clip
@@ -47,6 +57,8 @@ MOST_ROWS = 20_000
 MOST_CLIPS = 200_000
 #: Pairs of classes that are listed as most confused.
 PAIRS = 12
+#: Files of numbers: series, and point tracks.
+OF_NUMBERS = (".npz", ".npy", ".pt", ".pth", ".csv", ".parquet", ".edf", ".bdf")
 Section = tuple[str, str]
 
 
@@ -96,6 +108,7 @@ def build_report(run: Path, *, clips: int = 0, maps: bool = False, against: Sequ
     folder = run.resolve().parent if run.resolve().name == "results" else run
     sections: list[Section] = [
         ("Summary", _summary(results)),
+        ("Modalities", modalities_section(results)),
         ("Compared", comparison_section(compare_runs([results, *others])) if others else ""),
         ("Learning curves", _curves(folder)),
     ]
@@ -114,7 +127,8 @@ def build_report(run: Path, *, clips: int = 0, maps: bool = False, against: Sequ
         ("Cameras", ablation_section(folder)),
         ("Clips that could not be read", _bad_clips(folder)),
         ("Search", section_of(folder)),
-        ("Data and run", _facts(results, folder)),
+        ("The data", data_section(results, folder, measure=clips > 0)),
+        ("Run", _facts(results, folder)),
         ("Configuration", _configuration(results)),
     ]
     return _page(results.name, [one for one in sections if one[1]])
@@ -352,16 +366,21 @@ def _clips(results: Results, count: int, look: Look | None) -> str:
 
 
 def build_look(run: Path) -> Look:
-    """Return what makes the film of what the run's model looked at in a clip, for the class that it answered.
+    """Return what makes the film of what the run's model looked at in a clip, for the class that it answered; of series
+    and point tracks the picture of what their parts add.
 
     ConfigError where such a model has no map."""
-    from dust.analysis.explain import explain  # what no report of a test needs
+    from dust.analysis.explain import explain, write_pictures  # what no report of a test needs
     from dust.analysis.explain.draw import heat
     from dust.deploy.loading import load
 
     predictor = load(run, device="cpu")
 
     def look(clip: Clip, answer: str) -> str:
+        if Path(clip.path).suffix in OF_NUMBERS:
+            found = explain(predictor, clip.path, target=answer, method="none")
+            with tempfile.TemporaryDirectory(prefix="dust-") as there:
+                return "".join(map(picture, write_pictures(replace(found, frames=None), Path(there), "clip")))
         found = explain(predictor, clip, target=answer, occlusion=False)
         if found.map is None or found.frames is None:
             raise ConfigError(f"--maps: {found.why_no_map or 'there is no video'}")

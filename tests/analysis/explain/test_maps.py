@@ -151,23 +151,26 @@ def scenes(count, generator):
     return video, labels, where > 0
 
 
-@pytest.mark.parametrize("depth", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_trained_model_looks_at_what_moves_and_a_random_one_does_not(depth):
-    """At least three times as much on the mover as on the background; of random models less than 1.5 on average."""
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_trained_models_look_at_what_moves_and_random_ones_do_not(depth):
+    """At least three times as much on the mover as on the background, the mean of three trainings (single ones differ
+    by a factor of two); of random models less than 1.5."""
     options = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": depth, "num_heads": 2, "all_frames": 4}
-    model = VideoMAE(num_classes=2, **options)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(80):
-        video, labels, _ = scenes(16, generator)
-        loss = F.cross_entropy(model(video), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
-    video, labels, where = scenes(16, generator)
-    assert (model(video).argmax(1) == labels).float().mean() > 0.9
+    video, labels, where = scenes(16, torch.Generator().manual_seed(99))
+
+    def trained(seed):
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        model = VideoMAE(num_classes=2, **options)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        for _ in range(120):
+            clips, answers, _ = scenes(16, generator)
+            loss = F.cross_entropy(model(clips), answers)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert (model.eval()(video).argmax(1) == labels).float().mean() > 0.9
+        return model
 
     def ratio(one):
         maps = [
@@ -177,9 +180,11 @@ def test_a_trained_model_looks_at_what_moves_and_a_random_one_does_not(depth):
         values = torch.stack([found / found.mean() for found in maps])
         return float(values[where].mean() / values[~where].mean())
 
-    assert ratio(model) >= 3
-    random = [ratio(VideoMAE(num_classes=2, **options).eval()) for _ in range(4)]
-    assert sum(random) / 4 < 1.5, random
+    found = [ratio(trained(seed)) for seed in range(3)]
+    assert sum(found) / 3 >= 3, found
+    torch.manual_seed(100)
+    random = [ratio(VideoMAE(num_classes=2, **options).eval()) for _ in range(12)]
+    assert sum(random) / 12 < 1.5, random
 
 
 def test_plain_rollout_sums_to_one():
