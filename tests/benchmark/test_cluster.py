@@ -150,6 +150,7 @@ def test_flops_of_a_training_step_are_those_of_the_formula():
     assert cost.state_bytes == 4  # SGD's momentum
 
 
+@pytest.mark.slow
 def test_activations_follow_batch_precision_and_checkpointing():
     base = ["TRAIN.MIXED_PRECISION", "False", "TIMESFORMER.DEPTH", "4"]
     one, whole, three = (count_step(load_config(QUICK, base), batch) for batch in (4, 8, 12))

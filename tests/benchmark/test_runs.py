@@ -64,6 +64,7 @@ def test_training_in_memory_is_dusts_own(here, monkeypatch):
     assert batch["inputs"]["video"].dtype is torch.uint8 and batch["inputs"]["video"].shape == (2, 3, 4, 32, 32)
 
 
+@pytest.mark.slow
 def test_scaling_command(here, tmp_path, capsys):
     words = ["scaling", "--cfg", CFG, *TINY, "--steps", "2", "--warmup", "1", "--rounds", "1"]
     result, _ = run_tool(tmp_path, capsys, *words)
@@ -100,6 +101,7 @@ def test_checkpoint_command(here, tmp_path, capsys, monkeypatch):
         positive(row, "step_ms")
 
 
+@pytest.mark.slow
 def test_resume_command(data, tmp_path, capsys):
     words = ["resume", "--cfg", CFG, "--rounds", "1", "DATA.PATH_TO_DATA_DIR", str(data), "MODEL.NUM_CLASSES", "2"]
     words += [*TINY, "TRAIN.BATCH_SIZE", "1", "TRAIN.EVAL_PERIOD", "0"]

@@ -154,7 +154,7 @@ def test_activation_checkpointing_changes_no_bit_in_training(name, arguments, sh
         assert not torch.equal(answers(model(**inputs)), plain), "something must have been drawn"
 
 
-@models_but(*NO_COMPILING, slow=("SlowFast", "X3D", "MViT"))
+@models_but(*NO_COMPILING, slow=("SlowFast", "X3D", "MViT", "VJEPA2", "CAST", "VideoSwin", "DualSwinFusion"))
 def test_compiles_whole(name, arguments, shapes):
     """The forward pass of every variant; of each class's last one as AOT autograd traces it, and its backward pass."""
     torch._dynamo.reset()  # else another variant's shapes make these dynamic, which costs several times as much
