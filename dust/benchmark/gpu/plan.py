@@ -108,9 +108,9 @@ class Bench:
         return Row(what, measured, unit, expected, **(limits if self.full else {}))
 
 
-def chosen(part: int = 0, names: str = "") -> list[Stage]:
+def chosen(part: int = 0, names: str | None = None) -> list[Stage]:
     """Return the stages of a part (0: all), or those that ``names`` lists with commas."""
-    if not names:
+    if names is None:
         return [stage for stage in STAGES if part in (0, stage.part)]
     wanted, known = names.split(","), {stage.name: stage for stage in STAGES}
     wrong = [name for name in wanted if name not in known]

@@ -379,7 +379,7 @@ def machine_stage(bench: Bench) -> Iterator[Row]:
     """Measure what products and copies reach."""
     device, cuda = torch.device(bench.device), bench.device == "cuda"
     for key, value in machine().items():
-        yield Row(key, str(value))
+        yield Row(key, f"{value:g}" if isinstance(value, float) else str(value))
     if cuda:
         yield Row(
             "CUDA, cuDNN, NCCL", f"{torch.version.cuda}, {torch.backends.cudnn.version()}, {torch.cuda.nccl.version()}"
