@@ -33,7 +33,7 @@ class Stage:
 
 STAGES = (
     Stage("machine", 1, 20, "speed:machine_stage", "versions; matrix products, copies on the device and from the CPU"),
-    Stage("parity", 1, 45, "right:parity", "small models, float32 and bfloat16: outputs and gradients beside the CPU's"),
+    Stage("parity", 1, 45, "right:parity", "small models, float32 and bfloat16: outputs and gradients beside a CPU's"),
     Stage("determinism", 1, 35, "right:determinism", "TRAIN.DETERMINISTIC: three steps twice, no bit may differ"),
     Stage("resume", 1, 35, "loop:resume", "a stopped training continues to the same bits, by both forms of checkpoint"),
     Stage("step", 1, 65, "speed:step", "TimeSformer-B 8x224, 32 clips, bfloat16, beside plain attention in float16"),
