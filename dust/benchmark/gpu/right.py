@@ -88,8 +88,8 @@ def for_gradients(model: nn.Module) -> nn.Module:
 
 
 def parity(bench: Bench) -> Iterator[Row]:
-    """Compare outputs and gradients of small models: in float32, IEEE, the CPU's and the device's; then the device's under
-    autocast in bfloat16 beside float64 on the CPU."""
+    """Compare outputs and gradients of small models: in float32, IEEE, the CPU's and the device's; then the device's
+    under autocast in bfloat16 beside float64 on the CPU."""
     Backends(float32="ieee").use(torch.device(bench.device))
     for case in SMALL if bench.device == "cuda" else SMALL[-3:]:
         title = _title(*case[:2])
