@@ -4,8 +4,6 @@ python -m benchmarks.long_list first --rows 10000000 --folder DIR      writes th
 python -m benchmarks.long_list record --rows 10000000 --folder DIR     what the first process keeps of it for resuming
                                                                        and for later tests
 python -m benchmarks.long_list next --rows 10000000 --folder DIR       opens it: --ranks processes of --workers each
-python -m benchmarks.long_list record --rows 10000000 --folder DIR     what the first process keeps of it for resuming
-                                                                       and for later tests
 python -m benchmarks.long_list next --rows 1000 --folder DIR           the same of a short list, for the difference
 
 The files that the list names do not exist: workers ask for clips and get a BadClip each, so that nothing is decoded.

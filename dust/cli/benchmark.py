@@ -100,7 +100,7 @@ def _about_gpus(add: Add) -> None:
     gpu.add_argument(
         "--part", type=int, default=0, choices=(1, 2, 3), help="right, and the main model; where time goes; each key"
     )
-    gpu.add_argument("--stages", default="", metavar="NAME,...", help="these instead of a part")
+    gpu.add_argument("--stages", metavar="NAME,...", help="these instead of a part")
     gpu.add_argument("--budget", type=float, default=0.0, metavar="SECONDS", help="of all; default: 250 for each part")
     gpu.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="on a CPU sizes are tiny")
     gpu.add_argument("--tiny", action="store_true", help="tiny sizes on a GPU too: does every stage run?")

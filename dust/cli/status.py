@@ -23,7 +23,9 @@ def run(args: argparse.Namespace) -> None:
     root = Path(args.folder)
     runs = find_runs(root)
     if not runs:
-        raise DataError(f"{root}: no run here: a run has a config.yaml and a stdout.log or checkpoints/")
+        raise DataError(
+            f"{root}: no run here: a run has a config.yaml and a stdout.log or checkpoints/ once its data is read"
+        )
     print(table_of(runs, root))
 
 

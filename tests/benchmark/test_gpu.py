@@ -133,6 +133,7 @@ def test_the_plan_says_what_would_be_done(tmp_path, capsys):
     assert [row["stage"] for row in result["figures"]] == [stage.name for stage in chosen(2)]
     assert result["settings"] == {"budget_s": 100} and "Nothing was run" in text
     assert abs(sum(row["seconds"] for row in result["figures"]) - 100) <= len(chosen(2))
+    assert "--budget 100 is less than the 250 s" in text
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,7 @@ def test_the_plan_says_what_would_be_done(tmp_path, capsys):
     [
         (["gpu"], "--out DIR"),
         (["gpu", "--plan", "--stages", "parity,speeed"], "--stages speeed: the stages are machine"),
+        (["gpu", "--plan", "--stages", ""], "--stages : the stages are machine"),
         (["gpu", "--plan", "--budget", "-1"], "--budget -1"),
         (["gpu", "--out", "/dev/null/x"], "--out /dev/null/x: cannot be written"),
     ],

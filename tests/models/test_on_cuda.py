@@ -1,6 +1,7 @@
 """What a model does on a CUDA device, as far as a CPU shows it: all tensors are there, no convolution embeds patches,
 no operation lacks a deterministic form."""
 
+import contextlib
 import re
 
 import pytest
@@ -28,18 +29,38 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextlib.contextmanager
+def reduced():
+    """Autocast as on a GPU; its own class asks the driver whether there is one."""
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if not torch.autocast_decrement_nesting():
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", False)
+
+
 @pytest.mark.parametrize(("name", "arguments", "shapes"), FAKED, ids=[name for name, _, _ in FAKED])
 def test_all_tensors_of_a_model_are_on_its_device(monkeypatch, name, arguments, shapes):
+    """Evaluated, and in training, with the types that autocast gives on a GPU."""
     # torch 2.10 can not fake the fast path of its transformer layers
     monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
     model = make(name, arguments).eval()
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model.to_empty(device="cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.no_grad():
+            model.to_empty(device="cuda")
         inputs = {key: torch.rand(shape, device="cuda") for key, shape in shapes.items()}
-        with Operations() as operations:
-            outputs = model(**inputs)
-    for value in outputs.values() if isinstance(outputs, dict) else [outputs]:
-        assert value.device.type == "cuda"
+        with Operations() as operations, reduced():
+            with torch.no_grad():
+                outputs = [model(**inputs)]
+            if name != "VideoMAEPretrain":  # draws a mask, in pinned memory
+                outputs.append(model.train()(**inputs))
+    for output in outputs:
+        for value in output.values() if isinstance(output, dict) else [output]:
+            assert value.device.type == "cuda"
     if name in PATCHES:
         assert not {one for one in operations.names if "convolution" in one}
 

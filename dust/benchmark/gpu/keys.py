@@ -90,7 +90,7 @@ def several(bench: Bench) -> Iterator[Row]:
         with process_group(env, Rendezvous(env), num_gpus=int(cuda), backend=backend, timeout_s=_TIMEOUT_S):
             group: Any = dist.distributed_c10d._get_default_group()
             limit = group._get_backend(device).options._timeout.total_seconds()
-            title = f"DIST_BACKEND {backend}: DIST_TIMEOUT that the device's group has"
+            title = f"{group._get_backend(device).name()}: DIST_TIMEOUT that the device's group has"
             yield Row(title, limit, "s", f"{_TIMEOUT_S:g}", at_most=_TIMEOUT_S, at_least=_TIMEOUT_S)
             wanted = yield from _forms(bench, device, backend, wanted)
 

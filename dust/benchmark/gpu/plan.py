@@ -33,7 +33,7 @@ class Stage:
 
 STAGES = (
     Stage("machine", 1, 20, "speed:machine_stage", "versions; matrix products, copies on the device and from the CPU"),
-    Stage("parity", 1, 45, "right:parity", "small models in float32: outputs and gradients of the CPU and the device"),
+    Stage("parity", 1, 45, "right:parity", "small models, float32 and bfloat16: outputs and gradients beside a CPU's"),
     Stage("determinism", 1, 35, "right:determinism", "TRAIN.DETERMINISTIC: three steps twice, no bit may differ"),
     Stage("resume", 1, 35, "loop:resume", "a stopped training continues to the same bits, by both forms of checkpoint"),
     Stage("step", 1, 65, "speed:step", "TimeSformer-B 8x224, 32 clips, bfloat16, beside plain attention in float16"),
@@ -108,9 +108,9 @@ class Bench:
         return Row(what, measured, unit, expected, **(limits if self.full else {}))
 
 
-def chosen(part: int = 0, names: str = "") -> list[Stage]:
+def chosen(part: int = 0, names: str | None = None) -> list[Stage]:
     """Return the stages of a part (0: all), or those that ``names`` lists with commas."""
-    if not names:
+    if names is None:
         return [stage for stage in STAGES if part in (0, stage.part)]
     wanted, known = names.split(","), {stage.name: stage for stage in STAGES}
     wrong = [name for name in wanted if name not in known]

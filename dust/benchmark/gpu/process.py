@@ -25,7 +25,7 @@ RESULTS = "results.jsonl"
 _KILL_S = 10  # a process that hangs in the driver cannot be ended; nobody waits longer for it
 
 
-def plan_report(budget: float, part: int = 0, names: str = "") -> Report:
+def plan_report(budget: float, part: int = 0, names: str | None = None) -> Report:
     """Return what :func:`benchmark_gpu` would do; nothing is run."""
     budget, stages = _asked(budget, part, names)
     seconds = deadlines(stages, budget)
@@ -33,10 +33,18 @@ def plan_report(budget: float, part: int = 0, names: str = "") -> Report:
         {"stage": one.name, "part": one.part, "seconds": round(seconds[one.name]), "what": one.does} for one in stages
     ]
     notes = ["a stage is ended at its deadline; what it leaves over is shared out among those behind it"]
+    notes += _too_short(budget, stages)
     return Report("gpu", "Nothing was run: this is the plan.", rows, notes, {"budget_s": round(budget)})
 
 
-def _asked(budget: float, part: int, names: str) -> tuple[float, list[Stage]]:
+def _too_short(budget: float, stages: list[Stage]) -> list[str]:
+    needed = sum(stage.seconds for stage in stages)
+    if budget >= needed:
+        return []
+    return [f"--budget {budget:g} is less than the {needed} s that these stages are made for: who needs more is ended"]
+
+
+def _asked(budget: float, part: int, names: str | None) -> tuple[float, list[Stage]]:
     """Return (seconds, stages); a budget of 0 is :data:`BUDGET_S` for each part."""
     if budget < 0:
         raise DustError(f"--budget {budget:g}: seconds, or 0 for {BUDGET_S} of each part")
@@ -45,7 +53,13 @@ def _asked(budget: float, part: int, names: str) -> tuple[float, list[Stage]]:
 
 
 def benchmark_gpu(
-    folder: Path, *, budget: float = 0.0, part: int = 0, names: str = "", device: str = "auto", tiny: bool = False
+    folder: Path,
+    *,
+    budget: float = 0.0,
+    part: int = 0,
+    names: str | None = None,
+    device: str = "auto",
+    tiny: bool = False,
 ) -> Report:
     """Run the stages; each figure is a line of ``folder/results.jsonl`` as soon as it is known.
 
@@ -83,6 +97,7 @@ def benchmark_gpu(
         append(results, {"run": run, "stage": stage.name, **how})
     rows = read_rows(results, {stage.name for stage in stages}, run)
     notes = [] if full else ["tiny sizes: no figure here says anything about speed"]
+    notes += _too_short(budget, stages)
     settings = {"device": device, "sizes": "full" if full else "tiny", "budget_s": round(budget), "out": str(folder)}
     return Report("gpu", METHOD, rows, notes, settings)
 

@@ -88,10 +88,13 @@ def for_gradients(model: nn.Module) -> nn.Module:
 
 
 def parity(bench: Bench) -> Iterator[Row]:
-    """Compare outputs and gradients of small models in float32, IEEE: the CPU's and the device's."""
+    """Compare outputs and gradients of small models: in float32, IEEE, the CPU's and the device's; then the device's
+    under autocast in bfloat16 beside float64 on the CPU."""
     Backends(float32="ieee").use(torch.device(bench.device))
     for case in SMALL if bench.device == "cuda" else SMALL[-3:]:
-        yield from guarded(_title(*case[:2]), _parity_rows(bench, *case))
+        title = _title(*case[:2])
+        yield from guarded(title, _parity_rows(bench, *case))
+        yield from guarded(f"{title}, bfloat16", _reduced_rows(bench, f"{title}, bfloat16", *case))
 
 
 def _parity_rows(bench: Bench, name: str, arguments: dict[str, Any], key: str, shape: tuple[int, ...]) -> Iterator[Row]:
@@ -114,6 +117,23 @@ def _parity_rows(bench: Bench, name: str, arguments: dict[str, Any], key: str, s
     errors = {one: ((gradients[one].cpu() - value).abs().max() / largest).item() for one, value in right.items()}
     worst = max(errors, key=lambda one: errors[one])
     yield Row(f"{title}: gradients", errors[worst], "", f"< 1e-4; {worst}", at_most=1e-3)
+
+
+def _reduced_rows(
+    bench: Bench, title: str, name: str, arguments: dict[str, Any], key: str, shape: tuple[int, ...]
+) -> Iterator[Row]:
+    answers = []
+    for device, dtype in (("cpu", torch.float64), (bench.device, torch.float32)):
+        model = for_gradients(_small(name, arguments, device)).to(dtype)
+        with torch.autocast(device, torch.bfloat16, enabled=dtype is torch.float32):
+            outputs = model(**{key: _noise(shape, device).to(dtype)})
+        _loss(outputs).backward()
+        gradients = [value.grad.double().cpu().flatten() for value in model.parameters() if value.grad is not None]
+        answers.append((outputs if isinstance(outputs, Tensor) else outputs["logits"], torch.cat(gradients)))
+    (wanted, right), (found, gradient) = answers
+    yield Row(f"{title}: outputs", relative_error(found, wanted), "", "1e-3 to 2e-2", at_most=5e-2)
+    cosine = F.cosine_similarity(gradient, right, dim=0).item()
+    yield Row(f"{title}: cosine of gradients", cosine, "", "> 0.99", at_least=0.99)
 
 
 def _title(name: str, arguments: dict[str, Any]) -> str:

@@ -251,6 +251,7 @@ def compiled(bench: Bench) -> Iterator[Row]:
     device, clips, name = torch.device(bench.device), 32 if bench.full else 2, "TimeSformer-B"
     cfg = config(bench, name)
     eager = BareStep(cfg, device, clips)
+    yield Row(f"{name} B {clips} eager: loss of the first step", eager().item())
     before = milliseconds(eager, device, count=8 if bench.full else 1, warmup=3 if bench.full else 1)
     del eager
     release(device)
@@ -272,9 +273,9 @@ def compiled(bench: Bench) -> Iterator[Row]:
 def _compiled_rows(bench: Bench, title: str, clips: int, wrap: Callable, before: float) -> Iterator[Row]:
     bare = BareStep(config(bench, "TimeSformer-B"), torch.device(bench.device), clips, wrap)
     began = time.perf_counter()
-    bare()
-    synchronize(bare.device)
+    loss = bare().item()
     yield bench.speed(f"{title}: the first step, with its compilation", time.perf_counter() - began, "s")
+    yield Row(f"{title}: loss of the first step", loss, "", "as eager, but for drop path")
     rows = timed(bench, title, "TimeSformer-B", bare, "80-95", at_least=45.0)
     took, first = next(rows)
     yield first
@@ -298,6 +299,7 @@ def steps(bench: Bench, cases: Iterable[Case]) -> Iterator[Row]:
 
 def _step_rows(bench: Bench, title: str, name: str, clips: int, expected: str, words: tuple[str, ...]) -> Iterator[Row]:
     bare = BareStep(config(bench, name, *words), torch.device(bench.device), clips)
+    yield Row(f"{title}: loss of the first step", bare().item(), "", "of one model and size: alike")
     for _, row in timed(bench, title, name, bare, expected):
         yield row
 
@@ -379,7 +381,7 @@ def machine_stage(bench: Bench) -> Iterator[Row]:
     """Measure what products and copies reach."""
     device, cuda = torch.device(bench.device), bench.device == "cuda"
     for key, value in machine().items():
-        yield Row(key, str(value))
+        yield Row(key, f"{value:g}" if isinstance(value, float) else str(value))
     if cuda:
         yield Row(
             "CUDA, cuDNN, NCCL", f"{torch.version.cuda}, {torch.backends.cudnn.version()}, {torch.cuda.nccl.version()}"

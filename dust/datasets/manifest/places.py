@@ -130,17 +130,25 @@ def _texts(paths: Texts, rows: np.ndarray | None, first: int, last: int) -> Iter
 
 def _not_below(base: str, rows: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Yield the rows whose file is not below ``base``."""
-    below, access, there = os.path.join(base, ""), os.access, os.F_OK
-    for row, written in rows:
-        try:
-            if ".tar[" in written or "://" in written:
-                found = is_there(under(base, written))
-            else:
-                found = access(written if os.path.isabs(written) else below + written, there)
-            if not found:
+    access, there = os.access, os.F_OK
+    try:  # the system then need not walk to it for each file
+        folder = os.open(base or os.curdir, os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY))
+    except (OSError, ValueError):
+        folder = None  # on a server, or nowhere
+    try:
+        for row, written in rows:
+            try:
+                if folder is None or ".tar[" in written or "://" in written:
+                    found = is_there(under(base, written))
+                else:
+                    found = access(written, there, dir_fd=folder)
+                if not found:
+                    yield row, written
+            except ValueError:  # a NUL byte
                 yield row, written
-        except ValueError:  # a NUL byte
-            yield row, written
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
 def _look(row: int, written: str, bases: Sequence[str], base: int, check: bool, looked: _Looked) -> None:

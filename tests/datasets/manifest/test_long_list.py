@@ -385,7 +385,7 @@ def test_one_process_reads_the_rows_and_each_looks_for_its_share_of_the_files(tm
     touch(*(tmp_path / f"{n}.mp4" for n in range(3000)))
     reads, asked, old, access = [], [], manifest.columns_in_pieces, os.access
     monkeypatch.setattr(manifest, "columns_in_pieces", lambda *args, **how: reads.append(1) or old(*args, **how))
-    monkeypatch.setattr(os, "access", lambda path, mode: asked.append(path) or access(path, mode))
+    monkeypatch.setattr(os, "access", lambda path, mode, **how: asked.append(path) or access(path, mode, **how))
     found = world(lambda rank: read(tmp_path, check_files=True, shared=True), 3)
     assert len(reads) == 1 and len(asked) == 3000
     for one in found:
