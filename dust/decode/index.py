@@ -134,7 +134,7 @@ def checked(index: VideoIndex) -> VideoIndex | None:
 
 
 def _is_rate(index: VideoIndex) -> bool:
-    """Whether the rate is that of the times, as exactly as their resolution, which is not kept, may tell."""
+    """Return whether the rate is that of the times, as exactly as their resolution, which is not kept, may tell."""
     count, span = len(index.frame_pts) - 1, float(index.frame_pts[-1] - index.frame_pts[0])
     if not 0 < index.fps < math.inf:
         return False
