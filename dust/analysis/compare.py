@@ -257,7 +257,7 @@ def text_of(comparison: Comparison, *, shown: int = 10) -> str:
 
 
 def _verdict(one: Comparison) -> list[str]:
-    """What the first metric says, in a sentence."""
+    """Say what the first metric shows, in a sentence."""
     name, found = next(iter(one.metrics.items()), ("", None))
     if found is None:
         return []

@@ -167,6 +167,8 @@ def curate_answers(results: Results) -> Curated:
     if not len(known):
         raise DataError(f"{results.name}: no clip has a label, so none can look wrong")
     scores, labels = answers.scores[known], answers.labels[known]
+    if len(np.unique(labels)) < 2:
+        raise DataError(f"{results.name}: labels of one class only: none of them can look wrong")
     issues = [
         LabelIssue(int(known[one.index]), one.given, one.suggested, one.own, one.other)
         for one in label_issues(scores, labels)

@@ -129,7 +129,7 @@ def _warnings(splits: dict[str, list[Sample]]) -> list[str]:
 
 
 def _count_labels(clips: Any) -> list[tuple[Any, int]]:
-    """Each label, and how many clips have it."""
+    """Return each label, and how many clips have it."""
     if clips is None:
         return []
     labels = clips.labels() if isinstance(clips, Clips) else (one.label for one in samples_of(clips))

@@ -165,6 +165,9 @@ def test_answers_judge_labels_alone(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "copies and outliers were not looked for" in said and "families" not in said
     assert "2 labels that look wrong" in said
+    run(tmp_path / "one", np.zeros(9, int), np.arange(9) > 1)
+    assert main(["curate", str(tmp_path / "one"), "no lists are read"]) == 2
+    assert "one: labels of one class only" in capsys.readouterr().err
 
 
 def test_features_of_a_model_that_learnt_the_labels_are_told(kitchen, capsys):

@@ -92,12 +92,12 @@ def write_tracks_picture(
 
 
 def _of_each(one: Occlusion | None, count: int) -> np.ndarray:
-    """The share of the part in which each of ``count`` places along the axis lies; 0 where nothing is known."""
+    """Return the share of the part in which each of ``count`` places along the axis lies; 0 where nothing is known."""
     return np.zeros(count) if one is None else np.repeat(one.share, np.diff(one.edges))
 
 
 def _paint(one: Occlusion | None, nothing: str) -> Any:
-    """From shares to colours, the largest of them the deepest; ``nothing`` is that of 0."""
+    """Return what makes colours of shares, the largest the deepest; ``nothing`` is that of 0."""
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     colours = LinearSegmentedColormap.from_list("for and against", (AGAINST, nothing, FOR))

@@ -78,7 +78,7 @@ def _files_of(clips: Any) -> list[str]:
 
 
 def _counter(pairs: Any) -> Counter[Any]:
-    """Of ``[[label, count], ...]`` as train_list.json has them."""
+    """Read ``[[label, count], ...]`` as train_list.json has them."""
     try:
         return Counter({tuple(label) if isinstance(label, list) else label: int(count) for label, count in pairs or ()})
     except (TypeError, ValueError):
@@ -95,7 +95,7 @@ def _tested(results: Results) -> Counter[Any]:
 
 
 def _counts(labels: dict[str, Counter[Any]], results: Results) -> str:
-    """A row for each class, the totals first; classes can be named where the predictions have all of them."""
+    """Show a row for each class, the totals first; classes can be named where the predictions have all of them."""
     if not labels:
         return ""
     totals = ["all", *(str(sum(one.values())) for one in labels.values())]
@@ -110,7 +110,7 @@ def _counts(labels: dict[str, Counter[Any]], results: Results) -> str:
 
 
 def _by_class(labels: Counter[Any]) -> Counter[int]:
-    """Clips of each class; one with several labels counts for each."""
+    """Count the clips of each class; one with several labels counts for each."""
     found = Counter[int]()
     for label, times in labels.items():
         for number in label if isinstance(label, tuple) else (label,):
@@ -119,7 +119,7 @@ def _by_class(labels: Counter[Any]) -> Counter[int]:
 
 
 def _checked(root: str) -> str:
-    """What ``dust check`` found, by kind, where it left its list."""
+    """Show what ``dust check`` found, by kind, where it left its list."""
     path = Path(root) / CHECKED
     if not root or not path.is_file():
         return f"<p>Contents were not compared: <code>dust check {html.escape(root or 'DIR')}</code> does that.</p>"
@@ -133,7 +133,7 @@ def _checked(root: str) -> str:
 
 
 def _measured(files: dict[str, Sequence[str]]) -> str:
-    """Lengths, sizes and rates of up to 100 files of each split."""
+    """Show lengths, sizes and rates of up to 100 files of each split."""
     rows, notes = [], []
     for split, paths in files.items():
         chosen = [paths[int(i)] for i in np.unique(np.linspace(0, len(paths) - 1, min(OPENED, len(paths))).round())]

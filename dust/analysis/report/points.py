@@ -17,7 +17,7 @@ SIDE, TRAIL = 200, 12
 
 
 def is_tracks(path: str) -> bool:
-    """Whether a file may be one of point tracks, by its name."""
+    """Return whether a file may be one of point tracks, by its name."""
     return Path(path).suffix in SUFFIXES
 
 
@@ -58,7 +58,7 @@ def draw(cameras: Mapping[int, Tracks]) -> np.ndarray:
 
 
 def _panel(view: int, tracks: Tracks, time: int) -> np.ndarray:
-    """One camera at one time: visible points, each in its colour with the way that it came."""
+    """Draw one camera at one time: visible points, each in its colour with the way that it came."""
     from PIL import Image, ImageDraw, ImageFont
 
     assert tracks.size is not None
@@ -84,7 +84,7 @@ def _panel(view: int, tracks: Tracks, time: int) -> np.ndarray:
 
 
 def _bright(colour: str) -> tuple[int, ...]:
-    """A colour of the charts, light enough for a dark ground."""
+    """Return a colour of the charts, light enough for a dark ground."""
     return tuple((int(colour[i : i + 2], 16) + 255) // 2 for i in (1, 3, 5))
 
 
