@@ -16,7 +16,7 @@ from typing import Any
 from dust.cli.command import command
 from dust.config import CfgNode, load_config
 from dust.convert.check import check_data
-from dust.convert.fixes import folder_of_findings, write_clean, write_corrections, write_findings
+from dust.convert.fixes import folder_of_findings, refuse_fix, write_clean, write_corrections, write_findings
 from dust.convert.lists import KINDS, ListOptions
 from dust.datasets.manifest.background import Background
 from dust.datasets.manifest.manifest import FORMATS
@@ -79,6 +79,7 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
     build_shard_cache(cfg)
     kind = _DATASETS.get(dataset, "keystep" if dataset in _RECORDINGS else "clips")
     size, frames = tuple(cfg.TRACKS.FRAME_SIZE), data.NUM_FRAMES * data.CLIPS_PER_VIEW
+    no_clips = kind in ("tracks", "keystep") or "video" not in data.MODALITIES
     return {
         "kind": kind,
         "format": data.FORMAT if data.FORMAT != "auto" else _FORMATS.get(dataset, "auto"),
@@ -91,7 +92,7 @@ def build_options(cfg: CfgNode) -> dict[str, Any]:
         "segment_unit": data.SEGMENT_UNIT,
         "extra_columns": data.EXTRA_COLUMNS,
         "frame_pattern": data.FRAME_PATTERN,
-        "span": 0.0 if kind in ("tracks", "keystep") else frames * data.SAMPLING_RATE / data.TARGET_FPS,
+        "span": 0.0 if no_clips else frames * data.SAMPLING_RATE / data.TARGET_FPS,
         "layout": cfg.KEYSTEP.LAYOUT,
         "table": cfg.KEYSTEP.PROCEDURE,
         "rules": build(SeriesRules, cfg) if "series" in data.MODALITIES else None,
@@ -137,6 +138,8 @@ def run(args: argparse.Namespace) -> int:
 def check_folder(args: argparse.Namespace, root: str, out: str, values: dict[str, Any]) -> int:
     """Check one data folder, and write what was found; returns the exit status."""
     folder = folder_of_findings(root, out, force=args.force)
+    if args.fix:
+        refuse_fix(args.fix, force=args.force)
     report = check_data(root, ListOptions(**values), workers=args.workers)
     print("\n".join(printable_lines(line) for line in report.lines()))
     bad = len({one.path for one in report.findings if one.kind == "bad"})

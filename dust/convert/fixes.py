@@ -29,6 +29,7 @@ COLUMNS = {
     BAD_CLIPS: ["split", "id", "path", "reason"],
     FINDINGS: ["level", "kind", "split", "id", "path", "detail", "action", "label"],
 }
+_LISTS = [*(f"{split}.csv" for split in SPLITS), CLASS_LIST, "recordings.csv", "procedure.json"]
 #: Which of several findings about one sample decides what becomes of it.
 _RANK = {"keep": 0, "relabel": 1, "drop": 2}
 
@@ -72,6 +73,15 @@ def write_findings(report: Report, folder: Path) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------- fixes
+
+
+def refuse_fix(fix: str, *, force: bool = False) -> None:
+    """Refuse a place of ``--fix`` that is taken, before anything is decoded. DataError."""
+    path = Path(fix)
+    if path.suffix == ".csv":
+        refuse_overwriting(path.parent, [path.name], force)
+    else:
+        refuse_overwriting(path, _LISTS, force)
 
 
 def decisions(report: Report) -> dict[tuple[str, str], Finding]:
@@ -155,8 +165,7 @@ def write_lists(out: str | os.PathLike, lists: Lists, kept: Kept, *, force: bool
 def _refuse_lists(out: Path, lists: Lists, force: bool) -> None:
     if lists.kind == "clips" and any(manifest.frames for manifest in lists.source.values()):
         raise DataError("lists of frames (Charades) are not written again: give --fix a FILE.csv, for DATA.CORRECTIONS")
-    names = [f"{split}.csv" for split in SPLITS] + [CLASS_LIST, "recordings.csv", "procedure.json"]
-    refuse_overwriting(out, names, force)
+    refuse_overwriting(out, _LISTS, force)
 
 
 def write_list(out: Path, split: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -29,6 +29,7 @@ from dust.datasets.tracks.manifest import TABLE as TRACK_TABLE
 from dust.datasets.video.epic_list import HEADER, NAMES, read_epic
 from dust.decode.members import member_of
 from dust.utils.errors import ConfigError, DataError, Problems
+from dust.utils.files import like_missing
 
 KINDS = ("clips", "fusion", "tracks", "keystep", "epic")
 #: A frame so large that no point is outside: for tracks whose files do not say their size.
@@ -325,7 +326,7 @@ def look_at(path: str, *, kind: str, options: ListOptions, unfit: Collection[str
     file, _ = split_reference(path)
     if member_of(file) is None and not os.path.exists(file):
         hint = "" if kind != "video" or os.path.splitext(file)[1] else " (a header? name its columns path and label)"
-        return Health(f"missing{hint}")
+        return Health(f"missing{hint or like_missing(file)}")
     try:
         if kind == "rows":
             return _look_at_row(path)

@@ -114,7 +114,7 @@ def refuse_overwriting(folder: Path, names: Sequence[str], force: bool) -> None:
         raise DataError(f"{folder} is a file: give a folder")
     present = [name for name in names if (folder / name).exists()]
     if present and not force:
-        raise DataError(f"{folder} already holds {', '.join(present)}: give another --out, or --force to replace them")
+        raise DataError(f"{folder} already holds {', '.join(present)}: give another place, or --force to replace them")
 
 
 def make_folder(folder: Path) -> None:

@@ -29,6 +29,9 @@ def read_picture(path: str) -> np.ndarray:
 
     try:
         with open_file(path) as file, Image.open(file) as image:
+            count = getattr(image, "n_frames", 1)
+            if count > 1 and image.format != "MPO":  # a photograph with its preview is one picture
+                raise ValueError(f"it holds {count} pictures, and a file is one frame: save each in a file of its own")
             image.load()  # of a TIFF this turns the picture, and takes the tag away
             return _turned(_rgb(image), _orientation(image, path))
     except UnidentifiedImageError as error:  # whose own text names an open file, another each time

@@ -11,7 +11,7 @@ colour, which its one-pass way shifts by one or two levels.
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -161,7 +161,7 @@ class FrameConverter:
     """Makes the pictures of one request; ``height`` and ``width`` are the reader's, to which boxes refer.
 
     ``stretch``: how many times wider than stored a frame is shown, before it is turned. ``remark`` tells of colours
-    that had to be guessed. ConversionError for a frame that cannot be converted.
+    that had to be guessed, and of frames of another size. ConversionError for a frame that cannot be converted.
     """
 
     def __init__(
@@ -216,6 +216,8 @@ class FrameConverter:
             height, width = width, height
         shown_height, shown_width = shown_size(height, width, self.stretch, self.orientation)
         # A file may change its picture size on the way; boxes keep their place in the picture.
+        if (shown_height, shown_width) != (self.height, self.width):
+            self.remark = tell_sizes([(self.height, self.width), (shown_height, shown_width)])
         tall, wide = shown_height / self.height, shown_width / self.width
         y, x, h, w = self.request.box or (0.0, 0.0, self.height, self.width)
         box = y * tall, x * wide, h * tall, w * wide
@@ -292,6 +294,15 @@ class _PlaneCutter:
             lines = lines[: lines.size // source.line_size * source.line_size].reshape(-1, source.line_size)
             into[:] = lines[top : top + rows, left : left + columns]
         return kept
+
+
+def tell_sizes(sizes: Iterable[tuple[int, int]]) -> str:
+    """Return what to say of a clip whose pictures are of these heights and widths; "" where all are of one size."""
+    several = list(dict.fromkeys(sizes))
+    if len(several) < 2:
+        return ""
+    shown = ", ".join(f"{height}x{width}" for height, width in several[:4]) + (", ..." if len(several) > 4 else "")
+    return f"its pictures are of several sizes ({shown}; height x width): all are scaled to one of them"
 
 
 def cut(picture: np.ndarray, crops: Crops | None, top: int = 0, left: int = 0) -> list[np.ndarray]:

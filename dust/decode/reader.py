@@ -36,7 +36,7 @@ from dust.decode.deadline import check_time
 from dust.decode.folders import picture_kinds, scan_pictures
 from dust.decode.index import VideoIndex, VideoReport, agree, full_scan
 from dust.decode.pictures import read_picture
-from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest, shown_size
+from dust.decode.pixels import ConversionError, FrameConverter, FrameRequest, shown_size, tell_sizes
 from dust.decode.session import Contradiction, DecodeSession
 from dust.utils.errors import DustError, VideoError
 
@@ -116,29 +116,28 @@ class VideoReader(Clip):
             self.close()  # stopped in the middle: what the decoder still holds is of no use
             raise
         for consumer in sinks:
-            if consumer.converter.remark:
-                say_once("colours", self.path, consumer.converter.remark)
+            _say(self.path, consumer.converter.remark)
         return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
         """Decode everything once, from the start, and report; what is learnt is kept. VideoError if nothing comes, or
         something that cannot be converted to RGB."""
         self.close()
-        kinds: set[tuple] = set()
+        kinds: dict[tuple, None] = {}
 
         def try_to_convert(_: int, frame: Any) -> None:
             kind = frame.height, frame.width, frame.format.name, frame.colorspace, frame.color_range
             if kind not in kinds:
-                kinds.add(kind)
+                kinds[kind] = None
                 converter = FrameConverter(FrameRequest([0]), frame.height, frame.width)
                 converter(frame)
-                if converter.remark:
-                    say_once("colours", self.path, converter.remark)
+                _say(self.path, converter.remark)
 
         try:
             self._learn(agree(self._index, full_scan(self.path, self._threads, try_to_convert)))
         except ConversionError as error:
             raise VideoError(self.path, f"a frame cannot be converted to RGB: {error}") from error
+        _say(self.path, tell_sizes((height, width) for height, width, *_ in kinds))
         return self.report
 
     def close(self) -> None:
@@ -234,13 +233,18 @@ class FrameFolderReader(Clip):
         take = deal(sinks)
         for number in wanted:
             take(number, av.VideoFrame.from_ndarray(self._picture(number), format="rgb24"))
+        for consumer in sinks:
+            _say(self.path, consumer.converter.remark)
         return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
         """Open every picture, and report those that cannot be read."""
+        sizes: dict[tuple[int, int], None] = {}
         for number in range(len(self)):
             with contextlib.suppress(VideoError):
-                self._picture(number)
+                height, width, _ = self._picture(number).shape
+                sizes[height, width] = None
+        _say(self.path, tell_sizes(sizes))
         return self.report
 
     def _picture(self, number: int) -> np.ndarray:
@@ -291,6 +295,12 @@ class ArrayReader(Clip):
 
     def check(self) -> VideoReport:
         return self.report
+
+
+def _say(path: str, remark: str) -> None:
+    """Warn once of what the frames of a clip showed besides their pixels."""
+    if remark:
+        say_once("pictures", path, remark)
 
 
 def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:

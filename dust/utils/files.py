@@ -16,8 +16,10 @@ import re
 import stat
 import threading
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -262,6 +264,34 @@ def restored(path: str) -> str:
         name = unescaped(path)
         return name if os.path.exists(name) else path
     return path
+
+
+def like_missing(path: str) -> str:
+    r"""Return what to say of a path that is not there: the one that is, if they differ only in case, in the form of
+    their letters (Unicode's composed and decomposed ones), in spaces at their ends or in Windows' ``\``; else ""."""
+    if "://" in path:
+        return ""
+    here = os.sep if path.startswith(("/", "\\")) else ""
+    for part in filter(None, path.replace("\\", "/").split("/")):
+        if not os.path.exists(os.path.join(here, part)):
+            part = _alike(here or os.curdir).get(_bare_name(part), "")
+        if not part:
+            return " (folders are parted by / here, not by \\)" if "\\" in path else ""
+        here = os.path.join(here, part)
+    return f"; is {here} meant?"
+
+
+@lru_cache(maxsize=64)
+def _alike(folder: str) -> dict[str, str]:
+    """{bare name: name} of what a folder holds."""
+    try:
+        return {_bare_name(name): name for name in sorted(os.listdir(folder), reverse=True)}
+    except OSError:
+        return {}
+
+
+def _bare_name(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def _encoding(data: bytes) -> str:

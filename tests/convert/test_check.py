@@ -9,6 +9,7 @@ from PIL import Image
 
 from dust.cli import check as command
 from dust.cli import convert_data
+from dust.config import load_config
 from dust.convert.check import check_data, near_pairs, same_words
 from dust.convert.fixes import folder_of_findings, write_clean, write_corrections
 from dust.convert.lists import ListOptions
@@ -320,3 +321,18 @@ def test_a_segment_that_ends_behind_its_file_is_said(tmp_path):
     found = [one for one in check_data(str(tmp_path)).findings if "beyond" in one.detail]
     assert [(one.level, one.id) for one in found] == [("warning", "a.mp4#0.5-9")]
     assert "the file has 24 frames, 0.8 s" in found[0].detail
+
+
+def test_a_taken_place_is_refused_before_anything_is_decoded(clips, capsys):
+    for name in ("clean", "fixes.csv"):
+        arguments = [str(clips), "--workers", "0", "--fix", str(clips / name)]
+        assert command.main(arguments) == 1
+        (clips / "check.csv").unlink()
+        assert command.main(arguments) == 2
+        assert "already holds" in capsys.readouterr().err and not (clips / "check.csv").exists()
+        assert command.main([*arguments, "--force"]) == 1
+
+
+def test_videos_are_not_too_short_for_what_reads_none():
+    span = command.build_options(load_config("configs/quickstart/dust_stage2.yaml"))["span"]
+    assert span == 0 < command.build_options(load_config("configs/quickstart/dust_stage1.yaml"))["span"]

@@ -112,3 +112,24 @@ def test_a_number_that_no_recording_has_is_a_gap_and_no_long_wait(tmp_path):
     (gap,) = problems.kinds["a gap in the pictures: every frame must be there"]
     assert "99999999999999997 of 100000000000000000 are missing, the first is number 2" in gap
     assert "9" * 100 in problems.kinds["a picture without a number at the end of its name"][0]
+
+
+def test_pictures_of_several_sizes_are_said(tmp_path, caplog):
+    for number, size in enumerate((16, 16, 24)):
+        Image.new("RGB", (16, size)).save(tmp_path / f"{number}.png")
+    with FrameFolderReader(tmp_path) as reader:
+        assert reader.frames([0, 1]).shape == (2, 16, 16, 3) and not caplog.text
+        assert reader.frames([0, 2]).shape == (2, 16, 16, 3)
+    assert "of several sizes (16x16, 24x16; height x width)" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["1.tif", "1.webp", "1.png"])
+def test_a_frame_of_several_pictures_is_refused(tmp_path, name):
+    """All but its first picture were dropped in silence. A photograph with its preview is one picture."""
+    first, *others = [Image.new("RGB", (16, 16), (number, 0, 0)) for number in (0, 90, 200)]
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    with pytest.raises(VideoError, match="holds 3 pictures, and a file is one frame"):
+        FrameFolderReader(tmp_path)
+    (tmp_path / name).unlink()
+    first.save(tmp_path / "1.jpg", "MPO", save_all=True, append_images=others)
+    assert len(FrameFolderReader(tmp_path)) == 1

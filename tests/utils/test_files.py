@@ -7,6 +7,7 @@ import pytest
 from dust.utils import files
 from dust.utils.errors import DataError
 from dust.utils.files import (
+    like_missing,
     natural_order,
     replacing,
     sha256_of_file,
@@ -181,3 +182,15 @@ def test_a_name_is_readable_and_nobody_can_take_it():
 
 def test_the_address_of_a_file_whose_name_is_no_text():
     assert files.plain_path("file:///tmp/\udcff%20b.mp4") == "/tmp/\udcff b.mp4"
+
+
+def test_a_missing_file_that_is_there_under_a_like_name(tmp_path):
+    """Lists from Windows and macOS: other slashes, other case, decomposed letters, a space at the end."""
+    folder = tmp_path / "Videos"
+    folder.mkdir()
+    path = folder / "caf\u00e9 1.mp4"
+    path.touch()
+    for name in ("Videos\\caf\u00e9 1.mp4", "videos/cafe\u0301 1.MP4", "Videos/caf\u00e9 1.mp4 "):
+        assert like_missing(str(tmp_path / name)) == f"; is {path} meant?"
+    assert like_missing(str(folder / "cafe 1.mp4")) == like_missing("https://host/a.mp4") == ""
+    assert "by /" in like_missing(str(tmp_path / "C:\\clips\\a.mp4"))

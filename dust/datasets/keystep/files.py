@@ -28,7 +28,7 @@ from dust.decode.reader import open_clip
 from dust.procedure.mistakes import KINDS, WRONG
 from dust.procedure.table import INSTALL, INSTALL_WRONGLY, REMOVE, State
 from dust.utils.errors import DataError, Problems, VideoError
-from dust.utils.files import restored, write_csv, write_text
+from dust.utils.files import like_missing, restored, write_csv, write_text
 from dust.utils.text import whole_number
 
 logger = logging.getLogger(__name__)
@@ -358,7 +358,7 @@ def count_frames(
         return replace(recording, num_frames=count_numbered(path, first, pattern, problems))
     if not path.exists():
         if check_files:
-            problems.add("frames that are not there", f"{recording.id}: {path}")
+            problems.add("frames that are not there", f"{recording.id}: {path}{like_missing(str(path))}")
         return recording
     try:
         with open_clip(path, index_cache=index_cache or None) as reader:

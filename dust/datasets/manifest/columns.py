@@ -7,6 +7,7 @@ not read from this list is refused by name. All others are named in one line of 
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from dust.decode.segment import FRAMES, Segment
@@ -39,6 +40,13 @@ def to_number(cell: str) -> float:
     return float(text.replace(",", ".") if _NUMBERED.fullmatch(text) else text)
 
 
+def refuse_twice(names: Sequence[str], problems: Problems) -> None:
+    """Refuse columns of one name, for nobody can say which of them is meant. Those without a name are left aside."""
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        problems.add("a column twice: rename or remove one of them", ", ".join(twice))
+
+
 def find_group(names: Sequence[str], group_column: str, problems: Problems) -> int | None:
     """Return which of the columns is the group's: that of DATA.GROUP_COLUMN, which must be there, else ``group``."""
     wanted = column_name(group_column) or GROUP
@@ -53,7 +61,8 @@ def find_group(names: Sequence[str], group_column: str, problems: Problems) -> i
 def check_columns(
     names: Sequence[str], used: Sequence[str], source: str, problems: Problems, extra: Sequence[str] = ()
 ) -> list[str]:
-    """Refuse columns that change what a row means; name in the log, and return, those that nobody reads.
+    """Refuse columns that change what a row means, and several of one name; return those that nobody reads, which the
+    log names.
 
     Args:
         names: of all columns.
@@ -61,6 +70,7 @@ def check_columns(
         source: the list, for the log.
         extra: DATA.EXTRA_COLUMNS, columns that are known to be of no meaning here: nothing is said of them.
     """
+    refuse_twice([name for name in map(column_name, names) if name in map(column_name, used)], problems)
     known = {column_name(name) for name in (*used, *extra)}
     others = [name for name in names if column_name(name) not in known]
     partial = START in used and END not in used  # then a length says where a segment ends

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from dust.datasets.manifest.table import SPLIT_NAMES, read_table
 from dust.utils.errors import DataError, Problems
-from dust.utils.text import MOST_NAMES, near_names
+from dust.utils.text import MOST_NAMES, counted, near_names
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,15 @@ def read_corrections(path: str | os.PathLike) -> list[Correction]:
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}: corrections have id,action,label[,split]")
     seen: dict[tuple[str, str], Correction] = {}
+    idle = []
     for where, _, cells in table.rows:
         action, label, split = cells["action"].lower(), cells.get("label", ""), cells.get("split", "").lower()
         if action not in ACTIONS:
             problems.add(f"an action that is none of {', '.join(ACTIONS)}", f"{where}: {cells['action']!r}")
         if action == "relabel" and not label:
             problems.add("relabel without a label", f"{where}: {cells['id']}")
+        if label and action in ("keep", "drop"):
+            idle.append(f"{where}: {action}, {label}")
         if split and split not in SPLIT_NAMES:
             problems.add("a split that is none of train, val, test", f"{where}: {cells['split']!r}")
         found = Correction(cells["id"], action, label if action == "relabel" else "", SPLIT_NAMES.get(split, ""), where)
@@ -52,6 +55,9 @@ def read_corrections(path: str | os.PathLike) -> list[Correction]:
         if (before.action, before.label) != (found.action, found.label):
             problems.add("an id that is corrected in two ways", f"{where}: {found.id} (before: {before.where})")
     problems.raise_if_any(path)
+    if idle:
+        count = counted(len(idle), "label is", "labels are")
+        logger.warning("%s: %s not read, for only relabel gives one (%s)", path, count, idle[0])
     return list(seen.values())
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dust.datasets.manifest.table import RawSplit, Row
+from dust.datasets.manifest.table import SPLIT_NAMES, RawSplit, Row
 from dust.decode.folders import Scan, is_file, is_folder, is_hidden, is_video, iter_clips, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import hash_order, read_text
@@ -24,6 +24,7 @@ SPLIT_FOLDERS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+_LISTS = (".csv", ".tsv", ".txt", ".json", ".xls", ".xlsx", ".ods")
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}  # of each class, where class folders come without split folders
 
 
@@ -86,6 +87,9 @@ def read_folders(root: str, split: str) -> RawSplit:
         )
     if not splits and not classes:
         raise DataError(f"{root}: no folder with videos in it (looked for <split>/<class>/ and <class>/)")
+    if not splits:
+        _refuse_splits_below(root, classes)
+    _say_lists(root)
     top = os.path.join(root, splits[split]) if splits else root
     raw = RawSplit(source=f"{top} (one folder per class)", rows=[], bases=[root])
     names = set(classes)
@@ -110,6 +114,30 @@ def read_folders(root: str, split: str) -> RawSplit:
     if not splits:
         logger.info("%s has no split folders: 80/10/10 of each class by the hash of the clips' ids", root)
     return raw
+
+
+def _refuse_splits_below(root: str, classes: Sequence[str]) -> None:
+    """DataError where split folders lie below what would be the class folders: nobody's splits are mixed anew."""
+    for name in classes:
+        below = [one for one in _folders(os.path.join(root, name)) if one.lower() in SPLIT_NAMES]
+        if len({SPLIT_NAMES[one.lower()] for one in below}) > 1:
+            raise DataError(
+                f"{root}: {name}/ holds split folders ({', '.join(below)}), and would be a class: if the classes lie "
+                f"below them, give {os.path.join(root, name)}; else put the splits above the classes (train/{name}/), "
+                "or list the clips in csv files"
+            )
+
+
+def _say_lists(root: str) -> None:
+    """Warn of what looks like a list of clips beside class folders, and is none that is read."""
+    names = [entry.name for entry in visible(root) if is_file(entry) and entry.name.lower().endswith(_LISTS)]
+    names = [name for name in names if not SPLIT_NAMES.keys().isdisjoint(re.split(r"[^a-z]+", name.lower()))]
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        logger.warning(
+            "%s: not read, for lists are called train.csv, val.csv and test.csv: %s (clips are those of the folders)",
+            root, shown,
+        )  # fmt: skip
 
 
 def _share(clips: list[str], split: str, name: str, problems: Problems) -> list[str]:

@@ -13,7 +13,7 @@ from dust.datasets.manifest.shards import is_there
 from dust.decode.remote import is_remote, under
 from dust.utils import distributed
 from dust.utils.errors import Problems
-from dust.utils.files import restored
+from dust.utils.files import like_missing, restored
 from dust.utils.text import csv_cell
 
 _FIRST = 1000  # rows that decide under which folder the paths of a long list are
@@ -30,7 +30,12 @@ def missing_file(bases: Sequence[str]) -> str:
 def missing_case(where: str, written: str, bases: Sequence[str], *, header: bool) -> str:
     """Return which file is missing; ``header``: the row may be one."""
     hint = "" if not header or os.path.splitext(written)[1] else " (a header? name its columns path and label)"
-    return f"{where}: {under(bases[0], written)}{hint}"
+    return f"{where}: {under(bases[0], written)}{hint or like_written(written, bases)}"
+
+
+def like_written(written: str, bases: Sequence[str]) -> str:
+    """Return which file a missing one may stand for, see :func:`dust.utils.files.like_missing`; "" if none is alike."""
+    return next((text for folder in bases if (text := like_missing(under(folder, written)))), "")
 
 
 def find_file(written: str, bases: Sequence[str], check: bool) -> str | None:

@@ -30,6 +30,7 @@ from dust.datasets.manifest.columns import (
     find_group,
     path_of,
     read_segment,
+    refuse_twice,
     several_numbers,
 )
 from dust.decode.folders import is_picture, is_video
@@ -351,11 +352,8 @@ def read_rows(
             raw.rows.append(row)
     if bare and (split not in ("test", "") or len(bare) < len(raw.rows)):
         for index in bare:
-            raw.problems.add(
-                f"one column, where a path and a label are needed (separator: {shown}; "
-                "set DATA.PATH_LABEL_SEPARATOR if it is another)",
-                f"{raw.rows[index].where}: {raw.rows[index].written}",
-            )
+            kind = f"one column, where a path and a label are needed (separator: {shown}; set DATA.PATH_LABEL_SEPARATOR"
+            raw.problems.add(f"{kind} if it is another)", f"{raw.rows[index].where}: {raw.rows[index].written}")
         raw.rows = [row for row in raw.rows if row.label is not None]
 
 
@@ -434,12 +432,14 @@ def read_table(
 ) -> Table:
     """Read a csv file whose first line names its columns; an empty file has no header. See :func:`read_lines`.
 
-    Which columns there must be is the caller's to check. A row with more or fewer cells is a problem.
+    Which columns there must be is the caller's to check. Two columns of one name, and a row with more or fewer cells,
+    are problems.
     """
     lines = read_lines(path, problems, where=where, separator=separator, empty=empty)
     if not lines:
         return Table([], [])
     header = [name.lower() for name in lines[0].cells]
+    refuse_twice(header, problems)
     rows = []
     for name, text, cells in lines[1:]:
         if len(cells) == len(header):

@@ -8,7 +8,6 @@ right, or there is one error that lists everything wrong.
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +18,7 @@ from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.once import once
-from dust.datasets.manifest.places import find_file, missing_file
+from dust.datasets.manifest.places import find_file, like_written, missing_file
 from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.manifest.votes import Indexed, Votes, index_rows, merge_rows
 from dust.datasets.multimodal.series import Window
@@ -285,15 +284,12 @@ def _read_table(
 def _check_columns(
     problems: Problems, columns: Sequence[str], split: str, wanted: Sequence[str], known: Sequence[str]
 ) -> None:
-    counts = Counter(columns)
-    for name in columns:
+    for name in dict.fromkeys(columns):
         if name not in known and column_name(name) not in known:
             near = _OTHER_NAMES.get(name) or next(iter(near_names(name, COLUMNS, n=1)), "")
             hint = f"; did you mean {near}?" if near and near not in columns else ""
             kind = f"an unknown column: the header's names are {', '.join(COLUMNS)}, and those of DATA.EXTRA_COLUMNS"
             problems.add(kind, f"{name!r}{hint}")
-        elif counts[name] > 1:
-            problems.add("a column twice", name)
     if "id" not in columns:
         kind = "no column id: every sample needs a name of its own, by which features are joined to it"
         problems.add(kind, f"line 1: {', '.join(columns)}")
@@ -383,7 +379,7 @@ class _Finder:
             self.found[path] = find_file(path, self.raw.bases, self.check)
         found = self.found[path]
         if found is None:
-            problems.add(missing_file(self.raw.bases), where)
+            problems.add(missing_file(self.raw.bases), where + like_written(path, self.raw.bases))
             return ""
         if stacked and self.check:
             if found not in self.counts:

@@ -19,7 +19,7 @@ from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.tracks.files import SUFFIXES
 from dust.decode.segment import FRAMES, Segment
 from dust.utils.errors import DataError, Problems
-from dust.utils.files import hash_order, restored
+from dust.utils.files import hash_order, like_missing, restored
 from dust.utils.structured import read_json
 from dust.utils.text import whole_number
 
@@ -216,7 +216,7 @@ def _clips(
     group = find_group([column_name(name) for name in header], group_column, problems)
     named["group"] = "" if group is None else header[group]
     used = [column for column in named.values() if column]
-    check_columns(header, used, str(path), problems, extra_columns)
+    check_columns(list(dict.fromkeys(header)), used, str(path), problems, extra_columns)
     own_split = path.stem if path.stem in SPLITS and not named["split"] else ""
     clips: dict[str, TrackClip] = {}
     for where, cells in rows:
@@ -234,7 +234,7 @@ def _clips(
         if file is None:
             file = str(path.parent / row["file"])
             if check_files:
-                problems.add("a file that is missing", f"{where}: {file}")
+                problems.add("a file that is missing", f"{where}: {file}{like_missing(file)}")
         facts: dict[str, Any] = {
             "word": row["label"] or None,
             "sequence": row["sequence"],

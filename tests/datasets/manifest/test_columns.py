@@ -3,7 +3,11 @@
 import pytest
 
 from dust.datasets.manifest.columns import check_columns
+from dust.datasets.manifest.corrections import read_corrections
 from dust.datasets.manifest.manifest import read_manifest, read_new_clips
+from dust.datasets.multimodal.fusion_manifest import read_fused_manifest
+from dust.datasets.tracks.manifest import read_track_manifest
+from dust.datasets.video.epic_list import read_epic
 from dust.utils.errors import DataError, Problems
 
 pytestmark = pytest.mark.usefixtures("long")
@@ -81,3 +85,29 @@ def test_other_columns_are_named_in_one_line_until_they_are_known(caplog):
     caplog.clear()
     check_columns(names, ["path", "label"], "a.csv", Problems(), ["FPS", "camera", "fold"])
     assert not caplog.records
+
+
+@pytest.mark.parametrize("names", ["path,label,Label", "path,label,path", "path,label,group,group"])
+def test_a_column_that_is_read_and_stands_twice_is_refused(tmp_path, names):
+    """Nobody can say which is meant; the second one was dropped in silence."""
+    with pytest.raises(DataError, match="a column twice"):
+        read(tmp_path, f"{names}\n" + ",".join(["a.mp4", *"xyz"][: names.count(",") + 1]) + "\n")
+    assert len(read(tmp_path, "path,label,note,note,,\na.mp4,x,1,2,,\n").clips) == 1  # of those, none is read
+
+
+def test_a_column_twice_is_refused_in_every_kind_of_list(tmp_path):
+    path = tmp_path / "train.csv"
+    readers = {
+        "id,action,label,label\na.mp4,relabel,x,y\n": read_corrections,
+        "clip_id,verb,noun,noun\nP1_0,0,1,2\n": lambda path: read_epic(path.parent, "train", num_verbs=2, num_nouns=3),
+        "sample,view,label,file,sequence,split,view\na,0,x,a.npz,s,train,1\n": lambda path: read_track_manifest(
+            root=str(path), split="train"
+        ),
+        "id,label,video,label\na,x,a.mp4,y\n": lambda path: read_fused_manifest(
+            root=str(path.parent), split="train", modalities=["video"]
+        ),
+    }
+    for text, reader in readers.items():
+        path.write_text(text)
+        with pytest.raises(DataError, match="a column twice"):
+            reader(path)

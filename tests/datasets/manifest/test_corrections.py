@@ -122,3 +122,9 @@ def test_near_names_are_given_up_among_very_many(tmp_path):
     problems = Problems()
     Corrections(path).choose((f"name{n}" for n in range(30_000)), "train", problems, others=lambda: ())
     assert len(problems.kinds) == 1 and "did you mean" not in str(problems.kinds)
+
+
+def test_a_label_that_no_action_gives_is_said(lists, caplog):
+    """Somebody wrote the right label, and left the action as it was proposed."""
+    assert correct(lists, "b.mp4,keep,x,\nc.mp4,keep,,\n")[2] == ("b.mp4", "y")
+    assert "1 label is not read, for only relabel gives one (line 2: keep, x)" in caplog.text

@@ -54,6 +54,28 @@ def test_what_class_folders_leave_out_is_said(tmp_path, caplog):
     assert "1 x a picture that is not in a folder of frames (6.jpg)" in caplog.text
 
 
+def test_splits_below_classes_are_not_mixed_anew(tmp_path):
+    touch(
+        tmp_path, *(f"{kind}/{split}/{n}.mp4" for kind in ("wave", "push") for split in ("train", "Test") for n in "12")
+    )
+    with pytest.raises(
+        DataError, match=r"push/ holds split folders \(Test, train\).*above the classes \(train/push/\)"
+    ):
+        read(tmp_path)
+    touch(tmp_path / "more", *(f"a/{name}" for name in ("1.mp4", "2.mp4", "test/3.mp4")))
+    assert read(tmp_path / "more").class_names == ["a"]  # one such name says nothing
+
+
+@pytest.mark.parametrize("name", ["TRAIN.CSV", "kinetics_val_list.txt", "test.tsv", "train-split.xlsx"])
+def test_a_list_beside_class_folders_that_is_not_read_is_named(tmp_path, caplog, name):
+    touch(tmp_path, *(f"wave/{n}.mp4" for n in "123"), "readme.txt", "constraints.txt")
+    read(tmp_path)
+    assert "not read" not in caplog.text
+    touch(tmp_path, name)
+    read(tmp_path)
+    assert f"val.csv and test.csv: {name} (" in caplog.text
+
+
 def test_a_clip_outside_the_class_folders(tmp_path):
     touch(tmp_path, "train/wave/1.mp4", "train/push/2.mp4")
     touch(tmp_path, "test/wave/1.mp4")
