@@ -14,12 +14,13 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from dust.utils.errors import ArgumentError, ConfigError, DataError
-from dust.utils.numbers import as_numbers, whole
+from dust.utils.numbers import as_numbers, length_of, whole
 
 Step = tuple[int, int]
 MODES = ("paper", "industreal", "storm")
@@ -37,8 +38,9 @@ def as_steps(name: str, steps: Any) -> list[Step]:
     table = as_numbers(name, steps, ndim=2)
     if len(table) and table.shape[1] != 2:
         raise DataError(f"{name}: shape {table.shape}; steps are pairs of frame and step id")
-    if not (table == np.floor(table)).all():
-        raise DataError(f"{name}: {table[(table != np.floor(table)).any(axis=1)][0].tolist()}; both are whole numbers")
+    wrong = ~(np.isfinite(table) & (table == np.floor(table)))
+    if wrong.any():
+        raise DataError(f"{name}: {table[wrong.any(axis=1)][0].tolist()}; both are whole numbers")
     return [(int(frame), int(step)) for frame, step in table]
 
 
@@ -78,7 +80,9 @@ def pos(gt_ids: Sequence[int], pred_ids: Sequence[int]) -> float:
     """
     lists = []
     for name, ids in (("gt_ids", gt_ids), ("pred_ids", pred_ids)):
-        plain = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        plain = ids.tolist() if hasattr(ids, "tolist") else ids
+        if length_of(plain) < 0:
+            raise DataError(f"pos: {name} is {plain!r}; it takes step ids in their order")
         wrong = [step for step in plain if not isinstance(step, int | np.integer)]
         if wrong:
             raise DataError(f"pos: {name} holds {wrong[0]!r}; it takes step ids alone, without their frames")
@@ -244,7 +248,7 @@ def score_recording(
 
     A recording in which nothing was completed and nothing predicted has POS 1 and, by the published F1, 6.7e-7.
     """
-    if not 0 < fps < np.inf:
+    if not isinstance(fps, Real) or not 0 < fps < np.inf:
         raise DataError(f"a recording at {fps} frames per second has no delay in seconds: give its fps, above 0")
     gt, pred = as_steps("completed steps", gt), as_steps("predicted steps", pred)
     matches = match_steps(gt, pred, mode)

@@ -25,8 +25,7 @@ def topk_correct(scores: Any, labels: Any, ks: Sequence[int]) -> list[Tensor]:
     Tensors stay on their device; lists and arrays are taken too. Raises DataError for other shapes and, on a CPU (a
     device would have to be waited for), for a label that is none of the K classes; elsewhere that is no hit.
     """
-    scores = scores if isinstance(scores, Tensor) else torch.from_numpy(as_numbers("scores", scores))
-    labels = labels if isinstance(labels, Tensor) else torch.from_numpy(as_numbers("labels", labels))
+    scores, labels = _as_tensor("scores", scores), _as_tensor("labels", labels)
     ks = [whole("k", k) for k in as_numbers("ks", ks, ndim=1)]
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not scores.shape[1]:
         raise DataError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)}: it takes (N, K) and (N,)")
@@ -40,6 +39,13 @@ def topk_correct(scores: Any, labels: Any, ks: Sequence[int]) -> list[Tensor]:
     return [(rank < k) & (labels >= 0) & known for k in ks]
 
 
+def _as_tensor(name: str, values: Any) -> Tensor:
+    """A dense tensor of real numbers, on its device; of other things as :func:`as_numbers` takes them."""
+    if isinstance(values, Tensor) and values.layout == torch.strided and not values.is_complex() and not values.is_meta:
+        return values.float() if values.is_floating_point() and values.element_size() < 2 else values
+    return torch.from_numpy(as_numbers(name, values))
+
+
 def percent_wrong(hits: Tensor) -> Tensor:
     """Return how many of (N,) bools are False, in percent: (), float64, on their device."""
     return 100.0 * (1.0 - hits.float().mean().double())
@@ -51,7 +57,7 @@ def ensemble_views(outputs: Any, method: str) -> Tensor:
     The maximum starts at minus infinity: negative logits count (SlowFast starts at 0 and clips them). A NaN stays one.
     Raises ArgumentError for another method, DataError without any view.
     """
-    outputs = outputs if isinstance(outputs, Tensor) else torch.from_numpy(as_numbers("outputs", outputs))
+    outputs = _as_tensor("outputs", outputs)
     if outputs.ndim != 2 or not len(outputs):
         raise DataError(f"outputs of a video's views are {tuple(outputs.shape)}: it takes (V, K), V at least 1")
     if method == "sum":

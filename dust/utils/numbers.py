@@ -13,10 +13,12 @@ def as_numbers(name: str, values: Any, *, ndim: int | None = None) -> np.ndarray
     Raises:
         DataError: something else, or other than ``ndim`` axes.
     """
-    if hasattr(values, "detach"):  # a tensor; NumPy has no bfloat16
-        values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(f"{name}: a masked array; every number is needed")
     try:
+        if hasattr(values, "detach"):  # a tensor; NumPy has no bfloat16
+            values = values.detach().cpu()
+            values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{name}: rows of different lengths, or no numbers ({error})") from error
@@ -46,6 +48,26 @@ def as_classes(name: str, values: Any, num_classes: int | None = None) -> np.nda
         known = "classes, which count from 0" if num_classes is None else f"{num_classes} classes that have scores"
         raise DataError(f"{name} {int(wrong[0])} is none of the {known}")
     return array.astype(np.int64)
+
+
+def as_samples(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores (N, K) and labels as arrays: (N,) class numbers, or (N, K) numbers of several classes.
+
+    Raises:
+        DataError: what :func:`as_numbers` and :func:`as_classes` refuse, or other shapes.
+    """
+    scores, labels = as_numbers("scores", scores, ndim=2), as_numbers("labels", labels)
+    if labels.shape not in (scores.shape, scores.shape[:1]):
+        raise DataError(f"scores of shape {scores.shape} and labels of shape {labels.shape}: both are of N samples")
+    return scores, as_classes("label", labels, scores.shape[1]) if labels.ndim == 1 else labels
+
+
+def as_figures(name: str, values: Any) -> np.ndarray:
+    """Return numbers (N,), all of them finite. DataError for others."""
+    array = as_numbers(name, values, ndim=1)
+    if not np.isfinite(array).all():
+        raise DataError(f"{name}: {int((~np.isfinite(array)).sum())} of {len(array)} are not finite")
+    return array
 
 
 def length_of(value: Any) -> int:

@@ -6,13 +6,14 @@ ActivityNet and THUMOS (Heilbron et al., CVPR 2015), with the interpolated preci
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.numbers import as_figures, length_of
 
 OVERLAPS = (0.10, 0.25, 0.50)
 #: 0.1, 0.2 ... 0.7
@@ -38,7 +39,11 @@ class Segment:
 
 
 def segments_of_frames(labels: Sequence[Any]) -> list[Segment]:
-    """Join equal neighbours of a timeline, one label for each frame, into segments in frames."""
+    """Join equal neighbours of a timeline, one label for each frame, into segments in frames.
+
+    Here and below a timeline is a list, an array or a tensor (T,). Raises DataError for anything else, and for NaN.
+    """
+    labels = _timeline(labels)
     segments, start = [], 0
     for frame in range(1, len(labels) + 1):
         if frame == len(labels) or labels[frame] != labels[start]:
@@ -51,10 +56,10 @@ def frame_accuracy(predicted: Sequence[Any], labels: Sequence[Any], *, backgroun
     """Give the percentage of frames with the right label; frames whose true label is ``background`` do not count.
 
     Raises:
-        DataError: the two have other lengths, or no frame counts.
+        DataError: the two are no timelines or have other lengths, or no frame counts.
     """
-    _same_length(predicted, labels)
-    skipped = set(background)
+    predicted, labels = _alike(predicted, labels)
+    skipped = _labels(background)
     counted = [(p, y) for p, y in zip(predicted, labels, strict=True) if y not in skipped]
     if not counted:
         raise DataError("no frame counts: the timeline is empty, or background alone")
@@ -66,8 +71,8 @@ def edit_score(predicted: Sequence[Any], labels: Sequence[Any], *, background: I
 
     How long segments last does not count, nor does ``background``. Two timelines without any segment agree: 100.
     """
-    _same_length(predicted, labels)
-    skipped = set(background)
+    predicted, labels = _alike(predicted, labels)
+    skipped = _labels(background)
     first, second = (
         [one.label for one in segments_of_frames(timeline) if one.label not in skipped]
         for timeline in (predicted, labels)
@@ -89,11 +94,14 @@ def f1_at_overlaps(
         overlaps: a predicted segment is right if its overlap (intersection over union) with a true one of its class is
             at least this, and that one is not taken: by a segment that begins earlier.
         background: labels that are no segments.
+
+    Raises:
+        DataError: as :func:`frame_accuracy`, and for overlaps that are none of 0 to 1.
     """
-    skipped = set(background)
+    skipped, overlaps = _labels(background), _overlaps(overlaps)
     counts = np.zeros((len(overlaps), 3))
     for predicted, labels in timelines:
-        _same_length(predicted, labels)
+        predicted, labels = _alike(predicted, labels)
         first, second = (
             [one for one in segments_of_frames(timeline) if one.label not in skipped]
             for timeline in (predicted, labels)
@@ -139,8 +147,9 @@ def detection_map(
             confident detection that overlaps it, and a detection takes the free one that it overlaps most.
 
     Raises:
-        DataError: there is no true segment.
+        DataError: there is no true segment, or an overlap is none of 0 to 1.
     """
+    overlaps = _overlaps(overlaps)
     classes = sorted({one.label for segments in true.values() for one in segments})
     if not classes:
         raise DataError("no true segment, so no detection can be measured")
@@ -196,8 +205,37 @@ def _levenshtein(first: Sequence[Any], second: Sequence[Any]) -> int:
     return row[-1]
 
 
-def _same_length(predicted: Sequence[Any], labels: Sequence[Any]) -> None:
+def _timeline(labels: Any) -> list[Any]:
+    """The labels as plain values: those of tensors are equal and found in a set."""
+    plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    if length_of(plain) < 0:
+        raise DataError(f"a timeline is {labels!r}: it takes a label for each frame")
+    plain = [one.item() if getattr(one, "ndim", 1) == 0 else one for one in plain]
+    wrong = [one for one in plain if not isinstance(one, Hashable) or one != one]
+    if wrong:
+        raise DataError(f"a timeline holds {wrong[0]!r}: it takes one label for each frame")
+    return plain
+
+
+def _alike(predicted: Any, labels: Any) -> tuple[list[Any], list[Any]]:
+    """Both timelines; DataError where they have other lengths."""
+    predicted, labels = _timeline(predicted), _timeline(labels)
     if len(predicted) != len(labels):
         raise DataError(
             f"{len(predicted)} predicted frames for {len(labels)} true ones: a timeline has a label for each"
         )
+    return predicted, labels
+
+
+def _labels(background: Any) -> set[Any]:
+    """The labels of the background: several, or one (a text is one)."""
+    plain = background.tolist() if hasattr(background, "tolist") else background
+    several = isinstance(plain, Iterable) and not isinstance(plain, str)
+    return set(_timeline(list(plain) if several else [plain]))
+
+
+def _overlaps(overlaps: Any) -> list[float]:
+    found = as_figures("overlaps", overlaps).tolist()
+    if not found or not all(0 <= one <= 1 for one in found):
+        raise DataError(f"overlaps {found}: they are shares from 0 to 1, at least one")
+    return found

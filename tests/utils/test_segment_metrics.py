@@ -1,9 +1,11 @@
 """Figures of timelines against other people's evaluations, run on random timelines, and on published predictions."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+import torch
 
 from dust.utils.errors import DataError
 from dust.utils.segment_metrics import (
@@ -96,3 +98,34 @@ def test_one_true_segment_is_found_once():
 def test_wrong_input_is_said(call, says):
     with pytest.raises(DataError, match=says):
         call()
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, lambda labels: [torch.tensor(label) for label in labels]])
+def test_timelines_of_every_kind_know_their_background(kind):
+    """Tensors were never found among the labels of the background, so that it counted, in silence."""
+    labels, predicted = [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 0]
+    given = kind(predicted), kind(labels)
+    assert segments_of_frames(kind(labels)) == segments_of_frames(labels)
+    for background in ([0], np.array([0]), 0):
+        assert (
+            frame_accuracy(*given, background=background) == frame_accuracy(predicted, labels, background=[0]) == 75.0
+        )
+        assert edit_score(*given, background=background) == edit_score(predicted, labels, background=[0])
+        assert f1_at_overlaps([given], background=background) == f1_at_overlaps([(predicted, labels)], background=[0])
+    words = ["idle", "cut"]
+    assert frame_accuracy(["cut", "cut"], words, background="idle") == 100.0  # a text is one label
+
+
+@pytest.mark.parametrize("timeline", [None, 3, np.zeros((2, 2)), [[1], [2]], [math.nan, 1.0], torch.tensor(1)])
+def test_what_is_no_timeline_is_refused(timeline):
+    for function in (frame_accuracy, edit_score, lambda *pair: f1_at_overlaps([pair])):
+        with pytest.raises(DataError, match="a timeline"):
+            function(timeline, timeline)
+
+
+@pytest.mark.parametrize("overlaps", [(), (1.5,), (-0.1,), (math.nan,), 0.5, "a"])
+def test_overlaps_are_shares(overlaps):
+    with pytest.raises(DataError, match="overlaps"):
+        f1_at_overlaps([([1], [1])], overlaps=overlaps)
+    with pytest.raises(DataError, match="overlaps"):
+        detection_map({}, {"a": [Segment(0, 1, "x")]}, overlaps=overlaps)

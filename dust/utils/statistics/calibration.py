@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.numbers import as_classes, as_figures, as_numbers
 
 #: Probabilities below are taken for this one in logarithms, so that one sure error does not make everything infinite.
 FLOOR = 1e-12
@@ -76,7 +77,7 @@ class CalibrationTerms:
 
 def terms_of(probabilities: np.ndarray, labels: np.ndarray) -> CalibrationTerms:
     """Return the terms of probabilities (N, K) with labels (N,). Raises DataError as :func:`measure_calibration`."""
-    given = np.asarray(probabilities)
+    given = as_numbers("probabilities", probabilities)
     checked, labels = _checked(given, labels)
     own = given[np.arange(len(labels)), labels]
     brier = (checked**2).sum(axis=1) - 2 * checked[np.arange(len(labels)), labels] + 1
@@ -96,6 +97,9 @@ def reliability_bins(confidence: np.ndarray, right: np.ndarray, *, bins: int = B
 
     Equal confidences share their mean accuracy, so that the order of the samples changes nothing. Both are (N,).
     """
+    confidence, right = as_figures("confidence", confidence), as_figures("right", right)
+    if not len(confidence) or right.shape != confidence.shape:
+        raise DataError(f"{len(confidence)} confidences and {len(right)} answers: it takes one of each for a sample")
     order = np.argsort(confidence, kind="stable")
     _, level, count = np.unique(confidence[order], return_inverse=True, return_counts=True)
     accuracy = (np.bincount(level, weights=right[order]) / count)[level]
@@ -164,6 +168,9 @@ def coverage_risk(
 ) -> list[dict[str, float | int | None]]:
     """Say what answering only from a confidence on would give: for each threshold ``threshold``, ``answered`` (clips),
     ``coverage`` (percent of all) and ``accuracy`` (percent of those; None where nothing is answered)."""
+    confidence, right = as_figures("confidence", confidence), as_figures("right", right)
+    if right.shape != confidence.shape:
+        raise DataError(f"{len(confidence)} confidences and {len(right)} answers: one of each for a sample")
     rows: list[dict[str, float | int | None]] = []
     for threshold in thresholds:
         answered = confidence >= threshold
@@ -175,15 +182,14 @@ def coverage_risk(
 
 
 def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if probabilities.ndim != 2 or not len(probabilities) or len(labels) != len(probabilities):
+    probabilities, labels = as_numbers("probabilities", probabilities).astype(np.float64), as_numbers("labels", labels)
+    shapes = (probabilities.shape, probabilities.shape[:1])  # of multi-label ones, and of class numbers
+    if probabilities.ndim != 2 or not len(probabilities) or labels.shape not in shapes:
         raise DataError(
             f"probabilities of shape {probabilities.shape} and labels of shape {labels.shape}: it takes (N, K) "
             "probabilities and N labels, N at least 1"
         )
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
         raise DataError("these are no probabilities: some are below 0, above 1 or NaN")
-    if labels.ndim == 1 and not ((labels >= 0) & (labels < probabilities.shape[1])).all():
-        wrong = labels[(labels < 0) | (labels >= probabilities.shape[1])][0]
-        raise DataError(f"label {wrong} is none of the {probabilities.shape[1]} classes")
+    labels = as_classes("label", labels, probabilities.shape[1]) if labels.ndim == 1 else labels
     return np.minimum(probabilities, 1.0), labels

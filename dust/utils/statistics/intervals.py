@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.numbers import as_figures, as_samples
 from dust.utils.ranks import Ranks, ranks_of
 
 #: Below so many groups an interval is little more than a guess, and what shows it says so.
@@ -87,8 +88,10 @@ def classification_intervals(
         resamples: how often groups are drawn.
         confidence: the share of tests whose interval shall hold the true value.
     """
-    ranks = ranks_of(scores, labels)
-    return ranked_intervals(ranks, groups, resamples=resamples, confidence=confidence, seed=seed)
+    scores, labels = as_samples(scores, labels)
+    if labels.ndim != 1:
+        raise DataError(f"labels of shape {labels.shape}: multilabel_intervals takes those of several classes")
+    return ranked_intervals(ranks_of(scores, labels), groups, resamples=resamples, confidence=confidence, seed=seed)
 
 
 def ranked_intervals(
@@ -117,6 +120,9 @@ def multilabel_intervals(
 ) -> dict[str, Interval]:
     """Give the interval of ``map``, percent, over the classes that a draw holds; the arguments are those of
     :func:`classification_intervals`, with labels (N, K) of zeros and ones."""
+    scores, labels = as_samples(scores, labels)
+    if labels.ndim != 2:
+        raise DataError(f"labels of shape {labels.shape}: classification_intervals takes class numbers")
     if not labels.any():
         return {}
     numbers, sizes = group_numbers(groups, len(scores))
@@ -139,6 +145,7 @@ def mean_intervals(
         values: (N,) figures of samples, recordings for one; no NaN.
         upper: the largest possible value, where they lie in 0..upper; None: they have no bounds.
     """
+    values = as_figures("values", values)
     numbers, sizes = group_numbers(groups, len(values))
     row = np.zeros(len(values), int)
     sums = _matrix(row, numbers, values, 1, len(sizes))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust.utils.errors import DataError
+from dust.utils.numbers import as_figures, as_numbers, as_samples
 from dust.utils.statistics.intervals import (
     RESAMPLES,
     Figures,
@@ -63,8 +64,10 @@ def compare_scores(
     Raises:
         DataError: the two do not have the same shape, or there are no samples.
     """
-    if a.shape != b.shape or len(a) != len(labels):
-        raise DataError(f"scores {a.shape} and {b.shape} with {len(labels)} labels: both must be of the same samples")
+    a, b, labels = as_numbers("scores", a), as_numbers("scores", b), as_numbers("labels", labels)
+    if a.shape != b.shape or a.shape[:1] != labels.shape[:1]:
+        raise DataError(f"scores {a.shape} and {b.shape} with labels {labels.shape}: all must be of the same samples")
+    a, labels = as_samples(a, labels)
     numbers, sizes = group_numbers(groups, len(a))
     total = len(sizes)
     make = classification_figures if labels.ndim == 1 else multilabel_figures
@@ -86,6 +89,7 @@ def compare_means(
 ) -> Difference:
     """Compare the means of two models' figures (N,) of the same samples, recordings for one; no difference is larger
     than ``bound``. Where all are 0 or ``bound``, they are taken for right or wrong."""
+    a, b = as_figures("figures", a), as_figures("figures", b)
     if len(a) != len(b):
         raise DataError(f"{len(a)} and {len(b)} figures: both must be of the same samples")
     numbers, sizes = group_numbers(groups, len(a))
@@ -104,6 +108,9 @@ def mcnemar_p(a_right: np.ndarray, b_right: np.ndarray) -> float:
 
     Samples count as independent; where they come in groups, :class:`Difference` has the p that respects them.
     """
+    a_right, b_right = (as_figures("answers", answers).astype(bool) for answers in (a_right, b_right))
+    if a_right.shape != b_right.shape:
+        raise DataError(f"{len(a_right)} and {len(b_right)} answers: both must be of the same samples")
     first = int((a_right & ~b_right).sum())
     second = int((b_right & ~a_right).sum())
     count, fewer = first + second, min(first, second)
