@@ -140,7 +140,8 @@ def check_folder(args: argparse.Namespace, root: str, out: str, values: dict[str
     folder = folder_of_findings(root, out, force=args.force)
     if args.fix:
         refuse_fix(args.fix, force=args.force)
-    report = check_data(root, ListOptions(**values), workers=args.workers)
+    options = ListOptions(**values)
+    report = check_data(root, options, workers=args.workers)
     print("\n".join(printable_lines(line) for line in report.lines()))
     bad = len({one.path for one in report.findings if one.kind == "bad"})
     path = write_findings(report, folder)
@@ -157,7 +158,11 @@ def check_folder(args: argparse.Namespace, root: str, out: str, values: dict[str
         prefix = ""
         if report.lists.kind == "epic":  # whose lists have no paths
             prefix = f" DATA.PATH_PREFIX {os.path.commonpath([os.path.dirname(path) for path in report.lists.files])}"
-        print(f"wrote {args.fix}: {listed} samples; next: set DATA.PATH_TO_DATA_DIR {args.fix}{prefix}")
+        # what the lists mean only together with keys
+        keys = {"SEGMENT_UNIT frames": options.segment_unit == FRAMES, "MULTI_LABEL True": options.multi_label,
+                "SOFT_LABELS True": options.soft_labels}  # fmt: skip
+        needed = "".join(f" DATA.{key}" for key, is_set in keys.items() if is_set)
+        print(f"wrote {args.fix}: {listed} samples; next: set DATA.PATH_TO_DATA_DIR {args.fix}{prefix}{needed}")
     return 1 if report.errors else 0
 
 

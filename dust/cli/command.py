@@ -37,7 +37,7 @@ def command(
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
-        words = list(sys.argv[1:] if argv is None else argv)
+        words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
         parser = argparse.ArgumentParser(
             f"dust {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
@@ -55,6 +55,12 @@ def command(
         return guarded(lambda: run(args), resumable=resumable)
 
     return main
+
+
+def _at_home(word: str) -> str:
+    """A word, or what is behind the = of an option, with ~/ for the home folder: shells know it in other words only."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

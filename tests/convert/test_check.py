@@ -336,3 +336,16 @@ def test_a_taken_place_is_refused_before_anything_is_decoded(clips, capsys):
 def test_videos_are_not_too_short_for_what_reads_none():
     span = command.build_options(load_config("configs/quickstart/dust_stage2.yaml"))["span"]
     assert span == 0 < command.build_options(load_config("configs/quickstart/dust_stage1.yaml"))["span"]
+
+
+def test_clean_lists_come_with_the_keys_that_they_are_read_by(tmp_path, capsys, monkeypatch):
+    """Frames that are read as seconds are other parts of long videos. A ~ behind = is the home folder, too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    clip(tmp_path / "a.mp4", 0)
+    write(tmp_path, train='path,start,end,label\na.mp4,0,2,"x,y"\na.mp4,2,4,y\n')
+    options = ["--workers", "0", "--segment-unit", "frames", "--multi-label", "--fix=~/clean"]
+    assert command.main([str(tmp_path), *options]) == 0
+    said = capsys.readouterr().out
+    assert f"PATH_TO_DATA_DIR {tmp_path / 'clean'} DATA.SEGMENT_UNIT frames DATA.MULTI_LABEL True" in said
+    lists = ListOptions(segment_unit="frames", multi_label=True)
+    assert not check_data(str(tmp_path / "clean"), lists).errors

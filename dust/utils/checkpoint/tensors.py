@@ -8,11 +8,14 @@ import torch
 from dust.utils.errors import CheckpointError, ConfigError
 
 CONTAINERS = ("state_dict", "model_state", "model", "module")  # where the tensors lie in a file, in order of trust
+#: Where they lie if a file has nothing else: beside others, these are names of a model's parts.
+LONE = ("net", "network", "weights", "checkpoint")
 #: Where files keep a moving average of the weights: dust's own name, then timm's, VideoMAE's, V-JEPA's and others'.
 AVERAGES = (
     "ema_state", "state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema",
-    "averaged_state_dict", "ema_encoder", "target_encoder",
+    "averaged_state_dict", "ema_encoder", "target_encoder", "shadow",
 )  # fmt: skip
+_COUNT = "n_averaged"  # of torch.optim.swa_utils.AveragedModel: how many states its weights are the mean of
 #: Where files keep a list of classifiers that were trained side by side (V-JEPA's evaluations).
 CLASSIFIERS = "classifiers"
 #: Values of MODEL.WEIGHTS: which of them are taken.
@@ -68,6 +71,10 @@ def find_tensors(
         notes.append(f"read from {raw[0]!r}")
         return _plain(source, _inner(data, raw[0]), notes)
     tensors = {str(key): value for key, value in data.items() if isinstance(value, torch.Tensor)}
+    lone = [name for name in LONE if _inner(data, name)] if not tensors and len(parts) < 2 else []
+    if len(lone) == 1:
+        notes.append(f"read from {lone[0]!r}")
+        return _plain(source, _inner(data, lone[0]), notes)
     if not tensors:
         tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
         if parts:
@@ -144,7 +151,9 @@ def _plain(source: str, tensors: Mapping[str, torch.Tensor], notes: list[str]) -
     widened: list[str] = []
     for name, tensor in tensors.items():
         tensor = tensor.detach()
-        if tensor.is_quantized:
+        if name == _COUNT and not tensor.ndim:
+            notes.append("averaged weights, of torch's AveragedModel")
+        elif tensor.is_quantized:
             problems.append(f"{name} is quantised ({tensor.dtype})")
         elif tensor.layout != torch.strided:
             problems.append(f"{name} is sparse ({tensor.layout})")

@@ -159,3 +159,24 @@ def test_a_model_of_16_bits_takes_no_number_that_it_cannot_hold(caplog):
         load_weights(Net().half(), state_of(1.0))
     with pytest.raises(CheckpointError, match=r"body\.bias are beyond what the model's torch.float16 holds"):
         load_weights(Net().half(), state_of(1.0) | {"body.bias": torch.full((8,), 1e6)})
+
+
+@pytest.mark.parametrize("name", ["net", "network", "weights", "checkpoint"])
+def test_a_name_of_a_part_holds_the_weights_where_there_is_nothing_else(name):
+    notes = []
+    found = find_tensors("a.pth", {name: {"model": state_of(1.0)}, "epoch": 3}, notes)
+    assert list(found) == list(state_of(1.0)) and notes == [f"read from {name!r}"]
+    both = find_tensors("a.pth", {name: state_of(1.0), "head": {"weight": torch.ones(2)}}, [])
+    assert f"{name}.body.weight" in both and "head.weight" in both  # a model in parts
+
+
+def test_the_count_of_an_averaged_model_is_no_weight():
+    """The state of torch.optim.swa_utils.AveragedModel, whole and in a container."""
+    averaged = torch.optim.swa_utils.AveragedModel(Net())
+    state = averaged.state_dict()
+    for data in (state, {"model": state}):
+        notes, model = [], Net()
+        found = find_tensors("a.pth", data, notes)
+        assert "averaged weights, of torch's AveragedModel" in notes
+        model.load_state_dict({key.removeprefix("module."): value for key, value in found.items()})
+        assert torch.equal(model.body.weight, averaged.module.body.weight)
