@@ -6,6 +6,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -205,13 +207,16 @@ def _conflicts(samples: Mapping[str, Sequence[Sample]], paths: Sequence[str]) ->
             found.append(Finding(WARNING, SHARED, "test", "", "", detail))
             continue
         for case in conflict.cases:
+            same_part = len({part for _, one in case for _, part in one.sources}) == 1
+            relation = "the same as" if same_part or conflict.kind in (LABELS, DUPLICATE) else "overlaps with"
+            splits = list(dict.fromkeys(name for name, _ in case))
             for number, (split, sample) in enumerate(case):
-                others = [f"{other.id} ({name})" for name, other in case if (name, other) != (split, sample)]
-                same_part = len({part for _, one in case for _, part in one.sources}) == 1
-                relation = "the same as" if same_part or conflict.kind in (LABELS, DUPLICATE) else "overlaps with"
+                # the first few: a case may have thousands
+                named_here = (f"{other.id} ({name})" for name, other in case if (name, other) != (split, sample))
+                others = list(islice(named_here, 6))
                 detail = f"{relation} {', '.join(others[:5])}" + (", ..." if len(others) > 5 else "")
                 if conflict.kind == GROUP_LEAK:
-                    named = ", ".join(dict.fromkeys(name for name, _ in case if name != split))
+                    named = ", ".join(name for name in splits if name != split)
                     detail = f"group {sample.group} is in {named} too"
                 elif conflict.kind == LABELS:
                     detail = f"one of several labels: {detail}"
@@ -272,15 +277,18 @@ def _near_names(lists: Lists) -> list[Finding]:
             few, many = other if one == best[one] else one, best[one]
         text = f"{few!r} ({counts[few]} clips) and {many!r} ({counts[many]} clips) may be one class"
         told[few, text] = many if sure else ""
+    slips = {name for name, _ in told}
+    having: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+    for split, part in lists.clips.items() if slips else ():
+        for clip in part:
+            for name in slips.intersection(names[number] for number in classes_of(clip.label)):
+                having[name].append((split, clip))
     found = []
     for (name, text), instead in told.items():
-        number = names.index(name)
-        for split, part in lists.clips.items():
-            for clip in part:
-                if number in classes_of(clip.label):
-                    relabel = bool(instead) and not isinstance(clip.label, tuple) and not lists.votes(clip)
-                    action, label = ("relabel", instead) if relabel else ("keep", "")
-                    found.append(Finding(WARNING, NAMES, split, clip.id, clip.path, text, action, label))
+        for split, clip in having[name]:
+            relabel = bool(instead) and not isinstance(clip.label, tuple) and not lists.votes(clip)
+            action, label = ("relabel", instead) if relabel else ("keep", "")
+            found.append(Finding(WARNING, NAMES, split, clip.id, clip.path, text, action, label))
         if not counts[name]:
             found.append(Finding(WARNING, NAMES, "all", "", "", text))
     return found
