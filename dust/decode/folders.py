@@ -35,6 +35,7 @@ _OTHER_PICTURES = frozenset(
 )
 
 HIDDEN = "hidden, or the system's"
+DEAD_LINK = "a link that leads nowhere"
 _NUMBER = re.compile(r"\d+")
 
 
@@ -169,7 +170,7 @@ def _sorted_out(folder: str, scan: Scan) -> tuple[list[str], list[str], list[str
             folders.append(entry.path)
         elif not is_file(entry):
             broken = entry.is_symlink() and not os.path.exists(entry.path)
-            reason = "a link that leads nowhere" if broken else "not a plain file"
+            reason = DEAD_LINK if broken else "not a plain file"
             scan.left_out[reason].append(entry.path)
         elif is_video(entry.name):
             videos.append(entry.path)

@@ -1,12 +1,14 @@
 """From a source (a file, a folder of pictures, bytes, an array) to what a model sees, by the datasets' own code."""
 
 import http.client
+import logging
 import os
 import tempfile
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ import numpy as np
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import BadClip
 from dust.datasets.video.video import VideoDataset
-from dust.decode.folders import VIDEO_SUFFIXES
+from dust.decode.folders import DEAD_LINK, is_file, is_picture, is_video, scan_clips, visible
 from dust.decode.live import is_remote_file
 from dust.decode.members import member_of
 from dust.decode.reader import ArrayReader, ClipReader
@@ -28,7 +30,8 @@ SHORT = 0.5
 SMALL = 0.25
 DOWNLOAD = 2 << 30  # bytes of one video, at most
 _OF_ADDRESSES = "%/:=&?~#+!$,;'@()*[]"  # characters that mean something in an address, or are encoded already
-PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -77,23 +80,19 @@ class Reader(ABC):
     def read_list(self, path: str) -> Sequence[Any]:
         """Return the sources that a csv list names, in its order; of a list with splits those of the test."""
 
-    def in_folder(self, folder: str, above: Sequence[str] = ()) -> Iterator[Any]:
-        """Yield the sources of a folder: videos and folders of pictures at any depth, in natural order. A link to a
-        folder ``above`` it is not followed."""
-        here = [*above, os.path.realpath(folder)]
-        if here[-1] in above:
-            return
+    def in_folder(self, folder: str) -> Iterator[Any]:
+        """Yield the sources of a folder: itself, if it is one of pictures, else the videos and folders of pictures at
+        any depth, in natural order. The log says what is left out."""
         if is_frame_folder(folder):
             yield folder
             return
-        for name in sorted(os.listdir(folder), key=natural_order):
-            inside = os.path.join(folder, name)
-            if name.startswith("."):
-                continue
-            if os.path.isdir(inside):
-                yield from self.in_folder(inside, here)
-            elif os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
-                yield inside
+        scan = scan_clips(folder)
+        dead = [path for path in scan.left_out.get(DEAD_LINK, ()) if is_video(path)]
+        scan.found += dead  # they are asked for, and say what is wrong
+        if scan.left_out:
+            level = logging.INFO if scan.only_hidden else logging.WARNING
+            logger.log(level, "%s: left out: %s", folder, scan.summary())
+        yield from sorted(scan.found, key=lambda path: [natural_order(part) for part in Path(path).parts])
 
     def is_clip(self, folder: str) -> bool:
         """Tell whether a folder is one source."""
@@ -106,9 +105,8 @@ class Reader(ABC):
 
 def is_frame_folder(path: str | os.PathLike[str]) -> bool:
     """Tell whether a folder is a clip of pictures, and holds no videos."""
-    with os.scandir(path) as entries:
-        suffixes = {os.path.splitext(entry.name)[1].lower() for entry in entries if os.path.isfile(entry.path)}
-    return bool(suffixes & PICTURES) and not suffixes & VIDEO_SUFFIXES
+    names = [entry.name for entry in visible(path) if is_file(entry)]
+    return any(map(is_picture, names)) and not any(map(is_video, names))
 
 
 class VideoClipReader(Reader):

@@ -75,9 +75,9 @@ class FusedReader(Reader):
     def read_list(self, path: str) -> Sequence[Any]:
         return self.list_of(path)
 
-    def in_folder(self, folder: str, above: Sequence[str] = ()) -> Iterator[Any]:
+    def in_folder(self, folder: str) -> Iterator[Any]:
         if "video" in self.modalities:
-            yield from super().in_folder(folder, above)
+            yield from super().in_folder(folder)
             return
         for path in sorted(Path(folder).rglob("*"), key=natural_order):
             if path.suffix.lower() in SUFFIXES and path.is_file():

@@ -114,3 +114,14 @@ def test_each_word_that_names_nothing_has_a_line_of_its_own(model, tmp_path):
         find_sources([f"{tmp_path}/a*.mp4", f"{tmp_path}/b*.mp4"], model.reader)
     first, second = str(error.value).split("\n")
     assert "a*.mp4: no file matches" in first and "b*.mp4: no file matches" in second
+
+
+def test_a_folder_is_read_as_one_of_a_data_set(model, tmp_path, caplog):
+    """The one scanner of folders: nobody's files, pictures of other things, and what else is left out is said."""
+    for name in ("a10.mp4", "a2.asf", "b/1.bmp", "b/2.bmp", "flow/1.png", "__MACOSX/c.mp4", "d.xyz", "._a.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = find_sources([str(tmp_path)], model.reader)
+    assert [one.removeprefix(f"{tmp_path}/") for one in found] == ["a2.asf", "a10.mp4", "b"]
+    assert "which is not read as video (d.xyz)" in caplog.text and "something else (flow" in caplog.text
+    assert find_sources([str(tmp_path / "b")], model.reader) == [str(tmp_path / "b")]
