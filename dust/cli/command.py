@@ -58,7 +58,7 @@ def command(
 
 
 def _at_home(word: str) -> str:
-    """A word, or what is behind the = of an option, with ~/ for the home folder: shells know it in other words only."""
+    """Put the home folder for ~/ at the start of a word, or behind the = of an option, where no shell does."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 

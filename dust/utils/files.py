@@ -283,7 +283,7 @@ def like_missing(path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _alike(folder: str) -> dict[str, str]:
-    """{bare name: name} of what a folder holds."""
+    """Map the bare names of what a folder holds to their names."""
     try:
         return {_bare_name(name): name for name in sorted(os.listdir(folder), reverse=True)}
     except OSError:

@@ -206,7 +206,7 @@ def _levenshtein(first: Sequence[Any], second: Sequence[Any]) -> int:
 
 
 def _timeline(labels: Any) -> list[Any]:
-    """The labels as plain values: those of tensors are equal and found in a set."""
+    """Return the labels as plain values, which are equal and found in a set, as tensors are not."""
     plain = labels.tolist() if hasattr(labels, "tolist") else labels
     if length_of(plain) < 0:
         raise DataError(f"a timeline is {labels!r}: it takes a label for each frame")
@@ -218,7 +218,7 @@ def _timeline(labels: Any) -> list[Any]:
 
 
 def _alike(predicted: Any, labels: Any) -> tuple[list[Any], list[Any]]:
-    """Both timelines; DataError where they have other lengths."""
+    """Return both timelines. DataError where they have other lengths."""
     predicted, labels = _timeline(predicted), _timeline(labels)
     if len(predicted) != len(labels):
         raise DataError(
@@ -228,7 +228,7 @@ def _alike(predicted: Any, labels: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _labels(background: Any) -> set[Any]:
-    """The labels of the background: several, or one (a text is one)."""
+    """Return the labels of the background: several, or one (a text is one)."""
     plain = background.tolist() if hasattr(background, "tolist") else background
     several = isinstance(plain, Iterable) and not isinstance(plain, str)
     return set(_timeline(list(plain) if several else [plain]))

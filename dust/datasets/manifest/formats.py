@@ -117,7 +117,7 @@ def read_folders(root: str, split: str) -> RawSplit:
 
 
 def _refuse_splits_below(root: str, classes: Sequence[str]) -> None:
-    """DataError where split folders lie below what would be the class folders: nobody's splits are mixed anew."""
+    """Raise DataError where split folders lie below what would be the class folders: nobody's splits are mixed."""
     for name in classes:
         below = [one for one in _folders(os.path.join(root, name)) if one.lower() in SPLIT_NAMES]
         if len({SPLIT_NAMES[one.lower()] for one in below}) > 1:
