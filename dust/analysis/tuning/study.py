@@ -116,17 +116,41 @@ class Study:
             raise DustError(f"OUTPUT_DIR {root}: cannot be made ({error.strerror})") from error
         self.lock = JournalLock(root, root / JOURNAL)
         self.distributions = {one.key: _distribution(self.optuna, one) for one in plan.dimensions}
-        journal = self.optuna.storages.journal
         with self.lock:
-            backend = journal.JournalFileBackend(str(root / JOURNAL), lock_obj=self.lock)
-            self.storage = self.optuna.storages.JournalStorage(backend)
-            self.study = self.optuna.create_study(
-                study_name=NAME, storage=self.storage, direction=plan.direction, load_if_exists=True
-            )
-            self._check_plan()
+            try:
+                self._open_journal()
+                self._check_plan()
+                self._check_trials()
+            except (DustError, OSError):
+                raise
+            except Exception as error:  # Optuna takes each line for one of its own
+                what = f"{type(error).__name__}: {error}"[:200]
+                raise DustError(
+                    f"{root / JOURNAL}: is damaged, or another program's ({what}): move it away, or choose another "
+                    "OUTPUT_DIR"
+                ) from error
         self.pruner = None
         if plan.pruner == "median":  # which counts from 0, and epochs do from 1
             self.pruner = self.optuna.pruners.MedianPruner(plan.startup, plan.warmup + 1)
+
+    def _open_journal(self) -> None:
+        journal = self.optuna.storages.journal
+        backend = journal.JournalFileBackend(str(self.root / JOURNAL), lock_obj=self.lock)
+        self.storage = self.optuna.storages.JournalStorage(backend)
+        self.study = self.optuna.create_study(
+            study_name=NAME, storage=self.storage, direction=self.plan.direction, load_if_exists=True
+        )
+
+    def _check_trials(self) -> None:
+        """Raise ValueError or TypeError for a trial that says other things than are written here."""
+        complete = self.optuna.trial.TrialState.COMPLETE
+        for trial in self.trials():
+            low, high = trial.user_attrs.get("interval") or (0.0, 0.0)
+            numbers = [low, high, *([trial.value] if trial.state == complete else [])]
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise ValueError(f"trial {trial.number} has figures that are no numbers")
+            if trial.params.keys() != self.distributions.keys() or trial.datetime_start is None:
+                raise ValueError(f"trial {trial.number} has other keys, or no beginning")
 
     def _check_plan(self) -> None:
         saved = self.study.user_attrs.get("facts")

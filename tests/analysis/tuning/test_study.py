@@ -10,7 +10,7 @@ from dust.analysis.tuning.claims import Claim
 from dust.analysis.tuning.outcome import best_of, rows_of, section_of, text_of, write_tables
 from dust.analysis.tuning.study import JOURNAL, Study, build_plan
 from dust.config import load_config
-from dust.utils.errors import ConfigError
+from dust.utils.errors import ConfigError, DustError
 
 SPACE = (
     "[{SOLVER.BASE_LR: {low: 1e-4, high: 0.1, step: 0.03}, AUG.ENABLE: [True, False]}, {SOLVER.STEPS: [[0], [0, 2]]}]"
@@ -175,3 +175,21 @@ def test_the_section_of_a_report(tmp_path):
     for other in ("[]", "{}", '{"trials": 3}', "x", '{"metric": 1, "split": 2, "trials": [{"number": "a"}]}'):
         (tmp_path / "trials.json").write_text(other)
         assert section_of(tmp_path / "trial_002") == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        (0, b"hello\n"), (0, b"\xff\n"), (1, b"[" * 100_000 + b"\n"), (0, {"op_code": 99}), (0, {"directions": None}),
+        (1, {"user_attr": {"facts": 3}}), (2, {"distributions": None}), (2, {"datetime_start": None}),
+        (2, {"params": {}}), (3, {"user_attr": {"interval": 3}}), (4, {"values": []}), (4, {"values": ["x"]}),
+    ],
+)  # fmt: skip
+def test_a_journal_of_other_things_is_said(tmp_path, line, change):
+    """Somebody may have sent the study's folder."""
+    finish(study_of(tmp_path), 1)
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    lines[line] = change if isinstance(change, bytes) else json.dumps(json.loads(lines[line]) | change).encode() + b"\n"
+    (tmp_path / JOURNAL).write_bytes(b"".join(lines))
+    with pytest.raises(DustError, match=r"study\.journal: is damaged, or another program's .*: move it away"):
+        study_of(tmp_path)
