@@ -6,7 +6,9 @@ import re
 import numpy as np
 import pytest
 
+from dust.analysis.predictions import read_results
 from dust.analysis.report import build_report
+from dust.analysis.report.clips import players_section
 from dust.analysis.report.points import SIDE, draw
 from dust.datasets.manifest.clips import Clip
 from dust.datasets.tracks.files import Tracks
@@ -121,3 +123,14 @@ def test_tracks_play_with_all_cameras_of_the_test(tmp_path):
     assert build_report(tmp_path / "f", clips=1).count("<video") == 1
     (tmp_path / "walk_view_2.npz").write_bytes(b"damaged")
     assert "None of 1 clip can be shown" in build_report(tmp_path / "f", clips=1)
+
+
+def test_a_series_has_its_picture(tmp_path):
+    """It cannot play: with maps the picture of what its parts add stands there, without maps a line says so."""
+    predictions(tmp_path / "predictions.csv", [0], np.array([True]))
+    path = tmp_path / "predictions.csv"
+    path.write_text(path.read_text().replace("0.mp4", str(tmp_path / "s.npy")))
+    np.save(tmp_path / "s.npy", np.zeros((3, 20)))
+    results = read_results(path)
+    for look, says in ((lambda clip, answer: f"<img alt='{answer}'>", "<img alt='cut'>"), (None, "can be shown")):
+        assert says in players_section(results, results.answers[0], np.array([0]), look)

@@ -25,7 +25,7 @@ from dust.analysis.report.beside import (
     timelines_section,
 )
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
-from dust.analysis.report.clips import Look, players_section
+from dust.analysis.report.clips import OF_NUMBERS, Look, players_section
 from dust.analysis.report.data import data_section, modalities_section
 from dust.analysis.report.film import encoded
 from dust.analysis.report.procedures import graphs_section, mistakes_section
@@ -57,8 +57,6 @@ MOST_ROWS = 20_000
 MOST_CLIPS = 200_000
 #: Pairs of classes that are listed as most confused.
 PAIRS = 12
-#: Files of numbers: series, and point tracks.
-OF_NUMBERS = (".npz", ".npy", ".pt", ".pth", ".csv", ".parquet", ".edf", ".bdf")
 Section = tuple[str, str]
 
 

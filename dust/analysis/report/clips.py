@@ -1,7 +1,9 @@
 """The clips of a test, playing within the page: videos, and point tracks."""
 
+import contextlib
 import html
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError, VideoError
 from dust.utils.text import counted
 
+#: Files of numbers: series, and point tracks.
+OF_NUMBERS = (".npz", ".npy", ".pt", ".pth", ".csv", ".parquet", ".edf", ".bdf")
 #: From a clip and a class to a film, as HTML.
 Look = Callable[[Clip, str], str]
 
@@ -28,7 +32,8 @@ def players_section(results: Results, answers: Answers, order: np.ndarray, look:
         name, path = results.ids[index], results.paths[index]
         try:
             segment = Segment.of_id(name, path, unit)
-            film = _film(path, segment, results)
+            drawn = look is not None and Path(path).suffix in OF_NUMBERS  # of a series there is no film
+            film = _film(path, segment, results, needed=not drawn)
             if look is not None:
                 film += look(Clip(name, path, None, segment=segment), answers.classes[best])
         except (VideoError, DataError) as error:
@@ -43,16 +48,17 @@ def players_section(results: Results, answers: Answers, order: np.ndarray, look:
     return f"<div class=players>{''.join(films)}</div>"
 
 
-def _film(path: str, segment: Segment | None, results: Results) -> str:
+def _film(path: str, segment: Segment | None, results: Results, *, needed: bool) -> str:
+    """Return the film of a clip; "" where there is none and none is ``needed``."""
     try:
         return small_video(path, segment)
     except VideoError as error:
-        if not is_tracks(path):
-            raise
-        try:
-            return tracks_film(path, results.config)
-        except DataError:
-            raise error from None  # a series, say
+        if is_tracks(path):
+            with contextlib.suppress(DataError):  # of a series, say
+                return tracks_film(path, results.config)
+        if needed:
+            raise error
+        return ""
 
 
 def _verdict(answers: Answers, index: int, best: int) -> str:
