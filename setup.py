@@ -106,5 +106,5 @@ setup(
         "huggingface": ["transformers>=4.51"],
     },
     cmdclass={"build_py": BuildWithConfigs},
-    entry_points={"console_scripts": ["dust=dust.cli.main:main"]},
+    entry_points={"console_scripts": ["dust=dust.__main__:run"]},
 )

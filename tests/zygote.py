@@ -93,7 +93,9 @@ def child_that_ended() -> tuple[int, int]:
 def run(order: dict) -> None:
     """Be the run, as tools/run_net.py is."""
     from dust.engine import run_net
+    from dust.utils.ending import end_in_moments
 
+    end_in_moments()
     os.setsid()  # a job of its own, whose whole group can be sent a signal
     files = {name: os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("out", "err")}
     for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, files["out"]), (2, files["err"])):

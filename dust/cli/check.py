@@ -160,7 +160,8 @@ def check_folder(args: argparse.Namespace, root: str, out: str, values: dict[str
             prefix = f" DATA.PATH_PREFIX {os.path.commonpath([os.path.dirname(path) for path in report.lists.files])}"
         # what the lists mean only together with keys
         keys = {"SEGMENT_UNIT frames": options.segment_unit == FRAMES, "MULTI_LABEL True": options.multi_label,
-                "SOFT_LABELS True": options.soft_labels}  # fmt: skip
+                "SOFT_LABELS True": options.soft_labels, "GROUP_COLUMN ''": bool(options.group_column),
+                "FORMAT auto": options.format != "auto"}  # fmt: skip
         needed = "".join(f" DATA.{key}" for key, is_set in keys.items() if is_set)
         print(f"wrote {args.fix}: {listed} samples; next: set DATA.PATH_TO_DATA_DIR {args.fix}{prefix}{needed}")
     return 1 if report.errors else 0

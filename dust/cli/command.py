@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dust.launch.signals import end_in_moments
 from dust.utils.errors import DustError
 from dust.utils.files import file_problem, is_file_problem
 from dust.utils.text import printable
@@ -90,7 +89,6 @@ def _positional(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 def guarded(run: Callable[[], int | None], *, resumable: bool = False) -> int:
     """Run, and return the exit code: 2 where a DustError, a disk or a missing right says what is wrong, 130 after
     Ctrl-C, 141 where nobody reads on (``dust ... | head``)."""
-    end_in_moments()
     try:
         code = run() or 0
         sys.stdout.flush()

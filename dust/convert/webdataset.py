@@ -29,7 +29,7 @@ from dust.utils.text import printable
 
 LONGEST = 1 << 20  # bytes of a name, of a label, of what is said of a clip
 _LONG_NAME, _PAX = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK), (tarfile.XHDTYPE, tarfile.XGLTYPE)
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK")  # gzip, bzip2, xz, zstd, zip
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, bzip2, xz, zstd, zip
 
 
 class Entry(NamedTuple):
@@ -58,7 +58,8 @@ def read_entries(file: BinaryIO, source: str) -> Iterator[Entry]:
         DataError: it is no tar, is compressed or cut, or a header is damaged or longer than any that tar writes.
     """
     total, at, said = length(file), 0, dict[str, str]()
-    if file.read(6).startswith(_PACKED):
+    head = file.read(BLOCK)
+    if head.startswith(_PACKED) and head[257:262] != b"ustar":  # a tar begins with the name of its first member
         raise DataError(
             f"{source}: is compressed, so that no part of it can be read alone: unpack it first (gunzip, unzip)"
         )

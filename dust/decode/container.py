@@ -58,8 +58,6 @@ _OTHERS = {
     b"version https://git-lfs": "is a pointer of Git LFS, and no video: git lfs pull brings the file",
     b"ffconcat": "is a list of other files, which are not opened for it: name the videos themselves",
     b"#EXTM3U": "is a playlist of other files, which are not opened for it: name the videos themselves",
-    b"<!DOCTYPE": "is a web page, and no video: download it again",
-    b"<html": "is a web page, and no video: download it again",
     bytes(512): "begins with zeros, and is no video: it was not copied whole, copy it again",
 }
 
@@ -74,6 +72,8 @@ def _other_file(path: str) -> str:
         return ""
     if head[257:262] == b"ustar":
         return "is a tar, and no video: unpack it, or make a list of its parts (dust convert-data webdataset)"
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "is a web page, and no video: download it again"
     return next((said for begin, said in _OTHERS.items() if head.startswith(begin)), "")
 
 

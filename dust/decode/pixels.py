@@ -160,8 +160,9 @@ class _Plan(NamedTuple):
 class FrameConverter:
     """Makes the pictures of one request; ``height`` and ``width`` are the reader's, to which boxes refer.
 
-    ``stretch``: how many times wider than stored a frame is shown, before it is turned. ``remark`` tells of colours
-    that had to be guessed, and of frames of another size. ConversionError for a frame that cannot be converted.
+    ``stretch``: how many times wider than stored a frame is shown, before it is turned. ``remarks`` tell of
+    ``colours`` that had to be guessed, and of frames of other ``sizes``. ConversionError for a frame that cannot be
+    converted.
     """
 
     def __init__(
@@ -177,7 +178,8 @@ class FrameConverter:
 
         _check(request, height, width)
         self.request, self.height, self.width = request, height, width
-        self.orientation, self.resize, self.stretch, self.remark = orientation, resize, stretch, ""
+        self.orientation, self.resize, self.stretch = orientation, resize, stretch
+        self.remarks: dict[str, str] = {}
         self._rgb, self._scale = VideoReformatter(), VideoReformatter()
         self._plans: dict[tuple[int, int, str], _Plan] = {}
         self._source, self._part = _PlaneCutter(), _PlaneCutter()
@@ -207,7 +209,8 @@ class FrameConverter:
             matrix, span = int(frame.colorspace), int(frame.color_range)
             frame.colorspace, frame.color_range = _UNSPECIFIED_MATRIX, span if span <= _LAST_RANGE else 0
             picture = reformat(reformatter, frame, *how)
-            self.remark = f"its colours (matrix {matrix}, range {span}) cannot be converted: read as unspecified ones"
+            text = f"its colours (matrix {matrix}, range {span}) cannot be converted: read as unspecified ones"
+            self.remarks["colours"] = text
             return picture
 
     def _plan(self, frame: Any) -> _Plan:
@@ -217,7 +220,7 @@ class FrameConverter:
         shown_height, shown_width = shown_size(height, width, self.stretch, self.orientation)
         # A file may change its picture size on the way; boxes keep their place in the picture.
         if (shown_height, shown_width) != (self.height, self.width):
-            self.remark = tell_sizes([(self.height, self.width), (shown_height, shown_width)])
+            self.remarks["sizes"] = tell_sizes([(self.height, self.width), (shown_height, shown_width)])
         tall, wide = shown_height / self.height, shown_width / self.width
         y, x, h, w = self.request.box or (0.0, 0.0, self.height, self.width)
         box = y * tall, x * wide, h * tall, w * wide

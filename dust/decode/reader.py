@@ -12,7 +12,7 @@ file is decoded from the start instead, and what was found stands in ``reader.re
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,7 +116,7 @@ class VideoReader(Clip):
             self.close()  # stopped in the middle: what the decoder still holds is of no use
             raise
         for consumer in sinks:
-            _say(self.path, consumer.converter.remark)
+            _say(self.path, consumer.converter.remarks)
         return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
@@ -131,13 +131,13 @@ class VideoReader(Clip):
                 kinds[kind] = None
                 converter = FrameConverter(FrameRequest([0]), frame.height, frame.width)
                 converter(frame)
-                _say(self.path, converter.remark)
+                _say(self.path, converter.remarks)
 
         try:
             self._learn(agree(self._index, full_scan(self.path, self._threads, try_to_convert)))
         except ConversionError as error:
             raise VideoError(self.path, f"a frame cannot be converted to RGB: {error}") from error
-        _say(self.path, tell_sizes((height, width) for height, width, *_ in kinds))
+        _say(self.path, {"sizes": tell_sizes((height, width) for height, width, *_ in kinds)})
         return self.report
 
     def close(self) -> None:
@@ -234,7 +234,7 @@ class FrameFolderReader(Clip):
         for number in wanted:
             take(number, av.VideoFrame.from_ndarray(self._picture(number), format="rgb24"))
         for consumer in sinks:
-            _say(self.path, consumer.converter.remark)
+            _say(self.path, consumer.converter.remarks)
         return [consumer.result() for consumer in sinks]
 
     def check(self) -> VideoReport:
@@ -244,7 +244,7 @@ class FrameFolderReader(Clip):
             with contextlib.suppress(VideoError):
                 height, width, _ = self._picture(number).shape
                 sizes[height, width] = None
-        _say(self.path, tell_sizes(sizes))
+        _say(self.path, {"sizes": tell_sizes(sizes)})
         return self.report
 
     def _picture(self, number: int) -> np.ndarray:
@@ -297,10 +297,11 @@ class ArrayReader(Clip):
         return self.report
 
 
-def _say(path: str, remark: str) -> None:
-    """Warn once of what the frames of a clip showed besides their pixels."""
-    if remark:
-        say_once("pictures", path, remark)
+def _say(path: str, remarks: Mapping[str, str]) -> None:
+    """Warn once of each thing that the frames of a clip showed besides their pixels."""
+    for kind, remark in remarks.items():
+        if remark:
+            say_once(kind, path, remark)
 
 
 def open_clip(path: str | os.PathLike, *, decoder: str = "pyav", **options: Any) -> ClipReader:

@@ -12,7 +12,7 @@ from dust.config import CfgNode, load_config, parse_args
 from dust.config.expand import expand
 from dust.config.parser import log_notes
 from dust.launch.requeue import ExitHandler
-from dust.launch.signals import Interrupted, end_in_moments, handle_signals, ignore_termination
+from dust.launch.signals import Interrupted, handle_signals, ignore_termination
 from dust.utils.errors import ConfigError, DustError
 from dust.utils.files import file_problem, is_file_problem
 from dust.utils.text import forgiving_console
@@ -183,7 +183,6 @@ def main(argv: Sequence[str] | None = None, *, further: Further = lambda cfg: ()
     # read when torch is imported: threads that wait by spinning make a small model 50 times slower as soon as
     # another process wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    end_in_moments()
     exit_handler = ExitHandler()
     try:
         with handle_signals(exit_handler):

@@ -77,6 +77,12 @@ def _take_part_of_weights(module: nn.Module, state: dict[str, Any], prefix: str,
             state[key] = part_of(state[key], parameter)
 
 
+#: What tells Adam from AdamW, whose groups and states have the same names.
+_METHOD = ("decoupled_weight_decay",)
+#: States of torch's optimizers that have the shape of their parameter.
+_LIKE_PARAMETER = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str) -> None:
     """Do ``optimizer.load_state_dict(state)`` where parameters may be shared out and ``state`` whole, and come from
     another device: how a step is computed (fused) stays as this optimizer was built.
@@ -100,7 +106,16 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
         for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)
     ]
     groups += state["param_groups"][len(groups) :]  # too many, as load_state_dict will say
+    before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict({**state, "state": parts, "param_groups": groups})
+    for own, loaded in zip(before, optimizer.param_groups, strict=True):
+        # what is newer than the file the optimizer adds itself
+        if not own.keys() <= loaded.keys() or any(own.get(name) != loaded.get(name) for name in _METHOD):
+            raise ValueError("it is the state of another method")
+    for parameter, values in optimizer.state.items():
+        for name in _LIKE_PARAMETER & values.keys():
+            if isinstance(values[name], Tensor) and values[name].shape != parameter.shape:
+                raise ValueError(f"{name} is of shape {tuple(values[name].shape)}, not {tuple(parameter.shape)}")
 
 
 def part_of(value: Any, like: Tensor) -> Any:

@@ -12,6 +12,7 @@ from dust.engine.checkpoints import CheckpointChoice, build_checkpoint_to_extrac
 from dust.engine.classes import build_with_classes
 from dust.engine.extract import features_config
 from dust.engine.run_dir import RunDir, differing_keys
+from dust.engine.state import malformed
 from dust.launch.requeue import begun_by_this_job
 from dust.utils import distributed
 from dust.utils.checkpoint import file_sha256, list_checkpoints, read_checkpoint
@@ -137,6 +138,8 @@ class Stage:
         if not checkpoints:
             return False
         saved = read_checkpoint(checkpoints[-1])
+        if malformed(saved):
+            return False  # resuming says what of it
         stale = self.patience and saved["best"].get("stale", 0) >= self.patience
         last = saved["complete"] and (saved["epoch"] + 1 >= self.max_epoch or stale)
         same_start = saved["sources"] == upstream(self.values, self.output_dir)

@@ -183,7 +183,7 @@ def _refuse_another_run(state: TrainState, path: Path, saved: dict[str, Any]) ->
 
 def _start_from_file(state: TrainState, path: str, options: StartOptions) -> None:
     """Follow SlowFast's rule for TRAIN.CHECKPOINT_FILE_PATH."""
-    saved = load_for_all(path)
+    saved = load_for_all(path, optimizer=not options.weights_only)
     if options.cut_from_names:
         weights = _without(find_tensors(path, saved, [], options.weights), options.cut_from_names)
         report = load_weights(state.model, weights)

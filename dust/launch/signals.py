@@ -7,10 +7,7 @@ Where not even that helps, because the process waits for others in a call that P
 This module does without torch, so that it can be in place before the seconds of that import.
 """
 
-import atexit
 import contextlib
-import functools
-import gc
 import os
 import signal
 import sys
@@ -285,17 +282,6 @@ class InterruptFlag:
         signal has come to this one. Where the stretch ends, :meth:`check` asks all."""
         if self.signum:
             raise StopEarly
-
-
-@functools.cache
-def end_in_moments() -> None:
-    """Let this process, once it has ended, be taken apart in moments.
-
-    Python looks at every object several times then, half a million where torch was imported: over a second. Here it
-    looks once for what nobody holds any more, such as a file to be flushed, and leaves the rest to the kernel.
-    """
-    atexit.register(gc.freeze)  # what is registered last is called first
-    atexit.register(gc.collect)
 
 
 def _is_main() -> bool:

@@ -156,7 +156,12 @@ def _broadcast(value: Any, source: int, group: Any) -> Any:
         pickler = _Skeleton(buffer)
         pickler.dump(value)
         tensors = pickler.tensors
-        told = [buffer.getvalue(), [(one.dtype, one.shape, one.stride()) for one in tensors]]
+        # those of a copy: the strides of what was expanded let nothing be written
+        strides = [torch.empty_like(one, device="meta").stride() for one in tensors]
+        told = [
+            buffer.getvalue(),
+            [(one.dtype, one.shape, stride) for one, stride in zip(tensors, strides, strict=True)],
+        ]
     dist.broadcast_object_list(told, source, group)
     for number, (dtype, shape, stride) in enumerate(told[1]):
         flat = tensors[number].contiguous() if mine else torch.empty(shape, dtype=dtype)

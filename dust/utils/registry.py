@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dust.utils.ending import end_whole
 from dust.utils.errors import ConfigError
 from dust.utils.protocols import find_problems
 
@@ -115,6 +116,8 @@ def import_extensions(names: Sequence[str]) -> None:
     Raises:
         ConfigError: there is no such module or file, or the file is called as another module that is imported.
     """
+    if names:
+        end_whole()
     for name in names:
         if name.endswith(".py"):
             _import_file(Path(name).absolute(), name)

@@ -35,7 +35,7 @@ def parse_json(text: str | bytes, source: str | os.PathLike, way_out: str = "wri
     try:
         value = json.loads(text, parse_int=_whole)
         # the half of a character, which nobody can write again
-        if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8", "replace")):
+        if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8", "replace")).lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except json.JSONDecodeError as error:
         raise DataError(f"{source}: is not JSON (line {error.lineno}: {error.msg}): {way_out}") from error
@@ -117,9 +117,9 @@ def parse_yaml(text: str, source: str | os.PathLike, way_out: str = "write it ag
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """Return plain values as YAML: what PyYAML writes, to the byte. libyaml takes a quarter of the time, and is asked
-    where it would not fold a text at another place: one that needs an escape."""
+    where it writes no text in another way: one that needs an escape, or an empty key."""
     text = json.dumps(values, ensure_ascii=False, default=str)
-    if yaml.__with_libyaml__ and "\\" not in text and text.isascii() and text.isprintable():
+    if yaml.__with_libyaml__ and "\\" not in text and '"": ' not in text and text.isascii() and text.isprintable():
         return yaml.dump(values, Dumper=yaml.CSafeDumper)
     return yaml.safe_dump(values)
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor
 
 from dust.engine.sharding import blocks_of, gathered, shard, whole_tensors
-from dust.launch.signals import end_in_moments
+from dust.utils.ending import end_in_moments
 from dust.utils.errors import ConfigError
 from tests.models.small_models import SMALL, inputs_of, make
 

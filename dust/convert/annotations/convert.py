@@ -119,10 +119,11 @@ def convert_annotations(
     for file in files:
         options = {"soft_labels": soft_labels} if reader.people else {}
         found = reader.read(file, *([label] if reader.chooses else []), **options)
-        require_items(found, file)
         items += found.items
         result.notes += [f"{file.name}: {note}" for note in found.notes]
         said_in |= {id(one): file.name for one in found.items}
+    if not items:
+        require_items(Annotated(notes=result.notes), source)
     folder = Path(videos).expanduser() if videos else source if source.is_dir() else source.parent
     rows = _located(items, folder, out, skip_missing, result)
     if not rows:

@@ -25,17 +25,21 @@ def read_segments(path: Path) -> Annotated:
     """Read a list of segments: path (or video; else the name of the file tells), start, end (seconds), label, and
     split, group and confidence where they are there; so also ``NAME.segments.csv`` of ``dust predict --timeline``."""
     found, problems = Annotated(), Problems()
-    for number, row in enumerate(read_named(path, ("start", "end", "label"), "a list of segments"), 2):
+    rows = read_named(path, ("start", "end", "label"), "a list of segments")
+    if not rows:
+        found.empty.append(video_place(path.name.removesuffix(".segments.csv")))
+    for number, row in enumerate(rows, 2):
         folder, video = video_place(row.get("path") or row.get("video") or path.name.removesuffix(".segments.csv"))
         if row["label"] == NONE:
             found.empty.append((folder, video))
             continue
         start, end, sure = (
-            to_seconds(row.get(name, 1.0), f"row {number}", problems) for name in ("start", "end", "confidence")
+            to_seconds(value, f"row {number}", problems)
+            for value in (row["start"], row["end"], row.get("confidence") or 1.0)
         )
         split, group = to_split(row.get("split")), row.get("group", "")
         found.items.append(Annotation(video, start, end, row["label"], split, group, confidence=sure, folder=folder))
-    found.left_out(len(found.empty), f"stretches that are {NONE}")
+    found.left_out(len(found.empty) if rows else 0, f"stretches that are {NONE}")
     return checked(found, path, problems)
 
 

@@ -121,10 +121,13 @@ class AnnotatedFolder:
         """All stretches of all files. DataError for files that cannot be read, and if they say no splits."""
         read, ending = READERS[self.format]
         items: list[Annotation] = []
+        notes: list[str] = []
         for file in annotation_files(self.path, (ending,)):
             found = read(file, self.label) if self.format == "epic" else read(file)
-            require_items(found, file)
             items += found.items
+            notes += found.notes
+        if not items:
+            require_items(Annotated(notes=notes), self.path)
         bare = sum(not one.split for one in items)
         if bare:
             raise DataError(

@@ -15,6 +15,7 @@ from dust.datasets.manifest.annotation import (
     to_split,
     video_place,
 )
+from dust.datasets.manifest.columns import refuse_twice
 from dust.datasets.manifest.table import find_separator
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import read_text
@@ -49,8 +50,11 @@ def read_named(path: Path, needed: tuple[str, ...], what: str) -> list[dict[str,
 
 
 def by_name(path: Path, header: list[str], rows: list[list[str]]) -> list[dict[str, str]]:
-    """Return rows under their header. DataError for one of another length: a comma without quotes would shift its
-    cells."""
+    """Return rows under their header. DataError for columns of one name, and for a row of another length: a comma
+    without quotes would shift its cells."""
+    problems = Problems()
+    refuse_twice(header, problems)
+    problems.raise_if_any(str(path))
     number, odd = next(((n, row) for n, row in enumerate(rows, 2) if len(row) != len(header)), (0, []))
     if odd:
         raise DataError(

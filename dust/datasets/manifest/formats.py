@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dust.datasets.manifest.table import SPLIT_NAMES, RawSplit, Row
+from dust.decode.clip import say_once
 from dust.decode.folders import Scan, is_file, is_folder, is_hidden, is_video, iter_clips, visible
 from dust.utils.errors import DataError, Problems
 from dust.utils.files import hash_order, read_text
@@ -134,10 +135,8 @@ def _say_lists(root: str) -> None:
     names = [name for name in names if not SPLIT_NAMES.keys().isdisjoint(re.split(r"[^a-z]+", name.lower()))]
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        logger.warning(
-            "%s: not read, for lists are called train.csv, val.csv and test.csv: %s (clips are those of the folders)",
-            root, shown,
-        )  # fmt: skip
+        remark = "not read, for lists are called train.csv, val.csv and test.csv"
+        say_once("lists", root, f"{remark}: {shown} (clips are those of the folders)")
 
 
 def _share(clips: list[str], split: str, name: str, problems: Problems) -> list[str]:

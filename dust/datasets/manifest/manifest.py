@@ -436,7 +436,9 @@ def _locate(
         path = row.path or find_file(row.written, raw.bases, check_files)
         if path is None:
             header = not clips and row.frames is None
-            raw.problems.add(missing_file(raw.bases), missing_case(row.where, row.written, raw.bases, header=header))
+            kind = missing_file(raw.bases)
+            number = len(raw.problems.kinds.get(kind, ()))
+            raw.problems.add(kind, missing_case(row.where, row.written, raw.bases, number, header=header))
             continue
         if row.label is not None and indices is None:
             continue  # reported with the labels

@@ -12,7 +12,7 @@ from dust.datasets.manifest.column_file import BLOCK, Texts
 from dust.datasets.manifest.shards import is_there
 from dust.decode.remote import is_remote, under
 from dust.utils import distributed
-from dust.utils.errors import Problems
+from dust.utils.errors import SHOWN, Problems
 from dust.utils.files import like_missing, restored
 from dust.utils.text import csv_cell
 
@@ -27,8 +27,11 @@ def missing_file(bases: Sequence[str]) -> str:
     return f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
 
 
-def missing_case(where: str, written: str, bases: Sequence[str], *, header: bool) -> str:
-    """Return which file is missing; ``header``: the row may be one."""
+def missing_case(where: str, written: str, bases: Sequence[str], number: int, *, header: bool) -> str:
+    """Return which file is missing, the ``number``-th: of those that are shown, what it may be; ``header``: the row may
+    be one."""
+    if number >= SHOWN:  # looking for names that are alike takes long
+        return f"{where}: {under(bases[0], written)}"
     hint = "" if not header or os.path.splitext(written)[1] else " (a header? name its columns path and label)"
     return f"{where}: {under(bases[0], written)}{hint or like_written(written, bases)}"
 
@@ -99,8 +102,9 @@ def find_places(
     if missing:
         gone = set(missing)
         found_first = next((row for row in map(int, wanted) if row not in gone), len(paths))
-        for row in missing:
-            problems.add(missing_file(bases), missing_case(where(row), paths[row], bases, header=row < found_first))
+        for number, row in enumerate(missing):
+            case = missing_case(where(row), paths[row], bases, number, header=row < found_first)
+            problems.add(missing_file(bases), case)
     others = {row: path for part in parts for row, path in part.others.items()}
     moved = [pair for part in parts for pair in part.bases]
     if not moved:
