@@ -77,6 +77,10 @@ class Problems:
         """Add a case. ``kind`` says what is wrong and the way out; ``case`` says where."""
         self.kinds.setdefault(printable_lines(kind), []).append(printable_lines(case))
 
+    def count(self, kind: str) -> int:
+        """Return how many cases of a kind there are."""
+        return len(self.kinds.get(printable_lines(kind), ()))
+
     def raise_if_any(self, source: str) -> None:
         """Raise one DataError with every kind, its number of cases and the first ten of them."""
         if not self.kinds:

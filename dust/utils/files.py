@@ -181,7 +181,8 @@ def refuse_in_place(path: str | os.PathLike) -> None:
     """
     refuse_special(path)
     if os.path.islink(path):
-        said = f"{os.path.basename(path)} is a link to {os.readlink(os.fspath(path))}, which is not written through: remove the link"
+        target = os.readlink(os.fspath(path))
+        said = f"{os.path.basename(path)} is a link to {target}, which is not written through: remove the link"
         raise OSError(errno.ELOOP, said, os.fspath(path))
 
 

@@ -23,7 +23,7 @@ from dust.datasets.manifest.frame_lists import FrameLabels, frame_list, index_fr
 from dust.datasets.manifest.labels import CLASS_LIST, index_labels, read_class_list, report_unused
 from dust.datasets.manifest.long_list import KeptList, Listed, clips_of, corrected, is_long, words_of
 from dust.datasets.manifest.once import once
-from dust.datasets.manifest.places import find_file, missing_case, missing_file
+from dust.datasets.manifest.places import add_missing, find_file
 from dust.datasets.manifest.row_columns import AllAtOnce, columns_in_pieces, columns_of, raise_where_longest
 from dust.datasets.manifest.shards import agree_on_unit, lists_of
 from dust.datasets.manifest.table import RawSplit, Row, name_rows, read_csv
@@ -436,9 +436,7 @@ def _locate(
         path = row.path or find_file(row.written, raw.bases, check_files)
         if path is None:
             header = not clips and row.frames is None
-            kind = missing_file(raw.bases)
-            number = len(raw.problems.kinds.get(kind, ()))
-            raw.problems.add(kind, missing_case(row.where, row.written, raw.bases, number, header=header))
+            add_missing(raw.problems, row.where, row.written, raw.bases, header=header)
             continue
         if row.label is not None and indices is None:
             continue  # reported with the labels

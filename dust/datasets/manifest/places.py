@@ -21,19 +21,14 @@ _GUARDED = np.frombuffer(b"'=+-@\t\r", np.uint8)  # what a path begins with that
 _BACKSLASH = ord("\\")
 
 
-def missing_file(bases: Sequence[str]) -> str:
-    """Return what is said of files that are missing."""
+def add_missing(problems: Problems, where: str, written: str, bases: Sequence[str], *, header: bool) -> None:
+    """Say that a file is missing, and what it may be; ``header``: the row may be one."""
     folders = [folder or "the working folder" for folder in bases]
-    return f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
-
-
-def missing_case(where: str, written: str, bases: Sequence[str], number: int, *, header: bool) -> str:
-    """Return which file is missing, the ``number``-th: of those that are shown, what it may be; ``header``: the row may
-    be one."""
-    if number >= SHOWN:  # looking for names that are alike takes long
-        return f"{where}: {under(bases[0], written)}"
+    kind = f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
     hint = "" if not header or os.path.splitext(written)[1] else " (a header? name its columns path and label)"
-    return f"{where}: {under(bases[0], written)}{hint or like_written(written, bases)}"
+    if not hint and problems.count(kind) < SHOWN:  # looking for names that are alike takes long
+        hint = like_written(written, bases)
+    problems.add(kind, f"{where}: {under(bases[0], written)}{hint}")
 
 
 def like_written(written: str, bases: Sequence[str]) -> str:
@@ -102,9 +97,8 @@ def find_places(
     if missing:
         gone = set(missing)
         found_first = next((row for row in map(int, wanted) if row not in gone), len(paths))
-        for number, row in enumerate(missing):
-            case = missing_case(where(row), paths[row], bases, number, header=row < found_first)
-            problems.add(missing_file(bases), case)
+        for row in missing:
+            add_missing(problems, where(row), paths[row], bases, header=row < found_first)
     others = {row: path for part in parts for row, path in part.others.items()}
     moved = [pair for part in parts for pair in part.bases]
     if not moved:
