@@ -16,6 +16,15 @@ from dust.synthetic.motion import TOUR
 from dust.zoo import ENTRIES
 from tests.helpers import ROOT, command, tool
 
+
+def test_blocks_end_where_they_begin():
+    """A fence in the middle of a line turns all that follows inside out."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "dust/datasets/DATASET.md"]:
+        lines = [line.strip() for line in page.read_text(encoding="utf-8").splitlines()]
+        assert sum(line.startswith("```") for line in lines) % 2 == 0, page
+        assert not [line for line in lines if line.endswith("```") and line != "```"], page
+
+
 PAGES = [
     "README.md",
     "MODEL_ZOO.md",

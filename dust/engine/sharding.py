@@ -78,7 +78,7 @@ def _take_part_of_weights(module: nn.Module, state: dict[str, Any], prefix: str,
 
 
 #: What tells Adam from AdamW, whose groups and states have the same names.
-_METHOD = ("decoupled_weight_decay",)
+_DECAY = "decoupled_weight_decay"
 #: States of torch's optimizers that have the shape of their parameter.
 _LIKE_PARAMETER = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 
@@ -91,7 +91,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], sour
     try:
         _load_optimizer(optimizer, state)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{source}: its optimizer does not fit ({error})") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{source}: its optimizer does not fit ({reason})") from error
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -108,9 +109,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     groups += state["param_groups"][len(groups) :]  # too many, as load_state_dict will say
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict({**state, "state": parts, "param_groups": groups})
-    for own, loaded in zip(before, optimizer.param_groups, strict=True):
+    for own, saved, loaded in zip(before, groups, optimizer.param_groups, strict=True):
         # what is newer than the file the optimizer adds itself
-        if not own.keys() <= loaded.keys() or any(own.get(name) != loaded.get(name) for name in _METHOD):
+        if not own.keys() <= loaded.keys() or saved.get(_DECAY, own.get(_DECAY)) != own.get(_DECAY):
             raise ValueError("it is the state of another method")
     for parameter, values in optimizer.state.items():
         for name in _LIKE_PARAMETER & values.keys():

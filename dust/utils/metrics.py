@@ -41,7 +41,7 @@ def topk_correct(scores: Any, labels: Any, ks: Sequence[int]) -> list[Tensor]:
 
 def _as_tensor(name: str, values: Any) -> Tensor:
     """Return a dense tensor of real numbers, on its device; others are made one as :func:`as_numbers` takes them."""
-    if isinstance(values, Tensor) and values.layout == torch.strided and not values.is_complex() and not values.is_meta:
+    if isinstance(values, Tensor) and values.layout == torch.strided and not values.is_complex():
         return values.float() if values.is_floating_point() and values.element_size() < 2 else values
     return torch.from_numpy(as_numbers(name, values))
 

@@ -26,6 +26,22 @@ def test_several_files_of_one_video_are_said(tmp_path):
     assert [row["label"] for row in csv_dicts(tmp_path / "out" / "data.csv")] == ["anna", "bob"]
 
 
+def test_timelines_of_a_folder_of_which_one_is_empty(tmp_path):
+    """Also a row that a person added, without a confidence; and the same name for two columns."""
+    clip(tmp_path / "a.mp4", 1)
+    (tmp_path / "out").mkdir()
+    lines = {"a": "0,0.4,cut,0.9\n0.4,0.8,stir,\n", "b": "0,1,none of these,0.5\n", "c": ""}
+    for name, rows in lines.items():
+        written(tmp_path / "out" / f"{name}.segments.csv", f"start,end,label,confidence\n{rows}")
+    convert_annotations("segments", tmp_path / "out", tmp_path / "list", videos=str(tmp_path))
+    assert [row["label"] for row in csv_dicts(tmp_path / "list" / "data.csv")] == ["cut", "stir"]
+    for name in "bc":
+        with pytest.raises(DataError, match="holds no stretch with a label"):
+            convert_annotations("segments", tmp_path / "out" / f"{name}.segments.csv", tmp_path / "none")
+    with pytest.raises(DataError, match="a column twice"):
+        read("segments", written(tmp_path / "twice.csv", "path,start,end,label,label\na.mp4,0,1,cut,stir\n"))
+
+
 def test_videos_of_several_folders_that_have_become_one_are_said(tmp_path):
     """Two people who worked on copies of one video, or two cameras of which one is missing: only the user knows."""
     clip(tmp_path / "a.mp4", 1)

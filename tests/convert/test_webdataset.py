@@ -111,6 +111,13 @@ def test_a_tar_that_means_harm_is_refused(tmp_path, content, said):
     assert not (tmp_path / "lists").exists()
 
 
+@pytest.mark.parametrize("name", ["PKU-MMD_0001.mp4", "BZh9.mp4"])
+def test_a_first_name_that_looks_like_an_archive_is_a_name(tmp_path, clip, name):
+    path = write_tar(tmp_path / "x.tar", [(name, clip[:700])])
+    with open(path, "rb") as file:
+        assert [one.name for one in read_entries(file, "x")] == [name]
+
+
 def test_a_mutated_tar_ends(tmp_path, clip):
     """With entries within the file, or with one sentence."""
     path = write_tar(tmp_path / "x.tar", [(f"{n}{HOSTILE[-1]}.mp4", clip[:700]) for n in range(4)], tarfile.PAX_FORMAT)

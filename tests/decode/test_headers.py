@@ -250,6 +250,7 @@ def test_case_of_a_matrix():
 OTHERS = {
     "zip archive": b"PK\x03\x04" + bytes(600), "is a tar": tarfile.TarInfo("a.mp4").tobuf(), "web page": b"<html>404",
     "gzip": b"\x1f\x8b" + bytes(600), "Git LFS": b"version https://git-lfs.github.com/spec/v1\n", "zeros": bytes(600),
+    "is a web page, and": b"\xef\xbb\xbf\n<!doctype HTML><title>404",
     "list of other files": b"ffconcat version 1.0\nfile a.mp4\n", "playlist": b"#EXTM3U\n#EXTINF:1,\na.mp4\n",
 }  # fmt: skip
 

@@ -160,3 +160,43 @@ def test_a_group_too_many_is_said(group):
     state = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=0.1).state_dict()
     with pytest.raises(CheckpointError, match="x: .*different number of parameter groups"):
         load_optimizer(torch.optim.SGD(weights[:1], lr=0.1), state, "x")
+
+
+METHODS = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}), "plain": (torch.optim.SGD, {}),
+    "adam": (torch.optim.Adam, {}), "adamw": (torch.optim.AdamW, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("one", METHODS)
+@pytest.mark.parametrize("other", METHODS)
+def test_the_state_of_another_method_is_refused(one, other):
+    """It would end in the first step, or compute that step as the other method does."""
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
+    first, second = (METHODS[name][0]([weight], lr=0.1, **METHODS[name][1])
+                     for name, weight in zip((one, other), weights, strict=True))  # fmt: skip
+    weights[0].grad = weights[1].grad = torch.ones(3)
+    first.step()
+    if METHODS[one][0] is METHODS[other][0]:
+        load_optimizer(second, first.state_dict(), "x")
+        second.step()
+        return
+    with pytest.raises(CheckpointError, match="x: its optimizer does not fit"):
+        load_optimizer(second, first.state_dict(), "x")
+
+
+@pytest.mark.parametrize("method", ["sgd", "adamw"])
+def test_the_state_of_other_weights_is_refused_and_old_files_are_not(method):
+    kind, options = METHODS[method]
+    weights = [nn.Parameter(torch.ones(count)) for count in (3, 4, 3)]
+    first, wider, old = (kind([weight], lr=0.1, **options) for weight in weights)
+    weights[0].grad = torch.ones(3)
+    first.step()
+    with pytest.raises(CheckpointError, match=r"x: .*is of shape \(3,\), not \(4,\)"):
+        load_optimizer(wider, first.state_dict(), "x")
+    state = first.state_dict()
+    for name in ("maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"):
+        state["param_groups"][0].pop(name, None)
+    load_optimizer(old, state, "x")
+    weights[2].grad = torch.ones(3)
+    old.step()

@@ -1,9 +1,10 @@
 """JSON and YAML of others: plain values of a bounded size, or one error that names the file."""
 
 import pytest
+import yaml
 
 from dust.utils.errors import DataError
-from dust.utils.structured import PlainYamlError, compose_yaml, parse_json, parse_yaml, read_json
+from dust.utils.structured import PlainYamlError, compose_yaml, dump_yaml, parse_json, parse_yaml, read_json
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 500 + "]" * 500, '{"a":' * 300 + "1" + "}" * 300])
@@ -54,3 +55,8 @@ def test_yaml():
             parse_yaml(text, "x")
     with pytest.raises(DataError, match="far too many for a configuration"):
         parse_yaml("a" * (2 << 20), "x")
+
+
+@pytest.mark.parametrize("values", [{"": 1}, {"a": {"": "x"}}, {"a": ""}, {"a": ["", {"b": None}]}])
+def test_yaml_is_what_pyyaml_writes(values):
+    assert dump_yaml(values) == yaml.safe_dump(values)

@@ -21,8 +21,8 @@ _GUARDED = np.frombuffer(b"'=+-@\t\r", np.uint8)  # what a path begins with that
 _BACKSLASH = ord("\\")
 
 
-def add_missing(problems: Problems, where: str, written: str, bases: Sequence[str], *, header: bool) -> None:
-    """Say that a file is missing, and what it may be; ``header``: the row may be one."""
+def add_missing(problems: Problems, where: str, written: str, bases: Sequence[str], *, header: bool = False) -> None:
+    """Say that a file is missing, and for those that are shown what it may be; ``header``: the row may be one."""
     folders = [folder or "the working folder" for folder in bases]
     kind = f"a file that is missing (relative paths are looked for in {', then '.join(folders)}; see DATA.PATH_PREFIX)"
     hint = "" if not header or os.path.splitext(written)[1] else " (a header? name its columns path and label)"

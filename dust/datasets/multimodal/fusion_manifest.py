@@ -18,7 +18,7 @@ from dust.datasets.manifest.corrections import Corrections
 from dust.datasets.manifest.labels import CLASS_LIST, read_class_list, report_unused
 from dust.datasets.manifest.manifest import SPLITS
 from dust.datasets.manifest.once import once
-from dust.datasets.manifest.places import find_file, like_written, missing_file
+from dust.datasets.manifest.places import add_missing, find_file
 from dust.datasets.manifest.table import RawSplit, Row, read_table
 from dust.datasets.manifest.votes import Indexed, Votes, index_rows, merge_rows
 from dust.datasets.multimodal.series import Window
@@ -379,7 +379,7 @@ class _Finder:
             self.found[path] = find_file(path, self.raw.bases, self.check)
         found = self.found[path]
         if found is None:
-            problems.add(missing_file(self.raw.bases), where + like_written(path, self.raw.bases))
+            add_missing(problems, f"{row.where}: {row.id}: {column}", path, self.raw.bases)
             return ""
         if stacked and self.check:
             if found not in self.counts:

@@ -135,7 +135,7 @@ def test_a_test_split_may_lack_labels(root):
         ("id,label,video,series\na,0,clips/a.mp4,a.csv\na,0,clips/a.mp4,a.csv\n", "line 3: a (before: line 2)"),
         ("id,label,video,series\n,0,clips/a.mp4,a.csv\n", "an empty id"),
         ("id,label,video,series\na,0,,a.csv\n", "no video, which DATA.MODALITIES asks for:\n      line 2: a"),
-        ("id,label,video,series\na,0,clips/x.mp4,a.csv\n", ["a file that is missing", "line 2: a: video clips/x.mp4"]),
+        ("id,label,video,series\na,0,clips/x.mp4,a.csv\n", ["a file that is missing", "clips/x.mp4"]),
         ("id,label,video,series\na,0,clips/a.mp4,series.npy#5\n", ["beyond the end", "series.npy#5, of 5 rows"]),
         ("id,label,video,series\na,0,clips/a.mp4,series.npy#-1\n", "a row that is no number"),
         ("id,label,video,series\na,0,clips/a.mp4,series.npy#x\n", "a row that is no number"),
