@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from dust.utils.files import file_problem, is_file_problem
 from dust.utils.text import printable
 
 Main = Callable[[Sequence[str] | None], int]
+_AT_HOME = re.compile(r"(--[\w.-]+=|)(~[^/]*/.*)", re.DOTALL)
 
 
 def command(
@@ -36,7 +38,7 @@ def command(
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
-        words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+        words = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
         parser = argparse.ArgumentParser(
             f"dust {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
@@ -56,10 +58,11 @@ def command(
     return main
 
 
-def _at_home(word: str) -> str:
-    """Put the home folder for ~/ at the start of a word, or behind the = of an option, where no shell does."""
-    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
+def at_home(word: str) -> str:
+    """Return a word of a command line with ``~/`` or ``~user/`` at the beginning of its value replaced by that folder,
+    as shells do; not all of them, and not for ``--out=~/x``."""
+    found = _AT_HOME.fullmatch(word)
+    return f"{found[1]}{os.path.expanduser(found[2])}" if found else word
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -3,21 +3,18 @@
 import ast
 import difflib
 import importlib
-import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import dust
-from dust.cli.command import guarded
+from dust.cli.command import at_home, guarded
 from dust.utils.text import forgiving_console
 
 #: Files of this room that are no sub-command.
 SHARED = ("__init__", "command", "main")
 #: What most people want first; the other sub-commands follow by name.
 FIRST = ("train", "check", "predict", "serve", "export")
-_AT_HOME = re.compile(r"(--[\w-]+=|)(~[^/]*/.*)", re.DOTALL)
 FIRST_STEPS = """\
 First steps:
   dust gen-data video data/quickstart
@@ -50,13 +47,6 @@ def help_text() -> str:
     width = max(len(name) for name, _ in rows)
     head = ["usage: dust --cfg FILE.yaml [FILE.yaml ...] [KEY VALUE ...]", "       dust NAME ...", ""]
     return "\n".join([*head, *(f"  {name.ljust(width)}  {text}" for name, text in rows), "", FIRST_STEPS])
-
-
-def at_home(word: str) -> str:
-    """Return a word of a command line with ``~/`` or ``~user/`` at the beginning of its value replaced by that folder,
-    as shells do; not all of them, and not for ``--out=~/x``."""
-    found = _AT_HOME.fullmatch(word)
-    return f"{found[1]}{os.path.expanduser(found[2])}" if found else word
 
 
 def main(argv: Sequence[str] | None = None) -> int:

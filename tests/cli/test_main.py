@@ -12,8 +12,8 @@ import sys
 import pytest
 
 import dust
-from dust.cli.command import guarded
-from dust.cli.main import at_home, main, module_of, names, summary
+from dust.cli.command import at_home, guarded
+from dust.cli.main import main, module_of, names, summary
 from tests.helpers import ROOT
 
 
@@ -82,6 +82,7 @@ def test_the_users_folder_is_found_without_a_shell(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "home").iterdir()} >= {"data", "lists"}
     for word in ("~", "a~/b", "KEY=~/x", "-o~/x", "--a=b~/c", "x/~/y"):
         assert at_home(word) == word
+    assert at_home("--DATA.PATH=~/x") == f"--DATA.PATH={tmp_path}/home/x"
 
 
 def rows_of_the_page():
