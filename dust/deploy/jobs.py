@@ -30,7 +30,7 @@ from dust.deploy.timeline import (
     write_timeline,
 )
 from dust.utils.errors import ConfigError, DataError, DustError, VideoError
-from dust.utils.files import NO_ROOM, csv_text, file_stems
+from dust.utils.files import NO_ROOM, csv_text, file_stems, refuse_in_place
 from dust.utils.text import csv_value
 
 UNCHANGED_S = 1.0  # seconds for which a new file must not have grown before it is read
@@ -211,6 +211,7 @@ class WindowLog:
     def __init__(self, path: Path, found: Timeline) -> None:
         self.path, self.found = path, found
         try:
+            refuse_in_place(path)
             self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - it lives as long as this
         except OSError as error:
             raise DustError(f"{path}: cannot be written: {error.strerror}") from error

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dust.datasets.manifest.manifest import Clip
-from dust.deploy.jobs import file_names, video_names
+from dust.deploy.jobs import WindowLog, file_names, video_names
 from dust.deploy.prediction import Prediction
 from dust.deploy.timeline import MergeRule, Moments, Segment, Timeline, write_activitynet, write_timeline
+from dust.utils.errors import DustError
 from tests.helpers import csv_dicts
 
 
@@ -174,3 +175,10 @@ def test_many_classes_and_one_window(tmp_path):
     row = dict(zip(names, np.full(400, 1 / 400), strict=True))
     found.add(Prediction("a", "a", probabilities=row, start=0.0, end=1.0))
     assert len(write_timeline(tmp_path, "x", found, found.segments(MergeRule(threshold=0.5)))) == 3
+
+
+def test_windows_of_a_live_source_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "a.csv").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DustError, match="a.csv: cannot be written: .* is a link to .*elsewhere"):
+        WindowLog(tmp_path / "a.csv", Timeline("a", ["x"]))
+    assert not (tmp_path / "elsewhere").exists()

@@ -32,12 +32,14 @@ class JournalLock:
 
     def __init__(self, folder: Path, journal: Path) -> None:
         self.journal, self.depth = journal, 0
+        own = folder / ".journal.lock"
         try:
             refuse_in_place(journal)
+            refuse_in_place(own)
+            # open as long as the process lives: to close any handle of a file gives up a process's record locks on it
+            self.file = os.open(own, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise DustError(f"{journal}: cannot be written to ({error.strerror})") from error
-        # open as long as the process lives: to close any handle of a file gives up a process's record locks on it
-        self.file = os.open(folder / ".journal.lock", os.O_RDWR | os.O_CREAT, 0o666)
+            raise DustError(f"{error.filename or own}: cannot be written to ({error.strerror})") from error
 
     def acquire(self) -> bool:
         if not self.depth:

@@ -25,6 +25,7 @@ from dust.config import CfgNode, load_config
 from dust.config.space import words_of_values
 from dust.launch.lives import MOST, progress
 from dust.utils.errors import ConfigError, DataError, DustError
+from dust.utils.files import refuse_in_place
 from dust.utils.logging import read_json_stats
 
 #: Seconds between two looks at the trials that run.
@@ -98,8 +99,17 @@ def share_devices(gpus: int, jobs: int) -> tuple[str, ...]:
 
 
 def start_process(words: Sequence[str], folder: Path, environment: Mapping[str, str], claim: int) -> Process:
-    """Start ``dust`` in a session of its own: a signal of a terminal or of Slurm reaches it once, by its worker."""
-    with open(folder / CONSOLE, "ab") as console:
+    """Start ``dust`` in a session of its own: a signal of a terminal or of Slurm reaches it once, by its worker.
+
+    Raises:
+        DustError: its console.log cannot be written to.
+    """
+    try:
+        refuse_in_place(folder / CONSOLE)
+        console = open(folder / CONSOLE, "ab")  # noqa: SIM115 - the process writes there, and this is closed below
+    except OSError as error:
+        raise DustError(f"{folder / CONSOLE}: cannot be written to ({error.strerror})") from error
+    with console:
         return subprocess.Popen(
             [sys.executable, "-m", "dust", *words], stdin=subprocess.DEVNULL, stdout=console,
             stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True, pass_fds=[claim],

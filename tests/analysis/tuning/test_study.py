@@ -6,7 +6,7 @@ import os
 import pytest
 
 from dust.analysis.tuning import claims
-from dust.analysis.tuning.claims import Claim
+from dust.analysis.tuning.claims import Claim, JournalLock
 from dust.analysis.tuning.outcome import best_of, rows_of, section_of, text_of, write_tables
 from dust.analysis.tuning.study import JOURNAL, Study, build_plan
 from dust.config import load_config
@@ -193,3 +193,13 @@ def test_a_journal_of_other_things_is_said(tmp_path, line, change):
     (tmp_path / JOURNAL).write_bytes(b"".join(lines))
     with pytest.raises(DustError, match=r"study\.journal: is damaged, or another program's .*: move it away"):
         study_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".journal.lock", JOURNAL])
+def test_a_link_in_a_foreign_study_is_not_written_through(tmp_path, name):
+    """Not even to a file that it would make."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DustError, match=f"{name}: cannot be written to .* is a link to .*elsewhere"):
+        JournalLock(tmp_path / "study", tmp_path / "study" / JOURNAL)
+    assert not (tmp_path / "elsewhere").exists()

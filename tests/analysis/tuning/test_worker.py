@@ -267,3 +267,10 @@ def test_a_trial_is_a_process_that_holds_the_claim_and_writes_to_its_console(tmp
     assert process.wait(timeout=120) == 0
     assert (tmp_path / "console.log").read_text() == f"dust {dust.__version__}\n"
     assert Claim.take(tmp_path) is not None
+
+
+def test_the_console_of_a_trial_is_no_link_to_somewhere_else(tmp_path):
+    (tmp_path / "console.log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DustError, match="console.log: cannot be written to .* is a link to .*elsewhere"):
+        start_process(["--version"], tmp_path, dict(os.environ), 0)
+    assert not (tmp_path / "elsewhere").exists()
