@@ -17,7 +17,7 @@ import numpy as np
 from dust.datasets.manifest.manifest import Clip
 from dust.datasets.sample import BadClip
 from dust.datasets.video.video import VideoDataset
-from dust.decode.folders import DEAD_LINK, is_file, is_picture, is_video, scan_clips, visible
+from dust.decode.folders import DEAD_LINK, Scan, is_file, is_picture, is_video, scan_clips, visible
 from dust.decode.live import is_remote_file
 from dust.decode.members import member_of
 from dust.decode.reader import ArrayReader, ClipReader
@@ -89,9 +89,7 @@ class Reader(ABC):
         scan = scan_clips(folder)
         dead = [path for path in scan.left_out.get(DEAD_LINK, ()) if is_video(path)]
         scan.found += dead  # they are asked for, and say what is wrong
-        if scan.left_out:
-            level = logging.INFO if scan.only_hidden else logging.WARNING
-            logger.log(level, "%s: left out: %s", folder, scan.summary())
+        tell_left_out(folder, scan)
         yield from sorted(scan.found, key=lambda path: [natural_order(part) for part in Path(path).parts])
 
     def is_clip(self, folder: str) -> bool:
@@ -101,6 +99,13 @@ class Reader(ABC):
     def complete(self, readings: Iterable[Reading]) -> Iterator[Reading]:
         """Yield the readings with what another model must say of them first; as they are by default."""
         yield from readings
+
+
+def tell_left_out(folder: str, scan: Scan) -> None:
+    """Log what of a folder is not read."""
+    if scan.left_out:
+        level = logging.INFO if scan.only_hidden else logging.WARNING
+        logger.log(level, "%s: left out: %s", folder, scan.summary())
 
 
 def is_frame_folder(path: str | os.PathLike[str]) -> bool:

@@ -17,9 +17,9 @@ from dust.datasets.multimodal.fusion_manifest import FusedClip
 from dust.datasets.multimodal.series import SUFFIXES, Window
 from dust.datasets.sample import BadClip
 from dust.datasets.video.video import VideoDataset
-from dust.decode.folders import VIDEO_SUFFIXES
+from dust.decode.folders import HIDDEN, VIDEO_SUFFIXES, Scan, is_hidden
 from dust.deploy.feature_stage import rounded
-from dust.deploy.reading import Reader, Reading, describe_video, names_of, read_video
+from dust.deploy.reading import Reader, Reading, describe_video, names_of, read_video, tell_left_out
 from dust.engine.inference import Inference
 from dust.utils.errors import DataError
 from dust.utils.files import natural_order
@@ -79,9 +79,19 @@ class FusedReader(Reader):
         if "video" in self.modalities:
             yield from super().in_folder(folder)
             return
+        scan = Scan()
         for path in sorted(Path(folder).rglob("*"), key=natural_order):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+            if path.is_dir():
+                continue
+            if any(map(is_hidden, path.relative_to(folder).parts)):
+                scan.left_out[HIDDEN].append(str(path))
+            elif not path.is_file():
+                scan.left_out["no plain file, or a link that leads nowhere"].append(str(path))
+            elif path.suffix.lower() in SUFFIXES:
                 yield str(path)
+            else:
+                scan.left_out[f"no series ({', '.join(SUFFIXES)} are read)"].append(str(path))
+        tell_left_out(folder, scan)
 
     def read(self, source: Any) -> Reading:
         names, parts = self._parts(source)
@@ -175,6 +185,13 @@ class FusedReader(Reader):
         if "series" in self.modalities:
             parts["series"] = series_beside(source)
         return names_of(source), parts
+
+
+def series_of(clip: Clip) -> FusedClip:
+    """Return a file of series as a sample; of a segment, which is in seconds there, the window that is meant."""
+    segment = clip.segment
+    window = None if segment is None else Window(start=segment.start, end=segment.end)
+    return FusedClip(clip.id, clip.path, None, series=clip.path, window=window)
 
 
 def _names(source: Any) -> tuple[str, str]:

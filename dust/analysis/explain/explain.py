@@ -107,6 +107,11 @@ def explain(
     frames = _frames(own["video"]) if "video" in own else None
     numbers = {name: one[0].cpu().numpy() for name, one in own.items() if name in ("series", "tracks", "visible")}
     parts = occlude(inputs, score) if occlusion else []
+    if not all(np.isfinite([one.whole, one.nothing, *one.alone, *one.share]).all() for one in parts):
+        raise DataError(
+            f"{reading.path}: what {wanted!r} loses is no finite number: the clip holds values that are none (NaN), or "
+            "the model makes some of it"
+        )
     probability = float(prediction.probabilities[wanted])
     return Explanation(reading.path, prediction.label, wanted, probability, number, found, why, parts, frames, numbers)
 

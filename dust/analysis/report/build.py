@@ -25,7 +25,7 @@ from dust.analysis.report.beside import (
     timelines_section,
 )
 from dust.analysis.report.charts import interval_bar, line_chart, reliability_chart
-from dust.analysis.report.clips import OF_NUMBERS, Look, players_section
+from dust.analysis.report.clips import Look, of_numbers, players_section
 from dust.analysis.report.data import data_section, modalities_section
 from dust.analysis.report.film import encoded
 from dust.analysis.report.procedures import graphs_section, mistakes_section
@@ -371,12 +371,14 @@ def build_look(run: Path) -> Look:
     from dust.analysis.explain import explain, write_pictures  # what no report of a test needs
     from dust.analysis.explain.draw import heat
     from dust.deploy.loading import load
+    from dust.deploy.reading_fused import FusedReader, series_of
 
     predictor = load(run, device="cpu")
 
     def look(clip: Clip, answer: str) -> str:
-        if Path(clip.path).suffix in OF_NUMBERS:
-            found = explain(predictor, clip.path, target=answer, method="none")
+        if of_numbers(clip.path):
+            source = series_of(clip) if isinstance(predictor.reader, FusedReader) else clip.path
+            found = explain(predictor, source, target=answer, method="none")
             with tempfile.TemporaryDirectory(prefix="dust-") as there:
                 return "".join(map(picture, write_pictures(replace(found, frames=None), Path(there), "clip")))
         found = explain(predictor, clip, target=answer, occlusion=False)

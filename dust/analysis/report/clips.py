@@ -9,8 +9,9 @@ import numpy as np
 
 from dust.analysis.predictions import Answers, Results
 from dust.analysis.report.film import small_video
-from dust.analysis.report.points import is_tracks, tracks_film
+from dust.analysis.report.points import asked_of, is_tracks, tracks_film
 from dust.config import flatten
+from dust.datasets.arrays import split_reference
 from dust.datasets.manifest.manifest import Clip
 from dust.decode.segment import SECONDS, Segment
 from dust.utils.errors import DataError, VideoError
@@ -20,6 +21,11 @@ from dust.utils.text import counted
 OF_NUMBERS = (".npz", ".npy", ".pt", ".pth", ".csv", ".parquet", ".edf", ".bdf")
 #: From a clip and a class to a film, as HTML.
 Look = Callable[[Clip, str], str]
+
+
+def of_numbers(path: str) -> bool:
+    """Tell whether this names a file of numbers, or a part of one, ``file.npy#row``."""
+    return Path(split_reference(path)[0]).suffix.lower() in OF_NUMBERS
 
 
 def players_section(results: Results, answers: Answers, order: np.ndarray, look: Look | None) -> str:
@@ -32,7 +38,7 @@ def players_section(results: Results, answers: Answers, order: np.ndarray, look:
         name, path = results.ids[index], results.paths[index]
         try:
             segment = Segment.of_id(name, path, unit)
-            drawn = look is not None and Path(path).suffix in OF_NUMBERS  # of a series there is no film
+            drawn = look is not None and of_numbers(path)  # of a series there is no film
             film = _film(path, segment, results, needed=not drawn)
             if look is not None:
                 film += look(Clip(name, path, None, segment=segment), answers.classes[best])
@@ -54,8 +60,9 @@ def _film(path: str, segment: Segment | None, results: Results, *, needed: bool)
         return small_video(path, segment)
     except VideoError as error:
         if is_tracks(path):
+            asked = asked_of(results.config)
             with contextlib.suppress(DataError):  # of a series, say
-                return tracks_film(path, results.config)
+                return tracks_film(path, asked)
         if needed:
             raise error
         return ""

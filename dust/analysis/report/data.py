@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ from dust.datasets.manifest.clips import Clips
 from dust.decode.reader import open_clip
 from dust.engine.data_lists import read_training_list
 from dust.utils.errors import DataError, VideoError
+from dust.utils.files import read_text
 from dust.utils.text import counted
 
 #: Clips of a split whose files are opened.
 OPENED = 100
+#: What ``dust check`` writes, and its columns.
 CHECKED = "check.csv"
+FOUND = ["level", "kind", "split", "id", "path", "detail", "action", "label"]
 
 
 def data_section(results: Results, folder: Path, *, measure: bool) -> str:
@@ -68,7 +72,7 @@ def _labels_of(clips: Any) -> Counter[Any]:
 def _groups_of(clips: Any) -> set[str]:
     if clips is None:
         return set()
-    return set(clips.groups() if isinstance(clips, Clips) else (one.group for one in clips)) - {""}
+    return set(clips.groups() if isinstance(clips, Clips) else (one.group for one in clips)) - {"", None}
 
 
 def _files_of(clips: Any) -> list[str]:
@@ -119,15 +123,19 @@ def _by_class(labels: Counter[Any]) -> Counter[int]:
 
 
 def _checked(root: str) -> str:
-    """Show what ``dust check`` found, by kind, where it left its list."""
+    """Show what ``dust check`` found, by kind, where it left its list; nothing of another tool's file."""
     path = Path(root) / CHECKED
     if not root or not path.is_file():
         return f"<p>Contents were not compared: <code>dust check {html.escape(root or 'DIR')}</code> does that.</p>"
     try:
-        head, rows = read_table(path)
-        found = Counter((row[head.index("level")], row[head.index("kind")], row[head.index("split")]) for row in rows)
-    except (DataError, ValueError, IndexError):  # only a header: nothing was found; another tool's file: not ours
-        return "<p><code>dust check</code> found nothing.</p>" if path.stat().st_size < 200 else ""
+        first, _, rest = read_text(path).partition("\n")
+        if re.split("[,;\t]", first.strip()) != FOUND:
+            return ""
+        if not rest.strip():
+            return "<p><code>dust check</code> found nothing.</p>"
+        found = Counter((row[0], row[1], row[2]) for row in read_table(path)[1])
+    except (DataError, IndexError) as error:
+        return f"<p>{html.escape(str(path))} cannot be used: {html.escape(str(error))}</p>"
     lines = [[*kind, str(times)] for kind, times in sorted(found.items())]
     return f"<h3>Found by dust check</h3>{table(['level', 'kind', 'split', 'clips'], lines, words=3)}"
 
@@ -135,7 +143,8 @@ def _checked(root: str) -> str:
 def _measured(files: dict[str, Sequence[str]]) -> str:
     """Show lengths, sizes and rates of up to 100 files of each split."""
     rows, notes = [], []
-    for split, paths in files.items():
+    for split, several in files.items():
+        paths = list(dict.fromkeys(several))  # segments of a video are of one file
         chosen = [paths[int(i)] for i in np.unique(np.linspace(0, len(paths) - 1, min(OPENED, len(paths))).round())]
         seconds, sizes, rates = [], Counter[str](), Counter[str]()
         for path in chosen:
@@ -165,17 +174,23 @@ def _commonest(counts: Counter[str]) -> str:
 
 
 def modalities_section(results: Results) -> str:
-    """Show what each modality is worth: alone (heads of its own), and taken away, beside all of them together."""
-    metrics = results.report.get("metrics", {})
+    """Show what each modality is worth: alone (heads of its own), and taken away, beside all of them together. What is
+    no number is left out, with a line."""
     names: Any = flatten(results.config).get("DATA.MODALITIES") or []
-    figure = next((one for one in ("top1_acc", "map") if one in metrics), "")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return f"<p>Left out: DATA.MODALITIES of the run is {html.escape(repr(names)[:60])}, no list of names.</p>"
+    written = results.report.get("metrics", {})
+    metrics = {name: one for name, one in written.items() if type(one) in (int, float) and abs(one) < 1e300}
+    figure = next((one for one in ("top1_acc", "map") if one in written), "")
     if len(names) < 2 or not figure:
         return ""
     known = [one.removesuffix(f"_{figure}") for one in metrics if one.endswith(f"_{figure}")]
     rows = [(f"{one} alone", f"{one}_{figure}") for one in known if any(name.startswith(one) for name in names)]
     rows += [(f"without {one.removeprefix('no_')}", f"{one}_{figure}") for one in known if one.startswith("no_")]
-    if not rows:
-        return ""
+    odd = [one for one in written if one not in metrics and (one == figure or one.endswith(f"_{figure}"))]
+    told = f"<p>Left out, being no number: {html.escape(', '.join(odd))}.</p>" if odd else ""
+    if not rows or figure in odd:
+        return told
     rows = [("all together", figure), *rows]
     bars = "".join(
         f"<tr><td>{html.escape(name)}</td><td class=n>{metrics[key]:.2f}</td><td>{share_bar(metrics[key])}</td></tr>"
@@ -185,4 +200,4 @@ def modalities_section(results: Results) -> str:
         "<p>Alone: a head of its own on what one modality's part of the model makes, trained beside the whole. "
         "Without: the whole model, which is not given this input.</p>"
     )
-    return f"{text}<table><tr><th></th><th class=n>{figure}</th><th></th></tr>{bars}</table>"
+    return f"{text}<table><tr><th></th><th class=n>{figure}</th><th></th></tr>{bars}</table>{told}"

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from dust.analysis.report.charts import COLOURS
 from dust.analysis.report.film import FRAMES, encoded
 from dust.config import flatten
 from dust.datasets.tracks.files import SUFFIXES, Tracks, read_tracks
+from dust.utils.errors import DataError
 
 #: Of one camera's picture: its longer side in pixels; and the frames that a point's trail reaches back.
 SIDE, TRAIL = 200, 12
@@ -18,10 +20,43 @@ SIDE, TRAIL = 200, 12
 
 def is_tracks(path: str) -> bool:
     """Return whether a file may be one of point tracks, by its name."""
-    return Path(path).suffix in SUFFIXES
+    return Path(path).suffix.lower() in SUFFIXES
 
 
-def tracks_film(path: str, config: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Asked:
+    """What a run's test asked of point tracks: which cameras, how sure a point must be, and the size of a frame where
+    a file does not say it."""
+
+    views: tuple[int, ...]
+    threshold: float
+    size: tuple[int, int] | None
+
+
+def asked_of(config: Mapping[str, Any]) -> Asked:
+    """Read TRACKS of a run's configuration, which may be anybody's.
+
+    Raises:
+        DataError: a value is none that a run of ours has.
+    """
+    keys: dict[str, Any] = flatten(config)
+
+    def numbers(name: str) -> tuple[int, ...]:
+        value = keys.get(name) or ()
+        if not isinstance(value, list | tuple) or not all(type(one) is int for one in value):
+            raise DataError(f"{name} of the run is {value!r:.60}: it must be a list of whole numbers")
+        return tuple(value)
+
+    size, threshold = numbers("TRACKS.FRAME_SIZE"), keys.get("TRACKS.VISIBILITY_THRESHOLD", 0.9)
+    if len(size) not in (0, 2):
+        raise DataError(f"TRACKS.FRAME_SIZE of the run is {list(size)!r:.60}: it must be height and width")
+    if type(threshold) not in (int, float) or not abs(threshold) < 1e300:
+        raise DataError(f"TRACKS.VISIBILITY_THRESHOLD of the run is {threshold!r:.60}: it must be a number")
+    views = numbers("TRACKS.TEST_VIEWS") or numbers("TRACKS.VIEWS")
+    return Asked(views, float(threshold), (size[0], size[1]) if size else None)
+
+
+def tracks_film(path: str, asked: Asked) -> str:
     """Give the tracks of a sample as a film: all cameras that the run's test saw, found beside the file by their names.
 
     Raises:
@@ -29,16 +64,10 @@ def tracks_film(path: str, config: Mapping[str, Any]) -> str:
     """
     from dust.deploy.reading_tracks import sample_of  # what a page of videos does not need
 
-    keys: dict[str, Any] = flatten(config)
-    size = tuple(keys.get("TRACKS.FRAME_SIZE") or ())
     with tempfile.TemporaryDirectory(prefix="dust-") as folder:
         files = sample_of(path, Path(folder)).files
-    views = [one for one in keys.get("TRACKS.TEST_VIEWS") or keys.get("TRACKS.VIEWS") or files if one in files]
-    threshold = float(keys.get("TRACKS.VISIBILITY_THRESHOLD", 0.9))
-    cameras = {
-        view: read_tracks(files[view], threshold=threshold, size=(size[0], size[1]) if len(size) == 2 else None)
-        for view in views or files
-    }
+    views = [one for one in asked.views if one in files] or files
+    cameras = {view: read_tracks(files[view], threshold=asked.threshold, size=asked.size) for view in views}
     return encoded(draw(cameras), path, side=2 * SIDE)
 
 

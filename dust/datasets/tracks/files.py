@@ -121,7 +121,7 @@ def _read_file(path: Path, threshold: float) -> Tracks:
     arrays = _arrays(path)
     name, xy = _pick(arrays, TRACK_NAMES)
     if xy is None:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with open_npz(path) as archive:
                 archive.refuse_objects()
         raise DataError(f"{path}: no tracks in it: looked for {', '.join(TRACK_NAMES)}, found {_listed(arrays)}")
@@ -169,9 +169,10 @@ def _names_and_pairs(
 
 def _arrays(path: Path) -> Mapping[str, Callable[[], np.ndarray]]:
     """Return what reads each array of a file; what is not asked for is not read."""
-    if path.suffix in (".pt", ".pth"):
+    suffix = path.suffix.lower()
+    if suffix in (".pt", ".pth"):
         return _torch_arrays(path)
-    if path.suffix == ".npy":
+    if suffix == ".npy":
         return {"arr_0": lambda: read_npy(path)}
     with open_npz(path) as archive:
         return {name: partial(_read_member, path, name) for name in archive.names}

@@ -1,12 +1,15 @@
 """dust explain: files, and what it cannot do."""
 
 import json
+import math
+import sys
 
 import av
 import numpy as np
 import pytest
 
 from dust.analysis.explain import explain, write_explanation
+from dust.analysis.explain.occlusion import Occlusion
 from dust.cli.main import main
 from dust.utils.errors import ConfigError, DataError
 
@@ -50,3 +53,11 @@ def test_what_cannot_be_explained(model, clips, tmp_path):
     ):
         with pytest.raises(ConfigError, match=says):
             explain(model, clips / "clip_15.mp4", **options)
+
+
+def test_what_is_no_number_is_said_with_the_name(model, clips, monkeypatch):
+    """As of a series with NaN, which no picture can show."""
+    nothing = Occlusion("video.frames", np.array([0, 2]), np.array([math.nan]), np.array([math.nan]), math.nan, 0.0)
+    monkeypatch.setattr(sys.modules["dust.analysis.explain.explain"], "occlude", lambda inputs, score: [nothing])
+    with pytest.raises(DataError, match=r"clip_15\.mp4: what '\w+' loses is no finite number"):
+        explain(model, clips / "clip_15.mp4", method="none")
