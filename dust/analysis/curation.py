@@ -11,6 +11,7 @@ import numpy as np
 from dust.analysis.copies import Sketch, same_recordings, say_how_long, sketch
 from dust.analysis.curate import (
     LabelIssue,
+    agreement,
     families,
     label_issues,
     label_next,
@@ -48,6 +49,7 @@ class Curated:
         unlabelled: clips without one, in the order in which labels would help most.
         seen: clips whose pictures told copies; of the others features did.
         learnt: whether the features are of a model that had learnt these labels, and may vouch for wrong ones.
+        agreement: the share (0..1) of labels that the answers that judged them agree with; None: there are no labels.
     """
 
     ids: list[str]
@@ -61,6 +63,7 @@ class Curated:
     unlabelled: list[int]
     seen: int = 0
     learnt: bool = False
+    agreement: float | None = None
 
 
 def curate(
@@ -102,12 +105,14 @@ def curate(
     known = labels >= 0
     issues: list[LabelIssue] = []
     unsure: list[int] = []
+    agreed = None
     if known.any():
         where = np.flatnonzero(known)
         together = _together(copies, groups)  # a copy in another fold would vouch for a wrong label
         probabilities = out_of_fold(
             rows[where].reshape(len(where), -1), labels[where], [together[i] for i in where], folds=folds, seed=seed
         )
+        agreed = agreement(probabilities, labels[where])
         for issue in label_issues(probabilities, labels[where]):
             issues.append(LabelIssue(int(where[issue.index]), issue.given, issue.suggested, issue.own, issue.other))
         unsure = [int(where[index]) for index in least_sure(probabilities)[:LISTED]]
@@ -115,7 +120,7 @@ def curate(
     odd = [(int(index), float(distance[index])) for index in np.argsort(-distance, kind="stable")[:LISTED]]
     unlabelled = label_next(unit, known, count=LISTED) if not known.all() else []
     learnt = has_learnt_labels(Path(features), data)
-    return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled, len(there), learnt)
+    return Curated(ids, splits, labels, names, copies, issues, odd, unsure, unlabelled, len(there), learnt, agreed)
 
 
 def has_learnt_labels(run: Path, data: str) -> bool:
@@ -176,7 +181,10 @@ def curate_answers(results: Results) -> Curated:
     unsure = [int(known[index]) for index in least_sure(scores)[:LISTED]]
     split = "train" if "pooled_from" in results.report else str(results.report.get("split", "test"))
     splits = [split] * len(results.ids)
-    return Curated(results.ids, splits, answers.labels, answers.classes, [], issues, [], unsure, [])
+    return Curated(
+        results.ids, splits, answers.labels, answers.classes, [], issues, [], unsure, [],
+        agreement=agreement(scores, labels),
+    )  # fmt: skip
 
 
 def _together(copies: list[list[int]], groups: list[str]) -> list[str]:

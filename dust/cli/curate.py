@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from dust.analysis.curate import SURE
     from dust.analysis.curation import curate, write_curated
 
     console_logging(logging.WARNING)
@@ -56,6 +57,13 @@ def run(args: argparse.Namespace) -> None:
     for one in found.issues[:5]:
         names = found.class_names[one.given], found.class_names[one.suggested]
         print(f"  {found.ids[one.index]}: {names[0]} ({one.own:.2f}), looks like {names[1]} ({one.other:.2f})")
+    if found.agreement is not None:
+        print(f"  judged by answers that agree with {100 * found.agreement:.1f} % of the labels")
+        if found.issues and found.agreement < SURE:
+            print(
+                f"  that is below {100 * SURE:.0f} %: the classes overlap in them, or many labels are wrong. Most of "
+                "these findings may be right labels, so look at the clips before corrections.csv is used"
+            )
     if found.learnt:
         print(
             "  the model of these features had learnt these labels, and may vouch for wrong ones. Surer: train with "

@@ -15,6 +15,7 @@ from dust.analysis.curate import (
     out_of_fold,
     outliers,
 )
+from dust.analysis.curation import curate
 from dust.cli.main import main
 from dust.datasets.manifest.corrections import read_corrections
 from dust.utils.errors import DataError
@@ -61,6 +62,20 @@ def test_clean_labels_give_no_findings():
     rng = np.random.default_rng(3)
     features, labels = clusters(rng, spread=0.3)
     assert not label_issues(out_of_fold(features, labels), labels)
+
+
+def test_a_class_claims_less_where_classes_overlap():
+    """By hand: of three clips of class 1 (0.9, 0.7, 0.51 of it) 0.65 reaches their mean less a deviation, 0.54, and not
+    their mean, 0.7. Twelve clips tell which of the two it is: answers that agree with 15 of 16 labels, or 10."""
+    ones = [0.9, 0.7, 0.51]
+    labels = np.array([0] + [1] * 3 + [0] * 12)
+
+    def found(disagree):
+        of_1 = np.array([0.65, *ones, *[0.1] * (12 - disagree), *[0.505] * disagree])
+        return [issue.index for issue in label_issues(np.stack([1 - of_1, of_1], axis=1), labels)]
+
+    assert found(0) == [0]
+    assert found(5) == []
 
 
 def test_a_group_is_never_judged_by_itself():
@@ -168,6 +183,28 @@ def test_answers_judge_labels_alone(tmp_path, capsys):
     run(tmp_path / "one", np.zeros(9, int), np.arange(9) > 1)
     assert main(["curate", str(tmp_path / "one"), "no lists are read"]) == 2
     assert "one: labels of one class only" in capsys.readouterr().err
+
+
+def test_answers_that_do_not_know_the_classes_are_told(kitchen, capsys):
+    """Of noise most findings are right labels."""
+    folder, _ = kitchen
+    ask = ["curate", str(folder / "features"), str(folder), "-o", str(folder / "out"), "--no-pictures"]
+    assert main(ask) == 0
+    said = capsys.readouterr().out
+    assert "agree with 9" in said and "may be right labels" not in said
+    ids = [f"c{i}.mp4" for i in range(90)]
+    writer = FeatureWriter(folder / "noise" / "features", "train", ids, (32,), "float32", {"checkpoint_sha256": "x"})
+    writer.write(0, np.random.default_rng(7).normal(size=(90, 32)).astype(np.float32))
+    writer.finish()
+    found = curate(folder / "noise", str(folder), pictures=False)
+    assert found.agreement < 0.6 and len(found.issues) > 20
+    ask[1] = str(folder / "noise")
+    assert main(ask) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"agree with {100 * found.agreement:.1f} % of the labels" in said
+        and "Most of these findings may be right" in said
+    )
 
 
 def test_features_of_a_model_that_learnt_the_labels_are_told(kitchen, capsys):

@@ -1,8 +1,10 @@
 """Two models on the same samples: is the difference more than chance?
 
-An interval of a difference is at least as wide as the score interval where nothing differs, z^2 / (n + z^2) of n groups
-(Tango, Statistics in Medicine 17, 1998): draws of samples of which few differ, or none, hardly vary, and [0, 0] would
-say that the two never differ anywhere. Of graded figures (F1 of a recording) that holds where all differ alike.
+An interval of a difference of answers that are right or wrong is at least as wide as the score interval where
+nothing differs, z^2 / (n + z^2) of n clips (Tango, Statistics in Medicine 17, 1998): draws of samples of which few
+differ hardly vary. Where nothing differs at all, graded figures (F1 of a recording) too, n is the number of groups:
+nobody saw whether the clips of one change together, and [0, 0] would say that the two never differ anywhere. As soon as
+something differs, the draws of groups tell that, and a limit by groups would hide what each of them shows.
 """
 
 import itertools
@@ -156,8 +158,10 @@ def _compare(
         if effective - 1 > 1e-9:
             deviation = float(draws.std()) * math.sqrt(effective / (effective - 1))
             reach = float(stdtrit(effective - 1, (1 + confidence) / 2)) * deviation
-            if not graded or deviation < ROUNDING:
-                reach = max(reach, bound * wilson_interval(0, effective, confidence=confidence)[1])
+            same = deviation < ROUNDING and abs(b - a) < ROUNDING
+            if same or not graded:
+                count = effective if same else float(sizes.sum())
+                reach = max(reach, bound * wilson_interval(0, count, confidence=confidence)[1])
         chance = np.abs(np.concatenate([one[name] for one in swapped])) >= abs(b - a) - ROUNDING
         p = float(chance.mean()) if total <= EXACT_GROUPS else (1 + int(chance.sum())) / (1 + len(chance))
         low, high = b - a - reach, b - a + reach

@@ -88,6 +88,38 @@ def test_intervals_of_rare_changes_hold_the_true_difference():
     assert held >= 190
 
 
+@pytest.mark.parametrize(("groups", "clips"), [(20, 10), (12, 100)])
+@pytest.mark.parametrize("gain", [0.0, 0.005, 0.03, 0.05])
+def test_intervals_of_groups_of_clips_hold_the_true_difference_and_are_no_wider_than_needed(groups, clips, gain):
+    """Of all clips 2 % change by chance, to right or to wrong, and ``gain`` are mended: the half width is about
+    Student's quantile times the deviation of the mean, sqrt(gain + 0.02) / sqrt(clips)."""
+    rng = np.random.default_rng([groups, int(1000 * gain)])
+    count, held, reach = groups * clips, 0, []
+    for _ in range(150):
+        luck = rng.random(count)
+        change = 100.0 * ((luck < gain + 0.01).astype(float) - (luck > 0.99))
+        first = np.where(change > 0, 0.0, 100.0)
+        one = compare_means(first, first + change, np.arange(count) % groups, bound=100.0, resamples=100)
+        held += one.low <= 100 * gain <= one.high
+        reach.append((one.high - one.low) / 2)
+        assert one.p > 0.01 or not one.low <= 0 <= one.high, "the two do not contradict each other"
+    assert held >= 0.9 * 150
+    assert np.median(reach) < 1.5 * 2.2 * 100 * np.sqrt((gain + 0.02) / count)
+
+
+def test_what_all_groups_show_is_in_the_interval_too():
+    """Twelve recordings of 100 clips, each 4 to 6 points better, and ten graded ones that all gain 10."""
+    gains = np.array([4, 5, 6] * 4)
+    second = (np.arange(100) < 50 + gains[:, None]).ravel()
+    scores = [np.eye(2)[right.astype(int)] for right in (np.tile(np.arange(100) < 50, 12), second)]
+    one = compare_scores(*scores, np.ones(1200, int), np.repeat(np.arange(12), 100))["top1_acc"]
+    assert one.p < 0.001 and 4 < one.low < one.difference < one.high < 6
+    graded = compare_means(np.full(10, 50.0), np.full(10, 60.0), bound=100.0)
+    assert graded.p < 0.01 and 9 < graded.low <= 10 <= graded.high < 11
+    alike = compare_means(np.zeros(1200), np.zeros(1200), np.repeat(np.arange(12), 100), bound=100.0)
+    assert alike.p == 1 and alike.high == pytest.approx(100 * 3.8415 / (12 + 3.8415), abs=0.01), "groups are counted"
+
+
 def test_exchanging_the_models_turns_the_sign():
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 4, 40)
