@@ -43,7 +43,7 @@ def test_lists_and_tensors_give_what_arrays_do(name, kind):
     ("scores", "labels"),
     [(SCORES, LABELS + 1), (SCORES, LABELS + 0.5), (SCORES, LABELS[:3]), (SCORES, LABELS[:, None]), (SCORES[0], LABELS),
      (SCORES, [0, 1, math.nan, 0]), (SCORES.astype(str), LABELS), (SCORES, list("abca")), (None, LABELS),
-     (SCORES, None), ([[0.5, 0.5], [1.0]], [0, 1]), (SCORES + 0j, LABELS), (torch.ones(4, 3, device="meta"), LABELS),
+     (SCORES, None), ([[0.5, 0.5], [1.0]], [0, 1]), (SCORES + 0j, LABELS),
      (torch.from_numpy(SCORES).to_sparse(), LABELS), (np.ma.masked_equal(SCORES, 0.5), LABELS)],
 )  # fmt: skip
 @pytest.mark.parametrize("name", FUNCTIONS)
