@@ -125,11 +125,17 @@ def test_pictures_of_several_sizes_are_said(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["1.tif", "1.webp", "1.png"])
 def test_a_frame_of_several_pictures_is_refused(tmp_path, name):
-    """All but its first picture were dropped in silence. A photograph with its preview is one picture."""
+    """All but its first picture were dropped in silence."""
     first, *others = [Image.new("RGB", (16, 16), (number, 0, 0)) for number in (0, 90, 200)]
     first.save(tmp_path / name, save_all=True, append_images=others)
     with pytest.raises(VideoError, match="holds 3 pictures, and a file is one frame"):
         FrameFolderReader(tmp_path)
-    (tmp_path / name).unlink()
+
+
+def test_a_photograph_with_its_preview_is_one_picture(tmp_path):
+    first, *others = [Image.new("RGB", (16, 16), (number, 0, 0)) for number in (0, 90, 200)]
     first.save(tmp_path / "1.jpg", "MPO", save_all=True, append_images=others)
+    with Image.open(tmp_path / "1.jpg") as picture:
+        if picture.format != "MPO":
+            pytest.skip("this Pillow (11.0) writes MPO files that nobody reads")
     assert len(FrameFolderReader(tmp_path)) == 1
