@@ -102,10 +102,12 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
         for index, values in state["state"].items()
         if index < len(parameters)  # else it does not fit, as load_state_dict will say
     }
+    # what is dust's own of a group (lr_scale) another program's file does not have
     groups = [
-        {**saved, **{name: own[name] for name in IMPLEMENTATION if name in own}}
+        {**{name: own[name] for name in own.keys() - optimizer.defaults.keys() - {"params"}}, **saved,
+         **{name: own[name] for name in IMPLEMENTATION if name in own}}
         for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)
-    ]
+    ]  # fmt: skip
     groups += state["param_groups"][len(groups) :]  # too many, as load_state_dict will say
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict({**state, "state": parts, "param_groups": groups})

@@ -197,6 +197,8 @@ def test_the_state_of_other_weights_is_refused_and_old_files_are_not(method):
     state = first.state_dict()
     for name in ("maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"):
         state["param_groups"][0].pop(name, None)
+    old.param_groups[0]["lr_scale"] = 0.5
     load_optimizer(old, state, "x")
+    assert old.param_groups[0]["lr_scale"] == 0.5, "another program's file does not have it"
     weights[2].grad = torch.ones(3)
     old.step()

@@ -100,6 +100,10 @@ def trial_folder(root: Path, number: int) -> Path:
     return root / f"trial_{number:03d}"
 
 
+#: What Optuna raises, besides errors of its own, where it takes a line that is not one of its own for one.
+_ODD_JOURNAL = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
+
+
 class Study:
     """The study in a folder, begun or taken up.
 
@@ -121,9 +125,7 @@ class Study:
                 self._open_journal()
                 self._check_plan()
                 self._check_trials()
-            except (DustError, OSError):
-                raise
-            except Exception as error:  # Optuna takes each line for one of its own
+            except (*_ODD_JOURNAL, self.optuna.exceptions.OptunaError) as error:
                 what = f"{type(error).__name__}: {error}"[:200]
                 raise DustError(
                     f"{root / JOURNAL}: is damaged, or another program's ({what}): move it away, or choose another "
